@@ -1,0 +1,1 @@
+"""What a model is: graph, types, axes of every operator, ONNX in and out."""

@@ -1,0 +1,569 @@
+"""The intermediate representation: models, graphs, nodes and values with def-use chains.
+
+A `Model` owns a main `Graph` and model-local `Function`s. A `Graph` owns `Node`s
+in execution order. Nodes read and define `Value`s; every value knows its producer
+and its uses, also those inside subgraphs, so that a rewrite never searches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TypeProto,
+    ValueInfoProto,
+    helper,
+)
+
+from .tensor import Tensor
+
+Dimension = int | str | None
+"""A size: known, symbolic (by name), or unknown."""
+
+
+class Use(NamedTuple):
+    """One consumption of a value: input `position` of a node, or output of a graph."""
+
+    user: Node | Graph
+    position: int
+
+
+class Value:
+    """A named edge of the graph: a node's output, a graph input or an initializer.
+
+    `type` is the ONNX type or None where unknown. `const` holds an initializer's
+    tensor. `info` is the value's entry among a graph's inputs, outputs or
+    value_info as read (doc string, metadata, denotations); None where it had none.
+    """
+
+    __slots__ = ("const", "info", "is_input", "name", "output_index", "producer", "type", "uses")
+
+    def __init__(
+        self,
+        name: str,
+        type: TypeProto | None = None,
+        *,
+        const: Tensor | None = None,
+        info: ValueInfoProto | None = None,
+    ) -> None:
+        self.name = name
+        self.type = type
+        self.const = const
+        self.info = info
+        self.is_input = False
+        self.producer: Node | None = None
+        self.output_index = 0
+        self.uses: dict[Use, None] = {}
+
+    @property
+    def dtype(self) -> int:
+        """`TensorProto.DataType` of a tensor, else UNDEFINED."""
+        if self.const is not None:
+            return self.const.dtype
+        tensor = tensor_type(self.type)
+        return TensorProto.UNDEFINED if tensor is None else int(tensor.elem_type)
+
+    @property
+    def shape(self) -> tuple[Dimension, ...] | None:
+        """Sizes of the axes; None where even the rank is unknown."""
+        if self.const is not None:
+            return self.const.shape
+        tensor = tensor_type(self.type)
+        if tensor is None or not tensor.HasField("shape"):
+            return None
+        return tuple(
+            int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or None)
+            for d in tensor.shape.dim
+        )
+
+    @property
+    def rank(self) -> int | None:
+        shape = self.shape
+        return None if shape is None else len(shape)
+
+    def set_tensor_type(self, dtype: int, shape: Sequence[Dimension] | None) -> None:
+        self.type = helper.make_tensor_type_proto(dtype, shape)
+
+    @property
+    def users(self) -> list[Node]:
+        """Nodes that read this value, each once, in order of registration."""
+        return list(dict.fromkeys(u.user for u in self.uses if isinstance(u.user, Node)))
+
+    @property
+    def is_graph_output(self) -> bool:
+        return any(isinstance(u.user, Graph) for u in self.uses)
+
+    def can_be_replaced_by(self, other: Value) -> bool:
+        """Whether `replace_uses(other)` keeps the names of all graph outputs.
+
+        An output's name is part of the model's interface, so a value that is an
+        output gives way only to a node's result of the same graph that can take
+        its name over.
+        """
+        if not self.is_graph_output:
+            return True
+        return (
+            other.producer is not None
+            and self.producer is not None
+            and other.producer.graph is self.producer.graph
+            and not other.is_graph_output
+        )
+
+    def replace_uses(self, other: Value) -> None:
+        """Let everything that reads this value, graph outputs included, read `other`.
+
+        Where this value is a graph output, `other` takes over its name.
+        """
+        if other is self:
+            return
+        if self.is_graph_output:
+            if not self.can_be_replaced_by(other):
+                raise ValueError(f"graph output '{self.name}' can't be replaced by '{other.name}'")
+            self.name, other.name = other.name, self.name
+            self.info, other.info = other.info, self.info
+        for user, index in list(self.uses):
+            if isinstance(user, Node):
+                user.set_input(index, other)
+            else:
+                user.set_output(index, other)
+
+    def __repr__(self) -> str:
+        return f"Value({self.name!r})"
+
+
+class Attribute:
+    """A node's attribute. `proto` holds everything but subgraphs, which are in `graphs`."""
+
+    __slots__ = ("graphs", "proto")
+
+    def __init__(self, proto: AttributeProto, graphs: Sequence[Graph] = ()) -> None:
+        self.proto = proto
+        self.graphs = tuple(graphs)
+
+    @classmethod
+    def of(cls, name: str, value: Any, type: int | None = None) -> Attribute:
+        """An attribute of a Python value: int, float, str, bytes, list, Tensor or Graph."""
+        if isinstance(value, Graph):
+            return cls(AttributeProto(name=name, type=AttributeProto.GRAPH), [value])
+        if isinstance(value, Tensor):
+            value = value.to_proto("")
+        return cls(helper.make_attribute(name, value, attr_type=type))
+
+    @property
+    def value(self) -> Any:
+        """The Python value; strings decoded, lists of numbers as lists, graphs as Graph."""
+        kind = self.proto.type
+        if kind == AttributeProto.GRAPH:
+            return self.graphs[0]
+        if kind == AttributeProto.GRAPHS:
+            return list(self.graphs)
+        value = helper.get_attribute_value(self.proto)
+        if kind == AttributeProto.STRING:
+            return value.decode("utf-8", "surrogateescape")
+        if kind == AttributeProto.STRINGS:
+            return [v.decode("utf-8", "surrogateescape") for v in value]
+        if kind in (AttributeProto.INTS, AttributeProto.FLOATS):
+            return list(value)
+        return value
+
+
+class Node:
+    """One operation. Inputs and outputs may hold None where ONNX allows an empty name."""
+
+    __slots__ = (
+        "_inputs",
+        "attributes",
+        "domain",
+        "extra",
+        "graph",
+        "name",
+        "op_type",
+        "outputs",
+        "overload",
+    )
+
+    def __init__(
+        self,
+        op_type: str,
+        inputs: Iterable[Value | None],
+        outputs: Iterable[Value | None],
+        attributes: dict[str, Attribute] | None = None,
+        *,
+        domain: str = "",
+        name: str = "",
+        overload: str = "",
+        extra: NodeProto | None = None,
+    ) -> None:
+        self.op_type = op_type
+        self.domain = domain
+        self.overload = overload
+        self.name = name
+        self.attributes = attributes if attributes is not None else {}
+        self.extra = extra
+        self.graph: Graph | None = None
+        self._inputs: list[Value | None] = []
+        for value in inputs:
+            self._inputs.append(None)
+            self.set_input(len(self._inputs) - 1, value)
+        self.outputs: tuple[Value | None, ...] = tuple(outputs)
+        for index, value in enumerate(self.outputs):
+            if value is not None:
+                value.producer = self
+                value.output_index = index
+
+    @property
+    def inputs(self) -> tuple[Value | None, ...]:
+        return tuple(self._inputs)
+
+    def input(self, index: int) -> Value | None:
+        """Input `index`, or None where it is omitted or empty."""
+        return self._inputs[index] if index < len(self._inputs) else None
+
+    def output(self, index: int) -> Value | None:
+        return self.outputs[index] if index < len(self.outputs) else None
+
+    def set_input(self, index: int, value: Value | None) -> None:
+        """Make input `index` read `value`; the def-use chains follow.
+
+        Appends omitted inputs where `index` is past the end.
+        """
+        while len(self._inputs) <= index:
+            self._inputs.append(None)
+        old = self._inputs[index]
+        if old is not None:
+            old.uses.pop(Use(self, index), None)
+        self._inputs[index] = value
+        if value is not None:
+            value.uses[Use(self, index)] = None
+
+    def set_inputs(self, values: Iterable[Value | None]) -> None:
+        """Replace the whole input list."""
+        self.detach_inputs()
+        self._inputs = []
+        for index, value in enumerate(list(values)):
+            self._inputs.append(None)
+            self.set_input(index, value)
+
+    def detach_inputs(self) -> None:
+        """Stop reading every input, subgraphs' captures included (before removal)."""
+        for index in range(len(self._inputs)):
+            self.set_input(index, None)
+        for graph in self.subgraphs():
+            graph.detach()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of an attribute, or `default` where it is absent."""
+        attribute = self.attributes.get(name)
+        return default if attribute is None else attribute.value
+
+    def set(self, name: str, value: Any, type: int | None = None) -> None:
+        self.attributes[name] = Attribute.of(name, value, type)
+
+    def subgraphs(self) -> list[Graph]:
+        return [graph for a in self.attributes.values() for graph in a.graphs]
+
+    @property
+    def label(self) -> str:
+        """How messages call this node: its name, or the output it defines."""
+        if self.name:
+            return self.name
+        return next((v.name for v in self.outputs if v is not None), "?")
+
+    def __repr__(self) -> str:
+        ins = ", ".join("" if v is None else v.name for v in self._inputs)
+        outs = ", ".join("" if v is None else v.name for v in self.outputs)
+        return f"{outs} = {self.domain + '::' if self.domain else ''}{self.op_type}({ins})"
+
+
+class Graph:
+    """Nodes in execution order, with inputs, initializers and outputs.
+
+    `value_info` lists, in order, the values whose type the file declares (and entries
+    as read that name no value of this graph); `extra` holds the rest of the proto
+    (doc string, quantization annotations, metadata).
+    """
+
+    def __init__(self, name: str = "", extra: GraphProto | None = None) -> None:
+        self.name = name
+        self.extra = extra
+        self.nodes: list[Node] = []
+        self.inputs: list[Value] = []
+        self.initializers: dict[str, Value] = {}
+        self.parent: Node | None = None
+        self.value_info: list[Value | ValueInfoProto] = []
+        self._outputs: list[Value] = []
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return tuple(self._outputs)
+
+    def add_input(self, value: Value) -> None:
+        value.is_input = True
+        self.inputs.append(value)
+
+    def add_output(self, value: Value) -> None:
+        self._outputs.append(value)
+        value.uses[Use(self, len(self._outputs) - 1)] = None
+
+    def set_output(self, index: int, value: Value) -> None:
+        self._outputs[index].uses.pop(Use(self, index), None)
+        self._outputs[index] = value
+        value.uses[Use(self, index)] = None
+
+    def add_node(self, node: Node) -> Node:
+        """Append a node (call `sort` once afterwards where it belongs further up)."""
+        node.graph = self
+        self.nodes.append(node)
+        return node
+
+    def add_initializer(self, name: str, tensor: Tensor) -> Value:
+        value = Value(name, helper.make_tensor_type_proto(tensor.dtype, tensor.shape), const=tensor)
+        self.initializers[name] = value
+        return value
+
+    def remove_nodes(self, nodes: Iterable[Node]) -> None:
+        """Remove nodes whose outputs nothing reads any more; linear in the graph."""
+        dead = set(nodes)
+        for node in dead:
+            node.detach_inputs()
+            node.graph = None
+        self.nodes = [n for n in self.nodes if n not in dead]
+
+    def detach(self) -> None:
+        """Drop every use that this graph's nodes and outputs make of any value."""
+        for node in self.nodes:
+            node.detach_inputs()
+        for index, value in enumerate(self._outputs):
+            value.uses.pop(Use(self, index), None)
+
+    def sort(self) -> None:
+        """Stable topological sort: nodes move only where a definition must come first."""
+        position = {node: i for i, node in enumerate(self.nodes)}
+        done: set[Node] = set()
+        order: list[Node] = []
+        for root in self.nodes:
+            stack: list[tuple[Node, Iterator[Node]]] = []
+            if root not in done:
+                done.add(root)
+                stack.append((root, self._dependencies(root, position)))
+            while stack:
+                node, pending = stack[-1]
+                for dependency in pending:
+                    if dependency not in done:
+                        done.add(dependency)
+                        stack.append((dependency, self._dependencies(dependency, position)))
+                        break
+                else:
+                    order.append(node)
+                    stack.pop()
+        self.nodes = order
+
+    def _dependencies(self, node: Node, local: dict[Node, int]) -> Iterator[Node]:
+        for value in node_reads(node):
+            if value.producer is not None and value.producer in local:
+                yield value.producer
+
+    def all_nodes(self) -> Iterator[Node]:
+        """This graph's nodes and, after each, those of its subgraphs."""
+        for node in self.nodes:
+            yield node
+            for graph in node.subgraphs():
+                yield from graph.all_nodes()
+
+    def all_graphs(self) -> Iterator[Graph]:
+        """This graph and every graph nested in it."""
+        yield self
+        for node in self.nodes:
+            for graph in node.subgraphs():
+                yield from graph.all_graphs()
+
+    def values(self) -> Iterator[Value]:
+        """Inputs, initializers and node outputs of this graph (not of its subgraphs)."""
+        yield from self.inputs
+        for value in self.initializers.values():
+            if not value.is_input:
+                yield value
+        for node in self.nodes:
+            for output in node.outputs:
+                if output is not None:
+                    yield output
+
+
+def node_reads(node: Node) -> Iterator[Value]:
+    """Values that a node reads itself or captures in its subgraphs."""
+    for value in node.inputs:
+        if value is not None:
+            yield value
+    for graph in node.subgraphs():
+        for inner in graph.nodes:
+            yield from node_reads(inner)
+        yield from graph.outputs
+
+
+def tensor_type(type: TypeProto | None) -> Any:
+    """The `TypeProto.Tensor` (or sparse tensor) part of a type, or None."""
+    if type is None:
+        return None
+    if type.HasField("tensor_type"):
+        return type.tensor_type
+    if type.HasField("sparse_tensor_type"):
+        return type.sparse_tensor_type
+    return None
+
+
+class Function:
+    """A model-local function; `graph` is its body, `extra` the rest of the proto."""
+
+    def __init__(self, graph: Graph, extra: FunctionProto) -> None:
+        self.graph = graph
+        self.extra = extra
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """(domain, name, overload)"""
+        return (self.extra.domain, self.extra.name, self.extra.overload)
+
+
+class Model:
+    """A whole model; `extra` is the model proto without graph and functions."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        extra: ModelProto,
+        functions: Sequence[Function] = (),
+        path: Path | None = None,
+    ) -> None:
+        self.graph = graph
+        self.extra = extra
+        self.functions = {f.key: f for f in functions}
+        self.path = path
+        self._names: set[str] | None = None
+
+    @property
+    def opsets(self) -> dict[str, int]:
+        """Version of each imported operator set, by domain."""
+        return {_domain(o.domain): int(o.version) for o in self.extra.opset_import}
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set."""
+        return self.opsets.get("", 1)
+
+    def constant(self, value: Value | None) -> Tensor | None:
+        """The tensor of an initializer or Constant node that no run can change, else None.
+
+        From IR version 4 an initializer that is also a graph input is a default
+        that the caller may override, so it does not count (ONNX IR, "Graphs").
+        """
+        if value is None:
+            return None
+        if value.const is not None:
+            return None if value.is_input and self.extra.ir_version >= 4 else value.const
+        node = value.producer
+        if node is not None and node.op_type == "Constant" and _domain(node.domain) == "":
+            return _constant_tensor(node)
+        return None
+
+    def fresh_name(self, hint: str) -> str:
+        """A value or node name that the model doesn't use yet, reserved from now on."""
+        if self._names is None:
+            self._names = set(self._all_names())
+        name, count = hint, 0
+        while name in self._names:
+            count += 1
+            name = f"{hint}_{count}"
+        self._names.add(name)
+        return name
+
+    def _all_names(self) -> Iterator[str]:
+        for graph in self.all_graphs():
+            for value in graph.values():
+                yield value.name
+            for node in graph.nodes:
+                yield node.name
+
+    def all_graphs(self) -> Iterator[Graph]:
+        yield from self.graph.all_graphs()
+        for function in self.functions.values():
+            yield from function.graph.all_graphs()
+
+    def all_nodes(self) -> Iterator[Node]:
+        for graph in self.all_graphs():
+            yield from graph.nodes
+
+    def clone(self) -> Model:
+        """An independent copy; constants, being immutable, are shared."""
+        functions = [Function(_clone_graph(f.graph, {}), f.extra) for f in self.functions.values()]
+        extra = ModelProto()
+        extra.CopyFrom(self.extra)
+        return Model(_clone_graph(self.graph, {}), extra, functions, self.path)
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _clone_graph(graph: Graph, outer: dict[Value, Value]) -> Graph:
+    """Copy a graph; protos and tensors, never changed in place, are shared."""
+    mapping = dict(outer)
+
+    def copy_value(value: Value) -> Value:
+        copy = mapping[value] = Value(value.name, value.type, const=value.const, info=value.info)
+        return copy
+
+    clone = Graph(graph.name, graph.extra)
+    for value in graph.inputs:
+        clone.add_input(copy_value(value))
+    for name, value in graph.initializers.items():
+        clone.initializers[name] = mapping.get(value) or copy_value(value)
+    for node in graph.nodes:
+        attributes = {
+            name: Attribute(a.proto, [_clone_graph(g, mapping) for g in a.graphs])
+            for name, a in node.attributes.items()
+        }
+        copy = Node(
+            node.op_type,
+            [None if v is None else mapping[v] for v in node.inputs],
+            [None if v is None else copy_value(v) for v in node.outputs],
+            attributes,
+            domain=node.domain,
+            name=node.name,
+            overload=node.overload,
+            extra=node.extra,
+        )
+        for body in copy.subgraphs():
+            body.parent = copy
+        clone.add_node(copy)
+    for entry in graph.value_info:
+        clone.value_info.append(mapping.get(entry, entry) if isinstance(entry, Value) else entry)
+    for value in graph.outputs:
+        clone.add_output(mapping[value])
+    return clone
+
+
+def _constant_tensor(node: Node) -> Tensor | None:
+    """The tensor of a Constant node in any of its forms (ONNX operator Constant)."""
+    for name, attribute in node.attributes.items():
+        if attribute.proto.ref_attr_name:
+            return None
+        if name == "value":
+            return Tensor.from_proto(attribute.proto.t)
+        if name == "sparse_value":
+            return Tensor.from_sparse(attribute.proto.sparse_tensor)
+        if name in ("value_float", "value_floats"):
+            return Tensor.from_array(np.asarray(attribute.value, np.float32))
+        if name in ("value_int", "value_ints"):
+            return Tensor.from_array(np.asarray(attribute.value, np.int64))
+        if name in ("value_string", "value_strings"):
+            return Tensor.from_array(np.asarray(attribute.value, object), TensorProto.STRING)
+    return None

@@ -1,0 +1,78 @@
+"""Shape and type inference for the whole model, without reading its weights."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import ModelProto, TypeProto
+
+from .errors import ModelError
+from .graph import Graph, Model, Value, tensor_type
+from .onnx_io import to_proto_without_weights
+
+VALUE_LIMIT = 4096
+"""Constants of at most this many elements take part in shape propagation by value."""
+
+
+def infer_shapes(model: Model) -> None:
+    """Fill in `Value.type` wherever ONNX's inference (with data propagation) finds it.
+
+    Known types are kept where inference says less. Raises ModelError, naming the
+    node, where the model contradicts itself.
+    """
+    proto = to_proto_without_weights(model, VALUE_LIMIT)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(
+            proto, check_type=True, strict_mode=False, data_prop=True
+        )
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        raise ModelError(f"shape inference: {_first_line(error)}") from None
+    _take_types(model.graph, inferred)
+
+
+def _take_types(graph: Graph, inferred: ModelProto) -> None:
+    _take_graph_types(graph, inferred.graph)
+
+
+def _take_graph_types(graph: Graph, proto: onnx.GraphProto) -> None:
+    types: dict[str, TypeProto] = {}
+    for info in (*proto.value_info, *proto.output):
+        if info.HasField("type"):
+            types[info.name] = info.type
+    for node, node_proto in zip(graph.nodes, proto.node, strict=True):
+        for value in node.outputs:
+            if value is not None:
+                _take_type(value, types.get(value.name))
+        inner = iter(node.subgraphs())
+        for attribute in node_proto.attribute:
+            for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                _take_graph_types(next(inner), body)
+
+
+def _take_type(value: Value, found: TypeProto | None) -> None:
+    if found is None:
+        return
+    if value.type is None or _knows_more(found, value.type):
+        copy = TypeProto()
+        copy.CopyFrom(found)
+        value.type = copy
+
+
+def _knows_more(new: TypeProto, old: TypeProto) -> bool:
+    """Whether `new` gives a rank or a size that `old` lacks."""
+    new_tensor, old_tensor = tensor_type(new), tensor_type(old)
+    if new_tensor is None or old_tensor is None:
+        return old.WhichOneof("value") is None
+    if not new_tensor.HasField("shape"):
+        return False
+    if not old_tensor.HasField("shape"):
+        return True
+    if len(new_tensor.shape.dim) != len(old_tensor.shape.dim):
+        return False
+    return any(
+        n.WhichOneof("value") is not None and not o.HasField("dim_value") and n != o
+        for n, o in zip(new_tensor.shape.dim, old_tensor.shape.dim, strict=True)
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,449 @@
+"""ONNX files and protos in and out, without loss: what nobody changed comes back identical.
+
+Reading wraps protos instead of copying elements; external data stays memory-mapped.
+Writing is atomic: a file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import google.protobuf.message
+import onnx
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+)
+
+from .errors import ModelError, SecateurError
+from .graph import Attribute, Function, Graph, Model, Node, Value
+from .tensor import Tensor
+
+EMBED_LIMIT = 2**31 - 2**24
+"""Bytes of constants above which a written model keeps them in a file beside it.
+
+A protobuf message holds at most 2 GiB; the margin leaves room for the graph itself.
+"""
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read an ONNX file. Weights in external files stay on disk until they are used.
+
+    Raises ModelError where the file is missing, is not an ONNX model, or refers to
+    external data that is missing, too short or outside the model's folder.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}") from None
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except google.protobuf.message.DecodeError:
+        raise ModelError(f"{path}: not an ONNX model, or a truncated one") from None
+    if not proto.ir_version or not proto.HasField("graph") or not proto.graph.output:
+        raise ModelError(f"{path}: not an ONNX model (no graph with outputs in it)")
+    try:
+        return from_proto(proto, path)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def from_proto(proto: ModelProto, path: Path | None = None) -> Model:
+    """Build the IR of a model proto, which must not be changed afterwards."""
+    base_dir = path.parent if path is not None else None
+    functions = [_read_function(f, base_dir) for f in proto.functions]
+    graph = _GraphReader(proto.graph, {}, base_dir).read()
+    return Model(graph, _model_extra(proto), functions, path)
+
+
+def to_proto(model: Model) -> ModelProto:
+    """The model as a proto. Unchanged external tensors still refer to their files."""
+    proto = ModelProto()
+    proto.CopyFrom(model.extra)
+    _write_graph(model.graph, proto.graph)
+    for function in model.functions.values():
+        _write_function(function, proto.functions.add())
+    return proto
+
+
+def to_proto_without_weights(model: Model, keep_elements: int) -> ModelProto:
+    """The model for tools that need types only: larger initializers become graph inputs.
+
+    Initializers of at most `keep_elements` elements keep their values, since shapes
+    may be computed from them.
+    """
+    proto = ModelProto()
+    proto.CopyFrom(model.extra)
+    _write_graph(model.graph, proto.graph, keep_elements)
+    for function in model.functions.values():
+        _write_function(function, proto.functions.add())
+    return proto
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a model to a file, atomically.
+
+    Constants that came from external files, or that together pass what a protobuf
+    message holds, go to `<file>.data` beside it.
+    """
+    path = Path(path)
+    proto = to_proto(model)
+    tensors = {v.name: v.const for g in model.all_graphs() for v in g.initializers.values()}
+    total = sum(t.nbytes for t in tensors.values() if t is not None)
+    external = total > EMBED_LIMIT or any(t is not None and t.is_external for t in tensors.values())
+    with atomic_files(path, path.with_name(path.name + ".data")) as (temporary, data):
+        if external:
+            _externalize(proto, model, data, path.name + ".data", total > EMBED_LIMIT)
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+@contextlib.contextmanager
+def atomic_files(*paths: Path) -> Iterator[list[Path]]:
+    """Temporary names beside `paths`; those that exist at the end replace the targets.
+
+    On an exception none of the targets is touched. Raises SecateurError where the
+    folder can't be written.
+    """
+    folder = paths[0].parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".secateur-", dir=folder) as scratch:
+            temporaries = [Path(scratch) / p.name for p in paths]
+            yield temporaries
+            for temporary, target in zip(temporaries, paths, strict=True):
+                if temporary.exists():
+                    os.replace(temporary, target)
+    except OSError as error:
+        raise SecateurError(f"{folder}: can't write here ({error.strerror or error})") from None
+
+
+def _model_extra(proto: ModelProto) -> ModelProto:
+    extra = ModelProto()
+    for field, value in proto.ListFields():
+        if field.name not in ("graph", "functions"):
+            _copy_field(extra, field.name, value)
+    return extra
+
+
+# --- reading ---------------------------------------------------------------------
+
+
+_NODE_EXTRA = {"doc_string", "metadata_props", "device_configurations"}
+_GRAPH_EXTRA = {"doc_string", "quantization_annotation", "metadata_props"}
+
+
+class _GraphReader:
+    def __init__(
+        self,
+        proto: GraphProto,
+        outer: Mapping[str, Value],
+        base_dir: Path | None,
+    ) -> None:
+        self.proto = proto
+        self.base_dir = base_dir
+        self.scope = _Scope(outer)
+        extra = GraphProto()
+        for field, value in proto.ListFields():
+            if field.name in _GRAPH_EXTRA:
+                _copy_field(extra, field.name, value)
+        self.graph = Graph(proto.name, extra)
+
+    def read(self) -> Graph:
+        proto, graph, scope = self.proto, self.graph, self.scope
+        infos = {info.name: info for info in proto.value_info}
+        for info in proto.input:
+            value = Value(info.name, info.type if info.HasField("type") else None, info=info)
+            self._define(value)
+            graph.add_input(value)
+        for tensor in proto.initializer:
+            self._add_initializer(tensor.name, Tensor.from_proto(tensor, self.base_dir), infos)
+        for sparse in proto.sparse_initializer:
+            self._add_initializer(sparse.values.name, Tensor.from_sparse(sparse), infos)
+        for node in proto.node:
+            self._read_node(node, infos)
+        for info in proto.value_info:
+            graph.value_info.append(scope.local.get(info.name, info))
+        for info in proto.output:
+            found = scope.find(info.name)
+            if found is None:
+                raise ModelError(f"graph output '{info.name}' is not defined by any node")
+            if found.info is None or found.info.name not in infos:
+                found.info = info
+            if info.HasField("type") and found.type is None:
+                found.type = info.type
+            graph.add_output(found)
+        return graph
+
+    def _define(self, value: Value) -> None:
+        if value.name in self.scope.local:
+            raise ModelError(f"value '{value.name}' is defined twice")
+        self.scope.local[value.name] = value
+
+    def _add_initializer(
+        self, name: str, tensor: Tensor, infos: Mapping[str, ValueInfoProto]
+    ) -> None:
+        if name in self.graph.initializers:
+            raise ModelError(f"initializer '{name}' is defined twice")
+        value = self.scope.local.get(name)
+        if value is None:
+            value = self.graph.add_initializer(name, tensor)
+            value.info = infos.get(name)
+            self._define(value)
+        else:
+            value.const = tensor
+            self.graph.initializers[name] = value
+
+    def _read_node(self, proto: NodeProto, infos: Mapping[str, ValueInfoProto]) -> None:
+        inputs: list[Value | None] = []
+        for name in proto.input:
+            value = self.scope.find(name) if name else None
+            if name and value is None:
+                raise ModelError(
+                    f"node '{proto.name or next(iter(proto.output), '?')}' ({proto.op_type}) reads "
+                    f"'{name}' before anything defines it"
+                )
+            inputs.append(value)
+        attributes: dict[str, Attribute] = {}
+        for attribute in proto.attribute:
+            if attribute.name in attributes:
+                raise ModelError(
+                    f"node '{proto.name}': attribute '{attribute.name}' is given twice"
+                )
+            attributes[attribute.name] = self._read_attribute(attribute)
+        outputs: list[Value | None] = []
+        for name in proto.output:
+            if not name:
+                outputs.append(None)
+                continue
+            info = infos.get(name)
+            value = Value(name, info.type if info is not None else None, info=info)
+            self._define(value)
+            outputs.append(value)
+        extra = NodeProto()
+        for field, content in proto.ListFields():
+            # Explicitly empty strings (name, domain) count: they come back as they were.
+            if field.name in _NODE_EXTRA or content == "":
+                _copy_field(extra, field.name, content)
+        node = Node(
+            proto.op_type,
+            inputs,
+            outputs,
+            attributes,
+            domain=proto.domain,
+            name=proto.name,
+            overload=proto.overload,
+            extra=extra if extra.ListFields() else None,
+        )
+        for graph in node.subgraphs():
+            graph.parent = node
+        self.graph.add_node(node)
+
+    def _read_attribute(self, proto: AttributeProto) -> Attribute:
+        if proto.type not in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+            return Attribute(proto)
+        protos = [proto.g] if proto.type == AttributeProto.GRAPH else list(proto.graphs)
+        graphs = [_GraphReader(g, self.scope, self.base_dir).read() for g in protos]
+        rest = AttributeProto()
+        for field, value in proto.ListFields():
+            if field.name not in ("g", "graphs"):
+                _copy_field(rest, field.name, value)
+        return Attribute(rest, graphs)
+
+
+class _Scope(Mapping[str, Value]):
+    """Names visible in a graph: its own, then those of the graphs around it."""
+
+    def __init__(self, outer: Mapping[str, Value]) -> None:
+        self.local: dict[str, Value] = {}
+        self.outer = outer
+
+    def find(self, name: str) -> Value | None:
+        found = self.local.get(name)
+        return found if found is not None else self.outer.get(name)
+
+    def __getitem__(self, name: str) -> Value:
+        found = self.find(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.local
+        yield from self.outer
+
+    def __len__(self) -> int:
+        return len(self.local) + len(self.outer)
+
+
+def _read_function(proto: FunctionProto, base_dir: Path | None) -> Function:
+    body = GraphProto(name=proto.name)
+    body.input.extend(ValueInfoProto(name=name) for name in proto.input)
+    body.output.extend(ValueInfoProto(name=name) for name in proto.output)
+    body.node.extend(proto.node)
+    body.value_info.extend(proto.value_info)
+    extra = FunctionProto()
+    for field, value in proto.ListFields():
+        if field.name not in ("node", "input", "output", "value_info"):
+            _copy_field(extra, field.name, value)
+    return Function(_GraphReader(body, {}, base_dir).read(), extra)
+
+
+# --- writing ---------------------------------------------------------------------
+
+
+def _write_graph(graph: Graph, proto: GraphProto, keep_elements: int | None = None) -> None:
+    """Write a graph; of initializers over `keep_elements` elements only name and type.
+
+    Those are written as inputs, so that the result is a valid graph.
+    """
+    if graph.extra is not None:
+        proto.CopyFrom(graph.extra)
+    proto.name = graph.name
+    for value in graph.inputs:
+        _write_info(value, proto.input.add())
+    for value in graph.initializers.values():
+        tensor = value.const
+        assert tensor is not None
+        if keep_elements is not None and (tensor.size > keep_elements or tensor.is_sparse):
+            if not value.is_input:
+                proto.input.append(
+                    helper.make_tensor_value_info(value.name, tensor.dtype, tensor.shape)
+                )
+        elif tensor.is_sparse:
+            proto.sparse_initializer.append(tensor.to_sparse_proto(value.name))
+        else:
+            proto.initializer.append(tensor.to_proto(value.name))
+    for node in graph.nodes:
+        _write_node(node, proto.node.add(), keep_elements)
+    for entry in graph.value_info:
+        if isinstance(entry, ValueInfoProto):
+            proto.value_info.append(entry)
+        elif _is_defined(entry, graph):
+            _write_info(entry, proto.value_info.add())
+    for value in graph.outputs:
+        _write_info(value, proto.output.add())
+
+
+def _is_defined(value: Value, graph: Graph) -> bool:
+    if value.producer is not None:
+        return value.producer.graph is graph
+    return value.is_input or graph.initializers.get(value.name) is value
+
+
+def _write_info(value: Value, proto: ValueInfoProto) -> None:
+    if value.info is not None:
+        proto.CopyFrom(value.info)
+    proto.name = value.name
+    if value.type is not None and (value.info is None or value.type is not value.info.type):
+        proto.type.CopyFrom(value.type)
+
+
+def _write_node(node: Node, proto: NodeProto, keep_elements: int | None = None) -> None:
+    if node.extra is not None:
+        proto.CopyFrom(node.extra)
+    proto.op_type = node.op_type
+    if node.name:
+        proto.name = node.name
+    if node.domain:
+        proto.domain = node.domain
+    if node.overload:
+        proto.overload = node.overload
+    proto.input.extend("" if v is None else v.name for v in node.inputs)
+    proto.output.extend("" if v is None else v.name for v in node.outputs)
+    for attribute in node.attributes.values():
+        target = proto.attribute.add()
+        target.CopyFrom(attribute.proto)
+        if attribute.proto.type == AttributeProto.GRAPH and attribute.graphs:
+            _write_graph(attribute.graphs[0], target.g, keep_elements)
+        else:
+            for graph in attribute.graphs:
+                _write_graph(graph, target.graphs.add(), keep_elements)
+
+
+def _write_function(function: Function, proto: FunctionProto) -> None:
+    proto.CopyFrom(function.extra)
+    graph = function.graph
+    proto.input.extend(v.name for v in graph.inputs)
+    proto.output.extend(v.name for v in graph.outputs)
+    for node in graph.nodes:
+        _write_node(node, proto.node.add())
+    for entry in graph.value_info:
+        if isinstance(entry, ValueInfoProto):
+            proto.value_info.append(entry)
+        elif _is_defined(entry, graph):
+            _write_info(entry, proto.value_info.add())
+
+
+def _externalize(
+    proto: ModelProto, model: Model, data: Path, location: str, everything: bool
+) -> None:
+    """Stream the tensors that are to be external into `data`, 4 KiB aligned."""
+    sources: dict[str, Tensor] = {}
+    for graph in model.all_graphs():
+        for value in graph.initializers.values():
+            if value.const is not None and not value.const.is_sparse:
+                sources[value.name] = value.const
+    with open(data, "wb") as file:
+        for tensor in _initializer_protos(proto.graph):
+            source = sources[tensor.name]
+            if source.dtype == TensorProto.STRING:
+                continue
+            if not source.is_external and not (everything and source.nbytes >= 1024):
+                continue
+            offset = -(-file.tell() // 4096) * 4096
+            file.seek(offset)
+            array = source.numpy()
+            if source.is_external and array.nbytes == source.nbytes:
+                array.tofile(file)
+            else:
+                file.write(
+                    source.to_proto("").raw_data or onnx.numpy_helper.from_array(array).raw_data
+                )
+            length = file.tell() - offset
+            for field in (
+                "raw_data",
+                "float_data",
+                "int32_data",
+                "int64_data",
+                "double_data",
+                "uint64_data",
+                "external_data",
+            ):
+                tensor.ClearField(field)
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, text in (
+                ("location", location),
+                ("offset", str(offset)),
+                ("length", str(length)),
+            ):
+                tensor.external_data.add(key=key, value=text)
+
+
+def _initializer_protos(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _initializer_protos(attribute.g)
+            for inner in attribute.graphs:
+                yield from _initializer_protos(inner)
+
+
+def _copy_field(target: google.protobuf.message.Message, name: str, value: object) -> None:
+    """Set one field of a proto from another proto's field of the same name."""
+    current = getattr(target, name)
+    if hasattr(current, "MergeFrom"):
+        current.MergeFrom(value)
+    else:
+        setattr(target, name, value)

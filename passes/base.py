@@ -1,0 +1,72 @@
+"""What a pass is: a frozen dataclass whose fields are its options.
+
+Its text form, `prune-channels{macs=0.5, importance=l2}`, is the kebab-case class
+name with the fields that differ from their defaults; see `pipeline.py` for parsing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ..ir.graph import Model, Node
+from ..ir.tensor import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Why a pass left something alone that a user may have expected it to change."""
+
+    node: str
+    op_type: str
+    reason: str
+
+    @classmethod
+    def at(cls, node: Node, reason: str) -> Note:
+        return cls(node.label, node.op_type, reason)
+
+    def __str__(self) -> str:
+        return f"{self.node} ({self.op_type}): {self.reason}"
+
+
+@dataclasses.dataclass
+class PassResult:
+    """What one run of a pass did.
+
+    `statistics` holds JSON-serializable numbers and tables for the report.
+    """
+
+    changed: bool
+    statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: list[Note] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What passes may need besides the model.
+
+    `calibration` maps input names to arrays whose first axis counts samples.
+    """
+
+    calibration: Mapping[str, Array] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass(ABC):
+    """Base of all passes. `run` changes the model in place and says what it did.
+
+    A pass that fails raises SecateurError; the model is then not to be used any more.
+    """
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in cls.__dict__:
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+
+    @abstractmethod
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        """Apply the pass to `model`."""

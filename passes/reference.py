@@ -1,0 +1,71 @@
+"""The reference executor: ONNX Runtime on the IR, for folding, calibration and checks."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import onnxruntime
+
+from ..ir.errors import SecateurError
+from ..ir.graph import Model
+from ..ir.onnx_io import EMBED_LIMIT, save, to_proto
+from ..ir.tensor import Array
+
+
+class Session:
+    """A model loaded in ONNX Runtime (CPU).
+
+    `optimize=False` runs the graph as written, so that intermediate values and
+    roundings are those of the operators' definitions.
+    """
+
+    def __init__(self, model: Model, *, optimize: bool = True, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            with _session_source(model) as source:
+                self._session = onnxruntime.InferenceSession(
+                    source, options, providers=["CPUExecutionProvider"]
+                )
+        except Exception as error:  # ONNX Runtime raises a family of unrelated types
+            raise SecateurError(f"ONNX Runtime rejects the model: {one_line(error)}") from None
+        self.input_names = [i.name for i in self._session.get_inputs()]
+        self.output_names = [o.name for o in self._session.get_outputs()]
+
+    def run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Run once. Returns the named outputs, by default all."""
+        names = list(outputs) if outputs is not None else self.output_names
+        try:
+            results = self._session.run(names, dict(feeds))
+        except Exception as error:
+            raise SecateurError(f"ONNX Runtime failed: {one_line(error)}") from None
+        return dict(zip(names, results, strict=True))
+
+
+@contextlib.contextmanager
+def _session_source(model: Model) -> Iterator[bytes | str]:
+    """The serialized model, or, where it has external data or is too large, a file."""
+    constants = [v.const for g in model.all_graphs() for v in g.initializers.values()]
+    large = sum(t.nbytes for t in constants if t is not None) > EMBED_LIMIT
+    if large or any(t is not None and t.is_external for t in constants):
+        with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+            path = Path(folder) / "model.onnx"
+            save(model, path)
+            yield str(path)
+    else:
+        yield to_proto(model).SerializeToString()
+
+
+def one_line(error: Exception) -> str:
+    """An exception's text on one line, without ONNX Runtime's source locations."""
+    text = " ".join(str(error).split())
+    return text.split(" : ", 2)[-1][:400] if text.startswith("[ONNXRuntimeError]") else text[:400]

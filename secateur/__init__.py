@@ -1,0 +1,1 @@
+"""Prune, quantize and compile ONNX models for edge devices."""
