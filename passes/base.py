@@ -36,12 +36,14 @@ class Note:
 class PassResult:
     """What one run of a pass did.
 
-    `statistics` holds JSON-serializable numbers and tables for the report.
+    `statistics` holds JSON-serializable numbers and tables for the report,
+    `artifacts` Python objects for whoever runs the pass (verification, drawing).
     """
 
     changed: bool
     statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[Note] = dataclasses.field(default_factory=list)
+    artifacts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
