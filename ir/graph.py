@@ -432,6 +432,11 @@ class Function:
         """(domain, name, overload)"""
         return (self.extra.domain, self.extra.name, self.extra.overload)
 
+    @property
+    def opsets(self) -> dict[str, int]:
+        """Version of each operator set that the body imports, by domain."""
+        return {normalize_domain(o.domain): int(o.version) for o in self.extra.opset_import}
+
 
 class Model:
     """A whole model; `extra` is the model proto without graph and functions."""
@@ -452,7 +457,7 @@ class Model:
     @property
     def opsets(self) -> dict[str, int]:
         """Version of each imported operator set, by domain."""
-        return {_domain(o.domain): int(o.version) for o in self.extra.opset_import}
+        return {normalize_domain(o.domain): int(o.version) for o in self.extra.opset_import}
 
     @property
     def opset(self) -> int:
@@ -470,7 +475,7 @@ class Model:
         if value.const is not None:
             return None if value.is_input and self.extra.ir_version >= 4 else value.const
         node = value.producer
-        if node is not None and node.op_type == "Constant" and _domain(node.domain) == "":
+        if node is not None and node.op_type == "Constant" and normalize_domain(node.domain) == "":
             return _constant_tensor(node)
         return None
 
@@ -509,7 +514,8 @@ class Model:
         return Model(_clone_graph(self.graph, {}), extra, functions, self.path)
 
 
-def _domain(domain: str) -> str:
+def normalize_domain(domain: str) -> str:
+    """A domain's canonical spelling: the standard one is '', also written 'ai.onnx'."""
     return "" if domain == "ai.onnx" else domain
 
 

@@ -1,0 +1,122 @@
+"""The pass manager: runs passes in order and verifies, times, compares and dumps."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ..ir.errors import SecateurError
+from ..ir.graph import Model
+from ..ir.onnx_io import save
+from ..ir.tensor import Array
+from ..ir.verify import verify
+from .base import Context, Pass, PassResult
+from .compare import worst_deviation
+from .pipeline import format_pass
+
+
+@dataclasses.dataclass
+class PassRecord:
+    """One executed pass: its text form, the seconds it took, and what it did.
+
+    `seconds` covers the pass alone, without verification and comparison.
+    `deviation` is the largest relative deviation of any output from the original
+    model's, where the manager compares.
+    """
+
+    pass_text: str
+    seconds: float
+    result: PassResult
+    deviation: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Comparison with the original model in ONNX Runtime after every pass.
+
+    `feeds` are the inputs of one run; `tolerance` bounds the deviation of each
+    output element, relative to the largest magnitude in that output (see `compare.deviation`).
+    """
+
+    feeds: Mapping[str, Array]
+    tolerance: float = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class PassManager:
+    """Runs `passes` over a model.
+
+    The model is verified before the first pass and after each (`verify`), compared
+    with its original state after each (`check`), and written to the folder `dump`
+    as `NN-name.onnx` before the first pass and after each. `observe` is called with
+    each pass's index and text before it runs. A failure names the pass.
+    """
+
+    passes: Sequence[Pass]
+    verify: bool = True
+    check: Check | None = None
+    dump: Path | None = None
+    observe: Callable[[int, str], None] | None = None
+
+    def run(self, model: Model, context: Context | None = None) -> list[PassRecord]:
+        """Apply all passes to `model` in place.
+
+        Raises SecateurError where a pass fails, leaves the model malformed or changes
+        its outputs beyond the tolerance; the model is then not to be used any more.
+        """
+        if self.verify:
+            verify(model)
+        expected = _outputs(model, self.check) if self.check is not None else {}
+        self._dump(model, 0, "input")
+        records: list[PassRecord] = []
+        for index, pass_ in enumerate(self.passes):
+            text = format_pass(pass_)
+            if self.observe is not None:
+                self.observe(index, text)
+            try:
+                record = self._run_one(pass_, text, model, context, expected)
+            except SecateurError as error:
+                before = ", ".join(r.pass_text for r in records)
+                ran = f" (after {before})" if before else ""
+                raise type(error)(f"pass '{text}'{ran}: {error}") from error
+            records.append(record)
+            self._dump(model, index + 1, pass_.name)
+        return records
+
+    def _run_one(
+        self,
+        pass_: Pass,
+        text: str,
+        model: Model,
+        context: Context | None,
+        expected: dict[str, Array],
+    ) -> PassRecord:
+        start = time.perf_counter()
+        result = pass_.run(model, context)
+        record = PassRecord(text, time.perf_counter() - start, result)
+        if self.verify:
+            try:
+                verify(model)
+            except SecateurError as error:
+                raise type(error)(f"left a malformed model: {error}") from None
+        if self.check is not None:
+            name, record.deviation = worst_deviation(expected, _outputs(model, self.check))
+            if not record.deviation <= self.check.tolerance:
+                raise SecateurError(
+                    f"changed output '{name}' by {record.deviation:.3g} (relative), "
+                    f"more than {self.check.tolerance:.3g}"
+                )
+        return record
+
+    def _dump(self, model: Model, index: int, name: str) -> None:
+        if self.dump is not None:
+            self.dump.mkdir(parents=True, exist_ok=True)
+            save(model, self.dump / f"{index:02}-{name}.onnx")
+
+
+def _outputs(model: Model, check: Check) -> dict[str, Array]:
+    from .reference import Session
+
+    return Session(model, optimize=False).run(check.feeds)
