@@ -1,0 +1,116 @@
+"""Verification of transformed models: against an oracle, and of every file written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from .agreement import Agreement, Runner, compare
+from .data import Dataset, random_feed
+from .ir.errors import SecateurError
+from .ir.graph import Model
+from .ir.onnx_io import load
+from .ir.tensor import Array
+from .ir.verify import verify
+from .passes.reference import Session, one_line
+from .report import Check
+
+ROUNDING = 1e-4
+"""Largest difference, relative to an output's magnitude, that counts as rounding."""
+
+SAMPLES = 8
+"""Samples that a comparison uses, at least one batch."""
+
+Feeds = Sequence[Mapping[str, Array]]
+
+
+def check_feeds(model: Model, data: Dataset | None, seed: int) -> list[dict[str, Array]]:
+    """Inputs for a few runs: of the first samples of `data`, or random ones.
+
+    Raises DataError where there is no data and an input's size is unknown.
+    """
+    if data is None:
+        return [random_feed(model, seed)]
+    return list(data.feeds(SAMPLES))
+
+
+def check_equivalent(
+    name: str, reference: Runner, other: Runner, feeds: Iterable[Mapping[str, Array]]
+) -> Check:
+    """Compare to rounding. Raises SecateurError where the difference is more than that."""
+    agreement = compare(reference, other, feeds)
+    detail = describe(agreement)
+    if not agreement.within(ROUNDING):
+        raise SecateurError(f"{name}: {detail}, which is more than rounding; nothing was written")
+    return Check(name, True, detail, dataclasses.asdict(agreement))
+
+
+def check_file(path: Path, feeds: Feeds, source: Model) -> Check:
+    """Check a written ONNX file with onnx.checker and by running it on the first of `feeds`.
+
+    What `source`, the model as the user gave it, does not pass either is reported
+    and not held against the result. Raises SecateurError for everything else.
+    """
+    problem = _checker_problem(path)
+    if problem is not None:
+        if source.path is None or _checker_problem(source.path) is None:
+            raise SecateurError(f"{path.name}: onnx.checker rejects the result: {problem}")
+        return Check(path.name, False, f"like the input, rejected by onnx.checker: {problem}")
+    try:
+        session = Session(load(path))
+    except SecateurError as error:
+        if _loads(source):
+            raise
+        return Check(path.name, False, f"passes onnx.checker; like the input, can't run: {error}")
+    if not feeds:
+        return Check(path.name, True, "passes onnx.checker (full), loads in ONNX Runtime")
+    session.run(feeds[0])
+    return Check(path.name, True, "passes onnx.checker (full), runs in ONNX Runtime")
+
+
+def verify_file(path: Path) -> list[Check]:
+    """Verify a model, check it with onnx.checker and load it in ONNX Runtime.
+
+    Raises SecateurError at the first failure.
+    """
+    model = load(path)
+    verify(model)
+    problem = _checker_problem(path)
+    if problem is not None:
+        raise SecateurError(f"{path}: onnx.checker rejects it: {problem}")
+    Session(model)
+    return [
+        Check("verifier", True, "well formed"),
+        Check("onnx.checker", True, "valid (full check)"),
+        Check("ONNX Runtime", True, "loads"),
+    ]
+
+
+def describe(agreement: Agreement) -> str:
+    """One line for people."""
+    text = (
+        f"max difference {agreement.max_difference:.3g} "
+        f"(relative {agreement.relative_difference:.1e}) over {agreement.runs} runs"
+    )
+    if agreement.identical_discrete < 1:
+        text += f", {100 * (1 - agreement.identical_discrete):.2f} % of discrete outputs differ"
+    return text
+
+
+def _checker_problem(path: Path) -> str | None:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # the checker raises several unrelated types
+        return one_line(error)
+    return None
+
+
+def _loads(model: Model) -> bool:
+    try:
+        Session(model)
+    except SecateurError:
+        return False
+    return True

@@ -1,0 +1,74 @@
+"""The command line. Each command lives in a module that is imported when it is run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import click
+
+from ..ir.errors import SecateurError
+
+COMMANDS = {
+    "optimize": "Simplify, prune, quantize and compile a model for a target.",
+    "simplify": "Fold constants and remove what a model computes for nothing.",
+    "prune": "Remove channels from a model.",
+    "quantize": "Quantize a model to int8.",
+    "compile": "Compile a model for a target.",
+    "inspect": "Show what a model is made of and what it costs.",
+    "verify": "Check that a model is well formed and runs.",
+    "compare": "Compare the outputs of two models or artifacts.",
+    "benchmark": "Measure the latency of models and artifacts, in turns.",
+    "targets": "List the targets that models can be compiled for.",
+}
+"""Every command and its help, so that listing them imports none of them."""
+
+TRACEBACK = "SECATEUR_TRACEBACK"
+"""Environment variable that shows a failure's traceback."""
+
+
+class _Commands(click.Group):
+    """Imports a command when it is run, and turns failures into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{cmd_name}", __name__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (SecateurError, MemoryError, OSError) as error:
+            if os.environ.get(TRACEBACK) or isinstance(error, BrokenPipeError):
+                raise
+            raise click.ClickException(_one_line(error)) from error
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except Exception as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            raise click.ClickException(
+                f"internal error, a bug in secateur: {type(error).__name__}: {_one_line(error)} "
+                f"(set {TRACEBACK}=1 to see where)"
+            ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="secateur")
+def main() -> None:
+    """Prune, quantize and compile ONNX models for edge devices."""

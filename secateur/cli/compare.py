@@ -1,0 +1,53 @@
+"""`secateur compare`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from .console import print_json
+from .options import data_option, json_option, seed_option
+
+
+@click.command("compare")
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.argument("other", type=click.Path(path_type=Path))
+@data_option
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    help="Fail where the relative difference is more than this.",
+)
+@seed_option
+@json_option
+def command(
+    reference: Path,
+    other: Path,
+    data: Path | None,
+    tolerance: float | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Compare the outputs of OTHER with those of REFERENCE on the same inputs.
+
+    REFERENCE is an ONNX model, OTHER an ONNX model or a compiled artifact (.so).
+    """
+    from ..agreement import compare
+    from ..checks import describe
+    from ..ir.errors import SecateurError
+    from ..running import feeds_for, open_model, open_runner
+
+    model = open_model(reference)
+    feeds = feeds_for(model, data, seed)
+    agreement = compare(open_runner(reference), open_runner(other), feeds)
+    if as_json:
+        print_json(dataclasses.asdict(agreement))
+    else:
+        click.echo(f"{describe(agreement)}, {100 * agreement.identical:.2f} % identical")
+    if tolerance is not None and not agreement.within(tolerance):
+        raise SecateurError(
+            f"{other}: differs from {reference} by {agreement.relative_difference:.3g} "
+            f"(relative), more than {tolerance:g}"
+        )

@@ -1,0 +1,52 @@
+"""`secateur compile`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from ..report import bytes_text
+from .console import StageProgress, print_json
+from .options import folder_option, json_option, model_argument, target_option, threads_option
+
+
+@click.command("compile")
+@model_argument
+@folder_option
+@target_option
+@threads_option
+@json_option
+def command(model: Path, output: Path, target: str, threads: int, as_json: bool) -> None:
+    """Compile MODEL for a target, as it is: writes model.so into a folder."""
+    with StageProgress() as progress:
+        from ..backends.tvm.targets import parse_target
+        from ..output import output_folder
+        from ..running import open_model
+
+        machine = parse_target(target)
+        with output_folder(output, ("model.so",)) as folder:
+            progress.begin("import")
+            loaded = open_model(model)
+            progress.end()
+            progress.begin("compile")
+            from ..backends.tvm.compile import can_run_here, compile_model
+
+            built = compile_model(loaded, machine, folder / "model.so", threads=threads)
+            size = (folder / "model.so").stat().st_size
+            progress.end()
+    runs_here = can_run_here(machine)
+    if as_json:
+        print_json(
+            {
+                "target": machine.name,
+                "file_bytes": size,
+                "runs_here": runs_here,
+                "compiler": dataclasses.asdict(built),
+            }
+        )
+        return
+    click.echo(f"Wrote {output / 'model.so'}: {bytes_text(size)} for {machine.name}.")
+    if not runs_here:
+        click.echo(f"This machine can't run {machine.name} code.")

@@ -1,0 +1,69 @@
+"""`secateur inspect`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..report import bytes_text, count_text
+from .console import print_json, print_table
+from .options import json_option, model_argument
+
+
+@click.command("inspect")
+@model_argument
+@json_option
+def command(model: Path, as_json: bool) -> None:
+    """Show what MODEL is made of and what it costs."""
+    facts = _inspect(model)
+    if as_json:
+        print_json(facts)
+    else:
+        _print(facts)
+
+
+def _inspect(path: Path) -> dict[str, Any]:
+    from ..ir.cost import count
+    from ..measure import describe_model, file_bytes
+    from ..running import open_model
+
+    model = open_model(path)
+    cost = count(model)
+    nodes = Counter(node.op_type for node in model.all_nodes())
+    macs: Counter[str] = Counter()
+    for node in cost.per_node:
+        macs[node.op_type] += node.macs
+    return {
+        **describe_model(model),
+        "nodes": cost.nodes,
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "weight_bytes": cost.weight_bytes,
+        "file_bytes": file_bytes(model),
+        "operators": [
+            {"type": name, "nodes": number, "macs": macs[name]}
+            for name, number in nodes.most_common()
+        ],
+    }
+
+
+def _print(facts: dict[str, Any]) -> None:
+    opsets = ", ".join(f"{domain} {version}" for domain, version in facts["opsets"].items())
+    click.echo(f"{facts['file']}: IR version {facts['ir_version']}, opset {opsets}")
+    for kind in ("inputs", "outputs"):
+        for value in facts[kind]:
+            shape = "unknown shape" if value["shape"] is None else _shape_text(value["shape"])
+            click.echo(f"{kind[:-1]} {value['name']}: {value['type']} {shape}")
+    click.echo(
+        f"{count_text(facts['nodes'])} nodes, {count_text(facts['parameters'])} parameters "
+        f"({bytes_text(facts['weight_bytes'])}), {count_text(facts['macs'])} MACs"
+    )
+    rows = [[o["type"], count_text(o["nodes"]), count_text(o["macs"])] for o in facts["operators"]]
+    print_table(["operator", "nodes", "MACs"], rows)
+
+
+def _shape_text(shape: list[int | str | None]) -> str:
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"

@@ -1,0 +1,107 @@
+"""`secateur optimize`: the whole pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..markdown import STAGE_HEADER, artifact_lines, headline, stage_row
+from ..report import Report
+from .console import StageProgress, print_json, print_table
+from .options import (
+    calibration_option,
+    check_goals,
+    folder_option,
+    json_option,
+    model_argument,
+    pruning_options,
+    seed_option,
+    target_option,
+    threads_option,
+)
+
+
+@click.command("optimize")
+@model_argument
+@folder_option
+@target_option
+@pruning_options
+@click.option("--quantize", type=click.Choice(["int8"]), help="Quantize; needs --calibration.")
+@calibration_option
+@click.option(
+    "--evaluation",
+    type=click.Path(path_type=Path),
+    help="Samples to measure with, in the same form; 'labels' (class indices) gives accuracy.",
+)
+@threads_option
+@seed_option
+@json_option
+def command(
+    model: Path,
+    output: Path,
+    target: str,
+    macs: float | None,
+    ratio: float | None,
+    params: float | None,
+    align: int,
+    ignore: tuple[str, ...],
+    quantize: str | None,
+    calibration: Path | None,
+    evaluation: Path | None,
+    threads: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Simplify, prune, quantize and compile MODEL for a target.
+
+    Writes model.onnx, model.so, report.json and report.md into a folder, all or none
+    of them, and prints what was measured before and after each stage.
+
+    \b
+    Example:
+      secateur optimize model.onnx -o out --target x86-64-v3 --macs 0.7 \\
+          --quantize int8 --calibration calib.npz --evaluation test.npz
+    """
+    check_goals(macs, ratio, params)
+    if quantize is not None and calibration is None:
+        raise click.UsageError("--quantize needs --calibration.")
+    with StageProgress() as progress:
+        from ..pipeline import optimize
+
+        report = optimize(
+            model,
+            output,
+            target=target,
+            macs=macs,
+            ratio=ratio,
+            params=params,
+            quantize=quantize,
+            calibration=calibration,
+            evaluation=evaluation,
+            align=align,
+            ignore=ignore,
+            threads=threads,
+            seed=seed,
+            observer=progress,
+        )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        _print(report, output)
+
+
+def _print(report: Report, output: Path) -> None:
+    print_table(STAGE_HEADER, [stage_row(stage) for stage in report.stages])
+    click.echo(headline(report))
+    for line in artifact_lines(report):
+        click.echo(line)
+    for note in report.notes:
+        click.echo(f"Note: {note}.")
+    for check in report.checks:
+        if not check.passed:
+            click.echo(f"Not verified: {check.name}: {check.detail}")
+    left = sum(len(run.notes) for run in report.passes)
+    if left:
+        click.echo(f"{left} things were left alone; the report says why.")
+    click.echo(f"Wrote {output / 'model.onnx'}, model.so, report.json and report.md.")

@@ -1,0 +1,32 @@
+"""`secateur quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import file_option, json_option, model_argument, seed_option
+from .stepping import print_transformation
+
+
+@click.command("quantize")
+@model_argument
+@file_option
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Samples to calibrate with: .npz with one array per model input, first axis samples.",
+)
+@seed_option
+@json_option
+def command(model: Path, output: Path, calibration: Path, seed: int, as_json: bool) -> None:
+    """Quantize MODEL to int8 (QuantizeLinear and DequantizeLinear pairs)."""
+    from ..passes.quantize import QuantizeStatic
+    from ..steps import quantize_step
+    from ..transform import transform_file
+
+    step = quantize_step(QuantizeStatic())
+    report = transform_file(model, output, step, calibration=calibration, seed=seed)
+    print_transformation(report, output, as_json)

@@ -1,0 +1,27 @@
+"""What the commands that turn one ONNX file into another print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..markdown import SIZE_HEADER, reasons, size_row
+from ..report import Report
+from .console import print_json, print_table
+
+
+def print_transformation(report: Report, output: Path, as_json: bool) -> None:
+    """Before and after, what was left alone and why, and what was checked."""
+    if as_json:
+        print_json(report.to_dict())
+        return
+    print_table(SIZE_HEADER, [size_row(stage) for stage in report.stages])
+    for run in report.passes:
+        for line in reasons(run):
+            click.echo(f"Left alone: {line}")
+    for check in report.checks:
+        click.echo(f"{'Checked' if check.passed else 'Not checked'}: {check.name}: {check.detail}")
+    for note in report.notes:
+        click.echo(f"Note: {note}.")
+    click.echo(f"Wrote {output}.")

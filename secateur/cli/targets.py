@@ -1,0 +1,30 @@
+"""`secateur targets`."""
+
+from __future__ import annotations
+
+import click
+
+from ..backends.tvm.targets import TARGETS
+from .console import print_json, print_table
+from .options import json_option
+
+
+@click.command("targets")
+@json_option
+def command(as_json: bool) -> None:
+    """List the targets that models can be compiled for."""
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": target.name,
+                    "description": target.description,
+                    "triple": target.triple,
+                    "features": sorted(target.features),
+                }
+                for target in TARGETS.values()
+            ]
+        )
+        return
+    rows = [[target.name, target.description] for target in TARGETS.values()]
+    print_table(["target", "description"], rows, text_columns=2)

@@ -1,0 +1,25 @@
+"""`secateur verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .console import print_json
+from .options import json_option, model_argument
+
+
+@click.command("verify")
+@model_argument
+@json_option
+def command(model: Path, as_json: bool) -> None:
+    """Check that MODEL is well formed, passes onnx.checker and loads in ONNX Runtime."""
+    from ..checks import verify_file
+
+    checks = verify_file(model)
+    if as_json:
+        print_json([{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks])
+    else:
+        for check in checks:
+            click.echo(f"{check.name}: {check.detail}")

@@ -1,0 +1,288 @@
+"""The main job: ONNX in; simplified, pruned, quantized and compiled model with a report out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from .agreement import Runner, compare
+from .backends.onnxruntime import evaluate
+from .backends.tvm.targets import Target, parse_target
+from .checks import check_equivalent, check_feeds, check_file
+from .data import DataError, Dataset, DataSource, load_dataset
+from .ir.errors import SecateurError
+from .ir.graph import Model
+from .ir.onnx_io import save
+from .ir.tensor import Array
+from .markdown import to_markdown
+from .measure import describe_model, environment, latencies, measure_stage
+from .output import output_folder
+from .passes.base import Context
+from .passes.prune import PruneChannels
+from .passes.quantize import QuantizeStatic
+from .passes.reference import Session
+from .report import Artifact, Report, Stage
+from .running import open_model
+from .steps import Step, prune_step, quantize_step, run_step, simplify_step
+
+FILES = ("model.onnx", "model.onnx.data", "model.so", "report.json", "report.md")
+"""What an output folder may hold; `model.onnx.data` only where a model needs it."""
+
+
+class Observer(Protocol):
+    """Hears about the stages of a run as they happen."""
+
+    def begin(self, stage: str) -> None:
+        """A stage starts."""
+
+    def end(self) -> None:
+        """The stage that began last is done."""
+
+
+class _Silent:
+    def begin(self, stage: str) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the user asked for. At most one of `macs`, `ratio` and `params` prunes.
+
+    `macs` and `params` are shares of the original to keep, `ratio` a share of the
+    channels to remove; `align` is what channel counts stay multiples of.
+    """
+
+    target: str
+    macs: float | None = None
+    ratio: float | None = None
+    params: float | None = None
+    quantize: str | None = None
+    align: int = 1
+    ignore: tuple[str, ...] = ()
+    threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.quantize not in (None, "int8"):
+            raise SecateurError(f"quantize: '{self.quantize}' is unknown; there is int8")
+        if self.threads < 1:
+            raise SecateurError(f"threads: {self.threads} is not a positive number")
+
+    def steps(self) -> list[Step]:
+        """The steps that these settings ask for, in order."""
+        steps = [simplify_step()]
+        if not (self.macs is self.ratio is self.params is None):
+            prune = PruneChannels(
+                macs=self.macs,
+                ratio=self.ratio,
+                params=self.params,
+                align=self.align,
+                ignore=self.ignore,
+            )
+            steps.append(prune_step(prune))
+        if self.quantize is not None:
+            steps.append(quantize_step(QuantizeStatic()))
+        return steps
+
+
+def optimize(
+    model: Model | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    target: str,
+    macs: float | None = None,
+    ratio: float | None = None,
+    params: float | None = None,
+    quantize: str | None = None,
+    calibration: DataSource | None = None,
+    evaluation: DataSource | None = None,
+    align: int = 1,
+    ignore: Sequence[str] = (),
+    threads: int = 1,
+    seed: int = 0,
+    observer: Observer | None = None,
+) -> Report:
+    """Simplify, prune, quantize, verify and compile `model`, and measure every stage.
+
+    The folder `out` receives `model.onnx`, `model.so`, `report.json` and `report.md`,
+    all or none of them. `calibration` and `evaluation` are `.npz` files or mappings
+    (see `data.load_dataset`); quantization needs the former, accuracy the latter with
+    labels. A `model` given as IR is not changed. Raises SecateurError.
+    """
+    settings = Settings(target, macs, ratio, params, quantize, align, tuple(ignore), threads, seed)
+    if quantize is not None and calibration is None:
+        raise SecateurError("quantizing to int8 needs calibration data")
+    run = _Run(settings, observer or _Silent())
+    out = Path(out)
+    with output_folder(out, FILES) as folder:
+        run.read(model, calibration, evaluation)
+        refuse_overwriting(run.original, *(out / name for name in FILES))
+        run.transform()
+        run.verify(folder / "model.onnx")
+        run.compile(folder / "model.so")
+        run.measure()
+        run.write_report(folder)
+    return run.report
+
+
+def refuse_overwriting(model: Model, *outputs: Path) -> None:
+    """Raise SecateurError where an output would replace the file that `model` came from."""
+    if model.path is None:
+        return
+    for output in outputs:
+        if output.exists() and output.samefile(model.path):
+            raise SecateurError(f"{output}: is the input model; choose another output")
+
+
+class _Run:
+    """The state of one run; its public methods are the stages, in order."""
+
+    def __init__(self, settings: Settings, observer: Observer) -> None:
+        self.settings = settings
+        self.target: Target = parse_target(settings.target)
+        self.steps = settings.steps()
+        self.observer = observer
+        self.started = time.perf_counter()
+        self.runners: dict[str, Runner] = {}
+        self.oracles: list[tuple[Step, Model]] = []
+
+    def read(
+        self,
+        model: Model | str | os.PathLike[str],
+        calibration: DataSource | None,
+        evaluation: DataSource | None,
+    ) -> None:
+        with self._stage("import") as seconds:
+            self.original = open_model(model)
+            self.model = self.original.clone()
+            self.calibration = _dataset(calibration, self.model)
+            self.evaluation = _dataset(evaluation, self.model)
+            self.report = Report(
+                model=describe_model(self.model),
+                options=dataclasses.asdict(self.settings),
+                environment=environment(),
+            )
+            self.feeds = self._choose_feeds()
+            self._record("original", seconds())
+
+    def transform(self) -> None:
+        """Apply the steps, keeping a session of every result."""
+        arrays = None if self.calibration is None else self.calibration.samples.arrays
+        for step in self.steps:
+            with self._stage(step.name):
+                result = run_step(step, self.model, Context(calibration=arrays))
+                self.report.passes += result.runs
+                if result.oracle is not None:
+                    self.oracles.append((step, result.oracle))
+                self._record(step.result, result.seconds)
+
+    def verify(self, path: Path) -> None:
+        """Compare steps with their oracles, write the model and check the file."""
+        with self._stage("verify"):
+            for step, oracle in self.oracles:
+                check = check_equivalent(
+                    f"{step.result} model against {step.oracle}",
+                    self._session(oracle),
+                    self.runners[step.result],
+                    self.feeds,
+                )
+                self.report.checks.append(check)
+            save(self.model, path)
+            self.report.checks.append(check_file(path, self.feeds, self.original))
+
+    def compile(self, path: Path) -> None:
+        with self._stage("compile") as seconds:
+            from .backends.tvm.compile import can_run_here, compile_model  # imports TVM
+
+            built = compile_model(self.model, self.target, path, threads=self.settings.threads)
+            artifact = Artifact(
+                target=self.target.name,
+                file_bytes=path.stat().st_size,
+                seconds=seconds(),
+                ran=False,
+                compiler=dataclasses.asdict(built),
+            )
+        self.report.artifact = artifact
+        if not can_run_here(self.target):
+            artifact.reason = f"compiled only: this machine can't run {self.target.name} code"
+            return
+        with self._stage("run artifact"):
+            self._run_artifact(path, artifact)
+
+    def measure(self) -> None:
+        """Accuracy of every stage, then latency of all of them in turns."""
+        with self._stage("measure"):
+            if self.evaluation is not None and self.evaluation.labels is not None:
+                self._measure_accuracy(self.evaluation)
+            if self.feeds:
+                measured = latencies(self.runners, self.feeds[0])
+                for stage in self.report.stages:
+                    stage.latency_ms = measured.get(stage.name)
+
+    def write_report(self, folder: Path) -> None:
+        self.report.seconds = time.perf_counter() - self.started
+        (folder / "report.json").write_text(self.report.to_json(), encoding="utf-8")
+        (folder / "report.md").write_text(to_markdown(self.report), encoding="utf-8")
+
+    def _run_artifact(self, path: Path, artifact: Artifact) -> None:
+        """Run the artifact and compare it with ONNX Runtime on the same model."""
+        from .backends.tvm.runtime import Runtime  # imports TVM
+
+        reference = self.report.stages[-1].name
+        self.runners["artifact"] = Runtime(path)
+        self.report.stages.append(
+            Stage("artifact", artifact.seconds, file_bytes=artifact.file_bytes)
+        )
+        artifact.ran = True
+        artifact.reference = reference
+        feeds = self._all_feeds()
+        if feeds is not None:
+            agreement = compare(self.runners[reference], self.runners["artifact"], feeds)
+            artifact.agreement = dataclasses.asdict(agreement)
+
+    def _measure_accuracy(self, data: Dataset) -> None:
+        for stage in self.report.stages:
+            accuracy = evaluate(self.runners[stage.name], data.samples, data.labels)
+            stage.top1 = accuracy.top1
+
+    def _all_feeds(self) -> Iterator[dict[str, Array]] | None:
+        """Every sample there is, in runs of the model's batch size; or random inputs."""
+        data = self.evaluation or self.calibration
+        if data is None:
+            return iter(self.feeds) if self.feeds else None
+        return data.feeds()
+
+    def _choose_feeds(self) -> list[dict[str, Array]]:
+        """Inputs for comparisons and timings; none, with a note, where sizes are unknown."""
+        try:
+            return check_feeds(self.model, self.evaluation or self.calibration, self.settings.seed)
+        except DataError as error:
+            self.report.notes.append(f"nothing was compared or timed: {error}")
+            return []
+
+    def _record(self, name: str, seconds: float) -> None:
+        self.report.stages.append(measure_stage(name, self.model, seconds))
+        self.runners[name] = self._session(self.model)
+
+    def _session(self, model: Model) -> Session:
+        return Session(model, threads=self.settings.threads)
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[Callable[[], float]]:
+        """Tell the observer; gives a function that returns the seconds passed so far."""
+        self.observer.begin(name)
+        start = time.perf_counter()
+        yield lambda: time.perf_counter() - start
+        self.observer.end()
+
+
+def _dataset(source: DataSource | None, model: Model) -> Dataset | None:
+    return None if source is None else load_dataset(source, model)

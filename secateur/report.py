@@ -1,0 +1,164 @@
+"""What a run of the pipeline found out, as data: the content of `report.json`.
+
+Every number is measured on this run. The schema is documented in docs/report.md;
+`SCHEMA` grows when a field changes its meaning or goes away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass
+class Latency:
+    """Time of one run at the model's batch size, in milliseconds."""
+
+    median: float
+    min: float
+    max: float
+
+
+@dataclasses.dataclass
+class Stage:
+    """The model after one stage. Fields that don't apply or weren't measured are None.
+
+    `seconds` is what the transformation took, `top1` a share of the evaluation samples.
+    """
+
+    name: str
+    seconds: float
+    nodes: int | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    file_bytes: int | None = None
+    top1: float | None = None
+    latency_ms: Latency | None = None
+
+
+@dataclasses.dataclass
+class PassRun:
+    """One pass as it ran: its text form, and what it left alone and why."""
+
+    stage: str
+    text: str
+    seconds: float
+    changed: bool
+    statistics: dict[str, Any]
+    notes: list[dict[str, str]]
+
+
+@dataclasses.dataclass
+class Check:
+    """A verification that was made. `agreement` is None where nothing was compared."""
+
+    name: str
+    passed: bool
+    detail: str
+    agreement: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass
+class Artifact:
+    """The compiled model; where it ran, the stage "artifact" has its speed and accuracy.
+
+    `reference` is the stage it was compiled from, `agreement` compares it with ONNX
+    Runtime on that.
+    """
+
+    target: str
+    file_bytes: int
+    seconds: float
+    ran: bool
+    reason: str = ""
+    compiler: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reference: str = ""
+    agreement: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass
+class Report:
+    """One run from model to artifact."""
+
+    model: dict[str, Any]
+    options: dict[str, Any]
+    environment: dict[str, str]
+    stages: list[Stage] = dataclasses.field(default_factory=list)
+    passes: list[PassRun] = dataclasses.field(default_factory=list)
+    checks: list[Check] = dataclasses.field(default_factory=list)
+    artifact: Artifact | None = None
+    evaluation_samples: int | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    def stage(self, name: str) -> Stage | None:
+        """The stage called `name`, if the run had it."""
+        return next((s for s in self.stages if s.name == name), None)
+
+    def pass_run(self, name: str) -> PassRun | None:
+        """The last run of the pass called `name`."""
+        runs = [p for p in self.passes if p.text.partition("{")[0] == name]
+        return runs[-1] if runs else None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        return to_json(self.to_dict())
+
+
+def to_json(content: Any) -> str:
+    """JSON text with a final newline; infinite and NaN numbers become null."""
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "item"):  # numpy scalars
+        return _plain(value.item())
+    return value
+
+
+# --- how numbers are written for people -------------------------------------------
+
+
+def count_text(count: int | None) -> str:
+    """`12,345` up to six digits, then `12.35 M`."""
+    if count is None:
+        return "-"
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count:,}"
+
+
+def bytes_text(count: int | None) -> str:
+    """Bytes in decimal units, as file sizes are usually given."""
+    if count is None:
+        return "-"
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def percent_text(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def latency_text(latency: Latency | None) -> str:
+    """Median with the range in parentheses."""
+    if latency is None:
+        return "-"
+    return f"{latency.median:.3f} ({latency.min:.3f}-{latency.max:.3f})"

@@ -1,0 +1,40 @@
+"""Models and artifacts by their files, ready to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from .agreement import Runner
+from .data import load_dataset, random_feed
+from .ir.graph import Model
+from .ir.infer import infer_shapes
+from .ir.onnx_io import load
+from .ir.tensor import Array
+from .ir.verify import verify
+from .passes.reference import Session
+
+
+def open_model(source: Model | str | os.PathLike[str]) -> Model:
+    """Read a model, or copy one, verify it and infer its shapes. Raises ModelError."""
+    model = source.clone() if isinstance(source, Model) else load(source)
+    verify(model)
+    infer_shapes(model)
+    return model
+
+
+def open_runner(path: Path, threads: int = 1) -> Runner:
+    """A session of an ONNX file, or the runtime of an artifact (`.so`)."""
+    if path.suffix == ".so":
+        from .backends.tvm.runtime import Runtime  # imports TVM
+
+        return Runtime(path)
+    return Session(load(path), threads=threads)
+
+
+def feeds_for(model: Model, data: Path | None, seed: int) -> Iterable[dict[str, Array]]:
+    """Inputs for one run after the other: all samples of a data file, or one random run."""
+    if data is None:
+        return [random_feed(model, seed)]
+    return load_dataset(data, model).feeds()
