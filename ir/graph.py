@@ -330,6 +330,20 @@ class Graph:
         self.initializers[name] = value
         return value
 
+    def make_initializer(self, value: Value, tensor: Tensor) -> None:
+        """Let `value`, so far a node's output, be a constant of this graph.
+
+        Its producer, if nothing else of it is read, is for the caller to remove.
+        """
+        node = value.producer
+        if node is not None:
+            node.outputs = tuple(None if v is value else v for v in node.outputs)
+            value.producer = None
+        value.const = tensor
+        value.info = None
+        value.type = helper.make_tensor_type_proto(tensor.dtype, tensor.shape)
+        self.initializers[value.name] = value
+
     def remove_nodes(self, nodes: Iterable[Node]) -> None:
         """Remove nodes whose outputs nothing reads any more; linear in the graph."""
         dead = set(nodes)
@@ -453,6 +467,7 @@ class Model:
         self.functions = {f.key: f for f in functions}
         self.path = path
         self._names: set[str] | None = None
+        self._suffixes: dict[str, int] = {}  # the last number that `fresh_name` tried, by hint
 
     @property
     def opsets(self) -> dict[str, int]:
@@ -483,10 +498,11 @@ class Model:
         """A value or node name that the model doesn't use yet, reserved from now on."""
         if self._names is None:
             self._names = set(self._all_names())
-        name, count = hint, 0
+        name, count = hint, self._suffixes.get(hint, 0)
         while name in self._names:
             count += 1
             name = f"{hint}_{count}"
+        self._suffixes[hint] = count
         self._names.add(name)
         return name
 

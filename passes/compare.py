@@ -12,16 +12,11 @@ from ..ir.graph import Model, Value
 from ..ir.tensor import Array
 
 
-def worst_deviation(
-    expected: Mapping[str, Array], actual: Mapping[str, Array]
-) -> tuple[str, float]:
-    """The output that deviates most, and its `deviation`. `actual` has every expected name."""
-    worst = ("", 0.0)
-    for name, reference in expected.items():
-        found = deviation(reference, actual[name])
-        if not found <= worst[1]:
-            worst = (name, found)
-    return worst
+def allowed_deviation(output: object, tolerance: float) -> float:
+    """`tolerance`, or a few roundings where the output's type is coarser than that."""
+    if isinstance(output, np.ndarray) and output.dtype.kind == "f":
+        return max(tolerance, 4 * float(np.finfo(output.dtype).eps))
+    return tolerance
 
 
 def deviation(expected: object, actual: object) -> float:
@@ -54,7 +49,7 @@ def _float_deviation(expected: Array, actual: Array) -> float:
     if not finite.any():
         return 0.0
     difference = float(np.abs(expected[finite] - actual[finite]).max())
-    return difference / max(float(np.abs(expected[finite]).max()), np.finfo(np.float32).tiny)
+    return difference / max(float(np.abs(expected[finite]).max()), float(np.finfo(np.float32).tiny))
 
 
 def random_feeds(

@@ -1,0 +1,52 @@
+"""Simplification: the same function with fewer nodes, in standard ONNX operators."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ...ir.graph import Model
+from ...ir.infer import infer_shapes
+from ..base import Context, Pass, PassResult
+from . import affine, noops
+from .dead import RemoveDeadNodes
+from .fold_constants import FoldConstants
+from .rewriter import Rewriter
+
+__all__ = [
+    "FoldBatchNormalization",
+    "FoldConstants",
+    "RemoveDeadNodes",
+    "RemoveNoOps",
+    "simplify_pipeline",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoveNoOps(Pass):
+    """Remove operators that hand on their input unchanged."""
+
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        infer_shapes(model)
+        rewriter = Rewriter(model, noops.RULES)
+        changed = rewriter.run()
+        return PassResult(changed, {"removed": dict(rewriter.applied)}, rewriter.notes)
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldBatchNormalization(Pass):
+    """Fold BatchNormalization and scaling and shifting by constants into linear operators.
+
+    Notes every BatchNormalization that is left, with the reason.
+    """
+
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        infer_shapes(model)
+        rewriter = Rewriter(model, affine.RULES)
+        changed = rewriter.run()
+        affine.note_remaining(rewriter)
+        return PassResult(changed, {"folded": dict(rewriter.applied)}, rewriter.notes)
+
+
+def simplify_pipeline() -> list[Pass]:
+    """The passes that simplify a model, in order."""
+    return [FoldConstants(), RemoveNoOps(), FoldBatchNormalization(), RemoveDeadNodes()]
