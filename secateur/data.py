@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -119,18 +119,7 @@ def read_npz(path: Path) -> dict[str, Array]:
 
 
 def _read_array(file: IO[bytes], file_size: int, name: str) -> Array:
-    try:
-        version = npy.read_magic(file)
-        if version == (1, 0):
-            shape, fortran, dtype = npy.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, fortran, dtype = npy.read_array_header_2_0(file)
-        else:
-            raise DataError(
-                f"array '{name}' is in .npy format {version}; versions 1 and 2 are read"
-            )
-    except ValueError:
-        raise DataError(f"array '{name}' has a malformed header") from None
+    shape, fortran, dtype = _read_header(file, name)
     if dtype.hasobject:
         raise DataError(f"array '{name}' holds Python objects, which are not loaded")
     need = math.prod(shape) * dtype.itemsize
@@ -144,6 +133,19 @@ def _read_array(file: IO[bytes], file_size: int, name: str) -> Array:
         raise DataError(f"array '{name}' is truncated")
     array = array.reshape(shape, order="F" if fortran else "C")
     return np.ascontiguousarray(array, dtype.newbyteorder("="))
+
+
+def _read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    try:
+        version = npy.read_magic(file)
+        reader = readers.get(version)
+        header = None if reader is None else reader(file)
+    except Exception:  # numpy's parser lets several unrelated types out
+        raise DataError(f"array '{name}' has a malformed header") from None
+    if header is None:
+        raise DataError(f"array '{name}' has .npy format {version}; versions 1 and 2 are read")
+    return header
 
 
 # --- checks ----------------------------------------------------------------------

@@ -1,0 +1,69 @@
+"""The measure of agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from secateur.agreement import Agreement, compare
+from secateur.ir.errors import SecateurError
+
+
+class Fixed:
+    """A runner that gives the same outputs whatever it is fed."""
+
+    def __init__(self, **outputs: Any) -> None:
+        self.outputs = {name: np.asarray(value) for name, value in outputs.items()}
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        return self.outputs
+
+
+def agreement(want: Any, have: Any) -> Agreement:
+    return compare(Fixed(y=want), Fixed(y=have), [{}, {}])
+
+
+def test_equal_outputs() -> None:
+    assert agreement([1.0, np.nan, np.inf], [1.0, np.nan, np.inf]) == Agreement(2, 0.0, 0.0, 1.0)
+
+
+def test_difference_is_relative_to_the_output() -> None:
+    found = agreement([100.0, 1.0], [100.0, 2.0])
+    assert found.max_difference == 1.0
+    assert found.relative_difference == 0.01
+    assert found.identical == 0.5
+    assert found.within(0.01)
+    assert not found.within(0.009)
+
+
+def test_every_output_counts_by_its_own_magnitude() -> None:
+    found = compare(Fixed(a=[1e6], b=[1.0]), Fixed(a=[1e6], b=[1.5]), [{}])
+    assert found.relative_difference == 0.5
+
+
+@pytest.mark.parametrize("have", [np.nan, np.inf, -np.inf])
+def test_special_values_never_agree_with_numbers(have: float) -> None:
+    assert agreement([1.0], [have]).relative_difference == np.inf
+    assert agreement([have], [1.0]).relative_difference == np.inf
+
+
+def test_any_difference_from_zero_is_infinite() -> None:
+    assert agreement([0.0], [1e-9]).relative_difference == np.inf
+
+
+def test_discrete_outputs_count_by_share() -> None:
+    found = agreement(np.arange(200), np.where(np.arange(200) == 7, 0, np.arange(200)))
+    assert found.max_difference == 0
+    assert found.identical_discrete == 0.995
+    assert found.within(1e-4)
+    assert not agreement([1, 2], [1, 3]).within(1e-4)
+
+
+def test_other_shapes_and_names_are_errors() -> None:
+    with pytest.raises(SecateurError, match=r"'y'.*shapes"):
+        agreement([1.0], [1.0, 2.0])
+    with pytest.raises(SecateurError, match="outputs differ"):
+        compare(Fixed(y=1.0), Fixed(z=1.0), [{}])

@@ -1,0 +1,125 @@
+"""The rules that hold the parts together: who imports whom, and what stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ("ir", "passes", "backends")
+"""Folders in order of import: each may import itself and those before it."""
+
+MAX_LINES = 600
+HEAVY = {"tvm", "tvm_ffi", "onnxruntime", "sklearn", "torch", "onnx_graphsurgeon"}
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def own_sources() -> list[Path]:
+    """The sources of the package root, without the linked folders."""
+    linked = {*LAYERS, "models"}
+    return [
+        p for p in sources("secateur") if p.relative_to(ROOT / "secateur").parts[0] not in linked
+    ]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules that a file imports anywhere, as absolute names (`secateur.ir.graph`)."""
+    package = ["secateur", *path.relative_to(ROOT).with_suffix("").parts[:-1]]
+    if path.is_relative_to(ROOT / "secateur"):
+        package.pop(0)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def layer(module: str) -> str | None:
+    """The layer a module of this package belongs to: a folder's name, or "secateur"."""
+    parts = module.split(".")
+    if parts[0] != "secateur":
+        return None
+    folder = parts[1] if len(parts) > 1 else ""
+    return folder if folder in (*LAYERS, "models") else "secateur"
+
+
+@pytest.mark.parametrize("folder", [*LAYERS, "models"])
+def test_imports_go_upstream_only(folder: str) -> None:
+    allowed = {*LAYERS[: LAYERS.index(folder) + 1]} if folder in LAYERS else {"ir", "models"}
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in sources(folder)
+        for module in imports(path)
+        if layer(module) not in (None, *allowed) and module != "secateur"
+    ]
+    assert not wrong
+    assert sources(folder)
+
+
+def test_the_root_folders_are_imported_through_the_package() -> None:
+    """`import ir` would make a second, different `Graph` class."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for folder in (*LAYERS, "models", "tests")
+        for path in [*sources(folder), *own_sources()]
+        for module in imports(path)
+        if module.split(".")[0] in (*LAYERS, "models")
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("folder", [*LAYERS, "models", "tests", "secateur"])
+def test_files_stay_readable(folder: str) -> None:
+    paths = own_sources() if folder == "secateur" else sources(folder)
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text("utf-8").splitlines()) for p in paths}
+    assert not {name: lines for name, lines in lengths.items() if lines > MAX_LINES}
+
+
+def loaded(code: str) -> set[str]:
+    """Heavy packages that a fresh interpreter has imported after running `code`."""
+    script = f"{code}\nimport sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in run.stdout.splitlines()[-1].split()}
+
+
+COMMAND = "from secateur.cli import main; main(%r, standalone_mode=False)"
+
+
+def test_importing_the_package_is_free() -> None:
+    assert not loaded("import secateur") & {*HEAVY, "numpy", "onnx", "click"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["optimize", "--help"], ["targets"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert not loaded(COMMAND % arguments) & {*HEAVY, "numpy", "onnx"}
+
+
+def test_the_pipeline_imports_no_compiler_until_it_compiles() -> None:
+    assert not loaded("import secateur.pipeline") & {"tvm", "tvm_ffi", "sklearn", "torch"}
+
+
+def seconds(*arguments: str) -> float:
+    """The best of three runs of the command line, so that a busy machine passes."""
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "secateur", *arguments]
+        subprocess.run(command, capture_output=True, check=True)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def test_help_is_fast() -> None:
+    assert seconds("--help") < 0.5
