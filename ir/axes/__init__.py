@@ -1,0 +1,1 @@
+"""How the axes of every value depend on each other (docs/axes.md)."""

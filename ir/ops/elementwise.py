@@ -1,0 +1,203 @@
+"""Elementwise operators: axes are unified, size-1 axes broadcast. This ties residuals."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+
+from onnx import TensorProto
+
+from ..axes import dims
+from ..axes.analysis import Axes, NodeAxes, Opaque
+from ..axes.contents import apply_elementwise, truncated_divide
+from ..axes.dims import ONE, Axis
+from .registry import MICROSOFT, rule
+
+UNARY = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "BitwiseNot",
+    "Ceil",
+    "Celu",
+    "Cos",
+    "Cosh",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Not",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+]
+
+VARIADIC = [
+    "Add",
+    "And",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Max",
+    "Mean",
+    "Min",
+    "Mod",
+    "Mul",
+    "Or",
+    "Pow",
+    "PRelu",
+    "Sub",
+    "Sum",
+    "Where",
+    "Xor",
+]
+
+INTEGER_TYPES = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
+
+_CONTENT: dict[str, Callable[..., int]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": truncated_divide,
+    "Mod": operator.mod,
+    "Max": max,
+    "Min": min,
+    "Neg": operator.neg,
+    "Identity": int,
+    "Equal": lambda a, b: int(a == b),
+    "Greater": lambda a, b: int(a > b),
+    "Less": lambda a, b: int(a < b),
+    "Where": lambda c, a, b: a if c else b,
+}
+
+
+def broadcast(r: NodeAxes, operands: Sequence[Axes]) -> Axes:
+    """Axes of the multidirectional broadcast of operands (ONNX, "Broadcasting")."""
+    rank = max((len(axes) for axes in operands), default=0)
+    result: list[Axis] = []
+    for position in range(-rank, 0):
+        meeting = [axes[position] for axes in operands if len(axes) >= -position]
+        result.append(_meet(r, [axis for axis in meeting if axis != ONE]))
+    return tuple(result)
+
+
+def _meet(r: NodeAxes, axes: list[Axis]) -> Axis:
+    """The axis that axes at one position, none of them of size 1, broadcast to."""
+    if not axes:
+        return ONE
+    unknown = [axis for axis in axes if dims.axis_size(axis) is None]
+    known = [axis for axis in axes if dims.axis_size(axis) is not None]
+    if known and unknown:
+        # An unknown size may turn out to be 1 or equal; either way nothing may go.
+        r.lock_all(known, "meets an axis whose size is known only at run time")
+        return known[0]
+    if unknown:
+        return unknown[0]
+    for axis in known[1:]:
+        r.unify(known[0], axis)
+    return known[0]
+
+
+@rule(*UNARY)
+@rule("FastGelu", "QuickGelu", "BiasGelu", "Gelu", "BiasAdd", domain=MICROSOFT)
+@rule(*VARIADIC)
+def elementwise(r: NodeAxes) -> None:
+    if r.get("axis") is not None and r.opset < 7:
+        raise Opaque("broadcasting as before opset 7")
+    _elementwise_content(r)
+    operands = [r.axes(i) for i in range(len(r.node.inputs)) if r.has(i)]
+    if r.node.op_type == "PRelu" and len(operands) == 2:
+        operands[1] = _prelu_slope(operands)
+    r.set(broadcast(r, operands))
+
+
+def _prelu_slope(operands: list[Axes]) -> Axes:
+    """The slope broadcasts to the input, never the other way round."""
+    data, slope = operands
+    if len(slope) > len(data):
+        raise Opaque("the slope has more axes than the input")
+    return slope
+
+
+@rule("Clip")
+def clip(r: NodeAxes) -> None:
+    """Bounds are scalars."""
+    r.set(r.axes(0))
+
+
+@rule("Dropout")
+def dropout(r: NodeAxes) -> None:
+    if r.opset >= 12 and r.has(2) and r.constant(2) is None:
+        raise Opaque("training mode is decided at run time")
+    axes = r.axes(0)
+    r.set(axes)
+    r.set(axes, 1)
+
+
+@rule("Cast")
+def cast(r: NodeAxes) -> None:
+    if r.get("to") in INTEGER_TYPES:
+        content = r.content(0)
+        if content is not None:
+            r.set_content(content)
+    r.set(r.axes(0))
+
+
+@rule("CastLike")
+def cast_like(r: NodeAxes) -> None:
+    r.set(r.axes(0))
+
+
+@rule("Constant")
+def constant(r: NodeAxes) -> None:
+    """Each use of a constant has axes of its own (see `NodeAxes.maybe_axes`)."""
+
+
+def _elementwise_content(r: NodeAxes) -> None:
+    """Follow shape arithmetic where every operand's content is known."""
+    compute = _CONTENT.get(r.node.op_type)
+    output = r.node.output(0)
+    if compute is None or output is None or output.dtype not in INTEGER_TYPES:
+        return
+    if not any(v in r.analysis.contents for v in r.node.inputs if v is not None):
+        return
+    operands = [r.content(i) for i in range(len(r.node.inputs))]
+    known = [o for o in operands if o is not None]
+    if len(known) == len(operands):
+        r.set_content(apply_elementwise(compute, *known))
+    else:
+        r.consumed.clear()

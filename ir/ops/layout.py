@@ -1,0 +1,334 @@
+"""Operators that only move elements: Transpose, Concat, Split, Slice, Pad, Expand, Tile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..axes import dims
+from ..axes.analysis import Axes, NodeAxes, Opaque
+from ..axes.contents import Content, evaluate
+from ..axes.dims import ONE, Axis
+from .elementwise import INTEGER_TYPES
+from .reduction import normalized, reduced_axes
+from .registry import rule
+
+FAR = 2**31 - 1
+"""Slice ends from here on mean "to the end", whatever the size (exporters' INT_MAX)."""
+
+
+@rule("Transpose")
+def transpose(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    order = r.get("perm") or list(reversed(range(len(axes))))
+    if sorted(order) != list(range(len(axes))):
+        raise Opaque(f"perm {order} doesn't permute {len(axes)} axes")
+    r.set(tuple(axes[i] for i in order))
+
+
+@rule("Concat")
+def concat(r: NodeAxes) -> None:
+    operands = [r.axes(i) for i in range(len(r.node.inputs))]
+    rank = len(operands[0])
+    if any(len(axes) != rank for axes in operands):
+        raise Opaque("operands of different ranks")
+    axis = normalized(r.get("axis", 1), rank)
+    for other in operands[1:]:
+        for position in range(rank):
+            if position != axis:
+                r.unify(operands[0][position], other[position])
+    joined = [axes[axis] for axes in operands]
+    if any(dims.axis_size(a) is None for a in joined):
+        r.lock_all(joined, "joined with a part whose size is known only at run time")
+        total = r.literal(None, "joined from parts of unknown size")
+    else:
+        total = dims.concat(joined)
+    _concat_content(r)
+    r.set((*operands[0][:axis], total, *operands[0][axis + 1 :]))
+
+
+def _concat_content(r: NodeAxes) -> None:
+    """Follow a shape that is put together from pieces."""
+    output = r.node.output(0)
+    if output is None or output.dtype not in INTEGER_TYPES or output.rank not in (1, None):
+        return
+    if not any(v in r.analysis.contents for v in r.node.inputs if v is not None):
+        return
+    pieces: list[Content] = []
+    for index, value in enumerate(r.node.inputs):
+        content = r.content(index)
+        if content is None:
+            size = value.shape[0] if value is not None and value.shape else None
+            if not isinstance(size, int):
+                r.consumed.clear()
+                return
+            content = np.full(size, None, object)
+        pieces.append(content)
+    r.set_content(np.concatenate(pieces))
+
+
+@rule("Split")
+def split(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    axis = normalized(r.get("axis", 0), len(axes))
+    count = len(r.node.outputs)
+    total = dims.axis_size(axes[axis])
+    if total is None:
+        _split_unknown(r, axes, axis)
+        return
+    sizes = r.get("split")
+    if sizes is None and r.has(1):
+        content = r.content(1)
+        sizes = None if content is None else [evaluate(e) for e in content.ravel()]
+        if sizes is None or any(s is None for s in sizes):
+            raise Opaque("the sizes of the parts are known only at run time")
+    if sizes is None:
+        sizes = equal_parts(total, count)
+    if len(sizes) != count or sum(sizes) != total or any(s < 0 for s in sizes):
+        raise Opaque(f"parts of {sizes} don't make {total}")
+    parts = dims.partition(axes[axis], sizes)
+    for index, part in enumerate(parts):
+        r.set((*axes[:axis], part, *axes[axis + 1 :]), index)
+    r.rewrite(lambda rewriter: _rewrite_split(r, rewriter, parts))
+
+
+def equal_parts(total: int, count: int) -> list[int]:
+    """Sizes of Split without sizes: equal, the last one smaller where they can't be."""
+    size = -(-total // count)
+    return [max(0, min(size, total - i * size)) for i in range(count)]
+
+
+def _split_unknown(r: NodeAxes, axes: Axes, axis: int) -> None:
+    why = "split along an axis whose size is known only at run time"
+    r.lock(axes[axis], why)
+    for index in range(len(r.node.outputs)):
+        shape = r.out_shape(index)
+        size = shape[axis] if shape is not None else None
+        part = r.literal(size if isinstance(size, int) else None, why)
+        r.set((*axes[:axis], part, *axes[axis + 1 :]), index)
+
+
+def _rewrite_split(r: NodeAxes, rewriter: Any, parts: list[Axis]) -> None:
+    sizes = [rewriter.size(part) for part in parts]
+    if not any(rewriter.changes(part) for part in parts):
+        return
+    if r.node.get("split") is not None or r.opset < 13:
+        r.node.set("split", sizes)
+    elif r.has(1) or sizes != equal_parts(sum(sizes), len(sizes)):
+        r.node.attributes.pop("num_outputs", None)
+        rewriter.set_constant(r.node, 1, np.array(sizes, np.int64))
+
+
+@rule("Slice")
+def slice_(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    bounds = _slice_bounds(r, len(axes))
+    _slice_content(r, bounds)
+    result = list(axes)
+    for position, (axis, start, stop, step) in enumerate(bounds):
+        whole = axes[axis]
+        size = dims.axis_size(whole)
+        if step == 1 and start == 0 and stop is not None and (stop >= FAR or stop == size):
+            if stop < FAR:
+                _follow_bounds(r, position, (), whole)
+            continue
+        if size is None or start is None or stop is None or step is None:
+            r.lock(whole, "sliced at bounds that are known only at run time")
+            result[axis] = _inferred(r, axis)
+            continue
+        first, last, stride = slice(start, stop, step).indices(size)
+        if stride != 1:
+            r.lock(whole, f"sliced with step {stride}")
+            result[axis] = r.literal(len(range(first, last, stride)), f"sliced with step {stride}")
+            continue
+        last = max(first, last)
+        before, part, _ = dims.partition(whole, [first, last - first, size - last])
+        result[axis] = part
+        _follow_bounds(r, position, before, part)
+    r.set(tuple(result))
+
+
+def _inferred(r: NodeAxes, axis: int) -> Axis:
+    shape = r.out_shape()
+    size = shape[axis] if shape is not None else None
+    return r.literal(size if isinstance(size, int) else None, "a part of an unknown size")
+
+
+def _slice_bounds(r: NodeAxes, rank: int) -> list[tuple[int, int | None, int | None, int | None]]:
+    """(axis, start, stop, step) of each sliced axis; None where known only at run time."""
+    if r.opset < 10:
+        starts, ends, axes = r.get("starts", []), r.get("ends", []), r.get("axes")
+        steps: list[int | None] = [1] * len(starts)
+    else:
+        starts, ends = _numbers(r, 1), _numbers(r, 2)
+        axes = r.ints(3)
+        if r.has(3) and axes is None:
+            raise Opaque("the axes are known only at run time")
+        steps = _numbers(r, 4) if r.has(4) else [1] * len(starts)
+    if axes is None:
+        axes = list(range(len(starts)))
+    return [
+        (normalized(axis, rank), start, end, step)
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
+    ]
+
+
+def _numbers(r: NodeAxes, index: int) -> list[int | None]:
+    content = r.content(index)
+    if content is None:
+        raise Opaque("the number of bounds is known only at run time")
+    return [evaluate(e) for e in content.ravel()]
+
+
+def _follow_bounds(r: NodeAxes, position: int, before: Axis, part: Axis) -> None:
+    """Move the bounds of a sliced axis with what is removed before and inside of it."""
+
+    def rewrite(rewriter: Any) -> None:
+        start = rewriter.size(before)
+        stop = start + rewriter.size(part)
+        if r.opset < 10:
+            for name, bound in (("starts", start), ("ends", stop)):
+                values = list(r.node.get(name))
+                values[position] = bound
+                r.node.set(name, values)
+        else:
+            rewriter.set_elements(r.node, 1, {position: start})
+            rewriter.set_elements(r.node, 2, {position: stop})
+
+    r.rewrite(lambda rewriter: rewrite(rewriter) if rewriter.changes(part, before) else None)
+
+
+def _slice_content(
+    r: NodeAxes, bounds: list[tuple[int, int | None, int | None, int | None]]
+) -> None:
+    if r.node.input(0) not in r.analysis.contents:
+        return
+    content = r.content(0)
+    if content is None or content.ndim != 1 or len(bounds) != 1:
+        return
+    _, start, stop, step = bounds[0]
+    if start is None or stop is None or step is None:
+        return
+    r.set_content(content[slice(*slice(start, stop, step).indices(len(content)))])
+
+
+@rule("Pad")
+def pad(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    rank = len(axes)
+    pads = r.get("pads", r.get("paddings"))
+    listed = list(range(rank))
+    if pads is None:
+        content = r.content(1)
+        if content is None:
+            raise Opaque("pads are known only at run time")
+        pads = [evaluate(e) for e in content.ravel()]
+        if r.has(3):
+            given = r.ints(3)
+            if given is None:
+                raise Opaque("the axes are known only at run time")
+            listed = [normalized(a, rank) for a in given]
+    if len(pads) != 2 * len(listed) or any(p is None for p in pads):
+        raise Opaque(f"pads {pads} don't fit {len(listed)} axes")
+    constant = r.get("mode", "constant") == "constant"
+    result = list(axes)
+    for i, axis in enumerate(listed):
+        before, after = pads[i], pads[i + len(listed)]
+        if before == after == 0:
+            continue
+        size = dims.axis_size(axes[axis])
+        if size is None or before < 0 or after < 0 or not constant:
+            r.lock(axes[axis], "padded with its own elements, cropped, or of unknown size")
+            result[axis] = _inferred(r, axis)
+            continue
+        parts = [r.literal(before, "padding"), axes[axis], r.literal(after, "padding")]
+        result[axis] = dims.concat([p for p, n in zip(parts, (before, 1, after), strict=True) if n])
+    r.set(tuple(result))
+
+
+@rule("Expand")
+def expand(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    content = r.content(1)
+    if content is None:
+        raise Opaque("the shape is known only at run time")
+    targets = [evaluate(e) for e in content.ravel()]
+    rank = max(len(axes), len(targets))
+    padded = (ONE,) * (rank - len(axes)) + tuple(axes)
+    offset = rank - len(targets)
+    result: list[Axis] = []
+    for i, axis in enumerate(padded):
+        target = targets[i - offset] if i >= offset else 1
+        if axis != ONE:
+            if dims.axis_size(axis) is None and target != 1:
+                r.lock(axis, "expanded to a size that is known only at run time")
+            result.append(axis)
+        elif target is None:
+            element = content.ravel()[i - offset]
+            axis_of = getattr(element, "axis", None)
+            result.append(axis_of if axis_of is not None else r.fresh(None))
+        else:
+            result.append(r.fresh(target, f"expanded{i}"))
+    required = [result[offset + i] if targets[i] != 1 else None for i in range(len(targets))]
+    r.rewrite(lambda rewriter: rewriter.match_sizes(r.node, 1, content, required))
+    r.set(tuple(result))
+
+
+@rule("Tile")
+def tile(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    content = r.content(1)
+    repeats = None if content is None else [evaluate(e) for e in content.ravel()]
+    if repeats is None or len(repeats) != len(axes) or any(n is None for n in repeats):
+        raise Opaque("repeats are known only at run time")
+    result: list[Axis] = []
+    for axis, count in zip(axes, repeats, strict=True):
+        if count == 1:
+            result.append(axis)
+        elif dims.axis_size(axis) is None or count == 0:
+            r.lock(axis, "repeated, of unknown size")
+            result.append(r.literal(None, "repeated"))
+        else:
+            result.append(dims.product([r.literal(count, "repeats"), axis]))
+    r.set(tuple(result))
+
+
+@rule("Squeeze")
+def squeeze(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    if r.get("axes") is None and not r.has(1):
+        if any(dims.axis_size(a) is None for a in axes):
+            raise Opaque("which axes have size 1 is known only at run time")
+        removed = {i for i, a in enumerate(axes) if dims.axis_size(a) == 1}
+    else:
+        removed = reduced_axes(r, len(axes))
+    if any(dims.axis_size(axes[i]) not in (1, None) for i in removed):
+        raise Opaque("squeezes an axis that isn't of size 1")
+    _reshape_content(r)
+    r.set(tuple(a for i, a in enumerate(axes) if i not in removed))
+
+
+@rule("Unsqueeze")
+def unsqueeze(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    added = r.get("axes")
+    if added is None:
+        added = r.ints(1)
+    if added is None:
+        raise Opaque("the axes are known only at run time")
+    rank = len(axes) + len(added)
+    positions = {normalized(a, rank) for a in added}
+    rest = iter(axes)
+    _reshape_content(r)
+    r.set(tuple(ONE if i in positions else next(rest) for i in range(rank)))
+
+
+def _reshape_content(r: NodeAxes) -> None:
+    """Squeeze and Unsqueeze between scalars and vectors keep a shape's content."""
+    shape = r.out_shape()
+    if r.node.input(0) not in r.analysis.contents or shape is None:
+        return
+    content = r.content(0)
+    if content is not None and all(isinstance(s, int) for s in shape):
+        r.set_content(content.reshape([int(s) for s in shape if s is not None]))

@@ -1,0 +1,136 @@
+"""Matrix products: Gemm, MatMul with broadcast batch axes, Einsum."""
+
+from __future__ import annotations
+
+import math
+
+from ..axes.analysis import Axes, NodeAxes, Opaque
+from ..axes.dims import ONE, Axis
+from ..graph import Node
+from .elementwise import broadcast
+from .registry import MICROSOFT, ShapeOf, macs, rule
+
+
+@rule("Gemm")
+@rule("FusedGemm", "GemmFastGelu", domain=MICROSOFT)
+def gemm(r: NodeAxes) -> None:
+    a, b = r.axes(0), r.axes(1)
+    if len(a) != 2 or len(b) != 2:
+        raise Opaque("operands have to be matrices")
+    rows, inner = reversed(a) if r.get("transA", 0) else a
+    inner_b, columns = reversed(b) if r.get("transB", 0) else b
+    r.unify(inner, inner_b)
+    if r.has(2):
+        broadcast(r, [(rows, columns), r.axes(2)])
+    r.set((rows, columns))
+
+
+@rule("MatMul")
+@rule("FusedMatMul", domain=MICROSOFT)
+def matmul(r: NodeAxes) -> None:
+    if r.get("transBatchA", 0) or r.get("transBatchB", 0):
+        raise Opaque("transposed batch axes")
+    r.set(matmul_axes(r, _transposed(r, 0, "transA"), _transposed(r, 1, "transB")))
+
+
+@rule("MatMulInteger")
+@rule("MatMulIntegerToFloat", domain=MICROSOFT)
+def matmul_integer(r: NodeAxes) -> None:
+    to_float = r.node.op_type == "MatMulIntegerToFloat"
+    out = matmul_axes(r, r.axes(0), r.axes(1))
+    for index, axis in _quantization_inputs(to_float, out):
+        if r.has(index):
+            per_axis(r, r.axes(index), axis)
+    r.set(out)
+
+
+@rule("QLinearMatMul")
+def qlinear_matmul(r: NodeAxes) -> None:
+    out = matmul_axes(r, r.axes(0), r.axes(3))
+    for index, axis in ((1, -2), (2, -2), (4, -1), (5, -1)):
+        per_axis(r, r.axes(index), out[axis] if len(out) >= -axis else ONE)
+    r.set(out)
+
+
+def _quantization_inputs(to_float: bool, out: Axes) -> list[tuple[int, Axis]]:
+    """Positions of per-row and per-column scales, zero points and bias."""
+    columns = out[-1] if out else ONE
+    rows = out[-2] if len(out) > 1 else ONE
+    if to_float:
+        return [(2, rows), (3, columns), (4, rows), (5, columns), (6, columns)]
+    return [(2, rows), (3, columns)]
+
+
+def per_axis(r: NodeAxes, axes: Axes, axis: Axis) -> None:
+    """Tie a scalar-or-vector parameter (scale, zero point, bias) to an axis."""
+    for candidate in axes:
+        if candidate != ONE:
+            r.unify(candidate, axis)
+
+
+def _transposed(r: NodeAxes, index: int, attribute: str) -> Axes:
+    axes = r.axes(index)
+    return (*axes[:-2], axes[-1], axes[-2]) if r.get(attribute, 0) and len(axes) > 1 else axes
+
+
+def matmul_axes(r: NodeAxes, a: Axes, b: Axes) -> Axes:
+    """numpy.matmul: contract a's last with b's second to last axis, broadcast the rest."""
+    if not a or not b:
+        raise Opaque("operands have to have at least one axis")
+    rows, a_inner = a[-2:-1], a[-1]
+    b_inner = b[-2] if len(b) > 1 else b[0]
+    columns = b[-1:] if len(b) > 1 else ()
+    r.unify(a_inner, b_inner)
+    batch = broadcast(r, [a[:-2], b[:-2]])
+    return batch + rows + columns
+
+
+@rule("Einsum")
+def einsum(r: NodeAxes) -> None:
+    equation = r.get("equation", "").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    operands = left.split(",")
+    if "..." in equation or len(operands) != len(r.node.inputs):
+        raise Opaque(f"equation '{equation}' is not followed")
+    if not arrow:
+        labels = "".join(operands)
+        right = "".join(sorted(c for c in set(labels) if labels.count(c) == 1))
+    axes: dict[str, Axis] = {}
+    for index, labels in enumerate(operands):
+        operand = r.axes(index)
+        if len(labels) != len(operand):
+            raise Opaque(f"operand {index} has rank {len(operand)}, the equation says '{labels}'")
+        for label, axis in zip(labels, operand, strict=True):
+            known = axes.get(label, ONE)
+            if known == ONE:
+                axes[label] = axis
+            elif axis != ONE:
+                r.unify(known, axis)
+    r.set(tuple(axes[label] for label in right))
+
+
+@macs("Gemm")
+@macs("FusedGemm", "GemmFastGelu", domain=MICROSOFT)
+def gemm_macs(node: Node, shape: ShapeOf) -> int:
+    a = shape(node.input(0))
+    return math.prod(shape(node.output(0))) * (a[0] if node.get("transA", 0) else a[-1])
+
+
+@macs("MatMul", "MatMulInteger", "QLinearMatMul")
+@macs("FusedMatMul", "MatMulIntegerToFloat", domain=MICROSOFT)
+def matmul_macs(node: Node, shape: ShapeOf) -> int:
+    a = shape(node.input(0))
+    inner = a[-2] if node.get("transA", 0) and len(a) > 1 else a[-1]
+    return math.prod(shape(node.output(0))) * inner
+
+
+@macs("Einsum")
+def einsum_macs(node: Node, shape: ShapeOf) -> int:
+    """Product of the sizes of all labels; exact for two operands."""
+    left = node.get("equation", "").replace(" ", "").partition("->")[0]
+    if "..." in left or "," not in left:
+        return 0
+    sizes: dict[str, int] = {}
+    for labels, value in zip(left.split(","), node.inputs, strict=False):
+        sizes.update(zip(labels, shape(value), strict=False))
+    return math.prod(sizes.values())

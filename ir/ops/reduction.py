@@ -1,0 +1,104 @@
+"""Reductions, and operators that rank or scan along an axis."""
+
+from __future__ import annotations
+
+import functools
+import operator
+
+from ..axes.analysis import Axes, NodeAxes, Opaque
+from ..axes.contents import Size
+from ..axes.dims import ONE
+from .registry import rule
+
+ADDITIVE = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")
+"""Reductions for which a removed index and one that is zero give the same result."""
+
+OTHER = ("ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
+
+
+def normalized(axis: int, rank: int) -> int:
+    """A possibly negative axis number as a position."""
+    if not -rank <= axis < rank:
+        raise Opaque(f"axis {axis} of a tensor of rank {rank}")
+    return axis % rank
+
+
+def reduced_axes(r: NodeAxes, rank: int, position: int = 1) -> set[int]:
+    """Axes from the attribute `axes` or, in newer opsets, from an input."""
+    axes = r.get("axes")
+    if axes is None and r.has(position):
+        axes = r.ints(position)
+        if axes is None:
+            raise Opaque("the axes are known only at run time")
+    if axes is None or len(axes) == 0:
+        return set() if r.get("noop_with_empty_axes", 0) else set(range(rank))
+    return {normalized(a, rank) for a in axes}
+
+
+@rule(*ADDITIVE, *OTHER)
+def reduce(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    reduced = reduced_axes(r, len(axes))
+    if r.node.op_type not in ADDITIVE:
+        r.lock_all([axes[i] for i in reduced], f"{r.node.op_type} over this axis")
+    _follow_content(r)
+    keep = r.get("keepdims", 1)
+    r.set(tuple(ONE if i in reduced else a for i, a in enumerate(axes) if keep or i not in reduced))
+
+
+def _follow_content(r: NodeAxes) -> None:
+    value = r.node.input(0)
+    if r.node.op_type != "ReduceProd" or value not in r.analysis.contents:
+        return
+    content = r.content(0)
+    if content is None or content.ndim != 1:
+        return
+    result = content[:1].copy()
+    result[0] = Size(
+        compute=lambda *sizes: functools.reduce(operator.mul, sizes, 1), arguments=tuple(content)
+    )
+    r.set_content(result if r.get("keepdims", 1) else result.reshape(()))
+
+
+@rule("ArgMax", "ArgMin")
+def arg_reduce(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    axis = normalized(r.get("axis", 0), len(axes))
+    r.lock(axes[axis], "the result is an index into this axis")
+    r.set(_without(axes, axis, bool(r.get("keepdims", 1))))
+
+
+def _without(axes: Axes, axis: int, keep: bool) -> Axes:
+    return axes[:axis] + ((ONE,) if keep else ()) + axes[axis + 1 :]
+
+
+@rule("TopK")
+def top_k(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    axis = normalized(r.get("axis", -1), len(axes))
+    r.lock(axes[axis], "elements are ranked along this axis")
+    shape = r.out_shape()
+    size = shape[axis] if shape is not None else None
+    kept = r.literal(size if isinstance(size, int) else None, "the k largest elements")
+    for output in (0, 1):
+        r.set((*axes[:axis], kept, *axes[axis + 1 :]), output)
+
+
+@rule("CumSum", "CumProd")
+def cumulative(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    axis = r.ints(1)
+    locked = axes if axis is None else (axes[normalized(axis[0], len(axes))],)
+    r.lock_all(locked, "elements along this axis accumulate")
+    r.set(axes)
+
+
+@rule("Hardmax", "LogSoftmax", "Softmax")
+def softmax(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    if r.opset >= 13:
+        over = [normalized(r.get("axis", -1), len(axes))]
+    else:  # everything from `axis` on is one axis
+        over = list(range(normalized(r.get("axis", 1), len(axes)), len(axes)))
+    r.lock_all([axes[i] for i in over], f"{r.node.op_type} over this axis")
+    r.set(axes)

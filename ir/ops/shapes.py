@@ -1,0 +1,290 @@
+"""Reshape, Flatten, and the operators that compute shapes.
+
+Reshape lines up the products of the axes on both sides: equal products are one group,
+in which axes merge, split, or both. Sizes known only at run time take part by identity
+(the batch axis of the input is the batch axis that Shape read).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..axes import dims
+from ..axes.analysis import Axes, NodeAxes, Opaque
+from ..axes.contents import Element, Size, content_of, evaluate, shape_content
+from ..axes.dims import ONE, Axis
+from .registry import rule
+
+UNKNOWN = "its size is known only at run time"
+
+
+@dataclass(frozen=True)
+class Monomial:
+    """A size as a known factor times dims of unknown size."""
+
+    factor: int
+    unknown: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, factor: int, unknown: Counter[int]) -> Monomial:
+        return cls(factor, tuple(sorted((k, n) for k, n in unknown.items() if n)))
+
+    def __mul__(self, other: Monomial) -> Monomial:
+        return Monomial.of(
+            self.factor * other.factor, Counter(dict(self.unknown)) + Counter(dict(other.unknown))
+        )
+
+    def divide(self, other: Monomial) -> Monomial | None:
+        """self / other, None where it isn't whole."""
+        have, take = Counter(dict(self.unknown)), Counter(dict(other.unknown))
+        if other.factor == 0 or self.factor % other.factor or any(have[k] < take[k] for k in take):
+            return None
+        return Monomial.of(self.factor // other.factor, have - take)
+
+
+ONE_ELEMENT = Monomial(1)
+
+
+def axis_monomial(axis: Axis) -> Monomial | None:
+    """Size of an axis; None for a sum with parts of unknown size."""
+    size = dims.axis_size(axis)
+    if size is not None:
+        return Monomial(size)
+    resolved = dims.resolve(axis)
+    if len(resolved) != 1:
+        return None
+    factor, unknown = 1, Counter[int]()
+    for dim in resolved[0]:
+        if dim.size is None:
+            unknown[id(dim)] += 1
+        else:
+            factor *= dim.size
+    return Monomial.of(factor, unknown)
+
+
+def element_monomial(element: Element) -> Monomial | None:
+    value = evaluate(element)
+    if value is not None:
+        return Monomial(value)
+    if not isinstance(element, Size):
+        return None
+    if element.axis is not None:
+        return axis_monomial(element.axis)
+    if element.compute is not None and element.compute.__name__ == "mul":
+        factors = [element_monomial(a) for a in element.arguments]
+        if all(f is not None for f in factors):
+            result = ONE_ELEMENT
+            for f in factors:
+                assert f is not None
+                result = result * f
+            return result
+    return None
+
+
+@rule("Reshape")
+def reshape(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    if r.get("shape") is not None:  # opset 1 to 4
+        content = content_of(np.array(r.get("shape"), np.int64))
+    else:
+        content = r.content(1)
+    if content is None:
+        content = _content_by_rank(r)
+    elements = list(content.ravel())
+    if not r.get("allowzero", 0):
+        elements = [Size(axes[i]) if e == 0 else e for i, e in enumerate(elements)]
+    targets = _target_monomials(r, axes, elements)
+    result = _line_up(r, axes, targets)
+    required = [
+        None if e == -1 and content.ravel()[i] == -1 else result[i] for i, e in enumerate(elements)
+    ]
+    if r.get("shape") is not None:
+        r.rewrite(lambda rewriter: rewriter.match_attribute(r.node, "shape", required))
+    else:
+        r.rewrite(lambda rewriter: rewriter.match_sizes(r.node, 1, content, required))
+    if r.node.input(0) in r.analysis.contents:
+        source, shape = r.content(0), r.out_shape()
+        if source is not None and shape is not None and all(isinstance(s, int) for s in shape):
+            r.set_content(source.reshape([int(s) for s in shape if s is not None]))
+    r.set(result)
+
+
+def _content_by_rank(r: NodeAxes) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
+    """Nothing is known of the target but how many elements it has."""
+    shape = r.out_shape()
+    if shape is None:
+        raise Opaque("the target shape is known only at run time")
+    return np.full(len(shape), None, object)
+
+
+def _target_monomials(
+    r: NodeAxes, axes: Axes, elements: Sequence[Element]
+) -> list[Monomial | None]:
+    """Sizes of the target; one element that is -1 or unknown follows from the others."""
+    shape = r.out_shape()
+    targets: list[Monomial | None] = []
+    for i, element in enumerate(elements):
+        size = shape[i] if shape is not None and i < len(shape) else None
+        if isinstance(size, int):
+            targets.append(Monomial(size))
+        elif element == -1:
+            targets.append(None)
+        else:
+            targets.append(element_monomial(element))
+    missing = [i for i, t in enumerate(targets) if t is None]
+    sizes = [axis_monomial(axis) for axis in axes]
+    if len(missing) == 1 and all(s is not None for s in sizes):
+        total, rest = ONE_ELEMENT, ONE_ELEMENT
+        for s in sizes:
+            assert s is not None
+            total = total * s
+        for t in targets:
+            if t is not None:
+                rest = rest * t
+        targets[missing[0]] = total.divide(rest)
+    return targets
+
+
+def _line_up(r: NodeAxes, axes: Axes, targets: Sequence[Monomial | None]) -> Axes:
+    """Axes of the result, group by group of equal products."""
+    result: list[Axis] = [ONE] * len(targets)
+    ins = [(i, axis_monomial(a)) for i, a in enumerate(axes) if a != ONE]
+    outs = [(j, t) for j, t in enumerate(targets) if t != ONE_ELEMENT]
+    while ins or outs:
+        taken = _group(ins, outs)
+        if taken is None:  # sizes that can't be compared: the rest is one locked group
+            for i, _ in ins:
+                r.lock(axes[i], f"reshaped; {UNKNOWN}")
+            for j, target in outs:
+                known = target is not None and not target.unknown
+                result[j] = r.literal(target.factor if known and target else None, UNKNOWN)
+            break
+        group_ins, group_outs = ins[: taken[0]], outs[: taken[1]]
+        ins, outs = ins[taken[0] :], outs[taken[1] :]
+        _relate(r, [axes[i] for i, _ in group_ins], group_outs, result)
+    return tuple(result)
+
+
+def _group(
+    ins: Sequence[tuple[int, Monomial | None]], outs: Sequence[tuple[int, Monomial | None]]
+) -> tuple[int, int] | None:
+    """How many axes of each side the first group of equal products takes."""
+    left, right, i, j = ONE_ELEMENT, ONE_ELEMENT, 0, 0
+    while True:
+        if left == right and i and j:
+            return i, j
+        take_left = i < len(ins) and (j >= len(outs) or not _larger(left, right) or i == 0)
+        if not take_left and j >= len(outs):
+            return None
+        step = ins[i][1] if take_left else outs[j][1]
+        if step is None:
+            return None
+        if take_left:
+            left, i = left * step, i + 1
+        else:
+            right, j = right * step, j + 1
+
+
+def _larger(left: Monomial, right: Monomial) -> bool:
+    """Whether the right side has to catch up."""
+    if left.unknown == right.unknown:
+        return left.factor > right.factor
+    return right.divide(left) is None
+
+
+def _relate(
+    r: NodeAxes,
+    ins: Sequence[Axis],
+    outs: Sequence[tuple[int, Monomial | None]],
+    result: list[Axis],
+) -> None:
+    if len(outs) == 1:
+        result[outs[0][0]] = dims.product(ins)
+        return
+    whole = dims.product(ins)
+    if any(t is None or t.unknown for _, t in outs):
+        r.lock(whole, f"reshaped; {UNKNOWN}")
+        for j, target in outs:
+            known = target is not None and not target.unknown
+            result[j] = r.literal(target.factor if known and target else None, UNKNOWN)
+        return
+    for j, target in outs:
+        assert target is not None
+        result[j] = r.fresh(target.factor, f"axis{j}")
+    r.unify(whole, dims.product([result[j] for j, _ in outs]), "reshaped across factors")
+
+
+@rule("Flatten")
+def flatten(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    axis = int(r.get("axis", 1))
+    axis = axis + len(axes) if axis < 0 else axis
+    if not 0 <= axis <= len(axes):
+        raise Opaque(f"axis {axis} of a tensor of rank {len(axes)}")
+    r.set((dims.product(axes[:axis]), dims.product(axes[axis:])))
+
+
+@rule("Shape")
+def shape(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    start = int(r.get("start", 0))
+    stop = r.get("end")
+    part = axes[slice(start, None if stop is None else int(stop))]
+    r.set_content(shape_content(part))
+    r.set((r.literal(len(part), "a shape"),))
+
+
+@rule("Size")
+def size(r: NodeAxes) -> None:
+    sizes = tuple(Size(axis) for axis in r.axes(0))
+    content = np.empty((), object)
+    content[()] = Size(compute=lambda *values: math.prod(values), arguments=sizes)
+    r.set_content(content)
+    r.set(())
+
+
+@rule("ConstantOfShape")
+def constant_of_shape(r: NodeAxes) -> None:
+    content = r.content(0)
+    if content is None:
+        raise Opaque("the shape is known only at run time")
+    elements = list(content.ravel())
+    axes: list[Axis] = []
+    for position, element in enumerate(elements):
+        value = evaluate(element)
+        if value is None and isinstance(element, Size) and element.axis is not None:
+            axes.append(element.axis)
+        else:
+            axes.append(r.fresh(value, f"axis{position}"))
+    r.rewrite(lambda rewriter: rewriter.match_sizes(r.node, 0, content, axes))
+    _constant_content(r, [evaluate(e) for e in elements])
+    r.set(tuple(axes))
+
+
+def _constant_content(r: NodeAxes, shape: Sequence[int | None]) -> None:
+    """A shape-sized vector of ones, as exporters put into Expand."""
+    attribute = r.node.attributes.get("value")
+    if attribute is None or any(s is None or s > 64 for s in shape) or len(shape) > 1:
+        return
+    fill = content_of(np.asarray(_fill_value(r)))
+    if fill is not None:
+        r.set_content(np.full([s for s in shape if s is not None], fill.ravel()[0], object))
+
+
+def _fill_value(r: NodeAxes) -> object:
+    from onnx import numpy_helper
+
+    return numpy_helper.to_array(r.get("value")).ravel()[0]
+
+
+@rule("Range")
+def range_(r: NodeAxes) -> None:
+    """Its length depends on contents; a locked axis whose length can't follow pruning."""
+    shape = r.out_shape()
+    known = shape[0] if shape else None
+    r.set((r.literal(known if isinstance(known, int) else None, "counted by Range"),))

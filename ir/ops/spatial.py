@@ -1,0 +1,133 @@
+"""Pooling, resizing and other operators that mix positions but not channels."""
+
+from __future__ import annotations
+
+from ..axes import dims
+from ..axes.analysis import Axes, NodeAxes, Opaque
+from ..axes.dims import ONE, Axis
+from .convolution import SPATIAL
+from .registry import MICROSOFT, rule
+
+
+def windowed(r: NodeAxes, axes: Axes, spatial: slice = slice(2, None)) -> Axes:
+    """Lock spatial axes; the result has those of the inferred output shape."""
+    r.lock_all(axes[spatial], SPATIAL)
+    shape = r.out_shape()
+    sizes = shape if shape is not None and len(shape) == len(axes) else (None,) * len(axes)
+    new = tuple(r.literal(s if isinstance(s, int) else None, SPATIAL) for s in sizes)
+    positions = range(*spatial.indices(len(axes)))
+    return tuple(new[i] if i in positions else axis for i, axis in enumerate(axes))
+
+
+@rule("AveragePool", "LpPool")
+def pool(r: NodeAxes) -> None:
+    r.set(windowed(r, r.axes(0)))
+
+
+@rule("MaxPool")
+def max_pool(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    indices = r.node.output(1)
+    if indices is not None and indices.uses:
+        raise Opaque("the second output holds indices into the whole input")
+    r.set(windowed(r, axes))
+
+
+@rule("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")
+def global_pool(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    r.lock_all(axes[2:], SPATIAL)
+    r.set(axes[:2] + (ONE,) * (len(axes) - 2))
+
+
+@rule("GridSample")
+@rule("GridSample", domain=MICROSOFT)
+def grid_sample(r: NodeAxes) -> None:
+    r.lock_all(r.axes(1), SPATIAL)
+    r.set(windowed(r, r.axes(0)))
+
+
+@rule("RoiAlign", "MaxRoiPool")
+def region_pool(r: NodeAxes) -> None:
+    """[N, C, H, W] and regions -> [regions, C, h, w]"""
+    axes = r.axes(0)
+    for index in range(1, len(r.node.inputs)):
+        r.lock_all(r.axes(index), "regions are data")
+    r.lock(axes[0], "regions index into this axis")
+    pooled = windowed(r, axes)
+    shape = r.out_shape()
+    count = shape[0] if shape else None
+    regions = r.literal(count if isinstance(count, int) else None, "regions are data")
+    r.set((regions, *pooled[1:]))
+
+
+@rule("Resize", "Upsample")
+def resize(r: NodeAxes) -> None:
+    if r.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise Opaque("tf_crop_and_resize")
+    if r.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise Opaque("keep_aspect_ratio_policy")
+    axes = r.axes(0)
+    shape = r.out_shape()
+    if shape is None or len(shape) != len(axes):
+        raise Opaque("the output's shape is not known")
+    listed = _listed_axes(r, len(axes))
+    scales = _scales(r)
+    result: list[Axis] = []
+    for i, axis in enumerate(axes):
+        unchanged = i not in listed or dims.axis_size(axis) == shape[i]
+        if scales is not None and i in listed:
+            unchanged = scales[listed.index(i)] == 1
+        if unchanged:
+            result.append(axis)
+        else:
+            r.lock(axis, SPATIAL)
+            size = shape[i]
+            result.append(r.literal(size if isinstance(size, int) else None, SPATIAL))
+    sizes = r.content(3)
+    if sizes is not None:
+        required = [result[i] for i in listed]
+        r.rewrite(lambda rewriter: rewriter.match_sizes(r.node, 3, sizes, required))
+    r.set(tuple(result))
+
+
+def _listed_axes(r: NodeAxes, rank: int) -> list[int]:
+    axes = r.get("axes")
+    return list(range(rank)) if axes is None else [a % rank for a in axes]
+
+
+def _scales(r: NodeAxes) -> list[float] | None:
+    """Constant scales, from an attribute or an input; None where sizes are given."""
+    if r.get("scales") is not None:
+        return [float(s) for s in r.get("scales")]
+    position = 2 if r.node.op_type == "Resize" and r.opset >= 11 else 1
+    array = r.constant(position)
+    if array is None or array.size == 0:
+        return None
+    return [float(s) for s in array.ravel()]
+
+
+@rule("DepthToSpace")
+def depth_to_space(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    size = int(r.get("blocksize", 0))
+    channels = dims.axis_size(axes[1])
+    if channels is None or size < 1 or channels % (size * size):
+        raise Opaque(f"{channels} channels don't make blocks of {size}x{size}")
+    block = r.literal(size, "positions in a block")
+    kept = r.fresh(channels // (size * size), "channels")
+    depth_first = r.get("mode", "DCR") == "DCR"
+    r.unify(axes[1], dims.product([block, block, kept] if depth_first else [kept, block, block]))
+    result = windowed(r, axes)
+    r.set((axes[0], kept, *result[2:]))
+
+
+@rule("SpaceToDepth")
+def space_to_depth(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    block = r.literal(int(r.get("blocksize", 0)), "positions in a block")
+    depth_first = r.get("mode", "DCR") == "DCR"
+    r.lock_all(axes[2:], SPATIAL)
+    out = dims.product([block, block, axes[1]] if depth_first else [axes[1], block, block])
+    result = windowed(r, axes)
+    r.set((axes[0], out, *result[2:]))

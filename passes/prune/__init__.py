@@ -1,0 +1,15 @@
+"""Structured pruning: groups of tied indices, their importance, a budget, and the rewrite."""
+
+from .channels import PruneChannels
+from .groups import Group, GroupReport, find_groups, inspect_groups
+from .masking import PruningRecord, mask
+
+__all__ = [
+    "Group",
+    "GroupReport",
+    "PruneChannels",
+    "PruningRecord",
+    "find_groups",
+    "inspect_groups",
+    "mask",
+]

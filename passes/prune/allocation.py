@@ -1,0 +1,249 @@
+"""From a budget to kept indices.
+
+A group loses its least important indices, one per dim at each step. *Uniform* takes the
+same share from every group; *global* ranks the steps of all groups against each other
+by their score relative to the group's mean. A goal in MACs or parameters is met by
+bisecting how much is taken.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...ir.axes.analysis import Analysis
+from ...ir.axes.dims import Axis, Dim, resolve
+from ...ir.axes.selection import Selection
+from ...ir.cost import known_shape, node_macs
+from ...ir.errors import SecateurError
+from ...ir.graph import Node, Use, Value
+from ...ir.ops import macs
+from .groups import Group
+from .importance import Scores
+
+MOST = 0.9
+"""Share of a group that is removed at most while that suffices for the goal."""
+
+
+class Counts:
+    """Sizes of axes when each dim keeps a number of its indices."""
+
+    def __init__(self, kept: dict[Dim, int]) -> None:
+        self._kept = kept
+        self._sizes: dict[Axis, int] = {}
+
+    def size(self, axis: Axis) -> int:
+        """Elements left; axes of unknown size count as 1."""
+        known = self._sizes.get(axis)
+        if known is None:
+            known = self._sizes[axis] = sum(self._term(term) for term in resolve(axis))
+        return known
+
+    def _term(self, term: tuple[Dim, ...]) -> int:
+        size = 1
+        for dim in term:
+            if dim.binding is not None:
+                size *= self.size(dim.binding)
+            else:
+                size *= self._kept.get(dim, 1 if dim.size is None else dim.size)
+        return size
+
+
+class CostModel:
+    """MACs and parameters of the model as functions of how much each dim keeps."""
+
+    def __init__(self, analysis: Analysis, groups: Sequence[Group]) -> None:
+        free = {d for g in groups if g.lock is None for d in g.dims}
+        table = macs()
+        self._nodes: list[tuple[Node, dict[Value, tuple[Axis, ...]]]] = []
+        self._fixed_macs = 0
+        for node in analysis.model.graph.nodes:
+            if (node.domain, node.op_type) not in table:
+                continue
+            axes = _node_axes(analysis, node)
+            if any(_touches(axis, free) for value in axes.values() for axis in value):
+                self._nodes.append((node, axes))
+            else:
+                self._fixed_macs += node_macs(node)
+        self._table = table
+        self._parameters: dict[Value, tuple[tuple[Axis, ...], int]] = {}
+        for parameter in analysis.parameters.values():
+            self._parameters[parameter.value] = (parameter.blocks[0], len(parameter.blocks))
+
+    def macs(self, counts: Counts) -> int:
+        total = self._fixed_macs
+        for node, axes in self._nodes:
+
+            def shape(
+                value: Value | None, axes: dict[Value, tuple[Axis, ...]] = axes
+            ) -> tuple[int, ...]:
+                if value is None or value not in axes:
+                    return known_shape(value)
+                return tuple(counts.size(axis) for axis in axes[value])
+
+            total += self._table[node.domain, node.op_type](node, shape)
+        return total
+
+    def parameters(self, counts: Counts) -> int:
+        """Elements of all parameters that pruning may slice."""
+        total = 0
+        for axes, blocks in self._parameters.values():
+            size = blocks
+            for axis in axes:
+                size *= counts.size(axis)
+            total += size
+        return total
+
+
+def _node_axes(analysis: Analysis, node: Node) -> dict[Value, tuple[Axis, ...]]:
+    """Axes of a node's values as its cost rule sees them; grouped weights by whole shape."""
+    found: dict[Value, tuple[Axis, ...]] = {}
+    for index, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        parameter = analysis.parameters.get(Use(node, index))
+        if parameter is not None:
+            first = tuple(term for block in parameter.blocks for term in block[0])
+            found[value] = (first, *parameter.blocks[0][1:])
+        elif analysis.axes.get(value) is not None:
+            found[value] = analysis.axes[value] or ()
+    for value in node.outputs:
+        if value is not None and analysis.axes.get(value) is not None:
+            found[value] = analysis.axes[value] or ()
+    return found
+
+
+def _touches(axis: Axis, free: set[Dim]) -> bool:
+    stack = [dim for term in axis for dim in term]
+    while stack:
+        dim = stack.pop()
+        if dim.binding is not None:
+            stack.extend(d for term in dim.binding for d in term)
+        elif dim in free:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What to reach: a share of the original MACs or parameters, or a share of channels.
+
+    `keep` is the share that may remain, in (0, 1].
+    """
+
+    kind: str  # "macs", "params" or "channels"
+    keep: float
+
+
+def allocate(
+    analysis: Analysis,
+    groups: Sequence[Group],
+    scores: dict[Dim, Scores],
+    goal: Goal,
+    *,
+    scope: str = "global",
+    align: int = 1,
+) -> Selection:
+    """Kept indices of every free group. Raises SecateurError where the goal is out of reach."""
+    free = [g for g in groups if g.lock is None]
+    steps = [_Steps(g, scores, align) for g in free]
+    remove = _uniform if scope == "uniform" else _global
+    if goal.kind == "channels":
+        removed = remove(steps, 1.0 - goal.keep, 1.0)
+        return _select(steps, removed)
+    model = CostModel(analysis, groups)
+    measure: Callable[[Counts], int] = model.macs if goal.kind == "macs" else model.parameters
+    full = measure(Counts({}))
+    target = goal.keep * full
+
+    def cost(removed: Sequence[int]) -> int:
+        return measure(Counts(_kept_counts(steps, removed)))
+
+    for most in (MOST, 1.0):
+        least = remove(steps, 1.0, most)
+        if cost(least) <= target:
+            take = functools.partial(remove, steps, most=most)
+            return _select(steps, _bisect(take, cost, target))
+    reachable = cost(remove(steps, 1.0, 1.0)) / full if full else 1.0
+    noun = "MACs" if goal.kind == "macs" else "parameters"
+    raise SecateurError(
+        f"{goal.keep:.0%} of the {noun} can't be reached: pruning everything that may go leaves "
+        f"{reachable:.1%}" + (f" (widths are multiples of {align})" if align > 1 else "")
+    )
+
+
+def _bisect(
+    remove: Callable[[float], list[int]], cost: Callable[[Sequence[int]], int], target: float
+) -> list[int]:
+    """The least removal, by share, that costs at most `target`."""
+    low, high = 0.0, 1.0
+    best = remove(1.0)
+    for _ in range(24):
+        middle = (low + high) / 2
+        removed = remove(middle)
+        if cost(removed) <= target:
+            high, best = middle, removed
+        else:
+            low = middle
+    return best
+
+
+class _Steps:
+    """The order in which a group loses its indices."""
+
+    def __init__(self, group: Group, scores: dict[Dim, Scores], align: int) -> None:
+        self.group = group
+        self.order = {d: np.argsort(scores[d], kind="stable") for d in group.dims}
+        # Widths are weight * kept, so fewer indices make a multiple of `align`.
+        self.step = align // np.gcd(align, group.weight)
+        self.most = group.size - 1
+        ascending = [scores[d][self.order[d]][: self.most] for d in group.dims]
+        ranked: npt.NDArray[np.float64] = np.sum(ascending, axis=0)
+        mean = ranked.mean() if ranked.size else 0.0
+        self.relative = ranked / mean if mean > 0 else np.ones_like(ranked)
+
+    def aligned(self, removed: int) -> int:
+        """At most `removed`, such that what is kept is a multiple of the step."""
+        size, step = self.group.size, int(self.step)
+        kept = max(1, size - removed)
+        rounded = -(-kept // step) * step
+        return size - rounded if rounded < size else 0
+
+
+def _uniform(steps: Sequence[_Steps], share: float, most: float) -> list[int]:
+    limit = min(share, most)
+    return [s.aligned(min(s.most, int(limit * s.group.size + 0.5))) for s in steps]
+
+
+def _global(steps: Sequence[_Steps], share: float, most: float) -> list[int]:
+    """Take the given share of all steps, lowest relative scores first."""
+    allowed = [min(s.most, int(most * s.group.size)) for s in steps]
+    if not steps:
+        return []
+    scores = np.concatenate([s.relative[:n] for s, n in zip(steps, allowed, strict=True)])
+    owner = np.repeat(np.arange(len(steps)), allowed)
+    weight = np.repeat([len(s.group.dims) for s in steps], allowed)
+    order = np.argsort(scores, kind="stable")
+    total = sum(s.group.total for s in steps)
+    taken = np.searchsorted(np.cumsum(weight[order]), share * total + 1e-9, side="right")
+    removed = np.bincount(owner[order[:taken]], minlength=len(steps))
+    return [s.aligned(int(n)) for s, n in zip(steps, removed, strict=True)]
+
+
+def _kept_counts(steps: Sequence[_Steps], removed: Sequence[int]) -> dict[Dim, int]:
+    return {
+        d: (d.size or 0) - n for s, n in zip(steps, removed, strict=True) if n for d in s.group.dims
+    }
+
+
+def _select(steps: Sequence[_Steps], removed: Sequence[int]) -> Selection:
+    kept = {}
+    for s, n in zip(steps, removed, strict=True):
+        for dim in s.group.dims:
+            if n:
+                kept[dim] = np.sort(s.order[dim][n:])
+    return Selection(kept)

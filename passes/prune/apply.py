@@ -1,0 +1,203 @@
+"""Rewrites a model for a selection: slices parameters, shape constants and attributes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...ir.axes.analysis import Analysis, Axes, Parameter
+from ...ir.axes.contents import Content, evaluate
+from ...ir.axes.dims import Axis
+from ...ir.axes.selection import Indices, Selection
+from ...ir.graph import Model, Node, Use, Value
+from ...ir.tensor import Array, Tensor
+
+
+class Rewriter:
+    """What an operator's rewrite may ask of a selection and do to its node."""
+
+    def __init__(self, model: Model, selection: Selection) -> None:
+        self.model = model
+        self.selection = selection
+
+    def size(self, axis: Axis) -> int:
+        size = self.selection.size(axis)
+        assert size is not None
+        return size
+
+    def indices(self, axis: Axis) -> Indices | None:
+        return self.selection.indices(axis)
+
+    def changes(self, *axes: Axis) -> bool:
+        """Whether any of the axes loses an index."""
+        return any(self.selection.indices(axis) is not None for axis in axes)
+
+    def set_constant(
+        self, node: Node, index: int, array: npt.NDArray[Any], dtype: int | None = None
+    ) -> None:
+        """Let input `index` of a node read a new constant; others keep the old one."""
+        old = node.input(index)
+        if dtype is None and old is not None and old.const is not None:
+            dtype = old.const.dtype
+        name = self.model.fresh_name(f"{old.name if old is not None else node.label}_pruned")
+        tensor = Tensor.from_array(array) if dtype is None else _cast(array, dtype)
+        node.set_input(index, self.model.graph.add_initializer(name, tensor))
+
+    def set_elements(self, node: Node, index: int, elements: dict[int, int]) -> None:
+        """Override elements of an integer vector that a node reads."""
+        tensor = self.model.constant(node.input(index))
+        if tensor is not None:
+            array = tensor.numpy().copy()
+            for position, element in elements.items():
+                array[position] = element
+            if not np.array_equal(array, tensor.numpy()):
+                self.set_constant(node, index, array, tensor.dtype)
+        else:
+            self._override(node, index, elements)
+
+    def match_sizes(
+        self, node: Node, index: int, content: Content, required: Sequence[Axis | None]
+    ) -> None:
+        """Make the elements of a shape input agree with the sizes that axes now have.
+
+        Elements that follow the pruning by themselves stay as they are.
+        """
+        elements: dict[int, int] = {}
+        for position, (element, axis) in enumerate(zip(content.ravel(), required, strict=True)):
+            if axis is None or not self.changes(axis):
+                continue
+            if evaluate(element, self.selection) != self.size(axis):
+                elements[position] = self.size(axis)
+        if elements:
+            self.set_elements(node, index, elements)
+
+    def match_attribute(self, node: Node, name: str, required: Sequence[Axis | None]) -> None:
+        """The same for a shape that is an attribute."""
+        values = list(node.get(name))
+        for position, axis in enumerate(required):
+            if axis is not None and self.changes(axis) and values[position] != 0:
+                values[position] = self.size(axis)
+        node.set(name, values)
+
+    def _override(self, node: Node, index: int, elements: dict[int, int]) -> None:
+        """Select between a computed vector and constants, element by element."""
+        old = node.input(index)
+        assert old is not None
+        graph = node.graph
+        assert graph is not None
+        length = max(elements) + 1 if not old.shape else old.shape[0]
+        assert isinstance(length, int)
+        mask, values = np.zeros(length, bool), np.zeros(length, np.int64)
+        for position, element in elements.items():
+            mask[position], values[position] = True, element
+        name = self.model.fresh_name(f"{old.name}_pruned")
+        result = Value(name, old.type)
+        inputs = [
+            graph.add_initializer(self.model.fresh_name(f"{name}_mask"), Tensor.from_array(mask)),
+            graph.add_initializer(
+                self.model.fresh_name(f"{name}_values"), _cast(values, old.dtype or 7)
+            ),
+            old,
+        ]
+        where = Node("Where", inputs, [result], name=self.model.fresh_name(f"{name}_where"))
+        where.graph = graph
+        graph.nodes.insert(graph.nodes.index(node), where)
+        node.set_input(index, result)
+
+
+def apply_selection(analysis: Analysis, selection: Selection) -> None:
+    """Rewrite the analyzed model in place so that only the selected indices remain."""
+    model = analysis.model
+    changed = _sliced_types(analysis, selection)
+    _slice_parameters(analysis, selection)
+    rewriter = Rewriter(model, selection)
+    for rewrite in analysis.rewrites:
+        rewrite(rewriter)
+    for value, shape in changed.items():
+        value.set_tensor_type(value.dtype, shape)
+    _remove_unused(model)
+
+
+def _sliced_types(analysis: Analysis, selection: Selection) -> dict[Value, list[int | str | None]]:
+    """New shapes of the values that get smaller."""
+    changed = {}
+    for value, axes in analysis.axes.items():
+        if axes is None or value.shape is None or value.const is not None:
+            continue
+        if any(selection.indices(axis) is not None for axis in axes):
+            changed[value] = [
+                old if selection.indices(axis) is None else selection.size(axis)
+                for old, axis in zip(value.shape, axes, strict=True)
+            ]
+    return changed
+
+
+def _slice_parameters(analysis: Analysis, selection: Selection) -> None:
+    """Slice constants use by use; uses that need the same slice share one constant."""
+    model = analysis.model
+    by_value: dict[Value, list[Parameter]] = defaultdict(list)
+    for parameter in analysis.parameters.values():
+        by_value[parameter.value].append(parameter)
+    for value, parameters in by_value.items():
+        variants: dict[tuple[object, ...], list[Parameter]] = defaultdict(list)
+        for parameter in parameters:
+            variants[_slice_key(parameter.blocks, selection)].append(parameter)
+        sliced = {key: uses for key, uses in variants.items() if any(k is not None for k in key)}
+        if not sliced:
+            continue
+        whole = len(sliced) == 1 and sum(map(len, sliced.values())) == len(value.uses)
+        for uses in sliced.values():
+            tensor = Tensor.from_array(
+                slice_blocks(uses[0].tensor.numpy(), uses[0].blocks, selection),
+                uses[0].tensor.dtype,
+            )
+            if whole and value.const is not None:
+                value.const = tensor
+                value.set_tensor_type(tensor.dtype, tensor.shape)
+                continue
+            new = model.graph.add_initializer(model.fresh_name(f"{value.name}_pruned"), tensor)
+            for parameter in uses:
+                parameter.node.set_input(parameter.use.position, new)
+
+
+def _slice_key(blocks: Sequence[Axes], selection: Selection) -> tuple[object, ...]:
+    """What tells slices of one constant apart; all None where nothing is cut."""
+    indices = [selection.indices(axis) for axes in blocks for axis in axes]
+    return tuple(None if i is None else i.tobytes() for i in indices)
+
+
+def slice_blocks(array: Array, blocks: Sequence[Axes], selection: Selection) -> Array:
+    """Keep the selected indices of every block (equal parts along the first axis)."""
+    rows = array.shape[0] // len(blocks) if array.ndim else 0
+    parts = []
+    for number, axes in enumerate(blocks):
+        part = array[number * rows : (number + 1) * rows] if len(blocks) > 1 else array
+        for position, axis in enumerate(axes):
+            indices = selection.indices(axis)
+            if indices is not None:
+                part = np.take(part, indices, axis=position)
+        parts.append(part)
+    return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
+def _cast(array: npt.NDArray[Any], dtype: int) -> Tensor:
+    from onnx import helper
+
+    return Tensor.from_array(array.astype(helper.tensor_dtype_to_np_dtype(dtype)), dtype)
+
+
+def _remove_unused(model: Model) -> None:
+    """Drop constants that nothing reads since their uses got slices of their own."""
+    graph = model.graph
+    for name, value in list(graph.initializers.items()):
+        if not value.uses and not value.is_input:
+            del graph.initializers[name]
+    dead = [n for n in graph.nodes if n.op_type == "Constant" and not n.outputs[0].uses]  # type: ignore[union-attr]
+    graph.remove_nodes(dead)
+
+
+__all__ = ["Rewriter", "Use", "apply_selection", "slice_blocks"]

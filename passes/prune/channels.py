@@ -1,0 +1,119 @@
+"""The pass that prunes channels, heads, hidden units: whatever the axes leave free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.axes.analysis import Analysis, analyze
+from ...ir.axes.selection import Selection
+from ...ir.cost import count
+from ...ir.errors import SecateurError
+from ...ir.graph import Model
+from ...ir.infer import infer_shapes
+from ..base import Context, Note, Pass, PassResult
+from .allocation import Goal, allocate
+from .apply import apply_selection
+from .groups import Group, find_groups, report
+from .importance import IMPORTANCE, group_scores
+from .masking import PruningRecord
+
+
+@dataclass(frozen=True)
+class PruneChannels(Pass):
+    """Remove the least important indices until a budget is met.
+
+    Exactly one goal: `macs` or `params`, the share of the original that may remain, or
+    `ratio`, the share of channels to remove. `scope` ranks globally or takes the same
+    share of every group; kept widths are multiples of `align` where the original
+    allows; parameters, nodes or groups that match an `ignore` pattern stay whole.
+    `normalized` also prunes axes that layer normalization runs over (statistics are
+    then those of the kept indices).
+
+    Raises SecateurError where the goal can't be reached, saying what can.
+    """
+
+    macs: float | None = None
+    params: float | None = None
+    ratio: float | None = None
+    importance: str = "l2"
+    scope: str = "global"
+    align: int = 1
+    ignore: tuple[str, ...] = ()
+    normalized: bool = False
+
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        goal = self._goal()
+        infer_shapes(model)
+        before = count(model)
+        analysis = analyze(model, prune_normalized=self.normalized)
+        groups = find_groups(analysis, self.ignore)
+        free = [g for g in groups if g.lock is None]
+        scores = group_scores(free, self.importance)
+        selection = allocate(analysis, groups, scores, goal, scope=self.scope, align=self.align)
+        record = PruningRecord.of(analysis, selection)
+        statistics = _statistics(analysis, groups, selection)
+        apply_selection(analysis, selection)
+        infer_shapes(model)
+        after = count(model)
+        statistics.update(
+            macs_before=before.macs,
+            macs_after=after.macs,
+            parameters_before=before.parameters,
+            parameters_after=after.parameters,
+        )
+        return PassResult(
+            bool(selection), statistics, _notes(analysis, groups), {"selection": record}
+        )
+
+    def _goal(self) -> Goal:
+        goals = {"macs": self.macs, "params": self.params}
+        given = [Goal(kind, keep) for kind, keep in goals.items() if keep is not None]
+        if self.ratio is not None:
+            given.append(Goal("channels", 1.0 - self.ratio))
+        if len(given) != 1:
+            raise SecateurError("prune-channels: give exactly one of macs, params and ratio")
+        if not 0 < given[0].keep <= 1:
+            raise SecateurError("prune-channels: the goal has to lie between 0 and 1")
+        if self.importance not in IMPORTANCE:
+            known = ", ".join(IMPORTANCE)
+            raise SecateurError(f"prune-channels: unknown importance '{self.importance}' ({known})")
+        if self.scope not in ("global", "uniform"):
+            raise SecateurError(f"prune-channels: unknown scope '{self.scope}' (global, uniform)")
+        if self.align < 1:
+            raise SecateurError("prune-channels: align has to be at least 1")
+        return given[0]
+
+
+def _statistics(
+    analysis: Analysis, groups: Sequence[Group], selection: Selection
+) -> dict[str, Any]:
+    table, locked = [], []
+    for group in groups:
+        if group.lock is not None:
+            locked.append({"name": group.name, "size": group.size, "reason": str(group.lock)})
+            continue
+        kept = sum(len(selection.kept.get(d, ())) or (d.size or 0) for d in group.dims)
+        table.append(
+            {
+                "name": group.name,
+                "size": group.total,
+                "kept": kept,
+                "parameters": report(group).parameters,
+            }
+        )
+    return {"groups": table, "locked": locked}
+
+
+def _notes(analysis: Analysis, groups: Sequence[Group]) -> list[Note]:
+    """Why parameters that look prunable stayed: one note per distinct reason."""
+    notes = [Note(n.label, n.op_type, reason) for n, reason in analysis.unruled]
+    seen = set()
+    for group in groups:
+        why = group.lock
+        if why is None or why in seen:
+            continue
+        seen.add(why)
+        notes.append(Note(why.node, why.op_type, f"{why.reason} (locks {group.name})"))
+    return notes
