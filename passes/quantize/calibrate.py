@@ -1,0 +1,145 @@
+"""Calibration: ranges of activations, measured by running the model on sample data.
+
+Samples stream through ONNX Runtime; nothing but the observers' state outlives a run.
+Where the watched values of one run would exceed a memory budget, they are split over
+several sweeps of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from ...ir.errors import SecateurError
+from ...ir.graph import Graph, Model, Node, Value
+from ...ir.tensor import element_bits
+from ..reference import Session
+from ..samples import Samples
+from .observers import MinMax, Observer
+from .parameters import Range
+
+BUDGET = 256 * 2**20
+"""Bytes of watched values that one run may hand out."""
+
+LARGEST_BATCH = 32
+"""Samples in one run where the model's batch dimension is free."""
+
+ALL_CORES = 0
+
+
+def calibrate(
+    model: Model,
+    values: Sequence[Value],
+    samples: Samples,
+    *,
+    observer: Callable[[], Observer] = MinMax,
+    budget: int = BUDGET,
+) -> dict[Value, Range]:
+    """Ranges of float values of the main graph over all samples.
+
+    Raises SecateurError, naming the value, where one becomes NaN.
+    """
+    observers = {value: observer() for value in values}
+    for value in values:
+        if value.is_input:
+            observers[value].update(samples.arrays[value.name])
+    watched = [v for v in values if not v.is_input]
+    sizes = _sizes(model, watched, samples)
+    batch = samples.batch or max(1, min(LARGEST_BATCH, budget // max(1, sum(sizes.values()))))
+    copies = 1 if samples.batch else batch
+    for chunk in _chunks(watched, {v: s * copies for v, s in sizes.items()}, budget):
+        _sweep(model, chunk, samples, batch, observers)
+    ranges = {value: watcher.range() for value, watcher in observers.items()}
+    for value, found in ranges.items():
+        if math.isnan(found.low) or math.isnan(found.high):
+            raise SecateurError(_not_a_number(value))
+    return ranges
+
+
+def _sweep(
+    model: Model,
+    values: Sequence[Value],
+    samples: Samples,
+    batch: int,
+    observers: dict[Value, Observer],
+) -> None:
+    names = {value.name: value for value in values}
+    session = Session(exposing(model, names), threads=ALL_CORES)
+    for feeds, _ in samples.feeds(batch):
+        for name, array in session.run(feeds).items():
+            observers[names[name]].update(array)
+
+
+def exposing(model: Model, names: Iterable[str]) -> Model:
+    """A copy of the model whose outputs are the named values of its main graph."""
+    clone = model.clone()
+    found = {value.name: value for value in clone.graph.values()}
+    return _with_outputs(clone, [found[name] for name in names])
+
+
+def _with_outputs(model: Model, outputs: Iterable[Value]) -> Model:
+    old = model.graph
+    graph = Graph(old.name, old.extra)
+    for value in old.inputs:
+        graph.add_input(value)
+    graph.initializers = old.initializers
+    for node in old.nodes:
+        graph.add_node(node)
+    for value in outputs:
+        graph.add_output(value)
+    return Model(graph, model.extra, list(model.functions.values()), model.path)
+
+
+def _sizes(model: Model, values: Sequence[Value], samples: Samples) -> dict[Value, int]:
+    """Bytes of each value in one run (of one sample, where the batch is free)."""
+    sizes: dict[Value, int] = {}
+    open_sizes = []
+    for value in values:
+        shape = value.shape
+        if shape is not None and all(isinstance(s, int) for s in shape):
+            sizes[value] = math.prod(s for s in shape if isinstance(s, int)) * 4
+        else:
+            open_sizes.append(value)
+    if open_sizes:
+        sizes.update(_measured_sizes(model, open_sizes, samples))
+    return sizes
+
+
+def _measured_sizes(model: Model, values: Sequence[Value], samples: Samples) -> dict[Value, int]:
+    """As `_sizes`, of values whose shape is not static: run once, reading shapes only."""
+    clone = model.clone()
+    found = {value.name: value for value in clone.graph.values()}
+    outputs: dict[str, Value] = {}
+    for value in values:
+        shape = Value(model.fresh_name("shape"))
+        clone.graph.add_node(Node("Shape", [found[value.name]], [shape]))
+        outputs[shape.name] = value
+    probes = [node.outputs[0] for node in clone.graph.nodes[-len(values) :]]
+    session = Session(_with_outputs(clone, [p for p in probes if p is not None]))
+    feeds, _ = next(samples.feeds(1))
+    return {
+        outputs[name]: int(np.prod(shape)) * element_bits(outputs[name].dtype) // 8
+        for name, shape in session.run(feeds).items()
+    }
+
+
+def _chunks(values: Sequence[Value], sizes: dict[Value, int], budget: int) -> Iterator[list[Value]]:
+    chunk: list[Value] = []
+    total = 0
+    for value in values:
+        if chunk and total + sizes[value] > budget:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(value)
+        total += sizes[value]
+    if chunk:
+        yield chunk
+
+
+def _not_a_number(value: Value) -> str:
+    where = f"input '{value.name}'"
+    if value.producer is not None:
+        where = f"value '{value.name}' of node '{value.producer.label}' ({value.producer.op_type})"
+    return f"calibration: {where} becomes NaN; check the samples and the model"

@@ -1,0 +1,71 @@
+"""Affine quantization: real = scale * (integer - zero_point), as in QuantizeLinear.
+
+Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", 2018; ONNX operators QuantizeLinear, DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ...ir.tensor import Array
+
+SMALLEST_SCALE = 2.0**-60
+"""Least scale: the product of two, the accumulators' scale, is still a normal float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Real values that a tensor takes, both ends included."""
+
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """Per-tensor parameters: `scale` is a float32 number, `zero_point` of type `dtype`."""
+
+    scale: float
+    zero_point: int
+    dtype: np.dtype[np.uint8] | np.dtype[np.int8]
+
+    @classmethod
+    def covering(cls, range: Range, dtype: np.dtype[np.uint8] | np.dtype[np.int8]) -> Affine:
+        """The finest asymmetric parameters whose integers reach all of `range` and zero.
+
+        Zero is exact, so that padding is. A range of zero alone gets scale 1.
+        """
+        limits = np.iinfo(dtype)
+        low, high = min(range.low, 0.0), max(range.high, 0.0)
+        if low == high:
+            return cls(1.0, int(limits.min), dtype)
+        scale = float(np.float32(max((high - low) / 255.0, SMALLEST_SCALE)))
+        zero_point = int(np.clip(np.rint(limits.min - low / scale), limits.min, limits.max))
+        return cls(scale, zero_point, dtype)
+
+    def quantize(self, array: Array) -> Array:
+        """QuantizeLinear: divide in float32, round half to even, saturate."""
+        limits = np.iinfo(self.dtype)
+        with np.errstate(over="ignore"):  # an infinite bound of Clip saturates like a large one
+            scaled = np.rint(np.asarray(array, np.float32) / np.float32(self.scale))
+        integers: Array = np.clip(scaled + self.zero_point, limits.min, limits.max)
+        return integers.astype(self.dtype)
+
+    def makes_redundant(self, bounds: Range) -> bool:
+        """Whether quantizing saturates everything that clipping to `bounds` would.
+
+        Quantizing is monotonic: if both bounds map to the ends, what lies beyond does too.
+        """
+        limits = np.iinfo(self.dtype)
+        ends = self.quantize(np.array([bounds.low, bounds.high], np.float32))
+        return int(ends[0]) == limits.min and int(ends[1]) == limits.max
+
+
+def range_of(array: Array) -> Range:
+    """The values' range; zero alone for an empty array."""
+    if array.size == 0:
+        return Range(0.0, 0.0)
+    return Range(float(array.min()), float(array.max()))

@@ -1,0 +1,224 @@
+"""Placement: which nodes become integer, and which values are quantized for that.
+
+Convolutions and matrix products become integer wherever they can. Around them, cheap
+operators become integer if an integer operator feeds them and another reads their
+result; so the rim of the model, up to its inputs and outputs, stays float and loses
+nothing. A Relu or Clip behind an integer operator is absorbed: quantizing its result
+saturates where it would have clipped. Every decision is one linear sweep.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Iterable, Mapping
+
+from onnx import TensorProto
+
+from ...ir.graph import Graph, Model, Node, Value
+from ..base import Note
+from .rules import Constants, Operands, Role, plan
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+UNREAD = "no integer operator reads its result"
+UNFED = "no integer operator computes its input"
+
+
+@dataclasses.dataclass
+class Placement:
+    """The outcome for one graph.
+
+    `nodes` become integer. `absorbed` maps values to the Relu or Clip behind them that
+    disappears. `values` are quantized, in graph order, and `sources` says whose range
+    each takes. `reasons` tells, for nodes with a rule, why they stay float.
+    """
+
+    nodes: dict[Node, Operands]
+    absorbed: dict[Value, Node]
+    values: list[Value]
+    sources: dict[Value, Value]
+    reasons: dict[Node, str]
+
+
+def place(
+    model: Model, constants: Constants, refused: Mapping[Node, str], standalone: Container[Node]
+) -> Placement:
+    """Decide for the main graph.
+
+    `refused` nodes stay float, for the reasons given. `standalone` clips are not
+    absorbed, since the integers behind them can tell what lies beyond the bounds.
+    """
+    candidates: dict[Node, Operands] = {}
+    reasons: dict[Node, str] = {}
+    for node in model.graph.nodes:
+        answer = refused.get(node) or plan(node, constants)
+        if isinstance(answer, str):
+            reasons[node] = answer
+        elif node in standalone:
+            candidates[node] = dataclasses.replace(answer, role=Role.ELEMENTWISE)
+        else:
+            candidates[node] = answer
+    fed = _feed_forward(model.graph, candidates, _wanted(model.graph, candidates), reasons)
+    nodes, read = _prune_unread(model.graph, fed, reasons)
+    absorbed = _absorbed(nodes)
+    for node in absorbed.values():
+        del nodes[node]
+    values = _quantized(model.graph, nodes, absorbed, read)
+    return Placement(nodes, absorbed, values, _sources(nodes, values), reasons)
+
+
+def _wanted(graph: Graph, candidates: Mapping[Node, Operands]) -> set[Value]:
+    """Values that some convolution or product will read as integers, however computed."""
+    wanted: set[Value] = set()
+    for node in reversed(graph.nodes):
+        operands = candidates.get(node)
+        if operands is None:
+            continue
+        moves_wanted = operands.shares_parameters and any(v in wanted for v in node.outputs)
+        if operands.role.is_compute or moves_wanted:
+            wanted.update(_activations(node, operands))
+    return wanted
+
+
+def _feed_forward(
+    graph: Graph,
+    candidates: Mapping[Node, Operands],
+    wanted: set[Value],
+    reasons: dict[Node, str],
+) -> dict[Node, Operands]:
+    """Candidates that get at least one operand as integers."""
+    available: set[Value] = set(wanted)
+    fed: dict[Node, Operands] = {}
+    for node in graph.nodes:
+        operands = candidates.get(node)
+        if operands is None:
+            continue
+        inputs = _activations(node, operands)
+        if operands.role.is_compute or not inputs or any(v in available for v in inputs):
+            fed[node] = operands
+            available.update(v for v in node.outputs if v is not None)
+        else:
+            reasons[node] = UNFED
+    return fed
+
+
+def _prune_unread(
+    graph: Graph, fed: Mapping[Node, Operands], reasons: dict[Node, str]
+) -> tuple[dict[Node, Operands], set[Value]]:
+    """Drop cheap nodes that no integer operator reads; the rest, and what they read."""
+    read: set[Value] = set()
+    kept: list[tuple[Node, Operands]] = []
+    for node in reversed(graph.nodes):
+        operands = fed.get(node)
+        if operands is None:
+            continue
+        needed = operands.role.is_compute or operands.role is Role.POOLING
+        clips_integers = operands.role is Role.CLIPPING and _clips_integers(node, fed)
+        if not (needed or clips_integers or any(v in read for v in node.outputs)):
+            reasons[node] = UNREAD
+            continue
+        kept.append((node, operands))
+        read.update(_activations(node, operands))
+    return dict(reversed(kept)), read
+
+
+def _clips_integers(node: Node, fed: Mapping[Node, Operands]) -> bool:
+    """Whether the clipped value is one that must be quantized in any case, and only clipped."""
+    producer = _sole_producer(node)
+    operands = fed.get(producer) if producer is not None else None
+    return operands is not None and (
+        operands.role is Role.CONVOLUTION
+        or (operands.role is Role.POOLING and not operands.shares_parameters)
+    )
+
+
+def _sole_producer(node: Node) -> Node | None:
+    """The producer of `node`'s first input, if nothing else reads that."""
+    value = node.input(0)
+    if value is None or len(value.uses) > 1:
+        return None
+    return value.producer
+
+
+def _absorbed(nodes: Mapping[Node, Operands]) -> dict[Value, Node]:
+    """Relu and Clip nodes that directly follow the one integer operator that feeds them."""
+    absorbed: dict[Value, Node] = {}
+    for node, operands in nodes.items():
+        producer = _sole_producer(node) if operands.role is Role.CLIPPING else None
+        source = nodes.get(producer) if producer is not None else None
+        if source is None or source.shares_parameters or source.role is Role.CLIPPING:
+            continue
+        value = node.input(0)
+        assert value is not None
+        absorbed[value] = node
+    return absorbed
+
+
+def _quantized(
+    graph: Graph,
+    nodes: Mapping[Node, Operands],
+    absorbed: Mapping[Value, Node],
+    read: set[Value],
+) -> list[Value]:
+    """The values that get a QDQ pair, in graph order."""
+
+    def behind_clip(value: Value) -> Value:
+        node = absorbed.get(value)
+        result = node.outputs[0] if node is not None else value
+        assert result is not None
+        return result
+
+    clips = set(absorbed.values())
+    values = [v for v in graph.inputs if v in read]
+    for node in graph.nodes:
+        if node in clips:
+            continue
+        operands = nodes.get(node)
+        for output in node.outputs:
+            if output is None:
+                continue
+            value = behind_clip(output)
+            must = operands is not None and operands.role is not Role.MATMUL
+            if must or value in read:
+                values.append(value)
+    return values
+
+
+def _sources(nodes: Mapping[Node, Operands], values: Iterable[Value]) -> dict[Value, Value]:
+    """Whose parameters each value takes: its own, or those of what it was moved from."""
+    sources: dict[Value, Value] = {}
+    for value in values:
+        producer = value.producer
+        operands = nodes.get(producer) if producer is not None else None
+        if producer is not None and operands is not None and operands.shares_parameters:
+            moved = producer.input(0)
+            assert moved is not None
+            sources[value] = sources.get(moved, moved)
+        else:
+            sources[value] = value
+    return sources
+
+
+def _computes(node: Node) -> bool:
+    """Whether a node does floating-point work that a user may expect to be quantized."""
+    return node.op_type != "Constant" and any(
+        v is not None and v.dtype in FLOATS for v in node.outputs
+    )
+
+
+def _activations(node: Node, operands: Operands) -> list[Value]:
+    values = [node.input(position) for position in operands.activations]
+    return [v for v in values if v is not None]
+
+
+def notes(model: Model, placement: Placement) -> list[Note]:
+    """Why each node that computes with floats stays that way."""
+    found = []
+    for node in model.graph.nodes:
+        reason = placement.reasons.get(node)
+        if reason is not None and _computes(node):
+            found.append(Note.at(node, reason))
+        for graph in node.subgraphs():
+            where = f"lies in a subgraph of '{node.label}' ({node.op_type})"
+            found.extend(Note.at(inner, where) for inner in graph.all_nodes() if _computes(inner))
+    return found

@@ -1,0 +1,214 @@
+"""Static 8-bit quantization: float32 operators between QuantizeLinear/DequantizeLinear pairs.
+
+Follows what ONNX Runtime and TVM run on integers: uint8 or int8 activations per tensor
+with a zero point, symmetric int8 weights per channel, int32 biases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from ...ir.errors import SecateurError
+from ...ir.graph import Model, Node, Value
+from ...ir.infer import infer_shapes
+from ..base import Context, Pass, PassResult
+from ..samples import Samples
+from .calibrate import calibrate
+from .insert import insert
+from .opset import raise_opset
+from .parameters import Affine, Range, range_of
+from .place import Placement, notes, place
+from .rules import Constants, clip_bounds
+from .weights import FULL_RANGE, REDUCED_RANGE
+
+_TYPES: dict[str, np.dtype[Any]] = {"uint8": np.dtype(np.uint8), "int8": np.dtype(np.int8)}
+
+_INTEGER_OPERATORS = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "ConvInteger",
+    "MatMulInteger",
+    "QLinearConv",
+    "QLinearMatMul",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeStatic(Pass):
+    """Quantize to int8 with ranges measured on `Context.calibration`.
+
+    `per_channel`: one weight scale per output channel instead of one per tensor.
+    `activation`: "uint8" or "int8". `reduce_range`: weights within [-64, 64], for x86
+    processors without VNNI, whose 8-bit products saturate otherwise. `ignore`: names
+    of nodes that stay float.
+
+    Statistics: counts by operator of `quantized`, `absorbed` and `skipped` nodes,
+    the numbers of `activations` quantized and calibration `samples`, and `opset`
+    where it was raised.
+    """
+
+    per_channel: bool = True
+    activation: str = "uint8"
+    reduce_range: bool = False
+    ignore: tuple[str, ...] = ()
+
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        """Quantize `model` in place.
+
+        Raises SecateurError without usable calibration samples, where activations
+        become NaN or infinite, and for a model that is quantized already.
+        """
+        if self.activation not in _TYPES:
+            raise SecateurError(f"activation type '{self.activation}': choose uint8 or int8")
+        _refuse_quantized(model)
+        samples = _samples(model, context)
+        feeds, _ = next(samples.feeds(1))
+        raised = raise_opset(model, feeds)
+        infer_shapes(model)
+        constants = Constants(model)
+        placement, affines = self._decide(model, constants, samples)
+        quantized = Counter(node.op_type for node in placement.nodes)
+        absorbed = Counter(node.op_type for node in placement.absorbed.values())
+        left = notes(model, placement)
+        insert(
+            model,
+            constants,
+            placement,
+            affines,
+            activation=_TYPES[self.activation],
+            weight_limit=REDUCED_RANGE if self.reduce_range else FULL_RANGE,
+            per_channel=self.per_channel,
+        )
+        statistics: dict[str, Any] = {
+            "quantized": dict(sorted(quantized.items())),
+            "absorbed": dict(sorted(absorbed.items())),
+            "skipped": dict(sorted(Counter(note.op_type for note in left).items())),
+            "activations": len(placement.values),
+            "samples": len(samples),
+        }
+        if raised:
+            statistics["opset"] = model.opset
+        return PassResult(raised or bool(quantized), statistics, left)
+
+    def _decide(
+        self, model: Model, constants: Constants, samples: Samples
+    ) -> tuple[Placement, dict[Value, Affine]]:
+        """Placement and parameters. Repeats where ranges show that a decision won't do."""
+        refused = self._ignored(model)
+        standalone: set[Node] = set()
+        ranges: dict[Value, Range] = {}
+        while True:
+            placement = place(model, constants, refused, standalone)
+            sources = list(dict.fromkeys(placement.sources.values()))
+            ranges.update(_measure(model, constants, sources, ranges, samples))
+            infinite = _infinite(placement, ranges)
+            if infinite:
+                refused.update(infinite)
+                continue
+            dtype = _TYPES[self.activation]
+            affines = {value: Affine.covering(ranges[value], dtype) for value in sources}
+            clipping = _still_clipping(placement, constants, affines)
+            if not clipping:
+                return placement, affines
+            standalone |= clipping
+
+    def _ignored(self, model: Model) -> dict[Node, str]:
+        wanted = set(self.ignore)
+        found = {n: "kept float as asked" for n in model.graph.nodes if n.label in wanted}
+        missing = wanted - {node.label for node in found}
+        if missing:
+            raise SecateurError(f"ignore: the model has no node '{min(missing)}'")
+        return found
+
+
+def _refuse_quantized(model: Model) -> None:
+    for node in model.all_nodes():
+        if node.op_type in _INTEGER_OPERATORS:
+            raise SecateurError(
+                f"node '{node.label}' ({node.op_type}): the model is quantized already; "
+                "start from the float model"
+            )
+
+
+def _samples(model: Model, context: Context | None) -> Samples:
+    if context is None or context.calibration is None:
+        raise SecateurError("quantization needs calibration samples: one array for each input")
+    try:
+        return Samples(model, context.calibration)
+    except SecateurError as error:
+        raise SecateurError(f"calibration: {error}") from None
+
+
+def _measure(
+    model: Model,
+    constants: Constants,
+    sources: list[Value],
+    known: dict[Value, Range],
+    samples: Samples,
+) -> dict[Value, Range]:
+    """Ranges of those sources that are not known yet."""
+    found: dict[Value, Range] = {}
+    computed = []
+    for value in sources:
+        if value in known:
+            continue
+        tensor = constants.get(value)
+        if tensor is not None:
+            found[value] = range_of(tensor.numpy())
+        else:
+            computed.append(value)
+    if computed:
+        found.update(calibrate(model, computed, samples))
+    return found
+
+
+def _infinite(placement: Placement, ranges: dict[Value, Range]) -> dict[Node, str]:
+    """Nodes that can't be integer since a value they touch becomes infinite.
+
+    Masks do that on purpose, next to cheap operators, which can stay float. In front of
+    or behind a convolution or product it is an error in the model or the samples.
+    """
+    bad = {v for v, source in placement.sources.items() if not _is_finite(ranges[source])}
+    refused: dict[Node, str] = {}
+    for node, operands in placement.nodes.items():
+        results = [v for v in node.outputs if v is not None]
+        clips = [placement.absorbed[v] for v in results if v in placement.absorbed]
+        results += [v for clip in clips for v in clip.outputs if v is not None]
+        inputs = [node.input(position) for position in operands.activations]
+        for value in (*inputs, *results):
+            if value not in bad:
+                continue
+            assert value is not None
+            if operands.role.is_compute:
+                raise SecateurError(
+                    f"calibration: value '{value.name}' at node '{node.label}' "
+                    f"({node.op_type}) becomes infinite; check the samples and the model"
+                )
+            refused[node] = f"'{value.name}' becomes infinite on the calibration samples"
+    return refused
+
+
+def _is_finite(range: Range) -> bool:
+    return math.isfinite(range.low) and math.isfinite(range.high)
+
+
+def _still_clipping(
+    placement: Placement, constants: Constants, affines: dict[Value, Affine]
+) -> set[Node]:
+    """Absorbed nodes whose bounds lie inside of what their result's integers can tell."""
+    clipping: set[Node] = set()
+    for node in placement.absorbed.values():
+        bounds, result = clip_bounds(node, constants), node.outputs[0]
+        assert bounds is not None
+        assert result is not None
+        if result in placement.sources:
+            affine = affines[placement.sources[result]]
+            if not affine.makes_redundant(bounds):
+                clipping.add(node)
+    return clipping

@@ -1,0 +1,93 @@
+"""Sample data for a model: arrays by input name whose first axis counts samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from onnx import helper
+
+from ..ir.errors import SecateurError
+from ..ir.graph import Model, Value
+from ..ir.tensor import Array
+
+
+class Samples:
+    """Arrays `[samples, ...]` that were checked against a model's inputs.
+
+    `batch` is the inputs' fixed first size, or None where it is free. Raises
+    SecateurError where an array is missing, unknown, empty, or of another type or
+    shape than its input.
+    """
+
+    def __init__(self, model: Model, arrays: Mapping[str, Array]) -> None:
+        inputs = {v.name: v for v in model.graph.inputs if v.const is None}
+        _check_names(inputs, arrays)
+        for name, value in inputs.items():
+            _check_array(value, arrays[name])
+        counts = {name: len(arrays[name]) for name in inputs}
+        if len(set(counts.values())) > 1:
+            raise SecateurError(f"arrays differ in their number of samples: {counts}")
+        sizes = {v.shape[0] for v in inputs.values() if v.shape and isinstance(v.shape[0], int)}
+        if len(sizes) > 1:
+            raise SecateurError(
+                f"the inputs' first axes differ in size {sorted(sizes)}, so none counts samples"
+            )
+        self.arrays = {name: arrays[name] for name in inputs}
+        self.count = next(iter(counts.values()), 0)
+        self.batch: int | None = sizes.pop() if sizes else None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def feeds(self, batch: int) -> Iterator[tuple[dict[str, Array], int]]:
+        """Yield `batch` samples at a time, with the number that count.
+
+        With a fixed `self.batch` the last ones are filled up by repeating samples;
+        only the leading ones count.
+        """
+        size = self.batch or batch
+        for start in range(0, self.count, size):
+            valid = min(size, self.count - start)
+            rows = slice(start, start + valid)
+            if valid < size and self.batch is not None:
+                index = np.arange(start, start + size) % self.count
+                yield {name: array[index] for name, array in self.arrays.items()}, valid
+            else:
+                yield {name: np.asarray(array[rows]) for name, array in self.arrays.items()}, valid
+
+
+def _check_names(inputs: Mapping[str, Value], arrays: Mapping[str, Array]) -> None:
+    wanted = f"the model's inputs are {_listed(inputs)}"
+    missing = [name for name in inputs if name not in arrays]
+    if missing:
+        raise SecateurError(f"no array for input {_listed(missing)}; given: {_listed(arrays)}")
+    unknown = [name for name in arrays if name not in inputs]
+    if unknown:
+        raise SecateurError(f"array {_listed(unknown)} matches no input; {wanted}")
+
+
+def _check_array(value: Value, array: Array) -> None:
+    name, shape = value.name, value.shape
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.dtype))
+    if array.dtype != dtype:
+        raise SecateurError(f"array '{name}' is {array.dtype}, the input takes {dtype}")
+    if array.ndim == 0 or shape == ():
+        raise SecateurError(f"array '{name}' has no axis that counts samples")
+    if len(array) == 0:
+        raise SecateurError(f"array '{name}' holds no samples")
+    if shape is None:
+        return
+    fits = len(shape) == array.ndim and all(
+        not isinstance(want, int) or want == have
+        for want, have in zip(shape[1:], array.shape[1:], strict=True)
+    )
+    if not fits:
+        expected = ", ".join(["samples", *(str(s or "?") for s in shape[1:])])
+        raise SecateurError(
+            f"array '{name}' has shape {list(array.shape)}, the input takes [{expected}]"
+        )
+
+
+def _listed(names: Mapping[str, object] | list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"
