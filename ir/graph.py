@@ -141,13 +141,19 @@ class Value:
 
 
 class Attribute:
-    """A node's attribute. `proto` holds everything but subgraphs, which are in `graphs`."""
+    """A node's attribute. `proto` holds everything but subgraphs, which are in `graphs`.
 
-    __slots__ = ("graphs", "proto")
+    `tensor` is set where the attribute's tensor has external data.
+    """
 
-    def __init__(self, proto: AttributeProto, graphs: Sequence[Graph] = ()) -> None:
+    __slots__ = ("graphs", "proto", "tensor")
+
+    def __init__(
+        self, proto: AttributeProto, graphs: Sequence[Graph] = (), tensor: Tensor | None = None
+    ) -> None:
         self.proto = proto
         self.graphs = tuple(graphs)
+        self.tensor = tensor
 
     @classmethod
     def of(cls, name: str, value: Any, type: int | None = None) -> Attribute:
@@ -535,9 +541,11 @@ def normalize_domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def _clone_graph(graph: Graph, outer: dict[Value, Value]) -> Graph:
-    """Copy a graph; protos and tensors, never changed in place, are shared."""
-    mapping = dict(outer)
+def _clone_graph(graph: Graph, mapping: dict[Value, Value]) -> Graph:
+    """Copy a graph; protos and tensors, never changed in place, are shared.
+
+    `mapping` leads from every value copied so far to its copy.
+    """
 
     def copy_value(value: Value) -> Value:
         copy = mapping[value] = Value(value.name, value.type, const=value.const, info=value.info)
@@ -550,7 +558,7 @@ def _clone_graph(graph: Graph, outer: dict[Value, Value]) -> Graph:
         clone.initializers[name] = mapping.get(value) or copy_value(value)
     for node in graph.nodes:
         attributes = {
-            name: Attribute(a.proto, [_clone_graph(g, mapping) for g in a.graphs])
+            name: Attribute(a.proto, [_clone_graph(g, mapping) for g in a.graphs], a.tensor)
             for name, a in node.attributes.items()
         }
         copy = Node(
@@ -579,7 +587,7 @@ def _constant_tensor(node: Node) -> Tensor | None:
         if attribute.proto.ref_attr_name:
             return None
         if name == "value":
-            return Tensor.from_proto(attribute.proto.t)
+            return attribute.tensor or Tensor.from_proto(attribute.proto.t)
         if name == "sparse_value":
             return Tensor.from_sparse(attribute.proto.sparse_tensor)
         if name in ("value_float", "value_floats"):

@@ -7,13 +7,14 @@ Writing is atomic: a file appears whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import google.protobuf.message
-import onnx
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -26,14 +27,9 @@ from onnx import (
 )
 
 from .errors import ModelError, SecateurError
+from .external import ExternalData
 from .graph import Attribute, Function, Graph, Model, Node, Value
 from .tensor import Tensor
-
-EMBED_LIMIT = 2**31 - 2**24
-"""Bytes of constants above which a written model keeps them in a file beside it.
-
-A protobuf message holds at most 2 GiB; the margin leaves room for the graph itself.
-"""
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -64,18 +60,18 @@ def from_proto(proto: ModelProto, path: Path | None = None) -> Model:
     """Build the IR of a model proto, which must not be changed afterwards."""
     base_dir = path.parent if path is not None else None
     functions = [_read_function(f, base_dir) for f in proto.functions]
+    seen: set[tuple[str, str, str]] = set()
+    for function in functions:
+        if function.key in seen:
+            raise ModelError(f"function '{function.extra.name}' is defined twice")
+        seen.add(function.key)
     graph = _GraphReader(proto.graph, {}, base_dir).read()
     return Model(graph, _model_extra(proto), functions, path)
 
 
 def to_proto(model: Model) -> ModelProto:
     """The model as a proto. Unchanged external tensors still refer to their files."""
-    proto = ModelProto()
-    proto.CopyFrom(model.extra)
-    _write_graph(model.graph, proto.graph)
-    for function in model.functions.values():
-        _write_function(function, proto.functions.add())
-    return proto
+    return _write_model(model, _Embedded())
 
 
 def to_proto_without_weights(model: Model, keep_elements: int) -> ModelProto:
@@ -84,29 +80,24 @@ def to_proto_without_weights(model: Model, keep_elements: int) -> ModelProto:
     Initializers of at most `keep_elements` elements keep their values, since shapes
     may be computed from them.
     """
-    proto = ModelProto()
-    proto.CopyFrom(model.extra)
-    _write_graph(model.graph, proto.graph, keep_elements)
-    for function in model.functions.values():
-        _write_function(function, proto.functions.add())
-    return proto
+
+    return _write_model(model, _TypesOnly(keep_elements))
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write a model to a file, atomically.
 
     Constants that came from external files, or that together pass what a protobuf
-    message holds, go to `<file>.data` beside it.
+    message holds, go to `<file>.data` beside it, one after the other: a model of any
+    size is written without holding it in memory.
     """
     path = Path(path)
-    proto = to_proto(model)
-    tensors = {v.name: v.const for g in model.all_graphs() for v in g.initializers.values()}
-    total = sum(t.nbytes for t in tensors.values() if t is not None)
-    external = total > EMBED_LIMIT or any(t is not None and t.is_external for t in tensors.values())
-    with atomic_files(path, path.with_name(path.name + ".data")) as (temporary, data):
-        if external:
-            _externalize(proto, model, data, path.name + ".data", total > EMBED_LIMIT)
+    target = path.with_name(path.name + ".data")
+    with atomic_files(path, target) as (temporary, data):
+        with ExternalData(model, data, target.name) as tensors:
+            proto = _write_model(model, tensors)
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
+    tensors.settle(target)
 
 
 @contextlib.contextmanager
@@ -250,6 +241,12 @@ class _GraphReader:
         self.graph.add_node(node)
 
     def _read_attribute(self, proto: AttributeProto) -> Attribute:
+        if proto.type == AttributeProto.TENSOR and not proto.ref_attr_name:
+            tensor = Tensor.from_proto(proto.t, self.base_dir)
+            return Attribute(proto, tensor=tensor if tensor.is_external else None)
+        for inner in (*proto.tensors, proto.sparse_tensor.values, proto.sparse_tensor.indices):
+            if inner.data_location == TensorProto.EXTERNAL:
+                raise ModelError(f"attribute '{proto.name}': external data is not supported here")
         if proto.type not in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
             return Attribute(proto)
         protos = [proto.g] if proto.type == AttributeProto.GRAPH else list(proto.graphs)
@@ -302,30 +299,63 @@ def _read_function(proto: FunctionProto, base_dir: Path | None) -> Function:
 # --- writing ---------------------------------------------------------------------
 
 
-def _write_graph(graph: Graph, proto: GraphProto, keep_elements: int | None = None) -> None:
-    """Write a graph; of initializers over `keep_elements` elements only name and type.
+class _TensorWriter(Protocol):
+    """Writes constants: with their data, without, or into a file (`external.py`)."""
 
-    Those are written as inputs, so that the result is a valid graph.
-    """
+    def initializer(self, value: Value, tensor: Tensor, graph: GraphProto) -> None:
+        """Write an initializer into a graph's proto."""
+
+    def attribute(self, tensor: Tensor, name: str) -> TensorProto:
+        """The proto of a tensor that an attribute holds."""
+
+
+class _Embedded:
+    """Constants as they are: in the proto, or in the files they came from."""
+
+    def initializer(self, value: Value, tensor: Tensor, graph: GraphProto) -> None:
+        if tensor.is_sparse:
+            graph.sparse_initializer.append(tensor.to_sparse_proto(value.name))
+        else:
+            graph.initializer.append(tensor.to_proto(value.name))
+
+    def attribute(self, tensor: Tensor, name: str) -> TensorProto:
+        return tensor.to_proto(name)
+
+
+@dataclasses.dataclass
+class _TypesOnly(_Embedded):
+    """Initializers of more than `keep_elements` elements as inputs, smaller ones with data."""
+
+    keep_elements: int
+
+    def initializer(self, value: Value, tensor: Tensor, graph: GraphProto) -> None:
+        if tensor.size <= self.keep_elements and not tensor.is_sparse:
+            graph.initializer.append(tensor.embedded(value.name))
+        elif not value.is_input:
+            info = helper.make_tensor_value_info(value.name, tensor.dtype, tensor.shape)
+            graph.input.append(info)
+
+
+def _write_model(model: Model, tensors: _TensorWriter) -> ModelProto:
+    proto = ModelProto()
+    proto.CopyFrom(model.extra)
+    _write_graph(model.graph, proto.graph, tensors)
+    for function in model.functions.values():
+        _write_function(function, proto.functions.add(), tensors)
+    return proto
+
+
+def _write_graph(graph: Graph, proto: GraphProto, tensors: _TensorWriter) -> None:
     if graph.extra is not None:
         proto.CopyFrom(graph.extra)
     proto.name = graph.name
     for value in graph.inputs:
         _write_info(value, proto.input.add())
     for value in graph.initializers.values():
-        tensor = value.const
-        assert tensor is not None
-        if keep_elements is not None and (tensor.size > keep_elements or tensor.is_sparse):
-            if not value.is_input:
-                proto.input.append(
-                    helper.make_tensor_value_info(value.name, tensor.dtype, tensor.shape)
-                )
-        elif tensor.is_sparse:
-            proto.sparse_initializer.append(tensor.to_sparse_proto(value.name))
-        else:
-            proto.initializer.append(tensor.to_proto(value.name))
+        assert value.const is not None
+        tensors.initializer(value, value.const, proto)
     for node in graph.nodes:
-        _write_node(node, proto.node.add(), keep_elements)
+        _write_node(node, proto.node.add(), tensors)
     for entry in graph.value_info:
         if isinstance(entry, ValueInfoProto):
             proto.value_info.append(entry)
@@ -349,7 +379,7 @@ def _write_info(value: Value, proto: ValueInfoProto) -> None:
         proto.type.CopyFrom(value.type)
 
 
-def _write_node(node: Node, proto: NodeProto, keep_elements: int | None = None) -> None:
+def _write_node(node: Node, proto: NodeProto, tensors: _TensorWriter) -> None:
     if node.extra is not None:
         proto.CopyFrom(node.extra)
     proto.op_type = node.op_type
@@ -364,80 +394,27 @@ def _write_node(node: Node, proto: NodeProto, keep_elements: int | None = None) 
     for attribute in node.attributes.values():
         target = proto.attribute.add()
         target.CopyFrom(attribute.proto)
+        if attribute.tensor is not None:
+            target.t.CopyFrom(tensors.attribute(attribute.tensor, target.t.name))
         if attribute.proto.type == AttributeProto.GRAPH and attribute.graphs:
-            _write_graph(attribute.graphs[0], target.g, keep_elements)
+            _write_graph(attribute.graphs[0], target.g, tensors)
         else:
             for graph in attribute.graphs:
-                _write_graph(graph, target.graphs.add(), keep_elements)
+                _write_graph(graph, target.graphs.add(), tensors)
 
 
-def _write_function(function: Function, proto: FunctionProto) -> None:
+def _write_function(function: Function, proto: FunctionProto, tensors: _TensorWriter) -> None:
     proto.CopyFrom(function.extra)
     graph = function.graph
     proto.input.extend(v.name for v in graph.inputs)
     proto.output.extend(v.name for v in graph.outputs)
     for node in graph.nodes:
-        _write_node(node, proto.node.add())
+        _write_node(node, proto.node.add(), tensors)
     for entry in graph.value_info:
         if isinstance(entry, ValueInfoProto):
             proto.value_info.append(entry)
         elif _is_defined(entry, graph):
             _write_info(entry, proto.value_info.add())
-
-
-def _externalize(
-    proto: ModelProto, model: Model, data: Path, location: str, everything: bool
-) -> None:
-    """Stream the tensors that are to be external into `data`, 4 KiB aligned."""
-    sources: dict[str, Tensor] = {}
-    for graph in model.all_graphs():
-        for value in graph.initializers.values():
-            if value.const is not None and not value.const.is_sparse:
-                sources[value.name] = value.const
-    with open(data, "wb") as file:
-        for tensor in _initializer_protos(proto.graph):
-            source = sources[tensor.name]
-            if source.dtype == TensorProto.STRING:
-                continue
-            if not source.is_external and not (everything and source.nbytes >= 1024):
-                continue
-            offset = -(-file.tell() // 4096) * 4096
-            file.seek(offset)
-            array = source.numpy()
-            if source.is_external and array.nbytes == source.nbytes:
-                array.tofile(file)
-            else:
-                file.write(
-                    source.to_proto("").raw_data or onnx.numpy_helper.from_array(array).raw_data
-                )
-            length = file.tell() - offset
-            for field in (
-                "raw_data",
-                "float_data",
-                "int32_data",
-                "int64_data",
-                "double_data",
-                "uint64_data",
-                "external_data",
-            ):
-                tensor.ClearField(field)
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, text in (
-                ("location", location),
-                ("offset", str(offset)),
-                ("length", str(length)),
-            ):
-                tensor.external_data.add(key=key, value=text)
-
-
-def _initializer_protos(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _initializer_protos(attribute.g)
-            for inner in attribute.graphs:
-                yield from _initializer_protos(inner)
 
 
 def _copy_field(target: google.protobuf.message.Message, name: str, value: object) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,34 @@ def storage_bytes(dtype: int, shape: Sequence[int]) -> int:
     return -(-math.prod(shape) * element_bits(dtype) // 8)
 
 
+@dataclasses.dataclass(frozen=True)
+class FileRegion:
+    """Where an external tensor's bytes lie; `stamp` tells whether the file was replaced."""
+
+    path: Path
+    offset: int
+    length: int
+    stamp: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, path: Path, offset: int, length: int) -> FileRegion:
+        """A region of the file as it is now."""
+        return cls(path, offset, length, _stamp(path))
+
+    def check(self) -> None:
+        """Raise ModelError where the file is no longer the one that the model was read with."""
+        if _stamp(self.path) != self.stamp:
+            raise ModelError(f"{self.path}: changed since the model was read")
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
 class Tensor:
     """An immutable constant: a `TensorProto` as read, a mapped file region, or an array.
 
@@ -46,7 +75,7 @@ class Tensor:
     the elements; for external data they are memory-mapped, not read.
     """
 
-    __slots__ = ("_array", "_path", "_proto", "_sparse", "dtype", "shape")
+    __slots__ = ("_array", "_proto", "_region", "_sparse", "dtype", "shape")
 
     def __init__(
         self,
@@ -55,14 +84,14 @@ class Tensor:
         *,
         array: Array | None = None,
         proto: TensorProto | None = None,
-        path: Path | None = None,
+        region: FileRegion | None = None,
         sparse: SparseTensorProto | None = None,
     ) -> None:
         self.dtype = dtype
         self.shape = shape
         self._array = array
         self._proto = proto
-        self._path = path
+        self._region = region
         self._sparse = sparse
 
     @classmethod
@@ -82,16 +111,27 @@ class Tensor:
         """
         shape = tuple(proto.dims)
         if any(d < 0 for d in shape):
-            raise ModelError(f"initializer '{proto.name}': negative dimension in shape {shape}")
-        path = None
+            raise ModelError(f"tensor '{proto.name}': negative dimension in shape {list(shape)}")
+        where = f"tensor '{proto.name}'"
+        if proto.data_type not in TensorProto.DataType.values() or not proto.data_type:
+            raise ModelError(f"{where}: unknown data type {proto.data_type}")
+        region = None
         if proto.data_location == TensorProto.EXTERNAL:
-            path = _checked_external_path(proto, shape, base_dir)
+            region = _external_region(proto, shape, base_dir)
         else:
             _check_embedded_size(proto, shape)
-        return cls(proto.data_type, shape, proto=proto, path=path)
+        return cls(proto.data_type, shape, proto=proto, region=region)
 
     @classmethod
     def from_sparse(cls, proto: SparseTensorProto) -> Tensor:
+        """Wrap a `SparseTensorProto`; its elements are made dense when they are read."""
+        where = f"sparse tensor '{proto.values.name}'"
+        for part in (proto.values, proto.indices):
+            if part.data_location == TensorProto.EXTERNAL:
+                raise ModelError(f"{where}: external data in sparse tensors is not supported")
+            cls.from_proto(part)
+        if any(d < 0 for d in proto.dims):
+            raise ModelError(f"{where}: negative dimension in shape {list(proto.dims)}")
         return cls(proto.values.data_type, tuple(proto.dims), sparse=proto)
 
     @property
@@ -111,7 +151,7 @@ class Tensor:
     @property
     def is_external(self) -> bool:
         """Whether the elements lie in a file beside the model."""
-        return self._path is not None
+        return self._region is not None
 
     def numpy(self) -> Array:
         """The elements, read-only by convention."""
@@ -120,8 +160,8 @@ class Tensor:
         if self._sparse is not None:
             return _densify(self._sparse)
         assert self._proto is not None
-        if self._path is not None:
-            return self._map_external()
+        if self._region is not None:
+            return self._map(self._region)
         return numpy_helper.to_array(self._proto)
 
     def to_proto(self, name: str) -> TensorProto:
@@ -139,12 +179,7 @@ class Tensor:
             return TensorProto(
                 name=name, data_type=self.dtype, dims=self.shape, string_data=strings
             )
-        proto = numpy_helper.from_array(np.asarray(array, order="C"), name)
-        if proto.data_type != self.dtype:
-            raise ModelError(
-                f"initializer '{name}': array of {array.dtype} does not store {self.dtype}"
-            )
-        return proto
+        return self._packed(name)
 
     def to_sparse_proto(self, name: str) -> SparseTensorProto:
         assert self._sparse is not None
@@ -153,21 +188,63 @@ class Tensor:
         proto.values.name = name
         return proto
 
-    def _map_external(self) -> Array:
+    def embedded(self, name: str) -> TensorProto:
+        """A `TensorProto` called `name` that holds the data, wherever it lies now."""
+        return self._packed(name) if self.is_external else self.to_proto(name)
+
+    def header(self, name: str) -> TensorProto:
+        """A `TensorProto` called `name` with type, shape and annotations, but no data."""
+        proto = TensorProto(name=name, data_type=self.dtype, dims=self.shape)
+        if self._proto is not None:
+            if self._proto.HasField("doc_string"):
+                proto.doc_string = self._proto.doc_string
+            proto.metadata_props.extend(self._proto.metadata_props)
+        return proto
+
+    def comes_from(self, path: Path) -> bool:
+        """Whether the elements lie in that file."""
+        return self._region is not None and self._region.path == path.resolve()
+
+    def write_to(self, file: BinaryIO) -> None:
+        """Append the storage bytes to a file, a piece at a time. Not for strings."""
+        if self._region is not None:
+            _copy_region(self._region, file)
+        elif self._proto is not None and self._proto.HasField("raw_data"):
+            file.write(self._proto.raw_data)
+        elif self._array is not None and self.dtype not in _PACKED_BITS:
+            _write_array(self._array, file)
+        else:
+            file.write(self._packed().raw_data)
+
+    def move(self, region: FileRegion, location: str) -> None:
+        """Note that the bytes of this external tensor now lie elsewhere, unchanged."""
+        proto = TensorProto()
         assert self._proto is not None
-        assert self._path is not None
-        info = external_data_helper.ExternalDataInfo(self._proto)
+        proto.CopyFrom(self._proto)
+        set_external(proto, location, region.offset, region.length)
+        self._proto, self._region = proto, region
+
+    def _packed(self, name: str = "") -> TensorProto:
+        proto = numpy_helper.from_array(np.asarray(self.numpy(), order="C"), name)
+        if proto.data_type != self.dtype:
+            raise ModelError(
+                f"tensor '{name}': an array of {proto.data_type} does not store {self.dtype}"
+            )
+        return proto
+
+    def _map(self, region: FileRegion) -> Array:
+        region.check()
         if self.dtype in _PACKED_BITS or self.size == 0:
             raw = TensorProto(data_type=self.dtype, dims=self.shape)
-            with open(self._path, "rb") as file:
-                file.seek(info.offset or 0)
-                raw.raw_data = file.read(self.nbytes)
+            with open(region.path, "rb") as file:
+                file.seek(region.offset)
+                raw.raw_data = file.read(region.length)
             return numpy_helper.to_array(raw)
         return np.memmap(
-            self._path,
+            region.path,
             dtype=helper.tensor_dtype_to_np_dtype(self.dtype),
             mode="r",
-            offset=info.offset or 0,
+            offset=region.offset,
             shape=self.shape,
         )
 
@@ -175,10 +252,19 @@ class Tensor:
         return f"Tensor({TensorProto.DataType.Name(self.dtype)}, {list(self.shape)})"
 
 
-def _checked_external_path(
+def set_external(proto: TensorProto, location: str, offset: int, length: int) -> None:
+    """Let a tensor's proto refer to bytes of the file `location` instead of holding data."""
+    for field in (*_TYPED_FIELDS, "raw_data", "external_data"):
+        proto.ClearField(field)
+    proto.data_location = TensorProto.EXTERNAL
+    for key, text in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        proto.external_data.add(key=key, value=text)
+
+
+def _external_region(
     proto: TensorProto, shape: tuple[int, ...], base_dir: Path | None
-) -> Path:
-    where = f"initializer '{proto.name}'"
+) -> FileRegion:
+    where = f"tensor '{proto.name}'"
     try:
         info = external_data_helper.ExternalDataInfo(proto)
     except (ValueError, TypeError) as error:
@@ -186,42 +272,96 @@ def _checked_external_path(
     if base_dir is None:
         raise ModelError(f"{where}: external data, but the model was not read from a file")
     root = base_dir.resolve()
-    path = (root / info.location).resolve()
+    try:
+        path = (root / info.location).resolve()
+    except (OSError, ValueError, RuntimeError):  # a NUL in it, or a loop of links
+        raise ModelError(f"{where}: malformed external data path {info.location!r}") from None
     if not info.location or os.path.isabs(info.location) or not path.is_relative_to(root):
         raise ModelError(f"{where}: external data '{info.location}' leaves the model's folder")
     if not path.is_file():
         raise ModelError(f"{where}: external data file '{info.location}' is missing")
     need = storage_bytes(proto.data_type, shape)
     offset = info.offset or 0
-    if info.length is not None and info.length != need:
+    if info.length and info.length != need:
         raise ModelError(f"{where}: external data of {info.length} bytes, its shape needs {need}")
     if offset < 0 or offset + need > path.stat().st_size:
         raise ModelError(f"{where}: external data file '{info.location}' is too short")
-    return path
+    return FileRegion.of(path, offset, need)
+
+
+_TYPED_FIELDS = (
+    "float_data",
+    "int32_data",
+    "string_data",
+    "int64_data",
+    "double_data",
+    "uint64_data",
+)
 
 
 def _check_embedded_size(proto: TensorProto, shape: tuple[int, ...]) -> None:
-    try:
-        bits = element_bits(proto.data_type)
-    except KeyError:
-        raise ModelError(
-            f"initializer '{proto.name}': unknown data type {proto.data_type}"
-        ) from None
-    if proto.HasField("raw_data") and bits:
-        stored, need = len(proto.raw_data), storage_bytes(proto.data_type, shape)
-        if stored != need:
-            raise ModelError(
-                f"initializer '{proto.name}': {stored} bytes stored, "
-                f"its shape {list(shape)} needs {need}"
-            )
+    """Whether the data in the proto is as long as its shape says."""
+    where, count = f"tensor '{proto.name}'", math.prod(shape)
+    if proto.HasField("raw_data") and proto.data_type != TensorProto.STRING:
+        stored, need, unit = len(proto.raw_data), storage_bytes(proto.data_type, shape), "bytes"
+    else:
+        stored, unit = max(len(getattr(proto, field)) for field in _TYPED_FIELDS), "numbers"
+        need = count
+        if proto.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
+            need = 2 * count
+        elif proto.data_type in _PACKED_BITS:
+            # Writers pack these by bytes or store one element per number.
+            need = stored if stored == count else storage_bytes(proto.data_type, shape)
+    if stored != need:
+        raise ModelError(f"{where}: {stored} {unit} stored, its shape {list(shape)} needs {need}")
+
+
+_CHUNK = 1 << 22
+"""Bytes copied at a time."""
+
+
+def _copy_region(region: FileRegion, target: BinaryIO) -> None:
+    region.check()
+    left = region.length
+    with open(region.path, "rb") as source:
+        source.seek(region.offset)
+        while left > 0:
+            piece = source.read(min(left, _CHUNK))
+            if not piece:
+                raise ModelError(f"{region.path}: shorter than when the model was read")
+            target.write(piece)
+            left -= len(piece)
+
+
+def _write_array(array: Array, target: BinaryIO) -> None:
+    """Write an array's elements little-endian; one that is no solid block goes in pieces."""
+    little = array.dtype.newbyteorder("<")
+    if array.flags.c_contiguous and array.dtype == little:
+        target.write(array.reshape(-1).view(np.uint8).data)
+        return
+    if array.nbytes <= _CHUNK or array.ndim == 0:
+        target.write(array.astype(little, order="C").tobytes())
+        return
+    for part in array:
+        _write_array(part, target)
+
+
+_DENSE_LIMIT = 2**31
+"""Bytes above which a sparse tensor is not made dense: its shape is only a claim."""
 
 
 def _densify(sparse: SparseTensorProto) -> Array:
     values = numpy_helper.to_array(sparse.values)
     indices = numpy_helper.to_array(sparse.indices)
-    dense = np.zeros(tuple(sparse.dims), dtype=values.dtype)
-    if indices.ndim == 1:
-        dense.reshape(-1)[indices] = values
-    else:
-        dense[tuple(indices.T)] = values
+    shape = tuple(sparse.dims)
+    if math.prod(shape) * values.itemsize > _DENSE_LIMIT:
+        raise ModelError(f"sparse tensor '{sparse.values.name}': {list(shape)} is too large")
+    dense = np.zeros(shape, dtype=values.dtype)
+    try:
+        if indices.ndim == 1:
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+    except (IndexError, ValueError):
+        raise ModelError(f"sparse tensor '{sparse.values.name}': indices out of range") from None
     return dense

@@ -10,8 +10,9 @@ from pathlib import Path
 import onnxruntime
 
 from ..ir.errors import SecateurError
+from ..ir.external import EMBED_LIMIT, constant_tensors
 from ..ir.graph import Model
-from ..ir.onnx_io import EMBED_LIMIT, save, to_proto
+from ..ir.onnx_io import save, to_proto
 from ..ir.tensor import Array
 
 
@@ -54,9 +55,8 @@ class Session:
 @contextlib.contextmanager
 def _session_source(model: Model) -> Iterator[bytes | str]:
     """The serialized model, or, where it has external data or is too large, a file."""
-    constants = [v.const for g in model.all_graphs() for v in g.initializers.values()]
-    large = sum(t.nbytes for t in constants if t is not None) > EMBED_LIMIT
-    if large or any(t is not None and t.is_external for t in constants):
+    constants = constant_tensors(model)
+    if sum(t.nbytes for t in constants) > EMBED_LIMIT or any(t.is_external for t in constants):
         with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
             path = Path(folder) / "model.onnx"
             save(model, path)
