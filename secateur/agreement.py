@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 import numpy as np
 
+from .backends.onnxruntime import Runner
 from .ir.errors import SecateurError
 from .ir.tensor import Array
-
-
-class Runner(Protocol):
-    """Anything that computes named outputs from named inputs: a session, an artifact."""
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once."""
 
 
 @dataclasses.dataclass(frozen=True)

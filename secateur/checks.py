@@ -8,7 +8,8 @@ from pathlib import Path
 
 import onnx
 
-from .agreement import Agreement, Runner, compare
+from .agreement import Agreement, compare
+from .backends.onnxruntime import Runner
 from .data import Dataset, random_feed
 from .ir.errors import SecateurError
 from .ir.graph import Model

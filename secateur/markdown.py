@@ -14,6 +14,7 @@ from .report import (
     count_text,
     latency_text,
     percent_text,
+    short,
 )
 
 LISTED = 8
@@ -57,7 +58,7 @@ def size_row(stage: Stage) -> list[str]:
 
 def stage_row(stage: Stage) -> list[str]:
     """A stage's cells under `STAGE_HEADER`."""
-    return [*size_row(stage), percent_text(stage.top1), latency_text(stage.latency_ms)]
+    return [*size_row(stage), percent_text(stage.top1), latency_text(stage.latency)]
 
 
 SIZE_HEADER = ["stage", "nodes", "parameters", "MACs", "file"]
@@ -105,8 +106,8 @@ def artifact_lines(report: Report) -> list[str]:
                 f"Top-1 {percent_text(compiled.top1)}; ONNX Runtime {percent_text(reference.top1)}."
             )
         lines.append(
-            f"Latency {latency_text(compiled.latency_ms)} ms; "
-            f"ONNX Runtime {latency_text(reference.latency_ms)} ms."
+            f"Latency {latency_text(compiled.latency)} ms; "
+            f"ONNX Runtime {latency_text(reference.latency)} ms."
         )
     return lines
 
@@ -114,8 +115,6 @@ def artifact_lines(report: Report) -> list[str]:
 def reasons(run: PassRun) -> list[str]:
     """What a pass left alone, one line for each reason."""
     by_reason: dict[str, list[str]] = {}
-    for group in run.statistics.get("locked", []):
-        by_reason.setdefault(group["reason"], []).append(group["name"])
     for note in run.notes:
         by_reason.setdefault(note["reason"], []).append(f"{note['node']} ({note['op_type']})")
     return [f"{reason}: {_some(names)}" for reason, names in by_reason.items()]
@@ -147,11 +146,11 @@ def _pruning(report: Report) -> str:
     groups = run.statistics.get("groups", [])
     rows = [
         [
-            g["name"],
+            short(g["name"]),
             f"{g['size']:,}",
             f"{g['kept']:,}",
             percent_text(1 - g["kept"] / g["size"]) if g["size"] else "-",
-            _some(g.get("parameters", [])),
+            f"{len(g['parameters']):,}",
         ]
         for g in groups
     ]
@@ -204,6 +203,6 @@ def _left_alone(title: str, run: PassRun) -> list[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(str(name) for name in names[:LISTED])
+    listed = ", ".join(short(name) for name in names[:LISTED])
     rest = len(names) - LISTED
     return f"{listed} and {rest:,} more" if rest > 0 else listed

@@ -11,13 +11,12 @@ from typing import Any
 
 from onnx import TensorProto
 
-from .agreement import Runner
-from .backends.onnxruntime import measure_latency
+from .backends.onnxruntime import Latency, Runner, measure_latency
 from .ir.cost import count
 from .ir.graph import Model, Value
 from .ir.onnx_io import to_proto
 from .ir.tensor import Array
-from .report import Latency, Stage
+from .report import Stage
 
 LATENCY_SECONDS = 2.0
 """Time that measuring the latency of all runners together should take."""
@@ -56,8 +55,7 @@ def latencies(runners: Mapping[str, Runner], feed: Mapping[str, Array]) -> dict[
         runner.run(feed)
     trial = time.perf_counter() - start
     repeats = int(min(max(LATENCY_SECONDS / max(trial, 1e-6), 5), 200))
-    measured = measure_latency(dict(runners), feed, repeats=repeats)
-    return {name: Latency(m.median_ms, m.min_ms, m.max_ms) for name, m in measured.items()}
+    return measure_latency(runners, feed, repeats=repeats)
 
 
 def describe_model(model: Model) -> dict[str, Any]:

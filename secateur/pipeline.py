@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from .agreement import Runner, compare
-from .backends.onnxruntime import evaluate
+from .agreement import compare
+from .backends.onnxruntime import Runner, evaluate
 from .backends.tvm.targets import Target, parse_target
 from .checks import check_equivalent, check_feeds, check_file
 from .data import DataError, Dataset, DataSource, load_dataset
@@ -221,11 +221,11 @@ class _Run:
         """Accuracy of every stage, then latency of all of them in turns."""
         with self._stage("measure"):
             if self.evaluation is not None and self.evaluation.labels is not None:
-                self._measure_accuracy(self.evaluation)
+                self._measure_accuracy(self.evaluation, self.evaluation.labels)
             if self.feeds:
                 measured = latencies(self.runners, self.feeds[0])
                 for stage in self.report.stages:
-                    stage.latency_ms = measured.get(stage.name)
+                    stage.latency = measured.get(stage.name)
 
     def write_report(self, folder: Path) -> None:
         self.report.seconds = time.perf_counter() - self.started
@@ -248,10 +248,10 @@ class _Run:
             agreement = compare(self.runners[reference], self.runners["artifact"], feeds)
             artifact.agreement = dataclasses.asdict(agreement)
 
-    def _measure_accuracy(self, data: Dataset) -> None:
+    def _measure_accuracy(self, data: Dataset, labels: Array) -> None:
+        self.report.evaluation_samples = len(data.samples)
         for stage in self.report.stages:
-            accuracy = evaluate(self.runners[stage.name], data.samples, data.labels)
-            stage.top1 = accuracy.top1
+            stage.top1 = evaluate(self.runners[stage.name], data.samples, labels).top1
 
     def _all_feeds(self) -> Iterator[dict[str, Array]] | None:
         """Every sample there is, in runs of the model's batch size; or random inputs."""

@@ -9,25 +9,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backends.onnxruntime import Latency
 
 SCHEMA = 1
-
-
-@dataclasses.dataclass
-class Latency:
-    """Time of one run at the model's batch size, in milliseconds."""
-
-    median: float
-    min: float
-    max: float
 
 
 @dataclasses.dataclass
 class Stage:
     """The model after one stage. Fields that don't apply or weren't measured are None.
 
-    `seconds` is what the transformation took, `top1` a share of the evaluation samples.
+    `seconds` is what the transformation took, `top1` a share of the evaluation samples,
+    `latency` the time of one run at the model's batch size.
     """
 
     name: str
@@ -37,7 +32,7 @@ class Stage:
     macs: int | None = None
     file_bytes: int | None = None
     top1: float | None = None
-    latency_ms: Latency | None = None
+    latency: Latency | None = None
 
 
 @dataclasses.dataclass
@@ -161,4 +156,12 @@ def latency_text(latency: Latency | None) -> str:
     """Median with the range in parentheses."""
     if latency is None:
         return "-"
-    return f"{latency.median:.3f} ({latency.min:.3f}-{latency.max:.3f})"
+    return f"{latency.median_ms:.3f} ({latency.min_ms:.3f}-{latency.max_ms:.3f})"
+
+
+def short(text: str, width: int = 60) -> str:
+    """`text` with its middle left out where it is long; names start and end telling."""
+    if len(text) <= width:
+        return text
+    head = (width - 3) // 2
+    return f"{text[:head]}...{text[head + 3 - width :]}"

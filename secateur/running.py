@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from .agreement import Runner
+from .backends.onnxruntime import Runner
 from .data import load_dataset, random_feed
 from .ir.graph import Model
 from .ir.infer import infer_shapes

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..report import bytes_text, count_text
+from ..report import bytes_text, count_text, short
 from .console import print_json, print_table
 from .options import json_option, model_argument
 
@@ -28,6 +28,7 @@ def command(model: Path, as_json: bool) -> None:
 def _inspect(path: Path) -> dict[str, Any]:
     from ..ir.cost import count
     from ..measure import describe_model, file_bytes
+    from ..passes.prune import inspect_groups
     from ..running import open_model
 
     model = open_model(path)
@@ -47,6 +48,7 @@ def _inspect(path: Path) -> dict[str, Any]:
             {"type": name, "nodes": number, "macs": macs[name]}
             for name, number in nodes.most_common()
         ],
+        "groups": [group.as_dict() for group in inspect_groups(model)],
     }
 
 
@@ -63,6 +65,19 @@ def _print(facts: dict[str, Any]) -> None:
     )
     rows = [[o["type"], count_text(o["nodes"]), count_text(o["macs"])] for o in facts["operators"]]
     print_table(["operator", "nodes", "MACs"], rows)
+    print_table(
+        ["channel group", "locked by", "channels", "parameters"],
+        [
+            [
+                short(g["name"]),
+                short(g["lock"] or ""),
+                f"{g['size']:,}",
+                f"{len(g['parameters']):,}",
+            ]
+            for g in facts["groups"]
+        ],
+        text_columns=2,
+    )
 
 
 def _shape_text(shape: list[int | str | None]) -> str:
