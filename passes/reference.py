@@ -36,7 +36,9 @@ class Session:
                     source, options, providers=["CPUExecutionProvider"]
                 )
         except Exception as error:  # ONNX Runtime raises a family of unrelated types
-            raise SecateurError(f"ONNX Runtime rejects the model: {one_line(error)}") from None
+            text = one_line(error)
+            where = _where(model, text)
+            raise SecateurError(f"ONNX Runtime rejects the model: {text}{where}") from None
         self.input_names = [i.name for i in self._session.get_inputs()]
         self.output_names = [o.name for o in self._session.get_outputs()]
 
@@ -63,6 +65,12 @@ def _session_source(model: Model) -> Iterator[bytes | str]:
             yield str(path)
     else:
         yield to_proto(model).SerializeToString()
+
+
+def _where(model: Model, text: str) -> str:
+    """The first node that `text` may be about, if it names an operator and no node."""
+    labels = [node.label for node in model.all_nodes() if f"{node.op_type}(" in text]
+    return f" (node '{labels[0]}')" if labels and not any(x in text for x in labels) else ""
 
 
 def one_line(error: Exception) -> str:
