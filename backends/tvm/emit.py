@@ -1,0 +1,448 @@
+"""From plan to Relax: layouts chosen for the whole graph, one kernel call per operation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from . import regions
+from .kernels import concat, convolution, depthwise, elementwise, matmul, pooling, softmax
+from .kernels.epilogue import Operand
+from .layout import Blocked
+from .plan import (
+    ConcatOp,
+    ConvolutionOp,
+    ElementwiseOp,
+    Fused,
+    MatMulOp,
+    Operation,
+    Plan,
+    PoolingOp,
+    QuantizedSoftmaxOp,
+    RegionOp,
+    ReshapeOp,
+    Tensor,
+    View,
+)
+from .programs import Program
+from .targets import Target
+
+Array = Any
+
+
+class Emitter:
+    """Builds the Relax module of a plan."""
+
+    def __init__(self, plan: Plan, target: Target, threads: int) -> None:
+        self.plan, self.target, self.threads = plan, target, threads
+        self.builder = relax.BlockBuilder()
+        self.kernels: dict[Any, Any] = {}
+        self.layouts = choose_layouts(plan, target)
+        self.variables: dict[tuple[Tensor, Blocked | None], Any] = {}
+        self.regions = 0
+
+    def emit(self, metadata: str) -> Any:
+        """The module, with functions `main` and `secateur_metadata`."""
+        b, plan = self.builder, self.plan
+        parameters = [
+            relax.Var(f"input{i}", relax.TensorType(t.shape, t.dtype))
+            for i, t in enumerate(plan.inputs)
+        ]
+        with b.function("main", parameters):
+            with b.dataflow():
+                for tensor, parameter in zip(plan.inputs, parameters, strict=True):
+                    self.variables[tensor, None] = self.flatten(parameter, tensor)
+                for op in plan.operations:
+                    self.operation(op)
+                results = [
+                    b.emit_output(self.shaped(self.read(t, None), t)) for _, t in plan.outputs
+                ]
+            b.emit_func_output(relax.Tuple(results))
+        with b.function("secateur_metadata", []):
+            b.emit_func_output(tvm.ir.StringImm(metadata))
+        return b.get()
+
+    # --- tensors ---
+
+    def flatten(self, variable: Any, tensor: Tensor) -> Any:
+        """Row-major tensors are one-dimensional inside the module."""
+        if len(tensor.shape) == 1:
+            return variable
+        return self.builder.emit(relax.op.reshape(variable, (tensor.elements,)))
+
+    def shaped(self, variable: Any, tensor: Tensor) -> Any:
+        if len(tensor.shape) == 1:
+            return self.builder.emit(variable)
+        return self.builder.emit(relax.op.reshape(variable, tensor.shape))
+
+    def read(self, tensor: Tensor, layout: Blocked | None) -> Any:
+        """The variable holding a tensor in a layout, converting it (once) where needed."""
+        key = (tensor, layout)
+        if key in self.variables:
+            return self.variables[key]
+        if tensor.const is not None and layout is None:
+            result = relax.const(np.ascontiguousarray(tensor.const).reshape(-1))
+        else:
+            op = ElementwiseOp(
+                tensor.name, [tensor], [View.of(tensor)], Program((tensor.dtype,))
+            )
+            result = self.elementwise(op, layout)
+        self.variables[key] = result
+        return result
+
+    def own(self, tensor: Tensor) -> Blocked | None:
+        """The layout that a tensor's producer writes."""
+        return self.layouts.get(tensor)
+
+    def blocked(self, tensor: Tensor, pads: Sequence[int] = (0, 0, 0, 0), fill: float = 0) -> tuple[Any, Blocked]:
+        """A blocked variable that has at least these pads, and its layout."""
+        own = self.own(tensor)
+        if own is None or not own.covers(pads, fill):
+            own = Blocked.of(tensor.shape, self.target.block).with_pads(pads, fill)
+        return self.read(tensor, own), own
+
+    def define(self, tensor: Tensor, variable: Any) -> None:
+        self.variables[tensor, self.own(tensor)] = variable
+
+    def call(
+        self, key: Any, build: Callable[[], Any], arguments: Sequence[Any], shape: Sequence[int], dtype: str
+    ) -> Any:
+        """Call the kernel that `key` describes, building it where no call has yet."""
+        if key not in self.kernels:
+            name = f"{type(key[0]).__name__.lower()}_{len(self.kernels)}"
+            function = build().with_attr("global_symbol", name)
+            self.kernels[key] = self.builder.add_func(function, name)
+        result = relax.TensorType(tuple(shape), dtype)
+        return self.builder.emit(
+            relax.call_tir(self.kernels[key], relax.Tuple(list(arguments)), result)
+        )
+
+    # --- operations ---
+
+    def operation(self, op: Operation) -> None:
+        if isinstance(op, ConvolutionOp):
+            self.convolution(op)
+        elif isinstance(op, PoolingOp):
+            self.pooling(op)
+        elif isinstance(op, MatMulOp):
+            self.matmul(op)
+        elif isinstance(op, ElementwiseOp):
+            self.define(op.output, self.elementwise(op, self.own(op.output)))
+        elif isinstance(op, ConcatOp):
+            self.concat(op)
+        elif isinstance(op, ReshapeOp):
+            self.define(op.output, self.read(op.input, None))
+        elif isinstance(op, QuantizedSoftmaxOp):
+            self.softmax(op)
+        elif isinstance(op, RegionOp):
+            self.region(op)
+        else:
+            raise TypeError(type(op).__name__)
+
+    def convolution(self, op: ConvolutionOp) -> None:
+        x, layout = self.blocked(op.input, op.geometry.pads, op.fill)
+        y = self.layouts[op.output]
+        operands, arguments = self.operands(op, y, max(y.padded_channels, self.target.lanes))
+        low, high = (int(op.weights.min()), int(op.weights.max())) if op.weights.dtype != np.float32 else (0, 0)
+        if op.is_depthwise:
+            kernel = depthwise.Depthwise(
+                layout, op.input.dtype, y, op.geometry, op.program, operands
+            )
+            bias = _padded(op.bias, y.padded_channels, kernel.accumulator)
+            weights = depthwise.pack_weights(kernel, op.weights)
+            variable = self.call(
+                (kernel, self.threads),
+                lambda: depthwise.build(kernel, self.target, self.threads),
+                [x, relax.const(weights), relax.const(bias), *arguments],
+                y.shape,
+                op.output.dtype,
+            )
+            self.define(op.output, variable)
+            return
+        conv = convolution.Convolution(
+            layout,
+            op.input.dtype,
+            y,
+            op.geometry,
+            op.groups,
+            op.program,
+            operands,
+            (-128, 127) if low >= -128 and high <= 127 else (low, high),
+        )
+        tile = convolution.choose_tile(conv, self.target)
+        dot = conv.dot(self.target)
+        bias = op.bias
+        if dot.input_offset:
+            sums = op.weights.reshape(op.weights.shape[0], -1).astype(np.int64).sum(1)
+            bias = (bias.astype(np.int64) - dot.input_offset * sums).astype(np.int32)
+        bias = _padded(bias, conv.vectors(self.target) * self.target.lanes, dot.accumulator)
+        weights = convolution.pack_weights(conv, self.target, tile, op.weights)
+        starts = convolution.start_table(conv, self.target, tile)
+        extra = [relax.const(starts)] if starts is not None else []
+        variable = self.call(
+            (conv, tile, self.threads),
+            lambda: convolution.build(conv, self.target, tile, self.threads),
+            [x, relax.const(weights), relax.const(bias), *arguments, *extra],
+            y.shape,
+            op.output.dtype,
+        )
+        self.define(op.output, variable)
+
+    def operands(
+        self, op: Fused, output: Blocked, channels: int
+    ) -> tuple[tuple[Operand, ...], list[Any]]:
+        """The operands of a program over a blocked output, and their variables."""
+        operands, arguments = [], []
+        for tensor in op.operands:
+            if tensor.elements == 1:
+                operands.append(Operand(tensor.dtype))
+                arguments.append(self.read(tensor, None))
+            elif tensor.const is not None and tensor.elements == output.channels:
+                operands.append(Operand(tensor.dtype, per_channel=True))
+                values = _padded(tensor.const.reshape(-1), channels, tensor.dtype)
+                arguments.append(relax.const(values))
+            else:
+                shape = (1,) * (len(op.output.shape) - len(tensor.shape)) + tensor.shape
+                if shape != tensor.shape:
+                    reshaped = Tensor(tensor.name, tensor.dtype, shape, tensor.const)
+                    self.variables[reshaped, None] = self.read(tensor, None)
+                    tensor = reshaped
+                variable, layout = self.blocked(tensor)
+                operands.append(Operand(tensor.dtype, layout))
+                arguments.append(variable)
+        return tuple(operands), arguments
+
+    def pooling(self, op: PoolingOp) -> None:
+        x, layout = self.blocked(op.input, op.geometry.pads, op.fill)
+        y = self.layouts[op.output]
+        operands, arguments = self.operands(op, y, y.padded_channels)
+        divisor, table = 0.0, []
+        if op.counts is not None:
+            if (op.counts == op.counts.flat[0]).all():
+                divisor = float(op.counts.flat[0])
+            else:
+                table = [relax.const(np.ascontiguousarray(op.counts).reshape(-1))]
+        kernel = pooling.Pooling(
+            op.kind,
+            layout,
+            op.input.dtype,
+            y,
+            op.geometry,
+            op.element,
+            divisor,
+            op.program,
+            operands,
+        )
+        variable = self.call(
+            (kernel, self.threads),
+            lambda: pooling.build(kernel, self.target, self.threads),
+            [x, *table, *arguments],
+            y.shape,
+            op.output.dtype,
+        )
+        self.define(op.output, variable)
+
+    def matmul(self, op: MatMulOp) -> None:
+        shape = op.output.shape
+        depth, columns = op.weights.shape
+        rows = math.prod(shape) // columns
+        lanes = self.target.lanes
+        padded = -(-columns // lanes) * lanes
+        operands, arguments = [], []
+        for tensor in op.operands:
+            if tensor.elements == 1:
+                operands.append(matmul.MatrixOperand(tensor.dtype, 1, 0, 0))
+                arguments.append(self.read(tensor, None))
+            elif tensor.elements == columns and tensor.const is not None:
+                operands.append(matmul.MatrixOperand(tensor.dtype, padded, 0, 1))
+                arguments.append(relax.const(_padded(tensor.const.reshape(-1), padded, tensor.dtype)))
+            else:
+                step = columns if tensor.elements != columns else 0
+                operands.append(matmul.MatrixOperand(tensor.dtype, tensor.elements, step, 1))
+                arguments.append(self.read(tensor, None))
+        low, high = (int(op.weights.min()), int(op.weights.max())) if op.weights.dtype != np.float32 else (0, 0)
+        kernel = matmul.MatMul(
+            rows,
+            depth,
+            columns,
+            op.input.dtype,
+            op.program,
+            tuple(operands),
+            (-128, 127) if low >= -128 and high <= 127 else (low, high),
+        )
+        tile = matmul.choose_tile(kernel, self.target)
+        dot = kernel.dot(self.target)
+        bias = op.bias
+        if dot.input_offset:
+            sums = op.weights.astype(np.int64).sum(0)
+            bias = (bias.astype(np.int64) - dot.input_offset * sums).astype(np.int32)
+        variable = self.call(
+            (kernel, tile, self.threads),
+            lambda: matmul.build(kernel, self.target, tile, self.threads),
+            [
+                self.read(op.input, None),
+                relax.const(matmul.pack_weights(kernel, self.target, tile, op.weights)),
+                relax.const(_padded(bias, padded, dot.accumulator)),
+                *arguments,
+            ],
+            (rows * columns,),
+            op.output.dtype,
+        )
+        self.define(op.output, variable)
+
+    def elementwise(self, op: ElementwiseOp, layout: Blocked | None) -> Any:
+        shape = op.output.shape
+        sources, arguments = [], []
+        for view in op.views:
+            source, argument = self.source(view, shape, layout)
+            sources.append(source)
+            arguments.append(argument)
+        kernel = elementwise.Elementwise(shape, layout, tuple(sources), op.program)
+        out = layout.shape if layout is not None else (math.prod(shape),)
+        return self.call(
+            (kernel, self.threads),
+            lambda: elementwise.build(kernel, self.target, self.threads),
+            arguments,
+            out,
+            op.program.dtype,
+        )
+
+    def source(
+        self, view: View, shape: tuple[int, ...], layout: Blocked | None
+    ) -> tuple[elementwise.Source, Any]:
+        """How a kernel writing `layout` reads a view, and the variable that it reads."""
+        tensor = view.tensor
+        padded = (1,) * (len(shape) - len(view.shape)) + view.shape
+        if not view.is_whole:
+            assert view.strides is not None
+            strides = (0,) * (len(shape) - len(view.shape)) + view.strides
+            source = elementwise.Source(
+                tensor.dtype, padded, None, strides, view.offset, tensor.elements
+            )
+            return source, self.read(tensor, None)
+        own = self.own(tensor)
+        full = tensor.shape == shape
+        matches = len(padded) in (3, 4) and padded[1] == shape[1] if len(shape) in (3, 4) else False
+        if own is not None and len(tensor.shape) == len(shape) and (
+            (layout is not None and matches and own.block == layout.block)
+            or (layout is None and full)
+        ):
+            return elementwise.Source(tensor.dtype, padded, own), self.read(tensor, own)
+        return elementwise.Source(tensor.dtype, padded), self.read(tensor, None)
+
+    def concat(self, op: ConcatOp) -> None:
+        y = self.own(op.output)
+        dtype = op.output.dtype
+        if y is not None:
+            found = [self.blocked(t) for t in op.inputs]
+            layouts = tuple(layout for _, layout in found)
+            variable = self.call(
+                (_Key("concat"), layouts, y, dtype),
+                lambda: concat.build_blocked(layouts, y, dtype, self.target),
+                [v for v, _ in found],
+                y.shape,
+                dtype,
+            )
+        else:
+            outer = math.prod(op.output.shape[: op.axis])
+            runs = tuple(t.elements // outer for t in op.inputs)
+            variable = self.call(
+                (_Key("concat"), outer, runs, dtype),
+                lambda: concat.build_plain(outer, runs, dtype, self.target),
+                [self.read(t, None) for t in op.inputs],
+                (op.output.elements,),
+                dtype,
+            )
+        self.define(op.output, variable)
+
+    def softmax(self, op: QuantizedSoftmaxOp) -> None:
+        rows, size = op.output.shape
+        kernel = softmax.QuantizedSoftmax(
+            rows, size, op.output.dtype, op.output_scale, op.output_zero
+        )
+        table = softmax.exponentials(kernel, op.input_scale)
+        variable = self.call(
+            (kernel,),
+            lambda: softmax.build(kernel),
+            [self.read(op.input, None), relax.const(table)],
+            (rows * size,),
+            op.output.dtype,
+        )
+        self.define(op.output, variable)
+
+    def region(self, op: RegionOp) -> None:
+        function = regions.convert(op, self.target)
+        name = f"region_{self.regions}"
+        self.regions += 1
+        callee = regions.add(self.builder, function, name)
+        arguments = [self.shaped(self.read(t, None), t) for t in op.inputs]
+        result = self.builder.emit(relax.Call(callee, arguments))
+        for i, tensor in enumerate(op.outputs):
+            variable = result
+            if len(op.outputs) > 1:
+                variable = self.builder.emit(relax.TupleGetItem(result, i))
+            self.define(tensor, self.flatten(variable, tensor))
+
+
+class _Key(str):
+    """A kernel's kind where no dataclass describes the kernel."""
+
+    __slots__ = ()
+
+
+def choose_layouts(plan: Plan, target: Target) -> dict[Tensor, Blocked]:
+    """The blocked layout of every tensor that has one, with the padding its readers need.
+
+    Convolution and pooling write blocked tensors; elementwise operations and
+    concatenations along the channels keep what their inputs have, or take it where a
+    reader wants it. The first reader with padding decides on the fill.
+    """
+    layouts: dict[Tensor, Blocked] = {}
+    for op in plan.operations:
+        y = op.output
+        if not _wants_blocks(op, layouts):
+            continue
+        layouts[y] = Blocked.of(y.shape, target.block)
+    for tensor, layout in layouts.items():
+        pads, fill = [0, 0, 0, 0], None
+        for reader in tensor.readers:
+            if isinstance(reader, (ConvolutionOp, PoolingOp)) and reader.input is tensor:
+                own = reader.geometry.pads
+                if any(own) and fill is None:
+                    fill = reader.fill
+                if any(own) and fill == reader.fill:
+                    pads = [max(p, o) for p, o in zip(pads, own, strict=True)]
+        layouts[tensor] = layout.with_pads(pads, fill or 0)
+    return layouts
+
+
+def _wants_blocks(op: Operation, layouts: dict[Tensor, Blocked]) -> bool:
+    if isinstance(op, (ConvolutionOp, PoolingOp)):
+        return True
+    if not op.output.is_image:
+        return False
+    if isinstance(op, ElementwiseOp):
+        if any(v.tensor in layouts and v.tensor.shape == op.output.shape for v in op.views):
+            return True
+        if any(not v.is_whole for v in op.views):
+            return False
+        return any(
+            isinstance(r, (ConvolutionOp, PoolingOp)) and r.input is op.output
+            for r in op.output.readers
+        )
+    if isinstance(op, ConcatOp):
+        return op.axis == 1 and all(t in layouts for t in op.inputs)
+    return False
+
+
+def _padded(values: Array, count: int, dtype: str) -> Array:
+    padded = np.zeros(count, dtype)
+    padded[: values.size] = values
+    return padded
+
+

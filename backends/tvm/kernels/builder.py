@@ -1,0 +1,132 @@
+"""Building TensorIR functions: loops as context managers, scalar and vector access.
+
+Kernels are written against this small layer and construct TensorIR directly, which
+is an order of magnitude faster than parsing TVMScript.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tvm import tirx
+
+Expr = Any
+"""A TensorIR expression, or a Python number."""
+
+
+class KernelBuilder:
+    """Collects parameters and statements of one function."""
+
+    def __init__(self) -> None:
+        self._parameters: list[Any] = []
+        self._blocks: list[list[Any]] = [[]]
+
+    def parameter(self, name: str, shape: Sequence[int], dtype: str) -> Any:
+        """A buffer argument; arguments keep the order of these calls."""
+        buffer = tirx.decl_buffer([int(d) for d in shape], dtype, name)
+        self._parameters.append(buffer)
+        return buffer
+
+    def local(self, size: int, dtype: str, name: str = "acc") -> Any:
+        """A buffer private to the innermost loop body; lives in registers where it fits."""
+        buffer = tirx.decl_buffer([size], dtype, name, scope="local")
+        self.statement(tirx.AllocBuffer(buffer))
+        return buffer
+
+    def statement(self, statement: Any) -> None:
+        self._blocks[-1].append(statement)
+
+    @contextlib.contextmanager
+    def loop(self, extent: Expr, name: str, *, parallel: bool = False) -> Iterator[Expr]:
+        """`for name in range(extent)`. A loop of one iteration becomes no loop."""
+        if isinstance(extent, int) and extent == 1:
+            yield 0
+            return
+        variable = tirx.Var(name, "int32")
+        self._blocks.append([])
+        yield variable
+        body = _sequence(self._blocks.pop())
+        kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
+        self.statement(tirx.For(variable, tirx.IntImm("int32", 0), as_int(extent), kind, body))
+
+    @contextlib.contextmanager
+    def outer(
+        self, batch: int, extent: int, *, parallel: bool
+    ) -> Iterator[tuple[Expr, Expr]]:
+        """Two loops as one, `for n in range(batch): for i in range(extent)`."""
+        with self.loop(batch * extent, "outer", parallel=parallel) as index:
+            if batch == 1:
+                yield 0, index
+            elif extent == 1:
+                yield index, 0
+            else:
+                yield tirx.floordiv(index, extent), tirx.floormod(index, extent)
+
+    @contextlib.contextmanager
+    def when(self, condition: Expr) -> Iterator[None]:
+        """`if condition:`"""
+        self._blocks.append([])
+        yield
+        self.statement(tirx.IfThenElse(condition, _sequence(self._blocks.pop()), None))
+
+    def store(self, buffer: Any, value: Expr, *indices: Expr, lanes: int = 1) -> None:
+        """Store `value`; with `lanes` > 1 a vector along the last axis from the last index."""
+        self.statement(tirx.BufferStore(buffer, value, _indices(indices, lanes)))
+
+    def finish(self) -> Any:
+        """The function. Its buffers are taken not to overlap."""
+        return tirx.PrimFunc(
+            self._parameters, _sequence(self._blocks[0])
+        ).with_attr({"tirx.noalias": True, "s_tir": True})
+
+
+def load(buffer: Any, *indices: Expr, lanes: int = 1) -> Any:
+    """Read a scalar, or `lanes` consecutive elements of the last axis."""
+    return tirx.BufferLoad(buffer, _indices(indices, lanes))
+
+
+def splat(value: Expr, lanes: int) -> Any:
+    """A vector of `lanes` copies of a scalar."""
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+
+def constant(value: float, dtype: str, lanes: int = 1) -> Any:
+    """An immediate, splat over `lanes`."""
+    return splat(tirx.const(value, dtype), lanes)
+
+
+def cast(value: Any, dtype: str, lanes: int) -> Any:
+    return tirx.Cast(vector_type(dtype, lanes), value)
+
+
+def reinterpret(value: Any, dtype: str, lanes: int) -> Any:
+    """The same bits as another type."""
+    return tirx.reinterpret(vector_type(dtype, lanes), value)
+
+
+def vector_type(dtype: str, lanes: int) -> str:
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def llvm(name: str, dtype: str, *arguments: Any) -> Any:
+    """Call a pure LLVM intrinsic by its mangled name."""
+    return tirx.call_llvm_pure_intrin(dtype, name, *arguments)
+
+
+def as_int(value: Expr) -> Any:
+    return tirx.IntImm("int32", value) if isinstance(value, int) else value
+
+
+def _indices(indices: Sequence[Expr], lanes: int) -> list[Any]:
+    result = [as_int(i) for i in indices]
+    if lanes > 1:
+        result[-1] = tirx.Ramp(result[-1], tirx.IntImm("int32", 1), lanes)
+    return result
+
+
+def _sequence(statements: list[Any]) -> Any:
+    if not statements:
+        return tirx.Evaluate(tirx.IntImm("int32", 0))
+    return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)

@@ -1,0 +1,347 @@
+"""Direct convolution of blocked activations with packed weights (float32 and 8 bit)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from ..layout import Blocked
+from ..programs import Program
+from ..targets import Target
+from .builder import KernelBuilder, as_int, load
+from .dot import Dot, choose
+from .epilogue import Operand, declare, fill_border, read, store_lanes
+from .steps import StepEmitter
+
+Array = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Sizes of a 2-D convolution or pooling window; 1-D ones have height 1."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    """top, left, bottom, right"""
+
+    def output(self, height: int, width: int) -> tuple[int, int]:
+        """Output size for an input size."""
+        top, left, bottom, right = self.pads
+        sizes = []
+        for axis, padded in enumerate((height + top + bottom, width + left + right)):
+            extent = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+            sizes.append((padded - extent) // self.strides[axis] + 1)
+        return sizes[0], sizes[1]
+
+    @property
+    def is_pointwise(self) -> bool:
+        return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.pads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Output tile kept in registers: `vectors` of channels times `rows` * `columns` pixels.
+
+    `unroll` is the number of reduction steps per innermost loop iteration.
+    `channels_outer` walks all pixels for one channel group before the next group.
+    """
+
+    vectors: int
+    rows: int
+    columns: int
+    unroll: int = 4
+    channels_outer: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """One convolution kernel: everything that its code depends on."""
+
+    input: Blocked
+    input_dtype: str
+    output: Blocked
+    geometry: Geometry
+    groups: int
+    program: Program
+    operands: tuple[Operand, ...]
+    weight_range: tuple[int, int] = (-128, 127)
+
+    def dot(self, target: Target) -> Dot:
+        return choose(target, self.input_dtype, *self.weight_range)
+
+    def input_blocks(self, target: Target, tile: Tile) -> tuple[list[int], int]:
+        """First input block that each group of output vectors reads, and how many."""
+        block = self.input.block
+        if self.groups == 1:
+            return [0] * self.vector_groups(target, tile), self.input.blocks
+        per_out = self.output.channels // self.groups
+        per_in = self.input.channels // self.groups
+        width = tile.vectors * target.lanes
+        starts, ends = [], []
+        for first in range(0, self.vectors(target) * target.lanes, width):
+            last = min(first + width, self.output.channels) - 1
+            first = min(first, self.output.channels - 1)
+            starts.append(first // per_out * per_in // block)
+            ends.append(-(-(last // per_out + 1) * per_in // block))
+        count = max(e - s for s, e in zip(starts, ends, strict=True))
+        return [min(s, self.input.blocks - count) for s in starts], count
+
+    def vectors(self, target: Target) -> int:
+        """Vectors of output channels, the last one perhaps partly padding."""
+        return max(1, self.output.padded_channels // target.lanes)
+
+    def vector_groups(self, target: Target, tile: Tile) -> int:
+        return self.vectors(target) // tile.vectors
+
+
+def pack_weights(conv: Convolution, target: Target, tile: Tile, weights: Array) -> Array:
+    """[O, I / groups, KH, KW] to [group, step, vector * element], as the kernel reads them."""
+    dot, lanes = conv.dot(target), target.lanes
+    out_channels, per_in, kernel_h, kernel_w = weights.shape
+    starts, count = conv.input_blocks(target, tile)
+    block, width = conv.input.block, tile.vectors * lanes
+    groups = len(starts)
+    dense = np.zeros((groups, width, count * block, kernel_h, kernel_w), weights.dtype)
+    per_out = out_channels // conv.groups
+    for o in range(out_channels):
+        g = o // width
+        first = o // per_out * per_in - starts[g] * block
+        dense[g, o % width, first : first + per_in] = weights[o]
+    steps = block // dot.depth
+    packed = dense.reshape(
+        groups, tile.vectors, lanes, count, steps, dot.depth, kernel_h, kernel_w
+    ).transpose(0, 3, 6, 7, 4, 1, 2, 5)
+    return np.ascontiguousarray(
+        dot.pack(packed).reshape(
+            groups, count * kernel_h * kernel_w * steps, tile.vectors * dot.weights_per_step
+        )
+    )
+
+
+def start_table(conv: Convolution, target: Target, tile: Tile) -> Array | None:
+    """First input block per group, None where it is a multiple of the group's index."""
+    starts, _ = conv.input_blocks(target, tile)
+    slope = _slope(starts)
+    return None if slope is not None else np.asarray(starts, np.int32)
+
+
+def _slope(starts: Sequence[int]) -> int | None:
+    slope = starts[1] - starts[0] if len(starts) > 1 else 0
+    affine = all(s == slope * i for i, s in enumerate(starts))
+    return slope if affine else None
+
+
+def build(conv: Convolution, target: Target, tile: Tile, threads: int = 1) -> Any:
+    """The kernel. Arguments: input, weights, bias, operands, [block starts], output."""
+    return _Emitter(conv, target, tile, threads).build()
+
+
+class _Emitter:
+    def __init__(self, conv: Convolution, target: Target, tile: Tile, threads: int) -> None:
+        self.conv, self.target, self.tile, self.threads = conv, target, tile, threads
+        self.dot = conv.dot(target)
+        self.lanes = target.lanes
+        self.k = KernelBuilder()
+        x, y = conv.input, conv.output
+        if conv.geometry.is_pointwise and not any(x.pads) and not any(y.pads) and _flat(conv):
+            self.height, self.width = 1, x.height * x.width
+            self.in_columns = self.out_columns = self.width
+        else:
+            self.height, self.width = y.height, y.width
+            self.in_columns, self.out_columns = x.columns, y.columns
+        assert self.height >= tile.rows
+        assert self.width >= tile.columns
+        self.starts, self.count = conv.input_blocks(target, tile)
+
+    def build(self) -> Any:
+        k, conv, tile = self.k, self.conv, self.tile
+        kernel_h, kernel_w = conv.geometry.kernel
+        steps = conv.input.block // self.dot.depth
+        groups = len(self.starts)
+        self.x = k.parameter("X", conv.input.shape, conv.input_dtype)
+        self.w = k.parameter(
+            "W",
+            (
+                groups,
+                self.count * kernel_h * kernel_w * steps,
+                tile.vectors * self.dot.weights_per_step,
+            ),
+            self.dot.weight_dtype,
+        )
+        channels = conv.vectors(self.target) * self.lanes
+        self.bias = k.parameter("B", (channels,), self.dot.accumulator)
+        self.operands = declare(k, conv.operands, conv.output, channels)
+        self.slope = _slope(self.starts)
+        self.table = k.parameter("S", (groups,), "int32") if self.slope is None else None
+        self.y = k.parameter("Y", conv.output.shape, conv.program.dtype)
+        fill_border(k, self.y, conv.output, conv.program.dtype)
+        rows = -(-self.height // tile.rows)
+        columns = -(-self.width // tile.columns)
+        if tile.channels_outer:
+            with self.outer(conv.output.batch, groups) as (n, group):
+                with k.loop(rows, "oh") as i, k.loop(columns, "ow") as j:
+                    self.one_tile(n, group, i, j)
+        else:
+            with self.outer(conv.output.batch, rows) as (n, i):
+                with k.loop(columns, "ow") as j, k.loop(groups, "og") as group:
+                    self.one_tile(n, group, i, j)
+        return k.finish()
+
+    def outer(self, batch: int, extent: int) -> Any:
+        return self.k.outer(batch, extent, parallel=self.threads > 1)
+
+    def one_tile(self, n: Any, group: Any, i: Any, j: Any) -> None:
+        """Accumulate and write one output tile; the last tiles overlap their neighbours."""
+        k, tile, conv = self.k, self.tile, self.conv
+        row = _start(i, tile.rows, self.height)
+        column = _start(j, tile.columns, self.width)
+        pixels = tile.rows * tile.columns
+        acc = k.local(tile.vectors * pixels * self.lanes, self.dot.accumulator)
+        for v in range(tile.vectors):
+            channel = (group * tile.vectors + v) * self.lanes
+            start = load(self.bias, channel, lanes=self.lanes)
+            for p in range(pixels):
+                k.store(acc, start, (v * pixels + p) * self.lanes, lanes=self.lanes)
+        self.reduce(acc, n, group, row, column)
+        emitter = StepEmitter(k, self.target, self.lanes)
+        for v in range(tile.vectors):
+            channel = (group * tile.vectors + v) * self.lanes
+            for p in range(pixels):
+                h, w = row + p // tile.columns, column + p % tile.columns
+                value = load(acc, (v * pixels + p) * self.lanes, lanes=self.lanes)
+                values = [
+                    read(o, b, n, channel, self.position(o.layout, h, w), self.lanes)
+                    for o, b in zip(conv.operands, self.operands, strict=True)
+                ]
+                value = emitter.evaluate(conv.program, [value, *values])
+                position = self.position(conv.output, h, w)
+                store_lanes(k, self.y, conv.output, value, n, channel, position, self.lanes)
+
+    def position(self, layout: Blocked | None, h: Any, w: Any) -> Any:
+        if layout is None:
+            return 0
+        if (layout.height, layout.width) == (1, 1):
+            return layout.position(0, 0)
+        if self.height == 1 and not any(layout.pads):
+            return w
+        return layout.position(h, w)
+
+    def reduce(self, acc: Any, n: Any, group: Any, row: Any, column: Any) -> None:
+        k, tile, geometry = self.k, self.tile, self.conv.geometry
+        kernel_h, kernel_w = geometry.kernel
+        steps = self.conv.input.block // self.dot.depth
+        unroll = max(u for u in range(1, tile.unroll + 1) if steps % u == 0)
+        first = load(self.table, group) if self.table is not None else group * self.slope
+        with k.loop(self.count, "ic") as ic, k.loop(kernel_h, "kh") as kh, k.loop(
+            kernel_w, "kw"
+        ) as kw, k.loop(steps // unroll, "ko") as ko:
+            block = n * self.conv.input.blocks + first + ic
+            for u in range(unroll):
+                step = ko * unroll + u
+                index = ((ic * kernel_h + kh) * kernel_w + kw) * steps + step
+                self.multiply(acc, group, index, block, step, row, column, kh, kw)
+
+    def multiply(
+        self, acc: Any, group: Any, index: Any, block: Any, step: Any, row: Any, column: Any, kh: Any, kw: Any
+    ) -> None:
+        """One reduction step of the whole tile."""
+        k, tile, geometry, x = self.k, self.tile, self.conv.geometry, self.conv.input
+        stride_h, stride_w = geometry.strides
+        top = x.top - geometry.pads[0]
+        left = x.left - geometry.pads[1]
+        pixels = tile.rows * tile.columns
+        weights = [
+            self.dot.weights(k, self.w, group, index, v * self.dot.weights_per_step)
+            for v in range(tile.vectors)
+        ]
+        for p in range(pixels):
+            h = (row + p // tile.columns) * stride_h + kh * geometry.dilations[0] + top
+            w = (column + p % tile.columns) * stride_w + kw * geometry.dilations[1] + left
+            position = h * self.in_columns + w
+            value = self.dot.activation(k, self.x, block, position, step * self.dot.depth)
+            for v in range(tile.vectors):
+                at = (v * pixels + p) * self.lanes
+                total = self.dot.step(load(acc, at, lanes=self.lanes), value, weights[v])
+                k.store(acc, total, at, lanes=self.lanes)
+
+
+def _flat(conv: Convolution) -> bool:
+    """Whether all operands allow the image to be walked as one long row."""
+    return all(
+        o.layout is None
+        or (o.layout.height, o.layout.width) == (1, 1)
+        or not any(o.layout.pads)
+        for o in conv.operands
+    )
+
+
+def _start(index: Any, size: int, extent: int) -> Any:
+    """First pixel of a tile, moved back where the tile would pass the edge."""
+    if isinstance(index, int):
+        return as_int(min(index * size, extent - size))
+    if extent % size == 0:
+        return index * size
+    return tirx.min(index * size, as_int(extent - size))
+
+
+def flat_extent(conv: Convolution) -> tuple[int, int]:
+    """Output rows and columns as the kernel walks them (one row where it can)."""
+    x, y = conv.input, conv.output
+    if conv.geometry.is_pointwise and not any(x.pads) and not any(y.pads) and _flat(conv):
+        return 1, y.height * y.width
+    return y.height, y.width
+
+
+def divisors(n: int) -> Sequence[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def choose_tile(conv: Convolution, target: Target) -> Tile:
+    """The register tile, by a small model of the inner loop.
+
+    A step costs the multiply-adds (at most two per cycle) or the loads (two per cycle),
+    whichever is more, and at least the latency of one multiply-add; wasted pixels of
+    overlapping tiles count in full.
+    """
+    height, width = flat_extent(conv)
+    dot = conv.dot(target)
+    vectors = conv.vectors(target)
+    budget = target.registers - 2
+    per_multiply = 2 if isinstance(dot, _double()) else 1
+    best: tuple[float, Tile] | None = None
+    for v in divisors(vectors):
+        if v > 8:
+            break
+        for rows in range(1, min(height, 8) + 1):
+            for columns in range(1, min(width, 28) + 1):
+                pixels = rows * columns
+                extra = v * per_multiply + per_multiply
+                if v * pixels + (extra if target.registers < 32 else v) > budget:
+                    continue
+                if rows > 1 and columns < width:
+                    continue
+                tiles = -(-height // rows) * -(-width // columns) * (vectors // v)
+                multiplies = v * pixels * per_multiply
+                loads = v * per_multiply + pixels * (2 if per_multiply == 2 else 1)
+                cost = tiles * max(multiplies / 2, loads / 2, 4.0)
+                cost += tiles * (0.35 * v + 0.02 * loads)
+                if best is None or cost < best[0]:
+                    best = (cost, Tile(v, rows, columns))
+    assert best is not None
+    tile = best[1]
+    weight_bytes = conv.input.channels // conv.groups * conv.output.channels
+    weight_bytes *= conv.geometry.kernel[0] * conv.geometry.kernel[1] * np.dtype(dot.weight_dtype).itemsize
+    outer = not (conv.geometry.kernel == (1, 1) and weight_bytes < 300_000)
+    return dataclasses.replace(tile, channels_outer=outer)
+
+
+def _double() -> type:
+    from .dot import MaddDot
+
+    return MaddDot

@@ -1,0 +1,258 @@
+"""Elementwise programs as kernels of their own, between any layouts, with broadcasting."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+
+from ..layout import Blocked
+from ..programs import Program
+from ..targets import Target
+from .builder import KernelBuilder, constant, load, splat
+from .epilogue import fill_border
+from .steps import StepEmitter
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An input: a blocked tensor, or a row-major one, broadcast to the output's shape.
+
+    `shape` has the output's rank. A view (transposition, slice, expansion) gives its
+    element `strides` per axis, the `offset` of its first element and the number of
+    `elements` of the tensor that it views.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    layout: Blocked | None = None
+    strides: tuple[int, ...] | None = None
+    offset: int = 0
+    elements: int | None = None
+
+    @property
+    def buffer_shape(self) -> tuple[int, ...]:
+        if self.layout is not None:
+            return self.layout.shape
+        return (math.prod(self.shape) if self.elements is None else self.elements,)
+
+    @property
+    def element_strides(self) -> list[int]:
+        """Elements between neighbours on each axis; 0 where the axis is broadcast."""
+        strides, step = [0] * len(self.shape), 1
+        for axis in reversed(range(len(self.shape))):
+            own = step if self.strides is None else self.strides[axis]
+            strides[axis] = own if self.shape[axis] != 1 else 0
+            step *= self.shape[axis]
+        return strides
+
+
+@dataclasses.dataclass(frozen=True)
+class Elementwise:
+    """One kernel; `layout` is the output's, None for row-major. `shape` is the output's."""
+
+    shape: tuple[int, ...]
+    layout: Blocked | None
+    sources: tuple[Source, ...]
+    program: Program
+
+
+def build(kernel: Elementwise, target: Target, threads: int = 1) -> Any:
+    """The kernel. Arguments: sources, output."""
+    if kernel.layout is not None:
+        return _to_blocked(kernel, target, threads)
+    if any(s.layout is not None for s in kernel.sources):
+        return _from_blocked(kernel, target, threads)
+    return _plain(kernel, target, threads)
+
+
+def _declare(k: KernelBuilder, kernel: Elementwise) -> list[Any]:
+    return [k.parameter(f"X{i}", s.buffer_shape, s.dtype) for i, s in enumerate(kernel.sources)]
+
+
+def _to_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
+    y = kernel.layout
+    assert y is not None
+    k = KernelBuilder()
+    buffers = _declare(k, kernel)
+    result = k.parameter("Y", y.shape, kernel.program.dtype)
+    fill_border(k, result, y, kernel.program.dtype)
+    strides = [_image_strides(s) for s in kernel.sources]
+    by_lane = any(s.layout is None and st[1] for s, st in zip(kernel.sources, strides, strict=True))
+    lanes = 1 if by_lane else min(target.lanes, y.block)
+    emitter = StepEmitter(k, target, lanes)
+    ragged = y.channels != y.padded_channels
+
+    def values(n: Any, c: Any, h: Any, w: Any) -> list[Any]:
+        found = []
+        for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
+            if source.layout is not None:
+                found.append(_load_blocked(source.layout, buffer, n, c, h, w, lanes))
+            else:
+                at = source.offset + n * stride[0] + c * stride[1] + h * stride[2] + w * stride[3]
+                found.append(splat(load(buffer, at), lanes))
+        return found
+
+    with k.outer(y.batch, y.blocks, parallel=threads > 1) as (n, cb):
+        if by_lane:
+            with k.loop(y.block, "c") as lane:
+                channel = cb * y.block + lane
+                with k.loop(y.height, "h") as h, k.loop(y.width, "w") as w:
+                    at = (n * y.blocks + cb, y.position(h, w), lane)
+                    if not ragged:
+                        value = emitter.evaluate(kernel.program, values(n, channel, h, w))
+                        k.store(result, value, *at)
+                    else:
+                        with k.when(channel < y.channels):
+                            value = emitter.evaluate(kernel.program, values(n, channel, h, w))
+                            k.store(result, value, *at)
+                        with k.when(channel >= y.channels):
+                            k.store(result, constant(0, kernel.program.dtype), *at)
+        else:
+            with k.loop(y.height, "h") as h, k.loop(y.width, "w") as w, k.loop(
+                y.block // lanes, "part"
+            ) as part:
+                channel = cb * y.block + part * lanes
+                value = emitter.evaluate(kernel.program, values(n, channel, h, w))
+                if ragged:
+                    value = _mask(value, channel, y.channels, kernel.program.dtype, lanes)
+                at = (n * y.blocks + cb, y.position(h, w), part * lanes)
+                k.store(result, value, *at, lanes=lanes)
+    return k.finish()
+
+
+def _mask(value: Any, channel: Any, channels: int, dtype: str, lanes: int) -> Any:
+    """Zero the lanes past the last channel, which may hold infinities otherwise."""
+    if lanes == 1:
+        return tirx.Select(channel < channels, value, constant(0, dtype))
+    ramp = tirx.Ramp(channel, tirx.IntImm("int32", 1), lanes)
+    keep = ramp < splat(tirx.IntImm("int32", channels), lanes)
+    return tirx.Select(keep, value, constant(0, dtype, lanes))
+
+
+def _load_blocked(
+    layout: Blocked, buffer: Any, n: Any, c: Any, h: Any, w: Any, lanes: int
+) -> Any:
+    image = n if layout.batch > 1 else 0
+    if layout.height == 1:
+        h = 0
+    if layout.width == 1:
+        w = 0
+    block = c // layout.block if isinstance(c, int) else tirx.floordiv(c, layout.block)
+    lane = c % layout.block if isinstance(c, int) else tirx.floormod(c, layout.block)
+    return load(
+        buffer, image * layout.blocks + block, layout.position(h, w), lane, lanes=lanes
+    )
+
+
+def _from_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
+    """Row-major output of inputs of which some are blocked: element by element."""
+    k = KernelBuilder()
+    buffers = _declare(k, kernel)
+    result = k.parameter("Y", (math.prod(kernel.shape),), kernel.program.dtype)
+    n_, c_, h_, w_ = _image_shape(kernel.shape)
+    emitter = StepEmitter(k, target, 1)
+    strides = [_image_strides(s) for s in kernel.sources]
+    with k.outer(n_, c_, parallel=threads > 1) as (n, c), k.loop(h_, "h") as h, k.loop(
+        w_, "w"
+    ) as w:
+        values = []
+        for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
+            if source.layout is not None:
+                values.append(_load_blocked(source.layout, buffer, n, c, h, w, 1))
+            else:
+                at = source.offset + n * stride[0] + c * stride[1] + h * stride[2] + w * stride[3]
+                values.append(load(buffer, at))
+        value = emitter.evaluate(kernel.program, values)
+        k.store(result, value, ((n * c_ + c) * h_ + h) * w_ + w)
+    return k.finish()
+
+
+def _plain(kernel: Elementwise, target: Target, threads: int) -> Any:
+    """Row-major throughout: adjacent axes with the same broadcasting are one."""
+    k = KernelBuilder()
+    buffers = _declare(k, kernel)
+    total = math.prod(kernel.shape)
+    result = k.parameter("Y", (total,), kernel.program.dtype)
+    sizes, strides = collapse(kernel.shape, [s.element_strides for s in kernel.sources])
+    *outer, inner = sizes
+    width = target.lanes if all(s[-1] in (0, 1) for s in strides) else 1
+
+    def body(indices: Sequence[Any], at: Any, lanes: int) -> None:
+        values = []
+        for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
+            base: Any = source.offset + at * stride[-1]
+            for i, s in zip(indices, stride[:-1], strict=True):
+                base = base + i * s
+            if stride[-1] == 0:
+                values.append(splat(load(buffer, base), lanes))
+            else:
+                values.append(load(buffer, base, lanes=lanes))
+        value = StepEmitter(k, target, lanes).evaluate(kernel.program, values)
+        offset: Any = 0
+        for i, size in zip(indices, outer, strict=True):
+            offset = offset * size + i
+        k.store(result, value, offset * inner + at, lanes=lanes)
+
+    def row(indices: Sequence[Any]) -> None:
+        whole = inner // width
+        parallel = threads > 1 and not indices
+        if whole:
+            with k.loop(whole, "v", parallel=parallel) as v:
+                body(indices, v * width, width)
+        if inner % width:
+            with k.loop(inner % width, "t") as t:
+                body(indices, t + whole * width, 1)
+
+    def nest(indices: list[Any]) -> None:
+        depth = len(indices)
+        if depth == len(outer):
+            row(indices)
+            return
+        with k.loop(outer[depth], f"i{depth}", parallel=threads > 1 and depth == 0) as i:
+            nest([*indices, i])
+
+    nest([])
+    return k.finish()
+
+
+def collapse(
+    shape: Sequence[int], strides: Sequence[Sequence[int]]
+) -> tuple[list[int], list[list[int]]]:
+    """Merge axes that every input walks as one. Returns the sizes and strides left."""
+    sizes: list[int] = []
+    merged: list[list[int]] = [[] for _ in strides]
+    for axis in range(len(shape)):
+        if shape[axis] == 1:
+            continue
+        if sizes and all(
+            m[-1] == s[axis] * shape[axis] for m, s in zip(merged, strides, strict=True)
+        ):
+            sizes[-1] *= shape[axis]
+            for m, s in zip(merged, strides, strict=True):
+                m[-1] = s[axis]
+        else:
+            sizes.append(shape[axis])
+            for m, s in zip(merged, strides, strict=True):
+                m.append(s[axis])
+    if not sizes:
+        return [1], [[0] for _ in strides]
+    return sizes, merged
+
+
+def _image_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """(N, C, H, W) of a shape of rank 0 to 4; rank 3 is (N, C, W)."""
+    if len(shape) == 3:
+        return (shape[0], shape[1], 1, shape[2])
+    padded = [1] * (4 - len(shape)) + list(shape)
+    return (padded[0], padded[1], padded[2], padded[3])
+
+
+def _image_strides(source: Source) -> list[int]:
+    strides = source.element_strides
+    if len(strides) == 3:
+        return [strides[0], strides[1], 0, strides[2]]
+    return [0] * (4 - len(strides)) + strides

@@ -1,0 +1,120 @@
+"""Vectorised elementary functions, since LLVM calls libm once per lane.
+
+Each takes a `StepEmitter` and a float32 vector. Errors are within a few units in the
+last place over the range that float32 can represent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tvm import tirx
+
+from .builder import cast, reinterpret
+
+if TYPE_CHECKING:
+    from .steps import StepEmitter
+
+_LOG2E = 1.4426950408889634
+_LN2_HIGH = 0.693359375
+_LN2_LOW = -2.12194440e-4
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
+"""Cephes' expf: minimax polynomial of (exp(r) - 1 - r) / r^2 on [-ln2/2, ln2/2]."""
+
+
+def exp(e: StepEmitter, x: Any) -> Any:
+    """e^x: reduction to [-ln2/2, ln2/2], a polynomial, and the exponent's bits.
+
+    Saturates to infinity above 88.72 and goes to zero below -87.3 (no subnormals).
+    """
+    x = e.bind(x, "float32")
+    clamped = e.bind(tirx.min(tirx.max(x, e.number(-87.336544)), e.number(88.722835)), "float32")
+    n = e.bind(tirx.nearbyint(clamped * e.number(_LOG2E)), "float32")
+    r = clamped - n * e.number(_LN2_HIGH)
+    r = e.bind(r - n * e.number(_LN2_LOW), "float32")
+    p = _polynomial(e, r, _EXP)
+    y = p * r * r + r + e.number(1.0)
+    # 2^n in two factors, since 2^128 is no float32.
+    exponent = (cast(n, "int32", e.lanes) + e.number(126, "int32")) << e.number(23, "int32")
+    y = y * reinterpret(exponent, "float32", e.lanes) * e.number(2.0)
+    y = tirx.Select(x > e.number(88.72283), e.number(float("inf")), y)
+    y = tirx.Select(x < e.number(-87.336544), e.number(0.0), y)
+    return tirx.Select(x != x, x, y)  # noqa: PLR0124 (NaN)
+
+
+def sigmoid(e: StepEmitter, x: Any) -> Any:
+    return e.number(1.0) / (e.number(1.0) + exp(e, -x))
+
+
+_TANH_P = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+"""Cephes' tanhf on |x| < 0.625: x + x^3 * P(x^2)."""
+
+
+def tanh(e: StepEmitter, x: Any) -> Any:
+    x = e.bind(x, "float32")
+    magnitude = e.bind(tirx.max(x, -x), "float32")
+    square = e.bind(x * x, "float32")
+    small = x + x * square * _polynomial(e, square, _TANH_P)
+    two = e.number(2.0)
+    large = e.number(1.0) - two / (exp(e, magnitude * two) + e.number(1.0))
+    large = tirx.Select(x < e.number(0.0), -large, large)
+    return tirx.Select(magnitude < e.number(0.625), small, large)
+
+
+_ERF_SMALL = (
+    7.853861353153693e-5,
+    -8.010193625184903e-4,
+    5.188327685732524e-3,
+    -2.685381193529856e-2,
+    1.128358514861418e-1,
+    -3.761262582423300e-1,
+    1.128379165726710,
+)
+"""Cephes' erff on |x| <= 1: x * T(x^2)."""
+_ERFC_P = (
+    2.326819970068386e-2,
+    -1.387039388740657e-1,
+    3.687424674597105e-1,
+    -5.824733027278666e-1,
+    6.210004621745983e-1,
+    -4.944515323274145e-1,
+    3.404879937665872e-1,
+    -2.741127028184656e-1,
+    5.638259427386472e-1,
+)
+_ERFC_R = (
+    -1.047766399936249e1,
+    1.297719955372516e1,
+    -7.495518717768503,
+    2.921019019210786,
+    -1.015265279202700,
+    4.218463358204948e-1,
+    -2.820767439740514e-1,
+    5.641895067754075e-1,
+)
+
+
+def erf(e: StepEmitter, x: Any) -> Any:
+    """erf(x): Cephes' erff below 1, 1 - exp(-x^2) / x * P(1/x^2) above."""
+    x = e.bind(x, "float32")
+    magnitude = e.bind(tirx.max(x, -x), "float32")
+    square = e.bind(x * x, "float32")
+    small = x * _polynomial(e, square, _ERF_SMALL)
+    bounded = e.bind(tirx.max(magnitude, e.number(1.0)), "float32")
+    q = e.bind(e.number(1.0) / bounded, "float32")
+    y = e.bind(q * q, "float32")
+    p = tirx.Select(
+        bounded < e.number(2.0), _polynomial(e, y, _ERFC_P), _polynomial(e, y, _ERFC_R)
+    )
+    large = e.number(1.0) - exp(e, -(bounded * bounded)) * q * p
+    large = tirx.Select(x < e.number(0.0), -large, large)
+    return tirx.Select(magnitude < e.number(1.0), small, large)
+
+
+def _polynomial(e: StepEmitter, x: Any, coefficients: tuple[float, ...]) -> Any:
+    """Horner's scheme, highest power first."""
+    value = e.number(float(np.float32(coefficients[0])))
+    for c in coefficients[1:]:
+        value = value * x + e.number(float(np.float32(c)))
+    return value

@@ -1,0 +1,110 @@
+"""Pooling of blocked activations: windows (maximum, average) and whole images."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tvm import tirx
+
+from ..layout import Blocked
+from ..programs import Program
+from ..targets import Target
+from .builder import KernelBuilder, cast, constant, load, splat
+from .convolution import Geometry
+from .epilogue import Operand, declare, fill_border, read, store_lanes
+from .steps import StepEmitter
+
+
+@dataclasses.dataclass(frozen=True)
+class Pooling:
+    """One pooling kernel.
+
+    `kind` is "maximum", "average" (float32 sums of `element` results, divided by the
+    constant `divisor` or, where it is 0, by a table over the output pixels) or "sum"
+    (of integers or floats, undivided).
+    """
+
+    kind: str
+    input: Blocked
+    input_dtype: str
+    output: Blocked
+    geometry: Geometry
+    element: Program
+    divisor: float
+    program: Program
+    operands: tuple[Operand, ...]
+
+    @property
+    def accumulator(self) -> str:
+        if self.kind == "maximum":
+            return self.input_dtype
+        if self.kind == "sum" and self.input_dtype != "float32":
+            return "int32"
+        return "float32"
+
+
+def build(pool: Pooling, target: Target, threads: int = 1) -> Any:
+    """The kernel. Arguments: input, [divisors], operands, output."""
+    x, y, geometry = pool.input, pool.output, pool.geometry
+    lanes = min(target.lanes, y.block)
+    k = KernelBuilder()
+    source = k.parameter("X", x.shape, pool.input_dtype)
+    table = None
+    if pool.kind == "average" and not pool.divisor:
+        table = k.parameter("D", (y.height * y.width,), "float32")
+    buffers = declare(k, pool.operands, y, y.padded_channels)
+    result = k.parameter("Y", y.shape, pool.program.dtype)
+    fill_border(k, result, y, pool.program.dtype)
+    top, left = x.top - geometry.pads[0], x.left - geometry.pads[1]
+    kernel_h, kernel_w = geometry.kernel
+    unrolled = kernel_h * kernel_w <= 9
+    emitter = StepEmitter(k, target, lanes)
+    with k.outer(y.batch, y.blocks, parallel=threads > 1) as (n, cb), k.loop(
+        y.block // lanes, "part"
+    ) as part, k.loop(y.height, "oh") as oh, k.loop(y.width, "ow") as ow:
+        channel = cb * y.block + part * lanes
+        acc = k.local(lanes, pool.accumulator)
+        k.store(acc, constant(_start_value(pool), pool.accumulator, lanes), 0, lanes=lanes)
+
+        def visit(kh: Any, kw: Any) -> None:
+            h = oh * geometry.strides[0] + kh * geometry.dilations[0] + top
+            w = ow * geometry.strides[1] + kw * geometry.dilations[1] + left
+            value = load(source, n * x.blocks + cb, h * x.columns + w, part * lanes, lanes=lanes)
+            value = emitter.evaluate(pool.element, [value])
+            total = load(acc, 0, lanes=lanes)
+            if pool.kind == "maximum":
+                total = tirx.max(total, value)
+            else:
+                if pool.accumulator == "int32":
+                    value = cast(value, "int32", lanes)
+                total = total + value
+            k.store(acc, total, 0, lanes=lanes)
+
+        if unrolled:
+            for kh in range(kernel_h):
+                for kw in range(kernel_w):
+                    visit(kh, kw)
+        else:
+            with k.loop(kernel_h, "kh") as kh, k.loop(kernel_w, "kw") as kw:
+                visit(kh, kw)
+        value = load(acc, 0, lanes=lanes)
+        if pool.kind == "average":
+            by = splat(load(table, oh * y.width + ow), lanes) if table is not None else None
+            value = value / (by if by is not None else emitter.number(pool.divisor))
+        values = [value]
+        for operand, buffer in zip(pool.operands, buffers, strict=True):
+            position: Any = 0
+            if operand.layout is not None:
+                one = (operand.layout.height, operand.layout.width) == (1, 1)
+                position = operand.layout.position(*((0, 0) if one else (oh, ow)))
+            values.append(read(operand, buffer, n, channel, position, lanes))
+        value = emitter.evaluate(pool.program, values)
+        store_lanes(k, result, y, value, n, channel, y.position(oh, ow), lanes)
+    return k.finish()
+
+
+def _start_value(pool: Pooling) -> float:
+    if pool.kind != "maximum":
+        return 0
+    return {"float32": -3.4028234663852886e38, "uint8": 0, "int8": -128}[pool.input_dtype]

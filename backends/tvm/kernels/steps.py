@@ -1,0 +1,267 @@
+"""How each step of an elementwise program becomes vector code.
+
+Integer steps follow ONNX Runtime's kernels to the bit; the formulas are those of its
+MLAS library (requantization, QLinearAdd, QLinearMul) and of QLinearAveragePool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from ..programs import Program, Step, integer_range
+from ..targets import Target
+from . import mathematics
+from .builder import KernelBuilder, cast, constant, llvm, reinterpret, vector_type
+
+_MAGIC = 12582912.0
+"""1.5 * 2^23: adding it rounds a small float to an integer, ties to even, in its low bits."""
+
+
+class StepEmitter:
+    """Evaluates programs on vectors of `lanes` elements inside a kernel."""
+
+    def __init__(self, builder: KernelBuilder, target: Target, lanes: int) -> None:
+        self.builder = builder
+        self.target = target
+        self.lanes = lanes
+
+    def evaluate(self, program: Program, operands: Sequence[Any]) -> Any:
+        """The program's result; intermediate results used twice are computed once."""
+        values = list(operands)
+        uses: dict[int, int] = {}
+        for step in program.steps:
+            for argument in step.arguments:
+                uses[argument] = uses.get(argument, 0) + 1
+        for i, count in uses.items():
+            if i < len(values) and count > 1:
+                values[i] = self.bind(values[i], program.operands[i])
+        for step in program.steps:
+            arguments = [values[a] for a in step.arguments]
+            types = [
+                program.operands[a] if a < len(operands) else program.steps[a - len(operands)].dtype
+                for a in step.arguments
+            ]
+            value = self.step(step, arguments, types)
+            multiple = uses.get(len(values), 0) > 1 or step.name in _BOUND
+            values.append(self.bind(value, step.dtype) if multiple else value)
+        return values[program.result]
+
+    def bind(self, value: Any, dtype: str) -> Any:
+        """Name a value, so that using it repeatedly doesn't repeat its computation."""
+        if isinstance(value, tirx.Var):
+            return value
+        variable = tirx.Var("t", vector_type(dtype, self.lanes))
+        self.builder.statement(tirx.Bind(variable, value))
+        return variable
+
+    def step(self, step: Step, arguments: list[Any], types: list[str]) -> Any:
+        rule = _RULES.get(step.name)
+        if rule is None:
+            raise KeyError(f"no rule for the step '{step.name}'")
+        return rule(self, step, arguments, types)
+
+    # --- pieces that several rules share ---
+
+    def number(self, value: float, dtype: str = "float32") -> Any:
+        return constant(value, dtype, self.lanes)
+
+    def to_float(self, value: Any) -> Any:
+        return cast(value, "float32", self.lanes)
+
+    def fused_multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c, rounded once where the target can."""
+        if "fma" not in self.target.features:
+            return self.fence(a * b) + c
+        name = "llvm.fma.f32" if self.lanes == 1 else f"llvm.fma.v{self.lanes}f32"
+        return llvm(name, vector_type("float32", self.lanes), a, b, c)
+
+    def fence(self, value: Any) -> Any:
+        """Keep LLVM from contracting the product `value` into a fused multiply-add."""
+        suffix = "f32" if self.lanes == 1 else f"v{self.lanes}f32"
+        return llvm(f"llvm.arithmetic.fence.{suffix}", vector_type("float32", self.lanes), value)
+
+    def round_to(self, value: Any, dtype: str, zero_point: int) -> Any:
+        """Clamp, round half to even, add the zero point: the end of every quantization."""
+        low, high = integer_range(dtype)
+        value = tirx.max(value, self.number(float(low - zero_point)))
+        value = tirx.min(value, self.number(float(high - zero_point)))
+        bits = reinterpret(value + self.number(_MAGIC), "int32", self.lanes)
+        offset = int(np.float32(_MAGIC).view(np.int32)) - zero_point
+        return cast(bits - self.number(offset, "int32"), dtype, self.lanes)
+
+
+Rule = Callable[[StepEmitter, Step, list[Any], list[str]], Any]
+
+
+def _dequantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    value = cast(a[0], "int32", e.lanes)
+    if s["zero_point"]:
+        value = value - e.number(s["zero_point"], "int32")
+    return e.fence(e.to_float(value) * e.number(s["scale"]))
+
+
+def _quantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    return e.round_to(a[0] / e.number(s["scale"]), s.dtype, s["zero_point"])
+
+
+def _quantize_average(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """QLinearAveragePool adds the zero point before it rounds."""
+    value = a[0] / e.number(s["scale"]) + e.number(float(s["zero_point"]))
+    return e.round_to(value, s.dtype, 0)
+
+
+def _scale_accumulator(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """Integer accumulator to float: a[1] holds input scale * weight scale, per channel."""
+    return e.fence(e.to_float(a[0]) * (a[1]))
+
+
+def _requantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """MlasRequantizeOutput; a[1] holds (input scale * weight scale) / output scale."""
+    return e.round_to(e.to_float(a[0]) * a[1], s.dtype, s["zero_point"])
+
+
+def _scale_sum(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """The mean of dequantized values from the sum of the integers."""
+    value = a[0] - e.number(s["zero_point"] * s["count"], "int32")
+    return e.fence(e.to_float(value) * e.number(s["input_scale"])) / e.number(float(s["count"]))
+
+
+def _requantize_sum(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """MlasQLinearGlobalAveragePool."""
+    value = e.to_float(a[0] + e.number(s["bias"], "int32")) * e.number(s["scale"])
+    return e.round_to(value, s.dtype, s["zero_point"])
+
+
+def _qlinear_add(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """MlasQLinearAdd (AVX2): a * ra + (b * rb + fixed), each step rounded once."""
+    f32 = np.float32
+    ratio_a, ratio_b = f32(s["scale_a"]) / f32(s["scale"]), f32(s["scale_b"]) / f32(s["scale"])
+    fixed = f32(s["zero_point"]) - (ratio_a * f32(s["zero_a"]) + ratio_b * f32(s["zero_b"]))
+    first, second = (e.to_float(cast(x, "int32", e.lanes)) for x in a)
+    value = e.fused_multiply_add(second, e.number(float(ratio_b)), e.number(float(fixed)))
+    value = e.fused_multiply_add(first, e.number(float(ratio_a)), value)
+    return e.round_to(value, s.dtype, 0)
+
+
+def _qlinear_mul(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """MlasQLinearMul: (a - za) * (b - zb) * ratio + zero point, rounded after each step."""
+    f32 = np.float32
+    ratio = f32(s["scale_a"]) * f32(s["scale_b"]) / f32(s["scale"])
+    first = cast(a[0], "int32", e.lanes) - e.number(s["zero_a"], "int32")
+    second = cast(a[1], "int32", e.lanes) - e.number(s["zero_b"], "int32")
+    product = e.fence(e.to_float(first * second) * e.number(float(ratio)))
+    return e.round_to(product + e.number(float(s["zero_point"])), s.dtype, 0)
+
+
+def _cast_rule(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    return cast(a[0], s.dtype, e.lanes)
+
+
+def _clip(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    value = a[0]
+    if s["low"] > -math.inf:
+        value = tirx.max(value, e.number(s["low"], s.dtype))
+    if s["high"] < math.inf:
+        value = tirx.min(value, e.number(s["high"], s.dtype))
+    return value
+
+
+def _leaky_relu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    zero = e.number(0.0)
+    return tirx.max(a[0], zero) + tirx.min(a[0], zero) * e.number(s["alpha"])
+
+
+def _prelu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    zero = e.number(0.0)
+    return tirx.max(a[0], zero) + tirx.min(a[0], zero) * a[1]
+
+
+def _hard_sigmoid(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    value = a[0] * e.number(s["alpha"]) + e.number(s["beta"])
+    return tirx.min(tirx.max(value, e.number(0.0)), e.number(1.0))
+
+
+def _hard_swish(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    gate = a[0] * e.number(1.0 / 6.0) + e.number(0.5)
+    return a[0] * tirx.min(tirx.max(gate, e.number(0.0)), e.number(1.0))
+
+
+def _sigmoid(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    return mathematics.sigmoid(e, a[0])
+
+
+def _silu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    return a[0] * mathematics.sigmoid(e, a[0])
+
+
+def _elu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    zero, one = e.number(0.0), e.number(1.0)
+    negative = (mathematics.exp(e, tirx.min(a[0], zero)) - one) * e.number(s["alpha"])
+    return tirx.Select(a[0] > zero, a[0], negative)
+
+
+def _gelu_erf(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    inner = mathematics.erf(e, a[0] * e.number(1.0 / math.sqrt(2.0)))
+    return a[0] * e.number(0.5) * (inner + e.number(1.0))
+
+
+_UNARY: dict[str, Callable[[StepEmitter, Any], Any]] = {
+    "identity": lambda e, x: x,
+    "pool_average": lambda e, x: x,
+    "neg": lambda e, x: -x,
+    "sqrt": lambda e, x: tirx.sqrt(x),
+    "exp": mathematics.exp,
+    "tanh": mathematics.tanh,
+    "erf": mathematics.erf,
+    "log": lambda e, x: tirx.log(x),
+    "floor": lambda e, x: tirx.floor(x),
+    "ceil": lambda e, x: tirx.ceil(x),
+    "round": lambda e, x: tirx.nearbyint(x),
+    "reciprocal": lambda e, x: e.number(1.0) / x,
+    "softsign": lambda e, x: x / (e.number(1.0) + tirx.max(x, -x)),
+}
+
+
+def _unary(function: Callable[[StepEmitter, Any], Any]) -> Rule:
+    return lambda e, s, a, types: function(e, a[0])
+
+
+_RULES: dict[str, Rule] = {
+    **{name: _unary(function) for name, function in _UNARY.items()},
+    "constant": lambda e, s, a, types: e.number(s["value"], s.dtype),
+    "relu": lambda e, s, a, types: tirx.max(a[0], e.number(0, s.dtype)),
+    "abs": lambda e, s, a, types: tirx.max(a[0], -a[0]),
+    "add": lambda e, s, a, types: a[0] + a[1],
+    "sub": lambda e, s, a, types: a[0] - a[1],
+    "mul": lambda e, s, a, types: a[0] * a[1],
+    "div": lambda e, s, a, types: a[0] / a[1],
+    "max": lambda e, s, a, types: tirx.max(a[0], a[1]),
+    "min": lambda e, s, a, types: tirx.min(a[0], a[1]),
+    "cast": _cast_rule,
+    "clip": _clip,
+    "leaky_relu": _leaky_relu,
+    "prelu": _prelu,
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_swish": _hard_swish,
+    "sigmoid": _sigmoid,
+    "silu": _silu,
+    "elu": _elu,
+    "gelu": _gelu_erf,
+    "dequantize": _dequantize,
+    "quantize": _quantize,
+    "quantize_average": _quantize_average,
+    "scale_accumulator": _scale_accumulator,
+    "requantize": _requantize,
+    "scale_sum": _scale_sum,
+    "requantize_sum": _requantize_sum,
+    "qlinear_add": _qlinear_add,
+    "qlinear_mul": _qlinear_mul,
+}
+
+_BOUND = frozenset({"requantize", "qlinear_add", "qlinear_mul"})
+"""Steps whose result is named even if used once: it keeps expressions shallow."""

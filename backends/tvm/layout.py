@@ -1,0 +1,86 @@
+"""The blocked activation layout that convolutional kernels share (NCHWc)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocked:
+    """[batch * blocks, rows * columns, block] with physical padding around each image.
+
+    Channel c of pixel (h, w) of image n lies at
+    [n * blocks + c // block, (h + top) * columns + w + left, c % block].
+    The padding holds `fill`, so that a consumer may read past the image's edges. Lanes
+    past the last channel hold finite numbers, but not necessarily zeros.
+    Tensors of rank 3 (N, C, W) have height 1.
+    """
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    block: int
+    top: int = 0
+    left: int = 0
+    bottom: int = 0
+    right: int = 0
+    fill: float = 0
+
+    @classmethod
+    def of(cls, shape: Sequence[int], block: int) -> Blocked:
+        """The layout without padding of a tensor of rank 3 or 4."""
+        n, c, h, w = (shape[0], shape[1], 1, shape[2]) if len(shape) == 3 else shape
+        return cls(n, c, h, w, block_for(c, block))
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.channels // self.block)
+
+    @property
+    def rows(self) -> int:
+        return self.height + self.top + self.bottom
+
+    @property
+    def columns(self) -> int:
+        return self.width + self.left + self.right
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.batch * self.blocks, self.rows * self.columns, self.block)
+
+    @property
+    def padded_channels(self) -> int:
+        return self.blocks * self.block
+
+    @property
+    def pads(self) -> tuple[int, int, int, int]:
+        return (self.top, self.left, self.bottom, self.right)
+
+    def position(self, h: Any, w: Any) -> Any:
+        """Index of pixel (h, w) on the second physical axis."""
+        return (h + self.top) * self.columns + (w + self.left)
+
+    def with_pads(self, pads: Sequence[int], fill: float) -> Blocked:
+        top, left, bottom, right = pads
+        return dataclasses.replace(
+            self, top=top, left=left, bottom=bottom, right=right, fill=fill if any(pads) else 0
+        )
+
+    def covers(self, pads: Sequence[int], fill: float) -> bool:
+        """Whether a reader that needs `pads` filled with `fill` can read this layout."""
+        return not any(pads) or (
+            self.fill == fill and all(own >= p for own, p in zip(self.pads, pads, strict=True))
+        )
+
+
+def block_for(channels: int, block: int) -> int:
+    """Channels per block: images with few channels keep their blocks short."""
+    return block if channels > 4 else 4
+
+
+def size(shape: Sequence[int]) -> int:
+    return math.prod(shape)

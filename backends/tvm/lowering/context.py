@@ -1,0 +1,209 @@
+"""State shared by the lowering rules: what stands for each value of the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ....ir.errors import UnsupportedError
+from ....ir.graph import Model, Node, Value
+from ..plan import ElementwiseOp, Operation, Plan, Tensor, View, numpy_dtype
+from ..programs import Program, ProgramBuilder, compose, dequantize, simplify
+from ..targets import Target
+
+Array = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stored:
+    """The value itself is in memory."""
+
+    tensor: Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Quantized:
+    """A float value that is in memory as integers: (tensor - zero) * scale."""
+
+    tensor: Tensor
+    scale: float
+    zero: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant:
+    """A constant. Quantized ones keep their integers, with scale and zero per `axis`."""
+
+    array: Array
+    scale: Array | None = None
+    zero: Array | None = None
+    axis: int = 0
+
+    def dequantized(self) -> Array:
+        """The elements as floats."""
+        if self.scale is None:
+            return self.array
+        scale, zero = self.along(self.scale), self.along(self.zero)
+        return (self.array.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale
+
+    def along(self, parameters: Array | None) -> Array:
+        """Scale or zero point, shaped to broadcast over the elements."""
+        assert parameters is not None
+        if parameters.size == 1:
+            return parameters.reshape(())
+        shape = [1] * self.array.ndim
+        shape[self.axis] = -1
+        return parameters.reshape(shape)
+
+
+Item = Stored | Quantized | Constant
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeParameters:
+    """Per-tensor parameters of a QuantizeLinear node and the value that it defines."""
+
+    scale: float
+    zero: int
+    dtype: str
+    output: Value
+
+
+class Lowering:
+    """Collects operations while rules walk the graph."""
+
+    def __init__(self, model: Model, target: Target) -> None:
+        self.model = model
+        self.target = target
+        self.items: dict[Value, Item] = {}
+        self.plan = Plan([], [], [])
+        self._floats: dict[Tensor, Tensor] = {}
+        self._users: dict[Value, list[Node]] = {}
+
+    # --- values ---
+
+    def item(self, value: Value) -> Item:
+        """What stands for a value, initializers included."""
+        found = self.items.get(value)
+        if found is None:
+            tensor = self.model.constant(value)
+            if tensor is None:
+                raise UnsupportedError(f"value '{value.name}' is used before it is computed")
+            found = self.items[value] = Constant(np.asarray(tensor.numpy()))
+        return found
+
+    def constant(self, value: Value | None) -> Array | None:
+        """A constant's elements as floats or integers, None where it isn't constant."""
+        if value is None:
+            return None
+        if value not in self.items and self.model.constant(value) is None:
+            return None
+        item = self.item(value)
+        return item.dequantized() if isinstance(item, Constant) else None
+
+    def stored(self, value: Value) -> Tensor:
+        """The value in memory as its own type; dequantizes once where it is kept as integers."""
+        item = self.item(value)
+        if isinstance(item, Stored):
+            return item.tensor
+        if isinstance(item, Constant):
+            array = np.ascontiguousarray(item.dequantized())
+            return Tensor(value.name, str(array.dtype), tuple(array.shape), const=array)
+        found = self._floats.get(item.tensor)
+        if found is None:
+            found = self._floats[item.tensor] = self.tensor(value)
+            program = dequantize(item.tensor.dtype, item.scale, item.zero)
+            self.emit(ElementwiseOp(value.name, [found], [View.of(item.tensor)], program))
+        return found
+
+    def tensor(self, value: Value, dtype: str | None = None) -> Tensor:
+        """A new tensor for a value's result."""
+        return Tensor(value.name, dtype or self.dtype(value), self.shape(value))
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """The static shape; raises UnsupportedError where it isn't known."""
+        shape = value.shape
+        if shape is None or not all(isinstance(d, int) for d in shape):
+            where = value.producer.label if value.producer is not None else "the graph's inputs"
+            shown = "unknown" if shape is None else [d if d is not None else "?" for d in shape]
+            raise UnsupportedError(
+                f"{where}: the shape of '{value.name}' is not static ({shown}); "
+                "compile a model with fixed shapes"
+            )
+        return tuple(int(d) for d in shape if isinstance(d, int))
+
+    def dtype(self, value: Value) -> str:
+        """The element type's name; raises UnsupportedError for types kernels lack."""
+        name = numpy_dtype(value.dtype)
+        if name is None:
+            where = value.producer.label if value.producer is not None else "the graph's inputs"
+            raise UnsupportedError(f"{where}: value '{value.name}' has an unsupported type")
+        return name
+
+    def users(self, value: Value) -> list[Node]:
+        """Nodes reading a value, those inside subgraphs included."""
+        return value.users
+
+    def emit(self, operation: Operation) -> None:
+        self.plan.operations.append(operation)
+
+    # --- elementwise ---
+
+    def operand(self, value: Value) -> tuple[View, Program]:
+        """How an elementwise rule reads a value: a tensor and the steps to its own type."""
+        item = self.item(value)
+        if isinstance(item, Quantized):
+            return View.of(item.tensor), dequantize(item.tensor.dtype, item.scale, item.zero)
+        tensor = self.stored(value)
+        return View.of(tensor), Program((tensor.dtype,))
+
+    def elementwise(
+        self, label: str, operands: Sequence[tuple[View, Program]], program: Program, output: Tensor
+    ) -> None:
+        """Emit a program whose operands have steps of their own; constants become steps."""
+        views: list[View] = []
+        inner: dict[int, Program] = {}
+        for index, (view, steps) in enumerate(operands):
+            const = view.tensor.const
+            if const is not None and const.size == 1 and steps.is_identity:
+                builder = ProgramBuilder(())
+                builder.step("constant", (), view.tensor.dtype, value=const.reshape(()).item())
+                inner[index] = builder.build()
+                continue
+            views.append(view)
+            if steps.steps:
+                inner[index] = steps
+        fused = compose(program, inner) if inner else program
+        self.emit(ElementwiseOp(label, [output], views, simplify(fused)))
+
+    # --- quantization ---
+
+    def quantize_parameters(self, node: Node) -> QuantizeParameters | None:
+        """The parameters of a per-tensor QuantizeLinear to 8 bits, None for other kinds."""
+        if node.op_type != "QuantizeLinear" or node.domain not in ("", "ai.onnx"):
+            return None
+        scale = self.constant(node.input(1))
+        zero_value = node.input(2)
+        zero = self.constant(zero_value)
+        output = node.output(0)
+        if scale is None or scale.size != 1 or scale.dtype != np.float32 or output is None:
+            return None
+        if zero_value is not None and (zero is None or zero.size != 1):
+            return None
+        if node.get("block_size", 0):
+            return None
+        dtype = numpy_dtype(output.dtype) or (str(zero.dtype) if zero is not None else "uint8")
+        if dtype not in ("uint8", "int8"):
+            return None
+        number = 0 if zero is None else int(zero.reshape(()))
+        return QuantizeParameters(float(scale.reshape(())), number, dtype, output)
+
+    def sole_quantize(self, value: Value) -> QuantizeParameters | None:
+        """The QuantizeLinear that alone reads a value, if there is one."""
+        users = value.users
+        if value.is_graph_output or len(value.uses) != 1 or len(users) != 1:
+            return None
+        return self.quantize_parameters(users[0])

@@ -1,0 +1,232 @@
+"""Rules of the elementwise operators and of QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ....ir.graph import Node, Value
+from ..plan import Tensor, View
+from ..programs import Program, ProgramBuilder, quantize
+from .context import Constant, Lowering, Quantized, Stored
+
+_UNARY: dict[str, str] = {
+    "Relu": "relu",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Exp": "exp",
+    "Log": "log",
+    "Sqrt": "sqrt",
+    "Abs": "abs",
+    "Neg": "neg",
+    "Erf": "erf",
+    "Floor": "floor",
+    "Ceil": "ceil",
+    "Round": "round",
+    "Reciprocal": "reciprocal",
+    "Softsign": "softsign",
+    "HardSwish": "hard_swish",
+}
+_BINARY: dict[str, str] = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
+_VARIADIC: dict[str, str] = {"Max": "max", "Min": "min", "Sum": "add"}
+
+
+def unary(lowering: Lowering, node: Node) -> bool:
+    return _emit(lowering, node, lambda b: b.step(_UNARY[node.op_type], (0,), "float32"))
+
+
+def binary(lowering: Lowering, node: Node) -> bool:
+    if lowering.model.opset < 7:  # broadcasting was by attributes
+        return False
+    return _emit(lowering, node, lambda b: b.step(_BINARY[node.op_type], (0, 1), "float32"))
+
+
+def variadic(lowering: Lowering, node: Node) -> bool:
+    if lowering.model.opset < 8:
+        return False
+
+    def build(b: ProgramBuilder) -> None:
+        total = 0
+        for i in range(1, len(b.operands)):
+            total = b.step(_VARIADIC[node.op_type], (total, i), "float32")
+
+    return _emit(lowering, node, build)
+
+
+def leaky_relu(lowering: Lowering, node: Node) -> bool:
+    alpha = float(node.get("alpha", 0.01))
+    return _emit(lowering, node, lambda b: b.step("leaky_relu", (0,), "float32", alpha=alpha))
+
+
+def elu(lowering: Lowering, node: Node) -> bool:
+    alpha = float(node.get("alpha", 1.0))
+    return _emit(lowering, node, lambda b: b.step("elu", (0,), "float32", alpha=alpha))
+
+
+def hard_sigmoid(lowering: Lowering, node: Node) -> bool:
+    alpha, beta = float(node.get("alpha", 0.2)), float(node.get("beta", 0.5))
+    return _emit(
+        lowering,
+        node,
+        lambda b: b.step("hard_sigmoid", (0,), "float32", alpha=alpha, beta=beta),
+    )
+
+
+def gelu(lowering: Lowering, node: Node) -> bool:
+    if node.get("approximate", "none") != "none":
+        return False
+    return _emit(lowering, node, lambda b: b.step("gelu", (0,), "float32"))
+
+
+def clip(lowering: Lowering, node: Node) -> bool:
+    """Bounds are attributes before opset 11, then optional inputs."""
+    low: Any = node.get("min", -math.inf)
+    high: Any = node.get("max", math.inf)
+    for index in (1, 2):
+        value = node.input(index)
+        if value is None:
+            continue
+        bound = lowering.constant(value)
+        if bound is None or bound.size != 1:
+            return False
+        if index == 1:
+            low = bound.reshape(()).item()
+        else:
+            high = bound.reshape(()).item()
+    if low > high:
+        return False
+    return _emit(
+        lowering,
+        node,
+        lambda b: b.step("clip", (0,), "float32", low=float(low), high=float(high)),
+        inputs=1,
+    )
+
+
+def prelu(lowering: Lowering, node: Node) -> bool:
+    return _emit(lowering, node, lambda b: b.step("prelu", (0, 1), "float32"))
+
+
+def batch_normalization(lowering: Lowering, node: Node) -> bool:
+    """In inference form: a multiplication and an addition per channel."""
+    constants = [lowering.constant(v) for v in node.inputs[1:5]]
+    x, y = node.input(0), node.output(0)
+    if any(c is None for c in constants) or node.get("training_mode", 0) or x is None or y is None:
+        return False
+    if any(v is not None and v.uses for v in node.outputs[1:]) or node.get("spatial", 1) != 1:
+        return False
+    if not _is_float(lowering, x):
+        return False
+    scale, bias, mean, variance = (np.asarray(c, np.float64) for c in constants)
+    factor = scale / np.sqrt(variance + node.get("epsilon", 1e-5))
+    offset = bias - mean * factor
+    rank = len(lowering.shape(x))
+    shape = (-1,) + (1,) * (rank - 2)
+    builder = ProgramBuilder(("float32", "float32", "float32"))
+    builder.step("add", (builder.step("mul", (0, 1), "float32"), 2), "float32")
+    operands = [lowering.operand(x)]
+    for suffix, array in (("factor", factor), ("offset", offset)):
+        values = array.astype(np.float32).reshape(shape)
+        tensor = Tensor(f"{node.label}/{suffix}", "float32", values.shape, const=values)
+        operands.append((View.of(tensor), Program(("float32",))))
+    output = lowering.tensor(y)
+    lowering.elementwise(node.label, operands, builder.build(), output)
+    lowering.items[y] = Stored(output)
+    return True
+
+
+def quantize_linear(lowering: Lowering, node: Node) -> bool:
+    parameters = lowering.quantize_parameters(node)
+    x = node.input(0)
+    if parameters is None or x is None or not _is_float(lowering, x):
+        return False
+    y = parameters.output
+    if isinstance(lowering.item(x), Constant):
+        return False
+    view, steps = lowering.operand(x)
+    program = quantize(Program(("float32",)), parameters.scale, parameters.zero, parameters.dtype)
+    output = lowering.tensor(y, parameters.dtype)
+    lowering.elementwise(node.label, [(view, steps)], program, output)
+    lowering.items[y] = Stored(output)
+    return True
+
+
+def dequantize_linear(lowering: Lowering, node: Node) -> bool:
+    """No operation yet: readers decide whether they work on the integers."""
+    x, y = node.input(0), node.output(0)
+    scale, zero = lowering.constant(node.input(1)), lowering.constant(node.input(2))
+    if x is None or y is None or scale is None or scale.dtype != np.float32:
+        return False
+    if node.input(2) is not None and zero is None:
+        return False
+    if node.get("block_size", 0):
+        return False
+    item = lowering.item(x)
+    if isinstance(item, Constant) and item.scale is None:
+        if not np.issubdtype(item.array.dtype, np.integer):
+            return False
+        zeros = np.zeros(scale.shape, item.array.dtype) if zero is None else zero
+        axis = int(node.get("axis", 1))
+        axis = axis + item.array.ndim if axis < 0 else axis
+        if scale.size == 1:
+            axis = 0
+        lowering.items[y] = Constant(item.array, scale, zeros, axis)
+        return True
+    if not isinstance(item, Stored) or scale.size != 1:
+        return False
+    if item.tensor.dtype not in ("uint8", "int8", "int32", "int16", "uint16"):
+        return False
+    number = 0 if zero is None else int(np.asarray(zero).reshape(()))
+    lowering.items[y] = Quantized(item.tensor, float(scale.reshape(())), number)
+    return True
+
+
+def _emit(
+    lowering: Lowering,
+    node: Node,
+    build: Callable[[ProgramBuilder], Any],
+    inputs: int | None = None,
+) -> bool:
+    """Emit the program that `build` appends to the node's float32 inputs."""
+    values = [v for v in node.inputs[:inputs] if v is not None]
+    y = node.output(0)
+    if y is None or not all(_is_float(lowering, v) for v in values):
+        return False
+    if all(isinstance(lowering.item(v), Constant) for v in values):
+        return False
+    output = lowering.tensor(y, "float32")
+    builder = ProgramBuilder(["float32"] * len(values))
+    build(builder)
+    lowering.elementwise(
+        node.label, [lowering.operand(v) for v in values], builder.build(), output
+    )
+    lowering.items[y] = Stored(output)
+    return True
+
+
+def _is_float(lowering: Lowering, value: Value) -> bool:
+    item = lowering.item(value)
+    if isinstance(item, Quantized):
+        return True
+    if isinstance(item, Constant):
+        return item.scale is not None or item.array.dtype == np.float32
+    return item.tensor.dtype == "float32"
+
+
+RULES: dict[str, Callable[[Lowering, Node], bool]] = {
+    **dict.fromkeys(_UNARY, unary),
+    **dict.fromkeys(_BINARY, binary),
+    **dict.fromkeys(_VARIADIC, variadic),
+    "LeakyRelu": leaky_relu,
+    "Elu": elu,
+    "HardSigmoid": hard_sigmoid,
+    "Gelu": gelu,
+    "Clip": clip,
+    "PRelu": prelu,
+    "BatchNormalization": batch_normalization,
+    "QuantizeLinear": quantize_linear,
+    "DequantizeLinear": dequantize_linear,
+}

@@ -1,0 +1,187 @@
+"""Rules of Gemm, MatMul by constants, and quantized Softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ....ir.graph import Node
+from ..plan import MatMulOp, QuantizedSoftmaxOp, ReshapeOp, Tensor, check_int32
+from ..programs import Program, ProgramBuilder
+from .context import Constant, Lowering, Quantized, Stored
+from .convolution import accumulator_program, integer_bias, integer_weights
+
+Array = Any
+
+
+def gemm(lowering: Lowering, node: Node) -> bool:
+    """alpha * A @ B + beta * C with constant B."""
+    a, b, y = node.input(0), node.input(1), node.output(0)
+    if a is None or b is None or y is None or lowering.constant(b) is None:
+        return False
+    if node.get("transA", 0):
+        return False
+    weights = lowering.item(b)
+    assert isinstance(weights, Constant)
+    transposed = bool(node.get("transB", 0))
+    alpha, beta = float(node.get("alpha", 1.0)), float(node.get("beta", 1.0))
+    c = node.input(2)
+    item = lowering.item(a)
+    columns = weights.array.shape[0 if transposed else 1]
+    if isinstance(item, Quantized) and item.tensor.dtype in ("uint8", "int8"):
+        integer = integer_weights(weights, 0 if transposed else 1)
+        plain_bias = c is None or beta == 1.0
+        if integer is not None and plain_bias:
+            assert weights.scale is not None
+            scales = np.float32(alpha) * np.float32(item.scale) * weights.scale.reshape(-1)
+            scales = np.broadcast_to(scales.astype(np.float32), (columns,))
+            found = integer_bias(lowering, c, scales, columns)
+            if found is not None:
+                matrix = integer.T if transposed else integer
+                return _integer(lowering, node, item, matrix, scales, *found)
+    if not _float(lowering, item) or weights.dequantized().dtype != np.float32:
+        return False
+    matrix = weights.dequantized()
+    matrix = (matrix.T if transposed else matrix) * np.float32(alpha)
+    bias = lowering.constant(c) if c is not None else None
+    operands: list[Tensor] = []
+    program = Program(("float32",))
+    zeros = np.zeros(columns, np.float32)
+    if c is not None and bias is not None and bias.size in (1, columns) and bias.ndim <= 2:
+        zeros = np.broadcast_to(bias.astype(np.float32).reshape(-1) * np.float32(beta), (columns,))
+    elif c is not None:
+        if beta != 1.0 or not _float(lowering, lowering.item(c)):
+            return False
+        operands = [lowering.stored(c)]
+        builder = ProgramBuilder(("float32", "float32"))
+        builder.step("add", (0, 1), "float32")
+        program = builder.build()
+    output = lowering.tensor(y, "float32")
+    lowering.emit(
+        MatMulOp(node.label, [output], operands, program, lowering.stored(a), matrix, zeros)
+    )
+    lowering.items[y] = Stored(output)
+    return True
+
+
+def matmul(lowering: Lowering, node: Node) -> bool:
+    """A @ B with a constant matrix B."""
+    a, b, y = node.input(0), node.input(1), node.output(0)
+    if a is None or b is None or y is None or lowering.constant(b) is None:
+        return False
+    weights = lowering.item(b)
+    assert isinstance(weights, Constant)
+    if weights.array.ndim != 2 or len(lowering.shape(a)) < 2:
+        return False
+    item = lowering.item(a)
+    columns = weights.array.shape[1]
+    if isinstance(item, Quantized) and item.tensor.dtype in ("uint8", "int8"):
+        integer = integer_weights(weights, 1)
+        if integer is not None:
+            assert weights.scale is not None
+            scales = np.float32(item.scale) * weights.scale.astype(np.float32).reshape(-1)
+            scales = np.broadcast_to(scales, (columns,))
+            bias = np.zeros(columns, np.int64)
+            return _integer(lowering, node, item, integer, scales, bias, None)
+    if not _float(lowering, item) or weights.dequantized().dtype != np.float32:
+        return False
+    output = lowering.tensor(y, "float32")
+    lowering.emit(
+        MatMulOp(
+            node.label,
+            [output],
+            [],
+            Program(("float32",)),
+            lowering.stored(a),
+            weights.dequantized(),
+            np.zeros(columns, np.float32),
+        )
+    )
+    lowering.items[y] = Stored(output)
+    return True
+
+
+def _integer(
+    lowering: Lowering,
+    node: Node,
+    item: Quantized,
+    matrix: Array,
+    scales: Array,
+    bias: Array,
+    rest: Array | None,
+) -> bool:
+    y = node.output(0)
+    assert y is not None
+    program, operands = accumulator_program(node.label, item.scale, scales, rest, ())
+    sums = matrix.astype(np.int64).sum(0)
+    output = lowering.tensor(y, "float32")
+    lowering.emit(
+        MatMulOp(
+            node.label,
+            [output],
+            operands,
+            program,
+            item.tensor,
+            matrix,
+            check_int32(bias - item.zero * sums),
+        )
+    )
+    lowering.items[y] = Stored(output)
+    return True
+
+
+def softmax(lowering: Lowering, node: Node) -> bool:
+    """Between quantized values over the last axes, as QLinearSoftmax; else TVM's."""
+    x, y = node.input(0), node.output(0)
+    if x is None or y is None:
+        return False
+    item = lowering.item(x)
+    parameters = lowering.sole_quantize(y)
+    if not isinstance(item, Quantized) or parameters is None:
+        return False
+    if item.tensor.dtype != parameters.dtype:
+        return False
+    shape = lowering.shape(x)
+    old = lowering.model.opset < 13
+    axis = int(node.get("axis", 1 if old else -1)) % len(shape)
+    if not old and axis != len(shape) - 1:
+        return False
+    if math.prod(shape[axis:]) < 1:
+        return False
+    rows, size = math.prod(shape[:axis]), math.prod(shape[axis:])
+    source = item.tensor
+    if len(shape) != 2 or shape != (rows, size):
+        flat = Tensor(source.name + "/rows", source.dtype, (rows, size))
+        lowering.emit(_reshape(node.label, flat, source))
+        source = flat
+    result = Tensor(y.name, parameters.dtype, (rows, size))
+    lowering.emit(
+        QuantizedSoftmaxOp(
+            node.label, [result], source, item.scale, parameters.scale, parameters.zero
+        )
+    )
+    output = Tensor(parameters.output.name, parameters.dtype, shape)
+    lowering.emit(_reshape(node.label, output, result))
+    lowering.items[parameters.output] = Stored(output)
+    lowering.items[y] = Quantized(output, parameters.scale, parameters.zero)
+    return True
+
+
+def _reshape(label: str, output: Tensor, source: Tensor) -> Any:
+    return ReshapeOp(label, [output], source)
+
+
+def _float(lowering: Lowering, item: Any) -> bool:
+    if isinstance(item, Constant):
+        return item.scale is not None or item.array.dtype == np.float32
+    return isinstance(item, Quantized) or item.tensor.dtype == "float32"
+
+
+RULES: dict[str, Callable[[Lowering, Node], bool]] = {
+    "Gemm": gemm,
+    "MatMul": matmul,
+    "Softmax": softmax,
+}

@@ -1,0 +1,229 @@
+"""The plan: a model as a list of fused operations, between ONNX nodes and kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from .kernels.convolution import Geometry
+from .programs import Program
+
+Array = Any
+
+
+@dataclasses.dataclass(eq=False)
+class Tensor:
+    """A value at run time, or a constant where `const` is set.
+
+    `readers` are the operations that read it, each once; `kept` says that something
+    besides them needs it as it is (a graph output).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    const: Array | None = None
+    producer: Operation | None = None
+    readers: list[Operation] = dataclasses.field(default_factory=list)
+    kept: bool = False
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the tensor may have the blocked layout: N, C, [H,] W."""
+        return len(self.shape) in (3, 4)
+
+
+@dataclasses.dataclass(eq=False)
+class View:
+    """How an elementwise operation reads a tensor: as it is, or through strides."""
+
+    tensor: Tensor
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+    offset: int = 0
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> View:
+        return cls(tensor, tensor.shape)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.strides is None and self.shape == self.tensor.shape
+
+
+@dataclasses.dataclass(eq=False)
+class Operation:
+    """Base: what runs at one point of the plan. `label` names the ONNX node it came from."""
+
+    label: str
+    outputs: list[Tensor]
+
+    @property
+    def output(self) -> Tensor:
+        return self.outputs[0]
+
+    def reads(self) -> list[Tensor]:
+        """All tensors read, constants included."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(eq=False)
+class Fused(Operation):
+    """An operation that ends in a program; `operands` are the program's, after operand 0."""
+
+    operands: list[Tensor]
+    program: Program
+
+
+@dataclasses.dataclass(eq=False)
+class ConvolutionOp(Fused):
+    """Convolution by constant weights [O, I / groups, KH, KW]; bias in accumulator type.
+
+    For 8-bit inputs the bias already holds `-zero_point * sum(weights)`, and padding
+    holds `fill`, the input's zero point.
+    """
+
+    input: Tensor
+    weights: Array
+    bias: Array
+    geometry: Geometry
+    groups: int
+    fill: float
+
+    def reads(self) -> list[Tensor]:
+        return [self.input, *self.operands]
+
+    @property
+    def is_depthwise(self) -> bool:
+        channels = self.input.shape[1]
+        return self.groups == channels == self.output.shape[1] and channels > 1
+
+
+@dataclasses.dataclass(eq=False)
+class PoolingOp(Fused):
+    """Pooling; `counts` [OH, OW] divides averages, `fill` is what padding must hold."""
+
+    input: Tensor
+    kind: str
+    geometry: Geometry
+    element: Program
+    counts: Array | None
+    fill: float
+
+    def reads(self) -> list[Tensor]:
+        return [self.input, *self.operands]
+
+
+@dataclasses.dataclass(eq=False)
+class MatMulOp(Fused):
+    """[..., depth] @ constant [depth, columns]; bias [columns] in accumulator type."""
+
+    input: Tensor
+    weights: Array
+    bias: Array
+
+    def reads(self) -> list[Tensor]:
+        return [self.input, *self.operands]
+
+
+@dataclasses.dataclass(eq=False)
+class ElementwiseOp(Operation):
+    """A program over broadcast views; all its operands are explicit."""
+
+    views: list[View]
+    program: Program
+
+    def reads(self) -> list[Tensor]:
+        return [v.tensor for v in self.views]
+
+
+@dataclasses.dataclass(eq=False)
+class ConcatOp(Operation):
+    inputs: list[Tensor]
+    axis: int
+
+    def reads(self) -> list[Tensor]:
+        return list(self.inputs)
+
+
+@dataclasses.dataclass(eq=False)
+class ReshapeOp(Operation):
+    """The same elements in row-major order under another shape."""
+
+    input: Tensor
+
+    def reads(self) -> list[Tensor]:
+        return [self.input]
+
+
+@dataclasses.dataclass(eq=False)
+class QuantizedSoftmaxOp(Operation):
+    """Softmax over the last axis of an 8-bit tensor."""
+
+    input: Tensor
+    input_scale: float
+    output_scale: float
+    output_zero: int
+
+    def reads(self) -> list[Tensor]:
+        return [self.input]
+
+
+@dataclasses.dataclass(eq=False)
+class RegionOp(Operation):
+    """ONNX nodes that TVM's own converters lower; `model` is them as an ONNX model."""
+
+    inputs: list[Tensor]
+    model: Any
+
+    def reads(self) -> list[Tensor]:
+        return list(self.inputs)
+
+
+@dataclasses.dataclass
+class Plan:
+    """Operations in execution order, with the graph's inputs and outputs."""
+
+    inputs: list[Tensor]
+    outputs: list[tuple[str, Tensor]]
+    operations: list[Operation]
+
+    def link(self) -> None:
+        """Recompute producers and readers, dropping operations whose results nothing reads."""
+        needed = {id(t) for _, t in self.outputs}
+        alive: list[Operation] = []
+        for op in reversed(self.operations):
+            if any(id(t) in needed for t in op.outputs):
+                alive.append(op)
+                needed.update(id(t) for t in op.reads())
+        self.operations = alive[::-1]
+        for op in self.operations:
+            for tensor in (*op.outputs, *op.reads()):
+                tensor.readers = []
+                tensor.kept = False
+        for op in self.operations:
+            for tensor in op.outputs:
+                tensor.producer = op
+            for tensor in dict.fromkeys(op.reads()):
+                tensor.readers.append(op)
+        for _, tensor in self.outputs:
+            tensor.kept = True
+
+
+def numpy_dtype(onnx_dtype: int) -> str | None:
+    """The name of an ONNX element type, or None where kernels have no such type."""
+    names = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64"}
+    names |= {9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64"}
+    return names.get(onnx_dtype)
+
+
+def check_int32(values: Array) -> Array:
+    """Bias values as int32, wrapping as 32-bit accumulators do."""
+    return np.asarray(values, np.int64).astype(np.int32)

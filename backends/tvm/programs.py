@@ -1,0 +1,286 @@
+"""Elementwise programs: short straight-line computations that fuse into kernels.
+
+A program computes one result from operands of one common (broadcast) shape. It is
+data, so that fusion is concatenation and rules can recognise sequences of steps; how a
+step becomes TensorIR is in `kernels/steps.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One operation. `arguments` index the operands, then the results of earlier steps."""
+
+    name: str
+    arguments: tuple[int, ...]
+    dtype: str
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+    def __getitem__(self, key: str) -> Any:
+        return dict(self.parameters)[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """`operands` are the dtypes read; the result is the last step, or operand 0 if none."""
+
+    operands: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        return self.steps[-1].dtype if self.steps else self.operands[0]
+
+    @property
+    def result(self) -> int:
+        """Index of the result in the numbering that steps' arguments use."""
+        return len(self.operands) + len(self.steps) - 1 if self.steps else 0
+
+    def then(self, name: str, dtype: str | None = None, **parameters: Any) -> Program:
+        """Append a step of one argument, the result so far."""
+        step = Step(name, (self.result,), dtype or self.dtype, tuple(parameters.items()))
+        return Program(self.operands, (*self.steps, step))
+
+    @property
+    def is_identity(self) -> bool:
+        return not self.steps and len(self.operands) == 1
+
+
+class ProgramBuilder:
+    """Builds a program of several operands; operands are declared first."""
+
+    def __init__(self, operands: Sequence[str]) -> None:
+        self.operands = tuple(operands)
+        self.steps: list[Step] = []
+
+    def step(self, name: str, arguments: Sequence[int], dtype: str, **parameters: Any) -> int:
+        self.steps.append(Step(name, tuple(arguments), dtype, tuple(parameters.items())))
+        return len(self.operands) + len(self.steps) - 1
+
+    def inline(self, program: Program, arguments: Sequence[int]) -> int:
+        """Append another program's steps, its operands being `arguments`."""
+        mapping = list(arguments)
+        for step in program.steps:
+            mapping.append(
+                self.step(
+                    step.name,
+                    [mapping[a] for a in step.arguments],
+                    step.dtype,
+                    **dict(step.parameters),
+                )
+            )
+        return mapping[program.result]
+
+    def build(self) -> Program:
+        return Program(self.operands, tuple(self.steps))
+
+
+def compose(outer: Program, inner: Mapping[int, Program]) -> Program:
+    """Substitute programs for operands of `outer`.
+
+    The operands of the result are, for each operand of `outer` in order, the operands
+    of its substitute, or the operand itself.
+    """
+    dtypes: list[str] = []
+    spans: list[list[int]] = []
+    for index, dtype in enumerate(outer.operands):
+        own = inner[index].operands if index in inner else (dtype,)
+        spans.append(list(range(len(dtypes), len(dtypes) + len(own))))
+        dtypes.extend(own)
+    builder = ProgramBuilder(dtypes)
+    arguments = [
+        builder.inline(inner[i], span) if i in inner else span[0] for i, span in enumerate(spans)
+    ]
+    result = builder.inline(outer, arguments)
+    program = builder.build()
+    if result != program.result:  # the outer program has no steps
+        assert result < len(dtypes)
+        assert not program.steps
+    return program
+
+
+def merge_operands(program: Program, keys: Sequence[Any]) -> tuple[Program, list[Any]]:
+    """Let operands with equal keys be one; returns the program and the distinct keys."""
+    distinct: list[Any] = []
+    position: list[int] = []
+    for key in keys:
+        found = next((i for i, k in enumerate(distinct) if k is key), None)
+        if found is None:
+            found = len(distinct)
+            distinct.append(key)
+        position.append(found)
+    dtypes = [program.operands[position.index(i)] for i in range(len(distinct))]
+    builder = ProgramBuilder(dtypes)
+    builder.inline(program, position)
+    return builder.build(), distinct
+
+
+# --- quantization rules ----------------------------------------------------------
+
+
+def quantize(program: Program, scale: float, zero_point: int, dtype: str) -> Program:
+    """Append QuantizeLinear."""
+    return program.then("quantize", dtype, scale=float(np.float32(scale)), zero_point=int(zero_point))
+
+
+def dequantize(dtype: str, scale: float, zero_point: int) -> Program:
+    """DequantizeLinear of one operand of type `dtype`."""
+    step = Step(
+        "dequantize",
+        (0,),
+        "float32",
+        (("scale", float(np.float32(scale))), ("zero_point", int(zero_point))),
+    )
+    return Program((dtype,), (step,))
+
+
+def integer_range(dtype: str) -> tuple[int, int]:
+    info = np.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def simplify(program: Program) -> Program:
+    """Rewrite sequences of steps into the integer operations that ONNX Runtime runs.
+
+    - a Relu or Clip that the following QuantizeLinear's range implies is dropped
+    - DequantizeLinear followed by QuantizeLinear with the same parameters is nothing
+    - `scale_accumulator`, QuantizeLinear is `requantize`: one multiplication by
+      (input scale * weight scale) / output scale, as in QLinearConv
+    - Add and Mul between dequantized operands, QuantizeLinear are `qlinear_add` and
+      `qlinear_mul`
+    """
+    steps: dict[int, Step] = {len(program.operands) + i: s for i, s in enumerate(program.steps)}
+    uses: dict[int, int] = {}
+    for step in program.steps:
+        for a in step.arguments:
+            uses[a] = uses.get(a, 0) + 1
+    alias: dict[int, int] = {}
+
+    def resolve(i: int) -> int:
+        while i in alias:
+            i = alias[i]
+        return i
+
+    for index in list(steps):
+        step = steps[index]
+        step = steps[index] = dataclasses.replace(
+            step, arguments=tuple(resolve(a) for a in step.arguments)
+        )
+        if step.name != "quantize":
+            continue
+        source = step.arguments[0]
+        while source in steps and uses.get(source) == 1 and _implied(steps[source], step):
+            source = steps[source].arguments[0]
+        steps[index] = dataclasses.replace(step, arguments=(source,))
+        before = steps.get(source)
+        if before is None:
+            continue
+        if before.name == "dequantize" and _same_quantization(before, step, program, steps):
+            alias[index] = before.arguments[0]
+        elif uses.get(source) == 1:
+            steps[index] = _fuse_quantize(before, steps[index], steps, program)
+    return _rebuild(program, steps, resolve(program.result))
+
+
+def _dtype_of(index: int, program: Program, steps: Mapping[int, Step]) -> str:
+    return program.operands[index] if index < len(program.operands) else steps[index].dtype
+
+
+def _implied(step: Step, quantize_step: Step) -> bool:
+    """Whether a Relu or Clip can't change what the quantize step makes of its input."""
+    low, high = integer_range(quantize_step.dtype)
+    scale, zero = quantize_step["scale"], quantize_step["zero_point"]
+    smallest, largest = (low - zero) * scale, (high - zero) * scale
+    if step.name == "relu":
+        return smallest >= 0.0
+    if step.name == "clip":
+        return step["low"] <= smallest and step["high"] >= largest
+    return False
+
+
+def _same_quantization(
+    dequantize_step: Step, quantize_step: Step, program: Program, steps: Mapping[int, Step]
+) -> bool:
+    return (
+        dequantize_step["scale"] == quantize_step["scale"]
+        and dequantize_step["zero_point"] == quantize_step["zero_point"]
+        and _dtype_of(dequantize_step.arguments[0], program, steps) == quantize_step.dtype
+    )
+
+
+def _fuse_quantize(
+    before: Step, quantize_step: Step, steps: Mapping[int, Step], program: Program
+) -> Step:
+    if before.name == "scale_accumulator":
+        parameters = (
+            ("input_scale", before["input_scale"]),
+            ("scale", quantize_step["scale"]),
+            ("zero_point", quantize_step["zero_point"]),
+        )
+        return Step("requantize", before.arguments, quantize_step.dtype, parameters)
+    if before.name == "scale_sum":
+        f32 = np.float32
+        scale = f32(before["input_scale"]) / (f32(quantize_step["scale"]) * f32(before["count"]))
+        parameters = (
+            ("scale", float(scale)),
+            ("bias", -before["zero_point"] * before["count"]),
+            ("zero_point", quantize_step["zero_point"]),
+        )
+        return Step("requantize_sum", before.arguments, quantize_step.dtype, parameters)
+    if before.name in ("add", "mul"):
+        sides = [steps.get(a) for a in before.arguments]
+        if all(s is not None and s.name == "dequantize" for s in sides):
+            first, second = sides
+            assert first is not None
+            assert second is not None
+            dtypes = {
+                _dtype_of(first.arguments[0], program, steps),
+                _dtype_of(second.arguments[0], program, steps),
+                quantize_step.dtype,
+            }
+            if len(dtypes) == 1 and dtypes <= {"uint8", "int8"}:
+                parameters = (
+                    ("scale_a", first["scale"]),
+                    ("zero_a", first["zero_point"]),
+                    ("scale_b", second["scale"]),
+                    ("zero_b", second["zero_point"]),
+                    ("scale", quantize_step["scale"]),
+                    ("zero_point", quantize_step["zero_point"]),
+                )
+                arguments = (first.arguments[0], second.arguments[0])
+                return Step(f"qlinear_{before.name}", arguments, quantize_step.dtype, parameters)
+    if before.name == "pool_average":
+        return dataclasses.replace(quantize_step, name="quantize_average")
+    return quantize_step
+
+
+def _rebuild(program: Program, steps: Mapping[int, Step], result: int) -> Program:
+    """The program of the steps that `result` needs."""
+    needed: set[int] = set()
+    stack = [result]
+    while stack:
+        index = stack.pop()
+        if index in steps and index not in needed:
+            needed.add(index)
+            stack.extend(steps[index].arguments)
+    count = len(program.operands)
+    builder = ProgramBuilder(program.operands)
+    mapping = {i: i for i in range(count)}
+    for index in sorted(needed):
+        step = steps[index]
+        mapping[index] = builder.step(
+            step.name,
+            [mapping[a] for a in step.arguments],
+            step.dtype,
+            **dict(step.parameters),
+        )
+    if result < count and result != 0:
+        builder.step("identity", (result,), program.operands[result])
+    return builder.build()

@@ -1,0 +1,67 @@
+"""Lowering what has no kernel of our own through TVM's ONNX converters and legalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+
+from ...ir.errors import UnsupportedError
+from .plan import RegionOp
+from .targets import Target
+
+
+def convert(op: RegionOp, target: Target) -> Any:
+    """A module whose `main` computes the region, all operators legalised to TensorIR.
+
+    Raises UnsupportedError, naming the nodes, where TVM can't convert them.
+    """
+    from tvm.relax.frontend.onnx import from_onnx
+
+    t = relax.transform
+    try:
+        module = from_onnx(op.model, keep_params_in_input=False)
+        with tvm.target.Target(target.llvm()):
+            return tvm.transform.Sequential(
+                [
+                    t.DecomposeOpsForInference(),
+                    t.LegalizeOps(),
+                    t.AnnotateTIROpPattern(),
+                    t.FoldConstant(),
+                    t.FuseOps(),
+                    t.FuseTIR(),
+                    t.DeadCodeElimination(["main"]),
+                ]
+            )(module)
+    except Exception as error:  # TVM raises whatever its converters happen to raise
+        nodes = ", ".join(f"'{n.name or n.output[0]}' ({n.op_type})" for n in op.model.graph.node[:5])
+        reason = " ".join(str(error).split())[-200:]
+        raise UnsupportedError(f"can't lower {nodes}: {reason or type(error).__name__}") from None
+
+
+def add(builder: Any, module: Any, name: str) -> Any:
+    """Add a region's functions to a module under names of their own; returns `main`'s."""
+    renamed: dict[Any, Any] = {}
+    for variable, function in module.functions.items():
+        if isinstance(function, tirx.PrimFunc):
+            unique = f"{name}_{variable.name_hint}"
+            renamed[variable] = builder.add_func(
+                function.with_attr("global_symbol", unique), unique
+            )
+
+    main = _Rename(renamed).visit_expr(module["main"])
+    main = main.without_attr("global_symbol")
+    return builder.add_func(main, name)
+
+
+@relax.expr_functor.mutator
+class _Rename(relax.PyExprMutator):
+    """Replaces references to global functions."""
+
+    def __init__(self, renamed: dict[Any, Any]) -> None:
+        super().__init__()
+        self.renamed = {v.name_hint: g for v, g in renamed.items()}
+
+    def visit_global_var_(self, gvar: Any) -> Any:
+        return self.renamed.get(gvar.name_hint, gvar)
