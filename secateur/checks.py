@@ -94,7 +94,7 @@ def describe(agreement: Agreement) -> str:
     """One line for people."""
     text = (
         f"max difference {agreement.max_difference:.3g} "
-        f"(relative {agreement.relative_difference:.1e}) over {agreement.runs} runs"
+        f"(relative {agreement.relative_difference:.2g}) over {agreement.runs} runs"
     )
     if agreement.identical_discrete < 1:
         text += f", {100 * (1 - agreement.identical_discrete):.2f} % of discrete outputs differ"

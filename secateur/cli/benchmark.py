@@ -26,6 +26,8 @@ def command(
     The first is an ONNX model, which says what the inputs are; the others are ONNX
     models or compiled artifacts (.so).
     """
+    if len(set(models)) < len(models):
+        raise click.UsageError("Give every model once.")
     from ..measure import latencies
     from ..running import feeds_for, open_model, open_runner
 

@@ -1,0 +1,164 @@
+"""The command line: what each command writes, prints and promises."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
+
+from secateur.cli import COMMANDS, main
+
+RNG = np.random.default_rng(0)
+
+
+def constant(name: str, *shape: int) -> TensorProto:
+    return numpy_helper.from_array(RNG.standard_normal(shape, np.float32), name)
+
+
+def residual_net(batch: int | str) -> onnx.ModelProto:
+    """A convolution, a residual block and a classifier: x [batch, 3, 8, 8] -> y [batch, 4]."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w2"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["b", "c"], ["d"]),
+        helper.make_node("Identity", ["d"], ["i"]),
+        helper.make_node("GlobalAveragePool", ["i"], ["e"]),
+        helper.make_node("Flatten", ["e"], ["f"]),
+        helper.make_node("Gemm", ["f", "w3"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 4])],
+        [constant("w1", 16, 3, 3, 3), constant("w2", 16, 16, 3, 3), constant("w3", 16, 4)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture(params=[1, 2, "N"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with model.onnx and data.npz, which is the current one."""
+    onnx.save(residual_net(request.param), tmp_path / "model.onnx")
+    images = RNG.standard_normal((9, 3, 8, 8), np.float32)
+    np.savez(tmp_path / "data.npz", x=images, labels=np.arange(9) % 4)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str, exit_code: int = 0) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == exit_code, result.output
+    assert result.stderr == "" or exit_code  # no progress where there is no terminal
+    return result
+
+
+def run_json(*arguments: str) -> dict:  # type: ignore[type-arg]
+    return json.loads(run(*arguments, "--json").stdout)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_the_listed_help(name: str) -> None:
+    command = importlib.import_module(f"secateur.cli.{name}").command
+    assert isinstance(command, click.Command)
+    assert command.name == name
+    assert "--json" in {option for p in command.params for option in p.opts}
+    assert "Usage:" in run(name, "--help").stdout
+
+
+def test_help_lists_every_command() -> None:
+    text = run("--help").stdout
+    assert all(f"\n  {name} " in text and summary in text for name, summary in COMMANDS.items())
+
+
+def test_inspect(place: Path) -> None:
+    text = run("inspect", "model.onnx").stdout
+    assert "input x: float" in text
+    assert "Conv" in text
+    facts = run_json("inspect", "model.onnx")
+    assert facts["parameters"] == 16 * 27 + 16 * 16 * 9 + 64
+    assert facts["macs"] // (64 * 16 * 27 + 64 * 16 * 144 + 64) in (1, 2)
+    free = [g for g in facts["groups"] if g["lock"] is None]
+    assert [(g["size"], sorted(g["parameters"])) for g in free] == [(16, ["w1", "w2", "w3"])]
+
+
+def test_simplify(place: Path) -> None:
+    report = run_json("simplify", "model.onnx", "-o", "small.onnx")
+    assert [s["nodes"] for s in report["stages"]] == [8, 7]
+    assert all(check["passed"] for check in report["checks"])
+    agreement = run_json("compare", "model.onnx", "small.onnx", "--data", "data.npz")
+    assert agreement["relative_difference"] < 1e-6
+    assert "Identity" not in {n.op_type for n in onnx.load("small.onnx").graph.node}
+
+
+def test_prune_in_place(place: Path) -> None:
+    report = run_json("prune", "model.onnx", "-o", "model.onnx", "--macs", "0.5")
+    before, after = report["stages"]
+    assert after["macs"] <= 0.5 * before["macs"]
+    assert report["checks"][0]["name"] == "pruned model against channel-masked original"
+    assert run_json("inspect", "model.onnx")["macs"] == after["macs"]
+    assert sorted(p.name for p in place.iterdir()) == ["data.npz", "model.onnx"]
+
+
+def test_prune_leaves_ignored_weights_alone(place: Path) -> None:
+    arguments = ("prune", "model.onnx", "-o", "out.onnx", "--macs", "0.5", "--ignore", "w*")
+    assert "reached" in run(*arguments, exit_code=1).stderr
+
+
+def test_quantize(place: Path) -> None:
+    arguments = ("quantize", "model.onnx", "-o", "q.onnx", "--calibration", "data.npz")
+    report = run_json(*arguments)
+    assert "QuantizeLinear" in {n.op_type for n in onnx.load("q.onnx").graph.node}
+    assert report["stages"][1]["file_bytes"] < report["stages"][0]["file_bytes"]
+    assert (
+        "Wrote q.onnx"
+        in run("quantize", "model.onnx", "-o", "q.onnx", "--calibration", "data.npz").stdout
+    )
+
+
+def test_same_input_same_bytes(place: Path) -> None:
+    for out in ("a.onnx", "b.onnx"):
+        run("quantize", "model.onnx", "-o", out, "--calibration", "data.npz")
+        run("prune", out, "-o", out + ".pruned", "--ratio", "0.3")
+    assert (place / "a.onnx").read_bytes() == (place / "b.onnx").read_bytes()
+
+
+def test_verify(place: Path) -> None:
+    assert all(check["passed"] for check in run_json("verify", "model.onnx"))  # type: ignore[index]
+    model = onnx.load("model.onnx")
+    model.graph.node[4].input[0] = "nowhere"
+    onnx.save(model, "bad.onnx")
+    assert "nowhere" in run("verify", "bad.onnx", exit_code=1).stderr
+
+
+def test_compare_fails_beyond_the_tolerance(place: Path) -> None:
+    model = onnx.load("model.onnx")
+    weights = numpy_helper.to_array(model.graph.initializer[2])
+    model.graph.initializer[2].CopyFrom(numpy_helper.from_array(weights * 1.5, "w3"))
+    onnx.save(model, "other.onnx")
+    pair = ("compare", "model.onnx", "other.onnx")
+    assert "0.5" in run(*pair).stdout
+    run(*pair, "--tolerance", "0.6")
+    assert "more than 0.4" in run(*pair, "--tolerance", "0.4", exit_code=1).stderr
+
+
+def test_benchmark(place: Path) -> None:
+    shutil.copy("model.onnx", "copy.onnx")
+    measured = run_json("benchmark", "model.onnx", "copy.onnx", "--data", "data.npz")
+    assert list(measured) == ["model.onnx", "copy.onnx"]
+    assert all(m["min_ms"] <= m["median_ms"] <= m["max_ms"] for m in measured.values())
+
+
+def test_targets() -> None:
+    names = {target["name"] for target in run_json("targets")}  # type: ignore[index]
+    assert {"x86-64-v3", "aarch64-cortex-a76"} <= names
+    assert "aarch64-cortex-a76" in run("targets").stdout
