@@ -1,0 +1,49 @@
+"""The property that simplification stands on: the same outputs, for any graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, reject, settings
+
+from secateur.ir.errors import SecateurError
+from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.passes.manager import PassManager
+from secateur.passes.reference import Session
+from secateur.passes.simplify import simplify_pipeline
+from tests.strategies import models
+
+RELAXED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+
+
+def check_equal(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> None:
+    original = from_proto(proto)
+    try:
+        expected = Session(original, optimize=False).run(feeds)
+    except SecateurError:
+        reject()  # not one that ONNX Runtime takes to begin with
+    model = from_proto(proto)
+    PassManager(simplify_pipeline()).run(model)
+    onnx.checker.check_model(to_proto(model), full_check=True)
+    actual = Session(model, optimize=False).run(feeds)
+    assert list(actual) == list(expected)
+    for name, reference in expected.items():
+        # Random graphs may cancel: measured against the magnitudes that flow in them.
+        assert actual[name].shape == reference.shape
+        np.testing.assert_allclose(actual[name], reference, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=RELAXED)
+@given(models())
+def test_simplified_equals_original(case: tuple[onnx.ModelProto, dict[str, np.ndarray]]) -> None:
+    check_equal(*case)
+
+
+@pytest.mark.slow
+@settings(max_examples=10000, deadline=None, suppress_health_check=RELAXED)
+@given(models(max_steps=25))
+def test_simplified_equals_original_at_length(
+    case: tuple[onnx.ModelProto, dict[str, np.ndarray]],
+) -> None:
+    check_equal(*case)
