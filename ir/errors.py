@@ -10,6 +10,11 @@ class SecateurError(Exception):
     raises it. Anything else that escapes is a bug in secateur.
     """
 
+    def __str__(self) -> str:
+        # Names come from untrusted files: they must not break the line or the terminal.
+        text = super().__str__()
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
 
 class ModelError(SecateurError):
     """The model itself is malformed or unreadable."""

@@ -58,10 +58,12 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 def from_proto(proto: ModelProto, path: Path | None = None) -> Model:
     """Build the IR of a model proto, which must not be changed afterwards."""
+    _check_text(*(o.domain for o in proto.opset_import))
     base_dir = path.parent if path is not None else None
     functions = [_read_function(f, base_dir) for f in proto.functions]
     seen: set[tuple[str, str, str]] = set()
     for function in functions:
+        _check_text(*function.key, *(o.domain for o in function.extra.opset_import))
         if function.key in seen:
             raise ModelError(f"function '{function.extra.name}' is defined twice")
         seen.add(function.key)
@@ -148,6 +150,7 @@ class _GraphReader:
         for field, value in proto.ListFields():
             if field.name in _GRAPH_EXTRA:
                 _copy_field(extra, field.name, value)
+        _check_text(proto.name)
         self.graph = Graph(proto.name, extra)
 
     def read(self) -> Graph:
@@ -177,6 +180,7 @@ class _GraphReader:
         return graph
 
     def _define(self, value: Value) -> None:
+        _check_text(value.name)
         if value.name in self.scope.local:
             raise ModelError(f"value '{value.name}' is defined twice")
         self.scope.local[value.name] = value
@@ -198,6 +202,7 @@ class _GraphReader:
     def _read_node(self, proto: NodeProto, infos: Mapping[str, ValueInfoProto]) -> None:
         inputs: list[Value | None] = []
         for name in proto.input:
+            _check_text(name)
             value = self.scope.find(name) if name else None
             if name and value is None:
                 raise ModelError(
@@ -205,8 +210,10 @@ class _GraphReader:
                     f"'{name}' before anything defines it"
                 )
             inputs.append(value)
+        _check_text(proto.op_type, proto.domain, proto.name, proto.overload)
         attributes: dict[str, Attribute] = {}
         for attribute in proto.attribute:
+            _check_text(attribute.name, attribute.ref_attr_name)
             if attribute.name in attributes:
                 raise ModelError(
                     f"node '{proto.name}': attribute '{attribute.name}' is given twice"
@@ -281,6 +288,13 @@ class _Scope(Mapping[str, Value]):
 
     def __len__(self) -> int:
         return len(self.local) + len(self.outer)
+
+
+def _check_text(*texts: str) -> None:
+    """Refuse names that are not UTF-8: the protobuf library hands those out as bytes."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise ModelError(f"the name {text!r} is not UTF-8 text")
 
 
 def _read_function(proto: FunctionProto, base_dir: Path | None) -> Function:
@@ -422,5 +436,8 @@ def _copy_field(target: google.protobuf.message.Message, name: str, value: objec
     current = getattr(target, name)
     if hasattr(current, "MergeFrom"):
         current.MergeFrom(value)
-    else:
+        return
+    try:
         setattr(target, name, value)
+    except UnicodeDecodeError:
+        raise ModelError(f"the {name} {value!r} is not UTF-8 text") from None

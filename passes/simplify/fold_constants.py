@@ -114,13 +114,15 @@ class _Round:
         for node in self.model.graph.all_nodes():
             if not _may_fold(node, self.model):
                 continue
-            if all(
-                v is None or v.producer in inside or self.model.constant(v) is not None
-                for v in node.inputs
-            ):
+            if all(v is None or v.producer in inside or self._is_constant(v) for v in node.inputs):
                 found.append(node)
                 inside.add(node)
         return found
+
+    def _is_constant(self, value: Value) -> bool:
+        tensor = self.model.constant(value)
+        # A sparse tensor's shape is no evidence that its elements fit in memory.
+        return tensor is not None and not (tensor.is_sparse and tensor.nbytes > self.size_limit)
 
     def _ready(self, nodes: list[Node]) -> list[Node]:
         """Those candidates whose results are known to be small enough."""

@@ -91,11 +91,12 @@ class Rewriter:
     # --- looking -------------------------------------------------------------------
 
     def tensor(self, value: Value | None) -> Tensor | None:
-        """The constant that `value` is in every run, or None."""
+        """The dense constant that `value` is in every run, or None."""
         if value is None:
             return None
         if value not in self._constants:
-            self._constants[value] = self.model.constant(value)
+            tensor = self.model.constant(value)
+            self._constants[value] = None if tensor is None or tensor.is_sparse else tensor
         return self._constants[value]
 
     def array(self, value: Value | None, max_elements: int | None = None) -> Array | None:

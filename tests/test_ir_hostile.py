@@ -1,0 +1,223 @@
+"""Untrusted files: refused with a clear error, without reading or allocating what they claim."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from secateur.ir.errors import ModelError
+from secateur.ir.infer import infer_shapes
+from secateur.ir.onnx_io import from_proto, load, save
+from secateur.ir.verify import verify
+from secateur.passes.manager import PassManager
+from secateur.passes.simplify import simplify_pipeline
+
+
+def model_with(*initializers: TensorProto) -> ModelProto:
+    """The sum of an input and constants."""
+    infos = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m"]),
+    ]
+    nodes, last = [], "x"
+    for tensor in initializers:
+        nodes.append(helper.make_node("Add", [last, tensor.name], [f"{tensor.name}_sum"]))
+        last = f"{tensor.name}_sum"
+    nodes.append(helper.make_node("Identity", [last], ["y"]))
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def external(location: str, shape: list[int], **fields: str) -> ModelProto:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, **fields}.items():
+        tensor.external_data.add(key=key, value=value)
+    return model_with(tensor)
+
+
+def write(path: Path, proto: ModelProto) -> Path:
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"\x08\x07", bytes(1000), b"<html>"])
+def test_not_a_model(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"m\.onnx: not an ONNX model"):
+        load(path)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.onnx", tmp_path):
+        with pytest.raises(ModelError, match=str(path)):
+            load(path)
+
+
+def test_every_truncation_is_refused_or_still_a_model(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((3, 3), np.float32), "w")
+    data = model_with(weight).SerializeToString()
+    path = tmp_path / "m.onnx"
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with contextlib.suppress(ModelError):
+            verify(load(path))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_flipped_bytes_never_crash(data: st.DataObject) -> None:
+    weight = numpy_helper.from_array(np.ones((3, 3), np.float32), "w")
+    raw = bytearray(model_with(weight).SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(bytes(raw))
+    except Exception:
+        return
+    try:
+        model = from_proto(proto)
+        verify(model)
+        infer_shapes(model)
+    except ModelError as error:
+        message = str(error)
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "a/../../secret", "link"])
+def test_external_data_outside_the_folder(tmp_path: Path, location: str) -> None:
+    (tmp_path / "secret").write_bytes(bytes(100))
+    folder = tmp_path / "model"
+    (folder / "a").mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path / "secret")
+    path = write(folder / "m.onnx", external(location, [4]))
+    with pytest.raises(ModelError, match=r"m\.onnx: tensor 'w': .* leaves the model's folder"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("proto", "message"),
+    [
+        (external("absent", [4]), "'absent' is missing"),
+        (external("data", [26]), "'data' is too short"),
+        (external("data", [4], offset="90"), "'data' is too short"),
+        (external("data", [4], offset="-4"), "malformed external data entry"),
+        (external("data", [4], length="4"), "4 bytes, its shape needs 16"),
+        (external("data", [4], offset="many"), "malformed external data entry"),
+        (external("", [4]), "leaves the model's folder"),
+        (external("nul\0byte", [4]), "malformed external data path"),
+        (external("data", [2**40, 2**40]), "'data' is too short"),
+        (external("data", [-4]), "negative dimension"),
+    ],
+)
+def test_bad_external_data(tmp_path: Path, proto: ModelProto, message: str) -> None:
+    (tmp_path / "data").write_bytes(bytes(100))
+    with pytest.raises(ModelError, match=message):
+        load(write(tmp_path / "m.onnx", proto))
+
+
+def test_external_data_without_a_file() -> None:
+    with pytest.raises(ModelError, match="not read from a file"):
+        from_proto(external("data", [4]))
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2**40]),
+        TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2**40], raw_data=b"1234"),
+        TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3], float_data=[1.0]),
+        TensorProto(name="w", data_type=TensorProto.INT8, dims=[3], int32_data=[1, 2, 3, 4]),
+        TensorProto(name="w", data_type=TensorProto.STRING, dims=[3], string_data=[b"a"]),
+        TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[-1], float_data=[1.0]),
+        TensorProto(name="w", data_type=99, dims=[1], float_data=[1.0]),
+        TensorProto(name="w", dims=[1], float_data=[1.0]),
+    ],
+    ids=["absent", "raw", "few", "many", "strings", "negative", "unknown-type", "no-type"],
+)
+def test_data_that_does_not_fit_its_shape(tensor: TensorProto) -> None:
+    with pytest.raises(ModelError, match="tensor 'w'"):
+        from_proto(model_with(tensor))
+
+
+def huge_sparse() -> ModelProto:
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(1, np.float32), "w"),
+        numpy_helper.from_array(np.array([1], np.int64), "i"),
+        [2**31, 2**10],
+    )
+    proto = model_with()
+    proto.graph.sparse_initializer.append(sparse)
+    proto.graph.node[0].input[0] = "w"
+    return proto
+
+
+def huge_constant_of_shape() -> ModelProto:
+    proto = model_with(numpy_helper.from_array(np.array([2**20, 2**20]), "s"))
+    proto.graph.node[0].CopyFrom(helper.make_node("ConstantOfShape", ["s"], ["s_sum"]))
+    return proto
+
+
+def huge_tile() -> ModelProto:
+    proto = model_with(numpy_helper.from_array(np.ones((1, 1), np.float32), "s"))
+    shape = numpy_helper.from_array(np.array([2**20, 2**20]), "repeats")
+    proto.graph.initializer.append(shape)
+    proto.graph.node[0].CopyFrom(helper.make_node("Tile", ["s", "repeats"], ["s_sum"]))
+    return proto
+
+
+def huge_range() -> ModelProto:
+    proto = model_with(numpy_helper.from_array(np.array(2**40), "s"))
+    for name, value in (("zero", 0), ("one", 1)):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    proto.graph.node[0].CopyFrom(helper.make_node("Range", ["zero", "s", "one"], ["s_sum"]))
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    return proto
+
+
+def huge_by_computed_shape() -> ModelProto:
+    """A size that is the result of a computation that shape inference doesn't follow."""
+    proto = model_with(numpy_helper.from_array(np.array([2.0**20, 2.0**20]), "s"))
+    proto.graph.node[0].CopyFrom(helper.make_node("Cast", ["s"], ["t"], to=TensorProto.INT64))
+    proto.graph.node.insert(1, helper.make_node("ConstantOfShape", ["t"], ["s_sum"]))
+    return proto
+
+
+def division_by_zero() -> ModelProto:
+    proto = model_with(numpy_helper.from_array(np.array([0], np.int32), "s"))
+    proto.graph.node[0].CopyFrom(helper.make_node("Div", ["s", "s"], ["s_sum"]))
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT32
+    return proto
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        huge_sparse,
+        huge_constant_of_shape,
+        huge_tile,
+        huge_range,
+        huge_by_computed_shape,
+        division_by_zero,
+    ],
+)
+def test_simplification_computes_nothing_monstrous(make: object, tmp_path: Path) -> None:
+    assert callable(make)
+    proto = make()
+    onnx.checker.check_model(proto)
+    model = from_proto(proto)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    PassManager(simplify_pipeline()).run(model)
+    save(model, tmp_path / "m.onnx")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+    assert (tmp_path / "m.onnx").stat().st_size < 10**6
