@@ -28,8 +28,6 @@ class Session:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        # Exact 8-bit products on x86 without VNNI too, where the fast ones saturate at 16 bits.
-        options.add_session_config_entry("session.x64quantprecision", "1")
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
