@@ -12,7 +12,7 @@ from typing import Protocol
 
 from .agreement import compare
 from .backends.onnxruntime import Runner, evaluate
-from .backends.tvm.targets import Target, parse_target
+from .backends.tvm.targets import Target, can_run_here, parse_target
 from .checks import check_equivalent, check_feeds, check_file
 from .data import DataError, Dataset, DataSource, load_dataset
 from .ir.errors import SecateurError
@@ -200,7 +200,7 @@ class _Run:
 
     def compile(self, path: Path) -> None:
         with self._stage("compile") as seconds:
-            from .backends.tvm.compile import can_run_here, compile_model  # imports TVM
+            from .backends.tvm.compile import compile_model  # imports TVM
 
             built = compile_model(self.model, self.target, path, threads=self.settings.threads)
             artifact = Artifact(
@@ -212,7 +212,7 @@ class _Run:
             )
         self.report.artifact = artifact
         if not can_run_here(self.target):
-            artifact.reason = f"compiled only: this machine can't run {self.target.name} code"
+            artifact.reason = f"this machine can't run {self.target.name} code"
             return
         with self._stage("run artifact"):
             self._run_artifact(path, artifact)

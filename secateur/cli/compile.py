@@ -21,7 +21,7 @@ from .options import folder_option, json_option, model_argument, target_option, 
 def command(model: Path, output: Path, target: str, threads: int, as_json: bool) -> None:
     """Compile MODEL for a target, as it is: writes model.so into a folder."""
     with StageProgress() as progress:
-        from ..backends.tvm.targets import parse_target
+        from ..backends.tvm.targets import can_run_here, parse_target
         from ..output import output_folder
         from ..running import open_model
 
@@ -31,7 +31,7 @@ def command(model: Path, output: Path, target: str, threads: int, as_json: bool)
             loaded = open_model(model)
             progress.end()
             progress.begin("compile")
-            from ..backends.tvm.compile import can_run_here, compile_model
+            from ..backends.tvm.compile import compile_model
 
             built = compile_model(loaded, machine, folder / "model.so", threads=threads)
             size = (folder / "model.so").stat().st_size

@@ -103,5 +103,5 @@ def _print(report: Report, output: Path) -> None:
             click.echo(f"Not verified: {check.name}: {check.detail}")
     left = sum(len(run.notes) for run in report.passes)
     if left:
-        click.echo(f"{left} things were left alone; the report says why.")
+        click.echo(f"Left alone for {left} reason(s), which the report gives.")
     click.echo(f"Wrote {output / 'model.onnx'}, model.so, report.json and report.md.")
