@@ -11,7 +11,8 @@ import tvm
 from tvm import relax
 
 from . import regions
-from .kernels import concat, convolution, depthwise, elementwise, matmul, pooling, softmax
+from .kernels import concat, convolution, depthwise, matmul, pooling, softmax
+from .kernels import elementwise as elementwise_kernels
 from .kernels.epilogue import Operand
 from .layout import Blocked
 from .plan import (
@@ -88,9 +89,7 @@ class Emitter:
         if tensor.const is not None and layout is None:
             result = relax.const(np.ascontiguousarray(tensor.const).reshape(-1))
         else:
-            op = ElementwiseOp(
-                tensor.name, [tensor], [View.of(tensor)], Program((tensor.dtype,))
-            )
+            op = ElementwiseOp(tensor.name, [tensor], [View.of(tensor)], Program((tensor.dtype,)))
             result = self.elementwise(op, layout)
         self.variables[key] = result
         return result
@@ -99,7 +98,9 @@ class Emitter:
         """The layout that a tensor's producer writes."""
         return self.layouts.get(tensor)
 
-    def blocked(self, tensor: Tensor, pads: Sequence[int] = (0, 0, 0, 0), fill: float = 0) -> tuple[Any, Blocked]:
+    def blocked(
+        self, tensor: Tensor, pads: Sequence[int] = (0, 0, 0, 0), fill: float = 0
+    ) -> tuple[Any, Blocked]:
         """A blocked variable that has at least these pads, and its layout."""
         own = self.own(tensor)
         if own is None or not own.covers(pads, fill):
@@ -110,7 +111,12 @@ class Emitter:
         self.variables[tensor, self.own(tensor)] = variable
 
     def call(
-        self, key: Any, build: Callable[[], Any], arguments: Sequence[Any], shape: Sequence[int], dtype: str
+        self,
+        key: Any,
+        build: Callable[[], Any],
+        arguments: Sequence[Any],
+        shape: Sequence[int],
+        dtype: str,
     ) -> Any:
         """Call the kernel that `key` describes, building it where no call has yet."""
         if key not in self.kernels:
@@ -148,7 +154,11 @@ class Emitter:
         x, layout = self.blocked(op.input, op.geometry.pads, op.fill)
         y = self.layouts[op.output]
         operands, arguments = self.operands(op, y, max(y.padded_channels, self.target.lanes))
-        low, high = (int(op.weights.min()), int(op.weights.max())) if op.weights.dtype != np.float32 else (0, 0)
+        low, high = (
+            (int(op.weights.min()), int(op.weights.max()))
+            if op.weights.dtype != np.float32
+            else (0, 0)
+        )
         if op.is_depthwise:
             kernel = depthwise.Depthwise(
                 layout, op.input.dtype, y, op.geometry, op.program, operands
@@ -260,12 +270,18 @@ class Emitter:
                 arguments.append(self.read(tensor, None))
             elif tensor.elements == columns and tensor.const is not None:
                 operands.append(matmul.MatrixOperand(tensor.dtype, padded, 0, 1))
-                arguments.append(relax.const(_padded(tensor.const.reshape(-1), padded, tensor.dtype)))
+                arguments.append(
+                    relax.const(_padded(tensor.const.reshape(-1), padded, tensor.dtype))
+                )
             else:
                 step = columns if tensor.elements != columns else 0
                 operands.append(matmul.MatrixOperand(tensor.dtype, tensor.elements, step, 1))
                 arguments.append(self.read(tensor, None))
-        low, high = (int(op.weights.min()), int(op.weights.max())) if op.weights.dtype != np.float32 else (0, 0)
+        low, high = (
+            (int(op.weights.min()), int(op.weights.max()))
+            if op.weights.dtype != np.float32
+            else (0, 0)
+        )
         kernel = matmul.MatMul(
             rows,
             depth,
@@ -302,11 +318,11 @@ class Emitter:
             source, argument = self.source(view, shape, layout)
             sources.append(source)
             arguments.append(argument)
-        kernel = elementwise.Elementwise(shape, layout, tuple(sources), op.program)
+        kernel = elementwise_kernels.Elementwise(shape, layout, tuple(sources), op.program)
         out = layout.shape if layout is not None else (math.prod(shape),)
         return self.call(
             (kernel, self.threads),
-            lambda: elementwise.build(kernel, self.target, self.threads),
+            lambda: elementwise_kernels.build(kernel, self.target, self.threads),
             arguments,
             out,
             op.program.dtype,
@@ -314,26 +330,30 @@ class Emitter:
 
     def source(
         self, view: View, shape: tuple[int, ...], layout: Blocked | None
-    ) -> tuple[elementwise.Source, Any]:
+    ) -> tuple[elementwise_kernels.Source, Any]:
         """How a kernel writing `layout` reads a view, and the variable that it reads."""
         tensor = view.tensor
         padded = (1,) * (len(shape) - len(view.shape)) + view.shape
         if not view.is_whole:
             assert view.strides is not None
             strides = (0,) * (len(shape) - len(view.shape)) + view.strides
-            source = elementwise.Source(
+            source = elementwise_kernels.Source(
                 tensor.dtype, padded, None, strides, view.offset, tensor.elements
             )
             return source, self.read(tensor, None)
         own = self.own(tensor)
         full = tensor.shape == shape
         matches = len(padded) in (3, 4) and padded[1] == shape[1] if len(shape) in (3, 4) else False
-        if own is not None and len(tensor.shape) == len(shape) and (
-            (layout is not None and matches and own.block == layout.block)
-            or (layout is None and full)
+        if (
+            own is not None
+            and len(tensor.shape) == len(shape)
+            and (
+                (layout is not None and matches and own.block == layout.block)
+                or (layout is None and full)
+            )
         ):
-            return elementwise.Source(tensor.dtype, padded, own), self.read(tensor, own)
-        return elementwise.Source(tensor.dtype, padded), self.read(tensor, None)
+            return elementwise_kernels.Source(tensor.dtype, padded, own), self.read(tensor, own)
+        return elementwise_kernels.Source(tensor.dtype, padded), self.read(tensor, None)
 
     def concat(self, op: ConcatOp) -> None:
         y = self.own(op.output)
@@ -444,5 +464,3 @@ def _padded(values: Array, count: int, dtype: str) -> Array:
     padded = np.zeros(count, dtype)
     padded[: values.size] = values
     return padded
-
-

@@ -29,7 +29,7 @@ def link_shared(target: Target, objects: Sequence[str], output: Path) -> None:
     """
     command = _linker(target)
     run = subprocess.run(
-        [*command, "-shared", "-o", str(output), *objects],
+        [*command, "-shared", "-s", "-o", str(output), *objects],
         capture_output=True,
         text=True,
         check=False,

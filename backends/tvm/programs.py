@@ -127,7 +127,9 @@ def merge_operands(program: Program, keys: Sequence[Any]) -> tuple[Program, list
 
 def quantize(program: Program, scale: float, zero_point: int, dtype: str) -> Program:
     """Append QuantizeLinear."""
-    return program.then("quantize", dtype, scale=float(np.float32(scale)), zero_point=int(zero_point))
+    return program.then(
+        "quantize", dtype, scale=float(np.float32(scale)), zero_point=int(zero_point)
+    )
 
 
 def dequantize(dtype: str, scale: float, zero_point: int) -> Program:
@@ -199,9 +201,9 @@ def _implied(step: Step, quantize_step: Step) -> bool:
     scale, zero = quantize_step["scale"], quantize_step["zero_point"]
     smallest, largest = (low - zero) * scale, (high - zero) * scale
     if step.name == "relu":
-        return smallest >= 0.0
+        return bool(smallest >= 0.0)
     if step.name == "clip":
-        return step["low"] <= smallest and step["high"] >= largest
+        return bool(step["low"] <= smallest and step["high"] >= largest)
     return False
 
 
@@ -218,6 +220,7 @@ def _same_quantization(
 def _fuse_quantize(
     before: Step, quantize_step: Step, steps: Mapping[int, Step], program: Program
 ) -> Step:
+    parameters: tuple[tuple[str, Any], ...]
     if before.name == "scale_accumulator":
         parameters = (
             ("input_scale", before["input_scale"]),

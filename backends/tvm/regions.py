@@ -35,7 +35,9 @@ def convert(op: RegionOp, target: Target) -> Any:
                 ]
             )(module)
     except Exception as error:  # TVM raises whatever its converters happen to raise
-        nodes = ", ".join(f"'{n.name or n.output[0]}' ({n.op_type})" for n in op.model.graph.node[:5])
+        nodes = ", ".join(
+            f"'{n.name or n.output[0]}' ({n.op_type})" for n in op.model.graph.node[:5]
+        )
         reason = " ".join(str(error).split())[-200:]
         raise UnsupportedError(f"can't lower {nodes}: {reason or type(error).__name__}") from None
 
@@ -56,7 +58,7 @@ def add(builder: Any, module: Any, name: str) -> Any:
 
 
 @relax.expr_functor.mutator
-class _Rename(relax.PyExprMutator):
+class _Rename(relax.PyExprMutator):  # type: ignore[misc]
     """Replaces references to global functions."""
 
     def __init__(self, renamed: dict[Any, Any]) -> None:

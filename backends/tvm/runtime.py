@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ class Runtime:
 
         self._tensor = tvm.runtime.tensor
         try:
-            module = tvm.runtime.load_module(str(path.resolve()))
+            module = _load(path.resolve())
             self._machine = relax.VirtualMachine(module, tvm.cpu())
             metadata = json.loads(str(self._machine["secateur_metadata"]()))
         except Exception as error:  # wrong architecture, not an artifact, missing functions
@@ -89,3 +91,23 @@ class Runtime:
     def _shown(self, entry: Mapping[str, Any]) -> tuple[int | None, ...]:
         shape: tuple[int | None, ...] = tuple(entry["shape"])
         return (None, *shape[1:]) if self._batched else shape
+
+
+_loaded: dict[Path, tuple[int, int]] = {}
+"""Files loaded so far, with the inode and time of change that each had."""
+
+
+def _load(path: Path) -> Any:
+    """Load a shared object, also where an earlier one of this name was replaced since.
+
+    The dynamic loader hands out what it has loaded under a name whatever has become of
+    the file, so a replaced file is loaded as a copy of another name.
+    """
+    from tvm.runtime import load_module
+
+    status = path.stat()
+    identity = (status.st_ino, status.st_mtime_ns)
+    if _loaded.setdefault(path, identity) == identity:
+        return load_module(str(path))
+    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+        return load_module(shutil.copy(path, folder))

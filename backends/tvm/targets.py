@@ -75,7 +75,9 @@ _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _VNNI = _V4 | {"avx512_vnni"}
 
 
-def _x86(name: str, description: str, vector_bytes: int, features: str, flags: frozenset[str]) -> Target:
+def _x86(
+    name: str, description: str, vector_bytes: int, features: str, flags: frozenset[str]
+) -> Target:
     return Target(
         name=name,
         description=description,
@@ -115,12 +117,14 @@ TARGETS: dict[str, Target] = {
         _x86("znver4", "AMD Zen 4 (AVX-512 VNNI)", 64, "avx2 fma avx512 vnni", _VNNI),
         _aarch64("aarch64", "any 64-bit ARM", "generic"),
         _aarch64("aarch64-cortex-a53", "ARM Cortex-A53 (Raspberry Pi 3)", "cortex-a53"),
-        _aarch64(
-            "aarch64-cortex-a55", "ARM Cortex-A55", "cortex-a55", "dotprod", "asimddp"
-        ),
+        _aarch64("aarch64-cortex-a55", "ARM Cortex-A55", "cortex-a55", "dotprod", "asimddp"),
         _aarch64("aarch64-cortex-a72", "ARM Cortex-A72 (Raspberry Pi 4)", "cortex-a72"),
         _aarch64(
-            "aarch64-cortex-a76", "ARM Cortex-A76 (Raspberry Pi 5)", "cortex-a76", "dotprod", "asimddp"
+            "aarch64-cortex-a76",
+            "ARM Cortex-A76 (Raspberry Pi 5)",
+            "cortex-a76",
+            "dotprod",
+            "asimddp",
         ),
         Target(
             name="armv7-a",
@@ -165,7 +169,17 @@ def can_run_here(target: Target) -> bool:
     return target.machine == platform.machine() and target.cpu_flags <= _host_flags()
 
 
-_PREFERENCE = ("znver4", "icelake-server", "x86-64-v4", "x86-64-v3", "x86-64-v2", "aarch64-cortex-a76", "aarch64", "armv7-a", "riscv64")
+_PREFERENCE = (
+    "znver4",
+    "icelake-server",
+    "x86-64-v4",
+    "x86-64-v3",
+    "x86-64-v2",
+    "aarch64-cortex-a76",
+    "aarch64",
+    "armv7-a",
+    "riscv64",
+)
 
 
 def _native() -> Target:

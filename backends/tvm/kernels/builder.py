@@ -52,9 +52,7 @@ class KernelBuilder:
         self.statement(tirx.For(variable, tirx.IntImm("int32", 0), as_int(extent), kind, body))
 
     @contextlib.contextmanager
-    def outer(
-        self, batch: int, extent: int, *, parallel: bool
-    ) -> Iterator[tuple[Expr, Expr]]:
+    def outer(self, batch: int, extent: int, *, parallel: bool) -> Iterator[tuple[Expr, Expr]]:
         """Two loops as one, `for n in range(batch): for i in range(extent)`."""
         with self.loop(batch * extent, "outer", parallel=parallel) as index:
             if batch == 1:
@@ -77,9 +75,9 @@ class KernelBuilder:
 
     def finish(self) -> Any:
         """The function. Its buffers are taken not to overlap."""
-        return tirx.PrimFunc(
-            self._parameters, _sequence(self._blocks[0])
-        ).with_attr({"tirx.noalias": True, "s_tir": True})
+        return tirx.PrimFunc(self._parameters, _sequence(self._blocks[0])).with_attr(
+            {"tirx.noalias": True, "s_tir": True}
+        )
 
 
 def load(buffer: Any, *indices: Expr, lanes: int = 1) -> Any:

@@ -46,9 +46,12 @@ def build_blocked(inputs: Sequence[Blocked], output: Blocked, dtype: str, target
     for x, buffer in zip(inputs, buffers, strict=True):
         aligned = first % output.block == 0 and x.block == output.block
         lanes = min(target.lanes, x.block) if aligned else 1
-        with k.outer(output.batch, x.blocks, parallel=False) as (n, cb), k.loop(
-            output.height, "h"
-        ) as h, k.loop(output.width, "w") as w, k.loop(x.block // lanes, "part") as part:
+        with (
+            k.outer(output.batch, x.blocks, parallel=False) as (n, cb),
+            k.loop(output.height, "h") as h,
+            k.loop(output.width, "w") as w,
+            k.loop(x.block // lanes, "part") as part,
+        ):
             value = load(buffer, n * x.blocks + cb, x.position(h, w), part * lanes, lanes=lanes)
             own = cb * x.block + part * lanes
             channel = own + first
@@ -73,9 +76,12 @@ def _zero_tail(k: KernelBuilder, result: Any, output: Blocked, dtype: str) -> No
     if not rest:
         return
     zero = tirx.const(0, dtype)
-    with k.loop(output.batch, "n") as n, k.loop(output.height, "h") as h, k.loop(
-        output.width, "w"
-    ) as w, k.loop(rest, "t") as t:
+    with (
+        k.loop(output.batch, "n") as n,
+        k.loop(output.height, "h") as h,
+        k.loop(output.width, "w") as w,
+        k.loop(rest, "t") as t,
+    ):
         lane = output.block - rest + t
         k.store(result, zero, (n + 1) * output.blocks - 1, output.position(h, w), lane)
 

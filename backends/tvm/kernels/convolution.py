@@ -13,7 +13,7 @@ from ..layout import Blocked
 from ..programs import Program
 from ..targets import Target
 from .builder import KernelBuilder, as_int, load
-from .dot import Dot, choose
+from .dot import Dot, MaddDot, choose
 from .epilogue import Operand, declare, fill_border, read, store_lanes
 from .steps import StepEmitter
 
@@ -184,13 +184,19 @@ class _Emitter:
         rows = -(-self.height // tile.rows)
         columns = -(-self.width // tile.columns)
         if tile.channels_outer:
-            with self.outer(conv.output.batch, groups) as (n, group):
-                with k.loop(rows, "oh") as i, k.loop(columns, "ow") as j:
-                    self.one_tile(n, group, i, j)
+            with (
+                self.outer(conv.output.batch, groups) as (n, group),
+                k.loop(rows, "oh") as i,
+                k.loop(columns, "ow") as j,
+            ):
+                self.one_tile(n, group, i, j)
         else:
-            with self.outer(conv.output.batch, rows) as (n, i):
-                with k.loop(columns, "ow") as j, k.loop(groups, "og") as group:
-                    self.one_tile(n, group, i, j)
+            with (
+                self.outer(conv.output.batch, rows) as (n, i),
+                k.loop(columns, "ow") as j,
+                k.loop(groups, "og") as group,
+            ):
+                self.one_tile(n, group, i, j)
         return k.finish()
 
     def outer(self, batch: int, extent: int) -> Any:
@@ -238,9 +244,12 @@ class _Emitter:
         steps = self.conv.input.block // self.dot.depth
         unroll = max(u for u in range(1, tile.unroll + 1) if steps % u == 0)
         first = load(self.table, group) if self.table is not None else group * self.slope
-        with k.loop(self.count, "ic") as ic, k.loop(kernel_h, "kh") as kh, k.loop(
-            kernel_w, "kw"
-        ) as kw, k.loop(steps // unroll, "ko") as ko:
+        with (
+            k.loop(self.count, "ic") as ic,
+            k.loop(kernel_h, "kh") as kh,
+            k.loop(kernel_w, "kw") as kw,
+            k.loop(steps // unroll, "ko") as ko,
+        ):
             block = n * self.conv.input.blocks + first + ic
             for u in range(unroll):
                 step = ko * unroll + u
@@ -248,7 +257,16 @@ class _Emitter:
                 self.multiply(acc, group, index, block, step, row, column, kh, kw)
 
     def multiply(
-        self, acc: Any, group: Any, index: Any, block: Any, step: Any, row: Any, column: Any, kh: Any, kw: Any
+        self,
+        acc: Any,
+        group: Any,
+        index: Any,
+        block: Any,
+        step: Any,
+        row: Any,
+        column: Any,
+        kh: Any,
+        kw: Any,
     ) -> None:
         """One reduction step of the whole tile."""
         k, tile, geometry, x = self.k, self.tile, self.conv.geometry, self.conv.input
@@ -274,9 +292,7 @@ class _Emitter:
 def _flat(conv: Convolution) -> bool:
     """Whether all operands allow the image to be walked as one long row."""
     return all(
-        o.layout is None
-        or (o.layout.height, o.layout.width) == (1, 1)
-        or not any(o.layout.pads)
+        o.layout is None or (o.layout.height, o.layout.width) == (1, 1) or not any(o.layout.pads)
         for o in conv.operands
     )
 
@@ -313,7 +329,7 @@ def choose_tile(conv: Convolution, target: Target) -> Tile:
     dot = conv.dot(target)
     vectors = conv.vectors(target)
     budget = target.registers - 2
-    per_multiply = 2 if isinstance(dot, _double()) else 1
+    per_multiply = 2 if isinstance(dot, MaddDot) else 1
     best: tuple[float, Tile] | None = None
     for v in divisors(vectors):
         if v > 8:
@@ -336,12 +352,8 @@ def choose_tile(conv: Convolution, target: Target) -> Tile:
     assert best is not None
     tile = best[1]
     weight_bytes = conv.input.channels // conv.groups * conv.output.channels
-    weight_bytes *= conv.geometry.kernel[0] * conv.geometry.kernel[1] * np.dtype(dot.weight_dtype).itemsize
+    weight_bytes *= (
+        conv.geometry.kernel[0] * conv.geometry.kernel[1] * np.dtype(dot.weight_dtype).itemsize
+    )
     outer = not (conv.geometry.kernel == (1, 1) and weight_bytes < 300_000)
     return dataclasses.replace(tile, channels_outer=outer)
-
-
-def _double() -> type:
-    from .dot import MaddDot
-
-    return MaddDot

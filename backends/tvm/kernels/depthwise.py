@@ -55,9 +55,12 @@ def build(conv: Depthwise, target: Target, threads: int = 1) -> Any:
     result = k.parameter("Y", y.shape, conv.program.dtype)
     fill_border(k, result, y, conv.program.dtype)
     top, left = x.top - geometry.pads[0], x.left - geometry.pads[1]
-    with k.outer(y.batch, y.blocks, parallel=threads > 1) as (n, cb), k.loop(
-        y.block // lanes, "part"
-    ) as part, k.loop(y.height, "oh") as oh, k.loop(-(-y.width // columns), "ow") as j:
+    with (
+        k.outer(y.batch, y.blocks, parallel=threads > 1) as (n, cb),
+        k.loop(y.block // lanes, "part") as part,
+        k.loop(y.height, "oh") as oh,
+        k.loop(-(-y.width // columns), "ow") as j,
+    ):
         column = _start(j, columns, y.width)
         channel = cb * y.block + part * lanes
         acc = k.local(columns * lanes, acc_dtype)
@@ -94,5 +97,4 @@ def build(conv: Depthwise, target: Target, threads: int = 1) -> Any:
 def choose_columns(width: int, taps: int, target: Target) -> int:
     """Pixels per tile: few wasted by the overlap of the last tile, many in flight."""
     most = max(4, min(14, target.registers - min(taps, 9) - 2))
-    best = min(range(1, min(width, most) + 1), key=lambda c: (-(-width // c)) * (c + 1.5))
-    return best
+    return min(range(1, min(width, most) + 1), key=lambda c: (-(-width // c)) * (c + 1.5))

@@ -112,9 +112,11 @@ def _to_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
                         with k.when(channel >= y.channels):
                             k.store(result, constant(0, kernel.program.dtype), *at)
         else:
-            with k.loop(y.height, "h") as h, k.loop(y.width, "w") as w, k.loop(
-                y.block // lanes, "part"
-            ) as part:
+            with (
+                k.loop(y.height, "h") as h,
+                k.loop(y.width, "w") as w,
+                k.loop(y.block // lanes, "part") as part,
+            ):
                 channel = cb * y.block + part * lanes
                 value = emitter.evaluate(kernel.program, values(n, channel, h, w))
                 if ragged:
@@ -133,9 +135,7 @@ def _mask(value: Any, channel: Any, channels: int, dtype: str, lanes: int) -> An
     return tirx.Select(keep, value, constant(0, dtype, lanes))
 
 
-def _load_blocked(
-    layout: Blocked, buffer: Any, n: Any, c: Any, h: Any, w: Any, lanes: int
-) -> Any:
+def _load_blocked(layout: Blocked, buffer: Any, n: Any, c: Any, h: Any, w: Any, lanes: int) -> Any:
     image = n if layout.batch > 1 else 0
     if layout.height == 1:
         h = 0
@@ -143,9 +143,7 @@ def _load_blocked(
         w = 0
     block = c // layout.block if isinstance(c, int) else tirx.floordiv(c, layout.block)
     lane = c % layout.block if isinstance(c, int) else tirx.floormod(c, layout.block)
-    return load(
-        buffer, image * layout.blocks + block, layout.position(h, w), lane, lanes=lanes
-    )
+    return load(buffer, image * layout.blocks + block, layout.position(h, w), lane, lanes=lanes)
 
 
 def _from_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
@@ -156,9 +154,11 @@ def _from_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
     n_, c_, h_, w_ = _image_shape(kernel.shape)
     emitter = StepEmitter(k, target, 1)
     strides = [_image_strides(s) for s in kernel.sources]
-    with k.outer(n_, c_, parallel=threads > 1) as (n, c), k.loop(h_, "h") as h, k.loop(
-        w_, "w"
-    ) as w:
+    with (
+        k.outer(n_, c_, parallel=threads > 1) as (n, c),
+        k.loop(h_, "h") as h,
+        k.loop(w_, "w") as w,
+    ):
         values = []
         for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
             if source.layout is not None:

@@ -40,14 +40,20 @@ def exp(e: StepEmitter, x: Any) -> Any:
     y = y * reinterpret(exponent, "float32", e.lanes) * e.number(2.0)
     y = tirx.Select(x > e.number(88.72283), e.number(float("inf")), y)
     y = tirx.Select(x < e.number(-87.336544), e.number(0.0), y)
-    return tirx.Select(x != x, x, y)  # noqa: PLR0124 (NaN)
+    return tirx.Select(x != x, x, y)
 
 
 def sigmoid(e: StepEmitter, x: Any) -> Any:
     return e.number(1.0) / (e.number(1.0) + exp(e, -x))
 
 
-_TANH_P = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+_TANH_P = (
+    -5.70498872745e-3,
+    2.06390887954e-2,
+    -5.37397155531e-2,
+    1.33314422036e-1,
+    -3.33332819422e-1,
+)
 """Cephes' tanhf on |x| < 0.625: x + x^3 * P(x^2)."""
 
 
@@ -104,9 +110,7 @@ def erf(e: StepEmitter, x: Any) -> Any:
     bounded = e.bind(tirx.max(magnitude, e.number(1.0)), "float32")
     q = e.bind(e.number(1.0) / bounded, "float32")
     y = e.bind(q * q, "float32")
-    p = tirx.Select(
-        bounded < e.number(2.0), _polynomial(e, y, _ERFC_P), _polynomial(e, y, _ERFC_R)
-    )
+    p = tirx.Select(bounded < e.number(2.0), _polynomial(e, y, _ERFC_P), _polynomial(e, y, _ERFC_R))
     large = e.number(1.0) - exp(e, -(bounded * bounded)) * q * p
     large = tirx.Select(x < e.number(0.0), -large, large)
     return tirx.Select(magnitude < e.number(1.0), small, large)

@@ -10,7 +10,7 @@ from tvm import tirx
 
 from ..programs import Program
 from ..targets import Target
-from .builder import KernelBuilder, as_int, cast, load, splat
+from .builder import KernelBuilder, as_int, load, splat
 from .convolution import _start, divisors
 from .dot import Dot, FourBytes, MaddDot, choose
 from .steps import StepEmitter
@@ -99,9 +99,7 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, threads: int = 1) ->
     x = k.parameter("X", (rows * matmul.depth,), matmul.input_dtype)
     w = k.parameter("W", (groups, steps, tile.vectors * dot.weights_per_step), dot.weight_dtype)
     bias = k.parameter("B", (matmul.vectors(target) * lanes,), dot.accumulator)
-    buffers = [
-        k.parameter(f"P{i}", (o.elements,), o.dtype) for i, o in enumerate(matmul.operands)
-    ]
+    buffers = [k.parameter(f"P{i}", (o.elements,), o.dtype) for i, o in enumerate(matmul.operands)]
     y = k.parameter("Y", (rows * columns,), matmul.program.dtype)
     full = matmul.depth // dot.depth
     unroll = max((u for u in range(1, tile.unroll + 1) if full % u == 0), default=1)
@@ -120,10 +118,7 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, threads: int = 1) ->
             ]
             for r in range(tile.rows):
                 at = (row + r) * matmul.depth + step * dot.depth
-                if tail:
-                    value = _partial(k, dot, x, at, tail)
-                else:
-                    value = dot.activation(k, x, at)
+                value = _partial(k, dot, x, at, tail) if tail else dot.activation(k, x, at)
                 for v in range(tile.vectors):
                     own = (v * tile.rows + r) * lanes
                     total = dot.step(load(acc, own, lanes=lanes), value, weights[v])

@@ -60,9 +60,12 @@ def build(pool: Pooling, target: Target, threads: int = 1) -> Any:
     kernel_h, kernel_w = geometry.kernel
     unrolled = kernel_h * kernel_w <= 9
     emitter = StepEmitter(k, target, lanes)
-    with k.outer(y.batch, y.blocks, parallel=threads > 1) as (n, cb), k.loop(
-        y.block // lanes, "part"
-    ) as part, k.loop(y.height, "oh") as oh, k.loop(y.width, "ow") as ow:
+    with (
+        k.outer(y.batch, y.blocks, parallel=threads > 1) as (n, cb),
+        k.loop(y.block // lanes, "part") as part,
+        k.loop(y.height, "oh") as oh,
+        k.loop(y.width, "ow") as ow,
+    ):
         channel = cb * y.block + part * lanes
         acc = k.local(lanes, pool.accumulator)
         k.store(acc, constant(_start_value(pool), pool.accumulator, lanes), 0, lanes=lanes)

@@ -63,6 +63,8 @@ def build(kernel: QuantizedSoftmax) -> Any:
             bits = reinterpret(share + constant(_MAGIC, "float32"), "int32", 1)
             offset = int(np.float32(_MAGIC).view(np.int32)) - kernel.output_zero
             rounded = bits - tirx.const(offset, "int32")
-            limited = tirx.max(tirx.min(rounded, tirx.const(high, "int32")), tirx.const(low, "int32"))
+            limited = tirx.max(
+                tirx.min(rounded, tirx.const(high, "int32")), tirx.const(low, "int32")
+            )
             k.store(y, cast(limited, kernel.dtype, 1), r * kernel.size + i)
     return k.finish()

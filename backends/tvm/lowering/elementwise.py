@@ -200,9 +200,7 @@ def _emit(
     output = lowering.tensor(y, "float32")
     builder = ProgramBuilder(["float32"] * len(values))
     build(builder)
-    lowering.elementwise(
-        node.label, [lowering.operand(v) for v in values], builder.build(), output
-    )
+    lowering.elementwise(node.label, [lowering.operand(v) for v in values], builder.build(), output)
     lowering.items[y] = Stored(output)
     return True
 

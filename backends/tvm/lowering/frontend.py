@@ -59,9 +59,8 @@ def _lower_node(lowering: Lowering, regions: Regions, node: Node) -> None:
             return
         regions.flush()
     rule = RULES.get(node.op_type) if _has_rule(node) else None
-    if rule is not None and all(v.uses or v.is_graph_output for v in outputs[:1]):
-        if rule(lowering, node):
-            return
+    if rule is not None and rule(lowering, node):
+        return
     if node.domain not in ("", "ai.onnx", "com.microsoft"):
         raise UnsupportedError(
             f"node '{node.label}' ({node.domain}::{node.op_type}): no lowering for this domain"
@@ -78,7 +77,5 @@ def _copy_of(lowering: Lowering, tensor: Tensor) -> Tensor:
     from ..programs import Program
 
     copy = Tensor(tensor.name + "/output", tensor.dtype, tensor.shape)
-    lowering.emit(
-        ElementwiseOp(tensor.name, [copy], [View.of(tensor)], Program((tensor.dtype,)))
-    )
+    lowering.emit(ElementwiseOp(tensor.name, [copy], [View.of(tensor)], Program((tensor.dtype,))))
     return copy

@@ -151,7 +151,9 @@ def _scale_constants(op: Fused) -> None:
     keep = [i for i in range(len(op.operands)) if i + 1 in used]
     if len(keep) != len(op.operands):
         mapping = {0: 0, **{old + 1: new + 1 for new, old in enumerate(keep)}}
-        builder = ProgramBuilder([op.program.operands[0], *(op.program.operands[i + 1] for i in keep)])
+        builder = ProgramBuilder(
+            [op.program.operands[0], *(op.program.operands[i + 1] for i in keep)]
+        )
         positions = [mapping.get(i, 0) for i in range(len(op.program.operands))]
         builder.inline(op.program, positions)
         op.operands = [op.operands[i] for i in keep]

@@ -87,9 +87,9 @@ class Regions:
                 )
             )
         for node in nodes:
-            for value in node.outputs:
-                if value is not None and value.type is not None and value not in results:
-                    graph.value_info.append(onnx.ValueInfoProto(name=value.name, type=value.type))
+            for inner in node.outputs:
+                if inner is not None and inner.type is not None and inner not in results:
+                    graph.value_info.append(onnx.ValueInfoProto(name=inner.name, type=inner.type))
         return onnx.helper.make_model(
             graph,
             opset_imports=list(model.extra.opset_import),

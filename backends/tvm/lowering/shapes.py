@@ -71,9 +71,7 @@ def expand(lowering: Lowering, node: Node) -> bool:
         return False
     shape = lowering.shape(y)
     own = (1,) * (len(shape) - len(source.shape)) + source.shape
-    strides = tuple(
-        s if size != 1 else 0 for s, size in zip(_strides(own), own, strict=True)
-    )
+    strides = tuple(s if size != 1 else 0 for s, size in zip(_strides(own), own, strict=True))
     return _copy(lowering, node, y, View(source, shape, strides), lowering.item(x))
 
 
@@ -234,9 +232,7 @@ def _strides(shape: Sequence[int]) -> list[int]:
 
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
-    **dict.fromkeys(
-        ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"), reshape
-    ),
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"), reshape),
     "Transpose": transpose,
     "Expand": expand,
     "Slice": slice_,
