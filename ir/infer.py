@@ -24,7 +24,7 @@ def infer_shapes(model: Model) -> None:
         inferred = onnx.shape_inference.infer_shapes(
             proto, check_type=True, strict_mode=False, data_prop=True
         )
-    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"shape inference: {_first_line(error)}") from None
     _take_types(model.graph, inferred)
 

@@ -172,7 +172,10 @@ class _Parser:
         if token == "[":
             return tuple(self._sequence("]", self._value))
         if token.startswith('"'):
-            return json.loads(token)
+            try:
+                return json.loads(token)
+            except ValueError:
+                raise SecateurError(f"pipeline: malformed string {token}") from None
         if not token or token in "{}],=":
             raise SecateurError(
                 f"pipeline '{self.text}': expected a value, found '{token or 'the end'}'"

@@ -165,7 +165,7 @@ def _along_channels(array: Array, channels: Channels) -> Array | None:
     size, axis, rank = channels
     if array.size == 1 and (array.ndim <= 1 or (rank is not None and array.ndim <= rank)):
         return array.reshape(1)
-    if array.size != size:
+    if array.size != size or (rank is not None and array.ndim > rank):
         return None
     if rank is None:
         # Aligned at the last axis: a vector varies along it, whatever the rank.
