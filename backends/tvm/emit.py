@@ -153,27 +153,11 @@ class Emitter:
     def convolution(self, op: ConvolutionOp) -> None:
         x, layout = self.blocked(op.input, op.geometry.pads, op.fill)
         y = self.layouts[op.output]
-        operands, arguments = self.operands(op, y, max(y.padded_channels, self.target.lanes))
-        low, high = (
-            (int(op.weights.min()), int(op.weights.max()))
-            if op.weights.dtype != np.float32
-            else (0, 0)
-        )
         if op.is_depthwise:
-            kernel = depthwise.Depthwise(
-                layout, op.input.dtype, y, op.geometry, op.program, operands
-            )
-            bias = _padded(op.bias, y.padded_channels, kernel.accumulator)
-            weights = depthwise.pack_weights(kernel, op.weights)
-            variable = self.call(
-                (kernel, self.threads),
-                lambda: depthwise.build(kernel, self.target, self.threads),
-                [x, relax.const(weights), relax.const(bias), *arguments],
-                y.shape,
-                op.output.dtype,
-            )
-            self.define(op.output, variable)
+            self.depthwise(op, x, layout)
             return
+        channels = max(y.padded_channels, self.target.lanes)
+        operands, arguments = self.operands(op, y, channels)
         conv = convolution.Convolution(
             layout,
             op.input.dtype,
@@ -182,7 +166,7 @@ class Emitter:
             op.groups,
             op.program,
             operands,
-            (-128, 127) if low >= -128 and high <= 127 else (low, high),
+            _weight_range(op.weights),
         )
         tile = convolution.choose_tile(conv, self.target)
         dot = conv.dot(self.target)
@@ -198,6 +182,21 @@ class Emitter:
             (conv, tile, self.threads),
             lambda: convolution.build(conv, self.target, tile, self.threads),
             [x, relax.const(weights), relax.const(bias), *arguments, *extra],
+            y.shape,
+            op.output.dtype,
+        )
+        self.define(op.output, variable)
+
+    def depthwise(self, op: ConvolutionOp, x: Any, layout: Blocked) -> None:
+        y = self.layouts[op.output]
+        operands, arguments = self.operands(op, y, y.padded_channels)
+        kernel = depthwise.Depthwise(layout, op.input.dtype, y, op.geometry, op.program, operands)
+        bias = _padded(op.bias, y.padded_channels, kernel.accumulator)
+        weights = depthwise.pack_weights(kernel, op.weights)
+        variable = self.call(
+            (kernel, self.threads),
+            lambda: depthwise.build(kernel, self.target, self.threads),
+            [x, relax.const(weights), relax.const(bias), *arguments],
             y.shape,
             op.output.dtype,
         )
@@ -277,11 +276,6 @@ class Emitter:
                 step = columns if tensor.elements != columns else 0
                 operands.append(matmul.MatrixOperand(tensor.dtype, tensor.elements, step, 1))
                 arguments.append(self.read(tensor, None))
-        low, high = (
-            (int(op.weights.min()), int(op.weights.max()))
-            if op.weights.dtype != np.float32
-            else (0, 0)
-        )
         kernel = matmul.MatMul(
             rows,
             depth,
@@ -289,7 +283,7 @@ class Emitter:
             op.input.dtype,
             op.program,
             tuple(operands),
-            (-128, 127) if low >= -128 and high <= 127 else (low, high),
+            _weight_range(op.weights),
         )
         tile = matmul.choose_tile(kernel, self.target)
         dot = kernel.dot(self.target)
@@ -458,6 +452,13 @@ def _wants_blocks(op: Operation, layouts: dict[Tensor, Blocked]) -> bool:
     if isinstance(op, ConcatOp):
         return op.axis == 1 and all(t in layouts for t in op.inputs)
     return False
+
+
+def _weight_range(weights: Array) -> tuple[int, int]:
+    """8 bits unless integer weights need more."""
+    if weights.dtype == np.float32 or (weights.min() >= -128 and weights.max() <= 127):
+        return -128, 127
+    return int(weights.min()), int(weights.max())
 
 
 def _padded(values: Array, count: int, dtype: str) -> Array:
