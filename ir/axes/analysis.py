@@ -195,6 +195,21 @@ class NodeAxes:
         if value is not None and content.size <= CONTENT_LIMIT:
             self.analysis.contents[value] = content
 
+    def expect(self, index: int, content: Content, required: Sequence[Axis | int | None]) -> None:
+        """Keep the elements of an integer input at sizes of axes, numbers, or anything."""
+        self.rewrite(lambda rewriter: rewriter.match(self.node, index, content, required))
+
+    def numbers(self, index: int) -> list[int] | None:
+        """An integer input as numbers known now, which pruning won't change; else None."""
+        content = self.content(index)
+        if content is None:
+            return None
+        values = [v for v in evaluate_all(content) if v is not None]
+        if len(values) != content.size:
+            return None
+        self.expect(index, content, values)
+        return values
+
     def rewrite(self, action: Callable[[Any], None]) -> None:
         """Register what applying a selection has to change in this node.
 

@@ -68,12 +68,17 @@ class Dim:
 
 def literal(size: int | None, lock: Lock) -> Axis:
     """An axis that is never pruned."""
-    return ONE if size == 1 else ((Dim(size, lock=lock),),)
+    return _plain(size, Dim(size, lock=lock))
 
 
 def fresh(size: int | None, origin: str) -> Axis:
     """An axis of a new independent dim."""
-    return ONE if size == 1 else ((Dim(size, origin),),)
+    return _plain(size, Dim(size, origin))
+
+
+def _plain(size: int | None, dim: Dim) -> Axis:
+    """Size 1 is the empty product, size 0 the empty sum."""
+    return ((),) if size == 1 else () if size == 0 else ((dim,),)
 
 
 def term_size(term: Term) -> int | None:
@@ -164,6 +169,8 @@ def product(axes: Sequence[Axis], origin: str = "") -> Axis:
     result: Axis = ONE
     for axis in axes:
         axis = resolve(axis)
+        if not axis or not result:
+            return ()
         if result == ONE:
             result = axis
         elif axis != ONE:

@@ -9,6 +9,7 @@ from ..axes import dims
 from ..axes.analysis import NodeAxes, Opaque
 from ..axes.dims import Axis
 from ..graph import Node
+from .elementwise import broadcast
 from .registry import MICROSOFT, ShapeOf, macs, rule
 
 
@@ -55,7 +56,7 @@ def attention(r: NodeAxes) -> None:
         r.lock(axis, "batch of attention")
     r.lock_all((q_steps, k_steps, v_steps), "softmax over this axis")
     if r.has(3):
-        r.lock_all(r.axes(3), "an attention mask")
+        broadcast(r, [(q[0], q_heads, q_steps, k_steps), r.axes(3)])
     if flat:
         r.set((q[0], q_steps, dims.product([q_heads, v_size])))
         r.rewrite(lambda w: _set_heads(r, w, q_heads, k_heads))
@@ -137,22 +138,22 @@ def multi_head_attention(r: NodeAxes) -> None:
 
 @rule("RotaryEmbedding")
 def rotary_embedding(r: NodeAxes) -> None:
-    """Rotation pairs elements of a head; heads stay free, head sizes don't."""
+    """Rotation pairs elements of a head; heads stay free, everything else doesn't."""
     x = r.axes(0)
     heads = int(r.get("num_heads", 0))
     if len(x) == 3 and heads:
-        _, size = _split_heads(r, x[2], heads, "rotary")
+        count, size = _split_heads(r, x[2], heads, "rotary")
+        r.rewrite(lambda w: r.node.set("num_heads", w.size(count)))
+        batch, steps = x[0], x[1]
     elif len(x) == 4:
-        size = x[3]
+        batch, _, steps, size = x
     else:
         raise Opaque("the number of heads is not given")
     r.lock(size, "elements of a head are rotated in pairs")
+    r.lock_all((batch, steps), "every position has a rotation of its own")
     for index in range(1, len(r.node.inputs)):
         if r.has(index):
             r.lock_all(r.axes(index), "positions and rotations")
-    if len(x) == 3:
-        count = _split_heads(r, x[2], heads, "rotary")[0]
-        r.rewrite(lambda w: r.node.set("num_heads", w.size(count)))
     r.set(x)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -77,11 +79,11 @@ def split(r: NodeAxes) -> None:
     if total is None:
         _split_unknown(r, axes, axis)
         return
-    sizes = r.get("split")
+    sizes, content = r.get("split"), None
     if sizes is None and r.has(1):
         content = r.content(1)
         sizes = None if content is None else [evaluate(e) for e in content.ravel()]
-        if sizes is None or any(s is None for s in sizes):
+        if content is None or sizes is None or any(s is None for s in sizes):
             raise Opaque("the sizes of the parts are known only at run time")
     if sizes is None:
         sizes = equal_parts(total, count)
@@ -90,7 +92,10 @@ def split(r: NodeAxes) -> None:
     parts = dims.partition(axes[axis], sizes)
     for index, part in enumerate(parts):
         r.set((*axes[:axis], part, *axes[axis + 1 :]), index)
-    r.rewrite(lambda rewriter: _rewrite_split(r, rewriter, parts))
+    if content is not None:
+        r.expect(1, content, parts)
+    else:
+        r.rewrite(lambda rewriter: _rewrite_split(r, rewriter, parts))
 
 
 def equal_parts(total: int, count: int) -> list[int]:
@@ -115,9 +120,19 @@ def _rewrite_split(r: NodeAxes, rewriter: Any, parts: list[Axis]) -> None:
         return
     if r.node.get("split") is not None or r.opset < 13:
         r.node.set("split", sizes)
-    elif r.has(1) or sizes != equal_parts(sum(sizes), len(sizes)):
+    elif sizes != equal_parts(sum(sizes), len(sizes)):
         r.node.attributes.pop("num_outputs", None)
         rewriter.set_constant(r.node, 1, np.array(sizes, np.int64))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One sliced axis; None for what is known only at run time."""
+
+    axis: int
+    start: int | None
+    stop: int | None
+    step: int | None
 
 
 @rule("Slice")
@@ -126,27 +141,68 @@ def slice_(r: NodeAxes) -> None:
     bounds = _slice_bounds(r, len(axes))
     _slice_content(r, bounds)
     result = list(axes)
-    for position, (axis, start, stop, step) in enumerate(bounds):
-        whole = axes[axis]
-        size = dims.axis_size(whole)
-        if step == 1 and start == 0 and stop is not None and (stop >= FAR or stop == size):
-            if stop < FAR:
-                _follow_bounds(r, position, (), whole)
-            continue
-        if size is None or start is None or stop is None or step is None:
-            r.lock(whole, "sliced at bounds that are known only at run time")
-            result[axis] = _inferred(r, axis)
-            continue
-        first, last, stride = slice(start, stop, step).indices(size)
-        if stride != 1:
-            r.lock(whole, f"sliced with step {stride}")
-            result[axis] = r.literal(len(range(first, last, stride)), f"sliced with step {stride}")
-            continue
-        last = max(first, last)
-        before, part, _ = dims.partition(whole, [first, last - first, size - last])
-        result[axis] = part
-        _follow_bounds(r, position, before, part)
+    starts: list[Axis | int | None] = []
+    stops: list[Axis | int | None] = []
+    for bound in bounds:
+        before, part, stop = _slice_axis(r, axes[bound.axis], bound)
+        result[bound.axis] = part
+        starts.append(before)
+        stops.append(stop)
+    if r.opset < 10:
+        r.rewrite(lambda rewriter: rewriter.match_attribute(r.node, "starts", starts))
+        r.rewrite(lambda rewriter: rewriter.match_attribute(r.node, "ends", stops))
+    else:
+        for index, required in ((1, starts), (2, stops)):
+            content = r.content(index)
+            assert content is not None
+            r.expect(index, content, required)
     r.set(tuple(result))
+
+
+def _slice_axis(
+    r: NodeAxes, whole: Axis, bound: Bound
+) -> tuple[Axis | int | None, Axis, Axis | int | None]:
+    """What the start has to be, the axis of the result, and what the end has to be."""
+    size = dims.axis_size(whole)
+    start, stop, step = bound.start, bound.stop, bound.step
+    if step == 1 and start == 0 and stop is not None and stop >= FAR:
+        return 0, whole, None
+    if size is None or start is None or stop is None or step is None:
+        r.lock(whole, "sliced at bounds that are known only at run time")
+        return start, _inferred(r, bound.axis), stop
+    first, last, stride = slice(start, stop, step).indices(size)
+    if stride != 1:
+        r.lock(whole, f"sliced with step {stride}")
+        count = len(range(first, last, stride))
+        return start, r.literal(count, f"sliced with step {stride}"), stop
+    last = max(first, last)
+    before, part, _ = dims.partition(whole, [first, last - first, size - last])
+    return before, part, dims.concat([before, part])
+
+
+def _slice_bounds(r: NodeAxes, rank: int) -> list[Bound]:
+    if r.opset < 10:
+        starts, ends, axes = r.get("starts", []), r.get("ends", []), r.get("axes")
+        steps: list[int | None] = [1] * len(starts)
+    else:
+        starts, ends = _elements(r, 1), _elements(r, 2)
+        axes = r.ints(3)
+        if r.has(3) and axes is None:
+            raise Opaque("the axes are known only at run time")
+        steps = _elements(r, 4) if r.has(4) else [1] * len(starts)
+    if axes is None:
+        axes = list(range(len(starts)))
+    return [
+        Bound(normalized(axis, rank), start, stop, step)
+        for axis, start, stop, step in zip(axes, starts, ends, steps, strict=True)
+    ]
+
+
+def _elements(r: NodeAxes, index: int) -> list[int | None]:
+    content = r.content(index)
+    if content is None:
+        raise Opaque("the number of bounds is known only at run time")
+    return [evaluate(e) for e in content.ravel()]
 
 
 def _inferred(r: NodeAxes, axis: int) -> Axis:
@@ -155,62 +211,15 @@ def _inferred(r: NodeAxes, axis: int) -> Axis:
     return r.literal(size if isinstance(size, int) else None, "a part of an unknown size")
 
 
-def _slice_bounds(r: NodeAxes, rank: int) -> list[tuple[int, int | None, int | None, int | None]]:
-    """(axis, start, stop, step) of each sliced axis; None where known only at run time."""
-    if r.opset < 10:
-        starts, ends, axes = r.get("starts", []), r.get("ends", []), r.get("axes")
-        steps: list[int | None] = [1] * len(starts)
-    else:
-        starts, ends = _numbers(r, 1), _numbers(r, 2)
-        axes = r.ints(3)
-        if r.has(3) and axes is None:
-            raise Opaque("the axes are known only at run time")
-        steps = _numbers(r, 4) if r.has(4) else [1] * len(starts)
-    if axes is None:
-        axes = list(range(len(starts)))
-    return [
-        (normalized(axis, rank), start, end, step)
-        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
-    ]
-
-
-def _numbers(r: NodeAxes, index: int) -> list[int | None]:
-    content = r.content(index)
-    if content is None:
-        raise Opaque("the number of bounds is known only at run time")
-    return [evaluate(e) for e in content.ravel()]
-
-
-def _follow_bounds(r: NodeAxes, position: int, before: Axis, part: Axis) -> None:
-    """Move the bounds of a sliced axis with what is removed before and inside of it."""
-
-    def rewrite(rewriter: Any) -> None:
-        start = rewriter.size(before)
-        stop = start + rewriter.size(part)
-        if r.opset < 10:
-            for name, bound in (("starts", start), ("ends", stop)):
-                values = list(r.node.get(name))
-                values[position] = bound
-                r.node.set(name, values)
-        else:
-            rewriter.set_elements(r.node, 1, {position: start})
-            rewriter.set_elements(r.node, 2, {position: stop})
-
-    r.rewrite(lambda rewriter: rewrite(rewriter) if rewriter.changes(part, before) else None)
-
-
-def _slice_content(
-    r: NodeAxes, bounds: list[tuple[int, int | None, int | None, int | None]]
-) -> None:
-    if r.node.input(0) not in r.analysis.contents:
+def _slice_content(r: NodeAxes, bounds: Sequence[Bound]) -> None:
+    if r.node.input(0) not in r.analysis.contents or len(bounds) != 1:
         return
-    content = r.content(0)
-    if content is None or content.ndim != 1 or len(bounds) != 1:
+    bound, content = bounds[0], r.content(0)
+    if content is None or content.ndim != 1:
         return
-    _, start, stop, step = bounds[0]
-    if start is None or stop is None or step is None:
-        return
-    r.set_content(content[slice(*slice(start, stop, step).indices(len(content)))])
+    if bound.start is not None and bound.stop is not None and bound.step is not None:
+        picked = slice(*slice(bound.start, bound.stop, bound.step).indices(len(content)))
+        r.set_content(content[picked])
 
 
 @rule("Pad")
@@ -220,16 +229,15 @@ def pad(r: NodeAxes) -> None:
     pads = r.get("pads", r.get("paddings"))
     listed = list(range(rank))
     if pads is None:
-        content = r.content(1)
-        if content is None:
+        pads = r.numbers(1)
+        if pads is None:
             raise Opaque("pads are known only at run time")
-        pads = [evaluate(e) for e in content.ravel()]
         if r.has(3):
             given = r.ints(3)
             if given is None:
                 raise Opaque("the axes are known only at run time")
             listed = [normalized(a, rank) for a in given]
-    if len(pads) != 2 * len(listed) or any(p is None for p in pads):
+    if len(pads) != 2 * len(listed):
         raise Opaque(f"pads {pads} don't fit {len(listed)} axes")
     constant = r.get("mode", "constant") == "constant"
     result = list(axes)
@@ -271,16 +279,15 @@ def expand(r: NodeAxes) -> None:
         else:
             result.append(r.fresh(target, f"expanded{i}"))
     required = [result[offset + i] if targets[i] != 1 else None for i in range(len(targets))]
-    r.rewrite(lambda rewriter: rewriter.match_sizes(r.node, 1, content, required))
+    r.expect(1, content, required)
     r.set(tuple(result))
 
 
 @rule("Tile")
 def tile(r: NodeAxes) -> None:
     axes = r.axes(0)
-    content = r.content(1)
-    repeats = None if content is None else [evaluate(e) for e in content.ravel()]
-    if repeats is None or len(repeats) != len(axes) or any(n is None for n in repeats):
+    repeats = r.numbers(1)
+    if repeats is None or len(repeats) != len(axes):
         raise Opaque("repeats are known only at run time")
     result: list[Axis] = []
     for axis, count in zip(axes, repeats, strict=True):

@@ -34,10 +34,10 @@ def recurrent(r: NodeAxes) -> None:
         r.unify(bias[0], directions)
         both = r.literal(2, "input and recurrence biases")
         r.unify(bias[1], dims.product([both, gate, hidden]))
-    if r.has(4):
-        r.lock_all(r.axes(4), "lengths are data")
     batch_first = bool(r.get("layout", 0))
     batch, steps = (x[0], x[1]) if batch_first else (x[1], x[0])
+    if r.has(4):
+        r.unify(r.axes(4)[0], batch)
     r.lock(steps, "the recurrence runs along this axis")
     state = (batch, directions, hidden) if batch_first else (directions, batch, hidden)
     for index in (5, 6):  # initial_h, initial_c

@@ -106,7 +106,7 @@ def reshape(r: NodeAxes) -> None:
     if r.get("shape") is not None:
         r.rewrite(lambda rewriter: rewriter.match_attribute(r.node, "shape", required))
     else:
-        r.rewrite(lambda rewriter: rewriter.match_sizes(r.node, 1, content, required))
+        r.expect(1, content, required)
     if r.node.input(0) in r.analysis.contents:
         source, shape = r.content(0), r.out_shape()
         if source is not None and shape is not None and all(isinstance(s, int) for s in shape):
@@ -231,6 +231,8 @@ def flatten(r: NodeAxes) -> None:
 
 @rule("Shape")
 def shape(r: NodeAxes) -> None:
+    if r.is_parameter(0):  # a constant as this node sees it is never sliced
+        return
     axes = r.axes(0)
     start = int(r.get("start", 0))
     stop = r.get("end")
@@ -241,6 +243,8 @@ def shape(r: NodeAxes) -> None:
 
 @rule("Size")
 def size(r: NodeAxes) -> None:
+    if r.is_parameter(0):
+        return
     sizes = tuple(Size(axis) for axis in r.axes(0))
     content = np.empty((), object)
     content[()] = Size(compute=lambda *values: math.prod(values), arguments=sizes)
@@ -261,7 +265,7 @@ def constant_of_shape(r: NodeAxes) -> None:
             axes.append(element.axis)
         else:
             axes.append(r.fresh(value, f"axis{position}"))
-    r.rewrite(lambda rewriter: rewriter.match_sizes(r.node, 0, content, axes))
+    r.expect(0, content, axes)
     _constant_content(r, [evaluate(e) for e in elements])
     r.set(tuple(axes))
 

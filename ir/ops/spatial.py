@@ -86,8 +86,8 @@ def resize(r: NodeAxes) -> None:
             result.append(r.literal(size if isinstance(size, int) else None, SPATIAL))
     sizes = r.content(3)
     if sizes is not None:
-        required = [result[i] for i in listed]
-        r.rewrite(lambda rewriter: rewriter.match_sizes(r.node, 3, sizes, required))
+        required: list[Axis | int | None] = [result[i] for i in listed]
+        r.expect(3, sizes, required)
     r.set(tuple(result))
 
 

@@ -59,28 +59,32 @@ class Rewriter:
         else:
             self._override(node, index, elements)
 
-    def match_sizes(
-        self, node: Node, index: int, content: Content, required: Sequence[Axis | None]
+    def match(
+        self, node: Node, index: int, content: Content, required: Sequence[Axis | int | None]
     ) -> None:
-        """Make the elements of a shape input agree with the sizes that axes now have.
+        """Make the elements of an integer input what they have to be now.
 
-        Elements that follow the pruning by themselves stay as they are.
+        Each is the size of an axis, a number, or None where any will do. Elements that
+        follow the pruning by themselves stay as they are.
         """
         elements: dict[int, int] = {}
-        for position, (element, axis) in enumerate(zip(content.ravel(), required, strict=True)):
-            if axis is None or not self.changes(axis):
+        for position, (element, wanted) in enumerate(zip(content.ravel(), required, strict=True)):
+            if wanted is None:
                 continue
-            if evaluate(element, self.selection) != self.size(axis):
-                elements[position] = self.size(axis)
+            changed = not isinstance(wanted, int) and self.changes(wanted)
+            target = wanted if isinstance(wanted, int) else self.selection.size(wanted)
+            actual = evaluate(element, self.selection)
+            if target is not None and actual != target and (changed or actual is not None):
+                elements[position] = target
         if elements:
             self.set_elements(node, index, elements)
 
-    def match_attribute(self, node: Node, name: str, required: Sequence[Axis | None]) -> None:
-        """The same for a shape that is an attribute."""
+    def match_attribute(self, node: Node, name: str, required: Sequence[Axis | int | None]) -> None:
+        """The same for an attribute; elements whose axis doesn't change stay as written."""
         values = list(node.get(name))
-        for position, axis in enumerate(required):
-            if axis is not None and self.changes(axis) and values[position] != 0:
-                values[position] = self.size(axis)
+        for position, wanted in enumerate(required):
+            if wanted is not None and not isinstance(wanted, int) and self.changes(wanted):
+                values[position] = self.size(wanted)
         node.set(name, values)
 
     def _override(self, node: Node, index: int, elements: dict[int, int]) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from ...ir.axes.analysis import Analysis
+from ...ir.axes.analysis import Analysis, Parameter
 from ...ir.axes.selection import Indices, Selection
 from ...ir.graph import Model, Node, Value
-from ...ir.tensor import Tensor
+from ...ir.tensor import Array, Tensor
 
 _FLOATS: dict[int, type[np.floating[Any]]] = {
     TensorProto.FLOAT: np.float32,
@@ -26,14 +26,16 @@ _FLOATS: dict[int, type[np.floating[Any]]] = {
 
 @dataclass(frozen=True)
 class PruningRecord:
-    """Kept indices per axis (None: all) of every value that lost some, by name.
+    """What was kept, in terms of names, so that it outlives the pruned model.
 
-    `parameters` are those of integer weights, which are masked themselves since
-    integer activations can't be multiplied by a mask.
+    `values`: kept indices per axis (None: all) of every value that lost some.
+    `constants`: for each use of a constant, by the reading node's first output and the
+    position of the input, kept indices per axis of each block (equal parts along the
+    first axis), and the number that stands for zero.
     """
 
     values: dict[str, tuple[Indices | None, ...]]
-    parameters: dict[str, tuple[Indices | None, ...]]
+    constants: dict[tuple[str, int], tuple[list[tuple[Indices | None, ...]], int]]
 
     @classmethod
     def of(cls, analysis: Analysis, selection: Selection) -> PruningRecord:
@@ -42,14 +44,31 @@ class PruningRecord:
             kept = tuple(selection.indices(axis) for axis in axes or ())
             if any(indices is not None for indices in kept):
                 values[value.name] = kept
-        parameters = {}
-        for parameter in analysis.parameters.values():
-            if parameter.tensor.dtype in _FLOATS or len(parameter.blocks) > 1:
-                continue
-            kept = tuple(selection.indices(axis) for axis in parameter.blocks[0])
-            if len(kept) > 1 and any(indices is not None for indices in kept):
-                parameters[parameter.value.name] = kept
-        return cls(values, parameters)
+        constants = {}
+        for use, parameter in analysis.parameters.items():
+            blocks = [tuple(selection.indices(a) for a in block) for block in parameter.blocks]
+            if any(indices is not None for block in blocks for indices in block):
+                key = (first_output(parameter.node), use.position)
+                constants[key] = (blocks, _zero_point(analysis.model, parameter))
+        return cls(values, constants)
+
+
+_ZERO_POINTS = {
+    "ConvInteger": {1: 3},
+    "MatMulInteger": {0: 2, 1: 3},
+    "QLinearConv": {3: 5},
+    "QLinearMatMul": {0: 2, 3: 5},
+}
+"""Operator -> position of an integer operand -> position of its zero point."""
+
+
+def _zero_point(model: Model, parameter: Parameter) -> int:
+    """The number that stands for zero in an integer weight (0 where it differs by channel)."""
+    position = _ZERO_POINTS.get(parameter.node.op_type, {}).get(parameter.use.position)
+    if position is None:
+        return 0
+    tensor = model.constant(parameter.node.input(position))
+    return int(tensor.numpy().ravel()[0]) if tensor is not None and tensor.size == 1 else 0
 
 
 def mask(model: Model, record: PruningRecord) -> Model:
@@ -67,20 +86,44 @@ def mask(model: Model, record: PruningRecord) -> Model:
     graph.nodes = nodes
     for node in nodes:
         node.graph = graph
-    for name, kept in record.parameters.items():
-        parameter = graph.initializers.get(name)
-        if parameter is not None and parameter.const is not None:
-            array = parameter.const.numpy().copy()
-            for axis, indices in enumerate(kept):
-                if indices is not None:
-                    removed = np.setdiff1d(np.arange(array.shape[axis]), indices)
-                    array[(slice(None),) * axis + (removed,)] = 0
-            parameter.const = Tensor.from_array(array, parameter.const.dtype)
+    for node in [n for n in nodes if n.outputs]:
+        for position, value in enumerate(node.inputs):
+            entry = record.constants.get((first_output(node), position))
+            tensor = masked.constant(value)
+            if entry is not None and tensor is not None and value is not None:
+                name = masked.fresh_name(f"{value.name}_masked")
+                array = _mask_array(tensor.numpy(), *entry)
+                constant = graph.add_initializer(name, Tensor.from_array(array, tensor.dtype))
+                node.set_input(position, constant)
     return masked
 
 
+def first_output(node: Node) -> str:
+    return next((v.name for v in node.outputs if v is not None), "")
+
+
+def _mask_array(array: Array, blocks: list[tuple[Indices | None, ...]], zero: int) -> Array:
+    """Set what isn't kept to zero. Rows of equal blocks are masked block by block."""
+    result = np.full_like(array, zero)
+    rows = array.shape[0] // len(blocks) if array.ndim else 0
+    for number, kept in enumerate(blocks):
+        part = slice(number * rows, (number + 1) * rows) if len(blocks) > 1 else slice(None)
+        source, target = array[part], result[part]
+        grid = np.ix_(
+            *(
+                np.arange(size) if indices is None else indices
+                for size, indices in zip(source.shape, kept, strict=True)
+            )
+        )
+        target[grid] = source[grid]
+    return result
+
+
 def _mask_value(model: Model, value: Value, kept: tuple[Indices | None, ...]) -> list[Node]:
-    """Multiply a value by a 0/1 mask per pruned axis; its readers read the product."""
+    """Replace removed elements by zeros, one pruned axis after the other.
+
+    Selecting, not multiplying: what is removed may be infinite.
+    """
     readers = list(value.uses)
     nodes = []
     current = value
@@ -88,14 +131,18 @@ def _mask_value(model: Model, value: Value, kept: tuple[Indices | None, ...]) ->
         size = value.shape[axis] if value.shape is not None else None
         if indices is None or not isinstance(size, int):
             continue
-        ones = np.zeros(size, _FLOATS[value.dtype])
-        ones[indices] = 1
-        ones = ones.reshape([size if i == axis else 1 for i in range(len(kept))])
-        constant = model.graph.add_initializer(
-            model.fresh_name(f"{value.name}_mask"), Tensor.from_array(ones, value.dtype)
+        keep = np.zeros(size, bool)
+        keep[indices] = True
+        keep = keep.reshape([size if i == axis else 1 for i in range(len(kept))])
+        zero = np.zeros((), _FLOATS[value.dtype])
+        condition, otherwise = (
+            model.graph.add_initializer(
+                model.fresh_name(f"{value.name}_{role}"), Tensor.from_array(array)
+            )
+            for role, array in (("mask", keep), ("zero", zero))
         )
         result = Value(model.fresh_name(f"{value.name}_masked"), value.type)
-        nodes.append(Node("Mul", [current, constant], [result]))
+        nodes.append(Node("Where", [condition, current, otherwise], [result]))
         current = result
     for user, position in readers:
         if isinstance(user, Node):
