@@ -48,7 +48,8 @@ def test_wheel_holds_the_whole_package(distributions: Path) -> None:
 
 def test_sdist_holds_every_file_once(distributions: Path) -> None:
     (sdist,) = distributions.glob("*.tar.gz")
-    names = [name.partition("/")[2] for name in tarfile.open(sdist).getnames()]
+    with tarfile.open(sdist) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
     assert {"pyproject.toml", "README.md", "LICENSE"} <= set(names)
     assert package_files() <= set(names)
 
