@@ -45,8 +45,17 @@ def export(name: str, path: str | Path, variant: Variant, scale: Scale = "full")
         raise SecateurError(f"no model '{name}' in the zoo; there are {', '.join(ZOO)}")
     if variant not in VARIANTS:
         raise SecateurError(f"no variant '{variant}'; there are {', '.join(VARIANTS)}")
-    entry = ZOO[name]
-    module = build(entry, scale)
+    proto = to_onnx(build(ZOO[name], scale), ZOO[name], variant, scale)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_files(path) as (temporary,):
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def to_onnx(
+    module: torch.nn.Module, entry: ZooModel, variant: Variant, scale: Scale
+) -> onnx.ModelProto:
+    """`module`, which takes the inputs of `entry`, as a checked and described model."""
     inputs = entry.inputs(scale)
     proto = (
         _export_dynamo(module, inputs)
@@ -56,10 +65,7 @@ def export(name: str, path: str | Path, variant: Variant, scale: Scale = "full")
     _describe(proto, entry, inputs, variant, scale)
     onnx.checker.check_model(proto, full_check=True)
     _check_values(proto, module, inputs)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_files(path) as (temporary,):
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+    return proto
 
 
 def build(entry: ZooModel, scale: Scale) -> torch.nn.Module:
@@ -67,12 +73,12 @@ def build(entry: ZooModel, scale: Scale) -> torch.nn.Module:
     from .initialize import initialize
 
     module = entry.build(scale)
-    batch = _example(entry.inputs(scale), batch=INITIAL_BATCH[scale])
+    batch = example(entry.inputs(scale), batch=INITIAL_BATCH[scale])
     initialize(module, batch, SEED)
     return module
 
 
-def _example(inputs: tuple[Input, ...], batch: int = 1) -> tuple[torch.Tensor, ...]:
+def example(inputs: tuple[Input, ...], batch: int = 1) -> tuple[torch.Tensor, ...]:
     """Random inputs with their first axis `batch` times as long."""
     import torch
 
@@ -105,7 +111,7 @@ def _export_torchscript(
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
-            _example(inputs),
+            example(inputs),
             file,
             dynamo=False,
             input_names=[i.name for i in inputs],
@@ -127,7 +133,7 @@ def _export_dynamo(module: torch.nn.Module, inputs: tuple[Input, ...]) -> onnx.M
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             copy.deepcopy(module),
-            _example(inputs, batch=2),
+            example(inputs, batch=2),
             dynamo=True,
             verbose=False,
             opset_version=18,
@@ -167,7 +173,7 @@ def _check_values(
     import onnxruntime
     import torch
 
-    tensors = _example(inputs)
+    tensors = example(inputs)
     with torch.no_grad():
         expected = module(*tensors).numpy()
     options = onnxruntime.SessionOptions()
