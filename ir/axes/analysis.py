@@ -19,7 +19,7 @@ from ..errors import SecateurError
 from ..graph import Graph, Model, Node, Use, Value
 from ..tensor import Tensor
 from . import dims
-from .balance import Family, settle_families
+from .balance import Family, settle
 from .contents import CONTENT_LIMIT, Content, content_of, depends_on_axes, evaluate_all
 from .dims import ONE, Axis, Lock
 
@@ -78,6 +78,7 @@ class NodeAxes:
         self.analysis = analysis
         self.node = node
         self.consumed: set[int] = set()
+        self.visited: set[int] = set()
 
     # Reading -------------------------------------------------------------------
 
@@ -100,6 +101,7 @@ class NodeAxes:
     def maybe_axes(self, index: int) -> Axes | None:
         """Axes of input `index`; None where its rank isn't known or it isn't given."""
         value = self.node.input(index)
+        self.visited.add(index)
         if value is None:
             return None
         tensor = self.analysis.model.constant(value)
@@ -137,10 +139,10 @@ class NodeAxes:
         self.consumed.add(index)
         return content_of_value(self.analysis, value)
 
-    def ints(self, index: int) -> list[int] | None:
-        """A constant input as a list of ints, None where it is absent or not constant."""
-        array = self.constant(index)
-        return None if array is None else [int(x) for x in array.ravel()]
+    def knows_content(self) -> bool:
+        """Whether all inputs are small integer tensors of which something is known."""
+        inputs = [v for v in self.node.inputs if v is not None]
+        return all(content_of_value(self.analysis, v) is not None for v in inputs)
 
     def out_shape(self, index: int = 0) -> tuple[int | str | None, ...] | None:
         value = self.node.output(index)
@@ -239,10 +241,11 @@ def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
 
     analysis = Analysis(model, prune_normalized=prune_normalized)
     graph = model.graph
+    symbols: dict[str, Axis] = {}
     for value in graph.inputs:
         if model.constant(value) is None:
             why = Lock(value.name, "graph input", "the model's interface")
-            analysis.axes[value] = _literal_axes(value, why)
+            analysis.axes[value] = _literal_axes(value, why, symbols)
     table = rules()
     for node in graph.nodes:
         _analyze_node(analysis, node, table)
@@ -251,15 +254,22 @@ def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
         for axis in analysis.axes.get(value) or ():
             dims.lock(axis, why)
         _freeze(analysis, None, value, why)
-    settle_families(analysis.families)
+    settle(analysis.families)
     return analysis
 
 
-def _literal_axes(value: Value, why: Lock) -> Axes | None:
+def _literal_axes(value: Value, why: Lock, symbols: dict[str, Axis] | None = None) -> Axes | None:
+    """Locked axes of a value's shape; sizes that share a name (`symbols`) are one."""
     shape = value.shape
     if shape is None:
         return None
-    return tuple(dims.literal(s if isinstance(s, int) else None, why) for s in shape)
+    axes = []
+    for size in shape:
+        if isinstance(size, str) and symbols is not None:
+            axes.append(symbols.setdefault(size, dims.literal(None, why)))
+        else:
+            axes.append(dims.literal(size if isinstance(size, int) else None, why))
+    return tuple(axes)
 
 
 def _analyze_node(analysis: Analysis, node: Node, table: dict[tuple[str, str], Rule]) -> None:
@@ -280,6 +290,10 @@ def _analyze_node(analysis: Analysis, node: Node, table: dict[tuple[str, str], R
         _lock_node(analysis, node, f"attributes or inputs don't fit the operator ({error})")
         return
     for index, value in enumerate(node.inputs):
+        if value is not None and index not in view.visited:
+            whole = view.why("reads this input as a whole", structural=True)
+            for axis in analysis.axes.get(value) or ():
+                dims.lock(axis, whole)
         if value is not None and index not in view.consumed:
             _freeze(analysis, Use(node, index), value, view.why("computes with sizes of axes"))
 

@@ -1,18 +1,29 @@
 """Balanced choices: axes that may lose different indices, but equally many.
 
-A grouped convolution needs the same count out of each group. Each requirement is a
-*family* of axes. Once all axes are known, families are turned into *classes* of dims
-that lose equally many indices each; a family that no such classes can keep in
-balance is locked.
+A grouped convolution needs the same count out of each group. Each such requirement is
+a *family* of axes, and a linear equation over how many indices each dim loses. The
+non-negative solutions form a cone; its extreme rays are the *moves*: the smallest sets
+of indices that can go together. Mostly a move takes one index from each of a few dims;
+where group boundaries cut across a concatenation it may take several from some.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .dims import Axis, Dim, Lock, dims_of, lock, resolve
+
+RAY_LIMIT = 512
+"""Rays above which a system of equations isn't solved; its dims are locked."""
+
+Move = dict[Dim, int]
+"""How many indices of each dim go together."""
+
+Equation = dict[Dim, int]
+"""Coefficients of a linear form over removed counts that has to vanish."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +34,54 @@ class Family:
     why: Lock
 
 
-class CountClasses:
-    """Union-find over dims that have to lose equally many indices."""
+def settle(families: Sequence[Family]) -> None:
+    """Lock the dims that no balanced choice can remove an index of."""
+    system = _System(families)
+    for dim, why in system.stuck().items():
+        if dim.lock is None:
+            dim.lock = why
 
-    def __init__(self) -> None:
+
+def moves(families: Sequence[Family], dims: Iterable[Dim]) -> list[Move]:
+    """The moves that, over settled families, remove indices of the free ones of `dims`."""
+    system = _System(families)
+    free = [d for d in dims if d.lock is None]
+    wanted = set(free)
+    balanced = [m for m in system.moves if wanted.intersection(m)]
+    covered = {d for m in balanced for d in m}
+    return balanced + [{d: 1} for d in free if d not in covered]
+
+
+class _System:
+    """The equations of all families, solved."""
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self._why: dict[Dim, Lock] = {}
         self._parent: dict[Dim, Dim] = {}
+        equations = [e for family in families for e in self._equations(family)]
+        equations = self._merge_equal(equations)
+        self.moves = self._solve(equations)
 
-    def find(self, dim: Dim) -> Dim:
+    def stuck(self) -> dict[Dim, Lock]:
+        """Constrained dims without a move, with the reason."""
+        covered = {d for m in self.moves for d in m}
+        return {d: why for d, why in self._why.items() if d not in covered}
+
+    def _equations(self, family: Family) -> list[Equation]:
+        """first member - other member = 0, for each other member."""
+        forms = [_linear_form(member, family.why) for member in family.members]
+        for form in forms:
+            for dim in form:
+                self._why.setdefault(dim, family.why)
+        equations = []
+        for form in forms[1:]:
+            equation = dict(forms[0])
+            for dim, weight in form.items():
+                equation[dim] = equation.get(dim, 0) - weight
+            equations.append(equation)
+        return equations
+
+    def _find(self, dim: Dim) -> Dim:
         root = dim
         while (parent := self._parent.get(root, root)) is not root:
             root = parent
@@ -37,88 +89,108 @@ class CountClasses:
             self._parent[dim], dim = root, self._parent[dim]
         return root
 
-    def tie(self, a: Dim, b: Dim) -> None:
-        a, b = self.find(a), self.find(b)
-        if a is not b:
-            self._parent[a] = b
+    def _reduced(self, equation: Equation) -> Equation:
+        result: Equation = {}
+        for dim, weight in equation.items():
+            root = self._find(dim)
+            result[root] = result.get(root, 0) + weight
+        return {d: w for d, w in result.items() if w}
 
-    def classes(self, dims: Iterable[Dim]) -> list[list[Dim]]:
-        """The classes among `dims`, in order of first appearance."""
-        groups: dict[Dim, list[Dim]] = defaultdict(list)
-        for dim in dims:
-            groups[self.find(dim)].append(dim)
-        return list(groups.values())
+    def _merge_equal(self, equations: list[Equation]) -> list[Equation]:
+        """Make one variable of dims that an equation says are equal, until none does."""
+        while True:
+            rest = []
+            merged = False
+            for equation in equations:
+                reduced = self._reduced(equation)
+                if len(reduced) == 2 and sum(reduced.values()) == 0:
+                    a, b = reduced
+                    self._parent[a] = b
+                    merged = True
+                elif reduced:
+                    rest.append(reduced)
+            equations = rest
+            if not merged:
+                return equations
 
-
-def settle_families(families: Sequence[Family]) -> None:
-    """Lock whatever keeps a family from being balanced, until nothing changes."""
-    while True:
-        classes = CountClasses()
-        changes = [_settle(family, classes) for family in families]
-        if any(changes):
-            continue
-        if not _lock_mixed_classes(families, classes):
-            return
-
-
-def count_classes(families: Sequence[Family]) -> CountClasses:
-    """Classes of free dims that settled families tie together."""
-    classes = CountClasses()
-    for family in families:
-        _settle(family, classes)
-    return classes
-
-
-def _settle(family: Family, classes: CountClasses) -> bool:
-    """Tie the k-th dims of equal weight over all members; True where dims were locked."""
-    changed = False
-    weighted: list[dict[int, list[Dim]]] = []
-    for member in family.members:
-        by_weight: dict[int, list[Dim]] = defaultdict(list)
-        for term in resolve(member):
-            free = [d for factor in term for d in dims_of(((factor,),)) if d.lock is None]
-            if not free:
-                continue
-            if len(free) > 1 or free[0] not in term:
-                # A product of two free dims has no fixed weight.
-                for dim in free:
-                    lock(((dim,),), family.why)
-                changed = True
-                continue
-            weight = 1
-            for factor in term:
-                if factor is not free[0]:
-                    assert factor.size is not None
-                    weight *= factor.size
-            by_weight[weight].append(free[0])
-        weighted.append(by_weight)
-    if changed:
-        return True
-    first = {weight: len(found) for weight, found in weighted[0].items()}
-    if any({w: len(found) for w, found in other.items()} != first for other in weighted):
-        for by_weight in weighted:
-            for found in by_weight.values():
-                for dim in found:
-                    lock(((dim,),), family.why)
-                    changed = True
-        return changed
-    for other in weighted[1:]:
-        for weight, found in other.items():
-            for a, b in zip(weighted[0][weight], found, strict=True):
-                classes.tie(a, b)
-    return False
+    def _solve(self, equations: Sequence[Equation]) -> list[Move]:
+        classes: dict[Dim, list[Dim]] = defaultdict(list)
+        for dim in self._why:
+            classes[self._find(dim)].append(dim)
+        solved: list[Move] = []
+        constrained = {d for e in equations for d in e}
+        for component in _components(equations):
+            solved.extend(_extreme_rays(component))
+        solved.extend({root: 1} for root in classes if root not in constrained)
+        return [{d: n for root, n in move.items() for d in classes[root]} for move in solved]
 
 
-def _lock_mixed_classes(families: Sequence[Family], classes: CountClasses) -> bool:
-    """Lock classes some member of which is locked; True where anything was locked."""
-    dims = dict.fromkeys(d for f in families for m in f.members for d in dims_of(m))
-    changed = False
-    for members in classes.classes(dims):
-        why = next((d.lock for d in members if d.lock is not None), None)
-        if why is None or len(members) == 1:
-            continue
-        for dim in members:
-            if dim.lock is None:
-                dim.lock = why
-                changed = True
-    return changed
+def _linear_form(axis: Axis, why: Lock) -> Equation:
+    """Elements that an axis loses, by removed indices of each of its free dims."""
+    form: Equation = {}
+    for term in resolve(axis):
+        free = [d for factor in term for d in dims_of(((factor,),)) if d.lock is None]
+        if len(free) > 1 or (free and free[0] not in term):
+            # A product of two free dims isn't linear.
+            for dim in free:
+                lock(((dim,),), why)
+            free = []
+        for dim in free:
+            weight = math.prod(f.size or 0 for f in term if f is not dim)
+            form[dim] = form.get(dim, 0) + weight
+    return form
+
+
+def _components(equations: Sequence[Equation]) -> list[list[Equation]]:
+    """Equations that share dims, together."""
+    parent = list(range(len(equations)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    seen: dict[Dim, int] = {}
+    for i, equation in enumerate(equations):
+        for dim in equation:
+            parent[find(i)] = find(seen.setdefault(dim, i))
+    groups: dict[int, list[Equation]] = defaultdict(list)
+    for i, equation in enumerate(equations):
+        groups[find(i)].append(equation)
+    return list(groups.values())
+
+
+def _extreme_rays(equations: Sequence[Equation]) -> list[Move]:
+    """Extreme rays of the non-negative solutions (double description, Motzkin 1953)."""
+    rays: list[Move] = [{d: 1} for d in dict.fromkeys(d for e in equations for d in e)]
+    for equation in equations:
+        values = [sum(equation.get(d, 0) * n for d, n in ray.items()) for ray in rays]
+        kept = [ray for ray, value in zip(rays, values, strict=True) if value == 0]
+        up = [(r, v) for r, v in zip(rays, values, strict=True) if v > 0]
+        down = [(r, -v) for r, v in zip(rays, values, strict=True) if v < 0]
+        if len(up) * len(down) > RAY_LIMIT * RAY_LIMIT:
+            return []
+        kept += [_combine(p, vn, n, vp) for p, vp in up for n, vn in down]
+        rays = _minimal(kept)
+        if len(rays) > RAY_LIMIT:
+            return []
+    return rays
+
+
+def _combine(a: Move, times_a: int, b: Move, times_b: int) -> Move:
+    result = {d: n * times_a for d, n in a.items()}
+    for dim, n in b.items():
+        result[dim] = result.get(dim, 0) + n * times_b
+    divisor = math.gcd(*result.values())
+    return {d: n // divisor for d, n in result.items()}
+
+
+def _minimal(rays: Sequence[Move]) -> list[Move]:
+    """Rays whose support contains no other ray's."""
+    result: list[Move] = []
+    for ray in sorted(rays, key=len):
+        support = ray.keys()
+        if not any(other.keys() <= support for other in result):
+            result.append(ray)
+    return result

@@ -43,7 +43,7 @@ class Lock:
         return f"{self.node} ({self.op_type}): {self.reason}" if self.node else self.reason
 
 
-SINGLE_ELEMENTS = Lock("", "", "cut into parts of one element each")
+SINGLE_ELEMENTS = Lock("", "", "cut into parts of one element each", structural=True)
 
 
 class Dim:

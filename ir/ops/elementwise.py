@@ -193,11 +193,6 @@ def _elementwise_content(r: NodeAxes) -> None:
     output = r.node.output(0)
     if compute is None or output is None or output.dtype not in INTEGER_TYPES:
         return
-    if not any(v in r.analysis.contents for v in r.node.inputs if v is not None):
-        return
-    operands = [r.content(i) for i in range(len(r.node.inputs))]
-    known = [o for o in operands if o is not None]
-    if len(known) == len(operands):
-        r.set_content(apply_elementwise(compute, *known))
-    else:
-        r.consumed.clear()
+    if r.knows_content():
+        operands = [r.content(i) for i in range(len(r.node.inputs))]
+        r.set_content(apply_elementwise(compute, *(o for o in operands if o is not None)))

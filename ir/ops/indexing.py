@@ -71,19 +71,14 @@ def _renumber(
 
 
 def _gather_content(r: NodeAxes) -> None:
-    if r.node.input(0) not in r.analysis.contents:
+    if r.get("axis", 0) != 0 or not r.knows_content():
         return
-    indices = r.constant(1)
-    content = r.content(0)
-    if indices is None or content is None or r.get("axis", 0) != 0 or content.ndim != 1:
-        r.consumed.discard(0)
+    content, indices = r.content(0), r.numbers(1)
+    position = r.node.input(1)
+    if content is None or indices is None or content.ndim != 1 or position is None:
         return
-    picked = content[indices.astype(np.int64)]
-    if not isinstance(picked, np.ndarray):
-        scalar = np.empty((), object)
-        scalar[()] = picked
-        picked = scalar
-    r.set_content(picked)
+    picked = content[np.array(indices, np.int64)]
+    r.set_content(picked.reshape(()) if position.rank == 0 else picked)
 
 
 @rule("GatherElements")

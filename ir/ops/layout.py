@@ -55,8 +55,6 @@ def _concat_content(r: NodeAxes) -> None:
     output = r.node.output(0)
     if output is None or output.dtype not in INTEGER_TYPES or output.rank not in (1, None):
         return
-    if not any(v in r.analysis.contents for v in r.node.inputs if v is not None):
-        return
     pieces: list[Content] = []
     for index, value in enumerate(r.node.inputs):
         content = r.content(index)
@@ -186,7 +184,7 @@ def _slice_bounds(r: NodeAxes, rank: int) -> list[Bound]:
         steps: list[int | None] = [1] * len(starts)
     else:
         starts, ends = _elements(r, 1), _elements(r, 2)
-        axes = r.ints(3)
+        axes = r.numbers(3)
         if r.has(3) and axes is None:
             raise Opaque("the axes are known only at run time")
         steps = _elements(r, 4) if r.has(4) else [1] * len(starts)
@@ -212,7 +210,7 @@ def _inferred(r: NodeAxes, axis: int) -> Axis:
 
 
 def _slice_content(r: NodeAxes, bounds: Sequence[Bound]) -> None:
-    if r.node.input(0) not in r.analysis.contents or len(bounds) != 1:
+    if len(bounds) != 1 or not r.knows_content():
         return
     bound, content = bounds[0], r.content(0)
     if content is None or content.ndim != 1:
@@ -233,7 +231,7 @@ def pad(r: NodeAxes) -> None:
         if pads is None:
             raise Opaque("pads are known only at run time")
         if r.has(3):
-            given = r.ints(3)
+            given = r.numbers(3)
             if given is None:
                 raise Opaque("the axes are known only at run time")
             listed = [normalized(a, rank) for a in given]
@@ -312,7 +310,7 @@ def squeeze(r: NodeAxes) -> None:
         removed = reduced_axes(r, len(axes))
     if any(dims.axis_size(axes[i]) not in (1, None) for i in removed):
         raise Opaque("squeezes an axis that isn't of size 1")
-    _reshape_content(r)
+    _reshape_content(r, len(axes) - len(removed))
     r.set(tuple(a for i, a in enumerate(axes) if i not in removed))
 
 
@@ -321,21 +319,19 @@ def unsqueeze(r: NodeAxes) -> None:
     axes = r.axes(0)
     added = r.get("axes")
     if added is None:
-        added = r.ints(1)
+        added = r.numbers(1)
     if added is None:
         raise Opaque("the axes are known only at run time")
     rank = len(axes) + len(added)
     positions = {normalized(a, rank) for a in added}
     rest = iter(axes)
-    _reshape_content(r)
+    _reshape_content(r, rank)
     r.set(tuple(ONE if i in positions else next(rest) for i in range(rank)))
 
 
-def _reshape_content(r: NodeAxes) -> None:
+def _reshape_content(r: NodeAxes, rank: int) -> None:
     """Squeeze and Unsqueeze between scalars and vectors keep a shape's content."""
-    shape = r.out_shape()
-    if r.node.input(0) not in r.analysis.contents or shape is None:
-        return
-    content = r.content(0)
-    if content is not None and all(isinstance(s, int) for s in shape):
-        r.set_content(content.reshape([int(s) for s in shape if s is not None]))
+    if r.knows_content():
+        content = r.content(0)
+        if content is not None and content.size == 1:
+            r.set_content(content.reshape((1,) * rank))

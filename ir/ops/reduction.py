@@ -27,7 +27,7 @@ def reduced_axes(r: NodeAxes, rank: int, position: int = 1) -> set[int]:
     """Axes from the attribute `axes` or, in newer opsets, from an input."""
     axes = r.get("axes")
     if axes is None and r.has(position):
-        axes = r.ints(position)
+        axes = r.numbers(position)
         if axes is None:
             raise Opaque("the axes are known only at run time")
     if axes is None or len(axes) == 0:
@@ -47,8 +47,7 @@ def reduce(r: NodeAxes) -> None:
 
 
 def _follow_content(r: NodeAxes) -> None:
-    value = r.node.input(0)
-    if r.node.op_type != "ReduceProd" or value not in r.analysis.contents:
+    if r.node.op_type != "ReduceProd" or not r.knows_content():
         return
     content = r.content(0)
     if content is None or content.ndim != 1:
@@ -87,7 +86,7 @@ def top_k(r: NodeAxes) -> None:
 @rule("CumSum", "CumProd")
 def cumulative(r: NodeAxes) -> None:
     axes = r.axes(0)
-    axis = r.ints(1)
+    axis = r.numbers(1)
     locked = axes if axis is None else (axes[normalized(axis[0], len(axes))],)
     r.lock_all(locked, "elements along this axis accumulate")
     r.set(axes)

@@ -231,6 +231,7 @@ def flatten(r: NodeAxes) -> None:
 
 @rule("Shape")
 def shape(r: NodeAxes) -> None:
+    r.consumed.add(0)  # only its sizes are read
     if r.is_parameter(0):  # a constant as this node sees it is never sliced
         return
     axes = r.axes(0)

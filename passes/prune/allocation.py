@@ -9,11 +9,12 @@ bisecting how much is taken.
 from __future__ import annotations
 
 import functools
+import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ...ir.axes.analysis import Analysis
 from ...ir.axes.dims import Axis, Dim, resolve
@@ -153,8 +154,7 @@ def allocate(
     steps = [_Steps(g, scores, align) for g in free]
     remove = _uniform if scope == "uniform" else _global
     if goal.kind == "channels":
-        removed = remove(steps, 1.0 - goal.keep, 1.0)
-        return _select(steps, removed)
+        return _select(steps, remove(steps, 1.0 - goal.keep, 1.0), scores)
     model = CostModel(analysis, groups)
     measure: Callable[[Counts], int] = model.macs if goal.kind == "macs" else model.parameters
     full = measure(Counts({}))
@@ -167,7 +167,7 @@ def allocate(
         least = remove(steps, 1.0, most)
         if cost(least) <= target:
             take = functools.partial(remove, steps, most=most)
-            return _select(steps, _bisect(take, cost, target))
+            return _select(steps, _bisect(take, cost, target), scores)
     reachable = cost(remove(steps, 1.0, 1.0)) / full if full else 1.0
     noun = "MACs" if goal.kind == "macs" else "parameters"
     raise SecateurError(
@@ -193,57 +193,83 @@ def _bisect(
 
 
 class _Steps:
-    """The order in which a group loses its indices."""
+    """The order in which a group loses its indices, step by step."""
 
     def __init__(self, group: Group, scores: dict[Dim, Scores], align: int) -> None:
         self.group = group
-        self.order = {d: np.argsort(scores[d], kind="stable") for d in group.dims}
         # Widths are weight * kept, so fewer indices make a multiple of `align`.
-        self.step = align // np.gcd(align, group.weight)
+        self.step = align // math.gcd(align, group.weight)
         self.most = group.size - 1
-        ascending = [scores[d][self.order[d]][: self.most] for d in group.dims]
-        ranked: npt.NDArray[np.float64] = np.sum(ascending, axis=0)
+        ranked = np.zeros(self.most)
+        for dim, count in group.move.items():
+            ascending = np.sort(scores[dim])[: self.most * count]
+            ranked += ascending.reshape(self.most, count).sum(axis=1)
         mean = ranked.mean() if ranked.size else 0.0
         self.relative = ranked / mean if mean > 0 else np.ones_like(ranked)
 
     def aligned(self, removed: int) -> int:
         """At most `removed`, such that what is kept is a multiple of the step."""
-        size, step = self.group.size, int(self.step)
-        kept = max(1, size - removed)
-        rounded = -(-kept // step) * step
+        size = min(d.size or 0 for d in self.group.move)
+        if self.step == 1 or any(n > 1 for n in self.group.move.values()):
+            return removed
+        rounded = -(-(size - removed) // self.step) * self.step
         return size - rounded if rounded < size else 0
 
 
+def _allowed(steps: Sequence[_Steps], share: float) -> list[int]:
+    """Steps of each group that together take at most a share of each dim, and not all."""
+    capacity: dict[Dim, int] = {}
+    for s in steps:
+        for dim in s.group.move:
+            size = dim.size or 0
+            capacity[dim] = min(size - 1, int(share * size + 0.5))
+    allowed = []
+    for s in steps:
+        most = min(capacity[d] // n for d, n in s.group.move.items())
+        for dim, n in s.group.move.items():
+            capacity[dim] -= most * n
+        allowed.append(most)
+    return allowed
+
+
 def _uniform(steps: Sequence[_Steps], share: float, most: float) -> list[int]:
-    limit = min(share, most)
-    return [s.aligned(min(s.most, int(limit * s.group.size + 0.5))) for s in steps]
+    allowed = _allowed(steps, min(share, most))
+    return [s.aligned(n) for s, n in zip(steps, allowed, strict=True)]
 
 
 def _global(steps: Sequence[_Steps], share: float, most: float) -> list[int]:
-    """Take the given share of all steps, lowest relative scores first."""
-    allowed = [min(s.most, int(most * s.group.size)) for s in steps]
+    """Take the given share of all indices, lowest relative scores first."""
     if not steps:
         return []
+    allowed = _allowed(steps, most)
     scores = np.concatenate([s.relative[:n] for s, n in zip(steps, allowed, strict=True)])
     owner = np.repeat(np.arange(len(steps)), allowed)
-    weight = np.repeat([len(s.group.dims) for s in steps], allowed)
+    weight = np.repeat([sum(s.group.move.values()) for s in steps], allowed)
     order = np.argsort(scores, kind="stable")
-    total = sum(s.group.total for s in steps)
+    total = sum(d.size or 0 for d in {d for s in steps for d in s.group.move})
     taken = np.searchsorted(np.cumsum(weight[order]), share * total + 1e-9, side="right")
     removed = np.bincount(owner[order[:taken]], minlength=len(steps))
     return [s.aligned(int(n)) for s, n in zip(steps, removed, strict=True)]
 
 
+def removed_counts(groups: Sequence[Group], steps: Sequence[int]) -> dict[Dim, int]:
+    """Indices that each dim loses when each group takes a number of steps."""
+    removed: dict[Dim, int] = defaultdict(int)
+    for group, count in zip(groups, steps, strict=True):
+        for dim, n in group.move.items():
+            removed[dim] += n * count
+    return {d: n for d, n in removed.items() if n}
+
+
 def _kept_counts(steps: Sequence[_Steps], removed: Sequence[int]) -> dict[Dim, int]:
-    return {
-        d: (d.size or 0) - n for s, n in zip(steps, removed, strict=True) if n for d in s.group.dims
-    }
+    counts = removed_counts([s.group for s in steps], removed)
+    return {d: (d.size or 0) - n for d, n in counts.items()}
 
 
-def _select(steps: Sequence[_Steps], removed: Sequence[int]) -> Selection:
-    kept = {}
-    for s, n in zip(steps, removed, strict=True):
-        for dim in s.group.dims:
-            if n:
-                kept[dim] = np.sort(s.order[dim][n:])
-    return Selection(kept)
+def _select(
+    steps: Sequence[_Steps], removed: Sequence[int], scores: dict[Dim, Scores]
+) -> Selection:
+    counts = removed_counts([s.group for s in steps], removed)
+    return Selection(
+        {d: np.sort(np.argsort(scores[d], kind="stable")[n:]) for d, n in counts.items()}
+    )

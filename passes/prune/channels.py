@@ -94,12 +94,13 @@ def _statistics(
         if group.lock is not None:
             locked.append({"name": group.name, "size": group.size, "reason": str(group.lock)})
             continue
-        kept = sum(len(selection.kept.get(d, ())) or (d.size or 0) for d in group.dims)
+        sizes = [d.size or 0 for d in group.dims]
+        kept = [len(selection.kept[d]) if d in selection.kept else d.size or 0 for d in group.dims]
         table.append(
             {
                 "name": group.name,
-                "size": group.total,
-                "kept": kept,
+                "size": sum(sizes),
+                "kept": sum(kept),
                 "parameters": report(group).parameters,
             }
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...ir.axes.analysis import Analysis, Parameter, analyze
-from ...ir.axes.balance import count_classes, settle_families
+from ...ir.axes.balance import Move, moves, settle
 from ...ir.axes.dims import Axis, Dim, Lock, dims_of, resolve, term_size
 from ...ir.graph import Model
 from ...ir.infer import infer_shapes
@@ -26,26 +26,27 @@ class Tie:
 
 @dataclass
 class Group:
-    """Dims that lose equally many indices, with everything that follows them.
+    """Indices that go together: one step removes `move[dim]` indices of each dim.
 
-    Most groups are a single dim. `weight` is the least number of elements that one
-    index stands for in any axis (2 where a shuffle interleaves two halves).
+    Most groups are a single dim and remove one index at a time. `weight` is the least
+    number of elements that one index stands for in any axis (2 where a shuffle
+    interleaves two halves).
     """
 
     name: str
-    dims: list[Dim]
+    move: Move
     ties: dict[Dim, list[Tie]] = field(default_factory=dict)
     weight: int = 1
     lock: Lock | None = None
 
     @property
-    def size(self) -> int:
-        """Indices in the smallest dim; at least one of them stays."""
-        return min(_size(d) for d in self.dims)
+    def dims(self) -> list[Dim]:
+        return list(self.move)
 
     @property
-    def total(self) -> int:
-        return sum(_size(d) for d in self.dims)
+    def size(self) -> int:
+        """Steps, and the one that always stays, that the smallest dim is good for."""
+        return 1 + min((_size(d) - 1) // n for d, n in self.move.items())
 
     def parameters(self) -> list[str]:
         """Names of the tied parameters."""
@@ -64,31 +65,34 @@ def _size(dim: Dim) -> int:
 
 
 def find_groups(analysis: Analysis, ignore: Sequence[str] = ()) -> list[Group]:
-    """All groups that tie a parameter, in the order of the graph; locked ones too.
+    """All groups that tie a parameter, in the order of the graph, then the locked ones.
 
-    Groups with a parameter, node or group name that matches one of the `ignore`
-    patterns (shell style) are locked.
+    Dims with a parameter or node name that matches one of the `ignore` patterns (shell
+    style) are locked.
     """
     ties = _ties(analysis)
     if ignore:
         _lock_ignored(ties, ignore)
-        settle_families(analysis.families)
-        ties = _ties(analysis)
+        settle(analysis.families)
     weights = _weights(analysis)
-    groups = []
     names: dict[str, int] = defaultdict(int)
-    for dims in count_classes(analysis.families).classes(ties):
-        if any(dim.size is None for dim in dims) or min(_size(d) for d in dims) < 2:
-            continue
-        why = next((d.lock for d in dims if d.lock is not None), None)
-        if why is not None and why.structural:
-            continue
-        name = _group_name(dims, ties)
+    groups = []
+
+    def add(move: Move, lock: Lock | None) -> None:
+        tied = {d: ties[d] for d in move if d in ties}
+        name = _group_name(tied)
         names[name] += 1
         if names[name] > 1:
             name = f"{name}#{names[name]}"
-        weight = min(weights.get(d, 1) for d in dims)
-        groups.append(Group(name, dims, {d: ties[d] for d in dims}, weight, why))
+        groups.append(Group(name, move, tied, min(weights.get(d, 1) for d in move), lock))
+
+    known = [d for d in ties if d.size is not None and d.size > 1]
+    for move in moves(analysis.families, known):
+        if any(d in ties for d in move):
+            add(move, None)
+    for dim in known:
+        if dim.lock is not None and not dim.lock.structural:
+            add({dim: 1}, dim.lock)
     return groups
 
 
@@ -119,9 +123,9 @@ def _weights(analysis: Analysis) -> dict[Dim, int]:
     return weights
 
 
-def _group_name(dims: Sequence[Dim], ties: dict[Dim, list[Tie]]) -> str:
+def _group_name(ties: dict[Dim, list[Tie]]) -> str:
     """The first tied parameter of rank 2 or more, the one that produces the axis if any."""
-    candidates = [t for d in dims for t in ties[d]]
+    candidates = [t for places in ties.values() for t in places]
     best = min(candidates, key=lambda t: (len(t.parameter.tensor.shape) < 2, t.axis))
     return best.parameter.value.name
 

@@ -15,6 +15,7 @@ from onnx import TensorProto
 from ...ir.axes.analysis import Analysis, Parameter
 from ...ir.axes.selection import Indices, Selection
 from ...ir.graph import Model, Node, Value
+from ...ir.infer import infer_shapes
 from ...ir.tensor import Array, Tensor
 
 _FLOATS: dict[int, type[np.floating[Any]]] = {
@@ -74,6 +75,7 @@ def _zero_point(model: Model, parameter: Parameter) -> int:
 def mask(model: Model, record: PruningRecord) -> Model:
     """A copy of the (unpruned) model in which removed indices are zero in every value."""
     masked = model.clone()
+    infer_shapes(masked)
     graph = masked.graph
     nodes: list[Node] = []
     for node in graph.nodes:

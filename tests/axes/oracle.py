@@ -23,17 +23,18 @@ class Pruned:
 
 
 def random_selection(groups, rng, share=None):
-    """Admissible: every dim of a group loses equally many indices, at random places."""
-    kept = {}
+    """Admissible: every group takes whole steps, at random places of its dims."""
+    left = {d: d.size - 1 for g in groups for d in g.move}
+    removed = dict.fromkeys(left, 0)
     for group in groups:
         if group.lock is not None:
             continue
-        most = group.size - 1
-        removed = int(rng.integers(0, most + 1)) if share is None else min(most, int(share * group.size))
-        for dim in group.dims:
-            indices = np.sort(rng.permutation(dim.size)[removed:])
-            kept[dim] = indices
-    return Selection(kept)
+        most = min(left[d] // n for d, n in group.move.items())
+        steps = int(rng.integers(0, most + 1)) if share is None else int(share * most)
+        for dim, n in group.move.items():
+            left[dim] -= n * steps
+            removed[dim] += n * steps
+    return Selection({d: np.sort(rng.permutation(d.size)[n:]) for d, n in removed.items() if n})
 
 
 def prune_at_random(model, rng, share=None, **options):

@@ -50,14 +50,21 @@ def wrap(case, rng):
         if not isinstance(array, np.ndarray):
             kept_inputs.append(info)
             feeds[name] = array
-        elif array.dtype == np.float32 and 0 < array.ndim <= 5 and 0 < array.size and max(array.shape) <= 64:
+        elif (
+            array.dtype == np.float32
+            and 0 < array.ndim <= 5
+            and 0 < array.size
+            and max(array.shape) <= 64
+        ):
             matrices = []
             for axis, size in enumerate(array.shape):
                 matrix = rng.uniform(0.1, 1.0, (size, size)).astype(np.float32)
                 graph.initializer.append(numpy_helper.from_array(matrix, f"{name}_in{axis}"))
                 matrices.append(f"{name}_in{axis}")
             equation = contraction(array.ndim, True)
-            nodes.append(helper.make_node("Einsum", [f"{name}_raw", *matrices], [name], equation=equation))
+            nodes.append(
+                helper.make_node("Einsum", [f"{name}_raw", *matrices], [name], equation=equation)
+            )
             kept_inputs.append(
                 helper.make_tensor_value_info(f"{name}_raw", TensorProto.FLOAT, array.shape)
             )
@@ -73,7 +80,11 @@ def wrap(case, rng):
     for info in list(graph.output):
         tensor = info.type.tensor_type
         shape = [d.dim_value for d in tensor.shape.dim]
-        if tensor.elem_type != TensorProto.FLOAT or not 0 < len(shape) <= 5 or not 0 < min(shape) <= max(shape) <= 64:
+        if (
+            tensor.elem_type != TensorProto.FLOAT
+            or not 0 < len(shape) <= 5
+            or not 0 < min(shape) <= max(shape) <= 64
+        ):
             outputs.append(info)
             continue
         matrices = []
@@ -83,7 +94,9 @@ def wrap(case, rng):
             matrices.append(f"{info.name}_out{axis}")
         equation = contraction(len(shape), False)
         closing.append(
-            helper.make_node("Einsum", [info.name, *matrices], [f"{info.name}_end"], equation=equation)
+            helper.make_node(
+                "Einsum", [info.name, *matrices], [f"{info.name}_end"], equation=equation
+            )
         )
         outputs.append(
             helper.make_tensor_value_info(f"{info.name}_end", TensorProto.FLOAT, [2] * len(shape))
