@@ -37,6 +37,29 @@ def test_writes_what_is_committed(name: str, variant: str, tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("densenet121", 7_978_856),
+        ("efficientnet_b0", 5_288_548),
+        ("inception_v3", 23_834_568),  # without the auxiliary classifier
+        ("mobilenet_v1", 4_231_976),
+        ("mobilenet_v2", 3_504_872),
+        ("mobilenet_v3_small", 2_542_856),
+        ("regnet_y_400mf", 4_344_144),
+        ("resnet50", 25_557_032),
+        ("resnext50", 25_028_904),
+        ("shufflenet_v2", 2_278_604),
+        ("squeezenet", 1_235_496),
+        ("vit_tiny", 5_717_416),
+    ],
+)
+def test_full_size_is_the_published_one(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        module = ZOO[name].build("full")
+    assert sum(p.numel() for p in module.parameters()) == parameters
+
+
 def test_writes_the_same_bytes(tmp_path: Path) -> None:
     for path in (tmp_path / "a.onnx", tmp_path / "b.onnx"):
         export("shufflenet_v2", path, "kept", "tiny")
