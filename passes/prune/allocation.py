@@ -1,8 +1,7 @@
 """From a budget to kept indices.
 
 A group loses its least important indices, one per dim at each step. *Uniform* takes the
-same share from every group; *global* ranks the steps of all groups against each other
-by their score relative to the group's mean. A goal in MACs or parameters is met by
+same share from every group; *global* ranks the steps of all groups against each other. A goal in MACs or parameters is met by
 bisecting how much is taken.
 """
 
@@ -204,8 +203,7 @@ class _Steps:
         for dim, count in group.move.items():
             ascending = np.sort(scores[dim])[: self.most * count]
             ranked += ascending.reshape(self.most, count).sum(axis=1)
-        mean = ranked.mean() if ranked.size else 0.0
-        self.relative = ranked / mean if mean > 0 else np.ones_like(ranked)
+        self.scores = ranked
 
     def aligned(self, removed: int) -> int:
         """At most `removed`, such that what is kept is a multiple of the step."""
@@ -238,11 +236,11 @@ def _uniform(steps: Sequence[_Steps], share: float, most: float) -> list[int]:
 
 
 def _global(steps: Sequence[_Steps], share: float, most: float) -> list[int]:
-    """Take the given share of all indices, lowest relative scores first."""
+    """Take the given share of all indices, lowest scores first."""
     if not steps:
         return []
     allowed = _allowed(steps, most)
-    scores = np.concatenate([s.relative[:n] for s, n in zip(steps, allowed, strict=True)])
+    scores = np.concatenate([s.scores[:n] for s, n in zip(steps, allowed, strict=True)])
     owner = np.repeat(np.arange(len(steps)), allowed)
     weight = np.repeat([sum(s.group.move.values()) for s in steps], allowed)
     order = np.argsort(scores, kind="stable")

@@ -29,7 +29,9 @@ over all tied layers as in Fang et al., "DepGraph", 2023.
 def group_scores(groups: Sequence[Group], importance: str = "l2") -> dict[Dim, Scores]:
     """A score for each index of each dim of the given groups (higher: more important).
 
-    Sums over every tied weight of two or more axes; vectors (biases, scales) count only
+    The share of a weight's measure that goes with the index, summed over every tied
+    weight of two or more axes: an index that many layers depend on weighs as many
+    shares, so scores of different groups compare. Vectors (biases, scales) count only
     where a dim has nothing else.
     """
     measure = IMPORTANCE[importance]
@@ -59,14 +61,16 @@ def _tied_axes(groups: Sequence[Group]) -> list[Tie]:
 
 
 def _marginal(tie: Tie, measure: Callable[[Array], Array]) -> Scores:
-    """The measure of one block summed over every axis but the tied one."""
+    """Each index's share of the measure of one block."""
     array = tie.parameter.tensor.numpy()
     blocks = len(tie.parameter.blocks)
     if blocks > 1:
         rows = array.shape[0] // blocks
         array = array[tie.block * rows : (tie.block + 1) * rows]
     others = tuple(i for i in range(array.ndim) if i != tie.axis)
-    return np.asarray(measure(np.asarray(array, np.float32)).sum(axis=others, dtype=np.float64))
+    sums: Scores = measure(np.asarray(array, np.float32)).sum(axis=others, dtype=np.float64)
+    total = sums.sum()
+    return sums / total if total > 0 else sums
 
 
 def _distribute(axis: Axis, marginal: Scores, scores: dict[Dim, Scores]) -> None:
