@@ -23,8 +23,8 @@ from .parameters import Range
 BUDGET = 256 * 2**20
 """Bytes of watched values that one run may hand out."""
 
-LARGEST_BATCH = 32
-"""Samples in one run where the model's batch dimension is free."""
+BATCH = 1
+"""Samples in one run where the batch is free: a free batch is often declared, but not meant."""
 
 ALL_CORES = 0
 
@@ -46,15 +46,10 @@ def calibrate(
         if value.is_input:
             observers[value].update(samples.arrays[value.name])
     watched = [v for v in values if not v.is_input]
-    sizes = _sizes(model, watched, samples)
-    batch = samples.batch or max(1, min(LARGEST_BATCH, budget // max(1, sum(sizes.values()))))
-    copies = 1 if samples.batch else batch
-    for chunk in _chunks(watched, {v: s * copies for v, s in sizes.items()}, budget):
-        _sweep(model, chunk, samples, batch, observers)
+    for chunk in _chunks(watched, _sizes(model, watched, samples), budget):
+        _sweep(model, chunk, samples, observers)
     ranges = {value: watcher.range() for value, watcher in observers.items()}
-    for value, found in ranges.items():
-        if math.isnan(found.low) or math.isnan(found.high):
-            raise SecateurError(_not_a_number(value))
+    _refuse_nan(ranges)
     return ranges
 
 
@@ -62,12 +57,11 @@ def _sweep(
     model: Model,
     values: Sequence[Value],
     samples: Samples,
-    batch: int,
     observers: dict[Value, Observer],
 ) -> None:
     names = {value.name: value for value in values}
     session = Session(exposing(model, names), threads=ALL_CORES)
-    for feeds, _ in samples.feeds(batch):
+    for feeds, _ in samples.feeds(BATCH):
         for name, array in session.run(feeds).items():
             observers[names[name]].update(array)
 
@@ -93,7 +87,7 @@ def _with_outputs(model: Model, outputs: Iterable[Value]) -> Model:
 
 
 def _sizes(model: Model, values: Sequence[Value], samples: Samples) -> dict[Value, int]:
-    """Bytes of each value in one run (of one sample, where the batch is free)."""
+    """Bytes of each value in one run."""
     sizes: dict[Value, int] = {}
     open_sizes = []
     for value in values:
@@ -118,7 +112,7 @@ def _measured_sizes(model: Model, values: Sequence[Value], samples: Samples) -> 
         outputs[shape.name] = value
     probes = [node.outputs[0] for node in clone.graph.nodes[-len(values) :]]
     session = Session(_with_outputs(clone, [p for p in probes if p is not None]))
-    feeds, _ = next(samples.feeds(1))
+    feeds, _ = next(samples.feeds(BATCH))
     return {
         outputs[name]: int(np.prod(shape)) * element_bits(outputs[name].dtype) // 8
         for name, shape in session.run(feeds).items()
@@ -138,8 +132,14 @@ def _chunks(values: Sequence[Value], sizes: dict[Value, int], budget: int) -> It
         yield chunk
 
 
-def _not_a_number(value: Value) -> str:
+def _refuse_nan(ranges: dict[Value, Range]) -> None:
+    """Raise SecateurError where a value is NaN, naming the first that is not finite."""
+    limits = [(value, limit) for value, r in ranges.items() for limit in (r.low, r.high)]
+    if not any(math.isnan(limit) for _, limit in limits):
+        return
+    value, limit = next((v, limit) for v, limit in limits if not math.isfinite(limit))
     where = f"input '{value.name}'"
     if value.producer is not None:
         where = f"value '{value.name}' of node '{value.producer.label}' ({value.producer.op_type})"
-    return f"calibration: {where} becomes NaN; check the samples and the model"
+    what = "NaN" if math.isnan(limit) else "infinite"
+    raise SecateurError(f"calibration: {where} becomes {what}; check the samples and the model")

@@ -36,13 +36,18 @@ class Affine:
     def covering(cls, range: Range, dtype: np.dtype[np.uint8] | np.dtype[np.int8]) -> Affine:
         """The finest asymmetric parameters whose integers reach all of `range` and zero.
 
-        Zero is exact, so that padding is. A range of zero alone gets scale 1.
+        Zero is exact, so that padding is. The scale is rounded towards zero, so that both
+        ends of the range reach the ends of the integers: then a Clip to the range saturates
+        nothing that they would not. A range of zero alone gets scale 1.
         """
         limits = np.iinfo(dtype)
         low, high = min(range.low, 0.0), max(range.high, 0.0)
         if low == high:
             return cls(1.0, int(limits.min), dtype)
-        scale = float(np.float32(max((high - low) / 255.0, SMALLEST_SCALE)))
+        exact = max((high - low) / 255.0, SMALLEST_SCALE)
+        scale = float(np.float32(exact))
+        if scale > exact:
+            scale = float(np.nextafter(np.float32(scale), np.float32(0)))
         zero_point = int(np.clip(np.rint(limits.min - low / scale), limits.min, limits.max))
         return cls(scale, zero_point, dtype)
 

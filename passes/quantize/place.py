@@ -179,9 +179,22 @@ def _quantized(
                 continue
             value = behind_clip(output)
             must = operands is not None and operands.role is not Role.MATMUL
-            if must or value in read:
+            if must or value in read or (operands is not None and _would_become_gemm(node)):
                 values.append(value)
     return values
+
+
+def _would_become_gemm(node: Node) -> bool:
+    """Whether ONNX Runtime, before it sees integers, would merge a MatMul into a float Gemm.
+
+    It does so with an addition that directly follows; a QDQ pair in between prevents that.
+    """
+    result = node.outputs[0]
+    return (
+        node.op_type == "MatMul"
+        and result is not None
+        and any(user.op_type == "Add" for user in result.users)
+    )
 
 
 def _sources(nodes: Mapping[Node, Operands], values: Iterable[Value]) -> dict[Value, Value]:
@@ -201,8 +214,9 @@ def _sources(nodes: Mapping[Node, Operands], values: Iterable[Value]) -> dict[Va
 
 def _computes(node: Node) -> bool:
     """Whether a node does floating-point work that a user may expect to be quantized."""
+    results = [v for v in node.outputs if v is not None]
     return node.op_type != "Constant" and any(
-        v is not None and v.dtype in FLOATS for v in node.outputs
+        v.dtype in FLOATS or (v.type is None and v.const is None) for v in results
     )
 
 
