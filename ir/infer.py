@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import onnx
-from onnx import ModelProto, TypeProto
+from onnx import ModelProto, NodeProto, TypeProto
 
 from .errors import ModelError
-from .graph import Graph, Model, Value, tensor_type
+from .graph import Graph, Model, Node, Value, normalize_domain, tensor_type
 from .onnx_io import to_proto_without_weights
 
 VALUE_LIMIT = 4096
@@ -27,6 +27,43 @@ def infer_shapes(model: Model) -> None:
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"shape inference: {_first_line(error)}") from None
     _take_types(model.graph, inferred)
+
+
+def infer_node(model: Model, node: Node) -> list[TypeProto | None]:
+    """The types of one node's outputs, from the types of its inputs and small constants.
+
+    Nothing is changed. None where ONNX's inference finds nothing or knows no such
+    operator, and for every output of a node with subgraphs.
+    """
+    nothing: list[TypeProto | None] = [None] * len(node.outputs)
+    domain = normalize_domain(node.domain)
+    version = model.opsets.get(domain, 0)
+    if node.subgraphs() or not onnx.defs.has(node.op_type, version, domain):
+        return nothing
+    names = {v: f"v{i}" for i, v in enumerate(dict.fromkeys((*node.inputs, *node.outputs))) if v}
+    proto = NodeProto(op_type=node.op_type, domain=node.domain)
+    proto.input.extend("" if v is None else names[v] for v in node.inputs)
+    proto.output.extend("" if v is None else names[v] for v in node.outputs)
+    proto.attribute.extend(a.proto for a in node.attributes.values())
+    read = [v for v in dict.fromkeys(node.inputs) if v is not None]
+    if any(v.type is None for v in read):
+        return nothing
+    constants = ((v, model.constant(v)) for v in read)
+    try:
+        found = onnx.shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(node.op_type, version, domain),
+            proto,
+            {names[v]: v.type for v in read if v.type is not None},
+            {
+                names[v]: t.embedded(names[v])
+                for v, t in constants
+                if t is not None and t.size <= VALUE_LIMIT and not t.is_sparse
+            },
+            opset_imports=list(model.extra.opset_import),
+        )
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return nothing
+    return [None if v is None else found.get(names[v]) for v in node.outputs]
 
 
 def _take_types(graph: Graph, inferred: ModelProto) -> None:

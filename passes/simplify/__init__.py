@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 
 from ...ir.graph import Model
-from ...ir.infer import infer_shapes
 from ..base import Context, Pass, PassResult
 from . import affine, noops
 from .dead import RemoveDeadNodes
 from .fold_constants import FoldConstants
 from .rewriter import Rewriter
+from .simplify import Simplify, working_types
 
 __all__ = [
     "FoldBatchNormalization",
     "FoldConstants",
     "RemoveDeadNodes",
     "RemoveNoOps",
+    "Simplify",
     "simplify_pipeline",
 ]
 
@@ -26,9 +27,10 @@ class RemoveNoOps(Pass):
     """Remove operators that hand on their input unchanged."""
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
-        infer_shapes(model)
-        rewriter = Rewriter(model, noops.RULES)
-        changed = rewriter.run()
+        with working_types(model):
+            rewriter = Rewriter(model, noops.RULES)
+            rewriter.analysis.run()
+            changed = rewriter.run()
         return PassResult(changed, {"removed": dict(rewriter.applied)}, rewriter.notes)
 
 
@@ -40,13 +42,13 @@ class FoldBatchNormalization(Pass):
     """
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
-        infer_shapes(model)
-        rewriter = Rewriter(model, affine.RULES)
-        changed = rewriter.run()
-        affine.note_remaining(rewriter)
+        with working_types(model):
+            rewriter = Rewriter(model, affine.RULES)
+            changed = rewriter.run()
+            affine.note_remaining(rewriter)
         return PassResult(changed, {"folded": dict(rewriter.applied)}, rewriter.notes)
 
 
 def simplify_pipeline() -> list[Pass]:
     """The passes that simplify a model, in order."""
-    return [FoldConstants(), RemoveNoOps(), FoldBatchNormalization(), RemoveDeadNodes()]
+    return [Simplify()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import numpy as np
 from onnx import TensorProto, defs
@@ -15,6 +16,7 @@ from ..base import Context, Note, Pass, PassResult
 from .dead import remove_dead_nodes, remove_unused_initializers
 from .evaluate import EXCHANGED_TYPES, ConstantGraph, evaluate
 from .initializers import separate_initializers
+from .kernels import KERNELS, compute
 from .shapes import static_shape
 
 _BOUNDED_RESULT = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
@@ -26,23 +28,31 @@ class FoldConstants(Pass):
     """Replace nodes that depend on constants only by their results.
 
     Constant nodes become initializers, Shape and Size of values of known shape
-    constants. A result of more than `size_limit` bytes that is larger than the
-    constants it replaces is left to be computed at run time, and noted. Operators with
-    random results, and DequantizeLinear (folding it would undo a quantization), stay.
+    constants. A result of more than `size_limit` bytes (`weight_limit` where it is the
+    weight of a convolution or product, which other passes need as a constant) that is
+    larger than the constants it replaces is left to be computed at run time, and noted.
+    Operators with random results, and DequantizeLinear (folding it would undo a
+    quantization), stay.
     """
 
-    size_limit: int = 64 * 2**20
+    size_limit: int = 2**24
+    weight_limit: int = 2**29
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         """Fold the main graph and its subgraphs; function bodies stay as they are."""
-        folded = lift_constants(model)
-        notes: dict[Node, Note] = {}
-        while (progress := _Round(model, self.size_limit, notes).run()) > 0:
-            folded += progress
-            remove_dead_nodes(model)
-        remove_unused_initializers(model)
-        left = [note for node, note in notes.items() if node.graph is not None]
-        return PassResult(folded > 0, {"folded": folded}, left)
+        infer_shapes(model)
+        folded, notes = fold_constants(model, Limits(self.size_limit, self.weight_limit))
+        return PassResult(folded > 0, {"folded": folded}, notes)
+
+
+def fold_constants(model: Model, limits: Limits) -> tuple[int, list[Note]]:
+    """Fold a model whose shapes are inferred; how many values, and what was too large."""
+    folded = lift_constants(model)
+    notes: dict[Node, Note] = {}
+    while (progress := _Round(model, limits, notes).run()) > 0:
+        folded += progress
+    remove_unused_initializers(model)
+    return folded, [note for node, note in notes.items() if node.graph is not None]
 
 
 def lift_constants(model: Model) -> int:
@@ -67,21 +77,79 @@ def lift_constants(model: Model) -> int:
     return lifted
 
 
+class Limits(NamedTuple):
+    """Bytes that a folded result may have: any, and one that is a weight."""
+
+    any: int
+    weight: int
+
+    def allow(self, value: Value, size: int) -> bool:
+        return size <= (self.weight if _is_weight(value) else self.any)
+
+
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
+
+
+def _is_weight(value: Value) -> bool:
+    return all(
+        isinstance(user, Node) and user.op_type in _WEIGHTED and position > 0
+        for user, position in value.uses
+    )
+
+
 class _Round:
     """One round of folding: everything whose size is known before it is computed."""
 
-    def __init__(self, model: Model, size_limit: int, notes: dict[Node, Note]) -> None:
+    def __init__(self, model: Model, limits: Limits, notes: dict[Node, Note]) -> None:
         self.model = model
-        self.size_limit = size_limit
+        self.limits = limits
         self.notes = notes
         self.outputs = _ConstantOutputs()
 
     def run(self) -> int:
         """Fold; the number of values that became constants."""
-        infer_shapes(self.model)
-        count = self._fold_shapes()
-        nodes = self._candidates()
-        ready = self._ready(nodes) if nodes else []
+        candidates: list[Node] = []
+        held: set[Node] = set()
+        count = 0
+        for node in self.model.graph.all_nodes():
+            if not node.outputs:
+                continue
+            result = self._compute(node)
+            if result is not None:
+                count += 1
+                self._store(result[0], result[1])
+            elif self._is_candidate(node, held):
+                candidates.append(node)
+                held.add(node)
+        self.outputs.place()
+        remove_dead_nodes(self.model)
+        candidates = [node for node in candidates if node.graph is not None]
+        return count + (self._run_candidates(candidates) if candidates else 0)
+
+    def _compute(self, node: Node) -> tuple[Value, Array] | None:
+        """The output and its elements, where no session is needed for them."""
+        output = node.output(0)
+        if output is None or not output.uses or node.op_type == "Constant":
+            return None
+        found = _known_shape(node)
+        if found is not None:
+            return output, found
+        if node.op_type not in KERNELS or not _may_fold(node, self.model):
+            return None
+        if not all(v is None or self._is_constant(v) for v in node.inputs):
+            return None
+        tensors = [self.model.constant(v) for v in node.inputs]
+        array = compute(node, [None if t is None else t.numpy() for t in tensors])
+        if array is None:
+            return None
+        freed = sum(
+            t.nbytes for t, v in zip(tensors, node.inputs, strict=True) if t and _is_only_use(v)
+        )
+        return (output, array) if self._fits(node, output, array.nbytes, freed) else None
+
+    def _run_candidates(self, nodes: list[Node]) -> int:
+        """Compute what numpy could not, in a session of ONNX Runtime."""
+        ready = self._ready(nodes)
         inside = set(ready)
         wanted = [
             value
@@ -89,40 +157,31 @@ class _Round:
             for value in node.outputs
             if value is not None and any(use.user not in inside for use in value.uses)
         ]
-        for value, array in evaluate(self.model, ready, wanted).items():
+        found = evaluate(self.model, ready, wanted)
+        self.outputs = _ConstantOutputs()
+        for value, array in found.items():
             self._store(value, array)
-            count += 1
         self.outputs.place()
-        return count
+        remove_dead_nodes(self.model)
+        return len(found)
 
-    def _fold_shapes(self) -> int:
-        """Store the results of Shape and Size where the operand's shape is known."""
-        count = 0
-        for graph in self.model.graph.all_graphs():
-            for node in graph.nodes:
-                result = _known_shape(node)
-                output = node.output(0)
-                if result is not None and output is not None and output.uses:
-                    self._store(output, result)
-                    count += 1
-        return count
+    def _is_candidate(self, node: Node, held: set[Node]) -> bool:
+        return _may_fold(node, self.model) and all(
+            v is None or v.producer in held or self._is_constant(v) for v in node.inputs
+        )
 
-    def _candidates(self) -> list[Node]:
-        """Foldable nodes in execution order: deterministic, with constant inputs."""
-        found: list[Node] = []
-        inside: set[Node] = set()
-        for node in self.model.graph.all_nodes():
-            if not _may_fold(node, self.model):
-                continue
-            if all(v is None or v.producer in inside or self._is_constant(v) for v in node.inputs):
-                found.append(node)
-                inside.add(node)
-        return found
+    def _fits(self, node: Node, output: Value, size: int, freed: int) -> bool:
+        if size <= freed or self.limits.allow(output, size):
+            return True
+        limit = self.limits.any
+        reason = f"its constant result of {size} bytes is over the limit of {limit}"
+        self.notes[node] = Note.at(node, reason)
+        return False
 
     def _is_constant(self, value: Value) -> bool:
         tensor = self.model.constant(value)
         # A sparse tensor's shape is no evidence that its elements fit in memory.
-        return tensor is not None and not (tensor.is_sparse and tensor.nbytes > self.size_limit)
+        return tensor is not None and not (tensor.is_sparse and tensor.nbytes > self.limits.any)
 
     def _ready(self, nodes: list[Node]) -> list[Node]:
         """Those candidates whose results are known to be small enough."""
@@ -140,7 +199,7 @@ class _Round:
         return ready
 
     def _is_small(self, node: Node, shadow: ConstantGraph) -> bool:
-        freed = sum(_size(shadow.copy_of(v)) or 0 for v in node.inputs if v and len(v.uses) == 1)
+        freed = sum(_size(shadow.copy_of(v)) or 0 for v in node.inputs if v and _is_only_use(v))
         for value in node.outputs:
             if value is None or node.op_type in _BOUNDED_RESULT:
                 continue
@@ -150,11 +209,7 @@ class _Round:
             size = _size(copy)
             if size is None:
                 return False
-            if size > max(self.size_limit, freed):
-                reason = (
-                    f"its constant result of {size} bytes is over the limit of {self.size_limit}"
-                )
-                self.notes[node] = Note.at(node, reason)
+            if not self._fits(node, value, size, freed):
                 return False
         return True
 
@@ -232,6 +287,10 @@ def _known_shape(node: Node) -> Array | None:
     if node.op_type == "Size":
         return np.array(math.prod(shape), np.int64)
     return np.array(shape[node.get("start", 0) : node.get("end", len(shape))], np.int64)
+
+
+def _is_only_use(value: Value | None) -> bool:
+    return value is not None and len(value.uses) == 1
 
 
 def _size(value: Value) -> int | None:

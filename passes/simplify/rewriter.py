@@ -20,6 +20,7 @@ from ...ir.graph import Attribute, Graph, Model, Node, Value, normalize_domain
 from ...ir.tensor import Array, Tensor
 from ..base import Note
 from .initializers import separate_initializers
+from .symbolic.analysis import Analysis
 
 Rule = Callable[[Node, "Rewriter"], bool]
 
@@ -55,12 +56,13 @@ class Rewriter:
     """Applies `rules` to the main graph and its subgraphs until none matches.
 
     Bodies of model-local functions are left alone: what their attributes refer to is
-    known only at their calls.
+    known only at their calls. `analysis` is what is known of sizes when the run begins.
     """
 
-    def __init__(self, model: Model, rules: RuleSet) -> None:
+    def __init__(self, model: Model, rules: RuleSet, analysis: Analysis | None = None) -> None:
         self.model = model
         self.opset = model.opset
+        self.analysis = analysis if analysis is not None else Analysis(model)
         self.applied: Counter[str] = Counter()
         self.notes: list[Note] = []
         self._rules = rules
@@ -219,6 +221,18 @@ class Rewriter:
         separate_initializers(self.model)
         name = self.model.fresh_name(hint or f"{anchor.label}_constant")
         return anchor.graph.add_initializer(name, Tensor.from_array(np.asarray(array)))
+
+    def make_constant(self, value: Value, array: Any) -> None:
+        """Let a node's output, which is no graph output, be a constant of the same name."""
+        node = value.producer
+        assert node is not None
+        assert node.graph is not None
+        separate_initializers(self.model)
+        node.graph.make_initializer(value, Tensor.from_array(np.asarray(array)))
+        self._constants.pop(value, None)
+        for user in value.users:
+            self.visit(user)
+        self.remove_if_unused(node)
 
     def set_constant(self, node: Node, index: int, array: Any, hint: str = "") -> None:
         """Let `node` read `array` at `index`; an initializer that only it reads keeps its name."""

@@ -1,0 +1,104 @@
+"""The whole simplification: every rule, again and again, until nothing changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from onnx import TypeProto
+
+from ...ir.graph import Model, Value, tensor_type
+from ...ir.infer import infer_shapes
+from ..base import Context, Note, Pass, PassResult
+from . import affine, noops, shape_chains
+from .dead import remove_dead_nodes, remove_unused_initializers
+from .fold_constants import Limits, fold_constants
+from .rewriter import Rewriter, RuleSet
+from .symbolic.analysis import Analysis
+
+_ROUNDS = 10
+"""Rounds after which simplification stops even if it still finds something."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Simplify(Pass):
+    """Compute the same outputs with fewer nodes, in standard ONNX operators.
+
+    Statistics count what each rule did; notes say which constants would have become too
+    large and which normalisations stay, with the reason.
+    """
+
+    size_limit: int = 2**24
+    weight_limit: int = 2**29
+
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        rules = noops.RULES + affine.RULES + shape_chains.RULES
+        limits = Limits(self.size_limit, self.weight_limit)
+        applied: Counter[str] = Counter()
+        notes: list[Note] = []
+        before = sum(1 for _ in model.all_nodes())
+        with working_types(model):
+            for _ in range(_ROUNDS):
+                done, notes = _one_round(model, rules, limits)
+                if not done:
+                    break
+                applied.update(done)
+        remove_unused_initializers(model)
+        after = sum(1 for _ in model.all_nodes())
+        statistics = {"nodes_before": before, "nodes_after": after, "rewrites": dict(applied)}
+        return PassResult(bool(applied), statistics, notes)
+
+
+def _one_round(model: Model, rules: RuleSet, limits: Limits) -> tuple[Counter[str], list[Note]]:
+    analysis = Analysis(model)
+    analysis.run()
+    rewriter = Rewriter(model, rules, analysis)
+    rewriter.run()
+    applied = rewriter.applied
+    folded, notes = fold_constants(model, limits)
+    if folded:
+        applied["fold_constants"] += folded
+    dead = remove_dead_nodes(model)
+    if dead:
+        applied["remove_dead_nodes"] += dead
+    affine.note_remaining(rewriter)
+    return applied, notes + rewriter.notes
+
+
+@contextmanager
+def working_types(model: Model) -> Iterator[None]:
+    """Infer types for the time of the block; afterwards the interface is as declared.
+
+    Inside, sizes have names that mean something to the analysis only. When the block
+    ends, values keep known sizes and the names that the model had before.
+    """
+    declared = {v.name: v.type for v in model.graph.outputs}
+    names = {n for v in _typed_values(model) for n in v.shape or () if isinstance(n, str)}
+    infer_shapes(model)
+    yield
+    for value in _typed_values(model):
+        _restrict_names(value, names)
+    for value in model.graph.outputs:
+        kept = declared.get(value.name)
+        if kept is not None and not _is_open(kept):
+            value.type = kept
+
+
+def _typed_values(model: Model) -> Iterator[Value]:
+    for graph in model.graph.all_graphs():
+        yield from graph.values()
+
+
+def _restrict_names(value: Value, names: set[str]) -> None:
+    shape = value.shape
+    if shape is not None and any(isinstance(n, str) and n not in names for n in shape):
+        kept = [n if isinstance(n, int) or n in names else None for n in shape]
+        value.set_tensor_type(value.dtype, kept)
+
+
+def _is_open(type_: TypeProto) -> bool:
+    """Whether a declaration leaves even the rank open."""
+    tensor = tensor_type(type_)
+    return tensor is not None and not tensor.HasField("shape")

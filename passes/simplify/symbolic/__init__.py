@@ -1,0 +1,1 @@
+"""Symbolic shapes: what is known of sizes that only a run fixes."""

@@ -1,0 +1,237 @@
+"""One walk over a model that finds symbolic shapes and the elements of shape tensors."""
+
+from __future__ import annotations
+
+import itertools
+
+from onnx import TensorProto, numpy_helper
+
+from ....ir.graph import Graph, Model, Node, Value, normalize_domain, tensor_type
+from ....ir.infer import infer_node
+from . import shapes, values
+from .expression import Expression, Size, opaque, symbol
+
+Elements = tuple[Size, ...]
+
+_COUNTER = itertools.count()
+"""Numbers of unknown sizes, unique over all analyses so that names never meet again."""
+
+_INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+
+
+class Analysis:
+    """Shapes of all values and elements of small integer tensors, as expressions.
+
+    `run` also writes what it finds into `Value.type`, sizes that are expressions as
+    symbols named by their text, so that equal sizes have equal names.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.opset = model.opset
+        self._model = model
+        self._shapes: dict[Value, shapes.Shape | None] = {}
+        self._elements: dict[Value, list[Size] | None] = {}
+        self._expressions: dict[str, Expression] = {}
+        self._first_shapes: dict[tuple[Graph | None, shapes.Shape], Value] = {}
+        self._first_elements: dict[tuple[Graph | None, int, int | None, Elements], Value] = {}
+        self._improved: set[Value] = set()
+        self._loops = 0
+
+    def run(self) -> None:
+        """Visit every node of the main graph and its subgraphs, in execution order."""
+        self._walk(self._model.graph)
+
+    def _walk(self, graph: Graph) -> None:
+        for value in graph.inputs:
+            self._note_shape(graph, value)
+        for node in graph.nodes:
+            # In a loop a name may stand for another size in each iteration.
+            iterated = node.op_type in ("Loop", "Scan", "SequenceMap")
+            self._loops += iterated
+            for body in node.subgraphs():
+                self._walk(body)
+            self._loops -= iterated
+            if normalize_domain(node.domain) == "":
+                self._visit(node)
+            for output in node.outputs:
+                if output is not None:
+                    self._note_shape(graph, output)
+
+    def _note_shape(self, graph: Graph, value: Value) -> None:
+        shape = self.shape(value)
+        if shape is not None and tensor_type(value.type) is not None:
+            self._first_shapes.setdefault((graph, shape), value)
+
+    # --- what rules ask ------------------------------------------------------------
+
+    def shape(self, value: Value | None) -> shapes.Shape | None:
+        """The shape, in which unknown sizes are symbols of their own; None without a rank."""
+        if value is None:
+            return None
+        if value not in self._shapes:
+            self._shapes[value] = self._declared(value)
+        return self._shapes[value]
+
+    def elements(self, value: Value | None) -> list[Size] | None:
+        """The elements of an integer tensor of rank 0 or 1, flat; None where unknown."""
+        if value is None:
+            return None
+        if value not in self._elements:
+            self._elements[value] = self._constant_elements(value)
+        return self._elements[value]
+
+    def integers(self, value: Value | None) -> list[int] | None:
+        """The elements where all of them are numbers."""
+        found = self.elements(value)
+        if found is None or not all(isinstance(x, int) for x in found):
+            return None
+        return [x for x in found if isinstance(x, int)]
+
+    def axes(self, node: Node) -> list[int] | None:
+        """The `axes` attribute, or input 1 in newer opsets."""
+        axes = node.get("axes")
+        return list(axes) if axes is not None else self.integers(node.input(1))
+
+    def is_vector(self, value: Value | None) -> bool:
+        shape = self.shape(value)
+        return shape is not None and len(shape) == 1
+
+    def slice_bounds(self, node: Node) -> list[tuple[int, Size, Size, Size]] | None:
+        """(axis, start, end, step) of every sliced axis; axes are not negative."""
+        shape = self.shape(node.input(0))
+        if "starts" in node.attributes:
+            starts, ends, axes = node.get("starts"), node.get("ends"), node.get("axes")
+            steps: list[Size] | None = None
+        else:
+            starts, ends = self.elements(node.input(1)), self.elements(node.input(2))
+            axes, steps = self.integers(node.input(3)), self.elements(node.input(4))
+            if (axes is None and node.input(3)) or (steps is None and node.input(4)):
+                return None
+        if shape is None or starts is None or ends is None:
+            return None
+        axes = axes if axes is not None else list(range(len(starts)))
+        steps = steps if steps is not None else [1] * len(starts)
+        axes = [axis % len(shape) for axis in axes] if shape else []
+        if not len(axes) == len(starts) == len(ends) == len(steps):
+            return None
+        return list(zip(axes, starts, ends, steps, strict=True))
+
+    def first_of_shape(self, value: Value, node: Node) -> Value | None:
+        """The first value, seen from `node`'s graph, that has the same shape as `value`."""
+        shape = self.shape(value)
+        return None if shape is None else self._first_shapes.get((node.graph, shape))
+
+    def first_with_elements(self, value: Value, node: Node) -> Value | None:
+        """The first value of `node`'s graph with the same elements, rank and type."""
+        found = self._elements.get(value)
+        if found is None:
+            return None
+        return self._first_elements.get((node.graph, value.dtype, value.rank, tuple(found)))
+
+    def attribute_integer(self, tensor: TensorProto) -> int | None:
+        """The element of a one-element integer tensor in an attribute."""
+        if tensor.data_type not in _INTEGERS:
+            return None
+        return int(numpy_helper.to_array(tensor).reshape(-1)[0])
+
+    def unknown(self) -> Expression:
+        """A size about which nothing is known."""
+        return opaque("unknown", next(_COUNTER))
+
+    # --- finding -------------------------------------------------------------------
+
+    def _visit(self, node: Node) -> None:
+        rule = shapes.RULES.get(node.op_type)
+        found = rule(node, self) if rule is not None else []
+        for value, shape in zip(node.outputs, found, strict=False):
+            if value is not None and shape is not None:
+                self._take_shape(value, shape)
+        if (not found or None in found) and self._may_learn(node):
+            self._infer(node)
+        self._find_elements(node)
+
+    def _find_elements(self, node: Node) -> None:
+        rule = values.RULES.get(node.op_type)
+        output = node.output(0)
+        if rule is None or output is None or output.dtype not in _INTEGERS:
+            return
+        rank = output.rank
+        if rank is None or rank > 1:
+            return
+        found = rule(node, self)
+        if found is not None and len(found) <= values.LIMIT:
+            self._elements[output] = found
+            key = (node.graph, output.dtype, rank, tuple(found))
+            self._first_elements.setdefault(key, output)
+
+    def _may_learn(self, node: Node) -> bool:
+        """Whether ONNX's inference could find more than it did with what is known now."""
+        return any(v in self._improved for v in node.inputs if v is not None)
+
+    def _infer(self, node: Node) -> None:
+        """Ask ONNX's own inference about one node."""
+        for value, type_ in zip(node.outputs, infer_node(self._model, node), strict=False):
+            tensor = tensor_type(type_)
+            if value is None or tensor is None:
+                continue
+            if value.type is None:
+                value.type = type_
+            if tensor.HasField("shape"):
+                found = Value("", type_).shape or ()
+                self._take_shape(
+                    value, tuple(s if isinstance(s, int) else self._named(s) for s in found)
+                )
+
+    def _take_shape(self, value: Value, shape: shapes.Shape) -> None:
+        """Keep the more precise of what the rule and the declaration say of each size."""
+        declared = self._declared(value)
+        if declared is not None and len(declared) == len(shape):
+            shape = tuple(
+                d if isinstance(d, int) or _is_vague(s) else s
+                for s, d in zip(shape, declared, strict=True)
+            )
+        self._shapes[value] = shape
+        names = tuple(s if isinstance(s, int) else self._name(s) for s in shape)
+        if value.type is None or value.shape == names:
+            return
+        if declared is None or names != tuple(map(_as_name, declared)):
+            self._improved.add(value)
+        value.set_tensor_type(value.dtype, names)
+
+    def _declared(self, value: Value) -> shapes.Shape | None:
+        shape = value.shape
+        if shape is None:
+            return None
+        return tuple(s if isinstance(s, int) else self._named(s) for s in shape)
+
+    def _named(self, name: str | None) -> Expression:
+        if not name or (self._loops and name not in self._expressions):
+            return self.unknown()
+        if name not in self._expressions:
+            self._expressions[name] = symbol(name)
+        return self._expressions[name]
+
+    def _name(self, size: Expression) -> str:
+        self._expressions.setdefault(size.text, size)
+        return size.text
+
+    def _constant_elements(self, value: Value) -> list[Size] | None:
+        tensor = self._model.constant(value)
+        if tensor is None or tensor.dtype not in _INTEGERS or tensor.is_sparse:
+            return None
+        if len(tensor.shape) > 1 or tensor.size > values.LIMIT:
+            return None
+        return [int(x) for x in tensor.numpy().reshape(-1)]
+
+
+def _as_name(size: Size) -> int | str:
+    return size if isinstance(size, int) else size.text
+
+
+def _is_vague(size: Size) -> bool:
+    """Whether a size holds anything that is unknown."""
+    return isinstance(size, Expression) and any(
+        atom.op == "unknown" or any(_is_vague(x) for x in atom.operands)
+        for monomial in size.terms
+        for atom in monomial
+    )
