@@ -1,8 +1,8 @@
 """From a budget to kept indices.
 
 A group loses its least important indices, one per dim at each step. *Uniform* takes the
-same share from every group; *global* ranks the steps of all groups against each other. A goal in MACs or parameters is met by
-bisecting how much is taken.
+same share from every group; *global* ranks the steps of all groups against each other. A
+goal in MACs or parameters is met by bisecting how much is taken.
 """
 
 from __future__ import annotations
@@ -151,23 +151,25 @@ def allocate(
     """Kept indices of every free group. Raises SecateurError where the goal is out of reach."""
     free = [g for g in groups if g.lock is None]
     steps = [_Steps(g, scores, align) for g in free]
-    remove = _uniform if scope == "uniform" else _global
     if goal.kind == "channels":
-        return _select(steps, remove(steps, 1.0 - goal.keep, 1.0), scores)
+        rank = [s.damage for s in steps]
+        return _select(steps, _removal(scope, steps, rank)(1.0 - goal.keep, 1.0), scores)
     model = CostModel(analysis, groups)
     measure: Callable[[Counts], int] = model.macs if goal.kind == "macs" else model.parameters
     full = measure(Counts({}))
     target = goal.keep * full
+    saved = [full - measure(Counts(_kept_counts([s], [1]))) for s in steps]
+    rank = [s.worth(n) for s, n in zip(steps, saved, strict=True)]
+    remove = _removal(scope, steps, rank)
 
     def cost(removed: Sequence[int]) -> int:
         return measure(Counts(_kept_counts(steps, removed)))
 
     for most in (MOST, 1.0):
-        least = remove(steps, 1.0, most)
-        if cost(least) <= target:
-            take = functools.partial(remove, steps, most=most)
+        if cost(remove(1.0, most)) <= target:
+            take = functools.partial(remove, most=most)
             return _select(steps, _bisect(take, cost, target), scores)
-    reachable = cost(remove(steps, 1.0, 1.0)) / full if full else 1.0
+    reachable = cost(remove(1.0, 1.0)) / full if full else 1.0
     noun = "MACs" if goal.kind == "macs" else "parameters"
     raise SecateurError(
         f"{goal.keep:.0%} of the {noun} can't be reached: pruning everything that may go leaves "
@@ -203,7 +205,15 @@ class _Steps:
         for dim, count in group.move.items():
             ascending = np.sort(scores[dim])[: self.most * count]
             ranked += ascending.reshape(self.most, count).sum(axis=1)
-        self.scores = ranked
+        self.damage = _noise_to_signal(ranked, sum(scores[d].sum() for d in group.move))
+
+    def worth(self, saved: int) -> Scores:
+        """What ranks steps: damage, eased for groups whose steps save much.
+
+        The square root stands between ranking by damage alone, which spares narrow
+        layers that cost the most, and by damage per saving, which strips the widest.
+        """
+        return self.damage / math.sqrt(max(saved, 1))
 
     def aligned(self, removed: int) -> int:
         """At most `removed`, such that what is kept is a multiple of the step."""
@@ -212,6 +222,14 @@ class _Steps:
             return removed
         rounded = -(-(size - removed) // self.step) * self.step
         return size - rounded if rounded < size else 0
+
+
+def _noise_to_signal(lost: Scores, total: float) -> Scores:
+    """Increase of (removed / kept) importance at each step: the last indices cost most."""
+    if total <= 0:
+        return np.ones_like(lost)
+    removed = np.minimum(np.concatenate([[0.0], np.cumsum(lost) / total]), 1 - 1e-9)
+    return np.asarray(total * np.diff(removed / (1 - removed)))
 
 
 def _allowed(steps: Sequence[_Steps], share: float) -> list[int]:
@@ -230,17 +248,28 @@ def _allowed(steps: Sequence[_Steps], share: float) -> list[int]:
     return allowed
 
 
+def _removal(
+    scope: str, steps: Sequence[_Steps], rank: Sequence[Scores]
+) -> Callable[[float, float], list[int]]:
+    """Steps to take of each group, as a function of a share and of the most any may lose."""
+    if scope == "uniform":
+        return functools.partial(_uniform, steps)
+    return functools.partial(_global, steps, rank)
+
+
 def _uniform(steps: Sequence[_Steps], share: float, most: float) -> list[int]:
     allowed = _allowed(steps, min(share, most))
     return [s.aligned(n) for s, n in zip(steps, allowed, strict=True)]
 
 
-def _global(steps: Sequence[_Steps], share: float, most: float) -> list[int]:
-    """Take the given share of all indices, lowest scores first."""
+def _global(
+    steps: Sequence[_Steps], rank: Sequence[Scores], share: float, most: float
+) -> list[int]:
+    """Take the given share of all indices, lowest rank first."""
     if not steps:
         return []
     allowed = _allowed(steps, most)
-    scores = np.concatenate([s.scores[:n] for s, n in zip(steps, allowed, strict=True)])
+    scores = np.concatenate([r[:n] for r, n in zip(rank, allowed, strict=True)])
     owner = np.repeat(np.arange(len(steps)), allowed)
     weight = np.repeat([sum(s.group.move.values()) for s in steps], allowed)
     order = np.argsort(scores, kind="stable")
