@@ -12,16 +12,15 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from ...ir.axes.analysis import Analysis
-from ...ir.axes.dims import Axis, Dim, resolve
+from ...ir.axes.dims import Dim
 from ...ir.axes.selection import Selection
-from ...ir.cost import known_shape, node_macs
 from ...ir.errors import SecateurError
-from ...ir.graph import Node, Use, Value
-from ...ir.ops import macs
+from .budget import CostModel
 from .groups import Group
 from .importance import Scores
 
@@ -29,103 +28,10 @@ MOST = 0.9
 """Share of a group that is removed at most while that suffices for the goal."""
 
 
-class Counts:
-    """Sizes of axes when each dim keeps a number of its indices."""
+class Removal(Protocol):
+    """Steps to take of each group when a share of all indices goes, and of none over `most`."""
 
-    def __init__(self, kept: dict[Dim, int]) -> None:
-        self._kept = kept
-        self._sizes: dict[Axis, int] = {}
-
-    def size(self, axis: Axis) -> int:
-        """Elements left; axes of unknown size count as 1."""
-        known = self._sizes.get(axis)
-        if known is None:
-            known = self._sizes[axis] = sum(self._term(term) for term in resolve(axis))
-        return known
-
-    def _term(self, term: tuple[Dim, ...]) -> int:
-        size = 1
-        for dim in term:
-            if dim.binding is not None:
-                size *= self.size(dim.binding)
-            else:
-                size *= self._kept.get(dim, 1 if dim.size is None else dim.size)
-        return size
-
-
-class CostModel:
-    """MACs and parameters of the model as functions of how much each dim keeps."""
-
-    def __init__(self, analysis: Analysis, groups: Sequence[Group]) -> None:
-        free = {d for g in groups if g.lock is None for d in g.dims}
-        table = macs()
-        self._nodes: list[tuple[Node, dict[Value, tuple[Axis, ...]]]] = []
-        self._fixed_macs = 0
-        for node in analysis.model.graph.nodes:
-            if (node.domain, node.op_type) not in table:
-                continue
-            axes = _node_axes(analysis, node)
-            if any(_touches(axis, free) for value in axes.values() for axis in value):
-                self._nodes.append((node, axes))
-            else:
-                self._fixed_macs += node_macs(node)
-        self._table = table
-        self._parameters: dict[Value, tuple[tuple[Axis, ...], int]] = {}
-        for parameter in analysis.parameters.values():
-            self._parameters[parameter.value] = (parameter.blocks[0], len(parameter.blocks))
-
-    def macs(self, counts: Counts) -> int:
-        total = self._fixed_macs
-        for node, axes in self._nodes:
-
-            def shape(
-                value: Value | None, axes: dict[Value, tuple[Axis, ...]] = axes
-            ) -> tuple[int, ...]:
-                if value is None or value not in axes:
-                    return known_shape(value)
-                return tuple(counts.size(axis) for axis in axes[value])
-
-            total += self._table[node.domain, node.op_type](node, shape)
-        return total
-
-    def parameters(self, counts: Counts) -> int:
-        """Elements of all parameters that pruning may slice."""
-        total = 0
-        for axes, blocks in self._parameters.values():
-            size = blocks
-            for axis in axes:
-                size *= counts.size(axis)
-            total += size
-        return total
-
-
-def _node_axes(analysis: Analysis, node: Node) -> dict[Value, tuple[Axis, ...]]:
-    """Axes of a node's values as its cost rule sees them; grouped weights by whole shape."""
-    found: dict[Value, tuple[Axis, ...]] = {}
-    for index, value in enumerate(node.inputs):
-        if value is None:
-            continue
-        parameter = analysis.parameters.get(Use(node, index))
-        if parameter is not None:
-            first = tuple(term for block in parameter.blocks for term in block[0])
-            found[value] = (first, *parameter.blocks[0][1:])
-        elif analysis.axes.get(value) is not None:
-            found[value] = analysis.axes[value] or ()
-    for value in node.outputs:
-        if value is not None and analysis.axes.get(value) is not None:
-            found[value] = analysis.axes[value] or ()
-    return found
-
-
-def _touches(axis: Axis, free: set[Dim]) -> bool:
-    stack = [dim for term in axis for dim in term]
-    while stack:
-        dim = stack.pop()
-        if dim.binding is not None:
-            stack.extend(d for term in dim.binding for d in term)
-        elif dim in free:
-            return True
-    return False
+    def __call__(self, share: float, most: float) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -154,16 +60,14 @@ def allocate(
     if goal.kind == "channels":
         rank = [s.damage for s in steps]
         return _select(steps, _removal(scope, steps, rank)(1.0 - goal.keep, 1.0), scores)
-    model = CostModel(analysis, groups)
-    measure: Callable[[Counts], int] = model.macs if goal.kind == "macs" else model.parameters
-    full = measure(Counts({}))
+    model = CostModel(analysis, "macs" if goal.kind == "macs" else "parameters")
+    full = model.full
     target = goal.keep * full
-    saved = [full - measure(Counts(_kept_counts([s], [1]))) for s in steps]
-    rank = [s.worth(n) for s, n in zip(steps, saved, strict=True)]
+    rank = [s.worth(model.saving(_kept_counts([s], [1]))) for s in steps]
     remove = _removal(scope, steps, rank)
 
     def cost(removed: Sequence[int]) -> int:
-        return measure(Counts(_kept_counts(steps, removed)))
+        return model.cost(_kept_counts(steps, removed))
 
     for most in (MOST, 1.0):
         if cost(remove(1.0, most)) <= target:
@@ -248,9 +152,7 @@ def _allowed(steps: Sequence[_Steps], share: float) -> list[int]:
     return allowed
 
 
-def _removal(
-    scope: str, steps: Sequence[_Steps], rank: Sequence[Scores]
-) -> Callable[[float, float], list[int]]:
+def _removal(scope: str, steps: Sequence[_Steps], rank: Sequence[Scores]) -> Removal:
     """Steps to take of each group, as a function of a share and of the most any may lose."""
     if scope == "uniform":
         return functools.partial(_uniform, steps)

@@ -1,0 +1,136 @@
+"""What a model costs when dims keep only some of their indices."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from ...ir.axes.analysis import Analysis, Axes
+from ...ir.axes.dims import Axis, Dim, dims_of, resolve
+from ...ir.cost import known_shape
+from ...ir.graph import Node, Use, Value, normalize_domain
+from ...ir.ops import macs
+
+Counts = Mapping[Dim, int]
+"""Kept indices of the dims that lose some."""
+
+
+class CostModel:
+    """MACs or parameters of an analyzed model as a function of kept counts.
+
+    A sum of items (a node's MACs, a constant's elements); each knows the dims that it
+    depends on, so that what a single dim saves is found without counting everything.
+    """
+
+    def __init__(self, analysis: Analysis, kind: str) -> None:
+        self._items: list[Callable[[_Sizes], int]] = []
+        self._by_dim: dict[Dim, list[int]] = defaultdict(list)
+        if kind == "macs":
+            self._add_nodes(analysis)
+        else:
+            self._add_parameters(analysis)
+        whole = _Sizes({})
+        self._full = [item(whole) for item in self._items]
+        self.full = sum(self._full)
+        """Cost with nothing removed."""
+
+    def cost(self, kept: Counts) -> int:
+        """Total cost when the given dims keep the given numbers of indices."""
+        return self.full - self.saving(kept)
+
+    def saving(self, kept: Counts) -> int:
+        """How much less that is than with nothing removed."""
+        sizes = _Sizes(kept)
+        touched = dict.fromkeys(i for dim in kept for i in self._by_dim.get(dim, ()))
+        return sum(self._full[i] - self._items[i](sizes) for i in touched)
+
+    def _add(self, item: Callable[[_Sizes], int], axes: set[Axis]) -> None:
+        for dim in {d for axis in axes for d in dims_of(axis)}:
+            self._by_dim[dim].append(len(self._items))
+        self._items.append(item)
+
+    def _add_nodes(self, analysis: Analysis) -> None:
+        table = macs()
+        for node in analysis.model.graph.all_nodes():
+            rule = table.get((normalize_domain(node.domain), node.op_type))
+            if rule is None:
+                continue
+            axes = _node_axes(analysis, node)
+
+            def item(
+                sizes: _Sizes,
+                node: Node = node,
+                axes: dict[Value, Axes] = axes,
+                rule: Callable[..., int] = rule,
+            ) -> int:
+                return rule(node, lambda value: sizes.shape(value, axes))
+
+            self._add(item, {axis for value in axes.values() for axis in value})
+
+    def _add_parameters(self, analysis: Analysis) -> None:
+        first = {p.value: p.blocks for p in reversed(analysis.parameters.values())}
+        for blocks in first.values():
+
+            def item(sizes: _Sizes, blocks: list[Axes] = blocks) -> int:
+                total = 0
+                for block in blocks:
+                    size = 1
+                    for axis in block:
+                        size *= sizes.size(axis)
+                    total += size
+                return total
+
+            self._add(item, {axis for block in blocks for axis in block})
+
+
+class _Sizes:
+    """Sizes of axes under kept counts; axes of unknown size count as 1."""
+
+    def __init__(self, kept: Counts) -> None:
+        self._kept = kept
+        self._known: dict[Axis, int] = {}
+
+    def size(self, axis: Axis) -> int:
+        known = self._known.get(axis)
+        if known is None:
+            known = self._known[axis] = sum(self._term(term) for term in resolve(axis))
+        return known
+
+    def shape(self, value: Value | None, axes: dict[Value, Axes]) -> tuple[int, ...]:
+        known = axes.get(value) if value is not None else None
+        if known is None:
+            return known_shape(value)
+        return tuple(self.size(axis) for axis in known)
+
+    def _term(self, term: tuple[Dim, ...]) -> int:
+        size = 1
+        for dim in term:
+            if dim.binding is not None:
+                size *= self.size(dim.binding)
+            else:
+                size *= self._kept.get(dim, 1 if dim.size is None else dim.size)
+        return size
+
+
+def _node_axes(analysis: Analysis, node: Node) -> dict[Value, Axes]:
+    """Axes of a node's values as its cost rule sees them; grouped weights by whole shape."""
+    found: dict[Value, Axes] = {}
+    for index, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        parameter = analysis.parameters.get(Use(node, index))
+        if parameter is not None:
+            rows = tuple(term for block in parameter.blocks for term in block[0])
+            found[value] = (rows, *parameter.blocks[0][1:]) if parameter.blocks[0] else ()
+        else:
+            _add_axes(analysis, value, found)
+    for output in node.outputs:
+        if output is not None:
+            _add_axes(analysis, output, found)
+    return found
+
+
+def _add_axes(analysis: Analysis, value: Value, found: dict[Value, Axes]) -> None:
+    axes = analysis.axes.get(value)
+    if axes is not None:
+        found[value] = axes
