@@ -65,7 +65,7 @@ class CostModel:
             ) -> int:
                 return rule(node, lambda value: sizes.shape(value, axes))
 
-            self._add(item, {axis for value in axes.values() for axis in value})
+            self._add(item, {axis for found in axes.values() for axis in found})
 
     def _add_parameters(self, analysis: Analysis) -> None:
         first = {p.value: p.blocks for p in reversed(analysis.parameters.values())}
