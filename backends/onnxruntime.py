@@ -46,13 +46,14 @@ def evaluate(
     labels = np.asarray(labels).reshape(-1)
     if len(labels) != len(samples):
         raise SecateurError(f"evaluation: {len(labels)} labels for {len(samples)} samples")
+    lowest, highest = int(labels.min()), int(labels.max())
     hits = start = 0
     for feeds, valid in samples.feeds(batch):
         scores = _scores(runner.run(feeds), output, len(next(iter(feeds.values()))))
         wanted = labels[start : start + valid]
-        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < scores.shape[1]:
+        if not 0 <= lowest <= highest < scores.shape[1]:
             raise SecateurError(
-                f"evaluation: labels reach from {wanted.min()} to {wanted.max()}, "
+                f"evaluation: labels reach from {lowest} to {highest}, "
                 f"the model scores {scores.shape[1]} classes"
             )
         hits += int(np.count_nonzero(scores[:valid].argmax(axis=1) == wanted))
