@@ -145,6 +145,7 @@ def resolve(axis: Axis) -> Axis:
 def _resolve_term(term: Term) -> Axis:
     factors: list[Dim] = []
     for position, dim in enumerate(term):
+        dim = _representative(dim)
         if dim.binding is None:
             factors.append(dim)
             continue
@@ -162,6 +163,19 @@ def _resolve_term(term: Term) -> Axis:
             rest = term[position + 1 :]
             return tuple(t for part in binding for t in _resolve_term(part + rest))
     return (tuple(factors),)
+
+
+def _representative(dim: Dim) -> Dim:
+    """The end of a chain of dims bound to each other, which is shortened on the way."""
+    end = dim
+    while end.binding is not None and len(end.binding) == 1 and len(end.binding[0]) == 1:
+        end = end.binding[0][0]
+    while dim is not end:
+        assert dim.binding is not None
+        following = dim.binding[0][0]
+        dim.binding = ((end,),)
+        dim = following
+    return end
 
 
 def product(axes: Sequence[Axis], origin: str = "") -> Axis:
