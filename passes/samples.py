@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from ..ir.errors import SecateurError
 from ..ir.graph import Model, Value
@@ -17,7 +17,7 @@ class Samples:
 
     `batch` is the inputs' fixed first size, or None where it is free. Raises
     SecateurError where an array is missing, unknown, empty, or of another type or
-    shape than its input.
+    shape than its input. A model without inputs has one sample, of nothing.
     """
 
     def __init__(self, model: Model, arrays: Mapping[str, Array]) -> None:
@@ -34,7 +34,7 @@ class Samples:
                 f"the inputs' first axes differ in size {sorted(sizes)}, so none counts samples"
             )
         self.arrays = {name: arrays[name] for name in inputs}
-        self.count = next(iter(counts.values()), 0)
+        self.count = next(iter(counts.values()), 1)
         self.batch: int | None = sizes.pop() if sizes else None
 
     def __len__(self) -> int:
@@ -69,6 +69,8 @@ def _check_names(inputs: Mapping[str, Value], arrays: Mapping[str, Array]) -> No
 
 def _check_array(value: Value, array: Array) -> None:
     name, shape = value.name, value.shape
+    if value.dtype == TensorProto.UNDEFINED:
+        raise SecateurError(f"input '{name}' is not a tensor, and samples can only be tensors")
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.dtype))
     if array.dtype != dtype:
         raise SecateurError(f"array '{name}' is {array.dtype}, the input takes {dtype}")

@@ -148,6 +148,19 @@ def test_constants_of_zeros_and_constant_activations() -> None:
     check(from_proto(proto), model, zeros)
 
 
+def test_a_bias_next_to_tiny_weights_stays_precise() -> None:
+    weight = W * np.array([1, 0, 1e-12, 1], np.float32)[:, None, None, None]
+    bias = np.array([0, 0.25, 5.0, 0], np.float32)
+    model, _ = run(build([conv("x", "w", "b")], {"w": weight, "b": bias}, ["N", 3, 6, 6]))
+    scale = model.graph.initializers["b1.s"].const.numpy()
+    integers = model.graph.initializers["b1.q"].const.numpy()
+    assert np.allclose(scale * integers, bias, rtol=1e-6)
+    quantum = model.graph.initializers["a2.s"].const.numpy()
+    result = Session(model, optimize=False).run({"x": IMAGES})["y"]
+    assert np.abs(result[:, 1] - 0.25).max() <= quantum
+    assert np.abs(result[:, 2] - 5.0).max() <= quantum
+
+
 # --- what is placed where ------------------------------------------------------------
 
 
@@ -210,6 +223,36 @@ def test_movement_keeps_parameters_and_reaches_back_to_the_input() -> None:
     assert first.inputs[0] is model.graph.inputs[0]
     pairs = [n for n in model.graph.nodes if n.op_type == "QuantizeLinear"][:3]
     assert len({n.inputs[1] for n in pairs}) == 1
+
+
+def test_float_readers_of_a_float_value_are_not_disturbed() -> None:
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["t"]),
+        conv("t", "w", output="a"),
+        helper.make_node("Exp", ["t"], ["e"]),
+        helper.make_node("GlobalAveragePool", ["a"], ["p"]),
+        helper.make_node("Conv", ["p", "v"], ["q"]),
+        helper.make_node("Mul", ["e", "q"], ["y"]),
+    ]
+    proto = build(nodes, {"w": W, "v": random(4, 3, 4, 1, 1)}, ["N", 3, 6, 6])
+    model, _ = run(proto)
+    exponential = next(n for n in model.graph.nodes if n.op_type == "Exp")
+    assert exponential.inputs[0].name == "t"
+
+
+@pytest.mark.parametrize(("fill", "quantized"), [(0.0, 1), (2.0, 0)])
+def test_padding_with_something_else_than_zero_stays_float(fill: float, quantized: int) -> None:
+    nodes = [
+        conv("x", "w", output="a"),
+        helper.make_node("Pad", ["a", "pads", "fill"], ["p"]),
+        conv("p", "v"),
+    ]
+    constants = {"w": W, "v": random(4, 2, 4, 1, 1), "fill": np.float32(fill)}
+    constants["pads"] = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    proto = build(nodes, constants, ["N", 3, 6, 6])
+    model, result = run(proto)
+    assert result.statistics["quantized"].get("Pad", 0) == quantized
+    check(from_proto(proto), model, {"x": IMAGES})
 
 
 def test_embeddings_become_integers() -> None:
@@ -379,6 +422,19 @@ def test_an_old_opset_is_raised_and_metadata_kept() -> None:
     check(from_proto(proto), model, {"x": IMAGES[:1]})
 
 
+@pytest.mark.parametrize("opset", [9, 10])
+def test_resizing_means_the_same_in_the_new_opset(opset: int) -> None:
+    op_type = "Upsample" if opset == 9 else "Resize"
+    nodes = [
+        helper.make_node(op_type, ["x", "scales"], ["u"], mode="linear"),
+        conv("u", "w"),
+    ]
+    constants = {"w": W, "scales": np.array([1, 1, 3, 2.5], np.float32)}
+    proto = build(nodes, constants, ["N", 3, 6, 6], opset=opset)
+    model, _ = run(proto)
+    check(from_proto(proto), model, {"x": IMAGES})
+
+
 def test_an_opset_that_cannot_be_raised_is_an_error() -> None:
     proto = build([helper.make_node("Scan", ["", "x"], ["y"], body=_scan(), num_scan_inputs=1)],
                   {}, [1, 3, 4], opset=8)  # fmt: skip
@@ -513,3 +569,20 @@ def test_quantize_helper_is_not_lenient() -> None:
     scale.const = type(scale.const).from_array(scale.const.numpy() * 1.5)
     with pytest.raises(AssertionError):
         check(from_proto(PLAIN), model, {"x": IMAGES})
+
+
+def test_a_model_without_inputs_has_one_sample() -> None:
+    nodes = [helper.make_node("RandomNormal", [], ["r"], shape=[1, 3, 6, 6]), conv("r", "w")]
+    proto = build(nodes, {"w": W}, ["N", 3, 6, 6])
+    del proto.graph.input[:]
+    _, result = run(proto, {})
+    assert result.statistics["quantized"] == {"Conv": 1}
+    assert result.statistics["samples"] == 1
+
+
+def test_samples_for_what_is_no_tensor() -> None:
+    proto = build([conv("x", "w")], {"w": W}, ["N", 3, 6, 6])
+    element = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    proto.graph.input.append(helper.make_value_info("s", helper.make_sequence_type_proto(element)))
+    with pytest.raises(SecateurError, match="input 's' is not a tensor"):
+        QuantizeStatic().run(from_proto(proto), Context({"x": IMAGES, "s": IMAGES}))
