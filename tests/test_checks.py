@@ -1,0 +1,90 @@
+"""The gates: a wrong result is refused, and nothing of it is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from secateur.checks import check_equivalent, check_file
+from secateur.ir.errors import SecateurError
+from secateur.ir.graph import Model
+from secateur.ir.onnx_io import from_proto, load
+from secateur.ir.tensor import Tensor
+from secateur.passes.base import Context, Pass, PassResult
+from secateur.passes.reference import Session
+from secateur.steps import Step
+from secateur.transform import transform_file
+
+FEED = {"x": np.ones((1, 4), np.float32)}
+
+
+def proto(scale: float = 1.0, declared: int = 3) -> onnx.ModelProto:
+    """y [1, 3] = x [1, 4] @ w; `declared` is the width that the output claims to have."""
+    weight = np.arange(1, 13, dtype=np.float32).reshape(4, 3) * np.float32(scale)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, declared])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def session(scale: float = 1.0) -> Session:
+    return Session(from_proto(proto(scale)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 + 5e-5])
+def test_rounding_passes(scale: float) -> None:
+    assert check_equivalent("check", session(), session(scale), [FEED]).passed
+
+
+@pytest.mark.parametrize("scale", [1 + 2e-4, 1.5, -1.0, float("nan")])
+def test_more_than_rounding_is_refused(scale: float) -> None:
+    with pytest.raises(SecateurError, match="more than rounding"):
+        check_equivalent("check", session(), session(scale), [FEED])
+
+
+def test_file_that_the_checker_rejects_is_refused(tmp_path: Path) -> None:
+    onnx.save(proto(), tmp_path / "source.onnx")
+    onnx.save(proto(declared=5), tmp_path / "result.onnx")
+    with pytest.raises(SecateurError, match=r"result\.onnx: onnx\.checker rejects"):
+        check_file(tmp_path / "result.onnx", [FEED], load(tmp_path / "source.onnx"))
+
+
+def test_what_the_input_fails_too_is_reported(tmp_path: Path) -> None:
+    onnx.save(proto(declared=5), tmp_path / "source.onnx")
+    check = check_file(tmp_path / "source.onnx", [FEED], load(tmp_path / "source.onnx"))
+    assert not check.passed
+    assert "like the input" in check.detail
+
+
+@dataclasses.dataclass(frozen=True)
+class BreakWeights(Pass):
+    """Doubles every initializer: well formed, and wrong."""
+
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        for value in model.graph.initializers.values():
+            assert value.const is not None
+            value.const = Tensor.from_array(value.const.numpy() * 2)
+        return PassResult(True)
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_wrong_result_is_not_written(tmp_path: Path, existed: bool) -> None:
+    onnx.save(proto(), tmp_path / "source.onnx")
+    out = tmp_path / "out.onnx"
+    if existed:
+        out.write_bytes(b"before")
+    step = Step("break", "broken", [BreakWeights()], oracle="original")
+    with pytest.raises(SecateurError, match="broken model against original"):
+        transform_file(tmp_path / "source.onnx", out, step)
+    assert out.exists() == existed
+    assert not existed or out.read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 1 + existed
