@@ -84,14 +84,17 @@ def allocate(
 def _bisect(
     remove: Callable[[float], list[int]], cost: Callable[[Sequence[int]], int], target: float
 ) -> list[int]:
-    """The least removal, by share, that costs at most `target`."""
+    """The least removal, by share, that costs at most `target`, to a thousandth of it."""
     low, high = 0.0, 1.0
     best = remove(1.0)
     for _ in range(24):
         middle = (low + high) / 2
         removed = remove(middle)
-        if cost(removed) <= target:
+        reached = cost(removed)
+        if reached <= target:
             high, best = middle, removed
+            if reached >= 0.999 * target:
+                break
         else:
             low = middle
     return best

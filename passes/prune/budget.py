@@ -6,13 +6,16 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from ...ir.axes.analysis import Analysis, Axes
-from ...ir.axes.dims import Axis, Dim, dims_of, resolve
+from ...ir.axes.dims import Axis, Dim, axis_size, dims_of, is_locked, resolve
 from ...ir.cost import known_shape
 from ...ir.graph import Node, Use, Value, normalize_domain
 from ...ir.ops import macs
 
 Counts = Mapping[Dim, int]
 """Kept indices of the dims that lose some."""
+
+Shape = tuple[int | Axis, ...]
+"""Sizes where nothing can change them, else axes."""
 
 
 class CostModel:
@@ -45,7 +48,7 @@ class CostModel:
         return sum(self._full[i] - self._items[i](sizes) for i in touched)
 
     def _add(self, item: Callable[[_Sizes], int], axes: set[Axis]) -> None:
-        for dim in {d for axis in axes for d in dims_of(axis)}:
+        for dim in {d for axis in axes for d in dims_of(axis) if d.lock is None}:
             self._by_dim[dim].append(len(self._items))
         self._items.append(item)
 
@@ -56,14 +59,15 @@ class CostModel:
             if rule is None:
                 continue
             axes = _node_axes(analysis, node)
+            shapes = {v: tuple(_fixed(a) for a in found) for v, found in axes.items()}
 
             def item(
                 sizes: _Sizes,
                 node: Node = node,
-                axes: dict[Value, Axes] = axes,
+                shapes: dict[Value, Shape] = shapes,
                 rule: Callable[..., int] = rule,
             ) -> int:
-                return rule(node, lambda value: sizes.shape(value, axes))
+                return rule(node, lambda value: sizes.shape(value, shapes))
 
             self._add(item, {axis for found in axes.values() for axis in found})
 
@@ -96,11 +100,11 @@ class _Sizes:
             known = self._known[axis] = sum(self._term(term) for term in resolve(axis))
         return known
 
-    def shape(self, value: Value | None, axes: dict[Value, Axes]) -> tuple[int, ...]:
-        known = axes.get(value) if value is not None else None
+    def shape(self, value: Value | None, shapes: dict[Value, Shape]) -> tuple[int, ...]:
+        known = shapes.get(value) if value is not None else None
         if known is None:
             return known_shape(value)
-        return tuple(self.size(axis) for axis in known)
+        return tuple(s if isinstance(s, int) else self.size(s) for s in known)
 
     def _term(self, term: tuple[Dim, ...]) -> int:
         size = 1
@@ -110,6 +114,15 @@ class _Sizes:
             else:
                 size *= self._kept.get(dim, 1 if dim.size is None else dim.size)
         return size
+
+
+def _fixed(axis: Axis) -> int | Axis:
+    """The size of an axis that is locked throughout (unknown: 1), else the axis."""
+    axis = resolve(axis)
+    if not is_locked(axis):
+        return axis
+    size = axis_size(axis)
+    return 1 if size is None else size
 
 
 def _node_axes(analysis: Analysis, node: Node) -> dict[Value, Axes]:
