@@ -79,6 +79,7 @@ class NodeAxes:
         self.node = node
         self.consumed: set[int] = set()
         self.visited: set[int] = set()
+        self.follows_bodies = False
 
     # Reading -------------------------------------------------------------------
 
@@ -147,6 +148,23 @@ class NodeAxes:
     def out_shape(self, index: int = 0) -> tuple[int | str | None, ...] | None:
         value = self.node.output(index)
         return None if value is None else value.shape
+
+    def body(self, graph: Graph, inputs: Sequence[Axes] = ()) -> list[Axes]:
+        """Analyze a subgraph whose inputs have the given axes; returns its outputs' axes."""
+        self.follows_bodies = True
+        for value, axes in zip(graph.inputs, inputs, strict=True):
+            self.analysis.axes[value] = axes
+        _analyze_graph(self.analysis, graph)
+        outputs = []
+        for value in graph.outputs:
+            axes_of = self.analysis.axes.get(value)
+            if self.analysis.model.constant(value) is not None:
+                axes_of = _literal_axes(value, self.why("a constant result of a subgraph"))
+            if axes_of is None:
+                raise Opaque(f"the rank of the subgraph's output '{value.name}' is not known")
+            _freeze(self.analysis, None, value, self.why("computes with sizes of axes"))
+            outputs.append(axes_of)
+        return outputs
 
     # Relating ------------------------------------------------------------------
 
@@ -237,8 +255,6 @@ def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
     `prune_normalized` frees axes that LayerNormalization and the like reduce over;
     statistics are then those of the kept indices.
     """
-    from ..ops import rules
-
     analysis = Analysis(model, prune_normalized=prune_normalized)
     graph = model.graph
     symbols: dict[str, Axis] = {}
@@ -246,9 +262,7 @@ def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
         if model.constant(value) is None:
             why = Lock(value.name, "graph input", "the model's interface")
             analysis.axes[value] = _literal_axes(value, why, symbols)
-    table = rules()
-    for node in graph.nodes:
-        _analyze_node(analysis, node, table)
+    _analyze_graph(analysis, graph)
     for value in graph.outputs:
         why = Lock(value.name, "graph output", "the model's interface")
         for axis in analysis.axes.get(value) or ():
@@ -256,6 +270,14 @@ def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
         _freeze(analysis, None, value, why)
     settle(analysis.families)
     return analysis
+
+
+def _analyze_graph(analysis: Analysis, graph: Graph) -> None:
+    from ..ops import rules
+
+    table = rules()
+    for node in graph.nodes:
+        _analyze_node(analysis, node, table)
 
 
 def _literal_axes(value: Value, why: Lock, symbols: dict[str, Axis] | None = None) -> Axes | None:
@@ -279,10 +301,10 @@ def _analyze_node(analysis: Analysis, node: Node, table: dict[tuple[str, str], R
     try:
         if rule is None:
             raise Opaque("no axes rule for this operator")
-        if node.subgraphs():
-            raise Opaque("subgraphs are not analyzed")
         rule(view)
         _check_outputs(view)
+        if node.subgraphs() and not view.follows_bodies:
+            raise Opaque("subgraphs of this operator are not followed")
     except Opaque as reason:
         _lock_node(analysis, node, str(reason))
         return
@@ -327,11 +349,12 @@ def _lock_node(analysis: Analysis, node: Node, reason: str) -> None:
         for axis in analysis.axes.get(value) or ():
             dims.lock(axis, why)
         _freeze(analysis, None, value, why)
-    for index in range(len(node.inputs)):
-        parameter = analysis.parameters.get(Use(node, index))
-        for block in parameter.blocks if parameter else ():
-            for axis in block:
-                dims.lock(axis, why)
+    for inner in (node, *(n for graph in node.subgraphs() for n in graph.all_nodes())):
+        for index in range(len(inner.inputs)):
+            parameter = analysis.parameters.get(Use(inner, index))
+            for block in parameter.blocks if parameter else ():
+                for axis in block:
+                    dims.lock(axis, why)
     for output in node.outputs:
         if output is not None:
             for axis in analysis.axes.get(output) or ():

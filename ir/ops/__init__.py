@@ -14,6 +14,7 @@ from .registry import Macs, Rule, RuleTable, macs_table, rule_table
 
 FAMILIES = (
     "attention",
+    "control",
     "convolution",
     "elementwise",
     "indexing",

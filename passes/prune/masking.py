@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from ...ir.axes.analysis import Analysis, Parameter
 from ...ir.axes.selection import Indices, Selection
-from ...ir.graph import Model, Node, Value
+from ...ir.graph import Graph, Model, Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.tensor import Array, Tensor
 
@@ -76,28 +76,30 @@ def mask(model: Model, record: PruningRecord) -> Model:
     """A copy of the (unpruned) model in which removed indices are zero in every value."""
     masked = model.clone()
     infer_shapes(masked)
-    graph = masked.graph
+    for graph in list(masked.graph.all_graphs()):
+        _mask_graph(masked, graph, record)
+    return masked
+
+
+def _mask_graph(model: Model, graph: Graph, record: PruningRecord) -> None:
     nodes: list[Node] = []
     for node in graph.nodes:
+        for position, value in enumerate(node.inputs):
+            entry = record.constants.get((first_output(node), position))
+            tensor = model.constant(value)
+            if entry is not None and tensor is not None and value is not None:
+                name = model.fresh_name(f"{value.name}_masked")
+                array = _mask_array(tensor.numpy(), *entry)
+                constant = model.graph.add_initializer(name, Tensor.from_array(array, tensor.dtype))
+                node.set_input(position, constant)
         nodes.append(node)
         for value in node.outputs:
             kept = record.values.get(value.name) if value is not None else None
-            if value is None or kept is None or value.dtype not in _FLOATS:
-                continue
-            nodes.extend(_mask_value(masked, value, kept))
+            if value is not None and kept is not None and value.dtype in _FLOATS:
+                nodes.extend(_mask_value(model, value, kept))
     graph.nodes = nodes
     for node in nodes:
         node.graph = graph
-    for node in [n for n in nodes if n.outputs]:
-        for position, value in enumerate(node.inputs):
-            entry = record.constants.get((first_output(node), position))
-            tensor = masked.constant(value)
-            if entry is not None and tensor is not None and value is not None:
-                name = masked.fresh_name(f"{value.name}_masked")
-                array = _mask_array(tensor.numpy(), *entry)
-                constant = graph.add_initializer(name, Tensor.from_array(array, tensor.dtype))
-                node.set_input(position, constant)
-    return masked
 
 
 def first_output(node: Node) -> str:
@@ -149,4 +151,6 @@ def _mask_value(model: Model, value: Value, kept: tuple[Indices | None, ...]) ->
     for user, position in readers:
         if isinstance(user, Node):
             user.set_input(position, current)
+        else:
+            user.set_output(position, current)
     return nodes
