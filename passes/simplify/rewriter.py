@@ -205,7 +205,10 @@ class Rewriter:
         assert anchor.graph is not None
         name = self.model.fresh_name(hint or anchor.label)
         value = Value(self.model.fresh_name(f"{name}_output"), type)
-        made = {key: Attribute.of(key, item) for key, item in (attributes or {}).items()}
+        made = {
+            key: item if isinstance(item, Attribute) else Attribute.of(key, item)
+            for key, item in (attributes or {}).items()
+        }
         node = Node(op_type, inputs, [value], made, name=name)
         node.graph = anchor.graph
         for body in node.subgraphs():

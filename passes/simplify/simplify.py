@@ -12,14 +12,39 @@ from onnx import TypeProto
 from ...ir.graph import Model, Value, tensor_type
 from ...ir.infer import infer_shapes
 from ..base import Context, Note, Pass, PassResult
-from . import affine, noops, shape_chains
+from . import (
+    activations,
+    affine,
+    movement,
+    noops,
+    normalizations,
+    padding,
+    products,
+    recurrent,
+    shape_chains,
+)
 from .dead import remove_dead_nodes, remove_unused_initializers
+from .duplicates import merge_computations, merge_constants
 from .fold_constants import Limits, fold_constants
-from .rewriter import Rewriter, RuleSet
+from .rewriter import Rewriter
 from .symbolic.analysis import Analysis
 
 _ROUNDS = 10
 """Rounds after which simplification stops even if it still finds something."""
+
+
+# Recognition comes first: folding a constant away hides the pattern it is part of.
+_RULES = (
+    noops.RULES
+    + shape_chains.RULES
+    + normalizations.RULES
+    + activations.RULES
+    + affine.RULES
+    + products.RULES
+    + padding.RULES
+    + movement.RULES
+    + recurrent.RULES
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +59,13 @@ class Simplify(Pass):
     weight_limit: int = 2**29
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
-        rules = noops.RULES + affine.RULES + shape_chains.RULES
         limits = Limits(self.size_limit, self.weight_limit)
         applied: Counter[str] = Counter()
         notes: list[Note] = []
         before = sum(1 for _ in model.all_nodes())
         with working_types(model):
             for _ in range(_ROUNDS):
-                done, notes = _one_round(model, rules, limits)
+                done, notes = _one_round(model, limits)
                 if not done:
                     break
                 applied.update(done)
@@ -51,18 +75,19 @@ class Simplify(Pass):
         return PassResult(bool(applied), statistics, notes)
 
 
-def _one_round(model: Model, rules: RuleSet, limits: Limits) -> tuple[Counter[str], list[Note]]:
+def _one_round(model: Model, limits: Limits) -> tuple[Counter[str], list[Note]]:
     analysis = Analysis(model)
     analysis.run()
-    rewriter = Rewriter(model, rules, analysis)
+    rewriter = Rewriter(model, _RULES, analysis)
     rewriter.run()
     applied = rewriter.applied
     folded, notes = fold_constants(model, limits)
     if folded:
         applied["fold_constants"] += folded
-    dead = remove_dead_nodes(model)
-    if dead:
-        applied["remove_dead_nodes"] += dead
+    for function in (remove_dead_nodes, merge_constants, merge_computations):
+        count = function(model)
+        if count:
+            applied[function.__name__] += count
     affine.note_remaining(rewriter)
     return applied, notes + rewriter.notes
 

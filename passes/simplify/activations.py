@@ -1,0 +1,258 @@
+"""Activations recognised from the arithmetic that exporters write them out in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from onnx import TensorProto
+
+from ...ir.graph import Node, Value
+from .rewriter import Rewriter, RuleSet, only_reader, producer
+
+RULES = RuleSet()
+
+_CLOSE = 1e-6
+"""Relative deviation up to which a constant counts as the one of the definition."""
+
+_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16)
+"""Element types for which ONNX Runtime has all of these operators."""
+
+_UNTIL = {"Swish": 24}
+"""Last opset in which ONNX Runtime (1.32) runs an operator that it expands as a function."""
+
+
+def is_close(a: float | None, b: float) -> bool:
+    return a is not None and math.isclose(a, b, rel_tol=_CLOSE)
+
+
+def scalar_operand(node: Node, rewriter: Rewriter) -> tuple[Value, float] | None:
+    """(other operand, number) of a commutative operator with a scalar constant operand.
+
+    None, too, where the constant would enlarge the other operand.
+    """
+    for index in (0, 1):
+        value, other = node.input(index), node.input(1 - index)
+        number, tensor = rewriter.scalar(other), rewriter.tensor(other)
+        if value is None or number is None or tensor is None:
+            continue
+        if not tensor.shape or (value.rank is not None and len(tensor.shape) <= value.rank):
+            return value, number
+    return None
+
+
+def scaled_by(value: Value | None, rewriter: Rewriter) -> tuple[Value, float] | None:
+    """(source, factor) of a value that is a scalar multiple of another."""
+    node = producer(value, "Mul", "Div")
+    if node is None:
+        return None
+    if node.op_type == "Mul":
+        return scalar_operand(node, rewriter)
+    source, number = node.input(0), rewriter.scalar(node.input(1))
+    if source is None or not number:
+        return None
+    return source, 1.0 / number
+
+
+def factors(value: Value, rewriter: Rewriter) -> tuple[list[Value], float]:
+    """A value as a product: factors that are no scalar constants, and the number they have.
+
+    Looks through products that nothing else reads.
+    """
+    found: list[Value] = []
+    number = 1.0
+    pending = [(value, True)]
+    while pending:
+        item, is_root = pending.pop()
+        node = producer(item, "Mul", "Div")
+        scalar = None if node is None else scaled_by(item, rewriter)
+        own = is_root or only_reader(item) is not None
+        if scalar is not None and own:
+            number *= scalar[1]
+            pending.append((scalar[0], False))
+        elif node is not None and node.op_type == "Mul" and own and len(found) < 4:
+            pending.extend((v, False) for v in node.inputs if v is not None)
+        else:
+            found.append(item)
+    return found, number
+
+
+@RULES.on("Mul", "Div")
+def recognise_product(node: Node, rewriter: Rewriter) -> bool:
+    """HardSwish, Gelu, Mish and Swish: `x` times a function of `x`."""
+    output = node.output(0)
+    if output is None or rewriter.opset < 7 or output.dtype not in _TYPES:
+        return False
+    parts, number = factors(output, rewriter)
+    if len(parts) != 2 or parts[0] is parts[1]:
+        return False
+    for x, gate in (parts, parts[::-1]):
+        for op_type, since, attributes in _gates(x, gate, number, rewriter):
+            if (
+                not since <= rewriter.opset <= _UNTIL.get(op_type, 99)
+                or x.shape is None
+                or x.shape != output.shape
+            ):
+                continue
+            new = rewriter.add(node, op_type, [x], attributes, type=output.type, hint=node.name)
+            return rewriter.replace(output, new)
+    return False
+
+
+def _gates(
+    x: Value, gate: Value, number: float, rewriter: Rewriter
+) -> Iterator[tuple[str, int, dict[str, object]]]:
+    """Activations that are `number * x * gate`: operator, first opset, attributes."""
+    if is_close(number, 1.0):
+        sigmoid = producer(gate, "Sigmoid")
+        if sigmoid is not None and sigmoid.input(0) is x:
+            yield "Swish", 24, {}
+        if _is_hard_sigmoid(gate, x):
+            yield "HardSwish", 14, {}
+        tanh = producer(gate, "Tanh")
+        softplus = None if tanh is None else producer(tanh.input(0), "Softplus")
+        if softplus is not None and softplus.input(0) is x:
+            yield "Mish", 18, {}
+    if is_close(number, 1 / 6) and _is_relu6_of_shifted(gate, x, rewriter):
+        yield "HardSwish", 14, {}
+    if is_close(number, 0.5):
+        inner = _one_plus(gate, rewriter)
+        erf = producer(inner, "Erf")
+        if erf is not None and _is_multiple(erf.input(0), x, math.sqrt(0.5), rewriter):
+            yield "Gelu", 20, {}
+        tanh = producer(inner, "Tanh")
+        if tanh is not None and _is_tanh_argument(tanh.input(0), x, rewriter):
+            yield "Gelu", 20, {"approximate": "tanh"}
+
+
+def _one_plus(value: Value, rewriter: Rewriter) -> Value | None:
+    node = producer(value, "Add")
+    found = None if node is None else scalar_operand(node, rewriter)
+    return found[0] if found is not None and is_close(found[1], 1.0) else None
+
+
+def _is_multiple(value: Value | None, x: Value, factor: float, rewriter: Rewriter) -> bool:
+    found = scaled_by(value, rewriter)
+    return found is not None and found[0] is x and is_close(found[1], factor)
+
+
+def _is_hard_sigmoid(value: Value, x: Value) -> bool:
+    node = producer(value, "HardSigmoid")
+    if node is None or node.input(0) is not x:
+        return False
+    return is_close(node.get("alpha", 0.2), 1 / 6) and is_close(node.get("beta", 0.5), 0.5)
+
+
+def _is_relu6_of_shifted(value: Value, x: Value, rewriter: Rewriter) -> bool:
+    """clip(x + 3, 0, 6)"""
+    clip = producer(value, "Clip")
+    if clip is None or clip_bounds(clip, rewriter) != (0.0, 6.0):
+        return False
+    shifted = producer(clip.input(0), "Add")
+    found = None if shifted is None else scalar_operand(shifted, rewriter)
+    return found is not None and found[0] is x and found[1] == 3.0
+
+
+def clip_bounds(node: Node, rewriter: Rewriter) -> tuple[float, float] | None:
+    """Lower and upper bound of a Clip, infinite where absent; None where not constant."""
+    bounds = []
+    for index, name, default in ((1, "min", -math.inf), (2, "max", math.inf)):
+        if rewriter.opset < 11:
+            bounds.append(float(node.get(name, default)))
+        elif node.input(index) is None:
+            bounds.append(default)
+        else:
+            number = rewriter.scalar(node.input(index))
+            if number is None:
+                return None
+            bounds.append(number)
+    return bounds[0], bounds[1]
+
+
+def _is_tanh_argument(value: Value | None, x: Value, rewriter: Rewriter) -> bool:
+    """sqrt(2 / pi) * (x + 0.044715 * x**3)"""
+    found = scaled_by(value, rewriter)
+    node = None if found is None else producer(found[0], "Add")
+    if found is None or node is None or not is_close(found[1], math.sqrt(2 / math.pi)):
+        return False
+    for plain, cubic in (node.inputs, reversed(node.inputs)):
+        scaled = scaled_by(cubic, rewriter)
+        if plain is not x or scaled is None or not is_close(scaled[1], 0.044715):
+            continue
+        power = producer(scaled[0], "Pow")
+        if power is not None and power.input(0) is x:
+            return rewriter.scalar(power.input(1)) == 3.0
+        parts, number = factors(scaled[0], rewriter)
+        return parts == [x, x, x] and number == 1.0
+    return False
+
+
+@RULES.on("Mul", "Div")
+def recognise_hard_sigmoid(node: Node, rewriter: Rewriter) -> bool:
+    """clip(x + 3, 0, 6) / 6 is HardSigmoid with slope 1/6."""
+    output = node.output(0)
+    found = scaled_by(output, rewriter)
+    clip = None if found is None else producer(found[0], "Clip")
+    if clip is None or found is None or output is None or not is_close(found[1], 1 / 6):
+        return False
+    shifted = producer(clip.input(0), "Add")
+    inner = None if shifted is None else scalar_operand(shifted, rewriter)
+    if inner is None or inner[1] != 3.0 or clip_bounds(clip, rewriter) != (0.0, 6.0):
+        return False
+    if only_reader(found[0]) is not node or inner[0].dtype not in _TYPES:
+        return False
+    attributes = {"alpha": float(np.float32(1 / 6)), "beta": 0.5}
+    new = rewriter.add(node, "HardSigmoid", [inner[0]], attributes, type=output.type)
+    return rewriter.replace(output, new)
+
+
+@RULES.on("Clip", "Relu")
+def merge_bounds(node: Node, rewriter: Rewriter) -> bool:
+    """Relu before a Clip to non-negative numbers, or after one, says nothing new."""
+    inner = producer(node.input(0), "Clip", "Relu")
+    source = None if inner is None else inner.input(0)
+    if inner is None or source is None:
+        return False
+    outer_bounds, inner_bounds = (_bounds(n, rewriter) for n in (node, inner))
+    if outer_bounds is None or inner_bounds is None:
+        return False
+    output = node.output(0)
+    if outer_bounds[0] <= inner_bounds[0] and outer_bounds[1] >= inner_bounds[1]:
+        return output is not None and rewriter.replace(output, inner.outputs[0] or source)
+    if outer_bounds[0] >= inner_bounds[0] and outer_bounds[1] <= inner_bounds[1]:
+        rewriter.set_input(node, 0, source)
+        return True
+    return False
+
+
+def _bounds(node: Node, rewriter: Rewriter) -> tuple[float, float] | None:
+    return (0.0, math.inf) if node.op_type == "Relu" else clip_bounds(node, rewriter)
+
+
+@RULES.on("Mul")
+def divide_instead_of_reciprocal(node: Node, rewriter: Rewriter) -> bool:
+    """x * (1 / y) is x / y."""
+    output = node.output(0)
+    for x, inverse in (node.inputs, reversed(node.inputs)):
+        divisor = _inverted(inverse, rewriter)
+        if divisor is None or x is None or inverse is None or only_reader(inverse) is not node:
+            continue
+        if output is None or rewriter.opset < 7:
+            return False
+        new = rewriter.add(node, "Div", [x, divisor], type=output.type, hint=node.name)
+        return rewriter.replace(output, new)
+    return False
+
+
+def _inverted(value: Value | None, rewriter: Rewriter) -> Value | None:
+    """`y` of a value that is 1 / y."""
+    node = producer(value, "Reciprocal", "Div")
+    if node is None:
+        return None
+    if node.op_type == "Reciprocal":
+        return node.input(0)
+    one, divisor = rewriter.tensor(node.input(0)), node.input(1)
+    if one is None or one.size != 1 or divisor is None or rewriter.scalar(node.input(0)) != 1.0:
+        return None
+    return divisor if not one.shape or len(one.shape) <= (divisor.rank or 0) else None

@@ -1,0 +1,159 @@
+"""Equal constants stored once, equal computations done once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from onnx import AttributeProto, defs
+
+from ...ir.graph import Graph, Model, Node, Value, normalize_domain
+from ...ir.tensor import Array, Tensor
+
+_SAMPLE = 256
+"""Elements compared first, so that large constants that differ are hardly read."""
+
+_PIECE = 2**20
+"""Elements compared at a time, so that mapped constants don't pile up in memory."""
+
+
+def merge_constants(model: Model) -> int:
+    """Let every reader of an initializer read the first one equal to it; how many went.
+
+    Initializers that callers may override, and those that are graph outputs, stay.
+    Initializers of subgraphs merge with those of the graphs around them.
+    """
+    seen: dict[tuple[object, ...], list[Value]] = defaultdict(list)
+    return _merge_in(model, model.graph, seen)
+
+
+def _merge_in(model: Model, graph: Graph, seen: dict[tuple[object, ...], list[Value]]) -> int:
+    count = 0
+    added: list[tuple[tuple[object, ...], Value]] = []
+    for value in list(graph.initializers.values()):
+        tensor = model.constant(value)
+        if tensor is None or tensor.is_sparse or value.is_graph_output or not value.uses:
+            continue
+        key: tuple[object, ...] = (tensor.dtype, tensor.shape, _sample(tensor))
+        twin = next((v for v in seen[key] if v.const and _same(v.const, tensor)), None)
+        if twin is None:
+            seen[key].append(value)
+            added.append((key, value))
+            continue
+        value.replace_uses(twin)
+        if not value.is_input:
+            del graph.initializers[value.name]
+        count += 1
+    for node in graph.nodes:
+        for body in node.subgraphs():
+            count += _merge_in(model, body, seen)
+    if graph is not model.graph:
+        for place, value in added:  # not visible outside
+            seen[place].remove(value)
+    return count
+
+
+def _sample(tensor: Tensor) -> bytes:
+    flat = _flat(tensor)
+    if flat.dtype == object:
+        return repr(flat[:_SAMPLE].tolist()).encode()
+    step = max(1, flat.size // _SAMPLE)
+    return flat[::step][:_SAMPLE].tobytes()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two constants of one type and shape have the same bits."""
+    x, y = _flat(a), _flat(b)
+    if x.dtype == object:
+        return bool(np.array_equal(x, y))
+    return all(
+        x[i : i + _PIECE].tobytes() == y[i : i + _PIECE].tobytes() for i in range(0, x.size, _PIECE)
+    )
+
+
+def _flat(tensor: Tensor) -> Array:
+    array = tensor.numpy()
+    if array.flags.c_contiguous:
+        return array.reshape(-1)
+    if array.size and not any(array.strides):  # one element, stretched
+        return np.broadcast_to(array[(0,) * array.ndim], array.size)
+    return np.ascontiguousarray(array).reshape(-1)
+
+
+def merge_computations(model: Model) -> int:
+    """Common subexpressions: nodes that compute what an earlier one did; how many went.
+
+    Nodes see what the graphs around theirs computed before. Random operators, nodes
+    with subgraphs and operators outside the standard domains stay.
+    """
+    return _Merger(model).run(model.graph, {})
+
+
+class _Merger:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def run(self, graph: Graph, outer: dict[tuple[object, ...], Node]) -> int:
+        seen = dict(outer) if graph is not self.model.graph else outer
+        count = 0
+        dead: list[Node] = []
+        for node in graph.nodes:
+            for body in node.subgraphs():
+                count += self.run(body, seen)
+            key = self._key(node)
+            if key is None:
+                continue
+            twin = seen.setdefault(key, node)
+            if twin is not node and _replace(node, twin):
+                dead.append(node)
+        graph.remove_nodes(dead)
+        return count + len(dead)
+
+    def _key(self, node: Node) -> tuple[object, ...] | None:
+        """What makes two nodes the same computation; None where nothing may."""
+        domain = normalize_domain(node.domain)
+        if node.subgraphs() or domain not in ("", "ai.onnx.ml"):
+            return None
+        signature = self._signature(node.op_type, domain)
+        if signature is None:
+            return None
+        attributes = tuple(
+            sorted(
+                (name, a.proto.SerializeToString(deterministic=True))
+                for name, a in node.attributes.items()
+                if not _is_default(a.proto, signature.attributes.get(name))
+            )
+        )
+        inputs = list(node.inputs)
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        return (node.op_type, domain, node.overload, len(node.outputs), attributes, *inputs)
+
+    def _signature(self, op_type: str, domain: str) -> defs.OpSchema | None:
+        version = self.model.opsets.get(domain, 0)
+        if not defs.has(op_type, version, domain):
+            return None
+        schema = defs.get_schema(op_type, version, domain)
+        return None if schema.non_deterministic else schema  # type: ignore[attr-defined]
+
+
+def _replace(node: Node, twin: Node) -> bool:
+    pairs = [(a, b) for a, b in zip(node.outputs, twin.outputs, strict=True) if a is not None]
+    if not all(b is not None and a.can_be_replaced_by(b) for a, b in pairs):
+        return False
+    for old, new in pairs:
+        assert new is not None
+        if old.is_graph_output or new.type is None:
+            new.type = old.type or new.type
+        old.replace_uses(new)
+    return True
+
+
+def _is_default(attribute: AttributeProto, formal: defs.OpSchema.Attribute | None) -> bool:
+    default = None if formal is None else formal.default_value
+    if default is None or default.type == AttributeProto.UNDEFINED:
+        return False
+    return bool(default.type == attribute.type) and all(
+        getattr(default, field) == getattr(attribute, field)
+        for field in ("f", "i", "s", "floats", "ints", "strings")
+    )
