@@ -57,7 +57,8 @@ class Settings:
     """What the user asked for. At most one of `macs`, `ratio` and `params` prunes.
 
     `macs` and `params` are shares of the original to keep, `ratio` a share of the
-    channels to remove; `align` is what channel counts stay multiples of.
+    channels to remove. `align` is what channel counts stay multiples of where the goal
+    allows; by default the target's vector width. The rest is as in `PruneChannels`.
     """
 
     target: str
@@ -65,8 +66,11 @@ class Settings:
     ratio: float | None = None
     params: float | None = None
     quantize: str | None = None
-    align: int = 1
+    scope: str = "global"
+    importance: str = "l2"
+    align: int | None = None
     ignore: tuple[str, ...] = ()
+    normalized: bool = False
     threads: int = 1
     seed: int = 0
 
@@ -84,8 +88,11 @@ class Settings:
                 macs=self.macs,
                 ratio=self.ratio,
                 params=self.params,
-                align=self.align,
+                scope=self.scope,
+                importance=self.importance,
+                align=self.align or parse_target(self.target).lanes,
                 ignore=self.ignore,
+                normalized=self.normalized,
             )
             steps.append(prune_step(prune))
         if self.quantize is not None:
@@ -104,8 +111,11 @@ def optimize(
     quantize: str | None = None,
     calibration: DataSource | None = None,
     evaluation: DataSource | None = None,
-    align: int = 1,
+    scope: str = "global",
+    importance: str = "l2",
+    align: int | None = None,
     ignore: Sequence[str] = (),
+    normalized: bool = False,
     threads: int = 1,
     seed: int = 0,
     observer: Observer | None = None,
@@ -117,7 +127,20 @@ def optimize(
     (see `data.load_dataset`); quantization needs the former, accuracy the latter with
     labels. A `model` given as IR is not changed. Raises SecateurError.
     """
-    settings = Settings(target, macs, ratio, params, quantize, align, tuple(ignore), threads, seed)
+    settings = Settings(
+        target=target,
+        macs=macs,
+        ratio=ratio,
+        params=params,
+        quantize=quantize,
+        scope=scope,
+        importance=importance,
+        align=align,
+        ignore=tuple(ignore),
+        normalized=normalized,
+        threads=threads,
+        seed=seed,
+    )
     if quantize is not None and calibration is None:
         raise SecateurError("quantizing to int8 needs calibration data")
     run = _Run(settings, observer or _Silent())

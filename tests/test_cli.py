@@ -88,7 +88,11 @@ def test_inspect(place: Path) -> None:
     assert facts["parameters"] == 16 * 27 + 16 * 16 * 9 + 64
     assert facts["macs"] // (64 * 16 * 27 + 64 * 16 * 144 + 64) in (1, 2)
     free = [g for g in facts["groups"] if g["lock"] is None]
-    assert [(g["size"], sorted(g["parameters"])) for g in free] == [(16, ["w1", "w2", "w3"])]
+    assert [g["size"] for g in free] == [16]
+    tied = sorted((p["name"], p["axis"]) for p in free[0]["parameters"])
+    assert tied == [("w1", 0), ("w2", 0), ("w2", 1), ("w3", 0)]
+    assert free[0]["parameters_per_step"] == 27 + 16 * 9 + 15 * 9 + 4
+    assert free[0]["macs_per_step"] > 0
 
 
 def test_simplify(place: Path) -> None:

@@ -1,7 +1,8 @@
 """Structured pruning: groups of tied indices, their importance, a budget, and the rewrite."""
 
 from .channels import PruneChannels
-from .groups import Group, GroupReport, find_groups, inspect_groups
+from .groups import Group, find_groups
+from .inspection import GroupReport, inspect_groups
 from .masking import PruningRecord, mask
 
 __all__ = [

@@ -45,6 +45,14 @@ class Goal:
     keep: float
 
 
+@dataclass(frozen=True)
+class Allocation:
+    """Kept indices, and what widths are multiples of."""
+
+    selection: Selection
+    align: int
+
+
 def allocate(
     analysis: Analysis,
     groups: Sequence[Group],
@@ -53,32 +61,49 @@ def allocate(
     *,
     scope: str = "global",
     align: int = 1,
-) -> Selection:
-    """Kept indices of every free group. Raises SecateurError where the goal is out of reach."""
+) -> Allocation:
+    """Kept indices of every free group.
+
+    Widths are multiples of `align`, or of the largest half, quarter, ... of it with which
+    the goal can be reached. Raises SecateurError where it can't be at all.
+    """
     free = [g for g in groups if g.lock is None]
-    steps = [_Steps(g, scores, align) for g in free]
     if goal.kind == "channels":
+        steps = [_Steps(g, scores, align) for g in free]
         rank = [s.damage for s in steps]
-        return _select(steps, _removal(scope, steps, rank)(1.0 - goal.keep, 1.0), scores)
+        removed = _removal(scope, steps, rank)(1.0 - goal.keep, 1.0)
+        return Allocation(_select(steps, removed, scores), align)
     model = CostModel(analysis, "macs" if goal.kind == "macs" else "parameters")
-    full = model.full
-    target = goal.keep * full
-    rank = [s.worth(model.saving(_kept_counts([s], [1]))) for s in steps]
-    remove = _removal(scope, steps, rank)
+    target = goal.keep * model.full
+    while True:
+        steps = [_Steps(g, scores, align) for g in free]
+        rank = [s.worth(model.saving(_kept_counts([s], [1]))) for s in steps]
+        found = _reach(model, steps, _removal(scope, steps, rank), target)
+        if isinstance(found, list):
+            return Allocation(_select(steps, found, scores), align)
+        if align == 1:
+            noun = "MACs" if goal.kind == "macs" else "parameters"
+            raise SecateurError(
+                f"{goal.keep:.3%} of the {noun} can't be reached: pruning everything that may go "
+                f"leaves {found / model.full if model.full else 1.0:.3%}"
+            )
+        align //= 2
+
+
+def _reach(
+    model: CostModel, steps: Sequence[_Steps], remove: Removal, target: float
+) -> list[int] | int:
+    """Steps of each group that reach the target, or the least cost that can be reached."""
 
     def cost(removed: Sequence[int]) -> int:
         return model.cost(_kept_counts(steps, removed))
 
+    least = model.full
     for most in (MOST, 1.0):
-        if cost(remove(1.0, most)) <= target:
-            take = functools.partial(remove, most=most)
-            return _select(steps, _bisect(take, cost, target), scores)
-    reachable = cost(remove(1.0, 1.0)) / full if full else 1.0
-    noun = "MACs" if goal.kind == "macs" else "parameters"
-    raise SecateurError(
-        f"{goal.keep:.0%} of the {noun} can't be reached: pruning everything that may go leaves "
-        f"{reachable:.1%}" + (f" (widths are multiples of {align})" if align > 1 else "")
-    )
+        least = cost(remove(1.0, most))
+        if least <= target:
+            return _bisect(functools.partial(remove, most=most), cost, target)
+    return least
 
 
 def _bisect(

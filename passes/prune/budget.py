@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from ...ir.axes.analysis import Analysis, Axes
-from ...ir.axes.dims import Axis, Dim, axis_size, dims_of, is_locked, resolve
+from ...ir.axes.dims import Axis, Dim, axis_size, dims_of, resolve
 from ...ir.cost import known_shape
 from ...ir.graph import Node, Use, Value, normalize_domain
 from ...ir.ops import macs
@@ -25,7 +25,9 @@ class CostModel:
     depends on, so that what a single dim saves is found without counting everything.
     """
 
-    def __init__(self, analysis: Analysis, kind: str) -> None:
+    def __init__(self, analysis: Analysis, kind: str, *, locked: bool = False) -> None:
+        """`kind` is "macs" or "parameters"; `locked` also follows dims that are locked."""
+        self._locked = locked
         self._items: list[Callable[[_Sizes], int]] = []
         self._by_dim: dict[Dim, list[int]] = defaultdict(list)
         if kind == "macs":
@@ -48,7 +50,7 @@ class CostModel:
         return sum(self._full[i] - self._items[i](sizes) for i in touched)
 
     def _add(self, item: Callable[[_Sizes], int], axes: set[Axis]) -> None:
-        for dim in {d for axis in axes for d in dims_of(axis) if d.lock is None}:
+        for dim in {d for axis in axes for d in dims_of(axis) if self._follows(d)}:
             self._by_dim[dim].append(len(self._items))
         self._items.append(item)
 
@@ -59,7 +61,7 @@ class CostModel:
             if rule is None:
                 continue
             axes = _node_axes(analysis, node)
-            shapes = {v: tuple(_fixed(a) for a in found) for v, found in axes.items()}
+            shapes = {v: tuple(self._size_or_axis(a) for a in found) for v, found in axes.items()}
 
             def item(
                 sizes: _Sizes,
@@ -70,6 +72,16 @@ class CostModel:
                 return rule(node, lambda value: sizes.shape(value, shapes))
 
             self._add(item, {axis for found in axes.values() for axis in found})
+
+    def _follows(self, dim: Dim) -> bool:
+        return dim.size is not None if self._locked else dim.lock is None
+
+    def _size_or_axis(self, axis: Axis) -> int | Axis:
+        """The size of an axis that nothing can change (unknown: 1), else the axis."""
+        if any(self._follows(dim) for dim in dims_of(axis)):
+            return resolve(axis)
+        size = axis_size(axis)
+        return 1 if size is None else size
 
     def _add_parameters(self, analysis: Analysis) -> None:
         first = {p.value: p.blocks for p in reversed(analysis.parameters.values())}
@@ -114,15 +126,6 @@ class _Sizes:
             else:
                 size *= self._kept.get(dim, 1 if dim.size is None else dim.size)
         return size
-
-
-def _fixed(axis: Axis) -> int | Axis:
-    """The size of an axis that is locked throughout (unknown: 1), else the axis."""
-    axis = resolve(axis)
-    if not is_locked(axis):
-        return axis
-    size = axis_size(axis)
-    return 1 if size is None else size
 
 
 def _node_axes(analysis: Analysis, node: Node) -> dict[Value, Axes]:

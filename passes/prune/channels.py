@@ -15,7 +15,7 @@ from ...ir.infer import infer_shapes
 from ..base import Context, Note, Pass, PassResult
 from .allocation import Goal, allocate
 from .apply import apply_selection
-from .groups import Group, find_groups, report
+from .groups import Group, find_groups
 from .importance import IMPORTANCE, group_scores
 from .masking import PruningRecord
 
@@ -26,8 +26,8 @@ class PruneChannels(Pass):
 
     Exactly one goal: `macs` or `params`, the share of the original that may remain, or
     `ratio`, the share of channels to remove. `scope` ranks globally or takes the same
-    share of every group; kept widths are multiples of `align` where the original
-    allows; parameters, nodes or groups that match an `ignore` pattern stay whole.
+    share of every group; kept widths are multiples of `align` where the original and the
+    goal allow; parameters, nodes or groups that match an `ignore` pattern stay whole.
     `normalized` also prunes axes that layer normalization runs over (statistics are
     then those of the kept indices).
 
@@ -51,7 +51,8 @@ class PruneChannels(Pass):
         groups = find_groups(analysis, self.ignore)
         free = [g for g in groups if g.lock is None]
         scores = group_scores(free, self.importance)
-        selection = allocate(analysis, groups, scores, goal, scope=self.scope, align=self.align)
+        allocation = allocate(analysis, groups, scores, goal, scope=self.scope, align=self.align)
+        selection = allocation.selection
         record = PruningRecord.of(analysis, selection)
         statistics = _statistics(analysis, groups, selection)
         apply_selection(analysis, selection)
@@ -62,6 +63,7 @@ class PruneChannels(Pass):
             macs_after=after.macs,
             parameters_before=before.parameters,
             parameters_after=after.parameters,
+            align=allocation.align,
         )
         return PassResult(
             bool(selection), statistics, _notes(analysis, groups), {"selection": record}
@@ -101,7 +103,7 @@ def _statistics(
                 "name": group.name,
                 "size": sum(sizes),
                 "kept": sum(kept),
-                "parameters": report(group).parameters,
+                "parameters": group.parameters(),
             }
         )
     return {"groups": table, "locked": locked}

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from ...ir.axes.analysis import Analysis, Parameter, analyze
+from ...ir.axes.analysis import Analysis, Parameter
 from ...ir.axes.balance import Move, moves, settle
 from ...ir.axes.dims import Axis, Dim, Lock, dims_of, resolve, term_size
-from ...ir.graph import Model
-from ...ir.infer import infer_shapes
 
 
 @dataclass(frozen=True)
@@ -136,68 +133,3 @@ def _lock_ignored(ties: dict[Dim, list[Tie]], patterns: Sequence[str]) -> None:
         for pattern in patterns:
             if dim.lock is None and any(fnmatch.fnmatchcase(n, pattern) for n in names):
                 dim.lock = Lock("", "", f"ignored by '{pattern}'")
-
-
-@dataclass(frozen=True)
-class GroupReport:
-    """One group as `secateur inspect` shows it; sizes in indices."""
-
-    name: str
-    size: int
-    dims: int
-    parameters: list[str]
-    nodes: list[str]
-    parameters_per_index: int
-    lock: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-
-def inspect_groups(model: Model, *, prune_normalized: bool = False) -> list[GroupReport]:
-    """Every group of a model, with locks and their reasons. The model isn't changed
-    but for inferred types."""
-    infer_shapes(model)
-    analysis = analyze(model, prune_normalized=prune_normalized)
-    return [report(group) for group in find_groups(analysis)]
-
-
-def report(group: Group) -> GroupReport:
-    return GroupReport(
-        name=group.name,
-        size=group.size,
-        dims=len(group.dims),
-        parameters=group.parameters(),
-        nodes=group.nodes(),
-        parameters_per_index=_parameters_per_index(group),
-        lock=None if group.lock is None else str(group.lock),
-    )
-
-
-def _parameters_per_index(group: Group) -> int:
-    """Elements of tied parameters that go with one index of each of the group's dims."""
-    total = 0
-    for dim, ties in group.ties.items():
-        for tie in _distinct(ties):
-            block = tie.parameter.blocks[tie.block]
-            size = 1
-            for axis in block:
-                size *= sum(term_size(term) or 1 for term in resolve(axis))
-            axis = resolve(block[tie.axis])
-            share = sum(term_size(t) or 0 for t in axis if dim in _opened(t))
-            whole = sum(term_size(t) or 0 for t in axis)
-            total += size * share // whole // _size(dim) if whole else 0
-    return total
-
-
-def _opened(term: Iterable[Dim]) -> set[Dim]:
-    return {d for factor in term for d in dims_of(((factor,),))}
-
-
-def _distinct(ties: Sequence[Tie]) -> Iterator[Tie]:
-    seen: set[tuple[str, int, int]] = set()
-    for tie in ties:
-        key = (tie.parameter.value.name, tie.block, tie.axis)
-        if key not in seen:
-            seen.add(key)
-            yield tie

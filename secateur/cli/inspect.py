@@ -66,18 +66,25 @@ def _print(facts: dict[str, Any]) -> None:
     rows = [[o["type"], count_text(o["nodes"]), count_text(o["macs"])] for o in facts["operators"]]
     print_table(["operator", "nodes", "MACs"], rows)
     print_table(
-        ["channel group", "locked by", "channels", "parameters"],
+        ["channel group", "locked by", "channels", "tied axes", "parameters each", "MACs each"],
         [
             [
                 short(g["name"]),
-                short(g["lock"] or ""),
+                "" if g["lock"] is None else short(_lock_text(g["lock"])),
                 f"{g['size']:,}",
                 f"{len(g['parameters']):,}",
+                count_text(g["parameters_per_step"]),
+                count_text(g["macs_per_step"]),
             ]
             for g in facts["groups"]
         ],
         text_columns=2,
     )
+
+
+def _lock_text(lock: dict[str, Any]) -> str:
+    where = f"{lock['node']} ({lock['op_type']}): " if lock["node"] else ""
+    return f"{where}{lock['reason']}"
 
 
 def _shape_text(shape: list[int | str | None]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,7 +12,6 @@ from ..report import Report
 from .console import StageProgress, print_json, print_table
 from .options import (
     calibration_option,
-    check_goals,
     folder_option,
     json_option,
     model_argument,
@@ -41,11 +41,7 @@ def command(
     model: Path,
     output: Path,
     target: str,
-    macs: float | None,
-    ratio: float | None,
-    params: float | None,
-    align: int,
-    ignore: tuple[str, ...],
+    pruning: dict[str, Any],
     quantize: str | None,
     calibration: Path | None,
     evaluation: Path | None,
@@ -63,7 +59,6 @@ def command(
       secateur optimize model.onnx -o out --target x86-64-v3 --macs 0.7 \\
           --quantize int8 --calibration calib.npz --evaluation test.npz
     """
-    check_goals(macs, ratio, params)
     if quantize is not None and calibration is None:
         raise click.UsageError("--quantize needs --calibration.")
     with StageProgress() as progress:
@@ -73,17 +68,13 @@ def command(
             model,
             output,
             target=target,
-            macs=macs,
-            ratio=ratio,
-            params=params,
             quantize=quantize,
             calibration=calibration,
             evaluation=evaluation,
-            align=align,
-            ignore=ignore,
             threads=threads,
             seed=seed,
             observer=progress,
+            **pruning,
         )
     if as_json:
         print_json(report.to_dict())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -61,33 +64,62 @@ data_option = click.option(
 )
 
 
-def pruning_options(function: click.decorators.FC) -> click.decorators.FC:
-    """What to prune and how much; see `goal_count`."""
-    for option in (
-        click.option(
+def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
+    """What to prune and how much. The command gets them as one dict, `pruning`."""
+    options = {
+        "macs": click.option("--macs", type=SHARE, help="Share of the MACs to keep."),
+        "ratio": click.option("--ratio", type=SHARE, help="Share of the channels to remove."),
+        "params": click.option("--params", type=SHARE, help="Share of the parameters to keep."),
+        "scope": click.option(
+            "--scope",
+            type=click.Choice(["global", "uniform"]),
+            default="global",
+            show_default=True,
+            help="Rank all channels against each other, or take the same share everywhere.",
+        ),
+        "importance": click.option(
+            "--importance",
+            type=click.Choice(["l1", "l2"]),
+            default="l2",
+            show_default=True,
+            help="Norm that ranks channels.",
+        ),
+        "align": click.option(
             "--align",
             type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="Keep channel counts multiples of this.",
+            help="Keep channel counts multiples of this where the goal allows. "
+            "[default: the target's vector width; without a target 1]",
         ),
-        click.option(
+        "ignore": click.option(
             "--ignore",
             multiple=True,
             metavar="PATTERN",
             help="Leave nodes and weights whose name matches alone; repeatable.",
         ),
-        click.option("--params", type=SHARE, help="Share of the parameters to keep."),
-        click.option("--ratio", type=SHARE, help="Share of the channels to remove."),
-        click.option("--macs", type=SHARE, help="Share of the multiply-accumulates to keep."),
-    ):
-        function = option(function)
-    return function
+        "normalized": click.option(
+            "--normalized",
+            is_flag=True,
+            help="Also prune axes that layer normalization runs over.",
+        ),
+    }
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> None:
+        pruning = {name: kwargs.pop(name) for name in options}
+        check_goals(pruning["macs"], pruning["ratio"], pruning["params"])
+        function(*args, pruning=pruning, **kwargs)
+
+    for option in reversed(options.values()):
+        command = option(command)
+    return command
 
 
-def check_goals(macs: float | None, ratio: float | None, params: float | None) -> bool:
-    """Whether a pruning goal is given. Raises UsageError where there are several."""
-    given = [goal for goal in (macs, ratio, params) if goal is not None]
-    if len(given) > 1:
+def has_goal(pruning: dict[str, Any]) -> bool:
+    """Whether a pruning goal is given."""
+    return any(pruning[name] is not None for name in ("macs", "ratio", "params"))
+
+
+def check_goals(*goals: float | None) -> None:
+    """Raises UsageError where there are several goals."""
+    if len([goal for goal in goals if goal is not None]) > 1:
         raise click.UsageError("Give one of --macs, --ratio and --params, not several.")
-    return bool(given)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .options import (
-    check_goals,
     file_option,
+    has_goal,
     json_option,
     model_argument,
     pruning_options,
@@ -26,11 +27,7 @@ from .stepping import print_transformation
 def command(
     model: Path,
     output: Path,
-    macs: float | None,
-    ratio: float | None,
-    params: float | None,
-    align: int,
-    ignore: tuple[str, ...],
+    pruning: dict[str, Any],
     seed: int,
     as_json: bool,
 ) -> None:
@@ -40,12 +37,12 @@ def command(
     the original with the same channels masked. Simplify a model first if it computes
     shapes at run time.
     """
-    if not check_goals(macs, ratio, params):
+    if not has_goal(pruning):
         raise click.UsageError("Give a goal: --macs, --ratio or --params.")
     from ..passes.prune import PruneChannels
     from ..steps import prune_step
     from ..transform import transform_file
 
-    pass_ = PruneChannels(macs=macs, ratio=ratio, params=params, align=align, ignore=ignore)
+    pass_ = PruneChannels(**{**pruning, "align": pruning["align"] or 1})
     report = transform_file(model, output, prune_step(pass_), seed=seed)
     print_transformation(report, output, as_json)
