@@ -126,18 +126,24 @@ class _System:
 
 
 def _linear_form(axis: Axis, why: Lock) -> Equation:
-    """Elements that an axis loses, by removed indices of each of its free dims."""
+    """Elements that an axis loses, by removed indices of each of its free dims.
+
+    A product of two factors that may both shrink isn't linear: all but the largest are
+    locked.
+    """
     form: Equation = {}
     for term in resolve(axis):
-        free = [d for factor in term for d in dims_of(((factor,),)) if d.lock is None]
-        if len(free) > 1 or (free and free[0] not in term):
-            # A product of two free dims isn't linear.
-            for dim in free:
-                lock(((dim,),), why)
-            free = []
-        for dim in free:
-            weight = math.prod(f.size or 0 for f in term if f is not dim)
-            form[dim] = form.get(dim, 0) + weight
+        free = [f for f in term if any(d.lock is None for d in dims_of(((f,),)))]
+        if not free:
+            continue
+        kept = max(free, key=lambda f: f.size or 0)
+        for factor in free:
+            if factor is not kept:
+                lock(((factor,),), why)
+        weight = math.prod(f.size or 0 for f in term if f is not kept)
+        inner = {kept: 1} if kept.binding is None else _linear_form(kept.binding, why)
+        for dim, count in inner.items():
+            form[dim] = form.get(dim, 0) + weight * count
     return form
 
 

@@ -12,7 +12,7 @@ from .registry import MICROSOFT, ShapeOf, macs, rule
 
 
 @rule("Gemm")
-@rule("FusedGemm", "GemmFastGelu", domain=MICROSOFT)
+@rule("FusedGemm", domain=MICROSOFT)
 def gemm(r: NodeAxes) -> None:
     a, b = r.axes(0), r.axes(1)
     if len(a) != 2 or len(b) != 2:
@@ -31,6 +31,15 @@ def matmul(r: NodeAxes) -> None:
     if r.get("transBatchA", 0) or r.get("transBatchB", 0):
         raise Opaque("transposed batch axes")
     r.set(matmul_axes(r, _transposed(r, 0, "transA"), _transposed(r, 1, "transB")))
+
+
+@rule("GemmFastGelu", domain=MICROSOFT)
+def gemm_fast_gelu(r: NodeAxes) -> None:
+    """FastGelu(X @ W + bias); despite its name a batched product."""
+    out = matmul_axes(r, r.axes(0), r.axes(1))
+    if r.has(2):
+        broadcast(r, [out, r.axes(2)])
+    r.set(out)
 
 
 @rule("MatMulInteger")
@@ -110,14 +119,14 @@ def einsum(r: NodeAxes) -> None:
 
 
 @macs("Gemm")
-@macs("FusedGemm", "GemmFastGelu", domain=MICROSOFT)
+@macs("FusedGemm", domain=MICROSOFT)
 def gemm_macs(node: Node, shape: ShapeOf) -> int:
     a = shape(node.input(0))
     return math.prod(shape(node.output(0))) * (a[0] if node.get("transA", 0) else a[-1])
 
 
 @macs("MatMul", "MatMulInteger", "QLinearMatMul")
-@macs("FusedMatMul", "MatMulIntegerToFloat", domain=MICROSOFT)
+@macs("FusedMatMul", "GemmFastGelu", "MatMulIntegerToFloat", domain=MICROSOFT)
 def matmul_macs(node: Node, shape: ShapeOf) -> int:
     a = shape(node.input(0))
     inner = a[-2] if node.get("transA", 0) and len(a) > 1 else a[-1]

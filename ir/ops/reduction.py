@@ -39,7 +39,8 @@ def reduced_axes(r: NodeAxes, rank: int, position: int = 1) -> set[int]:
 def reduce(r: NodeAxes) -> None:
     axes = r.axes(0)
     reduced = reduced_axes(r, len(axes))
-    if r.node.op_type not in ADDITIVE:
+    is_statistic = r.node.op_type == "ReduceMean" and r.analysis.prune_normalized
+    if r.node.op_type not in ADDITIVE and not is_statistic:
         r.lock_all([axes[i] for i in reduced], f"{r.node.op_type} over this axis")
     _follow_content(r)
     keep = r.get("keepdims", 1)
