@@ -97,7 +97,7 @@ def split(r: NodeAxes) -> None:
 
 
 def equal_parts(total: int, count: int) -> list[int]:
-    """Sizes of Split without sizes: equal, the last one smaller where they can't be."""
+    """Sizes of Split without sizes: equal; since opset 18 the last one may be smaller."""
     size = -(-total // count)
     return [max(0, min(size, total - i * size)) for i in range(count)]
 
@@ -118,7 +118,7 @@ def _rewrite_split(r: NodeAxes, rewriter: Any, parts: list[Axis]) -> None:
         return
     if r.node.get("split") is not None or r.opset < 13:
         r.node.set("split", sizes)
-    elif sizes != equal_parts(sum(sizes), len(sizes)):
+    elif sizes != equal_parts(sum(sizes), len(sizes)) or (r.opset < 18 and len(set(sizes)) > 1):
         r.node.attributes.pop("num_outputs", None)
         rewriter.set_constant(r.node, 1, np.array(sizes, np.int64))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 
 from ...ir.axes.analysis import Analysis, Axes, Parameter
 from ...ir.axes.contents import Content, evaluate
@@ -15,6 +16,7 @@ from ...ir.axes.dims import Axis
 from ...ir.axes.selection import Indices, Selection
 from ...ir.graph import Model, Node, Use, Value
 from ...ir.tensor import Array, Tensor
+from ..simplify.initializers import separate_initializers
 
 
 class Rewriter:
@@ -47,17 +49,16 @@ class Rewriter:
         tensor = Tensor.from_array(array) if dtype is None else _cast(array, dtype)
         node.set_input(index, self.model.graph.add_initializer(name, tensor))
 
-    def set_elements(self, node: Node, index: int, elements: dict[int, int]) -> None:
-        """Override elements of an integer vector that a node reads."""
+    def _set_elements(self, node: Node, index: int, elements: dict[int, int], size: int) -> None:
+        """Override elements of an integer vector of `size` that a node reads."""
         tensor = self.model.constant(node.input(index))
         if tensor is not None:
             array = tensor.numpy().copy()
             for position, element in elements.items():
                 array[position] = element
-            if not np.array_equal(array, tensor.numpy()):
-                self.set_constant(node, index, array, tensor.dtype)
+            self.set_constant(node, index, array, tensor.dtype)
         else:
-            self._override(node, index, elements)
+            self._override(node, index, elements, size)
 
     def match(
         self, node: Node, index: int, content: Content, required: Sequence[Axis | int | None]
@@ -77,7 +78,7 @@ class Rewriter:
             if target is not None and actual != target and (changed or actual is not None):
                 elements[position] = target
         if elements:
-            self.set_elements(node, index, elements)
+            self._set_elements(node, index, elements, content.size)
 
     def match_attribute(self, node: Node, name: str, required: Sequence[Axis | int | None]) -> None:
         """The same for an attribute; elements whose axis doesn't change stay as written."""
@@ -87,35 +88,34 @@ class Rewriter:
                 values[position] = self.size(wanted)
         node.set(name, values)
 
-    def _override(self, node: Node, index: int, elements: dict[int, int]) -> None:
-        """Select between a computed vector and constants, element by element."""
-        old = node.input(index)
+    def _override(self, node: Node, index: int, elements: dict[int, int], size: int) -> None:
+        """Select between a computed vector and constants: vector * keep + new elements."""
+        old, graph = node.input(index), node.graph
         assert old is not None
-        graph = node.graph
         assert graph is not None
-        length = max(elements) + 1 if not old.shape else old.shape[0]
-        assert isinstance(length, int)
-        mask, values = np.zeros(length, bool), np.zeros(length, np.int64)
+        keep, new = np.ones(size, np.int64), np.zeros(size, np.int64)
         for position, element in elements.items():
-            mask[position], values[position] = True, element
-        name = self.model.fresh_name(f"{old.name}_pruned")
-        result = Value(name, old.type)
-        inputs = [
-            graph.add_initializer(self.model.fresh_name(f"{name}_mask"), Tensor.from_array(mask)),
-            graph.add_initializer(
-                self.model.fresh_name(f"{name}_values"), _cast(values, old.dtype or 7)
-            ),
-            old,
-        ]
-        where = Node("Where", inputs, [result], name=self.model.fresh_name(f"{name}_where"))
-        where.graph = graph
-        graph.nodes.insert(graph.nodes.index(node), where)
-        node.set_input(index, result)
+            keep[position], new[position] = 0, element
+        value = old
+        for op_type, array in (("Mul", keep), ("Add", new)):
+            name = self.model.fresh_name(f"{old.name}_pruned")
+            constant = graph.add_initializer(
+                self.model.fresh_name(f"{name}_{op_type.lower()}"),
+                _cast(array, old.dtype or TensorProto.INT64),
+            )
+            result = Value(name, old.type)
+            step = Node(op_type, [value, constant], [result], name=self.model.fresh_name(name))
+            step.graph = graph
+            graph.nodes.insert(graph.nodes.index(node), step)
+            value = result
+        node.set_input(index, value)
 
 
 def apply_selection(analysis: Analysis, selection: Selection) -> None:
     """Rewrite the analyzed model in place so that only the selected indices remain."""
     model = analysis.model
+    if selection:
+        separate_initializers(model)
     changed = _sliced_types(analysis, selection)
     _slice_parameters(analysis, selection)
     rewriter = Rewriter(model, selection)

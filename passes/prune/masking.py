@@ -126,11 +126,16 @@ def _mask_array(array: Array, blocks: list[tuple[Indices | None, ...]], zero: in
 def _mask_value(model: Model, value: Value, kept: tuple[Indices | None, ...]) -> list[Node]:
     """Replace removed elements by zeros, one pruned axis after the other.
 
-    Selecting, not multiplying: what is removed may be infinite.
+    Selecting, where the opset has Where, not multiplying: what is removed may be infinite.
     """
     readers = list(value.uses)
     nodes = []
     current = value
+
+    def constant(role: str, array: Array) -> Value:
+        name = model.fresh_name(f"{value.name}_{role}")
+        return model.graph.add_initializer(name, Tensor.from_array(array))
+
     for axis, indices in enumerate(kept):
         size = value.shape[axis] if value.shape is not None else None
         if indices is None or not isinstance(size, int):
@@ -138,15 +143,13 @@ def _mask_value(model: Model, value: Value, kept: tuple[Indices | None, ...]) ->
         keep = np.zeros(size, bool)
         keep[indices] = True
         keep = keep.reshape([size if i == axis else 1 for i in range(len(kept))])
-        zero = np.zeros((), _FLOATS[value.dtype])
-        condition, otherwise = (
-            model.graph.add_initializer(
-                model.fresh_name(f"{value.name}_{role}"), Tensor.from_array(array)
-            )
-            for role, array in (("mask", keep), ("zero", zero))
-        )
+        dtype = _FLOATS[value.dtype]
         result = Value(model.fresh_name(f"{value.name}_masked"), value.type)
-        nodes.append(Node("Where", [condition, current, otherwise], [result]))
+        if model.opset >= 9:
+            zero = constant("zero", np.zeros((), dtype))
+            nodes.append(Node("Where", [constant("mask", keep), current, zero], [result]))
+        else:
+            nodes.append(Node("Mul", [current, constant("mask", keep.astype(dtype))], [result]))
         current = result
     for user, position in readers:
         if isinstance(user, Node):

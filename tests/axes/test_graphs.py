@@ -1,0 +1,1 @@
+"""Random networks, pruned at random, compute what their masked originals do."""
