@@ -56,15 +56,27 @@ TOOLS = (SECATEUR, ONNXSIM, TORCH_PRUNING)
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a tool made of a model: `failure` is None, "crash", "timeout" or "does not run"."""
+    """What a tool made of a model.
+
+    `failure` is None, "crash", "timeout" or "does not run"; `parameters` and `macs` are
+    the shares left. `error` and `effect` are as the worker of secateur says.
+    """
 
     failure: str | None
     parameters: float = 1.0
     macs: float = 1.0
     seconds: float = 0.0
     error: float | None = None
+    effect: float | None = None
     detail: str = ""
     locked: tuple[str, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether it equals the masked original, and that is not just the original."""
+        if self.failure or self.error is None or self.effect is None:
+            return False
+        return self.error <= EXACT and (self.macs == 1.0 or self.effect > EXACT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +179,7 @@ class Bench:
             macs=after.macs / before.macs,
             seconds=report["seconds"],
             error=report.get("error"),
+            effect=report.get("effect"),
             locked=tuple(report.get("locked", ())),
         )
 
@@ -197,6 +210,17 @@ def measure(path: Path, feeds: dict[str, Array]) -> tuple[Cost, dict[str, tuple[
     return count(model), {name: shapes[name] for name in outputs}
 
 
+def introduction(scale: str, ratio: float) -> Iterator[str]:
+    yield "# Pruning coverage"
+    yield ""
+    yield f"Written by `benchmarks/pruning_coverage.py --scale {scale} --ratio {ratio:g}`: every"
+    yield "model of the [zoo](zoo.md), each layer losing the same share of its channels, one"
+    yield f"thread. Exact: within {EXACT:g} of the original with the same channels masked, relative"
+    yield "to the largest output, where masking itself changes more than that. Crash, timeout,"
+    yield "does not run: no usable result. Other tools give no masked original to compare with."
+    yield ""
+
+
 def table(results: dict[Case, dict[str, Outcome]]) -> Iterator[str]:
     """Markdown: what is left of parameters and MACs, per tool."""
     header = ["model", "exported"]
@@ -217,7 +241,7 @@ def cells(outcome: Outcome, *, own: bool) -> list[str]:
         return [outcome.failure, "", "", *([""] if own else [])]
     row = [f"{outcome.macs:.0%}", f"{outcome.parameters:.0%}", f"{outcome.seconds:.1f}"]
     if own and outcome.error is not None:
-        verdict = "exact" if outcome.error <= EXACT else "**inexact**"
+        verdict = "exact" if outcome.exact else "**inexact**"
         row.append(f"{verdict} ({outcome.error:.0e})")
     return row
 
@@ -225,8 +249,8 @@ def cells(outcome: Outcome, *, own: bool) -> list[str]:
 def summary(results: dict[Case, dict[str, Outcome]]) -> Iterator[str]:
     """Totals, and every model of which secateur leaves more than a peer or more than 30 %."""
     own = [outcomes[SECATEUR.name] for outcomes in results.values()]
-    exact = sum(o.failure is None and (o.error or 0.0) <= EXACT for o in own)
-    yield f"{len(own)} models; secateur: {exact} exact, {sum(bool(o.failure) for o in own)} failed."
+    failed = sum(bool(o.failure) for o in own)
+    yield f"{len(own)} models; secateur: {sum(o.exact for o in own)} exact, {failed} failed."
     for tool in TOOLS[1:]:
         failed = sum(bool(outcomes[tool.name].failure) for outcomes in results.values())
         yield f"{tool.name}: {failed} failed."
@@ -271,7 +295,7 @@ def main(
                 case = Case(name, variant, scale)
                 results[case] = {tool.name: bench.run(tool, case) for tool in TOOLS}
                 click.echo(list(table({case: results[case]}))[-1], err=True)
-    text = "\n".join([*table(results), "", *summary(results)]) + "\n"
+    text = "\n".join([*introduction(scale, ratio), *table(results), "", *summary(results)]) + "\n"
     if output is None:
         click.echo(text)
     else:

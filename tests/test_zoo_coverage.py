@@ -53,11 +53,11 @@ class TestOutcomes:
         bench = benchmark.Bench(folder, 0.5, "tiny", 1.0)
         bench.models = tiny_path("lenet5", "folded").parent
         case = benchmark.Case("lenet5", "folded", "tiny")
-        return bench._measure(case, pruned, {"seconds": 1.0, "error": 0.0})
+        return bench._measure(case, pruned, {"seconds": 1.0, "error": 0.0, "effect": 0.0})
 
     def test_the_model_itself_keeps_everything(self, benchmark: ModuleType, tmp_path: Path) -> None:
         outcome = self.outcome(benchmark, tmp_path, tiny_path("lenet5", "folded"))
-        assert outcome == benchmark.Outcome(None, 1.0, 1.0, 1.0, error=0.0)
+        assert outcome == benchmark.Outcome(None, 1.0, 1.0, 1.0, error=0.0, effect=0.0)
 
     def test_another_output_shape_does_not_run(self, benchmark: ModuleType, tmp_path: Path) -> None:
         model = load(tiny_path("lenet5", "folded"))
@@ -80,7 +80,9 @@ class TestOutcomes:
     def test_table_says_who_failed_and_what_is_inexact(self, benchmark: ModuleType) -> None:
         case = benchmark.Case("lenet5", "folded", "tiny")
         outcomes = {
-            "secateur": benchmark.Outcome(None, 0.4, 0.31, 0.1, error=1e-2, locked=("why",)),
+            "secateur": benchmark.Outcome(
+                None, 0.4, 0.31, 0.1, error=1e-2, effect=1.0, locked=("why",)
+            ),
             "onnxsim 0.8.1": benchmark.Outcome(None, 0.3, 0.2, 0.1),
             "Torch-Pruning 1.6.1": benchmark.Outcome("crash", detail="IndexError"),
         }
@@ -92,6 +94,13 @@ class TestOutcomes:
         lines = list(benchmark.summary({case: outcomes}))
         assert lines[0] == "1 models; secateur: 0 exact, 0 failed."
         assert "- lenet5, folded: behind a peer. why" in lines
+
+
+def test_an_empty_mask_proves_nothing(benchmark: ModuleType) -> None:
+    assert benchmark.Outcome(None, macs=0.3, error=1e-7, effect=0.5).exact
+    assert not benchmark.Outcome(None, macs=0.3, error=1e-7, effect=0.0).exact
+    assert not benchmark.Outcome(None, macs=0.3, error=1e-3, effect=0.5).exact
+    assert not benchmark.Outcome("crash", macs=0.3, error=0.0, effect=0.5).exact
 
 
 def test_the_documentation_lists_the_zoo() -> None:

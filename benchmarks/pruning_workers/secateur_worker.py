@@ -1,7 +1,9 @@
 """Prune one ONNX file with secateur and compare it with the masked original.
 
 Usage: secateur_worker.py MODEL OUT RATIO. Prints a JSON object on the last line:
-`seconds`, `error` (largest difference over the largest output) and `locked` (reasons).
+`seconds`, `error` (largest difference from the masked original, over the largest
+output), `effect` (the same between the masked and the plain original; 0 would mean that
+the mask, and so the comparison, is empty) and `locked` (reasons).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import load, save
+from secateur.ir.tensor import Array
 from secateur.models.zoo import random_inputs
 from secateur.passes.prune import PruneChannels
 from secateur.passes.prune.masking import mask
@@ -29,14 +32,22 @@ def main(source: str, target: str, ratio: str) -> None:
 
     original = load(source)
     infer_shapes(original)
-    masked = mask(original, result.artifacts["selection"])
     feeds = random_inputs(original)
-    expected, found = Session(masked).run(feeds), Session(load(target)).run(feeds)
-    error = max(_difference(found[name], expected[name]) for name in expected)
-    print(json.dumps({"seconds": seconds, "error": error, "locked": [*map(str, result.notes)]}))
+    masked = Session(mask(original, result.artifacts["selection"])).run(feeds)
+    report = {
+        "seconds": seconds,
+        "error": _difference(Session(load(target)).run(feeds), masked),
+        "effect": _difference(Session(original).run(feeds), masked),
+        "locked": [str(note) for note in result.notes],
+    }
+    print(json.dumps(report))
 
 
-def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+def _difference(found: dict[str, Array], expected: dict[str, Array]) -> float:
+    return max(_relative(found[name], array) for name, array in expected.items())
+
+
+def _relative(found: Array, expected: Array) -> float:
     if found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
     return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12))
