@@ -16,7 +16,7 @@ import numpy as np
 
 from ..axes import dims
 from ..axes.analysis import Axes, NodeAxes, Opaque
-from ..axes.contents import Element, Size, content_of, evaluate, shape_content
+from ..axes.contents import Content, Element, Size, content_of, evaluate, shape_content
 from ..axes.dims import ONE, Axis
 from .registry import rule
 
@@ -95,13 +95,13 @@ def reshape(r: NodeAxes) -> None:
         content = r.content(1)
     if content is None:
         content = _content_by_rank(r)
-    elements = list(content.ravel())
     if not r.get("allowzero", 0):
-        elements = [Size(axes[i]) if e == 0 else e for i, e in enumerate(elements)]
+        content = _copied_sizes(content, axes)
+    elements = list(content.ravel())
     targets = _target_monomials(r, axes, elements)
     result = _line_up(r, axes, targets)
     required = [
-        None if e == -1 and content.ravel()[i] == -1 else result[i] for i, e in enumerate(elements)
+        None if element == -1 else axis for element, axis in zip(elements, result, strict=True)
     ]
     if r.get("shape") is not None:
         r.rewrite(lambda rewriter: rewriter.match_attribute(r.node, "shape", required))
@@ -112,6 +112,17 @@ def reshape(r: NodeAxes) -> None:
         if source is not None and shape is not None and all(isinstance(s, int) for s in shape):
             r.set_content(source.reshape([int(s) for s in shape if s is not None]))
     r.set(result)
+
+
+def _copied_sizes(content: Content, axes: Axes) -> Content:
+    """A target in which 0 is the size of the input's axis at the same place."""
+    result = content.copy()
+    for position, element in enumerate(content):
+        if isinstance(element, int) and element == 0:
+            if position >= len(axes):
+                raise Opaque("0 in the target shape copies an axis that the input doesn't have")
+            result[position] = Size(axes[position])
+    return result
 
 
 def _content_by_rank(r: NodeAxes) -> np.ndarray[tuple[int], np.dtype[np.object_]]:

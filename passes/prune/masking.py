@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto
 
 from ...ir.axes.analysis import Analysis, Parameter
+from ...ir.axes.dims import Axis, axis_size
 from ...ir.axes.selection import Indices, Selection
 from ...ir.graph import Graph, Model, Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.tensor import Array, Tensor
+
+Keep = npt.NDArray[np.bool_]
 
 _FLOATS: dict[int, type[np.floating[Any]]] = {
     TensorProto.FLOAT: np.float32,
@@ -29,21 +33,21 @@ _FLOATS: dict[int, type[np.floating[Any]]] = {
 class PruningRecord:
     """What was kept, in terms of names, so that it outlives the pruned model.
 
-    `values`: kept indices per axis (None: all) of every value that lost some.
-    `constants`: for each use of a constant, by the reading node's first output and the
-    position of the input, kept indices per axis of each block (equal parts along the
-    first axis), and the number that stands for zero.
+    `values`: for every value that lost elements, which ones stay along each axis (None:
+    all). `constants`: for each use of a constant, by the reading node's first output and
+    the position of the input, kept indices per axis of each block (equal parts along the
+    first axis), and what stands for zero, broadcast to the constant.
     """
 
-    values: dict[str, tuple[Indices | None, ...]]
-    constants: dict[tuple[str, int], tuple[list[tuple[Indices | None, ...]], int]]
+    values: dict[str, tuple[Keep | None, ...]]
+    constants: dict[tuple[str, int], tuple[list[tuple[Indices | None, ...]], Array]]
 
     @classmethod
     def of(cls, analysis: Analysis, selection: Selection) -> PruningRecord:
         values = {}
         for value, axes in analysis.axes.items():
-            kept = tuple(selection.indices(axis) for axis in axes or ())
-            if any(indices is not None for indices in kept):
+            kept = tuple(_keep(selection, axis) for axis in axes or ())
+            if any(keep is not None for keep in kept):
                 values[value.name] = kept
         constants = {}
         for use, parameter in analysis.parameters.items():
@@ -54,6 +58,15 @@ class PruningRecord:
         return cls(values, constants)
 
 
+def _keep(selection: Selection, axis: Axis) -> Keep | None:
+    indices, size = selection.indices(axis), axis_size(axis)
+    if indices is None or size is None:
+        return None
+    keep = np.zeros(size, bool)
+    keep[indices] = True
+    return keep
+
+
 _ZERO_POINTS = {
     "ConvInteger": {1: 3},
     "MatMulInteger": {0: 2, 1: 3},
@@ -62,14 +75,21 @@ _ZERO_POINTS = {
 }
 """Operator -> position of an integer operand -> position of its zero point."""
 
+_FIRST_AXIS = {("ConvInteger", 1), ("QLinearConv", 3), ("MatMulInteger", 0), ("QLinearMatMul", 0)}
+"""Operands whose zero points, if several, run along the first axis; else along the last."""
 
-def _zero_point(model: Model, parameter: Parameter) -> int:
-    """The number that stands for zero in an integer weight (0 where it differs by channel)."""
-    position = _ZERO_POINTS.get(parameter.node.op_type, {}).get(parameter.use.position)
-    if position is None:
-        return 0
-    tensor = model.constant(parameter.node.input(position))
-    return int(tensor.numpy().ravel()[0]) if tensor is not None and tensor.size == 1 else 0
+
+def _zero_point(model: Model, parameter: Parameter) -> Array:
+    """What stands for zero in an integer weight, broadcast to its axes."""
+    op_type, operand = parameter.node.op_type, parameter.use.position
+    position = _ZERO_POINTS.get(op_type, {}).get(operand)
+    tensor = None if position is None else model.constant(parameter.node.input(position))
+    if tensor is None:
+        return np.zeros((), np.int8)
+    zero = tensor.numpy()
+    if zero.ndim == 1 and (op_type, operand) in _FIRST_AXIS:
+        return zero.reshape([-1] + [1] * (len(parameter.tensor.shape) - 1))
+    return zero
 
 
 def mask(model: Model, record: PruningRecord) -> Model:
@@ -106,9 +126,10 @@ def first_output(node: Node) -> str:
     return next((v.name for v in node.outputs if v is not None), "")
 
 
-def _mask_array(array: Array, blocks: list[tuple[Indices | None, ...]], zero: int) -> Array:
+def _mask_array(array: Array, blocks: list[tuple[Indices | None, ...]], zero: Array) -> Array:
     """Set what isn't kept to zero. Rows of equal blocks are masked block by block."""
-    result = np.full_like(array, zero)
+    result = np.empty_like(array)
+    result[...] = zero
     rows = array.shape[0] // len(blocks) if array.ndim else 0
     for number, kept in enumerate(blocks):
         part = slice(number * rows, (number + 1) * rows) if len(blocks) > 1 else slice(None)
@@ -123,7 +144,7 @@ def _mask_array(array: Array, blocks: list[tuple[Indices | None, ...]], zero: in
     return result
 
 
-def _mask_value(model: Model, value: Value, kept: tuple[Indices | None, ...]) -> list[Node]:
+def _mask_value(model: Model, value: Value, kept: tuple[Keep | None, ...]) -> list[Node]:
     """Replace removed elements by zeros, one pruned axis after the other.
 
     Selecting, where the opset has Where, not multiplying: what is removed may be infinite.
@@ -136,13 +157,10 @@ def _mask_value(model: Model, value: Value, kept: tuple[Indices | None, ...]) ->
         name = model.fresh_name(f"{value.name}_{role}")
         return model.graph.add_initializer(name, Tensor.from_array(array))
 
-    for axis, indices in enumerate(kept):
-        size = value.shape[axis] if value.shape is not None else None
-        if indices is None or not isinstance(size, int):
+    for axis, keep in enumerate(kept):
+        if keep is None:
             continue
-        keep = np.zeros(size, bool)
-        keep[indices] = True
-        keep = keep.reshape([size if i == axis else 1 for i in range(len(kept))])
+        keep = keep.reshape([-1 if i == axis else 1 for i in range(len(kept))])
         dtype = _FLOATS[value.dtype]
         result = Value(model.fresh_name(f"{value.name}_masked"), value.type)
         if model.opset >= 9:
