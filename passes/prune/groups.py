@@ -62,31 +62,32 @@ def _size(dim: Dim) -> int:
 
 
 def find_groups(analysis: Analysis, ignore: Sequence[str] = ()) -> list[Group]:
-    """All groups that tie a parameter, in the order of the graph, then the locked ones.
+    """All groups: free ones in the order of the graph, then locked ones that tie a parameter.
 
-    Dims with a parameter or node name that matches one of the `ignore` patterns (shell
-    style) are locked.
+    A free dim need not tie a parameter: weights may be computed. Dims with a parameter
+    or node name that matches one of the `ignore` patterns (shell style) are locked.
     """
     ties = _ties(analysis)
     if ignore:
         _lock_ignored(ties, ignore)
         settle(analysis.families)
     weights = _weights(analysis)
+    carriers = _carriers(analysis)
     names: dict[str, int] = defaultdict(int)
     groups = []
 
     def add(move: Move, lock: Lock | None) -> None:
         tied = {d: ties[d] for d in move if d in ties}
-        name = _group_name(tied)
+        name = _group_name(tied) if tied else next(carriers[d] for d in move if d in carriers)
         names[name] += 1
         if names[name] > 1:
             name = f"{name}#{names[name]}"
         groups.append(Group(name, move, tied, min(weights.get(d, 1) for d in move), lock))
 
     known = [d for d in ties if d.size is not None and d.size > 1]
-    for move in moves(analysis.families, known):
-        if any(d in ties for d in move):
-            add(move, None)
+    computed = [d for d in carriers if d not in ties and d.lock is None]
+    for move in moves(analysis.families, [*known, *computed]):
+        add(move, None)
     for dim in known:
         if dim.lock is not None and not dim.lock.structural:
             add({dim: 1}, dim.lock)
@@ -100,6 +101,17 @@ def _ties(analysis: Analysis) -> dict[Dim, list[Tie]]:
             for position, axis in enumerate(block):
                 for dim in dict.fromkeys(dims_of(axis)):
                     found.setdefault(dim, []).append(Tie(parameter, number, position))
+    return found
+
+
+def _carriers(analysis: Analysis) -> dict[Dim, str]:
+    """For each dim of known size, the first value that has it on an axis."""
+    found: dict[Dim, str] = {}
+    for value, axes in analysis.axes.items():
+        for axis in axes or ():
+            for dim in dims_of(axis):
+                if dim.size is not None and dim.size > 1:
+                    found.setdefault(dim, value.name)
     return found
 
 
