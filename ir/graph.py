@@ -40,12 +40,24 @@ class Use(NamedTuple):
 class Value:
     """A named edge of the graph: a node's output, a graph input or an initializer.
 
-    `type` is the ONNX type or None where unknown. `const` holds an initializer's
+    `type` is the ONNX type or None where unknown; it is replaced, never changed in
+    place. `const` holds an initializer's
     tensor. `info` is the value's entry among a graph's inputs, outputs or
     value_info as read (doc string, metadata, denotations); None where it had none.
     """
 
-    __slots__ = ("const", "info", "is_input", "name", "output_index", "producer", "type", "uses")
+    __slots__ = (
+        "_shape",
+        "_shape_type",
+        "const",
+        "info",
+        "is_input",
+        "name",
+        "output_index",
+        "producer",
+        "type",
+        "uses",
+    )
 
     def __init__(
         self,
@@ -63,6 +75,8 @@ class Value:
         self.producer: Node | None = None
         self.output_index = 0
         self.uses: dict[Use, None] = {}
+        self._shape: tuple[Dimension, ...] | None = None
+        self._shape_type: TypeProto | None = None  # the type that `_shape` was read from
 
     @property
     def dtype(self) -> int:
@@ -77,13 +91,9 @@ class Value:
         """Sizes of the axes; None where even the rank is unknown."""
         if self.const is not None:
             return self.const.shape
-        tensor = tensor_type(self.type)
-        if tensor is None or not tensor.HasField("shape"):
-            return None
-        return tuple(
-            int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or None)
-            for d in tensor.shape.dim
-        )
+        if self._shape_type is not self.type:
+            self._shape, self._shape_type = type_shape(self.type), self.type
+        return self._shape if self.type is not None else None
 
     @property
     def rank(self) -> int | None:
@@ -91,7 +101,7 @@ class Value:
         return None if shape is None else len(shape)
 
     def set_tensor_type(self, dtype: int, shape: Sequence[Dimension] | None) -> None:
-        self.type = helper.make_tensor_type_proto(dtype, shape)
+        self.type = make_tensor_type(dtype, shape)
 
     @property
     def users(self) -> list[Node]:
@@ -275,7 +285,9 @@ class Node:
         self.attributes[name] = Attribute.of(name, value, type)
 
     def subgraphs(self) -> list[Graph]:
-        return [graph for a in self.attributes.values() for graph in a.graphs]
+        if not self.attributes:
+            return []
+        return [graph for a in self.attributes.values() if a.graphs for graph in a.graphs]
 
     @property
     def label(self) -> str:
@@ -332,7 +344,7 @@ class Graph:
         return node
 
     def add_initializer(self, name: str, tensor: Tensor) -> Value:
-        value = Value(name, helper.make_tensor_type_proto(tensor.dtype, tensor.shape), const=tensor)
+        value = Value(name, make_tensor_type(tensor.dtype, tensor.shape), const=tensor)
         self.initializers[name] = value
         return value
 
@@ -347,7 +359,7 @@ class Graph:
             value.producer = None
         value.const = tensor
         value.info = None
-        value.type = helper.make_tensor_type_proto(tensor.dtype, tensor.shape)
+        value.type = make_tensor_type(tensor.dtype, tensor.shape)
         self.initializers[value.name] = value
 
     def remove_nodes(self, nodes: Iterable[Node]) -> None:
@@ -440,6 +452,34 @@ def tensor_type(type: TypeProto | None) -> Any:
     return None
 
 
+def make_tensor_type(dtype: int, shape: Sequence[Dimension] | None) -> TypeProto:
+    """The type of a tensor; `shape` is None where even the rank is unknown."""
+    type = TypeProto()
+    tensor = type.tensor_type
+    tensor.elem_type = dtype
+    if shape is not None:
+        sizes = tensor.shape
+        sizes.SetInParent()  # rank 0 is known, too
+        for size in shape:
+            dim = sizes.dim.add()
+            if isinstance(size, str):
+                dim.dim_param = size
+            elif size is not None:
+                dim.dim_value = size
+    return type
+
+
+def type_shape(type: TypeProto | None) -> tuple[Dimension, ...] | None:
+    """The shape in a tensor's type; None where even the rank is unknown."""
+    tensor = tensor_type(type)
+    if tensor is None or not tensor.HasField("shape"):
+        return None
+    return tuple(
+        int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or None)
+        for d in tensor.shape.dim
+    )
+
+
 class Function:
     """A model-local function; `graph` is its body, `extra` the rest of the proto."""
 
@@ -530,55 +570,17 @@ class Model:
 
     def clone(self) -> Model:
         """An independent copy; constants, being immutable, are shared."""
-        functions = [Function(_clone_graph(f.graph, {}), f.extra) for f in self.functions.values()]
+        from .copying import Copier
+
+        functions = [Function(Copier().graph(f.graph), f.extra) for f in self.functions.values()]
         extra = ModelProto()
         extra.CopyFrom(self.extra)
-        return Model(_clone_graph(self.graph, {}), extra, functions, self.path)
+        return Model(Copier().graph(self.graph), extra, functions, self.path)
 
 
 def normalize_domain(domain: str) -> str:
     """A domain's canonical spelling: the standard one is '', also written 'ai.onnx'."""
     return "" if domain == "ai.onnx" else domain
-
-
-def _clone_graph(graph: Graph, mapping: dict[Value, Value]) -> Graph:
-    """Copy a graph; protos and tensors, never changed in place, are shared.
-
-    `mapping` leads from every value copied so far to its copy.
-    """
-
-    def copy_value(value: Value) -> Value:
-        copy = mapping[value] = Value(value.name, value.type, const=value.const, info=value.info)
-        return copy
-
-    clone = Graph(graph.name, graph.extra)
-    for value in graph.inputs:
-        clone.add_input(copy_value(value))
-    for name, value in graph.initializers.items():
-        clone.initializers[name] = mapping.get(value) or copy_value(value)
-    for node in graph.nodes:
-        attributes = {
-            name: Attribute(a.proto, [_clone_graph(g, mapping) for g in a.graphs], a.tensor)
-            for name, a in node.attributes.items()
-        }
-        copy = Node(
-            node.op_type,
-            [None if v is None else mapping[v] for v in node.inputs],
-            [None if v is None else copy_value(v) for v in node.outputs],
-            attributes,
-            domain=node.domain,
-            name=node.name,
-            overload=node.overload,
-            extra=node.extra,
-        )
-        for body in copy.subgraphs():
-            body.parent = copy
-        clone.add_node(copy)
-    for entry in graph.value_info:
-        clone.value_info.append(mapping.get(entry, entry) if isinstance(entry, Value) else entry)
-    for value in graph.outputs:
-        clone.add_output(mapping[value])
-    return clone
 
 
 def _constant_tensor(node: Node) -> Tensor | None:

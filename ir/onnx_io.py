@@ -228,10 +228,11 @@ class _GraphReader:
             value = Value(name, info.type if info is not None else None, info=info)
             self._define(value)
             outputs.append(value)
-        extra = NodeProto()
+        extra = None
         for field, content in proto.ListFields():
             # Explicitly empty strings (name, domain) count: they come back as they were.
             if field.name in _NODE_EXTRA or content == "":
+                extra = extra or NodeProto()
                 _copy_field(extra, field.name, content)
         node = Node(
             proto.op_type,
@@ -241,7 +242,7 @@ class _GraphReader:
             domain=proto.domain,
             name=proto.name,
             overload=proto.overload,
-            extra=extra if extra.ListFields() else None,
+            extra=extra,
         )
         for graph in node.subgraphs():
             graph.parent = node

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,10 @@ _PACKED_BITS: dict[int, int] = {
 }
 
 
+_DATA_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+
+
+@cache
 def element_bits(dtype: int) -> int:
     """Bits that one element of an ONNX data type occupies in storage (strings: 0)."""
     if dtype in _PACKED_BITS:
@@ -113,7 +118,7 @@ class Tensor:
         if any(d < 0 for d in shape):
             raise ModelError(f"tensor '{proto.name}': negative dimension in shape {list(shape)}")
         where = f"tensor '{proto.name}'"
-        if proto.data_type not in TensorProto.DataType.values() or not proto.data_type:
+        if proto.data_type not in _DATA_TYPES:
             raise ModelError(f"{where}: unknown data type {proto.data_type}")
         region = None
         if proto.data_location == TensorProto.EXTERNAL:

@@ -9,6 +9,7 @@ from onnx import AttributeProto, defs
 
 from ...ir.graph import Graph, Model, Node, Value, normalize_domain
 from ...ir.tensor import Array, Tensor
+from .schemas import is_deterministic
 
 _SAMPLE = 256
 """Elements compared first, so that large constants that differ are hardly read."""
@@ -86,55 +87,65 @@ def merge_computations(model: Model) -> int:
     Nodes see what the graphs around theirs computed before. Random operators, nodes
     with subgraphs and operators outside the standard domains stay.
     """
-    return _Merger(model).run(model.graph, {})
+    return _Merger(model).run(model.graph, ())
+
+
+class _Twins:
+    """Nodes of one operator with the same inputs, by their attributes."""
+
+    def __init__(self, first: Node) -> None:
+        self.first: Node | None = first
+        self.others: dict[frozenset[tuple[str, bytes]], Node] = {}
+
+
+_Scope = dict[tuple[object, ...], _Twins]
 
 
 class _Merger:
     def __init__(self, model: Model) -> None:
-        self.model = model
+        self.opsets = model.opsets
 
-    def run(self, graph: Graph, outer: dict[tuple[object, ...], Node]) -> int:
-        seen = dict(outer) if graph is not self.model.graph else outer
+    def run(self, graph: Graph, outer: tuple[_Scope, ...]) -> int:
+        """Merge in one graph; `outer` are the nodes of the graphs around it so far."""
+        own: _Scope = {}
+        scopes = (*outer, own)
         count = 0
         dead: list[Node] = []
         for node in graph.nodes:
-            for body in node.subgraphs():
-                count += self.run(body, seen)
-            key = self._key(node)
-            if key is None:
+            bodies = node.subgraphs()
+            for body in bodies:
+                count += self.run(body, scopes)
+            domain = normalize_domain(node.domain)
+            if bodies or not is_deterministic(node.op_type, domain, self.opsets.get(domain, 0)):
                 continue
-            twin = seen.setdefault(key, node)
-            if twin is not node and _replace(node, twin):
+            key = (node.op_type, domain, len(node.outputs), *node.inputs)
+            if any(self._merge(node, scope.get(key)) for scope in scopes):
                 dead.append(node)
+            elif key in own:
+                own[key].others.setdefault(self._attributes(node), node)
+            else:
+                own[key] = _Twins(node)
         graph.remove_nodes(dead)
         return count + len(dead)
 
-    def _key(self, node: Node) -> tuple[object, ...] | None:
-        """What makes two nodes the same computation; None where nothing may."""
-        domain = normalize_domain(node.domain)
-        if node.subgraphs() or domain not in ("", "ai.onnx.ml"):
-            return None
-        signature = self._signature(node.op_type, domain)
-        if signature is None:
-            return None
-        attributes = tuple(
-            sorted(
-                (name, a.proto.SerializeToString(deterministic=True))
-                for name, a in node.attributes.items()
-                if not _is_default(a.proto, signature.attributes.get(name))
-            )
-        )
-        inputs = list(node.inputs)
-        while inputs and inputs[-1] is None:
-            inputs.pop()
-        return (node.op_type, domain, node.overload, len(node.outputs), attributes, *inputs)
+    def _merge(self, node: Node, twins: _Twins | None) -> bool:
+        if twins is None:
+            return False
+        if twins.first is not None:  # attributes are compared only where inputs are equal
+            twins.others[self._attributes(twins.first)] = twins.first
+            twins.first = None
+        twin = twins.others.get(self._attributes(node))
+        return twin is not None and _replace(node, twin)
 
-    def _signature(self, op_type: str, domain: str) -> defs.OpSchema | None:
-        version = self.model.opsets.get(domain, 0)
-        if not defs.has(op_type, version, domain):
-            return None
-        schema = defs.get_schema(op_type, version, domain)
-        return None if schema.non_deterministic else schema  # type: ignore[attr-defined]
+    def _attributes(self, node: Node) -> frozenset[tuple[str, bytes]]:
+        """Attributes in serialized form, without those that say what is the default."""
+        domain = normalize_domain(node.domain)
+        schema = defs.get_schema(node.op_type, self.opsets.get(domain, 0), domain)
+        return frozenset(
+            (name, a.proto.SerializeToString(deterministic=True))
+            for name, a in node.attributes.items()
+            if not _is_default(a.proto, schema.attributes.get(name))
+        )
 
 
 def _replace(node: Node, twin: Node) -> bool:

@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from onnx import TensorProto, defs
+from onnx import TensorProto
 
 from ...ir.graph import Attribute, Graph, Model, Node, Value, normalize_domain
 from ...ir.infer import infer_shapes
@@ -17,6 +17,7 @@ from .dead import remove_dead_nodes, remove_unused_initializers
 from .evaluate import EXCHANGED_TYPES, ConstantGraph, evaluate
 from .initializers import separate_initializers
 from .kernels import KERNELS, compute
+from .schemas import is_deterministic
 from .shapes import static_shape
 
 _BOUNDED_RESULT = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
@@ -104,6 +105,7 @@ class _Round:
         self.model = model
         self.limits = limits
         self.notes = notes
+        self.opsets = model.opsets
         self.outputs = _ConstantOutputs()
 
     def run(self) -> int:
@@ -129,12 +131,12 @@ class _Round:
     def _compute(self, node: Node) -> tuple[Value, Array] | None:
         """The output and its elements, where no session is needed for them."""
         output = node.output(0)
-        if output is None or not output.uses or node.op_type == "Constant":
+        if output is None or not output.uses:
             return None
-        found = _known_shape(node)
-        if found is not None:
-            return output, found
-        if node.op_type not in KERNELS or not _may_fold(node, self.model):
+        if node.op_type in ("Shape", "Size"):
+            found = _known_shape(node)
+            return None if found is None else (output, found)
+        if node.op_type not in KERNELS or not self._may_fold(node):
             return None
         if not all(v is None or self._is_constant(v) for v in node.inputs):
             return None
@@ -165,8 +167,17 @@ class _Round:
         remove_dead_nodes(self.model)
         return len(found)
 
+    def _may_fold(self, node: Node) -> bool:
+        """Whether a node's result depends on its inputs only, and folding it is wanted."""
+        domain = normalize_domain(node.domain)
+        return (
+            is_deterministic(node.op_type, domain, self.opsets.get(domain, 0))
+            and node.op_type not in ("Constant", "DequantizeLinear")
+            and (node.domain, node.op_type, node.overload) not in self.model.functions
+        )
+
     def _is_candidate(self, node: Node, held: set[Node]) -> bool:
-        return _may_fold(node, self.model) and all(
+        return self._may_fold(node) and all(
             v is None or v.producer in held or self._is_constant(v) for v in node.inputs
         )
 
@@ -261,20 +272,6 @@ class _ConstantOutputs:
 
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-
-
-def _may_fold(node: Node, model: Model) -> bool:
-    """Whether an operator's result depends on its inputs only, and folding it is wanted."""
-    domain = normalize_domain(node.domain)
-    if domain not in ("", "ai.onnx.ml") or node.op_type in ("Constant", "DequantizeLinear"):
-        return False
-    if node.subgraphs() or (node.domain, node.op_type, node.overload) in model.functions:
-        return False
-    version = model.opsets.get(domain, 0)
-    if not defs.has(node.op_type, version, domain):
-        return False
-    schema = defs.get_schema(node.op_type, version, domain)
-    return not schema.non_deterministic  # type: ignore[attr-defined]
 
 
 def _known_shape(node: Node) -> Array | None:

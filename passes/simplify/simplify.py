@@ -59,37 +59,50 @@ class Simplify(Pass):
     weight_limit: int = 2**29
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
-        limits = Limits(self.size_limit, self.weight_limit)
-        applied: Counter[str] = Counter()
-        notes: list[Note] = []
         before = sum(1 for _ in model.all_nodes())
         with working_types(model):
+            run = _Run(model, Limits(self.size_limit, self.weight_limit))
             for _ in range(_ROUNDS):
-                done, notes = _one_round(model, limits)
-                if not done:
+                if not run.one_round():
                     break
-                applied.update(done)
         remove_unused_initializers(model)
         after = sum(1 for _ in model.all_nodes())
-        statistics = {"nodes_before": before, "nodes_after": after, "rewrites": dict(applied)}
-        return PassResult(bool(applied), statistics, notes)
+        applied = dict(+run.applied)
+        statistics = {"nodes_before": before, "nodes_after": after, "rewrites": applied}
+        return PassResult(bool(applied), statistics, run.notes)
 
 
-def _one_round(model: Model, limits: Limits) -> tuple[Counter[str], list[Note]]:
-    analysis = Analysis(model)
-    analysis.run()
-    rewriter = Rewriter(model, _RULES, analysis)
-    rewriter.run()
-    applied = rewriter.applied
-    folded, notes = fold_constants(model, limits)
-    if folded:
-        applied["fold_constants"] += folded
-    for function in (remove_dead_nodes, merge_constants, merge_computations):
-        count = function(model)
-        if count:
-            applied[function.__name__] += count
-    affine.note_remaining(rewriter)
-    return applied, notes + rewriter.notes
+class _Run:
+    """Rounds of folding, rewriting and merging on one model."""
+
+    def __init__(self, model: Model, limits: Limits) -> None:
+        self.model = model
+        self.limits = limits
+        self.applied: Counter[str] = Counter()
+        self.notes: list[Note] = []
+        self._is_settled = False
+
+    def one_round(self) -> bool:
+        """Fold, rewrite, merge; whether another round may find more.
+
+        In this order, since sharing a weight or a result ties the rules' hands.
+        """
+        folded, too_large = fold_constants(self.model, self.limits)
+        self.applied["fold_constants"] += folded
+        analysis = Analysis(self.model)
+        analysis.run()
+        if self._is_settled and not folded and not analysis.improved:
+            return False
+        rewriter = Rewriter(self.model, _RULES, analysis)
+        rewriter.run()
+        self.applied.update(rewriter.applied)
+        remove_dead_nodes(self.model)
+        merged = merge_constants(self.model) + merge_computations(self.model)
+        self.applied["merge"] += merged
+        self._is_settled = not merged and not analysis.is_stale
+        affine.note_remaining(rewriter)
+        self.notes = too_large + rewriter.notes
+        return bool(rewriter.applied) or merged > 0
 
 
 @contextmanager

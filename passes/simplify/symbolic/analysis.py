@@ -6,7 +6,7 @@ import itertools
 
 from onnx import TensorProto, numpy_helper
 
-from ....ir.graph import Graph, Model, Node, Value, normalize_domain, tensor_type
+from ....ir.graph import Graph, Model, Node, Value, normalize_domain, tensor_type, type_shape
 from ....ir.infer import infer_node
 from . import shapes, values
 from .expression import Expression, Size, opaque, symbol
@@ -23,11 +23,13 @@ class Analysis:
     """Shapes of all values and elements of small integer tensors, as expressions.
 
     `run` also writes what it finds into `Value.type`, sizes that are expressions as
-    symbols named by their text, so that equal sizes have equal names.
+    symbols named by their text, so that equal sizes have equal names. `is_stale` is set
+    by whoever finds that the model has changed too much since.
     """
 
     def __init__(self, model: Model) -> None:
         self.opset = model.opset
+        self.is_stale = False
         self._model = model
         self._shapes: dict[Value, shapes.Shape | None] = {}
         self._elements: dict[Value, list[Size] | None] = {}
@@ -36,6 +38,11 @@ class Analysis:
         self._first_elements: dict[tuple[Graph | None, int, int | None, Elements], Value] = {}
         self._improved: set[Value] = set()
         self._loops = 0
+
+    @property
+    def improved(self) -> int:
+        """How many values it knows more of than their types said before."""
+        return len(self._improved)
 
     def run(self) -> None:
         """Visit every node of the main graph and its subgraphs, in execution order."""
@@ -177,7 +184,7 @@ class Analysis:
             if value.type is None:
                 value.type = type_
             if tensor.HasField("shape"):
-                found = Value("", type_).shape or ()
+                found = type_shape(type_) or ()
                 self._take_shape(
                     value, tuple(s if isinstance(s, int) else self._named(s) for s in found)
                 )

@@ -1,0 +1,19 @@
+"""What operators' schemas say that passes ask for every node."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from onnx import defs
+
+
+@cache
+def is_deterministic(op_type: str, domain: str, version: int) -> bool:
+    """Whether a standard operator's results depend on its inputs and attributes only.
+
+    False for unknown operators and for those with subgraphs.
+    """
+    if domain not in ("", "ai.onnx.ml") or not defs.has(op_type, version, domain):
+        return False
+    schema = defs.get_schema(op_type, version, domain)
+    return not schema.non_deterministic  # type: ignore[attr-defined]
