@@ -13,6 +13,7 @@ from ...ir.errors import SecateurError
 from ...ir.graph import Model
 from ...ir.infer import infer_shapes
 from ..base import Context, Note, Pass, PassResult
+from ..inline import InlineFunctions
 from .allocation import Goal, allocate
 from .apply import apply_selection
 from .groups import Group, find_groups
@@ -45,6 +46,7 @@ class PruneChannels(Pass):
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         goal = self._goal()
+        inlined = InlineFunctions().run(model)
         infer_shapes(model)
         before = count(model)
         analysis = analyze(model, prune_normalized=self.normalized)
@@ -66,7 +68,10 @@ class PruneChannels(Pass):
             align=allocation.align,
         )
         return PassResult(
-            bool(selection), statistics, _notes(analysis, groups), {"selection": record}
+            bool(selection) or inlined.changed,
+            statistics,
+            inlined.notes + _notes(analysis, groups),
+            {"selection": record},
         )
 
     def _goal(self) -> Goal:

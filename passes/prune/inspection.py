@@ -11,6 +11,7 @@ from ...ir.axes.analysis import Analysis, analyze
 from ...ir.axes.dims import Dim, Lock, dims_of
 from ...ir.graph import Model
 from ...ir.infer import infer_shapes
+from ..inline import InlineFunctions
 from .budget import CostModel
 from .groups import Group, find_groups
 
@@ -48,7 +49,10 @@ class GroupReport:
 def inspect_groups(
     model: Model, *, ignore: Sequence[str] = (), prune_normalized: bool = False
 ) -> list[GroupReport]:
-    """Every group of a model, the locked ones too. Only inferred types are added to it."""
+    """Every group of a model, the locked ones too; those inside model-local functions as
+    they are once calls are inlined. The model itself isn't changed."""
+    model = model.clone()
+    InlineFunctions().run(model)
     infer_shapes(model)
     analysis = analyze(model, prune_normalized=prune_normalized)
     groups = find_groups(analysis, ignore)
