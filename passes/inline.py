@@ -24,11 +24,11 @@ class InlineFunctions(Pass):
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         notes: dict[str, Note] = {}
         count = 0
-        for graph in list(model.all_graphs()):
+        for graph in list(model.graph.all_graphs()):
             count += _inline_graph(model, graph, notes, 0)
-        called = {_key(n) for n in model.all_nodes() if _key(n) in model.functions}
-        for key in [k for k in model.functions if k not in called]:
-            del model.functions[key]
+        called = {_key(n) for n in model.graph.all_nodes()}
+        if not called.intersection(model.functions):
+            model.functions.clear()
         return PassResult(count > 0, {"inlined": count}, list(notes.values()))
 
 

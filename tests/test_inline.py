@@ -41,7 +41,7 @@ def function_model(version=17):
     nodes = [
         helper.make_node("block", ["x", "w0"], ["h", "x_again"], domain="local", name="first"),
         helper.make_node("scale", ["h"], ["s"], domain="local", factor=0.5),
-        helper.make_node("block", ["s", "w1"], ["t"], domain="local", name="second"),
+        helper.make_node("block", ["s", "w1"], ["t", "unused"], domain="local", name="second"),
         helper.make_node("Add", ["t", "x_again"], ["y"]),
     ]
     rng = np.random.default_rng(0)
