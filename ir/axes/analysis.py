@@ -59,6 +59,8 @@ class Analysis:
     contents: dict[Value, Content] = field(default_factory=dict)
     parameters: dict[Use, Parameter] = field(default_factory=dict)
     families: list[Family] = field(default_factory=list)
+    views: dict[Value, Axes] = field(default_factory=dict)
+    """Axes of constants that are only cut into parts: their uses share them."""
     rewrites: list[Callable[[Any], None]] = field(default_factory=list)
     unruled: list[tuple[Node, str]] = field(default_factory=list)
     prune_normalized: bool = False
@@ -111,7 +113,11 @@ class NodeAxes:
         use = Use(self.node, index)
         parameter = self.analysis.parameters.get(use)
         if parameter is None:
-            axes = tuple(dims.fresh(size, value.name) for size in tensor.shape)
+            axes = self.analysis.views.get(value)
+            if axes is None:
+                axes = tuple(dims.fresh(size, value.name) for size in tensor.shape)
+            if len(value.uses) > 1 and all(_is_view(u.user) for u in value.uses):
+                self.analysis.views[value] = axes
             parameter = Parameter(use, value, tensor, [axes])
             self.analysis.parameters[use] = parameter
         return parameter.blocks[0]
@@ -236,6 +242,10 @@ class NodeAxes:
         `action` gets a `Rewriter` (passes/prune/apply.py).
         """
         self.analysis.rewrites.append(action)
+
+
+def _is_view(user: Node | Graph) -> bool:
+    return isinstance(user, Node) and user.op_type in ("Slice", "Split")
 
 
 def content_of_value(analysis: Analysis, value: Value) -> Content | None:
