@@ -194,6 +194,28 @@ def test_a_relu_whose_input_is_read_elsewhere_stays() -> None:
     check(from_proto(proto), model, {"x": IMAGES})
 
 
+def test_a_relu_is_absorbed_through_movement() -> None:
+    """Convolution, pooling, Relu: all before the Relu keeps to its range as well."""
+    nodes = [
+        conv("x", "w", output="a"),
+        helper.make_node("MaxPool", ["a"], ["p"], kernel_shape=[2, 2]),
+        helper.make_node("Transpose", ["p"], ["t"], perm=[0, 1, 3, 2]),
+        helper.make_node("Relu", ["t"], ["r"]),
+        conv("r", "v"),
+    ]
+    proto = build(nodes, {"w": W, "v": random(4, 2, 4, 1, 1)}, ["N", 3, 6, 6])
+    model, result = run(proto)
+    assert result.statistics["absorbed"] == {"Relu": 1}
+    assert "Relu" not in kinds(model)
+    scales = [n.inputs[1] for n in model.graph.nodes if n.op_type == "QuantizeLinear"]
+    assert len(set(scales)) == 3
+    proto.graph.output.append(helper.make_tensor_value_info("r", TensorProto.FLOAT, None))
+    largest = Session(from_proto(proto)).run({"x": IMAGES})["r"].max()
+    assert scales[1].const.numpy() == pytest.approx(largest / 255)
+    del proto.graph.output[1:]
+    check(from_proto(proto), model, {"x": IMAGES})
+
+
 def test_the_rim_stays_float() -> None:
     """Preprocessing, and additions and concatenations that only lead to outputs."""
     nodes = [

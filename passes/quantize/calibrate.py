@@ -28,6 +28,9 @@ BATCH = 1
 
 ALL_CORES = 0
 
+LARGEST_OPTIMIZED = 5000
+"""Nodes above which ONNX Runtime's optimizer, quadratic in them, costs more than it gains."""
+
 
 def calibrate(
     model: Model,
@@ -60,7 +63,8 @@ def _sweep(
     observers: dict[Value, Observer],
 ) -> None:
     names = {value.name: value for value in values}
-    session = Session(exposing(model, names), threads=ALL_CORES)
+    optimize = len(model.graph.nodes) <= LARGEST_OPTIMIZED
+    session = Session(exposing(model, names), optimize=optimize, threads=ALL_CORES)
     for feeds, _ in samples.feeds(BATCH):
         for name, array in session.run(feeds).items():
             observers[names[name]].update(array)
@@ -111,7 +115,7 @@ def _measured_sizes(model: Model, values: Sequence[Value], samples: Samples) -> 
         clone.graph.add_node(Node("Shape", [found[value.name]], [shape]))
         outputs[shape.name] = value
     probes = [node.outputs[0] for node in clone.graph.nodes[-len(values) :]]
-    session = Session(_with_outputs(clone, [p for p in probes if p is not None]))
+    session = Session(_with_outputs(clone, [p for p in probes if p is not None]), optimize=False)
     feeds, _ = next(samples.feeds(BATCH))
     return {
         outputs[name]: int(np.prod(shape)) * element_bits(outputs[name].dtype) // 8

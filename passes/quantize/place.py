@@ -60,11 +60,11 @@ def place(
             candidates[node] = answer
     fed = _feed_forward(model.graph, candidates, _wanted(model.graph, candidates), reasons)
     nodes, read = _prune_unread(model.graph, fed, reasons)
-    absorbed = _absorbed(nodes)
+    absorbed, ranges = _absorbed(nodes)
     for node in absorbed.values():
         del nodes[node]
     values = _quantized(model.graph, nodes, absorbed, read)
-    return Placement(nodes, absorbed, values, _sources(nodes, values), reasons)
+    return Placement(nodes, absorbed, values, _sources(nodes, values, ranges), reasons)
 
 
 def _wanted(graph: Graph, candidates: Mapping[Node, Operands]) -> set[Value]:
@@ -140,18 +140,37 @@ def _sole_producer(node: Node) -> Node | None:
     return value.producer
 
 
-def _absorbed(nodes: Mapping[Node, Operands]) -> dict[Value, Node]:
-    """Relu and Clip nodes that directly follow the one integer operator that feeds them."""
+def _absorbed(nodes: Mapping[Node, Operands]) -> tuple[dict[Value, Node], dict[Value, Value]]:
+    """Relu and Clip nodes that follow the one integer operator that feeds them.
+
+    Between the two, elements may be moved: clipping before and after is the same. Also
+    returns, where they are, which result of a clip gives a moved value its range.
+    """
     absorbed: dict[Value, Node] = {}
+    ranges: dict[Value, Value] = {}
     for node, operands in nodes.items():
-        producer = _sole_producer(node) if operands.role is Role.CLIPPING else None
-        source = nodes.get(producer) if producer is not None else None
-        if source is None or source.shares_parameters or source.role is Role.CLIPPING:
+        if operands.role is not Role.CLIPPING:
             continue
-        value = node.input(0)
+        first = node
+        producer = _sole_producer(node)
+        while producer is not None and producer in nodes and nodes[producer].shares_parameters:
+            first = producer
+            producer = _sole_producer(producer) if _passes_on(producer) else None
+        if producer is None or producer not in nodes or nodes[producer].role is Role.CLIPPING:
+            continue
+        value, source, result = node.input(0), first.input(0), node.outputs[0]
         assert value is not None
+        assert source is not None
+        assert result is not None
         absorbed[value] = node
-    return absorbed
+        if first is not node:
+            ranges[source] = result
+    return absorbed, ranges
+
+
+def _passes_on(node: Node) -> bool:
+    """Whether all elements that `node` moves go to one place."""
+    return len(node.outputs) == 1
 
 
 def _quantized(
@@ -197,8 +216,11 @@ def _would_become_gemm(node: Node) -> bool:
     )
 
 
-def _sources(nodes: Mapping[Node, Operands], values: Iterable[Value]) -> dict[Value, Value]:
-    """Whose parameters each value takes: its own, or those of what it was moved from."""
+def _sources(
+    nodes: Mapping[Node, Operands], values: Iterable[Value], ranges: Mapping[Value, Value]
+) -> dict[Value, Value]:
+    """Whose parameters each value takes: its own, those of what it was moved from, or those
+    of what it is clipped to further on."""
     sources: dict[Value, Value] = {}
     for value in values:
         producer = value.producer
@@ -208,7 +230,7 @@ def _sources(nodes: Mapping[Node, Operands], values: Iterable[Value]) -> dict[Va
             assert moved is not None
             sources[value] = sources.get(moved, moved)
         else:
-            sources[value] = value
+            sources[value] = ranges.get(value, value)
     return sources
 
 
