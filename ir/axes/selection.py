@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from .dims import Axis, Dim, Term, axis_size, resolve, term_size
+from .dims import Axis, Dim, Term, axis_size, dims_of, resolve, term_size
 
 Indices = npt.NDArray[np.int64]
 
@@ -26,8 +26,13 @@ class Selection:
     def __bool__(self) -> bool:
         return bool(self.kept)
 
+    def changes(self, axis: Axis) -> bool:
+        """Whether an axis loses elements; its size needn't be known."""
+        return any(dim in self.kept for dim in dims_of(axis))
+
     def indices(self, axis: Axis) -> Indices | None:
-        """Kept element numbers of an axis in ascending order, or None where it stays whole."""
+        """Kept element numbers of an axis of known size in ascending order, or None where
+        it stays whole."""
         if axis in self._cache:
             return self._cache[axis]
         result = self._indices(axis)
@@ -36,8 +41,9 @@ class Selection:
 
     def size(self, axis: Axis) -> int | None:
         """Elements that an axis has left; None where its size is unknown."""
-        indices = self.indices(axis)
-        return axis_size(axis) if indices is None else len(indices)
+        size = axis_size(axis)
+        indices = None if size is None else self.indices(axis)
+        return size if indices is None else len(indices)
 
     def _indices(self, axis: Axis) -> Indices | None:
         resolved = resolve(axis)

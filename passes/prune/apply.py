@@ -36,7 +36,7 @@ class Rewriter:
 
     def changes(self, *axes: Axis) -> bool:
         """Whether any of the axes loses an index."""
-        return any(self.selection.indices(axis) is not None for axis in axes)
+        return any(self.selection.changes(axis) for axis in axes)
 
     def set_constant(
         self, node: Node, index: int, array: npt.NDArray[Any], dtype: int | None = None
@@ -132,9 +132,9 @@ def _sliced_types(analysis: Analysis, selection: Selection) -> dict[Value, list[
     for value, axes in analysis.axes.items():
         if axes is None or value.shape is None or value.const is not None:
             continue
-        if any(selection.indices(axis) is not None for axis in axes):
+        if any(selection.changes(axis) for axis in axes):
             changed[value] = [
-                old if selection.indices(axis) is None else selection.size(axis)
+                selection.size(axis) if selection.changes(axis) else old
                 for old, axis in zip(value.shape, axes, strict=True)
             ]
     return changed

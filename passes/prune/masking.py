@@ -6,6 +6,8 @@ that no consumer sees it. `mask` builds that model without using what pruning di
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +16,32 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from ...ir.axes.analysis import Analysis, Parameter
-from ...ir.axes.dims import Axis, axis_size
+from ...ir.axes.dims import Axis, axis_size, resolve
 from ...ir.axes.selection import Indices, Selection
 from ...ir.graph import Graph, Model, Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.tensor import Array, Tensor
 
-Keep = npt.NDArray[np.bool_]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which elements of an axis stay: the row-major product of masks.
+
+    At most one of them is None: all of a number of elements known only at run time.
+    """
+
+    factors: tuple[Mask | None, ...]
+
+    def mask(self, size: int) -> Mask:
+        """For an axis of `size` elements."""
+        unknown = size // math.prod(len(f) for f in self.factors if f is not None)
+        result = np.ones(1, bool)
+        for factor in self.factors:
+            result = np.outer(result, np.ones(unknown, bool) if factor is None else factor).ravel()
+        return result
+
 
 _FLOATS: dict[int, type[np.floating[Any]]] = {
     TensorProto.FLOAT: np.float32,
@@ -59,12 +80,27 @@ class PruningRecord:
 
 
 def _keep(selection: Selection, axis: Axis) -> Keep | None:
-    indices, size = selection.indices(axis), axis_size(axis)
-    if indices is None or size is None:
+    if not selection.changes(axis):
         return None
-    keep = np.zeros(size, bool)
-    keep[indices] = True
-    return keep
+    if axis_size(axis) is not None:
+        return Keep((_mask_of(selection, axis),))
+    terms = resolve(axis)
+    factors: list[Mask | None] = []
+    for dim in terms[0]:
+        if dim.size is not None:
+            factors.append(_mask_of(selection, ((dim,),)))
+        elif not factors or factors[-1] is not None:
+            factors.append(None)
+    expressible = len(terms) == 1 and sum(f is None for f in factors) == 1
+    return Keep(tuple(factors)) if expressible else None
+
+
+def _mask_of(selection: Selection, axis: Axis) -> Mask:
+    indices, size = selection.indices(axis), axis_size(axis)
+    assert size is not None
+    mask = np.zeros(size, bool)
+    mask[slice(None) if indices is None else indices] = True
+    return mask
 
 
 _ZERO_POINTS = {
@@ -145,33 +181,67 @@ def _mask_array(array: Array, blocks: list[tuple[Indices | None, ...]], zero: Ar
 
 
 def _mask_value(model: Model, value: Value, kept: tuple[Keep | None, ...]) -> list[Node]:
-    """Replace removed elements by zeros, one pruned axis after the other.
-
-    Selecting, where the opset has Where, not multiplying: what is removed may be infinite.
-    """
+    """Replace removed elements by zeros, one pruned axis after the other."""
     readers = list(value.uses)
-    nodes = []
+    writer = _MaskWriter(model, value)
     current = value
-
-    def constant(role: str, array: Array) -> Value:
-        name = model.fresh_name(f"{value.name}_{role}")
-        return model.graph.add_initializer(name, Tensor.from_array(array))
-
     for axis, keep in enumerate(kept):
-        if keep is None:
-            continue
-        keep = keep.reshape([-1 if i == axis else 1 for i in range(len(kept))])
-        dtype = _FLOATS[value.dtype]
-        result = Value(model.fresh_name(f"{value.name}_masked"), value.type)
-        if model.opset >= 9:
-            zero = constant("zero", np.zeros((), dtype))
-            nodes.append(Node("Where", [constant("mask", keep), current, zero], [result]))
-        else:
-            nodes.append(Node("Mul", [current, constant("mask", keep.astype(dtype))], [result]))
-        current = result
+        if keep is not None:
+            current = writer.along(current, axis, len(kept), keep)
     for user, position in readers:
         if isinstance(user, Node):
             user.set_input(position, current)
-        else:
-            user.set_output(position, current)
-    return nodes
+    return writer.nodes
+
+
+class _MaskWriter:
+    """Adds the nodes that mask one value."""
+
+    def __init__(self, model: Model, value: Value) -> None:
+        self._model = model
+        self._value = value
+        self.nodes: list[Node] = []
+
+    def along(self, x: Value, axis: int, rank: int, keep: Keep) -> Value:
+        """Zero what isn't kept along an axis; x has the value's shape."""
+        after = rank - axis - 1
+        if len(keep.factors) == 1 and keep.factors[0] is not None:
+            return self._select(x, keep.factors[0], after)
+        sizes = self._add("Shape", self._value)
+        factors = [-1 if f is None else len(f) for f in keep.factors]
+        parts = [
+            self._sizes(sizes, range(axis)),
+            [self._constant(np.array(factors, np.int64))],
+            self._sizes(sizes, range(axis + 1, rank)),
+        ]
+        x = self._add("Reshape", x, self._add("Concat", *itertools.chain(*parts), axis=0))
+        for position, factor in enumerate(keep.factors):
+            if factor is not None:
+                x = self._select(x, factor, len(factors) - position - 1 + after)
+        return self._add("Reshape", x, sizes)
+
+    def _sizes(self, sizes: Value, axes: range) -> list[Value]:
+        return (
+            [self._add("Gather", sizes, self._constant(np.array(axes, np.int64)))] if axes else []
+        )
+
+    def _select(self, x: Value, mask: Mask, after: int) -> Value:
+        """By Where, if the opset has it, not by Mul: what is removed may be infinite."""
+        aligned = mask.reshape([-1] + [1] * after)
+        dtype = _FLOATS[self._value.dtype]
+        if self._model.opset >= 9:
+            zero = self._constant(np.zeros((), dtype))
+            return self._add("Where", self._constant(aligned), x, zero)
+        return self._add("Mul", x, self._constant(aligned.astype(dtype)))
+
+    def _constant(self, array: Array) -> Value:
+        name = self._model.fresh_name(f"{self._value.name}_constant")
+        return self._model.graph.add_initializer(name, Tensor.from_array(array))
+
+    def _add(self, op_type: str, *inputs: Value, **attributes: int) -> Value:
+        result = Value(self._model.fresh_name(f"{self._value.name}_masked"))
+        node = Node(op_type, inputs, [result])
+        for name, attribute in attributes.items():
+            node.set(name, attribute)
+        self.nodes.append(node)
+        return result
