@@ -354,6 +354,24 @@ def test_an_output_behind_an_absorbed_relu() -> None:
     check(from_proto(proto), model, {"x": IMAGES})
 
 
+def test_an_output_keeps_the_shape_that_only_it_declares() -> None:
+    """Behind a Reshape to a computed shape, inference knows no rank."""
+    nodes = [
+        helper.make_node("Compress", ["s", "all"], ["t"], axis=0),
+        helper.make_node("Reshape", ["x", "t"], ["r"]),
+        conv("r", "w", output="a"),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    constants = {"w": W, "s": np.array([1, 3, 6, 6]), "all": np.ones(4, bool)}
+    proto = build(nodes, constants, [1, 108])
+    del proto.graph.output[:]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, None, None])
+    proto.graph.output.append(output)
+    model, result = run(proto, {"x": IMAGES[:4].reshape(4, 108)})
+    assert result.statistics["absorbed"] == {"Relu": 1}
+    assert model.graph.outputs[0].shape == (1, 4, None, None)
+
+
 def test_ignored_nodes_stay_float() -> None:
     nodes = [conv("x", "w", output="a"), conv("a", "v")]
     proto = build(nodes, {"w": W, "v": random(4, 2, 4, 1, 1)}, ["N", 3, 6, 6])

@@ -91,6 +91,8 @@ class _Writer:
             result = node.outputs[0]
             assert result is not None
             node.detach_inputs()
+            if value.shape is None:
+                value.type = result.type
             result.replace_uses(value)
             merged[result] = value
             self.dead.add(node)
