@@ -304,8 +304,7 @@ def unify(a: Axis, b: Axis, why: Lock) -> bool:
         return True
     size_a, size_b = axis_size(a), axis_size(b)
     if size_a is None or size_b is None:
-        _unify_unknown(a, b, why)
-        return True
+        return _unify_unknown(a, b, why)
     if size_a != size_b:
         lock(a, why)
         lock(b, why)
@@ -329,15 +328,47 @@ def is_plain(axis: Axis) -> bool:
     return len(axis) == 1
 
 
-def _unify_unknown(a: Axis, b: Axis, why: Lock) -> None:
-    """Axes of unknown size: two single dims are bound, anything else is locked."""
-    if is_plain(a) and is_plain(b) and len(a[0]) == len(b[0]) == 1:
-        x, y = a[0][0], b[0][0]
-        if x.size is None and y.size is None:
-            _bind_dim(x, y)
-            return
+def _unify_unknown(a: Axis, b: Axis, why: Lock) -> bool:
+    """Unify axes of unknown size: factors in common go, one unknown dim a side is bound.
+
+    Anything else is locked.
+    """
+    if is_plain(a) and is_plain(b):
+        p, q = _without_common_ends(a[0], b[0])
+        if term_size(p) is not None and term_size(q) is not None:
+            return unify((p,), (q,), why)
+        for end in (0, -1):
+            if not p or not q or p[end].size is not None or q[end].size is not None:
+                continue
+            rest, other = _drop(p, end), _drop(q, end)
+            if term_size(rest) == term_size(other) is not None:
+                _bind_dim(p[end], q[end])
+                return unify((rest,), (other,), why)
     lock(a, why)
     lock(b, why)
+    return True
+
+
+def _without_common_ends(p: Term, q: Term) -> tuple[Term, Term]:
+    for end in (0, -1):
+        while p and q and p[end] is q[end]:
+            p, q = _drop(p, end), _drop(q, end)
+    return p, q
+
+
+def unknown_size(axis: Axis) -> tuple[int, tuple[int, ...]] | None:
+    """Size of an axis as a number times dims of unknown size, by identity.
+
+    Equal results mean equal sizes. None for a sum with parts of unknown size.
+    """
+    size = axis_size(axis)
+    if size is not None:
+        return size, ()
+    terms = resolve(axis)
+    if len(terms) != 1:
+        return None
+    known = math.prod(dim.size for dim in terms[0] if dim.size is not None)
+    return known, tuple(sorted(id(dim) for dim in terms[0] if dim.size is None))
 
 
 def _unify_terms(p: Term, q: Term, why: Lock) -> None:

@@ -123,13 +123,26 @@ def _meet(r: NodeAxes, axes: list[Axis]) -> Axis:
     known = [axis for axis in axes if dims.axis_size(axis) is not None]
     if known and unknown:
         # An unknown size may turn out to be 1 or equal; either way nothing may go.
-        r.lock_all(known, "meets an axis whose size is known only at run time")
+        r.lock_all(axes, "meets an axis whose size is known only at run time")
         return known[0]
     if unknown:
-        return unknown[0]
+        return _meet_unknown(r, unknown)
     for axis in known[1:]:
         r.unify(known[0], axis)
     return known[0]
+
+
+def _meet_unknown(r: NodeAxes, axes: list[Axis]) -> Axis:
+    """Where sizes aren't provably equal, one may be 1 at run time: nothing may go."""
+    size = dims.unknown_size(axes[0])
+    if size is None or any(dims.unknown_size(axis) != size for axis in axes[1:]):
+        if all(dims.resolve(axis) == dims.resolve(axes[0]) for axis in axes[1:]):
+            return axes[0]
+        r.lock_all(axes, "meets another axis whose size is known only at run time")
+        return r.literal(None, "broadcast of axes of unknown size")
+    for axis in axes[1:]:
+        r.unify(axes[0], axis)
+    return axes[0]
 
 
 @rule(*UNARY)

@@ -222,35 +222,49 @@ def _slice_content(r: NodeAxes, bounds: Sequence[Bound]) -> None:
 
 @rule("Pad")
 def pad(r: NodeAxes) -> None:
+    """Constant padding is an axis of its own, which may shrink like any other."""
     axes = r.axes(0)
-    rank = len(axes)
-    pads = r.get("pads", r.get("paddings"))
-    listed = list(range(rank))
-    if pads is None:
-        pads = r.numbers(1)
-        if pads is None:
-            raise Opaque("pads are known only at run time")
-        if r.has(3):
-            given = r.numbers(3)
-            if given is None:
-                raise Opaque("the axes are known only at run time")
-            listed = [normalized(a, rank) for a in given]
+    pads, listed = _pads(r, len(axes))
     if len(pads) != 2 * len(listed):
         raise Opaque(f"pads {pads} don't fit {len(listed)} axes")
     constant = r.get("mode", "constant") == "constant"
     result = list(axes)
+    required: list[Axis | int | None] = list(pads)
     for i, axis in enumerate(listed):
         before, after = pads[i], pads[i + len(listed)]
         if before == after == 0:
             continue
-        size = dims.axis_size(axes[axis])
-        if size is None or before < 0 or after < 0 or not constant:
+        if dims.axis_size(axes[axis]) is None or before < 0 or after < 0 or not constant:
             r.lock(axes[axis], "padded with its own elements, cropped, or of unknown size")
             result[axis] = _inferred(r, axis)
             continue
-        parts = [r.literal(before, "padding"), axes[axis], r.literal(after, "padding")]
-        result[axis] = dims.concat([p for p, n in zip(parts, (before, 1, after), strict=True) if n])
+        front, back = r.fresh(before, f"before{axis}"), r.fresh(after, f"after{axis}")
+        required[i], required[i + len(listed)] = front, back
+        result[axis] = dims.concat([front, axes[axis], back])
+    if r.get("pads") is not None:
+        r.rewrite(lambda rewriter: rewriter.match_attribute(r.node, "pads", required))
+    else:
+        content = r.content(1)
+        assert content is not None
+        r.expect(1, content, required)
     r.set(tuple(result))
+
+
+def _pads(r: NodeAxes, rank: int) -> tuple[list[int], list[int]]:
+    """Elements to add before and after, and the axes that they are for."""
+    if r.get("pads") is not None:
+        return list(r.get("pads")), list(range(rank))
+    content = r.content(1)
+    pads = [] if content is None else [evaluate(e) for e in content.ravel()]
+    known = [p for p in pads if p is not None]
+    if content is None or len(known) != len(pads):
+        raise Opaque("pads are known only at run time")
+    if not r.has(3):
+        return known, list(range(rank))
+    axes = r.numbers(3)
+    if axes is None:
+        raise Opaque("the axes are known only at run time")
+    return known, [normalized(a, rank) for a in axes]
 
 
 @rule("Expand")

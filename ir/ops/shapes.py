@@ -52,19 +52,8 @@ ONE_ELEMENT = Monomial(1)
 
 def axis_monomial(axis: Axis) -> Monomial | None:
     """Size of an axis; None for a sum with parts of unknown size."""
-    size = dims.axis_size(axis)
-    if size is not None:
-        return Monomial(size)
-    resolved = dims.resolve(axis)
-    if len(resolved) != 1:
-        return None
-    factor, unknown = 1, Counter[int]()
-    for dim in resolved[0]:
-        if dim.size is None:
-            unknown[id(dim)] += 1
-        else:
-            factor *= dim.size
-    return Monomial.of(factor, unknown)
+    size = dims.unknown_size(axis)
+    return None if size is None else Monomial.of(size[0], Counter(size[1]))
 
 
 def element_monomial(element: Element) -> Monomial | None:
@@ -162,29 +151,42 @@ def _target_monomials(
 
 
 def _line_up(r: NodeAxes, axes: Axes, targets: Sequence[Monomial | None]) -> Axes:
-    """Axes of the result, group by group of equal products."""
+    """Axes of the result, group by group of equal products.
+
+    From the front; where sizes there can't be compared, from the back. What is left in
+    the middle is one locked group.
+    """
     result: list[Axis] = [ONE] * len(targets)
-    ins = [(i, axis_monomial(a)) for i, a in enumerate(axes) if a != ONE]
+    ins = [(factor, axis_monomial(factor)) for axis in axes for factor in _factors(axis)]
     outs = [(j, t) for j, t in enumerate(targets) if t != ONE_ELEMENT]
-    while ins or outs:
-        taken = _group(ins, outs)
-        if taken is None:  # sizes that can't be compared: the rest is one locked group
-            for i, _ in ins:
-                r.lock(axes[i], f"reshaped; {UNKNOWN}")
-            for j, target in outs:
-                known = target is not None and not target.unknown
-                result[j] = r.literal(target.factor if known and target else None, UNKNOWN)
-            break
-        group_ins, group_outs = ins[: taken[0]], outs[: taken[1]]
-        ins, outs = ins[taken[0] :], outs[taken[1] :]
-        _relate(r, [axes[i] for i, _ in group_ins], group_outs, result)
+    while (taken := _group([m for _, m in ins], [t for _, t in outs])) is not None:
+        i, j = taken
+        _relate(r, [axis for axis, _ in ins[:i]], outs[:j], result)
+        ins, outs = ins[i:], outs[j:]
+    while (taken := _group([m for _, m in ins[::-1]], [t for _, t in outs[::-1]])) is not None:
+        i, j = len(ins) - taken[0], len(outs) - taken[1]
+        _relate(r, [axis for axis, _ in ins[i:]], outs[j:], result)
+        ins, outs = ins[:i], outs[:j]
+    for axis, _ in ins:
+        r.lock(axis, f"reshaped; {UNKNOWN}")
+    for j, target in outs:
+        known = target is not None and not target.unknown
+        result[j] = r.literal(target.factor if known and target else None, UNKNOWN)
     return tuple(result)
 
 
+def _factors(axis: Axis) -> list[Axis]:
+    """An axis of unknown size by its factors, so that those of known size line up alone."""
+    axis = dims.resolve(axis)
+    if axis == ONE or dims.axis_size(axis) is not None or len(axis) != 1:
+        return [] if axis == ONE else [axis]
+    return [((dim,),) for dim in axis[0]]
+
+
 def _group(
-    ins: Sequence[tuple[int, Monomial | None]], outs: Sequence[tuple[int, Monomial | None]]
+    ins: Sequence[Monomial | None], outs: Sequence[Monomial | None]
 ) -> tuple[int, int] | None:
-    """How many axes of each side the first group of equal products takes."""
+    """How many sizes of each side the first group of equal products takes, if there is one."""
     left, right, i, j = ONE_ELEMENT, ONE_ELEMENT, 0, 0
     while True:
         if left == right and i and j:
@@ -192,7 +194,7 @@ def _group(
         take_left = i < len(ins) and (j >= len(outs) or not _larger(left, right) or i == 0)
         if not take_left and j >= len(outs):
             return None
-        step = ins[i][1] if take_left else outs[j][1]
+        step = ins[i] if take_left else outs[j]
         if step is None:
             return None
         if take_left:
