@@ -24,7 +24,7 @@ from .lowering.frontend import lower
 from .plan import Plan, RegionOp
 from .targets import Target, can_run_here
 
-__all__ = ["CompileReport", "can_run_here", "compile_model"]
+__all__ = ["Built", "CompileReport", "build_executable", "can_run_here", "compile_model"]
 
 METADATA_VERSION = 1
 
@@ -54,6 +54,36 @@ def compile_model(
     """
     start = time.perf_counter()
     path = Path(path)
+    built = build_executable(model, target, threads)
+    with atomic_files(path) as (temporary,), tempfile.TemporaryDirectory() as scratch:
+        _export(built.executable, target, temporary, scratch)
+        size = temporary.stat().st_size
+    converted = tuple(
+        f"{n.name or n.output[0]} ({n.op_type})"
+        for op in built.plan.operations
+        if isinstance(op, RegionOp)
+        for n in op.model.graph.node
+    )
+    return CompileReport(
+        time.perf_counter() - start,
+        built.kernels,
+        len(built.plan.operations),
+        converted,
+        size,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A compiled model that is not yet a file; `Runtime.in_memory` runs it here."""
+
+    executable: Any
+    plan: Plan
+    kernels: int
+
+
+def build_executable(model: Model, target: Target, threads: int = 1) -> Built:
+    """What `compile_model` does before it links. `model` stays unchanged."""
     work = model.clone()
     for step in simplify_pipeline():
         step.run(work)
@@ -62,23 +92,7 @@ def compile_model(
     plan = lower(work, target)
     emitter = Emitter(plan, target, threads)
     module = emitter.emit(json.dumps(_metadata(plan, work, target, batched)))
-    executable = _build(module, target, threads)
-    with atomic_files(path) as (temporary,), tempfile.TemporaryDirectory() as scratch:
-        _export(executable, target, temporary, scratch)
-        size = temporary.stat().st_size
-    converted = tuple(
-        f"{n.name or n.output[0]} ({n.op_type})"
-        for op in plan.operations
-        if isinstance(op, RegionOp)
-        for n in op.model.graph.node
-    )
-    return CompileReport(
-        time.perf_counter() - start,
-        len(emitter.kernels),
-        len(plan.operations),
-        converted,
-        size,
-    )
+    return Built(_build(module, target, threads), plan, len(emitter.kernels))
 
 
 def _fix_batch(model: Model) -> bool:

@@ -28,17 +28,26 @@ class Runtime:
         path = Path(path)
         if not path.is_file():
             raise SecateurError(f"{path}: no such file")
+        try:
+            self._open(_load(path.resolve()))
+        except Exception as error:  # wrong architecture, not an artifact, missing functions
+            text = " ".join(str(error).split())[-200:]
+            raise SecateurError(f"{path}: not a model compiled for this machine ({text})") from None
+
+    @classmethod
+    def in_memory(cls, executable: Any) -> Runtime:
+        """Run what `compile.build_executable` made, without linking a file."""
+        runtime = cls.__new__(cls)
+        runtime._open(executable)
+        return runtime
+
+    def _open(self, module: Any) -> None:
         import tvm
         from tvm import relax
 
         self._tensor = tvm.runtime.tensor
-        try:
-            module = _load(path.resolve())
-            self._machine = relax.VirtualMachine(module, tvm.cpu())
-            metadata = json.loads(str(self._machine["secateur_metadata"]()))
-        except Exception as error:  # wrong architecture, not an artifact, missing functions
-            text = " ".join(str(error).split())[-200:]
-            raise SecateurError(f"{path}: not a model compiled for this machine ({text})") from None
+        self._machine = relax.VirtualMachine(module, tvm.cpu())
+        metadata = json.loads(str(self._machine["secateur_metadata"]()))
         self._main = self._machine["main"]
         self._inputs = metadata["inputs"]
         self._outputs = metadata["outputs"]
