@@ -41,20 +41,26 @@ class CompileReport:
 
 
 def compile_model(
-    model: Model, target: Target, path: str | os.PathLike[str], threads: int = 1
+    model: Model,
+    target: Target,
+    path: str | os.PathLike[str],
+    threads: int = 1,
+    *,
+    winograd: bool = True,
 ) -> CompileReport:
     """Compile `model` (unchanged) for `target` into the shared object `path`.
 
     A symbolic first dimension of every input and output is a batch: the artifact
     computes one sample, and `Runtime` runs it once for each. With `threads` > 1 kernels
-    use that many threads of TVM's pool.
+    use that many threads of TVM's pool. `winograd=False` keeps float32 convolutions
+    direct, which is slower and rounds less.
 
     Raises UnsupportedError naming the node where something can't be lowered, and
     SecateurError where linking or writing fails. The file appears whole or not at all.
     """
     start = time.perf_counter()
     path = Path(path)
-    built = build_executable(model, target, threads)
+    built = build_executable(model, target, threads, winograd=winograd)
     with atomic_files(path) as (temporary,), tempfile.TemporaryDirectory() as scratch:
         _export(built.executable, target, temporary, scratch)
         size = temporary.stat().st_size
@@ -82,7 +88,9 @@ class Built:
     kernels: int
 
 
-def build_executable(model: Model, target: Target, threads: int = 1) -> Built:
+def build_executable(
+    model: Model, target: Target, threads: int = 1, *, winograd: bool = True
+) -> Built:
     """What `compile_model` does before it links. `model` stays unchanged."""
     work = model.clone()
     for step in simplify_pipeline():
@@ -90,7 +98,7 @@ def build_executable(model: Model, target: Target, threads: int = 1) -> Built:
     batched = _fix_batch(work)
     infer_shapes(work)
     plan = lower(work, target)
-    emitter = Emitter(plan, target, threads)
+    emitter = Emitter(plan, target, threads, use_winograd=winograd)
     module = emitter.emit(json.dumps(_metadata(plan, work, target, batched)))
     return Built(_build(module, target, threads), plan, len(emitter.kernels))
 
@@ -145,7 +153,6 @@ def _build(module: Any, target: Target, threads: int) -> Any:
             t.CallTIRRewrite(),
             t.StaticPlanBlockMemory(),
             t.LowerAllocTensor(),
-            t.KillAfterLastUse(),
             t.LowerRuntimeBuiltin(),
             t.ComputePrimValue(),
             t.VMShapeLower(),

@@ -11,7 +11,7 @@ import tvm
 from tvm import relax
 
 from . import regions
-from .kernels import concat, convolution, depthwise, matmul, pooling, softmax
+from .kernels import concat, convolution, depthwise, matmul, pooling, softmax, winograd
 from .kernels import elementwise as elementwise_kernels
 from .kernels.epilogue import Operand
 from .layout import Blocked
@@ -39,11 +39,14 @@ Array = Any
 class Emitter:
     """Builds the Relax module of a plan."""
 
-    def __init__(self, plan: Plan, target: Target, threads: int) -> None:
+    def __init__(
+        self, plan: Plan, target: Target, threads: int = 1, *, use_winograd: bool = True
+    ) -> None:
         self.plan, self.target, self.threads = plan, target, threads
+        self.use_winograd = use_winograd
         self.builder = relax.BlockBuilder()
         self.kernels: dict[Any, Any] = {}
-        self.layouts = choose_layouts(plan, target)
+        self.layouts = choose_layouts(plan, target, use_winograd=use_winograd)
         self.variables: dict[tuple[Tensor, Blocked | None], Any] = {}
         self.regions = 0
 
@@ -117,16 +120,25 @@ class Emitter:
         arguments: Sequence[Any],
         shape: Sequence[int],
         dtype: str,
+        scratch: Sequence[Sequence[int]] = (),
     ) -> Any:
-        """Call the kernel that `key` describes, building it where no call has yet."""
+        """Call the kernel that `key` describes, building it where no call has yet.
+
+        `scratch` are shapes of float32 buffers that the kernel takes after its result.
+        """
         if key not in self.kernels:
             name = f"{type(key[0]).__name__.lower()}_{len(self.kernels)}"
             function = build().with_attr("global_symbol", name)
             self.kernels[key] = self.builder.add_func(function, name)
-        result = relax.TensorType(tuple(shape), dtype)
-        return self.builder.emit(
-            relax.call_tir(self.kernels[key], relax.Tuple(list(arguments)), result)
+        results = [relax.TensorType(tuple(shape), dtype)]
+        results += [relax.TensorType(tuple(s), "float32") for s in scratch]
+        call = relax.call_tir(
+            self.kernels[key],
+            relax.Tuple(list(arguments)),
+            results if scratch else results[0],
         )
+        variable = self.builder.emit(call)
+        return self.builder.emit(relax.TupleGetItem(variable, 0)) if scratch else variable
 
     # --- operations ---
 
@@ -151,10 +163,13 @@ class Emitter:
             raise TypeError(type(op).__name__)
 
     def convolution(self, op: ConvolutionOp) -> None:
-        x, layout = self.blocked(op.input, op.geometry.pads, op.fill)
+        x, layout = self.blocked(op.input, needed_pads(op, self.target, self.use_winograd), op.fill)
         y = self.layouts[op.output]
         if op.is_depthwise:
             self.depthwise(op, x, layout)
+            return
+        if self.use_winograd and by_winograd(op):
+            self.winograd(op, x, layout)
             return
         channels = max(y.padded_channels, self.target.lanes)
         operands, arguments = self.operands(op, y, channels)
@@ -190,15 +205,46 @@ class Emitter:
     def depthwise(self, op: ConvolutionOp, x: Any, layout: Blocked) -> None:
         y = self.layouts[op.output]
         operands, arguments = self.operands(op, y, y.padded_channels)
-        kernel = depthwise.Depthwise(layout, op.input.dtype, y, op.geometry, op.program, operands)
-        bias = _padded(op.bias, y.padded_channels, kernel.accumulator)
-        weights = depthwise.pack_weights(kernel, op.weights)
+        kernel = depthwise.Depthwise(
+            layout,
+            op.input.dtype,
+            y,
+            op.geometry,
+            op.program,
+            operands,
+            _weight_range(op.weights),
+        )
+        bias = op.bias
+        if kernel.by_dot_product(self.target) and op.input.dtype == "int8":
+            sums = op.weights.reshape(op.weights.shape[0], -1).astype(np.int64).sum(1)
+            bias = (bias.astype(np.int64) - 128 * sums).astype(np.int32)
+        bias = _padded(bias, y.padded_channels, kernel.accumulator)
+        weights = depthwise.pack_weights(kernel, self.target, op.weights)
         variable = self.call(
             (kernel, self.threads),
             lambda: depthwise.build(kernel, self.target, self.threads),
             [x, relax.const(weights), relax.const(bias), *arguments],
             y.shape,
             op.output.dtype,
+        )
+        self.define(op.output, variable)
+
+    def winograd(self, op: ConvolutionOp, x: Any, layout: Blocked) -> None:
+        y = self.layouts[op.output]
+        operands, arguments = self.operands(op, y, y.padded_channels)
+        kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands)
+        variable = self.call(
+            (kernel, self.threads),
+            lambda: winograd.build(kernel, self.target, self.threads),
+            [
+                x,
+                relax.const(winograd.pack_weights(kernel, op.weights)),
+                relax.const(_padded(op.bias, y.padded_channels, "float32")),
+                *arguments,
+            ],
+            y.shape,
+            op.output.dtype,
+            scratch=kernel.scratch,
         )
         self.define(op.output, variable)
 
@@ -409,7 +455,9 @@ class _Key(str):
     __slots__ = ()
 
 
-def choose_layouts(plan: Plan, target: Target) -> dict[Tensor, Blocked]:
+def choose_layouts(
+    plan: Plan, target: Target, *, use_winograd: bool = True
+) -> dict[Tensor, Blocked]:
     """The blocked layout of every tensor that has one, with the padding its readers need.
 
     Convolution and pooling write blocked tensors; elementwise operations and
@@ -426,13 +474,41 @@ def choose_layouts(plan: Plan, target: Target) -> dict[Tensor, Blocked]:
         pads, fill = [0, 0, 0, 0], None
         for reader in tensor.readers:
             if isinstance(reader, (ConvolutionOp, PoolingOp)) and reader.input is tensor:
-                own = reader.geometry.pads
+                own = needed_pads(reader, target, use_winograd)
                 if any(own) and fill is None:
                     fill = reader.fill
                 if any(own) and fill == reader.fill:
                     pads = [max(p, o) for p, o in zip(pads, own, strict=True)]
         layouts[tensor] = layout.with_pads(pads, fill or 0)
     return layouts
+
+
+def by_winograd(op: ConvolutionOp | PoolingOp) -> bool:
+    """Whether the Winograd form computes this convolution faster."""
+    return (
+        isinstance(op, ConvolutionOp)
+        and op.input.dtype == "float32"
+        and winograd.pays(
+            op.input.shape, op.output.shape[1], op.output.shape, op.geometry, op.groups
+        )
+    )
+
+
+def needed_pads(
+    op: ConvolutionOp | PoolingOp, target: Target, use_winograd: bool
+) -> tuple[int, int, int, int]:
+    """Physical padding that the operation's kernel reads: top, left, bottom, right."""
+    if use_winograd and by_winograd(op):
+        return winograd.needed_pads(op.input.shape, op.output.shape, op.geometry)
+    top, left, bottom, right = op.geometry.pads
+    if (
+        isinstance(op, ConvolutionOp)
+        and op.is_depthwise
+        and op.input.dtype != "float32"
+        and "vnni" in target.features
+    ):
+        right += depthwise.extra_columns(op.geometry.kernel[1])
+    return top, left, bottom, right
 
 
 def _wants_blocks(op: Operation, layouts: dict[Tensor, Blocked]) -> bool:

@@ -321,39 +321,55 @@ def divisors(n: int) -> Sequence[int]:
 def choose_tile(conv: Convolution, target: Target) -> Tile:
     """The register tile, by a small model of the inner loop.
 
-    A step costs the multiply-adds (at most two per cycle) or the loads (two per cycle),
-    whichever is more, and at least the latency of one multiply-add; wasted pixels of
-    overlapping tiles count in full.
+    A reduction step costs its multiply-adds or its loads, whichever is more, and at
+    least the latency of one multiply-add. Around the reduction each result costs its
+    epilogue, and more where accumulators and the epilogue's constants together don't
+    fit the registers: then tiles of about half the registers win, since the processor
+    overlaps one tile's epilogue with the next tile's reduction. Pixels that
+    overlapping tiles compute twice count in full.
     """
     height, width = flat_extent(conv)
     dot = conv.dot(target)
     vectors = conv.vectors(target)
-    budget = target.registers - 2
-    per_multiply = 2 if isinstance(dot, MaddDot) else 1
+    _, blocks = conv.input_blocks(target, Tile(1, 1, 1))
+    taps = conv.geometry.kernel[0] * conv.geometry.kernel[1]
+    steps = blocks * taps * conv.input.block // dot.depth
+    per_step = 2 if isinstance(dot, MaddDot) else 1
+    most = 16 if target.vector_bytes == 64 else target.registers - 4
+    weight_bytes = dot.weights_per_step * np.dtype(dot.weight_dtype).itemsize
     best: tuple[float, Tile] | None = None
     for v in divisors(vectors):
-        if v > 8:
-            break
         for rows in range(1, min(height, 8) + 1):
             for columns in range(1, min(width, 28) + 1):
                 pixels = rows * columns
-                extra = v * per_multiply + per_multiply
-                if v * pixels + (extra if target.registers < 32 else v) > budget:
-                    continue
                 if rows > 1 and columns < width:
                     continue
+                if v * (pixels + per_step) + per_step > target.registers - 1 and v * pixels > 1:
+                    continue
                 tiles = -(-height // rows) * -(-width // columns) * (vectors // v)
-                multiplies = v * pixels * per_multiply
-                loads = v * per_multiply + pixels * (2 if per_multiply == 2 else 1)
-                cost = tiles * max(multiplies / 2, loads / 2, 4.0)
-                cost += tiles * (0.35 * v + 0.02 * loads)
+                cost = tiles * _tile_cycles(v, pixels, steps, per_step, most, weight_bytes, target)
                 if best is None or cost < best[0]:
                     best = (cost, Tile(v, rows, columns))
     assert best is not None
-    tile = best[1]
-    weight_bytes = conv.input.channels // conv.groups * conv.output.channels
-    weight_bytes *= (
-        conv.geometry.kernel[0] * conv.geometry.kernel[1] * np.dtype(dot.weight_dtype).itemsize
-    )
-    outer = not (conv.geometry.kernel == (1, 1) and weight_bytes < 300_000)
-    return dataclasses.replace(tile, channels_outer=outer)
+    return best[1]
+
+
+def _tile_cycles(
+    vectors: int,
+    pixels: int,
+    steps: int,
+    per_step: int,
+    most: int,
+    weight_bytes: int,
+    target: Target,
+) -> float:
+    """Estimated cycles of one tile; `weight_bytes` are those of one vector and step."""
+    wide = target.vector_bytes == 64
+    results = vectors * pixels
+    multiplies = results * per_step / (1 if wide else 2)
+    cached = steps * vectors * weight_bytes <= 24 * 1024
+    per_load = (1.0 if cached else 3.0) if wide else (0.5 if cached else 1.0)
+    loads = vectors * per_step * per_load + pixels * per_step * 0.6
+    spilled = max(0, results - most)
+    step = max(multiplies, loads, 4.0) + 0.15 * loads
+    return steps * step + 4 * results + 6 * spilled + 12

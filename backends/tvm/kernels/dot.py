@@ -17,6 +17,9 @@ from .builder import KernelBuilder, cast, llvm, load, reinterpret, splat, vector
 
 Array = Any
 
+SIGN_BITS = -0x7F7F7F80
+"""0x80808080: flips four bytes between signed and unsigned, which adds or takes away 128."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Dot:
@@ -85,7 +88,7 @@ class FourBytes(Dot):
         """Four channels as one 32-bit word, of the signedness that the instruction wants."""
         word = reinterpret(load(buffer, *index, lanes=4), "int32", 1)
         if self.input_offset:
-            word = word ^ tirx.const(-0x7F7F7F80, "int32")  # 0x80808080
+            word = word ^ tirx.const(SIGN_BITS, "int32")
         return word
 
     def activation(self, builder: KernelBuilder, buffer: Any, *index: Any) -> list[Any]:

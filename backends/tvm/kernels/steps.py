@@ -29,6 +29,7 @@ class StepEmitter:
         self.builder = builder
         self.target = target
         self.lanes = lanes
+        self.floats: set[int] = set()
 
     def evaluate(self, program: Program, operands: Sequence[Any]) -> Any:
         """The program's result; intermediate results used twice are computed once."""
@@ -40,15 +41,15 @@ class StepEmitter:
         for i, count in uses.items():
             if i < len(values) and count > 1:
                 values[i] = self.bind(values[i], program.operands[i])
+        self.floats = _only_floats(program)
+        types = list(program.operands)
         for step in program.steps:
-            arguments = [values[a] for a in step.arguments]
-            types = [
-                program.operands[a] if a < len(operands) else program.steps[a - len(operands)].dtype
-                for a in step.arguments
-            ]
-            value = self.step(step, arguments, types)
+            value = self.step(
+                step, [values[a] for a in step.arguments], [types[a] for a in step.arguments]
+            )
+            types.append("float32" if id(step) in self.floats else step.dtype)
             multiple = uses.get(len(values), 0) > 1 or step.name in _BOUND
-            values.append(self.bind(value, step.dtype) if multiple else value)
+            values.append(self.bind(value, types[-1]) if multiple else value)
         return values[program.result]
 
     def bind(self, value: Any, dtype: str) -> Any:
@@ -85,34 +86,57 @@ class StepEmitter:
         suffix = "f32" if self.lanes == 1 else f"v{self.lanes}f32"
         return llvm(f"llvm.arithmetic.fence.{suffix}", vector_type("float32", self.lanes), value)
 
-    def round_to(self, value: Any, dtype: str, zero_point: int) -> Any:
-        """Clamp, round half to even, add the zero point: the end of every quantization."""
-        low, high = integer_range(dtype)
+    def round_to(self, value: Any, step: Step, zero_point: int) -> Any:
+        """Round half to even, add the zero point, saturate: the end of every quantization.
+
+        Adding 1.5 * 2^23 leaves the rounded number in the low bits; from above those bits
+        grow with the number whatever its size, so that an integer minimum saturates.
+        Steps that are only read as floats (`self.floats`) stay floats.
+        """
+        low, high = integer_range(step.dtype)
         value = tirx.max(value, self.number(float(low - zero_point)))
-        value = tirx.min(value, self.number(float(high - zero_point)))
+        if id(step) in self.floats:
+            value = tirx.min(value, self.number(float(high - zero_point)))
+            value = self.fence(value + self.number(_MAGIC)) - self.number(_MAGIC)
+            return value + self.number(float(zero_point)) if zero_point else value
         bits = reinterpret(value + self.number(_MAGIC), "int32", self.lanes)
         offset = int(np.float32(_MAGIC).view(np.int32)) - zero_point
-        return cast(bits - self.number(offset, "int32"), dtype, self.lanes)
+        bits = bits - self.number(offset, "int32")
+        if low == 0:
+            unsigned = reinterpret(bits, "uint32", self.lanes)
+            limited = tirx.min(unsigned, self.number(high, "uint32"))
+        else:
+            limited = tirx.min(bits, self.number(high, "int32"))
+            limited = tirx.max(limited, self.number(low, "int32"))
+        return cast(limited, step.dtype, self.lanes)
+
+    def integer_as_float(self, value: Any, dtype: str) -> Any:
+        """An integer operand as a float, whichever way it was computed."""
+        return value if dtype == "float32" else self.to_float(cast(value, "int32", self.lanes))
 
 
 Rule = Callable[[StepEmitter, Step, list[Any], list[str]], Any]
 
 
 def _dequantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
-    value = cast(a[0], "int32", e.lanes)
-    if s["zero_point"]:
-        value = value - e.number(s["zero_point"], "int32")
-    return e.fence(e.to_float(value) * e.number(s["scale"]))
+    if types[0] == "float32":
+        value = a[0] - e.number(float(s["zero_point"]))
+    else:
+        value = cast(a[0], "int32", e.lanes)
+        if s["zero_point"]:
+            value = value - e.number(s["zero_point"], "int32")
+        value = e.to_float(value)
+    return e.fence(value * e.number(s["scale"]))
 
 
 def _quantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
-    return e.round_to(a[0] / e.number(s["scale"]), s.dtype, s["zero_point"])
+    return e.round_to(a[0] / e.number(s["scale"]), s, s["zero_point"])
 
 
 def _quantize_average(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     """QLinearAveragePool adds the zero point before it rounds."""
     value = a[0] / e.number(s["scale"]) + e.number(float(s["zero_point"]))
-    return e.round_to(value, s.dtype, 0)
+    return e.round_to(value, s, 0)
 
 
 def _scale_accumulator(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
@@ -122,7 +146,7 @@ def _scale_accumulator(e: StepEmitter, s: Step, a: list[Any], types: list[str]) 
 
 def _requantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     """MlasRequantizeOutput; a[1] holds (input scale * weight scale) / output scale."""
-    return e.round_to(e.to_float(a[0]) * a[1], s.dtype, s["zero_point"])
+    return e.round_to(e.to_float(a[0]) * a[1], s, s["zero_point"])
 
 
 def _scale_sum(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
@@ -134,7 +158,7 @@ def _scale_sum(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
 def _requantize_sum(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     """MlasQLinearGlobalAveragePool."""
     value = e.to_float(a[0] + e.number(s["bias"], "int32")) * e.number(s["scale"])
-    return e.round_to(value, s.dtype, s["zero_point"])
+    return e.round_to(value, s, s["zero_point"])
 
 
 def _qlinear_add(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
@@ -142,20 +166,20 @@ def _qlinear_add(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any
     f32 = np.float32
     ratio_a, ratio_b = f32(s["scale_a"]) / f32(s["scale"]), f32(s["scale_b"]) / f32(s["scale"])
     fixed = f32(s["zero_point"]) - (ratio_a * f32(s["zero_a"]) + ratio_b * f32(s["zero_b"]))
-    first, second = (e.to_float(cast(x, "int32", e.lanes)) for x in a)
+    first, second = (e.integer_as_float(x, t) for x, t in zip(a, types, strict=True))
     value = e.fused_multiply_add(second, e.number(float(ratio_b)), e.number(float(fixed)))
     value = e.fused_multiply_add(first, e.number(float(ratio_a)), value)
-    return e.round_to(value, s.dtype, 0)
+    return e.round_to(value, s, 0)
 
 
 def _qlinear_mul(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     """MlasQLinearMul: (a - za) * (b - zb) * ratio + zero point, rounded after each step."""
     f32 = np.float32
     ratio = f32(s["scale_a"]) * f32(s["scale_b"]) / f32(s["scale"])
-    first = cast(a[0], "int32", e.lanes) - e.number(s["zero_a"], "int32")
-    second = cast(a[1], "int32", e.lanes) - e.number(s["zero_b"], "int32")
-    product = e.fence(e.to_float(first * second) * e.number(float(ratio)))
-    return e.round_to(product + e.number(float(s["zero_point"])), s.dtype, 0)
+    first = e.integer_as_float(a[0], types[0]) - e.number(float(s["zero_a"]))
+    second = e.integer_as_float(a[1], types[1]) - e.number(float(s["zero_b"]))
+    product = e.fence(e.fence(first * second) * e.number(float(ratio)))
+    return e.round_to(product + e.number(float(s["zero_point"])), s, 0)
 
 
 def _cast_rule(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
@@ -262,6 +286,28 @@ _RULES: dict[str, Rule] = {
     "qlinear_add": _qlinear_add,
     "qlinear_mul": _qlinear_mul,
 }
+
+_QUANTIZING = frozenset(
+    {"quantize", "quantize_average", "requantize", "requantize_sum", "qlinear_add", "qlinear_mul"}
+)
+_FLOAT_READERS = frozenset({"dequantize", "qlinear_add", "qlinear_mul"})
+
+
+def _only_floats(program: Program) -> set[int]:
+    """Steps with integer results that later steps turn into floats at once."""
+    count = len(program.operands)
+    readers: dict[int, list[str]] = {}
+    for step in program.steps:
+        for argument in step.arguments:
+            readers.setdefault(argument, []).append(step.name)
+    return {
+        id(step)
+        for index, step in enumerate(program.steps)
+        if step.name in _QUANTIZING
+        and count + index != program.result
+        and all(name in _FLOAT_READERS for name in readers.get(count + index, []))
+    }
+
 
 _BOUND = frozenset({"requantize", "qlinear_add", "qlinear_mul"})
 """Steps whose result is named even if used once: it keeps expressions shallow."""
