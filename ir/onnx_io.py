@@ -86,6 +86,11 @@ def to_proto_without_weights(model: Model, keep_elements: int) -> ModelProto:
     return _write_model(model, _TypesOnly(keep_elements))
 
 
+def to_proto_headers(model: Model) -> ModelProto:
+    """The model as a proto whose dense initializers have a type and a shape, but no data."""
+    return _write_model(model, _Headers())
+
+
 def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write a model to a file, atomically.
 
@@ -335,6 +340,16 @@ class _Embedded:
 
     def attribute(self, tensor: Tensor, name: str) -> TensorProto:
         return tensor.to_proto(name)
+
+
+class _Headers(_Embedded):
+    """Initializers without their data."""
+
+    def initializer(self, value: Value, tensor: Tensor, graph: GraphProto) -> None:
+        if tensor.is_sparse:
+            super().initializer(value, tensor, graph)
+        else:
+            graph.initializer.append(tensor.header(value.name))
 
 
 @dataclasses.dataclass

@@ -69,7 +69,8 @@ class _Parser:
         while position < end:
             match = _TOKEN.match(text, position)
             if match is None or match.lastgroup is None:
-                self._fail_at(position, f"unexpected {text[position:].lstrip()[:1]!r}")
+                position += len(text[position:]) - len(text[position:].lstrip())
+                self._fail_at(position, f"unexpected {text[position]!r}")
             kind = str(match.lastgroup)
             if kind != "comment":
                 self.tokens.append((kind, match.group(kind), match.start(kind)))
@@ -361,7 +362,7 @@ class _Parser:
 
     def _kind(self) -> AttributeProto.AttributeType:
         word = self.name()
-        kinds = dict(AttributeProto.AttributeType.items())
+        kinds: dict[str, AttributeProto.AttributeType] = dict(AttributeProto.AttributeType.items())
         if word.upper() not in kinds:
             self.fail(f"there is no attribute type '{word}'")
         return kinds[word.upper()]

@@ -20,6 +20,9 @@ from .tokens import TYPE_NAMES, name, quote, value_name
 MAX_ELEMENTS = 16
 """Elements up to which constants are written out by default."""
 
+_READABLE = 1024
+"""Elements up to which they are written as numbers rather than as bytes."""
+
 
 def print_model(model: Model, max_elements: int | None = MAX_ELEMENTS) -> str:
     """The whole model; `max_elements=None` writes every constant out."""
@@ -130,7 +133,7 @@ class _Writer:
             data = tensor.to_sparse_proto("").SerializeToString(deterministic=True)
             return text + f"base64 {quote(base64.b64encode(data).decode())}"
         array = tensor.numpy()
-        if array.dtype.kind in "biuf" and tensor.dtype in _WRITTEN_OUT:
+        if tensor.dtype in _WRITTEN_OUT and tensor.size <= _READABLE:
             return text + _nested(array)
         if tensor.dtype == TensorProto.STRING:
             return text + _nested_strings(array)
@@ -189,7 +192,7 @@ class _Writer:
         if not bodies:
             return f"graph {name(graph.name)} ..."
         lines = self.graph(graph, "graph")
-        return "\n".join([lines[0], *(f"  {line}" for line in lines[1:-1]), "  }"])
+        return "\n".join([lines[0], *(f"  {line}" for line in lines[1:])])
 
 
 _SINGLE: dict[int, AttributeProto.AttributeType] = {
@@ -246,7 +249,7 @@ def _size(size: Dimension) -> str:
 
 
 def _kind_name(kind: int) -> str:
-    return str(AttributeProto.AttributeType.Name(kind)).lower()  # type: ignore[arg-type]
+    return str(AttributeProto.AttributeType.Name(kind)).lower()
 
 
 def _literal(kind: AttributeProto.AttributeType | int, value: object) -> str:

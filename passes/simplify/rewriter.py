@@ -69,6 +69,7 @@ class Rewriter:
         self._queue: deque[Node] = deque()
         self._queued: set[Node] = set()
         self._before: dict[Node, list[Node]] = {}
+        self._made: set[Node] = set()
         self._changed_graphs: set[Graph] = set()
         self._constants: dict[Value, Tensor | None] = {}
 
@@ -141,6 +142,7 @@ class Rewriter:
             new.type = old.type if old.type is not None else new.type
         readers = old.users
         old.replace_uses(new)
+        self._take_over_names(old, new)
         for reader in readers:
             self.visit(reader)
         for user in new.users:
@@ -150,6 +152,17 @@ class Rewriter:
         if old.producer is not None:
             self.remove_if_unused(old.producer)
         return True
+
+    def _take_over_names(self, old: Value, new: Value) -> None:
+        """Let a node made in this run be called what the node in whose place it is was."""
+        made, gone = new.producer, old.producer
+        if made is None or gone is None or made not in self._made:
+            return
+        self._made.discard(made)
+        if gone.name:
+            made.name, gone.name = gone.name, made.name
+        if not new.is_graph_output:  # else the names have changed hands already
+            new.name, old.name = old.name, new.name
 
     def remove_if_unused(self, node: Node) -> None:
         """Remove `node`, and what only it read, where nobody reads its outputs."""
@@ -215,6 +228,7 @@ class Rewriter:
             body.parent = node
         self._before.setdefault(anchor, []).append(node)
         self._changed_graphs.add(anchor.graph)
+        self._made.add(node)
         self.visit(node)
         return value
 
