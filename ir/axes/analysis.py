@@ -278,6 +278,7 @@ def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
         for axis in analysis.axes.get(value) or ():
             dims.lock(axis, why)
         _freeze(analysis, None, value, why)
+    _lock_intractable(analysis)
     settle(analysis.families)
     return analysis
 
@@ -288,6 +289,14 @@ def _analyze_graph(analysis: Analysis, graph: Graph) -> None:
     table = rules()
     for node in graph.nodes:
         _analyze_node(analysis, node, table)
+
+
+def _lock_intractable(analysis: Analysis) -> None:
+    """Lock what is mixed with unknown sizes in a way that no mask can describe."""
+    for value, axes in analysis.axes.items():
+        for axis in axes or ():
+            if dims.axis_size(axis) is None and dims.around_unknown(axis) is None:
+                dims.lock(axis, Lock(value.name, "", "mixed with sizes known only at run time"))
 
 
 def _literal_axes(value: Value, why: Lock, symbols: dict[str, Axis] | None = None) -> Axes | None:

@@ -371,6 +371,27 @@ def unknown_size(axis: Axis) -> tuple[int, tuple[int, ...]] | None:
     return known, tuple(sorted(id(dim) for dim in terms[0] if dim.size is None))
 
 
+def around_unknown(axis: Axis) -> tuple[Axis, Axis] | None:
+    """What an axis of unknown size has before and behind the dims of unknown size.
+
+    None where it isn't the product of the three, or where something in the middle is
+    free; which elements such an axis loses can't be said without knowing its size.
+    """
+    before: list[Term] = []
+    rest: Term | None = None
+    for term in resolve(axis):
+        unknown = [i for i, dim in enumerate(term) if dim.size is None]
+        if not unknown or (rest is not None and term[unknown[0] :] != rest):
+            return None
+        rest = term[unknown[0] :]
+        before.append(term[: unknown[0]])
+        middle = term[unknown[0] : unknown[-1] + 1]
+        if any(dim.lock is None for dim in dims_of((middle,))):
+            return None
+        behind = term[unknown[-1] + 1 :]
+    return (tuple(before), (behind,)) if rest is not None else None
+
+
 def _unify_terms(p: Term, q: Term, why: Lock) -> None:
     """Unify two products of equal size by refining both to common factors.
 

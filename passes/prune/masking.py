@@ -16,7 +16,7 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from ...ir.axes.analysis import Analysis, Parameter
-from ...ir.axes.dims import Axis, axis_size, resolve
+from ...ir.axes.dims import Axis, around_unknown, axis_size
 from ...ir.axes.selection import Indices, Selection
 from ...ir.graph import Graph, Model, Node, Value
 from ...ir.infer import infer_shapes
@@ -84,15 +84,10 @@ def _keep(selection: Selection, axis: Axis) -> Keep | None:
         return None
     if axis_size(axis) is not None:
         return Keep((_mask_of(selection, axis),))
-    terms = resolve(axis)
-    factors: list[Mask | None] = []
-    for dim in terms[0]:
-        if dim.size is not None:
-            factors.append(_mask_of(selection, ((dim,),)))
-        elif not factors or factors[-1] is not None:
-            factors.append(None)
-    expressible = len(terms) == 1 and sum(f is None for f in factors) == 1
-    return Keep(tuple(factors)) if expressible else None
+    around = around_unknown(axis)
+    assert around is not None  # locked by the analysis
+    before, behind = (_mask_of(selection, part) for part in around)
+    return Keep((before, None, behind))
 
 
 def _mask_of(selection: Selection, axis: Axis) -> Mask:

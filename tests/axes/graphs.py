@@ -71,7 +71,8 @@ def binary(net, x):
         need(net.opset >= 8)
     if op == "Mul":
         y = net.node("Tanh", [y], net.shapes[y])
-    if op == "Div":
+    if op == "Div":  # without Where, masks multiply, and 0 / 0 stays
+        need(net.opset >= 9)
         y = net.node("Softplus", [y], net.shapes[y])
         y = net.node("Add", [y, net.small(np.float32(0.5))], net.shapes[y])
     if op == "PRelu":
@@ -101,6 +102,7 @@ def affine(net, x):
     op = net.choose(["Add", "Sub", "Mul", "Div", "PRelu", "Max"])
     need(op != "Max" or net.opset >= 8)
     need(op != "PRelu" or result == shape)
+    need(op != "Div" or net.opset >= 9)
     c = net.between(0.5, 1.5, *form) if op == "Div" else net.weights(*form)
     swap = op in ("Add", "Sub", "Mul") and net.maybe(3)
     return net.node(op, [c, x] if swap else [x, c], result)
