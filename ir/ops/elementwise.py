@@ -13,6 +13,7 @@ from ..axes.contents import apply_elementwise, truncated_divide
 from ..axes.dims import ONE, Axis
 from .registry import MICROSOFT, rule
 
+# Operators of one input that compute each element from the same element.
 UNARY = [
     "Abs",
     "Acos",
@@ -153,17 +154,7 @@ def elementwise(r: NodeAxes) -> None:
         raise Opaque("broadcasting as before opset 7")
     _elementwise_content(r)
     operands = [r.axes(i) for i in range(len(r.node.inputs)) if r.has(i)]
-    if r.node.op_type == "PRelu" and len(operands) == 2:
-        operands[1] = _prelu_slope(operands)
     r.set(broadcast(r, operands))
-
-
-def _prelu_slope(operands: list[Axes]) -> Axes:
-    """The slope broadcasts to the input, never the other way round."""
-    data, slope = operands
-    if len(slope) > len(data):
-        raise Opaque("the slope has more axes than the input")
-    return slope
 
 
 @rule("Clip")

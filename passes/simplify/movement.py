@@ -6,6 +6,7 @@ import numpy as np
 from onnx import TensorProto
 
 from ...ir.graph import Node, Value
+from ...ir.ops.elementwise import UNARY
 from .rewriter import Rewriter, RuleSet, only_reader, producer
 from .shape_chains import reshape_target
 from .shapes import integers
@@ -95,52 +96,7 @@ def merge_transposes(node: Node, rewriter: Rewriter) -> bool:
     return rewriter.replace(output, new)
 
 
-_POINTWISE = frozenset(
-    [
-        "Abs",
-        "Acos",
-        "Acosh",
-        "Asin",
-        "Asinh",
-        "Atan",
-        "Atanh",
-        "Cast",
-        "Ceil",
-        "Celu",
-        "Clip",
-        "Cos",
-        "Cosh",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "LeakyRelu",
-        "Log",
-        "Mish",
-        "Neg",
-        "Not",
-        "Reciprocal",
-        "Relu",
-        "Round",
-        "Selu",
-        "Shrink",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Sinh",
-        "Softplus",
-        "Softsign",
-        "Sqrt",
-        "Swish",
-        "Tan",
-        "Tanh",
-        "ThresholdedRelu",
-    ]
-)
+_POINTWISE = frozenset([*UNARY, "Cast", "Clip"])
 
 _FURTHEST = 16
 """Operators over which a transpose looks for another one."""
