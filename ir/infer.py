@@ -8,6 +8,7 @@ from onnx import ModelProto, NodeProto, TypeProto
 from .errors import ModelError
 from .graph import Graph, Model, Node, Value, normalize_domain, tensor_type
 from .onnx_io import to_proto_without_weights
+from .stand_ins import add_stand_ins
 
 VALUE_LIMIT = 4096
 """Constants of at most this many elements take part in shape propagation by value."""
@@ -20,13 +21,22 @@ def infer_shapes(model: Model) -> None:
     node, where the model contradicts itself.
     """
     proto = to_proto_without_weights(model, VALUE_LIMIT)
+    if add_stand_ins(proto):
+        try:
+            _take_graph_types(model.graph, _infer(proto).graph)
+            return
+        except ModelError:  # maybe of the stand-ins' own making
+            proto = to_proto_without_weights(model, VALUE_LIMIT)
+    _take_graph_types(model.graph, _infer(proto).graph)
+
+
+def _infer(proto: ModelProto) -> ModelProto:
     try:
-        inferred = onnx.shape_inference.infer_shapes(
+        return onnx.shape_inference.infer_shapes(
             proto, check_type=True, strict_mode=False, data_prop=True
         )
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"shape inference: {_first_line(error)}") from None
-    _take_types(model.graph, inferred)
 
 
 def infer_node(model: Model, node: Node) -> list[TypeProto | None]:
@@ -64,10 +74,6 @@ def infer_node(model: Model, node: Node) -> list[TypeProto | None]:
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         return nothing
     return [None if v is None else found.get(names[v]) for v in node.outputs]
-
-
-def _take_types(graph: Graph, inferred: ModelProto) -> None:
-    _take_graph_types(graph, inferred.graph)
 
 
 def _take_graph_types(graph: Graph, proto: onnx.GraphProto) -> None:
