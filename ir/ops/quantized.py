@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from ..axes import dims
 from ..axes.analysis import Axes, NodeAxes, Opaque
 from ..axes.dims import ONE
+from ..graph import Node
 from .convolution import SPATIAL
 from .elementwise import broadcast
+from .matmul import per_axis
 from .reduction import normalized
-from .registry import MICROSOFT, rule
+from .registry import MICROSOFT, ShapeOf, macs, rule
 from .spatial import windowed
 
 
@@ -42,6 +46,29 @@ def _tie_quantization(r: NodeAxes, axes: Axes, parameter: Axes) -> None:
 @rule("QLinearAdd", "QLinearMul", domain=MICROSOFT)
 def qlinear_binary(r: NodeAxes) -> None:
     r.set(broadcast(r, [r.axes(0), r.axes(3)]))
+
+
+@rule("QGemm", domain=MICROSOFT)
+def qgemm(r: NodeAxes) -> None:
+    """A, its scale and zero point, B with its (per column), C, output scale and zero point."""
+    a, b = r.axes(0), r.axes(3)
+    if len(a) != 2 or len(b) != 2:
+        raise Opaque("operands have to be matrices")
+    rows, inner = reversed(a) if r.get("transA", 0) else a
+    inner_b, columns = reversed(b) if r.get("transB", 0) else b
+    r.unify(inner, inner_b)
+    for index in (4, 5):
+        if r.has(index):
+            per_axis(r, r.axes(index), columns)
+    if r.has(6):
+        broadcast(r, [(rows, columns), r.axes(6)])
+    r.set((rows, columns))
+
+
+@rule("QLinearWhere", domain=MICROSOFT)
+def qlinear_where(r: NodeAxes) -> None:
+    """Condition, then X and Y, each with scale and zero point."""
+    r.set(broadcast(r, [r.axes(0), r.axes(1), r.axes(4)]))
 
 
 @rule("QLinearLeakyRelu", "QLinearSigmoid", domain=MICROSOFT)
@@ -84,3 +111,9 @@ def qlinear_global_average_pool(r: NodeAxes) -> None:
     spatial = [a for i, a in enumerate(axes) if i not in (0, channel)]
     r.lock_all(spatial, SPATIAL)
     r.set(tuple(a if i in (0, channel) else ONE for i, a in enumerate(axes)))
+
+
+@macs("QGemm", domain=MICROSOFT)
+def qgemm_macs(node: Node, shape: ShapeOf) -> int:
+    a = shape(node.input(0))
+    return math.prod(shape(node.output(0))) * (a[0] if node.get("transA", 0) else a[-1])

@@ -101,6 +101,7 @@ def _mask_of(selection: Selection, axis: Axis) -> Mask:
 _ZERO_POINTS = {
     "ConvInteger": {1: 3},
     "MatMulInteger": {0: 2, 1: 3},
+    "QGemm": {0: 2, 3: 5},
     "QLinearConv": {3: 5},
     "QLinearMatMul": {0: 2, 3: 5},
 }
@@ -118,7 +119,8 @@ def _zero_point(model: Model, parameter: Parameter) -> Array:
     if tensor is None:
         return np.zeros((), np.int8)
     zero = tensor.numpy()
-    if zero.ndim == 1 and (op_type, operand) in _FIRST_AXIS:
+    along_first = (op_type, operand) in _FIRST_AXIS or parameter.node.get("transB", 0)
+    if zero.ndim == 1 and along_first:
         return zero.reshape([-1] + [1] * (len(parameter.tensor.shape) - 1))
     return zero
 
