@@ -88,12 +88,23 @@ def split(r: NodeAxes) -> None:
     if len(sizes) != count or sum(sizes) != total or any(s < 0 for s in sizes):
         raise Opaque(f"parts of {sizes} don't make {total}")
     parts = dims.partition(axes[axis], sizes)
+    _split_content(r, sizes)
     for index, part in enumerate(parts):
         r.set((*axes[:axis], part, *axes[axis + 1 :]), index)
     if content is not None:
         r.expect(1, content, parts)
     else:
         r.rewrite(lambda rewriter: _rewrite_split(r, rewriter, parts))
+
+
+def _split_content(r: NodeAxes, sizes: Sequence[int]) -> None:
+    """Take a shape apart."""
+    if r.node.input(0) not in r.analysis.contents:
+        return
+    content = r.content(0)
+    if content is not None and content.ndim == 1:
+        for index, part in enumerate(np.split(content, np.cumsum(sizes)[:-1])):
+            r.set_content(part, index)
 
 
 def equal_parts(total: int, count: int) -> list[int]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ..axes import dims
 from ..axes.analysis import Axes, NodeAxes, Opaque
+from ..axes.contents import Element, Size, evaluate
 from ..axes.dims import ONE, Axis
 from .convolution import SPATIAL
+from .reduction import normalized
 from .registry import MICROSOFT, rule
 
 
@@ -68,43 +70,50 @@ def resize(r: NodeAxes) -> None:
     if r.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise Opaque("keep_aspect_ratio_policy")
     axes = r.axes(0)
-    shape = r.out_shape()
-    if shape is None or len(shape) != len(axes):
-        raise Opaque("the output's shape is not known")
-    listed = _listed_axes(r, len(axes))
-    scales = _scales(r)
-    result: list[Axis] = []
-    for i, axis in enumerate(axes):
-        unchanged = i not in listed or dims.axis_size(axis) == shape[i]
-        if scales is not None and i in listed:
-            unchanged = scales[listed.index(i)] == 1
-        if unchanged:
-            result.append(axis)
+    listed = [normalized(a, len(axes)) for a in r.get("axes", range(len(axes)))]
+    scales, sizes = _scales(r), r.content(3)
+    result = list(axes)
+    for position, i in enumerate(listed):
+        if sizes is not None and position < sizes.size:
+            unchanged = _is_size_of(sizes.ravel()[position], axes[i])
         else:
-            r.lock(axis, SPATIAL)
-            size = shape[i]
-            result.append(r.literal(size if isinstance(size, int) else None, SPATIAL))
-    sizes = r.content(3)
+            unchanged = scales is not None and scales[position : position + 1] == [1.0]
+        if not unchanged:
+            r.lock(axes[i], SPATIAL)
+            shape = r.out_shape()
+            size = shape[i] if shape is not None else None
+            result[i] = r.literal(size if isinstance(size, int) else None, SPATIAL)
     if sizes is not None:
-        required: list[Axis | int | None] = [result[i] for i in listed]
-        r.expect(3, sizes, required)
+        r.expect(3, sizes, [result[i] for i in listed])
     r.set(tuple(result))
 
 
-def _listed_axes(r: NodeAxes, rank: int) -> list[int]:
-    axes = r.get("axes")
-    return list(range(rank)) if axes is None else [a % rank for a in axes]
+def _is_size_of(element: Element, axis: Axis) -> bool:
+    """Whether a computed size is that of the axis, known or not."""
+    if isinstance(element, Size) and element.axis is not None:
+        return dims.resolve(element.axis) == dims.resolve(axis)
+    size = evaluate(element)
+    return size is not None and size == dims.axis_size(axis)
 
 
-def _scales(r: NodeAxes) -> list[float] | None:
-    """Constant scales, from an attribute or an input; None where sizes are given."""
+def _scales(r: NodeAxes) -> list[float | None] | None:
+    """Scales from an attribute or an input, None for those that are computed."""
     if r.get("scales") is not None:
-        return [float(s) for s in r.get("scales")]
-    position = 2 if r.node.op_type == "Resize" and r.opset >= 11 else 1
-    array = r.constant(position)
-    if array is None or array.size == 0:
-        return None
-    return [float(s) for s in array.ravel()]
+        return list(r.get("scales"))
+    value = r.node.input(2 if r.node.op_type == "Resize" and r.opset >= 11 else 1)
+    joined = None if value is None else value.producer
+    parts = joined.inputs if joined is not None and joined.op_type == "Concat" else (value,)
+    scales: list[float | None] = []
+    for part in parts:
+        tensor = r.analysis.model.constant(part)
+        shape = None if part is None else part.shape
+        if tensor is not None:
+            scales.extend(float(s) for s in tensor.numpy().ravel())
+        elif shape is not None and len(shape) == 1 and isinstance(shape[0], int):
+            scales.extend([None] * shape[0])
+        else:
+            break  # of what follows not even the position is known
+    return scales or None
 
 
 @rule("DepthToSpace")
