@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from ...ir.axes.analysis import Analysis, Axes
 from ...ir.axes.dims import Axis, Dim, axis_size, dims_of, resolve
-from ...ir.cost import known_shape
+from ...ir.cost import count, known_shape
 from ...ir.graph import Node, Use, Value, normalize_domain
 from ...ir.ops import macs
 
@@ -84,19 +85,28 @@ class CostModel:
         return 1 if size is None else size
 
     def _add_parameters(self, analysis: Analysis) -> None:
-        first = {p.value: p.blocks for p in reversed(analysis.parameters.values())}
-        for blocks in first.values():
+        """Each constant once, and once more for each way in which its uses cut it."""
+        variants: dict[Value, dict[tuple[Axes, ...], None]] = defaultdict(dict)
+        elements: dict[Value, int] = {}
+        for parameter in analysis.parameters.values():
+            blocks = tuple(tuple(resolve(a) for a in block) for block in parameter.blocks)
+            variants[parameter.value][blocks] = None
+            elements[parameter.value] = parameter.tensor.size
+        rest = count(analysis.model).parameters - sum(elements.values())
+        self._add(lambda sizes: rest, set())
+        for value, uses in variants.items():
+            whole = elements[value]
 
-            def item(sizes: _Sizes, blocks: list[Axes] = blocks) -> int:
-                total = 0
-                for block in blocks:
-                    size = 1
-                    for axis in block:
-                        size *= sizes.size(axis)
-                    total += size
-                return total
+            def item(
+                sizes: _Sizes,
+                uses: tuple[tuple[Axes, ...], ...] = tuple(uses),
+                whole: int = whole,
+            ) -> int:
+                needed = [sum(sizes.elements(block) for block in blocks) for blocks in uses]
+                cut = sum(n for n in needed if n != whole)
+                return cut + (whole if whole in needed else 0)
 
-            self._add(item, {axis for block in blocks for axis in block})
+            self._add(item, {axis for blocks in uses for block in blocks for axis in block})
 
 
 class _Sizes:
@@ -117,6 +127,9 @@ class _Sizes:
         if known is None:
             return known_shape(value)
         return tuple(s if isinstance(s, int) else self.size(s) for s in known)
+
+    def elements(self, axes: Axes) -> int:
+        return math.prod(self.size(axis) for axis in axes)
 
     def _term(self, term: tuple[Dim, ...]) -> int:
         size = 1

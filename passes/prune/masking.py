@@ -100,29 +100,31 @@ def _mask_of(selection: Selection, axis: Axis) -> Mask:
 
 _ZERO_POINTS = {
     "ConvInteger": {1: 3},
+    "DynamicQuantizeMatMul": {1: 3},
     "MatMulInteger": {0: 2, 1: 3},
+    "MatMulIntegerToFloat": {0: 4, 1: 5},
     "QGemm": {0: 2, 3: 5},
     "QLinearConv": {3: 5},
     "QLinearMatMul": {0: 2, 3: 5},
 }
 """Operator -> position of an integer operand -> position of its zero point."""
 
-_FIRST_AXIS = {("ConvInteger", 1), ("QLinearConv", 3), ("MatMulInteger", 0), ("QLinearMatMul", 0)}
-"""Operands whose zero points, if several, run along the first axis; else along the last."""
-
 
 def _zero_point(model: Model, parameter: Parameter) -> Array:
-    """What stands for zero in an integer weight, broadcast to its axes."""
-    op_type, operand = parameter.node.op_type, parameter.use.position
-    position = _ZERO_POINTS.get(op_type, {}).get(operand)
-    tensor = None if position is None else model.constant(parameter.node.input(position))
+    """What stands for zero in an integer weight, broadcast to its axes.
+
+    Zero points, if several, run along the axis that isn't contracted: the first of the
+    weights of a convolution, of a left and of a transposed right operand, else the last.
+    """
+    node, operand = parameter.node, parameter.use.position
+    position = _ZERO_POINTS.get(node.op_type, {}).get(operand)
+    tensor = None if position is None else model.constant(node.input(position))
     if tensor is None:
         return np.zeros((), np.int8)
     zero = tensor.numpy()
-    along_first = (op_type, operand) in _FIRST_AXIS or parameter.node.get("transB", 0)
-    if zero.ndim == 1 and along_first:
-        return zero.reshape([-1] + [1] * (len(parameter.tensor.shape) - 1))
-    return zero
+    first = operand == 0 or "Conv" in node.op_type or bool(node.get("transB", 0))
+    rank = len(parameter.tensor.shape)
+    return zero.reshape([-1] + [1] * (rank - 1)) if zero.ndim == 1 and first else zero
 
 
 def mask(model: Model, record: PruningRecord) -> Model:
