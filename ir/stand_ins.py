@@ -164,6 +164,24 @@ def _quantized(op_type: str, operands: list[int], scale: int, names: str = "") -
     return body
 
 
+def _quantized_gemm(node: NodeProto) -> list[NodeProto]:
+    """A 0, its scale and zero point, B 3, its, C 6, and, for a quantized result, its 7, 8."""
+    attributes = _attributes(node, "transA transB")
+    nodes = [_float("i0", "a"), _float("i3", "b")]
+    if not _given(node, 7):
+        return [*nodes, _call("Gemm", ["a", "b"], "o0", attributes)]
+    point = ["i8"] if _given(node, 8) else []
+    return [
+        *nodes,
+        _call("Gemm", ["a", "b"], "y", attributes),
+        _call("QuantizeLinear", ["y", "i7", *point], "o0"),
+    ]
+
+
+def _quantized_where(node: NodeProto) -> list[NodeProto]:
+    return [_call("Where", ["i0", "i1", "i4"], "o0")]
+
+
 def _quantized_concat(node: NodeProto) -> list[NodeProto]:
     operands = [f"i{i}" for i in range(2, len(node.input), 3)]
     return [_call("Concat", operands, "o0", _attributes(node, "axis"))]
@@ -188,6 +206,7 @@ _BODIES: dict[tuple[str, str], Body] = {
             "MatMulIntegerToFloat": _float_product,
             "DynamicQuantizeMatMul": _float_product,
             "MultiHeadAttention": _multi_head_attention,
+            "QGemm": _quantized_gemm,
             "QLinearAdd": _quantized("Add", [0, 3], 6),
             "QLinearAveragePool": _quantized("AveragePool", [0], 3, _WINDOW),
             "QLinearConcat": _quantized_concat,
@@ -196,6 +215,7 @@ _BODIES: dict[tuple[str, str], Body] = {
             "QLinearMul": _quantized("Mul", [0, 3], 6),
             "QLinearSigmoid": _like_first,
             "QLinearSoftmax": _like_first,
+            "QLinearWhere": _quantized_where,
             "QuickGelu": _like_first,
             "RotaryEmbedding": _like_first,
             "SimplifiedLayerNormalization": _like_first,

@@ -53,6 +53,16 @@ def matmul_integer(r: NodeAxes) -> None:
     r.set(out)
 
 
+@rule("DynamicQuantizeMatMul", domain=MICROSOFT)
+def dynamic_quantize_matmul(r: NodeAxes) -> None:
+    """A, quantized by its range (see DynamicQuantizeLinear), B, its scale, zero point, bias."""
+    out = matmul_axes(r, r.axes(0), r.axes(1))
+    for index in (2, 3, 4):
+        if r.has(index):
+            per_axis(r, r.axes(index), out[-1])
+    r.set(out)
+
+
 @rule("QLinearMatMul")
 def qlinear_matmul(r: NodeAxes) -> None:
     out = matmul_axes(r, r.axes(0), r.axes(3))
@@ -127,6 +137,7 @@ def gemm_macs(node: Node, shape: ShapeOf) -> int:
 
 @macs("MatMul", "MatMulInteger", "QLinearMatMul")
 @macs("FusedMatMul", "GemmFastGelu", "MatMulIntegerToFloat", domain=MICROSOFT)
+@macs("DynamicQuantizeMatMul", domain=MICROSOFT)
 def matmul_macs(node: Node, shape: ShapeOf) -> int:
     a = shape(node.input(0))
     inner = a[-2] if node.get("transA", 0) and len(a) > 1 else a[-1]

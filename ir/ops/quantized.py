@@ -26,6 +26,14 @@ def quantize_linear(r: NodeAxes) -> None:
     r.set(axes)
 
 
+@rule("DynamicQuantizeLinear")
+def dynamic_quantize_linear(r: NodeAxes) -> None:
+    """The range always holds zero, so that what is removed, zero, doesn't change it."""
+    r.set(r.axes(0))
+    for scalar in (1, 2):
+        r.set((), scalar)
+
+
 def _tie_quantization(r: NodeAxes, axes: Axes, parameter: Axes) -> None:
     """A scale or zero point: per tensor, per axis, or per block of an axis."""
     if not parameter or all(axis == ONE for axis in parameter):
