@@ -107,7 +107,7 @@ class Emitter:
         """A blocked variable that has at least these pads, and its layout."""
         own = self.own(tensor)
         if own is None or not own.covers(pads, fill):
-            own = Blocked.of(tensor.shape, self.target.block).with_pads(pads, fill)
+            own = Blocked.of(tensor.shape, self.target.block, tensor.dtype).with_pads(pads, fill)
         return self.read(tensor, own), own
 
     def define(self, tensor: Tensor, variable: Any) -> None:
@@ -469,7 +469,7 @@ def choose_layouts(
         y = op.output
         if not _wants_blocks(op, layouts):
             continue
-        layouts[y] = Blocked.of(y.shape, target.block)
+        layouts[y] = Blocked.of(y.shape, target.block, y.dtype)
     for tensor, layout in layouts.items():
         pads, fill = [0, 0, 0, 0], None
         for reader in tensor.readers:

@@ -31,10 +31,10 @@ class Blocked:
     fill: float = 0
 
     @classmethod
-    def of(cls, shape: Sequence[int], block: int) -> Blocked:
+    def of(cls, shape: Sequence[int], block: int, dtype: str) -> Blocked:
         """The layout without padding of a tensor of rank 3 or 4."""
         n, c, h, w = (shape[0], shape[1], 1, shape[2]) if len(shape) == 3 else shape
-        return cls(n, c, h, w, block_for(c, block))
+        return cls(n, c, h, w, block_for(c, block, dtype))
 
     @property
     def blocks(self) -> int:
@@ -77,9 +77,14 @@ class Blocked:
         )
 
 
-def block_for(channels: int, block: int) -> int:
-    """Channels per block: images with few channels keep their blocks short."""
-    return block if channels > 4 else 4
+def block_for(channels: int, block: int, dtype: str) -> int:
+    """Channels per block: images with few channels keep their blocks short.
+
+    Bytes are read four channels at a time.
+    """
+    if channels > 4:
+        return block
+    return 4 if dtype in ("uint8", "int8") else channels
 
 
 def size(shape: Sequence[int]) -> int:

@@ -243,18 +243,21 @@ class _Emitter:
         kernel_h, kernel_w = geometry.kernel
         steps = self.conv.input.block // self.dot.depth
         unroll = max(u for u in range(1, tile.unroll + 1) if steps % u == 0)
+        taps = kernel_w if steps < tile.unroll and kernel_w * steps <= 6 * tile.unroll else 1
         first = load(self.table, group) if self.table is not None else group * self.slope
         with (
             k.loop(self.count, "ic") as ic,
             k.loop(kernel_h, "kh") as kh,
-            k.loop(kernel_w, "kw") as kw,
+            k.loop(kernel_w // taps, "kw") as outer,
             k.loop(steps // unroll, "ko") as ko,
         ):
             block = n * self.conv.input.blocks + first + ic
-            for u in range(unroll):
-                step = ko * unroll + u
-                index = ((ic * kernel_h + kh) * kernel_w + kw) * steps + step
-                self.multiply(acc, group, index, block, step, row, column, kh, kw)
+            for tap in range(taps):
+                kw = tap if taps > 1 else outer
+                for u in range(unroll):
+                    step = ko * unroll + u
+                    index = ((ic * kernel_h + kh) * kernel_w + kw) * steps + step
+                    self.multiply(acc, group, index, block, step, row, column, kh, kw)
 
     def multiply(
         self,

@@ -85,6 +85,9 @@ def _to_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
     lanes = 1 if by_lane else min(target.lanes, y.block)
     emitter = StepEmitter(k, target, lanes)
     ragged = y.channels != y.padded_channels
+    if by_lane and y.blocks == 1 and _interleaves(kernel, strides):
+        _interleave(k, kernel, target, buffers, result, strides, parallel=threads > 1)
+        return k.finish()
 
     def values(n: Any, c: Any, h: Any, w: Any) -> list[Any]:
         found = []
@@ -124,6 +127,63 @@ def _to_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
                 at = (n * y.blocks + cb, y.position(h, w), part * lanes)
                 k.store(result, value, *at, lanes=lanes)
     return k.finish()
+
+
+def _interleaves(kernel: Elementwise, strides: Sequence[Sequence[int]]) -> bool:
+    """Whether every source is row-major with neighbouring pixels (or one value) in a row."""
+    y = kernel.layout
+    assert y is not None
+    whole = all(s.layout is None for s in kernel.sources)
+    return whole and y.block in (2, 3, 4) and all(s[3] in (0, 1) for s in strides)
+
+
+def _interleave(
+    k: KernelBuilder,
+    kernel: Elementwise,
+    target: Target,
+    buffers: Sequence[Any],
+    result: Any,
+    strides: Sequence[Sequence[int]],
+    *,
+    parallel: bool,
+) -> None:
+    """Images of few channels: whole vectors of pixels per channel, then interleaved."""
+    y = kernel.layout
+    assert y is not None
+    dtype = kernel.program.dtype
+
+    def pixels(n: Any, h: Any, w: Any, lanes: int) -> None:
+        emitter = StepEmitter(k, target, lanes)
+        vectors = []
+        for c in range(y.block):
+            if c >= y.channels:
+                vectors.append(constant(0, dtype, lanes))
+                continue
+            values = []
+            for source, buffer, s in zip(kernel.sources, buffers, strides, strict=True):
+                at = source.offset + n * s[0] + c * s[1] + h * s[2] + w * s[3]
+                found = load(buffer, at, lanes=lanes if s[3] else 1)
+                values.append(found if s[3] else splat(found, lanes))
+            vectors.append(emitter.bind(emitter.evaluate(kernel.program, values), dtype))
+        if lanes == 1:
+            for c, value in enumerate(vectors):
+                k.store(result, value, n, y.position(h, w), c)
+            return
+        order = [c * lanes + i for i in range(lanes) for c in range(y.block)]
+        k.store(result, tirx.Shuffle(vectors, order), n, y.position(h, w), 0, lanes=len(order))
+
+    lanes = target.lanes
+    with k.outer(y.batch, y.height, parallel=parallel) as (n, h):
+        if y.width >= lanes:
+            with k.loop(-(-y.width // lanes), "v") as v:
+                last = tirx.IntImm("int32", y.width - lanes)
+                start = v * lanes
+                if y.width % lanes:
+                    start = tirx.min(start, last) if not isinstance(v, int) else 0
+                pixels(n, h, start, lanes)
+        else:
+            with k.loop(y.width, "w") as w:
+                pixels(n, h, w, 1)
 
 
 def _mask(value: Any, channel: Any, channels: int, dtype: str, lanes: int) -> Any:
