@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..axes import dims
-from ..axes.analysis import Axes, NodeAxes, Opaque
 from ..axes.contents import Content, evaluate
 from ..axes.dims import ONE, Axis
+from ..axes.facts import Axes
+from ..axes.node_axes import NodeAxes, Opaque
 from .elementwise import INTEGER_TYPES
 from .reduction import normalized, reduced_axes
 from .registry import rule

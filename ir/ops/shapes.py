@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..axes import dims
-from ..axes.analysis import Axes, NodeAxes, Opaque
 from ..axes.contents import Content, Element, Size, content_of, evaluate, shape_content
 from ..axes.dims import ONE, Axis
+from ..axes.facts import Axes
+from ..axes.node_axes import NodeAxes, Opaque
 from .registry import rule
 
 UNKNOWN = "its size is known only at run time"

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from ...ir.axes.analysis import Analysis, Axes, Parameter
 from ...ir.axes.contents import Content, evaluate
 from ...ir.axes.dims import Axis
+from ...ir.axes.facts import Analysis, Axes, Parameter
 from ...ir.axes.selection import Indices, Selection
 from ...ir.graph import Model, Node, Use, Value
 from ...ir.tensor import Array, Tensor
