@@ -171,6 +171,12 @@ class NodeAxes:
         """Keep the elements of an integer input at sizes of axes, numbers, or anything."""
         self.rewrite(lambda rewriter: rewriter.match(self.node, index, content, required))
 
+    def expect_attribute(
+        self, name: str, content: Content, required: Sequence[Axis | int | None]
+    ) -> None:
+        """The same for an attribute."""
+        self.rewrite(lambda rewriter: rewriter.match_attribute(self.node, name, content, required))
+
     def numbers(self, index: int) -> list[int] | None:
         """An integer input as numbers known now, which pruning won't change; else None."""
         content = self.content(index)

@@ -94,7 +94,7 @@ def reshape(r: NodeAxes) -> None:
         None if element == -1 else axis for element, axis in zip(elements, result, strict=True)
     ]
     if r.get("shape") is not None:
-        r.rewrite(lambda rewriter: rewriter.match_attribute(r.node, "shape", required))
+        r.expect_attribute("shape", content, required)
     else:
         r.expect(1, content, required)
     if r.node.input(0) in r.analysis.contents:
