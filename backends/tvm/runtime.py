@@ -66,7 +66,7 @@ class Runtime:
         return {name: np.concatenate([r[name] for r in runs]) for name in self.outputs}
 
     def _invoke(self, arrays: list[Array]) -> dict[str, Array]:
-        results = self._main(*(self._tensor(np.ascontiguousarray(a)) for a in arrays))
+        results = self._main(*(self._tensor(np.asarray(a, order="C")) for a in arrays))
         return {o["name"]: results[i].numpy() for i, o in enumerate(self._outputs)}
 
     def _check(self, feeds: Mapping[str, Array]) -> list[Array]:
