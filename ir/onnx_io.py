@@ -91,6 +91,13 @@ def to_proto_headers(model: Model) -> ModelProto:
     return _write_model(model, _Headers())
 
 
+def node_to_proto(node: Node) -> NodeProto:
+    """One node as a proto."""
+    proto = NodeProto()
+    _write_node(node, proto, _Embedded())
+    return proto
+
+
 def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write a model to a file, atomically.
 

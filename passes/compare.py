@@ -55,7 +55,7 @@ def _float_deviation(expected: Array, actual: Array) -> float:
 def random_feeds(
     model: Model, seed: int = 0, sizes: Mapping[str, int] | None = None, default: int = 2
 ) -> dict[str, Array]:
-    """One run's random inputs: normal floats, small non-negative integers, random booleans.
+    """One run's random inputs: normal floats, integers 0 and 1, random booleans.
 
     Symbolic sizes are looked up in `sizes`; those not found there, and unknown ones,
     are `default`. Raises SecateurError for inputs that are no tensors of numbers.
@@ -79,5 +79,5 @@ def _random_input(
     if dtype == np.bool_:
         return generator.integers(0, 2, concrete).astype(np.bool_)
     if dtype.kind in "iu":
-        return generator.integers(0, 3, concrete).astype(dtype)
+        return generator.integers(0, 2, concrete).astype(dtype)
     return np.asarray(generator.standard_normal(concrete)).astype(dtype)

@@ -84,6 +84,9 @@ def test_inspect(place: Path) -> None:
     text = run("inspect", "model.onnx").stdout
     assert "input x: float" in text
     assert "Conv" in text
+    details = run("inspect", "model.onnx", "--details").stdout
+    assert "ties w2, axis 1" in details
+    assert "passes" in details
     facts = run_json("inspect", "model.onnx")
     assert facts["parameters"] == 16 * 27 + 16 * 16 * 9 + 64
     assert facts["macs"] // (64 * 16 * 27 + 64 * 16 * 144 + 64) in (1, 2)

@@ -160,6 +160,16 @@ def test_shared_constants_get_the_slices_that_their_uses_need():
     np.testing.assert_array_equal(biases[1], values["bias"][:4])
 
 
+def test_parameter_goals_count_a_constant_that_is_also_an_output():
+    """The output keeps the whole constant, so slicing a copy of it saves nothing."""
+    proto = to_proto(mlp((4, 16, 16, 3)))
+    proto.graph.output.append(helper.make_tensor_value_info("w1", TensorProto.FLOAT, [16, 16]))
+    with pytest.raises(SecateurError, match="can't be reached"):
+        PruneChannels(params=0.6).run(from_proto(proto))
+    statistics = PruneChannels(params=0.9).run(from_proto(proto)).statistics
+    assert statistics["parameters_after"] <= 0.9 * statistics["parameters_before"]
+
+
 def test_same_options_same_bytes():
     models = [zoo.load_tiny("shufflenet_v1", "kept") for _ in range(2)]
     for model in models:

@@ -162,7 +162,7 @@ def _build(module: Any, target: Target, threads: int) -> Any:
     try:
         return tvm.compile(module, tvm.target.Target(target.llvm(threads)), relax_pipeline=pipeline)
     except Exception as error:  # TVM's errors have no common type
-        text = " ".join(str(error).split())[-300:]
+        text = " ".join(str(error).split())[:300]
         raise UnsupportedError(f"TVM can't compile the model for {target.name}: {text}") from None
 
 

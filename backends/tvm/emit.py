@@ -15,11 +15,13 @@ from .kernels import concat, convolution, depthwise, matmul, pooling, softmax, w
 from .kernels import elementwise as elementwise_kernels
 from .kernels.epilogue import Operand
 from .layout import Blocked
+from .operators.base import emit as emit_loops
 from .plan import (
     ConcatOp,
     ConvolutionOp,
     ElementwiseOp,
     Fused,
+    LoopsOp,
     MatMulOp,
     Operation,
     Plan,
@@ -90,7 +92,8 @@ class Emitter:
         if key in self.variables:
             return self.variables[key]
         if tensor.const is not None and layout is None:
-            result = relax.const(np.ascontiguousarray(tensor.const).reshape(-1))
+            array = np.ascontiguousarray(tensor.const, tensor.dtype).reshape(-1)
+            result = relax.const(array, tensor.dtype)  # which else narrows 64-bit types
         else:
             op = ElementwiseOp(tensor.name, [tensor], [View.of(tensor)], Program((tensor.dtype,)))
             result = self.elementwise(op, layout)
@@ -159,6 +162,8 @@ class Emitter:
             self.softmax(op)
         elif isinstance(op, RegionOp):
             self.region(op)
+        elif isinstance(op, LoopsOp):
+            emit_loops(self, op)
         else:
             raise TypeError(type(op).__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,21 @@ class RegionOp(Operation):
 
     inputs: list[Tensor]
     model: Any
+
+    def reads(self) -> list[Tensor]:
+        return list(self.inputs)
+
+
+@dataclasses.dataclass(eq=False)
+class LoopsOp(Operation):
+    """A kernel of plain loops over row-major tensors; `build` makes it.
+
+    Kernels of equal `key`, where it isn't None, and equal types are the same.
+    """
+
+    inputs: list[Tensor]
+    build: Callable[[], Any]
+    key: Any = None
 
     def reads(self) -> list[Tensor]:
         return list(self.inputs)

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from ..axes import dims
-from ..axes.analysis import NodeAxes, Opaque
 from ..axes.dims import Axis
+from ..axes.node_axes import NodeAxes, Opaque
 from ..graph import Node
 from .elementwise import broadcast
 from .registry import MICROSOFT, ShapeOf, macs, rule

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..axes.analysis import Axes, NodeAxes, Opaque
 from ..axes.dims import Axis
+from ..axes.facts import Axes
+from ..axes.node_axes import NodeAxes, Opaque
 from .reduction import normalized
 from .registry import rule
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from onnx import TensorProto
 
 from ..axes import dims
-from ..axes.analysis import Axes, NodeAxes, Opaque
 from ..axes.contents import apply_elementwise, truncated_divide
 from ..axes.dims import ONE, Axis
+from ..axes.facts import Axes
+from ..axes.node_axes import NodeAxes, Opaque
 from .registry import MICROSOFT, rule
 
 # Operators of one input that compute each element from the same element.

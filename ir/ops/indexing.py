@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..axes import dims
-from ..axes.analysis import NodeAxes, Opaque
 from ..axes.dims import Axis
+from ..axes.node_axes import NodeAxes, Opaque
 from .reduction import normalized
 from .registry import rule
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..axes import dims
-from ..axes.analysis import Axes, NodeAxes, Opaque
-from ..axes.contents import Content, evaluate
+from ..axes.contents import Content, Size, content_of, evaluate
 from ..axes.dims import ONE, Axis
+from ..axes.facts import Axes
+from ..axes.node_axes import NodeAxes, Opaque
 from .elementwise import INTEGER_TYPES
 from .reduction import normalized, reduced_axes
 from .registry import rule
@@ -157,15 +158,32 @@ def slice_(r: NodeAxes) -> None:
         result[bound.axis] = part
         starts.append(before)
         stops.append(stop)
-    if r.opset < 10:
-        r.rewrite(lambda rewriter: rewriter.match_attribute(r.node, "starts", starts))
-        r.rewrite(lambda rewriter: rewriter.match_attribute(r.node, "ends", stops))
-    else:
-        for index, required in ((1, starts), (2, stops)):
+    wholes = [axes[bound.axis] for bound in bounds]
+    for name, index, required in (("starts", 1, starts), ("ends", 2, stops)):
+        if r.opset < 10:
+            content = content_of(np.array(r.get(name), np.int64))
+            assert content is not None
+            r.expect_attribute(name, _positions(content, wholes, required), required)
+        else:
             content = r.content(index)
             assert content is not None
-            r.expect(index, content, required)
+            r.expect(index, _positions(content, wholes, required), required)
     r.set(tuple(result))
+
+
+def _positions(
+    content: Content, wholes: Sequence[Axis], required: Sequence[Axis | int | None]
+) -> Content:
+    """Bounds that count from the end or lie behind it, as the positions that they mean."""
+
+    def position(bound: int, size: int) -> int:
+        return max(0, bound + size) if bound < 0 else min(bound, size)
+
+    result = np.empty(content.size, object)
+    for i, (bound, whole, wanted) in enumerate(zip(content.ravel(), wholes, required, strict=True)):
+        moves = wanted is not None and not isinstance(wanted, int)
+        result[i] = Size(compute=position, arguments=(bound, Size(whole))) if moves else bound
+    return result
 
 
 def _slice_axis(
@@ -253,7 +271,9 @@ def pad(r: NodeAxes) -> None:
         required[i], required[i + len(listed)] = front, back
         result[axis] = dims.concat([front, axes[axis], back])
     if r.get("pads") is not None:
-        r.rewrite(lambda rewriter: rewriter.match_attribute(r.node, "pads", required))
+        content = content_of(np.array(pads, np.int64))
+        assert content is not None
+        r.expect_attribute("pads", content, required)
     else:
         content = r.content(1)
         assert content is not None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ..axes.analysis import Axes, NodeAxes, Opaque
 from ..axes.dims import ONE, Axis
+from ..axes.facts import Axes
+from ..axes.node_axes import NodeAxes, Opaque
 from ..graph import Node
 from .elementwise import broadcast
 from .registry import MICROSOFT, ShapeOf, macs, rule

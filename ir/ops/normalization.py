@@ -5,8 +5,9 @@ statistics are then those of the kept indices."""
 from __future__ import annotations
 
 from ..axes import dims
-from ..axes.analysis import Axes, NodeAxes, Opaque
 from ..axes.dims import ONE, Axis
+from ..axes.facts import Axes
+from ..axes.node_axes import NodeAxes, Opaque
 from .elementwise import broadcast
 from .reduction import normalized
 from .registry import MICROSOFT, rule

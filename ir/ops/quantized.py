@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from ..axes import dims
-from ..axes.analysis import Axes, NodeAxes, Opaque
 from ..axes.dims import ONE
+from ..axes.facts import Axes
+from ..axes.node_axes import NodeAxes, Opaque
 from ..graph import Node
 from .convolution import SPATIAL
 from .elementwise import broadcast

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..axes import dims
-from ..axes.analysis import NodeAxes, Opaque
+from ..axes.node_axes import NodeAxes, Opaque
 from ..graph import Node
 from .registry import ShapeOf, macs, rule
 

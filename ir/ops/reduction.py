@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import operator
 
-from ..axes.analysis import Axes, NodeAxes, Opaque
 from ..axes.contents import Size
 from ..axes.dims import ONE
+from ..axes.facts import Axes
+from ..axes.node_axes import NodeAxes, Opaque
 from .registry import rule
 
 ADDITIVE = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")

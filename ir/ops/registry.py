@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..axes.analysis import NodeAxes
+from ..axes.node_axes import NodeAxes
 from ..graph import Node, Value
 
 Rule = Callable[[NodeAxes], None]

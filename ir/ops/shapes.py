@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..axes import dims
-from ..axes.analysis import Axes, NodeAxes, Opaque
 from ..axes.contents import Content, Element, Size, content_of, evaluate, shape_content
 from ..axes.dims import ONE, Axis
+from ..axes.facts import Axes
+from ..axes.node_axes import NodeAxes, Opaque
 from .registry import rule
 
 UNKNOWN = "its size is known only at run time"
@@ -93,7 +94,7 @@ def reshape(r: NodeAxes) -> None:
         None if element == -1 else axis for element, axis in zip(elements, result, strict=True)
     ]
     if r.get("shape") is not None:
-        r.rewrite(lambda rewriter: rewriter.match_attribute(r.node, "shape", required))
+        r.expect_attribute("shape", content, required)
     else:
         r.expect(1, content, required)
     if r.node.input(0) in r.analysis.contents:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..axes import dims
-from ..axes.analysis import Axes, NodeAxes, Opaque
 from ..axes.contents import Element, Size, evaluate
 from ..axes.dims import ONE, Axis
+from ..axes.facts import Axes
+from ..axes.node_axes import NodeAxes, Opaque
 from .convolution import SPATIAL
 from .reduction import normalized
 from .registry import MICROSOFT, rule

@@ -16,8 +16,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ...ir.axes.analysis import Analysis
 from ...ir.axes.dims import Dim
+from ...ir.axes.facts import Analysis
 from ...ir.axes.selection import Selection
 from ...ir.errors import SecateurError
 from .budget import CostModel

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from ...ir.axes.analysis import Analysis, Axes, Parameter
 from ...ir.axes.contents import Content, evaluate
 from ...ir.axes.dims import Axis
+from ...ir.axes.facts import Analysis, Axes, Parameter
 from ...ir.axes.selection import Indices, Selection
 from ...ir.graph import Model, Node, Use, Value
 from ...ir.tensor import Array, Tensor
@@ -66,8 +66,27 @@ class Rewriter:
         """Make the elements of an integer input what they have to be now.
 
         Each is the size of an axis, a number, or None where any will do. Elements that
-        follow the pruning by themselves stay as they are.
+        follow the pruning by themselves, or say the same in another way (`content` holds
+        what they mean), stay as they are.
         """
+        elements = self._mismatches(content, required)
+        if elements:
+            self._set_elements(node, index, elements, content.size)
+
+    def match_attribute(
+        self, node: Node, name: str, content: Content, required: Sequence[Axis | int | None]
+    ) -> None:
+        """The same for an attribute."""
+        elements = self._mismatches(content, required)
+        if elements:
+            values = list(node.get(name))
+            for position, element in elements.items():
+                values[position] = element
+            node.set(name, values)
+
+    def _mismatches(
+        self, content: Content, required: Sequence[Axis | int | None]
+    ) -> dict[int, int]:
         elements: dict[int, int] = {}
         for position, (element, wanted) in enumerate(zip(content.ravel(), required, strict=True)):
             if wanted is None:
@@ -77,16 +96,7 @@ class Rewriter:
             actual = evaluate(element, self.selection)
             if target is not None and actual != target and (changed or actual is not None):
                 elements[position] = target
-        if elements:
-            self._set_elements(node, index, elements, content.size)
-
-    def match_attribute(self, node: Node, name: str, required: Sequence[Axis | int | None]) -> None:
-        """The same for an attribute; elements whose axis doesn't change stay as written."""
-        values = list(node.get(name))
-        for position, wanted in enumerate(required):
-            if wanted is not None and not isinstance(wanted, int) and self.changes(wanted):
-                values[position] = self.size(wanted)
-        node.set(name, values)
+        return elements
 
     def _override(self, node: Node, index: int, elements: dict[int, int], size: int) -> None:
         """Select between a computed vector and constants: vector * keep + new elements."""

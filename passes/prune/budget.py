@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 
-from ...ir.axes.analysis import Analysis, Axes
 from ...ir.axes.dims import Axis, Dim, axis_size, dims_of, resolve
+from ...ir.axes.facts import Analysis, Axes
 from ...ir.cost import count, known_shape
 from ...ir.graph import Node, Use, Value, normalize_domain
 from ...ir.ops import macs
@@ -88,23 +88,27 @@ class CostModel:
         """Each constant once, and once more for each way in which its uses cut it."""
         variants: dict[Value, dict[tuple[Axes, ...], None]] = defaultdict(dict)
         elements: dict[Value, int] = {}
+        tracked: Counter[Value] = Counter()
         for parameter in analysis.parameters.values():
             blocks = tuple(tuple(resolve(a) for a in block) for block in parameter.blocks)
             variants[parameter.value][blocks] = None
             elements[parameter.value] = parameter.tensor.size
+            tracked[parameter.value] += 1
         rest = count(analysis.model).parameters - sum(elements.values())
         self._add(lambda sizes: rest, set())
         for value, uses in variants.items():
             whole = elements[value]
+            stays = tracked[value] < len(value.uses)  # as a graph output, for one
 
             def item(
                 sizes: _Sizes,
                 uses: tuple[tuple[Axes, ...], ...] = tuple(uses),
                 whole: int = whole,
+                stays: bool = stays,
             ) -> int:
                 needed = [sum(sizes.elements(block) for block in blocks) for blocks in uses]
                 cut = sum(n for n in needed if n != whole)
-                return cut + (whole if whole in needed else 0)
+                return cut + (whole if stays or whole in needed else 0)
 
             self._add(item, {axis for blocks in uses for block in blocks for axis in block})
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...ir.axes.analysis import Analysis, analyze
+from ...ir.axes.analysis import analyze
+from ...ir.axes.facts import Analysis
 from ...ir.axes.selection import Selection
 from ...ir.cost import count
 from ...ir.errors import SecateurError

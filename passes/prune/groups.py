@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ...ir.axes.analysis import Analysis, Parameter
 from ...ir.axes.balance import Move, moves, settle
 from ...ir.axes.dims import Axis, Dim, Lock, dims_of, resolve, term_size
+from ...ir.axes.facts import Analysis, Parameter
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...ir.axes.analysis import Analysis, analyze
+from ...ir.axes.analysis import analyze
 from ...ir.axes.dims import Dim, Lock, dims_of
+from ...ir.axes.facts import Analysis
 from ...ir.graph import Model
 from ...ir.infer import infer_shapes
 from ..inline import InlineFunctions

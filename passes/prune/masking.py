@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from ...ir.axes.analysis import Analysis, Parameter
 from ...ir.axes.dims import Axis, around_unknown, axis_size
+from ...ir.axes.facts import Analysis, Parameter
 from ...ir.axes.selection import Indices, Selection
 from ...ir.graph import Graph, Model, Node, Value
 from ...ir.infer import infer_shapes

@@ -6,15 +6,21 @@ import dataclasses
 
 from ...ir.graph import Model
 from ..base import Context, Pass, PassResult
+from ..inline import InlineFunctions
+from ..opset import ConvertOpset
 from . import affine, noops
 from .dead import RemoveDeadNodes
 from .fold_constants import FoldConstants
+from .input_shapes import FixInputShapes
 from .rewriter import Rewriter
 from .simplify import Simplify, working_types
 
 __all__ = [
+    "ConvertOpset",
+    "FixInputShapes",
     "FoldBatchNormalization",
     "FoldConstants",
+    "InlineFunctions",
     "RemoveDeadNodes",
     "RemoveNoOps",
     "Simplify",

@@ -23,6 +23,7 @@ from . import (
     recurrent,
     shape_chains,
 )
+from .conditions import inline_constant_conditions
 from .dead import remove_dead_nodes, remove_unused_initializers
 from .duplicates import merge_computations, merge_constants
 from .fold_constants import Limits, fold_constants
@@ -88,10 +89,12 @@ class _Run:
         In this order, since sharing a weight or a result ties the rules' hands.
         """
         folded, too_large = fold_constants(self.model, self.limits)
+        chosen = inline_constant_conditions(self.model)
         self.applied["fold_constants"] += folded
+        self.applied["inline_constant_conditions"] += chosen
         analysis = Analysis(self.model)
         analysis.run()
-        if self._is_settled and not folded and not analysis.improved:
+        if self._is_settled and not folded and not chosen and not analysis.improved:
             return False
         rewriter = Rewriter(self.model, _RULES, analysis)
         rewriter.run()
@@ -102,7 +105,7 @@ class _Run:
         self._is_settled = not merged and not analysis.is_stale
         affine.note_remaining(rewriter)
         self.notes = too_large + rewriter.notes
-        return bool(rewriter.applied) or merged > 0
+        return bool(rewriter.applied) or merged + chosen > 0
 
 
 @contextmanager

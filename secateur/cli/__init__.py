@@ -17,6 +17,7 @@ COMMANDS = {
     "quantize": "Quantize a model to int8.",
     "compile": "Compile a model for a target.",
     "inspect": "Show what a model is made of and what it costs.",
+    "print": "Print a model as text, or what passes change in it.",
     "verify": "Check that a model is well formed and runs.",
     "compare": "Compare the outputs of two models or artifacts.",
     "benchmark": "Measure the latency of models and artifacts, in turns.",

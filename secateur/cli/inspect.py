@@ -15,14 +15,20 @@ from .options import json_option, model_argument
 
 @click.command("inspect")
 @model_argument
+@click.option(
+    "--details", is_flag=True, help="List each group's tied parameters and the nodes it passes."
+)
 @json_option
-def command(model: Path, as_json: bool) -> None:
-    """Show what MODEL is made of and what it costs."""
+def command(model: Path, details: bool, as_json: bool) -> None:
+    """Show what MODEL is made of, what it costs, and which channels can go together."""
     facts = _inspect(model)
     if as_json:
         print_json(facts)
-    else:
-        _print(facts)
+        return
+    _print(facts)
+    if details:
+        for group in facts["groups"]:
+            _print_details(group)
 
 
 def _inspect(path: Path) -> dict[str, Any]:
@@ -80,6 +86,15 @@ def _print(facts: dict[str, Any]) -> None:
         ],
         text_columns=2,
     )
+
+
+def _print_details(group: dict[str, Any]) -> None:
+    locked = "" if group["lock"] is None else f", locked by {_lock_text(group['lock'])}"
+    click.echo(f"\n{group['name']}: {group['size']:,} indices{locked}")
+    for parameter in group["parameters"]:
+        click.echo(f"  ties {parameter['name']}, axis {parameter['axis']}")
+    for operator in group["operators"]:
+        click.echo(f"  passes {operator}")
 
 
 def _lock_text(lock: dict[str, Any]) -> str:

@@ -8,9 +8,12 @@ from ....ir.errors import UnsupportedError
 from ....ir.graph import Model, Node
 from ..plan import Plan, Tensor
 from ..targets import Target
+from ..operators import RULES as LOOPS
+from ..operators.base import Call
 from . import convolution, elementwise, matmul, shapes
 from .context import Constant, Lowering, Stored
 from .fuse import fuse
+from .prepare import prepare
 from .regions import Regions, _outer_reads
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
@@ -26,6 +29,7 @@ def lower(model: Model, target: Target) -> Plan:
 
     Raises UnsupportedError, naming the node, for what has no place in a compiled model.
     """
+    prepare(model)
     lowering = Lowering(model, target)
     regions = Regions(lowering)
     for value in model.graph.inputs:
@@ -58,18 +62,33 @@ def _lower_node(lowering: Lowering, regions: Regions, node: Node) -> None:
             regions.add(node)
             return
         regions.flush()
-    rule = RULES.get(node.op_type) if _has_rule(node) else None
-    if rule is not None and rule(lowering, node):
-        return
-    if node.domain not in ("", "ai.onnx", "com.microsoft"):
+    if _is_standard(node):
+        rule = None if _has_empty(lowering, node) else RULES.get(node.op_type)
+        if rule is not None and rule(lowering, node):
+            return
+        loops = LOOPS.get(node.op_type)
+        if loops is not None:
+            loops(Call(lowering, node))
+            return
+        raise UnsupportedError(f"node '{node.label}' ({node.op_type}): no lowering")
+    if node.domain != "com.microsoft":
         raise UnsupportedError(
             f"node '{node.label}' ({node.domain}::{node.op_type}): no lowering for this domain"
         )
     regions.add(node)
 
 
+def _has_empty(lowering: Lowering, node: Node) -> bool:
+    """Whether the node reads or defines a tensor without elements."""
+    return any(v is not None and 0 in (v.shape or ()) for v in (*node.inputs, *node.outputs))
+
+
+def _is_standard(node: Node) -> bool:
+    return node.domain in ("", "ai.onnx")
+
+
 def _has_rule(node: Node) -> bool:
-    return node.domain in ("", "ai.onnx") and node.op_type in RULES
+    return _is_standard(node) and (node.op_type in RULES or node.op_type in LOOPS)
 
 
 def _copy_of(lowering: Lowering, tensor: Tensor) -> Tensor:

@@ -1,0 +1,45 @@
+"""Shapes told by what a value becomes: declared outputs fix what leads to them."""
+
+from __future__ import annotations
+
+from ....ir.graph import Model, Node, Value, normalize_domain
+from ....ir.infer import infer_shapes
+
+_SAME_SHAPE = frozenset(
+    "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu "
+    "HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log LogSoftmax Mish Neg Not Reciprocal "
+    "Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh "
+    "ThresholdedRelu Trilu CumSum CumProd LayerNormalization".split()
+)
+"""Operators whose first input has the shape of the first output."""
+
+
+def infer_backwards(model: Model) -> None:
+    """Give values the shape of the result that they share it with; then infer forwards."""
+    changed = False
+    for node in reversed(model.graph.nodes):
+        if normalize_domain(node.domain) == "":
+            changed = _from_output(node) or changed
+    if changed:
+        infer_shapes(model)
+
+
+def _from_output(node: Node) -> bool:
+    x, y = node.input(0), node.output(0)
+    if x is None or y is None or not _is_static(y) or _is_static(x):
+        return False
+    others = [v for v in node.inputs[1:] if v is not None]
+    same = node.op_type in _SAME_SHAPE
+    if node.op_type in ("Add", "Sub", "Mul", "Div", "Pow"):
+        same = all(v.shape is not None and all(d == 1 for d in v.shape) for v in others)
+        same = same and (x.shape is None or len(x.shape) == len(y.shape or ()))
+        same = same and all(len(v.shape or ()) <= len(y.shape or ()) for v in others)
+        same = same and x.rank is not None or same and not any(v.rank for v in others)
+    if not same or not x.dtype:
+        return False
+    x.set_tensor_type(x.dtype, y.shape)
+    return True
+
+
+def _is_static(value: Value) -> bool:
+    return value.shape is not None and all(isinstance(d, int) for d in value.shape)

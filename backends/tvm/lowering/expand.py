@@ -1,0 +1,151 @@
+"""Operators that the standard defines by other operators, replaced by their definitions."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import FunctionProto, ModelProto, NodeProto, TypeProto
+
+from ....ir.errors import ModelError, UnsupportedError
+from ....ir.graph import Attribute, Model, Node, normalize_domain
+from ....ir.infer import infer_shapes
+from ....ir.onnx_io import from_proto
+from ....passes.inline import InlineFunctions
+
+EXPANDED = frozenset(
+    {
+        "AffineGrid",
+        "Attention",
+        "CausalConvWithState",
+        "LinearAttention",
+        "NegativeLogLikelihoodLoss",
+        "RotaryEmbedding",
+        "SequenceMap",
+        "SoftmaxCrossEntropyLoss",
+        "SwiGLU",
+    }
+)
+
+_ROUNDS = 4
+"""How deep definitions may use each other."""
+
+
+def expand(model: Model) -> bool:
+    """Inline the definitions of the `EXPANDED` operators; whether there were any.
+
+    Raises UnsupportedError, naming the node, where the standard's definition means
+    something else at the model's opset.
+    """
+    for number in range(_ROUNDS):
+        nodes = [n for g in model.graph.all_graphs() for n in g.nodes if _is_expanded(n)]
+        if not nodes:
+            return number > 0
+        for node in nodes:
+            _add_function(model, node)
+        InlineFunctions().run(model)
+        infer_shapes(model)
+    return True
+
+
+def _is_expanded(node: Node) -> bool:
+    return normalize_domain(node.domain) == "" and node.op_type in EXPANDED
+
+
+def _add_function(model: Model, node: Node) -> None:
+    """Give the model a function of its own for this node."""
+    schema = onnx.defs.get_schema(node.op_type, model.opset, "")
+    for name, attribute in schema.attributes.items():
+        if name not in node.attributes and attribute.default_value.type:
+            node.attributes[name] = Attribute(attribute.default_value)
+    function = _definition(model, node, schema)
+    node.overload = model.fresh_name(f"{node.label}/definition")
+    node.domain = ""
+    function.name, function.domain, function.overload = node.op_type, "", node.overload
+    _check_versions(model, node, function)
+    del function.opset_import[:]
+    function.opset_import.extend(
+        e for e in model.extra.opset_import if normalize_domain(e.domain) == ""
+    )
+    carrier = ModelProto(ir_version=10, functions=[function], graph=onnx.GraphProto(name="none"))
+    carrier.opset_import.extend(model.extra.opset_import)
+    for found in from_proto(carrier).functions.values():
+        model.functions[found.key] = found
+
+
+def _definition(model: Model, node: Node, schema: onnx.defs.OpSchema) -> FunctionProto:
+    versions = [*schema.function_opset_versions, *schema.context_dependent_function_opset_versions]
+    usable = [v for v in versions if v <= model.opset]
+    if not usable:
+        raise UnsupportedError(
+            f"node '{node.label}' ({node.op_type}): no definition for opset {model.opset}"
+        )
+    version = max(usable)
+    if version in schema.function_opset_versions:
+        data = schema.get_function_with_opset_version(version)
+    else:
+        types = [
+            TypeProto().SerializeToString()
+            if v is None
+            else (v.type or TypeProto()).SerializeToString()
+            for v in node.inputs
+        ]
+        data = schema.get_context_dependent_function_with_opset_version(
+            version, _proto(node).SerializeToString(), types
+        )
+    if not data:
+        raise UnsupportedError(
+            f"node '{node.label}' ({node.op_type}): the standard has no definition for this form"
+        )
+    return FunctionProto.FromString(data)
+
+
+def _proto(node: Node) -> NodeProto:
+    proto = NodeProto(op_type=node.op_type, name=node.name)
+    proto.input.extend("" if v is None else v.name for v in node.inputs)
+    proto.output.extend("" if v is None else v.name for v in node.outputs)
+    for attribute in node.attributes.values():
+        if attribute.graphs:
+            proto.attribute.append(_graph_attribute(attribute))
+        else:
+            proto.attribute.append(attribute.proto)
+    return proto
+
+
+def _graph_attribute(attribute: Attribute) -> onnx.AttributeProto:
+    from ....ir.onnx_io import to_proto
+
+    proto = onnx.AttributeProto(name=attribute.proto.name, type=onnx.AttributeProto.GRAPH)
+    proto.g.CopyFrom(to_proto(Model(attribute.graphs[0], ModelProto())).graph)
+    return proto
+
+
+def _check_versions(model: Model, node: Node, function: FunctionProto) -> None:
+    """Whether every operator of the definition means the same at the model's opset."""
+    imported = {normalize_domain(o.domain): int(o.version) for o in function.opset_import}
+    for inner in function.node:
+        domain = normalize_domain(inner.domain)
+        if domain != "" or imported.get("") is None:
+            continue
+        try:
+            own = onnx.defs.get_schema(inner.op_type, imported[""], "").since_version
+            model_version = onnx.defs.get_schema(inner.op_type, model.opset, "").since_version
+        except onnx.defs.SchemaError as error:
+            raise ModelError(f"node '{node.label}' ({node.op_type}): {error}") from None
+        if own != model_version and not _same_meaning(inner.op_type, own, model_version):
+            raise UnsupportedError(
+                f"node '{node.label}' ({node.op_type}): its definition uses {inner.op_type} of "
+                f"opset {imported['']}, the model is of opset {model.opset}"
+            )
+
+
+_CHANGED = {
+    "ReduceMax": 18, "ReduceMean": 18, "ReduceMin": 18, "ReduceL2": 18, "ReduceProd": 18,
+    "ReduceSum": 13, "Split": 13, "Squeeze": 13, "Unsqueeze": 13, "Softmax": 13,
+    "LogSoftmax": 13, "Clip": 11, "Slice": 10, "Pad": 11, "TopK": 10, "GroupNormalization": 21,
+}  # fmt: skip
+"""The last version of each operator that changed what its nodes mean, not just types."""
+
+
+def _same_meaning(op_type: str, first: int, second: int) -> bool:
+    """Whether between two versions only types were added."""
+    low, high = sorted((first, second))
+    return low >= max(_CHANGED.get(op_type, 0), 13)

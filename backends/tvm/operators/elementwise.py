@@ -1,0 +1,365 @@
+"""Operators that compute each element from those at the same place, for every type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import tirx
+
+from . import mathematics as m
+from .base import (
+    Array,
+    Call,
+    bind,
+    compute_type,
+    dtype_of,
+    is_float,
+    nest,
+    number,
+    rule,
+    select,
+    to,
+)
+from .mathematics import lit
+
+Function = Callable[..., Any]
+
+
+def elementwise(
+    call: Call, function: Function, inputs: Sequence[int] | None = None, *, key: Any = ()
+) -> None:
+    """Emit `function` of the inputs' elements, broadcast to the output's shape.
+
+    float16 is computed in float32.
+    """
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        y = ys[0]
+
+        def value(elements: list[Any]) -> Any:
+            wide = [
+                bind(k, to(e, compute_type(x.dtype))) for e, x in zip(elements, xs, strict=True)
+            ]
+            return function(*wide)
+
+        if all(x.shape == y.shape or x.size == 1 for x in xs):
+            with k.loop(y.size, "i") as i:
+                y.put(value([x.at(0 if x.size == 1 else i) for x in xs]), i)
+        else:
+            with nest(k, y.shape) as index:
+                y.store(value([x.broadcast(index) for x in xs]), index)
+
+    call.loops(body, inputs, key=key)
+
+
+def _unary(function: Function) -> Callable[[Call], None]:
+    return lambda call: elementwise(call, function, [0])
+
+
+def _libm(name: str) -> Function:
+    return lambda x: m.libm(name, x)
+
+
+def _floats_only(name: str) -> Function:
+    """A rounding function, nothing to do for integers."""
+    return lambda x: m.libm(name, x) if is_float(dtype_of(x)) else x
+
+
+_UNARY: dict[str, Function] = {
+    "Abs": m.absolute,
+    "Neg": lambda x: lit(0, x) - x if not is_float(dtype_of(x)) else x * lit(-1, x),
+    "Sign": m.sign,
+    "Reciprocal": lambda x: lit(1, x) / x,
+    "Exp": m.exp,
+    "Log": m.log,
+    "Sqrt": m.sqrt,
+    "Tanh": m.tanh,
+    "Sigmoid": m.sigmoid,
+    "Erf": _libm("erf"),
+    "Floor": _floats_only("floor"),
+    "Ceil": _floats_only("ceil"),
+    "Round": _floats_only("rint"),
+    "Relu": lambda x: select(x < lit(0, x), lit(0, x), x),
+    "Softplus": m.softplus,
+    "Softsign": lambda x: x / (lit(1, x) + m.absolute(x)),
+    "HardSwish": lambda x: x * _hard_sigmoid(x, 1 / 6, 0.5),
+    "Mish": lambda x: x * m.tanh(m.softplus(x)),
+    "IsNaN": m.is_nan,
+    "Not": lambda x: tirx.Not(x),
+    "BitwiseNot": lambda x: ~x,
+    **{
+        name: _libm(name.lower())
+        for name in [
+            "Sin",
+            "Cos",
+            "Tan",
+            "Asin",
+            "Acos",
+            "Atan",
+            "Sinh",
+            "Cosh",
+            "Asinh",
+            "Acosh",
+            "Atanh",
+        ]
+    },
+}
+
+for _name, _function in _UNARY.items():
+    rule(_name)(_unary(_function))
+
+
+def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
+    value = x * lit(alpha, x) + lit(beta, x)
+    return m.largest(lit(0, x), m.smallest(lit(1, x), value))
+
+
+def _with(function: Function, **defaults: Any) -> Callable[[Call], None]:
+    """A unary operator with numbers as attributes."""
+
+    def lower(call: Call) -> None:
+        given = {name: call.node.get(name, value) for name, value in defaults.items()}
+        elementwise(call, lambda x: function(x, **given), [0])
+
+    return lower
+
+
+def _elu(x: Any, alpha: float) -> Any:
+    return select(x < lit(0, x), lit(alpha, x) * (m.exp(x) - lit(1, x)), x)
+
+
+def _celu(x: Any, alpha: float) -> Any:
+    low = lit(alpha, x) * (m.exp(x / lit(alpha, x)) - lit(1, x))
+    return m.largest(lit(0, x), x) + m.smallest(lit(0, x), low)
+
+
+def _selu(x: Any, alpha: float, gamma: float) -> Any:
+    return lit(gamma, x) * select(x > lit(0, x), x, lit(alpha, x) * (m.exp(x) - lit(1, x)))
+
+
+def _shrink(x: Any, lambd: float, bias: float) -> Any:
+    limit, b = float(lambd), float(bias)
+    wide = to(x, "float32")
+    low, high = wide + number(b, "float32"), wide - number(b, "float32")
+    zero = number(0, "float32")
+    inner = select(wide > number(limit, "float32"), high, zero)
+    return to(select(wide < number(-limit, "float32"), low, inner), dtype_of(x))
+
+
+def _is_infinite(x: Any, detect_negative: int, detect_positive: int) -> Any:
+    found = []
+    if detect_positive:
+        found.append(x >= lit(math.inf, x))
+    if detect_negative:
+        found.append(x <= lit(-math.inf, x))
+    return tirx.any(*found) if found else number(0, "bool")
+
+
+rule("Elu")(_with(_elu, alpha=1.0))
+rule("Celu")(_with(_celu, alpha=1.0))
+rule("Selu")(_with(_selu, alpha=1.6732632423543772, gamma=1.0507009873554805))
+rule("Shrink")(_with(_shrink, lambd=0.5, bias=0.0))
+rule("HardSigmoid")(_with(_hard_sigmoid, alpha=0.2, beta=0.5))
+rule("LeakyRelu")(_with(lambda x, alpha: select(x < lit(0, x), x * lit(alpha, x), x), alpha=0.01))
+rule("ThresholdedRelu")(_with(lambda x, alpha: select(x > lit(alpha, x), x, lit(0, x)), alpha=1.0))
+rule("Swish")(_with(lambda x, alpha: x * m.sigmoid(x * lit(alpha, x)), alpha=1.0))
+rule("IsInf")(_with(_is_infinite, detect_negative=1, detect_positive=1))
+rule("Gelu")(_with(lambda x, approximate: m.gelu(x, approximate == "tanh"), approximate="none"))
+
+
+@rule("Identity")
+def identity(call: Call) -> None:
+    call.same(call.value(0))
+
+
+@rule("Dropout")
+def dropout(call: Call) -> None:
+    """Inference only: a copy, and a mask that keeps everything."""
+    if call.has(2):
+        mode = call.known(2, "training_mode")
+        ratio = call.constant(1)
+        training = bool(mode.reshape(())) and (ratio is None or float(ratio.reshape(())) != 0)
+        if training and (call.has(1) or True):
+            call.fail("training mode draws random numbers")
+    elif call.opset < 7 and not call.node.get("is_test", 0):
+        call.fail("training mode draws random numbers")
+    call.same(call.value(0))
+    if call.wants(1):
+        import numpy as np
+
+        call.define_constant(np.ones(call.output_shape(1), call.output_dtype(1)), 1)
+
+
+# --- conversions -----------------------------------------------------------------
+
+
+@rule("Cast", "CastLike")
+def cast(call: Call) -> None:
+    """As ONNX Runtime on x86: out-of-range floats become what the instruction gives."""
+    source, target = call.dtype(0), call.output_dtype(0)
+    elementwise(call, lambda x: convert(x, source, target), [0])
+
+
+def convert(x: Any, source: str, target: str) -> Any:
+    narrow = target in ("int8", "uint8", "int16", "uint16")
+    if is_float(source) and narrow:
+        return to(to(x, "int32"), target)
+    if is_float(source) and target == "uint32":
+        return to(to(x, "int64"), target)
+    return to(x, target)
+
+
+# --- two operands ----------------------------------------------------------------
+
+
+def _divide(a: Any, b: Any) -> Any:
+    return a / b if is_float(dtype_of(a)) else tirx.truncdiv(a, b)
+
+
+def _shift(call: Call) -> None:
+    left = call.node.get("direction") == "LEFT"
+
+    def shift(a: Any, b: Any) -> Any:
+        bits = int("".join(c for c in dtype_of(a) if c.isdigit()))
+        moved = a << b if left else a >> b
+        return select(b >= lit(bits, b), lit(0, a), moved)
+
+    elementwise(call, shift)
+
+
+rule("BitShift")(_shift)
+
+
+def _binary(function: Function) -> Callable[[Call], None]:
+    def lower(call: Call) -> None:
+        if call.opset < 7:
+            _legacy(call, function)
+        else:
+            elementwise(call, function)
+
+    return lower
+
+
+def _legacy(call: Call, function: Function) -> None:
+    """Before opset 7 the second operand's axes align at `axis`, if `broadcast` says so."""
+    first, second = call.shape(0), call.shape(1)
+    if not call.node.get("broadcast", 0) or len(first) == len(second):
+        elementwise(call, function)
+        return
+    axis = int(call.node.get("axis", len(first) - len(second))) % len(first)
+    from ..plan import ReshapeOp, Tensor
+
+    source = call.tensor(1)
+    shape = (*second, *(1 for _ in range(len(first) - axis - len(second))))
+    aligned = Tensor(source.name + "/aligned", source.dtype, shape, const=None)
+    if source.const is not None:
+        aligned.const = source.const.reshape(shape)
+    else:
+        call.lowering.emit(ReshapeOp(call.node.label, [aligned], source))
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with nest(k, ys[0].shape) as index:
+            ys[0].store(function(xs[0][index], xs[1].broadcast(index)), index)
+
+    call.loops(body, [call.tensor(0), aligned], key="legacy")  # type: ignore[list-item]
+
+
+_BINARY: dict[str, Function] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": _divide,
+    "Pow": m.power,
+    "And": lambda a, b: tirx.And(a, b),
+    "Or": lambda a, b: tirx.Or(a, b),
+    "Xor": lambda a, b: tirx.NE(to(a, "int8"), to(b, "int8")),
+    "Equal": lambda a, b: tirx.EQ(_comparable(a), _comparable(b)),
+    "Greater": lambda a, b: a > b,
+    "Less": lambda a, b: a < b,
+    "GreaterOrEqual": lambda a, b: a >= b,
+    "LessOrEqual": lambda a, b: a <= b,
+    "BitwiseAnd": lambda a, b: a & b,
+    "BitwiseOr": lambda a, b: a | b,
+    "BitwiseXor": lambda a, b: a ^ b,
+    "PRelu": lambda x, slope: select(x < lit(0, x), x * slope, x),
+}
+
+for _name, _function in _BINARY.items():
+    rule(_name)(_binary(_function))
+
+
+def _comparable(x: Any) -> Any:
+    return to(x, "int8") if dtype_of(x) == "bool" else x
+
+
+@rule("Mod")
+def mod(call: Call) -> None:
+    fmod = bool(call.node.get("fmod", 0))
+    if is_float(call.dtype(0)) and not fmod:
+        call.fail("Mod of floats needs fmod=1")
+
+    def function(a: Any, b: Any) -> Any:
+        if is_float(dtype_of(a)):
+            return m.libm("fmod", a, b)
+        rest = tirx.truncmod(a, b)
+        if fmod or dtype_of(a).startswith("uint"):
+            return rest
+        zero = lit(0, a)
+        differs = tirx.all(
+            tirx.NE(rest, zero), tirx.NE(to(rest < zero, "int8"), to(b < zero, "int8"))
+        )
+        return select(differs, rest + b, rest)
+
+    elementwise(call, function)
+
+
+@rule("Where")
+def where(call: Call) -> None:
+    elementwise(call, select)
+
+
+# --- any number of operands ------------------------------------------------------
+
+
+def _variadic(function: Function, *, mean: bool = False) -> Callable[[Call], None]:
+    def lower(call: Call) -> None:
+        count = len(call.node.inputs)
+
+        def total(*values: Any) -> Any:
+            result = values[0]
+            for value in values[1:]:
+                result = function(result, value)
+            return result / lit(count, result) if mean else result
+
+        elementwise(call, total)
+
+    return lower
+
+
+rule("Max")(_variadic(m.largest))
+rule("Min")(_variadic(m.smallest))
+rule("Sum")(_variadic(lambda a, b: a + b))
+rule("Mean")(_variadic(lambda a, b: a + b, mean=True))
+
+
+@rule("Clip")
+def clip(call: Call) -> None:
+    """Bounds may be computed at run time; the upper one wins where they cross."""
+    dtype = compute_type(call.dtype(0))
+    low, high = call.node.get("min"), call.node.get("max")
+    inputs = [i for i in range(3) if call.has(i)]
+
+    def function(*values: Any) -> Any:
+        given = dict(zip(inputs, values, strict=True))
+        lower = given.get(1, None if low is None else number(low, dtype))
+        upper = given.get(2, None if high is None else number(high, dtype))
+        x = given[0]
+        if lower is not None:
+            x = select(x < lower, lower, x)
+        if upper is not None:
+            x = select(x > upper, upper, x)
+        return x
+
+    elementwise(call, function)

@@ -1,0 +1,109 @@
+"""Scalar functions as expressions: C's mathematics library, or a few operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+
+from .base import dtype_of, is_float, number, select, to
+
+
+def libm(name: str, *arguments: Any) -> Any:
+    """Call a function of C's mathematics library in the arguments' precision."""
+    dtype = dtype_of(arguments[0])
+    wide = "float64" if dtype == "float64" else "float32"
+    values = [to(a, wide) for a in arguments]
+    suffix = "" if wide == "float64" else "f"
+    return to(tirx.call_pure_extern(wide, name + suffix, *values), dtype)
+
+
+def lit(value: float, like: Any) -> Any:
+    return number(value, dtype_of(like))
+
+
+def exp(x: Any) -> Any:
+    return libm("exp", x)
+
+
+def log(x: Any) -> Any:
+    return libm("log", x)
+
+
+def sqrt(x: Any) -> Any:
+    return libm("sqrt", x)
+
+
+def tanh(x: Any) -> Any:
+    return libm("tanh", x)
+
+
+def sigmoid(x: Any) -> Any:
+    return lit(1, x) / (lit(1, x) + exp(lit(0, x) - x))
+
+
+def softplus(x: Any) -> Any:
+    """log(1 + exp(x)) without overflow."""
+    return largest(x, lit(0, x)) + libm("log1p", exp(lit(0, x) - absolute(x)))
+
+
+def absolute(x: Any) -> Any:
+    if is_float(dtype_of(x)):
+        return libm("fabs", x)
+    return x if dtype_of(x).startswith("uint") else select(x < lit(0, x), lit(0, x) - x, x)
+
+
+def is_nan(x: Any) -> Any:
+    return tirx.isnan(x)
+
+
+def largest(a: Any, b: Any) -> Any:
+    """The larger one, NaN if any is."""
+    if not is_float(dtype_of(a)):
+        return tirx.max(a, b)
+    return select(tirx.any(a > b, is_nan(a)), a, b)
+
+
+def smallest(a: Any, b: Any) -> Any:
+    if not is_float(dtype_of(a)):
+        return tirx.min(a, b)
+    return select(tirx.any(a < b, is_nan(a)), a, b)
+
+
+def round_even(x: Any) -> Any:
+    return libm("rint", x)
+
+
+def sign(x: Any) -> Any:
+    zero, one = lit(0, x), lit(1, x)
+    if dtype_of(x).startswith("uint"):
+        return select(x > zero, one, zero)
+    return select(x > zero, one, select(x < zero, zero - one, x))
+
+
+def gelu(x: Any, approximate: bool) -> Any:
+    half = lit(0.5, x) * x
+    if approximate:
+        inner = lit(0.7978845608028654, x) * (x + lit(0.044715, x) * x * x * x)
+        return half * (lit(1, x) + tanh(inner))
+    return half * (lit(1, x) + libm("erf", x * lit(0.7071067811865476, x)))
+
+
+def power(x: Any, y: Any) -> Any:
+    """x to the y; integers by squaring are exact, so integers go through doubles."""
+    dtype = dtype_of(x)
+    if is_float(dtype):
+        wide = "float64" if dtype == "float64" or dtype_of(y) == "float64" else "float32"
+        suffix = "" if wide == "float64" else "f"
+        return to(tirx.call_pure_extern(wide, "pow" + suffix, to(x, wide), to(y, wide)), dtype)
+    result = tirx.call_pure_extern("float64", "pow", to(x, "float64"), to(y, "float64"))
+    return to(result, dtype)
+
+
+def saturate(x: Any, dtype: str) -> Any:
+    """A rounded float as an integer type, limited to its range."""
+    import numpy as np
+
+    info = np.iinfo(dtype)
+    low, high = lit(int(info.min), x), lit(int(info.max), x)
+    return to(to(tirx.max(tirx.min(x, high), low), "int32"), dtype)

@@ -1,0 +1,372 @@
+"""Operators that move elements: reshaping, transposition, slices, padding, tiling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .base import (
+    Array,
+    Call,
+    all_of,
+    divide,
+    guarded,
+    index_of,
+    maximum,
+    minimum,
+    modulo,
+    nest,
+    number,
+    replaced,
+    rule,
+    select,
+    unravel,
+    when,
+)
+
+
+@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(call: Call) -> None:
+    """The result's shape is known, so what computes it at run time needs no look."""
+    call.same(call.value(0))
+
+
+@rule("Shape")
+def shape_(call: Call) -> None:
+    shape = call.shape(0)
+    start, end = int(call.node.get("start", 0)), call.node.get("end")
+    call.define_constant(np.asarray(shape[start : None if end is None else int(end)], np.int64))
+
+
+@rule("Size")
+def size(call: Call) -> None:
+    call.define_constant(np.asarray(math.prod(call.shape(0)), np.int64))
+
+
+@rule("Transpose")
+def transpose(call: Call) -> None:
+    rank = call.rank()
+    order = [int(p) for p in call.node.get("perm", list(range(rank))[::-1])]
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with nest(k, ys[0].shape) as index:
+            source: list[Any] = [0] * rank
+            for axis, place in enumerate(order):
+                source[place] = index[axis]
+            ys[0].store(xs[0][source], index)
+
+    call.loops(body, key=())
+
+
+@rule("Expand")
+def expand(call: Call) -> None:
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with nest(k, ys[0].shape) as index:
+            ys[0].store(xs[0].broadcast(index), index)
+
+    call.loops(body, [0], key=())
+
+
+@rule("Tile")
+def tile(call: Call) -> None:
+    """How often each axis repeats shows in the result's shape."""
+    given = call.shape(0)
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with nest(k, ys[0].shape) as index:
+            ys[0].store(xs[0][[modulo(i, s) for i, s in zip(index, given, strict=True)]], index)
+
+    if call.opset < 6:
+        call.fail("Tile before opset 6")
+    call.loops(body, [0], key=())
+
+
+@rule("Concat")
+def concat(call: Call) -> None:
+    shape = call.output_shape()
+    axis = call.axis(len(shape), 1)
+    inputs = [i for i, v in enumerate(call.node.inputs) if v is not None]
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        first = 0
+        for x in xs:
+            if x.size:
+                with nest(k, x.shape) as index:
+                    ys[0].store(x[index], replaced(index, axis, index[axis] + first))
+            first += x.shape[axis]
+
+    call.loops(body, inputs, key=())
+
+
+@rule("Split")
+def split(call: Call) -> None:
+    axis = call.axis(call.rank(), 0)
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        first = 0
+        for number_, y in enumerate(ys):
+            size_ = call.output_shape(number_)[axis]
+            if y is not None and y.size:
+                with nest(k, y.shape) as index:
+                    y.store(xs[0][replaced(index, axis, index[axis] + first)], index)
+            first += size_
+
+    if any(v is None for v in call.node.outputs):
+        call.fail("a part without a name")
+    if sum(call.output_shape(i)[axis] for i in range(len(call.node.outputs))) != call.shape()[axis]:
+        call.fail("the parts' sizes don't sum up to the whole")
+    call.loops(body, [0])
+
+
+@rule("Slice")
+def slice_(call: Call) -> None:
+    """Bounds may be computed at run time where axes and steps are constant."""
+    shape = call.shape()
+    rank = len(shape)
+    names = ("starts", "ends", "axes", "steps")
+    constants: list[Any] = []
+    for index, name in enumerate(names, start=1):
+        given = call.node.get(name)
+        constants.append(call.constant(index) if given is None else np.asarray(given))
+    starts, ends, axes, steps = constants
+    count = len(starts) if starts is not None else call.shape(1)[0]
+    if axes is None and call.has(3):
+        axes = _deduced_axes(call, count)
+    if steps is None and call.has(4):
+        call.fail("steps are computed at run time; make them a constant")
+    axes = range(count) if axes is None else [int(a) % rank for a in axes.reshape(-1)]
+    steps = [1] * count if steps is None else [int(s) for s in steps.reshape(-1)]
+    runtime = starts is None
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        first: list[Any] = [0] * rank
+        stride = [1] * rank
+        for i, (axis, step) in enumerate(zip(axes, steps, strict=True)):
+            size_ = shape[axis]
+            stride[axis] = step
+            if not runtime:
+                start = int(starts.reshape(-1)[i])
+                start = start + size_ if start < 0 else start
+                first[axis] = min(max(start, 0), size_ if step > 0 else size_ - 1)
+                continue
+            start = index_of(_limited(xs[1][[i]], size_))
+            start = select(start < 0, start + size_, start)
+            first[axis] = maximum(minimum(start, size_ if step > 0 else size_ - 1), 0)
+        with nest(k, ys[0].shape) as index:
+            source = [f + i * s for f, i, s in zip(first, index, stride, strict=True)]
+            ys[0].store(xs[0][source], index)
+
+    call.loops(body, [0, 1] if runtime else [0])
+
+
+def _limited(value: Any, size_: int) -> Any:
+    """A 64-bit bound, brought near enough to the axis to fit an index."""
+    from tvm import tirx
+
+    dtype = "int64"
+    wide = tirx.Cast(dtype, value)
+    return tirx.max(tirx.min(wide, number(2 * size_ + 1, dtype)), number(-2 * size_ - 1, dtype))
+
+
+def _deduced_axes(call: Call, count: int) -> Any:
+    """The axes of a slice, where the sizes tell."""
+    own, result = call.shape(), call.output_shape()
+    changed = [i for i, (a, b) in enumerate(zip(own, result, strict=True)) if a != b]
+    if len(changed) == count:
+        return np.asarray(changed)
+    return call.fail("axes are computed at run time; make them a constant")
+
+
+# --- padding ---------------------------------------------------------------------
+
+
+@rule("Pad")
+def pad(call: Call) -> None:
+    """Pads may be computed at run time; constant ones may crop."""
+    shape = call.shape()
+    rank = len(shape)
+    mode = call.node.get("mode", "constant")
+    given = call.node.get("pads", call.node.get("paddings"))
+    pads = call.constant(1) if given is None else np.asarray(given)
+    axes = list(range(rank))
+    if call.has(3):
+        axes = [int(a) % rank for a in call.known(3, "axes").reshape(-1)]
+    count = len(axes)
+    value = float(call.node.get("value", 0.0))
+    inputs = [0] + ([1] if pads is None else []) + ([2] if call.has(2) else [])
+    dtype = call.dtype()
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        arrays = dict(zip(inputs, xs, strict=True))
+        before: list[Any] = [0] * rank
+        for i, axis in enumerate(axes):
+            before[axis] = index_of(arrays[1][[i]]) if pads is None else int(pads.reshape(-1)[i])
+        fill: Any = number(value, dtype)
+        if 2 in arrays:
+            fill = arrays[2].at(0)
+        with nest(k, ys[0].shape) as index:
+            at = [i - b for i, b in zip(index, before, strict=True)]
+            if mode == "constant":
+                inside = [
+                    c for i, size_ in zip(at, shape, strict=True) for c in (i >= 0, i < size_)
+                ]
+                ys[0].store(guarded(all_of(*inside), _safe(arrays[0], at), fill), index)
+                return
+            source = [_outside(i, size_, mode) for i, size_ in zip(at, shape, strict=True)]
+            ys[0].store(arrays[0][source], index)
+
+    if count * 2 != (len(pads.reshape(-1)) if pads is not None else call.shape(1)[0]):
+        call.fail("pads don't fit the axes")
+    if mode not in ("constant", "edge", "reflect", "wrap"):
+        call.fail(f"mode '{mode}'")
+    call.loops(body, inputs)
+
+
+def _safe(x: Array, at: Sequence[Any]) -> Any:
+    return x[at] if x.size else number(0, x.dtype)
+
+
+def _outside(index: Any, size_: int, mode: str) -> Any:
+    """The place inside an axis that an index outside of it stands for."""
+    if mode == "edge":
+        return maximum(minimum(index, size_ - 1), 0)
+    if mode == "wrap":
+        return modulo(index, size_)
+    if size_ == 1:
+        return 0
+    period = 2 * (size_ - 1)
+    folded = modulo(index, period)
+    return minimum(folded, period - folded)
+
+
+@rule("CenterCropPad")
+def center_crop_pad(call: Call) -> None:
+    """Crops or pads with zeros around the middle, to the result's shape."""
+    own, result = call.shape(), call.output_shape()
+    shift = []
+    for size_, wanted in zip(own, result, strict=True):
+        larger = wanted > size_
+        shift.append(-((wanted - size_) // 2) if larger else (size_ - wanted) // 2)
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with nest(k, ys[0].shape) as index:
+            at = [i + s for i, s in zip(index, shift, strict=True)]
+            inside = [
+                c
+                for i, size_, wanted in zip(at, own, result, strict=True)
+                if wanted > size_
+                for c in (i >= 0, i < size_)
+            ]
+            ys[0].store(guarded(all_of(*inside), xs[0][at], number(0, xs[0].dtype)), index)
+
+    call.loops(body, [0], key=())
+
+
+# --- blocks ----------------------------------------------------------------------
+
+
+@rule("DepthToSpace")
+def depth_to_space(call: Call) -> None:
+    b = int(call.node.get("blocksize"))
+    by_columns = call.node.get("mode", "DCR") == "CRD"
+    channels = call.output_shape()[1]
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with nest(k, ys[0].shape) as (n, c, h, w):
+            block = modulo(h, b) * b + modulo(w, b)
+            source = c * b * b + block if by_columns else block * channels + c
+            ys[0].store(xs[0][n, source, divide(h, b), divide(w, b)], (n, c, h, w))
+
+    call.loops(body, key=())
+
+
+@rule("SpaceToDepth")
+def space_to_depth(call: Call) -> None:
+    b = int(call.node.get("blocksize"))
+    by_columns = call.node.get("mode", "DCR") == "CRD"
+    channels = call.shape()[1]
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with nest(k, ys[0].shape) as (n, c, h, w):
+            if by_columns:
+                source, block = divide(c, b * b), modulo(c, b * b)
+            else:
+                source, block = modulo(c, channels), divide(c, channels)
+            at = (n, source, h * b + divide(block, b), w * b + modulo(block, b))
+            ys[0].store(xs[0][at], (n, c, h, w))
+
+    call.loops(body, key=())
+
+
+@rule("ReverseSequence")
+def reverse_sequence(call: Call) -> None:
+    batch = int(call.node.get("batch_axis", 1))
+    time = int(call.node.get("time_axis", 0))
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with nest(k, ys[0].shape) as index:
+            length = index_of(xs[1][[index[batch]]])
+            at = index[time]
+            source = select(at < length, length - 1 - at, at)
+            ys[0].store(xs[0][replaced(index, time, source)], index)
+
+    call.loops(body, key=())
+
+
+@rule("Trilu")
+def trilu(call: Call) -> None:
+    upper = bool(call.node.get("upper", 1))
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with nest(k, ys[0].shape) as index:
+            diagonal = index_of(xs[1].at(0)) if len(xs) > 1 else 0
+            row, column = index[-2], index[-1]
+            keep = column - row >= diagonal if upper else column - row <= diagonal
+            ys[0].store(select(keep, xs[0][index], number(0, xs[0].dtype)), index)
+
+    call.loops(body, key=())
+
+
+@rule("Col2Im")
+def col2im(call: Call) -> None:
+    """Sums the columns' blocks where they overlap (ONNX Col2Im)."""
+    n, rows, columns = call.shape()
+    image = [int(i) for i in call.known(1, "image_shape").reshape(-1)]
+    block = [int(i) for i in call.known(2, "block_shape").reshape(-1)]
+    rank = len(image)
+    strides = [int(i) for i in call.node.get("strides", [1] * rank)]
+    dilations = [int(i) for i in call.node.get("dilations", [1] * rank)]
+    pads = [int(i) for i in call.node.get("pads", [0] * 2 * rank)]
+    channels = rows // math.prod(block)
+    counts = [
+        (image[a] + pads[a] + pads[a + rank] - (dilations[a] * (block[a] - 1) + 1)) // strides[a]
+        + 1
+        for a in range(rank)
+    ]
+    if math.prod(counts) != columns:
+        call.fail("the number of columns doesn't fit the image")
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with k.loop(ys[0].size, "zero") as i:
+            ys[0].put(0, i)
+        with nest(k, (n, channels, *block, columns)) as (image_, c, *rest):
+            *within, column = rest
+            place = unravel(column, counts)
+            at = [place[a] * strides[a] + within[a] * dilations[a] - pads[a] for a in range(rank)]
+            inside = [x for i, s in zip(at, image, strict=True) for x in (i >= 0, i < s)]
+            row: Any = c
+            for a in range(rank):
+                row = row * block[a] + within[a]
+            with when(k, all_of(*inside)):
+                target = (image_, c, *at)
+                ys[0].store(ys[0][target] + xs[0][image_, row, column], target)
+
+    call.loops(body, [0])
+
+
+@rule("Compress", "NonZero", "Unique")
+def data_dependent(call: Call) -> None:
+    call.fail("the result's shape depends on the data; compiled models have static shapes")

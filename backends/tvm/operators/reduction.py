@@ -1,0 +1,258 @@
+"""Reductions, with axes known or given at run time; ArgMax and ArgMin; running sums."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import tirx
+
+from . import mathematics as m
+from .base import (
+    Array,
+    Call,
+    all_of,
+    cell,
+    compute_type,
+    equal,
+    index_of,
+    is_float,
+    nest,
+    number,
+    rule,
+    select,
+    to,
+    when,
+)
+from .mathematics import lit
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """How elements are combined: `start`, then `join(total, element)`, at last `finish`."""
+
+    join: Callable[[Any, Any], Any]
+    start: Callable[[str], Any]
+    finish: Callable[[Any, int], Any] = lambda total, count: total
+
+
+def _zero(dtype: str) -> Any:
+    return number(0, dtype)
+
+
+def _lowest(dtype: str) -> Any:
+    return number(-math.inf, dtype) if is_float(dtype) else tirx.min_value(dtype)
+
+
+def _highest(dtype: str) -> Any:
+    return number(math.inf, dtype) if is_float(dtype) else tirx.max_value(dtype)
+
+
+def _add(total: Any, x: Any) -> Any:
+    return total + x
+
+
+_REDUCTIONS: dict[str, Reduction] = {
+    "ReduceSum": Reduction(_add, _zero),
+    "ReduceMean": Reduction(_add, _zero, lambda total, count: _over(total, count)),
+    "ReduceProd": Reduction(lambda total, x: total * x, lambda dtype: number(1, dtype)),
+    "ReduceMax": Reduction(m.largest, _lowest),
+    "ReduceMin": Reduction(m.smallest, _highest),
+    "ReduceL1": Reduction(lambda total, x: total + m.absolute(x), _zero),
+    "ReduceL2": Reduction(lambda total, x: total + x * x, _zero, lambda t, _: m.sqrt(t)),
+    "ReduceSumSquare": Reduction(lambda total, x: total + x * x, _zero),
+    "ReduceLogSum": Reduction(_add, _zero, lambda total, _: m.log(total)),
+}
+
+
+def _over(total: Any, count: int) -> Any:
+    divisor = lit(count, total)
+    return total / divisor if is_float(str(total.ty.dtype)) else tirx.truncdiv(total, divisor)
+
+
+@rule(*_REDUCTIONS, "ReduceLogSumExp")
+def reduce(call: Call) -> None:
+    if call.dtype() == "bool":
+        if call.node.op_type not in ("ReduceMax", "ReduceMin"):
+            call.fail("not defined on booleans")
+    given = call.node.get("axes")
+    runtime = given is None and call.has(1) and call.constant(1) is None
+    if not runtime:
+        axes = call.ints("axes", 1)
+        _reduce_over(call, [_axes(call, axes)])
+        return
+    candidates = _candidates(call)
+    if not candidates:
+        call.fail("no axes lead to the declared shape")
+    _reduce_over(call, candidates)
+
+
+def _axes(call: Call, axes: list[int] | None) -> tuple[int, ...]:
+    rank = call.rank()
+    if not axes:
+        keep = bool(call.node.get("noop_with_empty_axes", 0))
+        return () if keep and call.opset >= 13 else tuple(range(rank))
+    return tuple(sorted(a % rank for a in axes))
+
+
+def _candidates(call: Call) -> list[tuple[int, ...]]:
+    """The sets of axes, counted from the input's size, that give the result's shape."""
+    shape, result = call.shape(), call.output_shape()
+    keep = bool(call.node.get("keepdims", 1))
+    count = call.shape(1)[0]
+    if count == 0:
+        return [_axes(call, None)]
+    return [
+        axes
+        for axes in itertools.combinations(range(len(shape)), count)
+        if _reduced(shape, axes, keep) == result
+    ]
+
+
+def _reduced(shape: Sequence[int], axes: Sequence[int], keep: bool) -> tuple[int, ...]:
+    if keep:
+        return tuple(1 if i in axes else s for i, s in enumerate(shape))
+    return tuple(s for i, s in enumerate(shape) if i not in axes)
+
+
+def _reduce_over(call: Call, candidates: list[tuple[int, ...]]) -> None:
+    """A reduction over the only candidate, or over that which the input says at run time."""
+    shape = call.shape()
+    rank = len(shape)
+    op_type = call.node.op_type
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        for axes in candidates:
+            condition: Any = True
+            if len(candidates) > 1:
+                found = [index_of(xs[1][[i]]) for i in range(len(axes))]
+                found = [select(f < 0, f + rank, f) for f in found]
+                matches = [tirx.any(*(equal(f, a) for f in found)) for a in axes]
+                condition = all_of(*matches)
+            with when(k, condition):
+                if op_type == "ReduceLogSumExp":
+                    _log_sum_exp(k, xs[0], ys[0], axes)
+                else:
+                    _plain(k, xs[0], ys[0], axes, _REDUCTIONS[op_type])
+
+    call.loops(body, [0, 1] if len(candidates) > 1 else [0], key=tuple(candidates))
+
+
+def _walk(
+    k: Any, x: Array, axes: Sequence[int], visit: Callable[[Any, Callable[[Any], None]], None]
+) -> None:
+    """For each kept index: `visit(position, each)`, where `each` runs over reduced elements."""
+    kept = [i for i in range(x.rank) if i not in axes]
+    with nest(k, [x.shape[i] for i in kept]) as outer:
+        position: Any = 0
+        for i, axis in zip(outer, kept, strict=True):
+            position = position * x.shape[axis] + i
+
+        def each(function: Callable[[Any], None]) -> None:
+            if 0 in [x.shape[a] for a in axes]:
+                return
+            with nest(k, [x.shape[a] for a in axes], "r") as inner:
+                index: list[Any] = [0] * x.rank
+                for i, axis in zip(outer, kept, strict=True):
+                    index[axis] = i
+                for i, axis in zip(inner, axes, strict=True):
+                    index[axis] = i
+                function(x[index])
+
+        visit(position, each)
+
+
+def _plain(k: Any, x: Array, y: Any, axes: Sequence[int], reduction: Reduction) -> None:
+    dtype = "int8" if x.dtype == "bool" else compute_type(x.dtype)
+    count = math.prod(x.shape[a] for a in axes)
+
+    def visit(position: Any, each: Callable[[Callable[[Any], None]], None]) -> None:
+        total = cell(k, dtype, reduction.start(dtype))
+        each(lambda element: total.set(reduction.join(total.get(), to(element, dtype))))
+        y.put(reduction.finish(total.get(), count), position)
+
+    _walk(k, x, axes, visit)
+
+
+def _log_sum_exp(k: Any, x: Array, y: Any, axes: Sequence[int]) -> None:
+    """Relative to the largest element, where that is finite."""
+    dtype = compute_type(x.dtype)
+    dtype = dtype if is_float(dtype) else "float32"
+
+    def visit(position: Any, each: Callable[[Callable[[Any], None]], None]) -> None:
+        top = cell(k, dtype, _lowest(dtype), "top")
+        each(lambda element: top.set(m.largest(top.get(), to(element, dtype))))
+        finite = m.absolute(top.get()) < number(math.inf, dtype)
+        top.set(select(finite, top.get(), number(0, dtype)))
+        total = cell(k, dtype, 0)
+        each(lambda element: total.add(m.exp(to(element, dtype) - top.get())))
+        y.put(m.log(total.get()) + top.get(), position)
+
+    _walk(k, x, axes, visit)
+
+
+@rule("ArgMax", "ArgMin")
+def arg(call: Call) -> None:
+    shape = call.shape()
+    axis = call.axis(len(shape), 0)
+    keep = bool(call.node.get("keepdims", 1))
+    last = bool(call.node.get("select_last_index", 0))
+    maximal = call.node.op_type == "ArgMax"
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        outer = [s for i, s in enumerate(shape) if i != axis]
+        dtype = compute_type(xs[0].dtype)
+        with nest(k, outer) as index:
+            best = cell(k, dtype, xs[0][[*index[:axis], 0, *index[axis:]]], "best")
+            at = cell(k, "int64", 0, "at")
+            with k.loop(shape[axis], "r") as r:
+                element = to(xs[0][[*index[:axis], r, *index[axis:]]], dtype)
+                better = element > best.get() if maximal else element < best.get()
+                if last:
+                    better = element >= best.get() if maximal else element <= best.get()
+                with when(k, better):
+                    best.set(element)
+                    at.set(r)
+            place = [*index[:axis], 0, *index[axis:]] if keep else index
+            ys[0].store(at.get(), place)
+
+    call.loops(body, key=())
+
+
+@rule("CumSum", "CumProd")
+def running(call: Call) -> None:
+    """Running sums or products; the axis may be given at run time."""
+    shape = call.shape()
+    exclusive, reverse = bool(call.node.get("exclusive", 0)), bool(call.node.get("reverse", 0))
+    given = call.constant(1)
+    product = call.node.op_type == "CumProd"
+    axes = range(len(shape)) if given is None else [int(given.reshape(())) % len(shape)]
+
+    def along(k: Any, x: Array, y: Any, axis: int) -> None:
+        dtype = compute_type(x.dtype)
+        with nest(k, [s for i, s in enumerate(shape) if i != axis]) as index:
+            total = cell(k, dtype, 1 if product else 0)
+            with k.loop(shape[axis], "r") as step:
+                at = shape[axis] - 1 - step if reverse else step
+                place = [*index[:axis], at, *index[axis:]]
+                if exclusive:
+                    y.store(total.get(), place)
+                element = to(x[place], dtype)
+                total.set(total.get() * element if product else total.get() + element)
+                if not exclusive:
+                    y.store(total.get(), place)
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        for axis in axes:
+            condition: Any = True
+            if given is None:
+                chosen = index_of(xs[1].at(0))
+                chosen = select(chosen < 0, chosen + len(shape), chosen)
+                condition = equal(chosen, axis)
+            with when(k, condition):
+                along(k, xs[0], ys[0], axis)
+
+    call.loops(body, [0, 1] if given is None else [0], key=tuple(axes))

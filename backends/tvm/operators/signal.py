@@ -1,0 +1,176 @@
+"""Discrete Fourier transforms and the filter bank that goes with them; bits as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from ..plan import Tensor
+from .base import Array, Call, bind, cell, compute_type, nest, number, rule, select, to
+
+
+def _twiddles(call: Call, size: int, dtype: str, sign: float) -> Tensor:
+    angle = 2 * np.pi * np.arange(size) / size
+    table = np.stack([np.cos(angle), sign * np.sin(angle)]).astype(dtype)
+    return Tensor(f"{call.node.label}/twiddles", dtype, table.shape, const=table)
+
+
+@rule("DFT")
+def dft(call: Call) -> None:
+    """By definition, with a table of roots of unity."""
+    shape, out = call.shape(), call.output_shape()
+    rank = len(shape)
+    if call.opset >= 20:
+        given = call.constant(2)
+        if call.has(2) and given is None:
+            axis = _deduced_axis(call)
+        else:
+            axis = int(given.reshape(())) if given is not None else -2
+    else:
+        axis = int(call.node.get("axis", 1))
+    axis %= rank
+    inverse, onesided = bool(call.node.get("inverse", 0)), bool(call.node.get("onesided", 0))
+    length = out[axis]
+    if call.has(1):
+        count = call.constant(1)
+        if count is not None:
+            length = int(count.reshape(()))
+        elif onesided:
+            call.fail("dft_length is computed at run time; make it a constant")
+    elif onesided and not inverse:
+        length = shape[axis]
+    if onesided and inverse:
+        length = out[axis] if not call.has(1) else length
+    dtype = compute_type(call.dtype())
+    table = _twiddles(call, length, dtype, 1.0 if inverse else -1.0)
+    taken = min(shape[axis], length)
+    mirrored = onesided and inverse
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        x, roots = xs
+        complex_in = shape[-1] == 2
+        with nest(k, out[:-1]) as index:
+            real, imaginary = cell(k, dtype, 0, "real"), cell(k, dtype, 0, "imaginary")
+            with k.loop(length if mirrored else taken, "t") as t:
+                source = t
+                sign: Any = number(1, dtype)
+                if mirrored:
+                    upper = t >= length // 2 + 1 if not isinstance(t, int) else False
+                    source = select(upper, length - t, t)
+                    sign = select(upper, number(-1, dtype), number(1, dtype))
+                place = [*index[:axis], source, *index[axis + 1 :]]
+                at = bind(k, tirx.floormod(to(index[axis], "int64") * to(t, "int64"), length))
+                at = to(at, "int32")
+                c, s = roots[0, at], roots[1, at]
+                a = to(x[[*place, 0]], dtype)
+                if complex_in:
+                    b = to(x[[*place, 1]], dtype) * sign
+                    real.add(a * c - b * s)
+                    imaginary.add(a * s + b * c)
+                else:
+                    real.add(a * c)
+                    imaginary.add(a * s)
+            factor = number(1 / length if inverse else 1.0, dtype)
+            ys[0].store(real.get() * factor, [*index, 0])
+            if out[-1] == 2:
+                ys[0].store(imaginary.get() * factor, [*index, 1])
+
+    call.loops(body, [0, table])
+
+
+def _deduced_axis(call: Call) -> int:
+    changed = [
+        i
+        for i, (a, b) in enumerate(zip(call.shape()[:-1], call.output_shape()[:-1], strict=True))
+        if a != b
+    ]
+    if len(changed) == 1:
+        return changed[0]
+    free = [i for i in range(1, call.rank() - 1)]
+    if len(free) == 1 and call.shape()[0] == 1:
+        return free[0]
+    return call.fail("the axis is computed at run time; make it a constant")
+
+
+@rule("STFT")
+def stft(call: Call) -> None:
+    shape, out = call.shape(), call.output_shape()
+    frames, bins = out[1], out[2]
+    step = int(call.known(1, "frame_step").reshape(()))
+    window = call.node.input(2) is not None
+    if call.has(3):
+        length = int(call.known(3, "frame_length").reshape(()))
+    else:
+        length = call.shape(2)[0]
+    dtype = compute_type(call.dtype())
+    table = _twiddles(call, length, dtype, -1.0)
+    complex_in = len(shape) == 3 and shape[2] == 2
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        x, roots = xs[0], xs[-1]
+        with nest(k, (shape[0], frames, bins)) as (n, f, b):
+            real, imaginary = cell(k, dtype, 0, "real"), cell(k, dtype, 0, "imaginary")
+            with k.loop(length, "t") as t:
+                at = to(tirx.floormod(to(b, "int64") * to(t, "int64"), length), "int32")
+                place = [n, f * step + t]
+                a = to(x[[*place, 0] if len(shape) == 3 else place], dtype)
+                if window:
+                    a = a * to(xs[1][[t]], dtype)
+                c, s = roots[0, at], roots[1, at]
+                real.add(a * c)
+                imaginary.add(a * s)
+                if complex_in:
+                    i = to(x[[*place, 1]], dtype)
+                    if window:
+                        i = i * to(xs[1][[t]], dtype)
+                    real.add(to(0, dtype) - i * s)
+                    imaginary.add(i * c)
+            ys[0].store(real.get(), (n, f, b, 0))
+            ys[0].store(imaginary.get(), (n, f, b, 1))
+
+    call.loops(body, [0, 2, table] if window else [0, table])
+
+
+@rule("MelWeightMatrix")
+def mel_weight_matrix(call: Call) -> None:
+    names = ("num_mel_bins", "dft_length", "sample_rate", "lower_edge_hertz", "upper_edge_hertz")
+    bins, length, rate, low, high = (
+        float(call.known(i, name).reshape(())) for i, name in enumerate(names)
+    )
+    count = int(bins)
+    spectrogram = int(length) // 2 + 1
+    mel = 2595 * np.log10(1 + np.array([low, high]) / 700)
+    points = mel[0] + np.arange(count + 2) * (mel[1] - mel[0]) / (count + 2)
+    hertz = 700 * (10 ** (points / 2595) - 1)
+    edges = ((int(length) + 1) * hertz // rate).astype(int)
+    weights = np.zeros((spectrogram, count))
+    for i in range(count):
+        lower, center, upper = edges[i : i + 3]
+        if center == lower:
+            weights[center, i] = 1
+        else:
+            rows = np.arange(lower, center + 1)
+            weights[rows, i] = (rows - lower) / (center - lower)
+        if upper > center:
+            rows = np.arange(center, upper)
+            weights[rows, i] = (upper - rows) / (upper - center)
+    call.define_constant(weights.astype(call.output_dtype()))
+
+
+@rule("BitCast")
+def bit_cast(call: Call) -> None:
+    """The same bits as another type of the same width."""
+    source, target = call.dtype(), call.output_dtype()
+    if "bool" in (source, target):
+        call.fail("booleans have no bits to reinterpret")
+    if np.dtype(source).itemsize != np.dtype(target).itemsize:
+        call.fail("types of different widths")
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with k.loop(ys[0].size, "i") as i:
+            element = xs[0].at(i)
+            ys[0].put(element if source == target else tirx.reinterpret(target, element), i)
+
+    call.loops(body, key=())

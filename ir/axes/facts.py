@@ -1,0 +1,114 @@
+"""What an analysis finds out: axes of values, contents, parameters, what is to be rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from ..graph import Graph, Model, Node, Use, Value
+from ..tensor import Tensor
+from . import dims
+from .balance import Family
+from .contents import CONTENT_LIMIT, Content, content_of, depends_on_axes, evaluate_all
+from .dims import Axis, Lock
+
+Axes = tuple[Axis, ...]
+
+
+@dataclass
+class Parameter:
+    """The axes of one use of a constant.
+
+    `blocks` are equal parts along the first axis, each with axes of its own; there is
+    more than one only where a grouped operator may keep other indices in each group.
+    """
+
+    use: Use
+    value: Value
+    tensor: Tensor
+    blocks: list[Axes]
+
+    @property
+    def node(self) -> Node:
+        assert isinstance(self.use.user, Node)
+        return self.use.user
+
+
+@dataclass
+class Analysis:
+    """Axes of all values of a model's main graph, and what pruning them has to rewrite."""
+
+    model: Model
+    axes: dict[Value, Axes | None] = field(default_factory=dict)
+    contents: dict[Value, Content] = field(default_factory=dict)
+    parameters: dict[Use, Parameter] = field(default_factory=dict)
+    families: list[Family] = field(default_factory=list)
+    views: dict[Value, Axes] = field(default_factory=dict)
+    """Axes of constants that are only cut into parts: their uses share them."""
+    rewrites: list[Callable[[Any], None]] = field(default_factory=list)
+    unruled: list[tuple[Node, str]] = field(default_factory=list)
+    prune_normalized: bool = False
+    follow: Callable[[Graph], None] = lambda graph: None
+    """Runs the rules of a subgraph's nodes."""
+
+    def all_axes(self) -> list[Axis]:
+        """Every axis of every value and parameter."""
+        found = [axis for axes in self.axes.values() if axes for axis in axes]
+        for parameter in self.parameters.values():
+            found.extend(axis for block in parameter.blocks for axis in block)
+        return found
+
+
+def content_of_value(analysis: Analysis, value: Value) -> Content | None:
+    """Content of a value: computed by a rule, or of a small integer constant."""
+    found = analysis.contents.get(value)
+    if found is not None:
+        return found
+    tensor = analysis.model.constant(value)
+    if tensor is None or tensor.size > CONTENT_LIMIT or tensor.dtype == TensorProto.STRING:
+        return None
+    return content_of(tensor.numpy())
+
+
+def literal_axes(value: Value, why: Lock, symbols: dict[str, Axis] | None = None) -> Axes | None:
+    """Locked axes of a value's shape; sizes that share a name (`symbols`) are one."""
+    shape = value.shape
+    if shape is None:
+        return None
+    axes = []
+    for size in shape:
+        if isinstance(size, str) and symbols is not None:
+            axes.append(symbols.setdefault(size, dims.literal(None, why)))
+        else:
+            axes.append(dims.literal(size if isinstance(size, int) else None, why))
+    return tuple(axes)
+
+
+def freeze(analysis: Analysis, use: Use | None, value: Value, why: Lock) -> None:
+    """A content leaves shape arithmetic: what it says must not change.
+
+    Where all of it is known now, the use is replaced by a constant when it would
+    change; otherwise the axes that it depends on are locked.
+    """
+    content = analysis.contents.get(value)
+    if content is None:
+        return
+    axes = [axis for axis in depends_on_axes(content) if not dims.is_locked(axis)]
+    if not axes:
+        return
+    known = evaluate_all(content)
+    if use is None or any(x is None for x in known) or value.dtype == TensorProto.UNDEFINED:
+        for axis in axes:
+            dims.lock(axis, why)
+        return
+    frozen = np.array(known, np.int64).reshape(content.shape)
+
+    def replace(rewriter: Any) -> None:
+        if evaluate_all(content, rewriter.selection) != known:
+            rewriter.set_constant(use.user, use.position, frozen, value.dtype)
+
+    analysis.rewrites.append(replace)

@@ -1,0 +1,73 @@
+"""Inputs of fixed size: what was computed from their shape becomes constant."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ...ir.errors import SecateurError
+from ...ir.graph import Dimension, Model, Value, tensor_type
+from ...ir.infer import infer_shapes
+from ..base import Context, Pass, PassResult
+
+
+@dataclasses.dataclass(frozen=True)
+class FixInputShapes(Pass):
+    """Give inputs the shapes in `shapes`: pairs of an input's name and its sizes.
+
+    A symbolic size that gets a number has that number everywhere in the model. Raises
+    SecateurError where an input doesn't exist, or its rank or a known size differ.
+    """
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        inputs = {v.name: v for v in model.graph.inputs if v.const is None}
+        symbols: dict[str, int] = {}
+        for name, sizes in self.shapes:
+            if name not in inputs:
+                raise SecateurError(
+                    f"the model has no input '{name}'; its inputs are {', '.join(sorted(inputs))}"
+                )
+            _bind(inputs[name], sizes, symbols)
+        for graph in model.graph.all_graphs():
+            for value in graph.values():
+                _substitute(value, symbols)
+        for value in model.graph.outputs:
+            _open(value)
+        infer_shapes(model)
+        return PassResult(bool(self.shapes), {"symbols": symbols})
+
+
+def _bind(value: Value, sizes: tuple[int, ...], symbols: dict[str, int]) -> None:
+    shape = value.shape
+    if tensor_type(value.type) is None:
+        raise SecateurError(f"input '{value.name}' is no tensor")
+    if any(size < 0 for size in sizes):
+        raise SecateurError(f"input '{value.name}': sizes can't be negative")
+    if shape is not None and len(shape) != len(sizes):
+        raise SecateurError(
+            f"input '{value.name}' has {len(shape)} axes, the shape given has {len(sizes)}"
+        )
+    for axis, (old, new) in enumerate(zip(shape or (), sizes, strict=False)):
+        known = symbols.setdefault(old, new) if isinstance(old, str) else old
+        if known is not None and known != new:
+            what = f"'{old}', which is {known} elsewhere" if isinstance(old, str) else str(old)
+            raise SecateurError(
+                f"input '{value.name}': size {new} given for axis {axis}, which is {what}"
+            )
+    value.set_tensor_type(value.dtype, sizes)
+
+
+def _substitute(value: Value, symbols: dict[str, int]) -> None:
+    shape = value.shape
+    if value.const is None and shape is not None and any(size in symbols for size in shape):
+        sizes: list[Dimension] = [symbols.get(s, s) if isinstance(s, str) else s for s in shape]
+        value.set_tensor_type(value.dtype, sizes)
+
+
+def _open(value: Value) -> None:
+    """Forget sizes that depended on the inputs: inference finds them anew."""
+    shape = value.shape
+    if value.const is None and shape is not None and not all(isinstance(s, int) for s in shape):
+        sizes = [s if isinstance(s, int) else None for s in shape]
+        value.set_tensor_type(value.dtype, sizes)

@@ -1,0 +1,127 @@
+"""Simplification of one file: ONNX in, ONNX out, weights never all in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from .ir.errors import SecateurError
+from .ir.graph import Model
+from .ir.infer import infer_shapes
+from .ir.onnx_io import atomic_files, load, save
+from .measure import describe_model, environment, measure_stage
+from .passes.base import Pass
+from .passes.compare import random_feeds
+from .passes.manager import Check as OutputCheck
+from .passes.manager import PassManager
+from .passes.reference import one_line
+from .passes.simplify import ConvertOpset, FixInputShapes, InlineFunctions, Simplify
+from .report import Check, PassRun, Report
+
+TOLERANCE = 1e-5
+"""Largest deviation of an output, relative to its magnitude, that `check` accepts."""
+
+_OPEN_SIZE = 8
+"""Size that axes of unknown size have in the inputs of a comparison."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to do besides simplifying.
+
+    `input_shapes` fixes inputs, `opset` converts, `inline` puts functions in place of
+    their calls; `size_limit` bounds the bytes of a folded constant.
+    """
+
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    opset: int | None = None
+    inline: bool = False
+    size_limit: int | None = None
+
+    def passes(self) -> list[Pass]:
+        """The passes in order: what later ones can use comes first."""
+        found: list[Pass] = []
+        if self.input_shapes:
+            found.append(FixInputShapes(self.input_shapes))
+        if self.inline:
+            found.append(InlineFunctions())
+        if self.opset is not None:
+            found.append(ConvertOpset(self.opset))
+        simplify = Simplify() if self.size_limit is None else Simplify(self.size_limit)
+        return [*found, simplify]
+
+
+def simplify_file(
+    source: Path, output: Path, options: Options, *, check: bool = False, seed: int = 0
+) -> Report:
+    """Simplify the model in `source` and write it to `output`, whole or not at all.
+
+    The result always passes the verifier and onnx.checker where `source` does; with
+    `check` its outputs are also compared with the original's in ONNX Runtime, on random
+    inputs. Raises SecateurError.
+    """
+    start = time.perf_counter()
+    model = load(source)
+    infer_shapes(model)
+    passes = options.passes()
+    report = Report(
+        model=describe_model(model),
+        options={"step": "simplify", "check": check, "seed": seed, **dataclasses.asdict(options)},
+        environment=environment(),
+        stages=[measure_stage("original", model, 0.0)],
+    )
+    with atomic_files(output, output.with_name(output.name + ".data")) as (file, _):
+        comparison = _comparison(model, passes, seed) if check else None
+        records = PassManager(passes, check=comparison).run(model)
+        infer_shapes(model)
+        seconds = sum(record.seconds for record in records)
+        report.stages.append(measure_stage("simplified", model, seconds))
+        for record in records:
+            notes = [dataclasses.asdict(note) for note in record.result.notes]
+            run = PassRun(
+                "simplified",
+                record.pass_text,
+                record.seconds,
+                record.result.changed,
+                record.result.statistics,
+                notes,
+            )
+            report.passes.append(run)
+        if comparison is not None:
+            worst = max(record.deviation or 0.0 for record in records)
+            detail = f"largest relative deviation {worst:.2g} on random inputs"
+            report.checks.append(Check("simplified model against original", True, detail))
+        save(model, file)
+        report.checks.append(_check_file(file, source))
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def _comparison(model: Model, passes: Sequence[Pass], seed: int) -> OutputCheck:
+    """Inputs of the shapes that the simplified model takes."""
+    shaped = model.clone()
+    for pass_ in passes:
+        if isinstance(pass_, FixInputShapes):
+            pass_.run(shaped)
+    return OutputCheck(random_feeds(shaped, seed, default=_OPEN_SIZE), TOLERANCE)
+
+
+def _check_file(file: Path, source: Path) -> Check:
+    problem = _problem(file)
+    if problem is None:
+        return Check(file.name, True, "passes onnx.checker")
+    if _problem(source) is None:
+        raise SecateurError(f"{file.name}: onnx.checker rejects the result: {problem}")
+    return Check(file.name, False, f"like the input, rejected by onnx.checker: {problem}")
+
+
+def _problem(path: Path) -> str | None:
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # the checker raises several unrelated types
+        return one_line(error)
+    return None
