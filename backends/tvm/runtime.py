@@ -47,7 +47,6 @@ class Runtime:
         import tvm
         from tvm import relax
 
-        self._tensor = tvm.runtime.tensor
         self._machine = relax.VirtualMachine(module, tvm.cpu())
         metadata = json.loads(str(self._machine["secateur_metadata"]()))
         self._main = self._machine["main"]
