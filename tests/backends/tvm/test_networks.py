@@ -36,10 +36,10 @@ SETTINGS = settings(
 
 
 def run(
-    model: onnx.ModelProto, target: str, folder: Path, inputs: dict[str, Any]
+    model: onnx.ModelProto, target: str, folder: Path, inputs: dict[str, Any], threads: int = 1
 ) -> dict[str, Any]:
     path = folder / "model.so"
-    compile_model(from_proto(model), parse_target(target), path)
+    compile_model(from_proto(model), parse_target(target), path, threads)
     return Runtime(path).run(inputs)
 
 
@@ -174,4 +174,33 @@ def test_quantized_networks_are_bit_identical(
     expected = reference(model, inputs)
     found = run(model, target, tmp_path, inputs)
     for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("size", [14, 18, 27])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_winograd_convolutions_match(tmp_path: Path, size: int, target: str, threads: int) -> None:
+    """3x3 convolutions with enough channels and tiles, padded unevenly, then added to."""
+    net = Net(None, size)
+    first = net.node("Conv", "x", net.weight(40, 36, 3, 3), net.weight(40), pads=[1, 1, 1, 1])
+    first = net.node("Relu", first)
+    second = net.node("Conv", first, net.weight(40, 40, 3, 3), pads=[0, 1, 2, 1])
+    model = net.model({"x": (2, 36, size, size)}, [net.node("Add", second, first)])
+    inputs = feeds(model)
+    expected = next(iter(reference(model, inputs).values()))
+    found = next(iter(run(model, target, tmp_path, inputs, threads).values()))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * float(np.abs(expected).max()))
+
+
+def test_quantized_networks_are_bit_identical_with_threads(tmp_path: Path) -> None:
+    net = Net(None, 5)
+    value = net.node("Conv", "x", net.weight(48, 3, 3, 3), strides=[2, 2])
+    value = net.node("Relu", value)
+    value = net.node("Conv", value, net.weight(48, 1, 3, 3), group=48, pads=[1, 1, 1, 1])
+    value = net.node("Conv", value, net.weight(20, 48, 1, 1), net.weight(20))
+    model = quantize(net.model({"x": (1, 3, 21, 21)}, [value]))
+    inputs = feeds(model, 1)
+    found = run(model, TARGETS[-1], tmp_path, inputs, threads=2)
+    for name, array in reference(model, inputs).items():
         np.testing.assert_array_equal(found[name], array)
