@@ -31,7 +31,10 @@ class Cost:
 def node_macs(node: Node) -> int:
     """Multiply-accumulates of a node at its inferred shapes; 0 where none are counted."""
     rule = macs().get((_domain(node), node.op_type))
-    return 0 if rule is None else rule(node, known_shape)
+    try:
+        return 0 if rule is None else rule(node, known_shape)
+    except IndexError:  # inputs of a rank that the operator doesn't take
+        return 0
 
 
 def _domain(node: Node) -> str:

@@ -127,7 +127,7 @@ def _head(report: Report) -> str:
     file = report.model.get("file")
     title = f"# {Path(file).name if file else 'model'} for {report.options['target']}"
     lines = [title, f"{headline(report)[:1].upper()}{headline(report)[1:]}."]
-    lines += [f"Note: {note}." for note in report.notes]
+    lines += [f"Note: {line}" for line in report.remarks()]
     return "\n\n".join(lines)
 
 

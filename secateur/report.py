@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -99,6 +100,11 @@ class Report:
         runs = [p for p in self.passes if p.text.partition("{")[0] == name]
         return runs[-1] if runs else None
 
+    def remarks(self) -> list[str]:
+        """What a reader of the numbers has to know, in sentences."""
+        sizes = self.model.get("counted_as_1")
+        return [f"{note}." for note in self.notes] + ([counted_as_1(sizes)] if sizes else [])
+
     def to_dict(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
 
@@ -136,6 +142,12 @@ def count_text(count: int | None) -> str:
         if count >= factor:
             return f"{count / factor:.2f} {unit}"
     return f"{count:,}"
+
+
+def counted_as_1(sizes: Sequence[str]) -> str:
+    """A sentence about the open sizes of a model's inputs."""
+    listed = " and ".join(filter(None, [", ".join(sizes[:-1]), *sizes[-1:]]))
+    return f"MACs count {listed} as 1."
 
 
 def bytes_text(count: int | None) -> str:

@@ -9,18 +9,18 @@ from pathlib import Path
 from .backends.onnxruntime import Runner
 from .data import load_dataset, random_feed
 from .ir.graph import Model
-from .ir.infer import infer_shapes
 from .ir.onnx_io import load
 from .ir.tensor import Array
 from .ir.verify import verify
 from .passes.reference import Session
+from .passes.sizes import infer_sizes
 
 
 def open_model(source: Model | str | os.PathLike[str]) -> Model:
     """Read a model, or copy one, verify it and infer its shapes. Raises ModelError."""
     model = source.clone() if isinstance(source, Model) else load(source)
     verify(model)
-    infer_shapes(model)
+    infer_sizes(model)
     return model
 
 

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 
 from .ir.graph import Model
-from .ir.infer import infer_shapes
 from .passes.base import Context, Note, Pass
 from .passes.manager import PassManager, PassRecord
 from .passes.prune import PruneChannels
 from .passes.prune.masking import mask
 from .passes.quantize import QuantizeStatic
 from .passes.simplify import simplify_pipeline
+from .passes.sizes import infer_sizes
 from .report import PassRun
 
 
@@ -55,7 +55,7 @@ def run_step(step: Step, model: Model, context: Context | None = None) -> StepRe
     """Apply the step to `model` in place and infer the shapes of the result."""
     before = model.clone() if step.oracle else None
     records = PassManager(step.passes).run(model, context)
-    infer_shapes(model)
+    infer_sizes(model)
     selection = records[-1].result.artifacts.get("selection")
     if before is not None and selection is not None:
         before = mask(before, selection)

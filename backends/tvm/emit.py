@@ -77,11 +77,13 @@ class Emitter:
 
     def flatten(self, variable: Any, tensor: Tensor) -> Any:
         """Row-major tensors are one-dimensional inside the module."""
-        if len(tensor.shape) == 1:
+        if len(tensor.shape) == 1 or tensor.elements == 0:
             return variable
         return self.builder.emit(relax.op.reshape(variable, (tensor.elements,)))
 
     def shaped(self, variable: Any, tensor: Tensor) -> Any:
+        if tensor.elements == 0:  # a size of 0 means the input's own to Relax's reshape
+            return self.builder.emit(relax.const(np.zeros(tensor.shape, tensor.dtype)))
         if len(tensor.shape) == 1:
             return self.builder.emit(variable)
         return self.builder.emit(relax.op.reshape(variable, tensor.shape))

@@ -126,29 +126,35 @@ def _content_by_rank(r: NodeAxes) -> np.ndarray[tuple[int], np.dtype[np.object_]
 def _target_monomials(
     r: NodeAxes, axes: Axes, elements: Sequence[Element]
 ) -> list[Monomial | None]:
-    """Sizes of the target; one element that is -1 or unknown follows from the others."""
+    """Sizes of the target; one element that is -1 or unknown follows from the others.
+
+    What inference or the file says of the output is used only where that isn't enough.
+    """
+    targets = [None if e == -1 else element_monomial(e) for e in elements]
+    _complete(targets, axes)
     shape = r.out_shape()
-    targets: list[Monomial | None] = []
-    for i, element in enumerate(elements):
-        size = shape[i] if shape is not None and i < len(shape) else None
-        if isinstance(size, int):
-            targets.append(Monomial(size))
-        elif element == -1:
-            targets.append(None)
-        else:
-            targets.append(element_monomial(element))
+    if None in targets and shape is not None and len(shape) == len(targets):
+        for i, size in enumerate(shape):
+            if targets[i] is None and isinstance(size, int):
+                targets[i] = Monomial(size)
+        _complete(targets, axes)
+    return targets
+
+
+def _complete(targets: list[Monomial | None], axes: Axes) -> None:
+    """Divide the input's size by that of all other axes, if one is missing."""
     missing = [i for i, t in enumerate(targets) if t is None]
     sizes = [axis_monomial(axis) for axis in axes]
-    if len(missing) == 1 and all(s is not None for s in sizes):
-        total, rest = ONE_ELEMENT, ONE_ELEMENT
-        for s in sizes:
-            assert s is not None
-            total = total * s
-        for t in targets:
-            if t is not None:
-                rest = rest * t
-        targets[missing[0]] = total.divide(rest)
-    return targets
+    if len(missing) != 1 or any(s is None for s in sizes):
+        return
+    total, rest = ONE_ELEMENT, ONE_ELEMENT
+    for size in sizes:
+        assert size is not None
+        total = total * size
+    for t in targets:
+        if t is not None:
+            rest = rest * t
+    targets[missing[0]] = total.divide(rest)
 
 
 def _line_up(r: NodeAxes, axes: Axes, targets: Sequence[Monomial | None]) -> Axes:

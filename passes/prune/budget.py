@@ -62,7 +62,7 @@ class CostModel:
             if rule is None:
                 continue
             axes = _node_axes(analysis, node)
-            shapes = {v: tuple(self._size_or_axis(a) for a in found) for v, found in axes.items()}
+            shapes = {v: self._sizes_or_axes(v, found) for v, found in axes.items()}
 
             def item(
                 sizes: _Sizes,
@@ -77,12 +77,20 @@ class CostModel:
     def _follows(self, dim: Dim) -> bool:
         return dim.size is not None if self._locked else dim.lock is None
 
-    def _size_or_axis(self, axis: Axis) -> int | Axis:
-        """The size of an axis that nothing can change (unknown: 1), else the axis."""
-        if any(self._follows(dim) for dim in dims_of(axis)):
-            return resolve(axis)
-        size = axis_size(axis)
-        return 1 if size is None else size
+    def _sizes_or_axes(self, value: Value, axes: Axes) -> Shape:
+        """The sizes of axes that nothing can change (unknown: 1), else the axes.
+
+        Shape inference may know sizes that the axes don't.
+        """
+        inferred = known_shape(value) if value.rank == len(axes) else (1,) * len(axes)
+        found: list[int | Axis] = []
+        for axis, known in zip(axes, inferred, strict=True):
+            if any(self._follows(dim) for dim in dims_of(axis)):
+                found.append(resolve(axis))
+            else:
+                size = axis_size(axis)
+                found.append(known if size is None else size)
+        return tuple(found)
 
     def _add_parameters(self, analysis: Analysis) -> None:
         """Each constant once, and once more for each way in which its uses cut it."""

@@ -12,9 +12,9 @@ from ...ir.axes.selection import Selection
 from ...ir.cost import count
 from ...ir.errors import SecateurError
 from ...ir.graph import Model
-from ...ir.infer import infer_shapes
 from ..base import Context, Note, Pass, PassResult
 from ..inline import InlineFunctions
+from ..sizes import infer_sizes
 from .allocation import Goal, allocate
 from .apply import apply_selection
 from .groups import Group, find_groups
@@ -48,7 +48,7 @@ class PruneChannels(Pass):
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         goal = self._goal()
         inlined = InlineFunctions().run(model)
-        infer_shapes(model)
+        infer_sizes(model)
         before = count(model)
         analysis = analyze(model, prune_normalized=self.normalized)
         groups = find_groups(analysis, self.ignore)
@@ -59,7 +59,7 @@ class PruneChannels(Pass):
         record = PruningRecord.of(analysis, selection)
         statistics = _statistics(analysis, groups, selection)
         apply_selection(analysis, selection)
-        infer_shapes(model)
+        infer_sizes(model)
         after = count(model)
         statistics.update(
             macs_before=before.macs,

@@ -11,8 +11,8 @@ from ...ir.axes.analysis import analyze
 from ...ir.axes.dims import Dim, Lock, dims_of
 from ...ir.axes.facts import Analysis
 from ...ir.graph import Model
-from ...ir.infer import infer_shapes
 from ..inline import InlineFunctions
+from ..sizes import infer_sizes
 from .budget import CostModel
 from .groups import Group, find_groups
 
@@ -54,7 +54,7 @@ def inspect_groups(
     they are once calls are inlined. The model itself isn't changed."""
     model = model.clone()
     InlineFunctions().run(model)
-    infer_shapes(model)
+    infer_sizes(model)
     analysis = analyze(model, prune_normalized=prune_normalized)
     groups = find_groups(analysis, ignore)
     passed = _operators(analysis)

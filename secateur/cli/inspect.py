@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..report import bytes_text, count_text, short
+from ..report import bytes_text, count_text, counted_as_1, short
 from .console import print_json, print_table
 from .options import json_option, model_argument
 
@@ -32,13 +32,12 @@ def command(model: Path, details: bool, as_json: bool) -> None:
 
 
 def _inspect(path: Path) -> dict[str, Any]:
-    from ..ir.cost import count
-    from ..measure import describe_model, file_bytes
+    from ..measure import cost_of, describe_model, file_bytes
     from ..passes.prune import inspect_groups
     from ..running import open_model
 
     model = open_model(path)
-    cost = count(model)
+    cost = cost_of(model)
     nodes = Counter(node.op_type for node in model.all_nodes())
     macs: Counter[str] = Counter()
     for node in cost.per_node:
@@ -69,6 +68,8 @@ def _print(facts: dict[str, Any]) -> None:
         f"{count_text(facts['nodes'])} nodes, {count_text(facts['parameters'])} parameters "
         f"({bytes_text(facts['weight_bytes'])}), {count_text(facts['macs'])} MACs"
     )
+    if facts["counted_as_1"]:
+        click.echo(counted_as_1(facts["counted_as_1"]))
     rows = [[o["type"], count_text(o["nodes"]), count_text(o["macs"])] for o in facts["operators"]]
     print_table(["operator", "nodes", "MACs"], rows)
     print_table(

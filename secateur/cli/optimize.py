@@ -87,8 +87,8 @@ def _print(report: Report, output: Path) -> None:
     click.echo(headline(report))
     for line in artifact_lines(report):
         click.echo(line)
-    for note in report.notes:
-        click.echo(f"Note: {note}.")
+    for line in report.remarks():
+        click.echo(f"Note: {line}")
     for check in report.checks:
         if not check.passed:
             click.echo(f"Not verified: {check.name}: {check.detail}")

@@ -22,6 +22,6 @@ def print_transformation(report: Report, output: Path, as_json: bool) -> None:
             click.echo(f"Left alone: {line}")
     for check in report.checks:
         click.echo(f"{'Checked' if check.passed else 'Not checked'}: {check.name}: {check.detail}")
-    for note in report.notes:
-        click.echo(f"Note: {note}.")
+    for line in report.remarks():
+        click.echo(f"Note: {line}")
     click.echo(f"Wrote {output}.")

@@ -7,6 +7,7 @@ it makes is found among the network's shapes. Steps that don't fit raise `Skip`.
 import math
 
 import numpy as np
+import onnx
 from hypothesis import strategies as st
 from onnx import helper
 
@@ -25,6 +26,8 @@ UNARY = {
     20: ["Gelu"],
 }  # fmt: skip
 """By the opset from which on ONNX Runtime has them."""
+
+OPSETS = [21, 17, 13, 11, 9, 7, 10, 12, 18, 23, 26, onnx.defs.onnx_opset_version()]
 
 LARGEST = 4000
 """Elements of the largest value."""
@@ -452,7 +455,7 @@ def networks(draw, steps=10):
         need(options)
         return options[draw(st.integers(0, len(options) - 1))]
 
-    opset = choose([21, 17, 13, 11, 9, 7, 18, 23])
+    opset = choose(OPSETS)
     seed = draw(st.integers(0, 2**32 - 1))
     net = Network(choose, opset=opset, seed=seed, dynamic=choose([False, True]))
     net.old_ir = opset <= 13 and choose(range(4)) == 1
@@ -470,7 +473,7 @@ def network(seed, steps=12):
         need(options)
         return options[random.integers(len(options))]
 
-    opset = choose([21, 17, 13, 11, 9, 7, 18, 23])
+    opset = choose(OPSETS)
     net = Network(choose, opset=opset, seed=seed, dynamic=choose([False, True]))
     net.old_ir = opset <= 13 and choose(range(4)) == 1
     spread(net)

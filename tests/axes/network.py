@@ -118,7 +118,7 @@ class Network:
         if known and self.maybe(4):
             return self.choose(known)
         ways = ["plain"] * 5 + ["node", "identity"] + ["transpose"] * (array.ndim > 0)
-        if self.opset >= 13 and array.ndim > 0 and not positive:
+        if 13 <= self.opset < 28 and array.ndim > 0 and not positive:  # ONNX Runtime's range
             ways += ["dequantize", "dequantize", "quantize"]
         if self.opset >= 9 and positive:
             ways.append("of_shape")

@@ -110,7 +110,7 @@ class Lowering:
         if isinstance(item, Stored):
             return item.tensor
         if isinstance(item, Constant):
-            array = np.ascontiguousarray(item.dequantized())
+            array = np.asarray(item.dequantized(), order="C")
             return Tensor(value.name, str(array.dtype), tuple(array.shape), const=array)
         found = self._floats.get(item.tensor)
         if found is None:

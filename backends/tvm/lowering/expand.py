@@ -13,7 +13,6 @@ from ....passes.inline import InlineFunctions
 
 EXPANDED = frozenset(
     {
-        "AffineGrid",
         "Attention",
         "CausalConvWithState",
         "LinearAttention",
@@ -61,6 +60,11 @@ def _add_function(model: Model, node: Node) -> None:
     node.domain = ""
     function.name, function.domain, function.overload = node.op_type, "", node.overload
     _check_versions(model, node, function)
+    wanted = [i for i, v in enumerate(node.outputs) if v is not None]
+    outputs = [function.output[i] for i in wanted]
+    node.outputs = tuple(node.outputs[i] for i in wanted)
+    del function.output[:]
+    function.output.extend(outputs)  # its body defines no others
     del function.opset_import[:]
     function.opset_import.extend(
         e for e in model.extra.opset_import if normalize_domain(e.domain) == ""

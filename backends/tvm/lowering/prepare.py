@@ -7,6 +7,7 @@ from ....ir.infer import infer_shapes
 from ....passes.simplify import simplify_pipeline
 from .backwards import infer_backwards
 from .expand import expand
+from .sequences import resolve_sequences
 from .unroll import unroll
 
 _ROUNDS = 8
@@ -18,9 +19,11 @@ def prepare(model: Model) -> None:
     Definitions are expanded, control flow is unrolled, and what becomes constant is
     folded, again and again, since each may make the others possible.
     """
+    _fix_defaults(model)
     infer_shapes(model)
     for _ in range(_ROUNDS):
         changed = expand(model)
+        changed = resolve_sequences(model) or changed
         changed = unroll(model) or changed
         if not changed:
             break
@@ -28,3 +31,15 @@ def prepare(model: Model) -> None:
             step.run(model)
         infer_shapes(model)
     infer_backwards(model)
+
+
+def _fix_defaults(model: Model) -> None:
+    """Inputs with default values become constants: an artifact's weights are its own."""
+    graph = model.graph
+    defaults = [v for v in graph.inputs if v.const is not None]
+    for value in defaults:
+        value.is_input = False
+    graph.inputs[:] = [v for v in graph.inputs if v.const is None]
+    if defaults:
+        for step in simplify_pipeline():
+            step.run(model)

@@ -1,9 +1,313 @@
-"""Control flow with known conditions and trip counts, replaced by copies of its body."""
+"""Control flow without branches: Loop and Scan of a known number of steps, and If."""
 
 from __future__ import annotations
 
-from ....ir.graph import Model
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import TensorProto
+
+from ....ir.copying import Copier
+from ....ir.errors import UnsupportedError
+from ....ir.graph import Graph, Model, Node, Value, normalize_domain
+from ....ir.tensor import Tensor
+from ....passes.simplify.evaluate import evaluate
+
+NODE_LIMIT = 50_000
+"""Nodes that one loop may become."""
 
 
 def unroll(model: Model) -> bool:
-    return False
+    """Unroll the outermost loops of the main graph; whether there were any.
+
+    Loops whose number of steps is not known yet stay: folding may tell it later.
+    """
+    graph = model.graph
+    nodes: list[Node] = []
+    changed = False
+    for node in graph.nodes:
+        made = None
+        if normalize_domain(node.domain) == "":
+            if node.op_type == "Loop":
+                made = _Loop(model, node).copies()
+            elif node.op_type == "Scan":
+                made = _scan(model, node)
+            elif node.op_type == "If":
+                made = _select(model, node)
+        if made is None:
+            nodes.append(node)
+            continue
+        node.detach_inputs()
+        node.graph = None
+        nodes.extend(made)
+        changed = True
+    graph.nodes = nodes
+    for node in nodes:
+        node.graph = graph
+    return changed
+
+
+class _Unroller:
+    """Copies of one node's body, one after the other."""
+
+    def __init__(self, model: Model, node: Node, body: Graph | None = None) -> None:
+        self.model, self.node = model, node
+        self.body: Graph = node.get("body") if body is None else body
+        self.made: list[Node] = []
+
+    def constant(self, array: object) -> Value:
+        name = self.model.fresh_name(f"{self.node.label}/constant")
+        return self.model.graph.add_initializer(name, Tensor.from_array(np.asarray(array)))
+
+    def add(self, op_type: str, inputs: Sequence[Value | None], **attributes: object) -> Value:
+        result = Value(self.model.fresh_name(f"{self.node.label}/{op_type}"))
+        node = Node(op_type, inputs, [result])
+        for name, value in attributes.items():
+            node.set(name, value)
+        self.made.append(node)
+        return result
+
+    def step(self, given: Sequence[Value | None]) -> list[Value]:
+        """One copy of the body reading `given`; its outputs."""
+        mapping: dict[Value, Value | None] = _Captures(self.body)
+        mapping.update(zip(self.body.inputs, given, strict=True))
+        copier = Copier(mapping, self.model.fresh_name)
+        for value in self.body.initializers.values():
+            if value in mapping:
+                continue
+            tensor = value.const
+            assert tensor is not None
+            name = self.model.fresh_name(value.name)
+            mapping[value] = self.model.graph.add_initializer(name, tensor)
+        for node in self.body.nodes:
+            self.made.append(copier.node(node))
+        outputs = []
+        for value in self.body.outputs:
+            found = mapping[value]
+            assert found is not None
+            outputs.append(found)
+        return outputs
+
+    def check_size(self, steps: int) -> None:
+        count = steps * max(1, sum(1 for _ in self.body.all_nodes()))
+        if count > NODE_LIMIT:
+            raise UnsupportedError(
+                f"node '{self.node.label}' ({self.node.op_type}): {steps} steps would become "
+                f"{count} nodes"
+            )
+
+    def define(self, index: int, value: Value) -> None:
+        """Let output `index` of the node be `value`."""
+        result = self.node.output(index)
+        if result is None:
+            return
+        self.made.append(Node("Identity", [value], [result]))
+
+    def stack(self, index: int, parts: Sequence[Value], axis: int) -> None:
+        """Let output `index` be the parts, stacked along a new axis."""
+        result = self.node.output(index)
+        if result is None:
+            return
+        rows = [self._unsqueezed(p, axis) for p in parts]
+        node = Node("Concat", rows, [result])
+        node.set("axis", axis)
+        self.made.append(node)
+
+    def _unsqueezed(self, value: Value, axis: int) -> Value:
+        if self.model.opset < 13:
+            return self.add("Unsqueeze", [value], axes=[axis])
+        return self.add("Unsqueeze", [value, self.constant(np.asarray([axis], np.int64))])
+
+
+class _Captures(dict[Value, "Value | None"]):
+    """Values of outer graphs stand for themselves."""
+
+    def __init__(self, body: Graph) -> None:
+        super().__init__()
+        self._own = {v for g in body.all_graphs() for v in g.values()}
+
+    def __missing__(self, value: Value) -> Value:
+        if value in self._own:
+            raise KeyError(value)
+        return value
+
+    def get(self, value: Value, default: Value | None = None) -> Value | None:  # type: ignore[override]
+        if value in self:
+            return self[value]
+        return default if value in self._own else value
+
+
+class _Loop(_Unroller):
+    """Loop: trip count, condition and values handed from step to step."""
+
+    def copies(self) -> list[Node] | None:
+        node, model = self.node, self.model
+        carried_count = len(node.inputs) - 2
+        most = self._most_steps(carried_count)
+        condition = node.input(1)
+        running = True
+        known_to_run = self._steps_by_shape(carried_count) is not None
+        if condition is not None and not known_to_run:
+            constant = model.constant(condition)
+            if constant is None:
+                return None
+            running = bool(constant.numpy().reshape(()))
+        if most is None and (condition is None or node.input(0) is not None):
+            return None
+        carried: list[Value] = [v for v in node.inputs[2:] if v is not None]
+        scans: list[list[Value]] = [[] for _ in self.body.outputs[1 + carried_count :]]
+        steps = 0
+        true = self.constant(np.asarray(True))
+        while running and (most is None or steps < most):
+            self.check_size(steps + 1)
+            number = self.constant(np.asarray(steps, np.int64))
+            results = self.step([number, true, *carried])
+            keep = results[0]
+            carried = results[1 : 1 + carried_count]
+            for rows, value in zip(scans, results[1 + carried_count :], strict=True):
+                rows.append(value)
+            steps += 1
+            if known_to_run or keep is true:
+                continue
+            decided = self._decide(keep)
+            if decided is None:
+                self._undo()
+                return None
+            running = decided
+        for index, value in enumerate(carried):
+            self.define(index, value)
+        for index, rows in enumerate(scans):
+            if not rows:
+                self._empty(carried_count + index)
+                continue
+            self.stack(carried_count + index, rows, 0)
+        return self.made
+
+    def _most_steps(self, carried_count: int) -> int | None:
+        found = self._steps_by_shape(carried_count)
+        if found is not None:
+            return found
+        limit = self.node.input(0)
+        constant = self.model.constant(limit)
+        return None if constant is None else int(constant.numpy().reshape(()))
+
+    def _steps_by_shape(self, carried_count: int) -> int | None:
+        """What the shape of a stacked output says: each step adds one row."""
+        for value in self.node.outputs[carried_count:]:
+            shape = None if value is None else value.shape
+            if shape and isinstance(shape[0], int):
+                return shape[0]
+        return None
+
+    def _decide(self, keep: Value) -> bool | None:
+        """Whether the loop goes on, where that depends on constants only."""
+        constant = self.model.constant(keep)
+        if constant is not None:
+            return bool(constant.numpy().reshape(()))
+        made = set(self.made)
+        needed: dict[Node, None] = {}
+        stack = [keep]
+        while stack:
+            value = stack.pop()
+            if self.model.constant(value) is not None:
+                continue
+            producer = value.producer
+            if producer is None or producer not in made or producer.subgraphs():
+                return None
+            if producer not in needed:
+                needed[producer] = None
+                stack.extend(v for v in producer.inputs if v is not None)
+        order = [n for n in self.made if n in needed]
+        found = evaluate(self.model, order, [keep])
+        return bool(found[keep].reshape(())) if keep in found else None
+
+    def _empty(self, index: int) -> None:
+        result = self.node.output(index)
+        if result is None:
+            return
+        inner = self.body.outputs[1 + index].shape
+        shape = (0, *(d if isinstance(d, int) else 0 for d in inner or ()))
+        from onnx import helper
+
+        dtype = result.dtype or TensorProto.FLOAT
+        array = np.zeros(shape, helper.tensor_dtype_to_np_dtype(dtype))
+        self.define(index, self.constant(array))
+
+    def _undo(self) -> None:
+        for node in self.made:
+            node.detach_inputs()
+        self.made = []
+
+
+def _scan(model: Model, node: Node) -> list[Node] | None:
+    """Scan of opset 9 and later; opset 8 has a batch axis, taken off sample by sample."""
+    if model.opset < 9:
+        raise UnsupportedError(f"node '{node.label}' (Scan): Scan of opset 8 has no lowering")
+    work = _Unroller(model, node)
+    body = work.body
+    inputs = int(node.get("num_scan_inputs"))
+    states: list[Value] = [v for v in node.inputs[: len(node.inputs) - inputs] if v is not None]
+    sequences = [v for v in node.inputs[len(node.inputs) - inputs :] if v is not None]
+    rows_count = len(body.outputs) - len(states)
+    in_axes = [int(a) for a in node.get("scan_input_axes", [0] * inputs)]
+    in_back = [int(d) for d in node.get("scan_input_directions", [0] * inputs)]
+    out_axes = [int(a) for a in node.get("scan_output_axes", [0] * rows_count)]
+    out_back = [int(d) for d in node.get("scan_output_directions", [0] * rows_count)]
+    shape = sequences[0].shape
+    steps = None if shape is None else shape[in_axes[0]]
+    if not isinstance(steps, int):
+        return None
+    work.check_size(steps)
+    rows: list[list[Value]] = [[] for _ in range(rows_count)]
+    for step in range(steps):
+        slices = []
+        for value, axis, back in zip(sequences, in_axes, in_back, strict=True):
+            at = steps - 1 - step if back else step
+            index = work.constant(np.asarray(at, np.int64))
+            slices.append(work.add("Gather", [value, index], axis=axis % len(value.shape or (0,))))
+        results = work.step([*states, *slices])
+        states = results[: len(states)]
+        for own, value in zip(rows, results[len(states) :], strict=True):
+            own.append(value)
+    for index, value in enumerate(states):
+        work.define(index, value)
+    for index, own in enumerate(rows):
+        ordered = own[::-1] if out_back[index] else own
+        axis = out_axes[index]
+        if axis < 0:
+            rank = body.outputs[len(states) + index].rank
+            result = node.output(len(states) + index)
+            rank = rank + 1 if rank is not None else (result.rank if result is not None else None)
+            if rank is None:
+                return None
+            axis += rank
+        work.stack(len(states) + index, ordered, axis)
+    return work.made
+
+
+def _select(model: Model, node: Node) -> list[Node] | None:
+    """An If whose condition only a run tells: both branches, then a choice.
+
+    Operators have no side effects; what is not chosen is thrown away.
+    """
+    condition = node.input(0)
+    branches = (node.get("then_branch"), node.get("else_branch"))
+    for index, result in enumerate(node.outputs):
+        sides = [b.outputs[index] for b in branches]
+        if result is None:
+            continue
+        shapes = [s.shape for s in sides]
+        if any(s is None or not all(isinstance(d, int) for d in s) for s in shapes):
+            return None
+        if shapes[0] != shapes[1] or sides[0].dtype != sides[1].dtype:
+            return None
+    made: list[Node] = []
+    chosen = []
+    for branch in branches:
+        work = _Unroller(model, node, branch)
+        chosen.append(work.step([]))
+        made += work.made
+    for result, yes, no in zip(node.outputs, *chosen, strict=True):
+        if result is not None:
+            made.append(Node("Where", [condition, yes, no], [result]))
+    return made

@@ -222,9 +222,14 @@ def _shift(call: Call) -> None:
     left = call.node.get("direction") == "LEFT"
 
     def shift(a: Any, b: Any) -> Any:
-        bits = int("".join(c for c in dtype_of(a) if c.isdigit()))
-        moved = a << b if left else a >> b
-        return select(b >= lit(bits, b), lit(0, a), moved)
+        dtype = dtype_of(a)
+        bits = int("".join(c for c in dtype if c.isdigit()))
+        within = tirx.all(b >= lit(0, b), b < lit(bits, b))
+        amount = select(within, b, lit(0, b))
+        filled = lit(0, a)
+        if not left and not dtype.startswith("uint"):
+            filled = select(a < lit(0, a), lit(-1, a), lit(0, a))
+        return select(within, a << amount if left else a >> amount, filled)
 
     elementwise(call, shift)
 

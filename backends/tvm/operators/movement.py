@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from .base import (
     Call,
     all_of,
     divide,
+    equal,
     guarded,
     index_of,
     maximum,
@@ -332,39 +333,67 @@ def trilu(call: Call) -> None:
 
 @rule("Col2Im")
 def col2im(call: Call) -> None:
-    """Sums the columns' blocks where they overlap (ONNX Col2Im)."""
+    """Sums the columns' blocks where they overlap (ONNX Col2Im).
+
+    The image's sizes show in the result; where the block's are computed at run time,
+    the kernel chooses among those that fit.
+    """
     n, rows, columns = call.shape()
-    image = [int(i) for i in call.known(1, "image_shape").reshape(-1)]
-    block = [int(i) for i in call.known(2, "block_shape").reshape(-1)]
+    channels, *image = call.output_shape()[1:]
     rank = len(image)
     strides = [int(i) for i in call.node.get("strides", [1] * rank)]
     dilations = [int(i) for i in call.node.get("dilations", [1] * rank)]
     pads = [int(i) for i in call.node.get("pads", [0] * 2 * rank)]
-    channels = rows // math.prod(block)
-    counts = [
-        (image[a] + pads[a] + pads[a + rank] - (dilations[a] * (block[a] - 1) + 1)) // strides[a]
-        + 1
-        for a in range(rank)
-    ]
-    if math.prod(counts) != columns:
+
+    def counts_of(block: Sequence[int]) -> list[int]:
+        extents = [dilations[a] * (block[a] - 1) + 1 for a in range(rank)]
+        room = [image[a] + pads[a] + pads[a + rank] - extents[a] for a in range(rank)]
+        return [r // s + 1 if r >= 0 else 0 for r, s in zip(room, strides, strict=True)]
+
+    given = call.constant(2)
+    blocks = (
+        list(_factorizations(rows // channels, rank))
+        if given is None
+        else [tuple(int(i) for i in given.reshape(-1))]
+    )
+    blocks = [b for b in blocks if math.prod(counts_of(b)) == columns]
+    if not blocks:
         call.fail("the number of columns doesn't fit the image")
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        with k.loop(ys[0].size, "zero") as i:
-            ys[0].put(0, i)
-        with nest(k, (n, channels, *block, columns)) as (image_, c, *rest):
+    def add_columns(k: Any, x: Array, y: Any, block: tuple[int, ...]) -> None:
+        counts = counts_of(block)
+        with nest(k, (n, channels, *block, columns)) as (sample, c, *rest):
             *within, column = rest
             place = unravel(column, counts)
             at = [place[a] * strides[a] + within[a] * dilations[a] - pads[a] for a in range(rank)]
-            inside = [x for i, s in zip(at, image, strict=True) for x in (i >= 0, i < s)]
+            inside = [b for i, s in zip(at, image, strict=True) for b in (i >= 0, i < s)]
             row: Any = c
             for a in range(rank):
                 row = row * block[a] + within[a]
             with when(k, all_of(*inside)):
-                target = (image_, c, *at)
-                ys[0].store(ys[0][target] + xs[0][image_, row, column], target)
+                target = (sample, c, *at)
+                y.store(y[target] + x[sample, row, column], target)
 
-    call.loops(body, [0])
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        with k.loop(ys[0].size, "zero") as i:
+            ys[0].put(0, i)
+        for block in blocks:
+            matches = [equal(index_of(xs[1][[a]]), block[a]) for a in range(rank)]
+            with when(k, all_of(*matches) if len(blocks) > 1 else True):
+                add_columns(k, xs[0], ys[0], block)
+
+    call.loops(body, [0, 2], key=tuple(blocks))
+
+
+def _factorizations(product: int, count: int) -> Iterator[tuple[int, ...]]:
+    """All tuples of `count` positive numbers with this product."""
+    if count == 1:
+        yield (product,)
+        return
+    for first in range(1, product + 1):
+        if product % first == 0:
+            for rest in _factorizations(product // first, count - 1):
+                yield (first, *rest)
 
 
 @rule("Compress", "NonZero", "Unique")

@@ -315,3 +315,32 @@ def _reflect(index: Any, size: int, corners: bool) -> Any:
         return tirx.min(folded, period - folded)
     folded = tirx.floormod(index, 2 * size)
     return tirx.min(folded, 2 * size - 1 - folded)
+
+
+@rule("AffineGrid")
+def affine_grid(call: Call) -> None:
+    """The image's sizes show in the result's shape."""
+    out = call.output_shape()
+    rank = out[-1]
+    corners = bool(call.node.get("align_corners", 0))
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        theta = xs[0]
+        dtype = compute_type(theta.dtype)
+        with nest(k, out[:-1]) as (n, *place):
+            coordinates = []
+            for axis in range(rank):
+                size = out[1 + axis]
+                at = to(place[axis], dtype)
+                if corners:
+                    step, start = (2 / (size - 1) if size > 1 else 0.0), -1.0
+                else:
+                    step, start = 2 / size, 1 / size - 1
+                coordinates.append(bind(k, at * number(step, dtype) + number(start, dtype)))
+            for row in range(rank):
+                total = to(theta[n, row, rank], dtype)
+                for column, value in enumerate(reversed(coordinates)):
+                    total = total + to(theta[n, row, column], dtype) * value
+                ys[0].store(total, [n, *place, row])
+
+    call.loops(body, [0], key=())

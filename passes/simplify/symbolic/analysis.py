@@ -149,7 +149,10 @@ class Analysis:
 
     def _visit(self, node: Node) -> None:
         rule = shapes.RULES.get(node.op_type)
-        found = rule(node, self) if rule is not None else []
+        try:
+            found = rule(node, self) if rule is not None else []
+        except (IndexError, ZeroDivisionError):  # axes that the node's inputs don't have
+            found = []
         for value, shape in zip(node.outputs, found, strict=False):
             if value is not None and shape is not None:
                 self._take_shape(value, shape)

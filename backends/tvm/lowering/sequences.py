@@ -1,0 +1,270 @@
+"""Sequences and optionals inside a graph: which tensors they hold is known without running."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ....ir.errors import ModelError
+from ....ir.graph import Model, Node, Value, normalize_domain
+from ....ir.tensor import Tensor
+
+
+def resolve_sequences(model: Model) -> bool:
+    """Replace what reads sequences by operators on their elements; whether anything changed.
+
+    Sequences that come from outside, or whose positions only a run tells, stay.
+    """
+    return _Resolver(model).run()
+
+
+class _Resolver:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.held: dict[Value, list[Value]] = {}
+        self.nodes: list[Node] = []
+        self.changed = False
+
+    def run(self) -> bool:
+        graph = self.model.graph
+        for node in graph.nodes:
+            rule = _RULES.get(node.op_type) if normalize_domain(node.domain) == "" else None
+            if rule is None or not rule(self, node):
+                self.nodes.append(node)
+        if self.changed:
+            graph.nodes = self.nodes
+            for node in self.nodes:
+                node.graph = graph
+            _drop_unread(self.model)
+        return self.changed
+
+    # --- pieces ---
+
+    def elements(self, node: Node, index: int = 0) -> list[Value] | None:
+        value = node.input(index)
+        return None if value is None else self.held.get(value)
+
+    def position(self, node: Node, index: int, count: int) -> int | None:
+        """A position in a sequence of `count` places; None where only a run tells it."""
+        value = node.input(index)
+        if value is None:
+            return count
+        tensor = self.model.constant(value)
+        if tensor is None:
+            return None
+        at = int(tensor.numpy().reshape(()))
+        return at + count if at < 0 else at
+
+    def constant(self, node: Node, array: object) -> Value:
+        name = self.model.fresh_name(f"{node.label}/constant")
+        return self.model.graph.add_initializer(name, Tensor.from_array(np.asarray(array)))
+
+    def add(self, node: Node, op_type: str, inputs: Sequence[Value | None], count: int = 1,
+            **attributes: object) -> list[Value]:  # fmt: skip
+        results = [Value(self.model.fresh_name(f"{node.label}/{op_type}")) for _ in range(count)]
+        made = Node(op_type, inputs, results)
+        for name, value in attributes.items():
+            made.set(name, value)
+        self.nodes.append(made)
+        return results
+
+    def along(self, node: Node, op_type: str, value: Value, axis: int) -> Value:
+        """Squeeze or Unsqueeze one axis."""
+        if self.model.opset < 13:
+            return self.add(node, op_type, [value], axes=[axis])[0]
+        axes = self.constant(node, np.asarray([axis], np.int64))
+        return self.add(node, op_type, [value, axes])[0]
+
+    def define(self, node: Node, value: Value) -> bool:
+        """Let the node's output be a tensor."""
+        result = node.output(0)
+        node.detach_inputs()
+        if result is not None:
+            self.nodes.append(Node("Identity", [value], [result]))
+        self.changed = True
+        return True
+
+    def hold(self, node: Node, elements: list[Value]) -> bool:
+        """Note what the node's output holds. The node stays until nothing reads it."""
+        result = node.output(0)
+        if result is not None:
+            self.held[result] = elements
+        return False
+
+
+def _construct(r: _Resolver, node: Node) -> bool:
+    return r.hold(node, [v for v in node.inputs if v is not None])
+
+
+def _empty(r: _Resolver, node: Node) -> bool:
+    return r.hold(node, [])
+
+
+def _insert(r: _Resolver, node: Node) -> bool:
+    elements, new = r.elements(node), node.input(1)
+    if elements is None or new is None:
+        return False
+    at = r.position(node, 2, len(elements))
+    if at is None:
+        return False
+    return r.hold(node, [*elements[:at], new, *elements[at:]])
+
+
+def _erase(r: _Resolver, node: Node) -> bool:
+    elements = r.elements(node)
+    if not elements:
+        return False
+    at = r.position(node, 1, len(elements))
+    if at is None:
+        return False
+    if node.input(1) is None:
+        at = len(elements) - 1
+    return r.hold(node, [*elements[:at], *elements[at + 1 :]])
+
+
+def _at(r: _Resolver, node: Node) -> bool:
+    elements = r.elements(node)
+    if elements is None:
+        return False
+    at = r.position(node, 1, len(elements))
+    if at is None:
+        return False
+    if not 0 <= at < len(elements):
+        raise ModelError(f"node '{node.label}' (SequenceAt): no element {at}")
+    return r.define(node, elements[at])
+
+
+def _length(r: _Resolver, node: Node) -> bool:
+    elements = r.elements(node)
+    if elements is None:
+        return False
+    return r.define(node, r.constant(node, np.asarray(len(elements), np.int64)))
+
+
+def _identity(r: _Resolver, node: Node) -> bool:
+    elements = r.elements(node)
+    return False if elements is None else r.hold(node, elements)
+
+
+def _concat(r: _Resolver, node: Node) -> bool:
+    elements = r.elements(node)
+    result = node.output(0)
+    if not elements or result is None:
+        return False
+    axis = int(node.get("axis"))
+    rank = elements[0].rank
+    stacked = bool(node.get("new_axis", 0))
+    if rank is None:
+        return False
+    if stacked:
+        axis %= rank + 1
+        elements = [r.along(node, "Unsqueeze", v, axis) for v in elements]
+    return r.define(node, r.add(node, "Concat", elements, axis=axis)[0])
+
+
+def _split(r: _Resolver, node: Node) -> bool:
+    x = node.input(0)
+    if x is None or x.shape is None:
+        return False
+    axis = int(node.get("axis", 0)) % len(x.shape)
+    size = x.shape[axis]
+    if not isinstance(size, int):
+        return False
+    scalar = True
+    if node.input(1) is None:
+        sizes = [1] * size
+    else:
+        tensor = r.model.constant(node.input(1))
+        if tensor is None:
+            return False
+        given = tensor.numpy()
+        scalar = given.ndim == 0
+        if scalar:
+            step = int(given)
+            sizes = [min(step, size - i) for i in range(0, size, step)]
+        else:
+            sizes = [int(s) for s in given]
+    if r.model.opset < 13:
+        parts = r.add(node, "Split", [x], len(sizes), axis=axis, split=sizes)
+    else:
+        lengths = r.constant(node, np.asarray(sizes, np.int64))
+        parts = r.add(node, "Split", [x, lengths], len(sizes), axis=axis)
+    if node.input(1) is None and not node.get("keepdims", 1):
+        parts = [r.along(node, "Squeeze", p, axis) for p in parts]
+    result = node.output(0)
+    if result is not None:
+        r.held[result] = parts
+    node.detach_inputs()
+    r.changed = True
+    # What reads the sequence is resolved in this run or never: keep its definition.
+    r.nodes.append(Node("SequenceConstruct", parts, node.outputs))
+    return True
+
+
+def _optional(r: _Resolver, node: Node) -> bool:
+    value = node.input(0)
+    if value is None:
+        return r.hold(node, [])
+    return r.hold(node, r.held.get(value, [value]))
+
+
+def _has_element(r: _Resolver, node: Node) -> bool:
+    value = node.input(0)
+    if value is None:
+        return r.define(node, r.constant(node, np.asarray(False)))
+    if value.type is not None and value.type.HasField("tensor_type"):
+        return r.define(node, r.constant(node, np.asarray(True)))
+    if value in r.held:
+        return r.define(node, r.constant(node, np.asarray(bool(r.held[value]))))
+    return False
+
+
+def _get_element(r: _Resolver, node: Node) -> bool:
+    value = node.input(0)
+    if value is None:
+        return False
+    if value.type is not None and value.type.HasField("tensor_type"):
+        return r.define(node, value)
+    held = r.held.get(value)
+    result = node.output(0)
+    if held is None or result is None:
+        return False
+    if result.type is not None and result.type.HasField("sequence_type"):
+        return r.hold(node, held)
+    return r.define(node, held[0]) if len(held) == 1 else False
+
+
+_RULES = {
+    "SequenceConstruct": _construct,
+    "SequenceEmpty": _empty,
+    "SequenceInsert": _insert,
+    "SequenceErase": _erase,
+    "SequenceAt": _at,
+    "SequenceLength": _length,
+    "ConcatFromSequence": _concat,
+    "SplitToSequence": _split,
+    "Identity": _identity,
+    "Optional": _optional,
+    "OptionalHasElement": _has_element,
+    "OptionalGetElement": _get_element,
+}
+
+_MAKERS = frozenset(
+    "SequenceConstruct SequenceEmpty SequenceInsert SequenceErase Optional Identity "
+    "OptionalGetElement".split()
+)
+
+
+def _drop_unread(model: Model) -> None:
+    """Remove makers of sequences that nothing reads any more."""
+    graph = model.graph
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        unread = all(v is None or not v.uses for v in node.outputs)
+        if unread and node.op_type in _MAKERS:
+            node.detach_inputs()
+            node.graph = None
+            continue
+        kept.append(node)
+    graph.nodes = kept[::-1]

@@ -1,0 +1,89 @@
+"""Costs where ONNX's shape inference gives up, and where sizes are open."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from secateur.ir.cost import count
+from secateur.ir.graph import Model
+from secateur.ir.infer import infer_shapes
+from secateur.ir.onnx_io import from_proto
+from secateur.measure import cost_of, describe_model
+from secateur.models import zoo
+from secateur.passes.prune import PruneChannels
+from secateur.passes.sizes import infer_sizes
+from secateur.report import counted_as_1
+
+
+@pytest.mark.parametrize("name", ["yolo", "shufflenet_v2", "vit_tiny", "gqa_decoder"])
+def test_variants_of_an_architecture_cost_the_same(name: str) -> None:
+    """As exported with shape chains (batch 1) and without; inference alone loses sizes."""
+    macs = {}
+    for variant in ("folded", "kept"):
+        model = zoo.load_tiny(name, variant)
+        for value in model.graph.inputs:
+            shape = zoo.random_inputs(model)[value.name].shape
+            value.set_tensor_type(value.dtype, (1, *shape[1:]))
+        infer_shapes(model)
+        inferred = count(model).macs
+        infer_sizes(model)
+        macs[variant] = count(model).macs
+        assert macs[variant] >= inferred
+    assert macs["kept"] == macs["folded"]
+
+
+@pytest.mark.parametrize("variant", ["folded", "kept"])
+@pytest.mark.parametrize("name", ["yolo", "shufflenet_v2", "vit_tiny", "bert"])
+def test_goals_hold_where_inference_loses_sizes(name: str, variant: str) -> None:
+    model = zoo.load_tiny(name, variant)
+    before = zoo.load_tiny(name, variant)
+    infer_sizes(before)
+    statistics = PruneChannels(macs=0.7).run(model).statistics
+    assert statistics["macs_before"] == count(before).macs
+    assert 0.5 < statistics["macs_after"] / statistics["macs_before"] <= 0.7
+
+
+def calls_of_a_function() -> Model:
+    """Two calls of a function that holds a convolution."""
+    weights = [
+        numpy_helper.from_array(np.ones(shape, np.float32), name)
+        for name, shape in (("v", (8, 3, 3, 3)), ("w", (4, 8, 3, 3)))
+    ]
+    body = helper.make_node("Conv", ["a", "b"], ["c"], pads=[1] * 4)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    function = helper.make_function("local", "Block", ["a", "b"], ["c"], [body], opsets[:1])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Block", ["x", "v"], ["m"], domain="local"),
+            helper.make_node("Block", ["m", "w"], ["y"], domain="local"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 6, 6])],
+        weights,
+    )
+    proto = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=8)
+    return from_proto(proto)
+
+
+def test_functions_cost_what_their_calls_run() -> None:
+    model = calls_of_a_function()
+    infer_sizes(model)
+    cost = cost_of(model)
+    assert cost.macs == 36 * (27 * 8 + 72 * 4)
+    assert cost.parameters == 27 * 8 + 72 * 4
+    assert len(model.functions) == 1  # the model itself is not changed
+
+
+def test_open_sizes_are_named() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, None, "N"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, None, "N"])],
+    )
+    sizes = describe_model(from_proto(helper.make_model(graph)))["counted_as_1"]
+    assert sizes == ["N", "axis 2 of x"]
+    assert counted_as_1(sizes) == "MACs count N and axis 2 of x as 1."
