@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,7 +84,3 @@ def block_for(channels: int, block: int, dtype: str) -> int:
     if channels > 4:
         return block
     return 4 if dtype in ("uint8", "int8") else channels
-
-
-def size(shape: Sequence[int]) -> int:
-    return math.prod(shape)
