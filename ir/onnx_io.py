@@ -343,7 +343,7 @@ class _Embedded:
         if tensor.is_sparse:
             graph.sparse_initializer.append(tensor.to_sparse_proto(value.name))
         else:
-            graph.initializer.append(tensor.to_proto(value.name))
+            tensor.fill(graph.initializer.add(), value.name)
 
     def attribute(self, tensor: Tensor, name: str) -> TensorProto:
         return tensor.to_proto(name)

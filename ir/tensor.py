@@ -27,6 +27,19 @@ _PACKED_BITS: dict[int, int] = {
 }
 
 
+_PLAIN_TYPES = frozenset(
+    {
+        TensorProto.FLOAT,
+        TensorProto.DOUBLE,
+        TensorProto.FLOAT16,
+        TensorProto.INT64,
+        TensorProto.INT32,
+        TensorProto.INT8,
+        TensorProto.UINT8,
+    }
+)
+"""Types whose arrays hold the very bytes that are stored."""
+
 _DATA_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
 
@@ -167,7 +180,10 @@ class Tensor:
         assert self._proto is not None
         if self._region is not None:
             return self._map(self._region)
-        return numpy_helper.to_array(self._proto)
+        array = numpy_helper.to_array(self._proto)
+        if self.size <= _CACHED_ELEMENTS:
+            self._array = array
+        return array
 
     def to_proto(self, name: str) -> TensorProto:
         """A `TensorProto` called `name`; unchanged tensors come back field by field as read."""
@@ -185,6 +201,16 @@ class Tensor:
                 name=name, data_type=self.dtype, dims=self.shape, string_data=strings
             )
         return self._packed(name)
+
+    def fill(self, proto: TensorProto, name: str) -> None:
+        """As `to_proto`, into a proto that is there already, with one copy less."""
+        if self._proto is None and self._array is not None and self.dtype in _PLAIN_TYPES:
+            proto.name, proto.data_type = name, self.dtype
+            proto.dims.extend(self.shape)
+            little = self._array.dtype.newbyteorder("<")
+            proto.raw_data = self._array.astype(little, copy=False).tobytes()
+        else:
+            proto.CopyFrom(self.to_proto(name))
 
     def to_sparse_proto(self, name: str) -> SparseTensorProto:
         assert self._sparse is not None
@@ -320,6 +346,9 @@ def _check_embedded_size(proto: TensorProto, shape: tuple[int, ...]) -> None:
     if stored != need:
         raise ModelError(f"{where}: {stored} {unit} stored, its shape {list(shape)} needs {need}")
 
+
+_CACHED_ELEMENTS = 1024
+"""Elements up to which a tensor keeps the array made of its proto: passes ask often."""
 
 _CHUNK = 1 << 22
 """Bytes copied at a time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, defs, helper, version_converter
 
@@ -13,6 +14,7 @@ from ..ir.graph import Graph, Model, Node, Value, normalize_domain
 from ..ir.infer import infer_shapes
 from ..ir.onnx_io import from_proto, node_to_proto
 from ..ir.signature import type_string
+from ..ir.tensor import Tensor
 from .base import Context, Pass, PassResult
 from .inline import InlineFunctions
 
@@ -117,8 +119,12 @@ def _agree(node: Node, older: defs.OpSchema, newer: defs.OpSchema) -> bool:
     if older.deprecated or newer.deprecated:
         return False
     used = len(node.inputs)
-    if used > older.max_input or len(node.outputs) > older.max_output:
+    if not older.min_input <= used <= older.max_input or len(node.outputs) > older.max_output:
         return False
+    single = defs.OpSchema.FormalParameterOption.Single
+    for value, *formal in zip(node.inputs, older.inputs, newer.inputs, strict=False):
+        if value is None and any(p.option == single for p in formal):
+            return False
     names = [[p.name for p in s.inputs][:used] for s in (older, newer)]
     variadic = older.max_input > len(older.inputs)
     if not variadic and len(names[0]) != len(names[1]):
@@ -144,12 +150,16 @@ def _takes(node: Node, schema: defs.OpSchema) -> bool:
 
 def _convert_node(model: Model, graph: Graph, node: Node, source: int, target: int) -> list[Node]:
     where = f"node '{node.label}' ({node.op_type})"
+    if node.op_type in ("Resize", "Upsample") and _convert_resize(model, graph, node, target):
+        return [node]
     if not defs.has(node.op_type, target):
         raise UnsupportedError(f"{where}: the operator is not in operator set {target}")
     if node.subgraphs():
         raise UnsupportedError(f"{where}: it has subgraphs and differs in operator set {target}")
     if target < source and _axes_to_attribute(model, node, target):
         return [node]
+    if _MEANING_CHANGED.get(node.op_type) == 13 and target < 13 <= source:
+        return _flattening_softmax(model, node)
     lone = _LoneNode(model, node, source)
     try:
         converted = version_converter.convert_version(lone.proto, target)
@@ -179,6 +189,68 @@ def _axes_to_attribute(model: Model, node: Node, target: int) -> bool:
     node.attributes.pop("noop_with_empty_axes", None)
     node.set_inputs([source])
     return set(node.attributes) <= set(schema.attributes) and _takes(node, schema)
+
+
+def _flattening_softmax(model: Model, node: Node) -> list[Node]:
+    """Softmax and its kin before version 13, over all axes from `axis` on: so, over the last."""
+    source, output = node.inputs[0], node.outputs[0]
+    rank = None if source is None else source.rank
+    graph = node.graph
+    if source is None or output is None or not rank or graph is None:
+        raise UnsupportedError(f"node '{node.label}' ({node.op_type}): its rank is not known")
+    axis = node.get("axis", -1) % rank
+    node.set("axis", rank - 1)
+    if axis == rank - 1:
+        return [node]
+    order = list(range(rank))
+    order[axis], order[-1] = order[-1], order[axis]
+    moved = Value(model.fresh_name(f"{node.label}_transposed"))
+    normal = Value(model.fresh_name(f"{node.label}_normalized"))
+    first = Node("Transpose", [source], [moved])
+    middle = Node(node.op_type, [moved], [normal], node.attributes, name=node.name)
+    last = Node("Transpose", [normal], [output])
+    for made in (first, last):
+        made.set("perm", order)
+    node.detach_inputs()
+    node.graph = None
+    for made in (first, middle, last):
+        made.graph = graph
+    return [first, middle, last]
+
+
+def _convert_resize(model: Model, graph: Graph, node: Node, target: int) -> bool:
+    """What onnx's converter gets wrong: Upsample and Resize 10 as later Resize, and 13 as 11.
+
+    Until version 10 coordinates were asymmetric and rounded down; version 11 wants a
+    region of interest, even if an empty one.
+    """
+    if model.opset <= 10 and target >= 11:
+        scales = node.input(1)
+        if scales is None:
+            name = model.fresh_name(f"{node.label}_scales")
+            numbers = np.array(node.get("scales", []), np.float32)
+            scales = graph.add_initializer(name, Tensor.from_array(numbers))
+        node.op_type = "Resize"
+        node.attributes.pop("scales", None)
+        node.set("coordinate_transformation_mode", "asymmetric")
+        node.set("nearest_mode", "floor")
+        node.set_inputs([node.inputs[0], _empty_roi(model, graph, node), scales])
+        return True
+    if target in (11, 12) and model.opset in range(13, 18) and node.op_type == "Resize":
+        if node.input(1) is None:
+            node.set_input(1, _empty_roi(model, graph, node))
+        if node.input(2) is None:
+            name = model.fresh_name(f"{node.label}_scales")
+            node.set_input(2, graph.add_initializer(name, _NOTHING))
+        return True
+    return False
+
+
+_NOTHING = Tensor.from_array(np.zeros(0, np.float32))
+
+
+def _empty_roi(model: Model, graph: Graph, node: Node) -> Value:
+    return graph.add_initializer(model.fresh_name(f"{node.label}_roi"), _NOTHING)
 
 
 class _LoneNode:
@@ -219,8 +291,6 @@ class _LoneNode:
             outputs = [None if v is None else self._defined(v, values) for v in inner.outputs]
             made.append(Node(inner.op_type, inputs, outputs, dict(inner.attributes)))
             made[-1].graph = graph
-        if self.node.op_type in ("Resize", "Upsample"):
-            _pin_coordinates(made, self.model.opset)
         self.node.detach_inputs()
         self.node.graph = None
         last = made[-1]
@@ -239,14 +309,6 @@ class _LoneNode:
             name = self.model.fresh_name(f"{self.node.label}_{value.name}")
             values[value] = Value(name, value.type)
         return values[value]
-
-
-def _pin_coordinates(nodes: list[Node], source: int) -> None:
-    """Resize has other defaults from version 11 on, which the converter passes over."""
-    for node in nodes:
-        if node.op_type == "Resize" and source < 11:
-            node.set("coordinate_transformation_mode", "asymmetric")
-            node.set("nearest_mode", "floor")
 
 
 def _type_of(value: Value) -> onnx.TypeProto:

@@ -50,8 +50,10 @@ def fold_constants(model: Model, limits: Limits) -> tuple[int, list[Note]]:
     """Fold a model whose shapes are inferred; how many values, and what was too large."""
     folded = lift_constants(model)
     notes: dict[Node, Note] = {}
-    while (progress := _Round(model, limits, notes).run()) > 0:
-        folded += progress
+    again = True
+    while again:
+        count, again = _Round(model, limits, notes).run()
+        folded += count
     remove_unused_initializers(model)
     return folded, [note for node, note in notes.items() if node.graph is not None]
 
@@ -108,8 +110,12 @@ class _Round:
         self.opsets = model.opsets
         self.outputs = _ConstantOutputs()
 
-    def run(self) -> int:
-        """Fold; the number of values that became constants."""
+    def run(self) -> tuple[int, bool]:
+        """Fold; how many values became constants, and whether there may be more.
+
+        One walk folds all that numpy computes. What a session computed may let numpy,
+        and the session, go on from there.
+        """
         candidates: list[Node] = []
         held: set[Node] = set()
         count = 0
@@ -123,10 +129,12 @@ class _Round:
             elif self._is_candidate(node, held):
                 candidates.append(node)
                 held.add(node)
-        self.outputs.place()
-        remove_dead_nodes(self.model)
+        if count:
+            self.outputs.place()
+            remove_dead_nodes(self.model)
         candidates = [node for node in candidates if node.graph is not None]
-        return count + (self._run_candidates(candidates) if candidates else 0)
+        computed = self._run_candidates(candidates) if candidates else 0
+        return count + computed, computed > 0
 
     def _compute(self, node: Node) -> tuple[Value, Array] | None:
         """The output and its elements, where no session is needed for them."""

@@ -88,8 +88,8 @@ def merge_transposes(node: Node, rewriter: Rewriter) -> bool:
     if source is None or first is None or second is None:
         return False
     order = [first[axis] for axis in second]
-    if order == sorted(order) and rewriter.replace(output, source):
-        return True
+    if order == sorted(order):
+        return rewriter.forward(node, output, source)
     new = rewriter.add(
         node, "Transpose", [source], {"perm": order}, type=output.type, hint=node.name
     )
@@ -386,7 +386,7 @@ def join_what_was_split(node: Node, rewriter: Rewriter) -> bool:
     if split is None or source is None or output is None or source.rank is None:
         return False
     same_axis = (split.get("axis", 0) - node.get("axis", 1)) % source.rank == 0
-    return same_axis and split.outputs == node.inputs and rewriter.replace(output, source)
+    return same_axis and split.outputs == node.inputs and rewriter.forward(node, output, source)
 
 
 # --- casts ---------------------------------------------------------------------------------

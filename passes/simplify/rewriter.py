@@ -153,6 +153,12 @@ class Rewriter:
             self.remove_if_unused(old.producer)
         return True
 
+    def forward(self, node: Node, old: Value, new: Value) -> bool:
+        """As `replace`; an Identity keeps a graph output's name where that is in the way."""
+        if not old.can_be_replaced_by(new):
+            new = self.add(node, "Identity", [new], type=old.type)
+        return self.replace(old, new)
+
     def _take_over_names(self, old: Value, new: Value) -> None:
         """Let a node made in this run be called what the node in whose place it is was."""
         made, gone = new.producer, old.producer

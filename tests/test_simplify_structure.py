@@ -1,0 +1,543 @@
+"""Simplification of structure: shape chains, duplicates, transposes, recognised operators."""
+
+# ruff: noqa: E501 - the tables are easier to read with one case a line
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from secateur.ir.errors import SecateurError, UnsupportedError
+from secateur.ir.graph import Model
+from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.ir.text import parse_model
+from secateur.ir.verify import verify
+from secateur.models.zoo import list_models, load_tiny, random_inputs
+from secateur.passes.compare import deviation, random_feeds
+from secateur.passes.manager import Check, PassManager
+from secateur.passes.reference import Session
+from secateur.passes.simplify import ConvertOpset, FixInputShapes, InlineFunctions, Simplify
+
+HEADER = 'model <ir_version = 8, opset = ["" = {opset}]>\n'
+
+
+def parse(body: str, opset: int = 17) -> Model:
+    model = parse_model(HEADER.format(opset=opset) + body)
+    verify(model)
+    return model
+
+
+def simplified(model: Model, tolerance: float = 2e-6, **sizes: int) -> Model:
+    """A simplified copy: equal outputs, valid, and nothing left to simplify."""
+    feeds = random_feeds(model, sizes=sizes, default=3)
+    copy = model.clone()
+    PassManager([Simplify()], check=Check(feeds, tolerance)).run(copy)
+    onnx.checker.check_model(to_proto(copy), full_check=True)
+    again = copy.clone()
+    assert not Simplify().run(again).changed
+    assert to_proto(again) == to_proto(copy)
+    return copy
+
+
+def operators(model: Model) -> list[str]:
+    return [node.op_type for node in model.graph.nodes]
+
+
+@pytest.mark.parametrize(("name", "variant"), list_models())
+def test_zoo_stays_the_same(name: str, variant: str) -> None:
+    model = load_tiny(name, variant)
+    PassManager([Simplify()], check=Check(random_inputs(model), 1e-5)).run(model)
+    assert not Simplify().run(model).changed
+
+
+MOST_NODES = {
+    "bert": 122, "bidirectional_lstm": 11, "densenet121": 85, "gqa_decoder": 141, "gru": 9,
+    "inception_v3": 96, "lstm": 9, "mobilenet_v2": 38, "mobilenet_v3_small": 59, "resnet50": 58,
+    "shufflenet_v1": 53, "shufflenet_v2": 98, "vit_tiny": 112, "yolo": 234,
+}  # fmt: skip
+"""Nodes that exports with shape chains end with: no more than the best peer leaves."""
+
+
+@pytest.mark.parametrize("name", MOST_NODES)
+def test_zoo_ends_with_few_nodes(name: str) -> None:
+    model = load_tiny(name, "kept")
+    Simplify().run(model)
+    assert len(list(model.all_nodes())) <= MOST_NODES[name]
+
+
+# --- shapes --------------------------------------------------------------------------------
+
+
+def test_broadcast_and_expand_of_symbolic_sizes() -> None:
+    """PyTorch's expand: -1 keeps a size, by way of Equal and Where."""
+    model = parse("""
+graph g (%x: float[N, 1, K]) -> (%y: float[N, 1, K]) {
+  const %given: int64[3] = [-1, 1, -1]
+  const %three: int64[1] = [3]
+  const %minus: int64[] = -1
+  %ones = ConstantOfShape(%three) {value = tensor int64[1] = [1]}
+  %negative = Mul(%ones, %minus)
+  %same = Equal(%given, %negative)
+  %target = Where(%same, %ones, %given)
+  %e = Expand(%x, %target)
+  %y = Relu(%e)
+}""")
+    assert operators(simplified(model)) == ["Relu"]
+
+
+def test_sizes_multiply_and_divide() -> None:
+    model = parse("""
+graph g (%x: float[N, S, 12]) -> (%y: float[M, 12]) {
+  const %i0: int64[] = 0
+  const %i1: int64[] = 1
+  const %axis: int64[1] = [0]
+  const %twelve: int64[1] = [12]
+  %shape = Shape(%x)
+  %n = Gather(%shape, %i0)
+  %s = Gather(%shape, %i1)
+  %product = Mul(%n, %s)
+  %rows = Unsqueeze(%product, %axis)
+  %target = Concat(%rows, %twelve) {axis = 0}
+  %r = Reshape(%x, %target)
+  %y = Relu(%r)
+}""")
+    small = simplified(model)
+    assert operators(small) == ["Reshape", "Relu"]
+    target = small.constant(small.graph.nodes[0].inputs[1])
+    assert target is not None
+    assert target.numpy().tolist() == [-1, 12]
+
+
+def test_two_unknown_sizes_stay_computed() -> None:
+    model = parse("""
+graph g (%x: float[A, B], %z: float[C, D]) -> (%y: float[P, Q]) {
+  %shape = Shape(%z)
+  %y = Reshape(%x, %shape)
+}""")
+    small = simplified(model)
+    assert operators(small) == ["Shape", "Reshape"]
+
+
+def test_a_slice_that_may_cut_stays() -> None:
+    model = parse("""
+graph g (%x: float[N, 40], %w: float[K, 40]) -> (%y: float[M, 40]) {
+  const %zero: int64[1] = [0]
+  const %one: int64[1] = [1]
+  const %first: int64[] = 0
+  %shape = Shape(%w)
+  %k = Gather(%shape, %first)
+  %end = Unsqueeze(%k, %zero)
+  %y = Slice(%x, %zero, %end, %zero, %one)
+}""")
+    assert "Slice" in operators(simplified(model, N=5, K=3))
+
+
+def test_names_in_a_loop_mean_another_size_in_each_iteration() -> None:
+    """The loop's state grows, though its body declares one name for its size."""
+    model = parse("""
+graph g (%x: float[1, 2], %count: int64[]) -> (%y: float[M, 2]) {
+  const %go: bool[] = true
+  %y = Loop(%count, %go, %x) {body = graph body (%i: int64[], %c: bool[], %s: float[N, 2])
+      -> (%d: bool[], %t: float[N, 2]) {
+      %d = Identity(%c)
+      %t = Concat(%s, %s) {axis = 0}
+    }}
+}""")
+    feeds = {"x": np.ones((1, 2), np.float32), "count": np.array(3)}
+    PassManager([Simplify()], check=Check(feeds)).run(model)
+
+
+# --- duplicates ----------------------------------------------------------------------------
+
+
+def test_equal_constants_and_computations_are_merged() -> None:
+    model = parse("""
+graph g (%x: float[N, 4]) -> (%y: float[N, 8]) {
+  const %a: float[4] = [1.0, 2.0, 3.0, 4.0]
+  const %b: float[4] = [1.0, 2.0, 3.0, 4.0]
+  %m = Mul(%x, %a)
+  %n = Mul(%x, %b)
+  %p = Softmax(%m) {axis = -1}
+  %q = Softmax(%n)
+  %y = Concat(%p, %q) {axis = 1}
+}""")
+    small = simplified(model)
+    assert operators(small) == ["Mul", "Softmax", "Concat"]
+    assert len(small.graph.initializers) == 1
+
+
+def test_random_and_different_computations_are_not_merged() -> None:
+    model = parse("""
+graph g (%x: float[2]) -> (%y: float[2], %z: float[2]) {
+  %r = RandomNormal() {shape = [2]}
+  %s = RandomNormal() {shape = [2]}
+  %a = Add(%r, %s)
+  %y = Add(%a, %x)
+  %e = Elu(%x) {alpha = 0.5}
+  %f = Elu(%x)
+  %z = Sub(%e, %f)
+}""")
+    Simplify().run(model)
+    assert operators(model) == ["RandomNormal", "RandomNormal", "Add", "Add", "Elu", "Elu", "Sub"]
+
+
+def test_constants_that_differ_in_one_element_stay_apart() -> None:
+    first = np.zeros(5000, np.float32)
+    second = first.copy()
+    second[4321] = 1
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [5000]) for n in "xy"]
+    nodes = [helper.make_node("Max", ["x", "a"], ["m"]), helper.make_node("Mul", ["m", "b"], ["y"])]
+    values = [numpy_helper.from_array(a, n) for a, n in ((first, "a"), (second, "b"))]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], values)
+    opsets = [helper.make_opsetid("", 17)]
+    small = simplified(from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8)))
+    assert len(small.graph.initializers) == 2
+
+
+# --- movement ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("%a = Transpose(%x) {perm = [1, 0, 2]}\n %y = Transpose(%a) {perm = [1, 0, 2]}", "Identity"),
+        ("%a = Transpose(%x) {perm = [1, 0, 2]}\n %y = Transpose(%a) {perm = [0, 2, 1]}", "Transpose"),
+        ("%a = Cast(%x) {to = 11}\n %y = Cast(%a) {to = 10}", "Cast"),
+        ("%a = Cast(%x) {to = 10}\n %y = Cast(%a) {to = 11}", "Cast Cast"),
+        ("%a = Relu(%x)\n %y = Relu(%a)", "Relu"),
+        ("%a = Relu(%x)\n %y = Clip(%a, %zero, %six)", "Clip"),
+        ("%a = Clip(%x, %zero, %six)\n %y = Relu(%a)", "Clip"),
+        ("%a = Clip(%x, %minus, %six)\n %y = Relu(%a)", "Clip Relu"),
+        ("%a = Concat(%x, %x) {axis = 0}\n %y = Concat(%a, %x) {axis = -3}", "Concat"),
+        ("%a, %b = Split(%x) {axis = 2, num_outputs = 2}\n %y = Concat(%a, %b) {axis = 2}", "Identity"),
+        ("%a, %b = Split(%x) {axis = 2, num_outputs = 2}\n %y = Concat(%b, %a) {axis = 2}", "Split Concat"),
+        ("%a = Slice(%x, %i0, %i1, %i0)\n %y = Slice(%a, %i0, %i1, %i2)", "Slice"),
+        ("%a = Slice(%x, %i0, %i1, %i2)\n %y = Squeeze(%a, %i2)", "Gather"),
+        ("%s = Sqrt(%x)\n %a = Reciprocal(%s)\n %y = Mul(%x, %a)", "Sqrt Div"),
+    ],
+)  # fmt: skip
+def test_pairs(body: str, left: str) -> None:
+    model = parse(f"""
+graph g (%x: float[2, 3, 4]) -> (%y: ?) {{
+  const %zero: float[] = 0.0
+  const %minus: float[] = -1.0
+  const %six: float[] = 6.0
+  const %i0: int64[1] = [0]
+  const %i1: int64[1] = [1]
+  const %i2: int64[1] = [2]
+  {body}
+}}""", opset=18)  # fmt: skip
+    feeds = {"x": np.abs(random_feeds(model)["x"])}
+    copy = model.clone()
+    PassManager([Simplify()], check=Check(feeds)).run(copy)
+    assert " ".join(operators(copy)) == left
+
+
+def test_transposes_around_a_residual_block_vanish() -> None:
+    """NHWC code on NCHW operators, as TensorFlow exporters write it."""
+    model = parse("""
+graph g (%x: float[N, 4, 6, 6]) -> (%y: float[N, 4, 6, 6]) {
+  const %k: float[4] = [1.0, 2.0, 3.0, 4.0]
+  %a = Transpose(%x) {perm = [0, 2, 3, 1]}
+  %s = Sigmoid(%x)
+  %b = Transpose(%s) {perm = [0, 2, 3, 1]}
+  %sum = Add(%a, %b)
+  %m = Mul(%sum, %k)
+  %r = Relu(%m)
+  %y = Transpose(%r) {perm = [0, 3, 1, 2]}
+}""")
+    assert operators(simplified(model)) == ["Sigmoid", "Add", "Mul", "Relu"]
+
+
+# --- recognised ----------------------------------------------------------------------------
+
+ACTIVATIONS = {
+    "hard-swish": ("%s = Add(%x, %three)\n %c = Clip(%s, %zero, %six)\n %m = Mul(%x, %c)\n %y = Div(%m, %six)",
+                   14, "HardSwish"),
+    "hard-swish of hard-sigmoid": ("%h = HardSigmoid(%x) {alpha = 0.16666667, beta = 0.5}\n %y = Mul(%h, %x)",
+                                   14, "HardSwish"),
+    "hard-swish too early": ("%s = Add(%x, %three)\n %c = Clip(%s, %zero, %six)\n %m = Mul(%x, %c)\n %y = Div(%m, %six)",
+                             13, "Add Clip Mul Div"),
+    "hard-sigmoid": ("%s = Add(%x, %three)\n %c = Clip(%s, %zero, %six)\n %y = Div(%c, %six)", 13, "HardSigmoid"),
+    "other bounds": ("%s = Add(%x, %three)\n %c = Clip(%s, %zero, %three)\n %y = Div(%c, %six)", 13, "Add Clip Div"),
+    "gelu": ("%d = Div(%x, %root)\n %e = Erf(%d)\n %p = Add(%e, %one)\n %h = Mul(%x, %half)\n %y = Mul(%h, %p)",
+             20, "Gelu"),
+    "other half": ("%d = Div(%x, %root)\n %e = Erf(%d)\n %p = Add(%e, %one)\n %h = Mul(%x, %one)\n %y = Mul(%h, %p)",
+                   20, "Div Erf Add Mul"),
+    "tanh gelu": ("%c = Pow(%x, %three)\n %k = Mul(%c, %cubic)\n %i = Add(%x, %k)\n %j = Mul(%i, %pi)\n"
+                  " %t = Tanh(%j)\n %p = Add(%t, %one)\n %h = Mul(%half, %x)\n %y = Mul(%h, %p)", 20, "Gelu"),
+    "mish": ("%s = Softplus(%x)\n %t = Tanh(%s)\n %y = Mul(%x, %t)", 18, "Mish"),
+    "swish": ("%s = Sigmoid(%x)\n %y = Mul(%x, %s)", 24, "Swish"),
+    "two gates": ("%s = Sigmoid(%x)\n %t = Sigmoid(%s)\n %y = Mul(%x, %t)", 24, "Sigmoid Sigmoid Mul"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name: str) -> None:
+    body, opset, left = ACTIVATIONS[name]
+    model = parse(f"""
+graph g (%x: float[N, 4]) -> (%y: float[N, 4]) {{
+  const %zero: float[] = 0.0
+  const %one: float[] = 1.0
+  const %half: float[] = 0.5
+  const %three: float[] = 3.0
+  const %six: float[] = 6.0
+  const %root: float[] = 1.4142135
+  const %cubic: float[] = 0.044715
+  const %pi: float[] = 0.7978846
+  {body}
+}}""", opset=opset)  # fmt: skip
+    assert " ".join(operators(simplified(model))) == left
+
+
+RMS = """
+graph g (%x: float[N, 5, 4]) -> (%y: float[N, 5, 4]) {{
+  const %two: float[] = 2.0
+  const %eps: float[] = 0.01
+  const %gamma: float[{gamma}] = [1.0, 2.0, 3.0, 4.0]
+  const %last: int64[1] = [{axis}]
+  %p = Pow(%x, %two)
+  %v = ReduceMean(%p, %last)
+  %e = Add(%v, %eps)
+  %s = Sqrt(%e)
+  %r = Reciprocal(%s)
+  %n = Mul(%r, %x)
+  %y = Mul(%n, %gamma)
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("opset", "gamma", "axis", "left"),
+    [
+        (23, "4", -1, "RMSNormalization"),
+        (23, "4", 2, "RMSNormalization"),
+        (22, "4", -1, "Pow ReduceMean Add Sqrt Div Mul"),
+        (23, "4", 1, "Pow ReduceMean Add Sqrt Div Mul"),
+    ],
+)
+def test_rms_normalization(opset: int, gamma: str, axis: int, left: str) -> None:
+    model = parse(RMS.format(gamma=gamma, axis=axis), opset=opset)
+    assert " ".join(operators(simplified(model))) == left
+
+
+def test_scale_of_attention_goes_into_the_weights() -> None:
+    model = parse("""
+graph g (%x: float[N, 3, 4]) -> (%y: float[N, 3, 3]) {
+  const %w: float[4, 2] = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]]
+  const %u: float[4, 2] = [[1.0, 0.5], [0.25, 4.0], [0.5, 1.5], [2.0, 0.125]]
+  const %b: float[2] = [0.5, -0.5]
+  const %scale: float[] = 0.70710677
+  %q = MatMul(%x, %w)
+  %qb = Add(%q, %b)
+  %k = MatMul(%x, %u)
+  %kt = Transpose(%k) {perm = [0, 2, 1]}
+  %s = MatMul(%qb, %kt)
+  %m = Mul(%s, %scale)
+  %y = Softmax(%m)
+}""")
+    assert "Mul" not in operators(simplified(model, tolerance=1e-5))
+
+
+def test_product_and_bias_become_gemm() -> None:
+    body = """
+graph g (%x: float[N, 2], %z: float[N, 2]) -> (%y: float[N, 2]) {{
+  const %w: float[2, 2] = [[1.0, 2.0], [3.0, 4.0]]
+  const %b: float[{shape}] = {bias}
+  %m = MatMul(%x, %w)
+  %y = Add({operands})
+}}"""
+    for shape, bias in (("2", "[1.0, 2.0]"), ("1, 2", "[[1.0, 2.0]]"), ("", "3.0")):
+        for operands in ("%m, %b", "%b, %m"):
+            model = parse(body.format(shape=shape, bias=bias, operands=operands))
+            assert operators(simplified(model)) == ["Gemm"]
+    widened = parse(
+        body.format(shape="2, 1, 2", bias="[[[1.0, 2.0]], [[1.0, 2.0]]]", operands="%m, %b")
+    )
+    widened.graph.outputs[0].type = None
+    assert operators(simplified(widened)) == ["MatMul", "Add"]
+    residual = parse(body.format(shape="2", bias="[1.0, 2.0]", operands="%m, %z"))
+    assert operators(simplified(residual)) == ["MatMul", "Add"]
+
+
+# --- padding, recurrent states, branches ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pads", "value", "mode", "operator", "left"),
+    [
+        ([0, 0, 1, 2, 0, 0, 2, 1], 0.0, "constant", "Conv(%p, %w)", "Conv"),
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.5, "constant", "Conv(%p, %w)", "Pad Conv"),
+        ([0, 1, 1, 1, 0, 0, 1, 1], 0.0, "constant", "Conv(%p, %w3)", "Pad Conv"),
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.0, "reflect", "Conv(%p, %w)", "Pad Conv"),
+        ([0, 0, -1, 0, 0, 0, 0, 0], 0.0, "constant", "Conv(%p, %w)", "Pad Conv"),
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.0, "constant", "AveragePool(%p) {kernel_shape = [2, 2]}", "AveragePool"),
+        ([0, 0, 2, 2, 0, 0, 2, 2], 0.0, "constant", "AveragePool(%p) {kernel_shape = [2, 2]}", "Pad AveragePool"),
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.0, "constant",
+         "AveragePool(%p) {kernel_shape = [3, 3], pads = [1, 1, 1, 1]}", "Pad AveragePool"),
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.0, "constant", "MaxPool(%p) {kernel_shape = [2, 2]}", "Pad MaxPool"),
+        ([0, 0, 1, 1, 0, 0, 1, 1], float("-inf"), "constant", "MaxPool(%p) {kernel_shape = [2, 2]}", "MaxPool"),
+    ],
+)  # fmt: skip
+def test_padding(pads: list[int], value: float, mode: str, operator: str, left: str) -> None:
+    model = parse(f"""
+graph g (%x: float[N, 2, 6, 6]) -> (%y: ?) {{
+  const %w: float[1, 2, 2, 2] = [[[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]]
+  const %w3: float[1, 3, 1, 1] = [[[[1.0]], [[3.0]], [[5.0]]]]
+  const %pads: int64[8] = {pads}
+  const %value: float[] = {value}
+  %p = Pad(%x, %pads, %value) {{mode = "{mode}"}}
+  %y = {operator}
+}}""")
+    feeds = random_feeds(model, default=2)
+    PassManager([Simplify()], check=Check(feeds)).run(model)
+    assert " ".join(operators(model)) == left
+
+
+def test_padding_by_zero_after_relu_is_padding_of_a_maximum() -> None:
+    model = parse("""
+graph g (%x: float[N, 2, 6, 6]) -> (%y: float[N, 2, 7, 7]) {
+  const %pads: int64[8] = [0, 0, 1, 1, 0, 0, 1, 1]
+  %r = Relu(%x)
+  %p = Pad(%r, %pads)
+  %y = MaxPool(%p) {kernel_shape = [2, 2]}
+}""")
+    assert operators(simplified(model)) == ["Relu", "MaxPool"]
+
+
+def test_initial_states_of_zero_are_dropped() -> None:
+    model = parse("""
+graph g (%x: float[S, N, 2]) -> (%h: float[1, N, 1]) {
+  const %w: float[1, 3, 2] = [[[0.5, 1.0], [0.25, 2.0], [1.0, 0.5]]]
+  const %r: float[1, 3, 1] = [[[0.5], [0.25], [1.0]]]
+  const %one: int64[1] = [1]
+  const %first: int64[] = 1
+  const %axis: int64[1] = [0]
+  %shape = Shape(%x)
+  %n = Gather(%shape, %first)
+  %batch = Unsqueeze(%n, %axis)
+  %size = Concat(%one, %batch, %one) {axis = 0}
+  %zeros = ConstantOfShape(%size)
+  _, %h = GRU(%x, %w, %r, _, _, %zeros) {hidden_size = 1}
+}""")
+    assert operators(simplified(model)) == ["GRU"]
+
+
+@pytest.mark.parametrize("taken", ["true", "false"])
+def test_a_branch_that_is_always_taken_is_inlined(taken: str) -> None:
+    """Names inside may be those of the other branch, and results may be captured values."""
+    model = parse(f"""
+graph g (%x: float[2]) -> (%y: float[2], %z: float[2]) {{
+  const %c: bool[] = {taken}
+  %r = Relu(%x)
+  %y, %z = If(%c) {{then_branch = graph a () -> (%t, %s) {{
+      const %k: float[] = 2.0
+      %t = Mul(%r, %k)
+      %s = Identity(%r)
+    }}, else_branch = graph b () -> (%t, %u) {{
+      const %k: float[] = 3.0
+      %t = Add(%x, %k)
+      %u = Neg(%t)
+    }}}}
+}}""")
+    small = simplified(model)
+    assert "If" not in operators(small)
+
+
+def test_functions_are_inlined_on_request() -> None:
+    model = parse(
+        """
+graph g (%x: float[4]) -> (%y: float[4]) {
+  %a = "local"::Twice(%x)
+  %y = "local"::Twice(%a)
+}
+function "local"::Twice <> opset ["" = 17] (%a) -> (%b) {
+  %i = Identity(%a)
+  %b = Add(%i, %i)
+}""".replace("graph g", "graph g")
+    )
+    entry = model.extra.opset_import.add()
+    entry.domain, entry.version = "local", 1
+    x = {"x": np.arange(4, dtype=np.float32)}
+    expected = Session(model).run(x)["y"]
+    untouched = model.clone()
+    Simplify().run(untouched)
+    assert operators(untouched) == ["Twice", "Twice"]
+    PassManager([InlineFunctions(), Simplify()]).run(model)
+    assert operators(model) == ["Add", "Add"]
+    assert deviation(expected, Session(model).run(x)["y"]) == 0
+
+
+# --- input shapes and operator sets --------------------------------------------------------
+
+
+def test_fixed_input_shapes_make_chains_constant() -> None:
+    model = load_tiny("yolo", "kept")
+    feeds = random_inputs(model)
+    shapes = tuple((name, array.shape) for name, array in feeds.items())
+    PassManager([FixInputShapes(shapes), Simplify()], check=Check(feeds, 1e-5)).run(model)
+    assert "Shape" not in {n.op_type for n in model.all_nodes()}
+    assert all(isinstance(s, int) for v in model.graph.outputs for s in v.shape or ())
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ((("z", (1,)),), "no input 'z'; its inputs are w, x"),
+        ((("x", (1,)),), "'x' has 2 axes, the shape given has 1"),
+        ((("x", (2, 5)),), "size 5 given for axis 1, which is 4"),
+        ((("x", (2, 4)), ("w", (3,))), "size 3 given for axis 0, which is 'N', which is 2 elsewhere"),
+        ((("x", (-1, 4)),), "can't be negative"),
+    ],
+)  # fmt: skip
+def test_input_shapes_that_do_not_fit(shapes: tuple, message: str) -> None:
+    model = parse("""
+graph g (%x: float[N, 4], %w: float[N]) -> (%y: float[N, 4]) {
+  %y = Relu(%x)
+}""")
+    with pytest.raises(SecateurError, match=message):
+        FixInputShapes(shapes).run(model)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 21, 23])
+def test_operator_sets_of_the_zoo(opset: int) -> None:
+    for name in ("resnet8", "yolo", "bert", "gru"):
+        model = load_tiny(name, "kept")
+        feeds = random_inputs(model)
+        PassManager([Simplify(), ConvertOpset(opset)], check=Check(feeds, 1e-5)).run(model)
+        assert model.opset == opset
+        onnx.checker.check_model(to_proto(model), full_check=True)
+
+
+def test_old_resize_keeps_its_coordinates() -> None:
+    model = parse("""
+graph g (%x: float[1, 1, 2, 3]) -> (%y: float[1, 1, 4, 6]) {
+  const %scales: float[4] = [1.0, 1.0, 2.0, 2.0]
+  %y = Resize(%x, %scales) {mode = "linear"}
+}""", opset=10)  # fmt: skip
+    PassManager([ConvertOpset(13)], check=Check(random_feeds(model))).run(model)
+
+
+def test_what_an_older_operator_set_cannot_say_is_named() -> None:
+    model = parse("""
+graph g (%x: float[N, 4]) -> (%y: float[N, 4]) {
+  %r = Relu(%x)
+  %y = Gelu @activation(%r)
+}""", opset=20)  # fmt: skip
+    with pytest.raises(
+        UnsupportedError, match=r"node 'activation' \(Gelu\): .* not in operator set 17"
+    ):
+        ConvertOpset(17).run(model)
+
+
+def test_axes_become_attributes_again() -> None:
+    model = parse("""
+graph g (%x: float[N, 1, 4]) -> (%y: float[N]) {
+  const %one: int64[1] = [1]
+  %s = Squeeze(%x, %one)
+  %y = ReduceMean(%s, %one) {keepdims = 0}
+}""", opset=18)  # fmt: skip
+    PassManager([ConvertOpset(11)], check=Check(random_feeds(model))).run(model)
+    assert [n.get("axes") for n in model.graph.nodes] == [[1], [1]]
+    assert model.extra.ir_version == 6
