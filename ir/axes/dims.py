@@ -329,10 +329,17 @@ def is_plain(axis: Axis) -> bool:
 
 
 def _unify_unknown(a: Axis, b: Axis, why: Lock) -> bool:
-    """Unify axes of unknown size: factors in common go, one unknown dim a side is bound.
+    """Unify axes of which at least one has an unknown size.
 
-    Anything else is locked.
+    Factors in common go; one unknown dim a side is bound; against a known size, what is
+    unknown on the other side becomes known. Anything else is locked.
     """
+    for known, other in ((a, b), (b, a)):
+        size = axis_size(known)
+        if size is not None:
+            divided = _at_size(other, size)
+            if divided is not None:
+                return unify(known, divided, why)
     if is_plain(a) and is_plain(b):
         p, q = _without_common_ends(a[0], b[0])
         if term_size(p) is not None and term_size(q) is not None:
@@ -340,13 +347,26 @@ def _unify_unknown(a: Axis, b: Axis, why: Lock) -> bool:
         for end in (0, -1):
             if not p or not q or p[end].size is not None or q[end].size is not None:
                 continue
-            rest, other = _drop(p, end), _drop(q, end)
-            if term_size(rest) == term_size(other) is not None:
+            rest, other_rest = _drop(p, end), _drop(q, end)
+            if term_size(rest) == term_size(other_rest) is not None:
                 _bind_dim(p[end], q[end])
-                return unify((rest,), (other,), why)
+                return unify((rest,), (other_rest,), why)
     lock(a, why)
     lock(b, why)
     return True
+
+
+def _at_size(axis: Axis, size: int) -> Axis | None:
+    """An axis of unknown size once its size is found to be `size`."""
+    around = around_unknown(axis)
+    why = first_lock(axis)
+    if around is None or why is None:
+        return None
+    before, behind = around
+    whole = (axis_size(before) or 0) * (axis_size(behind) or 0)
+    if not whole or size % whole:
+        return None
+    return product([before, literal(size // whole, why), behind])
 
 
 def _without_common_ends(p: Term, q: Term) -> tuple[Term, Term]:

@@ -181,6 +181,30 @@ def test_unequal_sizes_lock_both_sides():
     assert is_locked(b)
 
 
+def test_a_known_size_tells_the_unknown_factor():
+    channels, image = fresh(4, "c"), literal(None, WHY)
+    flat, weight = product([channels, image]), fresh(36, "w")
+    assert unify(flat, weight, WHY)
+    assert [d.size for d in resolve(weight)[0]] == [4, 9]
+    assert resolve(weight)[0][0] is resolve(channels)[0][0]
+    assert not is_locked(channels)
+
+
+def test_merged_axes_of_unknown_size_tie_their_factors():
+    batch = literal(None, WHY)
+    a, b = fresh(3, "a"), fresh(3, "b")
+    assert unify(product([batch, a]), product([batch, b]), WHY)
+    assert resolve(a) == resolve(b)
+    assert not is_locked(a)
+
+
+def test_unknown_sizes_in_other_places_lock_what_is_mixed_with_them():
+    a, b = fresh(3, "a"), fresh(4, "b")
+    unify(product([literal(None, WHY), a]), product([literal(None, WHY), b]), WHY)
+    assert is_locked(a)
+    assert is_locked(b)
+
+
 def test_locks_spread_through_unification():
     a, b = fresh(4, "a"), literal(4, WHY)
     unify(a, b, WHY)
