@@ -359,3 +359,12 @@ class TestDynamic:
         x = net.reshape(net.conv(net.image(), 8), [[0], [1], [2, 3]])
         x = net.transpose(x, 0, 2, 1)
         check(net, net.linear(net.linear(x, 5), 3), [8, 5])
+
+    def test_flattened_image_whose_size_only_the_next_layer_knows(self):
+        net = Plain()
+        x = net.input((2, 3, 4, 4))
+        net.inputs[0] = helper.make_tensor_value_info(x, TensorProto.FLOAT, ["N", 3, "H", "W"])
+        x = net.node("Flatten", [net.conv(x, 5, 3)], (2, 80))
+        out = net.gemm(net.relu(net.gemm(x, 7)), 3)
+        net.dynamic = True
+        check(net, out, [5, 7])
