@@ -26,7 +26,7 @@ from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import Target, parse_target
 from secateur.ir.errors import SecateurError
-from secateur.ir.graph import Model
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import load
 from secateur.models.zoo.inputs import random_inputs
 from secateur.passes.base import Context

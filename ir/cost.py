@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .graph import Model, Node, Value
+from .graph import Node, Value
+from .model import Model
 from .ops import macs
 
 

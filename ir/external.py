@@ -8,7 +8,8 @@ from typing import BinaryIO
 
 from onnx import GraphProto, TensorProto
 
-from .graph import Model, Value
+from .graph import Value
+from .model import Model
 from .tensor import FileRegion, Tensor, set_external
 
 EMBED_LIMIT = 2**31 - 2**24

@@ -20,7 +20,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from .copying import Copier
 from .errors import ModelError
-from .graph import Attribute, Function, Graph, Model, Node, Value, make_tensor_type
+from .graph import Attribute, Graph, Node, Value, make_tensor_type
+from .model import Function, Model
 from .onnx_io import from_proto, to_proto_headers
 from .tensor import Tensor
 

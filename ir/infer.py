@@ -6,7 +6,8 @@ import onnx
 from onnx import ModelProto, NodeProto, TypeProto
 
 from .errors import ModelError
-from .graph import Graph, Model, Node, Value, normalize_domain, tensor_type
+from .graph import Graph, Node, Value, normalize_domain, tensor_type
+from .model import Model
 from .onnx_io import to_proto_without_weights
 from .stand_ins import add_stand_ins
 

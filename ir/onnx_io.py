@@ -28,7 +28,8 @@ from onnx import (
 
 from .errors import ModelError, SecateurError
 from .external import ExternalData
-from .graph import Attribute, Function, Graph, Model, Node, Value
+from .graph import Attribute, Graph, Node, Value
+from .model import Function, Model
 from .tensor import Tensor
 
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from onnx import AttributeProto, TensorProto, TypeProto, defs
 
 from .errors import ModelError
-from .graph import Function, Model, Node, Value, normalize_domain
+from .graph import Node, Value, normalize_domain
+from .model import Function, Model
 
 _Schema = defs.OpSchema
 

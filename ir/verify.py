@@ -10,7 +10,8 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from .errors import ModelError
-from .graph import Graph, Model, Node, Use, Value, normalize_domain, tensor_type
+from .graph import Graph, Node, Use, Value, normalize_domain, tensor_type
+from .model import Model
 from .signature import Signatures, at
 
 

@@ -12,7 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..ir.graph import Model, Node
+from ..ir.graph import Node
+from ..ir.model import Model
 from ..ir.tensor import Array
 
 

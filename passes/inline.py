@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..ir.copying import Copier
 from ..ir.errors import UnsupportedError
-from ..ir.graph import Attribute, Function, Graph, Model, Node, Value, normalize_domain
+from ..ir.graph import Attribute, Graph, Node, Value, normalize_domain
+from ..ir.model import Function, Model
 from .base import Context, Note, Pass, PassResult
 
 DEPTH = 64

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..ir.errors import SecateurError
-from ..ir.graph import Model
+from ..ir.model import Model
 from ..ir.onnx_io import save
 from ..ir.tensor import Array
 from ..ir.verify import verify

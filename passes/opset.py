@@ -10,8 +10,9 @@ import onnx
 from onnx import GraphProto, ModelProto, defs, helper, version_converter
 
 from ..ir.errors import UnsupportedError
-from ..ir.graph import Graph, Model, Node, Value, normalize_domain
+from ..ir.graph import Graph, Node, Value, normalize_domain
 from ..ir.infer import infer_shapes
+from ..ir.model import Model
 from ..ir.onnx_io import from_proto, node_to_proto
 from ..ir.signature import type_string
 from ..ir.tensor import Tensor

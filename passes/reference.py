@@ -11,7 +11,7 @@ import onnxruntime
 
 from ..ir.errors import SecateurError
 from ..ir.external import EMBED_LIMIT, constant_tensors
-from ..ir.graph import Model
+from ..ir.model import Model
 from ..ir.onnx_io import save, to_proto
 from ..ir.tensor import Array
 

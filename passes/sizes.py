@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..ir.graph import Model, tensor_type
+from ..ir.graph import tensor_type
 from ..ir.infer import infer_shapes
+from ..ir.model import Model
 from .simplify.symbolic.analysis import Analysis
 
 

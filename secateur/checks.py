@@ -12,7 +12,7 @@ from .agreement import Agreement, compare
 from .backends.onnxruntime import Runner
 from .data import Dataset, random_feed
 from .ir.errors import SecateurError
-from .ir.graph import Model
+from .ir.model import Model
 from .ir.onnx_io import load
 from .ir.tensor import Array
 from .ir.verify import verify

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from .ir.errors import SecateurError
-from .ir.graph import Model, Value
+from .ir.graph import Value
+from .ir.model import Model
 from .ir.tensor import Array
 from .passes.compare import random_feeds
 from .passes.samples import Samples

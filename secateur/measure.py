@@ -14,7 +14,8 @@ from onnx import TensorProto
 
 from .backends.onnxruntime import Latency, Runner, measure_latency
 from .ir.cost import Cost, count
-from .ir.graph import Model, Value
+from .ir.graph import Value
+from .ir.model import Model
 from .ir.onnx_io import to_proto
 from .ir.tensor import Array
 from .passes.inline import InlineFunctions

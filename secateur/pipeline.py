@@ -16,7 +16,7 @@ from .backends.tvm.targets import Target, can_run_here, parse_target
 from .checks import check_equivalent, check_feeds, check_file
 from .data import DataError, Dataset, DataSource, load_dataset
 from .ir.errors import SecateurError
-from .ir.graph import Model
+from .ir.model import Model
 from .ir.onnx_io import save
 from .ir.tensor import Array
 from .markdown import to_markdown

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .backends.onnxruntime import Runner
 from .data import load_dataset, random_feed
-from .ir.graph import Model
+from .ir.model import Model
 from .ir.onnx_io import load
 from .ir.tensor import Array
 from .ir.verify import verify

@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx
 
 from .ir.errors import SecateurError
-from .ir.graph import Model
 from .ir.infer import infer_shapes
+from .ir.model import Model
 from .ir.onnx_io import atomic_files, load, save
 from .measure import describe_model, environment, measure_stage
 from .passes.base import Pass

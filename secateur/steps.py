@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from .ir.graph import Model
+from .ir.model import Model
 from .passes.base import Context, Note, Pass
 from .passes.manager import PassManager, PassRecord
 from .passes.prune import PruneChannels

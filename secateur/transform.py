@@ -8,7 +8,7 @@ from pathlib import Path
 from .checks import check_equivalent, check_feeds, check_file
 from .data import DataError, DataSource, load_dataset
 from .ir.errors import SecateurError
-from .ir.graph import Model
+from .ir.model import Model
 from .ir.onnx_io import atomic_files, save
 from .ir.tensor import Array
 from .measure import describe_model, environment, measure_stage

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper
 
-from secateur.ir.graph import Graph, Model, Node, Value
+from secateur.ir.graph import Graph, Node, Value
+from secateur.ir.model import Model
 from secateur.ir.tensor import Tensor
 from secateur.passes.quantize.calibrate import exposing
 from secateur.passes.reference import Session

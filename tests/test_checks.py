@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.checks import check_equivalent, check_file
 from secateur.ir.errors import SecateurError
-from secateur.ir.graph import Model
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load
 from secateur.ir.tensor import Tensor
 from secateur.passes.base import Context, Pass, PassResult

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from secateur.data import DataError, Dataset, load_dataset, random_feed, read_npz
-from secateur.ir.graph import Model
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 
 

@@ -8,8 +8,8 @@ import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from secateur.ir.errors import ModelError
-from secateur.ir.graph import Model
 from secateur.ir.infer import infer_shapes
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load, to_proto
 from secateur.ir.verify import verify
 from tests.backend_cases import generated_cases, model_files

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secateur.ir.errors import ModelError
-from secateur.ir.graph import Model
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load
 from secateur.ir.text import parse_model, print_model, print_neighbourhood, print_node
 from secateur.ir.verify import verify

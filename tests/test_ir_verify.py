@@ -10,8 +10,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from secateur.ir.errors import ModelError
-from secateur.ir.graph import Attribute, Model, Node, Value
+from secateur.ir.graph import Attribute, Node, Value
 from secateur.ir.infer import infer_shapes
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.tensor import Tensor
 from secateur.ir.verify import verify

@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from secateur.ir.errors import ModelError, SecateurError, UnsupportedError
-from secateur.ir.graph import Model, Value
+from secateur.ir.graph import Value
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load
 from secateur.passes.base import Context, Pass, PassResult
 from secateur.passes.manager import Check, PassManager

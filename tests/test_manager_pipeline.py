@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.ir.errors import SecateurError
-from secateur.ir.graph import Model
+from secateur.ir.model import Model
 from secateur.passes.base import Context, Pass, PassResult
 from secateur.passes.pipeline import format_pass, format_pipeline, known_passes, parse_pipeline
 from secateur.passes.simplify import FoldConstants, RemoveNoOps

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from secateur.backends.onnxruntime import distance, evaluate, measure_latency
 from secateur.ir.errors import SecateurError
-from secateur.ir.graph import Model
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.reference import Session
 from secateur.passes.samples import Samples

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.errors import SecateurError
-from secateur.ir.graph import Model
 from secateur.ir.infer import infer_shapes
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load, save, to_proto
 from secateur.passes.base import Context, PassResult
 from secateur.passes.quantize import QuantizeStatic

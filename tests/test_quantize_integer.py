@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from secateur.ir.graph import Model
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, save, to_proto
 from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeStatic

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from secateur.ir.graph import Model
 from secateur.ir.infer import infer_shapes
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.passes.compare import deviation, random_feeds
 from secateur.passes.manager import PassManager

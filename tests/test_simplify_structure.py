@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.errors import SecateurError, UnsupportedError
-from secateur.ir.graph import Model
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.text import parse_model
 from secateur.ir.verify import verify

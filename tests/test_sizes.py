@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.cost import count
-from secateur.ir.graph import Model
 from secateur.ir.infer import infer_shapes
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.measure import cost_of, describe_model
 from secateur.models import zoo

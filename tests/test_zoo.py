@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from secateur.ir.errors import SecateurError
-from secateur.ir.graph import Model
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.models.zoo import ZOO, list_models, load_tiny, random_inputs, tiny_path
 from secateur.passes.reference import Session

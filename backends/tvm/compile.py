@@ -14,8 +14,8 @@ import tvm
 from tvm import relax
 
 from ...ir.errors import SecateurError, UnsupportedError
-from ...ir.graph import Model
 from ...ir.infer import infer_shapes
+from ...ir.model import Model
 from ...ir.onnx_io import atomic_files
 from ...passes.simplify import simplify_pipeline
 from .emit import Emitter

@@ -83,7 +83,7 @@ class Emitter:
 
     def shaped(self, variable: Any, tensor: Tensor) -> Any:
         if tensor.elements == 0:  # a size of 0 means the input's own to Relax's reshape
-            return self.builder.emit(relax.const(np.zeros(tensor.shape, tensor.dtype)))
+            return self.builder.emit(relax.const(np.zeros(tensor.shape), tensor.dtype))
         if len(tensor.shape) == 1:
             return self.builder.emit(variable)
         return self.builder.emit(relax.op.reshape(variable, tensor.shape))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 
 from ..errors import SecateurError
-from ..graph import Graph, Model, Node, Use, node_reads, normalize_domain
+from ..graph import Graph, Node, Use, node_reads, normalize_domain
+from ..model import Model
 from ..ops import Rule, rules
 from . import dims
 from .balance import settle

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from ..graph import Graph, Model, Node, Use, Value
+from ..graph import Graph, Node, Use, Value
+from ..model import Model
 from ..tensor import Tensor
 from . import dims
 from .balance import Family

@@ -20,7 +20,8 @@ from onnx import (
 )
 
 from ..errors import ModelError
-from ..graph import Attribute, Dimension, Function, Graph, Model, Node, Value, make_tensor_type
+from ..graph import Attribute, Dimension, Graph, Node, Value, make_tensor_type
+from ..model import Function, Model
 from ..tensor import Tensor
 from .tokens import TYPE_NUMBERS
 

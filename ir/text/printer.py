@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from onnx import AttributeProto, StringStringEntryProto, TensorProto, TypeProto
 
-from ..graph import Attribute, Dimension, Function, Graph, Model, Node, Value, type_shape
+from ..graph import Attribute, Dimension, Graph, Node, Value, type_shape
+from ..model import Function, Model
 from ..tensor import Array, Tensor
 from .tokens import TYPE_NAMES, name, quote, value_name
 

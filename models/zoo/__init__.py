@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...ir.errors import SecateurError
-from ...ir.graph import Model
+from ...ir.model import Model
 from ...ir.onnx_io import load
 from .inputs import random_inputs
 from .registry import ZOO, Input, ZooModel

@@ -8,7 +8,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from ...ir.errors import SecateurError
-from ...ir.graph import Model, Value
+from ...ir.graph import Value
+from ...ir.model import Model
 from ...ir.tensor import Array
 
 RANGE_KEY = "secateur.input_range."

@@ -14,7 +14,8 @@ from ...ir.axes.contents import Content, evaluate
 from ...ir.axes.dims import Axis
 from ...ir.axes.facts import Analysis, Axes, Parameter
 from ...ir.axes.selection import Indices, Selection
-from ...ir.graph import Model, Node, Use, Value
+from ...ir.graph import Node, Use, Value
+from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from ..simplify.initializers import separate_initializers
 

@@ -11,7 +11,7 @@ from ...ir.axes.facts import Analysis
 from ...ir.axes.selection import Selection
 from ...ir.cost import count
 from ...ir.errors import SecateurError
-from ...ir.graph import Model
+from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
 from ..inline import InlineFunctions
 from ..sizes import infer_sizes

@@ -10,7 +10,7 @@ from typing import Any
 from ...ir.axes.analysis import analyze
 from ...ir.axes.dims import Dim, Lock, dims_of
 from ...ir.axes.facts import Analysis
-from ...ir.graph import Model
+from ...ir.model import Model
 from ..inline import InlineFunctions
 from ..sizes import infer_sizes
 from .budget import CostModel

@@ -18,8 +18,9 @@ from onnx import TensorProto
 from ...ir.axes.dims import Axis, around_unknown, axis_size
 from ...ir.axes.facts import Analysis, Parameter
 from ...ir.axes.selection import Indices, Selection
-from ...ir.graph import Graph, Model, Node, Value
+from ...ir.graph import Graph, Node, Value
 from ...ir.infer import infer_shapes
+from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 
 Mask = npt.NDArray[np.bool_]

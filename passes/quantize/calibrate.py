@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from ...ir.errors import SecateurError
-from ...ir.graph import Graph, Model, Node, Value
+from ...ir.graph import Graph, Node, Value
+from ...ir.model import Model
 from ...ir.tensor import element_bits
 from ..reference import Session
 from ..samples import Samples

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ...ir.graph import Model, Node, Value
+from ...ir.graph import Node, Value
+from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from .parameters import Affine, range_of
 from .place import Placement

@@ -8,7 +8,8 @@ import numpy as np
 from onnx import ModelProto, version_converter
 
 from ...ir.errors import SecateurError, UnsupportedError
-from ...ir.graph import Graph, Model
+from ...ir.graph import Graph
+from ...ir.model import Model
 from ...ir.onnx_io import from_proto, to_proto, to_proto_without_weights
 from ...ir.tensor import Array
 from ..reference import Session, one_line

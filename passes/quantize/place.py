@@ -14,7 +14,8 @@ from collections.abc import Container, Iterable, Mapping
 
 from onnx import TensorProto
 
-from ...ir.graph import Graph, Model, Node, Value
+from ...ir.graph import Graph, Node, Value
+from ...ir.model import Model
 from ..base import Note
 from .rules import Constants, Operands, Role, plan
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto
 
-from ...ir.graph import Model, Node, Value
+from ...ir.graph import Node, Value
+from ...ir.model import Model
 from ...ir.tensor import Tensor
 from .parameters import Range
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ...ir.errors import SecateurError
-from ...ir.graph import Model, Node, Value
+from ...ir.graph import Node, Value
 from ...ir.infer import infer_shapes
+from ...ir.model import Model
 from ..base import Context, Pass, PassResult
 from ..samples import Samples
 from .calibrate import calibrate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ...ir.graph import Model
+from ...ir.model import Model
 from ..base import Context, Pass, PassResult
 from ..inline import InlineFunctions
 from ..opset import ConvertOpset

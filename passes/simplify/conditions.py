@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ...ir.graph import Graph, Model, Node, Use, Value, normalize_domain
+from ...ir.graph import Graph, Node, Use, Value, normalize_domain
+from ...ir.model import Model
 
 
 def inline_constant_conditions(model: Model) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from ...ir.graph import Graph, Model, Node, node_reads
+from ...ir.graph import Graph, Node, node_reads
+from ...ir.model import Model
 from ..base import Context, Pass, PassResult
 
 

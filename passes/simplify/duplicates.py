@@ -7,7 +7,8 @@ from collections import defaultdict
 import numpy as np
 from onnx import AttributeProto, defs
 
-from ...ir.graph import Graph, Model, Node, Value, normalize_domain
+from ...ir.graph import Graph, Node, Value, normalize_domain
+from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from .schemas import is_deterministic
 

@@ -8,8 +8,9 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from ...ir.errors import SecateurError
-from ...ir.graph import Graph, Model, Node, Value
+from ...ir.graph import Graph, Node, Value
 from ...ir.infer import infer_shapes
+from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from .initializers import SEPARATE_SINCE
 

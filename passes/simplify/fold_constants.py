@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from onnx import TensorProto
 
-from ...ir.graph import Attribute, Graph, Model, Node, Value, normalize_domain
+from ...ir.graph import Attribute, Graph, Node, Value, normalize_domain
 from ...ir.infer import infer_shapes
+from ...ir.model import Model
 from ...ir.tensor import Array, Tensor, storage_bytes
 from ..base import Context, Note, Pass, PassResult
 from .dead import remove_dead_nodes, remove_unused_initializers

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from ...ir.errors import SecateurError
-from ...ir.graph import Dimension, Model, Value, tensor_type
+from ...ir.graph import Dimension, Value, tensor_type
 from ...ir.infer import infer_shapes
+from ...ir.model import Model
 from ..base import Context, Pass, PassResult
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from onnx import TypeProto
 
-from ...ir.graph import Attribute, Graph, Model, Node, Value, normalize_domain
+from ...ir.graph import Attribute, Graph, Node, Value, normalize_domain
+from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from ..base import Note
 from .initializers import separate_initializers

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 from onnx import TypeProto
 
-from ...ir.graph import Model, Value, make_tensor_type, tensor_type, type_shape
+from ...ir.graph import Value, make_tensor_type, tensor_type, type_shape
 from ...ir.infer import infer_shapes
+from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
 from . import (
     activations,

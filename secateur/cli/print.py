@@ -12,7 +12,7 @@ from .console import print_json
 from .options import json_option, model_argument
 
 if TYPE_CHECKING:
-    from ..ir.graph import Model
+    from ..ir.model import Model
 
 
 @click.command("print")

@@ -2,14 +2,63 @@
 
 from __future__ import annotations
 
-from ....ir.graph import Model, Node, Value, normalize_domain
+from ....ir.graph import Node, Value, normalize_domain
 from ....ir.infer import infer_shapes
+from ....ir.model import Model
 
 _SAME_SHAPE = frozenset(
-    "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu "
-    "HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log LogSoftmax Mish Neg Not Reciprocal "
-    "Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh "
-    "ThresholdedRelu Trilu CumSum CumProd LayerNormalization".split()
+    [
+        "Abs",
+        "Acos",
+        "Acosh",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "Cast",
+        "Ceil",
+        "Celu",
+        "Clip",
+        "Cos",
+        "Cosh",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "IsInf",
+        "IsNaN",
+        "LeakyRelu",
+        "Log",
+        "LogSoftmax",
+        "Mish",
+        "Neg",
+        "Not",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Shrink",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Sinh",
+        "Softmax",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Swish",
+        "Tan",
+        "Tanh",
+        "ThresholdedRelu",
+        "Trilu",
+        "CumSum",
+        "CumProd",
+        "LayerNormalization",
+    ]
 )
 """Operators whose first input has the shape of the first output."""
 
@@ -34,7 +83,7 @@ def _from_output(node: Node) -> bool:
         same = all(v.shape is not None and all(d == 1 for d in v.shape) for v in others)
         same = same and (x.shape is None or len(x.shape) == len(y.shape or ()))
         same = same and all(len(v.shape or ()) <= len(y.shape or ()) for v in others)
-        same = same and x.rank is not None or same and not any(v.rank for v in others)
+        same = (same and x.rank is not None) or (same and not any(v.rank for v in others))
     if not same or not x.dtype:
         return False
     x.set_tensor_type(x.dtype, y.shape)

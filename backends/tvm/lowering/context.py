@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ....ir.errors import UnsupportedError
-from ....ir.graph import Model, Node, Value
+from ....ir.graph import Node, Value
+from ....ir.model import Model
 from ..plan import ElementwiseOp, Operation, Plan, Tensor, View, numpy_dtype
 from ..programs import Program, ProgramBuilder, compose, dequantize, simplify
 from ..targets import Target

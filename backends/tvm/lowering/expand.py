@@ -6,8 +6,9 @@ import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TypeProto
 
 from ....ir.errors import ModelError, UnsupportedError
-from ....ir.graph import Attribute, Model, Node, normalize_domain
+from ....ir.graph import Attribute, Node, normalize_domain
 from ....ir.infer import infer_shapes
+from ....ir.model import Model
 from ....ir.onnx_io import from_proto
 from ....passes.inline import InlineFunctions
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ....ir.errors import UnsupportedError
-from ....ir.graph import Model, Node
-from ..plan import Plan, Tensor
-from ..targets import Target
+from ....ir.graph import Node
+from ....ir.model import Model
 from ..operators import RULES as LOOPS
 from ..operators.base import Call
+from ..plan import Plan, Tensor
+from ..targets import Target
 from . import convolution, elementwise, matmul, shapes
 from .context import Constant, Lowering, Stored
 from .fuse import fuse

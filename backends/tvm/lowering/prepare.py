@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ....ir.graph import Model
 from ....ir.infer import infer_shapes
+from ....ir.model import Model
 from ....passes.simplify import simplify_pipeline
 from .backwards import infer_backwards
 from .expand import expand

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....ir.errors import ModelError
-from ....ir.graph import Model, Node, Value, normalize_domain
+from ....ir.graph import Node, Value, normalize_domain
+from ....ir.model import Model
 from ....ir.tensor import Tensor
 
 
@@ -251,8 +252,15 @@ _RULES = {
 }
 
 _MAKERS = frozenset(
-    "SequenceConstruct SequenceEmpty SequenceInsert SequenceErase Optional Identity "
-    "OptionalGetElement".split()
+    [
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceInsert",
+        "SequenceErase",
+        "Optional",
+        "Identity",
+        "OptionalGetElement",
+    ]
 )
 
 

@@ -9,7 +9,8 @@ from onnx import TensorProto
 
 from ....ir.copying import Copier
 from ....ir.errors import UnsupportedError
-from ....ir.graph import Graph, Model, Node, Value, normalize_domain
+from ....ir.graph import Graph, Node, Value, normalize_domain
+from ....ir.model import Model
 from ....ir.tensor import Tensor
 from ....passes.simplify.evaluate import evaluate
 

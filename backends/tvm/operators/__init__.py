@@ -18,6 +18,7 @@ from . import (  # noqa: F401  # each registers its rules
     reduction,
     regions_of_interest,
     resize,
+    selection,
     signal,
     sorting,
 )

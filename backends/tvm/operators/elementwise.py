@@ -301,21 +301,20 @@ def _comparable(x: Any) -> Any:
 
 @rule("Mod")
 def mod(call: Call) -> None:
-    fmod = bool(call.node.get("fmod", 0))
-    if is_float(call.dtype(0)) and not fmod:
-        call.fail("Mod of floats needs fmod=1")
+    """The remainder has the divisor's sign, with fmod=1 the dividend's."""
+    truncated = bool(call.node.get("fmod", 0))
 
     def function(a: Any, b: Any) -> Any:
-        if is_float(dtype_of(a)):
-            return m.libm("fmod", a, b)
-        rest = tirx.truncmod(a, b)
-        if fmod or dtype_of(a).startswith("uint"):
+        floats = is_float(dtype_of(a))
+        rest = m.libm("fmod", a, b) if floats else tirx.truncmod(a, b)
+        if truncated or dtype_of(a).startswith("uint"):
             return rest
         zero = lit(0, a)
-        differs = tirx.all(
-            tirx.NE(rest, zero), tirx.NE(to(rest < zero, "int8"), to(b < zero, "int8"))
-        )
-        return select(differs, rest + b, rest)
+        signs_differ = tirx.NE(to(rest < zero, "int8"), to(b < zero, "int8"))
+        moved = select(tirx.all(tirx.NE(rest, zero), signs_differ), rest + b, rest)
+        if not floats:
+            return moved
+        return select(tirx.EQ(rest, zero), m.libm("copysign", zero, b), moved)
 
     elementwise(call, function)
 

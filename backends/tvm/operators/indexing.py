@@ -10,7 +10,6 @@ from .base import (
     Call,
     equal,
     index_of,
-    modulo,
     nest,
     rule,
     select,
@@ -162,7 +161,8 @@ def tensor_scatter(call: Call) -> None:
             first = index_of(xs[2][[index[0]]]) if len(xs) > 2 else 0
             at = list(index)
             place = first + index[axis]
-            at[axis] = modulo(place, shape[axis]) if circular else place
+            past = place >= shape[axis]
+            at[axis] = select(past, place - shape[axis], place) if circular else place
             ys[0].store(xs[1][index], at)
 
     call.loops(body, key=())

@@ -12,19 +12,16 @@ from .base import (
     Array,
     Call,
     all_of,
-    divide,
     equal,
     guarded,
     index_of,
     maximum,
     minimum,
-    modulo,
     nest,
     number,
     replaced,
     rule,
     select,
-    unravel,
     when,
 )
 
@@ -75,10 +72,14 @@ def expand(call: Call) -> None:
 def tile(call: Call) -> None:
     """How often each axis repeats shows in the result's shape."""
     given = call.shape(0)
+    repeats = [o // s if s else 0 for o, s in zip(call.output_shape(), given, strict=True)]
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        with nest(k, ys[0].shape) as index:
-            ys[0].store(xs[0][[modulo(i, s) for i, s in zip(index, given, strict=True)]], index)
+        pairs = [size_ for pair in zip(repeats, given, strict=True) for size_ in pair]
+        with nest(k, pairs) as index:
+            source = index[1::2]
+            places = zip(index[::2], source, given, strict=True)
+            ys[0].store(xs[0][source], [r * size_ + i for r, i, size_ in places])
 
     if call.opset < 6:
         call.fail("Tile before opset 6")
@@ -216,7 +217,10 @@ def pad(call: Call) -> None:
                 ]
                 ys[0].store(guarded(all_of(*inside), _safe(arrays[0], at), fill), index)
                 return
-            source = [_outside(i, size_, mode) for i, size_ in zip(at, shape, strict=True)]
+            source = [
+                _outside(i, size_, mode, out + size_)
+                for i, size_, out in zip(at, shape, ys[0].shape, strict=True)
+            ]
             ys[0].store(arrays[0][source], index)
 
     if count * 2 != (len(pads.reshape(-1)) if pads is not None else call.shape(1)[0]):
@@ -230,17 +234,29 @@ def _safe(x: Array, at: Sequence[Any]) -> Any:
     return x[at] if x.size else number(0, x.dtype)
 
 
-def _outside(index: Any, size_: int, mode: str) -> Any:
+def _outside(index: Any, size_: int, mode: str, reach: int) -> Any:
     """The place inside an axis that an index outside of it stands for."""
     if mode == "edge":
         return maximum(minimum(index, size_ - 1), 0)
     if mode == "wrap":
-        return modulo(index, size_)
+        return _folded(index, size_, reach)
     if size_ == 1:
         return 0
     period = 2 * (size_ - 1)
-    folded = modulo(index, period)
-    return minimum(folded, period - folded)
+    inside = _folded(index, period, reach)
+    return minimum(inside, period - inside)
+
+
+def _folded(index: Any, period: int, reach: int) -> Any:
+    """The index modulo a period, by as many subtractions as padding may take.
+
+    Not as a remainder: LLVM's loop vectorizer takes an index modulo a power of two for
+    one that never wraps around.
+    """
+    for _ in range(-(-reach // period)):
+        index = select(index < 0, index + period, index)
+        index = select(index >= period, index - period, index)
+    return index
 
 
 @rule("CenterCropPad")
@@ -273,13 +289,14 @@ def center_crop_pad(call: Call) -> None:
 def depth_to_space(call: Call) -> None:
     b = int(call.node.get("blocksize"))
     by_columns = call.node.get("mode", "DCR") == "CRD"
+    n, _, height, width = call.shape()
     channels = call.output_shape()[1]
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        with nest(k, ys[0].shape) as (n, c, h, w):
-            block = modulo(h, b) * b + modulo(w, b)
-            source = c * b * b + block if by_columns else block * channels + c
-            ys[0].store(xs[0][n, source, divide(h, b), divide(w, b)], (n, c, h, w))
+        with nest(k, (n, channels, height, b, width, b)) as (i, c, h, row, w, column):
+            block = row * b + column
+            source = c * (b * b) + block if by_columns else block * channels + c
+            ys[0].store(xs[0][i, source, h, w], (i, c, h * b + row, w * b + column))
 
     call.loops(body, key=())
 
@@ -288,16 +305,14 @@ def depth_to_space(call: Call) -> None:
 def space_to_depth(call: Call) -> None:
     b = int(call.node.get("blocksize"))
     by_columns = call.node.get("mode", "DCR") == "CRD"
+    n, _, height, width = call.output_shape()
     channels = call.shape()[1]
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        with nest(k, ys[0].shape) as (n, c, h, w):
-            if by_columns:
-                source, block = divide(c, b * b), modulo(c, b * b)
-            else:
-                source, block = modulo(c, channels), divide(c, channels)
-            at = (n, source, h * b + divide(block, b), w * b + modulo(block, b))
-            ys[0].store(xs[0][at], (n, c, h, w))
+        with nest(k, (n, channels, b, b, height, width)) as (i, c, row, column, h, w):
+            block = row * b + column
+            target = c * (b * b) + block if by_columns else block * channels + c
+            ys[0].store(xs[0][i, c, h * b + row, w * b + column], (i, target, h, w))
 
     call.loops(body, key=())
 
@@ -362,9 +377,11 @@ def col2im(call: Call) -> None:
 
     def add_columns(k: Any, x: Array, y: Any, block: tuple[int, ...]) -> None:
         counts = counts_of(block)
-        with nest(k, (n, channels, *block, columns)) as (sample, c, *rest):
-            *within, column = rest
-            place = unravel(column, counts)
+        with nest(k, (n, channels, *block, *counts)) as (sample, c, *rest):
+            within, place = rest[:rank], rest[rank:]
+            column: Any = 0
+            for i, size_ in zip(place, counts, strict=True):
+                column = column * size_ + i
             at = [place[a] * strides[a] + within[a] * dilations[a] - pads[a] for a in range(rank)]
             inside = [b for i, s in zip(at, image, strict=True) for b in (i >= 0, i < s)]
             row: Any = c
@@ -394,8 +411,3 @@ def _factorizations(product: int, count: int) -> Iterator[tuple[int, ...]]:
         if product % first == 0:
             for rest in _factorizations(product // first, count - 1):
                 yield (first, *rest)
-
-
-@rule("Compress", "NonZero", "Unique")
-def data_dependent(call: Call) -> None:
-    call.fail("the result's shape depends on the data; compiled models have static shapes")

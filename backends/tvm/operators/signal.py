@@ -8,7 +8,7 @@ import numpy as np
 from tvm import tirx
 
 from ..plan import Tensor
-from .base import Array, Call, bind, cell, compute_type, nest, number, rule, select, to
+from .base import Array, Call, cell, compute_type, nest, number, rule, select, to
 
 
 def _twiddles(call: Call, size: int, dtype: str, sign: float) -> Tensor:
@@ -53,6 +53,7 @@ def dft(call: Call) -> None:
         complex_in = shape[-1] == 2
         with nest(k, out[:-1]) as index:
             real, imaginary = cell(k, dtype, 0, "real"), cell(k, dtype, 0, "imaginary")
+            turn = cell(k, "int32", 0, "turn")
             with k.loop(length if mirrored else taken, "t") as t:
                 source = t
                 sign: Any = number(1, dtype)
@@ -61,9 +62,7 @@ def dft(call: Call) -> None:
                     source = select(upper, length - t, t)
                     sign = select(upper, number(-1, dtype), number(1, dtype))
                 place = [*index[:axis], source, *index[axis + 1 :]]
-                at = bind(k, tirx.floormod(to(index[axis], "int64") * to(t, "int64"), length))
-                at = to(at, "int32")
-                c, s = roots[0, at], roots[1, at]
+                c, s = roots[0, turn.get()], roots[1, turn.get()]
                 a = to(x[[*place, 0]], dtype)
                 if complex_in:
                     b = to(x[[*place, 1]], dtype) * sign
@@ -72,12 +71,19 @@ def dft(call: Call) -> None:
                 else:
                     real.add(a * c)
                     imaginary.add(a * s)
+                _advance(turn, index[axis], length)
             factor = number(1 / length if inverse else 1.0, dtype)
             ys[0].store(real.get() * factor, [*index, 0])
             if out[-1] == 2:
                 ys[0].store(imaginary.get() * factor, [*index, 1])
 
     call.loops(body, [0, table])
+
+
+def _advance(turn: Any, step: Any, length: int) -> None:
+    """Go on by `step` on a circle of `length` places."""
+    turn.set(turn.get() + step)
+    turn.set(select(turn.get() >= length, turn.get() - length, turn.get()))
 
 
 def _deduced_axis(call: Call) -> int:
@@ -112,13 +118,13 @@ def stft(call: Call) -> None:
         x, roots = xs[0], xs[-1]
         with nest(k, (shape[0], frames, bins)) as (n, f, b):
             real, imaginary = cell(k, dtype, 0, "real"), cell(k, dtype, 0, "imaginary")
+            turn = cell(k, "int32", 0, "turn")
             with k.loop(length, "t") as t:
-                at = to(tirx.floormod(to(b, "int64") * to(t, "int64"), length), "int32")
                 place = [n, f * step + t]
                 a = to(x[[*place, 0] if len(shape) == 3 else place], dtype)
                 if window:
                     a = a * to(xs[1][[t]], dtype)
-                c, s = roots[0, at], roots[1, at]
+                c, s = roots[0, turn.get()], roots[1, turn.get()]
                 real.add(a * c)
                 imaginary.add(a * s)
                 if complex_in:
@@ -127,6 +133,7 @@ def stft(call: Call) -> None:
                         i = i * to(xs[1][[t]], dtype)
                     real.add(to(0, dtype) - i * s)
                     imaginary.add(i * c)
+                _advance(turn, b, length)
             ys[0].store(real.get(), (n, f, b, 0))
             ys[0].store(imaginary.get(), (n, f, b, 1))
 

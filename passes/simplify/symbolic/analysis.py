@@ -6,8 +6,9 @@ import itertools
 
 from onnx import TensorProto, numpy_helper
 
-from ....ir.graph import Graph, Model, Node, Value, normalize_domain, tensor_type, type_shape
+from ....ir.graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from ....ir.infer import infer_node
+from ....ir.model import Model
 from . import shapes, values
 from .expression import Expression, Size, opaque, symbol
 

@@ -1,0 +1,127 @@
+"""Models: a main graph, model-local functions, and what surrounds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from onnx import FunctionProto, ModelProto, TensorProto
+
+from .copying import Copier
+from .graph import Graph, Node, Value, normalize_domain
+from .tensor import Tensor
+
+
+class Function:
+    """A model-local function; `graph` is its body, `extra` the rest of the proto."""
+
+    def __init__(self, graph: Graph, extra: FunctionProto) -> None:
+        self.graph = graph
+        self.extra = extra
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """(domain, name, overload)"""
+        return (self.extra.domain, self.extra.name, self.extra.overload)
+
+    @property
+    def opsets(self) -> dict[str, int]:
+        """Version of each operator set that the body imports, by domain."""
+        return {normalize_domain(o.domain): int(o.version) for o in self.extra.opset_import}
+
+
+class Model:
+    """A whole model; `extra` is the model proto without graph and functions."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        extra: ModelProto,
+        functions: Sequence[Function] = (),
+        path: Path | None = None,
+    ) -> None:
+        self.graph = graph
+        self.extra = extra
+        self.functions = {f.key: f for f in functions}
+        self.path = path
+        self._names: set[str] | None = None
+        self._suffixes: dict[str, int] = {}  # the last number that `fresh_name` tried, by hint
+
+    @property
+    def opsets(self) -> dict[str, int]:
+        """Version of each imported operator set, by domain."""
+        return {normalize_domain(o.domain): int(o.version) for o in self.extra.opset_import}
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set."""
+        return self.opsets.get("", 1)
+
+    def constant(self, value: Value | None) -> Tensor | None:
+        """The tensor of an initializer or Constant node that no run can change, else None.
+
+        From IR version 4 an initializer that is also a graph input is a default
+        that the caller may override, so it does not count (ONNX IR, "Graphs").
+        """
+        if value is None:
+            return None
+        if value.const is not None:
+            return None if value.is_input and self.extra.ir_version >= 4 else value.const
+        node = value.producer
+        if node is not None and node.op_type == "Constant" and normalize_domain(node.domain) == "":
+            return _constant_tensor(node)
+        return None
+
+    def fresh_name(self, hint: str) -> str:
+        """A value or node name that the model doesn't use yet, reserved from now on."""
+        if self._names is None:
+            self._names = set(self._all_names())
+        name, count = hint, self._suffixes.get(hint, 0)
+        while name in self._names:
+            count += 1
+            name = f"{hint}_{count}"
+        self._suffixes[hint] = count
+        self._names.add(name)
+        return name
+
+    def _all_names(self) -> Iterator[str]:
+        for graph in self.all_graphs():
+            for value in graph.values():
+                yield value.name
+            for node in graph.nodes:
+                yield node.name
+
+    def all_graphs(self) -> Iterator[Graph]:
+        yield from self.graph.all_graphs()
+        for function in self.functions.values():
+            yield from function.graph.all_graphs()
+
+    def all_nodes(self) -> Iterator[Node]:
+        for graph in self.all_graphs():
+            yield from graph.nodes
+
+    def clone(self) -> Model:
+        """An independent copy; constants, being immutable, are shared."""
+        functions = [Function(Copier().graph(f.graph), f.extra) for f in self.functions.values()]
+        extra = ModelProto()
+        extra.CopyFrom(self.extra)
+        return Model(Copier().graph(self.graph), extra, functions, self.path)
+
+
+def _constant_tensor(node: Node) -> Tensor | None:
+    """The tensor of a Constant node in any of its forms (ONNX operator Constant)."""
+    for name, attribute in node.attributes.items():
+        if attribute.proto.ref_attr_name:
+            return None
+        if name == "value":
+            return attribute.tensor or Tensor.from_proto(attribute.proto.t)
+        if name == "sparse_value":
+            return Tensor.from_sparse(attribute.proto.sparse_tensor)
+        if name in ("value_float", "value_floats"):
+            return Tensor.from_array(np.asarray(attribute.value, np.float32))
+        if name in ("value_int", "value_ints"):
+            return Tensor.from_array(np.asarray(attribute.value, np.int64))
+        if name in ("value_string", "value_strings"):
+            return Tensor.from_array(np.asarray(attribute.value, object), TensorProto.STRING)
+    return None
