@@ -25,6 +25,18 @@ def conv(r: NodeAxes) -> None:
         r.unify_all(r.axes(3), y)
 
 
+@rule("DeformConv")
+def deform_conv(r: NodeAxes) -> None:
+    """A convolution at positions moved by offsets, which all channels share."""
+    if r.get("offset_group", 1) != 1:
+        raise Opaque("offsets of their own for groups of channels")
+    r.lock_all(r.axes(0)[2:], SPATIAL)
+    for index in (2, 4):
+        if r.has(index):
+            r.lock_all(r.axes(index), "offsets and masks of kernel positions")
+    convolution(r, x=0, w=1, bias=3)
+
+
 @rule("ConvInteger")
 def conv_integer(r: NodeAxes) -> None:
     convolution(r, x=0, w=1, bias=None, per_channel=(3,))
@@ -160,7 +172,7 @@ def _spatial(r: NodeAxes, data: Axes, weight: Axes) -> Axes:
     return tuple(r.literal(s if isinstance(s, int) else None, SPATIAL) for s in sizes)
 
 
-@macs("Conv", "ConvInteger")
+@macs("Conv", "ConvInteger", "DeformConv")
 @macs("FusedConv", domain=MICROSOFT)
 def conv_macs(node: Node, shape: ShapeOf) -> int:
     """Output elements times weights per output channel."""

@@ -84,6 +84,7 @@ VARIADIC = [
     "PRelu",
     "Sub",
     "Sum",
+    "SwiGLU",
     "Where",
     "Xor",
 ]

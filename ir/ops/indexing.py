@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..axes import dims
 from ..axes.dims import Axis
+from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
 from .reduction import normalized
 from .registry import rule
@@ -83,11 +84,93 @@ def _gather_content(r: NodeAxes) -> None:
 
 @rule("GatherElements")
 def gather_elements(r: NodeAxes) -> None:
-    """Indices have the output's shape; every axis but the indexed one may be cut short."""
+    """The result has the shape of the indices; along other axes than theirs they go along."""
     data, indices = r.axes(0), r.axes(1)
-    r.lock_all(data, "indexed elementwise by data")
-    r.lock_all(indices, "indices are data")
+    axis = _along_others(r, data, indices)
+    r.lock(data[axis], "indexed elementwise by data")
     r.set(indices)
+
+
+def _along_others(r: NodeAxes, data: Axes, indices: Axes) -> int:
+    """Tie data and indices along all axes but the indexed one, which is returned."""
+    if len(data) != len(indices):
+        raise Opaque(f"ranks {len(data)} and {len(indices)} have to be equal")
+    axis = normalized(r.get("axis", 0), len(data))
+    for i, (whole, part) in enumerate(zip(data, indices, strict=True)):
+        if i == axis:
+            continue
+        if dims.axis_size(whole) == dims.axis_size(part) is not None:
+            r.unify(whole, part)
+        else:
+            r.lock_all((whole, part), "cut to the size of the indices")
+    return axis
+
+
+@rule("GatherND")
+def gather_nd(r: NodeAxes) -> None:
+    """data[B..., K..., rest], indices [B..., ..., k] -> [B..., ..., rest]"""
+    data, indices = r.axes(0), r.axes(1)
+    batch = int(r.get("batch_dims", 0))
+    depth = dims.axis_size(indices[-1]) if indices else None
+    if depth is None or not 0 <= batch < len(indices) or batch + depth > len(data):
+        raise Opaque("the number of indexed axes is not known")
+    for a, b in zip(data[:batch], indices[:batch], strict=True):
+        r.unify(a, b)
+    r.lock_all(data[batch : batch + depth], "indices into this axis are data")
+    r.lock(indices[-1], "an index each")
+    r.set((*indices[:-1], *data[batch + depth :]))
+
+
+@rule("Scatter", "ScatterElements")
+def scatter_elements(r: NodeAxes) -> None:
+    """Updates have the shape of the indices; along other axes than theirs they go along."""
+    data, indices = r.axes(0), r.axes(1)
+    axis = _along_others(r, data, indices)
+    r.unify_all(indices, r.axes(2))
+    r.lock_all((data[axis], indices[axis]), "written at indices that are data")
+    r.set(data)
+
+
+@rule("ScatterND")
+def scatter_nd(r: NodeAxes) -> None:
+    """data [K..., rest], indices [..., k], updates [..., rest]"""
+    data, indices, updates = r.axes(0), r.axes(1), r.axes(2)
+    depth = dims.axis_size(indices[-1]) if indices else None
+    if depth is None or depth > len(data):
+        raise Opaque("the number of indexed axes is not known")
+    rows = indices[:-1]
+    r.unify_all((*rows, *data[depth:]), updates)
+    r.lock_all((*data[:depth], *indices), "written at indices that are data")
+    r.set(data)
+
+
+@rule("TensorScatter")
+def tensor_scatter(r: NodeAxes) -> None:
+    """Writes an update into a cache, at an index per batch along the axis."""
+    cache, update = r.axes(0), r.axes(1)
+    if len(cache) != len(update):
+        raise Opaque(f"ranks {len(cache)} and {len(update)} have to be equal")
+    axis = normalized(r.get("axis", -2), len(cache))
+    for i, (a, b) in enumerate(zip(cache, update, strict=True)):
+        if i == axis:
+            r.lock_all((a, b), "written at indices that are data")
+        else:
+            r.unify(a, b)
+    if r.has(2):
+        r.unify(r.axes(2)[0], cache[0])
+    r.set(cache)
+
+
+@rule("OneHot")
+def one_hot(r: NodeAxes) -> None:
+    """Inserts an axis of categories."""
+    axes = r.axes(0)
+    axis = normalized(r.get("axis", -1), len(axes) + 1)
+    shape, depth = r.out_shape(), r.numbers(1)
+    size = depth[0] if depth else shape[axis] if shape is not None else None
+    categories = r.literal(size if isinstance(size, int) else None, "categories")
+    r.lock_all(r.axes(2), "values for off and on")
+    r.set((*axes[:axis], categories, *axes[axis:]))
 
 
 @rule("ReverseSequence")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..axes import dims
 from ..axes.contents import Element, Size, evaluate
 from ..axes.dims import ONE, Axis
@@ -130,6 +132,20 @@ def depth_to_space(r: NodeAxes) -> None:
     r.unify(axes[1], dims.product([block, block, kept] if depth_first else [kept, block, block]))
     result = windowed(r, axes)
     r.set((axes[0], kept, *result[2:]))
+
+
+@rule("Col2Im")
+def col2im(r: NodeAxes) -> None:
+    """Columns [N, C * block, L] -> image [N, C, ...]"""
+    columns, image, block = r.axes(0), r.numbers(1), r.numbers(2)
+    channels = dims.axis_size(columns[1]) if len(columns) == 3 else None
+    if channels is None or image is None or block is None or channels % math.prod(block):
+        raise Opaque("the sizes of image and block are known only at run time")
+    positions = r.literal(math.prod(block), "positions in a block")
+    kept = r.fresh(channels // math.prod(block), "channels")
+    r.unify(columns[1], dims.product([kept, positions]))
+    r.lock(columns[2], SPATIAL)
+    r.set((columns[0], kept, *(r.literal(size, SPATIAL) for size in image)))
 
 
 @rule("SpaceToDepth")

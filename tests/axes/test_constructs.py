@@ -294,6 +294,50 @@ class TestNormalizations:
         check(net, net.linear(net.relu(net.linear(y, 5)), 6), [5])
 
 
+class TestIndexing:
+    def test_rows_written_into_a_sequence(self):
+        net = Plain()
+        x = net.linear(net.sequence(), 8)
+        rows = net.node("Gather", [net.linear(x, 8), net.small(np.int64(1))], (2, 8), axis=1)
+        indices = net.initializer(np.array([[0, 2], [1, 0]], np.int64))
+        y = net.node("ScatterND", [x, indices, rows], net.shapes[x])
+        check(net, net.linear(y, 3), [8])
+
+    def test_rows_read_from_a_sequence(self):
+        net = Plain()
+        x = net.linear(net.sequence(), 8)
+        y = net.node("GatherND", [x, net.ints(0, 2)], (8,))
+        y = net.node("Gather", [net.unsqueeze(y, [0]), net.ints(0, 0)], (2, 8), axis=0)
+        check(net, net.linear(y, 3), [8])
+
+    def test_elements_along_another_axis(self):
+        net = Plain()
+        x = net.linear(net.sequence(), 8)
+        order = net.random.permuted(np.tile(np.arange(4)[:, None], (2, 1, 8)), axis=1)
+        y = net.node("GatherElements", [x, net.initializer(order)], net.shapes[x], axis=1)
+        check(net, net.linear(y, 3), [8])
+
+    def test_channels_reordered_by_constant_indices(self):
+        net = Plain()
+        x = net.conv(net.image(), 8)
+        y = net.node("Gather", [x, net.ints(4, 5, 6, 7, 0, 1, 2, 3)], net.shapes[x], axis=1)
+        check(net, net.conv(y, 4), [4, 4])
+
+    def test_deformable_convolution(self):
+        net = Plain(opset=22)
+        x = net.conv(net.image(), 6)
+        offset = net.conv(net.image(), 18)
+        inputs = [x, net.weights(8, 6, 3, 3), offset, net.weights(8)]
+        y = net.node("DeformConv", inputs, (2, 8, 4, 4), pads=[1, 1, 1, 1])
+        check(net, net.conv(y, 4), [6, 8])
+
+    def test_folded_columns(self):
+        net = Plain()
+        x = net.reshape(net.conv(net.image(size=3), 24), [[0], [1], [2, 3]])
+        y = net.node("Col2Im", [x, net.ints(4, 4), net.ints(2, 2)], (2, 6, 4, 4))
+        check(net, net.conv(y, 4), [6])
+
+
 class TestConstants:
     def test_a_bias_shared_by_unrelated_layers(self):
         net = Plain()
