@@ -28,6 +28,10 @@ MOST = 0.9
 """Share of a group that is removed at most while that suffices for the goal."""
 
 
+GIVE_BACK = 256
+"""Attempts to undo a step that the goal doesn't need; large models don't need any."""
+
+
 class Removal(Protocol):
     """Steps to take of each group when a share of all indices goes, and of none over `most`."""
 
@@ -80,6 +84,8 @@ def allocate(
         rank = [s.worth(model.saving(_kept_counts([s], [1]))) for s in steps]
         found = _reach(model, steps, _removal(scope, steps, rank), target)
         if isinstance(found, list):
+            if scope == "global":
+                found = _give_back(model, steps, rank, found, target)
             return Allocation(_select(steps, found, scores), align)
         if align == 1:
             noun = "MACs" if goal.kind == "macs" else "parameters"
@@ -123,6 +129,37 @@ def _bisect(
         else:
             low = middle
     return best
+
+
+def _give_back(
+    model: CostModel,
+    steps: Sequence[_Steps],
+    rank: Sequence[Scores],
+    removed: list[int],
+    target: float,
+) -> list[int]:
+    """Undo steps that the goal doesn't need, the most damaging first.
+
+    Aligned widths and groups that many layers share make coarse steps, so that the
+    least share that suffices may take far too much.
+    """
+    if model.cost(_kept_counts(steps, removed)) >= 0.99 * target:
+        return removed
+    removed = list(removed)
+    open_groups = {i for i, count in enumerate(removed) if count}
+    for _ in range(GIVE_BACK):
+        if not open_groups:
+            break
+        index = max(open_groups, key=lambda i: rank[i][removed[i] - 1])
+        fewer = steps[index].aligned(removed[index] - 1)
+        trial = [*removed[:index], fewer, *removed[index + 1 :]]
+        if fewer < removed[index] and model.cost(_kept_counts(steps, trial)) <= target:
+            removed = trial
+        else:
+            open_groups.discard(index)
+        if not removed[index]:
+            open_groups.discard(index)
+    return removed
 
 
 class _Steps:
