@@ -1,0 +1,147 @@
+"""Operators whose result's size depends on the data, where the model declares that size.
+
+The kernel checks that the data leads to the declared size; where it does not, the run
+fails with a message instead of a wrong result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.ir import StringImm
+
+from .base import Array, Call, all_of, bind, cell, equal, nest, number, rule, select, to, when
+
+
+def _check_count(call: Call, k: Any, found: Any, declared: int) -> None:
+    message = (
+        f"node '{call.node.label}' ({call.node.op_type}): the data does not lead to the "
+        f"{declared} results that the model declares"
+    )
+    # The constructor takes the condition first, whatever its signature says.
+    check = tirx.AssertStmt(equal(found, declared), StringImm("ValueError"), [StringImm(message)])
+    k.statement(check)
+
+
+def _declared(call: Call, axis: int) -> int:
+    """The declared number of results."""
+    y = call.node.output(0)
+    shape = None if y is None else y.shape
+    if shape is None or not all(isinstance(d, int) for d in shape) or 0 in shape:
+        call.fail("the result's size depends on the data, and the model declares none")
+    return int(shape[axis])  # type: ignore[arg-type]
+
+
+@rule("Unique")
+def unique(call: Call) -> None:
+    call.fail("the results' sizes depend on the data; compiled models have static shapes")
+
+
+@rule("NonZero")
+def non_zero(call: Call) -> None:
+    """Indices of the elements that aren't zero, [rank, count] in row-major order."""
+    count = _declared(call, 1)
+    shape = call.shape()
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        found = cell(k, "int32", 0, "found")
+        with nest(k, shape) as index, when(k, to(xs[0][index], "bool")):
+            with when(k, found.get() < count):
+                for axis, place in enumerate(index):
+                    ys[0].store(place, (axis, found.get()))
+            found.add(1)
+        _check_count(call, k, found.get(), count)
+
+    call.loops(body, key=())
+
+
+@rule("Compress")
+def compress(call: Call) -> None:
+    shape = call.shape()
+    given = call.node.get("axis")
+    axis = 0 if given is None else call.axis(len(shape), 0)
+    count = _declared(call, axis)
+    flat = given is None
+    length = call.shape(1)[0]
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        x, condition = xs
+        y = ys[0]
+        found = cell(k, "int32", 0, "found")
+        with k.loop(min(length, x.size if flat else shape[axis]), "c") as i:
+            with when(k, condition[[i]]):
+                with when(k, found.get() < count):
+                    if flat:
+                        y.put(x.at(i), found.get())
+                    else:
+                        others = [s for a, s in enumerate(shape) if a != axis]
+                        with nest(k, others) as rest:
+                            source = [*rest[:axis], i, *rest[axis:]]
+                            target = [*rest[:axis], found.get(), *rest[axis:]]
+                            y.store(x[source], target)
+                found.add(1)
+        _check_count(call, k, found.get(), count)
+
+    call.loops(body, key=())
+
+
+@rule("NonMaxSuppression")
+def non_max_suppression(call: Call) -> None:
+    """Greedily by score, per batch element and class; rows are (batch, class, box)."""
+    batch, classes, boxes_count = call.shape(1)
+    count = _declared(call, 0)
+    centered = bool(call.node.get("center_point_box", 0))
+    present = [i for i in range(5) if call.has(i)]
+
+    def corners(boxes: Array, b: Any, i: Any) -> list[Any]:
+        """(y1, x1, y2, x2) with the smaller coordinates first."""
+        p = [boxes[b, i, c] for c in range(4)]
+        if centered:
+            half = number(0.5, boxes.dtype)
+            x, y, w, h = p
+            return [y - h * half, x - w * half, y + h * half, x + w * half]
+        low = [tirx.min(p[0], p[2]), tirx.min(p[1], p[3])]
+        return [*low, tirx.max(p[0], p[2]), tirx.max(p[1], p[3])]
+
+    def overlap(boxes: Array, k: Any, b: Any, i: Any, j: Any) -> Any:
+        one, other = corners(boxes, b, i), corners(boxes, b, j)
+        zero = number(0, boxes.dtype)
+        height = tirx.max(tirx.min(one[2], other[2]) - tirx.max(one[0], other[0]), zero)
+        width = tirx.max(tirx.min(one[3], other[3]) - tirx.max(one[1], other[1]), zero)
+        shared = bind(k, height * width)
+        areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (one, other)]
+        union = bind(k, areas[0] + areas[1] - shared)
+        return select(union > zero, shared / union, zero)
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        given = dict(zip(present, xs, strict=True))
+        boxes, scores = given[0], given[1]
+        y, alive = ys
+        most = to(given[2].at(0), "int32") if 2 in given else number(0, "int32")
+        found = cell(k, "int32", 0, "found")
+        with nest(k, (batch, classes)) as (b, c):
+            with k.loop(boxes_count, "start") as i:
+                alive.put(1 if 4 not in given else scores[b, c, i] > given[4].at(0), i)
+            taken = cell(k, "int32", 0, "taken")
+            with k.loop(boxes_count, "round") as _:
+                best = cell(k, "int32", -1, "best")
+                with k.loop(boxes_count, "i") as i:
+                    at = tirx.max(best.get(), 0)
+                    better = tirx.any(best.get() < 0, scores[b, c, i] > scores[b, c, at])
+                    with when(k, all_of(alive.at(i) > 0, better)):
+                        best.set(i)
+                with when(k, tirx.all(best.get() >= 0, taken.get() < most)):
+                    taken.add(1)
+                    with when(k, found.get() < count):
+                        for column, value in enumerate((b, c, best.get())):
+                            y.store(value, (found.get(), column))
+                    found.add(1)
+                    alive.put(0, best.get())
+                    with k.loop(boxes_count, "j") as j:
+                        limit = given[3].at(0) if 3 in given else number(0, boxes.dtype)
+                        with when(k, overlap(boxes, k, b, best.get(), j) > limit):
+                            alive.put(0, j)
+        _check_count(call, k, found.get(), count)
+
+    call.loops(body, present, key=tuple(present), scratch=[((boxes_count,), "int32")])
