@@ -18,7 +18,7 @@ from secateur.ir.onnx_io import from_proto
 from secateur.passes.reference import Session
 
 from ..backend_cases import generated_cases
-from .oracle import assert_equals, prune_at_random, run_masked
+from .oracle import assert_equals, assert_equals_masked, prune_at_random, run_masked
 
 
 def cases_by_operator():
@@ -32,6 +32,9 @@ def cases_by_operator():
 CASES = {case.name: case for case in generated_cases() if case.data}
 """Cases by name."""
 OPERATORS = cases_by_operator()
+
+CONSTANT_CHANNELS = {"test_mvn"}
+"""Cases in which ONNX Runtime makes all channels NaN if one, masked, is constant."""
 
 
 def contraction(rank, free):
@@ -128,7 +131,12 @@ def check(name, seed, share=None):
         if runs(proto, feeds):
             raise
         return False
-    assert_equals(result, feeds, expected, rtol=2e-4)
+    if name in CONSTANT_CHANNELS and not all(np.isfinite(v).all() for v in expected.values()):
+        return False
+    try:
+        assert_equals(result, feeds, expected, rtol=2e-4)
+    except AssertionError:  # unless by rounding
+        assert_equals_masked(result, feeds, rtol=2e-4)
     return True
 
 
