@@ -17,21 +17,28 @@ from tests.strategies import models
 RELAXED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
+NUDGES = (1e-6, -2e-6, 4e-6)
+"""Relative changes of the inputs that tell how much a graph magnifies rounding."""
+
+
 def check_equal(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> None:
-    original = from_proto(proto)
+    """Simplified equals original to a few roundings, as the graph itself magnifies them."""
     try:
-        expected = Session(original, optimize=False).run(feeds)
+        session = Session(from_proto(proto), optimize=False)
+        expected = session.run(feeds)
     except SecateurError:
         reject()  # not one that ONNX Runtime takes to begin with
+    nudged = [session.run({n: a * np.float32(1 + k) for n, a in feeds.items()}) for k in NUDGES]
     model = from_proto(proto)
     PassManager(simplify_pipeline()).run(model)
     onnx.checker.check_model(to_proto(model), full_check=True)
     actual = Session(model, optimize=False).run(feeds)
     assert list(actual) == list(expected)
     for name, reference in expected.items():
-        # Random graphs may cancel: measured against the magnitudes that flow in them.
         assert actual[name].shape == reference.shape
-        np.testing.assert_allclose(actual[name], reference, rtol=1e-4, atol=1e-4, err_msg=name)
+        moved = max(float(np.abs(other[name] - reference).max(initial=0)) for other in nudged)
+        allowed = 1e-4 + 100 * moved
+        np.testing.assert_allclose(actual[name], reference, rtol=1e-4, atol=allowed, err_msg=name)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=RELAXED)
