@@ -10,13 +10,14 @@ import onnx
 
 from .agreement import Agreement, compare
 from .backends.onnxruntime import Runner
-from .data import Dataset, random_feed
+from .data import Dataset
 from .ir.errors import SecateurError
 from .ir.model import Model
 from .ir.onnx_io import load
 from .ir.tensor import Array
 from .ir.verify import verify
 from .passes.reference import Session, one_line
+from .random_inputs import random_feed
 from .report import Check
 
 ROUNDING = 1e-4
@@ -31,7 +32,7 @@ Feeds = Sequence[Mapping[str, Array]]
 def check_feeds(model: Model, data: Dataset | None, seed: int) -> list[dict[str, Array]]:
     """Inputs for a few runs: of the first samples of `data`, or random ones.
 
-    Raises DataError where there is no data and an input's size is unknown.
+    Raises DataError where there is no data and no random inputs will do.
     """
     if data is None:
         return [random_feed(model, seed)]

@@ -22,7 +22,6 @@ from .ir.errors import SecateurError
 from .ir.graph import Value
 from .ir.model import Model
 from .ir.tensor import Array
-from .passes.compare import random_feeds
 from .passes.samples import Samples
 
 LABELS = "labels"
@@ -78,22 +77,6 @@ def load_dataset(source: DataSource, model: Model) -> Dataset:
 def model_inputs(model: Model) -> list[Value]:
     """The inputs that a caller has to feed: those without a default."""
     return [v for v in model.graph.inputs if v.const is None]
-
-
-def random_feed(model: Model, seed: int) -> dict[str, Array]:
-    """One run's random inputs in the declared shapes, a free first axis being 1.
-
-    Raises DataError where a size other than the first is unknown.
-    """
-    for value in model_inputs(model):
-        if value.shape is None:
-            raise DataError(f"input '{value.name}' has no declared shape; give sample data")
-        for axis, size in enumerate(value.shape):
-            if axis and not isinstance(size, int):
-                raise DataError(
-                    f"input '{value.name}' leaves the size of axis {axis} open; give sample data"
-                )
-    return random_feeds(model, seed, default=1)
 
 
 # --- files -----------------------------------------------------------------------

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .backends.onnxruntime import Runner
-from .data import load_dataset, random_feed
+from .data import load_dataset
 from .ir.model import Model
 from .ir.onnx_io import load
 from .ir.tensor import Array
 from .ir.verify import verify
 from .passes.reference import Session
 from .passes.sizes import infer_sizes
+from .random_inputs import random_feed
 
 
 def open_model(source: Model | str | os.PathLike[str]) -> Model:

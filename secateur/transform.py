@@ -24,17 +24,19 @@ def transform_file(
     output: Path,
     step: Step,
     *,
-    calibration: DataSource | None = None,
+    data: DataSource | None = None,
     seed: int = 0,
 ) -> Report:
     """Apply `step` to the model in `source`, check the result, and write it to `output`.
 
+    `data` are the samples to calibrate with and to compare on; by default the latter are
+    random.
     `output` appears whole or not at all, and may be `source`. Raises SecateurError.
     """
     start = time.perf_counter()
     original = open_model(source)
     model = original.clone()
-    data = None if calibration is None else load_dataset(calibration, model)
+    samples = None if data is None else load_dataset(data, model)
     report = Report(
         model=describe_model(model),
         options={"step": step.name, "seed": seed},
@@ -44,10 +46,10 @@ def transform_file(
     with atomic_files(output, output.with_name(output.name + ".data")) as (file, _):
         feeds: list[dict[str, Array]] = []
         try:
-            feeds = check_feeds(model, data, seed)
+            feeds = check_feeds(model, samples, seed)
         except DataError as error:
             report.notes.append(f"nothing was compared: {error}")
-        result = run_step(step, model, Context(None if data is None else data.samples.arrays))
+        result = run_step(step, model, Context(None if samples is None else samples.samples.arrays))
         report.passes += result.runs
         report.stages.append(measure_stage(step.result, model, result.seconds))
         if result.oracle is not None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from secateur.data import DataError, Dataset, load_dataset, random_feed, read_npz
+from secateur.data import DataError, Dataset, load_dataset, read_npz
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
+from secateur.random_inputs import random_feed
 
 
 def model_with_inputs(**shapes: list[int | str | None]) -> Model:
@@ -158,11 +159,35 @@ def test_missing_file(tmp_path: Path) -> None:
         read_npz(tmp_path / "x.npz")
 
 
-def test_random_feed_needs_known_sizes() -> None:
+def test_random_inputs_fit_what_is_declared() -> None:
     feed = random_feed(model_with_inputs(x=["N", 3], y=[2, 5]), seed=1)
     assert {name: array.shape for name, array in feed.items()} == {"x": (1, 3), "y": (2, 5)}
-    np.testing.assert_array_equal(
-        feed["x"], random_feed(model_with_inputs(x=["N", 3], y=[2, 5]), seed=1)["x"]
+    again = random_feed(model_with_inputs(x=["N", 3], y=[2, 5]), seed=1)
+    np.testing.assert_array_equal(feed["x"], again["x"])
+
+
+def test_open_axes_get_a_size_that_the_model_runs_with() -> None:
+    assert random_feed(model_with_inputs(x=["N", "H"]), seed=1)["x"].shape == (1, 8)
+    pool = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[20])
+    shapes = {"x": ["N", 2, "W"], "y": None}
+    infos = {k: helper.make_tensor_value_info(k, TensorProto.FLOAT, s) for k, s in shapes.items()}
+    graph = helper.make_graph([pool], "g", [infos["x"]], [infos["y"]])
+    opsets = [helper.make_opsetid("", 17)]
+    model = from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    assert random_feed(model, seed=1)["x"].shape == (1, 2, 32)
+
+
+def test_a_model_that_no_random_inputs_fit() -> None:
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [7, 2], [0.0] * 14)
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph(
+        [product],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "H"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [weight],
     )
-    with pytest.raises(DataError, match=r"'x'.*axis 1"):
-        random_feed(model_with_inputs(x=["N", "H"]), seed=1)
+    opsets = [helper.make_opsetid("", 17)]
+    model = from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    with pytest.raises(DataError, match="no random inputs"):
+        random_feed(model, seed=1)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .options import (
+    data_option,
     file_option,
     has_goal,
     json_option,
@@ -22,20 +23,21 @@ from .stepping import print_transformation
 @model_argument
 @file_option
 @pruning_options
+@data_option
 @seed_option
 @json_option
 def command(
     model: Path,
     output: Path,
     pruning: dict[str, Any],
+    data: Path | None,
     seed: int,
     as_json: bool,
 ) -> None:
     """Remove channels from MODEL until the goal is met.
 
     Weights are sliced: the result is a smaller dense model, which is compared with
-    the original with the same channels masked. Simplify a model first if it computes
-    shapes at run time.
+    the original with the same channels masked.
     """
     if not has_goal(pruning):
         raise click.UsageError("Give a goal: --macs, --ratio or --params.")
@@ -44,5 +46,5 @@ def command(
     from ..transform import transform_file
 
     pass_ = PruneChannels(**{**pruning, "align": pruning["align"] or 1})
-    report = transform_file(model, output, prune_step(pass_), seed=seed)
+    report = transform_file(model, output, prune_step(pass_), data=data, seed=seed)
     print_transformation(report, output, as_json)

@@ -28,5 +28,5 @@ def command(model: Path, output: Path, calibration: Path, seed: int, as_json: bo
     from ..transform import transform_file
 
     step = quantize_step(QuantizeStatic())
-    report = transform_file(model, output, step, calibration=calibration, seed=seed)
+    report = transform_file(model, output, step, data=calibration, seed=seed)
     print_transformation(report, output, as_json)

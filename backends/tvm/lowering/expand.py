@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TypeProto
 
@@ -76,7 +78,7 @@ def _add_function(model: Model, node: Node) -> None:
         model.functions[found.key] = found
 
 
-def _definition(model: Model, node: Node, schema: onnx.defs.OpSchema) -> FunctionProto:
+def _definition(model: Model, node: Node, schema: Any) -> FunctionProto:
     versions = [*schema.function_opset_versions, *schema.context_dependent_function_opset_versions]
     usable = [v for v in versions if v <= model.opset]
     if not usable:
@@ -85,7 +87,7 @@ def _definition(model: Model, node: Node, schema: onnx.defs.OpSchema) -> Functio
         )
     version = max(usable)
     if version in schema.function_opset_versions:
-        data = schema.get_function_with_opset_version(version)
+        data: bytes = schema.get_function_with_opset_version(version)
     else:
         types = [
             TypeProto().SerializeToString()
@@ -100,7 +102,8 @@ def _definition(model: Model, node: Node, schema: onnx.defs.OpSchema) -> Functio
         raise UnsupportedError(
             f"node '{node.label}' ({node.op_type}): the standard has no definition for this form"
         )
-    return FunctionProto.FromString(data)
+    definition: FunctionProto = FunctionProto.FromString(data)
+    return definition
 
 
 def _proto(node: Node) -> NodeProto:
@@ -152,5 +155,5 @@ _CHANGED = {
 
 def _same_meaning(op_type: str, first: int, second: int) -> bool:
     """Whether between two versions only types were added."""
-    low, high = sorted((first, second))
+    low, _high = sorted((first, second))
     return low >= max(_CHANGED.get(op_type, 0), 13)

@@ -270,19 +270,19 @@ def _scan(model: Model, node: Node) -> list[Node] | None:
         states = results[: len(states)]
         for own, value in zip(rows, results[len(states) :], strict=True):
             own.append(value)
-    for index, value in enumerate(states):
-        work.define(index, value)
-    for index, own in enumerate(rows):
-        ordered = own[::-1] if out_back[index] else own
-        axis = out_axes[index]
+    for position, value in enumerate(states):
+        work.define(position, value)
+    for position, own in enumerate(rows):
+        ordered = own[::-1] if out_back[position] else own
+        axis = out_axes[position]
         if axis < 0:
-            rank = body.outputs[len(states) + index].rank
-            result = node.output(len(states) + index)
+            rank = body.outputs[len(states) + position].rank
+            result = node.output(len(states) + position)
             rank = rank + 1 if rank is not None else (result.rank if result is not None else None)
             if rank is None:
                 return None
             axis += rank
-        work.stack(len(states) + index, ordered, axis)
+        work.stack(len(states) + position, ordered, axis)
     return work.made
 
 

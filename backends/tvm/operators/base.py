@@ -329,7 +329,7 @@ def dtype_of(value: Expr) -> str:
 def to(value: Expr, dtype: str) -> Any:
     """Convert, as C does; anything but zero is true."""
     if isinstance(value, (bool, int, float, np.generic)):
-        return number(value, dtype)
+        return number(value, dtype)  # type: ignore[arg-type]
     own = dtype_of(value)
     if own == dtype:
         return value

@@ -195,9 +195,9 @@ def conv_transpose(call: Call) -> None:
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         x, w, *bias = xs
-        with nest(k, out) as (n, o, *place):
+        with nest(k, (out[0], groups, per_group, *out[2:])) as (n, group, channel, *place):
+            o = group * per_group + channel
             total = cell(k, dtype, to(bias[0].at(o), dtype) if bias else 0)
-            group, channel = divide(o, per_group), modulo(o, per_group)
             with nest(k, (own, *kernel), "r") as (c, *within):
                 at, conditions = [], []
                 for a in range(rank):

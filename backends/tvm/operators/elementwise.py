@@ -268,7 +268,7 @@ def _legacy(call: Call, function: Function) -> None:
         with nest(k, ys[0].shape) as index:
             ys[0].store(function(xs[0][index], xs[1].broadcast(index)), index)
 
-    call.loops(body, [call.tensor(0), aligned], key="legacy")  # type: ignore[list-item]
+    call.loops(body, [call.tensor(0), aligned], key="legacy")
 
 
 _BINARY: dict[str, Function] = {

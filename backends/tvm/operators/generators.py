@@ -96,7 +96,7 @@ def determinant(call: Call) -> None:
                     work.store(work[pivot.get(), c], (step, c))
                     work.store(kept.get(), (pivot.get(), c))
                 result.set(result.get() * work[step, step])
-                with k.loop(n, "r2") as r:
+                with k.loop(n, "r2") as r:  # noqa: SIM117 - loops nest as they run
                     with when(k, r > step if not isinstance(r, int) else False):
                         singular = equal(work[step, step], 0)
                         factor = cell(k, x.dtype, 0, "factor")

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 
 from .base import (
     Array,
     Call,
     all_of,
+    bind,
+    cell,
     equal,
     guarded,
     index_of,
@@ -22,7 +25,9 @@ from .base import (
     replaced,
     rule,
     select,
+    to,
     when,
+    wrap,
 )
 
 
@@ -125,61 +130,52 @@ def split(call: Call) -> None:
 
 @rule("Slice")
 def slice_(call: Call) -> None:
-    """Bounds may be computed at run time where axes and steps are constant."""
+    """Where it begins and how it steps may be computed at run time."""
     shape = call.shape()
-    rank = len(shape)
     names = ("starts", "ends", "axes", "steps")
-    constants: list[Any] = []
-    for index, name in enumerate(names, start=1):
-        given = call.node.get(name)
-        constants.append(call.constant(index) if given is None else np.asarray(given))
-    starts, ends, axes, steps = constants
-    count = len(starts) if starts is not None else call.shape(1)[0]
-    if axes is None and call.has(3):
-        axes = _deduced_axes(call, count)
-    if steps is None and call.has(4):
-        call.fail("steps are computed at run time; make them a constant")
-    axes = range(count) if axes is None else [int(a) % rank for a in axes.reshape(-1)]
-    steps = [1] * count if steps is None else [int(s) for s in steps.reshape(-1)]
-    runtime = starts is None
+    if call.opset < 10:
+        constants = [call.node.get(n) for n in names]
+    else:
+        constants = [call.constant(i) for i in range(1, 5)]
+    starts, _, axes, steps = (None if c is None else np.asarray(c).reshape(-1) for c in constants)
+    runtime = [i for i, c in ((1, starts), (3, axes), (4, steps)) if c is None and call.has(i)]
+    count = call.shape(1)[0] if starts is None else len(starts)
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        first: list[Any] = [0] * rank
-        stride = [1] * rank
-        for i, (axis, step) in enumerate(zip(axes, steps, strict=True)):
-            size_ = shape[axis]
-            stride[axis] = step
-            if not runtime:
-                start = int(starts.reshape(-1)[i])
-                start = start + size_ if start < 0 else start
-                first[axis] = min(max(start, 0), size_ if step > 0 else size_ - 1)
-                continue
-            start = index_of(_limited(xs[1][[i]], size_))
-            start = select(start < 0, start + size_, start)
-            first[axis] = maximum(minimum(start, size_ if step > 0 else size_ - 1), 0)
+        arrays = dict(zip([0, *runtime], xs, strict=True))
+
+        def given(index: int, constant: Any, i: int, default: int) -> Any:
+            if index in arrays:
+                return bind(k, index_of(_limited(arrays[index][[i]])))
+            return default if constant is None else max(min(int(constant[i]), _FAR), -_FAR)
+
+        first = [cell(k, "int32", 0, f"first{a}") for a in range(len(shape))]
+        stride = [cell(k, "int32", 1, f"stride{a}") for a in range(len(shape))]
+        for i in range(count):
+            axis = given(3, axes, i, i)
+            start, step = given(1, starts, i, 0), given(4, steps, i, 1)
+            axis = wrap(axis, len(shape))
+            for a, size_ in enumerate(shape):
+                with when(k, equal(axis, a)):
+                    begin = select(start < 0, start + size_, start)
+                    most = select(step > 0, size_, size_ - 1)
+                    first[a].set(maximum(minimum(begin, most), 0))
+                    stride[a].set(step)
         with nest(k, ys[0].shape) as index:
-            source = [f + i * s for f, i, s in zip(first, index, stride, strict=True)]
+            source = [f.get() + i * s.get() for f, i, s in zip(first, index, stride, strict=True)]
             ys[0].store(xs[0][source], index)
 
-    call.loops(body, [0, 1] if runtime else [0])
+    call.loops(body, [0, *runtime])
 
 
-def _limited(value: Any, size_: int) -> Any:
+_FAR = 2**30
+"""Beyond the end of every axis."""
+
+
+def _limited(value: Any) -> Any:
     """A 64-bit bound, brought near enough to the axis to fit an index."""
-    from tvm import tirx
-
-    dtype = "int64"
-    wide = tirx.Cast(dtype, value)
-    return tirx.max(tirx.min(wide, number(2 * size_ + 1, dtype)), number(-2 * size_ - 1, dtype))
-
-
-def _deduced_axes(call: Call, count: int) -> Any:
-    """The axes of a slice, where the sizes tell."""
-    own, result = call.shape(), call.output_shape()
-    changed = [i for i, (a, b) in enumerate(zip(own, result, strict=True)) if a != b]
-    if len(changed) == count:
-        return np.asarray(changed)
-    return call.fail("axes are computed at run time; make them a constant")
+    wide = to(value, "int64")
+    return tirx.max(tirx.min(wide, number(_FAR, "int64")), number(-_FAR, "int64"))
 
 
 # --- padding ---------------------------------------------------------------------
@@ -218,7 +214,7 @@ def pad(call: Call) -> None:
                 ys[0].store(guarded(all_of(*inside), _safe(arrays[0], at), fill), index)
                 return
             source = [
-                _outside(i, size_, mode, out + size_)
+                _outside(k, i, size_, mode, out)
                 for i, size_, out in zip(at, shape, ys[0].shape, strict=True)
             ]
             ys[0].store(arrays[0][source], index)
@@ -234,28 +230,28 @@ def _safe(x: Array, at: Sequence[Any]) -> Any:
     return x[at] if x.size else number(0, x.dtype)
 
 
-def _outside(index: Any, size_: int, mode: str, reach: int) -> Any:
+def _outside(k: Any, index: Any, size_: int, mode: str, reach: int) -> Any:
     """The place inside an axis that an index outside of it stands for."""
     if mode == "edge":
         return maximum(minimum(index, size_ - 1), 0)
     if mode == "wrap":
-        return _folded(index, size_, reach)
+        return _folded(k, index, size_, reach)
     if size_ == 1:
         return 0
     period = 2 * (size_ - 1)
-    inside = _folded(index, period, reach)
+    inside = _folded(k, index, period, reach)
     return minimum(inside, period - inside)
 
 
-def _folded(index: Any, period: int, reach: int) -> Any:
+def _folded(k: Any, index: Any, period: int, reach: int) -> Any:
     """The index modulo a period, by as many subtractions as padding may take.
 
     Not as a remainder: LLVM's loop vectorizer takes an index modulo a power of two for
     one that never wraps around.
     """
     for _ in range(-(-reach // period)):
-        index = select(index < 0, index + period, index)
-        index = select(index >= period, index - period, index)
+        index = bind(k, select(index < 0, index + period, index))
+        index = bind(k, select(index >= period, index - period, index))
     return index
 
 

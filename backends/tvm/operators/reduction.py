@@ -75,9 +75,8 @@ def _over(total: Any, count: int) -> Any:
 
 @rule(*_REDUCTIONS, "ReduceLogSumExp")
 def reduce(call: Call) -> None:
-    if call.dtype() == "bool":
-        if call.node.op_type not in ("ReduceMax", "ReduceMin"):
-            call.fail("not defined on booleans")
+    if call.dtype() == "bool" and call.node.op_type not in ("ReduceMax", "ReduceMin"):
+        call.fail("not defined on booleans")
     given = call.node.get("axes")
     runtime = given is None and call.has(1) and call.constant(1) is None
     if not runtime:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from tvm import tirx
 
-from ..plan import Tensor
 from . import mathematics as m
 from .base import (
     Array,
     Call,
+    any_of,
     bind,
     cell,
     compute_type,
     guarded,
     index_of,
+    is_float,
     maximum,
     minimum,
     nest,
@@ -29,205 +30,246 @@ from .base import (
     to,
 )
 from .convolution import inside
+from .mathematics import lit
 
 NumpyArray = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Taps:
-    """For each output position along an axis: input positions and their weights.
+class _Axis:
+    """One axis to resize: `taps` input elements make one output element."""
 
-    `outside` marks outputs that take the extrapolation value.
-    """
+    axis: int
+    size: int
+    out: int
+    taps: int
 
-    positions: NumpyArray
-    weights: NumpyArray
-    outside: NumpyArray
+
+_Scale = Callable[[dict[int, Array], int], Any]
+"""The scale of an axis inside the kernel, from the arrays by input number."""
 
 
 @rule("Resize", "Upsample")
 def resize(call: Call) -> None:
-    """Separable: every axis has its taps. Scales from the sizes where they are computed."""
+    """Separable: tables of positions and weights per axis, then their products.
+
+    Scales, sizes and the region of interest may be computed at run time; the kernel
+    makes the tables, in float32 as ONNX Runtime does.
+    """
     shape, out = call.shape(), call.output_shape()
-    rank = len(shape)
     node = call.node
     old = node.op_type == "Upsample" or call.opset < 11
-    scales_at = 1 if old else 2
-    axes = [int(a) % rank for a in node.get("axes", list(range(rank)))]
-    given = node.get("scales")
-    constant = call.constant(scales_at) if given is None else np.asarray(given)
-    sizes_given = not old and call.has(3)
-    scales = [o / s if s else 1.0 for o, s in zip(out, shape, strict=True)]
-    if constant is not None and constant.size:
-        for axis, scale in zip(axes, constant.reshape(-1), strict=True):
-            scales[axis] = float(scale)
-    elif not sizes_given and given is None and call.has(scales_at) and not _whole(shape, out):
-        call.fail("scales are computed at run time; make them a constant")
-    elif sizes_given and node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        scales = _kept_aspect(call, shape, out, axes)
-    mode = node.get("mode", "nearest")
+    mode = str(node.get("mode", "nearest")).replace("bilinear", "linear")
+    if mode not in ("nearest", "linear", "cubic"):
+        call.fail(f"mode '{mode}'")
     transform = "asymmetric" if old else node.get("coordinate_transformation_mode", "half_pixel")
-    roi = np.zeros(0)
-    if transform == "tf_crop_and_resize":
-        roi = call.known(1, "roi").reshape(-1)
-    taps = []
-    for axis in range(rank):
-        if out[axis] == shape[axis] and scales[axis] == 1.0 and transform != "tf_crop_and_resize":
-            taps.append(None)
-            continue
-        window = (0.0, 1.0)
-        if roi.size and axis in axes:
-            place = axes.index(axis)
-            window = (float(roi[place]), float(roi[place + len(axes)]))
-        taps.append(_taps(call, shape[axis], out[axis], scales[axis], mode, transform, window))
-    tables: list[Tensor] = []
-    for axis, tap in enumerate(taps):
-        if tap is not None:
-            for name, array in (("positions", tap.positions), ("weights", tap.weights)):
-                array = np.ascontiguousarray(array, "int32" if name == "positions" else "float32")
-                label = f"{node.label}/{name}{axis}"
-                tables.append(Tensor(label, str(array.dtype), array.shape, const=array))
-            mark = np.ascontiguousarray(tap.outside, "int32")
-            tables.append(Tensor(f"{node.label}/outside{axis}", "int32", mark.shape, const=mark))
+    if transform not in _TRANSFORMS:
+        call.fail(f"coordinate_transformation_mode '{transform}'")
+    rank = len(shape)
+    chosen = [int(a) % rank for a in node.get("axes", list(range(rank)))]
+    scale_of, whole = _scales(call, shape, out, chosen, old)
+    crops = transform == "tf_crop_and_resize"
+    axes = [
+        _Axis(a, shape[a], out[a], _taps(call, mode, shape[a], out[a]))
+        for a in chosen
+        if crops or out[a] != shape[a] or not whole
+    ]
+    inputs = [i for i, v in enumerate(node.inputs) if v is not None and math.prod(call.shape(i))]
+    scratch: list[tuple[Sequence[int], str]] = []
+    for axis in axes:
+        table = (axis.out, axis.taps)
+        scratch += [(table, "int32"), (table, "float32"), ((axis.out,), "int32")]
     value = float(node.get("extrapolation_value", 0.0))
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        x, rest = xs[0], iter(xs[1:])
-        arrays = [None if t is None else (next(rest), next(rest), next(rest)) for t in taps]
-        dtype = compute_type(x.dtype)
-        dtype = dtype if dtype.startswith("float") else "float32"
+        arrays = dict(zip(inputs, xs, strict=True))
+        y, x = ys[0], xs[0]
+        tables = {a.axis: ys[1 + 3 * i : 4 + 3 * i] for i, a in enumerate(axes)}
+        for axis in axes:
+            place = chosen.index(axis.axis)
+            scale = bind(k, scale_of(arrays, axis.axis))
+            window: Any = (0.0, 1.0)
+            if crops:
+                window = [to(arrays[1].at(place + n), "float32") for n in (0, len(chosen))]
+            _make_table(call, k, axis, mode, transform, scale, window, tables[axis.axis])
         with nest(k, out) as index:
-            total = cell(k, dtype, 0)
-            counts = [1 if a is None else a[0].shape[1] for a in arrays]
-            nearest = all(c == 1 for c in counts)
-            with nest(k, counts, "t") as tap:
-                place: list[Any] = []
-                weight: Any = None
-                for axis, array in enumerate(arrays):
-                    if array is None:
-                        place.append(index[axis])
-                        continue
-                    positions, weights, _ = array
-                    place.append(positions[index[axis], tap[axis]])
-                    own = to(weights[index[axis], tap[axis]], dtype)
-                    weight = own if weight is None else weight * own
-                if nearest:
-                    result = x[place]
-                else:
-                    total.add(to(x[place], dtype) * weight if weight is not None else x[place])
-            if not nearest:
-                result = total.get()
-                if not x.dtype.startswith("float"):
-                    result = to(result, "int32")
-            marks = [
-                a[2][[index[axis]]] > 0
-                for axis, (a, t) in enumerate(zip(arrays, taps, strict=True))
-                if a is not None and t is not None and t.outside.any()
-            ]
-            if marks:
-                fill = number(value, x.dtype)
-                result = select(tirx.any(*marks), fill, to(result, x.dtype))
-            ys[0].store(result, index)
+            result = _sample(k, x, index, axes, tables, mode)
+            if crops:
+                marks = [tables[a.axis][2][[index[a.axis]]] > 0 for a in axes]
+                result = select(any_of(*marks), number(value, x.dtype), to(result, x.dtype))
+            y.store(result, index)
 
-    call.loops(body, [0, *tables], key=(tuple(out), mode, transform))
+    call.loops(body, inputs, scratch=scratch)
 
 
-def _whole(shape: tuple[int, ...], out: tuple[int, ...]) -> bool:
-    """Whether the sizes alone tell the scales: only whole multiples make sure."""
-    return all(o % s == 0 for o, s in zip(out, shape, strict=True) if s)
+def _scales(
+    call: Call, shape: tuple[int, ...], out: tuple[int, ...], axes: list[int], old: bool
+) -> tuple[_Scale, bool]:
+    """How the kernel gets an axis's scale; whether axes of equal sizes stay as they are."""
+    node = call.node
+    at = 1 if old else 2
+    given = node.get("scales")
+    constant = call.constant(at) if given is None else np.asarray(given)
+    if constant is not None and constant.size:
+        table = dict(zip(axes, constant.reshape(-1).tolist(), strict=True))
+        whole = all(table[a] == 1.0 for a in axes if shape[a] == out[a])
+        return lambda _, axis: number(table.get(axis, 1.0), "float32"), whole
+    if call.has(at) and math.prod(call.shape(at)):
+        return lambda arrays, axis: to(arrays[at].at(axes.index(axis)), "float32"), False
+    if node.get("keep_aspect_ratio_policy", "stretch") == "stretch":
+        return lambda _, axis: number(out[axis] / shape[axis], "float32"), True
+    larger = node.get("keep_aspect_ratio_policy") == "not_smaller"
+
+    def kept(arrays: dict[int, Array], axis: int) -> Any:
+        ratios = [
+            to(arrays[3].at(i), "float32") / number(shape[a], "float32") for i, a in enumerate(axes)
+        ]
+        found = ratios[0]
+        for ratio in ratios[1:]:
+            found = tirx.max(found, ratio) if larger else tirx.min(found, ratio)
+        return found
+
+    return kept, False
 
 
-def _kept_aspect(
-    call: Call, shape: tuple[int, ...], out: tuple[int, ...], axes: list[int]
-) -> list[float]:
-    sizes = call.constant(3)
-    wanted = [int(s) for s in sizes.reshape(-1)] if sizes is not None else [out[a] for a in axes]
-    ratios = [w / shape[a] for w, a in zip(wanted, axes, strict=True)]
-    larger = call.node.get("keep_aspect_ratio_policy") == "not_smaller"
-    scale = max(ratios) if larger else min(ratios)
-    return [scale if a in axes else 1.0 for a in range(len(shape))]
+def _taps(call: Call, mode: str, size: int, out: int) -> int:
+    """Input elements that one output element may take."""
+    if mode == "nearest":
+        return 1
+    reach = 1 if mode == "linear" else 2
+    if not call.node.get("antialias", 0) or out >= size:
+        return 2 * reach
+    return 2 * (math.ceil(reach * size / max(out, 1)) + 1)
 
 
-def _taps(
+def _make_table(
     call: Call,
-    size: int,
-    out: int,
-    scale: float,
+    k: Any,
+    axis: _Axis,
     mode: str,
     transform: str,
-    window: tuple[float, float],
-) -> Taps:
-    positions = _coordinates(call, size, out, scale, transform, window)
-    outside = np.zeros(out, bool)
-    if transform == "tf_crop_and_resize":
-        outside = (positions < 0) | (positions > size - 1)
+    scale: Any,
+    window: Sequence[Any],
+    table: Sequence[Array],
+) -> None:
+    positions, weights, outside = table
+    one, zero = number(1, "float32"), number(0, "float32")
+    last = axis.size - 1
+    with k.loop(axis.out, "o") as o:
+        at = bind(k, _TRANSFORMS[transform](to(o, "float32"), scale, axis, window))
+        past = tirx.any(at < zero, at > number(last, "float32"))
+        outside.store(to(past, "int32"), (o,))
+        if mode == "nearest":
+            nearest = index_of(_nearest(call, at))
+            positions.store(maximum(minimum(nearest, last), 0), (o, 0))
+            return
+        antialias = bool(call.node.get("antialias", 0))
+        shrink = tirx.min(scale, one) if antialias else one
+        exclude = bool(call.node.get("exclude_outside", 0))
+        first = bind(k, index_of(m.libm("floor", at)) - (axis.taps // 2 - 1))
+        total = cell(k, "float32", 0, "total")
+        with k.loop(axis.taps, "t") as t:
+            place = first + t
+            distance = bind(k, m.absolute((to(place, "float32") - at) * shrink))
+            if mode == "linear":
+                weight = tirx.max(zero, one - distance)
+            else:
+                weight = _cubic(distance, float(call.node.get("cubic_coeff_a", -0.75)))
+            if exclude:
+                weight = select(tirx.all(place >= 0, place <= last), weight, zero)
+            weight = bind(k, weight)
+            total.add(weight)
+            weights.store(weight, (o, t))
+            positions.store(maximum(minimum(place, last), 0), (o, t))
+        if exclude or antialias:
+            with k.loop(axis.taps, "n") as t:
+                weights.store(weights[o, t] / total.get(), (o, t))
+
+
+def _sample(
+    k: Any,
+    x: Array,
+    index: list[Any],
+    axes: Sequence[_Axis],
+    tables: dict[int, Sequence[Array]],
+    mode: str,
+) -> Any:
+    """One output element."""
+    place = list(index)
     if mode == "nearest":
-        how = call.node.get("nearest_mode", "round_prefer_floor")
-        if call.node.op_type == "Upsample" or call.opset < 11:
-            how = "floor"
-        table: dict[str, Callable[[NumpyArray], NumpyArray]] = {
-            "round_prefer_floor": lambda p: np.ceil(p - 0.5),
-            "round_prefer_ceil": lambda p: np.floor(p + 0.5),
-            "floor": np.floor,
-            "ceil": np.ceil,
-        }
-        chosen = np.clip(table[how](positions), 0, size - 1).astype(np.int32)
-        return Taps(chosen[:, None], np.ones((out, 1)), outside)
-    antialias = bool(call.node.get("antialias", 0)) and scale < 1
-    stretch = 1 / scale if antialias else 1.0
-    reach = {"linear": 1, "bilinear": 1, "cubic": 2}.get(mode)
-    if reach is None:
-        call.fail(f"mode '{mode}'")
-    radius = reach * stretch
-    count = int(math.ceil(radius)) * 2 + (2 if antialias else 0)
-    first = np.floor(positions).astype(np.int64) - count // 2 + 1
-    at = first[:, None] + np.arange(count)[None]
-    distance = (at - positions[:, None]) / stretch
-    if mode == "cubic":
-        weights = _cubic(distance, float(call.node.get("cubic_coeff_a", -0.75)))
-    else:
-        weights = np.maximum(0.0, 1 - np.abs(distance))
-    exclude = bool(call.node.get("exclude_outside", 0))
-    if exclude or antialias:
-        weights = np.where((at < 0) | (at >= size), 0.0, weights)
-    if exclude or antialias:
-        weights = weights / weights.sum(1, keepdims=True)
-    return Taps(np.clip(at, 0, size - 1), weights, outside)
+        for axis in axes:
+            place[axis.axis] = tables[axis.axis][0][index[axis.axis], 0]
+        return x[place]
+    dtype = compute_type(x.dtype) if is_float(x.dtype) else "float32"
+    total = cell(k, dtype, 0)
+    with nest(k, [a.taps for a in axes], "t") as taps:
+        weight: Any = number(1, dtype)
+        for axis, tap in zip(axes, taps, strict=True):
+            positions, weights, _ = tables[axis.axis]
+            place[axis.axis] = positions[index[axis.axis], tap]
+            weight = weight * to(weights[index[axis.axis], tap], dtype)
+        total.add(to(x[place], dtype) * weight)
+    return total.get() if is_float(x.dtype) else to(total.get(), "int32")
 
 
-def _cubic(distance: NumpyArray, a: float) -> NumpyArray:
-    x = np.abs(distance)
-    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
-    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
-    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+def _cubic(x: Any, a: float) -> Any:
+    """The cubic convolution kernel at a distance (Keys 1981)."""
+    near = (lit(a + 2, x) * x - lit(a + 3, x)) * x * x + lit(1, x)
+    far = ((lit(a, x) * x - lit(5 * a, x)) * x + lit(8 * a, x)) * x - lit(4 * a, x)
+    return select(x <= lit(1, x), near, select(x < lit(2, x), far, lit(0, x)))
 
 
-def _coordinates(
-    call: Call, size: int, out: int, scale: float, transform: str, window: tuple[float, float]
-) -> NumpyArray:
-    """Where each output element lies in the input."""
-    i = np.arange(out, dtype=np.float64)
-    if transform == "half_pixel":
-        return (i + 0.5) / scale - 0.5
-    if transform == "half_pixel_symmetric":
-        adjustment = out / (scale * size)
-        center = size / 2
-        return center * (1 - adjustment) + (i + 0.5) / scale - 0.5
-    if transform == "pytorch_half_pixel":
-        return (i + 0.5) / scale - 0.5 if scale * size > 1 else np.zeros(out)
-    if transform == "align_corners":
-        return i * (size - 1) / (scale * size - 1) if out > 1 else np.zeros(out)
-    if transform == "asymmetric":
-        return i / scale
-    if transform == "tf_half_pixel_for_nn":
-        return (i + 0.5) / scale
-    if transform == "tf_crop_and_resize":
-        start, end = window
-        if out > 1:
-            step = (end - start) * (size - 1) / (out - 1)
-            return start * (size - 1) + i * step
-        return np.full(out, 0.5 * (start + end) * (size - 1))
-    return call.fail(f"coordinate_transformation_mode '{transform}'")
+def _nearest(call: Call, at: Any) -> Any:
+    how = call.node.get("nearest_mode", "round_prefer_floor")
+    if call.node.op_type == "Upsample" or call.opset < 11:
+        how = "floor"
+    half = number(0.5, "float32")
+    if how == "round_prefer_floor":
+        return m.libm("ceil", at - half)
+    if how == "round_prefer_ceil":
+        return m.libm("floor", at + half)
+    if how not in ("floor", "ceil"):
+        call.fail(f"nearest_mode '{how}'")
+    return m.libm(how, at)
+
+
+def _half_pixel(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
+    return (i + lit(0.5, i)) / scale - lit(0.5, i)
+
+
+def _half_pixel_symmetric(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
+    adjustment = lit(axis.out, i) / (scale * lit(axis.size, i))
+    offset = lit(axis.size / 2, i) * (lit(1, i) - adjustment)
+    return offset + _half_pixel(i, scale, axis, window)
+
+
+def _pytorch_half_pixel(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
+    return _half_pixel(i, scale, axis, window) if axis.out > 1 else lit(0, i)
+
+
+def _align_corners(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
+    if axis.out == 1:
+        return lit(0, i)
+    return i * lit(axis.size - 1, i) / (scale * lit(axis.size, i) - lit(1, i))
+
+
+def _crop_and_resize(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
+    start, end = window
+    last = lit(axis.size - 1, i)
+    if axis.out == 1:
+        return lit(0.5, i) * (start + end) * last
+    return start * last + i * ((end - start) * last / lit(axis.out - 1, i))
+
+
+_TRANSFORMS: dict[str, Callable[[Any, Any, _Axis, Any], Any]] = {
+    "half_pixel": _half_pixel,
+    "half_pixel_symmetric": _half_pixel_symmetric,
+    "pytorch_half_pixel": _pytorch_half_pixel,
+    "align_corners": _align_corners,
+    "asymmetric": lambda i, scale, axis, window: i / scale,
+    "tf_half_pixel_for_nn": lambda i, scale, axis, window: (i + lit(0.5, i)) / scale,
+    "tf_crop_and_resize": _crop_and_resize,
+}
 
 
 @rule("GridSample")
@@ -282,7 +324,7 @@ def grid_sample(call: Call) -> None:
                         own = fraction if o else one - fraction
                         place.append(index_of(floors[axis]) + o)
                     else:
-                        own = _cubic_expr(fraction, o)
+                        own = _cubic_weight(fraction, o)
                         place.append(index_of(floors[axis]) + (o - 1))
                     weight = weight * own
                 total.add(read(x, [n, c], [bind(k, p) for p in place], dtype) * weight)
@@ -293,16 +335,9 @@ def grid_sample(call: Call) -> None:
     call.loops(body, key=())
 
 
-def _cubic_expr(t: Any, tap: int) -> Any:
-    """The weight of tap 0 to 3 at fraction `t`, with a = -0.75."""
-    a = -0.75
-    from .mathematics import lit
-
-    distance = [t + lit(1, t), t, lit(1, t) - t, lit(2, t) - t][tap]
-    x = distance
-    if tap in (1, 2):
-        return (lit(a + 2, x) * x - lit(a + 3, x)) * x * x + lit(1, x)
-    return ((lit(a, x) * x - lit(5 * a, x)) * x + lit(8 * a, x)) * x - lit(4 * a, x)
+def _cubic_weight(t: Any, tap: int) -> Any:
+    """The weight of tap 0 to 3 at fraction `t`."""
+    return _cubic([t + lit(1, t), t, lit(1, t) - t, lit(2, t) - t][tap], -0.75)
 
 
 def _reflect(index: Any, size: int, corners: bool) -> Any:

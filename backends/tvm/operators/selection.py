@@ -69,7 +69,7 @@ def compress(call: Call) -> None:
         x, condition = xs
         y = ys[0]
         found = cell(k, "int32", 0, "found")
-        with k.loop(min(length, x.size if flat else shape[axis]), "c") as i:
+        with k.loop(min(length, x.size if flat else shape[axis]), "c") as i:  # noqa: SIM117
             with when(k, condition[[i]]):
                 with when(k, found.get() < count):
                     if flat:

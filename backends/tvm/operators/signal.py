@@ -94,7 +94,7 @@ def _deduced_axis(call: Call) -> int:
     ]
     if len(changed) == 1:
         return changed[0]
-    free = [i for i in range(1, call.rank() - 1)]
+    free = list(range(1, call.rank() - 1))
     if len(free) == 1 and call.shape()[0] == 1:
         return free[0]
     return call.fail("the axis is computed at run time; make it a constant")
@@ -106,10 +106,7 @@ def stft(call: Call) -> None:
     frames, bins = out[1], out[2]
     step = int(call.known(1, "frame_step").reshape(()))
     window = call.node.input(2) is not None
-    if call.has(3):
-        length = int(call.known(3, "frame_length").reshape(()))
-    else:
-        length = call.shape(2)[0]
+    length = int(call.known(3, "frame_length").reshape(())) if call.has(3) else call.shape(2)[0]
     dtype = compute_type(call.dtype())
     table = _twiddles(call, length, dtype, -1.0)
     complex_in = len(shape) == 3 and shape[2] == 2

@@ -149,7 +149,9 @@ def test_foreign_artifact_is_refused(tmp_path: Path) -> None:
 
 def test_unsupported_operator_is_named(tmp_path: Path) -> None:
     model = model_of(
-        [helper.make_node("RandomNormalLike", ["x"], ["y"], name="noise")], {"x": (2, 3)}, {"y": (2, 3)}
+        [helper.make_node("RandomNormalLike", ["x"], ["y"], name="noise")],
+        {"x": (2, 3)},
+        {"y": (2, 3)},
     )
     with pytest.raises(UnsupportedError, match=r"'noise' \(RandomNormalLike\)"):
         compile_model(from_proto(model), NATIVE, tmp_path / "model.so")
