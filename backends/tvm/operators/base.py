@@ -308,10 +308,16 @@ class Cell:
 
 
 def bind(k: KernelBuilder, value: Expr) -> Any:
-    """Name a value, so that it is computed once."""
+    """Name a value, so that it is computed once.
+
+    Floats get a variable in memory: TVM's analysis of named ones fails on divisions.
+    """
     if isinstance(value, (int, float, bool, tirx.Var)):
         return value
-    variable = tirx.Var("t", str(value.ty.dtype) if hasattr(value, "ty") else value.dtype)
+    dtype = dtype_of(value)
+    if is_float(dtype):
+        return Cell(k, dtype, value, "t").get()
+    variable = tirx.Var("t", dtype)
     k.statement(tirx.Bind(variable, value))
     return variable
 

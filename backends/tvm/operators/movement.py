@@ -189,19 +189,30 @@ def pad(call: Call) -> None:
     mode = call.node.get("mode", "constant")
     given = call.node.get("pads", call.node.get("paddings"))
     pads = call.constant(1) if given is None else np.asarray(given)
-    axes = list(range(rank))
-    if call.has(3):
-        axes = [int(a) % rank for a in call.known(3, "axes").reshape(-1)]
-    count = len(axes)
+    axes = call.constant(3)
+    count = call.shape(3)[0] if call.has(3) else rank
+    axes = list(range(rank)) if not call.has(3) else axes
     value = float(call.node.get("value", 0.0))
     inputs = [0] + ([1] if pads is None else []) + ([2] if call.has(2) else [])
+    inputs += [3] if axes is None else []
     dtype = call.dtype()
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         arrays = dict(zip(inputs, xs, strict=True))
         before: list[Any] = [0] * rank
-        for i, axis in enumerate(axes):
-            before[axis] = index_of(arrays[1][[i]]) if pads is None else int(pads.reshape(-1)[i])
+        if axes is None:
+            before = [cell(k, "int32", 0, f"before{a}") for a in range(rank)]
+        for i in range(count):
+            size_ = index_of(arrays[1][[i]]) if pads is None else int(pads.reshape(-1)[i])
+            if axes is not None:
+                before[int(axes[i]) % rank] = size_
+                continue
+            axis = wrap(bind(k, index_of(arrays[3][[i]])), rank)
+            for a in range(rank):
+                with when(k, equal(axis, a)):
+                    before[a].set(size_)
+        if axes is None:
+            before = [b.get() for b in before]
         fill: Any = number(value, dtype)
         if 2 in arrays:
             fill = arrays[2].at(0)

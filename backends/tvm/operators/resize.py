@@ -253,6 +253,10 @@ def _align_corners(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
     return i * lit(axis.size - 1, i) / (scale * lit(axis.size, i) - lit(1, i))
 
 
+def _asymmetric(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
+    return i / scale if axis.out > 1 else lit(0, i)
+
+
 def _crop_and_resize(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
     start, end = window
     last = lit(axis.size - 1, i)
@@ -266,7 +270,7 @@ _TRANSFORMS: dict[str, Callable[[Any, Any, _Axis, Any], Any]] = {
     "half_pixel_symmetric": _half_pixel_symmetric,
     "pytorch_half_pixel": _pytorch_half_pixel,
     "align_corners": _align_corners,
-    "asymmetric": lambda i, scale, axis, window: i / scale,
+    "asymmetric": _asymmetric,
     "tf_half_pixel_for_nn": lambda i, scale, axis, window: (i + lit(0.5, i)) / scale,
     "tf_crop_and_resize": _crop_and_resize,
 }

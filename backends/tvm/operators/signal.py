@@ -8,7 +8,7 @@ import numpy as np
 from tvm import tirx
 
 from ..plan import Tensor
-from .base import Array, Call, cell, compute_type, nest, number, rule, select, to
+from .base import Array, Call, cell, compute_type, index_of, nest, number, rule, select, to
 
 
 def _twiddles(call: Call, size: int, dtype: str, sign: float) -> Tensor:
@@ -104,7 +104,6 @@ def _deduced_axis(call: Call) -> int:
 def stft(call: Call) -> None:
     shape, out = call.shape(), call.output_shape()
     frames, bins = out[1], out[2]
-    step = int(call.known(1, "frame_step").reshape(()))
     window = call.node.input(2) is not None
     length = int(call.known(3, "frame_length").reshape(())) if call.has(3) else call.shape(2)[0]
     dtype = compute_type(call.dtype())
@@ -113,6 +112,7 @@ def stft(call: Call) -> None:
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         x, roots = xs[0], xs[-1]
+        step = index_of(xs[1].at(0))
         with nest(k, (shape[0], frames, bins)) as (n, f, b):
             real, imaginary = cell(k, dtype, 0, "real"), cell(k, dtype, 0, "imaginary")
             turn = cell(k, "int32", 0, "turn")
@@ -120,21 +120,21 @@ def stft(call: Call) -> None:
                 place = [n, f * step + t]
                 a = to(x[[*place, 0] if len(shape) == 3 else place], dtype)
                 if window:
-                    a = a * to(xs[1][[t]], dtype)
+                    a = a * to(xs[2][[t]], dtype)
                 c, s = roots[0, turn.get()], roots[1, turn.get()]
                 real.add(a * c)
                 imaginary.add(a * s)
                 if complex_in:
                     i = to(x[[*place, 1]], dtype)
                     if window:
-                        i = i * to(xs[1][[t]], dtype)
+                        i = i * to(xs[2][[t]], dtype)
                     real.add(to(0, dtype) - i * s)
                     imaginary.add(i * c)
                 _advance(turn, b, length)
             ys[0].store(real.get(), (n, f, b, 0))
             ys[0].store(imaginary.get(), (n, f, b, 1))
 
-    call.loops(body, [0, 2, table] if window else [0, table])
+    call.loops(body, [0, 1, 2, table] if window else [0, 1, table])
 
 
 @rule("MelWeightMatrix")
