@@ -222,10 +222,10 @@ class Node:
         self.attributes = attributes if attributes is not None else {}
         self.extra = extra
         self.graph: Graph | None = None
-        self._inputs: list[Value | None] = []
-        for value in inputs:
-            self._inputs.append(None)
-            self.set_input(len(self._inputs) - 1, value)
+        self._inputs: list[Value | None] = list(inputs)
+        for index, value in enumerate(self._inputs):
+            if value is not None:
+                value.uses[Use(self, index)] = None
         self.outputs: tuple[Value | None, ...] = tuple(outputs)
         for index, value in enumerate(self.outputs):
             if value is not None:

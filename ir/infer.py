@@ -86,7 +86,10 @@ def _take_graph_types(graph: Graph, proto: onnx.GraphProto) -> None:
         for value in node.outputs:
             if value is not None:
                 _take_type(value, types.get(value.name))
-        inner = iter(node.subgraphs())
+        bodies = node.subgraphs()
+        if not bodies:
+            continue
+        inner = iter(bodies)
         for attribute in node_proto.attribute:
             for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
                 _take_graph_types(next(inner), body)

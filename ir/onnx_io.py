@@ -213,25 +213,24 @@ class _GraphReader:
             self.graph.initializers[name] = value
 
     def _read_node(self, proto: NodeProto, infos: Mapping[str, ValueInfoProto]) -> None:
-        inputs: list[Value | None] = []
-        for name in proto.input:
-            _check_text(name)
-            value = self.scope.find(name) if name else None
-            if name and value is None:
+        op_type, domain, label, overload = proto.op_type, proto.domain, proto.name, proto.overload
+        _check_text(op_type, domain, label, overload)
+        find = self.scope.find
+        inputs = [find(name) if name else None for name in proto.input]
+        for name, found in zip(proto.input, inputs, strict=True):
+            if name and found is None:
+                _check_text(name)
                 raise ModelError(
-                    f"node '{proto.name or next(iter(proto.output), '?')}' ({proto.op_type}) reads "
+                    f"node '{label or next(iter(proto.output), '?')}' ({op_type}) reads "
                     f"'{name}' before anything defines it"
                 )
-            inputs.append(value)
-        _check_text(proto.op_type, proto.domain, proto.name, proto.overload)
         attributes: dict[str, Attribute] = {}
         for attribute in proto.attribute:
-            _check_text(attribute.name, attribute.ref_attr_name)
-            if attribute.name in attributes:
-                raise ModelError(
-                    f"node '{proto.name}': attribute '{attribute.name}' is given twice"
-                )
-            attributes[attribute.name] = self._read_attribute(attribute)
+            key = attribute.name
+            _check_text(key, attribute.ref_attr_name)
+            if key in attributes:
+                raise ModelError(f"node '{label}': attribute '{key}' is given twice")
+            attributes[key] = self._read_attribute(attribute)
         outputs: list[Value | None] = []
         for name in proto.output:
             if not name:
@@ -241,21 +240,15 @@ class _GraphReader:
             value = Value(name, info.type if info is not None else None, info=info)
             self._define(value)
             outputs.append(value)
-        extra = None
-        for field, content in proto.ListFields():
-            # Explicitly empty strings (name, domain) count: they come back as they were.
-            if field.name in _NODE_EXTRA or content == "":
-                extra = extra or NodeProto()
-                _copy_field(extra, field.name, content)
         node = Node(
-            proto.op_type,
+            op_type,
             inputs,
             outputs,
             attributes,
-            domain=proto.domain,
-            name=proto.name,
-            overload=proto.overload,
-            extra=extra,
+            domain=domain,
+            name=label,
+            overload=overload,
+            extra=_node_extra(proto),
         )
         for graph in node.subgraphs():
             graph.parent = node
@@ -302,6 +295,23 @@ class _Scope(Mapping[str, Value]):
 
     def __len__(self) -> int:
         return len(self.local) + len(self.outer)
+
+
+def _node_extra(proto: NodeProto) -> NodeProto | None:
+    """What a node has besides its operation: doc string, metadata, device configurations.
+
+    Explicitly empty strings (name, domain) count: they come back as they were.
+    """
+    texts = ("name", "domain", "overload")
+    empty = [field for field in texts if proto.HasField(field) and not getattr(proto, field)]
+    described = proto.HasField("doc_string") or proto.metadata_props
+    if not (empty or described or proto.device_configurations):
+        return None
+    extra = NodeProto()
+    for field, content in proto.ListFields():
+        if field.name in _NODE_EXTRA or field.name in empty:
+            _copy_field(extra, field.name, content)
+    return extra
 
 
 def _check_text(*texts: str) -> None:

@@ -51,6 +51,12 @@ def test_more_than_rounding_is_refused(scale: float) -> None:
         check_equivalent("check", session(), session(scale), [FEED])
 
 
+def test_nothing_to_run_on_is_no_agreement() -> None:
+    check = check_equivalent("check", session(), session(2.0), [])
+    assert not check.passed
+    assert "not compared" in check.detail
+
+
 def test_file_that_the_checker_rejects_is_refused(tmp_path: Path) -> None:
     onnx.save(proto(), tmp_path / "source.onnx")
     onnx.save(proto(declared=5), tmp_path / "result.onnx")

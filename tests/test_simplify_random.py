@@ -11,7 +11,7 @@ from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.passes.manager import PassManager
 from secateur.passes.reference import Session
-from secateur.passes.simplify import simplify_pipeline
+from secateur.passes.simplify import Simplify, simplify_pipeline
 from tests.strategies import models
 
 RELAXED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -33,6 +33,8 @@ def check_equal(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> None:
     PassManager(simplify_pipeline()).run(model)
     onnx.checker.check_model(to_proto(model), full_check=True)
     actual = Session(model, optimize=False).run(feeds)
+    again = Simplify().run(model)
+    assert not again.changed, again.statistics
     assert list(actual) == list(expected)
     for name, reference in expected.items():
         assert actual[name].shape == reference.shape

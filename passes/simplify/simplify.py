@@ -94,10 +94,10 @@ class _Run:
         chosen = inline_constant_conditions(self.model)
         self.applied["fold_constants"] += folded
         self.applied["inline_constant_conditions"] += chosen
+        if self._is_settled and not folded and not chosen:
+            return False
         analysis = Analysis(self.model)
         analysis.run()
-        if self._is_settled and not folded and not chosen and not analysis.improved:
-            return False
         rewriter = Rewriter(self.model, _RULES, analysis)
         rewriter.run()
         self.applied.update(rewriter.applied)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
 import click
@@ -10,6 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+TRACEBACK = "SECATEUR_TRACEBACK"
+"""Environment variable that shows a failure's traceback, and native code's warnings."""
 
 PIPE_WIDTH = 200
 """Columns of output that goes to no terminal: tables there keep their lines whole."""
@@ -36,11 +42,46 @@ def print_json(content: object) -> None:
     click.echo(to_json(content), nl=False)
 
 
-class StageProgress:
-    """Shows the stages of a run (a `pipeline.Observer`); silent where stderr is no terminal."""
+@contextlib.contextmanager
+def native_stderr_dropped() -> Iterator[None]:
+    """Drops what the process writes to file descriptor 2: compilers' warnings, in C++ too.
 
-    def __init__(self) -> None:
-        console = Console(stderr=True)
+    `sys.stderr` itself goes on to where it went before. Does nothing where there is no
+    such descriptor or `sys.stderr` is something else.
+    """
+    stream = sys.stderr
+    try:
+        if stream is None or stream.fileno() != 2:
+            raise OSError
+        stream.flush()
+        kept = os.dup(2)
+    except OSError:  # also io.UnsupportedOperation, of streams without a descriptor
+        yield
+        return
+    with open(kept, "w", buffering=1, encoding=stream.encoding, errors="replace") as copy:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        sys.stderr = copy
+        try:
+            yield
+        finally:
+            sys.stderr = stream
+            copy.flush()
+            os.dup2(kept, 2)
+
+
+class StageProgress:
+    """Shows the stages of a run (a `pipeline.Observer`); silent where stderr is no terminal.
+
+    Warnings that native code writes meanwhile are dropped (see `native_stderr_dropped`),
+    except where tracebacks are asked for.
+    """
+
+    def __enter__(self) -> StageProgress:
+        self._exit = contextlib.ExitStack()
+        if not os.environ.get(TRACEBACK):
+            self._exit.enter_context(native_stderr_dropped())
+        console = Console(file=sys.stderr)
         self._progress = Progress(
             SpinnerColumn(finished_text="*"),
             TextColumn("{task.description}", markup=False),
@@ -48,9 +89,8 @@ class StageProgress:
             console=console,
             disable=not console.is_terminal,
         )
-
-    def __enter__(self) -> StageProgress:
         self._progress.start()
+        self._exit.callback(self._progress.stop)
         return self
 
     def __exit__(
@@ -59,7 +99,7 @@ class StageProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        self._exit.close()
 
     def begin(self, stage: str) -> None:
         self._current = self._progress.add_task(stage, total=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def resize(call: Call) -> None:
         for a in chosen
         if crops or out[a] != shape[a] or not whole
     ]
-    inputs = [i for i, v in enumerate(node.inputs) if v is not None and math.prod(call.shape(i))]
+    inputs = [i for i, v in enumerate(node.inputs) if v is not None and 0 not in call.shape(i)]
     scratch: list[tuple[Sequence[int], str]] = []
     for axis in axes:
         table = (axis.out, axis.taps)
@@ -114,7 +114,7 @@ def _scales(
         table = dict(zip(axes, constant.reshape(-1).tolist(), strict=True))
         whole = all(table[a] == 1.0 for a in axes if shape[a] == out[a])
         return lambda _, axis: number(table.get(axis, 1.0), "float32"), whole
-    if call.has(at) and math.prod(call.shape(at)):
+    if call.has(at) and 0 not in call.shape(at):
         return lambda arrays, axis: to(arrays[at].at(axes.index(axis)), "float32"), False
     if node.get("keep_aspect_ratio_policy", "stretch") == "stretch":
         return lambda _, axis: number(out[axis] / shape[axis], "float32"), True
@@ -191,7 +191,7 @@ def _sample(
     x: Array,
     index: list[Any],
     axes: Sequence[_Axis],
-    tables: dict[int, Sequence[Array]],
+    tables: Mapping[int, Sequence[Array]],
     mode: str,
 ) -> Any:
     """One output element."""

@@ -9,13 +9,15 @@ from onnx import TensorProto, numpy_helper
 from ....ir.graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from ....ir.infer import infer_node
 from ....ir.model import Model
-from . import shapes, values
+from . import shapes, spatial, values
 from .expression import Expression, Size, opaque, symbol
 
 Elements = tuple[Size, ...]
 
 _COUNTER = itertools.count()
 """Numbers of unknown sizes, unique over all analyses so that names never meet again."""
+
+_SHAPE_RULES = shapes.RULES | spatial.RULES
 
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 
@@ -39,11 +41,6 @@ class Analysis:
         self._first_elements: dict[tuple[Graph | None, int, int | None, Elements], Value] = {}
         self._improved: set[Value] = set()
         self._loops = 0
-
-    @property
-    def improved(self) -> int:
-        """How many values it knows more of than their types said before."""
-        return len(self._improved)
 
     def run(self) -> None:
         """Visit every node of the main graph and its subgraphs, in execution order."""
@@ -149,7 +146,7 @@ class Analysis:
     # --- finding -------------------------------------------------------------------
 
     def _visit(self, node: Node) -> None:
-        rule = shapes.RULES.get(node.op_type)
+        rule = _SHAPE_RULES.get(node.op_type)
         try:
             found = rule(node, self) if rule is not None else []
         except (IndexError, ZeroDivisionError):  # axes that the node's inputs don't have

@@ -397,3 +397,18 @@ def recurrent(node: Node, analysis: Analysis) -> list[Shape | None]:
         (directions, batch, hidden),
         (directions, batch, hidden),
     ]
+
+
+@rule("If")
+def either_branch(node: Node, analysis: Analysis) -> list[Shape | None]:
+    """What both branches agree in."""
+    results = [[analysis.shape(v) for v in body.outputs] for body in node.subgraphs()]
+    if len(results) != 2:
+        return [None] * len(node.outputs)
+    return [_common(a, b, analysis) for a, b in zip(*results, strict=False)]
+
+
+def _common(a: Shape | None, b: Shape | None, analysis: Analysis) -> Shape | None:
+    if a is None or b is None or len(a) != len(b):
+        return None
+    return tuple(x if x == y else analysis.unknown() for x, y in zip(a, b, strict=True))
