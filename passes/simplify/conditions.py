@@ -10,8 +10,12 @@ from ...ir.model import Model
 
 def inline_constant_conditions(model: Model) -> int:
     """Put the taken branch of every such If in its place, innermost last; how many."""
+    taken = (n for n in model.graph.all_nodes() if _taken_branch(n, model) is not None)
+    chosen = list(dict.fromkeys(node.graph for node in taken))
+    if not chosen:
+        return 0
     names = Counter(v.name for graph in model.all_graphs() for v in graph.values())
-    return sum(_inline_in(graph, model, names) for graph in list(model.graph.all_graphs()))
+    return sum(_inline_in(graph, model, names) for graph in chosen if graph is not None)
 
 
 def _inline_in(graph: Graph, model: Model, names: Counter[str]) -> int:

@@ -19,8 +19,10 @@ _PIECE = 2**20
 """Elements compared at a time, so that mapped constants don't pile up in memory."""
 
 
-def merge_constants(model: Model) -> int:
-    """Let every reader of an initializer read the first one equal to it; how many went.
+def merge_constants(model: Model) -> list[Value]:
+    """Let every reader of an initializer read the first one equal to it.
+
+    Returns that first one for each initializer that went.
 
     Initializers that callers may override, and those that are graph outputs, stay.
     Initializers of subgraphs merge with those of the graphs around them.
@@ -29,8 +31,10 @@ def merge_constants(model: Model) -> int:
     return _merge_in(model, model.graph, seen)
 
 
-def _merge_in(model: Model, graph: Graph, seen: dict[tuple[object, ...], list[Value]]) -> int:
-    count = 0
+def _merge_in(
+    model: Model, graph: Graph, seen: dict[tuple[object, ...], list[Value]]
+) -> list[Value]:
+    merged: list[Value] = []
     added: list[tuple[tuple[object, ...], Value]] = []
     for value in list(graph.initializers.values()):
         tensor = model.constant(value)
@@ -45,14 +49,14 @@ def _merge_in(model: Model, graph: Graph, seen: dict[tuple[object, ...], list[Va
         value.replace_uses(twin)
         if not value.is_input:
             del graph.initializers[value.name]
-        count += 1
+        merged.append(twin)
     for node in graph.nodes:
         for body in node.subgraphs():
-            count += _merge_in(model, body, seen)
+            merged += _merge_in(model, body, seen)
     if graph is not model.graph:
         for place, value in added:  # not visible outside
             seen[place].remove(value)
-    return count
+    return merged
 
 
 def _sample(tensor: Tensor) -> bytes:
@@ -82,13 +86,16 @@ def _flat(tensor: Tensor) -> Array:
     return np.ascontiguousarray(array).reshape(-1)
 
 
-def merge_computations(model: Model) -> int:
-    """Common subexpressions: nodes that compute what an earlier one did; how many went.
+def merge_computations(model: Model) -> list[Value]:
+    """Common subexpressions: nodes that compute what an earlier one did go.
 
-    Nodes see what the graphs around theirs computed before. Random operators, nodes
-    with subgraphs and operators outside the standard domains stay.
+    Returns the earlier one's results for each. Nodes see what the graphs around theirs
+    computed before. Random operators, nodes with subgraphs and operators outside the
+    standard domains stay.
     """
-    return _Merger(model).run(model.graph, ())
+    merger = _Merger(model)
+    merger.run(model.graph, ())
+    return merger.merged
 
 
 class _Twins:
@@ -105,17 +112,17 @@ _Scope = dict[tuple[object, ...], _Twins]
 class _Merger:
     def __init__(self, model: Model) -> None:
         self.opsets = model.opsets
+        self.merged: list[Value] = []
 
-    def run(self, graph: Graph, outer: tuple[_Scope, ...]) -> int:
+    def run(self, graph: Graph, outer: tuple[_Scope, ...]) -> None:
         """Merge in one graph; `outer` are the nodes of the graphs around it so far."""
         own: _Scope = {}
         scopes = (*outer, own)
-        count = 0
         dead: list[Node] = []
         for node in graph.nodes:
             bodies = node.subgraphs()
             for body in bodies:
-                count += self.run(body, scopes)
+                self.run(body, scopes)
             domain = normalize_domain(node.domain)
             if bodies or not is_deterministic(node.op_type, domain, self.opsets.get(domain, 0)):
                 continue
@@ -127,7 +134,6 @@ class _Merger:
             else:
                 own[key] = _Twins(node)
         graph.remove_nodes(dead)
-        return count + len(dead)
 
     def _merge(self, node: Node, twins: _Twins | None) -> bool:
         if twins is None:
@@ -136,7 +142,10 @@ class _Merger:
             twins.others[self._attributes(twins.first)] = twins.first
             twins.first = None
         twin = twins.others.get(self._attributes(node))
-        return twin is not None and _replace(node, twin)
+        if twin is None or not _replace(node, twin):
+            return False
+        self.merged += [v for v in twin.outputs if v is not None]
+        return True
 
     def _attributes(self, node: Node) -> frozenset[tuple[str, bytes]]:
         """Attributes in serialized form, without those that say what is the default."""

@@ -74,11 +74,19 @@ class Rewriter:
         self._changed_graphs: set[Graph] = set()
         self._constants: dict[Value, Tensor | None] = {}
 
-    def run(self) -> bool:
-        """Rewrite until nothing matches any more; whether anything did."""
-        for graph in self.model.graph.all_graphs():
-            for node in graph.nodes:
-                self.visit(node)
+    def run(self, around: Iterable[Value] | None = None) -> bool:
+        """Rewrite until nothing matches any more; whether anything did.
+
+        Looks at all nodes, or first at those that define or read the values `around`.
+        """
+        if around is None:
+            for graph in self.model.graph.all_graphs():
+                for node in graph.nodes:
+                    self.visit(node)
+        for value in around or ():
+            for near in (value.producer, *value.users):
+                if near is not None:
+                    self.visit(near)
         while self._queue:
             node = self._queue.popleft()
             self._queued.discard(node)

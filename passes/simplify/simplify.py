@@ -26,7 +26,7 @@ from . import (
     shape_chains,
 )
 from .conditions import inline_constant_conditions
-from .dead import remove_dead_nodes, remove_unused_initializers
+from .dead import remove_unused_initializers
 from .duplicates import merge_computations, merge_constants
 from .fold_constants import Limits, fold_constants
 from .rewriter import Rewriter
@@ -90,6 +90,7 @@ class _Run:
 
         In this order, since sharing a weight or a result ties the rules' hands.
         """
+        before = self.applied.total()
         folded, too_large = fold_constants(self.model, self.limits)
         chosen = inline_constant_conditions(self.model)
         self.applied["fold_constants"] += folded
@@ -101,13 +102,15 @@ class _Run:
         rewriter = Rewriter(self.model, _RULES, analysis)
         rewriter.run()
         self.applied.update(rewriter.applied)
-        remove_dead_nodes(self.model)
-        merged = merge_constants(self.model) + merge_computations(self.model)
-        self.applied["merge"] += merged
-        self._is_settled = not merged and not analysis.is_stale
+        while merged := [*merge_constants(self.model), *merge_computations(self.model)]:
+            self.applied["merge"] += len(merged)
+            rewriter = Rewriter(self.model, _RULES, analysis)
+            rewriter.run(around=merged)
+            self.applied.update(rewriter.applied)
+        self._is_settled = not analysis.is_stale
         affine.note_remaining(rewriter)
         self.notes = too_large + rewriter.notes
-        return bool(rewriter.applied) or merged + chosen > 0
+        return self.applied.total() > before
 
 
 @contextmanager
