@@ -174,6 +174,7 @@ class Rewriter:
         if made is None or gone is None or made not in self._made:
             return
         self._made.discard(made)
+        self.analysis.inherit(new, old)
         if gone.name:
             made.name, gone.name = gone.name, made.name
         if not new.is_graph_output:  # else the names have changed hands already

@@ -71,7 +71,7 @@ def take_shape_of_first(node: Node, rewriter: Rewriter) -> bool:
     """Read the shape off the first value that has it: what computes a later one may go."""
     source = node.input(0)
     first = None if source is None else rewriter.analysis.first_of_shape(source, node)
-    if first is None or first is source or not _is_alive(first, rewriter):
+    if first is None:
         return False
     rewriter.set_input(node, 0, first)
     return True
@@ -82,13 +82,6 @@ def take_first_with_elements(node: Node, rewriter: Rewriter) -> bool:
     """Two ways to compute the same sizes are one too many."""
     output = node.output(0)
     first = None if output is None else rewriter.analysis.first_with_elements(output, node)
-    if output is None or first is None or first is output or not _is_alive(first, rewriter):
+    if output is None or first is None:
         return False
     return rewriter.replace(output, first)
-
-
-def _is_alive(value: Value, rewriter: Rewriter) -> bool:
-    if value.is_input or (value.producer is not None and value.producer.graph is not None):
-        return True
-    rewriter.analysis.is_stale = True  # another value is the first one now
-    return False

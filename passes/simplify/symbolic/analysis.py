@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 
 from onnx import TensorProto, numpy_helper
 
@@ -37,8 +38,8 @@ class Analysis:
         self._shapes: dict[Value, shapes.Shape | None] = {}
         self._elements: dict[Value, list[Size] | None] = {}
         self._expressions: dict[str, Expression] = {}
-        self._first_shapes: dict[tuple[Graph | None, shapes.Shape], Value] = {}
-        self._first_elements: dict[tuple[Graph | None, int, int | None, Elements], Value] = {}
+        self._alike: dict[tuple[object, ...], deque[Value]] = {}
+        self._places: dict[Value, int] = {}
         self._improved: set[Value] = set()
         self._loops = 0
 
@@ -64,8 +65,9 @@ class Analysis:
 
     def _note_shape(self, graph: Graph, value: Value) -> None:
         shape = self.shape(value)
+        self._places[value] = len(self._places)
         if shape is not None and tensor_type(value.type) is not None:
-            self._first_shapes.setdefault((graph, shape), value)
+            self._alike.setdefault((graph, shape), deque()).append(value)
 
     # --- what rules ask ------------------------------------------------------------
 
@@ -122,16 +124,34 @@ class Analysis:
         return list(zip(axes, starts, ends, steps, strict=True))
 
     def first_of_shape(self, value: Value, node: Node) -> Value | None:
-        """The first value, seen from `node`'s graph, that has the same shape as `value`."""
+        """The first value of `node`'s graph with the same shape, if it precedes `value`."""
         shape = self.shape(value)
-        return None if shape is None else self._first_shapes.get((node.graph, shape))
+        return None if shape is None else self._first((node.graph, shape), value)
 
     def first_with_elements(self, value: Value, node: Node) -> Value | None:
-        """The first value of `node`'s graph with the same elements, rank and type."""
+        """The first value with the same elements, rank and type, if it precedes `value`."""
         found = self._elements.get(value)
         if found is None:
             return None
-        return self._first_elements.get((node.graph, value.dtype, value.rank, tuple(found)))
+        return self._first((node.graph, value.dtype, value.rank, tuple(found)), value)
+
+    def inherit(self, new: Value, old: Value) -> None:
+        """Let a new value, put where `old` was, have what is known of that."""
+        if old in self._places:
+            self._places.setdefault(new, self._places[old])
+        if old in self._elements:
+            self._elements.setdefault(new, self._elements[old])
+
+    def _first(self, key: tuple[object, ...], value: Value) -> Value | None:
+        alike = self._alike.get(key)
+        while alike and not _is_alive(alike[0]):
+            alike.popleft()
+        if not alike or alike[0] is value:
+            return None
+        if value not in self._places:
+            self.is_stale = True  # where it stands is not known
+            return None
+        return alike[0] if self._places[alike[0]] < self._places[value] else None
 
     def attribute_integer(self, tensor: TensorProto) -> int | None:
         """The element of a one-element integer tensor in an attribute."""
@@ -169,8 +189,8 @@ class Analysis:
         found = rule(node, self)
         if found is not None and len(found) <= values.LIMIT:
             self._elements[output] = found
-            key = (node.graph, output.dtype, rank, tuple(found))
-            self._first_elements.setdefault(key, output)
+            key: tuple[object, ...] = (node.graph, output.dtype, rank, tuple(found))
+            self._alike.setdefault(key, deque()).append(output)
 
     def _may_learn(self, node: Node) -> bool:
         """Whether ONNX's inference could find more than it did with what is known now."""
@@ -230,6 +250,10 @@ class Analysis:
         if len(tensor.shape) > 1 or tensor.size > values.LIMIT:
             return None
         return [int(x) for x in tensor.numpy().reshape(-1)]
+
+
+def _is_alive(value: Value) -> bool:
+    return value.is_input or (value.producer is not None and value.producer.graph is not None)
 
 
 def _as_name(size: Size) -> int | str:
