@@ -33,6 +33,9 @@ KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "light")
 TIME_LIMIT = 60.0
 """Seconds for one case on a machine that does other work, too."""
 
+HALF_ROUNDING = 2.0**-9
+"""Relative difference of two units in the last place of float16, which 1e-3 is less than."""
+
 STATUSES = ("pass", "error", "wrong", "crash", "hang")
 
 
@@ -80,7 +83,10 @@ def load_cases() -> list[Case]:
 
 def _case(test: Any) -> Case | None:
     if test.model is not None:
-        inputs, outputs = test.data_sets[0]
+        inputs, outputs = (
+            [onnx.numpy_helper.to_array(x) if isinstance(x, onnx.TensorProto) else x for x in data]
+            for data in test.data_sets[0]
+        )
         return Case(test.name, test.model, inputs, outputs, test.rtol, test.atol)
     folder = Path(test.model_dir)
     if not (folder / "model.onnx").is_file():
@@ -192,10 +198,12 @@ def difference(found: Sequence[Any], expected: Sequence[Any], case: Case) -> str
             if not np.array_equal(own, other):
                 return f"output {index}: strings differ"
             continue
+        half = other.dtype == np.float16
         if other.dtype.kind in "Vf":
             own, other = own.astype(np.float64), other.astype(np.float64)
-        if not np.allclose(own, other, case.rtol, case.atol, equal_nan=True):
-            at = ~np.isclose(own, other, case.rtol, case.atol, equal_nan=True)
+        rtol = max(case.rtol, HALF_ROUNDING) if half else case.rtol
+        if not np.allclose(own, other, rtol, case.atol, equal_nan=True):
+            at = ~np.isclose(own, other, rtol, case.atol, equal_nan=True)
             pair = f"{own[at].flat[0]} instead of {other[at].flat[0]}"
             return f"output {index}: {int(at.sum())} of {at.size} differ, {pair}"
     return ""

@@ -26,7 +26,7 @@ COMMANDS = {
 """Every command and its help, so that listing them imports none of them."""
 
 TRACEBACK = "SECATEUR_TRACEBACK"
-"""Environment variable that shows a failure's traceback."""
+"""Environment variable that shows a failure's traceback, and native code's warnings."""
 
 
 class _Commands(click.Group):

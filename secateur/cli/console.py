@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-TRACEBACK = "SECATEUR_TRACEBACK"
-"""Environment variable that shows a failure's traceback, and native code's warnings."""
+from . import TRACEBACK
 
 PIPE_WIDTH = 200
 """Columns of output that goes to no terminal: tables there keep their lines whole."""

@@ -107,6 +107,8 @@ def clip(lowering: Lowering, node: Node) -> bool:
 
 
 def prelu(lowering: Lowering, node: Node) -> bool:
+    if lowering.model.opset < 7:  # slopes were per channel
+        return False
     return _emit(lowering, node, lambda b: b.step("prelu", (0, 1), "float32"))
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
 from . import mathematics as m
@@ -34,6 +35,9 @@ def elementwise(
 
     float16 is computed in float32.
     """
+    shapes = [call.shape(i) for i, v in enumerate(call.node.inputs) if v is not None]
+    shapes = shapes if inputs is None else [call.shape(i) for i in inputs]
+    _check_broadcast(call, shapes)
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         y = ys[0]
@@ -52,6 +56,16 @@ def elementwise(
                 y.store(value([x.broadcast(index) for x in xs]), index)
 
     call.loops(body, inputs, key=key)
+
+
+def _check_broadcast(call: Call, shapes: Sequence[tuple[int, ...]]) -> None:
+    try:
+        result = np.broadcast_shapes(*shapes)
+    except ValueError:
+        result = None
+    if result != call.output_shape():
+        given = ", ".join(str(list(s)) for s in shapes)
+        call.fail(f"shapes {given} don't give {list(call.output_shape())}")
 
 
 def _unary(function: Function) -> Callable[[Call], None]:
@@ -250,10 +264,12 @@ def _binary(function: Function) -> Callable[[Call], None]:
 def _legacy(call: Call, function: Function) -> None:
     """Before opset 7 the second operand's axes align at `axis`, if `broadcast` says so."""
     first, second = call.shape(0), call.shape(1)
-    if not call.node.get("broadcast", 0) or len(first) == len(second):
+    by_channel = call.node.op_type == "PRelu" and len(second) == 1
+    if not by_channel and (not call.node.get("broadcast", 0) or len(first) == len(second)):
         elementwise(call, function)
         return
-    axis = int(call.node.get("axis", len(first) - len(second))) % len(first)
+    axis = min(1, len(first) - 1) if by_channel else len(first) - len(second)
+    axis = int(call.node.get("axis", axis)) % len(first)
     from ..plan import ReshapeOp, Tensor
 
     source = call.tensor(1)

@@ -165,7 +165,7 @@ def _walk(
 
 
 def _plain(k: Any, x: Array, y: Any, axes: Sequence[int], reduction: Reduction) -> None:
-    dtype = "int8" if x.dtype == "bool" else compute_type(x.dtype)
+    dtype = "uint8" if x.dtype == "bool" else compute_type(x.dtype)
     count = math.prod(x.shape[a] for a in axes)
 
     def visit(position: Any, each: Callable[[Callable[[Any], None]], None]) -> None:

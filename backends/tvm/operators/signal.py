@@ -8,7 +8,22 @@ import numpy as np
 from tvm import tirx
 
 from ..plan import Tensor
-from .base import Array, Call, cell, compute_type, index_of, nest, number, rule, select, to
+from .base import (
+    Array,
+    Call,
+    bind,
+    cell,
+    compute_type,
+    equal,
+    index_of,
+    nest,
+    number,
+    rule,
+    select,
+    to,
+    when,
+    wrap,
+)
 
 
 def _twiddles(call: Call, size: int, dtype: str, sign: float) -> Tensor:
@@ -19,85 +34,95 @@ def _twiddles(call: Call, size: int, dtype: str, sign: float) -> Tensor:
 
 @rule("DFT")
 def dft(call: Call) -> None:
-    """By definition, with a table of roots of unity."""
-    shape, out = call.shape(), call.output_shape()
-    rank = len(shape)
-    if call.opset >= 20:
-        given = call.constant(2)
-        if call.has(2) and given is None:
-            axis = _deduced_axis(call)
-        else:
-            axis = int(given.reshape(())) if given is not None else -2
-    else:
-        axis = int(call.node.get("axis", 1))
-    axis %= rank
+    """By definition, with a table of roots of unity.
+
+    Where the axis is computed at run time, the kernel chooses among those that lead
+    from the one shape to the other.
+    """
     inverse, onesided = bool(call.node.get("inverse", 0)), bool(call.node.get("onesided", 0))
-    length = out[axis]
+    axes = _dft_axes(call)
+    lengths = [_dft_length(call, a, inverse and onesided, onesided) for a in axes]
+    dtype = compute_type(call.dtype())
+    tables = [_twiddles(call, n, dtype, 1.0 if inverse else -1.0) for n in lengths]
+    chosen = [2] if len(axes) > 1 else []
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        for axis, length, roots in zip(axes, lengths, xs[1:], strict=False):
+            condition: Any = True
+            if chosen:
+                condition = equal(wrap(bind(k, index_of(xs[-1].at(0))), call.rank()), axis)
+            with when(k, condition):
+                _transform(k, xs[0], ys[0], roots, axis, length, inverse, inverse and onesided)
+
+    call.loops(body, [0, *tables, *chosen])
+
+
+def _dft_axes(call: Call) -> list[int]:
+    rank = call.rank()
+    if call.opset < 20:
+        return [int(call.node.get("axis", 1)) % rank]
+    given = call.constant(2)
+    if given is not None or not call.has(2):
+        return [(-2 if given is None else int(given.reshape(()))) % rank]
+    own, result = call.shape()[:-1], call.output_shape()[:-1]
+    changed = [i for i, (a, b) in enumerate(zip(own, result, strict=True)) if a != b]
+    if len(changed) > 1:
+        call.fail("more than one axis changes its size")
+    return changed or list(range(rank - 1))
+
+
+def _dft_length(call: Call, axis: int, mirrored: bool, onesided: bool) -> int:
     if call.has(1):
         count = call.constant(1)
         if count is not None:
-            length = int(count.reshape(()))
-        elif onesided:
+            return int(count.reshape(()))
+        if onesided and not mirrored:
             call.fail("dft_length is computed at run time; make it a constant")
-    elif onesided and not inverse:
-        length = shape[axis]
-    if onesided and inverse:
-        length = out[axis] if not call.has(1) else length
-    dtype = compute_type(call.dtype())
-    table = _twiddles(call, length, dtype, 1.0 if inverse else -1.0)
-    taken = min(shape[axis], length)
-    mirrored = onesided and inverse
+    return call.shape()[axis] if onesided and not mirrored else call.output_shape()[axis]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        x, roots = xs
-        complex_in = shape[-1] == 2
-        with nest(k, out[:-1]) as index:
-            real, imaginary = cell(k, dtype, 0, "real"), cell(k, dtype, 0, "imaginary")
-            turn = cell(k, "int32", 0, "turn")
-            with k.loop(length if mirrored else taken, "t") as t:
-                source = t
-                sign: Any = number(1, dtype)
-                if mirrored:
-                    upper = t >= length // 2 + 1 if not isinstance(t, int) else False
-                    source = select(upper, length - t, t)
-                    sign = select(upper, number(-1, dtype), number(1, dtype))
-                place = [*index[:axis], source, *index[axis + 1 :]]
-                c, s = roots[0, turn.get()], roots[1, turn.get()]
-                a = to(x[[*place, 0]], dtype)
-                if complex_in:
-                    b = to(x[[*place, 1]], dtype) * sign
-                    real.add(a * c - b * s)
-                    imaginary.add(a * s + b * c)
-                else:
-                    real.add(a * c)
-                    imaginary.add(a * s)
-                _advance(turn, index[axis], length)
-            factor = number(1 / length if inverse else 1.0, dtype)
-            ys[0].store(real.get() * factor, [*index, 0])
-            if out[-1] == 2:
-                ys[0].store(imaginary.get() * factor, [*index, 1])
 
-    call.loops(body, [0, table])
+def _transform(
+    k: Any,
+    x: Array,
+    y: Array,
+    roots: Array,
+    axis: int,
+    length: int,
+    inverse: bool,
+    mirrored: bool,
+) -> None:
+    """`mirrored`: the input is the first half of a spectrum whose rest is its conjugate."""
+    dtype = roots.dtype
+    with nest(k, y.shape[:-1]) as index:
+        real, imaginary = cell(k, dtype, 0, "real"), cell(k, dtype, 0, "imaginary")
+        turn = cell(k, "int32", 0, "turn")
+        with k.loop(length if mirrored else min(x.shape[axis], length), "t") as t:
+            source, sign = t, number(1, dtype)
+            if mirrored and not isinstance(t, int):
+                upper = t >= length // 2 + 1
+                source = select(upper, length - t, t)
+                sign = select(upper, number(-1, dtype), number(1, dtype))
+            place = [*index[:axis], source, *index[axis + 1 :]]
+            c, s = roots[0, turn.get()], roots[1, turn.get()]
+            a = to(x[[*place, 0]], dtype)
+            if x.shape[-1] == 2:
+                b = to(x[[*place, 1]], dtype) * sign
+                real.add(a * c - b * s)
+                imaginary.add(a * s + b * c)
+            else:
+                real.add(a * c)
+                imaginary.add(a * s)
+            _advance(turn, index[axis], length)
+        factor = number(1 / length if inverse else 1.0, dtype)
+        y.store(real.get() * factor, [*index, 0])
+        if y.shape[-1] == 2:
+            y.store(imaginary.get() * factor, [*index, 1])
 
 
 def _advance(turn: Any, step: Any, length: int) -> None:
     """Go on by `step` on a circle of `length` places."""
     turn.set(turn.get() + step)
     turn.set(select(turn.get() >= length, turn.get() - length, turn.get()))
-
-
-def _deduced_axis(call: Call) -> int:
-    changed = [
-        i
-        for i, (a, b) in enumerate(zip(call.shape()[:-1], call.output_shape()[:-1], strict=True))
-        if a != b
-    ]
-    if len(changed) == 1:
-        return changed[0]
-    free = list(range(1, call.rank() - 1))
-    if len(free) == 1 and call.shape()[0] == 1:
-        return free[0]
-    return call.fail("the axis is computed at run time; make it a constant")
 
 
 @rule("STFT")
