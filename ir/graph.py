@@ -8,6 +8,7 @@ subgraphs, so that a rewrite never searches.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from onnx import (
@@ -281,9 +282,10 @@ class Node:
         self.attributes[name] = Attribute.of(name, value, type)
 
     def subgraphs(self) -> list[Graph]:
-        if not self.attributes:
-            return []
-        return [graph for a in self.attributes.values() if a.graphs for graph in a.graphs]
+        for attribute in self.attributes.values():
+            if attribute.graphs:
+                return [graph for a in self.attributes.values() for graph in a.graphs]
+        return []
 
     @property
     def label(self) -> str:
@@ -449,7 +451,15 @@ def tensor_type(type: TypeProto | None) -> Any:
 
 
 def make_tensor_type(dtype: int, shape: Sequence[Dimension] | None) -> TypeProto:
-    """The type of a tensor; `shape` is None where even the rank is unknown."""
+    """The type of a tensor; `shape` is None where even the rank is unknown.
+
+    Equal types may be one object: types are replaced, never changed in place.
+    """
+    return _make_tensor_type(dtype, None if shape is None else tuple(shape))
+
+
+@lru_cache(maxsize=4096)
+def _make_tensor_type(dtype: int, shape: tuple[Dimension, ...] | None) -> TypeProto:
     type = TypeProto()
     tensor = type.tensor_type
     tensor.elem_type = dtype

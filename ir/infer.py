@@ -9,7 +9,7 @@ from .errors import ModelError
 from .graph import Graph, Node, Value, normalize_domain, tensor_type
 from .model import Model
 from .onnx_io import to_proto_without_weights
-from .stand_ins import add_stand_ins
+from .stand_ins import REPLACED, add_stand_ins
 
 VALUE_LIMIT = 4096
 """Constants of at most this many elements take part in shape propagation by value."""
@@ -22,7 +22,8 @@ def infer_shapes(model: Model) -> None:
     node, where the model contradicts itself.
     """
     proto = to_proto_without_weights(model, VALUE_LIMIT)
-    if add_stand_ins(proto):
+    foreign = any(node.op_type in REPLACED for node in model.graph.all_nodes())
+    if foreign and add_stand_ins(proto):
         try:
             _take_graph_types(model.graph, _infer(proto).graph)
             return
@@ -99,9 +100,7 @@ def _take_type(value: Value, found: TypeProto | None) -> None:
     if found is None:
         return
     if value.type is None or _knows_more(found, value.type):
-        copy = TypeProto()
-        copy.CopyFrom(found)
-        value.type = copy
+        value.type = found
 
 
 def _knows_more(new: TypeProto, old: TypeProto) -> bool:

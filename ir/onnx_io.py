@@ -145,8 +145,19 @@ def _model_extra(proto: ModelProto) -> ModelProto:
 # --- reading ---------------------------------------------------------------------
 
 
+_NODE_TEXTS = ("name", "domain", "overload")
 _NODE_EXTRA = {"doc_string", "metadata_props", "device_configurations"}
 _GRAPH_EXTRA = {"doc_string", "quantization_annotation", "metadata_props"}
+_PLAIN_ATTRIBUTES = frozenset(
+    {
+        AttributeProto.FLOAT,
+        AttributeProto.FLOATS,
+        AttributeProto.INT,
+        AttributeProto.INTS,
+        AttributeProto.STRING,
+        AttributeProto.STRINGS,
+    }
+)
 
 
 class _GraphReader:
@@ -216,14 +227,16 @@ class _GraphReader:
         op_type, domain, label, overload = proto.op_type, proto.domain, proto.name, proto.overload
         _check_text(op_type, domain, label, overload)
         find = self.scope.find
-        inputs = [find(name) if name else None for name in proto.input]
-        for name, found in zip(proto.input, inputs, strict=True):
+        inputs: list[Value | None] = []
+        for name in proto.input:
+            found = find(name) if name else None
             if name and found is None:
                 _check_text(name)
                 raise ModelError(
                     f"node '{label or next(iter(proto.output), '?')}' ({op_type}) reads "
                     f"'{name}' before anything defines it"
                 )
+            inputs.append(found)
         attributes: dict[str, Attribute] = {}
         for attribute in proto.attribute:
             key = attribute.name
@@ -255,6 +268,8 @@ class _GraphReader:
         self.graph.add_node(node)
 
     def _read_attribute(self, proto: AttributeProto) -> Attribute:
+        if proto.type in _PLAIN_ATTRIBUTES:
+            return Attribute(proto)
         if proto.type == AttributeProto.TENSOR and not proto.ref_attr_name:
             tensor = Tensor.from_proto(proto.t, self.base_dir)
             return Attribute(proto, tensor=tensor if tensor.is_external else None)
@@ -302,8 +317,7 @@ def _node_extra(proto: NodeProto) -> NodeProto | None:
 
     Explicitly empty strings (name, domain) count: they come back as they were.
     """
-    texts = ("name", "domain", "overload")
-    empty = [field for field in texts if proto.HasField(field) and not getattr(proto, field)]
+    empty = [f for f in _NODE_TEXTS if not getattr(proto, f) and proto.HasField(f)]
     described = proto.HasField("doc_string") or proto.metadata_props
     if not (empty or described or proto.device_configurations):
         return None

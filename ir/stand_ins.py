@@ -224,3 +224,6 @@ _BODIES: dict[tuple[str, str], Body] = {
         }.items()
     },
 }
+
+REPLACED = frozenset(op_type for _, op_type in _BODIES)
+"""Names of the operators that there are stand-ins for, whatever their domain."""

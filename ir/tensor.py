@@ -180,7 +180,7 @@ class Tensor:
         assert self._proto is not None
         if self._region is not None:
             return self._map(self._region)
-        array = numpy_helper.to_array(self._proto)
+        array = _elements(self._proto)
         if self.size <= _CACHED_ELEMENTS:
             self._array = array
         return array
@@ -382,6 +382,15 @@ def _write_array(array: Array, target: BinaryIO) -> None:
 
 _DENSE_LIMIT = 2**31
 """Bytes above which a sparse tensor is not made dense: its shape is only a claim."""
+
+
+def _elements(proto: TensorProto) -> Array:
+    """The elements of an embedded tensor."""
+    if proto.data_type in _PLAIN_TYPES and proto.HasField("raw_data"):
+        stored = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)).newbyteorder("<")
+        native = np.frombuffer(proto.raw_data, stored).astype(stored.newbyteorder("="), copy=False)
+        return native.reshape(tuple(proto.dims))
+    return numpy_helper.to_array(proto)
 
 
 def _densify(sparse: SparseTensorProto) -> Array:

@@ -135,7 +135,8 @@ def working_types(model: Model) -> Iterator[None]:
     """
     declared = {v.name: v.type for v in model.graph.outputs}
     names = {n for v in _typed_values(model) for n in v.shape or () if isinstance(n, str)}
-    infer_shapes(model)
+    if not _has_all_types(model):
+        infer_shapes(model)
     yield
     for value in _typed_values(model):
         _restrict_names(value, names)
@@ -143,6 +144,16 @@ def working_types(model: Model) -> Iterator[None]:
         kept = declared.get(value.name)
         if kept is not None:
             value.type = _completed(kept, value)
+
+
+def _has_all_types(model: Model) -> bool:
+    """Whether every node's result has a type with a rank and a number or name per axis."""
+    return all(
+        value is None or (value.shape is not None and None not in value.shape)
+        for graph in model.graph.all_graphs()
+        for node in graph.nodes
+        for value in node.outputs
+    )
 
 
 def _typed_values(model: Model) -> Iterator[Value]:
@@ -170,7 +181,6 @@ def _completed(declared: TypeProto, value: Value) -> TypeProto:
     ):
         return declared
     sizes = [n if o is None else o for o, n in zip(old, new, strict=True)]
-    completed = make_tensor_type(tensor.elem_type, sizes)
-    if declared.HasField("denotation"):
-        completed.denotation = declared.denotation
+    completed = TypeProto(denotation=declared.denotation)
+    completed.tensor_type.CopyFrom(make_tensor_type(tensor.elem_type, sizes).tensor_type)
     return completed
