@@ -123,8 +123,8 @@ def compare(
     feeds = random_inputs(model, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.so"
-        report = compile_model(model, target, path, threads)
-        runtime = Runtime(path)
+        report = compile_model(model, target, path)
+        runtime = Runtime(path, threads)
     session = Session(against, threads=threads)
     wall, cpu = interleave([lambda: runtime.run(feeds), lambda: session.run(feeds)], seconds)
     expected = Session(model, threads=threads).run(feeds)

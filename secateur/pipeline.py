@@ -225,7 +225,7 @@ class _Run:
         with self._stage("compile") as seconds:
             from .backends.tvm.compile import compile_model  # imports TVM
 
-            built = compile_model(self.model, self.target, path, threads=self.settings.threads)
+            built = compile_model(self.model, self.target, path)
             artifact = Artifact(
                 target=self.target.name,
                 file_bytes=path.stat().st_size,
@@ -260,7 +260,7 @@ class _Run:
         from .backends.tvm.runtime import Runtime  # imports TVM
 
         reference = self.report.stages[-1].name
-        self.runners["artifact"] = Runtime(path)
+        self.runners["artifact"] = Runtime(path, self.settings.threads)
         self.report.stages.append(
             Stage("artifact", artifact.seconds, file_bytes=artifact.file_bytes)
         )

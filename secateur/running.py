@@ -30,7 +30,7 @@ def open_runner(path: Path, threads: int = 1) -> Runner:
     if path.suffix == ".so":
         from .backends.tvm.runtime import Runtime  # imports TVM
 
-        return Runtime(path)
+        return Runtime(path, threads)
     return Session(load(path), threads=threads)
 
 

@@ -44,23 +44,21 @@ def compile_model(
     model: Model,
     target: Target,
     path: str | os.PathLike[str],
-    threads: int = 1,
     *,
     winograd: bool = True,
 ) -> CompileReport:
     """Compile `model` (unchanged) for `target` into the shared object `path`.
 
     A symbolic first dimension of every input and output is a batch: the artifact
-    computes one sample, and `Runtime` runs it once for each. With `threads` > 1 kernels
-    use that many threads of TVM's pool. `winograd=False` keeps float32 convolutions
-    direct, which is slower and rounds less.
+    computes one sample, and `Runtime` runs it once for each. `winograd=False` keeps
+    float32 convolutions direct, which is slower and rounds less.
 
     Raises UnsupportedError naming the node where something can't be lowered, and
     SecateurError where linking or writing fails. The file appears whole or not at all.
     """
     start = time.perf_counter()
     path = Path(path)
-    built = build_executable(model, target, threads, winograd=winograd)
+    built = build_executable(model, target, winograd=winograd)
     with atomic_files(path) as (temporary,), tempfile.TemporaryDirectory() as scratch:
         _export(built.executable, target, temporary, scratch)
         size = temporary.stat().st_size
@@ -89,7 +87,7 @@ class Built:
 
 
 def build_executable(
-    model: Model, target: Target, threads: int = 1, *, winograd: bool = True
+    model: Model, target: Target, *, winograd: bool = True
 ) -> Built:
     """What `compile_model` does before it links. `model` stays unchanged."""
     work = model.clone()
@@ -98,9 +96,9 @@ def build_executable(
     batched = _fix_batch(work)
     infer_shapes(work)
     plan = lower(work, target)
-    emitter = Emitter(plan, target, threads, use_winograd=winograd)
+    emitter = Emitter(plan, target, use_winograd=winograd)
     module = emitter.emit(json.dumps(_metadata(plan, work, target, batched)))
-    return Built(_build(module, target, threads), plan, len(emitter.kernels))
+    return Built(_build(module, target), plan, len(emitter.kernels))
 
 
 def _fix_batch(model: Model) -> bool:
@@ -144,7 +142,7 @@ def _metadata(plan: Plan, model: Model, target: Target, batched: bool) -> dict[s
     }
 
 
-def _build(module: Any, target: Target, threads: int) -> Any:
+def _build(module: Any, target: Target) -> Any:
     t = relax.transform
     pipeline = tvm.transform.Sequential(
         [
@@ -160,7 +158,7 @@ def _build(module: Any, target: Target, threads: int) -> Any:
         ]
     )
     try:
-        return tvm.compile(module, tvm.target.Target(target.llvm(threads)), relax_pipeline=pipeline)
+        return tvm.compile(module, tvm.target.Target(target.llvm()), relax_pipeline=pipeline)
     except Exception as error:  # TVM's errors have no common type
         text = " ".join(str(error).split())[:300]
         raise UnsupportedError(f"TVM can't compile the model for {target.name}: {text}") from None

@@ -34,6 +34,7 @@ from .plan import (
 )
 from .programs import Program
 from .targets import Target
+from .work import is_parallel
 
 Array = Any
 
@@ -42,9 +43,9 @@ class Emitter:
     """Builds the Relax module of a plan."""
 
     def __init__(
-        self, plan: Plan, target: Target, threads: int = 1, *, use_winograd: bool = True
+        self, plan: Plan, target: Target, *, use_winograd: bool = True
     ) -> None:
-        self.plan, self.target, self.threads = plan, target, threads
+        self.plan, self.target = plan, target
         self.use_winograd = use_winograd
         self.builder = relax.BlockBuilder()
         self.kernels: dict[Any, Any] = {}
@@ -200,9 +201,10 @@ class Emitter:
         weights = convolution.pack_weights(conv, self.target, tile, op.weights)
         starts = convolution.start_table(conv, self.target, tile)
         extra = [relax.const(starts)] if starts is not None else []
+        parallel = is_parallel(op, self.target)
         variable = self.call(
-            (conv, tile, self.threads),
-            lambda: convolution.build(conv, self.target, tile, self.threads),
+            (conv, tile, parallel),
+            lambda: convolution.build(conv, self.target, tile, parallel),
             [x, relax.const(weights), relax.const(bias), *arguments, *extra],
             y.shape,
             op.output.dtype,
@@ -227,9 +229,10 @@ class Emitter:
             bias = (bias.astype(np.int64) - 128 * sums).astype(np.int32)
         bias = _padded(bias, y.padded_channels, kernel.accumulator)
         weights = depthwise.pack_weights(kernel, self.target, op.weights)
+        parallel = is_parallel(op, self.target)
         variable = self.call(
-            (kernel, self.threads),
-            lambda: depthwise.build(kernel, self.target, self.threads),
+            (kernel, parallel),
+            lambda: depthwise.build(kernel, self.target, parallel),
             [x, relax.const(weights), relax.const(bias), *arguments],
             y.shape,
             op.output.dtype,
@@ -240,9 +243,10 @@ class Emitter:
         y = self.layouts[op.output]
         operands, arguments = self.operands(op, y, y.padded_channels)
         kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands)
+        parallel = is_parallel(op, self.target)
         variable = self.call(
-            (kernel, self.threads),
-            lambda: winograd.build(kernel, self.target, self.threads),
+            (kernel, parallel),
+            lambda: winograd.build(kernel, self.target, parallel),
             [
                 x,
                 relax.const(winograd.pack_weights(kernel, op.weights)),
@@ -300,9 +304,10 @@ class Emitter:
             op.program,
             operands,
         )
+        parallel = is_parallel(op, self.target)
         variable = self.call(
-            (kernel, self.threads),
-            lambda: pooling.build(kernel, self.target, self.threads),
+            (kernel, parallel),
+            lambda: pooling.build(kernel, self.target, parallel),
             [x, *table, *arguments],
             y.shape,
             op.output.dtype,
@@ -344,9 +349,10 @@ class Emitter:
         if dot.input_offset:
             sums = op.weights.astype(np.int64).sum(0)
             bias = (bias.astype(np.int64) - dot.input_offset * sums).astype(np.int32)
+        parallel = is_parallel(op, self.target)
         variable = self.call(
-            (kernel, tile, self.threads),
-            lambda: matmul.build(kernel, self.target, tile, self.threads),
+            (kernel, tile, parallel),
+            lambda: matmul.build(kernel, self.target, tile, parallel),
             [
                 self.read(op.input, None),
                 relax.const(matmul.pack_weights(kernel, self.target, tile, op.weights)),
@@ -367,9 +373,10 @@ class Emitter:
             arguments.append(argument)
         kernel = elementwise_kernels.Elementwise(shape, layout, tuple(sources), op.program)
         out = layout.shape if layout is not None else (math.prod(shape),)
+        parallel = is_parallel(op, self.target)
         return self.call(
-            (kernel, self.threads),
-            lambda: elementwise_kernels.build(kernel, self.target, self.threads),
+            (kernel, parallel),
+            lambda: elementwise_kernels.build(kernel, self.target, parallel),
             arguments,
             out,
             op.program.dtype,

@@ -13,21 +13,24 @@ from typing import Any
 import numpy as np
 
 from ...ir.errors import SecateurError
+from .threads import check_threads, use_threads
 
 Array = Any
 
 
 class Runtime:
-    """A compiled model, for one thread at a time.
+    """A compiled model, for one caller at a time.
 
+    Kernels use `threads` threads, at most one for each CPU that the process may use.
     `inputs` and `outputs` map names to (dtype, shape).
 
     Where the model's batch dimension was symbolic, the first axis of every shape is
     None and arrays may hold any number of samples.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
         path = Path(path)
+        self.threads = check_threads(threads)
         if not path.is_file():
             raise SecateurError(f"{path}: no such file")
         try:
@@ -37,9 +40,10 @@ class Runtime:
             raise SecateurError(f"{path}: not a model compiled for this machine ({text})") from None
 
     @classmethod
-    def in_memory(cls, executable: Any) -> Runtime:
+    def in_memory(cls, executable: Any, threads: int = 1) -> Runtime:
         """Run what `compile.build_executable` made, without linking a file."""
         runtime = cls.__new__(cls)
+        runtime.threads = check_threads(threads)
         runtime._open(executable)
         return runtime
 
@@ -72,6 +76,7 @@ class Runtime:
     def _invoke(self, arrays: list[Array]) -> dict[str, Array]:
         for view, array in zip(self._views, arrays, strict=True):
             view[...] = array
+        use_threads(self.threads)
         results = self._main(*self._tensors)
         return {
             o["name"]: np.array(np.from_dlpack(r))

@@ -52,13 +52,12 @@ class Target:
         """Channels in one block of the blocked activation layout."""
         return max(self.lanes, 8)
 
-    def llvm(self, threads: int = 1) -> dict[str, Any]:
+    def llvm(self) -> dict[str, Any]:
         """The target description that TVM takes."""
         config: dict[str, Any] = {
             "kind": "llvm",
             "mtriple": self.triple,
             "mcpu": self.cpu,
-            "num-cores": threads,
         }
         if self.attributes:
             config["mattr"] = list(self.attributes)

@@ -9,16 +9,15 @@ import click
 
 from ..report import bytes_text
 from .console import StageProgress, print_json
-from .options import folder_option, json_option, model_argument, target_option, threads_option
+from .options import folder_option, json_option, model_argument, target_option
 
 
 @click.command("compile")
 @model_argument
 @folder_option
 @target_option
-@threads_option
 @json_option
-def command(model: Path, output: Path, target: str, threads: int, as_json: bool) -> None:
+def command(model: Path, output: Path, target: str, as_json: bool) -> None:
     """Compile MODEL for a target, as it is: writes model.so into a folder."""
     with StageProgress() as progress:
         from ..backends.tvm.targets import can_run_here, parse_target
@@ -33,7 +32,7 @@ def command(model: Path, output: Path, target: str, threads: int, as_json: bool)
             progress.begin("compile")
             from ..backends.tvm.compile import compile_model
 
-            built = compile_model(loaded, machine, folder / "model.so", threads=threads)
+            built = compile_model(loaded, machine, folder / "model.so")
             size = (folder / "model.so").stat().st_size
             progress.end()
     runs_here = can_run_here(machine)

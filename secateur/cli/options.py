@@ -22,7 +22,7 @@ target_option = click.option(
 )
 
 threads_option = click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads to use."
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads to run with."
 )
 
 seed_option = click.option(

@@ -137,14 +137,14 @@ def _slope(starts: Sequence[int]) -> int | None:
     return slope if affine else None
 
 
-def build(conv: Convolution, target: Target, tile: Tile, threads: int = 1) -> Any:
+def build(conv: Convolution, target: Target, tile: Tile, parallel: bool = False) -> Any:
     """The kernel. Arguments: input, weights, bias, operands, [block starts], output."""
-    return _Emitter(conv, target, tile, threads).build()
+    return _Emitter(conv, target, tile, parallel).build()
 
 
 class _Emitter:
-    def __init__(self, conv: Convolution, target: Target, tile: Tile, threads: int) -> None:
-        self.conv, self.target, self.tile, self.threads = conv, target, tile, threads
+    def __init__(self, conv: Convolution, target: Target, tile: Tile, parallel: bool) -> None:
+        self.conv, self.target, self.tile, self.parallel = conv, target, tile, parallel
         self.dot = conv.dot(target)
         self.lanes = target.lanes
         self.k = KernelBuilder()
@@ -200,7 +200,7 @@ class _Emitter:
         return k.finish()
 
     def outer(self, batch: int, extent: int) -> Any:
-        return self.k.outer(batch, extent, parallel=self.threads > 1)
+        return self.k.outer(batch, extent, parallel=self.parallel)
 
     def one_tile(self, n: Any, group: Any, i: Any, j: Any) -> None:
         """Accumulate and write one output tile; the last tiles overlap their neighbours."""

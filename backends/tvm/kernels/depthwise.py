@@ -67,7 +67,7 @@ def pack_weights(conv: Depthwise, target: Target, weights: Any) -> Any:
     return packed
 
 
-def build(conv: Depthwise, target: Target, threads: int = 1) -> Any:
+def build(conv: Depthwise, target: Target, parallel: bool = False) -> Any:
     """The kernel. Arguments: input, weights, bias, operands, output."""
     dot = conv.by_dot_product(target)
     x, y, geometry = conv.input, conv.output, conv.geometry
@@ -88,7 +88,7 @@ def build(conv: Depthwise, target: Target, threads: int = 1) -> Any:
     fill_border(k, result, y, conv.program.dtype)
     top, left = x.top - geometry.pads[0], x.left - geometry.pads[1]
     with (
-        k.outer(y.batch, y.blocks, parallel=threads > 1) as (n, cb),
+        k.outer(y.batch, y.blocks, parallel=parallel) as (n, cb),
         k.loop(y.block // lanes, "part") as part,
         k.loop(y.height, "oh") as oh,
         k.loop(-(-y.width // columns), "ow") as j,

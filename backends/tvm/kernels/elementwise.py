@@ -60,20 +60,20 @@ class Elementwise:
     program: Program
 
 
-def build(kernel: Elementwise, target: Target, threads: int = 1) -> Any:
+def build(kernel: Elementwise, target: Target, parallel: bool = False) -> Any:
     """The kernel. Arguments: sources, output."""
     if kernel.layout is not None:
-        return _to_blocked(kernel, target, threads)
+        return _to_blocked(kernel, target, parallel)
     if any(s.layout is not None for s in kernel.sources):
-        return _from_blocked(kernel, target, threads)
-    return _plain(kernel, target, threads)
+        return _from_blocked(kernel, target, parallel)
+    return _plain(kernel, target, parallel)
 
 
 def _declare(k: KernelBuilder, kernel: Elementwise) -> list[Any]:
     return [k.parameter(f"X{i}", s.buffer_shape, s.dtype) for i, s in enumerate(kernel.sources)]
 
 
-def _to_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
+def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
     y = kernel.layout
     assert y is not None
     k = KernelBuilder()
@@ -86,7 +86,7 @@ def _to_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
     emitter = StepEmitter(k, target, lanes)
     ragged = y.channels != y.padded_channels
     if by_lane and y.blocks == 1 and _interleaves(kernel, strides):
-        _interleave(k, kernel, target, buffers, result, strides, parallel=threads > 1)
+        _interleave(k, kernel, target, buffers, result, strides, parallel=parallel)
         return k.finish()
 
     def values(n: Any, c: Any, h: Any, w: Any) -> list[Any]:
@@ -99,7 +99,7 @@ def _to_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
                 found.append(splat(load(buffer, at), lanes))
         return found
 
-    with k.outer(y.batch, y.blocks, parallel=threads > 1) as (n, cb):
+    with k.outer(y.batch, y.blocks, parallel=parallel) as (n, cb):
         if by_lane:
             with k.loop(y.block, "c") as lane:
                 channel = cb * y.block + lane
@@ -206,7 +206,7 @@ def _load_blocked(layout: Blocked, buffer: Any, n: Any, c: Any, h: Any, w: Any, 
     return load(buffer, image * layout.blocks + block, layout.position(h, w), lane, lanes=lanes)
 
 
-def _from_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
+def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
     """Row-major output of inputs of which some are blocked: element by element."""
     k = KernelBuilder()
     buffers = _declare(k, kernel)
@@ -215,7 +215,7 @@ def _from_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
     emitter = StepEmitter(k, target, 1)
     strides = [_image_strides(s) for s in kernel.sources]
     with (
-        k.outer(n_, c_, parallel=threads > 1) as (n, c),
+        k.outer(n_, c_, parallel=parallel) as (n, c),
         k.loop(h_, "h") as h,
         k.loop(w_, "w") as w,
     ):
@@ -231,7 +231,7 @@ def _from_blocked(kernel: Elementwise, target: Target, threads: int) -> Any:
     return k.finish()
 
 
-def _plain(kernel: Elementwise, target: Target, threads: int) -> Any:
+def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Any:
     """Row-major throughout: adjacent axes with the same broadcasting are one."""
     k = KernelBuilder()
     buffers = _declare(k, kernel)
@@ -259,9 +259,8 @@ def _plain(kernel: Elementwise, target: Target, threads: int) -> Any:
 
     def row(indices: Sequence[Any]) -> None:
         whole = inner // width
-        parallel = threads > 1 and not indices
         if whole:
-            with k.loop(whole, "v", parallel=parallel) as v:
+            with k.loop(whole, "v", parallel=parallel and not indices) as v:
                 body(indices, v * width, width)
         if inner % width:
             with k.loop(inner % width, "t") as t:
@@ -272,7 +271,7 @@ def _plain(kernel: Elementwise, target: Target, threads: int) -> Any:
         if depth == len(outer):
             row(indices)
             return
-        with k.loop(outer[depth], f"i{depth}", parallel=threads > 1 and depth == 0) as i:
+        with k.loop(outer[depth], f"i{depth}", parallel=parallel and depth == 0) as i:
             nest([*indices, i])
 
     nest([])

@@ -89,7 +89,7 @@ def pack_weights(matmul: MatMul, target: Target, tile: MatrixTile, weights: Any)
     )
 
 
-def build(matmul: MatMul, target: Target, tile: MatrixTile, threads: int = 1) -> Any:
+def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = False) -> Any:
     """The kernel. Arguments: input, weights, bias, operands, output (row-major, flat)."""
     dot, lanes = matmul.dot(target), target.lanes
     steps = -(-matmul.depth // dot.depth)
@@ -103,7 +103,7 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, threads: int = 1) ->
     y = k.parameter("Y", (rows * columns,), matmul.program.dtype)
     full = matmul.depth // dot.depth
     unroll = max((u for u in range(1, tile.unroll + 1) if full % u == 0), default=1)
-    with k.outer(groups, -(-rows // tile.rows), parallel=threads > 1) as (group, i):
+    with k.outer(groups, -(-rows // tile.rows), parallel=parallel) as (group, i):
         row = _start(i, tile.rows, rows)
         acc = k.local(tile.vectors * tile.rows * lanes, dot.accumulator)
         for v in range(tile.vectors):

@@ -44,7 +44,7 @@ class Pooling:
         return "float32"
 
 
-def build(pool: Pooling, target: Target, threads: int = 1) -> Any:
+def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
     """The kernel. Arguments: input, [divisors], operands, output."""
     x, y, geometry = pool.input, pool.output, pool.geometry
     lanes = min(target.lanes, y.block)
@@ -61,7 +61,7 @@ def build(pool: Pooling, target: Target, threads: int = 1) -> Any:
     unrolled = kernel_h * kernel_w <= 9
     emitter = StepEmitter(k, target, lanes)
     with (
-        k.outer(y.batch, y.blocks, parallel=threads > 1) as (n, cb),
+        k.outer(y.batch, y.blocks, parallel=parallel) as (n, cb),
         k.loop(y.block // lanes, "part") as part,
         k.loop(y.height, "oh") as oh,
         k.loop(y.width, "ow") as ow,

@@ -124,7 +124,7 @@ def pack_weights(conv: Winograd, weights: Array) -> Array:
     return np.ascontiguousarray(packed.transpose(0, 1, 3, 2))
 
 
-def build(conv: Winograd, target: Target, threads: int = 1) -> Any:
+def build(conv: Winograd, target: Target, parallel: bool = False) -> Any:
     """The kernel. Arguments: input, weights, bias, operands; results, two scratch buffers."""
     x, y = conv.input, conv.output
     rows, columns = conv.tiles
@@ -142,7 +142,6 @@ def build(conv: Winograd, target: Target, threads: int = 1) -> Any:
     transformed = k.parameter("V", first, "float32")
     products = k.parameter("M", second, "float32")
     fill_border(k, result, y, conv.program.dtype)
-    parallel = threads > 1
     chunks = -(-rows // conv.chunk_rows)
     with k.loop(y.batch, "n") as n, k.loop(chunks, "chunk") as chunk:
         start = _row(chunk, conv.chunk_rows, rows)

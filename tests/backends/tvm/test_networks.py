@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm import work
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import can_run_here, parse_target
@@ -39,8 +40,8 @@ def run(
     model: onnx.ModelProto, target: str, folder: Path, inputs: dict[str, Any], threads: int = 1
 ) -> dict[str, Any]:
     path = folder / "model.so"
-    compile_model(from_proto(model), parse_target(target), path, threads)
-    return Runtime(path).run(inputs)
+    compile_model(from_proto(model), parse_target(target), path)
+    return Runtime(path, threads).run(inputs)
 
 
 @st.composite
@@ -180,8 +181,11 @@ def test_quantized_networks_are_bit_identical(
 @pytest.mark.parametrize("size", [14, 18, 27])
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_winograd_convolutions_match(tmp_path: Path, size: int, target: str, threads: int) -> None:
+def test_winograd_convolutions_match(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, target: str, threads: int
+) -> None:
     """3x3 convolutions with enough channels and tiles, padded unevenly, then added to."""
+    monkeypatch.setattr(work, "PARALLEL_OPERATIONS", 0)
     net = Net(None, size)
     first = net.node("Conv", "x", net.weight(40, 36, 3, 3), net.weight(40), pads=[1, 1, 1, 1])
     first = net.node("Relu", first)
@@ -193,7 +197,10 @@ def test_winograd_convolutions_match(tmp_path: Path, size: int, target: str, thr
     np.testing.assert_allclose(found, expected, atol=1e-4 * float(np.abs(expected).max()))
 
 
-def test_quantized_networks_are_bit_identical_with_threads(tmp_path: Path) -> None:
+def test_quantized_networks_are_bit_identical_with_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "PARALLEL_OPERATIONS", 0)
     net = Net(None, 5)
     value = net.node("Conv", "x", net.weight(48, 3, 3, 3), strides=[2, 2])
     value = net.node("Relu", value)
