@@ -54,6 +54,7 @@ def test_zoo_stays_the_same(name: str, variant: str) -> None:
 
 MOST_NODES = {
     "bert": 122, "bidirectional_lstm": 11, "densenet121": 85, "gqa_decoder": 141, "gru": 9,
+    "hard_coded_reshapes": 37,
     "inception_v3": 96, "lstm": 9, "mobilenet_v2": 38, "mobilenet_v3_small": 59, "resnet50": 58,
     "shufflenet_v1": 53, "shufflenet_v2": 98, "vit_tiny": 112, "yolo": 234,
 }  # fmt: skip
@@ -359,6 +360,61 @@ graph g (%x: float[N, 2], %z: float[N, 2]) -> (%y: float[N, 2]) {{
     assert operators(simplified(widened)) == ["MatMul", "Add"]
     residual = parse(body.format(shape="2", bias="[1.0, 2.0]", operands="%m, %z"))
     assert operators(simplified(residual)) == ["MatMul", "Add"]
+
+
+LINEAR = """
+graph g (%x: float[N, 3, 2], %z: float[N, 2, 3]) -> (%y: ?, %v: ?) {{
+  const %w: float[2, 4] = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]
+  const %u: float[2, 4] = [[8.0, 7.0, 6.0, 5.0], [4.0, 3.0, 2.0, 1.0]]
+  const %t: float[4, 2] = [[1.0, 5.0], [2.0, 6.0], [3.0, 7.0], [4.0, 8.0]]
+  const %b: float[4] = [1.0, 2.0, 3.0, 4.0]
+  const %half: float[] = 0.5
+  const %rows: int64[2] = [-1, 2]
+  const %heads: int64[4] = [-1, 3, 2, 2]
+  const %back: int64[3] = [-1, 3, 4]
+  const %other: int64[3] = [-1, 1, 4]
+  const %like_x: int64[3] = [-1, 3, 2]
+  %r = Reshape(%z, %like_x)
+  {}
+}}"""
+
+TWO = (
+    "%a = MatMul({0}, %w)\n %c = Add(%a, %b)\n %y = Reshape(%c, %heads)\n"
+    "%d = MatMul({0}, %u)\n %e = Add({1})\n %v = Reshape(%e, %heads)"
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        # a Reshape to rows that two products share, or that merges with one before
+        (TWO.format("%x", "%b, %d"), "Reshape Gemm Reshape Gemm Reshape"),
+        (TWO.format("%r", "%d, %b"), "Reshape Gemm Reshape Gemm Reshape"),
+        # one product alone gains nothing, nor does one that is read in between
+        ("%a = MatMul(%x, %w)\n %c = Add(%a, %b)\n %y = Reshape(%c, %heads)\n %v = Relu(%x)",
+         "MatMul Add Reshape Relu"),
+        ("%a = MatMul(%r, %w)\n %c = Add(%a, %b)\n %y = Reshape(%c, %heads)\n %v = Relu(%r)",
+         "Reshape MatMul Add Reshape Relu"),
+        ("%a = MatMul(%r, %w)\n %c = Add(%a, %b)\n %y = Reshape(%c, %heads)\n %v = Relu(%z)",
+         "Reshape Gemm Reshape Relu"),
+        # and back, where Gemm needs more nodes
+        ("%a = Reshape(%x, %rows)\n %c = Gemm(%a, %w, %b)\n %y = Reshape(%c, %back)\n %v = Relu(%x)",
+         "MatMul Add Relu"),
+        ("%a = Reshape(%x, %rows)\n %c = Gemm(%a, %t, %b) {transB = 1}\n %y = Reshape(%c, %back)\n"
+         " %v = Relu(%x)", "MatMul Add Relu"),
+        ("%a = Reshape(%x, %rows)\n %c = Gemm(%a, %w)\n %y = Reshape(%c, %back)\n %v = Relu(%x)",
+         "MatMul Relu"),
+        ("%a = Reshape(%x, %rows)\n %c = Gemm(%a, %w, %b)\n %y = Reshape(%c, %other)\n %v = Relu(%x)",
+         "Reshape Gemm Reshape Relu"),
+        ("%a = Reshape(%x, %rows)\n %c = Gemm(%a, %w, %b) {beta = 0.5}\n %y = Reshape(%c, %back)\n"
+         " %v = Relu(%x)", "Reshape Gemm Reshape Relu"),
+        ("%a = Reshape(%x, %rows)\n %c = Gemm(%a, %w, %b)\n %y = Reshape(%c, %back)\n %v = Relu(%a)",
+         "Reshape Gemm Reshape Relu"),
+    ],
+)  # fmt: skip
+def test_product_of_rows_and_back(body: str, left: str) -> None:
+    model = parse(LINEAR.format(body))
+    assert " ".join(operators(simplified(model))) == left
 
 
 # --- padding, recurrent states, branches ---------------------------------------------------

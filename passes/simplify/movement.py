@@ -15,21 +15,21 @@ RULES = RuleSet()
 
 _UNBOUNDED = 2**31 - 1
 
-_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 # --- reshapes ------------------------------------------------------------------------------
 
 
-@RULES.on(*_RESHAPES)
+@RULES.on(*RESHAPES)
 def merge_reshapes(node: Node, rewriter: Rewriter) -> bool:
     """A reshape of a reshape is one reshape, where its target is (nearly) known."""
-    inner = producer(node.input(0), *_RESHAPES)
+    inner = producer(node.input(0), *RESHAPES)
     source = None if inner is None else inner.input(0)
     return source is not None and _reshape_from(node, source, rewriter)
 
 
-@RULES.on(*_RESHAPES)
+@RULES.on(*RESHAPES)
 def reshape_instead_of_transpose(node: Node, rewriter: Rewriter) -> bool:
     """A transpose that moves only axes of size 1 vanishes in the reshape after it."""
     transpose = producer(node.input(0), "Transpose")
@@ -42,7 +42,7 @@ def reshape_instead_of_transpose(node: Node, rewriter: Rewriter) -> bool:
 @RULES.on("Transpose")
 def transpose_ones_by_reshape(node: Node, rewriter: Rewriter) -> bool:
     """A reshape before a transpose that moves only axes of size 1 does both."""
-    inner = producer(node.input(0), *_RESHAPES)
+    inner = producer(node.input(0), *RESHAPES)
     if inner is None or only_reader(inner.outputs[0] or Value("")) is not node:
         return False
     source = inner.input(0)
@@ -339,7 +339,7 @@ def reshape_instead_of_gather(node: Node, rewriter: Rewriter) -> bool:
     reader = only_reader(output)
     if shape[node.get("axis", 0) % len(shape)] != 1 or reader is None:
         return False
-    return reader.op_type in _RESHAPES and _reshape_from(node, source, rewriter)
+    return reader.op_type in RESHAPES and _reshape_from(node, source, rewriter)
 
 
 @RULES.on("Slice")

@@ -1,13 +1,17 @@
-"""Matrix products: MatMul and Add as Gemm, and scalars moved into constant weights."""
+"""Matrix products: MatMul and Add as Gemm or back, and scalars moved into constant weights."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 from onnx import TensorProto
 
 from ...ir.graph import Node, Value
 from ...ir.tensor import Array
+from .movement import RESHAPES
 from .rewriter import Rewriter, RuleSet, only_reader, producer
+from .shape_chains import reshape_target
 
 RULES = RuleSet()
 
@@ -42,6 +46,110 @@ def _is_bias(bias: Value, product: Value, rewriter: Rewriter) -> bool:
         return False
     padded = (1,) * (2 - len(tensor.shape)) + tensor.shape
     return all(size in (1, whole) for size, whole in zip(padded, shape, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Linear:
+    """Reshape(x W + bias): what Gemm computes of the rows of x, where x has more axes."""
+
+    matmul: Node
+    bias: Value
+    reshape: Node
+    target: list[int]
+
+
+@RULES.on("MatMul")
+def gemm_of_rows(node: Node, rewriter: Rewriter) -> bool:
+    """Several MatMul -> Add -> Reshape of one value: Gemm -> Reshape of its rows.
+
+    The Reshape to rows must pay: several share it (each gets one, which merge as equal
+    computations), or another Reshape absorbs it.
+    """
+    source = node.input(0)
+    if source is None or rewriter.opset < 7 or (source.rank or 0) < 3:
+        return False
+    near = (user for user in source.users if user.graph is node.graph)
+    found = [_match_linear(user, source, rewriter) for user in near]
+    layers = [layer for layer in found if layer is not None]
+    absorbed = producer(source, *RESHAPES) is not None and len(layers) == len(source.uses)
+    if not layers or len(layers) + absorbed < 2:
+        return False
+    for layer in layers:
+        _write_gemm(layer, source, rewriter)
+    return True
+
+
+def _match_linear(matmul: Node, source: Value, rewriter: Rewriter) -> _Linear | None:
+    if matmul.op_type != "MatMul" or matmul.domain or matmul.input(0) is not source:
+        return None
+    product, weight = matmul.outputs[0], rewriter.tensor(matmul.input(1))
+    add = None if product is None else only_reader(product)
+    if weight is None or len(weight.shape) != 2 or weight.dtype not in _GEMM_TYPES:
+        return None
+    if add is None or add.op_type != "Add" or add.domain:
+        return None
+    bias = add.inputs[1] if add.inputs[0] is product else add.inputs[0]
+    constant, result = rewriter.tensor(bias), add.outputs[0]
+    if bias is None or constant is None or constant.shape not in ((), (1,), weight.shape[1:]):
+        return None
+    reshape = None if result is None else only_reader(result)
+    if reshape is None or result is None or reshape.op_type not in RESHAPES:
+        return None
+    shape, before = (rewriter.analysis.shape(v) for v in (reshape.outputs[0], result))
+    if shape is None or shape == before or 0 in shape:
+        return None
+    target = reshape_target(list(shape), None)
+    return None if target is None else _Linear(matmul, bias, reshape, target)
+
+
+def _write_gemm(layer: _Linear, source: Value, rewriter: Rewriter) -> None:
+    node, output, weight = layer.reshape, layer.reshape.outputs[0], layer.matmul.inputs[1]
+    assert output is not None
+    assert weight is not None
+    assert weight.shape is not None
+    width, height = weight.shape
+    rows_shape = rewriter.constant(layer.matmul, np.array([-1, width], np.int64))
+    rows = rewriter.add(layer.matmul, "Reshape", [source, rows_shape])
+    rows.set_tensor_type(source.dtype, [None, width])
+    product = rewriter.add(node, "Gemm", [rows, weight, layer.bias], hint=layer.matmul.name)
+    product.set_tensor_type(source.dtype, [None, height])
+    target = rewriter.constant(node, np.array(layer.target, np.int64), f"{node.label}_shape")
+    new = rewriter.add(node, "Reshape", [product, target], type=output.type, hint=node.name)
+    rewriter.replace(output, new)
+
+
+@RULES.on("Gemm")
+def product_instead_of_rows(node: Node, rewriter: Rewriter) -> bool:
+    """Reshape to rows -> Gemm -> Reshape back is MatMul and Add, where that is less."""
+    rows, product = node.input(0), node.outputs[0]
+    before = producer(rows, *RESHAPES)
+    after = None if product is None else only_reader(product)
+    source, weight = (None if before is None else before.input(0)), rewriter.array(node.input(1))
+    if rows is None or source is None or weight is None or only_reader(rows) is not node:
+        return False
+    if after is None or after.op_type not in RESHAPES or not _is_plain(node):
+        return False
+    weight = weight.T if node.get("transB", 0) else weight
+    shape, output = rewriter.analysis.shape(source), after.outputs[0]
+    if not shape or output is None or shape[-1] != weight.shape[0]:
+        return False
+    if rewriter.analysis.shape(output) != (*shape[:-1], weight.shape[1]):
+        return False
+    bias = node.input(2)
+    constant = rewriter.tensor(bias)
+    if bias is not None and (constant is None or any(s != 1 for s in constant.shape[:-1])):
+        return False
+    operand = node.inputs[1]
+    if node.get("transB", 0):
+        operand = rewriter.constant(node, np.ascontiguousarray(weight))
+    new = rewriter.add(after, "MatMul", [source, operand], type=output.type, hint=node.name)
+    if bias is not None:
+        new = rewriter.add(after, "Add", [new, bias], type=output.type, hint=node.name)
+    return rewriter.replace(output, new)
+
+
+def _is_plain(gemm: Node) -> bool:
+    return gemm.get("alpha", 1.0) == gemm.get("beta", 1.0) == 1.0 and not gemm.get("transA", 0)
 
 
 _CARRIES_SCALE = ("Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
@@ -86,7 +194,7 @@ def _scale(value: Value | None, number: float, rewriter: Rewriter, depth: int) -
         return depth == 0 and any(_scale_operand(node, i, number, rewriter, 1) for i in (0, 1))
     if node.op_type == "Add":
         return _scale_sum(node, number, rewriter, depth)
-    return False
+    return node.op_type == "Gemm" and _scale_gemm(node, number, rewriter)
 
 
 def _scale_operand(node: Node, index: int, number: float, rewriter: Rewriter, depth: int) -> bool:
@@ -105,6 +213,18 @@ def _scale_sum(node: Node, number: float, rewriter: Rewriter, depth: int) -> boo
             rewriter.set_constant(node, bias, scaled)
             return True
     return False
+
+
+def _scale_gemm(node: Node, number: float, rewriter: Rewriter) -> bool:
+    """A constant weight and the constant bias, if there is one: both scaled, or none."""
+    operands = {1: node.input(1)} | ({2: node.input(2)} if node.input(2) else {})
+    arrays = {index: rewriter.array(value) for index, value in operands.items()}
+    scaled = {i: None if a is None else _times(a, number) for i, a in arrays.items()}
+    if any(array is None for array in scaled.values()):
+        return False
+    for index, array in scaled.items():
+        rewriter.set_constant(node, index, array)
+    return True
 
 
 def _scale_constant(node: Node, index: int, number: float, rewriter: Rewriter) -> bool:

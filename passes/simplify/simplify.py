@@ -26,7 +26,7 @@ from . import (
     shape_chains,
 )
 from .conditions import inline_constant_conditions
-from .dead import remove_unused_initializers
+from .dead import RemoveDeadNodes, remove_dead_nodes, remove_unused_initializers
 from .duplicates import merge_computations, merge_constants
 from .fold_constants import Limits, fold_constants
 from .rewriter import Rewriter
@@ -63,14 +63,15 @@ class Simplify(Pass):
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         before = sum(1 for _ in model.all_nodes())
+        removed = RemoveDeadNodes().run(model).statistics
         with _paused_garbage_collection(), working_types(model):
             run = _Run(model, Limits(self.size_limit, self.weight_limit))
             for _ in range(_ROUNDS):
                 if not run.one_round():
                     break
-        remove_unused_initializers(model)
+        removed["initializers"] += remove_unused_initializers(model)
         after = sum(1 for _ in model.all_nodes())
-        applied = dict(+run.applied)
+        applied = dict(+(run.applied + Counter({"remove_unused": sum(removed.values())})))
         statistics = {"nodes_before": before, "nodes_after": after, "rewrites": applied}
         return PassResult(bool(applied), statistics, run.notes)
 
@@ -93,6 +94,7 @@ class _Run:
         before = self.applied.total()
         folded, too_large = fold_constants(self.model, self.limits)
         chosen = inline_constant_conditions(self.model)
+        self.applied["remove_unused"] += remove_dead_nodes(self.model) if chosen else 0
         self.applied["fold_constants"] += folded
         self.applied["inline_constant_conditions"] += chosen
         if self._is_settled and not folded and not chosen:
