@@ -98,7 +98,8 @@ class Value:
         return None if shape is None else len(shape)
 
     def set_tensor_type(self, dtype: int, shape: Sequence[Dimension] | None) -> None:
-        self.type = make_tensor_type(dtype, shape)
+        self._shape = None if shape is None else tuple(shape)
+        self._shape_type = self.type = make_tensor_type(dtype, shape)
 
     @property
     def users(self) -> list[Node]:

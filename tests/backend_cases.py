@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import onnx
 import onnx.backend.test
+from onnx import numpy_helper
 
 
 class Case(NamedTuple):
@@ -36,3 +37,27 @@ def model_files() -> list[Path]:
     """Every model file in the package: simple, light, PyTorch-converted and -operator cases."""
     root = Path(onnx.backend.test.__file__).parent / "data"
     return [Path(p) for p in sorted(glob.glob(f"{root}/**/*.onnx", recursive=True))]
+
+
+def light_models() -> list[Path]:
+    """Whole networks without trained weights, shipped without inputs."""
+    return [path for path in model_files() if path.parent.name == "light"]
+
+
+def shipped_cases(folder: str) -> list[Case]:
+    """The cases of one folder of the package, with the inputs and outputs beside each model."""
+    files = [path for path in model_files() if path.parent.parent.name == folder]
+    return [Case(path.parent.name, onnx.load(path), _data_sets(path.parent)) for path in files]
+
+
+def _data_sets(folder: Path) -> list[tuple[list[Any], list[Any]]]:
+    return [
+        (_tensors(data, "input"), _tensors(data, "output"))
+        for data in sorted(folder.glob("test_data_set_*"))
+    ]
+
+
+def _tensors(folder: Path, kind: str) -> list[Any]:
+    count = len(list(folder.glob(f"{kind}_*.pb")))
+    paths = [folder / f"{kind}_{i}.pb" for i in range(count)]
+    return [numpy_helper.to_array(onnx.load_tensor(path)) for path in paths]
