@@ -297,30 +297,43 @@ def test_embeddings_become_integers() -> None:
     assert np.abs(Session(model).run({"x": tokens})["y"] - expected).max() < 0.2
 
 
-def test_subgraphs_read_their_captures_and_are_reported() -> None:
+def capturing(value: str) -> list[onnx.NodeProto]:
+    """An If whose branches read `value`, on a condition computed from it."""
+
     def branch(name: str, op_type: str) -> onnx.GraphProto:
-        node = helper.make_node(op_type, ["a"], [name], name=name)
+        node = helper.make_node(op_type, [value], [name], name=name)
         return helper.make_graph(
             [node], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)]
         )
 
-    nodes = [
-        conv("x", "w", output="a"),
-        helper.make_node("ReduceMax", ["a"], ["m"], keepdims=0),
+    branches = {"then_branch": branch("p", "Neg"), "else_branch": branch("q", "Abs")}
+    return [
+        helper.make_node("ReduceMax", [value], ["m"], keepdims=0),
         helper.make_node("Greater", ["m", "zero"], ["c"]),
-        helper.make_node(
-            "If",
-            ["c"],
-            ["y"],
-            name="if",
-            then_branch=branch("p", "Neg"),
-            else_branch=branch("q", "Abs"),
-        ),
+        helper.make_node("If", ["c"], ["y"], name="if", **branches),
     ]
+
+
+def test_subgraphs_read_their_captures_and_are_reported() -> None:
+    nodes = [conv("x", "w", output="a"), *capturing("a")]
     proto = build(nodes, {"w": W, "zero": np.float32(0)}, ["N", 3, 6, 6])
     model, result = run(proto)
     check(from_proto(proto), model, {"x": IMAGES})
     assert {n.op_type: n.reason for n in result.notes}["Neg"] == "lies in a subgraph of 'if' (If)"
+
+
+def test_what_is_moved_before_a_capture_is_quantized() -> None:
+    """Else ONNX Runtime's optimizer aborts the process."""
+    nodes = [
+        conv("x", "w", output="a"),
+        helper.make_node("Flatten", ["a"], ["f"]),
+        helper.make_node("Transpose", ["f"], ["t"]),
+        *capturing("t"),
+    ]
+    proto = build(nodes, {"w": W, "zero": np.float32(0)}, ["N", 3, 6, 6])
+    model, result = run(proto)
+    assert result.statistics["quantized"] == {"Conv": 1, "Flatten": 1, "Transpose": 1}
+    check(from_proto(proto), model, {"x": IMAGES})
 
 
 def test_outputs_keep_names_and_types() -> None:

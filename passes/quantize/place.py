@@ -114,8 +114,9 @@ def _prune_unread(
         if operands is None:
             continue
         needed = operands.role.is_compute or operands.role is Role.POOLING
-        clips_integers = operands.role is Role.CLIPPING and _clips_integers(node, fed)
-        if not (needed or clips_integers or any(v in read for v in node.outputs)):
+        needed |= operands.role is Role.CLIPPING and _clips_integers(node, fed)
+        needed |= operands.shares_parameters and _is_captured(node)
+        if not (needed or any(v in read for v in node.outputs)):
             reasons[node] = UNREAD
             continue
         kept.append((node, operands))
@@ -131,6 +132,16 @@ def _clips_integers(node: Node, fed: Mapping[Node, Operands]) -> bool:
         operands.role is Role.CONVOLUTION
         or (operands.role is Role.POOLING and not operands.shares_parameters)
     )
+
+
+def _is_captured(node: Node) -> bool:
+    """Whether a subgraph reads a result.
+
+    ONNX Runtime moves a DequantizeLinear past nodes that move elements, and aborts the
+    process where a subgraph captures what they return, unless that is quantized itself.
+    """
+    results = [v for v in node.outputs if v is not None]
+    return any(user.graph is not node.graph for v in results for user in v.users)
 
 
 def _sole_producer(node: Node) -> Node | None:
