@@ -40,6 +40,7 @@ class Copier:
         for entry in graph.value_info:
             found = self.mapping.get(entry) if isinstance(entry, Value) else None
             clone.value_info.append(found or entry)
+        clone.restated.update(graph.restated)
         for value in graph.outputs:
             output = self.mapping[value]
             assert output is not None

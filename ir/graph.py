@@ -305,8 +305,10 @@ class Graph:
     """Nodes in execution order, with inputs, initializers and outputs.
 
     `value_info` lists, in order, the values whose type the file declares (and entries
-    as read that name no value of this graph); `extra` holds the rest of the proto
-    (doc string, quantization annotations, metadata).
+    as read that name no value of this graph). `restated` has the entries of the lists
+    "value_info" and "output" that declare a value in other words than its `info`, by list
+    and name. `extra` holds the rest of the proto (doc string, quantization annotations,
+    metadata).
     """
 
     def __init__(self, name: str = "", extra: GraphProto | None = None) -> None:
@@ -317,6 +319,7 @@ class Graph:
         self.initializers: dict[str, Value] = {}
         self.parent: Node | None = None
         self.value_info: list[Value | ValueInfoProto] = []
+        self.restated: dict[tuple[str, str], ValueInfoProto] = {}
         self._outputs: list[Value] = []
 
     @property

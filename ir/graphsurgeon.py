@@ -219,12 +219,11 @@ class _Importer:
     def _type(self, tensor: gs.Tensor) -> TypeProto | None:
         """The type as graphsurgeon has it, or as it was where nobody changed that."""
         before = self.known.get(tensor.name)
-        if before is not None and before.type is not None:
-            seen = _as_graphsurgeon(before)
-            if seen == (tensor.dtype, tensor.shape):
-                return before.type
+        old = None if before is None else before.type
+        if old is not None and (tensor.dtype, tensor.shape) in self._readings(tensor.name, old):
+            return old
         if tensor.dtype is None or not isinstance(tensor.dtype, int | type | np.dtype):
-            return None if before is None else before.type
+            return old
         type_ = make_tensor_type(dtype_to_onnx(tensor.dtype), tensor.shape)
         kind = getattr(tensor, "type", "tensor_type")
         if kind == "sequence_type":
@@ -232,6 +231,13 @@ class _Importer:
         if kind == "sparse_tensor_type":
             return helper.make_sparse_tensor_type_proto(dtype_to_onnx(tensor.dtype), tensor.shape)
         return type_
+
+    def _readings(self, name: str, type_: TypeProto) -> list[tuple[object, object]]:
+        """How graphsurgeon may have read the type of a value, which may be declared twice."""
+        restated = {} if self.original is None else self.original.restated
+        others = (restated.get((place, name)) for place in ("value_info", "output"))
+        types = [type_, *(info.type for info in others if info is not None)]
+        return [_as_graphsurgeon(name, one) for one in types]
 
     def _node(self, node: gs.Node) -> None:
         where = f"the inputs of node '{node.name}' ({node.op})"
@@ -268,7 +274,7 @@ class _Importer:
                 made[key] = held or Attribute.of(key, _tensor(item))
             else:
                 (proto,) = OnnxExporter.export_attributes({key: item})
-                same = key in old and old[key].proto == proto
+                same = key in old and _bare(old[key].proto) == proto
                 made[key] = old[key] if same else Attribute(proto)
         for key, attribute in old.items():
             if attribute.proto.type in _KEPT_ATTRIBUTES and key not in made:
@@ -278,6 +284,8 @@ class _Importer:
     def _value_info(self) -> None:
         """Declare the types of values: those that were declared, in order, then new ones."""
         inner = {v.name: v for v in self.graph.values()}
+        if self.original is not None:
+            self.graph.restated.update(self.original.restated)
         declared = [] if self.original is None else self.original.value_info
         for entry in declared:
             ours = inner.get(entry.name)
@@ -292,9 +300,18 @@ class _Importer:
                 self.graph.value_info.append(value)
 
 
-def _as_graphsurgeon(value: Value) -> tuple[object, object]:
+def _bare(proto: AttributeProto) -> AttributeProto:
+    """An attribute without what graphsurgeon doesn't keep of it."""
+    bare = AttributeProto()
+    bare.CopyFrom(proto)
+    bare.ClearField("doc_string")
+    bare.DiscardUnknownFields()
+    return bare
+
+
+def _as_graphsurgeon(name: str, type_: TypeProto) -> tuple[object, object]:
     """How graphsurgeon sees the type of a value."""
-    proto = helper.make_value_info(value.name, value.type or TypeProto())
+    proto = helper.make_value_info(name, type_)
     seen = OnnxImporter.import_tensor(proto)
     return seen.dtype, seen.shape
 

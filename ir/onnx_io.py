@@ -31,6 +31,7 @@ from .external import ExternalData
 from .graph import Attribute, Graph, Node, Value
 from .model import Function, Model
 from .tensor import Tensor
+from .unknown_fields import copy_unknown_fields, has_unknown_fields
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -139,6 +140,7 @@ def _model_extra(proto: ModelProto) -> ModelProto:
     for field, value in proto.ListFields():
         if field.name not in ("graph", "functions"):
             _copy_field(extra, field.name, value)
+    copy_unknown_fields(proto, extra)
     return extra
 
 
@@ -172,15 +174,18 @@ class _GraphReader:
         self.scope = _Scope(outer)
         extra = GraphProto()
         for field, value in proto.ListFields():
-            if field.name in _GRAPH_EXTRA:
+            if field.name in _GRAPH_EXTRA or (field.name == "name" and not value):
                 _copy_field(extra, field.name, value)
+        copy_unknown_fields(proto, extra)
         _check_text(proto.name)
         self.graph = Graph(proto.name, extra)
 
     def read(self) -> Graph:
-        proto, graph, scope = self.proto, self.graph, self.scope
-        infos = {info.name: info for info in proto.value_info}
+        proto, graph = self.proto, self.graph
+        infos = {info.name: info for info in reversed(proto.value_info)}
         for info in proto.input:
+            if not info.name:
+                raise ModelError(f"graph '{proto.name}': an input has no name")
             value = Value(info.name, info.type if info.HasField("type") else None, info=info)
             self._define(value)
             graph.add_input(value)
@@ -190,18 +195,35 @@ class _GraphReader:
             self._add_initializer(sparse.values.name, Tensor.from_sparse(sparse), infos)
         for node in proto.node:
             self._read_node(node, infos)
-        for info in proto.value_info:
-            graph.value_info.append(scope.local.get(info.name, info))
         for info in proto.output:
-            found = scope.find(info.name)
-            if found is None:
-                raise ModelError(f"graph output '{info.name}' is not defined by any node")
-            if found.info is None or found.info.name not in infos:
-                found.info = info
-            if info.HasField("type") and found.type is None:
-                found.type = info.type
-            graph.add_output(found)
+            self._read_output(info)
+        for info in proto.value_info:
+            self._read_value_info(info, infos)
         return graph
+
+    def _read_output(self, info: ValueInfoProto) -> None:
+        value = self.scope.find(info.name)
+        if value is None:
+            raise ModelError(f"graph output '{info.name}' is not defined by any node")
+        own = self.scope.local.get(info.name) is value
+        if own and (value.producer is not None or value.info is None):
+            value.info = info
+            if info.HasField("type"):
+                value.type = info.type
+            elif value.const is not None:
+                value.type = None
+        elif not own or value.info != info:
+            self.graph.restated["output", info.name] = info
+        self.graph.add_output(value)
+
+    def _read_value_info(self, info: ValueInfoProto, first: Mapping[str, ValueInfoProto]) -> None:
+        value = self.scope.local.get(info.name)
+        if value is None or first[info.name] is not info:
+            self.graph.value_info.append(info)
+            return
+        self.graph.value_info.append(value)
+        if value.info is not info and value.info != info:
+            self.graph.restated["value_info", info.name] = info
 
     def _define(self, value: Value) -> None:
         _check_text(value.name)
@@ -218,6 +240,8 @@ class _GraphReader:
         if value is None:
             value = self.graph.add_initializer(name, tensor)
             value.info = infos.get(name)
+            if value.info is not None:
+                value.type = value.info.type if value.info.HasField("type") else None
             self._define(value)
         else:
             value.const = tensor
@@ -226,6 +250,8 @@ class _GraphReader:
     def _read_node(self, proto: NodeProto, infos: Mapping[str, ValueInfoProto]) -> None:
         op_type, domain, label, overload = proto.op_type, proto.domain, proto.name, proto.overload
         _check_text(op_type, domain, label, overload)
+        if not op_type:
+            raise ModelError(f"node '{label or next(iter(proto.output), '?')}' has no operator")
         find = self.scope.find
         inputs: list[Value | None] = []
         for name in proto.input:
@@ -276,14 +302,20 @@ class _GraphReader:
         for inner in (*proto.tensors, proto.sparse_tensor.values, proto.sparse_tensor.indices):
             if inner.data_location == TensorProto.EXTERNAL:
                 raise ModelError(f"attribute '{proto.name}': external data is not supported here")
-        if proto.type not in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+        single, several = proto.type == AttributeProto.GRAPH, proto.type == AttributeProto.GRAPHS
+        if proto.ref_attr_name:
+            single = several = False
+        if proto.HasField("g") != single or (proto.graphs and not several):
+            raise ModelError(f"attribute '{proto.name}': its type does not fit its graphs")
+        if not single and not several:
             return Attribute(proto)
-        protos = [proto.g] if proto.type == AttributeProto.GRAPH else list(proto.graphs)
+        protos = [proto.g] if single else list(proto.graphs)
         graphs = [_GraphReader(g, self.scope, self.base_dir).read() for g in protos]
         rest = AttributeProto()
         for field, value in proto.ListFields():
             if field.name not in ("g", "graphs"):
                 _copy_field(rest, field.name, value)
+        copy_unknown_fields(proto, rest)
         return Attribute(rest, graphs)
 
 
@@ -319,12 +351,15 @@ def _node_extra(proto: NodeProto) -> NodeProto | None:
     """
     empty = [f for f in _NODE_TEXTS if not getattr(proto, f) and proto.HasField(f)]
     described = proto.HasField("doc_string") or proto.metadata_props
-    if not (empty or described or proto.device_configurations):
+    unknown = has_unknown_fields(proto)
+    if not (empty or described or proto.device_configurations or unknown):
         return None
     extra = NodeProto()
     for field, content in proto.ListFields():
         if field.name in _NODE_EXTRA or field.name in empty:
             _copy_field(extra, field.name, content)
+    if unknown:
+        copy_unknown_fields(proto, extra)
     return extra
 
 
@@ -337,14 +372,16 @@ def _check_text(*texts: str) -> None:
 
 def _read_function(proto: FunctionProto, base_dir: Path | None) -> Function:
     body = GraphProto(name=proto.name)
-    body.input.extend(ValueInfoProto(name=name) for name in proto.input)
-    body.output.extend(ValueInfoProto(name=name) for name in proto.output)
+    infos = {info.name: info for info in reversed(proto.value_info)}
+    body.input.extend(infos.get(name) or ValueInfoProto(name=name) for name in proto.input)
+    body.output.extend(infos.get(name) or ValueInfoProto(name=name) for name in proto.output)
     body.node.extend(proto.node)
     body.value_info.extend(proto.value_info)
     extra = FunctionProto()
     for field, value in proto.ListFields():
         if field.name not in ("node", "input", "output", "value_info"):
             _copy_field(extra, field.name, value)
+    copy_unknown_fields(proto, extra)
     return Function(_GraphReader(body, {}, base_dir).read(), extra)
 
 
@@ -410,21 +447,26 @@ def _write_model(model: Model, tensors: _TensorWriter) -> ModelProto:
 def _write_graph(graph: Graph, proto: GraphProto, tensors: _TensorWriter) -> None:
     if graph.extra is not None:
         proto.CopyFrom(graph.extra)
-    proto.name = graph.name
+    if graph.name:
+        proto.name = graph.name
     for value in graph.inputs:
-        _write_info(value, proto.input.add())
+        _write_info(value, graph, "input", proto.input.add())
     for value in graph.initializers.values():
         assert value.const is not None
         tensors.initializer(value, value.const, proto)
     for node in graph.nodes:
         _write_node(node, proto.node.add(), tensors)
+    _write_value_info(graph, proto)
+    for value in graph.outputs:
+        _write_info(value, graph, "output", proto.output.add())
+
+
+def _write_value_info(graph: Graph, proto: GraphProto | FunctionProto) -> None:
     for entry in graph.value_info:
         if isinstance(entry, ValueInfoProto):
             proto.value_info.append(entry)
         elif _is_defined(entry, graph):
-            _write_info(entry, proto.value_info.add())
-    for value in graph.outputs:
-        _write_info(value, proto.output.add())
+            _write_info(entry, graph, "value_info", proto.value_info.add())
 
 
 def _is_defined(value: Value, graph: Graph) -> bool:
@@ -433,11 +475,19 @@ def _is_defined(value: Value, graph: Graph) -> bool:
     return value.is_input or graph.initializers.get(value.name) is value
 
 
-def _write_info(value: Value, proto: ValueInfoProto) -> None:
-    if value.info is not None:
-        proto.CopyFrom(value.info)
+def _write_info(value: Value, graph: Graph, place: str, proto: ValueInfoProto) -> None:
+    """Write what a graph's list `place` declares of a value.
+
+    Types as read stay, even where they differ between lists or are missing; one that
+    replaced them is written everywhere.
+    """
+    restated = [graph.restated.get((p, value.name)) for p in ("value_info", "output")]
+    words = graph.restated.get((place, value.name), value.info)
+    if words is not None:
+        proto.CopyFrom(words)
     proto.name = value.name
-    if value.type is not None and (value.info is None or value.type is not value.info.type):
+    read = [info for info in (value.info, *restated) if info is not None]
+    if value.type is not None and all(value.type is not info.type for info in read):
         proto.type.CopyFrom(value.type)
 
 
@@ -472,11 +522,7 @@ def _write_function(function: Function, proto: FunctionProto, tensors: _TensorWr
     proto.output.extend(v.name for v in graph.outputs)
     for node in graph.nodes:
         _write_node(node, proto.node.add(), tensors)
-    for entry in graph.value_info:
-        if isinstance(entry, ValueInfoProto):
-            proto.value_info.append(entry)
-        elif _is_defined(entry, graph):
-            _write_info(entry, proto.value_info.add())
+    _write_value_info(graph, proto)
 
 
 def _copy_field(target: google.protobuf.message.Message, name: str, value: object) -> None:

@@ -15,17 +15,25 @@ import numpy.typing as npt
 from onnx import SparseTensorProto, TensorProto, external_data_helper, helper, numpy_helper
 
 from .errors import ModelError
+from .unknown_fields import copy_unknown_fields
 
 Array = npt.NDArray[Any]
 
 _PACKED_BITS: dict[int, int] = {
-    TensorProto.INT4: 4,
-    TensorProto.UINT4: 4,
-    TensorProto.FLOAT4E2M1: 4,
-    TensorProto.INT2: 2,
-    TensorProto.UINT2: 2,
+    int(number): bits
+    for name, bits in {
+        "INT4": 4,
+        "UINT4": 4,
+        "FLOAT4E2M1": 4,
+        "INT2": 2,
+        "UINT2": 2,
+        "FLOAT6E2M3": 6,
+        "FLOAT6E3M2": 6,
+    }.items()
+    for known, number in TensorProto.DataType.items()
+    if known == name  # older versions of onnx lack some
 }
-
+"""Bits of one element, for the types whose elements share bytes."""
 
 _PLAIN_TYPES = frozenset(
     {
@@ -216,7 +224,8 @@ class Tensor:
         assert self._sparse is not None
         proto = SparseTensorProto()
         proto.CopyFrom(self._sparse)
-        proto.values.name = name
+        if proto.values.name != name:
+            proto.values.name = name
         return proto
 
     def embedded(self, name: str) -> TensorProto:
@@ -230,6 +239,7 @@ class Tensor:
             if self._proto.HasField("doc_string"):
                 proto.doc_string = self._proto.doc_string
             proto.metadata_props.extend(self._proto.metadata_props)
+            copy_unknown_fields(self._proto, proto)
         return proto
 
     def comes_from(self, path: Path) -> bool:

@@ -91,8 +91,12 @@ def everything() -> ModelProto:
         helper.make_node("Dropout", ["u", "", ""], ["v", ""], name=""),
         helper.make_node("SequenceConstruct", ["v", "v"], ["s"]),
     ]
+    nodes[4].attribute.append(helper.make_attribute("seed", 3, doc_string="a number"))
     node_entry = nodes[0].metadata_props.add()
     node_entry.key, node_entry.value = "namespace", "layer1"
+    device = nodes[0].device_configurations.add(configuration_id="two", pipeline_stage=1)
+    sharded = device.sharding_spec.add(tensor_name="w", device=[0, 1])
+    sharded.sharded_dim.add(axis=1).simple_sharding.add(num_shards=2)
     sequence = helper.make_sequence_type_proto(
         helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 2])
     )
@@ -109,7 +113,8 @@ def everything() -> ModelProto:
         [weight],
         doc_string="the graph",
         value_info=[
-            helper.make_tensor_value_info("h", TensorProto.FLOAT, ["N", 2]),
+            helper.make_tensor_value_info("h", TensorProto.FLOAT, ["N", 2], doc_string="hidden"),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["M", 2], doc_string="again"),
             helper.make_tensor_value_info("ghost", TensorProto.FLOAT, [1]),
         ],
         sparse_initializer=[sparse],
@@ -128,6 +133,8 @@ def everything() -> ModelProto:
             overload=overload,
         )
         function.doc_string = f"overload {overload}"
+        function.metadata_props.add(key="from", value="a test")
+        function.value_info.add(name="a", doc_string="its input")
         functions.append(function)
     model = helper.make_model(
         graph,
@@ -141,6 +148,10 @@ def everything() -> ModelProto:
         doc_string="the model",
     )
     helper.set_model_props(model, {"author": "somebody"})
+    model.configuration.add(name="two", num_devices=2, device=["a", "b"])
+    training = model.training_info.add()
+    training.algorithm.name = "step"
+    training.update_binding.add(key="w", value="w_new")
     return model
 
 

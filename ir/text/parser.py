@@ -359,7 +359,17 @@ class _Parser:
             return Attribute(AttributeProto.FromString(self._bytes()))
         if self.accept("empty"):
             return Attribute(AttributeProto(name=key, type=self._kind()))
-        return Attribute(helper.make_attribute(key, self._literals()))
+        return self._plain_attribute(key)
+
+    def _plain_attribute(self, key: str) -> Attribute:
+        start = self.tokens[self.position][2]
+        value = self._literals()
+        if value == []:
+            self._fail_at(start, "an empty list has no type; write 'empty ints', say")
+        try:
+            return Attribute(helper.make_attribute(key, value))
+        except (TypeError, ValueError, OverflowError):
+            self._fail_at(start, f"'{key}' has elements of different types, or too large ones")
 
     def _kind(self) -> AttributeProto.AttributeType:
         word = self.name()
