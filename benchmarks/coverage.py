@@ -16,6 +16,7 @@ import fnmatch
 import json
 import multiprocessing
 import os
+import tempfile
 import time
 import traceback
 import warnings
@@ -146,7 +147,8 @@ def run_case(case: Case) -> Outcome:
 
 def compile_and_run(case: Case) -> list[Any]:
     """The outputs that secateur's artifact computes, in order."""
-    from secateur.backends.tvm.compile import build_executable
+    from secateur.backends.tvm.cache import Cache
+    from secateur.backends.tvm.compile import compile_model
     from secateur.backends.tvm.runtime import Runtime
     from secateur.backends.tvm.targets import parse_target
     from secateur.ir.onnx_io import from_proto
@@ -159,8 +161,10 @@ def compile_and_run(case: Case) -> list[Any]:
         given = feeds.get(value.name)
         if isinstance(given, np.ndarray) and value.dtype:
             value.set_tensor_type(value.dtype, given.shape)
-    built = build_executable(model, parse_target("native"))
-    found = Runtime.in_memory(built.executable).run(feeds)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.so"
+        compile_model(model, parse_target("native"), path, cache=Cache.none())
+        found = Runtime(path).run(feeds)
     return [found[v.name] for v in case.model.graph.output]
 
 

@@ -7,34 +7,45 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
+from tvm.relax import vm_build
+from tvm.runtime import _ffi_api as tvm_runtime
 
-from ...ir.errors import SecateurError, UnsupportedError
+from ...ir.errors import UnsupportedError
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.onnx_io import atomic_files
 from ...passes.simplify import simplify_pipeline
+from .cache import Cache
 from .emit import Emitter
+from .kernels.builder import KernelBuilder
 from .link import link_shared
 from .lowering.frontend import lower
+from .objects import compile_functions
 from .plan import Plan, RegionOp
 from .targets import Target, can_run_here
 
-__all__ = ["Built", "CompileReport", "build_executable", "can_run_here", "compile_model"]
+__all__ = ["CompileReport", "can_run_here", "compile_model"]
 
 METADATA_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class CompileReport:
-    """What compilation made: time, distinct kernels, and ONNX nodes left to TVM's converters."""
+    """What compilation made.
+
+    `kernels` are the distinct ones, `reused` of them came from the cache. `converted`
+    are ONNX nodes left to TVM's converters.
+    """
 
     seconds: float
     kernels: int
+    reused: int
     operations: int
     converted: tuple[str, ...]
     bytes: int
@@ -46,50 +57,20 @@ def compile_model(
     path: str | os.PathLike[str],
     *,
     winograd: bool = True,
+    cache: Cache | None = None,
 ) -> CompileReport:
     """Compile `model` (unchanged) for `target` into the shared object `path`.
 
     A symbolic first dimension of every input and output is a batch: the artifact
     computes one sample, and `Runtime` runs it once for each. `winograd=False` keeps
-    float32 convolutions direct, which is slower and rounds less.
+    float32 convolutions direct, which is slower and rounds less. Kernels that `cache`,
+    by default the user's, knows are not compiled again; the result is the same.
 
     Raises UnsupportedError naming the node where something can't be lowered, and
     SecateurError where linking or writing fails. The file appears whole or not at all.
     """
     start = time.perf_counter()
     path = Path(path)
-    built = build_executable(model, target, winograd=winograd)
-    with atomic_files(path) as (temporary,), tempfile.TemporaryDirectory() as scratch:
-        _export(built.executable, target, temporary, scratch)
-        size = temporary.stat().st_size
-    converted = tuple(
-        f"{n.name or n.output[0]} ({n.op_type})"
-        for op in built.plan.operations
-        if isinstance(op, RegionOp)
-        for n in op.model.graph.node
-    )
-    return CompileReport(
-        time.perf_counter() - start,
-        built.kernels,
-        len(built.plan.operations),
-        converted,
-        size,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Built:
-    """A compiled model that is not yet a file; `Runtime.in_memory` runs it here."""
-
-    executable: Any
-    plan: Plan
-    kernels: int
-
-
-def build_executable(
-    model: Model, target: Target, *, winograd: bool = True
-) -> Built:
-    """What `compile_model` does before it links. `model` stays unchanged."""
     work = model.clone()
     for step in simplify_pipeline():
         step.run(work)
@@ -98,7 +79,20 @@ def build_executable(
     plan = lower(work, target)
     emitter = Emitter(plan, target, use_winograd=winograd)
     module = emitter.emit(json.dumps(_metadata(plan, work, target, batched)))
-    return Built(_build(module, target), plan, len(emitter.kernels))
+    with atomic_files(path) as (temporary,), tempfile.TemporaryDirectory() as scratch:
+        kernels, reused = _build(
+            module, emitter.digests, target, cache or Cache.of_user(), temporary, Path(scratch)
+        )
+        size = temporary.stat().st_size
+    converted = tuple(
+        f"{n.name or n.output[0]} ({n.op_type})"
+        for op in plan.operations
+        if isinstance(op, RegionOp)
+        for n in op.model.graph.node
+    )
+    return CompileReport(
+        time.perf_counter() - start, kernels, reused, len(plan.operations), converted, size
+    )
 
 
 def _fix_batch(model: Model) -> bool:
@@ -142,7 +136,15 @@ def _metadata(plan: Plan, model: Model, target: Target, batched: bool) -> dict[s
     }
 
 
-def _build(module: Any, target: Target) -> Any:
+def _build(
+    module: Any,
+    digests: Mapping[str, str],
+    target: Target,
+    cache: Cache,
+    path: Path,
+    scratch: Path,
+) -> tuple[int, int]:
+    """Compile and link a Relax module; the number of its kernels, and of those reused."""
     t = relax.transform
     pipeline = tvm.transform.Sequential(
         [
@@ -157,18 +159,27 @@ def _build(module: Any, target: Target) -> Any:
             t.AttachGlobalSymbol(),
         ]
     )
+    machine = tvm.target.Target(target.llvm())
+    builder = relax.ExecBuilder()
     try:
-        return tvm.compile(module, tvm.target.Target(target.llvm()), relax_pipeline=pipeline)
+        with machine:
+            module = pipeline(module)
+        module = vm_build._vmcodegen(builder, module)
     except Exception as error:  # TVM's errors have no common type
         text = " ".join(str(error).split())[:300]
         raise UnsupportedError(f"TVM can't compile the model for {target.name}: {text}") from None
-
-
-def _export(executable: Any, target: Target, path: Path, scratch: str) -> None:
-    def link(output: str, objects: list[str], options: Any = None, **_: Any) -> None:
-        link_shared(target, objects, Path(output))
-
-    link.output_format = "so"  # type: ignore[attr-defined]
-    executable.export_library(str(path), fcompile=link, workspace_dir=scratch)
-    if not path.exists():
-        raise SecateurError(f"{path}: the linker wrote nothing")
+    functions = {
+        g.name_hint: f for g, f in module.functions.items() if isinstance(f, tirx.PrimFunc)
+    }
+    if not functions:  # a library of no kernels is none to TVM's loader
+        functions["nothing"] = KernelBuilder().finish()
+    objects = compile_functions(functions, digests, target, cache, scratch)
+    # The first object stands for all: the executable refers to one library of kernels.
+    library = tvm_runtime.ModuleLoadStaticLibrary(str(objects.paths[0]), sorted(functions))
+    executable = vm_build._ffi_api.VMLink(builder, machine, library, [], {})
+    packed = scratch / "executable.o"
+    tvm_runtime.ModulePackImportsToLLVM(
+        executable, False, json.dumps(target.llvm()), ""
+    ).write_to_file(str(packed))
+    link_shared(target, [str(p) for p in (*objects.paths, packed)], path)
+    return len(functions), objects.reused

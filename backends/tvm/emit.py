@@ -15,6 +15,7 @@ from .kernels import concat, convolution, depthwise, matmul, pooling, softmax, w
 from .kernels import elementwise as elementwise_kernels
 from .kernels.epilogue import Operand
 from .layout import Blocked
+from .objects import digest
 from .operators.base import emit as emit_loops
 from .plan import (
     ConcatOp,
@@ -49,6 +50,8 @@ class Emitter:
         self.use_winograd = use_winograd
         self.builder = relax.BlockBuilder()
         self.kernels: dict[Any, Any] = {}
+        self.functions: dict[str, Any] = {}
+        self.digests: dict[str, str] = {}
         self.layouts = choose_layouts(plan, target, use_winograd=use_winograd)
         self.variables: dict[tuple[Tensor, Blocked | None], Any] = {}
         self.regions = 0
@@ -133,9 +136,7 @@ class Emitter:
         `scratch` are shapes of float32 buffers that the kernel takes after its result.
         """
         if key not in self.kernels:
-            name = f"{type(key[0]).__name__.lower()}_{len(self.kernels)}"
-            function = build().with_attr("global_symbol", name)
-            self.kernels[key] = self.builder.add_func(function, name)
+            self.kernels[key] = self.add_function(type(key[0]).__name__.lower(), build())
         results = [relax.TensorType(tuple(shape), dtype)]
         results += [relax.TensorType(tuple(s), "float32") for s in scratch]
         call = relax.call_tir(
@@ -145,6 +146,20 @@ class Emitter:
         )
         variable = self.builder.emit(call)
         return self.builder.emit(relax.TupleGetItem(variable, 0)) if scratch else variable
+
+    def add_function(self, kind: str, function: Any) -> Any:
+        """A global variable for the function, whose name is its content's.
+
+        Equal functions, in whatever model, have the same name and the same object file.
+        """
+        content = digest(function)
+        name = f"{kind}_{content[:16]}"
+        if name not in self.functions:
+            self.digests[name] = content
+            self.functions[name] = self.builder.add_func(
+                function.with_attr("global_symbol", name), name
+            )
+        return self.functions[name]
 
     # --- operations ---
 
@@ -453,7 +468,7 @@ class Emitter:
         function = regions.convert(op, self.target)
         name = f"region_{self.regions}"
         self.regions += 1
-        callee = regions.add(self.builder, function, name)
+        callee = regions.add(self, function, name)
         arguments = [self.shaped(self.read(t, None), t) for t in op.inputs]
         result = self.builder.emit(relax.Call(callee, arguments))
         for i, tensor in enumerate(op.outputs):

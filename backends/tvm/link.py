@@ -28,20 +28,25 @@ def link_shared(target: Target, objects: Sequence[str], output: Path) -> None:
     target. Raises SecateurError where neither exists or linking fails.
     """
     command = _linker(target)
-    run = subprocess.run(
-        [*command, "-shared", "-s", "-o", str(output), *objects],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        run = subprocess.run(
+            [*command, "-shared", "-s", "-o", str(output), *objects],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        raise SecateurError(f"linking for {target.name} failed: {error}") from None
     if run.returncode != 0:
         text = " ".join((run.stderr or run.stdout).split())[:300]
         raise SecateurError(f"linking for {target.name} failed ({' '.join(command)}): {text}")
 
 
 def _linker(target: Target) -> list[str]:
-    if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "ld.lld"]
+    package = importlib.util.find_spec("ziglang")
+    if package is not None and package.origin is not None:
+        program = "zig.exe" if sys.platform == "win32" else "zig"
+        return [str(Path(package.origin).with_name(program)), "ld.lld"]
     compiler = shutil.which(_CROSS_COMPILERS[target.machine])
     if compiler is not None:
         return [compiler, "-fPIC"]

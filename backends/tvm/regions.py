@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tvm
 from tvm import relax, tirx
@@ -10,6 +10,9 @@ from tvm import relax, tirx
 from ...ir.errors import UnsupportedError
 from .plan import RegionOp
 from .targets import Target
+
+if TYPE_CHECKING:
+    from .emit import Emitter
 
 
 def convert(op: RegionOp, target: Target) -> Any:
@@ -42,19 +45,16 @@ def convert(op: RegionOp, target: Target) -> Any:
         raise UnsupportedError(f"can't lower {nodes}: {reason or type(error).__name__}") from None
 
 
-def add(builder: Any, module: Any, name: str) -> Any:
+def add(emitter: Emitter, module: Any, name: str) -> Any:
     """Add a region's functions to a module under names of their own; returns `main`'s."""
     renamed: dict[Any, Any] = {}
     for variable, function in module.functions.items():
         if isinstance(function, tirx.PrimFunc):
-            unique = f"{name}_{variable.name_hint}"
-            renamed[variable] = builder.add_func(
-                function.with_attr("global_symbol", unique), unique
-            )
-
+            anonymous = function.without_attr("global_symbol")
+            renamed[variable] = emitter.add_function(variable.name_hint, anonymous)
     main = _Rename(renamed).visit_expr(module["main"])
     main = main.without_attr("global_symbol")
-    return builder.add_func(main, name)
+    return emitter.builder.add_func(main, name)
 
 
 @relax.expr_functor.mutator

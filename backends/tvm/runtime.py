@@ -39,14 +39,6 @@ class Runtime:
             text = " ".join(str(error).split())[-200:]
             raise SecateurError(f"{path}: not a model compiled for this machine ({text})") from None
 
-    @classmethod
-    def in_memory(cls, executable: Any, threads: int = 1) -> Runtime:
-        """Run what `compile.build_executable` made, without linking a file."""
-        runtime = cls.__new__(cls)
-        runtime.threads = check_threads(threads)
-        runtime._open(executable)
-        return runtime
-
     def _open(self, module: Any) -> None:
         import tvm
         from tvm import relax
