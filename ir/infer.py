@@ -14,6 +14,9 @@ from .stand_ins import REPLACED, add_stand_ins
 VALUE_LIMIT = 4096
 """Constants of at most this many elements take part in shape propagation by value."""
 
+_VECTOR_LIMIT = 2**20
+"""Longest vector whose elements, themselves unknown, propagation by value may look at."""
+
 
 def infer_shapes(model: Model) -> None:
     """Fill in `Value.type` wherever ONNX's inference (with data propagation) finds it.
@@ -33,12 +36,22 @@ def infer_shapes(model: Model) -> None:
 
 
 def _infer(proto: ModelProto) -> ModelProto:
+    for info in (*proto.graph.input, *proto.graph.value_info):
+        _hide_length(info.type)
     try:
         return onnx.shape_inference.infer_shapes(
             proto, check_type=True, strict_mode=False, data_prop=True
         )
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"shape inference: {_first_line(error)}") from None
+
+
+def _hide_length(type: TypeProto) -> None:
+    """Let a very long vector have an unknown length for propagation by value, which would
+    set up an element for each: a file of a few bytes may declare any length."""
+    sizes = type.tensor_type.shape.dim
+    if len(sizes) == 1 and sizes[0].dim_value > _VECTOR_LIMIT:
+        sizes[0].Clear()
 
 
 def infer_node(model: Model, node: Node) -> list[TypeProto | None]:

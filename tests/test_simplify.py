@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import onnx
 import pytest
@@ -428,3 +430,22 @@ def test_dead_nodes_and_unused_initializers_go() -> None:
     assert result.statistics == {"nodes": 2, "initializers": 2, "functions": 0}
     assert operators(model) == ["Relu"]
     assert not RemoveDeadNodes().run(model).changed
+
+
+@pytest.mark.parametrize("op_type", ["Cast", "Gather", "Add"])
+def test_declared_length_is_no_reason_to_allocate(op_type: str) -> None:
+    """Some bytes of file that declare 2**40 elements must not take a byte for each."""
+    long = helper.make_tensor_value_info("long", TensorProto.INT64, [2**40])
+    inputs = {"Cast": ["long"], "Gather": ["long", "long"], "Add": ["long", "long"]}[op_type]
+    attributes = {"to": TensorProto.INT64} if op_type == "Cast" else {}
+    nodes = [
+        helper.make_node(op_type, inputs, ["sizes"], **attributes),
+        helper.make_node("Expand", ["x", "sizes"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", [x, long], [y])
+    model = from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    PassManager(simplify_pipeline()).run(model)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18
