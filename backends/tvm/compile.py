@@ -22,6 +22,7 @@ from ...ir.model import Model
 from ...ir.onnx_io import atomic_files
 from ...passes.simplify import simplify_pipeline
 from .cache import Cache
+from .choices import Choices
 from .emit import Emitter
 from .kernels.builder import KernelBuilder
 from .link import link_shared
@@ -77,7 +78,7 @@ def compile_model(
     batched = _fix_batch(work)
     infer_shapes(work)
     plan = lower(work, target)
-    emitter = Emitter(plan, target, use_winograd=winograd)
+    emitter = Emitter(plan, target, Choices(target, winograd=winograd))
     module = emitter.emit(json.dumps(_metadata(plan, work, target, batched)))
     with atomic_files(path) as (temporary,), tempfile.TemporaryDirectory() as scratch:
         kernels, reused = _build(

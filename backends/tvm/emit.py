@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from . import regions
+from .choices import Choices
 from .kernels import concat, convolution, depthwise, matmul, pooling, softmax, winograd
 from .kernels import elementwise as elementwise_kernels
 from .kernels.epilogue import Operand
@@ -43,16 +44,14 @@ Array = Any
 class Emitter:
     """Builds the Relax module of a plan."""
 
-    def __init__(
-        self, plan: Plan, target: Target, *, use_winograd: bool = True
-    ) -> None:
+    def __init__(self, plan: Plan, target: Target, choices: Choices | None = None) -> None:
         self.plan, self.target = plan, target
-        self.use_winograd = use_winograd
+        self.choices = choices or Choices(target)
         self.builder = relax.BlockBuilder()
         self.kernels: dict[Any, Any] = {}
         self.functions: dict[str, Any] = {}
         self.digests: dict[str, str] = {}
-        self.layouts = choose_layouts(plan, target, use_winograd=use_winograd)
+        self.layouts = choose_layouts(plan, self.choices)
         self.variables: dict[tuple[Tensor, Blocked | None], Any] = {}
         self.regions = 0
 
@@ -186,12 +185,12 @@ class Emitter:
             raise TypeError(type(op).__name__)
 
     def convolution(self, op: ConvolutionOp) -> None:
-        x, layout = self.blocked(op.input, needed_pads(op, self.target, self.use_winograd), op.fill)
+        x, layout = self.blocked(op.input, needed_pads(op, self.choices), op.fill)
         y = self.layouts[op.output]
         if op.is_depthwise:
             self.depthwise(op, x, layout)
             return
-        if self.use_winograd and by_winograd(op):
+        if self.choices.by_winograd(op):
             self.winograd(op, x, layout)
             return
         channels = max(y.padded_channels, self.target.lanes)
@@ -206,7 +205,7 @@ class Emitter:
             operands,
             _weight_range(op.weights),
         )
-        tile = convolution.choose_tile(conv, self.target)
+        tile = self.choices.convolution(op, conv)
         dot = conv.dot(self.target)
         bias = op.bias
         if dot.input_offset:
@@ -358,7 +357,7 @@ class Emitter:
             tuple(operands),
             _weight_range(op.weights),
         )
-        tile = matmul.choose_tile(kernel, self.target)
+        tile = self.choices.product(op, kernel)
         dot = kernel.dot(self.target)
         bias = op.bias
         if dot.input_offset:
@@ -484,9 +483,7 @@ class _Key(str):
     __slots__ = ()
 
 
-def choose_layouts(
-    plan: Plan, target: Target, *, use_winograd: bool = True
-) -> dict[Tensor, Blocked]:
+def choose_layouts(plan: Plan, choices: Choices) -> dict[Tensor, Blocked]:
     """The blocked layout of every tensor that has one, with the padding its readers need.
 
     Convolution and pooling write blocked tensors; elementwise operations and
@@ -498,12 +495,12 @@ def choose_layouts(
         y = op.output
         if not _wants_blocks(op, layouts):
             continue
-        layouts[y] = Blocked.of(y.shape, target.block, y.dtype)
+        layouts[y] = Blocked.of(y.shape, choices.target.block, y.dtype)
     for tensor, layout in layouts.items():
         pads, fill = [0, 0, 0, 0], None
         for reader in tensor.readers:
             if isinstance(reader, (ConvolutionOp, PoolingOp)) and reader.input is tensor:
-                own = needed_pads(reader, target, use_winograd)
+                own = needed_pads(reader, choices)
                 if any(own) and fill is None:
                     fill = reader.fill
                 if any(own) and fill == reader.fill:
@@ -512,29 +509,16 @@ def choose_layouts(
     return layouts
 
 
-def by_winograd(op: ConvolutionOp | PoolingOp) -> bool:
-    """Whether the Winograd form computes this convolution faster."""
-    return (
-        isinstance(op, ConvolutionOp)
-        and op.input.dtype == "float32"
-        and winograd.pays(
-            op.input.shape, op.output.shape[1], op.output.shape, op.geometry, op.groups
-        )
-    )
-
-
-def needed_pads(
-    op: ConvolutionOp | PoolingOp, target: Target, use_winograd: bool
-) -> tuple[int, int, int, int]:
+def needed_pads(op: ConvolutionOp | PoolingOp, choices: Choices) -> tuple[int, int, int, int]:
     """Physical padding that the operation's kernel reads: top, left, bottom, right."""
-    if use_winograd and by_winograd(op):
+    if choices.by_winograd(op):
         return winograd.needed_pads(op.input.shape, op.output.shape, op.geometry)
     top, left, bottom, right = op.geometry.pads
     if (
         isinstance(op, ConvolutionOp)
         and op.is_depthwise
         and op.input.dtype != "float32"
-        and "vnni" in target.features
+        and "vnni" in choices.target.features
     ):
         right += depthwise.extra_columns(op.geometry.kernel[1])
     return top, left, bottom, right

@@ -20,9 +20,9 @@ kernel's time.
 def macs(op: Operation) -> int:
     """Multiply-accumulates of a convolution or matrix product, by its definition; else 0."""
     if isinstance(op, ConvolutionOp):
-        return op.output.elements * math.prod(op.weights.shape[1:])
+        return op.output.elements * int(math.prod(op.weights.shape[1:]))
     if isinstance(op, MatMulOp):
-        return op.output.elements * op.weights.shape[0]
+        return op.output.elements * int(op.weights.shape[0])
     return 0
 
 

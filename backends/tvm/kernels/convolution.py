@@ -322,7 +322,25 @@ def divisors(n: int) -> Sequence[int]:
 
 
 def choose_tile(conv: Convolution, target: Target) -> Tile:
-    """The register tile, by a small model of the inner loop.
+    """The register tile that a small model of the inner loop finds fastest."""
+    return min(estimate_tiles(conv, target), key=lambda found: found[0])[1]
+
+
+def fits(conv: Convolution, target: Target, tile: Tile) -> bool:
+    """Whether a tile makes a kernel of this convolution."""
+    height, width = flat_extent(conv)
+    return (
+        min(tile.vectors, tile.rows, tile.columns, tile.unroll) > 0
+        and conv.vectors(target) % tile.vectors == 0
+        and tile.rows <= height
+        and tile.columns <= width
+        and tile.vectors * tile.rows * tile.columns <= 2 * target.registers
+        and tile.unroll <= 16
+    )
+
+
+def estimate_tiles(conv: Convolution, target: Target) -> list[tuple[float, Tile]]:
+    """Register tiles with about how many cycles the kernel takes by each.
 
     A reduction step costs its multiply-adds or its loads, whichever is more, and at
     least the latency of one multiply-add. Around the reduction each result costs its
@@ -340,7 +358,7 @@ def choose_tile(conv: Convolution, target: Target) -> Tile:
     per_step = 2 if isinstance(dot, MaddDot) else 1
     most = 16 if target.vector_bytes == 64 else target.registers - 4
     weight_bytes = dot.weights_per_step * np.dtype(dot.weight_dtype).itemsize
-    best: tuple[float, Tile] | None = None
+    found = []
     for v in divisors(vectors):
         for rows in range(1, min(height, 8) + 1):
             for columns in range(1, min(width, 28) + 1):
@@ -351,10 +369,8 @@ def choose_tile(conv: Convolution, target: Target) -> Tile:
                     continue
                 tiles = -(-height // rows) * -(-width // columns) * (vectors // v)
                 cost = tiles * _tile_cycles(v, pixels, steps, per_step, most, weight_bytes, target)
-                if best is None or cost < best[0]:
-                    best = (cost, Tile(v, rows, columns))
-    assert best is not None
-    return best[1]
+                found.append((cost, Tile(v, rows, columns)))
+    return found
 
 
 def _tile_cycles(

@@ -58,10 +58,26 @@ class MatrixTile:
 
 
 def choose_tile(matmul: MatMul, target: Target) -> MatrixTile:
+    """The register tile that a small model of the inner loop finds fastest."""
+    return min(estimate_tiles(matmul, target), key=lambda found: found[0])[1]
+
+
+def fits(matmul: MatMul, target: Target, tile: MatrixTile) -> bool:
+    """Whether a tile makes a kernel of this product."""
+    return (
+        min(tile.vectors, tile.rows, tile.unroll) > 0
+        and matmul.vectors(target) % tile.vectors == 0
+        and tile.rows <= matmul.rows
+        and tile.vectors * tile.rows <= 2 * target.registers
+        and tile.unroll <= 16
+    )
+
+
+def estimate_tiles(matmul: MatMul, target: Target) -> list[tuple[float, MatrixTile]]:
     """As for convolutions: most multiply-adds per load that the registers hold."""
     double = 2 if isinstance(matmul.dot(target), MaddDot) else 1
     budget = target.registers - 2
-    best: tuple[float, MatrixTile] | None = None
+    found = []
     for v in divisors(matmul.vectors(target)):
         for rows in range(1, min(matmul.rows, 16) + 1):
             extra = v * double + (double if target.registers < 32 else 0)
@@ -70,10 +86,8 @@ def choose_tile(matmul: MatMul, target: Target) -> MatrixTile:
             tiles = -(-matmul.rows // rows) * (matmul.vectors(target) // v)
             loads = v * double + rows * double
             cost = tiles * max(v * rows * double / 2, loads / 2, 4.0)
-            if best is None or cost < best[0]:
-                best = (cost, MatrixTile(v, rows))
-    assert best is not None
-    return best[1]
+            found.append((cost, MatrixTile(v, rows)))
+    return found
 
 
 def pack_weights(matmul: MatMul, target: Target, tile: MatrixTile, weights: Any) -> Any:

@@ -88,13 +88,18 @@ class Winograd:
         return max(v for v in divisors(self.output.blocks) if v <= 2)
 
 
+def computes(shape: Sequence[int], geometry: Geometry, groups: int) -> bool:
+    """Whether a convolution has this form."""
+    if geometry.kernel != (3, 3) or geometry.strides != (1, 1) or geometry.dilations != (1, 1):
+        return False
+    return groups == 1 and len(shape) == 4 and shape[1] > 4
+
+
 def pays(
     shape: Sequence[int], out_channels: int, output: Sequence[int], geometry: Geometry, groups: int
 ) -> bool:
     """Whether this form is faster: enough channels, and each weight used for enough tiles."""
-    if geometry.kernel != (3, 3) or geometry.strides != (1, 1) or geometry.dilations != (1, 1):
-        return False
-    if groups != 1 or len(shape) != 4 or shape[1] < 32 or out_channels < 32:
+    if not computes(shape, geometry, groups) or shape[1] < 32 or out_channels < 32:
         return False
     height, width = output[2], output[3]
     tiles = -(-height // 4) * -(-width // 4)
