@@ -43,7 +43,9 @@ def fold_affine_into_producer(node: Node, rewriter: Rewriter) -> bool:
         output = node.output(0)
         if affine is None or output is None or not output.can_be_replaced_by(source):
             continue
-        if _ABSORB[linear.op_type](linear, affine, rewriter):
+        with np.errstate(all="ignore"):
+            absorbed = _ABSORB[linear.op_type](linear, affine, rewriter)
+        if absorbed:
             return rewriter.replace(output, source)
     return False
 
@@ -60,7 +62,11 @@ def fold_affine_before(node: Node, rewriter: Rewriter) -> bool:
         if inner is None or channels is None or not _keeps_shape(before, inner, source):
             continue
         affine = match_affine(before, inner, channels, rewriter)
-        if affine is not None and _ABSORB_BEFORE[node.op_type](node, affine, rewriter):
+        if affine is None:
+            continue
+        with np.errstate(all="ignore"):
+            absorbed = _ABSORB_BEFORE[node.op_type](node, affine, rewriter)
+        if absorbed:
             rewriter.set_input(node, 0, inner)
             return True
     return False
@@ -87,7 +93,7 @@ def _why_left(node: Node, rewriter: Rewriter) -> str:
         return f"the result of '{linear.label}' is read elsewhere too"
     if _batch_normalization(node, source, rewriter) is None:
         return "it is in training mode, or its parameters are not constant"
-    return f"the weights of '{linear.label}' are not constant"
+    return f"the weights of '{linear.label}' are not constant, or of another axis"
 
 
 # --- what is an affine map -----------------------------------------------------------
@@ -239,10 +245,31 @@ def _into_gemm(node: Node, affine: Affine, rewriter: Rewriter) -> bool:
 
 def _into_matmul(node: Node, affine: Affine, rewriter: Rewriter) -> bool:
     weight = rewriter.array(node.input(1))
-    scale = None if weight is None else _spread(affine.scale, weight.shape[-1])
-    if weight is None or scale is None or affine.shift is not None:
+    if weight is None:
         return False
-    return _set_all(node, {1: weight * scale}, weight, rewriter)
+    channels = weight.shape[-1]
+    scale = _spread(affine.scale, channels)
+    new = None if scale is None else weight * scale
+    if affine.shift is not None:
+        return _as_gemm(node, new, weight, affine, channels, rewriter)
+    return new is not None and _set_all(node, {1: new}, weight, rewriter)
+
+
+def _as_gemm(
+    node: Node,
+    new_weight: Array | None,
+    weight: Array,
+    affine: Affine,
+    channels: int,
+    rewriter: Rewriter,
+) -> bool:
+    """A product of matrices that gets a bias is Gemm."""
+    if any(v is None or v.rank != 2 for v in node.inputs) or rewriter.opset < 7:
+        return False
+    if not _update(node, new_weight, weight, affine, channels, rewriter):
+        return False
+    node.op_type = "Gemm"
+    return True
 
 
 def _into_batch_normalization(node: Node, affine: Affine, rewriter: Rewriter) -> bool:
@@ -364,10 +391,14 @@ def _before_gemm(node: Node, affine: Affine, rewriter: Rewriter) -> bool:
 
 def _before_matmul(node: Node, affine: Affine, rewriter: Rewriter) -> bool:
     weight = rewriter.array(node.input(1))
-    scale = None if weight is None else _spread(affine.scale, weight.shape[-2])
-    if weight is None or scale is None or affine.shift is not None:
+    if weight is None:
         return False
-    return _set_all(node, {1: weight * scale.reshape(-1, 1)}, weight, rewriter)
+    scale, shift = (_spread(a, weight.shape[-2]) for a in (affine.scale, affine.shift))
+    new = None if scale is None else weight * scale.reshape(-1, 1)
+    if shift is not None and weight.ndim == 2:
+        shifted = Affine(affine.source, None, shift @ weight.astype(np.float64))
+        return _as_gemm(node, new, weight, shifted, weight.shape[1], rewriter)
+    return shift is None and new is not None and _set_all(node, {1: new}, weight, rewriter)
 
 
 _ABSORB_BEFORE = {"Conv": _before_conv, "Gemm": _before_gemm, "MatMul": _before_matmul}

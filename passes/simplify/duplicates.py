@@ -9,14 +9,15 @@ from onnx import AttributeProto, defs
 
 from ...ir.graph import Graph, Node, Value, normalize_domain
 from ...ir.model import Model
-from ...ir.tensor import Array, Tensor
+from ...ir.tensor import Array, FileRegion, Tensor, element_bits
 from .schemas import is_deterministic
 
-_SAMPLE = 256
-"""Elements compared first, so that large constants that differ are hardly read."""
+_WINDOWS = 8
+_WINDOW = 32
+"""Runs of elements, and their length, compared first: large constants are hardly read."""
 
-_PIECE = 2**20
-"""Elements compared at a time, so that mapped constants don't pile up in memory."""
+_PIECE = 2**22
+"""Bytes compared at a time, so that constants in files don't pile up in memory."""
 
 
 def merge_constants(model: Model) -> list[Value]:
@@ -60,20 +61,37 @@ def _merge_in(
 
 
 def _sample(tensor: Tensor) -> bytes:
+    """Elements from all over a constant; read from its file, since each would map pages."""
+    region, item = tensor.region, element_bits(tensor.dtype) // 8
+    last = tensor.size - _WINDOW
+    starts = [last * i // (_WINDOWS - 1) for i in range(_WINDOWS)] if last > 0 else [0]
+    if region is not None and tensor.nbytes == tensor.size * item:
+        return b"".join(region.read(start * item, _WINDOW * item) for start in starts)
     flat = _flat(tensor)
+    windows = [flat[start : start + _WINDOW] for start in starts]
     if flat.dtype == object:
-        return repr(flat[:_SAMPLE].tolist()).encode()
-    step = max(1, flat.size // _SAMPLE)
-    return flat[::step][:_SAMPLE].tobytes()
+        return repr([w.tolist() for w in windows]).encode()
+    return b"".join(w.tobytes() for w in windows)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two constants of one type and shape have the same bits."""
+    if a.region is not None and b.region is not None:
+        return _same_region(a.region, b.region)
     x, y = _flat(a), _flat(b)
     if x.dtype == object:
         return bool(np.array_equal(x, y))
+    step = max(1, _PIECE // max(1, x.itemsize))
     return all(
-        x[i : i + _PIECE].tobytes() == y[i : i + _PIECE].tobytes() for i in range(0, x.size, _PIECE)
+        x[i : i + step].tobytes() == y[i : i + step].tobytes() for i in range(0, x.size, step)
+    )
+
+
+def _same_region(a: FileRegion, b: FileRegion) -> bool:
+    if (a.path, a.offset, a.length) == (b.path, b.offset, b.length):
+        return True
+    return a.length == b.length and all(
+        a.read(i, _PIECE) == b.read(i, _PIECE) for i in range(0, a.length, _PIECE)
     )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from onnx import TensorProto
 
-from ...ir.graph import Attribute, Graph, Node, Value, normalize_domain
+from ...ir.graph import Attribute, Graph, Node, Value, make_tensor_type, normalize_domain
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor, storage_bytes
@@ -143,7 +143,7 @@ class _Round:
         if output is None or not output.uses:
             return None
         if node.op_type in ("Shape", "Size"):
-            found = _known_shape(node)
+            found = _known_shape(node) if self._may_fold(node) else None
             return None if found is None else (output, found)
         if node.op_type not in KERNELS or not self._may_fold(node):
             return None
@@ -179,6 +179,10 @@ class _Round:
     def _may_fold(self, node: Node) -> bool:
         """Whether a node's result depends on its inputs only, and folding it is wanted."""
         domain = normalize_domain(node.domain)
+        if self.opsets.get("", 1) < _CONSTANT_OF_ALL_TYPES and any(
+            v is not None and v.is_graph_output and v.dtype not in _FLOATS for v in node.outputs
+        ):
+            return False
         return (
             is_deterministic(node.op_type, domain, self.opsets.get(domain, 0))
             and node.op_type not in ("Constant", "DequantizeLinear")
@@ -272,6 +276,7 @@ class _ConstantOutputs:
         old.outputs = tuple(None if v is value else v for v in old.outputs)
         new = Node("Constant", [], [value], {"value": Attribute.of("value", tensor)}, name=old.name)
         new.graph = old.graph
+        value.type = make_tensor_type(tensor.dtype, tensor.shape)
         self._made.setdefault(old.graph, {}).setdefault(old, []).append(new)
 
     def place(self) -> None:
@@ -279,6 +284,9 @@ class _ConstantOutputs:
         for graph, made in self._made.items():
             graph.nodes = [n for old in graph.nodes for n in (*made.get(old, ()), old)]
 
+
+_CONSTANT_OF_ALL_TYPES = 9
+"""Opset since which Constant gives integers too, which as a graph output need such a node."""
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 

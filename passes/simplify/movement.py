@@ -67,7 +67,7 @@ def _reshape_from(node: Node, source: Value, rewriter: Rewriter) -> bool:
 
 def _moves_only_ones(node: Node, rewriter: Rewriter) -> bool:
     shape = rewriter.analysis.shape(node.input(0))
-    order = node.get("perm")
+    order = _order(node)
     if shape is None or order is None or len(order) != len(shape):
         return False
     moved = [axis for axis in order if shape[axis] != 1]
@@ -77,6 +77,15 @@ def _moves_only_ones(node: Node, rewriter: Rewriter) -> bool:
 # --- transposes ----------------------------------------------------------------------------
 
 
+def _order(transpose: Node) -> list[int] | None:
+    """Where each axis of the result comes from; None where even the rank is unknown."""
+    order, source = transpose.get("perm"), transpose.input(0)
+    if order is not None:
+        return list(order)
+    rank = None if source is None else source.rank
+    return None if rank is None else list(reversed(range(rank)))
+
+
 @RULES.on("Transpose")
 def merge_transposes(node: Node, rewriter: Rewriter) -> bool:
     """A transpose of a transpose is one transpose, or none."""
@@ -84,7 +93,7 @@ def merge_transposes(node: Node, rewriter: Rewriter) -> bool:
     output = node.output(0)
     if inner is None or output is None:
         return False
-    source, first, second = inner.input(0), inner.get("perm"), node.get("perm")
+    source, first, second = inner.input(0), _order(inner), _order(node)
     if source is None or first is None or second is None:
         return False
     order = [first[axis] for axis in second]
@@ -107,7 +116,7 @@ _BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
 @RULES.on("Transpose")
 def push_transpose_down(node: Node, rewriter: Rewriter) -> bool:
     """Transpose -> pointwise operators -> Transpose: move the first next to the second."""
-    order, output = node.get("perm"), node.output(0)
+    order, output = _order(node), node.output(0)
     if order is None or output is None or rewriter.opset < 7:
         return False
     chain: list[Node] = []
@@ -178,14 +187,14 @@ def transpose_after_joining(node: Node, rewriter: Rewriter) -> bool:
     if output is None or rewriter.opset < 7 or len(before) != 2 or before[0] is before[1]:
         return False
     sources: list[Value] = []
+    order = None if before[0] is None else _order(before[0])
     for transpose in before:
-        if transpose is None or transpose.get("perm") != (before[0] or node).get("perm"):
+        if transpose is None or order is None or _order(transpose) != order:
             return False
         source = transpose.input(0)
         if source is None or only_reader(transpose.outputs[0] or source) is not node:
             return False
         sources.append(source)
-    order = (before[0] or node).get("perm")
     if order is None or any(source.rank != len(order) for source in sources):
         return False
     joined = rewriter.add(node, node.op_type, sources, hint=node.name)
@@ -202,14 +211,16 @@ def transpose_after_concat(node: Node, rewriter: Rewriter) -> bool:
     if output is None or len(parts) < 2 or len(set(parts)) != len(parts):
         return False
     sources: list[Value] = []
-    order: list[int] = [] if parts[0] is None else parts[0].get("perm", [])
+    order = None if parts[0] is None else _order(parts[0])
     for part in parts:
         source = None if part is None else part.input(0)
-        if part is None or source is None or not order or part.get("perm") != order:
+        if part is None or source is None or not order or _order(part) != order:
             return False
         if only_reader(part.outputs[0] or source) is not node:
             return False
         sources.append(source)
+    if not order:
+        return False
     axis = order[node.get("axis", 1) % len(order)]
     joined = rewriter.add(node, "Concat", sources, {"axis": axis}, hint=node.name)
     _type_before(joined, output, order)

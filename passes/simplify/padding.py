@@ -21,7 +21,7 @@ def fold_padding(node: Node, rewriter: Rewriter) -> bool:
     source = None if padding is None else padding.input(0)
     if padding is None or padded is None or source is None or only_reader(padded) is not node:
         return False
-    pads = _spatial_pads(padding, rewriter)
+    pads = _spatial_pads(padding, source, rewriter)
     if pads is None or node.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return False
     old = node.get("pads") or [0] * len(pads)
@@ -38,18 +38,28 @@ def fold_padding(node: Node, rewriter: Rewriter) -> bool:
     return True
 
 
-def _spatial_pads(node: Node, rewriter: Rewriter) -> list[int] | None:
+def _spatial_pads(node: Node, source: Value, rewriter: Rewriter) -> list[int] | None:
     """Padding as convolutions write it; None where it is none that they have."""
-    if node.get("mode", "constant") != "constant" or node.input(3) is not None:
-        return None
     pads = integers(rewriter, node, "pads", 1)
-    if pads is None or min(pads) < 0 or len(pads) < 6:
+    if node.get("mode", "constant") != "constant" or pads is None:
         return None
-    rank = len(pads) // 2
-    begins, ends = pads[:rank], pads[rank:]
+    begins, ends = pads[: len(pads) // 2], pads[len(pads) // 2 :]
+    if node.input(3) is not None:
+        axes, rank = rewriter.ints(node.input(3)), source.rank
+        if axes is None or rank is None:
+            return None
+        begins, ends = _by_axis(axes, begins, rank), _by_axis(axes, ends, rank)
+    if min(begins + ends) < 0 or len(begins) < 3:
+        return None
     if any(begins[:2]) or any(ends[:2]):
         return None
     return begins[2:] + ends[2:]
+
+
+def _by_axis(axes: list[int], sizes: list[int], rank: int) -> list[int]:
+    """Sizes of all axes, of which those not in `axes` are 0."""
+    given = {axis % rank: size for axis, size in zip(axes, sizes, strict=True)}
+    return [given.get(axis, 0) for axis in range(rank)]
 
 
 def _pads_alike(

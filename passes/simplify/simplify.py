@@ -21,6 +21,7 @@ from . import (
     noops,
     normalizations,
     padding,
+    pooling,
     products,
     recurrent,
     shape_chains,
@@ -45,6 +46,7 @@ _RULES = (
     + affine.RULES
     + products.RULES
     + padding.RULES
+    + pooling.RULES
     + movement.RULES
     + recurrent.RULES
 )
