@@ -80,6 +80,16 @@ class FileRegion:
         """A region of the file as it is now."""
         return cls(path, offset, length, _stamp(path))
 
+    def read(self, start: int, size: int) -> bytes:
+        """Up to `size` bytes of the region from its byte `start` on.
+
+        Mapped pages count as resident until they are unmapped, bytes read this way don't.
+        """
+        self.check()
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.offset + start)
+            return file.read(max(0, min(size, self.length - start)))
+
     def check(self) -> None:
         """Raise ModelError where the file is no longer the one that the model was read with."""
         if _stamp(self.path) != self.stamp:
@@ -242,6 +252,11 @@ class Tensor:
             copy_unknown_fields(self._proto, proto)
         return proto
 
+    @property
+    def region(self) -> FileRegion | None:
+        """Where the elements lie, if in a file beside the model."""
+        return self._region
+
     def comes_from(self, path: Path) -> bool:
         """Whether the elements lie in that file."""
         return self._region is not None and self._region.path == path.resolve()
@@ -365,16 +380,11 @@ _CHUNK = 1 << 22
 
 
 def _copy_region(region: FileRegion, target: BinaryIO) -> None:
-    region.check()
-    left = region.length
-    with open(region.path, "rb") as source:
-        source.seek(region.offset)
-        while left > 0:
-            piece = source.read(min(left, _CHUNK))
-            if not piece:
-                raise ModelError(f"{region.path}: shorter than when the model was read")
-            target.write(piece)
-            left -= len(piece)
+    for start in range(0, region.length, _CHUNK):
+        piece = region.read(start, _CHUNK)
+        if len(piece) != min(_CHUNK, region.length - start):
+            raise ModelError(f"{region.path}: shorter than when the model was read")
+        target.write(piece)
 
 
 def _write_array(array: Array, target: BinaryIO) -> None:
