@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,6 +42,15 @@ from .work import is_parallel
 Array = Any
 
 
+@dataclasses.dataclass(frozen=True)
+class KernelCall:
+    """A call in the module. Of an operation's calls the last is its own kernel's; those
+    before bring its operands into the layouts that it reads."""
+
+    operation: Operation
+    kernel: str
+
+
 class Emitter:
     """Builds the Relax module of a plan."""
 
@@ -51,6 +61,8 @@ class Emitter:
         self.kernels: dict[Any, Any] = {}
         self.functions: dict[str, Any] = {}
         self.digests: dict[str, str] = {}
+        self.calls: list[KernelCall] = []
+        self.current: Operation | None = None
         self.layouts = choose_layouts(plan, self.choices)
         self.variables: dict[tuple[Tensor, Blocked | None], Any] = {}
         self.regions = 0
@@ -136,6 +148,7 @@ class Emitter:
         """
         if key not in self.kernels:
             self.kernels[key] = self.add_function(type(key[0]).__name__.lower(), build())
+        self.record(self.kernels[key])
         results = [relax.TensorType(tuple(shape), dtype)]
         results += [relax.TensorType(tuple(s), "float32") for s in scratch]
         call = relax.call_tir(
@@ -160,9 +173,15 @@ class Emitter:
             )
         return self.functions[name]
 
+    def record(self, function: Any) -> None:
+        """Note that the operation being emitted calls a kernel."""
+        assert self.current is not None
+        self.calls.append(KernelCall(self.current, function.name_hint))
+
     # --- operations ---
 
     def operation(self, op: Operation) -> None:
+        self.current = op
         if isinstance(op, ConvolutionOp):
             self.convolution(op)
         elif isinstance(op, PoolingOp):

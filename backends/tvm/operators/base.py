@@ -258,9 +258,8 @@ def emit(emitter: Any, op: LoopsOp) -> None:
         signature = tuple((t.shape, t.dtype) for t in (*op.inputs, *op.outputs))
         key = ("loops", op.key, signature)
     if key not in emitter.kernels:
-        name = f"loops_{len(emitter.kernels)}"
-        function = op.build().with_attr("global_symbol", name)
-        emitter.kernels[key] = emitter.builder.add_func(function, name)
+        emitter.kernels[key] = emitter.add_function("loops", op.build())
+    emitter.record(emitter.kernels[key])
     single = len(types) == 1
     call = relax.call_tir(
         emitter.kernels[key], relax.Tuple(arguments), types[0] if single else types

@@ -1,0 +1,244 @@
+"""Choosing forms and tiles by measuring kernels on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+
+from ...ir.errors import SecateurError
+from .cache import Cache
+from .choices import Choice, Choices, Measured, describe, may_be_winograd, read_table, write_table
+from .emit import Emitter
+from .kernels import convolution, matmul
+from .link import link_shared
+from .objects import compile_functions
+from .plan import ConvolutionOp, MatMulOp, Operation, Plan
+from .targets import Target, can_run_here
+from .threads import use_threads
+from .work import vector_operations
+
+TILES = 12
+"""Tiles measured per kernel: those that the analytic model finds fastest."""
+
+TILES_PER_WIDTH = 4
+"""Of these, at most so many that are equally many vectors wide."""
+
+UNROLLS = (2, 8)
+"""Unrolling measured, besides the usual one, with the fastest tile."""
+
+GAIN = 0.02
+"""Share of a kernel's time that a choice must save, to be more than noise."""
+
+ROUNDS = 5
+SECONDS_PER_ROUND = 2e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedKernel:
+    """A kernel of the model with its times by default and by what was measured fastest."""
+
+    description: str
+    calls: int
+    default_microseconds: float
+    microseconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneReport:
+    """What tuning found: `measured` kernels now, `known` ones earlier, `left` for lack of time.
+
+    `changed` are those, measured now or earlier, that don't take the default.
+    """
+
+    measured: int
+    known: int
+    left: int
+    changed: tuple[TunedKernel, ...]
+    seconds: float
+
+
+def tune(
+    plan: Plan,
+    target: Target,
+    minutes: float,
+    table: Path | None,
+    cache: Cache,
+    *,
+    winograd: bool = True,
+) -> tuple[dict[str, Measured], TuneReport]:
+    """Measure the plan's convolutions and products, the heaviest first, for `minutes`.
+
+    What the file `table` holds already is not measured again; every result is added to
+    it at once, so that an interruption loses nothing. Raises SecateurError where this
+    machine can't run the target's code.
+    """
+    if not can_run_here(target):
+        raise SecateurError(f"can't tune for {target.name}: this machine can't run its code")
+    start = time.monotonic()
+    known = read_table(table, target) if table is not None else {}
+    tasks = _tasks(plan, target)
+    found = {key: known[key] for key in tasks if key in known}
+    before = len(found)
+    for key, (op, _) in tasks.items():
+        if key in found:
+            continue
+        if time.monotonic() - start >= minutes * 60:
+            break
+        found[key] = _measure_task(op, target, cache, winograd)
+        if table is not None:
+            write_table(table, target, {key: found[key]})
+    changed = tuple(
+        TunedKernel(key, tasks[key][1], m.default_microseconds, m.microseconds)
+        for key, m in found.items()
+        if m.microseconds < m.default_microseconds
+    )
+    left = len(tasks) - len(found)
+    seconds = time.monotonic() - start
+    return found, TuneReport(len(found) - before, before, left, changed, seconds)
+
+
+def _tasks(plan: Plan, target: Target) -> dict[str, tuple[Operation, int]]:
+    """Distinct kernels to tune, each with an operation and the number of its calls."""
+    groups: dict[str, list[Operation]] = {}
+    for op in plan.operations:
+        direct = isinstance(op, ConvolutionOp) and not op.is_depthwise
+        if direct or isinstance(op, MatMulOp):
+            groups.setdefault(describe(op), []).append(op)
+
+    def cost(key: str) -> float:
+        return sum(vector_operations(op, target) for op in groups[key])
+
+    return {
+        key: (groups[key][0], len(groups[key])) for key in sorted(groups, key=cost, reverse=True)
+    }
+
+
+def _measure_task(op: Operation, target: Target, cache: Cache, winograd: bool) -> Measured:
+    """The fastest choice for one operation: first form and tile, then how its loops run."""
+    usual = _emit(op, Choices(target, winograd=winograd)).choice
+    others: list[Choice] = []
+    tiled = usual
+    if isinstance(op, ConvolutionOp) and winograd and may_be_winograd(op):
+        others.append(Choice("winograd"))
+        tiled = Choice("direct")
+    others += _tiles(_emit(op, Choices(target, {describe(op): tiled})), target)
+    times = _measure(op, target, cache, [usual, *others])
+    best = min(times, key=lambda choice: times[choice])
+    variants = _variants(best)
+    if variants:
+        times |= _measure(op, target, cache, [usual, best, *variants])
+        best = min(times, key=lambda choice: times[choice])
+    default = times[usual]
+    if times[best] > default * (1 - GAIN):
+        best = usual
+    return Measured(best, round(times[best], 3), round(default, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Emitted:
+    """An operation's kernel with what was chosen for it."""
+
+    kernel: Any
+    choice: Choice
+    name: str
+    function: Any
+    digest: str
+
+
+def _emit(op: Operation, choices: Choices) -> _Emitted:
+    """The kernel that an operation gets, in the layouts that it has in its plan."""
+    inputs = [t for t in dict.fromkeys(op.reads()) if t.const is None]
+    emitter = Emitter(Plan(inputs, [(op.output.name, op.output)], [op]), choices.target, choices)
+    module = emitter.emit("")
+    own = [call for call in emitter.calls if call.operation is op]
+    name = next(c.kernel for c in reversed(own) if not c.kernel.startswith("elementwise"))
+    kernel, *rest = next(k for k, v in emitter.kernels.items() if v.name_hint == name)
+    if isinstance(kernel, convolution.Convolution):
+        choice = Choice("direct", rest[0])
+    elif isinstance(kernel, matmul.MatMul):
+        choice = Choice("product", rest[0])
+    else:
+        choice = Choice("winograd")
+    return _Emitted(kernel, choice, name, module[name], emitter.digests[name])
+
+
+def _tiles(usual: _Emitted, target: Target) -> list[Choice]:
+    """The tiles worth measuring, by the analytic model."""
+    estimated: Sequence[tuple[float, Any]]
+    if isinstance(usual.kernel, convolution.Convolution):
+        estimated = convolution.estimate_tiles(usual.kernel, target)
+    else:
+        estimated = matmul.estimate_tiles(usual.kernel, target)
+    tiles = []
+    widths: dict[int, int] = {}
+    for _, tile in sorted(estimated, key=lambda found: found[0]):
+        widths[tile.vectors] = widths.get(tile.vectors, 0) + 1
+        if widths[tile.vectors] <= TILES_PER_WIDTH:
+            tiles.append(tile)
+    return [Choice(usual.choice.form, tile) for tile in tiles[:TILES]]
+
+
+def _variants(choice: Choice) -> list[Choice]:
+    """The same tile with its loops run otherwise."""
+    tile = choice.tile
+    if tile is None:
+        return []
+    variants = [dataclasses.replace(tile, unroll=unroll) for unroll in UNROLLS]
+    if isinstance(tile, convolution.Tile):
+        variants += [
+            dataclasses.replace(t, channels_outer=not t.channels_outer) for t in (tile, *variants)
+        ]
+    return [Choice(choice.form, t) for t in variants]
+
+
+def _measure(
+    op: Operation, target: Target, cache: Cache, choices: Sequence[Choice]
+) -> dict[Choice, float]:
+    """Microseconds of each choice: the least of several rounds, in which all take turns."""
+    emitted = {c: _emit(op, Choices(target, {describe(op): c})) for c in dict.fromkeys(choices)}
+    functions = {e.name: e.function for e in emitted.values()}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        digests = {e.name: e.digest for e in emitted.values()}
+        objects = compile_functions(functions, digests, target, cache, scratch)
+        library = scratch / "kernels.so"
+        link_shared(target, [str(p) for p in objects.paths], library)
+        times = _time(tvm.runtime.load_module(str(library)), functions)
+    return {choice: times[e.name] for choice, e in emitted.items()}
+
+
+def _time(library: Any, functions: dict[str, Any]) -> dict[str, float]:
+    use_threads(1)
+    arguments = {name: _arguments(function) for name, function in functions.items()}
+    times = dict.fromkeys(functions, float("inf"))
+    for _ in range(ROUNDS):
+        for name in functions:
+            number = max(1, min(1000, int(SECONDS_PER_ROUND * 1e6 / times[name])))
+            evaluate = library.time_evaluator(name, tvm.cpu(), number=number, repeat=1)
+            times[name] = min(times[name], evaluate(*arguments[name]).min * 1e6)
+    return times
+
+
+def _arguments(function: Any) -> list[Any]:
+    """Tensors for a kernel: random data; zeros where integers may be positions."""
+    random = np.random.default_rng(0)
+    result = []
+    for buffer in function.params:
+        shape, dtype = [int(d) for d in buffer.shape], str(buffer.dtype)
+        tensor = tvm.runtime.empty(shape, dtype)
+        view = np.from_dlpack(tensor)
+        if dtype == "float32":
+            random.random(out=view, dtype=np.float32)
+        elif dtype in ("int8", "uint8"):
+            view[...] = random.integers(0, 100, shape, dtype)
+        else:
+            view[...] = 0
+        result.append(tensor)
+    return result
