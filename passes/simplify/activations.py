@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from ...ir.graph import Node, Value
 from .rewriter import Rewriter, RuleSet, only_reader, producer
@@ -88,6 +88,8 @@ def recognise_product(node: Node, rewriter: Rewriter) -> bool:
     if len(parts) != 2 or parts[0] is parts[1]:
         return False
     for x, gate in (parts, parts[::-1]):
+        if only_reader(gate) is None:  # it would be computed twice
+            continue
         for op_type, since, attributes in _gates(x, gate, number, rewriter):
             if (
                 not since <= rewriter.opset <= _UNTIL.get(op_type, 99)
@@ -116,8 +118,10 @@ def _gates(
             yield "Mish", 18, {}
     if is_close(number, 1 / 6) and _is_relu6_of_shifted(gate, x, rewriter):
         yield "HardSwish", 14, {}
-    if is_close(number, 0.5):
-        inner = _one_plus(gate, rewriter)
+    inner = _one_plus(gate, rewriter) if is_close(number, 0.5) else None
+    if is_close(number, 1.0):
+        inner = _half_of_one_plus(gate, rewriter)
+    if inner is not None:
         erf = producer(inner, "Erf")
         if erf is not None and _is_multiple(erf.input(0), x, math.sqrt(0.5), rewriter):
             yield "Gelu", 20, {}
@@ -130,6 +134,16 @@ def _one_plus(value: Value, rewriter: Rewriter) -> Value | None:
     node = producer(value, "Add")
     found = None if node is None else scalar_operand(node, rewriter)
     return found[0] if found is not None and is_close(found[1], 1.0) else None
+
+
+def _half_of_one_plus(value: Value, rewriter: Rewriter) -> Value | None:
+    """`z` of a value that is 0.5 * z + 0.5."""
+    node = producer(value, "Add")
+    found = None if node is None else scalar_operand(node, rewriter)
+    scaled = None if found is None else scaled_by(found[0], rewriter)
+    if found is None or scaled is None or not is_close(found[1], 0.5):
+        return None
+    return scaled[0] if is_close(scaled[1], 0.5) else None
 
 
 def _is_multiple(value: Value | None, x: Value, factor: float, rewriter: Rewriter) -> bool:
@@ -171,21 +185,35 @@ def clip_bounds(node: Node, rewriter: Rewriter) -> tuple[float, float] | None:
 
 
 def _is_tanh_argument(value: Value | None, x: Value, rewriter: Rewriter) -> bool:
-    """sqrt(2 / pi) * (x + 0.044715 * x**3)"""
+    """sqrt(2 / pi) * (x + 0.044715 * x**3), or with x as a factor of its own"""
+    if value is None:
+        return False
+    parts, number = factors(value, rewriter)
+    if len(parts) == 2 and x in parts:
+        inner = _one_plus(parts[1 if parts[0] is x else 0], rewriter)
+        square = scaled_by(inner, rewriter)
+        return (
+            is_close(number, math.sqrt(2 / math.pi))
+            and square is not None
+            and is_close(square[1], 0.044715)
+            and _is_power(square[0], x, 2, rewriter)
+        )
     found = scaled_by(value, rewriter)
     node = None if found is None else producer(found[0], "Add")
     if found is None or node is None or not is_close(found[1], math.sqrt(2 / math.pi)):
         return False
     for plain, cubic in (node.inputs, reversed(node.inputs)):
         scaled = scaled_by(cubic, rewriter)
-        if plain is not x or scaled is None or not is_close(scaled[1], 0.044715):
-            continue
-        power = producer(scaled[0], "Pow")
-        if power is not None and power.input(0) is x:
-            return rewriter.scalar(power.input(1)) == 3.0
-        parts, number = factors(scaled[0], rewriter)
-        return parts == [x, x, x] and number == 1.0
+        if plain is x and scaled is not None and is_close(scaled[1], 0.044715):
+            return _is_power(scaled[0], x, 3, rewriter)
     return False
+
+
+def _is_power(value: Value, x: Value, exponent: int, rewriter: Rewriter) -> bool:
+    power = producer(value, "Pow")
+    if power is not None and power.input(0) is x:
+        return rewriter.scalar(power.input(1)) == exponent
+    return factors(value, rewriter) == ([x] * exponent, 1.0)
 
 
 @RULES.on("Mul", "Div")
@@ -207,27 +235,61 @@ def recognise_hard_sigmoid(node: Node, rewriter: Rewriter) -> bool:
     return rewriter.replace(output, new)
 
 
-@RULES.on("Clip", "Relu")
+_BOUNDING = ("Clip", "Max", "Min", "Relu")
+
+
+@RULES.on(*_BOUNDING)
 def merge_bounds(node: Node, rewriter: Rewriter) -> bool:
-    """Relu before a Clip to non-negative numbers, or after one, says nothing new."""
-    inner = producer(node.input(0), "Clip", "Relu")
-    source = None if inner is None else inner.input(0)
-    if inner is None or source is None:
-        return False
-    outer_bounds, inner_bounds = (_bounds(n, rewriter) for n in (node, inner))
-    if outer_bounds is None or inner_bounds is None:
-        return False
+    """Clip, Relu, and Max and Min with a number, one after the other: one of them."""
+    outer = _bounded(node, rewriter)
+    between = None if outer is None else outer[0]
+    before = producer(between, *_BOUNDING)
+    inner = None if before is None else _bounded(before, rewriter)
     output = node.output(0)
-    if outer_bounds[0] <= inner_bounds[0] and outer_bounds[1] >= inner_bounds[1]:
-        return output is not None and rewriter.replace(output, inner.outputs[0] or source)
-    if outer_bounds[0] >= inner_bounds[0] and outer_bounds[1] <= inner_bounds[1]:
+    if outer is None or inner is None or between is None or output is None:
+        return False
+    source, low, high = inner
+    if outer[1] <= low and outer[2] >= high:
+        return rewriter.replace(output, between)
+    if node.op_type in ("Clip", "Relu") and outer[1] >= low and outer[2] <= high:
         rewriter.set_input(node, 0, source)
         return True
-    return False
+    if only_reader(between) is not node or low > high or outer[1] > outer[2]:
+        return False
+    low, high = (min(max(bound, outer[1]), outer[2]) for bound in (low, high))
+    return _write_clip(node, source, low, high, rewriter)
 
 
-def _bounds(node: Node, rewriter: Rewriter) -> tuple[float, float] | None:
-    return (0.0, math.inf) if node.op_type == "Relu" else clip_bounds(node, rewriter)
+def _bounded(node: Node, rewriter: Rewriter) -> tuple[Value, float, float] | None:
+    """(operand, lower, upper bound) of a node that does nothing but bound its operand."""
+    if node.op_type in ("Max", "Min"):
+        if len(node.inputs) != 2 or rewriter.opset < 8:
+            return None
+        found = scalar_operand(node, rewriter)
+        if found is None or found[0].dtype not in _TYPES:
+            return None
+        return (*found, math.inf) if node.op_type == "Max" else (found[0], -math.inf, found[1])
+    source = node.input(0)
+    bounds = (0.0, math.inf) if node.op_type == "Relu" else clip_bounds(node, rewriter)
+    return None if source is None or bounds is None else (source, *bounds)
+
+
+def _write_clip(node: Node, source: Value, low: float, high: float, rewriter: Rewriter) -> bool:
+    output = node.output(0)
+    if output is None or source.dtype not in _TYPES:
+        return False
+    if (low, high) == (0.0, math.inf):
+        new = rewriter.add(node, "Relu", [source], type=output.type, hint=node.name)
+        return rewriter.replace(output, new)
+    if rewriter.opset < 11:
+        return False
+    dtype = helper.tensor_dtype_to_np_dtype(source.dtype)
+    bounds = [
+        None if math.isinf(bound) else rewriter.constant(node, np.array(bound, dtype))
+        for bound in (low, high)
+    ]
+    new = rewriter.add(node, "Clip", [source, *bounds], type=output.type, hint=node.name)
+    return rewriter.replace(output, new)
 
 
 @RULES.on("Mul")

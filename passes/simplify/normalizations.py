@@ -69,13 +69,23 @@ def _write(
 
 def _match_division(node: Node, rewriter: Rewriter) -> _Normalized | None:
     if node.op_type == "Div":
-        return _match_root(node.input(0), producer(node.input(1), "Sqrt"), rewriter)
+        return _match_root(node.input(0), _root(node.input(1), rewriter), rewriter)
     for source, inverse in (node.inputs, reversed(node.inputs)):
         reciprocal = producer(inverse, "Reciprocal")
-        root = None if reciprocal is None else producer(reciprocal.input(0), "Sqrt")
+        root = None if reciprocal is None else _root(reciprocal.input(0), rewriter)
+        root = root or _power(inverse, -0.5, rewriter)
         if root is not None:
             return _match_root(source, root, rewriter)
     return None
+
+
+def _root(value: Value | None, rewriter: Rewriter) -> Node | None:
+    return producer(value, "Sqrt") or _power(value, 0.5, rewriter)
+
+
+def _power(value: Value | None, exponent: float, rewriter: Rewriter) -> Node | None:
+    node = producer(value, "Pow")
+    return node if node is not None and rewriter.scalar(node.input(1)) == exponent else None
 
 
 def _match_root(source: Value | None, root: Node | None, rewriter: Rewriter) -> _Normalized | None:
@@ -132,7 +142,10 @@ def _following(
     if reader is None or output is None or reader.op_type != op_type or reader.domain:
         return node, None
     other = reader.inputs[1] if reader.inputs[0] is output else reader.inputs[0]
-    tensor = rewriter.tensor(other)
-    if tensor is None or other is None or list(tensor.shape) != sizes:
+    array = rewriter.array(other)
+    if array is None or other is None or array.ndim > (output.rank or 0):
         return node, None
-    return reader, other
+    rest = array.ndim - len(sizes)
+    if rest < 0 or list(array.shape) != [1] * rest + sizes:
+        return node, None
+    return reader, rewriter.constant(reader, array.reshape(sizes), other.name) if rest else other
