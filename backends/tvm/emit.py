@@ -483,10 +483,9 @@ class Emitter:
         self.define(op.output, variable)
 
     def region(self, op: RegionOp) -> None:
-        function = regions.convert(op, self.target)
         name = f"region_{self.regions}"
         self.regions += 1
-        callee = regions.add(self, function, name)
+        callee = regions.add(self, op.converted, name)
         arguments = [self.shaped(self.read(t, None), t) for t in op.inputs]
         result = self.builder.emit(relax.Call(callee, arguments))
         for i, tensor in enumerate(op.outputs):

@@ -179,10 +179,14 @@ class QuantizedSoftmaxOp(Operation):
 
 @dataclasses.dataclass(eq=False)
 class RegionOp(Operation):
-    """ONNX nodes that TVM's own converters lower; `model` is them as an ONNX model."""
+    """ONNX nodes that TVM's own converters lower.
+
+    `model` is them as an ONNX model, `converted` the module that TVM makes of it.
+    """
 
     inputs: list[Tensor]
     model: Any
+    converted: Any
 
     def reads(self) -> list[Tensor]:
         return list(self.inputs)

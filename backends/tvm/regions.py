@@ -8,15 +8,14 @@ import tvm
 from tvm import relax, tirx
 
 from ...ir.errors import UnsupportedError
-from .plan import RegionOp
 from .targets import Target
 
 if TYPE_CHECKING:
     from .emit import Emitter
 
 
-def convert(op: RegionOp, target: Target) -> Any:
-    """A module whose `main` computes the region, all operators legalised to TensorIR.
+def convert(model: Any, target: Target) -> Any:
+    """A module whose `main` computes a region's ONNX model, its operators legalised.
 
     Raises UnsupportedError, naming the nodes, where TVM can't convert them.
     """
@@ -24,7 +23,7 @@ def convert(op: RegionOp, target: Target) -> Any:
 
     t = relax.transform
     try:
-        module = from_onnx(op.model, keep_params_in_input=False)
+        module = from_onnx(model, keep_params_in_input=False)
         with tvm.target.Target(target.llvm()):
             return tvm.transform.Sequential(
                 [
@@ -39,7 +38,7 @@ def convert(op: RegionOp, target: Target) -> Any:
             )(module)
     except Exception as error:  # TVM raises whatever its converters happen to raise
         nodes = ", ".join(
-            f"'{n.name or n.output[0]}' ({n.op_type})" for n in op.model.graph.node[:5]
+            f"'{n.name or n.output[0]}' ({n.op_type})" for n in model.graph.node[:5]
         )
         reason = " ".join(str(error).split())[-200:]
         raise UnsupportedError(f"can't lower {nodes}: {reason or type(error).__name__}") from None

@@ -138,7 +138,7 @@ def _measure_task(op: Operation, target: Target, cache: Cache, winograd: bool) -
     default = times[usual]
     if times[best] > default * (1 - GAIN):
         best = usual
-    return Measured(best, round(times[best], 3), round(default, 3))
+    return Measured(best, round(float(times[best]), 3), round(float(default), 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,13 +171,10 @@ def _emit(op: Operation, choices: Choices) -> _Emitted:
 
 def _tiles(usual: _Emitted, target: Target) -> list[Choice]:
     """The tiles worth measuring, by the analytic model."""
-    estimated: Sequence[tuple[float, Any]]
-    if isinstance(usual.kernel, convolution.Convolution):
-        estimated = convolution.estimate_tiles(usual.kernel, target)
-    else:
-        estimated = matmul.estimate_tiles(usual.kernel, target)
+    module: Any = convolution if isinstance(usual.kernel, convolution.Convolution) else matmul
     tiles = []
     widths: dict[int, int] = {}
+    estimated = module.estimate_tiles(usual.kernel, target)
     for _, tile in sorted(estimated, key=lambda found: found[0]):
         widths[tile.vectors] = widths.get(tile.vectors, 0) + 1
         if widths[tile.vectors] <= TILES_PER_WIDTH:
@@ -190,12 +187,11 @@ def _variants(choice: Choice) -> list[Choice]:
     tile = choice.tile
     if tile is None:
         return []
-    variants = [dataclasses.replace(tile, unroll=unroll) for unroll in UNROLLS]
-    if isinstance(tile, convolution.Tile):
-        variants += [
-            dataclasses.replace(t, channels_outer=not t.channels_outer) for t in (tile, *variants)
-        ]
-    return [Choice(choice.form, t) for t in variants]
+    tiles = [dataclasses.replace(tile, unroll=unroll) for unroll in UNROLLS]
+    for t in (tile, *tiles):
+        if isinstance(t, convolution.Tile):
+            tiles.append(dataclasses.replace(t, channels_outer=not t.channels_outer))
+    return [Choice(choice.form, t) for t in tiles]
 
 
 def _measure(
@@ -233,7 +229,7 @@ def _arguments(function: Any) -> list[Any]:
     for buffer in function.params:
         shape, dtype = [int(d) for d in buffer.shape], str(buffer.dtype)
         tensor = tvm.runtime.empty(shape, dtype)
-        view = np.from_dlpack(tensor)
+        view: Any = np.from_dlpack(tensor)
         if dtype == "float32":
             random.random(out=view, dtype=np.float32)
         elif dtype in ("int8", "uint8"):

@@ -31,18 +31,26 @@ _ROUNDS = 4
 """How deep definitions may use each other."""
 
 
-def expand(model: Model) -> bool:
+def expand(model: Model, refused: dict[Node, str]) -> bool:
     """Inline the definitions of the `EXPANDED` operators; whether there were any.
 
-    Raises UnsupportedError, naming the node, where the standard's definition means
+    Nodes stay, with the reason in `refused`, where the standard's definition means
     something else at the model's opset.
     """
     for number in range(_ROUNDS):
-        nodes = [n for g in model.graph.all_graphs() for n in g.nodes if _is_expanded(n)]
+        nodes = [
+            n
+            for g in model.graph.all_graphs()
+            for n in g.nodes
+            if _is_expanded(n) and n not in refused
+        ]
         if not nodes:
             return number > 0
         for node in nodes:
-            _add_function(model, node)
+            try:
+                _add_function(model, node)
+            except UnsupportedError as error:
+                refused[node] = str(error)
         InlineFunctions().run(model)
         infer_shapes(model)
     return True
@@ -59,10 +67,10 @@ def _add_function(model: Model, node: Node) -> None:
         if name not in node.attributes and attribute.default_value.type:
             node.attributes[name] = Attribute(attribute.default_value)
     function = _definition(model, node, schema)
+    _check_versions(model, node, function)
     node.overload = model.fresh_name(f"{node.label}/definition")
     node.domain = ""
     function.name, function.domain, function.overload = node.op_type, "", node.overload
-    _check_versions(model, node, function)
     wanted = [i for i, v in enumerate(node.outputs) if v is not None]
     outputs = [function.output[i] for i in wanted]
     node.outputs = tuple(node.outputs[i] for i in wanted)

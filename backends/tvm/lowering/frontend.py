@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from ....ir.errors import UnsupportedError
-from ....ir.graph import Node
+from ....ir.graph import Node, Value
 from ....ir.model import Model
 from ..operators import RULES as LOOPS
 from ..operators.base import Call
 from ..plan import Plan, Tensor
 from ..targets import Target
+from ..unsupported import UnsupportedNodesError
 from . import convolution, elementwise, matmul, shapes
 from .context import Constant, Lowering, Stored
 from .fuse import fuse
@@ -28,20 +30,30 @@ RULES: dict[str, Callable[[Lowering, Node], bool]] = {
 def lower(model: Model, target: Target) -> Plan:
     """The fused plan of a model whose shapes are static and inferred.
 
-    Raises UnsupportedError, naming the node, for what has no place in a compiled model.
+    Raises UnsupportedNodesError, naming every node that has no place in a compiled model.
     """
-    prepare(model)
+    refused = prepare(model)
     lowering = Lowering(model, target)
     regions = Regions(lowering)
+    failures = _Failures()
     for value in model.graph.inputs:
         if value.const is not None and model.constant(value) is not None:
             continue
-        tensor = lowering.tensor(value)
+        try:
+            tensor = lowering.tensor(value)
+        except UnsupportedError as error:
+            failures.add_input(value, error)
+            continue
         lowering.plan.inputs.append(tensor)
         lowering.items[value] = Stored(tensor)
     for node in model.graph.nodes:
-        _lower_node(lowering, regions, node)
-    regions.flush()
+        if node in refused:
+            failures.add(node, refused[node], lowering)
+        elif not failures.reach(node):
+            step = functools.partial(_lower_node, lowering, regions, node)
+            failures.watch(node, lowering, step)
+    failures.watch(None, lowering, regions.flush)
+    failures.check()
     for value in model.graph.outputs:
         item = lowering.item(value)
         tensor = lowering.stored(value)
@@ -50,6 +62,57 @@ def lower(model: Model, target: Target) -> Plan:
         lowering.plan.outputs.append((value.name, tensor))
     fuse(lowering.plan)
     return lowering.plan
+
+
+class _Failures:
+    """Nodes that can't be lowered, so that one error names them all."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[Node, str] = {}
+        self.dependents: list[Node] = []
+        self.inputs: list[str] = []
+        self.unknown: set[Value] = set()
+
+    def add_input(self, value: Value, error: UnsupportedError) -> None:
+        self.inputs.append(str(error))
+        self.unknown.add(value)
+
+    def watch(self, node: Node | None, lowering: Lowering, step: Callable[[], None]) -> None:
+        """Run a step that lowers a node, or fails for it or for nodes seen earlier."""
+        try:
+            step()
+        except UnsupportedNodesError as error:  # the region that ends here
+            for earlier, reason in error.reasons.items():
+                self.add(earlier, reason, lowering)
+            if node is not None and not self.reach(node):
+                self.watch(node, lowering, step)
+        except UnsupportedError as error:
+            if node is None:
+                raise
+            self.add(node, str(error), lowering)
+
+    def add(self, node: Node, reason: str, lowering: Lowering) -> None:
+        """Note a failure; results whose type is known may be read nevertheless."""
+        self.reasons[node] = reason
+        for value in node.outputs:
+            if value is None or value in lowering.items:
+                continue
+            try:
+                lowering.items[value] = Stored(lowering.tensor(value))
+            except UnsupportedError:
+                self.unknown.add(value)
+
+    def reach(self, node: Node) -> bool:
+        """Whether a node can't be lowered because of what it reads."""
+        if self.unknown.isdisjoint(_outer_reads(node)):
+            return False
+        self.dependents.append(node)
+        self.unknown.update(v for v in node.outputs if v is not None)
+        return True
+
+    def check(self) -> None:
+        if self.reasons or self.inputs:
+            raise UnsupportedNodesError(self.reasons, self.dependents, self.inputs)
 
 
 def _lower_node(lowering: Lowering, regions: Regions, node: Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ....ir.graph import Node
 from ....ir.infer import infer_shapes
 from ....ir.model import Model
 from ....passes.simplify import simplify_pipeline
@@ -13,24 +14,27 @@ from .unroll import unroll
 _ROUNDS = 8
 
 
-def prepare(model: Model) -> None:
+def prepare(model: Model) -> dict[Node, str]:
     """Leave only operators on tensors of static shape, as far as that is possible.
 
     Definitions are expanded, control flow is unrolled, and what becomes constant is
-    folded, again and again, since each may make the others possible.
+    folded, again and again, since each may make the others possible. Gives the nodes
+    for which it is not possible, with the reasons.
     """
+    refused: dict[Node, str] = {}
     _fix_defaults(model)
     infer_shapes(model)
     for _ in range(_ROUNDS):
-        changed = expand(model)
+        changed = expand(model, refused)
         changed = resolve_sequences(model) or changed
-        changed = unroll(model) or changed
+        changed = unroll(model, refused) or changed
         if not changed:
             break
         for step in simplify_pipeline():
             step.run(model)
         infer_shapes(model)
     infer_backwards(model)
+    return refused
 
 
 def _fix_defaults(model: Model) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
+from ....ir.errors import UnsupportedError
 from ....ir.graph import Node, Value, node_reads
 from ....ir.onnx_io import to_proto_without_weights
 from ..plan import RegionOp, Tensor
+from ..regions import convert
+from ..unsupported import UnsupportedNodesError
 from .context import Constant, Lowering, Stored
 
 
@@ -33,9 +36,16 @@ class Regions:
         return set(self.pending)
 
     def flush(self) -> None:
+        """Emit the operation. Raises UnsupportedNodesError where TVM can't convert the nodes."""
         nodes, self.pending = self.pending, []
         if not nodes:
             return
+        try:
+            self._emit(nodes)
+        except UnsupportedError as error:
+            raise UnsupportedNodesError(dict.fromkeys(nodes, str(error)), [], []) from None
+
+    def _emit(self, nodes: list[Node]) -> None:
         lowering = self.lowering
         inside = set(nodes)
         reads = dict.fromkeys(v for n in nodes for v in _outer_reads(n))
@@ -58,8 +68,9 @@ class Regions:
         ]
         outputs = [lowering.tensor(v) for v in results]
         model = self._model(nodes, inputs, constants, results)
+        converted = convert(model, lowering.target)
         label = nodes[0].label
-        lowering.emit(RegionOp(label, outputs, [t for _, t in inputs], model))
+        lowering.emit(RegionOp(label, outputs, [t for _, t in inputs], model, converted))
         for value, tensor in zip(results, outputs, strict=True):
             lowering.items[value] = Stored(tensor)
 

@@ -18,23 +18,22 @@ NODE_LIMIT = 50_000
 """Nodes that one loop may become."""
 
 
-def unroll(model: Model) -> bool:
+def unroll(model: Model, refused: dict[Node, str]) -> bool:
     """Unroll the outermost loops of the main graph; whether there were any.
 
-    Loops whose number of steps is not known yet stay: folding may tell it later.
+    Loops whose number of steps is not known yet stay: folding may tell it later. Those
+    that can't be unrolled at all stay, with the reason in `refused`.
     """
     graph = model.graph
     nodes: list[Node] = []
     changed = False
     for node in graph.nodes:
         made = None
-        if normalize_domain(node.domain) == "":
-            if node.op_type == "Loop":
-                made = _Loop(model, node).copies()
-            elif node.op_type == "Scan":
-                made = _scan(model, node)
-            elif node.op_type == "If":
-                made = _select(model, node)
+        if normalize_domain(node.domain) == "" and node not in refused:
+            try:
+                made = _copies(model, node)
+            except UnsupportedError as error:
+                refused[node] = str(error)
         if made is None:
             nodes.append(node)
             continue
@@ -46,6 +45,17 @@ def unroll(model: Model) -> bool:
     for node in nodes:
         node.graph = graph
     return changed
+
+
+def _copies(model: Model, node: Node) -> list[Node] | None:
+    """What a node of control flow becomes; None where it stays."""
+    if node.op_type == "Loop":
+        return _Loop(model, node).copies()
+    if node.op_type == "Scan":
+        return _scan(model, node)
+    if node.op_type == "If":
+        return _select(model, node)
+    return None
 
 
 class _Unroller:

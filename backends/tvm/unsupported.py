@@ -1,0 +1,33 @@
+"""The error that names every node of a model that can't be lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...ir.errors import UnsupportedError
+from ...ir.graph import Node
+
+
+class UnsupportedNodesError(UnsupportedError):
+    """Nodes that can't be lowered.
+
+    `reasons` are those of nodes that fail by themselves, `dependents` the nodes whose
+    operands' shapes or types are unknown because of these or of graph inputs, whose
+    reasons are `inputs`.
+    """
+
+    def __init__(
+        self, reasons: Mapping[Node, str], dependents: list[Node], inputs: list[str]
+    ) -> None:
+        self.reasons = reasons
+        self.dependents = dependents
+        self.inputs = inputs
+        texts = list(dict.fromkeys([*inputs, *reasons.values()]))
+        super().__init__(
+            texts[0] if len(texts) == 1 else f"{len(texts)} problems: " + "; ".join(texts)
+        )
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All nodes that can't be lowered."""
+        return [*self.reasons, *self.dependents]
