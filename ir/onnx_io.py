@@ -31,7 +31,7 @@ from .external import ExternalData
 from .graph import Attribute, Graph, Node, Value
 from .model import Function, Model
 from .tensor import Tensor
-from .unknown_fields import copy_unknown_fields, has_unknown_fields
+from .unknown_fields import copy_unknown_fields, has_unknown_fields, varint
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -50,6 +50,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         proto.ParseFromString(data)
     except google.protobuf.message.DecodeError:
         raise ModelError(f"{path}: not an ONNX model, or a truncated one") from None
+    del data  # the proto holds a copy
     if not proto.ir_version or not proto.HasField("graph") or not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX model (no graph with outputs in it)")
     try:
@@ -91,6 +92,14 @@ def to_proto_without_weights(model: Model, keep_elements: int) -> ModelProto:
 def to_proto_headers(model: Model) -> ModelProto:
     """The model as a proto whose dense initializers have a type and a shape, but no data."""
     return _write_model(model, _Headers())
+
+
+def proto_bytes(model: Model) -> int:
+    """Bytes of the serialized `to_proto(model)`, which is not made: weights aren't copied."""
+    sizes = _Sizes(model.graph)
+    proto = _write_model(model, sizes)
+    graph = proto.graph.ByteSize()
+    return int(proto.ByteSize()) - _field_bytes(graph) + _field_bytes(graph + sizes.bytes)
 
 
 def node_to_proto(node: Node) -> NodeProto:
@@ -419,6 +428,25 @@ class _Headers(_Embedded):
             super().initializer(value, tensor, graph)
         else:
             graph.initializer.append(tensor.header(value.name))
+
+
+class _Sizes(_Embedded):
+    """Counts the bytes of a main graph's dense initializers instead of writing them."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.values = set(graph.initializers.values())
+        self.bytes = 0
+
+    def initializer(self, value: Value, tensor: Tensor, graph: GraphProto) -> None:
+        if tensor.is_sparse or value not in self.values:
+            super().initializer(value, tensor, graph)
+        else:
+            self.bytes += _field_bytes(tensor.proto_bytes(value.name))
+
+
+def _field_bytes(size: int) -> int:
+    """Bytes of a field that holds a message of `size` bytes, for field numbers below 16."""
+    return 1 + len(varint(size)) + size
 
 
 @dataclasses.dataclass

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnx import SparseTensorProto, TensorProto, external_data_helper, helper, numpy_helper
 
 from .errors import ModelError
-from .unknown_fields import copy_unknown_fields
+from .unknown_fields import copy_unknown_fields, varint
 
 Array = npt.NDArray[Any]
 
@@ -237,6 +237,13 @@ class Tensor:
         if proto.values.name != name:
             proto.values.name = name
         return proto
+
+    def proto_bytes(self, name: str) -> int:
+        """Bytes of the serialized `to_proto(name)`, without copying elements where that can be."""
+        if self._proto is None and self._array is not None and self.dtype in _PLAIN_TYPES:
+            data = 1 + len(varint(self.nbytes)) + self.nbytes
+            return int(self.header(name).ByteSize()) + data
+        return int(self.to_proto(name).ByteSize())
 
     def embedded(self, name: str) -> TensorProto:
         """A `TensorProto` called `name` that holds the data, wherever it lies now."""

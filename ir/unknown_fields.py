@@ -32,21 +32,22 @@ def _encode(fields: Iterable[Any]) -> bytes:
     encoded = bytearray()
     for field in fields:
         number, wire, data = field.field_number, field.wire_type, field.data
-        encoded += _varint(number << 3 | wire)
+        encoded += varint(number << 3 | wire)
         if wire == _VARINT:
-            encoded += _varint(data)
+            encoded += varint(data)
         elif wire == _FIXED64:
             encoded += data.to_bytes(8, "little")
         elif wire == _FIXED32:
             encoded += data.to_bytes(4, "little")
         elif wire == _BYTES:
-            encoded += _varint(len(data)) + data
+            encoded += varint(len(data)) + data
         elif wire == _START_GROUP:
-            encoded += _encode(data) + _varint(number << 3 | _END_GROUP)
+            encoded += _encode(data) + varint(number << 3 | _END_GROUP)
     return bytes(encoded)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number in Protocol Buffers' base-128 encoding, as tags and lengths are written."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

@@ -16,7 +16,7 @@ from .backends.onnxruntime import Latency, Runner, measure_latency
 from .ir.cost import Cost, count
 from .ir.graph import Value
 from .ir.model import Model
-from .ir.onnx_io import to_proto
+from .ir.onnx_io import proto_bytes
 from .ir.tensor import Array
 from .passes.inline import InlineFunctions
 from .passes.sizes import infer_sizes
@@ -73,7 +73,7 @@ def file_bytes(model: Model) -> int:
         for v in graph.initializers.values()
         if v.const is not None and v.const.is_external
     }
-    return int(to_proto(model).ByteSize()) + sum(external.values())
+    return proto_bytes(model) + sum(external.values())
 
 
 def latencies(runners: Mapping[str, Runner], feed: Mapping[str, Array]) -> dict[str, Latency]:

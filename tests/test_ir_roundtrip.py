@@ -10,7 +10,8 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from secateur.ir.errors import ModelError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
-from secateur.ir.onnx_io import from_proto, load, to_proto
+from secateur.ir.onnx_io import from_proto, load, proto_bytes, to_proto
+from secateur.ir.tensor import Tensor
 from secateur.ir.verify import verify
 from tests.backend_cases import generated_cases, model_files
 
@@ -20,6 +21,7 @@ def check_round_trip(proto: ModelProto) -> Model:
     model = from_proto(proto)
     assert to_proto(model).SerializeToString(deterministic=True) == before
     assert to_proto(model.clone()).SerializeToString(deterministic=True) == before
+    assert proto_bytes(model) == len(before)
     return model
 
 
@@ -160,6 +162,14 @@ def test_every_part_of_a_model_comes_back() -> None:
     verify(model)
     weight = model.graph.initializers["w"]
     assert [u.op_type for u in weight.users] == ["MatMul"]
+
+
+def test_size_of_what_a_pass_made() -> None:
+    model = from_proto(everything())
+    for count in (0, 1, 40, 5000):
+        model.graph.add_initializer(f"n{count}", Tensor.from_array(np.ones(count, np.float32)))
+        model.graph.add_initializer(f"b{count}", Tensor.from_array(np.ones(count, np.bool_)))
+        assert proto_bytes(model) == to_proto(model).ByteSize()
 
 
 def test_subgraphs_capture_the_values_around_them() -> None:
