@@ -40,10 +40,20 @@ def _infer(proto: ModelProto) -> ModelProto:
         _hide_length(info.type)
     try:
         return onnx.shape_inference.infer_shapes(
-            proto, check_type=True, strict_mode=False, data_prop=True
+            proto, check_type=_has_type_rules(proto), strict_mode=False, data_prop=True
         )
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"shape inference: {_first_line(error)}") from None
+
+
+def _has_type_rules(proto: ModelProto) -> bool:
+    """Whether models keep to the types that operators declare.
+
+    Before opset 9 exporters wrote Constants of integers, which that operator then did
+    not allow for, and which every runtime takes.
+    """
+    versions = [o.version for o in proto.opset_import if normalize_domain(o.domain) == ""]
+    return all(version >= 9 for version in versions)
 
 
 def _hide_length(type: TypeProto) -> None:

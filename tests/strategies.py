@@ -209,9 +209,114 @@ class Builder:
     def reduction(self, x: str) -> str:
         shape = self.shapes[x]
         op = self.draw(st.sampled_from(["ReduceMean", "ReduceMax"]))
+        axes = self.draw(st.sampled_from([[-1], [2, 3]] if len(shape) == 4 else [[-1]]))
+        reduced = [*shape[:2], 1, 1] if len(axes) == 2 else [*shape[:-1], 1]
         if self.opset >= 18:
-            return self.node(op, [x, self.ints(-1)], (*shape[:-1], 1))
-        return self.node(op, [x], (*shape[:-1], 1), axes=[-1])
+            return self.node(op, [x, self.ints(*axes)], tuple(reduced))
+        return self.node(op, [x], tuple(reduced), axes=axes)
+
+    def split(self, x: str) -> str:
+        """Two halves, joined again in either order, or used apart."""
+        shape = self.shapes[x]
+        axis = self.draw(st.integers(1, len(shape) - 1))
+        if shape[axis] % 2:
+            return x
+        half = (*shape[:axis], shape[axis] // 2, *shape[axis + 1 :])
+        outputs = [self.name(), self.name()]
+        attributes = {"num_outputs": 2} if self.opset >= 18 else {}
+        self.nodes.append(helper.make_node("Split", [x], outputs, axis=axis, **attributes))
+        self.read.add(x)
+        self.shapes |= dict.fromkeys(outputs, half)
+        order = outputs if self.draw(st.booleans()) else outputs[::-1]
+        if self.draw(st.booleans()):
+            return self.node("Concat", order, shape, axis=axis)
+        return self.node("Mul", outputs, half)
+
+    def heads(self, x: str) -> str:
+        """Linear layers of one value, each cut into heads, as attention begins."""
+        shape = self.shapes[x]
+        if len(shape) != 3:
+            return x
+        made = []
+        for _ in range(self.draw(st.integers(1, 3))):
+            y = self.node("MatMul", [x, self.weights(shape[-1], 4)], (*shape[:-1], 4))
+            y = self.node("Add", [y, self.weights(4)], (*shape[:-1], 4))
+            cut = (*shape[:-1], 2, 2)
+            made.append(self.node("Reshape", [y, self.ints(-1, shape[1], 2, 2)], cut))
+        return made[-1]
+
+    def rows(self, x: str) -> str:
+        """A linear layer by Gemm of the rows of a value with more axes."""
+        *outer, last = self.shapes[x]
+        flat = self.node("Reshape", [x, self.ints(-1, last)], (math.prod(outer), last))
+        y = self.node("Gemm", [flat, self.weights(last, 3), self.weights(3)], (math.prod(outer), 3))
+        return self.node("Reshape", [y, self.ints(-1, *outer[1:], 3)], (*outer, 3))
+
+    def bounds(self, x: str) -> str:
+        shape, y = self.shapes[x], x
+        for _ in range(self.draw(st.integers(1, 3))):
+            op = self.draw(st.sampled_from(["Max", "Min", "Relu", "Clip"]))
+            low, high = (
+                self.constant(np.float32(self.draw(st.sampled_from([-1, 0, 0.5, 1])))) for _ in "ab"
+            )
+            if op == "Relu":
+                y = self.node(op, [y], shape)
+            elif op == "Clip" and self.opset >= 11:
+                y = self.node(op, [y, low, high], shape)
+            else:
+                y = self.node("Min" if op == "Clip" else op, [y, low], shape)
+        return y
+
+    def wide(self, x: str) -> str:
+        """In double precision for a while."""
+        shape = self.shapes[x]
+        y = self.node("Cast", [x], shape, to=TensorProto.DOUBLE)
+        z = self.node(
+            "Mul", [y, self.constant(np.float64(self.draw(st.sampled_from([0.5, 1.0]))))], shape
+        )
+        del self.shapes[y], self.shapes[z]
+        return self.node("Cast", [z], shape, to=TensorProto.FLOAT)
+
+    def expand(self, x: str) -> str:
+        """By the shape of the graph's input or its own, where it fits."""
+        shape = self.shapes[x]
+        like = self.draw(st.sampled_from([x, "x"]))
+        target = self.shapes[like]
+        if len(shape) != len(target) or any(
+            a not in (1, b) for a, b in zip(shape, target, strict=True)
+        ):
+            return x
+        sizes = self.node("Shape", [like], (len(target),))
+        del self.shapes[sizes]
+        return self.node("Expand", [x, sizes], target)
+
+    def loop(self, x: str) -> str:
+        """A few iterations that capture a value of the graph around and a constant."""
+        shape = self.shapes[x]
+        factor = self.constant(np.float32(0.5))
+        names = [self.name() for _ in range(6)]
+        count, kept, state, going, scaled, result = names
+        nodes = [
+            helper.make_node("Identity", [kept], [going]),
+            helper.make_node("Mul", [state, factor], [scaled]),
+            helper.make_node("Add", [scaled, x], [result]),
+        ]
+        self.read.add(x)
+        body = helper.make_graph(
+            nodes,
+            "body",
+            [
+                helper.make_tensor_value_info(count, TensorProto.INT64, []),
+                helper.make_tensor_value_info(kept, TensorProto.BOOL, []),
+                helper.make_tensor_value_info(state, TensorProto.FLOAT, None),
+            ],
+            [
+                helper.make_tensor_value_info(going, TensorProto.BOOL, []),
+                helper.make_tensor_value_info(result, TensorProto.FLOAT, None),
+            ],
+        )
+        trips = self.constant(np.array(self.draw(st.integers(0, 3)), np.int64))
+        return self.node("Loop", [trips, "", x], shape, body=body)
 
     def composed(self, x: str) -> str:
         """Activations and normalisations as exporters write them out."""
@@ -294,7 +399,8 @@ class Builder:
         shape = self.shapes[x]
         anywhere = [
             self.unary, self.nothing, self.arithmetic, self.join, self.product, self.reshape,
-            self.reduction, self.composed, self.repeat, self.branch,
+            self.reduction, self.composed, self.repeat, self.branch, self.split, self.heads,
+            self.rows, self.bounds, self.wide, self.expand, self.loop,
         ]  # fmt: skip
         if len(shape) == 4:
             choices = [*anywhere, self.convolution, self.normalization, self.pooling]
@@ -308,7 +414,7 @@ class Builder:
 @st.composite
 def models(draw: Draw, max_steps: int = 10) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """A valid float32 model and inputs for it: any opset, static or dynamic batch."""
-    opset = draw(st.sampled_from([9, 11, 13, 17, 20, 23]))
+    opset = draw(st.sampled_from([8, 9, 11, 13, 17, 20, 23]))
     builder = Builder(draw, opset, ir_version=draw(st.sampled_from([4, 8])))
     batch = draw(st.integers(1, 3))
     dynamic = draw(st.booleans())

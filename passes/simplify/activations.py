@@ -249,12 +249,14 @@ def merge_bounds(node: Node, rewriter: Rewriter) -> bool:
     if outer is None or inner is None or between is None or output is None:
         return False
     source, low, high = inner
+    if low > high or outer[1] > outer[2]:  # crossed bounds give the upper one
+        return False
     if outer[1] <= low and outer[2] >= high:
         return rewriter.replace(output, between)
     if node.op_type in ("Clip", "Relu") and outer[1] >= low and outer[2] <= high:
         rewriter.set_input(node, 0, source)
         return True
-    if only_reader(between) is not node or low > high or outer[1] > outer[2]:
+    if only_reader(between) is not node:
         return False
     low, high = (min(max(bound, outer[1]), outer[2]) for bound in (low, high))
     return _write_clip(node, source, low, high, rewriter)
