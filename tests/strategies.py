@@ -364,7 +364,7 @@ class Builder:
     def repeat(self, x: str) -> str:
         """The last node once more: a common subexpression."""
         last = next((n for n in reversed(self.nodes) if x in n.output), None)
-        if last is None or last.op_type == "Constant":
+        if last is None or last.op_type == "Constant" or len(last.output) > 1:
             return x
         output = self.name()
         copy = onnx.NodeProto()
