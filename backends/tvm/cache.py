@@ -1,4 +1,4 @@
-"""The disk cache of compiled kernels: object files by the content of what they came from.
+"""The disk cache: object files by the content of what they came from, and tuning results.
 
 The folder is `SECATEUR_CACHE`, else `secateur` in `XDG_CACHE_HOME` or `~/.cache`. An
 empty SECATEUR_CACHE turns the cache off. Any number of processes may share a folder:
@@ -55,6 +55,11 @@ class Cache:
     def none(cls) -> Cache:
         """No cache."""
         return cls(None)
+
+    @property
+    def table(self) -> Path | None:
+        """The file of tuning results (see `choices`)."""
+        return None if self.folder is None else self.folder / "tuning.json"
 
     def get(self, key: str) -> bytes | None:
         """What was stored under a key (hexadecimal); None where nothing intact was."""

@@ -163,6 +163,10 @@ def write_table(path: Path, target: Target, entries: Mapping[str, Measured]) -> 
         },
     }
     data["targets"][target.name] = dict(sorted(table.items()))
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SecateurError(f"{path.parent}: can't write here ({error.strerror})") from None
     with atomic_files(path) as (temporary,):
         temporary.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

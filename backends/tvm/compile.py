@@ -1,4 +1,4 @@
-"""Compiling a model into a shared object for TVM's virtual machine."""
+"""Compiling a model into an artifact."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tvm
-from tvm import relax, tirx
-from tvm.relax import vm_build
-from tvm.runtime import _ffi_api as tvm_runtime
+import onnx
 
 from ...ir.errors import UnsupportedError
+from ...ir.graph import Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
-from ...ir.onnx_io import atomic_files
+from ...ir.onnx_io import atomic_files, save
+from ...passes.reference import Session
 from ...passes.simplify import simplify_pipeline
+from .build import build_library
 from .cache import Cache
-from .choices import Choices
+from .choices import Choices, read_table
+from .container import PartFile, write_container
 from .emit import Emitter
-from .kernels.builder import KernelBuilder
-from .link import link_shared
 from .lowering.frontend import lower
-from .objects import compile_functions
 from .plan import Plan, RegionOp
+from .split import Part, partition
 from .targets import Target, can_run_here
+from .tune import TuneReport, check_tunable, tune
+from .unsupported import UnsupportedNodesError
 
 __all__ = ["CompileReport", "can_run_here", "compile_model"]
 
@@ -41,7 +42,8 @@ class CompileReport:
     """What compilation made.
 
     `kernels` are the distinct ones, `reused` of them came from the cache. `converted`
-    are ONNX nodes left to TVM's converters.
+    are ONNX nodes left to TVM's converters, `left` those left to ONNX Runtime, each
+    with the reason. `tuning` says what was measured, if anything was.
     """
 
     seconds: float
@@ -49,6 +51,8 @@ class CompileReport:
     reused: int
     operations: int
     converted: tuple[str, ...]
+    left: tuple[str, ...]
+    tuning: TuneReport | None
     bytes: int
 
 
@@ -59,16 +63,24 @@ def compile_model(
     *,
     winograd: bool = True,
     cache: Cache | None = None,
+    tune_minutes: float = 0,
+    fallback: bool = False,
 ) -> CompileReport:
-    """Compile `model` (unchanged) for `target` into the shared object `path`.
+    """Compile `model` (unchanged) for `target` into the artifact `path`.
 
     A symbolic first dimension of every input and output is a batch: the artifact
     computes one sample, and `Runtime` runs it once for each. `winograd=False` keeps
-    float32 convolutions direct, which is slower and rounds less. Kernels that `cache`,
-    by default the user's, knows are not compiled again; the result is the same.
+    float32 convolutions direct, which is slower and rounds less.
 
-    Raises UnsupportedError naming the node where something can't be lowered, and
-    SecateurError where linking or writing fails. The file appears whole or not at all.
+    Kernels that `cache`, by default the user's, knows are not compiled again; the result
+    is the same. With `tune_minutes` forms and tiles of kernels are measured here for so
+    long, and the fastest kept beside the cache, for this and later compilations.
+
+    The artifact is a shared object. With `fallback` nodes that can't be lowered are left
+    to ONNX Runtime, and where there are any, it is a container of several parts.
+
+    Raises UnsupportedError naming the nodes that can't be lowered, and SecateurError
+    where linking or writing fails. The file appears whole or not at all.
     """
     start = time.perf_counter()
     path = Path(path)
@@ -77,23 +89,114 @@ def compile_model(
         step.run(work)
     batched = _fix_batch(work)
     infer_shapes(work)
-    plan = lower(work, target)
-    emitter = Emitter(plan, target, Choices(target, winograd=winograd))
-    module = emitter.emit(json.dumps(_metadata(plan, work, target, batched)))
-    with atomic_files(path) as (temporary,), tempfile.TemporaryDirectory() as scratch:
-        kernels, reused = _build(
-            module, emitter.digests, target, cache or Cache.of_user(), temporary, Path(scratch)
-        )
+    compiler = _Compiler(target, cache or Cache.of_user(), winograd, tune_minutes)
+    with atomic_files(path) as (temporary,):
+        try:
+            compiler.library(work, batched, temporary)
+        except UnsupportedError as error:
+            if not fallback:
+                raise
+            compiler.container(work, batched, error, temporary)
         size = temporary.stat().st_size
-    converted = tuple(
-        f"{n.name or n.output[0]} ({n.op_type})"
-        for op in plan.operations
-        if isinstance(op, RegionOp)
-        for n in op.model.graph.node
-    )
-    return CompileReport(
-        time.perf_counter() - start, kernels, reused, len(plan.operations), converted, size
-    )
+    return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
+
+
+class _Compiler:
+    """Compiles graphs with the same options; `report` sums up what it made."""
+
+    def __init__(self, target: Target, cache: Cache, winograd: bool, minutes: float) -> None:
+        self.target, self.cache, self.winograd, self.minutes = target, cache, winograd, minutes
+        if minutes > 0:
+            check_tunable(target)
+        self.report = CompileReport(0, 0, 0, 0, (), (), None, 0)
+
+    def library(self, model: Model, batched: bool, path: Path) -> None:
+        """A shared object of the whole model, which changes. Raises UnsupportedError."""
+        plan = lower(model, self.target)
+        choices, tuning = self._choices(plan)
+        emitter = Emitter(plan, self.target, choices)
+        module = emitter.emit(json.dumps(_metadata(plan, self.target, batched)))
+        kernels, reused = build_library(module, emitter.digests, self.target, self.cache, path)
+        converted = [
+            f"{n.name or n.output[0]} ({n.op_type})"
+            for op in plan.operations
+            if isinstance(op, RegionOp)
+            for n in op.model.graph.node
+        ]
+        before = self.report
+        self.report = dataclasses.replace(
+            before,
+            kernels=before.kernels + kernels,
+            reused=before.reused + reused,
+            operations=before.operations + len(plan.operations),
+            converted=(*before.converted, *converted),
+            tuning=tuning if before.tuning is None else before.tuning.and_then(tuning),
+        )
+
+    def container(self, model: Model, batched: bool, error: UnsupportedError, path: Path) -> None:
+        """A container of the model, whose compilation as a whole failed with `error`.
+
+        What part of the model fails, is found by trying: a part that can't be compiled
+        leaves the nodes that are to blame, or else all of its own, to ONNX Runtime.
+        """
+        empty = self.report
+        left: dict[Node, str] = {}
+        if isinstance(error, UnsupportedNodesError):
+            left.update(error.all_reasons())
+        while True:
+            self.report = dataclasses.replace(empty, left=tuple(left.values()))
+            parts = partition(model, left)
+            with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+                files, failures = self._parts(parts, Path(folder))
+                if not failures:
+                    write_container(
+                        path, _interface(model, self.target, batched), files, Path(folder)
+                    )
+                    return
+            left.update(failures)
+
+    def _parts(
+        self, parts: Sequence[Part], folder: Path
+    ) -> tuple[list[PartFile], Mapping[Node, str]]:
+        """Write every part to a file; or, at the first that can't be compiled, the reasons."""
+        files = []
+        for index, part in enumerate(parts):
+            graph = part.model.graph
+            name = f"part{index}.so" if part.compiled else f"part{index}.onnx"
+            inputs = tuple(v.name for v in graph.inputs)
+            outputs = tuple(v.name for v in graph.outputs)
+            files.append(PartFile(name, part.compiled, inputs, outputs))
+            if part.compiled:
+                try:
+                    self.library(part.model, False, folder / name)
+                except UnsupportedError as error:
+                    return [], _blame(part, error)
+            else:
+                save(part.model, folder / name)
+                Session(part.model)  # which says at once what ONNX Runtime lacks, too
+        return files, {}
+
+    def _choices(self, plan: Plan) -> tuple[Choices, TuneReport | None]:
+        table, tuning = self.cache.table, None
+        if self.minutes > 0:
+            spent = self.report.tuning.seconds / 60 if self.report.tuning is not None else 0
+            minutes = max(0, self.minutes - spent)
+            measured, tuning = tune(
+                plan, self.target, minutes, table, self.cache, winograd=self.winograd
+            )
+        else:
+            measured = read_table(table, self.target) if table is not None else {}
+        chosen = {key: m.choice for key, m in measured.items()}
+        return Choices(self.target, chosen, self.winograd), tuning
+
+
+def _blame(part: Part, error: UnsupportedError) -> dict[Node, str]:
+    """The nodes of the whole model because of which a part can't be compiled."""
+    if isinstance(error, UnsupportedNodesError):
+        found = {part.origin[n]: r for n, r in error.all_reasons().items() if n in part.origin}
+        if found:
+            return found
+    return {node: f"node '{node.label}' ({node.op_type}): {error}" for node in part.origin.values()}
 
 
 def _fix_batch(model: Model) -> bool:
@@ -124,7 +227,7 @@ def _leads_symbolic(value: Any) -> bool:
     return bool(value.shape) and not isinstance(value.shape[0], int)
 
 
-def _metadata(plan: Plan, model: Model, target: Target, batched: bool) -> dict[str, Any]:
+def _metadata(plan: Plan, target: Target, batched: bool) -> dict[str, Any]:
     def describe(name: str, tensor: Any) -> dict[str, Any]:
         return {"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
 
@@ -137,50 +240,20 @@ def _metadata(plan: Plan, model: Model, target: Target, batched: bool) -> dict[s
     }
 
 
-def _build(
-    module: Any,
-    digests: Mapping[str, str],
-    target: Target,
-    cache: Cache,
-    path: Path,
-    scratch: Path,
-) -> tuple[int, int]:
-    """Compile and link a Relax module; the number of its kernels, and of those reused."""
-    t = relax.transform
-    pipeline = tvm.transform.Sequential(
-        [
-            t.ToNonDataflow(),
-            t.RemovePurityChecking(),
-            t.CallTIRRewrite(),
-            t.StaticPlanBlockMemory(),
-            t.LowerAllocTensor(),
-            t.LowerRuntimeBuiltin(),
-            t.ComputePrimValue(),
-            t.VMShapeLower(),
-            t.AttachGlobalSymbol(),
-        ]
-    )
-    machine = tvm.target.Target(target.llvm())
-    builder = relax.ExecBuilder()
-    try:
-        with machine:
-            module = pipeline(module)
-        module = vm_build._vmcodegen(builder, module)
-    except Exception as error:  # TVM's errors have no common type
-        text = " ".join(str(error).split())[:300]
-        raise UnsupportedError(f"TVM can't compile the model for {target.name}: {text}") from None
-    functions = {
-        g.name_hint: f for g, f in module.functions.items() if isinstance(f, tirx.PrimFunc)
+def _interface(model: Model, target: Target, batched: bool) -> dict[str, Any]:
+    """The metadata of a container, whose inputs and outputs may be of any type."""
+
+    def describe(value: Value) -> dict[str, Any]:
+        shape = value.shape
+        sizes = None if shape is None else [d if isinstance(d, int) else None for d in shape]
+        known = value.dtype != onnx.TensorProto.UNDEFINED
+        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(value.dtype)) if known else None
+        return {"name": value.name, "dtype": dtype, "shape": sizes}
+
+    return {
+        "version": METADATA_VERSION,
+        "target": target.name,
+        "batched": batched,
+        "inputs": [describe(v) for v in model.graph.inputs],
+        "outputs": [describe(v) for v in model.graph.outputs],
     }
-    if not functions:  # a library of no kernels is none to TVM's loader
-        functions["nothing"] = KernelBuilder().finish()
-    objects = compile_functions(functions, digests, target, cache, scratch)
-    # The first object stands for all: the executable refers to one library of kernels.
-    library = tvm_runtime.ModuleLoadStaticLibrary(str(objects.paths[0]), sorted(functions))
-    executable = vm_build._ffi_api.VMLink(builder, machine, library, [], {})
-    packed = scratch / "executable.o"
-    tvm_runtime.ModulePackImportsToLLVM(
-        executable, False, json.dumps(target.llvm()), ""
-    ).write_to_file(str(packed))
-    link_shared(target, [str(p) for p in (*objects.paths, packed)], path)
-    return len(functions), objects.reused

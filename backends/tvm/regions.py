@@ -37,9 +37,7 @@ def convert(model: Any, target: Target) -> Any:
                 ]
             )(module)
     except Exception as error:  # TVM raises whatever its converters happen to raise
-        nodes = ", ".join(
-            f"'{n.name or n.output[0]}' ({n.op_type})" for n in model.graph.node[:5]
-        )
+        nodes = ", ".join(f"'{n.name or n.output[0]}' ({n.op_type})" for n in model.graph.node[:5])
         reason = " ".join(str(error).split())[-200:]
         raise UnsupportedError(f"can't lower {nodes}: {reason or type(error).__name__}") from None
 

@@ -63,6 +63,24 @@ class TuneReport:
     changed: tuple[TunedKernel, ...]
     seconds: float
 
+    def and_then(self, other: TuneReport | None) -> TuneReport:
+        """This and what was found in another part of the same model."""
+        if other is None:
+            return self
+        return TuneReport(
+            self.measured + other.measured,
+            self.known + other.known,
+            self.left + other.left,
+            (*self.changed, *other.changed),
+            self.seconds + other.seconds,
+        )
+
+
+def check_tunable(target: Target) -> None:
+    """Raises SecateurError where this machine can't run the target's code."""
+    if not can_run_here(target):
+        raise SecateurError(f"can't tune for {target.name}: this machine can't run its code")
+
 
 def tune(
     plan: Plan,
@@ -76,11 +94,8 @@ def tune(
     """Measure the plan's convolutions and products, the heaviest first, for `minutes`.
 
     What the file `table` holds already is not measured again; every result is added to
-    it at once, so that an interruption loses nothing. Raises SecateurError where this
-    machine can't run the target's code.
+    it at once, so that an interruption loses nothing.
     """
-    if not can_run_here(target):
-        raise SecateurError(f"can't tune for {target.name}: this machine can't run its code")
     start = time.monotonic()
     known = read_table(table, target) if table is not None else {}
     tasks = _tasks(plan, target)

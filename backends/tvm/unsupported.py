@@ -27,7 +27,8 @@ class UnsupportedNodesError(UnsupportedError):
             texts[0] if len(texts) == 1 else f"{len(texts)} problems: " + "; ".join(texts)
         )
 
-    @property
-    def nodes(self) -> list[Node]:
-        """All nodes that can't be lowered."""
-        return [*self.reasons, *self.dependents]
+    def all_reasons(self) -> dict[Node, str]:
+        """All nodes that can't be lowered, each with a reason."""
+        unknown = "what it reads is known only at run time, or of a type that kernels lack"
+        later = {n: f"node '{n.label}' ({n.op_type}): {unknown}" for n in self.dependents}
+        return {**self.reasons, **later}

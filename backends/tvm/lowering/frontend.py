@@ -17,7 +17,7 @@ from . import convolution, elementwise, matmul, shapes
 from .context import Constant, Lowering, Stored
 from .fuse import fuse
 from .prepare import prepare
-from .regions import Regions, _outer_reads
+from .regions import Regions, outer_reads
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **elementwise.RULES,
@@ -104,7 +104,7 @@ class _Failures:
 
     def reach(self, node: Node) -> bool:
         """Whether a node can't be lowered because of what it reads."""
-        if self.unknown.isdisjoint(_outer_reads(node)):
+        if self.unknown.isdisjoint(outer_reads(node)):
             return False
         self.dependents.append(node)
         self.unknown.update(v for v in node.outputs if v is not None)
@@ -121,7 +121,7 @@ def _lower_node(lowering: Lowering, regions: Regions, node: Node) -> None:
     outputs = [v for v in node.outputs if v is not None]
     if outputs and all(v in lowering.items for v in outputs):
         return  # a rule of an earlier node covered this one
-    if any(regions.defines(v) for v in _outer_reads(node)):
+    if any(regions.defines(v) for v in outer_reads(node)):
         if not _has_rule(node):
             regions.add(node)
             return

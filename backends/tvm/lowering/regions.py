@@ -48,7 +48,7 @@ class Regions:
     def _emit(self, nodes: list[Node]) -> None:
         lowering = self.lowering
         inside = set(nodes)
-        reads = dict.fromkeys(v for n in nodes for v in _outer_reads(n))
+        reads = dict.fromkeys(v for n in nodes for v in outer_reads(n))
         inputs: list[tuple[str, Tensor]] = []
         constants: list[onnx.TensorProto] = []
         for value in reads:
@@ -115,7 +115,7 @@ def _numpy(name: str) -> Any:
     return np.dtype(name)
 
 
-def _outer_reads(node: Node) -> list[Value]:
+def outer_reads(node: Node) -> list[Value]:
     """Values that a node reads, its subgraphs' captures included, their own values not."""
     own: set[Value] = set()
     for graph in node.subgraphs():
