@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from ...ir.graph import Node, Value
 from ...ir.ops.elementwise import UNARY
-from .rewriter import Rewriter, RuleSet, only_reader, producer
+from .rewriter import FURTHEST, Rewriter, RuleSet, only_reader, producer
 from .shape_chains import reshape_target
 from .shapes import integers
 
@@ -107,9 +107,6 @@ def merge_transposes(node: Node, rewriter: Rewriter) -> bool:
 
 _POINTWISE = frozenset([*UNARY, "Cast", "Clip"])
 
-_FURTHEST = 16
-"""Operators over which a transpose looks for another one."""
-
 _BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
 
 
@@ -122,7 +119,7 @@ def push_transpose_down(node: Node, rewriter: Rewriter) -> bool:
     chain: list[Node] = []
     result: Value | None = output
     reader = only_reader(output)
-    while reader is not None and len(chain) < _FURTHEST and _commutes(reader, result, rewriter):
+    while reader is not None and len(chain) < FURTHEST and _commutes(reader, result, rewriter):
         chain.append(reader)
         result = reader.output(0)
         reader = None if result is None else only_reader(result)

@@ -23,6 +23,9 @@ from ..base import Note
 from .initializers import separate_initializers
 from .symbolic.analysis import Analysis
 
+FURTHEST = 16
+"""Steps down from a node that its rules look at most."""
+
 Rule = Callable[[Node, "Rewriter"], bool]
 
 
@@ -77,14 +80,15 @@ class Rewriter:
     def run(self, around: Iterable[Value] | None = None) -> bool:
         """Rewrite until nothing matches any more; whether anything did.
 
-        Looks at all nodes, or first at those that define or read the values `around`.
+        Looks at all nodes, or first at those that define or read the values `around`
+        and at those whose rules may look down to there.
         """
         if around is None:
             for graph in self.model.graph.all_graphs():
                 for node in graph.nodes:
                     self.visit(node)
         for value in around or ():
-            for near in (value.producer, *value.users):
+            for near in (value.producer, *value.users, *_above(value)):
                 if near is not None:
                     self.visit(near)
         while self._queue:
@@ -316,6 +320,23 @@ def producer(value: Value | None, *op_types: str) -> Node | None:
     if node is None or node.op_type not in op_types or normalize_domain(node.domain) != "":
         return None
     return node
+
+
+def _above(value: Value) -> list[Node]:
+    """Nodes from which values that have one reader each lead down to `value`."""
+    found: list[Node] = []
+    level = [value.producer] if value.producer is not None else []
+    for _ in range(FURTHEST):
+        level = [
+            source.producer
+            for node in level
+            for source in node.inputs
+            if source is not None and source.producer is not None and len(source.uses) == 1
+        ]
+        found += level
+        if not level:
+            break
+    return found
 
 
 def _reads(node: Node) -> Iterator[Value]:
