@@ -98,10 +98,14 @@ class Emitter:
 
     def shaped(self, variable: Any, tensor: Tensor) -> Any:
         if tensor.elements == 0:  # a size of 0 means the input's own to Relax's reshape
-            return self.builder.emit(relax.const(np.zeros(tensor.shape), tensor.dtype))
+            return self.empty(tensor.shape, tensor.dtype)
         if len(tensor.shape) == 1:
             return self.builder.emit(variable)
         return self.builder.emit(relax.op.reshape(variable, tensor.shape))
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """A tensor without elements; as a constant it could not be read back from a file."""
+        return self.builder.emit(relax.op.builtin.alloc_tensor(relax.ShapeExpr(shape), dtype, 0))
 
     def read(self, tensor: Tensor, layout: Blocked | None) -> Any:
         """The variable holding a tensor in a layout, converting it (once) where needed."""
@@ -110,7 +114,10 @@ class Emitter:
             return self.variables[key]
         if tensor.const is not None and layout is None:
             array = np.ascontiguousarray(tensor.const, tensor.dtype).reshape(-1)
-            result = relax.const(array, tensor.dtype)  # which else narrows 64-bit types
+            if array.size == 0:
+                result = self.empty((0,), tensor.dtype)
+            else:
+                result = relax.const(array, tensor.dtype)  # which else narrows 64-bit types
         else:
             op = ElementwiseOp(tensor.name, [tensor], [View.of(tensor)], Program((tensor.dtype,)))
             result = self.elementwise(op, layout)
