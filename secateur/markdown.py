@@ -11,6 +11,7 @@ from .report import (
     Report,
     Stage,
     bytes_text,
+    compiler_lines,
     count_text,
     latency_text,
     percent_text,
@@ -89,6 +90,7 @@ def artifact_lines(report: Report) -> list[str]:
         f"Compiled for {artifact.target} in {artifact.seconds:.1f} s: "
         f"{bytes_text(artifact.file_bytes)}."
     ]
+    lines += compiler_lines(artifact.compiler)
     if not artifact.ran:
         lines.append(f"Not run: {artifact.reason}.")
         return lines

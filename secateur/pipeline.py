@@ -12,6 +12,7 @@ from typing import Protocol
 
 from .agreement import compare
 from .backends.onnxruntime import Runner, evaluate
+from .backends.tvm.cache import Cache
 from .backends.tvm.targets import Target, can_run_here, parse_target
 from .checks import check_equivalent, check_feeds, check_file
 from .data import DataError, Dataset, DataSource, load_dataset
@@ -58,7 +59,9 @@ class Settings:
 
     `macs` and `params` are shares of the original to keep, `ratio` a share of the
     channels to remove. `align` is what channel counts stay multiples of where the goal
-    allows; by default the target's vector width. The rest is as in `PruneChannels`.
+    allows; by default the target's vector width. `tune` is for how many minutes to
+    measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled.
+    The rest is as in `PruneChannels`.
     """
 
     target: str
@@ -71,6 +74,8 @@ class Settings:
     align: int | None = None
     ignore: tuple[str, ...] = ()
     normalized: bool = False
+    tune: float = 0.0
+    fallback: bool = False
     threads: int = 1
     seed: int = 0
 
@@ -79,6 +84,8 @@ class Settings:
             raise SecateurError(f"quantize: '{self.quantize}' is unknown; there is int8")
         if self.threads < 1:
             raise SecateurError(f"threads: {self.threads} is not a positive number")
+        if self.tune > 0 and not can_run_here(parse_target(self.target)):
+            raise SecateurError(f"can't tune for {self.target}: this machine can't run its code")
 
     def steps(self) -> list[Step]:
         """The steps that these settings ask for, in order."""
@@ -116,6 +123,9 @@ def optimize(
     align: int | None = None,
     ignore: Sequence[str] = (),
     normalized: bool = False,
+    tune: float = 0.0,
+    fallback: bool = False,
+    cache: str | os.PathLike[str] | bool = True,
     threads: int = 1,
     seed: int = 0,
     observer: Observer | None = None,
@@ -125,7 +135,8 @@ def optimize(
     The folder `out` receives `model.onnx`, `model.so`, `report.json` and `report.md`,
     all or none of them. `calibration` and `evaluation` are `.npz` files or mappings
     (see `data.load_dataset`); quantization needs the former, accuracy the latter with
-    labels. A `model` given as IR is not changed. Raises SecateurError.
+    labels. `tune`, `fallback` and `cache` (a folder, or whether to use the user's) are
+    those of `compile_model`. A `model` given as IR is not changed. Raises SecateurError.
     """
     settings = Settings(
         target=target,
@@ -138,12 +149,14 @@ def optimize(
         align=align,
         ignore=tuple(ignore),
         normalized=normalized,
+        tune=tune,
+        fallback=fallback,
         threads=threads,
         seed=seed,
     )
     if quantize is not None and calibration is None:
         raise SecateurError("quantizing to int8 needs calibration data")
-    run = _Run(settings, observer or _Silent())
+    run = _Run(settings, Cache.open(cache), observer or _Silent())
     out = Path(out)
     with output_folder(out, FILES) as folder:
         run.read(model, calibration, evaluation)
@@ -168,8 +181,9 @@ def refuse_overwriting(model: Model, *outputs: Path) -> None:
 class _Run:
     """The state of one run; its public methods are the stages, in order."""
 
-    def __init__(self, settings: Settings, observer: Observer) -> None:
+    def __init__(self, settings: Settings, cache: Cache, observer: Observer) -> None:
         self.settings = settings
+        self.cache = cache
         self.target: Target = parse_target(settings.target)
         self.steps = settings.steps()
         self.observer = observer
@@ -225,7 +239,14 @@ class _Run:
         with self._stage("compile") as seconds:
             from .backends.tvm.compile import compile_model  # imports TVM
 
-            built = compile_model(self.model, self.target, path)
+            built = compile_model(
+                self.model,
+                self.target,
+                path,
+                cache=self.cache,
+                tune_minutes=self.settings.tune,
+                fallback=self.settings.fallback,
+            )
             artifact = Artifact(
                 target=self.target.name,
                 file_bytes=path.stat().st_size,

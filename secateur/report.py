@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -158,6 +158,28 @@ def bytes_text(count: int | None) -> str:
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count} B"
+
+
+def compiler_lines(compiler: Mapping[str, Any]) -> list[str]:
+    """What a `CompileReport`, as a dict, says besides sizes: nodes left over, tuning."""
+    lines = []
+    if compiler["left"]:
+        count = len(compiler["left"])
+        lines.append(f"Left to ONNX Runtime, {count} node(s): " + "; ".join(compiler["left"]) + ".")
+    tuning = compiler["tuning"]
+    if tuning is not None:
+        lines.append(
+            f"Tuned for {tuning['seconds']:.0f} s: {tuning['measured']} kernels measured, "
+            f"{tuning['known']} known before, {tuning['left']} left for lack of time; "
+            f"{len(tuning['changed'])} are faster now."
+        )
+        for kernel in tuning["changed"]:
+            default, now = kernel["default_microseconds"], kernel["microseconds"]
+            lines.append(
+                f"  {kernel['description']}: {default:.1f} to {now:.1f} us, "
+                f"{kernel['calls']} call(s)"
+            )
+    return lines
 
 
 def percent_text(share: float | None) -> str:

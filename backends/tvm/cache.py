@@ -52,6 +52,13 @@ class Cache:
         return cls(Path(folder), required=True)
 
     @classmethod
+    def open(cls, where: str | os.PathLike[str] | bool) -> Cache:
+        """The cache in a folder; the user's for True, none for False."""
+        if isinstance(where, bool):
+            return cls.of_user() if where else cls.none()
+        return cls.at(where)
+
+    @classmethod
     def none(cls) -> Cache:
         """No cache."""
         return cls(None)

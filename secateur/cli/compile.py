@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ..report import bytes_text
+from ..report import bytes_text, compiler_lines
 from .console import StageProgress, print_json
-from .options import folder_option, json_option, model_argument, target_option
+from .options import compiler_options, folder_option, json_option, model_argument, target_option
 
 
 @click.command("compile")
 @model_argument
 @folder_option
 @target_option
+@compiler_options
 @json_option
-def command(model: Path, output: Path, target: str, as_json: bool) -> None:
+def command(
+    model: Path, output: Path, target: str, compiler: dict[str, Any], as_json: bool
+) -> None:
     """Compile MODEL for a target, as it is: writes model.so into a folder."""
     with StageProgress() as progress:
         from ..backends.tvm.targets import can_run_here, parse_target
@@ -30,9 +34,17 @@ def command(model: Path, output: Path, target: str, as_json: bool) -> None:
             loaded = open_model(model)
             progress.end()
             progress.begin("compile")
+            from ..backends.tvm.cache import Cache
             from ..backends.tvm.compile import compile_model
 
-            built = compile_model(loaded, machine, folder / "model.so")
+            built = compile_model(
+                loaded,
+                machine,
+                folder / "model.so",
+                cache=Cache.open(compiler["cache"]),
+                tune_minutes=compiler["tune"],
+                fallback=compiler["fallback"],
+            )
             size = (folder / "model.so").stat().st_size
             progress.end()
     runs_here = can_run_here(machine)
@@ -47,5 +59,7 @@ def command(model: Path, output: Path, target: str, as_json: bool) -> None:
         )
         return
     click.echo(f"Wrote {output / 'model.so'}: {bytes_text(size)} for {machine.name}.")
+    for line in compiler_lines(dataclasses.asdict(built)):
+        click.echo(line)
     if not runs_here:
         click.echo(f"This machine can't run {machine.name} code.")

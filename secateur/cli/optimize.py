@@ -12,6 +12,7 @@ from ..report import Report
 from .console import StageProgress, print_json, print_table
 from .options import (
     calibration_option,
+    compiler_options,
     folder_option,
     json_option,
     model_argument,
@@ -34,6 +35,7 @@ from .options import (
     type=click.Path(path_type=Path),
     help="Samples to measure with, in the same form; 'labels' (class indices) gives accuracy.",
 )
+@compiler_options
 @threads_option
 @seed_option
 @json_option
@@ -45,6 +47,7 @@ def command(
     quantize: str | None,
     calibration: Path | None,
     evaluation: Path | None,
+    compiler: dict[str, Any],
     threads: int,
     seed: int,
     as_json: bool,
@@ -75,6 +78,7 @@ def command(
             seed=seed,
             observer=progress,
             **pruning,
+            **compiler,
         )
     if as_json:
         print_json(report.to_dict())

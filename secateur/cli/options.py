@@ -114,6 +114,49 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
+    """How to compile. The command gets the options as one dict, `compiler`."""
+    options = [
+        click.option(
+            "--tune",
+            type=click.FloatRange(0, min_open=True),
+            metavar="MINUTES",
+            help="Measure forms and tiles of kernels on this machine for so long, and use the "
+            "fastest now and later.",
+        ),
+        click.option(
+            "--fallback",
+            is_flag=True,
+            help="Leave nodes that can't be compiled to ONNX Runtime, which must then be there to "
+            "run the artifact.",
+        ),
+        click.option(
+            "--cache",
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="DIR",
+            help="Keep compiled kernels and tuning results here; default: SECATEUR_CACHE, or "
+            "~/.cache/secateur.",
+        ),
+        click.option("--no-cache", is_flag=True, help="Neither read nor write the cache."),
+    ]
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> None:
+        cache, no_cache = kwargs.pop("cache"), kwargs.pop("no_cache")
+        if cache is not None and no_cache:
+            raise click.UsageError("Give --cache or --no-cache, not both.")
+        compiler = {
+            "tune": kwargs.pop("tune") or 0.0,
+            "fallback": kwargs.pop("fallback"),
+            "cache": cache if cache is not None else not no_cache,
+        }
+        function(*args, compiler=compiler, **kwargs)
+
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def has_goal(pruning: dict[str, Any]) -> bool:
     """Whether a pruning goal is given."""
     return any(pruning[name] is not None for name in ("macs", "ratio", "params"))
