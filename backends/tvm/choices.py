@@ -130,7 +130,7 @@ def _sizes(sizes: tuple[int, ...]) -> str:
 
 
 def read_table(path: Path, target: Target) -> dict[str, Measured]:
-    """A target's measurements in a file; none where there is no file.
+    """A target's measurements in a file; none where no file can be read.
 
     Raises SecateurError where the file is something else.
     """
@@ -173,11 +173,9 @@ def write_table(path: Path, target: Target, entries: Mapping[str, Measured]) -> 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        text = path.read_bytes()
+    except OSError:  # as any part of a cache: what can't be read is not there
         return {"version": VERSION, "targets": {}}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SecateurError(f"{path}: can't be read ({error})") from None
     try:
         data = json.loads(text)
         if data["version"] == VERSION and isinstance(data["targets"], dict):
