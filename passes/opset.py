@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
+from collections.abc import Iterable
 
-import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, defs, helper, version_converter
+import onnx.inliner
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    defs,
+    helper,
+    version_converter,
+)
 
 from ..ir.errors import UnsupportedError
 from ..ir.graph import Graph, Node, Value, normalize_domain
-from ..ir.infer import infer_shapes
+from ..ir.infer import infer_node, infer_shapes
 from ..ir.model import Model
 from ..ir.onnx_io import from_proto, node_to_proto
-from ..ir.signature import type_string
-from ..ir.tensor import Tensor
+from ..ir.signature import at, type_string
 from .base import Context, Pass, PassResult
 from .inline import InlineFunctions
+from .opset_rules import (
+    constant_as_initializer,
+    convert_resize,
+    count_axes_from_front,
+    crosses,
+    flattening_softmax,
+    inputs_to_attributes,
+    sliced_shape,
+)
 
 _EMBEDDED_ELEMENTS = 4096
 """Constants up to this size are shown to the converter, which may depend on them."""
@@ -31,7 +49,8 @@ class ConvertOpset(Pass):
     """Express the model in version `version` of the standard operator set.
 
     Nodes whose operator is the same in both versions stay untouched; the others are
-    what onnx's version converter makes of them. Raises UnsupportedError, naming the
+    what `opset_rules` or onnx's version converter makes of them, or, where the version
+    lacks their operator, the function that defines it. Raises UnsupportedError, naming the
     node, where it knows no way.
     """
 
@@ -51,8 +70,7 @@ class ConvertOpset(Pass):
             raise UnsupportedError(f"can't convert: {notes[0]}" if notes else "can't inline")
         infer_shapes(model)
         count = sum(
-            _convert_graph(model, graph, source, self.version)
-            for graph in list(model.graph.all_graphs())
+            _convert_graph(model, graph, self.version) for graph in list(model.graph.all_graphs())
         )
         for entry in model.extra.opset_import:
             if normalize_domain(entry.domain) == "":
@@ -69,16 +87,8 @@ def _set_ir_version(model: Model, source: int) -> None:
     model.extra.ir_version = min(before, lowered) if model.opset < source else max(before, needed)
 
 
-def _convert_graph(model: Model, graph: Graph, source: int, target: int) -> int:
-    count = 0
-    order: list[Node] = []
-    for node in graph.nodes:
-        if normalize_domain(node.domain) != "" or _is_same(node, source, target):
-            order.append(node)
-            continue
-        order += _convert_node(model, graph, node, source, target)
-        count += 1
-    graph.nodes = order
+def _convert_graph(model: Model, graph: Graph, target: int) -> int:
+    graph.nodes, count = _convert_nodes(model, graph, graph.nodes, target)
     return count
 
 
@@ -93,22 +103,10 @@ def _is_same(node: Node, source: int, target: int) -> bool:
         schemas[schema.since_version] = schema
     if len(schemas) == 1:
         return True
-    crossed = _MEANING_CHANGED.get(node.op_type)
-    if crossed is not None and low < crossed <= high:
+    if any(crosses(node.op_type, version, source, target) for version in range(low + 1, high + 1)):
         return False
     chain = [schemas[version] for version in sorted(schemas)]
     return all(_agree(node, a, b) for a, b in itertools.pairwise(chain))
-
-
-_MEANING_CHANGED = {
-    "GridSample": 20,
-    "Hardmax": 13,
-    "LogSoftmax": 13,
-    "Mod": 28,
-    "Softmax": 13,
-    "Split": 18,
-}
-"""Versions that gave an operator another meaning without another signature."""
 
 
 def _agree(node: Node, older: defs.OpSchema, newer: defs.OpSchema) -> bool:
@@ -120,12 +118,6 @@ def _agree(node: Node, older: defs.OpSchema, newer: defs.OpSchema) -> bool:
     if older.deprecated or newer.deprecated:
         return False
     used = len(node.inputs)
-    if not older.min_input <= used <= older.max_input or len(node.outputs) > older.max_output:
-        return False
-    single = defs.OpSchema.FormalParameterOption.Single
-    for value, *formal in zip(node.inputs, older.inputs, newer.inputs, strict=False):
-        if value is None and any(p.option == single for p in formal):
-            return False
     names = [[p.name for p in s.inputs][:used] for s in (older, newer)]
     variadic = older.max_input > len(older.inputs)
     if not variadic and len(names[0]) != len(names[1]):
@@ -136,7 +128,19 @@ def _agree(node: Node, older: defs.OpSchema, newer: defs.OpSchema) -> bool:
         after = newer.attributes.get(name)
         if after is None or older.attributes[name].default_value != after.default_value:
             return False
-    return _takes(node, older) and _takes(node, newer)
+    return suits(node, older) and suits(node, newer)
+
+
+def suits(node: Node, schema: defs.OpSchema) -> bool:
+    """Whether a version takes a node's inputs and outputs: how many, and of what types."""
+    count = len(node.inputs)
+    if not schema.min_input <= count <= schema.max_input or len(node.outputs) > schema.max_output:
+        return False
+    single = defs.OpSchema.FormalParameterOption.Single
+    for value, formal in zip(node.inputs, schema.inputs, strict=False):
+        if value is None and formal.option == single:
+            return False
+    return _takes(node, schema)
 
 
 def _takes(node: Node, schema: defs.OpSchema) -> bool:
@@ -149,115 +153,101 @@ def _takes(node: Node, schema: defs.OpSchema) -> bool:
     return True
 
 
-def _convert_node(model: Model, graph: Graph, node: Node, source: int, target: int) -> list[Node]:
-    where = f"node '{node.label}' ({node.op_type})"
-    if node.op_type in ("Resize", "Upsample") and _convert_resize(model, graph, node, target):
+def _convert_nodes(
+    model: Model, graph: Graph, nodes: Iterable[Node], target: int
+) -> tuple[list[Node], int]:
+    """The nodes as they are written in the target's operator set, and how many changed."""
+    order: list[Node] = []
+    count = 0
+    for node in nodes:
+        standard = normalize_domain(node.domain) == ""
+        if standard and target < 11:
+            count_axes_from_front(node)
+        if not standard or _is_same(node, model.opset, target):
+            order.append(node)
+            continue
+        order += _convert_node(model, graph, node, target)
+        count += 1
+    return order, count
+
+
+def _convert_node(model: Model, graph: Graph, node: Node, target: int) -> list[Node]:
+    where = at(node)
+    source = model.opset
+    if convert_resize(model, graph, node, target):
         return [node]
-    if not defs.has(node.op_type, target):
-        raise UnsupportedError(f"{where}: the operator is not in operator set {target}")
+    known = defs.has(node.op_type, target) and not defs.get_schema(node.op_type, target).deprecated
     if node.subgraphs():
         raise UnsupportedError(f"{where}: it has subgraphs and differs in operator set {target}")
-    if target < source and _axes_to_attribute(model, node, target):
+    if not known:
+        return _expand(model, graph, node, target)
+    if crosses(node.op_type, 13, target, source) and target < 13:
+        return flattening_softmax(model, node)
+    if target < source and inputs_to_attributes(model, node, target, suits):
         return [node]
-    if _MEANING_CHANGED.get(node.op_type) == 13 and target < 13 <= source:
-        return _flattening_softmax(model, node)
+    if node.op_type == "Constant" and constant_as_initializer(model, graph, node):
+        return []
+    if node.op_type == "Shape" and target < 15 and {"start", "end"} & set(node.attributes):
+        return _convert_nodes(model, graph, sliced_shape(model, graph, node), target)[0]
     lone = _LoneNode(model, node, source)
     try:
         converted = version_converter.convert_version(lone.proto, target)
         onnx.checker.check_model(converted)
     except Exception as error:  # the converter raises a family of unrelated types
-        reason = " ".join(str(error).split())[:200]
         raise UnsupportedError(
-            f"{where}: can't be expressed in operator set {target} ({reason})"
+            f"{where}: can't be expressed in operator set {target} ({_reason(error)})"
         ) from None
     return lone.splice(converted, graph)
 
 
-def _axes_to_attribute(model: Model, node: Node, target: int) -> bool:
-    """Constant axes, an input in newer versions, as the attribute that they were before."""
-    schema = defs.get_schema(node.op_type, target)
-    if len(node.inputs) != 2 or "axes" not in schema.attributes or schema.max_input != 1:
-        return False
-    axes = model.constant(node.inputs[1])
-    source = node.inputs[0]
-    if node.inputs[1] is not None and axes is None:
-        return False
-    if axes is None or axes.size == 0:
-        if node.get("noop_with_empty_axes", 0):
-            return False
-    else:
-        node.set("axes", [int(axis) for axis in axes.numpy().reshape(-1)])
-    node.attributes.pop("noop_with_empty_axes", None)
-    node.set_inputs([source])
-    return set(node.attributes) <= set(schema.attributes) and _takes(node, schema)
+def _expand(model: Model, graph: Graph, node: Node, target: int) -> list[Node]:
+    """An operator that the target lacks by the function that defines it, if there is one."""
+    lone = _LoneNode(model, node, model.opset, values=False)
+    _write_defaults(lone.proto.graph.node[0], model.opset)
+    try:
+        expanded = onnx.inliner.inline_selected_functions(
+            lone.proto, [("", node.op_type)], inline_schema_functions=True
+        )
+    except Exception:  # as for the converter
+        expanded = lone.proto
+    stays = any(inner.op_type == node.op_type for inner in expanded.graph.node)
+    if stays or any(a.HasField("g") for inner in expanded.graph.node for a in inner.attribute):
+        raise UnsupportedError(f"{at(node)}: the operator is not in operator set {target}")
+    nodes = lone.splice(expanded, graph)
+    for inner in nodes:
+        for value, found in zip(inner.outputs, infer_node(model, inner), strict=True):
+            if value is not None and value.type is None:
+                value.type = found
+    try:
+        return _convert_nodes(model, graph, nodes, target)[0]
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{at(node)}: the operator is not in operator set {target}, and neither is what "
+            f"defines it: {error}"
+        ) from None
 
 
-def _flattening_softmax(model: Model, node: Node) -> list[Node]:
-    """Softmax and its kin before version 13, over all axes from `axis` on: so, over the last."""
-    source, output = node.inputs[0], node.outputs[0]
-    rank = None if source is None else source.rank
-    graph = node.graph
-    if source is None or output is None or not rank or graph is None:
-        raise UnsupportedError(f"node '{node.label}' ({node.op_type}): its rank is not known")
-    axis = node.get("axis", -1) % rank
-    node.set("axis", rank - 1)
-    if axis == rank - 1:
-        return [node]
-    order = list(range(rank))
-    order[axis], order[-1] = order[-1], order[axis]
-    moved = Value(model.fresh_name(f"{node.label}_transposed"))
-    normal = Value(model.fresh_name(f"{node.label}_normalized"))
-    first = Node("Transpose", [source], [moved])
-    middle = Node(node.op_type, [moved], [normal], node.attributes, name=node.name)
-    last = Node("Transpose", [normal], [output])
-    for made in (first, last):
-        made.set("perm", order)
-    node.detach_inputs()
-    node.graph = None
-    for made in (first, middle, last):
-        made.graph = graph
-    return [first, middle, last]
+def _write_defaults(node: NodeProto, version: int) -> None:
+    """Give the attributes that a node leaves out, which the inliner forgets."""
+    given = {attribute.name for attribute in node.attribute}
+    for name, formal in defs.get_schema(node.op_type, version).attributes.items():
+        if name not in given and formal.default_value.type != AttributeProto.UNDEFINED:
+            node.attribute.append(formal.default_value)
 
 
-def _convert_resize(model: Model, graph: Graph, node: Node, target: int) -> bool:
-    """What onnx's converter gets wrong: Upsample and Resize 10 as later Resize, and 13 as 11.
-
-    Until version 10 coordinates were asymmetric and rounded down; version 11 wants a
-    region of interest, even if an empty one.
-    """
-    if model.opset <= 10 and target >= 11:
-        scales = node.input(1)
-        if scales is None:
-            name = model.fresh_name(f"{node.label}_scales")
-            numbers = np.array(node.get("scales", []), np.float32)
-            scales = graph.add_initializer(name, Tensor.from_array(numbers))
-        node.op_type = "Resize"
-        node.attributes.pop("scales", None)
-        node.set("coordinate_transformation_mode", "asymmetric")
-        node.set("nearest_mode", "floor")
-        node.set_inputs([node.inputs[0], _empty_roi(model, graph, node), scales])
-        return True
-    if target in (11, 12) and model.opset in range(13, 18) and node.op_type == "Resize":
-        if node.input(1) is None:
-            node.set_input(1, _empty_roi(model, graph, node))
-        if node.input(2) is None:
-            name = model.fresh_name(f"{node.label}_scales")
-            node.set_input(2, graph.add_initializer(name, _NOTHING))
-        return True
-    return False
-
-
-_NOTHING = Tensor.from_array(np.zeros(0, np.float32))
-
-
-def _empty_roi(model: Model, graph: Graph, node: Node) -> Value:
-    return graph.add_initializer(model.fresh_name(f"{node.label}_roi"), _NOTHING)
+def _reason(error: Exception) -> str:
+    """What the converter says, without the place in its source."""
+    text = " ".join(str(error).split())
+    return re.sub(r"^\S+:\d+: (\w+: )?(Assertion `[^`']*[`'] failed: )?", "", text)[:200]
 
 
 class _LoneNode:
-    """A model of one node, for the converter, and the way back."""
+    """A model of one node, for the converter, and the way back.
 
-    def __init__(self, model: Model, node: Node, opset: int) -> None:
+    With `values` it holds small constants that the node reads, else their types only.
+    """
+
+    def __init__(self, model: Model, node: Node, opset: int, *, values: bool = True) -> None:
         self.model = model
         self.node = node
         self.names: dict[str, Value] = {}
@@ -266,14 +256,15 @@ class _LoneNode:
         for value in dict.fromkeys(read):
             self.names[value.name] = value
             tensor = model.constant(value)
-            if tensor is not None and tensor.size <= _EMBEDDED_ELEMENTS and not tensor.is_sparse:
+            small = tensor is not None and tensor.size <= _EMBEDDED_ELEMENTS
+            if values and tensor is not None and small and not tensor.is_sparse:
                 graph.initializer.append(tensor.embedded(value.name))
             else:
-                graph.input.add(name=value.name).type.CopyFrom(_type_of(value))
+                graph.input.add(name=value.name).type.CopyFrom(_type_of(value, node))
         for output in node.outputs:
             if output is not None:
                 self.names[output.name] = output
-                graph.output.add(name=output.name).type.CopyFrom(_type_of(output))
+                graph.output.add(name=output.name).type.CopyFrom(_type_of(output, node))
         graph.node.append(node_to_proto(node))
         self.proto = ModelProto(ir_version=_OLDEST_IR, graph=graph)
         self.proto.opset_import.add(domain="", version=opset)
@@ -292,6 +283,8 @@ class _LoneNode:
             outputs = [None if v is None else self._defined(v, values) for v in inner.outputs]
             made.append(Node(inner.op_type, inputs, outputs, dict(inner.attributes)))
             made[-1].graph = graph
+            for body in made[-1].subgraphs():
+                body.parent = made[-1]
         self.node.detach_inputs()
         self.node.graph = None
         last = made[-1]
@@ -312,7 +305,9 @@ class _LoneNode:
         return values[value]
 
 
-def _type_of(value: Value) -> onnx.TypeProto:
+def _type_of(value: Value, node: Node) -> onnx.TypeProto:
     if value.type is not None:
         return value.type
-    raise UnsupportedError(f"value '{value.name}': its type is not known, so it can't be converted")
+    raise UnsupportedError(
+        f"{at(node)}: can't be converted, as the type of '{value.name}' is not known"
+    )

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from secateur.ir.errors import SecateurError, UnsupportedError
+from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.text import parse_model
@@ -18,7 +18,7 @@ from secateur.models.zoo import list_models, load_tiny, random_inputs
 from secateur.passes.compare import deviation, random_feeds
 from secateur.passes.manager import Check, PassManager
 from secateur.passes.reference import Session
-from secateur.passes.simplify import ConvertOpset, FixInputShapes, InlineFunctions, Simplify
+from secateur.passes.simplify import FixInputShapes, InlineFunctions, Simplify
 
 HEADER = 'model <ir_version = 8, opset = ["" = {opset}]>\n'
 
@@ -554,46 +554,3 @@ graph g (%x: float[N, 4], %w: float[N]) -> (%y: float[N, 4]) {
 }""")
     with pytest.raises(SecateurError, match=message):
         FixInputShapes(shapes).run(model)
-
-
-@pytest.mark.parametrize("opset", [11, 13, 17, 21, 23])
-def test_operator_sets_of_the_zoo(opset: int) -> None:
-    for name in ("resnet8", "yolo", "bert", "gru"):
-        model = load_tiny(name, "kept")
-        feeds = random_inputs(model)
-        PassManager([Simplify(), ConvertOpset(opset)], check=Check(feeds, 1e-5)).run(model)
-        assert model.opset == opset
-        onnx.checker.check_model(to_proto(model), full_check=True)
-
-
-def test_old_resize_keeps_its_coordinates() -> None:
-    model = parse("""
-graph g (%x: float[1, 1, 2, 3]) -> (%y: float[1, 1, 4, 6]) {
-  const %scales: float[4] = [1.0, 1.0, 2.0, 2.0]
-  %y = Resize(%x, %scales) {mode = "linear"}
-}""", opset=10)  # fmt: skip
-    PassManager([ConvertOpset(13)], check=Check(random_feeds(model))).run(model)
-
-
-def test_what_an_older_operator_set_cannot_say_is_named() -> None:
-    model = parse("""
-graph g (%x: float[N, 4]) -> (%y: float[N, 4]) {
-  %r = Relu(%x)
-  %y = Gelu @activation(%r)
-}""", opset=20)  # fmt: skip
-    with pytest.raises(
-        UnsupportedError, match=r"node 'activation' \(Gelu\): .* not in operator set 17"
-    ):
-        ConvertOpset(17).run(model)
-
-
-def test_axes_become_attributes_again() -> None:
-    model = parse("""
-graph g (%x: float[N, 1, 4]) -> (%y: float[N]) {
-  const %one: int64[1] = [1]
-  %s = Squeeze(%x, %one)
-  %y = ReduceMean(%s, %one) {keepdims = 0}
-}""", opset=18)  # fmt: skip
-    PassManager([ConvertOpset(11)], check=Check(random_feeds(model))).run(model)
-    assert [n.get("axes") for n in model.graph.nodes] == [[1], [1]]
-    assert model.extra.ir_version == 6
