@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,12 @@ class View:
     @property
     def is_whole(self) -> bool:
         return self.strides is None and self.shape == self.tensor.shape
+
+    @property
+    def element_strides(self) -> tuple[int, ...]:
+        """Elements between neighbours on each axis; 0 where the axis has one element."""
+        found = row_major(self.shape) if self.strides is None else self.strides
+        return tuple(s if size != 1 else 0 for s, size in zip(found, self.shape, strict=True))
 
 
 @dataclasses.dataclass(eq=False)
@@ -132,6 +138,26 @@ class MatMulOp(Fused):
 
     def reads(self) -> list[Tensor]:
         return [self.input, *self.operands]
+
+
+@dataclasses.dataclass(eq=False)
+class ProductOp(Fused):
+    """left [..., rows, depth] @ right [..., depth, columns], both run-time values.
+
+    Views have the rank of `shape`, the product's; leading axes of size 1 broadcast. 8-bit
+    operands have zero points. `strides`, where given, are those of the product's axes in
+    the output, whose axes are in another order.
+    """
+
+    left: View
+    right: View
+    left_zero: int
+    right_zero: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+
+    def reads(self) -> list[Tensor]:
+        return [self.left.tensor, self.right.tensor, *self.operands]
 
 
 @dataclasses.dataclass(eq=False)
@@ -235,6 +261,15 @@ class Plan:
                 tensor.readers.append(op)
         for _, tensor in self.outputs:
             tensor.kept = True
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Elements between neighbours on each axis of a tensor without gaps."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
 
 
 def numpy_dtype(onnx_dtype: int) -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 from tvm import tirx
 
 from ..targets import Target
-from .builder import KernelBuilder, cast, llvm, load, reinterpret, splat, vector_type
+from .builder import KernelBuilder, cast, constant, llvm, load, reinterpret, splat, vector_type
 
 Array = Any
 
@@ -53,6 +53,10 @@ class Dot:
 
     def step(self, accumulator: Any, activation: list[Any], weights: list[Any]) -> Any:
         return accumulator + activation[0] * weights[0]
+
+    def ones(self) -> list[Any]:
+        """An activation that is 1 in every channel: it sums the weights."""
+        return [constant(1, self.accumulator, self.lanes)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +104,13 @@ class FourBytes(Dot):
     def weights(self, builder: KernelBuilder, buffer: Any, *index: Any) -> list[Any]:
         value = load(buffer, *index, lanes=4 * self.lanes)
         return [_bind(builder, value, "int8", 4 * self.lanes)]
+
+    def ones(self) -> list[Any]:
+        return [constant(1, "int8" if self.signed_input else "uint8", 4 * self.lanes)]
+
+    def pack_words(self, builder: KernelBuilder, words: Any) -> list[Any]:
+        """Vectors to store as weights, from a 32-bit word of four channels per lane."""
+        return [_bind(builder, reinterpret(words, "int8", 4 * self.lanes), "int8", 4 * self.lanes)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +176,17 @@ class MaddDot(FourBytes):
                 2 * self.lanes,
             )
             for i in range(2)
+        ]
+
+    def ones(self) -> list[Any]:
+        return [constant(1, "int16", 2 * self.lanes)] * 2
+
+    def pack_words(self, builder: KernelBuilder, words: Any) -> list[Any]:
+        lanes = 2 * self.lanes
+        pairs = _bind(builder, reinterpret(words, "int16", lanes), "int16", lanes)
+        eight = constant(8, "int16", lanes)
+        return [
+            _bind(builder, value, "int16", lanes) for value in ((pairs << eight) >> eight, pairs >> eight)
         ]
 
     def step(self, accumulator: Any, activation: list[Any], weights: list[Any]) -> Any:

@@ -128,10 +128,9 @@ class Lowering:
         """The static shape; raises UnsupportedError where it isn't known."""
         shape = value.shape
         if shape is None or not all(isinstance(d, int) for d in shape):
-            where = value.producer.label if value.producer is not None else "the graph's inputs"
             shown = "unknown" if shape is None else [d if d is not None else "?" for d in shape]
             raise UnsupportedError(
-                f"{where}: the shape of '{value.name}' is not static ({shown}); "
+                f"{_origin(value)}: the shape of '{value.name}' is not static ({shown}); "
                 "compile a model with fixed shapes"
             )
         return tuple(int(d) for d in shape if isinstance(d, int))
@@ -140,8 +139,9 @@ class Lowering:
         """The element type's name; raises UnsupportedError for types kernels lack."""
         name = numpy_dtype(value.dtype)
         if name is None:
-            where = value.producer.label if value.producer is not None else "the graph's inputs"
-            raise UnsupportedError(f"{where}: value '{value.name}' has an unsupported type")
+            raise UnsupportedError(
+                f"{_origin(value)}: value '{value.name}' has an unsupported type"
+            )
         return name
 
     def users(self, value: Value) -> list[Node]:
@@ -208,3 +208,9 @@ class Lowering:
         if value.is_graph_output or len(value.uses) != 1 or len(users) != 1:
             return None
         return self.quantize_parameters(users[0])
+
+
+def _origin(value: Value) -> str:
+    """Where a value comes from, for messages."""
+    node = value.producer
+    return "the graph's inputs" if node is None else f"node '{node.label}' ({node.op_type})"

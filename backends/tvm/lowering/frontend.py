@@ -49,7 +49,7 @@ def lower(model: Model, target: Target) -> Plan:
     for node in model.graph.nodes:
         if node in refused:
             failures.add(node, refused[node], lowering)
-        elif not failures.reach(node):
+        elif not failures.reach(node, lowering):
             step = functools.partial(_lower_node, lowering, regions, node)
             failures.watch(node, lowering, step)
     failures.watch(None, lowering, regions.flush)
@@ -84,7 +84,7 @@ class _Failures:
         except UnsupportedNodesError as error:  # the region that ends here
             for earlier, reason in error.reasons.items():
                 self.add(earlier, reason, lowering)
-            if node is not None and not self.reach(node):
+            if node is not None and not self.reach(node, lowering):
                 self.watch(node, lowering, step)
         except UnsupportedError as error:
             if node is None:
@@ -92,8 +92,20 @@ class _Failures:
             self.add(node, str(error), lowering)
 
     def add(self, node: Node, reason: str, lowering: Lowering) -> None:
-        """Note a failure; results whose type is known may be read nevertheless."""
+        """Note a failure."""
         self.reasons[node] = reason
+        self._pretend(node, lowering)
+
+    def reach(self, node: Node, lowering: Lowering) -> bool:
+        """Whether a node can't be lowered because of what it reads."""
+        if self.unknown.isdisjoint(outer_reads(node)):
+            return False
+        self.dependents.append(node)
+        self._pretend(node, lowering)
+        return True
+
+    def _pretend(self, node: Node, lowering: Lowering) -> None:
+        """Let a node's results, where their types are known, be read as if they were there."""
         for value in node.outputs:
             if value is None or value in lowering.items:
                 continue
@@ -101,14 +113,6 @@ class _Failures:
                 lowering.items[value] = Stored(lowering.tensor(value))
             except UnsupportedError:
                 self.unknown.add(value)
-
-    def reach(self, node: Node) -> bool:
-        """Whether a node can't be lowered because of what it reads."""
-        if self.unknown.isdisjoint(outer_reads(node)):
-            return False
-        self.dependents.append(node)
-        self.unknown.update(v for v in node.outputs if v is not None)
-        return True
 
     def check(self) -> None:
         if self.reasons or self.inputs:

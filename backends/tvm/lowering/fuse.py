@@ -9,12 +9,15 @@ import numpy as np
 from ..plan import (
     ElementwiseOp,
     Fused,
+    MatMulOp,
     Operation,
     Plan,
+    ProductOp,
     Tensor,
     View,
 )
 from ..programs import Program, ProgramBuilder, compose, merge_operands, simplify
+from .views import absorb_copies
 
 
 def fuse(plan: Plan) -> None:
@@ -45,6 +48,8 @@ def fuse(plan: Plan) -> None:
         for tensor in current.outputs:
             tensor.producer = current
     plan.operations = list(result)
+    plan.link()
+    absorb_copies(plan)
     for op in plan.operations:
         if isinstance(op, Fused):
             _scale_constants(op)
@@ -79,18 +84,18 @@ def _can_merge(producer: Operation, op: ElementwiseOp, view: View) -> bool:
     if not isinstance(producer, Fused):
         return False
     others = [v for v in op.views if v is not view]
-    return all(v.is_whole and _fits(v.tensor, op.output.shape) for v in others)
+    return all(v.is_whole and _fits(producer, v.tensor, op.output.shape) for v in others)
 
 
-def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether a kernel's epilogue can read a tensor: whole, per channel, or one number."""
-    if tensor.elements == 1 or tensor.shape == shape:
+def _fits(producer: Fused, tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a kernel's epilogue can read a tensor: whole, one number, per column or channel.
+
+    Products of two run-time values read whatever broadcasts.
+    """
+    if tensor.elements == 1 or tensor.shape == shape or isinstance(producer, ProductOp):
         return True
-    if len(shape) not in (3, 4):
-        own = (1,) * (len(shape) - len(tensor.shape)) + tensor.shape
-        return all(o in (1, s) for o, s in zip(own, shape, strict=True)) and (
-            tensor.elements == shape[-1]
-        )
+    if isinstance(producer, MatMulOp) or len(shape) not in (3, 4):
+        return tensor.elements == shape[-1] == tensor.shape[-1]
     own = (1,) * (len(shape) - len(tensor.shape)) + tensor.shape
     if any(d != 1 for d in own[2:]) or own[1] != shape[1]:
         return False
