@@ -27,7 +27,7 @@ from secateur.ir.onnx_io import from_proto
 Array = Any
 SHAPE = (1, 4, 6, 6)
 SETTINGS = settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
