@@ -23,6 +23,8 @@ from ..base import Note
 from .initializers import separate_initializers
 from .symbolic.analysis import Analysis
 
+_MANY_READERS = 64
+
 FURTHEST = 16
 """Steps down from a node that its rules look at most."""
 
@@ -87,7 +89,7 @@ class Rewriter:
             for graph in self.model.graph.all_graphs():
                 for node in graph.nodes:
                     self.visit(node)
-        for value in around or ():
+        for value in dict.fromkeys(around or ()):
             for near in (value.producer, *value.users, *_above(value)):
                 if near is not None:
                     self.visit(near)
@@ -144,6 +146,16 @@ class Rewriter:
             self._queued.add(node)
             self._queue.append(node)
 
+    def _visit_readers(self, value: Value) -> None:
+        """Look at the readers of a value that gained or lost some.
+
+        Where there are many no rule about all of them applies, and going through them
+        for each that comes or goes would take the square of their number.
+        """
+        if len(value.uses) <= _MANY_READERS:
+            for user in value.users:
+                self.visit(user)
+
     def replace(self, old: Value, new: Value) -> bool:
         """Let all readers of `old` read `new`, and drop what only `old` needed.
 
@@ -158,8 +170,7 @@ class Rewriter:
         self._take_over_names(old, new)
         for reader in readers:
             self.visit(reader)
-        for user in new.users:
-            self.visit(user)
+        self._visit_readers(new)
         if new.producer is not None:
             self.visit(new.producer)
         if old.producer is not None:
@@ -210,8 +221,7 @@ class Rewriter:
         if old is not None and old.producer is not None:
             self.remove_if_unused(old.producer)
         if old is not None:
-            for user in old.users:
-                self.visit(user)
+            self._visit_readers(old)
 
     def set_inputs(self, node: Node, values: Iterable[Value | None]) -> None:
         """Replace all inputs of `node`."""
@@ -221,8 +231,7 @@ class Rewriter:
         for value in old:
             if value.producer is not None:
                 self.remove_if_unused(value.producer)
-            for user in value.users:
-                self.visit(user)
+            self._visit_readers(value)
 
     def add(
         self,

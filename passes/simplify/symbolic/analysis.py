@@ -263,7 +263,7 @@ def _as_name(size: Size) -> int | str:
 def _is_vague(size: Size) -> bool:
     """Whether a size holds anything that is unknown."""
     return isinstance(size, Expression) and any(
-        atom.op == "unknown" or any(_is_vague(x) for x in atom.operands)
+        atom.op in ("long", "unknown") or any(_is_vague(x) for x in atom.operands)
         for monomial in size.terms
         for atom in monomial
     )

@@ -7,9 +7,14 @@ atom of its operands, so that computing it twice gives the same atom.
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple, TypeAlias
 
 Size: TypeAlias = "int | Expression"
+
+
+_LONGEST = 256
+"""Characters of an expression above which it is an atom: sizes in models are short."""
 
 
 class Atom(NamedTuple):
@@ -178,6 +183,8 @@ def broadcast(a: Size, b: Size) -> Size:
 def opaque(op: str, *operands: Size) -> Expression:
     """A function of sizes that is equal to itself only."""
     name = f"{op}({', '.join(map(str, operands))})"
+    if len(name) > _LONGEST:
+        return _shortened(name)
     return Expression({(Atom(name, op, operands),): 1})
 
 
@@ -209,7 +216,14 @@ def _normal(terms: dict[Monomial, int]) -> Size:
         return 0
     if len(kept) == 1 and () in kept:
         return kept[()]
-    return Expression(kept)
+    size = Expression(kept)
+    return size if len(size.text) <= _LONGEST else _shortened(size.text)
+
+
+def _shortened(text: str) -> Expression:
+    """An atom in the place of what is too long to go on with, equal only to its equals."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16)
+    return Expression({(Atom(f"long({digest.hexdigest()})", "long"),): 1})
 
 
 def _atom_key(atom: Atom) -> str:
