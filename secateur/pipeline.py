@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -65,6 +65,7 @@ class Settings:
     """
 
     target: str
+    input_shapes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     macs: float | None = None
     ratio: float | None = None
     params: float | None = None
@@ -112,6 +113,7 @@ def optimize(
     out: str | os.PathLike[str],
     *,
     target: str,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     macs: float | None = None,
     ratio: float | None = None,
     params: float | None = None,
@@ -135,11 +137,13 @@ def optimize(
     The folder `out` receives `model.onnx`, `model.so`, `report.json` and `report.md`,
     all or none of them. `calibration` and `evaluation` are `.npz` files or mappings
     (see `data.load_dataset`); quantization needs the former, accuracy the latter with
-    labels. `tune`, `fallback` and `cache` (a folder, or whether to use the user's) are
-    those of `compile_model`. A `model` given as IR is not changed. Raises SecateurError.
+    labels. `input_shapes` fixes inputs of open shape. `tune`, `fallback` and `cache` (a
+    folder, or whether to use the user's) are those of `compile_model`. A `model` given
+    as IR is not changed. Raises SecateurError.
     """
     settings = Settings(
         target=target,
+        input_shapes=dict(input_shapes or {}),
         macs=macs,
         ratio=ratio,
         params=params,
@@ -198,7 +202,7 @@ class _Run:
         evaluation: DataSource | None,
     ) -> None:
         with self._stage("import") as seconds:
-            self.original = open_model(model)
+            self.original = open_model(model, self.settings.input_shapes)
             self.model = self.original.clone()
             self.calibration = _dataset(calibration, self.model)
             self.evaluation = _dataset(evaluation, self.model)

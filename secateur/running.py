@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .backends.onnxruntime import Runner
@@ -13,14 +13,23 @@ from .ir.onnx_io import load
 from .ir.tensor import Array
 from .ir.verify import verify
 from .passes.reference import Session
+from .passes.simplify import FixInputShapes
 from .passes.sizes import infer_sizes
 from .random_inputs import random_feed
 
 
-def open_model(source: Model | str | os.PathLike[str]) -> Model:
-    """Read a model, or copy one, verify it and infer its shapes. Raises ModelError."""
+def open_model(
+    source: Model | str | os.PathLike[str],
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Model:
+    """Read a model, or copy one, verify it, fix input shapes and infer all others.
+
+    Raises SecateurError where the model is bad or has no such inputs.
+    """
     model = source.clone() if isinstance(source, Model) else load(source)
     verify(model)
+    if input_shapes:
+        FixInputShapes(tuple((k, tuple(v)) for k, v in input_shapes.items())).run(model)
     infer_sizes(model)
     return model
 

@@ -105,6 +105,18 @@ def test_a_given_model_is_not_changed(digits: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_open_shapes_are_fixed_where_asked(tmp_path: Path) -> None:
+    model = Path(__file__).parent.parent / "models/zoo/data/gru.dynamo.onnx"
+    with pytest.raises(secateur.SecateurError, match=r"frames.* is not static .*--input-shape"):
+        secateur.optimize(model, tmp_path / "out", target="native")
+    report = secateur.optimize(
+        model, tmp_path / "out", target="native", input_shapes={"frames": (1, 9, 10)}
+    )
+    assert report.artifact is not None
+    assert report.artifact.agreement is not None
+    assert report.artifact.agreement["max_difference"] < 1e-5
+
+
 def test_resnet8(tmp_path: Path) -> None:
     if not SHARED.is_dir():
         pytest.skip("needs ../shared: the ResNet-8 model and its images")

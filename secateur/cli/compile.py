@@ -10,17 +10,30 @@ import click
 
 from ..report import bytes_text, compiler_lines
 from .console import StageProgress, print_json
-from .options import compiler_options, folder_option, json_option, model_argument, target_option
+from .options import (
+    compiler_options,
+    folder_option,
+    input_shapes_option,
+    json_option,
+    model_argument,
+    target_option,
+)
 
 
 @click.command("compile")
 @model_argument
 @folder_option
 @target_option
+@input_shapes_option
 @compiler_options
 @json_option
 def command(
-    model: Path, output: Path, target: str, compiler: dict[str, Any], as_json: bool
+    model: Path,
+    output: Path,
+    target: str,
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    compiler: dict[str, Any],
+    as_json: bool,
 ) -> None:
     """Compile MODEL for a target, as it is: writes model.so into a folder."""
     with StageProgress() as progress:
@@ -31,7 +44,7 @@ def command(
         machine = parse_target(target)
         with output_folder(output, ("model.so",)) as folder:
             progress.begin("import")
-            loaded = open_model(model)
+            loaded = open_model(model, dict(input_shapes))
             progress.end()
             progress.begin("compile")
             from ..backends.tvm.cache import Cache

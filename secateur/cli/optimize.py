@@ -14,6 +14,7 @@ from .options import (
     calibration_option,
     compiler_options,
     folder_option,
+    input_shapes_option,
     json_option,
     model_argument,
     pruning_options,
@@ -27,6 +28,7 @@ from .options import (
 @model_argument
 @folder_option
 @target_option
+@input_shapes_option
 @pruning_options
 @click.option("--quantize", type=click.Choice(["int8"]), help="Quantize; needs --calibration.")
 @calibration_option
@@ -43,6 +45,7 @@ def command(
     model: Path,
     output: Path,
     target: str,
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
     pruning: dict[str, Any],
     quantize: str | None,
     calibration: Path | None,
@@ -71,6 +74,7 @@ def command(
             model,
             output,
             target=target,
+            input_shapes=dict(input_shapes),
             quantize=quantize,
             calibration=calibration,
             evaluation=evaluation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,29 @@ seed_option = click.option(
     default=0,
     show_default=True,
     help="Seed of the random inputs used where no data is given.",
+)
+
+
+def _input_shapes(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Pairs of name and sizes of `name=1x3x224x224`; commas may separate the sizes too."""
+    shapes = []
+    for value in values:
+        name, _, sizes = value.rpartition("=")
+        if not name or not re.fullmatch(r"(\d+([x,]\d+)*)?", sizes):
+            raise click.BadParameter(f"{value!r} is not of the form name=1x3x224x224", ctx, param)
+        shapes.append((name, tuple(int(size) for size in re.split("[x,]", sizes) if size)))
+    return tuple(shapes)
+
+
+input_shapes_option = click.option(
+    "--input-shape",
+    "input_shapes",
+    metavar="NAME=SIZES",
+    callback=_input_shapes,
+    multiple=True,
+    help="Fix the shape of an input, as in x=1x3x224x224; repeatable.",
 )
 
 file_option = click.option(

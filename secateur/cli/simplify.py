@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
-from .options import file_option, json_option, model_argument, seed_option
+from .options import (
+    file_option,
+    input_shapes_option,
+    json_option,
+    model_argument,
+    seed_option,
+)
 from .stepping import print_transformation
-
-
-def _input_shapes(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Pairs of name and sizes of `name=1x3x224x224`; commas may separate the sizes too."""
-    shapes = []
-    for value in values:
-        name, _, sizes = value.rpartition("=")
-        if not name or not re.fullmatch(r"(\d+([x,]\d+)*)?", sizes):
-            raise click.BadParameter(f"{value!r} is not of the form name=1x3x224x224", ctx, param)
-        shapes.append((name, tuple(int(size) for size in re.split("[x,]", sizes) if size)))
-    return tuple(shapes)
 
 
 @click.command("simplify")
 @model_argument
 @file_option
-@click.option(
-    "--input-shape",
-    "input_shapes",
-    metavar="NAME=SIZES",
-    callback=_input_shapes,
-    multiple=True,
-    help="Fix the shape of an input, as in x=1x3x224x224; repeatable.",
-)
+@input_shapes_option
 @click.option(
     "--opset",
     type=click.IntRange(1),

@@ -131,7 +131,7 @@ class Lowering:
             shown = "unknown" if shape is None else [d if d is not None else "?" for d in shape]
             raise UnsupportedError(
                 f"{_origin(value)}: the shape of '{value.name}' is not static ({shown}); "
-                "compile a model with fixed shapes"
+                "fix the shapes of the inputs (--input-shape)"
             )
         return tuple(int(d) for d in shape if isinstance(d, int))
 
