@@ -13,6 +13,7 @@ from tvm import relax
 
 from . import regions
 from .choices import Choices
+from .emit_products import emit as emit_product
 from .kernels import concat, convolution, depthwise, matmul, pooling, softmax, winograd
 from .kernels import elementwise as elementwise_kernels
 from .kernels.epilogue import Operand
@@ -29,6 +30,7 @@ from .plan import (
     Operation,
     Plan,
     PoolingOp,
+    ProductOp,
     QuantizedSoftmaxOp,
     RegionOp,
     ReshapeOp,
@@ -147,17 +149,17 @@ class Emitter:
         arguments: Sequence[Any],
         shape: Sequence[int],
         dtype: str,
-        scratch: Sequence[Sequence[int]] = (),
+        scratch: Sequence[tuple[Sequence[int], str]] = (),
     ) -> Any:
         """Call the kernel that `key` describes, building it where no call has yet.
 
-        `scratch` are shapes of float32 buffers that the kernel takes after its result.
+        `scratch` are shapes and types of buffers that the kernel takes after its result.
         """
         if key not in self.kernels:
             self.kernels[key] = self.add_function(type(key[0]).__name__.lower(), build())
         self.record(self.kernels[key])
         results = [relax.TensorType(tuple(shape), dtype)]
-        results += [relax.TensorType(tuple(s), "float32") for s in scratch]
+        results += [relax.TensorType(tuple(s), kind) for s, kind in scratch]
         call = relax.call_tir(
             self.kernels[key],
             relax.Tuple(list(arguments)),
@@ -195,6 +197,8 @@ class Emitter:
             self.pooling(op)
         elif isinstance(op, MatMulOp):
             self.matmul(op)
+        elif isinstance(op, ProductOp):
+            emit_product(self, op)
         elif isinstance(op, ElementwiseOp):
             self.define(op.output, self.elementwise(op, self.own(op.output)))
         elif isinstance(op, ConcatOp):
@@ -295,7 +299,7 @@ class Emitter:
             ],
             y.shape,
             op.output.dtype,
-            scratch=kernel.scratch,
+            scratch=[(shape, "float32") for shape in kernel.scratch],
         )
         self.define(op.output, variable)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .kernels.dot import choose
-from .plan import ConvolutionOp, ElementwiseOp, MatMulOp, Operation, PoolingOp
+from .plan import ConvolutionOp, ElementwiseOp, MatMulOp, Operation, PoolingOp, ProductOp
 from .targets import Target
 
 PARALLEL_OPERATIONS = 16_000
@@ -23,14 +23,17 @@ def macs(op: Operation) -> int:
         return op.output.elements * int(math.prod(op.weights.shape[1:]))
     if isinstance(op, MatMulOp):
         return op.output.elements * int(op.weights.shape[0])
+    if isinstance(op, ProductOp):
+        return op.output.elements * op.left.shape[-1]
     return 0
 
 
 def vector_operations(op: Operation, target: Target) -> float:
     """About how many vector instructions the operation's kernel executes."""
     vectors = op.output.elements / target.lanes
-    if isinstance(op, (ConvolutionOp, MatMulOp)):
-        dot = choose(target, op.input.dtype)
+    if isinstance(op, (ConvolutionOp, MatMulOp, ProductOp)):
+        factor = op.left.tensor if isinstance(op, ProductOp) else op.input
+        dot = choose(target, factor.dtype)
         return macs(op) / target.lanes / dot.depth + vectors * len(op.program.steps)
     if isinstance(op, PoolingOp):
         taps = math.prod(op.geometry.kernel)

@@ -186,7 +186,8 @@ class MaddDot(FourBytes):
         pairs = _bind(builder, reinterpret(words, "int16", lanes), "int16", lanes)
         eight = constant(8, "int16", lanes)
         return [
-            _bind(builder, value, "int16", lanes) for value in ((pairs << eight) >> eight, pairs >> eight)
+            _bind(builder, value, "int16", lanes)
+            for value in ((pairs << eight) >> eight, pairs >> eight)
         ]
 
     def step(self, accumulator: Any, activation: list[Any], weights: list[Any]) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from ....ir.graph import Node
 from ..plan import MatMulOp, QuantizedSoftmaxOp, ReshapeOp, Tensor, check_int32
 from ..programs import Program, ProgramBuilder
+from . import product
 from .context import Constant, Lowering, Quantized, Stored
 from .convolution import accumulator_program, integer_bias, integer_weights
 
@@ -20,10 +21,10 @@ Array = Any
 def gemm(lowering: Lowering, node: Node) -> bool:
     """alpha * A @ B + beta * C with constant B."""
     a, b, y = node.input(0), node.input(1), node.output(0)
-    if a is None or b is None or y is None or lowering.constant(b) is None:
+    if a is None or b is None or y is None:
         return False
-    if node.get("transA", 0):
-        return False
+    if lowering.constant(b) is None or node.get("transA", 0):
+        return product.gemm(lowering, node)
     weights = lowering.item(b)
     assert isinstance(weights, Constant)
     transposed = bool(node.get("transB", 0))
@@ -70,12 +71,11 @@ def gemm(lowering: Lowering, node: Node) -> bool:
 def matmul(lowering: Lowering, node: Node) -> bool:
     """A @ B with a constant matrix B."""
     a, b, y = node.input(0), node.input(1), node.output(0)
-    if a is None or b is None or y is None or lowering.constant(b) is None:
+    if a is None or b is None or y is None:
         return False
     weights = lowering.item(b)
-    assert isinstance(weights, Constant)
-    if weights.array.ndim != 2 or len(lowering.shape(a)) < 2:
-        return False
+    if not isinstance(weights, Constant) or weights.array.ndim != 2 or len(lowering.shape(a)) < 2:
+        return product.matmul(lowering, node)
     item = lowering.item(a)
     columns = weights.array.shape[1]
     if isinstance(item, Quantized) and item.tensor.dtype in ("uint8", "int8"):

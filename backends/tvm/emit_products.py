@@ -1,0 +1,90 @@
+"""Products of two run-time values as kernel calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .kernels import product
+from .kernels.elementwise import collapse
+from .plan import ProductOp, Tensor, View, row_major
+from .work import is_parallel
+
+if TYPE_CHECKING:
+    from .emit import Emitter
+
+
+def emit(emitter: Emitter, op: ProductOp) -> None:
+    """Choose a tile, build the kernel where no call has, and call it."""
+    target = emitter.target
+    kernel = describe(op)
+    tile = product.choose_tile(kernel, target)
+    parallel = is_parallel(op, target)
+    tensors = [op.left.tensor, op.right.tensor, *op.operands]
+    variable = emitter.call(
+        (kernel, tile, parallel),
+        lambda: product.build(kernel, target, tile, parallel),
+        [emitter.read(t, None) for t in tensors],
+        (op.output.elements,),
+        op.program.dtype,
+        scratch=kernel.scratch(target, tile),
+    )
+    emitter.define(op.output, variable)
+
+
+def describe(op: ProductOp) -> product.BatchedProduct:
+    """The kernel's description; adjacent batch axes that all tensors walk as one are one."""
+    *batch, rows, columns = op.shape
+    output = row_major(op.shape) if op.strides is None else op.strides
+    walked = [
+        _batch_strides(op.left),
+        _batch_strides(op.right),
+        list(output[:-2]),
+        *(_broadcast(t, op.shape)[:-2] for t in op.operands),
+    ]
+    sizes, merged = collapse(batch, walked)
+    left, right, out, *others = [
+        [s if size > 1 else 0 for s, size in zip(m, sizes, strict=True)] for m in merged
+    ]
+    operands = []
+    for tensor, strides in zip(op.operands, others, strict=True):
+        row, column = _broadcast(tensor, op.shape)[-2:]
+        operands.append(
+            product.Matrices(tensor.dtype, tensor.elements, tuple(strides), row, column)
+        )
+    return product.BatchedProduct(
+        tuple(sizes),
+        rows,
+        op.left.shape[-1],
+        columns,
+        _matrices(op.left, left),
+        _matrices(op.right, right),
+        op.left_zero,
+        op.right_zero,
+        op.program,
+        tuple(operands),
+        product.Matrices(
+            op.program.dtype, math.prod(op.shape), tuple(out), output[-2] if rows > 1 else 0, 1
+        ),
+    )
+
+
+def _matrices(view: View, batch: Sequence[int]) -> product.Matrices:
+    row, column = view.element_strides[-2:]
+    tensor = view.tensor
+    # An axis of one element may count as having neighbours, which kernels prefer.
+    return product.Matrices(
+        tensor.dtype, tensor.elements, tuple(batch), row, column or 1, view.offset
+    )
+
+
+def _batch_strides(view: View) -> list[int]:
+    return list(view.element_strides[:-2])
+
+
+def _broadcast(tensor: Tensor, shape: Sequence[int]) -> list[int]:
+    """A tensor's strides over a shape that it broadcasts to."""
+    own = row_major(tensor.shape)
+    strides = [s if size != 1 else 0 for s, size in zip(own, tensor.shape, strict=True)]
+    return [0] * (len(shape) - len(strides)) + strides

@@ -1,0 +1,128 @@
+"""Rules of matrix products whose right operand is computed at run time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ....ir.graph import Node, Value
+from ..plan import ProductOp, Tensor, View, row_major
+from ..programs import Program, ProgramBuilder
+from .context import Constant, Lowering, Quantized, Stored
+from .convolution import accumulator_program
+
+
+def matmul(lowering: Lowering, node: Node) -> bool:
+    """Batched A @ B; of integers where ONNX Runtime multiplies integers."""
+    a, b, y = node.input(0), node.input(1), node.output(0)
+    if a is None or b is None or y is None:
+        return False
+    shape = lowering.shape(y)
+    if min(len(lowering.shape(a)), len(lowering.shape(b))) < 2 or 0 in shape:
+        return False
+    left, right = _integers(lowering, a), _integers(lowering, b)
+    if left is not None and right is not None:
+        types = (left.tensor.dtype, right.tensor.dtype)
+        if types != ("int8", "uint8"):
+            scale = np.float32(left.scale) * np.float32(right.scale)
+            scales = np.full(shape[-1], scale, np.float32)
+            program, operands = accumulator_program(node.label, left.scale, scales, None, ())
+            return _emit(lowering, node, left, right, program, operands)
+    if not (_is_float(lowering, a) and _is_float(lowering, b)):
+        return False
+    first, second = (Quantized(lowering.stored(v), 1.0, 0) for v in (a, b))
+    return _emit(lowering, node, first, second, Program(("float32",)), [])
+
+
+def gemm(lowering: Lowering, node: Node) -> bool:
+    """alpha * op(A) @ op(B) + beta * C in float32."""
+    a, b, c, y = node.input(0), node.input(1), node.input(2), node.output(0)
+    if a is None or b is None or y is None or lowering.model.opset < 7:
+        return False
+    given = [v for v in (a, b, c) if v is not None]
+    if not all(_is_float(lowering, v) for v in given) or 0 in lowering.shape(y):
+        return False
+    alpha, beta = float(node.get("alpha", 1.0)), float(node.get("beta", 1.0))
+    operands = [lowering.stored(c)] if c is not None else []
+    builder = ProgramBuilder(["float32"] * (1 + len(operands)))
+    result = 0
+
+    def scaled(value: int, factor: float) -> int:
+        if factor == 1.0:
+            return value
+        constant = builder.step("constant", (), "float32", value=factor)
+        return builder.step("mul", (value, constant), "float32")
+
+    result = scaled(result, alpha)
+    if operands:
+        builder.step("add", (result, scaled(1, beta)), "float32")
+    views = []
+    for value, flag in ((a, "transA"), (b, "transB")):
+        tensor = lowering.stored(value)
+        view = View.of(tensor)
+        if node.get(flag, 0):
+            view = View(tensor, tensor.shape[::-1], row_major(tensor.shape)[::-1])
+        views.append(view)
+    if 0 in views[0].shape:
+        return False
+    output = lowering.tensor(y, "float32")
+    program = builder.build()
+    lowering.emit(ProductOp(node.label, [output], operands, program, *views, 0, 0, output.shape))
+    lowering.items[y] = Stored(output)
+    return True
+
+
+def _emit(
+    lowering: Lowering,
+    node: Node,
+    left: Quantized,
+    right: Quantized,
+    program: Program,
+    operands: list[Tensor],
+) -> bool:
+    y = node.output(0)
+    assert y is not None
+    shape = lowering.shape(y)
+    views = [_aligned(item.tensor, len(shape)) for item in (left, right)]
+    if any(0 in v.shape for v in views) or math.prod(shape) >= 2**31:
+        return False
+    output = lowering.tensor(y, "float32")
+    lowering.emit(
+        ProductOp(
+            node.label, [output], operands, program, *views, left.zero, right.zero, output.shape
+        )
+    )
+    lowering.items[y] = Stored(output)
+    return True
+
+
+def _aligned(tensor: Tensor, rank: int) -> View:
+    """The tensor with leading axes of size 1 up to a rank."""
+    shape: Sequence[int] = (1,) * (rank - len(tensor.shape)) + tensor.shape
+    return View(tensor, tuple(shape), row_major(shape))
+
+
+def _integers(lowering: Lowering, value: Value) -> Quantized | None:
+    """A value that is in memory as 8-bit integers with one scale, constants included."""
+    item = lowering.item(value)
+    if isinstance(item, Constant):
+        if item.scale is None or item.scale.size != 1:
+            return None
+        if item.zero is not None and item.zero.size != 1:
+            return None
+        zero = 0 if item.zero is None else int(item.zero.reshape(()))
+        array = item.array
+        tensor = Tensor(value.name, str(array.dtype), tuple(array.shape), const=array)
+        item = Quantized(tensor, float(item.scale.reshape(())), zero)
+    if isinstance(item, Quantized) and item.tensor.dtype in ("uint8", "int8"):
+        return item
+    return None
+
+
+def _is_float(lowering: Lowering, value: Value) -> bool:
+    item = lowering.item(value)
+    if isinstance(item, Constant):
+        return item.scale is not None or item.array.dtype == np.float32
+    return isinstance(item, Quantized) or item.tensor.dtype == "float32"
