@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -44,7 +45,21 @@ def parse_model(text: str) -> Model:
 
     Text in which constants are left out (`...`) describes no whole model.
     """
-    return _Parser(text).model()
+    parser = _Parser(text)
+    try:
+        return parser.model()
+    except _TextError:
+        raise
+    except RecursionError:
+        reason = "nested too deeply"
+    except (ModelError, DecodeError, OverflowError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())  # of numpy, or of a proto's fields
+    parser.position = max(0, parser.position - 1)  # what was taken last
+    raise parser.mistake(reason)
+
+
+class _TextError(ModelError):
+    """A mistake whose line is known."""
 
 
 class _Scope:
@@ -81,12 +96,17 @@ class _Parser:
 
     # --- tokens --------------------------------------------------------------------
 
-    def _fail_at(self, position: int, message: str) -> NoReturn:
+    def mistake(self, message: str, at: int | None = None) -> _TextError:
+        """An error at the next token, or at a position in the text."""
+        position = self.tokens[self.position][2] if at is None else at
         line = self.text.count("\n", 0, position) + 1
-        raise ModelError(f"text form, line {line}: {message}")
+        return _TextError(f"text form, line {line}: {message}")
+
+    def _fail_at(self, position: int, message: str) -> NoReturn:
+        raise self.mistake(message, position)
 
     def fail(self, message: str) -> NoReturn:
-        self._fail_at(self.tokens[self.position][2], message)
+        raise self.mistake(message)
 
     def peek(self, *texts: str) -> bool:
         kind, text, _ = self.tokens[self.position]
@@ -240,6 +260,8 @@ class _Parser:
                 self._fail_at(self.tokens[start][2], f"nothing defines output '%{declared.name}'")
             found.type = declared.type if declared.type is not None else found.type
             graph.add_output(found)
+        results = (v for node in graph.nodes for v in node.outputs if v is not None)
+        graph.value_info += [v for v in results if v.type is not None and not v.is_graph_output]
         return graph
 
     def _declaration(self) -> Value:
@@ -369,7 +391,7 @@ class _Parser:
         try:
             return Attribute(helper.make_attribute(key, value))
         except (TypeError, ValueError, OverflowError):
-            self._fail_at(start, f"'{key}' has elements of different types, or too large ones")
+            self._fail_at(start, f"'{key}' has values of different types, or out of range")
 
     def _kind(self) -> AttributeProto.AttributeType:
         word = self.name()

@@ -17,8 +17,9 @@ TYPE_NUMBERS = {name: number for number, name in TYPE_NAMES.items()}
 
 
 def quote(text: str) -> str:
-    """A string literal."""
-    return json.dumps(text, ensure_ascii=False)
+    """A string literal; what can't be printed, or would steer a terminal, is escaped."""
+    literal = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in literal)
 
 
 def name(text: str) -> str:
