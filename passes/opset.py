@@ -28,6 +28,7 @@ from ..ir.signature import at, type_string
 from .base import Context, Pass, PassResult
 from .inline import InlineFunctions
 from .opset_rules import (
+    broadcasts,
     constant_as_initializer,
     convert_resize,
     count_axes_from_front,
@@ -104,6 +105,8 @@ def _is_same(node: Node, source: int, target: int) -> bool:
     if len(schemas) == 1:
         return True
     if any(crosses(node.op_type, version, source, target) for version in range(low + 1, high + 1)):
+        return False
+    if low < 8 <= high and broadcasts(node):
         return False
     chain = [schemas[version] for version in sorted(schemas)]
     return all(_agree(node, a, b) for a, b in itertools.pairwise(chain))

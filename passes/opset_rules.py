@@ -29,6 +29,14 @@ def crosses(op_type: str, version: int, one: int, other: int) -> bool:
     return _MEANING_CHANGED.get(op_type) == version and low < version <= high
 
 
+def broadcasts(node: Node) -> bool:
+    """Whether an operator of any number of operands, all alike before version 8, broadcasts."""
+    if node.op_type not in ("Max", "Mean", "Min", "Sum"):
+        return False
+    shapes = [None if value is None else value.shape for value in node.inputs]
+    return any(s is None or None in s or s != shapes[0] for s in shapes)
+
+
 def count_axes_from_front(node: Node) -> None:
     """Replace negative axes, which few operators take before version 11."""
     source = node.input(0)

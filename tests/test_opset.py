@@ -171,6 +171,14 @@ def test_what_can_change_at_run_time_stays_an_error() -> None:
         ConvertOpset(9).run(parse(body, 13))
 
 
+def test_sums_that_broadcast_are_no_sums_of_version_7() -> None:
+    same = "graph g (%x: float[3, 4]) -> (%y: float[3, 4]) {\n%y = Sum @s(%x, %x)\n}"
+    ConvertOpset(7).run(parse(same, 13))
+    body = "graph g (%x: float[3, 4], %b: float[4]) -> (%y: float[3, 4]) {\n%y = Sum @s(%x, %b)\n}"
+    with pytest.raises(UnsupportedError, match=r"node 's' \(Sum\): "):
+        ConvertOpset(7).run(parse(body, 13))
+
+
 def test_functions_subgraphs_and_other_domains() -> None:
     """Functions are inlined, nodes in branches converted, foreign operators left alone."""
     infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [3, 4]) for n in ("x", "y")]
