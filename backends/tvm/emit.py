@@ -14,6 +14,7 @@ from tvm import relax
 from . import regions
 from .choices import Choices
 from .emit_products import emit as emit_product
+from .emit_rows import emit as emit_rows
 from .kernels import concat, convolution, depthwise, matmul, pooling, softmax, winograd
 from .kernels import elementwise as elementwise_kernels
 from .kernels.epilogue import Operand
@@ -34,6 +35,7 @@ from .plan import (
     QuantizedSoftmaxOp,
     RegionOp,
     ReshapeOp,
+    RowsOp,
     Tensor,
     View,
 )
@@ -199,6 +201,8 @@ class Emitter:
             self.matmul(op)
         elif isinstance(op, ProductOp):
             emit_product(self, op)
+        elif isinstance(op, RowsOp):
+            emit_rows(self, op)
         elif isinstance(op, ElementwiseOp):
             self.define(op.output, self.elementwise(op, self.own(op.output)))
         elif isinstance(op, ConcatOp):

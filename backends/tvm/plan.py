@@ -161,6 +161,23 @@ class ProductOp(Fused):
 
 
 @dataclasses.dataclass(eq=False)
+class RowsOp(Fused):
+    """A float32 kernel over one axis of the input seen as `extents`, [outer, size, inner].
+
+    `kind` as in `kernels.rows.Rows`. Operands are single numbers, for all but reductions
+    also of the output's size or one number for each element of a row.
+    """
+
+    input: Tensor
+    kind: str
+    extents: tuple[int, int, int]
+    epsilon: float = 0.0
+
+    def reads(self) -> list[Tensor]:
+        return [self.input, *self.operands]
+
+
+@dataclasses.dataclass(eq=False)
 class ElementwiseOp(Operation):
     """A program over broadcast views; all its operands are explicit."""
 

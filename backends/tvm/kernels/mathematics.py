@@ -43,6 +43,20 @@ def exp(e: StepEmitter, x: Any) -> Any:
     return tirx.Select(x != x, x, y)
 
 
+def exp_nonpositive(e: StepEmitter, x: Any) -> Any:
+    """e^x for x <= 0, zero below -87.3; NaN stays NaN. Half the instructions of `exp`."""
+    x = e.bind(x, "float32")
+    clamped = e.bind(tirx.max(x, e.number(-87.336544)), "float32")
+    n = e.bind(tirx.nearbyint(clamped * e.number(_LOG2E)), "float32")
+    r = clamped - n * e.number(_LN2_HIGH)
+    r = e.bind(r - n * e.number(_LN2_LOW), "float32")
+    y = _polynomial(e, r, _EXP) * r * r + r + e.number(1.0)
+    exponent = (cast(n, "int32", e.lanes) + e.number(127, "int32")) << e.number(23, "int32")
+    y = y * reinterpret(exponent, "float32", e.lanes)
+    y = tirx.Select(x < e.number(-87.336544), e.number(0.0), y)
+    return tirx.Select(x != x, x, y)
+
+
 def sigmoid(e: StepEmitter, x: Any) -> Any:
     return e.number(1.0) / (e.number(1.0) + exp(e, -x))
 

@@ -151,7 +151,6 @@ class _Product:
             self.sum_rows()
         tiles = -(-product.rows // self.tile.rows)
         with k.outer(count * self.groups, tiles, parallel=self.parallel) as (outer, i):
-            n = outer // self.groups if isinstance(outer, int) else outer // self.groups
             self.multiply(outer // self.groups, outer, outer % self.groups, i)
         return k.finish()
 

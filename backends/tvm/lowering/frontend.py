@@ -13,7 +13,7 @@ from ..operators.base import Call
 from ..plan import Plan, Tensor
 from ..targets import Target
 from ..unsupported import UnsupportedNodesError
-from . import convolution, elementwise, matmul, shapes
+from . import convolution, elementwise, matmul, rows, shapes
 from .context import Constant, Lowering, Stored
 from .fuse import fuse
 from .prepare import prepare
@@ -23,6 +23,7 @@ RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **elementwise.RULES,
     **convolution.RULES,
     **matmul.RULES,
+    **rows.RULES,
     **shapes.RULES,
 }
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from ..kernels.rows import REDUCTIONS
 from ..plan import (
     ElementwiseOp,
     Fused,
@@ -13,6 +14,7 @@ from ..plan import (
     Operation,
     Plan,
     ProductOp,
+    RowsOp,
     Tensor,
     View,
 )
@@ -92,8 +94,15 @@ def _fits(producer: Fused, tensor: Tensor, shape: tuple[int, ...]) -> bool:
 
     Products of two run-time values read whatever broadcasts.
     """
-    if tensor.elements == 1 or tensor.shape == shape or isinstance(producer, ProductOp):
+    if tensor.elements == 1:
         return True
+    if isinstance(producer, RowsOp) and producer.kind in REDUCTIONS:
+        return False
+    if tensor.shape == shape or isinstance(producer, ProductOp):
+        return True
+    if isinstance(producer, RowsOp):
+        row = producer.extents[1]
+        return producer.extents[2] == 1 and tensor.elements == row == tensor.shape[-1]
     if isinstance(producer, MatMulOp) or len(shape) not in (3, 4):
         return tensor.elements == shape[-1] == tensor.shape[-1]
     own = (1,) * (len(shape) - len(tensor.shape)) + tensor.shape

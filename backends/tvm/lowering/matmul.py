@@ -1,15 +1,14 @@
-"""Rules of Gemm, MatMul by constants, and quantized Softmax."""
+"""Rules of Gemm and MatMul by constants."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ....ir.graph import Node
-from ..plan import MatMulOp, QuantizedSoftmaxOp, ReshapeOp, Tensor, check_int32
+from ..plan import MatMulOp, Tensor, check_int32
 from ..programs import Program, ProgramBuilder
 from . import product
 from .context import Constant, Lowering, Quantized, Stored
@@ -133,47 +132,6 @@ def _integer(
     return True
 
 
-def softmax(lowering: Lowering, node: Node) -> bool:
-    """Between quantized values over the last axes, as QLinearSoftmax; else TVM's."""
-    x, y = node.input(0), node.output(0)
-    if x is None or y is None:
-        return False
-    item = lowering.item(x)
-    parameters = lowering.sole_quantize(y)
-    if not isinstance(item, Quantized) or parameters is None:
-        return False
-    if item.tensor.dtype != parameters.dtype:
-        return False
-    shape = lowering.shape(x)
-    old = lowering.model.opset < 13
-    axis = int(node.get("axis", 1 if old else -1)) % len(shape)
-    if not old and axis != len(shape) - 1:
-        return False
-    if math.prod(shape[axis:]) < 1:
-        return False
-    rows, size = math.prod(shape[:axis]), math.prod(shape[axis:])
-    source = item.tensor
-    if len(shape) != 2 or shape != (rows, size):
-        flat = Tensor(source.name + "/rows", source.dtype, (rows, size))
-        lowering.emit(_reshape(node.label, flat, source))
-        source = flat
-    result = Tensor(y.name, parameters.dtype, (rows, size))
-    lowering.emit(
-        QuantizedSoftmaxOp(
-            node.label, [result], source, item.scale, parameters.scale, parameters.zero
-        )
-    )
-    output = Tensor(parameters.output.name, parameters.dtype, shape)
-    lowering.emit(_reshape(node.label, output, result))
-    lowering.items[parameters.output] = Stored(output)
-    lowering.items[y] = Quantized(output, parameters.scale, parameters.zero)
-    return True
-
-
-def _reshape(label: str, output: Tensor, source: Tensor) -> Any:
-    return ReshapeOp(label, [output], source)
-
-
 def _float(lowering: Lowering, item: Any) -> bool:
     if isinstance(item, Constant):
         return item.scale is not None or item.array.dtype == np.float32
@@ -183,5 +141,4 @@ def _float(lowering: Lowering, item: Any) -> bool:
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     "Gemm": gemm,
     "MatMul": matmul,
-    "Softmax": softmax,
 }
