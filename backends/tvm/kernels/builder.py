@@ -15,6 +15,9 @@ from tvm import tirx
 Expr = Any
 """A TensorIR expression, or a Python number."""
 
+SHARES = 16
+"""Iterations that a parallel loop should have: enough for threads to share evenly."""
+
 
 class KernelBuilder:
     """Collects parameters and statements of one function."""
@@ -61,6 +64,35 @@ class KernelBuilder:
                 yield index, 0
             else:
                 yield tirx.floordiv(index, extent), tirx.floormod(index, extent)
+
+    @contextlib.contextmanager
+    def nest(self, extents: Sequence[int], *, parallel: bool) -> Iterator[list[Expr]]:
+        """Nested loops over batch, channels, rows and columns; gives their indices.
+
+        In parallel, batch and channels are shared out. Where that makes few shares, it
+        is the batch and pieces of the image: of its rows, or columns where it has but
+        one row.
+        """
+        batch, channels, rows, columns = extents
+        image = max((2, 3), key=lambda axis: (extents[axis] > 1, -axis))
+        pieces = _pieces(batch, channels, extents[image]) if parallel else 1
+        if pieces == 1:
+            with (
+                self.outer(batch, channels, parallel=parallel) as (n, c),
+                self.loop(rows, "row") as i,
+                self.loop(columns, "column") as j,
+            ):
+                yield [n, c, i, j]
+            return
+        size = extents[image] // pieces
+        with (
+            self.outer(batch, pieces, parallel=True) as (n, piece),
+            self.loop(channels, "channel") as c,
+            self.loop(size if image == 2 else rows, "row") as i,
+            self.loop(size if image == 3 else columns, "column") as j,
+        ):
+            first = piece * size
+            yield [n, c, first + i, j] if image == 2 else [n, c, i, first + j]
 
     @contextlib.contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
@@ -111,6 +143,15 @@ def vector_type(dtype: str, lanes: int) -> str:
 def llvm(name: str, dtype: str, *arguments: Any) -> Any:
     """Call a pure LLVM intrinsic by its mangled name."""
     return tirx.call_llvm_pure_intrin(dtype, name, *arguments)
+
+
+def _pieces(batch: int, channels: int, extent: int) -> int:
+    """Pieces of equal size to cut an image's axis in; 1 where it need not or can't be cut."""
+    if batch * channels >= SHARES:
+        return 1
+    sizes = [d for d in range(1, extent + 1) if extent % d == 0]
+    pieces = next((d for d in sizes if batch * d >= SHARES), extent)
+    return pieces if pieces > channels else 1
 
 
 def as_int(value: Expr) -> Any:

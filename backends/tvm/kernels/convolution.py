@@ -183,24 +183,18 @@ class _Emitter:
         fill_border(k, self.y, conv.output, conv.program.dtype)
         rows = -(-self.height // tile.rows)
         columns = -(-self.width // tile.columns)
+        batch = conv.output.batch
         if tile.channels_outer:
-            with (
-                self.outer(conv.output.batch, groups) as (n, group),
-                k.loop(rows, "oh") as i,
-                k.loop(columns, "ow") as j,
-            ):
-                self.one_tile(n, group, i, j)
+            with k.nest((batch, groups, rows, columns), parallel=self.parallel) as (n, g, i, j):
+                self.one_tile(n, g, i, j)
         else:
             with (
-                self.outer(conv.output.batch, rows) as (n, i),
+                k.outer(batch, rows, parallel=self.parallel) as (n, i),
                 k.loop(columns, "ow") as j,
-                k.loop(groups, "og") as group,
+                k.loop(groups, "og") as g,
             ):
-                self.one_tile(n, group, i, j)
+                self.one_tile(n, g, i, j)
         return k.finish()
-
-    def outer(self, batch: int, extent: int) -> Any:
-        return self.k.outer(batch, extent, parallel=self.parallel)
 
     def one_tile(self, n: Any, group: Any, i: Any, j: Any) -> None:
         """Accumulate and write one output tile; the last tiles overlap their neighbours."""

@@ -87,12 +87,10 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> Any:
     result = k.parameter("Y", y.shape, conv.program.dtype)
     fill_border(k, result, y, conv.program.dtype)
     top, left = x.top - geometry.pads[0], x.left - geometry.pads[1]
-    with (
-        k.outer(y.batch, y.blocks, parallel=parallel) as (n, cb),
-        k.loop(y.block // lanes, "part") as part,
-        k.loop(y.height, "oh") as oh,
-        k.loop(-(-y.width // columns), "ow") as j,
-    ):
+    extents = (y.batch, y.padded_channels // lanes, y.height, -(-y.width // columns))
+    with k.nest(extents, parallel=parallel) as (n, vector, oh, j):
+        parts = y.block // lanes
+        cb, part = (vector, 0) if parts == 1 else (vector // parts, vector % parts)
         column = _start(j, columns, y.width)
         channel = cb * y.block + part * lanes
         acc = k.local(columns * lanes, acc_dtype)

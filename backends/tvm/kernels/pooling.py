@@ -60,12 +60,10 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
     kernel_h, kernel_w = geometry.kernel
     unrolled = kernel_h * kernel_w <= 9
     emitter = StepEmitter(k, target, lanes)
-    with (
-        k.outer(y.batch, y.blocks, parallel=parallel) as (n, cb),
-        k.loop(y.block // lanes, "part") as part,
-        k.loop(y.height, "oh") as oh,
-        k.loop(y.width, "ow") as ow,
-    ):
+    extents = (y.batch, y.padded_channels // lanes, y.height, y.width)
+    with k.nest(extents, parallel=parallel) as (n, vector, oh, ow):
+        parts = y.block // lanes
+        cb, part = (vector, 0) if parts == 1 else (vector // parts, vector % parts)
         channel = cb * y.block + part * lanes
         acc = k.local(lanes, pool.accumulator)
         k.store(acc, constant(_start_value(pool), pool.accumulator, lanes), 0, lanes=lanes)
