@@ -1,0 +1,140 @@
+"""Threads: chosen at run time, without effect on results or on the calling process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm import threads as pool
+from secateur.backends.tvm import work
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.kernels import builder
+from secateur.backends.tvm.runtime import Runtime
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.errors import SecateurError
+from secateur.ir.onnx_io import from_proto
+
+from .graphs import Net, feeds, quantize, reference
+from .test_networks import SETTINGS, networks
+
+NATIVE = parse_target("native")
+
+
+@pytest.fixture
+def split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Split every kernel, however small."""
+    monkeypatch.setattr(work, "PARALLEL_OPERATIONS", 0)
+
+
+def network(size: int = 33, channels: int = 40) -> onnx.ModelProto:
+    net = Net(None, 0)
+    value = net.node("Conv", "x", net.weight(channels, 3, 3, 3), net.weight(channels))
+    value = net.node("MaxPool", value, kernel_shape=[2, 2], strides=[2, 2])
+    depthwise = net.weight(channels, 1, 3, 3)
+    value = net.node("Conv", value, depthwise, group=channels, pads=[1, 1, 1, 1])
+    value = net.node("Conv", value, net.weight(24, channels, 1, 1))
+    return net.model({"x": (1, 3, size, size)}, [value])
+
+
+def compiled(model: onnx.ModelProto, folder: Path) -> Path:
+    compile_model(from_proto(model), NATIVE, folder / "m.so")
+    return folder / "m.so"
+
+
+@given(model=networks())
+@SETTINGS
+@pytest.mark.parametrize("shares", [1, 16])
+@pytest.mark.usefixtures("split")
+def test_split_kernels_compute_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: int, model: onnx.ModelProto
+) -> None:
+    monkeypatch.setattr(builder, "SHARES", shares)
+    path = compiled(quantize(model), tmp_path)
+    inputs = feeds(model)
+    one, two = (Runtime(path, threads).run(inputs) for threads in (1, 2))
+    for name, array in reference(quantize(model), inputs).items():
+        np.testing.assert_array_equal(one[name], two[name])
+        np.testing.assert_array_equal(one[name], array)
+
+
+def test_small_kernels_are_not_split(tmp_path: Path) -> None:
+    assert b"TVMBackendParallelLaunch" not in compiled(network(5, 8), tmp_path).read_bytes()
+    assert b"TVMBackendParallelLaunch" in compiled(network(), tmp_path).read_bytes()
+
+
+def test_numbers_of_threads_alternate(tmp_path: Path) -> None:
+    path = compiled(network(), tmp_path)
+    runtimes = [Runtime(path, threads) for threads in (1, 2, 999)]
+    assert runtimes[2].threads == len(os.sched_getaffinity(0))
+    inputs = feeds(network())
+    first = runtimes[0].run(inputs)
+    for _ in range(3):
+        for runtime in runtimes:
+            for name, array in runtime.run(inputs).items():
+                np.testing.assert_array_equal(array, first[name])
+
+
+def test_the_number_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(SecateurError, match="threads: 0 is not a positive number"):
+        Runtime(compiled(network(5), tmp_path), 0)
+
+
+_AFFINITY = """
+import os, sys
+import numpy as np
+from secateur.backends.tvm.runtime import Runtime
+before = os.sched_getaffinity(0)
+for threads in (1, 2):
+    Runtime(sys.argv[1], threads).run({"x": np.zeros((1, 3, 33, 33), np.float32)})
+    tasks = {int(t): os.sched_getaffinity(int(t)) for t in os.listdir("/proc/self/task")}
+    assert all(cpus == before for cpus in tasks.values()), tasks
+assert "TVM_BIND_THREADS" not in os.environ
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_nothing_is_bound_to_a_cpu(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TVM_BIND_THREADS"}
+    command = [sys.executable, "-c", _AFFINITY, str(compiled(network(), tmp_path))]
+    assert subprocess.run(command, env=environment, timeout=60, check=False).returncode == 0
+
+
+def test_other_threads_may_call(tmp_path: Path) -> None:
+    """TVM keeps a pool per calling thread."""
+    runtime = Runtime(compiled(network(), tmp_path), 2)
+    inputs = feeds(network())
+    expected = runtime.run(inputs)
+    found: list[dict[str, Any]] = []
+    caller = threading.Thread(target=lambda: found.append(runtime.run(inputs)))
+    caller.start()
+    caller.join(timeout=60)
+    for name, array in found[0].items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def test_a_forked_process_does_not_wait_for_lost_workers(tmp_path: Path) -> None:
+    runtime = Runtime(compiled(network(), tmp_path), 2)
+    inputs = feeds(network())
+    expected = runtime.run(inputs)
+    assert pool._pool.process == os.getpid()
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: sender.send(runtime.run(inputs)))
+    child.start()
+    assert receiver.poll(60)
+    for name, array in receiver.recv().items():
+        np.testing.assert_array_equal(array, expected[name])
+    child.join(timeout=60)
+    assert child.exitcode == 0
