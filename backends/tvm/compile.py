@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import tempfile
 import time
@@ -115,7 +114,7 @@ class _Compiler:
         plan = lower(model, self.target)
         choices, tuning = self._choices(plan)
         emitter = Emitter(plan, self.target, choices)
-        module = emitter.emit(json.dumps(_metadata(plan, self.target, batched)))
+        module = emitter.emit(_metadata(plan, self.target, batched))
         kernels, reused = build_library(module, emitter.digests, self.target, self.cache, path)
         converted = [
             f"{n.name or n.output[0]} ({n.op_type})"

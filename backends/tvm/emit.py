@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from tvm import relax
 from . import regions
 from .choices import Choices
 from .emit_products import emit as emit_product
+from .emit_recurrent import emit as emit_recurrent
 from .emit_rows import emit as emit_rows
 from .kernels import concat, convolution, depthwise, matmul, pooling, softmax, winograd
 from .kernels import elementwise as elementwise_kernels
@@ -33,6 +35,7 @@ from .plan import (
     PoolingOp,
     ProductOp,
     QuantizedSoftmaxOp,
+    RecurrentOp,
     RegionOp,
     ReshapeOp,
     RowsOp,
@@ -41,7 +44,7 @@ from .plan import (
 )
 from .programs import Program
 from .targets import Target
-from .work import is_parallel
+from .work import is_parallel, macs
 
 Array = Any
 
@@ -49,9 +52,10 @@ Array = Any
 @dataclasses.dataclass(frozen=True)
 class KernelCall:
     """A call in the module. Of an operation's calls the last is its own kernel's; those
-    before bring its operands into the layouts that it reads."""
+    before bring its operands into the layouts that it reads. What brings the model's
+    outputs into theirs belongs to no operation."""
 
-    operation: Operation
+    operation: Operation | None
     kernel: str
 
 
@@ -71,8 +75,11 @@ class Emitter:
         self.variables: dict[tuple[Tensor, Blocked | None], Any] = {}
         self.regions = 0
 
-    def emit(self, metadata: str) -> Any:
-        """The module, with functions `main` and `secateur_metadata`."""
+    def emit(self, metadata: Mapping[str, Any]) -> Any:
+        """The module, with functions `main` and `secateur_metadata`.
+
+        The latter gives the metadata as JSON, with all calls of kernels added to it.
+        """
         b, plan = self.builder, self.plan
         parameters = [
             relax.Var(f"input{i}", relax.TensorType(t.shape, t.dtype))
@@ -84,13 +91,30 @@ class Emitter:
                     self.variables[tensor, None] = self.flatten(parameter, tensor)
                 for op in plan.operations:
                     self.operation(op)
+                self.current = None
                 results = [
                     b.emit_output(self.shaped(self.read(t, None), t)) for _, t in plan.outputs
                 ]
             b.emit_func_output(relax.Tuple(results))
         with b.function("secateur_metadata", []):
-            b.emit_func_output(tvm.ir.StringImm(metadata))
+            text = json.dumps({**metadata, "calls": self.describe_calls()})
+            b.emit_func_output(tvm.ir.StringImm(text))
         return b.get()
+
+    def describe_calls(self) -> list[dict[str, Any]]:
+        """All calls of kernels in order, each with its node and the multiply-accumulates."""
+        own = {id(call.operation): index for index, call in enumerate(self.calls)}
+        result = []
+        for index, call in enumerate(self.calls):
+            op = call.operation
+            result.append(
+                {
+                    "kernel": call.kernel,
+                    "operation": op.label if op is not None else "outputs",
+                    "macs": macs(op) if op is not None and own[id(op)] == index else 0,
+                }
+            )
+        return result
 
     # --- tensors ---
 
@@ -157,18 +181,28 @@ class Emitter:
 
         `scratch` are shapes and types of buffers that the kernel takes after its result.
         """
+        return self.call_all(key, build, arguments, [(shape, dtype), *scratch])[0]
+
+    def call_all(
+        self,
+        key: Any,
+        build: Callable[[], Any],
+        arguments: Sequence[Any],
+        results: Sequence[tuple[Sequence[int], str]],
+    ) -> list[Any]:
+        """As `call`, for all buffers that the kernel writes: the variables."""
         if key not in self.kernels:
             self.kernels[key] = self.add_function(type(key[0]).__name__.lower(), build())
         self.record(self.kernels[key])
-        results = [relax.TensorType(tuple(shape), dtype)]
-        results += [relax.TensorType(tuple(s), kind) for s, kind in scratch]
+        types = [relax.TensorType(tuple(shape), dtype) for shape, dtype in results]
+        single = len(types) == 1
         call = relax.call_tir(
-            self.kernels[key],
-            relax.Tuple(list(arguments)),
-            results if scratch else results[0],
+            self.kernels[key], relax.Tuple(list(arguments)), types[0] if single else types
         )
         variable = self.builder.emit(call)
-        return self.builder.emit(relax.TupleGetItem(variable, 0)) if scratch else variable
+        if single:
+            return [variable]
+        return [self.builder.emit(relax.TupleGetItem(variable, i)) for i in range(len(types))]
 
     def add_function(self, kind: str, function: Any) -> Any:
         """A global variable for the function, whose name is its content's.
@@ -186,7 +220,6 @@ class Emitter:
 
     def record(self, function: Any) -> None:
         """Note that the operation being emitted calls a kernel."""
-        assert self.current is not None
         self.calls.append(KernelCall(self.current, function.name_hint))
 
     # --- operations ---
@@ -203,6 +236,8 @@ class Emitter:
             emit_product(self, op)
         elif isinstance(op, RowsOp):
             emit_rows(self, op)
+        elif isinstance(op, RecurrentOp):
+            emit_recurrent(self, op)
         elif isinstance(op, ElementwiseOp):
             self.define(op.output, self.elementwise(op, self.own(op.output)))
         elif isinstance(op, ConcatOp):

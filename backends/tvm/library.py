@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ class Library:
             name: np.array(np.from_dlpack(r))
             for name, r in zip(self._outputs, results, strict=True)
         }
+
+    def instrument(self, watch: Callable[..., int]) -> None:
+        """Call `watch` before and after each kernel (see `relax.VirtualMachine`)."""
+        self._machine.set_instrument(watch)
 
 
 _loaded: dict[Path, tuple[int, int]] = {}

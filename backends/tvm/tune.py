@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import tvm
 
 from ...ir.errors import SecateurError
 from .cache import Cache
 from .choices import Choice, Choices, Measured, describe, may_be_winograd, read_table, write_table
 from .emit import Emitter
 from .kernels import convolution, matmul
-from .link import link_shared
-from .objects import compile_functions
+from .measure import ROUNDS, time_functions
 from .plan import ConvolutionOp, MatMulOp, Operation, Plan
 from .targets import Target, can_run_here
-from .threads import use_threads
 from .work import vector_operations
 
 TILES = 12
@@ -35,9 +29,6 @@ UNROLLS = (2, 8)
 
 GAIN = 0.02
 """Share of a kernel's time that a choice must save, to be more than noise."""
-
-ROUNDS = 5
-SECONDS_PER_ROUND = 2e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +162,8 @@ def _emit(op: Operation, choices: Choices) -> _Emitted:
     """The kernel that an operation gets, in the layouts that it has in its plan."""
     inputs = [t for t in dict.fromkeys(op.reads()) if t.const is None]
     emitter = Emitter(Plan(inputs, [(op.output.name, op.output)], [op]), choices.target, choices)
-    module = emitter.emit("")
-    own = [call for call in emitter.calls if call.operation is op]
-    name = next(c.kernel for c in reversed(own) if not c.kernel.startswith("elementwise"))
+    module = emitter.emit({})
+    name = [call.kernel for call in emitter.calls if call.operation is op][-1]
     kernel, *rest = next(k for k, v in emitter.kernels.items() if v.name_hint == name)
     if isinstance(kernel, convolution.Convolution):
         choice = Choice("direct", rest[0])
@@ -212,44 +202,9 @@ def _variants(choice: Choice) -> list[Choice]:
 def _measure(
     op: Operation, target: Target, cache: Cache, choices: Sequence[Choice]
 ) -> dict[Choice, float]:
-    """Microseconds of each choice: the least of several rounds, in which all take turns."""
+    """Microseconds of each choice."""
     emitted = {c: _emit(op, Choices(target, {describe(op): c})) for c in dict.fromkeys(choices)}
     functions = {e.name: e.function for e in emitted.values()}
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        digests = {e.name: e.digest for e in emitted.values()}
-        objects = compile_functions(functions, digests, target, cache, scratch)
-        library = scratch / "kernels.so"
-        link_shared(target, [str(p) for p in objects.paths], library)
-        times = _time(tvm.runtime.load_module(str(library)), functions)
+    digests = {e.name: e.digest for e in emitted.values()}
+    times = time_functions(functions, digests, target, cache, ROUNDS)
     return {choice: times[e.name] for choice, e in emitted.items()}
-
-
-def _time(library: Any, functions: dict[str, Any]) -> dict[str, float]:
-    use_threads(1)
-    arguments = {name: _arguments(function) for name, function in functions.items()}
-    times = dict.fromkeys(functions, float("inf"))
-    for _ in range(ROUNDS):
-        for name in functions:
-            number = max(1, min(1000, int(SECONDS_PER_ROUND * 1e6 / times[name])))
-            evaluate = library.time_evaluator(name, tvm.cpu(), number=number, repeat=1)
-            times[name] = min(times[name], evaluate(*arguments[name]).min * 1e6)
-    return times
-
-
-def _arguments(function: Any) -> list[Any]:
-    """Tensors for a kernel: random data; zeros where integers may be positions."""
-    random = np.random.default_rng(0)
-    result = []
-    for buffer in function.params:
-        shape, dtype = [int(d) for d in buffer.shape], str(buffer.dtype)
-        tensor = tvm.runtime.empty(shape, dtype)
-        view: Any = np.from_dlpack(tensor)
-        if dtype == "float32":
-            random.random(out=view, dtype=np.float32)
-        elif dtype in ("int8", "uint8"):
-            view[...] = random.integers(0, 100, shape, dtype)
-        else:
-            view[...] = 0
-        result.append(tensor)
-    return result

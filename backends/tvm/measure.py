@@ -1,0 +1,160 @@
+"""Times of single kernels and of a model's kernels, and what the machine can do at best."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+
+from .cache import Cache
+from .kernels.builder import KernelBuilder, load
+from .kernels.dot import choose
+from .library import Library
+from .link import link_shared
+from .objects import compile_functions, digest
+from .targets import Target
+from .threads import use_threads
+
+Array = Any
+
+ROUNDS = 5
+SECONDS_PER_ROUND = 2e-3
+_PEAK_STEPS = 100_000
+
+
+def time_functions(
+    functions: Mapping[str, Any],
+    digests: Mapping[str, str],
+    target: Target,
+    cache: Cache,
+    rounds: int = ROUNDS,
+) -> dict[str, float]:
+    """Microseconds of each kernel on one thread, on random data.
+
+    They are the least of several rounds in which all take turns.
+    """
+    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+        objects = compile_functions(functions, digests, target, cache, Path(folder))
+        path = Path(folder) / "kernels.so"
+        link_shared(target, [str(p) for p in objects.paths], path)
+        library = tvm.runtime.load_module(str(path))
+    use_threads(1)
+    arguments = {name: _arguments(function) for name, function in functions.items()}
+    times = dict.fromkeys(functions, float("inf"))
+    for _ in range(rounds):
+        for name in functions:
+            number = max(1, min(1000, int(SECONDS_PER_ROUND * 1e6 / times[name])))
+            evaluate = library.time_evaluator(name, tvm.cpu(), number=number, repeat=1)
+            times[name] = min(times[name], float(evaluate(*arguments[name]).min) * 1e6)
+    return times
+
+
+def _arguments(function: Any) -> list[Any]:
+    """Tensors for a kernel: random data; zeros where integers may be positions."""
+    random = np.random.default_rng(0)
+    result = []
+    for buffer in function.params:
+        shape, dtype = [int(d) for d in buffer.shape], str(buffer.dtype)
+        tensor = tvm.runtime.empty(shape, dtype)
+        view: Any = np.from_dlpack(tensor)
+        if dtype == "float32":
+            random.random(out=view, dtype=np.float32)
+        elif dtype in ("int8", "uint8"):
+            view[...] = random.integers(0, 100, shape, dtype)
+        else:
+            view[...] = 0
+        result.append(tensor)
+    return result
+
+
+def measure_peak(target: Target, input_dtype: str) -> float:
+    """Multiply-accumulates per second of one thread, with all operands in registers.
+
+    The instructions are those by which kernels multiply inputs of the type.
+    """
+    dot = choose(target, input_dtype)
+    lanes = target.lanes
+    results = min(16, target.registers - 4)
+    k = KernelBuilder()
+    x = k.parameter("X", (64,), input_dtype)
+    w = k.parameter("W", (dot.weights_per_step,), dot.weight_dtype)
+    y = k.parameter("Y", (results * lanes,), dot.accumulator)
+    acc = k.local(results * lanes, dot.accumulator)
+    for i in range(results):
+        k.store(acc, load(y, i * lanes, lanes=lanes), i * lanes, lanes=lanes)
+    if input_dtype != "float32":
+        value, weights = dot.activation(k, x, 0), dot.weights(k, w, 0)
+    with k.loop(_PEAK_STEPS, "step"):
+        for i in range(results):
+            total = load(acc, i * lanes, lanes=lanes)
+            if input_dtype == "float32":  # a recurrence, of which nothing can leave the loop
+                total = total * load(w, 0, lanes=lanes) + load(x, 0, lanes=lanes)
+            else:
+                total = dot.step(total, value, weights)
+            k.store(acc, total, i * lanes, lanes=lanes)
+    for i in range(results):
+        k.store(y, load(acc, i * lanes, lanes=lanes), i * lanes, lanes=lanes)
+    function = k.finish()
+    times = time_functions({"peak": function}, {"peak": digest(function)}, target, Cache.none(), 9)
+    return _PEAK_STEPS * results * lanes * dot.depth / (times["peak"] * 1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelTime:
+    """What the calls of one kernel cost in a run of the model: the median of several runs.
+
+    `macs` are those of all calls together, by the operators' definitions.
+    """
+
+    kernel: str
+    operations: tuple[str, ...]
+    calls: int
+    microseconds: float
+    macs: int
+
+
+def profile(
+    path: Path, feeds: Mapping[str, Array], threads: int = 1, runs: int = 20
+) -> list[KernelTime]:
+    """The kernels of a shared object that `compile_model` made, the dearest first."""
+    library = Library(path, threads)
+    calls = library.metadata["calls"]
+    names = {call["kernel"] for call in calls}
+    started = 0.0
+    spent: dict[str, float] = {}
+
+    def instrument(function: Any, symbol: str, before: bool, *_: Any) -> int:
+        nonlocal started
+        if symbol in names:
+            if before:
+                started = time.perf_counter()
+            else:
+                spent[symbol] = spent.get(symbol, 0.0) + time.perf_counter() - started
+        return 0
+
+    library.invoke(feeds)
+    library.instrument(instrument)
+    each: list[dict[str, float]] = []
+    for _ in range(runs):
+        spent = {}
+        library.invoke(feeds)
+        each.append(spent)
+    result = []
+    for name in names:
+        own = [call for call in calls if call["kernel"] == name]
+        result.append(
+            KernelTime(
+                name,
+                tuple(dict.fromkeys(call["operation"] for call in own)),
+                len(own),
+                float(np.median([run.get(name, 0.0) for run in each])) * 1e6,
+                sum(call["macs"] for call in own),
+            )
+        )
+    return sorted(result, key=lambda k: (-k.microseconds, k.kernel))
