@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import onnx
 import pytest
@@ -554,3 +556,27 @@ graph g (%x: float[N, 4], %w: float[N]) -> (%y: float[N, 4]) {
 }""")
     with pytest.raises(SecateurError, match=message):
         FixInputShapes(shapes).run(model)
+
+
+# --- size ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("constants", "line", "end"),
+    [
+        ("", "%v{} = Concat(%v{}, %x) {{axis = 0}}", "Concat"),
+        ("", "%v{} = Identity(%v{})", "Identity"),
+        ("const %k: float[] = 0.999", "%v{} = Mul(%v{}, %k)", "Mul"),
+        ("%s = Shape(%x)\n %n = Size(%s)", "%q{0} = Mul(%n, %n)\n %v{0} = Tanh(%v{1})", "Tanh"),
+    ],
+)
+def test_thousands_of_nodes(constants: str, line: str, end: str) -> None:
+    """Chains in which a step that looked at what is before it would take the square."""
+    count = 2000
+    lines = "\n ".join(line.format(i + 1, i if i else "") for i in range(count))
+    lines = lines.replace("(%v,", "(%x,").replace("(%v)", "(%x)")
+    model = parse(f"graph g (%x: float[N, 4]) -> (%v{count}: ?) {{\n {constants}\n {lines}\n}}")
+    start = time.perf_counter()
+    Simplify().run(model)
+    assert time.perf_counter() - start < 2
+    assert operators(model)[-1] == end

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from ...ir.graph import Node, Value
-from .rewriter import Rewriter, RuleSet, only_reader, producer
+from .rewriter import FURTHEST, Rewriter, RuleSet, only_reader, producer
 
 RULES = RuleSet()
 
@@ -58,12 +58,14 @@ def scaled_by(value: Value | None, rewriter: Rewriter) -> tuple[Value, float] | 
 def factors(value: Value, rewriter: Rewriter) -> tuple[list[Value], float]:
     """A value as a product: factors that are no scalar constants, and the number they have.
 
-    Looks through products that nothing else reads.
+    Looks through a few products that nothing else reads.
     """
     found: list[Value] = []
     number = 1.0
     pending = [(value, True)]
-    while pending:
+    for _ in range(FURTHEST):
+        if not pending:
+            break
         item, is_root = pending.pop()
         node = producer(item, "Mul", "Div")
         scalar = None if node is None else scaled_by(item, rewriter)
@@ -75,7 +77,7 @@ def factors(value: Value, rewriter: Rewriter) -> tuple[list[Value], float]:
             pending.extend((v, False) for v in node.inputs if v is not None)
         else:
             found.append(item)
-    return found, number
+    return found + [item for item, _ in pending], number
 
 
 @RULES.on("Mul", "Div")

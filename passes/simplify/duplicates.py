@@ -104,16 +104,17 @@ def _flat(tensor: Tensor) -> Array:
     return np.ascontiguousarray(array).reshape(-1)
 
 
-def merge_computations(model: Model) -> list[Value]:
+def merge_computations(model: Model) -> tuple[list[Value], bool]:
     """Common subexpressions: nodes that compute what an earlier one did go.
 
-    Returns the earlier one's results for each. Nodes see what the graphs around theirs
+    Returns the earlier one's results for each, and whether what an output declares now
+    says more of a shape than was known. Nodes see what the graphs around theirs
     computed before. Random operators, nodes with subgraphs and operators outside the
     standard domains stay.
     """
     merger = _Merger(model)
     merger.run(model.graph, ())
-    return merger.merged
+    return merger.merged, merger.has_refined
 
 
 class _Twins:
@@ -131,6 +132,7 @@ class _Merger:
     def __init__(self, model: Model) -> None:
         self.opsets = model.opsets
         self.merged: list[Value] = []
+        self.has_refined = False
 
     def run(self, graph: Graph, outer: tuple[_Scope, ...]) -> None:
         """Merge in one graph; `outer` are the nodes of the graphs around it so far."""
@@ -160,8 +162,13 @@ class _Merger:
             twins.others[self._attributes(twins.first)] = twins.first
             twins.first = None
         twin = twins.others.get(self._attributes(node))
-        if twin is None or not _replace(node, twin):
+        if twin is None:
             return False
+        pairs = zip(node.outputs, twin.outputs, strict=True)
+        declared = any(_is_declared_otherwise(old, new) for old, new in pairs)
+        if not _replace(node, twin):
+            return False
+        self.has_refined |= declared
         self.merged += [v for v in twin.outputs if v is not None]
         return True
 
@@ -174,6 +181,13 @@ class _Merger:
             for name, a in node.attributes.items()
             if not _is_default(a.proto, schema.attributes.get(name))
         )
+
+
+def _is_declared_otherwise(a: Value | None, b: Value | None) -> bool:
+    """Whether one of two results has a shape of its own because it is a graph output."""
+    if a is None or b is None or a.shape == b.shape:
+        return False
+    return a.is_graph_output or b.is_graph_output
 
 
 def _replace(node: Node, twin: Node) -> bool:

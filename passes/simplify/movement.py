@@ -253,21 +253,32 @@ def transpose_inside_gemm(node: Node, rewriter: Rewriter) -> bool:
 @RULES.on("Concat")
 def merge_concatenations(node: Node, rewriter: Rewriter) -> bool:
     """Concat(Concat(a, b), c) is Concat(a, b, c), where nothing else reads the inner one."""
-    rank = None if node.outputs[0] is None else node.outputs[0].rank
-    axis = node.get("axis", 1)
+    if _enclosing(node) is not None:
+        return False  # in one go from the outermost, or each level would copy the last
     merged: list[Value | None] = []
-    for value in node.inputs:
+    pending = list(reversed(node.inputs))
+    while pending:
+        value = pending.pop()
         inner = producer(value, "Concat")
-        if inner is not None and value is not None and only_reader(value) is node:
-            inner_axis = inner.get("axis", 1)
-            if inner_axis == axis or (rank is not None and (inner_axis - axis) % rank == 0):
-                merged.extend(inner.inputs)
-                continue
-        merged.append(value)
+        if inner is not None and _enclosing(inner) is not None:
+            pending.extend(reversed(inner.inputs))
+        else:
+            merged.append(value)
     if len(merged) == len(node.inputs):
         return False
     rewriter.set_inputs(node, merged)
     return True
+
+
+def _enclosing(node: Node) -> Node | None:
+    """The concatenation along the same axis that alone reads a concatenation."""
+    output = node.output(0)
+    reader = None if output is None else only_reader(output)
+    if reader is None or output is None or reader.op_type != "Concat" or reader.domain:
+        return None
+    axis, outer = node.get("axis", 1), reader.get("axis", 1)
+    alike = axis == outer or (output.rank is not None and (axis - outer) % output.rank == 0)
+    return reader if alike else None
 
 
 @RULES.on("Gather")

@@ -164,6 +164,7 @@ class Rewriter:
         if old is new or not old.can_be_replaced_by(new):
             return False
         if old.is_graph_output or new.type is None:
+            self.analysis.is_stale |= old.type is not None and old.shape != new.shape
             new.type = old.type if old.type is not None else new.type
         readers = old.users
         old.replace_uses(new)

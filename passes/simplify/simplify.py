@@ -106,7 +106,7 @@ class _Run:
         rewriter = Rewriter(self.model, _RULES, analysis)
         rewriter.run()
         self.applied.update(rewriter.applied)
-        while merged := [*merge_constants(self.model), *merge_computations(self.model)]:
+        while merged := self._merge(analysis):
             self.applied["merge"] += len(merged)
             rewriter = Rewriter(self.model, _RULES, analysis)
             rewriter.run(around=merged)
@@ -115,6 +115,12 @@ class _Run:
         affine.note_remaining(rewriter)
         self.notes = too_large + rewriter.notes
         return self.applied.total() > before
+
+    def _merge(self, analysis: Analysis) -> list[Value]:
+        constants = merge_constants(self.model)
+        results, has_refined = merge_computations(self.model)
+        analysis.is_stale |= has_refined
+        return constants + results
 
 
 @contextmanager
