@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .kernels.convolution import Geometry
+from .kernels.recurrent import Recurrent
 from .programs import Program
 
 Array = Any
@@ -175,6 +176,24 @@ class RowsOp(Fused):
 
     def reads(self) -> list[Tensor]:
         return [self.input, *self.operands]
+
+
+@dataclasses.dataclass(eq=False)
+class RecurrentOp(Operation):
+    """A recurrent layer whose inputs are projected already, for each direction.
+
+    Outputs are Y, Y_h and for LSTM Y_c; `weights` [directions, gates * hidden, hidden];
+    `late_bias` [directions, hidden] is added before GRU's reset gate multiplies.
+    """
+
+    layer: Recurrent
+    projections: list[Tensor]
+    weights: Array
+    late_bias: Array | None
+    states: list[Tensor]
+
+    def reads(self) -> list[Tensor]:
+        return [*self.projections, *self.states]
 
 
 @dataclasses.dataclass(eq=False)

@@ -13,7 +13,7 @@ from ..operators.base import Call
 from ..plan import Plan, Tensor
 from ..targets import Target
 from ..unsupported import UnsupportedNodesError
-from . import convolution, elementwise, matmul, rows, shapes
+from . import convolution, elementwise, matmul, recurrent, rows, shapes
 from .context import Constant, Lowering, Stored
 from .fuse import fuse
 from .prepare import prepare
@@ -24,6 +24,7 @@ RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **convolution.RULES,
     **matmul.RULES,
     **rows.RULES,
+    **recurrent.RULES,
     **shapes.RULES,
 }
 

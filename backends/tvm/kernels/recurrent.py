@@ -1,0 +1,322 @@
+"""LSTM, GRU and RNN over whole sequences, their input projections already computed.
+
+Per time step a register tile multiplies the state by packed weights of all gates of the
+same hidden units, so that the gates' arithmetic follows in registers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from ..targets import Target
+from . import mathematics
+from .builder import KernelBuilder, constant, load, splat
+from .steps import StepEmitter
+
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrent:
+    """One layer; `reverse` says of each direction whether it starts at the end.
+
+    Gates are in ONNX's order: input, output, forget, cell; update, reset, hidden.
+    `activations` has a tuple for each direction. `initial_h` and `initial_c` say whether
+    these are given. `reset_after` is GRU's linear_before_reset.
+    """
+
+    kind: str
+    steps: int
+    batch: int
+    hidden: int
+    reverse: tuple[bool, ...]
+    activations: tuple[tuple[str, ...], ...]
+    clip: float
+    reset_after: bool
+    initial_h: bool
+    initial_c: bool
+
+    @property
+    def gates(self) -> int:
+        return GATES[self.kind]
+
+    def units(self, target: Target) -> int:
+        """Vectors of hidden units."""
+        return -(-self.hidden // target.lanes)
+
+    def columns(self, target: Target) -> int:
+        """Columns of an input projection: of each vector of units all gates."""
+        return self.units(target) * self.gates * target.lanes
+
+    def arrange(self, target: Target, gates: Any) -> Any:
+        """[..., gates * hidden] to [..., columns], zero past the last hidden unit."""
+        lanes, units = target.lanes, self.units(target)
+        lead = gates.shape[:-1]
+        padded = np.zeros((*lead, self.gates, units * lanes), np.float32)
+        padded[..., : self.hidden] = gates.reshape(*lead, self.gates, self.hidden)
+        split = padded.reshape(*lead, self.gates, units, lanes)
+        return np.ascontiguousarray(np.moveaxis(split, -3, -2)).reshape(*lead, -1)
+
+    def pack(self, target: Target, weights: Any) -> Any:
+        """Recurrent weights [directions, gates * hidden, hidden] to [direction, unit, k, lanes]."""
+        arranged = self.arrange(target, weights.transpose(0, 2, 1))
+        units, width = self.units(target), self.gates * target.lanes
+        split = arranged.reshape(len(self.reverse), self.hidden, units, width)
+        return np.ascontiguousarray(split.transpose(0, 2, 1, 3)).reshape(-1, self.hidden, width)
+
+
+def build(layer: Recurrent, target: Target) -> Any:
+    """The kernel.
+
+    Arguments: projections [steps, batch, columns] of each direction, packed weights, for
+    `reset_after` the recurrent bias of the hidden gate, initial states where given; Y,
+    Y_h and (LSTM) Y_c; then the scratch buffers of `scratch`.
+    """
+    return _Recurrent(layer, target).build()
+
+
+def scratch(layer: Recurrent, target: Target) -> list[tuple[int, ...]]:
+    """Float buffers: two hidden states in turn, the cell state, what the reset gate leaves."""
+    size = layer.batch * layer.units(target) * target.lanes
+    return [(2 * size,), (size,), (size,)]
+
+
+class _Recurrent:
+    """One kernel being built."""
+
+    def __init__(self, layer: Recurrent, target: Target) -> None:
+        self.layer, self.target = layer, target
+        self.lanes = lanes = target.lanes
+        self.units = layer.units(target)
+        self.padded = self.units * lanes
+        self.width = layer.gates * lanes
+        directions = len(layer.reverse)
+        k = self.k = KernelBuilder()
+        size = layer.steps * layer.batch * layer.columns(target)
+        self.x = [k.parameter(f"X{d}", (size,), "float32") for d in range(directions)]
+        self.w = k.parameter("W", (directions * self.units, layer.hidden, self.width), "float32")
+        self.bias = None
+        if layer.reset_after:
+            self.bias = k.parameter("B", (directions * self.padded,), "float32")
+        count = directions * layer.batch * layer.hidden
+        given = (layer.initial_h, layer.initial_c)
+        self.initial = [k.parameter("I", (count,), "float32") if g else None for g in given]
+        self.y = k.parameter("Y", (layer.steps * count,), "float32")
+        self.last_h = k.parameter("YH", (count,), "float32")
+        self.last_c = k.parameter("YC", (count,), "float32") if layer.kind == "LSTM" else None
+        self.h, self.c, self.reset = (
+            k.parameter(f"S{i}", shape, "float32") for i, shape in enumerate(scratch(layer, target))
+        )
+        self.emitter = StepEmitter(k, target, lanes)
+        self.direction = 0
+        accumulators = 4 if self.bias is not None else layer.gates
+        self.rows = max(1, min(layer.batch, (target.registers - layer.gates - 2) // accumulators))
+
+    def build(self) -> Any:
+        k, layer = self.k, self.layer
+        for d, reverse in enumerate(layer.reverse):
+            self.direction = d
+            self.start(self.h, self.initial[0])
+            self.start(self.c, self.initial[1])
+            with k.loop(layer.steps, "t") as t:
+                at = layer.steps - 1 - t if reverse else t
+                self.step(t, at)
+            self.finish(self.h, (layer.steps % 2) * layer.batch * self.padded, self.last_h)
+            if self.last_c is not None:
+                self.finish(self.c, 0, self.last_c)
+        return k.finish()
+
+    def start(self, state: Any, initial: Any) -> None:
+        k, layer = self.k, self.layer
+        with k.loop(layer.batch, "n") as n, k.loop(self.padded, "i") as i:
+            k.store(state, constant(0.0, "float32"), n * self.padded + i)
+        if initial is not None:
+            with k.loop(layer.batch, "n") as n, k.loop(layer.hidden, "i") as i:
+                at = (self.direction * layer.batch + n) * layer.hidden + i
+                k.store(state, load(initial, at), n * self.padded + i)
+
+    def finish(self, state: Any, offset: int, result: Any) -> None:
+        k, layer = self.k, self.layer
+        with k.loop(layer.batch, "n") as n, k.loop(layer.hidden, "i") as i:
+            at = (self.direction * layer.batch + n) * layer.hidden + i
+            k.store(result, load(state, offset + n * self.padded + i), at)
+
+    def step(self, t: Any, at: Any) -> None:
+        """One time step; the state before it is in half t % 2."""
+        layer = self.layer
+        half = layer.batch * self.padded
+        parity: Any = t % 2
+        before, after = parity * half, (1 - parity) * half
+        if layer.kind == "GRU" and not layer.reset_after:
+            self.pass_over((0, 1), before, at, self.gru_gates(before))
+            self.pass_over((2,), 0, at, self.gru_state(before, after, at), self.reset)
+            return
+        rule = {"RNN": self.rnn, "GRU": self.gru, "LSTM": self.lstm}[layer.kind]
+        self.pass_over(tuple(range(layer.gates)), before, at, rule(before, after, at))
+
+    def pass_over(
+        self, gates: tuple[int, ...], before: Any, at: Any, rule: Any, source: Any = None
+    ) -> None:
+        """Some gates of all units: `rule(sums, n, unit)` takes a vector of sums per gate."""
+        k, layer = self.k, self.layer
+        source = self.h if source is None else source
+        full = layer.batch // self.rows
+        with k.loop(self.units, "u") as unit:
+            with k.loop(full, "r") as r:
+                self.tile(gates, before, at, rule, source, unit, r * self.rows, self.rows)
+            if layer.batch % self.rows:
+                rest = layer.batch % self.rows
+                self.tile(gates, before, at, rule, source, unit, full * self.rows, rest)
+
+    def tile(
+        self,
+        gates: tuple[int, ...],
+        before: Any,
+        at: Any,
+        rule: Any,
+        source: Any,
+        unit: Any,
+        first: Any,
+        rows: int,
+    ) -> None:
+        k, layer, lanes = self.k, self.layer, self.lanes
+        outer = self.direction * self.units + unit
+        acc = k.local(rows * len(gates) * lanes, "float32")
+
+        def place(r: int, g: int) -> int:
+            return (r * len(gates) + g) * lanes
+
+        for r in range(rows):
+            for i, gate in enumerate(gates):
+                start = self.projected(first + r, at, unit, gate)
+                if self.bias is not None and gate == 2:
+                    start = load(self.bias, outer * lanes, lanes=lanes)
+                k.store(acc, start, place(r, i), lanes=lanes)
+        unroll = next(u for u in (8, 4, 2, 1) if layer.hidden % u == 0)
+        with k.loop(layer.hidden // unroll, "k") as ko:
+            for u in range(unroll):
+                step = ko * unroll + u
+                weights = []
+                for gate in gates:
+                    value = load(self.w, outer, step, gate * lanes, lanes=lanes)
+                    weights.append(self.fresh(value))
+                for r in range(rows):
+                    factor = splat(load(source, before + (first + r) * self.padded + step), lanes)
+                    for i in range(len(gates)):
+                        own = load(acc, place(r, i), lanes=lanes)
+                        k.store(acc, own + factor * weights[i], place(r, i), lanes=lanes)
+        for r in range(rows):
+            sums = [self.bind(load(acc, place(r, i), lanes=lanes)) for i in range(len(gates))]
+            rule(sums, first + r, unit)
+
+    def fresh(self, value: Any) -> Any:
+        variable = tirx.Var("w", f"float32x{self.lanes}")
+        self.k.statement(tirx.Bind(variable, value))
+        return variable
+
+    def bind(self, value: Any) -> Any:
+        return self.emitter.bind(value, "float32")
+
+    def projected(self, n: Any, at: Any, unit: Any, gate: int) -> Any:
+        """What the inputs contribute to a gate, its biases included."""
+        row = (at * self.layer.batch + n) * self.units + unit
+        start = row * self.width + gate * self.lanes
+        return load(self.x[self.direction], start, lanes=self.lanes)
+
+    def state(self, buffer: Any, offset: Any, n: Any, unit: Any) -> Any:
+        return load(buffer, offset + n * self.padded + unit * self.lanes, lanes=self.lanes)
+
+    def activate(self, index: int, value: Any) -> Any:
+        """Clip and apply the direction's activation function number `index`."""
+        e, clip = self.emitter, self.layer.clip
+        if clip:
+            value = tirx.max(tirx.min(value, e.number(clip)), e.number(-clip))
+        name = self.layer.activations[self.direction][index]
+        return self.bind(self.apply(name, value))
+
+    def apply(self, name: str, value: Any) -> Any:
+        if name == "sigmoid":
+            return mathematics.sigmoid(self.emitter, value)
+        if name == "tanh":
+            return mathematics.tanh(self.emitter, value)
+        return tirx.max(value, self.emitter.number(0.0))
+
+    def keep(self, value: Any, n: Any, unit: Any, after: Any, at: Any) -> None:
+        """The new hidden state, also into the output."""
+        k, layer, lanes = self.k, self.layer, self.lanes
+        k.store(self.h, value, after + n * self.padded + unit * lanes, lanes=lanes)
+        row = (at * len(layer.reverse) + self.direction) * layer.batch + n
+        start = row * layer.hidden + unit * lanes
+        rest = layer.hidden % lanes
+        if not rest:
+            k.store(self.y, value, start, lanes=lanes)
+            return
+        if self.units > 1:
+            with k.when(unit < self.units - 1):
+                k.store(self.y, value, start, lanes=lanes)
+        with k.when(unit >= self.units - 1) if self.units > 1 else k.loop(1, "one"):
+            for i in range(rest):
+                k.store(self.y, tirx.Shuffle([value], [i]), start + i)
+
+    # --- kinds ---
+
+    def rnn(self, before: Any, after: Any, at: Any) -> Any:
+        def rule(sums: list[Any], n: Any, unit: Any) -> None:
+            self.keep(self.activate(0, sums[0]), n, unit, after, at)
+
+        return rule
+
+    def lstm(self, before: Any, after: Any, at: Any) -> Any:
+        def rule(sums: list[Any], n: Any, unit: Any) -> None:
+            i, o, f = (self.activate(0, sums[g]) for g in (0, 1, 2))
+            candidate = self.activate(1, sums[3])
+            cell = self.bind(f * self.state(self.c, 0, n, unit) + i * candidate)
+            place = n * self.padded + unit * self.lanes
+            self.k.store(self.c, cell, place, lanes=self.lanes)
+            squashed = self.apply(self.layer.activations[self.direction][2], cell)
+            self.keep(self.bind(o * squashed), n, unit, after, at)
+
+        return rule
+
+    def gru(self, before: Any, after: Any, at: Any) -> Any:
+        """The reset gate scales the product with the state."""
+
+        def rule(sums: list[Any], n: Any, unit: Any) -> None:
+            z, r = self.activate(0, sums[0]), self.activate(0, sums[1])
+            own = self.projected(n, at, unit, 2)
+            candidate = self.activate(1, own + r * sums[2])
+            self.mix(z, candidate, n, unit, before, after, at)
+
+        return rule
+
+    def gru_gates(self, before: Any) -> Any:
+        """Update and reset gates; the update gate waits in the cell state's buffer."""
+
+        def rule(sums: list[Any], n: Any, unit: Any) -> None:
+            z, r = self.activate(0, sums[0]), self.activate(0, sums[1])
+            place = n * self.padded + unit * self.lanes
+            self.k.store(self.c, z, place, lanes=self.lanes)
+            left = r * self.state(self.h, before, n, unit)
+            self.k.store(self.reset, left, place, lanes=self.lanes)
+
+        return rule
+
+    def gru_state(self, before: Any, after: Any, at: Any) -> Any:
+        def rule(sums: list[Any], n: Any, unit: Any) -> None:
+            z = self.bind(self.state(self.c, 0, n, unit))
+            self.mix(z, self.activate(1, sums[0]), n, unit, before, after, at)
+
+        return rule
+
+    def mix(
+        self, z: Any, candidate: Any, n: Any, unit: Any, before: Any, after: Any, at: Any
+    ) -> None:
+        old = self.state(self.h, before, n, unit)
+        value = (self.emitter.number(1.0) - z) * candidate + z * old
+        self.keep(self.bind(value), n, unit, after, at)
