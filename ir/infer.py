@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import onnx
 from onnx import ModelProto, NodeProto, TypeProto
 
@@ -40,7 +43,10 @@ def _infer(proto: ModelProto) -> ModelProto:
         _hide_length(info.type)
     try:
         return onnx.shape_inference.infer_shapes(
-            proto, check_type=_has_type_rules(proto), strict_mode=False, data_prop=True
+            proto,
+            check_type=_has_type_rules(proto),
+            strict_mode=False,
+            data_prop=not _builds_long_vectors(proto),
         )
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"shape inference: {_first_line(error)}") from None
@@ -62,6 +68,49 @@ def _hide_length(type: TypeProto) -> None:
     sizes = type.tensor_type.shape.dim
     if len(sizes) == 1 and sizes[0].dim_value > _VECTOR_LIMIT:
         sizes[0].Clear()
+
+
+def _builds_long_vectors(proto: ModelProto) -> bool:
+    """Whether propagation by value would build vectors past the limit.
+
+    Concat is what makes them longer; sixty of them that read their operand twice would
+    fill any memory. Lengths are bounded from above, by the longest operand elsewhere.
+    """
+    bodies = [proto.graph.node, *(function.node for function in proto.functions)]
+    if not any(node.op_type == "Concat" for body in bodies for node in body):
+        return False
+    lengths = {t.name: math.prod(t.dims) for t in proto.graph.initializer}
+    for info in (*proto.graph.input, *proto.graph.value_info):
+        sizes = info.type.tensor_type.shape.dim
+        if len(sizes) == 1:
+            lengths[info.name] = sizes[0].dim_value
+    return any(_exceeds(body, dict(lengths)) for body in bodies)
+
+
+def _exceeds(nodes: Iterable[NodeProto], lengths: dict[str, int]) -> bool:
+    for node in nodes:
+        known = [lengths[name] for name in node.input if name in lengths]
+        if node.op_type == "Concat":
+            found = sum(known) if len(known) == len(node.input) else 0
+        elif node.op_type == "Constant":
+            found = max((math.prod(a.t.dims) for a in node.attribute if a.HasField("t")), default=0)
+        else:
+            found = max(known, default=1) if node.op_type in _PROPAGATING else 0
+        if found > _VECTOR_LIMIT:
+            return True
+        if found:
+            lengths.update(dict.fromkeys(node.output, found))
+        for attribute in node.attribute:
+            if attribute.HasField("g") and _exceeds(attribute.g.node, lengths):
+                return True
+    return False
+
+
+_PROPAGATING = frozenset(
+    schema.name
+    for schema in onnx.defs.get_all_schemas_with_history()
+    if schema.has_data_propagation_function
+)
 
 
 def infer_node(model: Model, node: Node) -> list[TypeProto | None]:

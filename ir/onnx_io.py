@@ -26,6 +26,7 @@ from onnx import (
     helper,
 )
 
+from .calls import check_calls
 from .errors import ModelError, SecateurError
 from .external import ExternalData
 from .graph import Attribute, Graph, Node, Value
@@ -49,7 +50,9 @@ def load(path: str | os.PathLike[str]) -> Model:
     try:
         proto.ParseFromString(data)
     except google.protobuf.message.DecodeError:
-        raise ModelError(f"{path}: not an ONNX model, or a truncated one") from None
+        raise ModelError(
+            f"{path}: not an ONNX model, or one that is truncated or nested too deeply"
+        ) from None
     del data  # the proto holds a copy
     if not proto.ir_version or not proto.HasField("graph") or not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX model (no graph with outputs in it)")
@@ -71,7 +74,9 @@ def from_proto(proto: ModelProto, path: Path | None = None) -> Model:
             raise ModelError(f"function '{function.extra.name}' is defined twice")
         seen.add(function.key)
     graph = _GraphReader(proto.graph, {}, base_dir).read()
-    return Model(graph, _model_extra(proto), functions, path)
+    model = Model(graph, _model_extra(proto), functions, path)
+    check_calls(model)
+    return model
 
 
 def to_proto(model: Model) -> ModelProto:

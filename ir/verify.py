@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
+from .calls import check_calls
 from .errors import ModelError
 from .graph import Graph, Node, Use, Value, normalize_domain, tensor_type
 from .model import Model
@@ -21,9 +22,11 @@ def verify(model: Model) -> None:
     Finds values used before their definition or never defined, duplicate names,
     broken def-use chains, wrong numbers of inputs and outputs, unknown, missing and
     mistyped attributes, operators of a domain that the model doesn't import, and
-    element types that clash with the operator's signature or with one another.
+    element types that clash with the operator's signature or with one another, and
+    functions that call themselves or expand without bound.
     """
     _check_imports(model)
+    check_calls(model)
     _GraphVerifier(model.graph, Signatures(model)).run()
     for function in model.functions.values():
         _GraphVerifier(function.graph, Signatures(model, function)).run()

@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from secateur.ir.errors import ModelError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto, load, save
+from secateur.ir.unknown_fields import varint
 from secateur.ir.verify import verify
 from secateur.passes.manager import PassManager
 from secateur.passes.simplify import simplify_pipeline
@@ -221,3 +222,96 @@ def test_simplification_computes_nothing_monstrous(make: object, tmp_path: Path)
     save(model, tmp_path / "m.onnx")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
     assert (tmp_path / "m.onnx").stat().st_size < 10**6
+
+
+def doubling() -> ModelProto:
+    """A vector of two sizes, joined with itself sixty times."""
+    start = numpy_helper.from_array(np.array([2, 3]))
+    nodes = [helper.make_node("Constant", [], ["c0"], value=start)]
+    nodes += [
+        helper.make_node("Concat", [f"c{i}", f"c{i}"], [f"c{i + 1}"], axis=0) for i in range(60)
+    ]
+    output = helper.make_tensor_value_info("c60", TensorProto.INT64, ["n"])
+    graph = helper.make_graph(nodes, "g", [], [output])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def calls(bodies: dict[str, list[str]]) -> ModelProto:
+    """Functions by the names that their bodies call, one after the other; F0 is called."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    functions = []
+    for name, called in bodies.items():
+        nodes = [
+            helper.make_node(op, [f"v{i}"], [f"v{i + 1}"], domain="local" if op in bodies else "")
+            for i, op in enumerate(called)
+        ]
+        functions.append(
+            helper.make_function("local", name, ["v0"], [f"v{len(called)}"], nodes, opsets)
+        )
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")]
+    call = helper.make_node("F0", ["x"], ["y"], domain="local")
+    graph = helper.make_graph([call], "g", infos[:1], infos[1:])
+    return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
+
+
+def test_propagation_of_values_builds_nothing_monstrous() -> None:
+    model = from_proto(doubling())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    infer_shapes(model)
+    PassManager(simplify_pipeline()).run(model)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+
+
+def test_functions_that_expand_without_bound() -> None:
+    chain = {f"F{i}": [f"F{i + 1}"] * 2 for i in range(40)}
+    with pytest.raises(ModelError, match="more than 10,000,000 nodes"):
+        from_proto(calls({**chain, "F40": ["Relu"]}))
+    long = {f"F{i}": [f"F{i + 1}"] for i in range(3000)}  # deep, but small
+    from_proto(calls({**long, "F3000": ["Relu"]}))
+
+
+@pytest.mark.parametrize(
+    "bodies",
+    [
+        {"F0": ["F0"]},
+        {"F0": ["F1"], "F1": ["Relu", "F0"]},
+        {"F0": ["F1", "F2"], "F1": ["F2"], "F2": ["F3"], "F3": ["F1"]},
+    ],
+)
+def test_functions_that_call_themselves(bodies: dict[str, list[str]]) -> None:
+    with pytest.raises(ModelError, match=r"function 'F\d' calls itself"):
+        from_proto(calls(bodies))
+
+
+def test_functions_that_share_what_they_call() -> None:
+    from_proto(calls({"F0": ["F1", "F2", "F1"], "F1": ["F3"], "F2": ["F1", "F3"], "F3": ["Relu"]}))
+
+
+def nested(depth: int) -> bytes:
+    """The wire form of branches within branches: Python's protobuf can't build them."""
+
+    def field(number: int, content: bytes) -> bytes:
+        return varint(number << 3 | 2) + varint(len(content)) + content
+
+    output = helper.make_tensor_value_info("o", TensorProto.FLOAT, None).SerializeToString()
+    leaf = helper.make_node("Identity", ["x"], ["o"]).SerializeToString()
+    graph = field(1, leaf) + field(2, b"g") + field(12, output)
+    for _ in range(depth):
+        branch = field(1, b"then_branch") + field(6, graph) + varint(20 << 3) + b"\x05"
+        node = field(1, b"c") + field(2, b"o") + field(4, b"If") + field(5, branch)
+        graph = field(1, node) + field(2, b"g") + field(12, output)
+    return b"\x08\x08" + field(7, graph)
+
+
+def test_subgraphs_nested_too_deeply(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(nested(10_000))
+    with pytest.raises(ModelError, match="nested too deeply"):
+        load(tmp_path / "m.onnx")
+
+
+def test_a_circle_of_nodes() -> None:
+    proto = model_with()
+    proto.graph.node.insert(0, helper.make_node("Add", ["x", "b"], ["a"], "first"))
+    proto.graph.node.insert(1, helper.make_node("Relu", ["a"], ["b"], "second"))
+    with pytest.raises(ModelError, match=r"node 'first' \(Add\) reads 'b' before anything defines"):
+        from_proto(proto)
