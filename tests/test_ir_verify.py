@@ -15,6 +15,7 @@ from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.tensor import Tensor
+from secateur.ir.text import parse_model
 from secateur.ir.verify import verify
 
 
@@ -264,6 +265,55 @@ def test_bodies_of_functions_are_checked() -> None:
     del body.attributes["alpha"]
     model.graph.nodes[0].set_input(1, model.graph.inputs[0])
     with pytest.raises(ModelError, match=r"node 'call' \(F\): has 2 inputs"):
+        verify(model)
+
+
+SCOPES = """\
+model <ir_version = 10, opset = ["" = 17, "local" = 1]>
+graph g (%x: float[4], %flag: bool[]) -> (%y) {
+  %f = "local"::F(%x)
+  %y = If(%flag) {then_branch = graph then () -> (%t) {
+      %a = Relu @a(%f) : float[4]
+      %b = Neg @b(%a) : float[4]
+      %t = Add @c(%a, %b)
+    }, else_branch = graph no () -> (%e) {
+      %e = Neg(%f)
+    }}
+}
+
+function "local"::F <> opset ["" = 17] (%p) -> (%t) {
+  %a = Relu @a(%p) : float[4]
+  %b = Neg @b(%a) : float[4]
+  %t = Add @c(%a, %b)
+}
+"""
+
+INNER: list[tuple[Callable[[list[Node]], object], str]] = [
+    (lambda n: n[1].set_input(0, Value("nowhere")), r"'b' \(Neg\): 'nowhere' is not defined"),
+    (lambda n: n[1].set_input(0, n[2].outputs[0]), r"'b' \(Neg\): 't' is used before"),
+    (lambda n: n[1].set_input(0, n[1].outputs[0]), r"'b' \(Neg\): 'b' is used before"),
+    (lambda n: setattr(output(n[1]), "name", "a"), r"'b' \(Neg\): value 'a' is defined twice"),
+    (lambda n: n[1].set_input(1, n[0].outputs[0]), r"'b' \(Neg\): has 2 inputs"),
+    (lambda n: n[1].set("alpha", 1.0), r"'b' \(Neg\): the operator has no attribute 'alpha'"),
+    (
+        lambda n: output(n[1]).set_tensor_type(TensorProto.INT64, [4]),
+        r"'b' \(Neg\): output 0 'b' is a tensor\(int64\), but .*tensor\(float\)",
+    ),
+    (lambda n: setattr(n[1], "domain", "com.odd"), r"'b' \(Neg\): .* no operator set 'com.odd'"),
+    (lambda n: n[1].graph.set_output(0, Value("gone")), r"graph output: 'gone' is not defined"),
+]
+
+
+@pytest.mark.parametrize("scope", ["branch", "function"])
+@pytest.mark.parametrize(("damage", "message"), INNER, ids=[m[11:40] for _, m in INNER])
+def test_damage_inside_is_found(
+    scope: str, damage: Callable[[list[Node]], object], message: str
+) -> None:
+    model = parse_model(SCOPES)
+    verify(model)
+    function = next(iter(model.functions.values())).graph
+    damage((function if scope == "function" else model.graph.nodes[1].subgraphs()[0]).nodes)
+    with pytest.raises(ModelError, match=message):
         verify(model)
 
 
