@@ -155,7 +155,10 @@ def build(conv: Winograd, target: Target, parallel: bool = False) -> Any:
             k.loop(columns, "tw") as tw,
         ):
             _transform_input(k, conv, source, transformed, n, cb, start + r, r, tw, count)
-        with k.outer(36, y.padded_channels // width, parallel=parallel) as (q, group):
+        with (
+            k.loop(36, "q", parallel=parallel) as q,
+            k.loop(y.padded_channels // width, "og") as group,
+        ):
             _multiply(k, conv, target, transformed, weights, products, q, group, count)
         with (
             k.outer(y.blocks, conv.chunk_rows, parallel=parallel) as (cb, r),
