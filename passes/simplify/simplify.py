@@ -29,7 +29,7 @@ from . import (
 from .conditions import inline_constant_conditions
 from .dead import RemoveDeadNodes, remove_dead_nodes, remove_unused_initializers
 from .duplicates import merge_computations, merge_constants
-from .fold_constants import Limits, fold_constants
+from .fold_constants import Limits, fold_constants, lift_constants
 from .rewriter import Rewriter
 from .symbolic.analysis import Analysis
 
@@ -66,8 +66,10 @@ class Simplify(Pass):
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         before = sum(1 for _ in model.all_nodes())
         removed = RemoveDeadNodes().run(model).statistics
+        lifted = lift_constants(model)  # as initializers they cost inference less
         with _paused_garbage_collection(), working_types(model):
             run = _Run(model, Limits(self.size_limit, self.weight_limit))
+            run.applied["fold_constants"] += lifted
             for _ in range(_ROUNDS):
                 if not run.one_round():
                     break
@@ -111,6 +113,8 @@ class _Run:
             rewriter = Rewriter(self.model, _RULES, analysis)
             rewriter.run(around=merged)
             self.applied.update(rewriter.applied)
+            if not rewriter.applied:
+                break  # one walk merges all there is
         self._is_settled = not analysis.is_stale
         affine.note_remaining(rewriter)
         self.notes = too_large + rewriter.notes
