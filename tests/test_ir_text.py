@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
@@ -19,11 +21,13 @@ from onnx import (
 )
 
 from secateur.ir.errors import ModelError
+from secateur.ir.graph import Value
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load, to_proto
 from secateur.ir.text import parse_model, print_model, print_neighbourhood, print_node
 from secateur.ir.verify import verify
 from secateur.models.zoo import list_models, load_tiny
+from secateur.passes.base import Context
 from secateur.passes.pipeline import parse_pipeline
 from tests.backend_cases import generated_cases, model_files
 from tests.strategies import models
@@ -199,11 +203,23 @@ def test_damaged_text_never_crashes(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)
 def test_golden(path: Path) -> None:
-    """A file holds `// PASSES: pipeline`, a model, `// BECOMES:`, and the model after them."""
+    """A file holds `// PASSES: pipeline`, a model, `// BECOMES:`, and the model after them.
+
+    Passes that want samples get eight, whose elements rise from -1 to 1.
+    """
     header, _, rest = path.read_text().partition("\n")
     before, _, after = rest.partition("// BECOMES:\n")
     model = parse_model(before)
+    sizes = {v.name: [s if isinstance(s, int) else 2 for s in v.shape or ()] for v in inputs(model)}
+    samples = {
+        name: np.linspace(-1, 1, 8 * math.prod(shape[1:]), dtype=np.float32).reshape(8, *shape[1:])
+        for name, shape in sizes.items()
+    }
     for pass_ in parse_pipeline(header.removeprefix("// PASSES:").strip()):
-        pass_.run(model)
+        pass_.run(model, Context(calibration=samples))
         verify(model)
     assert print_model(model) == after
+
+
+def inputs(model: Model) -> list[Value]:
+    return [value for value in model.graph.inputs if value.shape]
