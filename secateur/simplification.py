@@ -34,13 +34,15 @@ class Options:
     """What to do besides simplifying.
 
     `input_shapes` fixes inputs, `opset` converts, `inline` puts functions in place of
-    their calls; `size_limit` bounds the bytes of a folded constant.
+    their calls; `size_limit` bounds the bytes of a folded constant; `allow_contrib` lets
+    ONNX Runtime's own operators into the result.
     """
 
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     opset: int | None = None
     inline: bool = False
     size_limit: int | None = None
+    allow_contrib: bool = False
 
     def passes(self) -> list[Pass]:
         """The passes in order: what later ones can use comes first."""
@@ -51,8 +53,8 @@ class Options:
             found.append(InlineFunctions())
         if self.opset is not None:
             found.append(ConvertOpset(self.opset))
-        simplify = Simplify() if self.size_limit is None else Simplify(self.size_limit)
-        return [*found, simplify]
+        limit = {} if self.size_limit is None else {"size_limit": self.size_limit}
+        return [*found, Simplify(**limit, allow_contrib=self.allow_contrib)]
 
 
 def simplify_file(

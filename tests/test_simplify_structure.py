@@ -295,6 +295,29 @@ graph g (%x: float[N, 4]) -> (%y: float[N, 4]) {{
     assert " ".join(operators(simplified(model))) == left
 
 
+@pytest.mark.parametrize(
+    ("name", "contrib"), [("gelu", "Gelu"), ("tanh gelu", "FastGelu"), ("swish", "QuickGelu")]
+)
+def test_operators_of_onnx_runtime_on_request(name: str, contrib: str) -> None:
+    constants = {
+        "one": 1.0,
+        "half": 0.5,
+        "three": 3.0,
+        "root": 2**0.5,
+        "cubic": 0.044715,
+        "pi": 0.7978846,
+    }
+    declared = "\n ".join(f"const %{name}: float[] = {value}" for name, value in constants.items())
+    model = parse(
+        f"graph g (%x: float[N, 4]) -> (%y: float[N, 4]) {{\n {declared}\n {ACTIVATIONS[name][0]}\n}}"
+    )
+    copy = model.clone()
+    PassManager([Simplify(allow_contrib=True)], check=Check(random_feeds(model), 2e-6)).run(copy)
+    assert [(n.domain, n.op_type) for n in copy.graph.nodes] == [("com.microsoft", contrib)]
+    assert not Simplify(allow_contrib=True).run(copy).changed
+    assert not any(node.domain for node in simplified(model).all_nodes())
+
+
 RMS = """
 graph g (%x: float[N, 5, 4]) -> (%y: float[N, 5, 4]) {{
   const %two: float[] = 2.0

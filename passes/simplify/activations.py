@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -92,16 +92,36 @@ def recognise_product(node: Node, rewriter: Rewriter) -> bool:
     for x, gate in (parts, parts[::-1]):
         if only_reader(gate) is None:  # it would be computed twice
             continue
+        if x.shape is None or x.shape != output.shape:
+            continue
         for op_type, since, attributes in _gates(x, gate, number, rewriter):
-            if (
-                not since <= rewriter.opset <= _UNTIL.get(op_type, 99)
-                or x.shape is None
-                or x.shape != output.shape
-            ):
-                continue
-            new = rewriter.add(node, op_type, [x], attributes, type=output.type, hint=node.name)
-            return rewriter.replace(output, new)
+            if since <= rewriter.opset <= _UNTIL.get(op_type, 99):
+                return _write_activation(node, op_type, "", x, attributes, rewriter)
+            contrib = _CONTRIB.get(op_type) if rewriter.allow_contrib else None
+            if contrib is not None and output.dtype == TensorProto.FLOAT:
+                name, attributes = contrib(attributes)
+                return _write_activation(node, name, "com.microsoft", x, attributes, rewriter)
     return False
+
+
+_Attributes = dict[str, object]
+
+_CONTRIB: dict[str, Callable[[_Attributes], tuple[str, _Attributes]]] = {
+    "Gelu": lambda attributes: ("FastGelu" if attributes else "Gelu", {}),
+    "Swish": lambda attributes: ("QuickGelu", {"alpha": 1.0}),
+}
+"""ONNX Runtime's own operators for activations that the model's opset lacks."""
+
+
+def _write_activation(
+    node: Node, op_type: str, domain: str, x: Value, attributes: _Attributes, rewriter: Rewriter
+) -> bool:
+    output = node.outputs[0]
+    assert output is not None
+    new = rewriter.add(
+        node, op_type, [x], attributes, type=output.type, hint=node.name, domain=domain
+    )
+    return rewriter.replace(output, new)
 
 
 def _gates(

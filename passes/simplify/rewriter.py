@@ -62,11 +62,20 @@ class Rewriter:
     """Applies `rules` to the main graph and its subgraphs until none matches.
 
     Bodies of model-local functions are left alone: what their attributes refer to is
-    known only at their calls. `analysis` is what is known of sizes when the run begins.
+    known only at their calls. `analysis` is what is known of sizes when the run begins;
+    `allow_contrib` lets rules use ONNX Runtime's own operators.
     """
 
-    def __init__(self, model: Model, rules: RuleSet, analysis: Analysis | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        rules: RuleSet,
+        analysis: Analysis | None = None,
+        *,
+        allow_contrib: bool = False,
+    ) -> None:
         self.model = model
+        self.allow_contrib = allow_contrib
         self.opset = model.opset
         self.analysis = analysis if analysis is not None else Analysis(model)
         self.applied: Counter[str] = Counter()
@@ -243,6 +252,7 @@ class Rewriter:
         *,
         type: TypeProto | None = None,
         hint: str = "",
+        domain: str = "",
     ) -> Value:
         """A new node with one output, placed before `anchor`; returns the output."""
         assert anchor.graph is not None
@@ -252,7 +262,9 @@ class Rewriter:
             key: item if isinstance(item, Attribute) else Attribute.of(key, item)
             for key, item in (attributes or {}).items()
         }
-        node = Node(op_type, inputs, [value], made, name=name)
+        node = Node(op_type, inputs, [value], made, domain=domain, name=name)
+        if domain and domain not in self.model.opsets:
+            self.model.extra.opset_import.add(domain=domain, version=1)
         node.graph = anchor.graph
         for body in node.subgraphs():
             body.parent = node

@@ -57,18 +57,21 @@ class Simplify(Pass):
     """Compute the same outputs with fewer nodes, in standard ONNX operators.
 
     Statistics count what each rule did; notes say which constants would have become too
-    large and which normalisations stay, with the reason.
+    large and which normalisations stay, with the reason. With `allow_contrib` operators of
+    ONNX Runtime's own (`com.microsoft`) serve where the opset lacks a standard one.
     """
 
     size_limit: int = 2**24
     weight_limit: int = 2**29
+    allow_contrib: bool = False
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         before = sum(1 for _ in model.all_nodes())
         removed = RemoveDeadNodes().run(model).statistics
         lifted = lift_constants(model)  # as initializers they cost inference less
         with _paused_garbage_collection(), working_types(model):
-            run = _Run(model, Limits(self.size_limit, self.weight_limit))
+            limits = Limits(self.size_limit, self.weight_limit)
+            run = _Run(model, limits, allow_contrib=self.allow_contrib)
             run.applied["fold_constants"] += lifted
             for _ in range(_ROUNDS):
                 if not run.one_round():
@@ -83,8 +86,9 @@ class Simplify(Pass):
 class _Run:
     """Rounds of folding, rewriting and merging on one model."""
 
-    def __init__(self, model: Model, limits: Limits) -> None:
+    def __init__(self, model: Model, limits: Limits, *, allow_contrib: bool) -> None:
         self.model = model
+        self._allow_contrib = allow_contrib
         self.limits = limits
         self.applied: Counter[str] = Counter()
         self.notes: list[Note] = []
@@ -105,12 +109,12 @@ class _Run:
             return False
         analysis = Analysis(self.model)
         analysis.run()
-        rewriter = Rewriter(self.model, _RULES, analysis)
+        rewriter = self._rewriter(analysis)
         rewriter.run()
         self.applied.update(rewriter.applied)
         while merged := self._merge(analysis):
             self.applied["merge"] += len(merged)
-            rewriter = Rewriter(self.model, _RULES, analysis)
+            rewriter = self._rewriter(analysis)
             rewriter.run(around=merged)
             self.applied.update(rewriter.applied)
             if not rewriter.applied:
@@ -119,6 +123,9 @@ class _Run:
         affine.note_remaining(rewriter)
         self.notes = too_large + rewriter.notes
         return self.applied.total() > before
+
+    def _rewriter(self, analysis: Analysis) -> Rewriter:
+        return Rewriter(self.model, _RULES, analysis, allow_contrib=self._allow_contrib)
 
     def _merge(self, analysis: Analysis) -> list[Value]:
         constants = merge_constants(self.model)

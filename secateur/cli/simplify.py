@@ -32,6 +32,11 @@ from .stepping import print_transformation
     help="Largest constant in bytes that folding may create. [default: 16 MiB]",
 )
 @click.option(
+    "--allow-contrib",
+    is_flag=True,
+    help="Allow operators that only ONNX Runtime has (com.microsoft).",
+)
+@click.option(
     "--check", is_flag=True, help="Compare the outputs in ONNX Runtime, on random inputs."
 )
 @seed_option
@@ -43,16 +48,17 @@ def command(
     opset: int | None,
     inline: bool,
     size_limit: int | None,
+    allow_contrib: bool,
     check: bool,
     seed: int,
     as_json: bool,
 ) -> None:
     """Fold constants and remove what MODEL computes for nothing.
 
-    Outputs stay the same to rounding, in standard ONNX operators.
+    Outputs stay the same to rounding, in standard ONNX operators unless --allow-contrib.
     """
     from ..simplification import Options, simplify_file
 
-    options = Options(input_shapes, opset, inline, size_limit)
+    options = Options(input_shapes, opset, inline, size_limit, allow_contrib)
     report = simplify_file(model, output, options, check=check, seed=seed)
     print_transformation(report, output, as_json)
