@@ -1,0 +1,56 @@
+"""The documentation: links lead somewhere, and what it shows runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import onnx
+import pytest
+
+from secateur.ir.onnx_io import load
+from secateur.ir.text import parse_model, print_model
+from secateur.ir.verify import verify
+from tests.test_ir_graphsurgeon import chain
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target:
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_pages_are_listed() -> None:
+    listed = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    listed += (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in PAGES[1:]:
+        assert page.name in listed, f"nothing links {page.name}"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_edit_in_graphsurgeon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(chain(), "model.onnx")
+    (example,) = blocks("ir.md", "python")
+    exec(compile(example, "ir.md", "exec"), {})
+    edited = load(tmp_path / "edited.onnx")
+    verify(edited)
+    assert [node.op_type for node in edited.graph.nodes] == ["Conv", "LeakyRelu"]
+    assert [p.value for p in edited.extra.metadata_props] == ["somebody"]
+
+
+def test_the_example_of_the_text_form() -> None:
+    text = (ROOT / "docs" / "ir.md").read_text(encoding="utf-8")
+    found = re.search(r"^    model <.*?^    }$", text, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    example = re.sub(r"^    ", "", found[0], flags=re.MULTILINE) + "\n"
+    assert print_model(parse_model(example)) == example
