@@ -4,12 +4,17 @@
 
 DIR holds full-sized models as `python -m secateur.models.zoo -o DIR` writes them
 (NAME.folded.onnx). Each is measured in float32 and, quantized with random data, in int8:
-secateur's artifact and ONNX Runtime take turns, and a turn's two times make one ratio.
+secateur's artifact, ONNX Runtime and, where it is installed, OpenVINO take turns, and
+two times of one turn make one ratio.
+
+`--kernels` adds what each kernel costs on one thread, with its share of the
+multiply-accumulates that the machine was measured to be capable of.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import statistics
 import sys
@@ -21,8 +26,10 @@ from typing import Any
 
 import click
 import numpy as np
+import openvino_peer
 
 from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.measure import measure_peak, profile
 from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import Target, parse_target
 from secateur.ir.errors import SecateurError
@@ -72,7 +79,10 @@ class Times:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One comparison. `ratio` is the median of ONNX Runtime's time over secateur's, by turn."""
+    """One comparison. Ratios are medians of another's time over secateur's, by turn.
+
+    `kernels` is a table of the kernels, if asked for.
+    """
 
     model: str
     precision: str
@@ -83,6 +93,9 @@ class Row:
     cpu_ratio: float
     difference: float
     compile_seconds: float
+    openvino: Times | None = None
+    openvino_ratio: float | None = None
+    kernels: str = ""
 
 
 def interleave(
@@ -118,15 +131,22 @@ def compare(
     target: Target,
     threads: int,
     seconds: float,
+    *,
+    by_kernel: bool = False,
 ) -> Row:
-    """Measure `model` compiled against `against` in ONNX Runtime on the same inputs."""
+    """Measure `model` compiled against `against` elsewhere on the same inputs."""
     feeds = random_inputs(model, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.so"
         report = compile_model(model, target, path)
         runtime = Runtime(path, threads)
+        kernels = kernel_table(path, feeds, target) if by_kernel else ""
     session = Session(against, threads=threads)
-    wall, cpu = interleave([lambda: runtime.run(feeds), lambda: session.run(feeds)], seconds)
+    runners = [lambda: runtime.run(feeds), lambda: session.run(feeds)]
+    peer = open_peer(name, against, threads)
+    if peer is not None:
+        runners.append(lambda: peer(feeds))
+    wall, cpu = interleave(runners, seconds)
     expected = Session(model, threads=threads).run(feeds)
     return Row(
         name,
@@ -134,11 +154,49 @@ def compare(
         threads,
         Times.of(wall[0]),
         Times.of(wall[1]),
-        paired(*wall),
-        paired(*cpu),
+        paired(wall[0], wall[1]),
+        paired(cpu[0], cpu[1]),
         _difference(runtime.run(feeds), expected),
         report.seconds,
+        Times.of(wall[2]) if peer is not None else None,
+        paired(wall[0], wall[2]) if peer is not None else None,
+        kernels,
     )
+
+
+def open_peer(name: str, model: Model, threads: int) -> Callable[[Feeds], Feeds] | None:
+    """The model in OpenVINO; None, and a line on stderr where it fails, without it."""
+    if not openvino_peer.is_installed():
+        return None
+    try:
+        return openvino_peer.open_model(model, threads)
+    except RuntimeError as error:
+        click.echo(f"{name}: OpenVINO: {' '.join(str(error).split())[:200]}", err=True)
+        return None
+
+
+def kernel_table(path: Path, feeds: Feeds, target: Target) -> str:
+    """The kernels of an artifact in Markdown, the dearest first."""
+    kernels = profile(path, feeds)
+    whole = sum(k.microseconds for k in kernels)
+    lines = [
+        "| kernel | calls | us | share | GMAC/s | of the peak | first node |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for k in kernels:
+        speed = k.macs / k.microseconds / 1e3 if k.microseconds else 0.0
+        peak = _peak(target, "float32" if k.input_dtype == "float32" else "uint8") / 1e9
+        works = f"{speed:.1f} | {100 * speed / peak:.0f} %" if k.macs else "- | -"
+        lines.append(
+            f"| {k.kernel} | {k.calls} | {k.microseconds:.1f} "
+            f"| {100 * k.microseconds / whole:.1f} % | {works} | {k.operations[0]} |"
+        )
+    return "\n".join(lines)
+
+
+@functools.cache
+def _peak(target: Target, dtype: str) -> float:
+    return measure_peak(target, dtype)
 
 
 def _difference(found: Feeds, expected: Feeds) -> float:
@@ -168,25 +226,40 @@ def quantize(model: Model) -> Model:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown, with geometric means."""
+    peer = any(r.openvino is not None for r in rows)
     lines = [
         "| model | precision | threads | secateur ms (min-max) | ONNX Runtime ms (min-max) "
-        "| ratio | CPU ratio | difference | compile s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| ratio | CPU ratio | difference | compile s |"
+        + (" OpenVINO ms (min-max) | ratio |" if peer else ""),
+        "|---|---|---|---|---|---|---|---|---|" + ("---|---|" if peer else ""),
     ]
     for r in rows:
-        lines.append(
+        line = (
             f"| {r.model} | {r.precision} | {r.threads} | {_times(r.secateur)} "
             f"| {_times(r.onnxruntime)} | {r.ratio:.2f} | {r.cpu_ratio:.2f} "
             f"| {r.difference:.1e} | {r.compile_seconds:.1f} |"
         )
+        if r.openvino is not None:
+            line += f" {_times(r.openvino)} | {r.openvino_ratio:.2f} |"
+        elif peer:
+            line += " - | - |"
+        lines.append(line)
     for precision in dict.fromkeys(r.precision for r in rows):
         for threads in dict.fromkeys(r.threads for r in rows):
-            ratios = [r.ratio for r in rows if (r.precision, r.threads) == (precision, threads)]
-            if ratios:
-                lines.append(
-                    f"\n{precision}, {threads} thread{'s' * (threads > 1)}: geometric mean "
-                    f"{statistics.geometric_mean(ratios):.2f}, smallest {min(ratios):.2f}"
-                )
+            own = [r for r in rows if (r.precision, r.threads) == (precision, threads)]
+            title = f"{precision}, {threads} thread{'s' * (threads > 1)}"
+            for other, ratios in (
+                ("", [r.ratio for r in own]),
+                (" against OpenVINO", [r.openvino_ratio for r in own if r.openvino_ratio]),
+            ):
+                if ratios:
+                    lines.append(
+                        f"\n{title}{other}: geometric mean "
+                        f"{statistics.geometric_mean(ratios):.2f}, smallest {min(ratios):.2f}"
+                    )
+    for r in rows:
+        if r.kernels:
+            lines.append(f"\n{r.model} {r.precision}, kernels on one thread:\n\n{r.kernels}")
     return "\n".join(lines)
 
 
@@ -201,6 +274,7 @@ def _times(times: Times) -> str:
 @click.option("--threads", multiple=True, type=int, default=(1,), show_default=True)
 @click.option("--precision", multiple=True, default=("float32", "int8"), show_default=True)
 @click.option("--seconds", default=5.0, show_default=True, help="Time per comparison.")
+@click.option("--kernels", is_flag=True, help="Add what each kernel costs on one thread.")
 @click.option("--headline", is_flag=True, help="Pruned to half and int8, against float32.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 def main(
@@ -210,6 +284,7 @@ def main(
     threads: tuple[int, ...],
     precision: tuple[str, ...],
     seconds: float,
+    kernels: bool,
     headline: bool,
     json_path: Path | None,
 ) -> None:
@@ -232,7 +307,16 @@ def main(
                 elif kind == "int8":
                     model = against = quantize(original)
                 for count in threads:
-                    row = compare(name, kind, model, against, target, count, seconds)
+                    row = compare(
+                        name,
+                        kind,
+                        model,
+                        against,
+                        target,
+                        count,
+                        seconds,
+                        by_kernel=kernels and count == threads[0],
+                    )
                     rows.append(row)
                     click.echo(
                         f"{name} {kind} {count}: {row.secateur.median:.2f} ms, ONNX Runtime "

@@ -111,6 +111,7 @@ class Emitter:
                 {
                     "kernel": call.kernel,
                     "operation": op.label if op is not None else "outputs",
+                    "dtype": next((t.dtype for t in op.reads()), "") if op is not None else "",
                     "macs": macs(op) if op is not None and own[id(op)] == index else 0,
                 }
             )
@@ -273,15 +274,19 @@ class Emitter:
             op.program,
             operands,
             _weight_range(op.weights),
+            op.upsampling,
         )
         tile = self.choices.convolution(op, conv)
         dot = conv.dot(self.target)
-        bias = op.bias
+        values, bias = op.weights, op.bias
         if dot.input_offset:
             sums = op.weights.reshape(op.weights.shape[0], -1).astype(np.int64).sum(1)
             bias = (bias.astype(np.int64) - dot.input_offset * sums).astype(np.int32)
+        if op.upsampling is not None:
+            width = conv.phase_vectors(self.target) * self.target.lanes
+            values, bias = (_padded_phases(a, op.upsampling.phases, width) for a in (values, bias))
         bias = _padded(bias, conv.vectors(self.target) * self.target.lanes, dot.accumulator)
-        weights = convolution.pack_weights(conv, self.target, tile, op.weights)
+        weights = convolution.pack_weights(conv, self.target, tile, values)
         starts = convolution.start_table(conv, self.target, tile)
         extra = [relax.const(starts)] if starts is not None else []
         parallel = is_parallel(op, self.target)
@@ -616,6 +621,14 @@ def _weight_range(weights: Array) -> tuple[int, int]:
     if weights.dtype == np.float32 or (weights.min() >= -128 and weights.max() <= 127):
         return -128, 127
     return int(weights.min()), int(weights.max())
+
+
+def _padded_phases(values: Array, phases: int, width: int) -> Array:
+    """[phases * channels, ...] with zeros up to `width` channels in each phase."""
+    split = values.reshape(phases, -1, *values.shape[1:])
+    padded = np.zeros((phases, width, *values.shape[1:]), values.dtype)
+    padded[:, : split.shape[1]] = split
+    return padded.reshape(phases * width, *values.shape[1:])
 
 
 def _padded(values: Array, count: int, dtype: str) -> Array:

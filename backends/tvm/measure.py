@@ -109,11 +109,13 @@ def measure_peak(target: Target, input_dtype: str) -> float:
 class KernelTime:
     """What the calls of one kernel cost in a run of the model: the median of several runs.
 
-    `macs` are those of all calls together, by the operators' definitions.
+    `macs` are those of all calls together, by the operators' definitions. `input_dtype`
+    is the type of what the kernel reads first.
     """
 
     kernel: str
     operations: tuple[str, ...]
+    input_dtype: str
     calls: int
     microseconds: float
     macs: int
@@ -152,6 +154,7 @@ def profile(
             KernelTime(
                 name,
                 tuple(dict.fromkeys(call["operation"] for call in own)),
+                own[0]["dtype"],
                 len(own),
                 float(np.median([run.get(name, 0.0) for run in each])) * 1e6,
                 sum(call["macs"] for call in own),
