@@ -101,6 +101,8 @@ class Choices:
 
 def may_be_winograd(op: ConvolutionOp) -> bool:
     """Whether the Winograd form computes the operation at all."""
+    if op.upsampling is not None:
+        return False
     return op.input.dtype == "float32" and winograd.computes(op.input.shape, op.geometry, op.groups)
 
 
@@ -118,6 +120,8 @@ def describe(op: Operation) -> str:
             f"pads {_sizes(g.pads)}",
             f"groups {op.groups}",
         ]
+        if op.upsampling is not None:
+            words.append(f"upsampling {_sizes(op.upsampling.factors)}")
     elif isinstance(op, MatMulOp):
         words += [op.input.dtype, _sizes(op.input.shape), f"weights {_sizes(op.weights.shape)}"]
     if isinstance(op, Fused):

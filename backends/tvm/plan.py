@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels.convolution import Geometry
+from .kernels.convolution import Geometry, Upsampling
 from .kernels.recurrent import Recurrent
 from .programs import Program
 
@@ -95,7 +95,8 @@ class ConvolutionOp(Fused):
     """Convolution by constant weights [O, I / groups, KH, KW]; bias in accumulator type.
 
     For 8-bit inputs the bias already holds `-zero_point * sum(weights)`, and padding
-    holds `fill`, the input's zero point.
+    holds `fill`, the input's zero point. With `upsampling` weights and bias are those of
+    all phases.
     """
 
     input: Tensor
@@ -104,6 +105,7 @@ class ConvolutionOp(Fused):
     geometry: Geometry
     groups: int
     fill: float
+    upsampling: Upsampling | None = None
 
     def reads(self) -> list[Tensor]:
         return [self.input, *self.operands]

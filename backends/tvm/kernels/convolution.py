@@ -45,6 +45,24 @@ class Geometry:
 
 
 @dataclasses.dataclass(frozen=True)
+class Upsampling:
+    """Storing results interleaved: those of the channels' phases in turn.
+
+    The kernel computes `size` positions (h, w) and for each of them all `factors` phases
+    (r, c), outermost among its channels, and stores at
+    (factors[0] * h + r + offset[0], factors[1] * w + c + offset[1]) what lies inside.
+    """
+
+    factors: tuple[int, int]
+    offset: tuple[int, int]
+    size: tuple[int, int]
+
+    @property
+    def phases(self) -> int:
+        return self.factors[0] * self.factors[1]
+
+
+@dataclasses.dataclass(frozen=True)
 class Tile:
     """Output tile kept in registers: `vectors` of channels times `rows` * `columns` pixels.
 
@@ -71,6 +89,20 @@ class Convolution:
     program: Program
     operands: tuple[Operand, ...]
     weight_range: tuple[int, int] = (-128, 127)
+    upsampling: Upsampling | None = None
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the image can be walked as one long row."""
+        whole = self.geometry.is_pointwise and not any(self.input.pads + self.output.pads)
+        return whole and self.upsampling is None and _flat(self)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of positions that the kernel computes."""
+        if self.upsampling is not None:
+            return self.upsampling.size
+        return self.output.height, self.output.width
 
     def dot(self, target: Target) -> Dot:
         return choose(target, self.input_dtype, *self.weight_range)
@@ -93,7 +125,11 @@ class Convolution:
         return [min(s, self.input.blocks - count) for s in starts], count
 
     def vectors(self, target: Target) -> int:
-        """Vectors of output channels, the last one perhaps partly padding."""
+        """Vectors of output channels in all phases, the last ones perhaps partly padding."""
+        phases = self.upsampling.phases if self.upsampling is not None else 1
+        return phases * self.phase_vectors(target)
+
+    def phase_vectors(self, target: Target) -> int:
         return max(1, self.output.padded_channels // target.lanes)
 
     def vector_groups(self, target: Target, tile: Tile) -> int:
@@ -148,13 +184,9 @@ class _Emitter:
         self.dot = conv.dot(target)
         self.lanes = target.lanes
         self.k = KernelBuilder()
-        x, y = conv.input, conv.output
-        if conv.geometry.is_pointwise and not any(x.pads) and not any(y.pads) and _flat(conv):
-            self.height, self.width = 1, x.height * x.width
-            self.in_columns = self.out_columns = self.width
-        else:
-            self.height, self.width = y.height, y.width
-            self.in_columns, self.out_columns = x.columns, y.columns
+        x = conv.input
+        self.height, self.width = flat_extent(conv)
+        self.in_columns = self.width if conv.is_flat else x.columns
         assert self.height >= tile.rows
         assert self.width >= tile.columns
         self.starts, self.count = conv.input_blocks(target, tile)
@@ -176,7 +208,8 @@ class _Emitter:
         )
         channels = conv.vectors(self.target) * self.lanes
         self.bias = k.parameter("B", (channels,), self.dot.accumulator)
-        self.operands = declare(k, conv.operands, conv.output, channels)
+        own = conv.phase_vectors(self.target) * self.lanes
+        self.operands = declare(k, conv.operands, conv.output, own)
         self.slope = _slope(self.starts)
         self.table = k.parameter("S", (groups,), "int32") if self.slope is None else None
         self.y = k.parameter("Y", conv.output.shape, conv.program.dtype)
@@ -209,19 +242,45 @@ class _Emitter:
             for p in range(pixels):
                 k.store(acc, start, (v * pixels + p) * self.lanes, lanes=self.lanes)
         self.reduce(acc, n, group, row, column)
-        emitter = StepEmitter(k, self.target, self.lanes)
         for v in range(tile.vectors):
-            channel = (group * tile.vectors + v) * self.lanes
+            vector = group * tile.vectors + v
             for p in range(pixels):
                 h, w = row + p // tile.columns, column + p % tile.columns
                 value = load(acc, (v * pixels + p) * self.lanes, lanes=self.lanes)
-                values = [
-                    read(o, b, n, channel, self.position(o.layout, h, w), self.lanes)
-                    for o, b in zip(conv.operands, self.operands, strict=True)
-                ]
-                value = emitter.evaluate(conv.program, [value, *values])
-                position = self.position(conv.output, h, w)
-                store_lanes(k, self.y, conv.output, value, n, channel, position, self.lanes)
+                if conv.upsampling is None:
+                    self.write(value, n, vector * self.lanes, h, w)
+                else:
+                    self.write_phase(conv.upsampling, value, n, vector, h, w)
+
+    def write(self, value: Any, n: Any, channel: Any, h: Any, w: Any) -> None:
+        """Apply the program to a vector of channels and store it at a pixel."""
+        conv, lanes = self.conv, self.lanes
+        values = [
+            read(o, b, n, channel, self.position(o.layout, h, w), lanes)
+            for o, b in zip(conv.operands, self.operands, strict=True)
+        ]
+        value = StepEmitter(self.k, self.target, lanes).evaluate(conv.program, [value, *values])
+        position = self.position(conv.output, h, w)
+        store_lanes(self.k, self.y, conv.output, value, n, channel, position, lanes)
+
+    def write_phase(self, up: Upsampling, value: Any, n: Any, vector: Any, h: Any, w: Any) -> None:
+        """Write where the vector's phase of the pixel lies, if that is inside the image."""
+        own = self.conv.phase_vectors(self.target)
+        phase, channel = vector // own, vector % own * self.lanes
+        y = up.factors[0] * h + phase // up.factors[1] + up.offset[0]
+        x = up.factors[1] * w + phase % up.factors[1] + up.offset[1]
+        inside = []
+        extents = ((y, self.conv.output.height, 0), (x, self.conv.output.width, 1))
+        for at, extent, axis in extents:
+            if up.offset[axis] < 0:
+                inside.append(at >= 0)
+            if up.factors[axis] * up.size[axis] + up.offset[axis] > extent:
+                inside.append(at < extent)
+        if not inside:
+            self.write(value, n, channel, y, x)
+            return
+        with self.k.when(tirx.all(*inside) if len(inside) > 1 else inside[0]):
+            self.write(value, n, channel, y, x)
 
     def position(self, layout: Blocked | None, h: Any, w: Any) -> Any:
         if layout is None:
@@ -305,10 +364,8 @@ def _start(index: Any, size: int, extent: int) -> Any:
 
 def flat_extent(conv: Convolution) -> tuple[int, int]:
     """Output rows and columns as the kernel walks them (one row where it can)."""
-    x, y = conv.input, conv.output
-    if conv.geometry.is_pointwise and not any(x.pads) and not any(y.pads) and _flat(conv):
-        return 1, y.height * y.width
-    return y.height, y.width
+    height, width = conv.size
+    return (1, height * width) if conv.is_flat else (height, width)
 
 
 def divisors(n: int) -> Sequence[int]:

@@ -13,7 +13,7 @@ from ..operators.base import Call
 from ..plan import Plan, Tensor
 from ..targets import Target
 from ..unsupported import UnsupportedNodesError
-from . import convolution, elementwise, matmul, recurrent, rows, shapes
+from . import convolution, elementwise, matmul, recurrent, rows, shapes, transposed
 from .context import Constant, Lowering, Stored
 from .fuse import fuse
 from .prepare import prepare
@@ -25,6 +25,7 @@ RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **matmul.RULES,
     **rows.RULES,
     **recurrent.RULES,
+    **transposed.RULES,
     **shapes.RULES,
 }
 
