@@ -22,6 +22,10 @@ _SHARE_CPUS = -3
 
 _BIND = "TVM_BIND_THREADS"
 
+_SPIN, _SPINS = "TVM_THREAD_POOL_SPIN_COUNT", "10000"
+"""How often a worker looks for work before it sleeps: for some 5 ms, which bridges the gaps
+between kernels; TVM's own number keeps a CPU busy for 160 ms after every run."""
+
 
 class _Pool(threading.local):
     """The calling thread's pool: the process that made it and the threads in use."""
@@ -59,6 +63,7 @@ def use_threads(threads: int) -> None:
 
     configure: Any = tvm.get_global_func("runtime.config_threadpool")
     cpus = available_cpus()
+    os.environ.setdefault(_SPIN, _SPINS)  # for good: workers read it when they start
     with _unbound():
         if _pool.process is None:
             configure(_SHARE_CPUS, len(cpus), [str(c) for c in cpus])
