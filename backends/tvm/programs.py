@@ -188,7 +188,7 @@ def simplify(program: Program) -> Program:
             alias[index] = before.arguments[0]
         elif uses.get(source) == 1:
             steps[index] = _fuse_quantize(before, steps[index], steps, program)
-    return _rebuild(program, steps, resolve(program.result))
+    return rebuild(program, steps, resolve(program.result))
 
 
 def _dtype_of(index: int, program: Program, steps: Mapping[int, Step]) -> str:
@@ -264,7 +264,7 @@ def _fuse_quantize(
     return quantize_step
 
 
-def _rebuild(program: Program, steps: Mapping[int, Step], result: int) -> Program:
+def rebuild(program: Program, steps: Mapping[int, Step], result: int) -> Program:
     """The program of the steps that `result` needs."""
     needed: set[int] = set()
     stack = [result]

@@ -20,7 +20,7 @@ class Target:
     `triple`, `cpu`, `attributes` and `abi` go to LLVM. `vector_bytes` is the width of
     the widest vector register that kernels use, `registers` how many there are.
     `features` are the instructions that kernels choose by: `fma`, `avx2`, `avx512`,
-    `vnni`, `dotprod`, `i8mm`, `neon`. `cpu_flags` are the flags of /proc/cpuinfo that
+    `vnni`, `vbmi`, `dotprod`, `i8mm`, `neon`. `cpu_flags` are the flags of /proc/cpuinfo that
     a machine must have to run the result.
     """
 
@@ -71,7 +71,7 @@ class Target:
 _V2 = frozenset({"sse4_2", "ssse3", "popcnt"})
 _V3 = _V2 | {"avx2", "fma", "bmi2", "f16c"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-_VNNI = _V4 | {"avx512_vnni"}
+_VNNI = _V4 | {"avx512_vnni", "avx512vbmi"}
 
 
 def _x86(
@@ -112,8 +112,14 @@ TARGETS: dict[str, Target] = {
         _x86("x86-64-v2", "x86-64 with SSE4.2 (2009 and later)", 16, "", _V2),
         _x86("x86-64-v3", "x86-64 with AVX2 and FMA (2013 and later)", 32, "avx2 fma", _V3),
         _x86("x86-64-v4", "x86-64 with AVX-512", 64, "avx2 fma avx512", _V4),
-        _x86("icelake-server", "Intel Ice Lake (AVX-512 VNNI)", 64, "avx2 fma avx512 vnni", _VNNI),
-        _x86("znver4", "AMD Zen 4 (AVX-512 VNNI)", 64, "avx2 fma avx512 vnni", _VNNI),
+        _x86(
+            "icelake-server",
+            "Intel Ice Lake (AVX-512 VNNI)",
+            64,
+            "avx2 fma avx512 vnni vbmi",
+            _VNNI,
+        ),
+        _x86("znver4", "AMD Zen 4 (AVX-512 VNNI)", 64, "avx2 fma avx512 vnni vbmi", _VNNI),
         _aarch64("aarch64", "any 64-bit ARM", "generic"),
         _aarch64("aarch64-cortex-a53", "ARM Cortex-A53 (Raspberry Pi 3)", "cortex-a53"),
         _aarch64("aarch64-cortex-a55", "ARM Cortex-A55", "cortex-a55", "dotprod", "asimddp"),

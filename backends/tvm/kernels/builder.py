@@ -7,7 +7,7 @@ is an order of magnitude faster than parsing TVMScript.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -25,6 +25,7 @@ class KernelBuilder:
     def __init__(self) -> None:
         self._parameters: list[Any] = []
         self._blocks: list[list[Any]] = [[]]
+        self._shared: list[dict[Any, Any]] = [{}]
 
     def parameter(self, name: str, shape: Sequence[int], dtype: str) -> Any:
         """A buffer argument; arguments keep the order of these calls."""
@@ -41,6 +42,24 @@ class KernelBuilder:
     def statement(self, statement: Any) -> None:
         self._blocks[-1].append(statement)
 
+    def _open(self) -> None:
+        self._blocks.append([])
+        self._shared.append({})
+
+    def _close(self) -> Any:
+        self._shared.pop()
+        return _sequence(self._blocks.pop())
+
+    def shared(self, key: Any, value: Callable[[], Any], dtype: str) -> Any:
+        """A variable with a value that doesn't change, one for each loop body that needs it."""
+        for known in self._shared:
+            if key in known:
+                return known[key]
+        variable = tirx.Var("c", dtype)
+        self.statement(tirx.Bind(variable, value()))
+        self._shared[-1][key] = variable
+        return variable
+
     @contextlib.contextmanager
     def loop(self, extent: Expr, name: str, *, parallel: bool = False) -> Iterator[Expr]:
         """`for name in range(extent)`. A loop of one iteration becomes no loop."""
@@ -48,9 +67,9 @@ class KernelBuilder:
             yield 0
             return
         variable = tirx.Var(name, "int32")
-        self._blocks.append([])
+        self._open()
         yield variable
-        body = _sequence(self._blocks.pop())
+        body = self._close()
         kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
         self.statement(tirx.For(variable, tirx.IntImm("int32", 0), as_int(extent), kind, body))
 
@@ -97,9 +116,9 @@ class KernelBuilder:
     @contextlib.contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """`if condition:`"""
-        self._blocks.append([])
+        self._open()
         yield
-        self.statement(tirx.IfThenElse(condition, _sequence(self._blocks.pop()), None))
+        self.statement(tirx.IfThenElse(condition, self._close(), None))
 
     def store(self, buffer: Any, value: Expr, *indices: Expr, lanes: int = 1) -> None:
         """Store `value`; with `lanes` > 1 a vector along the last axis from the last index."""

@@ -6,6 +6,7 @@ MLAS library (requantization, QLinearAdd, QLinearMul) and of QLinearAveragePool.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -149,6 +150,28 @@ def _requantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     return e.round_to(e.to_float(a[0]) * a[1], s, s["zero_point"])
 
 
+def _table(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """A function of a byte: two lookups by its low seven bits (AVX-512 VBMI), one chosen."""
+    lanes, parts = e.lanes, []
+    for start in range(0, 256, 64):
+        values = s["values"][start : start + 64]
+        numbers = [tirx.const(int(np.uint8(v & 255).view(np.int8)), "int8") for v in values]
+        vector = functools.partial(tirx.Shuffle, numbers, list(range(64)))
+        parts.append(e.builder.shared(("table", values), vector, "int8x64"))
+    index = a[0] if types[0] == "int8" else reinterpret(a[0], "int8", lanes)
+    if lanes > 1:
+        index = tirx.Shuffle([e.bind(index, "int8")] * (64 // lanes), list(range(64)))
+    else:
+        index = tirx.Broadcast(index, 64)
+    wide = StepEmitter(e.builder, e.target, 64)
+    index = wide.bind(index, "int8")
+    name = "llvm.x86.avx512.vpermi2var.qi.512"
+    low, high = (llvm(name, "int8x64", parts[i], index, parts[i + 1]) for i in (0, 2))
+    found = wide.bind(tirx.Select(index < constant(0, "int8", 64), high, low), "int8")
+    found = tirx.Shuffle([found], list(range(lanes)))
+    return found if s.dtype == "int8" else reinterpret(found, "uint8", lanes)
+
+
 def _scale_sum(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     """The mean of dequantized values from the sum of the integers."""
     value = a[0] - e.number(s["zero_point"] * s["count"], "int32")
@@ -285,6 +308,7 @@ _RULES: dict[str, Rule] = {
     "requantize_sum": _requantize_sum,
     "qlinear_add": _qlinear_add,
     "qlinear_mul": _qlinear_mul,
+    "table": _table,
 }
 
 _QUANTIZING = frozenset(

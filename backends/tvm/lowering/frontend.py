@@ -11,6 +11,7 @@ from ....ir.model import Model
 from ..operators import RULES as LOOPS
 from ..operators.base import Call
 from ..plan import Plan, Tensor
+from ..tables import use_tables
 from ..targets import Target
 from ..unsupported import UnsupportedNodesError
 from . import convolution, elementwise, matmul, recurrent, rows, shapes, transposed
@@ -64,6 +65,7 @@ def lower(model: Model, target: Target) -> Plan:
             tensor = _copy_of(lowering, tensor)
         lowering.plan.outputs.append((value.name, tensor))
     fuse(lowering.plan)
+    use_tables(lowering.plan, target)
     return lowering.plan
 
 
