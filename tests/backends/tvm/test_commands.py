@@ -1,0 +1,104 @@
+"""How to compile, said on the command line and to the pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper
+
+pytest.importorskip("tvm")
+
+import secateur
+from secateur.backends.tvm import tune
+from secateur.backends.tvm.container import is_container
+from secateur.cli import main
+
+from .graphs import Net
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model that can be compiled and one that can't."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tune, "TILES", 2)
+    monkeypatch.setattr(tune, "ROUNDS", 1)
+    net = Net(None, 0)
+    value = net.node("Conv", "x", net.weight(16, 8, 3, 3))
+    onnx.save(net.model({"x": (1, 8, 9, 9)}, [value]), tmp_path / "conv.onnx")
+    text = net.node("Cast", value, to=TensorProto.STRING)
+    back = net.node("Cast", text, to=TensorProto.FLOAT)
+    model = net.model({"x": (1, 8, 9, 9)}, [net.node("Relu", back)])
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.FLOAT, (1, 16, 7, 7))
+    )
+    onnx.save(model, tmp_path / "text.onnx")
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def test_compile_keeps_kernels_in_a_cache(place: Path) -> None:
+    for reused in (False, True):
+        result = run(
+            *("compile", "conv.onnx", "-o", "out", "--target", "native", "--cache", "c", "--json")
+        )
+        assert result.exit_code == 0, result.output
+        compiler = json.loads(result.stdout)["compiler"]
+        assert (compiler["reused"] == compiler["kernels"]) is reused
+    before = sorted(place.joinpath("c").rglob("*"))
+    result = run("compile", "text.onnx", "-o", "out", "--target", "native", "--no-cache")
+    assert sorted(place.joinpath("c").rglob("*")) == before
+
+
+def test_cache_and_no_cache_exclude_each_other(place: Path) -> None:
+    arguments = ("compile", "conv.onnx", "-o", "out", "--target", "native")
+    result = run(*arguments, "--cache", "c", "--no-cache")
+    assert result.exit_code == 2
+    assert "not both" in result.output
+
+
+def test_compile_tunes(place: Path) -> None:
+    arguments = ("compile", "conv.onnx", "-o", "out", "--target", "native", "--cache", "c")
+    result = run(*arguments, "--tune", "1")
+    assert result.exit_code == 0, result.output
+    assert "1 kernels measured, 0 known before, 0 left for lack of time" in result.output
+    assert (place / "c" / "tuning.json").exists()
+
+
+def test_compile_leaves_nodes_to_onnx_runtime_if_asked(place: Path) -> None:
+    arguments = ("compile", "text.onnx", "-o", "out", "--target", "native")
+    refused = run(*arguments)
+    assert refused.exit_code == 1
+    assert "(Cast)" in refused.output
+    assert not (place / "out" / "model.so").exists()
+    result = run(*arguments, "--fallback")
+    assert result.exit_code == 0, result.output
+    assert "Left to ONNX Runtime, 2 node(s)" in result.output
+    assert is_container(place / "out" / "model.so")
+    compared = run("compare", "text.onnx", "out/model.so")
+    assert compared.exit_code == 0, compared.output
+
+
+def test_the_pipeline_takes_the_same_options(place: Path) -> None:
+    report = secateur.optimize(
+        "text.onnx", "out", target="native", fallback=True, tune=1.0, cache="c", threads=2
+    )
+    assert report.artifact is not None
+    assert report.artifact.ran
+    assert len(report.artifact.compiler["left"]) == 2
+    assert report.artifact.compiler["tuning"]["measured"] == 1
+    text = (place / "out" / "report.md").read_text()
+    assert "Left to ONNX Runtime, 2 node(s)" in text
+    assert (place / "c" / "tuning.json").exists()
+
+
+def test_tuning_for_another_machine_is_refused_at_once(place: Path) -> None:
+    with pytest.raises(secateur.SecateurError, match="this machine can't run its code"):
+        secateur.optimize("conv.onnx", "out", target="riscv64", tune=1.0)
+    assert not (place / "out").exists()
