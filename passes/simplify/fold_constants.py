@@ -145,9 +145,11 @@ class _Round:
         if node.op_type in ("Shape", "Size"):
             found = _known_shape(node) if self._may_fold(node) else None
             return None if found is None else (output, found)
-        if node.op_type not in KERNELS or not self._may_fold(node):
+        if node.op_type not in KERNELS:
             return None
         if not all(v is None or self._is_constant(v) for v in node.inputs):
+            return None
+        if not self._may_fold(node):
             return None
         tensors = [self.model.constant(v) for v in node.inputs]
         array = compute(node, [None if t is None else t.numpy() for t in tensors])
@@ -190,9 +192,10 @@ class _Round:
         )
 
     def _is_candidate(self, node: Node, held: set[Node]) -> bool:
-        return self._may_fold(node) and all(
-            v is None or v.producer in held or self._is_constant(v) for v in node.inputs
-        )
+        for value in node.inputs:
+            if value is not None and value.producer not in held and not self._is_constant(value):
+                return False
+        return self._may_fold(node)
 
     def _fits(self, node: Node, output: Value, size: int, freed: int) -> bool:
         if size <= freed or self.limits.allow(output, size):
