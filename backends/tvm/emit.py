@@ -21,6 +21,7 @@ from .kernels import concat, convolution, depthwise, matmul, pooling, softmax, w
 from .kernels import elementwise as elementwise_kernels
 from .kernels.epilogue import Operand
 from .layout import Blocked
+from .layouts import choose_layouts, needed_pads
 from .objects import digest
 from .operators.base import emit as emit_loops
 from .plan import (
@@ -476,6 +477,14 @@ class Emitter:
         """How a kernel writing `layout` reads a view, and the variable that it reads."""
         tensor = view.tensor
         padded = (1,) * (len(shape) - len(view.shape)) + view.shape
+        own = self.own(tensor)
+        first = view.first_channel if own is not None else None
+        if own is not None and first is not None and view.shape == shape != tensor.shape:
+            fits = layout is None or layout.block == own.block
+            if fits and first % own.block == 0:
+                source = elementwise_kernels.Source(tensor.dtype, padded, own)
+                part = dataclasses.replace(source, first_block=first // own.block)
+                return part, self.read(tensor, own)
         if not view.is_whole:
             assert view.strides is not None
             strides = (0,) * (len(shape) - len(view.shape)) + view.strides
@@ -483,7 +492,6 @@ class Emitter:
                 tensor.dtype, padded, None, strides, view.offset, tensor.elements
             )
             return source, self.read(tensor, None)
-        own = self.own(tensor)
         full = tensor.shape == shape
         matches = len(padded) in (3, 4) and padded[1] == shape[1] if len(shape) in (3, 4) else False
         if (
@@ -554,66 +562,6 @@ class _Key(str):
     """A kernel's kind where no dataclass describes the kernel."""
 
     __slots__ = ()
-
-
-def choose_layouts(plan: Plan, choices: Choices) -> dict[Tensor, Blocked]:
-    """The blocked layout of every tensor that has one, with the padding its readers need.
-
-    Convolution and pooling write blocked tensors; elementwise operations and
-    concatenations along the channels keep what their inputs have, or take it where a
-    reader wants it. The first reader with padding decides on the fill.
-    """
-    layouts: dict[Tensor, Blocked] = {}
-    for op in plan.operations:
-        y = op.output
-        if not _wants_blocks(op, layouts):
-            continue
-        layouts[y] = Blocked.of(y.shape, choices.target.block, y.dtype)
-    for tensor, layout in layouts.items():
-        pads, fill = [0, 0, 0, 0], None
-        for reader in tensor.readers:
-            if isinstance(reader, (ConvolutionOp, PoolingOp)) and reader.input is tensor:
-                own = needed_pads(reader, choices)
-                if any(own) and fill is None:
-                    fill = reader.fill
-                if any(own) and fill == reader.fill:
-                    pads = [max(p, o) for p, o in zip(pads, own, strict=True)]
-        layouts[tensor] = layout.with_pads(pads, fill or 0)
-    return layouts
-
-
-def needed_pads(op: ConvolutionOp | PoolingOp, choices: Choices) -> tuple[int, int, int, int]:
-    """Physical padding that the operation's kernel reads: top, left, bottom, right."""
-    if choices.by_winograd(op):
-        return winograd.needed_pads(op.input.shape, op.output.shape, op.geometry)
-    top, left, bottom, right = op.geometry.pads
-    if (
-        isinstance(op, ConvolutionOp)
-        and op.is_depthwise
-        and op.input.dtype != "float32"
-        and "vnni" in choices.target.features
-    ):
-        right += depthwise.extra_columns(op.geometry.kernel[1])
-    return top, left, bottom, right
-
-
-def _wants_blocks(op: Operation, layouts: dict[Tensor, Blocked]) -> bool:
-    if isinstance(op, (ConvolutionOp, PoolingOp)):
-        return True
-    if not op.output.is_image:
-        return False
-    if isinstance(op, ElementwiseOp):
-        if any(v.tensor in layouts and v.tensor.shape == op.output.shape for v in op.views):
-            return True
-        if any(not v.is_whole for v in op.views):
-            return False
-        return any(
-            isinstance(r, (ConvolutionOp, PoolingOp)) and r.input is op.output
-            for r in op.output.readers
-        )
-    if isinstance(op, ConcatOp):
-        return op.axis == 1 and all(t in layouts for t in op.inputs)
-    return False
 
 
 def _weight_range(weights: Array) -> tuple[int, int]:

@@ -65,6 +65,21 @@ class View:
         found = row_major(self.shape) if self.strides is None else self.strides
         return tuple(s if size != 1 else 0 for s, size in zip(found, self.shape, strict=True))
 
+    @property
+    def first_channel(self) -> int | None:
+        """Where the view is some channels of whole images in order, the first of them."""
+        whole, part = self.tensor.shape, self.shape
+        if not self.tensor.is_image or len(part) != len(whole):
+            return None
+        if (part[0], *part[2:]) != (whole[0], *whole[2:]):
+            return None
+        steps = row_major(whole)
+        own = zip(self.element_strides, steps, part, strict=True)
+        first, rest = divmod(self.offset, steps[1])
+        if rest or first + part[1] > whole[1] or any(n > 1 and s != t for s, t, n in own):
+            return None
+        return first
+
 
 @dataclasses.dataclass(eq=False)
 class Operation:

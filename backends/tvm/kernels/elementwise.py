@@ -12,6 +12,7 @@ from tvm import tirx
 from ..layout import Blocked
 from ..programs import Program
 from ..targets import Target
+from . import squares
 from .builder import KernelBuilder, constant, load, splat
 from .epilogue import fill_border
 from .steps import StepEmitter
@@ -23,7 +24,8 @@ class Source:
 
     `shape` has the output's rank. A view (transposition, slice, expansion) gives its
     element `strides` per axis, the `offset` of its first element and the number of
-    `elements` of the tensor that it views.
+    `elements` of the tensor that it views. Of a blocked tensor it may be whole blocks
+    from `first_block` on.
     """
 
     dtype: str
@@ -32,6 +34,7 @@ class Source:
     strides: tuple[int, ...] | None = None
     offset: int = 0
     elements: int | None = None
+    first_block: int = 0
 
     @property
     def buffer_shape(self) -> tuple[int, ...]:
@@ -82,6 +85,11 @@ def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
     fill_border(k, result, y, kernel.program.dtype)
     strides = [_image_strides(s) for s in kernel.sources]
     by_lane = any(s.layout is None and st[1] for s, st in zip(kernel.sources, strides, strict=True))
+    size = (y.batch, y.channels, y.height, y.width)
+    if by_lane and squares.fits(kernel, strides, size):
+        body = squares.Squares(k, kernel, target, buffers, result, strides, size)
+        body.build(parallel=parallel)
+        return k.finish()
     lanes = 1 if by_lane else min(target.lanes, y.block)
     emitter = StepEmitter(k, target, lanes)
     ragged = y.channels != y.padded_channels
@@ -93,7 +101,7 @@ def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
         found = []
         for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
             if source.layout is not None:
-                found.append(_load_blocked(source.layout, buffer, n, c, h, w, lanes))
+                found.append(_load_blocked(source, buffer, n, c, h, w, lanes))
             else:
                 at = source.offset + n * stride[0] + c * stride[1] + h * stride[2] + w * stride[3]
                 found.append(splat(load(buffer, at), lanes))
@@ -195,7 +203,9 @@ def _mask(value: Any, channel: Any, channels: int, dtype: str, lanes: int) -> An
     return tirx.Select(keep, value, constant(0, dtype, lanes))
 
 
-def _load_blocked(layout: Blocked, buffer: Any, n: Any, c: Any, h: Any, w: Any, lanes: int) -> Any:
+def _load_blocked(source: Source, buffer: Any, n: Any, c: Any, h: Any, w: Any, lanes: int) -> Any:
+    layout = source.layout
+    assert layout is not None
     image = n if layout.batch > 1 else 0
     if layout.height == 1:
         h = 0
@@ -203,17 +213,23 @@ def _load_blocked(layout: Blocked, buffer: Any, n: Any, c: Any, h: Any, w: Any, 
         w = 0
     block = c // layout.block if isinstance(c, int) else tirx.floordiv(c, layout.block)
     lane = c % layout.block if isinstance(c, int) else tirx.floormod(c, layout.block)
-    return load(buffer, image * layout.blocks + block, layout.position(h, w), lane, lanes=lanes)
+    outer = image * layout.blocks + source.first_block + block
+    return load(buffer, outer, layout.position(h, w), lane, lanes=lanes)
 
 
 def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
-    """Row-major output of inputs of which some are blocked: element by element."""
+    """Row-major output of inputs of which some are blocked."""
     k = KernelBuilder()
     buffers = _declare(k, kernel)
     result = k.parameter("Y", (math.prod(kernel.shape),), kernel.program.dtype)
     n_, c_, h_, w_ = _image_shape(kernel.shape)
-    emitter = StepEmitter(k, target, 1)
     strides = [_image_strides(s) for s in kernel.sources]
+    size = (n_, c_, h_, w_)
+    if squares.fits(kernel, strides, size):
+        body = squares.Squares(k, kernel, target, buffers, result, strides, size)
+        body.build(parallel=parallel)
+        return k.finish()
+    emitter = StepEmitter(k, target, 1)
     with (
         k.outer(n_, c_, parallel=parallel) as (n, c),
         k.loop(h_, "h") as h,
@@ -222,7 +238,7 @@ def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
         values = []
         for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
             if source.layout is not None:
-                values.append(_load_blocked(source.layout, buffer, n, c, h, w, 1))
+                values.append(_load_blocked(source, buffer, n, c, h, w, 1))
             else:
                 at = source.offset + n * stride[0] + c * stride[1] + h * stride[2] + w * stride[3]
                 values.append(load(buffer, at))
