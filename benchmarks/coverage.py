@@ -121,7 +121,7 @@ def feeds_of(case: Case) -> dict[str, Any]:
 # --- one case --------------------------------------------------------------------
 
 
-def run_case(case: Case) -> Outcome:
+def run_case(case: Case, fallback: bool = False) -> Outcome:
     """Compile and run a case; never raises."""
     from secateur.ir.errors import SecateurError
 
@@ -132,7 +132,7 @@ def run_case(case: Case) -> Outcome:
         runtime = "wrong"
     operator = _operator(case)
     try:
-        results = compile_and_run(case)
+        results = compile_and_run(case, fallback)
     except SecateurError as error:
         return Outcome("error", runtime, operator, time.perf_counter() - start, str(error)[:500])
     except Exception:  # whatever else escapes is a defect
@@ -145,7 +145,7 @@ def run_case(case: Case) -> Outcome:
     return Outcome(status, runtime, operator, time.perf_counter() - start, wrong)
 
 
-def compile_and_run(case: Case) -> list[Any]:
+def compile_and_run(case: Case, fallback: bool) -> list[Any]:
     """The outputs that secateur's artifact computes, in order."""
     from secateur.backends.tvm.cache import Cache
     from secateur.backends.tvm.compile import compile_model
@@ -163,7 +163,7 @@ def compile_and_run(case: Case) -> list[Any]:
             value.set_tensor_type(value.dtype, given.shape)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.so"
-        compile_model(model, parse_target("native"), path, cache=Cache.none())
+        compile_model(model, parse_target("native"), path, cache=Cache.none(), fallback=fallback)
         found = Runtime(path).run(feeds)
     return [found[v.name] for v in case.model.graph.output]
 
@@ -221,13 +221,17 @@ def _operator(case: Case) -> str:
 # --- many cases ------------------------------------------------------------------
 
 
-def run_cases(cases: Sequence[Case], limit: float = TIME_LIMIT) -> Iterator[tuple[Case, Outcome]]:
+def run_cases(
+    cases: Sequence[Case], limit: float = TIME_LIMIT, fallback: bool = False
+) -> Iterator[tuple[Case, Outcome]]:
     """Each case in a worker process, which is replaced where it dies or hangs."""
     context = multiprocessing.get_context("fork")
     next_index = 0
     while next_index < len(cases):
         receiver, sender = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(cases[next_index:], sender), daemon=True)
+        worker = context.Process(
+            target=_work, args=(cases[next_index:], sender, fallback), daemon=True
+        )
         worker.start()
         sender.close()
         start = time.perf_counter()
@@ -256,12 +260,12 @@ def run_cases(cases: Sequence[Case], limit: float = TIME_LIMIT) -> Iterator[tupl
         worker.join()
 
 
-def _work(cases: Sequence[Case], sender: Any) -> None:
+def _work(cases: Sequence[Case], sender: Any, fallback: bool) -> None:
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     for case in cases:
-        sender.send(run_case(case))
+        sender.send(run_case(case, fallback))
     sender.close()
 
 
@@ -339,6 +343,7 @@ def write_results(path: Path, results: dict[str, Outcome]) -> None:
 @click.option("--every", default=1, help="Take every Nth case.")
 @click.option("--filter", "pattern", default="*", help="Case names, as a shell pattern.")
 @click.option("--again", default="", help="Statuses to repeat, separated by commas, or all.")
+@click.option("--fallback", is_flag=True, help="Leave what can't be lowered to ONNX Runtime.")
 @click.option("--limit", default=TIME_LIMIT, help="Seconds for one case.")
 @click.option("--verbose", "-v", is_flag=True, help="Show every case that does not pass.")
 def main(
@@ -347,6 +352,7 @@ def main(
     every: int,
     pattern: str,
     again: str,
+    fallback: bool,
     limit: float,
     verbose: bool,
 ) -> None:
@@ -362,7 +368,7 @@ def main(
         if fnmatch.fnmatch(case.name, pattern) and repeat:
             chosen.append(case)
     click.echo(f"{len(chosen)} cases to run, {len(found)} known", err=True)
-    for count, (case, outcome) in enumerate(run_cases(chosen, limit)):
+    for count, (case, outcome) in enumerate(run_cases(chosen, limit, fallback)):
         found[case.name] = outcome
         if verbose and outcome.status != "pass":
             click.echo(f"{outcome.status:6s} ({outcome.runtime}) {case.name}: {outcome.detail}")
