@@ -83,51 +83,38 @@ def tanh(e: StepEmitter, x: Any) -> Any:
 
 
 _ERF_SMALL = (
-    7.853861353153693e-5,
-    -8.010193625184903e-4,
-    5.188327685732524e-3,
-    -2.685381193529856e-2,
-    1.128358514861418e-1,
-    -3.761262582423300e-1,
-    1.128379165726710,
+    -5.96761703e-4,
+    4.99119423e-3,
+    -2.67681349e-2,
+    1.12819925e-1,
+    -3.76125336e-1,
+    1.28379166e-1,
 )
-"""Cephes' erff on |x| <= 1: x * T(x^2)."""
-_ERFC_P = (
-    2.326819970068386e-2,
-    -1.387039388740657e-1,
-    3.687424674597105e-1,
-    -5.824733027278666e-1,
-    6.210004621745983e-1,
-    -4.944515323274145e-1,
-    3.404879937665872e-1,
-    -2.741127028184656e-1,
-    5.638259427386472e-1,
+"""N. Juffa's erff on |x| <= 0.921875: x + x * P(x^2)."""
+_ERF_LARGE = (
+    -1.72853470e-5,
+    3.83197126e-4,
+    -3.88396438e-3,
+    2.42546219e-2,
+    -1.06777877e-1,
+    -6.34846687e-1,
+    -1.28717512e-1,
 )
-_ERFC_R = (
-    -1.047766399936249e1,
-    1.297719955372516e1,
-    -7.495518717768503,
-    2.921019019210786,
-    -1.015265279202700,
-    4.218463358204948e-1,
-    -2.820767439740514e-1,
-    5.641895067754075e-1,
-)
+"""Above: 1 - exp(-|x| + |x| * P(|x|))."""
 
 
 def erf(e: StepEmitter, x: Any) -> Any:
-    """erf(x): Cephes' erff below 1, 1 - exp(-x^2) / x * P(1/x^2) above."""
+    """erf(x), within about one unit in the last place."""
     x = e.bind(x, "float32")
     magnitude = e.bind(tirx.max(x, -x), "float32")
     square = e.bind(x * x, "float32")
-    small = x * _polynomial(e, square, _ERF_SMALL)
-    bounded = e.bind(tirx.max(magnitude, e.number(1.0)), "float32")
-    q = e.bind(e.number(1.0) / bounded, "float32")
-    y = e.bind(q * q, "float32")
-    p = tirx.Select(bounded < e.number(2.0), _polynomial(e, y, _ERFC_P), _polynomial(e, y, _ERFC_R))
-    large = e.number(1.0) - exp(e, -(bounded * bounded)) * q * p
+    small = x + x * _polynomial(e, square, _ERF_SMALL)
+    bounded = e.bind(tirx.min(magnitude, e.number(4.0)), "float32")
+    power = bounded * _polynomial(e, bounded, _ERF_LARGE) - bounded
+    large = e.bind(e.number(1.0) - exp_nonpositive(e, power), "float32")
     large = tirx.Select(x < e.number(0.0), -large, large)
-    return tirx.Select(magnitude < e.number(1.0), small, large)
+    large = tirx.Select(magnitude > e.number(0.921875), large, small)
+    return tirx.Select(x != x, x, large)
 
 
 def _polynomial(e: StepEmitter, x: Any, coefficients: tuple[float, ...]) -> Any:

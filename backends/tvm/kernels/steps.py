@@ -259,6 +259,7 @@ def _gelu_erf(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
 
 _UNARY: dict[str, Callable[[StepEmitter, Any], Any]] = {
     "identity": lambda e, x: x,
+    "rounded": lambda e, x: e.fence(x),
     "pool_average": lambda e, x: x,
     "neg": lambda e, x: -x,
     "sqrt": lambda e, x: tirx.sqrt(x),

@@ -113,7 +113,10 @@ def prelu(lowering: Lowering, node: Node) -> bool:
 
 
 def batch_normalization(lowering: Lowering, node: Node) -> bool:
-    """In inference form: a multiplication and an addition per channel."""
+    """In inference form: a multiplication and an addition per channel.
+
+    Both round, as in ONNX Runtime, so that a quantization after them finds the same floats.
+    """
     constants = [lowering.constant(v) for v in node.inputs[1:5]]
     x, y = node.input(0), node.output(0)
     if any(c is None for c in constants) or node.get("training_mode", 0) or x is None or y is None:
@@ -122,13 +125,14 @@ def batch_normalization(lowering: Lowering, node: Node) -> bool:
         return False
     if not _is_float(lowering, x):
         return False
-    scale, bias, mean, variance = (np.asarray(c, np.float64) for c in constants)
-    factor = scale / np.sqrt(variance + node.get("epsilon", 1e-5))
+    scale, bias, mean, variance = (np.asarray(c, np.float32) for c in constants)
+    factor = scale * (np.float32(1) / np.sqrt(variance + np.float32(node.get("epsilon", 1e-5))))
     offset = bias - mean * factor
     rank = len(lowering.shape(x))
     shape = (-1,) + (1,) * (rank - 2)
     builder = ProgramBuilder(("float32", "float32", "float32"))
-    builder.step("add", (builder.step("mul", (0, 1), "float32"), 2), "float32")
+    product = builder.step("rounded", (builder.step("mul", (0, 1), "float32"),), "float32")
+    builder.step("add", (product, 2), "float32")
     operands = [lowering.operand(x)]
     for suffix, array in (("factor", factor), ("offset", offset)):
         values = array.astype(np.float32).reshape(shape)
