@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -16,7 +15,6 @@ import tvm
 from ...ir.errors import UnsupportedError
 from .cache import Cache
 from .targets import Target
-from .threads import available_cpus
 
 _SCHEME = "1"
 """Part of every key: to be changed with how functions become objects."""
@@ -42,41 +40,35 @@ def compile_functions(
     cache: Cache,
     folder: Path,
 ) -> Objects:
-    """Write an object file for each function into `folder`, by several threads.
+    """Write an object file for each function into `folder`.
 
-    `digests` are those of functions whose names depend on nothing else; the others are
-    computed here. Raises UnsupportedError where TVM can't compile a function.
+    One after the other, since TVM doesn't promise that its passes bear threads. `digests`
+    are those of functions that are named by their content; the others are computed here.
+    Raises UnsupportedError where TVM can't compile a function.
     """
     names = sorted(functions)
-    keys = {n: _key(n, digests.get(n) or digest(functions[n]), target) for n in names}
-    paths = {n: folder / f"{index:05d}.o" for index, n in enumerate(names)}
-    missing = []
-    for name in names:
-        found = cache.get(keys[name])
-        if found is None:
-            missing.append(name)
-        else:
-            paths[name].write_bytes(found)
     machine = tvm.target.Target(target.llvm())
-
-    def build(name: str) -> None:
-        _compile(name, functions[name], machine, paths[name])
-        cache.put(keys[name], paths[name].read_bytes())
-
-    with concurrent.futures.ThreadPoolExecutor(len(available_cpus())) as executor:
-        for name, work in {n: executor.submit(build, n) for n in missing}.items():
-            try:
-                work.result()
-            except (OSError, UnsupportedError):
-                raise
-            except Exception as error:  # TVM's errors have no common type
-                text = " ".join(str(error).split())[:300]
-                raise UnsupportedError(
-                    f"TVM can't compile kernel {name} for {target.name}: {text}"
-                ) from None
-    if missing:
+    paths, reused = [], 0
+    for index, name in enumerate(names):
+        path = folder / f"{index:05d}.o"
+        paths.append(path)
+        key = _key(name, digests.get(name) or digest(functions[name]), target)
+        found = cache.get(key)
+        if found is not None:
+            path.write_bytes(found)
+            reused += 1
+            continue
+        try:
+            _compile(name, functions[name], machine, path)
+        except Exception as error:  # TVM's errors have no common type
+            text = " ".join(str(error).split())[:300]
+            raise UnsupportedError(
+                f"TVM can't compile kernel {name} for {target.name}: {text}"
+            ) from None
+        cache.put(key, path.read_bytes())
+    if reused < len(names):
         cache.trim()
-    return Objects([paths[n] for n in names], len(names) - len(missing))
+    return Objects(paths, reused)
 
 
 def _compile(name: str, function: Any, machine: Any, path: Path) -> None:
