@@ -122,7 +122,7 @@ def quantize(model: onnx.ModelProto, activation: str = "uint8") -> onnx.ModelPro
         for i, name in enumerate(node.input):
             if name not in constants:
                 copy.input[i] = renamed[name]
-            elif node.op_type in ("Conv", "Gemm", "MatMul"):
+            elif node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
                 copy.input[i] = _constant(
                     node, i, constants[name], nodes, initializers, scales[renamed[node.input[0]]]
                 )

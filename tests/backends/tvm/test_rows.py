@@ -1,0 +1,86 @@
+"""Softmax, normalizations and reductions against ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm import work
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.onnx_io import from_proto
+
+from .graphs import Net, feeds, reference
+from .test_networks import SETTINGS, TARGETS, run
+
+_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+
+
+@st.composite
+def rows(draw: Any) -> onnx.ModelProto:
+    shape = [
+        draw(st.sampled_from((1, 2, 3, 7, 16, 19, 40))) for _ in range(draw(st.integers(1, 4)))
+    ]
+    rank = len(shape)
+    net = Net(draw, draw(st.integers(0, 9)))
+    kinds = ["Softmax", "LogSoftmax", "LayerNormalization", *_REDUCTIONS]
+    kinds += ["InstanceNormalization"] * 2 if rank >= 3 else []
+    kind = draw(st.sampled_from(kinds))
+    axis = draw(st.integers(0, rank - 1))
+    if kind in ("Softmax", "LogSoftmax"):
+        value = net.node(kind, "x", axis=axis)
+    elif kind == "LayerNormalization":
+        inputs = [net.weight(*shape[axis:]) for _ in range(draw(st.integers(1, 2)))]
+        value = net.node(kind, "x", *inputs, axis=axis)
+    elif kind == "InstanceNormalization":
+        value = net.node(kind, "x", net.weight(shape[1]), net.weight(shape[1]))
+    else:
+        last = draw(st.integers(axis, rank - 1))
+        value = net.node(kind, "x", axes=list(range(axis, last + 1)), keepdims=1)
+    if draw(st.booleans()):
+        value = net.node("Relu", value)
+    return net.model({"x": tuple(shape)}, [value])
+
+
+@settings(SETTINGS, max_examples=40)
+@given(rows(), st.sampled_from(TARGETS))
+def test_rows_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:
+    inputs = feeds(model, 1)
+    expected = reference(model, inputs)
+    found = run(model, target, tmp_path, inputs)
+    for name, array in expected.items():
+        scale = max(1.0, float(np.abs(array).max()))
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=5e-6 * scale)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("axis", [1, 2])
+def test_softmax_of_long_rows_in_parallel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, axis: int
+) -> None:
+    """More exponentials than are kept; what is masked with -infinity has no share."""
+    monkeypatch.setattr(work, "PARALLEL_OPERATIONS", 0)
+    net = Net(None, 0)
+    shape = (2, 5003, 9) if axis == 1 else (2, 9, 5003)
+    model = net.model({"x": shape}, [net.node("Softmax", "x", axis=axis)])
+    inputs = feeds(model)
+    inputs["x"][:, 1, 2] = -np.inf
+    expected = next(iter(reference(model, inputs).values()))
+    found = next(iter(run(model, target, tmp_path, inputs, 2).values()))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_rows_compile_for_arm(tmp_path: Path) -> None:
+    net = Net(None, 1)
+    value = net.node("LayerNormalization", "x", net.weight(37), net.weight(37))
+    model = net.model({"x": (3, 37)}, [net.node("Softmax", value, axis=-1)])
+    for target in ("aarch64", "armv7-a"):
+        compile_model(from_proto(model), parse_target(target), tmp_path / "model.so")
