@@ -81,7 +81,8 @@ class BatchedProduct:
         steps = -(-self.depth // dot.depth)
         left_zero, right_zero = self.zeros(target)
         width = tile.vectors * target.lanes
-        shapes = [((count * groups, steps, tile.vectors * dot.weights_per_step), dot.weight_dtype)]
+        packed = (count * groups, steps, tile.vectors * dot.weights_per_step)
+        shapes: list[tuple[tuple[int, ...], str]] = [(packed, dot.weight_dtype)]
         if left_zero:
             shapes.append(((count * groups * width,), "int32"))
         if right_zero:

@@ -69,7 +69,9 @@ def gemm(lowering: Lowering, node: Node) -> bool:
         return False
     output = lowering.tensor(y, "float32")
     program = builder.build()
-    lowering.emit(ProductOp(node.label, [output], operands, program, *views, 0, 0, output.shape))
+    lowering.emit(
+        ProductOp(node.label, [output], operands, program, views[0], views[1], 0, 0, output.shape)
+    )
     lowering.items[y] = Stored(output)
     return True
 
@@ -91,7 +93,15 @@ def _emit(
     output = lowering.tensor(y, "float32")
     lowering.emit(
         ProductOp(
-            node.label, [output], operands, program, *views, left.zero, right.zero, output.shape
+            node.label,
+            [output],
+            operands,
+            program,
+            views[0],
+            views[1],
+            left.zero,
+            right.zero,
+            output.shape,
         )
     )
     lowering.items[y] = Stored(output)

@@ -21,7 +21,7 @@ _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "T
 def recurrent(lowering: Lowering, node: Node) -> bool:
     """Constant float32 weights, the usual activations, sequences of one length."""
     x = node.input(0)
-    weights = [lowering.constant(node.input(i)) for i in (1, 2)]
+    weights: list[Array] = [lowering.constant(node.input(i)) for i in (1, 2)]
     bias = lowering.constant(node.input(3))
     if x is None or any(w is None or w.dtype != np.float32 for w in weights):
         return False
@@ -116,7 +116,7 @@ def _outputs(lowering: Lowering, node: Node, layer: Recurrent) -> list[Tensor]:
 def _is_float(lowering: Lowering, value: Value) -> bool:
     item = lowering.item(value)
     if isinstance(item, Constant):
-        return item.dequantized().dtype == np.float32
+        return bool(item.dequantized().dtype == np.float32)
     return isinstance(item, Quantized) or item.tensor.dtype == "float32"
 
 

@@ -191,7 +191,7 @@ def _extents(shape: Sequence[int], start: int, end: int) -> tuple[int, int, int]
 def _is_float(lowering: Lowering, value: Value) -> bool:
     item = lowering.item(value)
     if isinstance(item, Constant):
-        return item.dequantized().dtype == np.float32
+        return bool(item.dequantized().dtype == np.float32)
     return isinstance(item, Quantized) or item.tensor.dtype == "float32"
 
 
