@@ -95,16 +95,25 @@ def computes(shape: Sequence[int], geometry: Geometry, groups: int) -> bool:
     return groups == 1 and len(shape) == 4 and shape[1] > 4
 
 
+CACHED = 12 * 2**20
+"""Bytes of transformed weights that are worth reading for few tiles."""
+
+
 def pays(
     shape: Sequence[int], out_channels: int, output: Sequence[int], geometry: Geometry, groups: int
 ) -> bool:
-    """Whether this form is faster: enough channels, and each weight used for enough tiles."""
-    if not computes(shape, geometry, groups) or shape[1] < 32 or out_channels < 32:
+    """Whether this form is faster: enough channels, and weights used for enough tiles.
+
+    The transformed weights take four times the memory; where they don't stay in a cache
+    from one run to the next, few tiles don't make up for reading them.
+    """
+    if not computes(shape, geometry, groups) or min(shape[1], out_channels) < 16:
         return False
     height, width = output[2], output[3]
     tiles = -(-height // 4) * -(-width // 4)
     wasted = 16 * tiles / (height * width)
-    return tiles >= 12 and wasted <= 1.5
+    cached = 36 * 4 * shape[1] * out_channels <= CACHED
+    return tiles >= (4 if cached else 12) and wasted <= 2.0
 
 
 def needed_pads(
