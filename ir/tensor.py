@@ -151,6 +151,7 @@ class Tensor:
         where = f"tensor '{proto.name}'"
         if proto.data_type not in _DATA_TYPES:
             raise ModelError(f"{where}: unknown data type {proto.data_type}")
+        _check_shape(where, shape)
         region = None
         if proto.data_location == TensorProto.EXTERNAL:
             region = _external_region(proto, shape, base_dir)
@@ -168,6 +169,7 @@ class Tensor:
             cls.from_proto(part)
         if any(d < 0 for d in proto.dims):
             raise ModelError(f"{where}: negative dimension in shape {list(proto.dims)}")
+        _check_shape(where, tuple(proto.dims))
         return cls(proto.values.data_type, tuple(proto.dims), sparse=proto)
 
     @property
@@ -313,6 +315,16 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor({TensorProto.DataType.Name(self.dtype)}, {list(self.shape)})"
+
+
+def _check_shape(where: str, shape: tuple[int, ...]) -> None:
+    """Refuse what no array can have: the sizes besides 0 must multiply to what fits a word."""
+    if len(shape) > _MOST_AXES or math.prod(size for size in shape if size) >= 2**59:
+        raise ModelError(f"{where}: impossible shape {list(shape[:8])}")
+
+
+_MOST_AXES = 64
+"""Axes that numpy's arrays can have."""
 
 
 def set_external(proto: TensorProto, location: str, offset: int, length: int) -> None:

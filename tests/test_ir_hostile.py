@@ -19,6 +19,7 @@ from secateur.ir.onnx_io import from_proto, load, save
 from secateur.ir.unknown_fields import varint
 from secateur.ir.verify import verify
 from secateur.passes.manager import PassManager
+from secateur.passes.prune import inspect_groups
 from secateur.passes.simplify import simplify_pipeline
 
 
@@ -117,7 +118,8 @@ def test_external_data_outside_the_folder(tmp_path: Path, location: str) -> None
         (external("data", [4], offset="many"), "malformed external data entry"),
         (external("", [4]), "leaves the model's folder"),
         (external("nul\0byte", [4]), "malformed external data path"),
-        (external("data", [2**40, 2**40]), "'data' is too short"),
+        (external("data", [2**40, 2**40]), "impossible shape"),
+        (external("data", [2**20, 2**20]), "'data' is too short"),
         (external("data", [-4]), "negative dimension"),
     ],
 )
@@ -258,8 +260,17 @@ def test_propagation_of_values_builds_nothing_monstrous() -> None:
     model = from_proto(doubling())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     infer_shapes(model)
+    inspect_groups(model)
     PassManager(simplify_pipeline()).run(model)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+
+
+@pytest.mark.parametrize("dims", [[0, 2**62], [2**40, 0, 2**40], [1] * 65])
+def test_shapes_that_no_array_has(dims: list[int]) -> None:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims)
+    tensor.float_data.extend([0.0] * (1 if 0 not in dims else 0))
+    with pytest.raises(ModelError, match="tensor 'w': impossible shape"):
+        from_proto(model_with(tensor))
 
 
 def test_functions_that_expand_without_bound() -> None:

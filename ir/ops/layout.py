@@ -42,13 +42,21 @@ def concat(r: NodeAxes) -> None:
             if position != axis:
                 r.unify(operands[0][position], other[position])
     joined = [axes[axis] for axes in operands]
-    if any(dims.axis_size(a) is None for a in joined):
+    sizes = [dims.axis_size(a) for a in joined]
+    if None in sizes:
         r.lock_all(joined, "joined with a part whose size is known only at run time")
         total = r.literal(None, "joined from parts of unknown size")
+    elif sum(len(a) for a in joined) > _MOST_PARTS:
+        r.lock_all(joined, "joined from too many parts")
+        total = r.literal(sum(filter(None, sizes)), "joined from too many parts")
     else:
         total = dims.concat(joined)
     _concat_content(r)
     r.set((*operands[0][:axis], total, *operands[0][axis + 1 :]))
+
+
+_MOST_PARTS = 2**16
+"""Parts of an axis, and elements of a shape, up to which they are followed one by one."""
 
 
 def _concat_content(r: NodeAxes) -> None:
@@ -64,8 +72,11 @@ def _concat_content(r: NodeAxes) -> None:
             if not isinstance(size, int):
                 r.consumed.clear()
                 return
-            content = np.full(size, None, object)
+            content = np.full(min(size, _MOST_PARTS + 1), None, object)
         pieces.append(content)
+    if sum(len(piece) for piece in pieces) > _MOST_PARTS:
+        r.consumed.clear()
+        return
     r.set_content(np.concatenate(pieces))
 
 
