@@ -111,6 +111,9 @@ class Rewriter:
                 if rule(node, self):
                     self.applied[rule.__name__] += 1
                     self.visit(node)
+        for node in self._made:
+            if node.graph is not None and node.outputs[0] is not None:
+                self.analysis.note_new(node.outputs[0], node)
         for graph in self._changed_graphs:
             self._rebuild(graph)
         return bool(self.applied)

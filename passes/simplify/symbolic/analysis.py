@@ -40,6 +40,7 @@ class Analysis:
         self._expressions: dict[str, Expression] = {}
         self._alike: dict[tuple[object, ...], deque[Value]] = {}
         self._places: dict[Value, int] = {}
+        self._wanted_shapes: set[tuple[Graph | None, shapes.Shape]] = set()
         self._improved: set[Value] = set()
         self._loops = 0
 
@@ -126,7 +127,10 @@ class Analysis:
     def first_of_shape(self, value: Value, node: Node) -> Value | None:
         """The first value of `node`'s graph with the same shape, if it precedes `value`."""
         shape = self.shape(value)
-        return None if shape is None else self._first((node.graph, shape), value)
+        if shape is None:
+            return None
+        self._wanted_shapes.add((node.graph, shape))
+        return self._first((node.graph, shape), value)
 
     def first_with_elements(self, value: Value, node: Node) -> Value | None:
         """The first value with the same elements, rank and type, if it precedes `value`."""
@@ -134,6 +138,14 @@ class Analysis:
         if found is None:
             return None
         return self._first((node.graph, value.dtype, value.rank, tuple(found)), value)
+
+    def note_new(self, value: Value, node: Node) -> None:
+        """Tell of a value, made since `run`, that took no other's place.
+
+        Where it might be the first of a shape that was asked for, only a new analysis
+        knows whether it is.
+        """
+        self.is_stale |= (node.graph, self.shape(value)) in self._wanted_shapes
 
     def inherit(self, new: Value, old: Value) -> None:
         """Let a new value, put where `old` was, have what is known of that."""
