@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tvm import tirx
 
-from .builder import cast, reinterpret
+from .builder import cast, llvm, reinterpret
 
 if TYPE_CHECKING:
     from .steps import StepEmitter
@@ -26,39 +26,43 @@ _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.66
 def exp(e: StepEmitter, x: Any) -> Any:
     """e^x: reduction to [-ln2/2, ln2/2], a polynomial, and the exponent's bits.
 
-    Saturates to infinity above 88.72 and goes to zero below -87.3 (no subnormals).
+    Infinity above 88.73, zero below -86.99 (no subnormals): the bits of the limits' own
+    exponents make them. A limit is the first argument where NaN has to pass.
     """
-    x = e.bind(x, "float32")
-    clamped = e.bind(tirx.min(tirx.max(x, e.number(-87.336544)), e.number(88.722835)), "float32")
-    n = e.bind(tirx.nearbyint(clamped * e.number(_LOG2E)), "float32")
-    r = clamped - n * e.number(_LN2_HIGH)
-    r = e.bind(r - n * e.number(_LN2_LOW), "float32")
-    p = _polynomial(e, r, _EXP)
-    y = p * r * r + r + e.number(1.0)
-    # 2^n in two factors, since 2^128 is no float32.
-    exponent = (cast(n, "int32", e.lanes) + e.number(126, "int32")) << e.number(23, "int32")
-    y = y * reinterpret(exponent, "float32", e.lanes) * e.number(2.0)
-    y = tirx.Select(x > e.number(88.72283), e.number(float("inf")), y)
-    y = tirx.Select(x < e.number(-87.336544), e.number(0.0), y)
-    return tirx.Select(x != x, x, y)
+    return _exp(e, tirx.min(e.number(89.0), tirx.max(e.number(-87.336544), x)))
 
 
 def exp_nonpositive(e: StepEmitter, x: Any) -> Any:
-    """e^x for x <= 0, zero below -87.3; NaN stays NaN. Half the instructions of `exp`."""
+    """e^x for x <= 0."""
+    return _exp(e, tirx.max(e.number(-87.336544), x))
+
+
+def _exp(e: StepEmitter, x: Any) -> Any:
+    """e^x within [-87.34, 89]."""
     x = e.bind(x, "float32")
-    clamped = e.bind(tirx.max(x, e.number(-87.336544)), "float32")
-    n = e.bind(tirx.nearbyint(clamped * e.number(_LOG2E)), "float32")
-    r = clamped - n * e.number(_LN2_HIGH)
+    n = e.bind(tirx.nearbyint(x * e.number(_LOG2E)), "float32")
+    r = x - n * e.number(_LN2_HIGH)
     r = e.bind(r - n * e.number(_LN2_LOW), "float32")
     y = _polynomial(e, r, _EXP) * r * r + r + e.number(1.0)
-    exponent = (cast(n, "int32", e.lanes) + e.number(127, "int32")) << e.number(23, "int32")
-    y = y * reinterpret(exponent, "float32", e.lanes)
-    y = tirx.Select(x < e.number(-87.336544), e.number(0.0), y)
-    return tirx.Select(x != x, x, y)
+    # 2^n in two factors, since 2^128 is no float32; n = -126 gives zero.
+    exponent = (cast(n, "int32", e.lanes) + e.number(126, "int32")) << e.number(23, "int32")
+    return y * reinterpret(exponent, "float32", e.lanes) * e.number(2.0)
 
 
 def sigmoid(e: StepEmitter, x: Any) -> Any:
-    return e.number(1.0) / (e.number(1.0) + exp(e, -x))
+    limited = tirx.min(e.number(87.0), tirx.max(e.number(-87.336544), -x))
+    return _reciprocal(e, e.number(1.0) + _exp(e, limited))
+
+
+def _reciprocal(e: StepEmitter, x: Any) -> Any:
+    """1 / x for normal x, within about two units in the last place."""
+    if "avx512" not in e.target.features or e.lanes != 16:
+        return e.number(1.0) / x
+    x = e.bind(x, "float32")
+    mask = tirx.const(-1, "int16")
+    name = "llvm.x86.avx512.rcp14.ps.512"
+    first = e.bind(llvm(name, "float32x16", x, e.number(0.0), mask), "float32")
+    return first * (e.number(2.0) - x * first)
 
 
 _TANH_P = (
@@ -77,7 +81,8 @@ def tanh(e: StepEmitter, x: Any) -> Any:
     square = e.bind(x * x, "float32")
     small = x + x * square * _polynomial(e, square, _TANH_P)
     two = e.number(2.0)
-    large = e.number(1.0) - two / (exp(e, magnitude * two) + e.number(1.0))
+    limited = tirx.min(e.number(44.0), magnitude) * two
+    large = e.number(1.0) - two * _reciprocal(e, _exp(e, limited) + e.number(1.0))
     large = tirx.Select(x < e.number(0.0), -large, large)
     return tirx.Select(magnitude < e.number(0.625), small, large)
 
