@@ -10,6 +10,7 @@ from onnx import AttributeProto, defs
 from ...ir.graph import Graph, Node, Value, normalize_domain
 from ...ir.model import Model
 from ...ir.tensor import Array, FileRegion, Tensor, element_bits
+from .rewriter import declares_more
 from .schemas import is_deterministic
 
 _WINDOWS = 8
@@ -114,7 +115,7 @@ def merge_computations(model: Model) -> tuple[list[Value], bool]:
     """
     merger = _Merger(model)
     merger.run(model.graph, ())
-    return merger.merged, merger.has_refined
+    return merger.merged, merger.has_declared
 
 
 class _Twins:
@@ -132,7 +133,7 @@ class _Merger:
     def __init__(self, model: Model) -> None:
         self.opsets = model.opsets
         self.merged: list[Value] = []
-        self.has_refined = False
+        self.has_declared = False
 
     def run(self, graph: Graph, outer: tuple[_Scope, ...]) -> None:
         """Merge in one graph; `outer` are the nodes of the graphs around it so far."""
@@ -168,7 +169,7 @@ class _Merger:
         declared = any(_is_declared_otherwise(old, new) for old, new in pairs)
         if not _replace(node, twin):
             return False
-        self.has_refined |= declared
+        self.has_declared |= declared
         self.merged += [v for v in twin.outputs if v is not None]
         return True
 
@@ -185,9 +186,9 @@ class _Merger:
 
 def _is_declared_otherwise(a: Value | None, b: Value | None) -> bool:
     """Whether one of two results has a shape of its own because it is a graph output."""
-    if a is None or b is None or a.shape == b.shape:
+    if a is None or b is None or not (a.is_graph_output or b.is_graph_output):
         return False
-    return a.is_graph_output or b.is_graph_output
+    return declares_more(a, b) or declares_more(b, a)
 
 
 def _replace(node: Node, twin: Node) -> bool:

@@ -176,7 +176,8 @@ class Rewriter:
         if old is new or not old.can_be_replaced_by(new):
             return False
         if old.is_graph_output or new.type is None:
-            self.analysis.is_stale |= old.type is not None and old.shape != new.shape
+            if declares_more(old, new):
+                self.analysis.is_stale = self.analysis.has_declared = True
             new.type = old.type if old.type is not None else new.type
         readers = old.users
         old.replace_uses(new)
@@ -327,6 +328,15 @@ class Rewriter:
                 stack.append((node, True))
                 stack.extend((n, False) for n in reversed(self._before[node]))
         graph.nodes = order
+
+
+def declares_more(a: Value, b: Value) -> bool:
+    """Whether a rank or number in the shape of `a` is not in that of `b`."""
+    if a.shape is None or b.shape is None:
+        return a.shape is not None
+    return len(a.shape) == len(b.shape) and any(
+        isinstance(x, int) and not isinstance(y, int) for x, y in zip(a.shape, b.shape, strict=True)
+    )
 
 
 def only_reader(value: Value) -> Node | None:

@@ -69,12 +69,12 @@ class Simplify(Pass):
         before = sum(1 for _ in model.all_nodes())
         removed = RemoveDeadNodes().run(model).statistics
         lifted = lift_constants(model)  # as initializers they cost inference less
-        with _paused_garbage_collection(), working_types(model):
-            limits = Limits(self.size_limit, self.weight_limit)
-            run = _Run(model, limits, allow_contrib=self.allow_contrib)
-            run.applied["fold_constants"] += lifted
+        limits = Limits(self.size_limit, self.weight_limit)
+        run = _Run(model, limits, allow_contrib=self.allow_contrib)
+        run.applied["fold_constants"] += lifted
+        with _paused_garbage_collection():
             for _ in range(_ROUNDS):
-                if not run.one_round():
+                if not run.until_settled():
                     break
         removed["initializers"] += remove_unused_initializers(model)
         after = sum(1 for _ in model.all_nodes())
@@ -93,6 +93,16 @@ class _Run:
         self.applied: Counter[str] = Counter()
         self.notes: list[Note] = []
         self._is_settled = False
+        self._has_declared = False
+
+    def until_settled(self) -> bool:
+        """Rounds until nothing changes; whether inference may know more of shapes now."""
+        self._has_declared = self._is_settled = False
+        with working_types(self.model):
+            for _ in range(_ROUNDS):
+                if not self.one_round():
+                    break
+        return self._has_declared
 
     def one_round(self) -> bool:
         """Fold, rewrite, merge; whether another round may find more.
@@ -120,6 +130,7 @@ class _Run:
             if not rewriter.applied:
                 break  # one walk merges all there is
         self._is_settled = not analysis.is_stale
+        self._has_declared |= analysis.has_declared
         affine.note_remaining(rewriter)
         self.notes = too_large + rewriter.notes
         return self.applied.total() > before
@@ -129,8 +140,9 @@ class _Run:
 
     def _merge(self, analysis: Analysis) -> list[Value]:
         constants = merge_constants(self.model)
-        results, has_refined = merge_computations(self.model)
-        analysis.is_stale |= has_refined
+        results, has_declared = merge_computations(self.model)
+        analysis.is_stale |= has_declared
+        analysis.has_declared |= has_declared
         return constants + results
 
 

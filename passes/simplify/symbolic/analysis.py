@@ -28,12 +28,14 @@ class Analysis:
 
     `run` also writes what it finds into `Value.type`, sizes that are expressions as
     symbols named by their text, so that equal sizes have equal names. `is_stale` is set
-    by whoever finds that the model has changed too much since.
+    by whoever finds that the model has changed too much since, `has_declared` where a value
+    took over a shape of which less was known, from the declaration of a graph output.
     """
 
     def __init__(self, model: Model) -> None:
         self.opset = model.opset
         self.is_stale = False
+        self.has_declared = False
         self._model = model
         self._shapes: dict[Value, shapes.Shape | None] = {}
         self._elements: dict[Value, list[Size] | None] = {}
@@ -206,7 +208,11 @@ class Analysis:
 
     def _may_learn(self, node: Node) -> bool:
         """Whether ONNX's inference could find more than it did with what is known now."""
-        return any(v in self._improved for v in node.inputs if v is not None)
+        if any(v in self._improved for v in node.inputs if v is not None):
+            return True
+        # An input may have got its shape from a graph output that was put in its place.
+        is_open = any(v is not None and v.shape is None for v in node.outputs)
+        return is_open and all(v is None or v.shape is not None for v in node.inputs)
 
     def _infer(self, node: Node) -> None:
         """Ask ONNX's own inference about one node."""
@@ -227,7 +233,7 @@ class Analysis:
         declared = self._declared(value)
         if declared is not None and len(declared) == len(shape):
             shape = tuple(
-                d if isinstance(d, int) or _is_vague(s) else s
+                d if isinstance(d, int) or (_is_vague(s) and not shapes.is_unknown(d)) else s
                 for s, d in zip(shape, declared, strict=True)
             )
         self._shapes[value] = shape
