@@ -12,7 +12,7 @@ from tvm import tirx
 from ..layout import Blocked
 from ..programs import Program
 from ..targets import Target
-from . import squares
+from . import squares, transposed
 from .builder import KernelBuilder, constant, load, splat
 from .epilogue import fill_border
 from .steps import StepEmitter
@@ -254,8 +254,14 @@ def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Any:
     total = math.prod(kernel.shape)
     result = k.parameter("Y", (total,), kernel.program.dtype)
     sizes, strides = collapse(kernel.shape, [s.element_strides for s in kernel.sources])
+    if len(strides) == 1 and transposed.fits(sizes, strides[0]):
+        transposed.build(
+            k, kernel, target, buffers[0], result, sizes, strides[0], parallel=parallel
+        )
+        return k.finish()
     *outer, inner = sizes
-    width = target.lanes if all(s[-1] in (0, 1) for s in strides) else 1
+    whole = all(s[-1] in (0, 1) for s in strides)
+    width = min(target.lanes, 1 << (inner.bit_length() - 1)) if whole else 1
 
     def body(indices: Sequence[Any], at: Any, lanes: int) -> None:
         values = []
@@ -274,13 +280,10 @@ def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Any:
         k.store(result, value, offset * inner + at, lanes=lanes)
 
     def row(indices: Sequence[Any]) -> None:
-        whole = inner // width
-        if whole:
-            with k.loop(whole, "v", parallel=parallel and not indices) as v:
-                body(indices, v * width, width)
-        if inner % width:
-            with k.loop(inner % width, "t") as t:
-                body(indices, t + whole * width, 1)
+        with k.loop(inner // width, "v", parallel=parallel and not indices) as v:
+            body(indices, v * width, width)
+        if inner % width:  # the last vector overlaps the one before
+            body(indices, inner - width, width)
 
     def nest(indices: list[Any]) -> None:
         depth = len(indices)

@@ -65,6 +65,53 @@ def _reciprocal(e: StepEmitter, x: Any) -> Any:
     return first * (e.number(2.0) - x * first)
 
 
+_LOG = (
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
+"""Cephes' logf: (log(1 + f) - f + f^2 / 2) / f^3 for 1 + f in [sqrt(1/2), sqrt(2)]."""
+
+
+def log(e: StepEmitter, x: Any) -> Any:
+    """Natural logarithm: -infinity at zero, NaN below, infinity and NaN as they are."""
+    x = e.bind(x, "float32")
+    small = x < e.number(1.17549435e-38)
+    scaled = e.bind(tirx.Select(small, x * e.number(2.0**24), x), "float32")
+    bits = e.bind(reinterpret(scaled, "int32", e.lanes), "int32")
+    # The exponent of the mantissa's neighbourhood of 1: from sqrt(1/2) to sqrt(2).
+    moved = e.bind(bits - e.number(0x3F3504F3, "int32"), "int32")
+    exponent = e.bind(moved >> e.number(23, "int32"), "int32")
+    mantissa = bits - (exponent << e.number(23, "int32"))
+    f = e.bind(reinterpret(mantissa, "float32", e.lanes) - e.number(1.0), "float32")
+    n = cast(exponent, "float32", e.lanes) - tirx.Select(small, e.number(24.0), e.number(0.0))
+    n = e.bind(n, "float32")
+    square = e.bind(f * f, "float32")
+    y = square * f * _polynomial(e, f, _LOG) + n * e.number(_LN2_LOW)
+    y = y - square * e.number(0.5) + f + n * e.number(_LN2_HIGH)
+    infinity, nothing = e.from_bits(0x7F800000), e.from_bits(0x7FC00000)
+    y = tirx.Select(x < infinity, y, x)
+    limit = tirx.Select(x < e.number(0.0), nothing, -infinity)
+    return tirx.Select(x <= e.number(0.0), limit, y)
+
+
+def softplus(e: StepEmitter, x: Any) -> Any:
+    """log(1 + e^x), exact also where e^x is small: log(u) * e^x / (u - 1) with u = 1 + e^x."""
+    x = e.bind(x, "float32")
+    y = e.bind(exp_nonpositive(e, -tirx.max(x, -x)), "float32")
+    u = e.bind(e.fence(e.number(1.0) + y), "float32")  # whose difference to 1 isn't y
+    difference = e.bind(u - e.number(1.0), "float32")
+    corrected = log(e, u) * y / tirx.max(difference, e.number(1e-7))
+    tail = tirx.Select(difference > e.number(0.0), corrected, y)
+    return tirx.max(e.number(0.0), x) + tail
+
+
 _TANH_P = (
     -5.70498872745e-3,
     2.06390887954e-2,
@@ -118,8 +165,7 @@ def erf(e: StepEmitter, x: Any) -> Any:
     power = bounded * _polynomial(e, bounded, _ERF_LARGE) - bounded
     large = e.bind(e.number(1.0) - exp_nonpositive(e, power), "float32")
     large = tirx.Select(x < e.number(0.0), -large, large)
-    large = tirx.Select(magnitude > e.number(0.921875), large, small)
-    return tirx.Select(x != x, x, large)
+    return tirx.Select(magnitude > e.number(0.921875), large, small)
 
 
 def _polynomial(e: StepEmitter, x: Any, coefficients: tuple[float, ...]) -> Any:

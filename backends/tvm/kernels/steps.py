@@ -72,6 +72,10 @@ class StepEmitter:
     def number(self, value: float, dtype: str = "float32") -> Any:
         return constant(value, dtype, self.lanes)
 
+    def from_bits(self, bits: int) -> Any:
+        """A float that no literal gives: infinity, NaN."""
+        return reinterpret(self.number(bits, "int32"), "float32", self.lanes)
+
     def to_float(self, value: Any) -> Any:
         return cast(value, "float32", self.lanes)
 
@@ -266,7 +270,9 @@ _UNARY: dict[str, Callable[[StepEmitter, Any], Any]] = {
     "exp": mathematics.exp,
     "tanh": mathematics.tanh,
     "erf": mathematics.erf,
-    "log": lambda e, x: tirx.log(x),
+    "log": mathematics.log,
+    "softplus": mathematics.softplus,
+    "mish": lambda e, x: x * mathematics.tanh(e, mathematics.softplus(e, x)),
     "floor": lambda e, x: tirx.floor(x),
     "ceil": lambda e, x: tirx.ceil(x),
     "round": lambda e, x: tirx.nearbyint(x),

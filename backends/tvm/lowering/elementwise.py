@@ -19,6 +19,8 @@ _UNARY: dict[str, str] = {
     "Tanh": "tanh",
     "Exp": "exp",
     "Log": "log",
+    "Softplus": "softplus",
+    "Mish": "mish",
     "Sqrt": "sqrt",
     "Abs": "abs",
     "Neg": "neg",
@@ -42,6 +44,34 @@ def binary(lowering: Lowering, node: Node) -> bool:
     if lowering.model.opset < 7:  # broadcasting was by attributes
         return False
     return _emit(lowering, node, lambda b: b.step(_BINARY[node.op_type], (0, 1), "float32"))
+
+
+def power(lowering: Lowering, node: Node) -> bool:
+    """By the exponents that models have: what products and roots compute."""
+    exponent = lowering.constant(node.input(1))
+    if exponent is None or exponent.size != 1 or exponent.dtype != np.float32:
+        return False
+    value = float(exponent.reshape(()))
+    if value not in _POWERS or len(exponent.shape) > len(lowering.shape(node.inputs[0])):
+        return False
+
+    def build(b: ProgramBuilder) -> None:
+        result = 0
+        for name, arguments in _POWERS[value]:
+            result = b.step(name, [(0, result)[a] for a in arguments], "float32")
+
+    return _emit(lowering, node, build, inputs=1)
+
+
+_POWERS: dict[float, list[tuple[str, tuple[int, ...]]]] = {
+    1.0: [("identity", (0,))],
+    2.0: [("mul", (0, 0))],
+    3.0: [("mul", (0, 0)), ("mul", (1, 0))],
+    0.5: [("sqrt", (0,))],
+    -1.0: [("reciprocal", (0,))],
+    -0.5: [("sqrt", (0,)), ("reciprocal", (1,))],
+}
+"""Steps by exponent; argument 0 is the base, 1 the step before."""
 
 
 def variadic(lowering: Lowering, node: Node) -> bool:
@@ -222,6 +252,7 @@ def _is_float(lowering: Lowering, value: Value) -> bool:
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **dict.fromkeys(_UNARY, unary),
+    "Pow": power,
     **dict.fromkeys(_BINARY, binary),
     **dict.fromkeys(_VARIADIC, variadic),
     "LeakyRelu": leaky_relu,

@@ -21,6 +21,8 @@ _FUNCTIONS: dict[str, tuple[Callable[[Array], Array], float]] = {
     "Exp": (np.exp, 1.5e-7),
     "Sigmoid": (lambda x: 1 / (1 + np.exp(-x)), 4e-7),
     "Tanh": (np.tanh, 2e-7),
+    "Log": (np.log, 2e-7),
+    "Softplus": (lambda x: np.logaddexp(0, x), 4e-7),
     "Erf": (np.vectorize(math.erf), 1.2e-7),
 }
 
@@ -28,7 +30,9 @@ _FUNCTIONS: dict[str, tuple[Callable[[Array], Array], float]] = {
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", _FUNCTIONS)
 def test_relative_errors_and_limits(tmp_path: Path, name: str, target: str) -> None:
-    x = np.concatenate([np.linspace(-86, 88.7, 40001), np.linspace(-3, 3, 20001)])
+    x = np.concatenate(
+        [np.linspace(-86, 88.7, 40001), np.linspace(-3, 3, 20001), np.geomspace(1e-44, 1e38, 9001)]
+    )
     x = np.concatenate([x, [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30, 89.0, 1e30, -1e30]])
     x = x.astype(np.float32)
     net = Net(None, 0)
