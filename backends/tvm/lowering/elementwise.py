@@ -48,11 +48,11 @@ def binary(lowering: Lowering, node: Node) -> bool:
 
 def power(lowering: Lowering, node: Node) -> bool:
     """By the exponents that models have: what products and roots compute."""
-    exponent = lowering.constant(node.input(1))
-    if exponent is None or exponent.size != 1 or exponent.dtype != np.float32:
+    base, exponent = node.input(0), lowering.constant(node.input(1))
+    if base is None or exponent is None or exponent.size != 1 or exponent.dtype != np.float32:
         return False
     value = float(exponent.reshape(()))
-    if value not in _POWERS or len(exponent.shape) > len(lowering.shape(node.inputs[0])):
+    if value not in _POWERS or exponent.ndim > len(lowering.shape(base)):
         return False
 
     def build(b: ProgramBuilder) -> None:
