@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .graph import Node, Value
@@ -20,7 +24,7 @@ class NodeCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Totals of a model. Axes of unknown size count as 1 (as batches do)."""
+    """Totals of a model. Symbols in shapes count as 1 (as batches do): `16*batch` as 16."""
 
     nodes: int
     parameters: int
@@ -43,11 +47,47 @@ def _domain(node: Node) -> str:
 
 
 def known_shape(value: Value | None) -> tuple[int, ...]:
-    """A value's shape with 1 in the place of unknown sizes."""
+    """A value's shape with 1 in the place of every symbol."""
     shape = None if value is None else value.shape
     if shape is None:
         return (1, 1, 1, 1)
-    return tuple(s if isinstance(s, int) else 1 for s in shape)
+    return tuple(s if isinstance(s, int) else _size_at_one(s) for s in shape)
+
+
+_LONGEST = 200
+"""Characters of an expression beyond which it counts as a plain symbol."""
+
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+@functools.lru_cache(maxsize=4096)
+def _size_at_one(size: str | None) -> int:
+    """A symbolic size where all symbols are 1; 1 for what isn't an expression of symbols."""
+    if size is None or len(size) > _LONGEST:
+        return 1
+    try:
+        return max(1, _evaluate(ast.parse(size, mode="eval").body))
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        return 1
+
+
+def _evaluate(term: ast.expr) -> int:
+    if isinstance(term, ast.Name):
+        return 1
+    if isinstance(term, ast.Constant) and isinstance(term.value, int):
+        return term.value
+    if isinstance(term, ast.BinOp) and type(term.op) in _OPERATORS:
+        return _OPERATORS[type(term.op)](_evaluate(term.left), _evaluate(term.right))
+    if isinstance(term, ast.Call) and isinstance(term.func, ast.Name):
+        function = {"min": min, "max": max}.get(term.func.id)
+        if function is not None and term.args:
+            return function(_evaluate(a) for a in term.args)
+    raise ValueError("not an expression of sizes")
 
 
 def count(model: Model) -> Cost:
