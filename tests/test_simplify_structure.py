@@ -11,7 +11,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.text import parse_model
@@ -20,7 +19,7 @@ from secateur.models.zoo import list_models, load_tiny, random_inputs
 from secateur.passes.compare import deviation, random_feeds
 from secateur.passes.manager import Check, PassManager
 from secateur.passes.reference import Session
-from secateur.passes.simplify import FixInputShapes, InlineFunctions, Simplify
+from secateur.passes.simplify import InlineFunctions, Simplify
 
 HEADER = 'model <ir_version = 8, opset = ["" = {opset}]>\n'
 
@@ -536,7 +535,7 @@ graph g (%x: float[4]) -> (%y: float[4]) {
 function "local"::Twice <> opset ["" = 17] (%a) -> (%b) {
   %i = Identity(%a)
   %b = Add(%i, %i)
-}""".replace("graph g", "graph g")
+}"""
     )
     entry = model.extra.opset_import.add()
     entry.domain, entry.version = "local", 1
@@ -548,37 +547,6 @@ function "local"::Twice <> opset ["" = 17] (%a) -> (%b) {
     PassManager([InlineFunctions(), Simplify()]).run(model)
     assert operators(model) == ["Add", "Add"]
     assert deviation(expected, Session(model).run(x)["y"]) == 0
-
-
-# --- input shapes and operator sets --------------------------------------------------------
-
-
-def test_fixed_input_shapes_make_chains_constant() -> None:
-    model = load_tiny("yolo", "kept")
-    feeds = random_inputs(model)
-    shapes = tuple((name, array.shape) for name, array in feeds.items())
-    PassManager([FixInputShapes(shapes), Simplify()], check=Check(feeds, 1e-5)).run(model)
-    assert "Shape" not in {n.op_type for n in model.all_nodes()}
-    assert all(isinstance(s, int) for v in model.graph.outputs for s in v.shape or ())
-
-
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        ((("z", (1,)),), "no input 'z'; its inputs are w, x"),
-        ((("x", (1,)),), "'x' has 2 axes, the shape given has 1"),
-        ((("x", (2, 5)),), "size 5 given for axis 1, which is 4"),
-        ((("x", (2, 4)), ("w", (3,))), "size 3 given for axis 0, which is 'N', which is 2 elsewhere"),
-        ((("x", (-1, 4)),), "can't be negative"),
-    ],
-)  # fmt: skip
-def test_input_shapes_that_do_not_fit(shapes: tuple, message: str) -> None:
-    model = parse("""
-graph g (%x: float[N, 4], %w: float[N]) -> (%y: float[N, 4]) {
-  %y = Relu(%x)
-}""")
-    with pytest.raises(SecateurError, match=message):
-        FixInputShapes(shapes).run(model)
 
 
 # --- size ----------------------------------------------------------------------------------
@@ -601,5 +569,5 @@ def test_thousands_of_nodes(constants: str, line: str, end: str) -> None:
     model = parse(f"graph g (%x: float[N, 4]) -> (%v{count}: ?) {{\n {constants}\n {lines}\n}}")
     start = time.perf_counter()
     Simplify().run(model)
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 10
     assert operators(model)[-1] == end
