@@ -26,7 +26,7 @@ def test_fixed_input_shapes_make_chains_constant() -> None:
         ((("z", (1,)),), "no input 'z'; its inputs are w, x"),
         ((("x", (1,)),), "'x' has 2 axes, the shape given has 1"),
         ((("x", (2, 5)),), "size 5 given for axis 1, which is 4"),
-        ((("x", (2, 4)), ("w", (3,))), "size 3 given for axis 0, which is 'N', which is 2 elsewhere"),
+        ((("x", (2, 4)), ("w", (3,))), "3 given for axis 0, which is 'N', which is 2 elsewhere"),
         ((("x", (-1, 4)),), "can't be negative"),
     ],
 )  # fmt: skip
