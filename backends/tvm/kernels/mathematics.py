@@ -29,12 +29,12 @@ def exp(e: StepEmitter, x: Any) -> Any:
     Infinity above 88.73, zero below -86.99 (no subnormals): the bits of the limits' own
     exponents make them. A limit is the first argument where NaN has to pass.
     """
-    return _exp(e, tirx.min(e.number(89.0), tirx.max(e.number(-87.336544), x)))
+    return _exp(e, tirx.min(e.number(89.0), tirx.max(e.number(-87.336544), e.opaque(x))))
 
 
 def exp_nonpositive(e: StepEmitter, x: Any) -> Any:
     """e^x for x <= 0."""
-    return _exp(e, tirx.max(e.number(-87.336544), x))
+    return _exp(e, tirx.max(e.number(-87.336544), e.opaque(x)))
 
 
 def _exp(e: StepEmitter, x: Any) -> Any:
@@ -50,7 +50,7 @@ def _exp(e: StepEmitter, x: Any) -> Any:
 
 
 def sigmoid(e: StepEmitter, x: Any) -> Any:
-    limited = tirx.min(e.number(87.0), tirx.max(e.number(-87.336544), -x))
+    limited = tirx.min(e.number(87.0), tirx.max(e.number(-87.336544), e.opaque(-x)))
     return _reciprocal(e, e.number(1.0) + _exp(e, limited))
 
 
@@ -81,7 +81,7 @@ _LOG = (
 
 def log(e: StepEmitter, x: Any) -> Any:
     """Natural logarithm: -infinity at zero, NaN below, infinity and NaN as they are."""
-    x = e.bind(x, "float32")
+    x = e.opaque(x)
     small = x < e.number(1.17549435e-38)
     scaled = e.bind(tirx.Select(small, x * e.number(2.0**24), x), "float32")
     bits = e.bind(reinterpret(scaled, "int32", e.lanes), "int32")
@@ -94,22 +94,20 @@ def log(e: StepEmitter, x: Any) -> Any:
     n = e.bind(n, "float32")
     square = e.bind(f * f, "float32")
     y = square * f * _polynomial(e, f, _LOG) + n * e.number(_LN2_LOW)
-    y = y - square * e.number(0.5) + f + n * e.number(_LN2_HIGH)
+    y = e.bind(y - square * e.number(0.5) + f + n * e.number(_LN2_HIGH), "float32")
     infinity, nothing = e.from_bits(0x7F800000), e.from_bits(0x7FC00000)
     y = tirx.Select(x < infinity, y, x)
     limit = tirx.Select(x < e.number(0.0), nothing, -infinity)
-    return tirx.Select(x <= e.number(0.0), limit, y)
+    return e.bind(tirx.Select(x <= e.number(0.0), limit, y), "float32")
 
 
 def softplus(e: StepEmitter, x: Any) -> Any:
-    """log(1 + e^x), exact also where e^x is small: log(u) * e^x / (u - 1) with u = 1 + e^x."""
-    x = e.bind(x, "float32")
+    """log(1 + e^x): with u = 1 + y rounded, log(1 + y) is log(u) + (y - (u - 1)) / u."""
+    x = e.opaque(x)
     y = e.bind(exp_nonpositive(e, -tirx.max(x, -x)), "float32")
-    u = e.bind(e.fence(e.number(1.0) + y), "float32")  # whose difference to 1 isn't y
-    difference = e.bind(u - e.number(1.0), "float32")
-    corrected = log(e, u) * y / tirx.max(difference, e.number(1e-7))
-    tail = tirx.Select(difference > e.number(0.0), corrected, y)
-    return tirx.max(e.number(0.0), x) + tail
+    u = e.bind(e.fence(e.number(1.0) + y), "float32")
+    lost = y - e.fence(u - e.number(1.0))
+    return tirx.max(e.number(0.0), x) + (log(e, u) + lost / u)
 
 
 _TANH_P = (
@@ -123,7 +121,7 @@ _TANH_P = (
 
 
 def tanh(e: StepEmitter, x: Any) -> Any:
-    x = e.bind(x, "float32")
+    x = e.opaque(x)
     magnitude = e.bind(tirx.max(x, -x), "float32")
     square = e.bind(x * x, "float32")
     small = x + x * square * _polynomial(e, square, _TANH_P)
@@ -157,7 +155,7 @@ _ERF_LARGE = (
 
 def erf(e: StepEmitter, x: Any) -> Any:
     """erf(x), within about one unit in the last place."""
-    x = e.bind(x, "float32")
+    x = e.opaque(x)
     magnitude = e.bind(tirx.max(x, -x), "float32")
     square = e.bind(x * x, "float32")
     small = x + x * _polynomial(e, square, _ERF_SMALL)

@@ -17,7 +17,7 @@ from tvm import tirx
 from ..programs import Program, Step, integer_range
 from ..targets import Target
 from . import mathematics
-from .builder import KernelBuilder, cast, constant, llvm, reinterpret, vector_type
+from .builder import KernelBuilder, cast, constant, llvm, load, reinterpret, vector_type
 
 _MAGIC = 12582912.0
 """1.5 * 2^23: adding it rounds a small float to an integer, ties to even, in its low bits."""
@@ -60,6 +60,13 @@ class StepEmitter:
         variable = tirx.Var("t", vector_type(dtype, self.lanes))
         self.builder.statement(tirx.Bind(variable, value))
         return variable
+
+    def opaque(self, value: Any) -> Any:
+        """A float in memory, for conditions on it: TVM spells out named values in conditions,
+        whose size doubles with every name that is used twice."""
+        buffer = self.builder.local(self.lanes, "float32", "t")
+        self.builder.store(buffer, value, 0, lanes=self.lanes)
+        return load(buffer, 0, lanes=self.lanes)
 
     def step(self, step: Step, arguments: list[Any], types: list[str]) -> Any:
         rule = _RULES.get(step.name)
@@ -252,8 +259,9 @@ def _silu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
 
 def _elu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     zero, one = e.number(0.0), e.number(1.0)
-    negative = (mathematics.exp(e, tirx.min(a[0], zero)) - one) * e.number(s["alpha"])
-    return tirx.Select(a[0] > zero, a[0], negative)
+    x = e.opaque(a[0])
+    negative = (mathematics.exp(e, tirx.min(x, zero)) - one) * e.number(s["alpha"])
+    return tirx.Select(x > zero, x, negative)
 
 
 def _gelu_erf(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:

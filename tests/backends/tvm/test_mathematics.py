@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from .graphs import Net
+from .graphs import Net, feeds, reference
 from .test_networks import TARGETS, run
 
 Array = Any
@@ -46,3 +46,16 @@ def test_relative_errors_and_limits(tmp_path: Path, name: str, target: str) -> N
     np.testing.assert_array_equal(np.isinf(found), np.isinf(narrow))
     finite = np.isfinite(narrow)
     np.testing.assert_allclose(found[finite], exact[finite], rtol=limit, atol=2e-38)
+
+
+def test_long_chains_of_functions_compile_and_match(tmp_path: Path) -> None:
+    """TVM spells out what conditions depend on: that must not double with each function."""
+    net = Net(None, 0)
+    value = "x"
+    for name in ("Sigmoid", "Tanh", "Softplus", "Erf", "Exp", "Log", "Elu", "Sigmoid", "Tanh"):
+        value = net.node(name, value)
+    model = net.model({"x": (10000,)}, [value])
+    inputs = feeds(model)
+    found = run(model, TARGETS[-1], tmp_path, inputs)
+    for name, array in reference(model, inputs).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-5)
