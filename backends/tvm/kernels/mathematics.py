@@ -105,9 +105,15 @@ def softplus(e: StepEmitter, x: Any) -> Any:
     """log(1 + e^x): with u = 1 + y rounded, log(1 + y) is log(u) + (y - (u - 1)) / u."""
     x = e.opaque(x)
     y = e.bind(exp_nonpositive(e, -tirx.max(x, -x)), "float32")
-    u = e.bind(e.fence(e.number(1.0) + y), "float32")
+    u = e.in_memory(e.fence(e.number(1.0) + y))
     lost = y - e.fence(u - e.number(1.0))
     return tirx.max(e.number(0.0), x) + (log(e, u) + lost / u)
+
+
+def mish(e: StepEmitter, x: Any) -> Any:
+    """x * tanh(softplus(x))"""
+    x = e.opaque(x)
+    return x * tanh(e, e.in_memory(softplus(e, x)))
 
 
 _TANH_P = (

@@ -31,6 +31,7 @@ class StepEmitter:
         self.target = target
         self.lanes = lanes
         self.floats: set[int] = set()
+        self.deep = False
 
     def evaluate(self, program: Program, operands: Sequence[Any]) -> Any:
         """The program's result; intermediate results used twice are computed once."""
@@ -44,10 +45,12 @@ class StepEmitter:
                 values[i] = self.bind(values[i], program.operands[i])
         self.floats = _only_floats(program)
         types = list(program.operands)
+        self.deep = False
         for step in program.steps:
             value = self.step(
                 step, [values[a] for a in step.arguments], [types[a] for a in step.arguments]
             )
+            self.deep = self.deep or step.name in _FUNCTIONS
             types.append("float32" if id(step) in self.floats else step.dtype)
             multiple = uses.get(len(values), 0) > 1 or step.name in _BOUND
             values.append(self.bind(value, types[-1]) if multiple else value)
@@ -62,8 +65,15 @@ class StepEmitter:
         return variable
 
     def opaque(self, value: Any) -> Any:
-        """A float in memory, for conditions on it: TVM spells out named values in conditions,
-        whose size doubles with every name that is used twice."""
+        """A named float that conditions may depend on.
+
+        TVM spells out names in conditions, whose size doubles with every name that is
+        used twice. What follows another function is therefore kept in memory, which is
+        slower, since not all of it becomes a register.
+        """
+        return self.in_memory(value) if self.deep else self.bind(value, "float32")
+
+    def in_memory(self, value: Any) -> Any:
         buffer = self.builder.local(self.lanes, "float32", "t")
         self.builder.store(buffer, value, 0, lanes=self.lanes)
         return load(buffer, 0, lanes=self.lanes)
@@ -280,7 +290,7 @@ _UNARY: dict[str, Callable[[StepEmitter, Any], Any]] = {
     "erf": mathematics.erf,
     "log": mathematics.log,
     "softplus": mathematics.softplus,
-    "mish": lambda e, x: x * mathematics.tanh(e, mathematics.softplus(e, x)),
+    "mish": mathematics.mish,
     "floor": lambda e, x: tirx.floor(x),
     "ceil": lambda e, x: tirx.ceil(x),
     "round": lambda e, x: tirx.nearbyint(x),
@@ -347,6 +357,11 @@ def _only_floats(program: Program) -> set[int]:
         and all(name in _FLOAT_READERS for name in readers.get(count + index, []))
     }
 
+
+_FUNCTIONS = frozenset(
+    {"exp", "log", "tanh", "erf", "softplus", "mish", "sigmoid", "silu", "elu", "gelu"}
+)
+"""Steps of many operations, with conditions on what they take."""
 
 _BOUND = frozenset({"requantize", "qlinear_add", "qlinear_mul"})
 """Steps whose result is named even if used once: it keeps expressions shallow."""
