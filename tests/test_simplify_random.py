@@ -50,7 +50,7 @@ def test_simplified_equals_original(case: tuple[onnx.ModelProto, dict[str, np.nd
 
 
 @pytest.mark.slow
-@settings(max_examples=10000, deadline=None, suppress_health_check=RELAXED)
+@settings(max_examples=3000, deadline=None, suppress_health_check=RELAXED)
 @given(models(max_steps=25))
 def test_simplified_equals_original_at_length(
     case: tuple[onnx.ModelProto, dict[str, np.ndarray]],
