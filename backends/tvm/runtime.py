@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,11 +90,15 @@ class Runtime:
         return (None, *shape[1:]) if self._batched else shape
 
 
+@functools.lru_cache(maxsize=64)
+def _type_name(dtype: np.dtype[Any]) -> str:
+    return "object" if dtype.kind in "US" else str(dtype)
+
+
 def _check_array(name: str, array: Array, dtype: str, shape: tuple[int | None, ...] | None) -> None:
-    own = "object" if array.dtype.kind in "US" else str(array.dtype)
-    if own != dtype:
+    if _type_name(array.dtype) != dtype:
         raise SecateurError(f"input '{name}': {array.dtype} given, {dtype} expected")
-    if shape is None:
+    if shape is None or array.shape == shape:
         return
     fits = len(array.shape) == len(shape) and all(
         e is None or e == g for e, g in zip(shape, array.shape, strict=True)
