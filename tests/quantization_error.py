@@ -125,6 +125,14 @@ def _run(node: Node, opset: int, inputs: list[Array]) -> list[Array]:
     return list(Session(Model(graph, owner), optimize=False).run({}).values())
 
 
+def _survives_optimizer(model: Model, feeds: dict[str, Array]) -> bool:
+    try:
+        Session(model).run(feeds)
+    except SecateurError:
+        return False
+    return True
+
+
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def check(original: Model, quantized: Model, feeds: dict[str, Array]) -> None:
     """Assert that the quantized outputs lie within the bounds, optimized or as written."""
@@ -136,7 +144,10 @@ def check(original: Model, quantized: Model, feeds: dict[str, Array]) -> None:
         except SecateurError as refused:
             # ONNX Runtime's optimizer turns int8 into uint8 and, from opset 21, forgets
             # the output type that it wrote before: the model itself has just run.
+            # It also loses what a subgraph captures behind merged Casts, of any model.
             if optimize and "output_dtype INT8 does not match" in str(refused):
+                continue
+            if optimize and not _survives_optimizer(original, feeds):
                 continue
             raise
         assert list(actual) == list(expected)
