@@ -21,6 +21,10 @@ _VECTOR_LIMIT = 2**20
 """Longest vector whose elements, themselves unknown, propagation by value may look at."""
 
 
+_REFUSALS = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError)
+"""What ONNX's inference raises for nodes that break their operator's rules."""
+
+
 def infer_shapes(model: Model) -> None:
     """Fill in `Value.type` wherever ONNX's inference (with data propagation) finds it.
 
@@ -48,7 +52,7 @@ def _infer(proto: ModelProto) -> ModelProto:
             strict_mode=False,
             data_prop=not _builds_long_vectors(proto),
         )
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+    except (*_REFUSALS, RuntimeError, ValueError) as error:
         raise ModelError(f"shape inference: {_first_line(error)}") from None
 
 
@@ -145,7 +149,7 @@ def infer_node(model: Model, node: Node) -> list[TypeProto | None]:
             },
             opset_imports=list(model.extra.opset_import),
         )
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+    except (*_REFUSALS, RuntimeError, ValueError):
         return nothing
     return [None if v is None else found.get(names[v]) for v in node.outputs]
 
