@@ -20,8 +20,12 @@ VALUE_LIMIT = 4096
 _VECTOR_LIMIT = 2**20
 """Longest vector whose elements, themselves unknown, propagation by value may look at."""
 
-
-_REFUSALS = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError)
+_REFUSALS = (
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    RuntimeError,
+    ValueError,
+)
 """What ONNX's inference raises for nodes that break their operator's rules."""
 
 
@@ -52,7 +56,7 @@ def _infer(proto: ModelProto) -> ModelProto:
             strict_mode=False,
             data_prop=not _builds_long_vectors(proto),
         )
-    except (*_REFUSALS, RuntimeError, ValueError) as error:
+    except _REFUSALS as error:
         raise ModelError(f"shape inference: {_first_line(error)}") from None
 
 
@@ -149,7 +153,7 @@ def infer_node(model: Model, node: Node) -> list[TypeProto | None]:
             },
             opset_imports=list(model.extra.opset_import),
         )
-    except (*_REFUSALS, RuntimeError, ValueError):
+    except _REFUSALS:
         return nothing
     return [None if v is None else found.get(names[v]) for v in node.outputs]
 

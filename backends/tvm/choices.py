@@ -85,18 +85,20 @@ class Choices:
 
     def convolution(self, op: ConvolutionOp, kernel: Convolution) -> Tile:
         """The tile of the direct form."""
-        choice = self.measured.get(describe(op))
-        tile = choice.tile if choice is not None else None
+        tile = self._tile(op)
         if isinstance(tile, Tile) and tile_fits(kernel, self.target, tile):
             return tile
         return choose_tile(kernel, self.target)
 
     def product(self, op: MatMulOp, kernel: MatMul) -> MatrixTile:
-        choice = self.measured.get(describe(op))
-        tile = choice.tile if choice is not None else None
+        tile = self._tile(op)
         if isinstance(tile, MatrixTile) and matrix_tile_fits(kernel, self.target, tile):
             return tile
         return choose_matrix_tile(kernel, self.target)
+
+    def _tile(self, op: Operation) -> Tile | MatrixTile | None:
+        choice = self.measured.get(describe(op))
+        return choice.tile if choice is not None else None
 
 
 def may_be_winograd(op: ConvolutionOp) -> bool:

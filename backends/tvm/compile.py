@@ -25,7 +25,7 @@ from .choices import Choices, read_table
 from .container import PartFile, write_container
 from .emit import Emitter
 from .lowering.frontend import lower
-from .plan import Plan, RegionOp
+from .plan import Plan, RegionOp, Tensor
 from .split import Part, partition
 from .targets import Target, can_run_here
 from .tune import TuneReport, check_tunable, tune
@@ -114,7 +114,7 @@ class _Compiler:
         plan = lower(model, self.target)
         choices, tuning = self._choices(plan)
         emitter = Emitter(plan, self.target, choices)
-        module = emitter.emit(_metadata(plan, self.target, batched))
+        module = emitter.emit(_metadata(_library_interface(plan), self.target, batched))
         kernels, reused = build_library(module, emitter.digests, self.target, self.cache, path)
         converted = [
             f"{n.name or n.output[0]} ({n.op_type})"
@@ -148,9 +148,8 @@ class _Compiler:
             with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
                 files, failures = self._parts(parts, Path(folder))
                 if not failures:
-                    write_container(
-                        path, _interface(model, self.target, batched), files, Path(folder)
-                    )
+                    metadata = _metadata(_container_interface(model), self.target, batched)
+                    write_container(path, metadata, files, Path(folder))
                     return
             left.update(failures)
 
@@ -226,21 +225,31 @@ def _leads_symbolic(value: Any) -> bool:
     return bool(value.shape) and not isinstance(value.shape[0], int)
 
 
-def _metadata(plan: Plan, target: Target, batched: bool) -> dict[str, Any]:
-    def describe(name: str, tensor: Any) -> dict[str, Any]:
-        return {"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+_Interface = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+"""Name, element type and shape of every input and of every output."""
 
+
+def _metadata(interface: _Interface, target: Target, batched: bool) -> dict[str, Any]:
+    """What an artifact says of itself."""
+    inputs, outputs = interface
     return {
         "version": METADATA_VERSION,
         "target": target.name,
         "batched": batched,
-        "inputs": [describe(t.name, t) for t in plan.inputs],
-        "outputs": [describe(name, t) for name, t in plan.outputs],
+        "inputs": inputs,
+        "outputs": outputs,
     }
 
 
-def _interface(model: Model, target: Target, batched: bool) -> dict[str, Any]:
-    """The metadata of a container, whose inputs and outputs may be of any type."""
+def _library_interface(plan: Plan) -> _Interface:
+    def describe(name: str, tensor: Tensor) -> dict[str, Any]:
+        return {"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+
+    return [describe(t.name, t) for t in plan.inputs], [describe(n, t) for n, t in plan.outputs]
+
+
+def _container_interface(model: Model) -> _Interface:
+    """Inputs and outputs of a container may be of any type."""
 
     def describe(value: Value) -> dict[str, Any]:
         shape = value.shape
@@ -249,10 +258,4 @@ def _interface(model: Model, target: Target, batched: bool) -> dict[str, Any]:
         dtype = str(onnx.helper.tensor_dtype_to_np_dtype(value.dtype)) if known else None
         return {"name": value.name, "dtype": dtype, "shape": sizes}
 
-    return {
-        "version": METADATA_VERSION,
-        "target": target.name,
-        "batched": batched,
-        "inputs": [describe(v) for v in model.graph.inputs],
-        "outputs": [describe(v) for v in model.graph.outputs],
-    }
+    return [describe(v) for v in model.graph.inputs], [describe(v) for v in model.graph.outputs]

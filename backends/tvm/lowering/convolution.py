@@ -71,19 +71,13 @@ def _integer_convolution(
 ) -> bool:
     y = node.output(0)
     assert y is not None
-    assert weights.scale is not None
     channels = integer.shape[0]
-    scales = np.broadcast_to(
-        np.float32(item.scale) * weights.scale.astype(np.float32).reshape(-1), (channels,)
-    )
-    found = integer_bias(lowering, node.input(2), scales, channels)
+    found = integer_accumulator(lowering, node, item, weights, channels)
     if found is None:
         return False
-    bias, rest = found
+    bias, program, operands = found
     values = image_weights(integer)
     sums = values.reshape(channels, -1).astype(np.int64).sum(1)
-    tail = (1,) * (len(lowering.shape(y)) - 2)
-    program, operands = accumulator_program(node.label, item.scale, scales, rest, tail)
     output = lowering.tensor(y, "float32")
     lowering.emit(
         ConvolutionOp(
@@ -111,6 +105,28 @@ def integer_weights(weights: Constant, axis: int) -> Array | None:
         return None
     zero = weights.along(weights.zero).astype(np.int16)
     return weights.array.astype(np.int16) - zero
+
+
+def accumulator_scales(item: Quantized, weights: Constant, channels: int) -> Array:
+    """The scale of the accumulator of each output channel."""
+    assert weights.scale is not None
+    scales = np.float32(item.scale) * weights.scale.astype(np.float32).reshape(-1)
+    return np.broadcast_to(scales, (channels,))
+
+
+def integer_accumulator(
+    lowering: Lowering, node: Node, item: Quantized, weights: Constant, channels: int
+) -> tuple[Array, Program, list[Tensor]] | None:
+    """A convolution's bias in units of the accumulator, and the program that dequantizes
+    it with its operands. None where the bias isn't constant."""
+    scales = accumulator_scales(item, weights, channels)
+    found = integer_bias(lowering, node.input(2), scales, channels)
+    if found is None:
+        return None
+    bias, rest = found
+    tail = (1,) * (weights.array.ndim - 2)
+    program, operands = accumulator_program(node.label, item.scale, scales, rest, tail)
+    return bias, program, operands
 
 
 def integer_bias(

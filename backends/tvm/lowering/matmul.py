@@ -12,7 +12,12 @@ from ..plan import MatMulOp, Tensor, check_int32
 from ..programs import Program, ProgramBuilder
 from . import product
 from .context import Constant, Lowering, Quantized, Stored
-from .convolution import accumulator_program, integer_bias, integer_weights
+from .convolution import (
+    accumulator_program,
+    accumulator_scales,
+    integer_bias,
+    integer_weights,
+)
 
 Array = Any
 
@@ -80,9 +85,7 @@ def matmul(lowering: Lowering, node: Node) -> bool:
     if isinstance(item, Quantized) and item.tensor.dtype in ("uint8", "int8"):
         integer = integer_weights(weights, 1)
         if integer is not None:
-            assert weights.scale is not None
-            scales = np.float32(item.scale) * weights.scale.astype(np.float32).reshape(-1)
-            scales = np.broadcast_to(scales, (columns,))
+            scales = accumulator_scales(item, weights, columns)
             bias = np.zeros(columns, np.int64)
             return _integer(lowering, node, item, integer, scales, bias, None)
     if not _float(lowering, item) or weights.dequantized().dtype != np.float32:

@@ -19,7 +19,7 @@ from ..kernels.convolution import Geometry, Upsampling
 from ..plan import ConvolutionOp, Tensor, check_int32
 from ..programs import Program
 from .context import Constant, Lowering, Quantized, Stored
-from .convolution import accumulator_program, image_weights, integer_bias, integer_weights
+from .convolution import image_weights, integer_accumulator, integer_weights
 
 Array = Any
 
@@ -53,15 +53,10 @@ def conv_transpose(lowering: Lowering, node: Node) -> bool:
     if isinstance(item, Quantized) and item.tensor.dtype in ("uint8", "int8"):
         integer = integer_weights(weights, 1) if groups == 1 else None
         if integer is not None:
-            assert weights.scale is not None
-            scales = np.float32(item.scale) * weights.scale.astype(np.float32).reshape(-1)
-            scales = np.broadcast_to(scales, (channels,))
-            found = integer_bias(lowering, node.input(2), scales, channels)
+            found = integer_accumulator(lowering, node, item, weights, channels)
             if found is None:
                 return False
-            accumulator, rest = found
-            tail = (1,) * (len(shape) - 2)
-            program, operands = accumulator_program(node.label, item.scale, scales, rest, tail)
+            accumulator, program, operands = found
             values, fill, source = image_weights(integer), item.zero, item.tensor
     elif not isinstance(item, Stored) or item.tensor.dtype != "float32":
         return False
