@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tvm import tirx
 
+from ..sampling import Axis, Sampling, cubic, fitted_scale, is_old
 from . import mathematics as m
 from .base import (
     Array,
@@ -37,16 +38,32 @@ NumpyArray = Any
 
 @dataclasses.dataclass(frozen=True)
 class _Axis:
-    """One axis to resize: `taps` input elements make one output element."""
+    """An axis of the tensor that is resized."""
 
     axis: int
-    size: int
-    out: int
+    sampled: Axis
     taps: int
 
 
 _Scale = Callable[[dict[int, Array], int], Any]
 """The scale of an axis inside the kernel, from the arrays by input number."""
+
+
+class _Expressions:
+    """The functions of numpy that `Sampling` calls, on expressions."""
+
+    floor = staticmethod(functools.partial(m.libm, "floor"))
+    ceil = staticmethod(functools.partial(m.libm, "ceil"))
+    abs = staticmethod(m.absolute)
+    where = staticmethod(select)
+
+    @staticmethod
+    def minimum(a: Any, b: Any) -> Any:
+        return tirx.min(a, to(b, "float32"))
+
+    @staticmethod
+    def maximum(a: Any, b: Any) -> Any:
+        return tirx.max(a, to(b, "float32"))
 
 
 @rule("Resize", "Upsample")
@@ -58,27 +75,23 @@ def resize(call: Call) -> None:
     """
     shape, out = call.shape(), call.output_shape()
     node = call.node
-    old = node.op_type == "Upsample" or call.opset < 11
-    mode = str(node.get("mode", "nearest")).replace("bilinear", "linear")
-    if mode not in ("nearest", "linear", "cubic"):
-        call.fail(f"mode '{mode}'")
-    transform = "asymmetric" if old else node.get("coordinate_transformation_mode", "half_pixel")
-    if transform not in _TRANSFORMS:
-        call.fail(f"coordinate_transformation_mode '{transform}'")
+    sampling = Sampling.of(node, call.opset)
+    if sampling.unknown is not None:
+        call.fail(sampling.unknown)
     rank = len(shape)
     chosen = [int(a) % rank for a in node.get("axes", list(range(rank)))]
-    scale_of, whole = _scales(call, shape, out, chosen, old)
-    crops = transform == "tf_crop_and_resize"
-    axes = [
-        _Axis(a, shape[a], out[a], _taps(call, mode, shape[a], out[a]))
-        for a in chosen
-        if crops or out[a] != shape[a] or not whole
-    ]
+    scale_of, whole = _scales(call, shape, out, chosen)
+    crops = sampling.crops
+    axes = []
+    for a in chosen:
+        if crops or out[a] != shape[a] or not whole:
+            sampled = Axis(shape[a], out[a])
+            axes.append(_Axis(a, sampled, sampling.taps(sampled)))
     inputs = [i for i, v in enumerate(node.inputs) if v is not None and 0 not in call.shape(i)]
     scratch: list[tuple[Sequence[int], str]] = []
     for axis in axes:
-        table = (axis.out, axis.taps)
-        scratch += [(table, "int32"), (table, "float32"), ((axis.out,), "int32")]
+        table = (axis.sampled.out, axis.taps)
+        scratch += [(table, "int32"), (table, "float32"), ((axis.sampled.out,), "int32")]
     value = float(node.get("extrapolation_value", 0.0))
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
@@ -91,9 +104,9 @@ def resize(call: Call) -> None:
             window: Any = (0.0, 1.0)
             if crops:
                 window = [to(arrays[1].at(place + n), "float32") for n in (0, len(chosen))]
-            _make_table(call, k, axis, mode, transform, scale, window, tables[axis.axis])
+            _make_table(k, sampling, axis, scale, window, tables[axis.axis])
         with nest(k, out) as index:
-            result = _sample(k, x, index, axes, tables, mode)
+            result = _sample(k, x, index, axes, tables, sampling.mode)
             if crops:
                 marks = [tables[a.axis][2][[index[a.axis]]] > 0 for a in axes]
                 result = select(any_of(*marks), number(value, x.dtype), to(result, x.dtype))
@@ -103,11 +116,11 @@ def resize(call: Call) -> None:
 
 
 def _scales(
-    call: Call, shape: tuple[int, ...], out: tuple[int, ...], axes: list[int], old: bool
+    call: Call, shape: tuple[int, ...], out: tuple[int, ...], axes: list[int]
 ) -> tuple[_Scale, bool]:
     """How the kernel gets an axis's scale; whether axes of equal sizes stay as they are."""
     node = call.node
-    at = 1 if old else 2
+    at = 1 if is_old(node, call.opset) else 2
     given = node.get("scales")
     constant = call.constant(at) if given is None else np.asarray(given)
     if constant is not None and constant.size:
@@ -116,72 +129,49 @@ def _scales(
         return lambda _, axis: number(table.get(axis, 1.0), "float32"), whole
     if call.has(at) and 0 not in call.shape(at):
         return lambda arrays, axis: to(arrays[at].at(axes.index(axis)), "float32"), False
-    if node.get("keep_aspect_ratio_policy", "stretch") == "stretch":
+    policy = node.get("keep_aspect_ratio_policy", "stretch")
+    if policy == "stretch":
         return lambda _, axis: number(out[axis] / shape[axis], "float32"), True
-    larger = node.get("keep_aspect_ratio_policy") == "not_smaller"
 
     def kept(arrays: dict[int, Array], axis: int) -> Any:
         ratios = [
             to(arrays[3].at(i), "float32") / number(shape[a], "float32") for i, a in enumerate(axes)
         ]
-        found = ratios[0]
-        for ratio in ratios[1:]:
-            found = tirx.max(found, ratio) if larger else tirx.min(found, ratio)
-        return found
+        return fitted_scale(_Expressions, ratios, policy)
 
     return kept, False
 
 
-def _taps(call: Call, mode: str, size: int, out: int) -> int:
-    """Input elements that one output element may take."""
-    if mode == "nearest":
-        return 1
-    reach = 1 if mode == "linear" else 2
-    if not call.node.get("antialias", 0) or out >= size:
-        return 2 * reach
-    return 2 * (math.ceil(reach * size / max(out, 1)) + 1)
-
-
 def _make_table(
-    call: Call,
     k: Any,
+    sampling: Sampling,
     axis: _Axis,
-    mode: str,
-    transform: str,
     scale: Any,
     window: Sequence[Any],
     table: Sequence[Array],
 ) -> None:
     positions, weights, outside = table
-    one, zero = number(1, "float32"), number(0, "float32")
-    last = axis.size - 1
-    with k.loop(axis.out, "o") as o:
-        at = bind(k, _TRANSFORMS[transform](to(o, "float32"), scale, axis, window))
-        past = tirx.any(at < zero, at > number(last, "float32"))
+    sampled, xp = axis.sampled, _Expressions
+    last = sampled.size - 1
+    with k.loop(sampled.out, "o") as o:
+        at = bind(k, sampling.coordinate(sampled, to(o, "float32"), scale, window))
+        past = tirx.any(at < number(0, "float32"), at > number(last, "float32"))
         outside.store(to(past, "int32"), (o,))
-        if mode == "nearest":
-            nearest = index_of(_nearest(call, at))
+        if sampling.mode == "nearest":
+            nearest = index_of(sampling.nearest(xp, at))
             positions.store(maximum(minimum(nearest, last), 0), (o, 0))
             return
-        antialias = bool(call.node.get("antialias", 0))
-        shrink = tirx.min(scale, one) if antialias else one
-        exclude = bool(call.node.get("exclude_outside", 0))
-        first = bind(k, index_of(m.libm("floor", at)) - (axis.taps // 2 - 1))
+        at = bind(k, sampling.inside(xp, sampled, at))
+        first = bind(k, index_of(xp.floor(at)) - (axis.taps // 2 - 1))
+        shrink = sampling.shrink(xp, scale)
         total = cell(k, "float32", 0, "total")
         with k.loop(axis.taps, "t") as t:
             place = first + t
-            distance = bind(k, m.absolute((to(place, "float32") - at) * shrink))
-            if mode == "linear":
-                weight = tirx.max(zero, one - distance)
-            else:
-                weight = _cubic(distance, float(call.node.get("cubic_coeff_a", -0.75)))
-            if exclude:
-                weight = select(tirx.all(place >= 0, place <= last), weight, zero)
-            weight = bind(k, weight)
+            weight = bind(k, sampling.weight(xp, sampled, to(place, "float32"), at, shrink))
             total.add(weight)
             weights.store(weight, (o, t))
             positions.store(maximum(minimum(place, last), 0), (o, t))
-        if exclude or antialias:
+        if sampling.normalizes:
             with k.loop(axis.taps, "n") as t:
                 weights.store(weights[o, t] / total.get(), (o, t))
 
@@ -210,70 +200,6 @@ def _sample(
             weight = weight * to(weights[index[axis.axis], tap], dtype)
         total.add(to(x[place], dtype) * weight)
     return total.get() if is_float(x.dtype) else to(total.get(), "int32")
-
-
-def _cubic(x: Any, a: float) -> Any:
-    """The cubic convolution kernel at a distance (Keys 1981)."""
-    near = (lit(a + 2, x) * x - lit(a + 3, x)) * x * x + lit(1, x)
-    far = ((lit(a, x) * x - lit(5 * a, x)) * x + lit(8 * a, x)) * x - lit(4 * a, x)
-    return select(x <= lit(1, x), near, select(x < lit(2, x), far, lit(0, x)))
-
-
-def _nearest(call: Call, at: Any) -> Any:
-    how = call.node.get("nearest_mode", "round_prefer_floor")
-    if call.node.op_type == "Upsample" or call.opset < 11:
-        how = "floor"
-    half = number(0.5, "float32")
-    if how == "round_prefer_floor":
-        return m.libm("ceil", at - half)
-    if how == "round_prefer_ceil":
-        return m.libm("floor", at + half)
-    if how not in ("floor", "ceil"):
-        call.fail(f"nearest_mode '{how}'")
-    return m.libm(how, at)
-
-
-def _half_pixel(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
-    return (i + lit(0.5, i)) / scale - lit(0.5, i)
-
-
-def _half_pixel_symmetric(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
-    adjustment = lit(axis.out, i) / (scale * lit(axis.size, i))
-    offset = lit(axis.size / 2, i) * (lit(1, i) - adjustment)
-    return offset + _half_pixel(i, scale, axis, window)
-
-
-def _pytorch_half_pixel(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
-    return _half_pixel(i, scale, axis, window) if axis.out > 1 else lit(0, i)
-
-
-def _align_corners(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
-    if axis.out == 1:
-        return lit(0, i)
-    return i * lit(axis.size - 1, i) / (scale * lit(axis.size, i) - lit(1, i))
-
-
-def _asymmetric(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
-    return i / scale if axis.out > 1 else lit(0, i)
-
-
-def _crop_and_resize(i: Any, scale: Any, axis: _Axis, window: Any) -> Any:
-    start, end = window
-    last = lit(axis.size - 1, i)
-    if axis.out == 1:
-        return lit(0.5, i) * (start + end) * last
-    return start * last + i * ((end - start) * last / lit(axis.out - 1, i))
-
-
-_TRANSFORMS: dict[str, Callable[[Any, Any, _Axis, Any], Any]] = {
-    "half_pixel": _half_pixel,
-    "half_pixel_symmetric": _half_pixel_symmetric,
-    "pytorch_half_pixel": _pytorch_half_pixel,
-    "align_corners": _align_corners,
-    "asymmetric": _asymmetric,
-    "tf_half_pixel_for_nn": lambda i, scale, axis, window: (i + lit(0.5, i)) / scale,
-    "tf_crop_and_resize": _crop_and_resize,
-}
 
 
 @rule("GridSample")
@@ -341,7 +267,7 @@ def grid_sample(call: Call) -> None:
 
 def _cubic_weight(t: Any, tap: int) -> Any:
     """The weight of tap 0 to 3 at fraction `t`."""
-    return _cubic([t + lit(1, t), t, lit(1, t) - t, lit(2, t) - t][tap], -0.75)
+    return cubic(_Expressions, [t + lit(1, t), t, lit(1, t) - t, lit(2, t) - t][tap], -0.75)
 
 
 def _reflect(index: Any, size: int, corners: bool) -> Any:
