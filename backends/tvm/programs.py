@@ -26,6 +26,11 @@ class Step:
     def __getitem__(self, key: str) -> Any:
         return dict(self.parameters)[key]
 
+    def replace(self, **parameters: Any) -> Step:
+        """The step with other values of some parameters."""
+        known = {**dict(self.parameters), **parameters}
+        return dataclasses.replace(self, parameters=tuple(known.items()))
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -226,6 +231,7 @@ def _fuse_quantize(
             ("input_scale", before["input_scale"]),
             ("scale", quantize_step["scale"]),
             ("zero_point", quantize_step["zero_point"]),
+            ("bounded", False),
         )
         return Step("requantize", before.arguments, quantize_step.dtype, parameters)
     if before.name == "scale_sum":

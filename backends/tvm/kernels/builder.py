@@ -141,6 +141,13 @@ def splat(value: Expr, lanes: int) -> Any:
     return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
 
+def join(vectors: Sequence[Expr], lanes: int) -> Any:
+    """One vector of all the elements of vectors of `lanes`, in turn."""
+    if len(vectors) == 1:
+        return vectors[0]
+    return tirx.Shuffle(list(vectors), list(range(len(vectors) * lanes)))
+
+
 def constant(value: float, dtype: str, lanes: int = 1) -> Any:
     """An immediate, splat over `lanes`."""
     return splat(tirx.const(value, dtype), lanes)

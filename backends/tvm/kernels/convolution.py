@@ -14,8 +14,8 @@ from ..programs import Program
 from ..targets import Target
 from .builder import KernelBuilder, as_int, load
 from .dot import Dot, MaddDot, choose
-from .epilogue import Operand, declare, fill_border, read, store_lanes
-from .steps import StepEmitter
+from .epilogue import Epilogue, Operand, declare, fill_border
+from .rounding import PACKED, packs
 
 Array = Any
 
@@ -209,11 +209,14 @@ class _Emitter:
         channels = conv.vectors(self.target) * self.lanes
         self.bias = k.parameter("B", (channels,), self.dot.accumulator)
         own = conv.phase_vectors(self.target) * self.lanes
-        self.operands = declare(k, conv.operands, conv.output, own)
+        operands = declare(k, conv.operands, conv.output, own)
         self.slope = _slope(self.starts)
         self.table = k.parameter("S", (groups,), "int32") if self.slope is None else None
         self.y = k.parameter("Y", conv.output.shape, conv.program.dtype)
         fill_border(k, self.y, conv.output, conv.program.dtype)
+        self.epilogue = Epilogue(
+            k, self.target, conv.program, conv.operands, operands, conv.output, self.y, self.lanes
+        )
         rows = -(-self.height // tile.rows)
         columns = -(-self.width // tile.columns)
         batch = conv.output.batch
@@ -222,8 +225,7 @@ class _Emitter:
                 self.one_tile(n, g, i, j)
         else:
             with (
-                k.outer(batch, rows, parallel=self.parallel) as (n, i),
-                k.loop(columns, "ow") as j,
+                k.nest((batch, 1, rows, columns), parallel=self.parallel) as (n, _, i, j),
                 k.loop(groups, "og") as g,
             ):
                 self.one_tile(n, g, i, j)
@@ -244,24 +246,15 @@ class _Emitter:
         self.reduce(acc, n, group, row, column)
         for v in range(tile.vectors):
             vector = group * tile.vectors + v
-            for p in range(pixels):
-                h, w = row + p // tile.columns, column + p % tile.columns
-                value = load(acc, (v * pixels + p) * self.lanes, lanes=self.lanes)
+            for r in range(tile.rows):
+                first = v * pixels + r * tile.columns
+                own = range(first, first + tile.columns)
+                values = [load(acc, p * self.lanes, lanes=self.lanes) for p in own]
                 if conv.upsampling is None:
-                    self.write(value, n, vector * self.lanes, h, w)
-                else:
-                    self.write_phase(conv.upsampling, value, n, vector, h, w)
-
-    def write(self, value: Any, n: Any, channel: Any, h: Any, w: Any) -> None:
-        """Apply the program to a vector of channels and store it at a pixel."""
-        conv, lanes = self.conv, self.lanes
-        values = [
-            read(o, b, n, channel, self.position(o.layout, h, w), lanes)
-            for o, b in zip(conv.operands, self.operands, strict=True)
-        ]
-        value = StepEmitter(self.k, self.target, lanes).evaluate(conv.program, [value, *values])
-        position = self.position(conv.output, h, w)
-        store_lanes(self.k, self.y, conv.output, value, n, channel, position, lanes)
+                    self.epilogue.finish(values, n, vector * self.lanes, row + r, column)
+                    continue
+                for c, value in enumerate(values):
+                    self.write_phase(conv.upsampling, value, n, vector, row + r, column + c)
 
     def write_phase(self, up: Upsampling, value: Any, n: Any, vector: Any, h: Any, w: Any) -> None:
         """Write where the vector's phase of the pixel lies, if that is inside the image."""
@@ -277,19 +270,10 @@ class _Emitter:
             if up.factors[axis] * up.size[axis] + up.offset[axis] > extent:
                 inside.append(at < extent)
         if not inside:
-            self.write(value, n, channel, y, x)
+            self.epilogue.finish([value], n, channel, y, x)
             return
         with self.k.when(tirx.all(*inside) if len(inside) > 1 else inside[0]):
-            self.write(value, n, channel, y, x)
-
-    def position(self, layout: Blocked | None, h: Any, w: Any) -> Any:
-        if layout is None:
-            return 0
-        if (layout.height, layout.width) == (1, 1):
-            return layout.position(0, 0)
-        if self.height == 1 and not any(layout.pads):
-            return w
-        return layout.position(h, w)
+            self.epilogue.finish([value], n, channel, y, x)
 
     def reduce(self, acc: Any, n: Any, group: Any, row: Any, column: Any) -> None:
         k, tile, geometry = self.k, self.tile, self.conv.geometry
@@ -374,7 +358,27 @@ def divisors(n: int) -> Sequence[int]:
 
 def choose_tile(conv: Convolution, target: Target) -> Tile:
     """The register tile that a small model of the inner loop finds fastest."""
-    return min(estimate_tiles(conv, target), key=lambda found: found[0])[1]
+    tile = min(estimate_tiles(conv, target), key=lambda found: found[0])[1]
+    return dataclasses.replace(tile, channels_outer=not _keeps_weights(conv, target))
+
+
+def _keeps_weights(conv: Convolution, target: Target) -> bool:
+    """Whether to pass over the image once, reading all weights again for each of its tiles.
+
+    They must stay cached. Where the reduction is so short that its weights stay in
+    registers from tile to tile, one group of channels after the other is faster.
+    """
+    dot = conv.dot(target)
+    steps = _steps(conv, target)
+    weights = steps * conv.vectors(target) * dot.weights_per_step
+    return steps >= 16 and weights * np.dtype(dot.weight_dtype).itemsize <= 128 * 1024
+
+
+def _steps(conv: Convolution, target: Target) -> int:
+    """Reduction steps of a tile."""
+    _, blocks = conv.input_blocks(target, Tile(1, 1, 1))
+    taps = conv.geometry.kernel[0] * conv.geometry.kernel[1]
+    return blocks * taps * conv.input.block // conv.dot(target).depth
 
 
 def fits(conv: Convolution, target: Target, tile: Tile) -> bool:
@@ -403,12 +407,11 @@ def estimate_tiles(conv: Convolution, target: Target) -> list[tuple[float, Tile]
     height, width = flat_extent(conv)
     dot = conv.dot(target)
     vectors = conv.vectors(target)
-    _, blocks = conv.input_blocks(target, Tile(1, 1, 1))
-    taps = conv.geometry.kernel[0] * conv.geometry.kernel[1]
-    steps = blocks * taps * conv.input.block // dot.depth
+    steps = _steps(conv, target)
     per_step = 2 if isinstance(dot, MaddDot) else 1
     most = 16 if target.vector_bytes == 64 else target.registers - 4
     weight_bytes = dot.weights_per_step * np.dtype(dot.weight_dtype).itemsize
+    packed = packs(target, conv.program.dtype)
     found = []
     for v in divisors(vectors):
         for rows in range(1, min(height, 8) + 1):
@@ -419,8 +422,9 @@ def estimate_tiles(conv: Convolution, target: Target) -> list[tuple[float, Tile]
                 if v * (pixels + per_step) + per_step > target.registers - 1 and v * pixels > 1:
                     continue
                 tiles = -(-height // rows) * -(-width // columns) * (vectors // v)
-                cost = tiles * _tile_cycles(v, pixels, steps, per_step, most, weight_bytes, target)
-                found.append((cost, Tile(v, rows, columns)))
+                cycles = _tile_cycles(v, pixels, steps, per_step, most, weight_bytes, target)
+                cycles += v * rows * _epilogue_cycles(columns, packed)
+                found.append((tiles * cycles, Tile(v, rows, columns)))
     return found
 
 
@@ -433,7 +437,7 @@ def _tile_cycles(
     weight_bytes: int,
     target: Target,
 ) -> float:
-    """Estimated cycles of one tile; `weight_bytes` are those of one vector and step."""
+    """Estimated cycles of a tile before its epilogue; `weight_bytes` of one vector and step."""
     wide = target.vector_bytes == 64
     results = vectors * pixels
     multiplies = results * per_step / (1 if wide else 2)
@@ -442,4 +446,11 @@ def _tile_cycles(
     loads = vectors * per_step * per_load + pixels * per_step * 0.6
     spilled = max(0, results - most)
     step = max(multiplies, loads, 4.0) + 0.15 * loads
-    return steps * step + 4 * results + 6 * spilled + 12
+    return steps * step + 6 * spilled + 12
+
+
+def _epilogue_cycles(columns: int, packed: bool) -> float:
+    """Estimated cycles to finish neighbouring pixels."""
+    if not packed:
+        return 4.0 * columns
+    return 2.75 * columns + (6.0 if columns % PACKED else 0.0)

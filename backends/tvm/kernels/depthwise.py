@@ -14,8 +14,7 @@ from ..targets import Target
 from .builder import KernelBuilder, as_int, cast, llvm, load, reinterpret, splat
 from .convolution import Geometry, _start
 from .dot import SIGN_BITS
-from .epilogue import Operand, declare, fill_border, read, store_lanes
-from .steps import StepEmitter
+from .epilogue import Epilogue, Operand, declare, fill_border
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +85,7 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> Any:
     buffers = declare(k, conv.operands, y, y.padded_channels)
     result = k.parameter("Y", y.shape, conv.program.dtype)
     fill_border(k, result, y, conv.program.dtype)
+    epilogue = Epilogue(k, target, conv.program, conv.operands, buffers, y, result, lanes)
     top, left = x.top - geometry.pads[0], x.left - geometry.pads[1]
     extents = (y.batch, y.padded_channels // lanes, y.height, -(-y.width // columns))
     with k.nest(extents, parallel=parallel) as (n, vector, oh, j):
@@ -121,17 +121,8 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> Any:
                     else:
                         total = total + value * w
                     k.store(acc, total, p * lanes, lanes=lanes)
-        emitter = StepEmitter(k, target, lanes)
-        for p in range(columns):
-            values = [load(acc, p * lanes, lanes=lanes)]
-            for operand, buffer in zip(conv.operands, buffers, strict=True):
-                position: Any = 0
-                if operand.layout is not None:
-                    one = (operand.layout.height, operand.layout.width) == (1, 1)
-                    position = operand.layout.position(*((0, 0) if one else (oh, column + p)))
-                values.append(read(operand, buffer, n, channel, position, lanes))
-            value = emitter.evaluate(conv.program, values)
-            store_lanes(k, result, y, value, n, channel, y.position(oh, column + p), lanes)
+        values = [load(acc, p * lanes, lanes=lanes) for p in range(columns)]
+        epilogue.finish(values, n, channel, oh, column)
     return k.finish()
 
 

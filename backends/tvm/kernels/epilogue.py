@@ -1,4 +1,4 @@
-"""What kernels with blocked output share: operands of fused programs, stores, borders."""
+"""What kernels with blocked output share: fused programs, their operands, stores, borders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 from tvm import tirx
 
 from ..layout import Blocked
-from .builder import KernelBuilder, constant, load, splat
+from ..programs import Program
+from ..targets import Target
+from .builder import KernelBuilder, constant, join, load, splat
+from .rounding import PACKED, packs
+from .steps import StepEmitter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,34 +43,69 @@ def declare(
     return buffers
 
 
-def read(operand: Operand, buffer: Any, n: Any, channel: Any, position: Any, lanes: int) -> Any:
-    """The operand's vector of `lanes` channels from `channel` on, at a pixel."""
-    if operand.layout is not None:
-        layout = operand.layout
-        image = n if layout.batch > 1 else 0
+class Epilogue:
+    """Evaluates a kernel's program on its results and stores them.
+
+    Results are vectors of channels. Bytes of neighbouring pixels are rounded and stored
+    four vectors at a time where the target has an instruction for it.
+    """
+
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        target: Target,
+        program: Program,
+        operands: Sequence[Operand],
+        buffers: Sequence[Any],
+        output: Blocked,
+        result: Any,
+        lanes: int,
+    ) -> None:
+        self.builder, self.target, self.program = builder, target, program
+        self.operands = list(zip(operands, buffers, strict=True))
+        self.output, self.result, self.lanes = output, result, lanes
+        together = packs(target, program.dtype) and output.block == lanes == target.lanes
+        self.width = PACKED if together else 1
+        """Pixels that are finished together."""
+
+    def finish(self, values: Sequence[Any], n: Any, channel: Any, h: Any, w: Any) -> None:
+        """Store the results of neighbouring pixels of image n, from (h, w) on."""
+        for first in range(0, len(values), self.width):
+            run = values[first : first + self.width]
+            operands = [
+                self._read(operand, buffer, n, channel, h, w + first, len(run))
+                for operand, buffer in self.operands
+            ]
+            emitter = StepEmitter(self.builder, self.target, self.lanes * len(run))
+            value = emitter.evaluate(self.program, [join(run, self.lanes), *operands])
+            self._store(value, n, channel, self.output.position(h, w + first), len(run))
+
+    def _read(
+        self, operand: Operand, buffer: Any, n: Any, channel: Any, h: Any, w: Any, pixels: int
+    ) -> Any:
+        """The operand's lanes for a run of pixels."""
+        lanes, layout = self.lanes, operand.layout
+        if layout is not None:
+            image = n if layout.batch > 1 else 0
+            block, lane = _split(channel, layout.block)
+            at = image * layout.blocks + block
+            if (layout.height, layout.width) == (1, 1):
+                value = load(buffer, at, layout.position(0, 0), lane, lanes=lanes)
+                return join([value] * pixels, lanes)
+            return load(buffer, at, layout.position(h, w), lane, lanes=lanes * pixels)
+        if operand.per_channel:
+            return join([load(buffer, channel, lanes=lanes)] * pixels, lanes)
+        return splat(load(buffer, 0), lanes * pixels)
+
+    def _store(self, value: Any, n: Any, channel: Any, position: Any, pixels: int) -> None:
+        """Store vectors; blocks shorter than a vector take its first lanes."""
+        layout, lanes = self.output, self.lanes * pixels
+        if self.lanes > layout.block:
+            value = tirx.Shuffle([value], list(range(layout.block)))
+            lanes = layout.block
         block, lane = _split(channel, layout.block)
-        return load(buffer, image * layout.blocks + block, position, lane, lanes=lanes)
-    if operand.per_channel:
-        return load(buffer, channel, lanes=lanes)
-    return splat(load(buffer, 0), lanes)
-
-
-def store_lanes(
-    builder: KernelBuilder,
-    buffer: Any,
-    layout: Blocked,
-    value: Any,
-    n: Any,
-    channel: Any,
-    position: Any,
-    lanes: int,
-) -> None:
-    """Store a vector of channels; blocks shorter than the vector take its first lanes."""
-    if lanes > layout.block:
-        value = tirx.Shuffle([value], list(range(layout.block)))
-        lanes = layout.block
-    block, lane = _split(channel, layout.block)
-    builder.store(buffer, value, n * layout.blocks + block, position, lane, lanes=lanes)
+        at = n * layout.blocks + block
+        self.builder.store(self.result, value, at, position, lane, lanes=lanes)
 
 
 def _split(channel: Any, block: int) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tvm import tirx
 
-from .builder import cast, llvm, reinterpret
+from .builder import cast, constant, join, llvm, reinterpret
 
 if TYPE_CHECKING:
     from .steps import StepEmitter
@@ -56,12 +56,13 @@ def sigmoid(e: StepEmitter, x: Any) -> Any:
 
 def _reciprocal(e: StepEmitter, x: Any) -> Any:
     """1 / x for normal x, within about two units in the last place."""
-    if "avx512" not in e.target.features or e.lanes != 16:
+    if "avx512" not in e.target.features or e.lanes % 16:
         return e.number(1.0) / x
     x = e.bind(x, "float32")
-    mask = tirx.const(-1, "int16")
+    mask, zero = tirx.const(-1, "int16"), constant(0.0, "float32", 16)
     name = "llvm.x86.avx512.rcp14.ps.512"
-    first = e.bind(llvm(name, "float32x16", x, e.number(0.0), mask), "float32")
+    parts = e.by_vectors(lambda v: llvm(name, "float32x16", v, zero, mask), x, "float32")
+    first = e.bind(join(parts, 16), "float32")
     return first * (e.number(2.0) - x * first)
 
 

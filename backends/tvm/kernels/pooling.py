@@ -12,7 +12,7 @@ from ..programs import Program
 from ..targets import Target
 from .builder import KernelBuilder, cast, constant, load, splat
 from .convolution import Geometry
-from .epilogue import Operand, declare, fill_border, read, store_lanes
+from .epilogue import Epilogue, Operand, declare, fill_border
 from .steps import StepEmitter
 
 
@@ -56,6 +56,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
     buffers = declare(k, pool.operands, y, y.padded_channels)
     result = k.parameter("Y", y.shape, pool.program.dtype)
     fill_border(k, result, y, pool.program.dtype)
+    epilogue = Epilogue(k, target, pool.program, pool.operands, buffers, y, result, lanes)
     top, left = x.top - geometry.pads[0], x.left - geometry.pads[1]
     kernel_h, kernel_w = geometry.kernel
     unrolled = kernel_h * kernel_w <= 9
@@ -93,15 +94,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
         if pool.kind == "average":
             by = splat(load(table, oh * y.width + ow), lanes) if table is not None else None
             value = value / (by if by is not None else emitter.number(pool.divisor))
-        values = [value]
-        for operand, buffer in zip(pool.operands, buffers, strict=True):
-            position: Any = 0
-            if operand.layout is not None:
-                one = (operand.layout.height, operand.layout.width) == (1, 1)
-                position = operand.layout.position(*((0, 0) if one else (oh, ow)))
-            values.append(read(operand, buffer, n, channel, position, lanes))
-        value = emitter.evaluate(pool.program, values)
-        store_lanes(k, result, y, value, n, channel, y.position(oh, ow), lanes)
+        epilogue.finish([value], n, channel, oh, ow)
     return k.finish()
 
 

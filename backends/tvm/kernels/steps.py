@@ -18,6 +18,7 @@ from ..programs import Program, Step, integer_range
 from ..targets import Target
 from . import mathematics
 from .builder import KernelBuilder, cast, constant, llvm, load, reinterpret, vector_type
+from .rounding import packs, round_and_pack
 
 _MAGIC = 12582912.0
 """1.5 * 2^23: adding it rounds a small float to an integer, ties to even, in its low bits."""
@@ -108,19 +109,32 @@ class StepEmitter:
         suffix = "f32" if self.lanes == 1 else f"v{self.lanes}f32"
         return llvm(f"llvm.arithmetic.fence.{suffix}", vector_type("float32", self.lanes), value)
 
-    def round_to(self, value: Any, step: Step, zero_point: int) -> Any:
+    def by_vectors(self, function: Callable[[Any], Any], value: Any, dtype: str) -> list[Any]:
+        """`function` of each of the target's vectors that `value` is made of."""
+        lanes = self.target.lanes
+        if self.lanes <= lanes:
+            return [function(value)]
+        value = self.bind(value, dtype)
+        starts = range(0, self.lanes, lanes)
+        return [function(tirx.Shuffle([value], list(range(i, i + lanes)))) for i in starts]
+
+    def round_to(self, value: Any, step: Step, zero_point: int, *, bounded: bool = False) -> Any:
         """Round half to even, add the zero point, saturate: the end of every quantization.
 
         Adding 1.5 * 2^23 leaves the rounded number in the low bits; from above those bits
         grow with the number whatever its size, so that an integer minimum saturates.
-        Steps that are only read as floats (`self.floats`) stay floats.
+        Steps that are only read as floats (`self.floats`) stay floats. `bounded` promises
+        that values are below 2^31.
         """
         low, high = integer_range(step.dtype)
+        floats = id(step) in self.floats
+        if not floats and self.lanes > self.target.lanes and packs(self.target, step.dtype):
+            return round_and_pack(self, value, step.dtype, zero_point, bounded=bounded)
         value = tirx.max(value, self.number(float(low - zero_point)))
-        if id(step) in self.floats:
+        if floats:
             value = tirx.min(value, self.number(float(high - zero_point)))
-            value = self.fence(value + self.number(_MAGIC)) - self.number(_MAGIC)
-            return value + self.number(float(zero_point)) if zero_point else value
+            # Both sums are exact but for the rounding that is wanted.
+            return self.fence(value + self.number(_MAGIC)) - self.number(_MAGIC - zero_point)
         bits = reinterpret(value + self.number(_MAGIC), "int32", self.lanes)
         offset = int(np.float32(_MAGIC).view(np.int32)) - zero_point
         bits = bits - self.number(offset, "int32")
@@ -168,7 +182,7 @@ def _scale_accumulator(e: StepEmitter, s: Step, a: list[Any], types: list[str]) 
 
 def _requantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     """MlasRequantizeOutput; a[1] holds (input scale * weight scale) / output scale."""
-    return e.round_to(e.to_float(a[0]) * a[1], s, s["zero_point"])
+    return e.round_to(e.to_float(a[0]) * a[1], s, s["zero_point"], bounded=s["bounded"])
 
 
 def _table(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
@@ -213,7 +227,12 @@ def _qlinear_add(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any
     first, second = (e.integer_as_float(x, t) for x, t in zip(a, types, strict=True))
     value = e.fused_multiply_add(second, e.number(float(ratio_b)), e.number(float(fixed)))
     value = e.fused_multiply_add(first, e.number(float(ratio_a)), value)
-    return e.round_to(value, s, 0)
+    return e.round_to(value, s, 0, bounded=bool(_largest(ratio_a, ratio_b, fixed) < 2**31))
+
+
+def _largest(*factors: np.float32) -> float:
+    """A bound for the sum of bytes times factors."""
+    return 256.0 * sum(abs(float(f)) for f in factors)
 
 
 def _qlinear_mul(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:

@@ -19,8 +19,7 @@ from ..programs import Program
 from ..targets import Target
 from .builder import KernelBuilder, constant, load, splat
 from .convolution import Geometry, divisors
-from .epilogue import Operand, declare, fill_border, read, store_lanes
-from .steps import StepEmitter
+from .epilogue import Epilogue, Operand, declare, fill_border
 
 Array = Any
 
@@ -310,21 +309,13 @@ def _transform_output(
         values = [load(products, i * 6 + j, at, 0, lanes=lanes) for i in range(6)]
         for i in range(4):
             k.store(half, _combine(_OUTPUT[i], values, lanes), (i * 6 + j) * lanes, lanes=lanes)
-    emitter = StepEmitter(k, target, lanes)
+    epilogue = Epilogue(k, target, conv.program, conv.operands, operands, y, result, lanes)
 
     def pixel(i: int, j: int) -> None:
         values = [load(half, (i * 6 + c) * lanes, lanes=lanes) for c in range(6)]
         value = _combine(_OUTPUT[j], values, lanes) + load(bias, cb * lanes, lanes=lanes)
         h, w = row * 4 + i, tw * 4 + j
-        arguments = [value]
-        for operand, buffer in zip(conv.operands, operands, strict=True):
-            position: Any = 0
-            if operand.layout is not None:
-                one = (operand.layout.height, operand.layout.width) == (1, 1)
-                position = operand.layout.position(*((0, 0) if one else (h, w)))
-            arguments.append(read(operand, buffer, n, cb * lanes, position, lanes))
-        value = emitter.evaluate(conv.program, arguments)
-        store_lanes(k, result, y, value, n, cb * lanes, y.position(h, w), lanes)
+        epilogue.finish([value], n, cb * lanes, h, w)
 
     for i in range(4):
         for j in range(4):

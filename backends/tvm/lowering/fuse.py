@@ -152,8 +152,12 @@ def _merge_equal(views: list[View], program: Program) -> tuple[list[View], Progr
 
 
 def _scale_constants(op: Fused) -> None:
-    """Requantization multiplies by (input scale * weight scale) / output scale: fold the latter."""
-    for step in op.program.steps:
+    """Requantization multiplies by (input scale * weight scale) / output scale: fold the latter.
+
+    32-bit accumulators times factors below 1 are integers of 32 bits: then it is `bounded`.
+    """
+    steps = list(op.program.steps)
+    for position, step in enumerate(steps):
         if step.name != "requantize":
             continue
         index = step.arguments[1] - 1
@@ -161,6 +165,9 @@ def _scale_constants(op: Fused) -> None:
         assert tensor.const is not None
         values = (tensor.const / np.float32(step["scale"])).astype(np.float32)
         op.operands[index] = Tensor(tensor.name, "float32", tensor.shape, const=values)
+        if np.abs(values).max() < 1.0:
+            steps[position] = step.replace(bounded=True)
+    op.program = Program(op.program.operands, tuple(steps))
     used = {a for s in op.program.steps for a in s.arguments}
     keep = [i for i in range(len(op.operands)) if i + 1 in used]
     if len(keep) != len(op.operands):
