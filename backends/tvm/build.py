@@ -1,73 +1,55 @@
-"""From a Relax module to a shared object: bytecode, one object per kernel, linking."""
+"""From a schedule to a shared object: one object per kernel, the entry, constants, linking."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tvm
-from tvm import relax, tirx
-from tvm.relax import vm_build
-from tvm.runtime import _ffi_api as tvm_runtime
+import numpy as np
 
-from ...ir.errors import UnsupportedError
 from .cache import Cache
-from .kernels.builder import KernelBuilder
-from .link import link_shared
+from .entry import source
 from .objects import compile_functions
+from .schedule import Schedule, assign_memory
 from .targets import Target
+from .toolchain import compile_source, link_shared
+
+Array = Any
 
 
 def build_library(
-    module: Any, digests: Mapping[str, str], target: Target, cache: Cache, path: Path
-) -> tuple[int, int]:
-    """Compile and link a module; the number of its kernels, and of those from the cache.
+    schedule: Schedule,
+    functions: Mapping[str, Any],
+    digests: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    target: Target,
+    cache: Cache,
+    path: Path,
+) -> int:
+    """Compile and link the kernels that a schedule calls; how many came from the cache.
 
-    `digests` are those of the functions that are named by their content. Raises
-    UnsupportedError where TVM can't compile something, SecateurError where linking fails.
+    `digests` are those of functions that are named by their content. Raises
+    UnsupportedError where TVM can't compile a kernel, SecateurError where linking fails.
     """
-    machine = tvm.target.Target(target.llvm())
-    builder = relax.ExecBuilder()
-    try:
-        with machine:
-            module = _pipeline()(module)
-        module = vm_build._vmcodegen(builder, module)
-    except Exception as error:  # TVM's errors have no common type
-        text = " ".join(str(error).split())[:300]
-        raise UnsupportedError(f"TVM can't compile the model for {target.name}: {text}") from None
-    functions = {
-        g.name_hint: f for g, f in module.functions.items() if isinstance(f, tirx.PrimFunc)
-    }
-    if not functions:  # a library of no kernels is none to TVM's loader
-        functions["nothing"] = KernelBuilder().finish()
-    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
-        objects = compile_functions(functions, digests, target, cache, Path(folder))
-        # The first object stands for all: the executable refers to one library of kernels.
-        library = tvm_runtime.ModuleLoadStaticLibrary(str(objects.paths[0]), sorted(functions))
-        executable = vm_build._ffi_api.VMLink(builder, machine, library, [], {})
-        packed = Path(folder) / "executable.o"
-        tvm_runtime.ModulePackImportsToLLVM(
-            executable, False, json.dumps(target.llvm()), ""
-        ).write_to_file(str(packed))
-        link_shared(target, [str(p) for p in (*objects.paths, packed)], path)
-    return len(functions), objects.reused
+    memory = assign_memory(schedule)
+    text = json.dumps({**metadata, "arena_bytes": memory.arena_bytes})
+    with tempfile.TemporaryDirectory(prefix="secateur-") as name:
+        folder = Path(name)
+        objects = compile_functions(functions, digests, target, cache, folder)
+        _write_constants(folder / "constants", memory.constants)
+        (folder / "metadata").write_text(text, encoding="utf-8")
+        entry = folder / "entry.c"
+        entry.write_text(source(schedule, memory, "constants", "metadata"), encoding="utf-8")
+        compile_source(target, entry, entry.with_suffix(".o"))
+        link_shared(target, [str(p) for p in (*objects.paths, entry.with_suffix(".o"))], path)
+    return objects.reused
 
 
-def _pipeline() -> Any:
-    t = relax.transform
-    return tvm.transform.Sequential(
-        [
-            t.ToNonDataflow(),
-            t.RemovePurityChecking(),
-            t.CallTIRRewrite(),
-            t.StaticPlanBlockMemory(),
-            t.LowerAllocTensor(),
-            t.LowerRuntimeBuiltin(),
-            t.ComputePrimValue(),
-            t.VMShapeLower(),
-            t.AttachGlobalSymbol(),
-        ]
-    )
+def _write_constants(path: Path, constants: Sequence[tuple[int, Array]]) -> None:
+    with path.open("wb") as file:
+        for offset, array in constants:
+            file.seek(offset)
+            file.write(np.ascontiguousarray(array).data)

@@ -114,8 +114,17 @@ class _Compiler:
         plan = lower(model, self.target)
         choices, tuning = self._choices(plan)
         emitter = Emitter(plan, self.target, choices)
-        module = emitter.emit(_metadata(_library_interface(plan), self.target, batched))
-        kernels, reused = build_library(module, emitter.digests, self.target, self.cache, path)
+        schedule = emitter.emit()
+        metadata = _metadata(_library_interface(plan), self.target, batched)
+        reused = build_library(
+            schedule,
+            emitter.functions,
+            emitter.digests,
+            {**metadata, "calls": emitter.describe_calls()},
+            self.target,
+            self.cache,
+            path,
+        )
         converted = [
             f"{n.name or n.output[0]} ({n.op_type})"
             for op in plan.operations
@@ -125,7 +134,7 @@ class _Compiler:
         before = self.report
         self.report = dataclasses.replace(
             before,
-            kernels=before.kernels + kernels,
+            kernels=before.kernels + len(emitter.functions),
             reused=before.reused + reused,
             operations=before.operations + len(plan.operations),
             converted=(*before.converted, *converted),

@@ -1,16 +1,13 @@
-"""From plan to Relax: layouts chosen for the whole graph, one kernel call per operation."""
+"""From plan to schedule: layouts chosen for the whole graph, one kernel call per operation."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tvm
-from tvm import relax
 
 from . import regions
 from .choices import Choices
@@ -44,6 +41,7 @@ from .plan import (
     View,
 )
 from .programs import Program
+from .schedule import Buffer, Call, Schedule, nbytes
 from .targets import Target
 from .work import is_parallel, macs
 
@@ -52,7 +50,7 @@ Array = Any
 
 @dataclasses.dataclass(frozen=True)
 class KernelCall:
-    """A call in the module. Of an operation's calls the last is its own kernel's; those
+    """A call in the schedule. Of an operation's calls the last is its own kernel's; those
     before bring its operands into the layouts that it reads. What brings the model's
     outputs into theirs belongs to no operation."""
 
@@ -61,46 +59,32 @@ class KernelCall:
 
 
 class Emitter:
-    """Builds the Relax module of a plan."""
+    """Makes a plan's schedule and kernels.
+
+    `functions` are the kernels' TensorIR by name, `digests` those of their content.
+    """
 
     def __init__(self, plan: Plan, target: Target, choices: Choices | None = None) -> None:
         self.plan, self.target = plan, target
         self.choices = choices or Choices(target)
-        self.builder = relax.BlockBuilder()
-        self.kernels: dict[Any, Any] = {}
+        self.schedule = Schedule()
+        self.kernels: dict[Any, str] = {}
         self.functions: dict[str, Any] = {}
         self.digests: dict[str, str] = {}
         self.calls: list[KernelCall] = []
         self.current: Operation | None = None
         self.layouts = choose_layouts(plan, self.choices)
-        self.variables: dict[tuple[Tensor, Blocked | None], Any] = {}
-        self.regions = 0
+        self.buffers: dict[tuple[Tensor, Blocked | None], Buffer] = {}
 
-    def emit(self, metadata: Mapping[str, Any]) -> Any:
-        """The module, with functions `main` and `secateur_metadata`.
-
-        The latter gives the metadata as JSON, with all calls of kernels added to it.
-        """
-        b, plan = self.builder, self.plan
-        parameters = [
-            relax.Var(f"input{i}", relax.TensorType(t.shape, t.dtype))
-            for i, t in enumerate(plan.inputs)
-        ]
-        with b.function("main", parameters):
-            with b.dataflow():
-                for tensor, parameter in zip(plan.inputs, parameters, strict=True):
-                    self.variables[tensor, None] = self.flatten(parameter, tensor)
-                for op in plan.operations:
-                    self.operation(op)
-                self.current = None
-                results = [
-                    b.emit_output(self.shaped(self.read(t, None), t)) for _, t in plan.outputs
-                ]
-            b.emit_func_output(relax.Tuple(results))
-        with b.function("secateur_metadata", []):
-            text = json.dumps({**metadata, "calls": self.describe_calls()})
-            b.emit_func_output(tvm.ir.StringImm(text))
-        return b.get()
+    def emit(self) -> Schedule:
+        for index, tensor in enumerate(self.plan.inputs):
+            size = nbytes(tensor.shape, tensor.dtype)
+            self.buffers[tensor, None] = Buffer(size, input=index)
+        for op in self.plan.operations:
+            self.operation(op)
+        self.current = None
+        self.schedule.outputs = [self.read(t, None) for _, t in self.plan.outputs]
+        return self.schedule
 
     def describe_calls(self) -> list[dict[str, Any]]:
         """All calls of kernels in order, each with its node and the multiply-accumulates."""
@@ -118,40 +102,27 @@ class Emitter:
             )
         return result
 
-    # --- tensors ---
+    # --- buffers ---
 
-    def flatten(self, variable: Any, tensor: Tensor) -> Any:
-        """Row-major tensors are one-dimensional inside the module."""
-        if len(tensor.shape) == 1 or tensor.elements == 0:
-            return variable
-        return self.builder.emit(relax.op.reshape(variable, (tensor.elements,)))
+    def allocate(self, shape: Sequence[int], dtype: str) -> Buffer:
+        """Memory for a tensor, which its first call writes."""
+        return Buffer(nbytes(shape, dtype))
 
-    def shaped(self, variable: Any, tensor: Tensor) -> Any:
-        if tensor.elements == 0:  # a size of 0 means the input's own to Relax's reshape
-            return self.empty(tensor.shape, tensor.dtype)
-        if len(tensor.shape) == 1:
-            return self.builder.emit(variable)
-        return self.builder.emit(relax.op.reshape(variable, tensor.shape))
+    def constant(self, array: Array) -> Buffer:
+        """An array's elements, row-major."""
+        return Buffer(array.nbytes, array=array)
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """A tensor without elements; as a constant it could not be read back from a file."""
-        return self.builder.emit(relax.op.builtin.alloc_tensor(relax.ShapeExpr(shape), dtype, 0))
-
-    def read(self, tensor: Tensor, layout: Blocked | None) -> Any:
-        """The variable holding a tensor in a layout, converting it (once) where needed."""
+    def read(self, tensor: Tensor, layout: Blocked | None) -> Buffer:
+        """The buffer holding a tensor in a layout, converting it (once) where needed."""
         key = (tensor, layout)
-        if key in self.variables:
-            return self.variables[key]
+        if key in self.buffers:
+            return self.buffers[key]
         if tensor.const is not None and layout is None:
-            array = np.ascontiguousarray(tensor.const, tensor.dtype).reshape(-1)
-            if array.size == 0:
-                result = self.empty((0,), tensor.dtype)
-            else:
-                result = relax.const(array, tensor.dtype)  # which else narrows 64-bit types
+            result = self.constant(np.asarray(tensor.const, tensor.dtype))
         else:
             op = ElementwiseOp(tensor.name, [tensor], [View.of(tensor)], Program((tensor.dtype,)))
             result = self.elementwise(op, layout)
-        self.variables[key] = result
+        self.buffers[key] = result
         return result
 
     def own(self, tensor: Tensor) -> Blocked | None:
@@ -160,25 +131,27 @@ class Emitter:
 
     def blocked(
         self, tensor: Tensor, pads: Sequence[int] = (0, 0, 0, 0), fill: float = 0
-    ) -> tuple[Any, Blocked]:
-        """A blocked variable that has at least these pads, and its layout."""
+    ) -> tuple[Buffer, Blocked]:
+        """A blocked buffer that has at least these pads, and its layout."""
         own = self.own(tensor)
         if own is None or not own.covers(pads, fill):
             own = Blocked.of(tensor.shape, self.target.block, tensor.dtype).with_pads(pads, fill)
         return self.read(tensor, own), own
 
-    def define(self, tensor: Tensor, variable: Any) -> None:
-        self.variables[tensor, self.own(tensor)] = variable
+    def define(self, tensor: Tensor, buffer: Buffer) -> None:
+        self.buffers[tensor, self.own(tensor)] = buffer
+
+    # --- kernels ---
 
     def call(
         self,
         key: Any,
         build: Callable[[], Any],
-        arguments: Sequence[Any],
+        arguments: Sequence[Buffer],
         shape: Sequence[int],
         dtype: str,
         scratch: Sequence[tuple[Sequence[int], str]] = (),
-    ) -> Any:
+    ) -> Buffer:
         """Call the kernel that `key` describes, building it where no call has yet.
 
         `scratch` are shapes and types of buffers that the kernel takes after its result.
@@ -189,40 +162,32 @@ class Emitter:
         self,
         key: Any,
         build: Callable[[], Any],
-        arguments: Sequence[Any],
+        arguments: Sequence[Buffer],
         results: Sequence[tuple[Sequence[int], str]],
-    ) -> list[Any]:
-        """As `call`, for all buffers that the kernel writes: the variables."""
+    ) -> list[Buffer]:
+        """As `call`, for all buffers that the kernel writes."""
         if key not in self.kernels:
-            self.kernels[key] = self.add_function(type(key[0]).__name__.lower(), build())
-        self.record(self.kernels[key])
-        types = [relax.TensorType(tuple(shape), dtype) for shape, dtype in results]
-        single = len(types) == 1
-        call = relax.call_tir(
-            self.kernels[key], relax.Tuple(list(arguments)), types[0] if single else types
-        )
-        variable = self.builder.emit(call)
-        if single:
-            return [variable]
-        return [self.builder.emit(relax.TupleGetItem(variable, i)) for i in range(len(types))]
+            kind = key[0] if isinstance(key[0], str) else type(key[0]).__name__.lower()
+            self.kernels[key] = self.add_function(kind, build())
+        written = [self.allocate(shape, dtype) for shape, dtype in results]
+        self.call_function(self.kernels[key], [*arguments, *written])
+        return written
 
-    def add_function(self, kind: str, function: Any) -> Any:
-        """A global variable for the function, whose name is its content's.
+    def add_function(self, kind: str, function: Any) -> str:
+        """The function's name, which is its content's.
 
         Equal functions, in whatever model, have the same name and the same object file.
         """
         content = digest(function)
         name = f"{kind}_{content[:16]}"
-        if name not in self.functions:
-            self.digests[name] = content
-            self.functions[name] = self.builder.add_func(
-                function.with_attr("global_symbol", name), name
-            )
-        return self.functions[name]
+        self.digests[name] = content
+        self.functions[name] = function
+        return name
 
-    def record(self, function: Any) -> None:
-        """Note that the operation being emitted calls a kernel."""
-        self.calls.append(KernelCall(self.current, function.name_hint))
+    def call_function(self, name: str, arguments: Sequence[Buffer]) -> None:
+        """Call a function on all of its buffers."""
+        self.calls.append(KernelCall(self.current, name))
+        self.schedule.calls.append(Call(name, tuple(arguments)))
 
     # --- operations ---
 
@@ -289,12 +254,12 @@ class Emitter:
         bias = _padded(bias, conv.vectors(self.target) * self.target.lanes, dot.accumulator)
         weights = convolution.pack_weights(conv, self.target, tile, values)
         starts = convolution.start_table(conv, self.target, tile)
-        extra = [relax.const(starts)] if starts is not None else []
+        extra = [self.constant(starts)] if starts is not None else []
         parallel = is_parallel(op, self.target)
         variable = self.call(
             (conv, tile, parallel),
             lambda: convolution.build(conv, self.target, tile, parallel),
-            [x, relax.const(weights), relax.const(bias), *arguments, *extra],
+            [x, self.constant(weights), self.constant(bias), *arguments, *extra],
             y.shape,
             op.output.dtype,
         )
@@ -322,7 +287,7 @@ class Emitter:
         variable = self.call(
             (kernel, parallel),
             lambda: depthwise.build(kernel, self.target, parallel),
-            [x, relax.const(weights), relax.const(bias), *arguments],
+            [x, self.constant(weights), self.constant(bias), *arguments],
             y.shape,
             op.output.dtype,
         )
@@ -338,8 +303,8 @@ class Emitter:
             lambda: winograd.build(kernel, self.target, parallel),
             [
                 x,
-                relax.const(winograd.pack_weights(kernel, op.weights)),
-                relax.const(_padded(op.bias, y.padded_channels, "float32")),
+                self.constant(winograd.pack_weights(kernel, op.weights)),
+                self.constant(_padded(op.bias, y.padded_channels, "float32")),
                 *arguments,
             ],
             y.shape,
@@ -360,12 +325,12 @@ class Emitter:
             elif tensor.const is not None and tensor.elements == output.channels:
                 operands.append(Operand(tensor.dtype, per_channel=True))
                 values = _padded(tensor.const.reshape(-1), channels, tensor.dtype)
-                arguments.append(relax.const(values))
+                arguments.append(self.constant(values))
             else:
                 shape = (1,) * (len(op.output.shape) - len(tensor.shape)) + tensor.shape
                 if shape != tensor.shape:
                     reshaped = Tensor(tensor.name, tensor.dtype, shape, tensor.const)
-                    self.variables[reshaped, None] = self.read(tensor, None)
+                    self.buffers[reshaped, None] = self.read(tensor, None)
                     tensor = reshaped
                 variable, layout = self.blocked(tensor)
                 operands.append(Operand(tensor.dtype, layout))
@@ -381,7 +346,7 @@ class Emitter:
             if (op.counts == op.counts.flat[0]).all():
                 divisor = float(op.counts.flat[0])
             else:
-                table = [relax.const(np.ascontiguousarray(op.counts).reshape(-1))]
+                table = [self.constant(np.ascontiguousarray(op.counts).reshape(-1))]
         kernel = pooling.Pooling(
             op.kind,
             layout,
@@ -417,7 +382,7 @@ class Emitter:
             elif tensor.elements == columns and tensor.const is not None:
                 operands.append(matmul.MatrixOperand(tensor.dtype, padded, 0, 1))
                 arguments.append(
-                    relax.const(_padded(tensor.const.reshape(-1), padded, tensor.dtype))
+                    self.constant(_padded(tensor.const.reshape(-1), padded, tensor.dtype))
                 )
             else:
                 step = columns if tensor.elements != columns else 0
@@ -444,8 +409,8 @@ class Emitter:
             lambda: matmul.build(kernel, self.target, tile, parallel),
             [
                 self.read(op.input, None),
-                relax.const(matmul.pack_weights(kernel, self.target, tile, op.weights)),
-                relax.const(_padded(bias, padded, dot.accumulator)),
+                self.constant(matmul.pack_weights(kernel, self.target, tile, op.weights)),
+                self.constant(_padded(bias, padded, dot.accumulator)),
                 *arguments,
             ],
             (rows * columns,),
@@ -512,7 +477,7 @@ class Emitter:
             found = [self.blocked(t) for t in op.inputs]
             layouts = tuple(layout for _, layout in found)
             variable = self.call(
-                (_Key("concat"), layouts, y, dtype),
+                ("concat", layouts, y, dtype),
                 lambda: concat.build_blocked(layouts, y, dtype, self.target),
                 [v for v, _ in found],
                 y.shape,
@@ -522,7 +487,7 @@ class Emitter:
             outer = math.prod(op.output.shape[: op.axis])
             runs = tuple(t.elements // outer for t in op.inputs)
             variable = self.call(
-                (_Key("concat"), outer, runs, dtype),
+                ("concat", outer, runs, dtype),
                 lambda: concat.build_plain(outer, runs, dtype, self.target),
                 [self.read(t, None) for t in op.inputs],
                 (op.output.elements,),
@@ -539,29 +504,16 @@ class Emitter:
         variable = self.call(
             (kernel,),
             lambda: softmax.build(kernel),
-            [self.read(op.input, None), relax.const(table)],
+            [self.read(op.input, None), self.constant(table)],
             (rows * size,),
             op.output.dtype,
         )
         self.define(op.output, variable)
 
     def region(self, op: RegionOp) -> None:
-        name = f"region_{self.regions}"
-        self.regions += 1
-        callee = regions.add(self, op.converted, name)
-        arguments = [self.shaped(self.read(t, None), t) for t in op.inputs]
-        result = self.builder.emit(relax.Call(callee, arguments))
-        for i, tensor in enumerate(op.outputs):
-            variable = result
-            if len(op.outputs) > 1:
-                variable = self.builder.emit(relax.TupleGetItem(result, i))
-            self.define(tensor, self.flatten(variable, tensor))
-
-
-class _Key(str):
-    """A kernel's kind where no dataclass describes the kernel."""
-
-    __slots__ = ()
+        results = regions.call(self, op.converted, [self.read(t, None) for t in op.inputs])
+        for tensor, buffer in zip(op.outputs, results, strict=True):
+            self.define(tensor, buffer)
 
 
 def _weight_range(weights: Array) -> tuple[int, int]:

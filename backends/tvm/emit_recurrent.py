@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tvm import relax
 
 from .kernels import recurrent
 from .plan import RecurrentOp
@@ -18,12 +17,12 @@ def emit(emitter: Emitter, op: RecurrentOp) -> None:
     """Pack the weights, build the kernel where no call has, and call it."""
     target, layer = emitter.target, op.layer
     arguments = [emitter.read(t, None) for t in op.projections]
-    arguments.append(relax.const(layer.pack(target, op.weights)))
+    arguments.append(emitter.constant(layer.pack(target, op.weights)))
     if op.late_bias is not None:
         width = layer.units(target) * target.lanes
         padded = np.zeros((len(layer.reverse), width), np.float32)
         padded[:, : layer.hidden] = op.late_bias
-        arguments.append(relax.const(padded.reshape(-1)))
+        arguments.append(emitter.constant(padded.reshape(-1)))
     arguments += [emitter.read(t, None) for t in op.states]
     sizes = [(t.elements,) for t in op.outputs] + recurrent.scratch(layer, target)
     variables = emitter.call_all(

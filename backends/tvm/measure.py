@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import tempfile
 import time
@@ -10,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm
 
 from .cache import Cache
 from .kernels.builder import KernelBuilder, load
 from .kernels.dot import choose
-from .library import Library
-from .link import link_shared
+from .library import Library, aligned, load_library
 from .objects import compile_functions, digest
 from .targets import Target
 from .threads import use_threads
+from .toolchain import link_shared
 
 Array = Any
 
@@ -46,35 +46,39 @@ def time_functions(
         objects = compile_functions(functions, digests, target, cache, Path(folder))
         path = Path(folder) / "kernels.so"
         link_shared(target, [str(p) for p in objects.paths], path)
-        library = tvm.runtime.load_module(str(path))
+        library = load_library(path)
     use_threads(1)
-    arguments = {name: _arguments(function) for name, function in functions.items()}
+    memory = {name: _arguments(function) for name, function in functions.items()}
     times = dict.fromkeys(functions, float("inf"))
+    flushed = np.zeros(FLUSHED_BYTES, np.uint8)
     for _ in range(rounds):
-        for name in functions:
-            repeat = max(3, min(MOST_RUNS, int(SECONDS_PER_ROUND * 1e6 / times[name])))
-            evaluate = library.time_evaluator(
-                name, tvm.cpu(), number=1, repeat=repeat, cache_flush_bytes=FLUSHED_BYTES
-            )
-            times[name] = min(times[name], float(evaluate(*arguments[name]).median) * 1e6)
+        for name, arrays in memory.items():
+            kernel = getattr(library, name)
+            pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays]
+            runs = []
+            for _ in range(max(3, min(MOST_RUNS, int(SECONDS_PER_ROUND * 1e6 / times[name])))):
+                flushed += 1
+                start = time.perf_counter()
+                kernel(*pointers)
+                runs.append(time.perf_counter() - start)
+            times[name] = min(times[name], float(np.median(runs)) * 1e6)
     return times
 
 
-def _arguments(function: Any) -> list[Any]:
-    """Tensors for a kernel: random data; zeros where integers may be positions."""
+def _arguments(function: Any) -> list[Array]:
+    """Memory for a kernel: random data; zeros where integers may be positions."""
     random = np.random.default_rng(0)
     result = []
     for buffer in function.params:
-        shape, dtype = [int(d) for d in buffer.shape], str(buffer.dtype)
-        tensor = tvm.runtime.empty(shape, dtype)
-        view: Any = np.from_dlpack(tensor)
-        if dtype == "float32":
-            random.random(out=view, dtype=np.float32)
-        elif dtype in ("int8", "uint8"):
-            view[...] = random.integers(0, 100, shape, dtype)
+        shape, dtype = [int(d) for d in buffer.shape], np.dtype(str(buffer.dtype))
+        array = aligned(int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape)
+        if dtype == np.float32:
+            random.random(out=array, dtype=np.float32)
+        elif dtype in (np.int8, np.uint8):
+            array[...] = random.integers(0, 100, shape, dtype)
         else:
-            view[...] = 0
-        result.append(tensor)
+            array[...] = 0
+        result.append(array)
     return result
 
 
@@ -133,24 +137,12 @@ def profile(
     library = Library(path, threads)
     calls = library.metadata["calls"]
     names = {call["kernel"] for call in calls}
-    started = 0.0
-    spent: dict[str, float] = {}
-
-    def instrument(function: Any, symbol: str, before: bool, *_: Any) -> int:
-        nonlocal started
-        if symbol in names:
-            if before:
-                started = time.perf_counter()
-            else:
-                spent[symbol] = spent.get(symbol, 0.0) + time.perf_counter() - started
-        return 0
-
     library.invoke(feeds)
-    library.instrument(instrument)
-    each: list[dict[str, float]] = []
+    each = []
     for _ in range(runs):
-        spent = {}
-        library.invoke(feeds)
+        spent = dict.fromkeys(names, 0.0)
+        for call, seconds in zip(calls, library.time_calls(feeds), strict=True):
+            spent[call["kernel"]] += seconds
         each.append(spent)
     result = []
     for name in names:
@@ -161,7 +153,7 @@ def profile(
                 tuple(dict.fromkeys(call["operation"] for call in own)),
                 own[0]["dtype"],
                 len(own),
-                float(np.median([run.get(name, 0.0) for run in each])) * 1e6,
+                float(np.median([run[name] for run in each])) * 1e6,
                 sum(call["macs"] for call in own),
             )
         )

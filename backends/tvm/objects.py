@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+from tvm import tirx
 
 from ...ir.errors import UnsupportedError
 from .cache import Cache
 from .targets import Target
 
-_SCHEME = "2"
+_CPU = 1
+"""DLPack's device type."""
+
+_PACKED = 1
+"""TVM's calling convention of functions that need no wrapper any more."""
+
+_SCHEME = "3"
 """Part of every key: to be changed with how functions become objects."""
 
 
@@ -72,14 +79,74 @@ def compile_functions(
 
 
 def _compile(name: str, function: Any, machine: Any, path: Path) -> None:
-    """Write one object file.
-
-    Kernels don't check their arguments: they are called by the bytecode alone, whose
-    function checks the model's inputs.
-    """
     module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
-    with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
-        tvm.tirx.build(module, target=machine, pipeline="default").write_to_file(str(path))
+    module = _pipeline(machine)(module)
+    tvm.get_global_func("target.build.llvm")(module, machine).write_to_file(str(path))
+
+
+def _pipeline(machine: Any) -> Any:
+    """TVM's default passes, those that CPUs need, with a calling convention of our own."""
+    s, t = tvm.s_tir.transform, tirx.transform
+    return tvm.transform.Sequential(
+        [
+            t.BindTarget(machine.with_host(machine)),
+            s.CanonicalizeLoop(),
+            s.LowerInitBlock(),
+            s.PlanAndUpdateBufferAllocationLocation(),
+            s.ConvertBlocksToOpaque(),
+            s.CompactBufferAllocation(),
+            s.LowerMatchBuffer(),
+            s.StmtSimplify(),
+            s.LowerOpaqueBlock(),
+            t.FlattenBuffer(),
+            t.BF16ComputeLegalize(),
+            t.NarrowDataType(32),
+            s.LoopPartition(),
+            t.VectorizeLoop(True),
+            t.StorageRewrite(),
+            s.HoistIfThenElse(),
+            t.UnrollLoop(),
+            s.RenormalizeSplitPattern(),
+            t.StmtSimplify(),
+            t.RemoveNoOp(),
+            s.RewriteUnsafeSelect(),
+            t.CommonSubexprElim(),
+            t.FP8ComputeLegalize(),
+            t.VerifyMemory(),
+            tvm.transform.module_pass(_by_pointers, opt_level=0),
+            t.FP8StorageLegalize(),
+            t.BF16StorageLegalize(),
+            t.LowerTVMBuiltin(),
+            t.LowerIntrin(),
+        ]
+    )
+
+
+def _by_pointers(module: Any, _: Any) -> Any:
+    """Make every function an `int name(void *, ...)` of its buffers' addresses.
+
+    TVM's own convention passes tensors, which functions then check. Nothing is said of
+    the addresses' alignment, so that any will do.
+    """
+    return tvm.IRModule(
+        {name: _take_pointers(function) for name, function in module.functions.items()},
+        attrs=module.attrs,
+    )
+
+
+def _take_pointers(function: Any) -> Any:
+    pointers, body = [], []
+    for buffer in function.params:
+        kind = tvm.ir.PointerType(tvm.ir.PrimType(str(buffer.dtype)), "global")
+        pointers.append(tirx.Var(f"{buffer.name}_pointer", kind))
+        body.append(tirx.DeclBuffer(buffer, data=pointers[-1]))
+    inner = function.body
+    for key, value in (("device_id", 0), ("device_type", _CPU)):
+        default = tvm.runtime.convert("default")
+        inner = tirx.AttrStmt(default, key, tirx.IntImm("int32", value), inner)
+    body += [inner, tirx.stmt.Return(tirx.IntImm("int32", 0))]
+    result = tirx.PrimFunc(pointers, tirx.SeqStmt(body), tvm.ir.PrimType("int32"), function.attrs)
+    return result.with_attr("calling_conv", _PACKED)
 
 
 def _key(name: str, content: str, target: Target) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tvm
 from tvm import relax, tirx
 
 from ...ir.errors import UnsupportedError
+from .schedule import Buffer, nbytes
 from .targets import Target
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ def convert(model: Any, target: Target) -> Any:
     try:
         module = from_onnx(model, keep_params_in_input=False)
         with tvm.target.Target(target.llvm()):
-            return tvm.transform.Sequential(
+            module = tvm.transform.Sequential(
                 [
                     t.DecomposeOpsForInference(),
                     t.LegalizeOps(),
@@ -36,31 +39,77 @@ def convert(model: Any, target: Target) -> Any:
                     t.DeadCodeElimination(["main"]),
                 ]
             )(module)
+        _check(module)
+        return module
     except Exception as error:  # TVM raises whatever its converters happen to raise
         nodes = ", ".join(f"'{n.name or n.output[0]}' ({n.op_type})" for n in model.graph.node[:5])
         reason = " ".join(str(error).split())[-200:]
         raise UnsupportedError(f"can't lower {nodes}: {reason or type(error).__name__}") from None
 
 
-def add(emitter: Emitter, module: Any, name: str) -> Any:
-    """Add a region's functions to a module under names of their own; returns `main`'s."""
-    renamed: dict[Any, Any] = {}
-    for variable, function in module.functions.items():
-        if isinstance(function, tirx.PrimFunc):
+def _check(module: Any) -> None:
+    """Raise ValueError where a module does anything but call kernels on known shapes."""
+    _Walk(None, []).run(module)
+
+
+def call(emitter: Emitter, module: Any, arguments: Sequence[Buffer]) -> list[Buffer]:
+    """Add a converted region's kernels, and their calls; the buffers of its results."""
+    return _Walk(emitter, arguments).run(module)
+
+
+class _Walk:
+    """Follows the bindings of a module's `main`: calls of kernels, and names for results.
+
+    Without an emitter nothing is added.
+    """
+
+    def __init__(self, emitter: Emitter | None, arguments: Sequence[Buffer]) -> None:
+        self.emitter, self.arguments = emitter, arguments
+        self.values: dict[Any, list[Buffer]] = {}
+
+    def run(self, module: Any) -> list[Buffer]:
+        main = module["main"]
+        buffers = self.arguments or [_buffer(p.ty) for p in main.params]
+        for parameter, buffer in zip(main.params, buffers, strict=True):
+            self.values[parameter] = [buffer]
+        for block in main.body.blocks:
+            for binding in block.bindings:
+                self.values[binding.var] = self.value(module, binding.value, binding.var)
+        return self.value(module, main.body.body, None)
+
+    def value(self, module: Any, expression: Any, variable: Any) -> list[Buffer]:
+        """The buffers of an expression, of which tuples have several."""
+        if expression in self.values:
+            return self.values[expression]
+        if isinstance(expression, relax.Constant):
+            array = expression.data.numpy()
+            return [Buffer(array.nbytes, array=array)]
+        if isinstance(expression, relax.Tuple):
+            return [b for f in expression.fields for b in self.value(module, f, None)]
+        if isinstance(expression, relax.TupleGetItem):
+            return [self.value(module, expression.tuple_value, None)[expression.index]]
+        is_call = isinstance(expression, relax.Call) and variable is not None
+        if is_call and expression.op.name == "relax.call_tir" and len(expression.args) == 2:
+            function = module[expression.args[0]]
+            read = self.value(module, expression.args[1], None)
+            fields = getattr(variable.ty, "fields", [variable.ty])
+            written = [_buffer(field) for field in fields]
+            self.add(expression.args[0].name_hint, function, [*read, *written])
+            return written
+        raise ValueError(f"it became {type(expression).__name__} {str(expression)[:80]}")
+
+    def add(self, kind: str, function: Any, buffers: Sequence[Buffer]) -> None:
+        def visit(node: Any) -> None:
+            if isinstance(node, tirx.Call) and "packed" in getattr(node.op, "name", ""):
+                raise ValueError(f"it calls {node.args[0]}")
+
+        tirx.stmt_functor.post_order_visit(function.body, visit)
+        if self.emitter is not None:
             anonymous = function.without_attr("global_symbol")
-            renamed[variable] = emitter.add_function(variable.name_hint, anonymous)
-    main = _Rename(renamed).visit_expr(module["main"])
-    main = main.without_attr("global_symbol")
-    return emitter.builder.add_func(main, name)
+            self.emitter.call_function(self.emitter.add_function(kind, anonymous), buffers)
 
 
-@relax.expr_functor.mutator
-class _Rename(relax.PyExprMutator):  # type: ignore[misc]
-    """Replaces references to global functions."""
-
-    def __init__(self, renamed: dict[Any, Any]) -> None:
-        super().__init__()
-        self.renamed = {v.name_hint: g for v, g in renamed.items()}
-
-    def visit_global_var_(self, gvar: Any) -> Any:
-        return self.renamed.get(gvar.name_hint, gvar)
+def _buffer(kind: Any) -> Buffer:
+    """Memory for a tensor of a type. Raises ValueError where its shape isn't static."""
+    shape = [int(d) for d in kind.shape]
+    return Buffer(nbytes(shape, str(np.dtype(str(kind.dtype)))))

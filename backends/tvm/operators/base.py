@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
-from tvm import relax, tirx
+from tvm import tirx
 
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Node, Value
@@ -245,29 +245,16 @@ class Call:
 
 
 def emit(emitter: Any, op: LoopsOp) -> None:
-    """Add a kernel to the module that an Emitter builds, and the call."""
-    types = [relax.TensorType((max(1, t.elements),), t.dtype) for t in op.outputs]
-    arguments = []
-    for tensor in op.inputs:
-        if tensor.elements == 0:  # never read; a buffer needs a size
-            arguments.append(relax.const(np.zeros(1, tensor.dtype)))
-        else:
-            arguments.append(emitter.read(tensor, None))
-    key: Any = op.build
-    if op.key is not None:
-        signature = tuple((t.shape, t.dtype) for t in (*op.inputs, *op.outputs))
-        key = ("loops", op.key, signature)
-    if key not in emitter.kernels:
-        emitter.kernels[key] = emitter.add_function("loops", op.build())
-    emitter.record(emitter.kernels[key])
-    single = len(types) == 1
-    call = relax.call_tir(
-        emitter.kernels[key], relax.Tuple(arguments), types[0] if single else types
+    """Build the kernel where no call has, and call it."""
+    signature = tuple((t.shape, t.dtype) for t in (*op.inputs, *op.outputs))
+    results = emitter.call_all(
+        ("loops", op.build if op.key is None else op.key, signature),
+        op.build,
+        [emitter.read(t, None) for t in op.inputs],
+        [(t.shape, t.dtype) for t in op.outputs],
     )
-    variable = emitter.builder.emit(call)
-    for i, tensor in enumerate(op.outputs):
-        part = variable if single else emitter.builder.emit(relax.TupleGetItem(variable, i))
-        emitter.define(tensor, part)
+    for tensor, buffer in zip(op.outputs, results, strict=True):
+        emitter.define(tensor, buffer)
 
 
 # --- building blocks -------------------------------------------------------------
