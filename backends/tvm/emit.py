@@ -11,16 +11,18 @@ import numpy as np
 
 from . import regions
 from .choices import Choices
+from .emit_concat import emit as emit_concat
 from .emit_products import emit as emit_product
 from .emit_recurrent import emit as emit_recurrent
 from .emit_rows import emit as emit_rows
-from .kernels import concat, convolution, depthwise, matmul, pooling, softmax, winograd
+from .kernels import convolution, depthwise, matmul, pooling, softmax, winograd
 from .kernels import elementwise as elementwise_kernels
 from .kernels.epilogue import Operand
 from .layout import Blocked
 from .layouts import choose_layouts, needed_pads
 from .objects import digest
 from .operators.base import emit as emit_loops
+from .parts import Part, stays
 from .plan import (
     ConcatOp,
     ConvolutionOp,
@@ -73,7 +75,8 @@ class Emitter:
         self.digests: dict[str, str] = {}
         self.calls: list[KernelCall] = []
         self.current: Operation | None = None
-        self.layouts = choose_layouts(plan, self.choices)
+        self.layouts, self.parts = choose_layouts(plan, self.choices)
+        self.shared: dict[Tensor, Buffer] = {}
         self.buffers: dict[tuple[Tensor, Blocked | None], Buffer] = {}
 
     def emit(self) -> Schedule:
@@ -120,10 +123,14 @@ class Emitter:
         if tensor.const is not None and layout is None:
             result = self.constant(np.asarray(tensor.const, tensor.dtype))
         else:
-            op = ElementwiseOp(tensor.name, [tensor], [View.of(tensor)], Program((tensor.dtype,)))
-            result = self.elementwise(op, layout)
+            result = self.copy(tensor, layout)
         self.buffers[key] = result
         return result
+
+    def copy(self, tensor: Tensor, layout: Blocked | None, into: Buffer | None = None) -> Buffer:
+        """A tensor in another layout or place."""
+        op = ElementwiseOp(tensor.name, [tensor], [View.of(tensor)], Program((tensor.dtype,)))
+        return self.elementwise(op, layout, into)
 
     def own(self, tensor: Tensor) -> Blocked | None:
         """The layout that a tensor's producer writes."""
@@ -141,7 +148,33 @@ class Emitter:
     def define(self, tensor: Tensor, buffer: Buffer) -> None:
         self.buffers[tensor, self.own(tensor)] = buffer
 
+    def place(self, tensor: Tensor) -> Buffer | None:
+        """The part of a buffer where a tensor must be written; None where it has its own."""
+        part = self.parts.get(tensor)
+        return None if part is None else self.view(part, self.layouts[tensor])
+
+    def view(self, part: Part, layout: Blocked) -> Buffer:
+        """What lies at a part of a buffer, in a layout with the buffer's padding."""
+        whole, dtype = part.whole, part.whole.dtype
+        shape = self.layouts[whole].shape
+        if whole not in self.shared:
+            self.shared[whole] = self.allocate(shape, dtype)
+        offset = part.first_block * nbytes(shape[1:], dtype)
+        return self.shared[whole].part(offset, nbytes(layout.shape, dtype))
+
     # --- kernels ---
+
+    def produce(
+        self,
+        tensor: Tensor,
+        key: Any,
+        build: Callable[[], Any],
+        arguments: Sequence[Buffer],
+        scratch: Sequence[tuple[Sequence[int], str]] = (),
+    ) -> None:
+        """As `call`, for a kernel that writes a blocked tensor."""
+        shape, into = self.layouts[tensor].shape, self.place(tensor)
+        self.define(tensor, self.call(key, build, arguments, shape, tensor.dtype, scratch, into))
 
     def call(
         self,
@@ -151,12 +184,14 @@ class Emitter:
         shape: Sequence[int],
         dtype: str,
         scratch: Sequence[tuple[Sequence[int], str]] = (),
+        into: Buffer | None = None,
     ) -> Buffer:
         """Call the kernel that `key` describes, building it where no call has yet.
 
-        `scratch` are shapes and types of buffers that the kernel takes after its result.
+        `scratch` are shapes and types of buffers that the kernel takes after its result,
+        which it writes to the buffer `into`, if given.
         """
-        return self.call_all(key, build, arguments, [(shape, dtype), *scratch])[0]
+        return self.call_all(key, build, arguments, [(shape, dtype), *scratch], into)[0]
 
     def call_all(
         self,
@@ -164,12 +199,15 @@ class Emitter:
         build: Callable[[], Any],
         arguments: Sequence[Buffer],
         results: Sequence[tuple[Sequence[int], str]],
+        into: Buffer | None = None,
     ) -> list[Buffer]:
         """As `call`, for all buffers that the kernel writes."""
         if key not in self.kernels:
             kind = key[0] if isinstance(key[0], str) else type(key[0]).__name__.lower()
             self.kernels[key] = self.add_function(kind, build())
         written = [self.allocate(shape, dtype) for shape, dtype in results]
+        if into is not None:
+            written[0] = into
         self.call_function(self.kernels[key], [*arguments, *written])
         return written
 
@@ -206,9 +244,12 @@ class Emitter:
         elif isinstance(op, RecurrentOp):
             emit_recurrent(self, op)
         elif isinstance(op, ElementwiseOp):
-            self.define(op.output, self.elementwise(op, self.own(op.output)))
+            into = self.place(op.output)
+            if into is None or not stays(op, self.parts, self.layouts):
+                into = self.elementwise(op, self.own(op.output), into)
+            self.define(op.output, into)
         elif isinstance(op, ConcatOp):
-            self.concat(op)
+            emit_concat(self, op)
         elif isinstance(op, ReshapeOp):
             self.define(op.output, self.read(op.input, None))
         elif isinstance(op, QuantizedSoftmaxOp):
@@ -256,14 +297,12 @@ class Emitter:
         starts = convolution.start_table(conv, self.target, tile)
         extra = [self.constant(starts)] if starts is not None else []
         parallel = is_parallel(op, self.target)
-        variable = self.call(
+        self.produce(
+            op.output,
             (conv, tile, parallel),
             lambda: convolution.build(conv, self.target, tile, parallel),
             [x, self.constant(weights), self.constant(bias), *arguments, *extra],
-            y.shape,
-            op.output.dtype,
         )
-        self.define(op.output, variable)
 
     def depthwise(self, op: ConvolutionOp, x: Any, layout: Blocked) -> None:
         y = self.layouts[op.output]
@@ -284,21 +323,20 @@ class Emitter:
         bias = _padded(bias, y.padded_channels, kernel.accumulator)
         weights = depthwise.pack_weights(kernel, self.target, op.weights)
         parallel = is_parallel(op, self.target)
-        variable = self.call(
+        self.produce(
+            op.output,
             (kernel, parallel),
             lambda: depthwise.build(kernel, self.target, parallel),
             [x, self.constant(weights), self.constant(bias), *arguments],
-            y.shape,
-            op.output.dtype,
         )
-        self.define(op.output, variable)
 
     def winograd(self, op: ConvolutionOp, x: Any, layout: Blocked) -> None:
         y = self.layouts[op.output]
         operands, arguments = self.operands(op, y, y.padded_channels)
         kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands)
         parallel = is_parallel(op, self.target)
-        variable = self.call(
+        self.produce(
+            op.output,
             (kernel, parallel),
             lambda: winograd.build(kernel, self.target, parallel),
             [
@@ -307,11 +345,8 @@ class Emitter:
                 self.constant(_padded(op.bias, y.padded_channels, "float32")),
                 *arguments,
             ],
-            y.shape,
-            op.output.dtype,
             scratch=[(shape, "float32") for shape in kernel.scratch],
         )
-        self.define(op.output, variable)
 
     def operands(
         self, op: Fused, output: Blocked, channels: int
@@ -359,14 +394,12 @@ class Emitter:
             operands,
         )
         parallel = is_parallel(op, self.target)
-        variable = self.call(
+        self.produce(
+            op.output,
             (kernel, parallel),
             lambda: pooling.build(kernel, self.target, parallel),
             [x, *table, *arguments],
-            y.shape,
-            op.output.dtype,
         )
-        self.define(op.output, variable)
 
     def matmul(self, op: MatMulOp) -> None:
         shape = op.output.shape
@@ -418,7 +451,9 @@ class Emitter:
         )
         self.define(op.output, variable)
 
-    def elementwise(self, op: ElementwiseOp, layout: Blocked | None) -> Any:
+    def elementwise(
+        self, op: ElementwiseOp, layout: Blocked | None, into: Buffer | None = None
+    ) -> Buffer:
         shape = op.output.shape
         sources, arguments = [], []
         for view in op.views:
@@ -434,6 +469,7 @@ class Emitter:
             arguments,
             out,
             op.program.dtype,
+            into=into,
         )
 
     def source(
@@ -469,31 +505,6 @@ class Emitter:
         ):
             return elementwise_kernels.Source(tensor.dtype, padded, own), self.read(tensor, own)
         return elementwise_kernels.Source(tensor.dtype, padded), self.read(tensor, None)
-
-    def concat(self, op: ConcatOp) -> None:
-        y = self.own(op.output)
-        dtype = op.output.dtype
-        if y is not None:
-            found = [self.blocked(t) for t in op.inputs]
-            layouts = tuple(layout for _, layout in found)
-            variable = self.call(
-                ("concat", layouts, y, dtype),
-                lambda: concat.build_blocked(layouts, y, dtype, self.target),
-                [v for v, _ in found],
-                y.shape,
-                dtype,
-            )
-        else:
-            outer = math.prod(op.output.shape[: op.axis])
-            runs = tuple(t.elements // outer for t in op.inputs)
-            variable = self.call(
-                ("concat", outer, runs, dtype),
-                lambda: concat.build_plain(outer, runs, dtype, self.target),
-                [self.read(t, None) for t in op.inputs],
-                (op.output.elements,),
-                dtype,
-            )
-        self.define(op.output, variable)
 
     def softmax(self, op: QuantizedSoftmaxOp) -> None:
         rows, size = op.output.shape

@@ -5,33 +5,42 @@ from __future__ import annotations
 from .choices import Choices
 from .kernels import depthwise, winograd
 from .layout import Blocked
+from .parts import Padding, Part, choose_parts
 from .plan import ConcatOp, ConvolutionOp, ElementwiseOp, Operation, Plan, PoolingOp, Tensor, View
 
 
-def choose_layouts(plan: Plan, choices: Choices) -> dict[Tensor, Blocked]:
-    """The blocked layout of every tensor that has one, with the padding its readers need.
+def choose_layouts(
+    plan: Plan, choices: Choices
+) -> tuple[dict[Tensor, Blocked], dict[Tensor, Part]]:
+    """The blocked layout of every tensor that has one, and where those lie that share buffers.
 
     Convolution and pooling write blocked tensors; elementwise operations and
     concatenations along the channels keep what their inputs have, or take it where a
-    reader wants it. The first reader with padding decides on the fill.
+    reader wants it. Layouts have the padding that readers need, of the tensor itself or
+    of others in its buffer. The first reader with padding decides on the fill.
     """
     layouts: dict[Tensor, Blocked] = {}
     for op in plan.operations:
         y = op.output
-        if not _wants_blocks(op, layouts):
-            continue
-        layouts[y] = Blocked.of(y.shape, choices.target.block, y.dtype)
+        if _wants_blocks(op, layouts):
+            layouts[y] = Blocked.of(y.shape, choices.target.block, y.dtype)
+    paddings = {tensor: _padding(tensor, choices) for tensor in layouts}
+    parts = choose_parts(plan, layouts, paddings)
     for tensor, layout in layouts.items():
-        pads, fill = [0, 0, 0, 0], None
-        for reader in tensor.readers:
-            if isinstance(reader, (ConvolutionOp, PoolingOp)) and reader.input is tensor:
-                own = needed_pads(reader, choices)
-                if any(own) and fill is None:
-                    fill = reader.fill
-                if any(own) and fill == reader.fill:
-                    pads = [max(p, o) for p, o in zip(pads, own, strict=True)]
-        layouts[tensor] = layout.with_pads(pads, fill or 0)
-    return layouts
+        padding = paddings[parts[tensor].whole if tensor in parts else tensor]
+        layouts[tensor] = layout.with_pads(padding.pads, padding.fill or 0)
+    return layouts, parts
+
+
+def _padding(tensor: Tensor, choices: Choices) -> Padding:
+    padding = Padding()
+    for reader in tensor.readers:
+        if isinstance(reader, (ConvolutionOp, PoolingOp)) and reader.input is tensor:
+            pads = needed_pads(reader, choices)
+            own = Padding(pads, reader.fill) if any(pads) else Padding()
+            if padding.agrees(own):
+                padding = padding.union(own)
+    return padding
 
 
 def needed_pads(op: ConvolutionOp | PoolingOp, choices: Choices) -> tuple[int, int, int, int]:
@@ -61,13 +70,19 @@ def _wants_blocks(op: Operation, layouts: dict[Tensor, Blocked]) -> bool:
             return True
         if any(not v.is_whole for v in op.views):
             return False
-        return any(
-            isinstance(r, (ConvolutionOp, PoolingOp)) and r.input is op.output
-            for r in op.output.readers
-        )
+        return _feeds_images(op.output)
     if isinstance(op, ConcatOp):
-        return op.axis == 1 and all(t in layouts for t in op.inputs)
+        blocked = [t in layouts for t in op.inputs]
+        wanted = all(blocked) or (any(blocked) and _feeds_images(op.output))
+        return op.axis == 1 and wanted
     return False
+
+
+def _feeds_images(tensor: Tensor) -> bool:
+    """Whether a reader wants blocks."""
+    return any(
+        isinstance(r, (ConvolutionOp, PoolingOp)) and r.input is tensor for r in tensor.readers
+    )
 
 
 def _is_blocks(view: View, layouts: dict[Tensor, Blocked]) -> bool:

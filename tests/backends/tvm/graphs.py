@@ -126,6 +126,8 @@ def quantize(model: onnx.ModelProto, activation: str = "uint8") -> onnx.ModelPro
                 copy.input[i] = _constant(
                     node, i, constants[name], nodes, initializers, scales[renamed[node.input[0]]]
                 )
+            elif constants[name].dtype == np.int64:
+                initializers[name] = constants[name]
             else:
                 values[name] = constants[name]
                 initializers[name] = constants[name]
