@@ -14,6 +14,7 @@ from .choices import Choices
 from .emit_concat import emit as emit_concat
 from .emit_products import emit as emit_product
 from .emit_recurrent import emit as emit_recurrent
+from .emit_resize import emit as emit_resize
 from .emit_rows import emit as emit_rows
 from .kernels import convolution, depthwise, matmul, pooling, softmax, winograd
 from .kernels import elementwise as elementwise_kernels
@@ -38,6 +39,7 @@ from .plan import (
     RecurrentOp,
     RegionOp,
     ReshapeOp,
+    ResizeOp,
     RowsOp,
     Tensor,
     View,
@@ -235,6 +237,8 @@ class Emitter:
             self.convolution(op)
         elif isinstance(op, PoolingOp):
             self.pooling(op)
+        elif isinstance(op, ResizeOp):
+            emit_resize(self, op)
         elif isinstance(op, MatMulOp):
             self.matmul(op)
         elif isinstance(op, ProductOp):

@@ -6,7 +6,17 @@ from .choices import Choices
 from .kernels import depthwise, winograd
 from .layout import Blocked
 from .parts import Padding, Part, choose_parts
-from .plan import ConcatOp, ConvolutionOp, ElementwiseOp, Operation, Plan, PoolingOp, Tensor, View
+from .plan import (
+    ConcatOp,
+    ConvolutionOp,
+    ElementwiseOp,
+    Operation,
+    Plan,
+    PoolingOp,
+    ResizeOp,
+    Tensor,
+    View,
+)
 
 
 def choose_layouts(
@@ -61,6 +71,8 @@ def needed_pads(op: ConvolutionOp | PoolingOp, choices: Choices) -> tuple[int, i
 def _wants_blocks(op: Operation, layouts: dict[Tensor, Blocked]) -> bool:
     if isinstance(op, (ConvolutionOp, PoolingOp)):
         return True
+    if isinstance(op, ResizeOp):
+        return _resizes_blocks(op, layouts)
     if not op.output.is_image:
         return False
     if isinstance(op, ElementwiseOp):
@@ -76,6 +88,18 @@ def _wants_blocks(op: Operation, layouts: dict[Tensor, Blocked]) -> bool:
         wanted = all(blocked) or (any(blocked) and _feeds_images(op.output))
         return op.axis == 1 and wanted
     return False
+
+
+def _resizes_blocks(op: ResizeOp, layouts: dict[Tensor, Blocked]) -> bool:
+    """Whether to resize blocks; not where input and output are rows, or the larger of them."""
+    if not op.suits_rows:
+        return True
+    x, y = op.input, op.output
+    image = (ConvolutionOp, PoolingOp, ResizeOp, ElementwiseOp, ConcatOp)
+    wanted = any(isinstance(reader, image) for reader in y.readers)
+    if x in layouts:
+        return wanted or y.elements <= x.elements
+    return wanted and y.elements >= x.elements
 
 
 def _feeds_images(tensor: Tensor) -> bool:

@@ -13,9 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from .layout import Blocked
 from .lowering.views import is_copy
-from .plan import ConcatOp, ConvolutionOp, ElementwiseOp, Operation, Plan, PoolingOp, Tensor
+from .plan import (
+    ConcatOp,
+    ConvolutionOp,
+    ElementwiseOp,
+    Operation,
+    Plan,
+    PoolingOp,
+    ResizeOp,
+    Tensor,
+)
 
-_WRITERS = (ConcatOp, ConvolutionOp, ElementwiseOp, PoolingOp)
+_WRITERS = (ConcatOp, ConvolutionOp, ElementwiseOp, PoolingOp, ResizeOp)
 """Operations that write their results to where these lie."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from .kernels.convolution import Geometry, Upsampling
 from .kernels.recurrent import Recurrent
 from .programs import Program
+from .sampling import Taps
 
 Array = Any
 
@@ -141,6 +142,32 @@ class PoolingOp(Fused):
     element: Program
     counts: Array | None
     fill: float
+
+    def reads(self) -> list[Tensor]:
+        return [self.input, *self.operands]
+
+
+@dataclasses.dataclass(eq=False)
+class ResizeOp(Fused):
+    """Resizing of rows and columns; `element` is what is done to each input element."""
+
+    input: Tensor
+    mode: str
+    element: Program
+    rows: Taps
+    columns: Taps
+
+    @property
+    def suits_rows(self) -> bool:
+        """Whether the kernel can, and should, run on row-major tensors near their readers.
+
+        Channels are images to it then, and pixels are made one by one: as fast as a change of
+        layout if there is little to compute, or if there are few channels for blocks.
+        """
+        shape = self.output.shape
+        fits = all(t.elements == 1 or t.shape == shape for t in self.operands)
+        floats = self.input.dtype == "float32" and self.columns.count <= 2
+        return fits and (self.mode == "nearest" or floats or shape[1] <= 4)
 
     def reads(self) -> list[Tensor]:
         return [self.input, *self.operands]

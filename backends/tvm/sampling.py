@@ -31,6 +31,46 @@ class Axis:
     out: int
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Taps:
+    """What each output element of an axis takes: `places` and `weights`, [out, taps] each.
+
+    Weights are None where each output element is an input element.
+    """
+
+    places: Array
+    weights: Array | None
+
+    @classmethod
+    def unchanged(cls, size: int) -> Taps:
+        return cls(np.arange(size, dtype=np.int32)[:, None], None)
+
+    @property
+    def count(self) -> int:
+        return int(self.places.shape[1])
+
+    def repeats(self, size: int) -> int:
+        """How often each of `size` input elements comes in a row; 0 where that differs."""
+        factor = self.places.shape[0] // size
+        regular = np.repeat(np.arange(size), factor)
+        return factor if np.array_equal(self.places.reshape(-1), regular) else 0
+
+    def groups(self, size: int) -> tuple[int, int, int] | None:
+        """How many output elements lie between one of `size` input elements and the next.
+
+        After the first, after each of the following ones, and after the last. None where
+        that is irregular, or output elements are something else than between two of input.
+        """
+        if self.weights is None or self.count != 2 or size < 2:
+            return None
+        left, right = self.places.T
+        counts = np.bincount(left, minlength=size)
+        regular = (np.diff(left) >= 0).all() and (counts[1:-1] == counts[1]).all()
+        if not regular or not np.array_equal(right, np.minimum(left + 1, size - 1)):
+            return None
+        return int(counts[0]), int(counts[1]), int(counts[-1])
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """The attributes of Resize, or of Upsample, that say how an axis is sampled."""
@@ -115,6 +155,8 @@ class Sampling:
         distance = xp.abs(place - at) * shrink
         if self.mode == "linear":
             weight = xp.maximum(1.0 - distance, 0.0)
+            if not self.normalizes:  # both taps are the last element: half of each
+                weight = xp.where(at >= float(axis.size - 1), 0.5, weight)
         else:
             weight = cubic(xp, distance, self.cubic_coefficient)
         if self.exclude_outside:
@@ -122,25 +164,23 @@ class Sampling:
             weight = xp.where(place > float(axis.size - 1), 0.0, weight)
         return weight
 
-    def table(self, axis: Axis, scale: float) -> tuple[Array, Array]:
-        """The elements that each output element takes and their weights, [out, taps] each."""
+    def table(self, axis: Axis, scale: float) -> Taps:
+        """The taps of a whole axis, where the region of interest doesn't count."""
         factor, window = np.float32(scale), (np.float32(0), np.float32(1))
         i = np.arange(axis.out, dtype=np.float32)
         at = np.broadcast_to(self.coordinate(axis, i, factor, window), i.shape)
         if self.mode == "nearest":
-            places = self.nearest(np, at)[:, None]
-            weights = np.ones(places.shape, np.float32)
-        else:
-            at = self.inside(np, axis, at)[:, None]
-            taps = self.taps(axis)
-            places = np.floor(at) + np.arange(1 - taps // 2, 1 + taps // 2, dtype=np.float32)
-            weights = self.weight(np, axis, places, at, self.shrink(np, factor))
-            if self.normalizes:
-                total = np.zeros((axis.out, 1), np.float32)
-                for tap in range(taps):
-                    total += weights[:, tap : tap + 1]
-                weights = weights / total
-        return np.clip(places, 0, axis.size - 1).astype(np.int32), weights.astype(np.float32)
+            return Taps(_clamped(self.nearest(np, at)[:, None], axis), None)
+        at = self.inside(np, axis, at)[:, None]
+        count = self.taps(axis)
+        places = np.floor(at) + np.arange(1 - count // 2, 1 + count // 2, dtype=np.float32)
+        weights = self.weight(np, axis, places, at, self.shrink(np, factor))
+        if self.normalizes:
+            total = np.zeros((axis.out, 1), np.float32)
+            for tap in range(count):  # in the order of a kernel
+                total += weights[:, tap : tap + 1]
+            weights = weights / total
+        return Taps(_clamped(places, axis), np.asarray(weights, np.float32))
 
 
 def is_old(node: Node, opset: int) -> bool:
@@ -155,6 +195,10 @@ def fitted_scale(xp: Any, ratios: Sequence[Number], policy: str) -> Number:
     for ratio in ratios[1:]:
         found = choose(found, ratio)
     return found
+
+
+def _clamped(places: Array, axis: Axis) -> Array:
+    return np.clip(places, 0, axis.size - 1).astype(np.int32)
 
 
 def cubic(xp: Any, x: Number, a: float) -> Number:

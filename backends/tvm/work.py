@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .kernels.dot import choose
-from .plan import ConvolutionOp, ElementwiseOp, MatMulOp, Operation, PoolingOp, ProductOp
+from .plan import ConvolutionOp, ElementwiseOp, MatMulOp, Operation, PoolingOp, ProductOp, ResizeOp
 from .targets import Target
 
 PARALLEL_OPERATIONS = 16_000
@@ -38,6 +38,8 @@ def vector_operations(op: Operation, target: Target) -> float:
     if isinstance(op, PoolingOp):
         taps = math.prod(op.geometry.kernel)
         return vectors * (taps + len(op.program.steps))
+    if isinstance(op, ResizeOp):
+        return vectors * (op.rows.count + op.columns.count + len(op.program.steps))
     if isinstance(op, ElementwiseOp):
         return vectors * (1 + len(op.views) + len(op.program.steps))
     return sum(t.elements for t in (*op.outputs, *op.reads())) / target.lanes

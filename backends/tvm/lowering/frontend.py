@@ -14,7 +14,7 @@ from ..plan import Plan, Tensor
 from ..tables import use_tables
 from ..targets import Target
 from ..unsupported import UnsupportedNodesError
-from . import convolution, elementwise, matmul, recurrent, rows, shapes, transposed
+from . import convolution, elementwise, matmul, recurrent, resize, rows, shapes, transposed
 from .context import Constant, Lowering, Stored
 from .fuse import fuse
 from .prepare import prepare
@@ -28,6 +28,7 @@ RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **recurrent.RULES,
     **transposed.RULES,
     **shapes.RULES,
+    **resize.RULES,
 }
 
 

@@ -120,8 +120,12 @@ def quantize(model: onnx.ModelProto, activation: str = "uint8") -> onnx.ModelPro
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for i, name in enumerate(node.input):
+            if not name:
+                continue
             if name not in constants:
                 copy.input[i] = renamed[name]
+            elif node.op_type == "Resize":  # scales, sizes
+                initializers[name] = constants[name]
             elif node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
                 copy.input[i] = _constant(
                     node, i, constants[name], nodes, initializers, scales[renamed[node.input[0]]]

@@ -1,0 +1,120 @@
+"""Resize as kernel calls."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .kernels import resize
+from .kernels.epilogue import Operand
+from .layout import Blocked
+from .plan import ResizeOp, Tensor
+from .sampling import Taps
+from .targets import Target
+from .work import is_parallel
+
+if TYPE_CHECKING:
+    from .emit import Emitter
+
+Array = Any
+
+SPELLED_OUT = 16
+"""Up to so many output pixels of one input pixel are spelled out in a kernel."""
+
+
+def emit(emitter: Emitter, op: ResizeOp) -> None:
+    """Build the kernel where no call has, and call it."""
+    y = emitter.own(op.output)
+    plain = y is None
+    if y is None:
+        y = _images(op.output)
+        x, layout = _plain(emitter, op.input)
+        operands, arguments = _plain_operands(emitter, op)
+    else:
+        x, layout = emitter.blocked(op.input)
+        operands, arguments = emitter.operands(op, y, y.padded_channels)
+    kernel = _kernel(op, layout, y, operands, emitter.target)
+    parallel = is_parallel(op, emitter.target)
+
+    def build() -> Any:
+        return resize.build(kernel, emitter.target, parallel)
+
+    key = (kernel, parallel)
+    arguments = [x, *(emitter.constant(t) for t in _tables(op, kernel, layout)), *arguments]
+    if plain:
+        emitter.define(op.output, emitter.call(key, build, arguments, y.shape, op.output.dtype))
+    else:
+        emitter.produce(op.output, key, build, arguments)
+
+
+def _kernel(
+    op: ResizeOp, x: Blocked, y: Blocked, operands: tuple[Operand, ...], target: Target
+) -> resize.Resize:
+    order, repeats, groups = _order(op), 0, None
+    if order == "none":
+        repeats = op.columns.repeats(x.width)
+        repeats = repeats if repeats <= SPELLED_OUT else 0
+    if order == "blended" and (y.block >= target.lanes or y.block == 1):
+        groups = op.columns.groups(x.width)
+        groups = groups if groups is not None and max(groups) <= SPELLED_OUT else None
+    return resize.Resize(
+        x,
+        op.input.dtype,
+        y,
+        (op.rows.count, op.columns.count),
+        order,
+        repeats,
+        groups,
+        op.element,
+        op.program,
+        operands,
+    )
+
+
+def _images(tensor: Tensor) -> Blocked:
+    """A row-major tensor as blocks of one channel of images without others."""
+    n, c, *rows, columns = tensor.shape
+    return Blocked(n * c, 1, math.prod(rows), columns, 1)
+
+
+def _plain(emitter: Emitter, tensor: Tensor) -> tuple[Any, Blocked]:
+    return emitter.read(tensor, None), _images(tensor)
+
+
+def _plain_operands(emitter: Emitter, op: ResizeOp) -> tuple[tuple[Operand, ...], list[Any]]:
+    """The operands, each a number or of the output's shape."""
+    operands, arguments = [], []
+    for tensor in op.operands:
+        variable, layout = emitter.read(tensor, None), None
+        if tensor.elements > 1:
+            variable, layout = _plain(emitter, tensor)
+        operands.append(Operand(tensor.dtype, layout))
+        arguments.append(variable)
+    return tuple(operands), arguments
+
+
+def _order(op: ResizeOp) -> str:
+    if op.rows.weights is None and op.columns.weights is None:
+        return "none"
+    if op.input.dtype == "float32":
+        return "blended"
+    pairs = op.rows.count <= 2 and op.columns.count <= 2
+    return "corners" if op.mode == "linear" and pairs else "nested"
+
+
+def _tables(op: ResizeOp, kernel: resize.Resize, x: Blocked) -> list[Array]:
+    rows, columns = op.rows, op.columns
+    tables = [(rows.places + x.top) * x.columns + x.left]
+    if kernel.has_columns:
+        tables.append(columns.places)
+    if kernel.order != "none":
+        tables += [_weights(rows), _weights(columns).T]
+    return [np.ascontiguousarray(t).reshape(-1) for t in tables]
+
+
+def _weights(taps: Taps) -> Array:
+    if taps.weights is None:
+        return np.ones(taps.places.shape, np.float32)
+    return taps.weights

@@ -1,0 +1,325 @@
+"""Resize and Upsample of blocked images, against ONNX Runtime and against the plain loops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm import work
+from secateur.backends.tvm.library import Library
+from secateur.backends.tvm.lowering import frontend
+from secateur.backends.tvm.lowering.frontend import lower
+from secateur.backends.tvm.plan import LoopsOp, ResizeOp
+from secateur.backends.tvm.sampling import NEAREST_MODES
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.infer import infer_shapes
+from secateur.ir.onnx_io import from_proto
+
+from .graphs import Net, feeds, quantize, reference
+from .test_networks import SETTINGS, TARGETS, run
+
+TRANSFORMS = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "asymmetric",
+    "align_corners",
+)
+
+
+def resized(net: Net, value: str, sizes: tuple[int, ...], **attributes: Any) -> str:
+    """A Resize of an image to spatial `sizes`."""
+    net.constants["sizes"] = np.asarray([*net.shape[:2], *sizes], np.int64)
+    return net.node("Resize", value, "", "", "sizes", **attributes)
+
+
+@st.composite
+def networks(draw: Any, modes: tuple[str, ...] = ("nearest", "linear", "cubic")) -> onnx.ModelProto:
+    """A convolution, a Resize, what fuses into it, a convolution with padding."""
+    mode = draw(st.sampled_from(modes))
+    rank = 4 if mode == "cubic" else draw(st.sampled_from((3, 4, 4)))
+    channels = draw(st.sampled_from((1, 3, 4, 5, 16, 20, 33)))
+    sizes = [draw(st.integers(1, 9)) for _ in range(rank - 2)]
+    if draw(st.booleans()):
+        out = [size * draw(st.integers(1, 4)) for size in sizes]
+    else:
+        out = [draw(st.integers(1, 19)) for _ in sizes]
+    assume(out != sizes)  # else there is no Resize left
+    attributes = {
+        "mode": mode,
+        "coordinate_transformation_mode": draw(st.sampled_from(TRANSFORMS)),
+        "nearest_mode": draw(st.sampled_from(NEAREST_MODES)),
+    }
+    if mode == "cubic":
+        attributes["cubic_coeff_a"] = draw(st.sampled_from((-0.75, -0.5)))
+        attributes["exclude_outside"] = draw(st.integers(0, 1))
+    batch = draw(st.integers(1, 2))
+    net = Net(draw, draw(st.integers(0, 99)), batch)
+    net.shape = (batch, channels, *sizes)
+    ones, threes = [1] * len(sizes), [3] * len(sizes)
+    value = net.node("Conv", "x", net.weight(channels, channels, *ones))
+    others = []
+    if draw(st.booleans()):  # so that the kernel reads an image with a border
+        weights = net.weight(2, channels, *threes)
+        others.append(net.node("Conv", value, weights, pads=[1] * 2 * len(out)))
+    value = resized(net, value, tuple(out), **attributes)
+    if draw(st.booleans()):
+        value = net.node("Relu", value)
+    if draw(st.booleans()):
+        value = net.node("Add", value, net.node("Conv", "z", net.weight(channels, channels, *ones)))
+    last = net.node("Conv", value, net.weight(channels, channels, *threes), pads=[1] * 2 * len(out))
+    inputs = {"x": net.shape}
+    if any("z" in n.input for n in net.nodes):
+        inputs["z"] = (batch, channels, *out)
+    return net.model(inputs, [last, *others] + [value] * draw(st.integers(0, 1)))
+
+
+def calls_of(path: Path, kind: str) -> list[str]:
+    """The kernels that the nodes of an operator call in an artifact."""
+    calls = Library(path, 1).metadata["calls"]
+    return [c["kernel"].split("_")[0] for c in calls if c["operation"].startswith(kind)]
+
+
+def check(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 2e-5) -> None:
+    for name, array in expected.items():
+        scale = max(1.0, float(np.abs(array).max()))
+        np.testing.assert_allclose(found[name], array, rtol=tolerance, atol=tolerance * scale)
+
+
+@settings(SETTINGS, max_examples=40)
+@given(networks(), st.sampled_from(TARGETS))
+def test_networks_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:
+    """With one kernel for Resize and all that follows it, without changes of layout."""
+    inputs = feeds(model, 1)
+    check(run(model, target, tmp_path, inputs), reference(model, inputs))
+    assert calls_of(tmp_path / "model.so", "Resize") == ["resize"]
+
+
+@settings(SETTINGS, max_examples=25)
+@given(
+    networks(("nearest", "linear")), st.sampled_from(TARGETS), st.sampled_from(("uint8", "int8"))
+)
+def test_quantized_networks_match(
+    tmp_path: Path, model: onnx.ModelProto, target: str, activation: str
+) -> None:
+    """To the bit: interpolation rounds as ONNX Runtime's does."""
+    model = quantize(model, activation)
+    inputs = feeds(model, 1)
+    check(run(model, target, tmp_path, inputs), reference(model, inputs), 1e-6)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("activation", ["uint8", "int8"])
+def test_equal_quantization(tmp_path: Path, target: str, mode: str, activation: str) -> None:
+    """Many results lie between two integers, and the nearest is a copy of bytes."""
+    net = Net(None, 3)
+    net.shape = (1, 20, 5, 7)
+    value = net.node("Relu", net.node("Conv", "x", net.weight(20, 20, 1, 1)))
+    value = resized(net, value, (10, 14), mode=mode)
+    value = net.node("Conv", value, net.weight(20, 20, 3, 3), pads=[1, 1, 1, 1])
+    model = quantize(net.model({"x": net.shape}, [value]), activation)
+    resize = next(n for n in model.graph.node if n.op_type == "Resize")
+    before = next(n for n in model.graph.node if resize.input[0] in n.output)
+    for node in model.graph.node:
+        if node.op_type.endswith("Linear") and resize.output[0][:-2] in node.input[1]:
+            node.input[1:] = before.input[1:]
+    inputs = feeds(model, 1)
+    check(run(model, target, tmp_path, inputs), reference(model, inputs), 1e-6)
+    assert calls_of(tmp_path / "model.so", "Resize") == ["resize"]
+    operation = next(o for o in plan_of(model) if isinstance(o, ResizeOp))
+    assert operation.output.dtype == activation
+    assert operation.program.is_identity == (mode == "nearest")
+
+
+def plan_of(model: onnx.ModelProto) -> list[Any]:
+    graph = from_proto(model)
+    infer_shapes(graph)
+    return lower(graph, parse_target(TARGETS[-1])).operations
+
+
+def single(
+    op_type: str,
+    shape: tuple[int, ...],
+    constants: dict[str, Any],
+    names: list[str],
+    *,
+    dtype: int = TensorProto.FLOAT,
+    opset: int = 18,
+    **attributes: Any,
+) -> onnx.ModelProto:
+    """A model of one node whose inputs after the first are constants, or 'scales' at run time."""
+    inputs = [helper.make_tensor_value_info("x", dtype, shape)]
+    if "scales" in names and "scales" not in constants:
+        inputs.append(helper.make_tensor_value_info("scales", TensorProto.FLOAT, [len(shape)]))
+    graph = helper.make_graph(
+        [helper.make_node(op_type, ["x", *names], ["y"], name=op_type, **attributes)],
+        "single",
+        inputs,
+        [helper.make_tensor_value_info("y", dtype, None)],
+        [numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("channels", "out", "mode", "kernels"),
+    [
+        (20, (40, 36), "linear", ["elementwise", "resize"]),
+        (20, (40, 36), "nearest", ["elementwise", "resize"]),
+        (3, (40, 36), "cubic", ["elementwise", "resize"]),
+        (20, (40, 36), "cubic", ["resize"]),
+        (20, (5, 4), "linear", ["resize"]),
+    ],
+)
+def test_the_smaller_side_changes_its_layout(
+    tmp_path: Path, channels: int, out: tuple[int, int], mode: str, kernels: list[str]
+) -> None:
+    """Before a large result of the model, unless pixels one by one would take longer."""
+    net = Net(None, 3)
+    net.shape = (2, channels, 10, 9)
+    value = net.node("Conv", "x", net.weight(channels, channels, 1, 1))
+    value = resized(net, value, out, mode=mode)
+    model = net.model({"x": net.shape}, [net.node("LeakyRelu", value, alpha=0.5)])
+    inputs = feeds(model)
+    check(run(model, TARGETS[-1], tmp_path, inputs), reference(model, inputs))
+    assert calls_of(tmp_path / "model.so", "Resize") == kernels
+    outputs = calls_of(tmp_path / "model.so", "outputs")
+    assert outputs == (["elementwise"] if kernels == ["resize"] else [])
+
+
+@settings(SETTINGS, max_examples=25)
+@given(st.data())
+def test_kernels_match_loops(tmp_path: Path, data: st.DataObject) -> None:
+    """Also where ONNX Runtime isn't ONNX: fractions of pixels and corners, antialiasing."""
+    draw = data.draw
+    mode = draw(st.sampled_from(("nearest", "linear", "cubic")))
+    shape = (draw(st.integers(1, 2)), draw(st.sampled_from((1, 4, 9, 16))), *draw(sizes()))
+    scales = [1, 1] + [draw(st.sampled_from((0.3, 0.6, 1, 1.3, 2, 3.5))) for _ in range(2)]
+    scales = [s if int(s * n) else 1.0 for s, n in zip(scales, shape, strict=True)]
+    model = single(
+        "Resize",
+        shape,
+        {"scales": np.asarray(scales, np.float32)},
+        ["", "scales"],
+        mode=mode,
+        coordinate_transformation_mode=draw(st.sampled_from((*TRANSFORMS, "tf_half_pixel_for_nn"))),
+        antialias=draw(st.integers(0, 1)) if mode != "nearest" else 0,
+        exclude_outside=draw(st.integers(0, 1)) if mode == "cubic" else 0,
+    )
+    inputs = feeds(model, 1)
+    target = draw(st.sampled_from(TARGETS))
+    found = run(model, target, tmp_path, inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(frontend.RULES, "Resize")
+        check(found, run(model, target, tmp_path, inputs))
+
+
+def sizes() -> st.SearchStrategy[tuple[int, int]]:
+    return st.tuples(st.integers(1, 17), st.integers(1, 17))
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.UINT8, TensorProto.INT8])
+@pytest.mark.parametrize("channels", [3, 20])
+def test_bytes_are_moved(tmp_path: Path, dtype: int, channels: int) -> None:
+    for scales in ([1, 1, 2, 3], [1, 1, 1.5, 0.6]):
+        constants = {"scales": np.asarray(scales, np.float32)}
+        shape = (2, channels, 5, 6)
+        model = single("Resize", shape, constants, ["", "scales"], dtype=dtype)
+        assert any(isinstance(op, ResizeOp) for op in plan_of(model))
+        random = np.random.default_rng(0).integers(0, 127, shape)
+        inputs = {"x": random.astype(helper.tensor_dtype_to_np_dtype(dtype))}
+        check(run(model, TARGETS[-1], tmp_path, inputs), reference(model, inputs), 0)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("opset", [7, 9])
+def test_upsample(tmp_path: Path, mode: str, opset: int) -> None:
+    scales = np.asarray([1, 1, 2, 2.6], np.float32)
+    if opset == 9:
+        model = single("Upsample", (1, 5, 4, 6), {"s": scales}, ["s"], mode=mode, opset=9)
+    else:
+        model = single("Upsample", (1, 5, 4, 6), {}, [], mode=mode, scales=scales, opset=7)
+    assert any(isinstance(op, ResizeOp) for op in plan_of(model))
+    inputs = feeds(model)
+    check(run(model, TARGETS[-1], tmp_path, inputs), reference(model, inputs))
+
+
+OTHERS = {
+    "channels": single("Resize", (1, 2, 3, 4), {"s": np.float32([1, 2, 1, 2])}, ["", "s"]),
+    "five axes": single("Resize", (1, 2, 3, 3, 2), {"s": np.float32([1, 1, 2, 2, 2])}, ["", "s"]),
+    "integers": single(
+        "Resize", (1, 2, 3, 3), {"s": np.float32([1, 1, 2, 2])}, ["", "s"], dtype=TensorProto.INT32
+    ),
+    "interpolated bytes": single(
+        "Resize",
+        (1, 5, 3, 3),
+        {"s": np.float32([1, 1, 2, 2])},
+        ["", "s"],
+        dtype=TensorProto.UINT8,
+        mode="linear",
+    ),
+    "region": single(
+        "Resize",
+        (1, 5, 4, 4),
+        {"roi": np.float32([0, 0, 0.1, 0.2, 1, 1, 0.8, 1.4]), "n": np.int64([1, 5, 6, 7])},
+        ["roi", "", "n"],
+        mode="linear",
+        coordinate_transformation_mode="tf_crop_and_resize",
+        extrapolation_value=3.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_others_are_loops(tmp_path: Path, name: str) -> None:
+    model = OTHERS[name]
+    assert any(isinstance(op, LoopsOp) for op in plan_of(model))
+    inputs = feeds(model)
+    inputs["x"] = np.abs(inputs["x"] * 8).astype(inputs["x"].dtype)
+    check(run(model, TARGETS[-1], tmp_path, inputs), reference(model, inputs))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_joined_with_what_was_skipped(tmp_path: Path, target: str, mode: str) -> None:
+    """As in U-Net: resized and concatenated in blocks, with the next convolution's border."""
+    net = Net(None, 5)
+    net.shape = (1, 32, 6, 7)
+    early = net.node("Relu", net.node("Conv", "x", net.weight(16, 3, 3, 3), pads=[1, 1, 1, 1]))
+    small = net.node("MaxPool", early, kernel_shape=[2, 2], strides=[2, 2])
+    small = net.node("Relu", net.node("Conv", small, net.weight(32, 16, 1, 1)))
+    joined = net.node("Concat", early, resized(net, small, (12, 14), mode=mode), axis=1)
+    last = net.node("Conv", joined, net.weight(8, 48, 3, 3), pads=[1, 1, 1, 1])
+    model = net.model({"x": (1, 3, 12, 14)}, [last])
+    for source, limit in ((model, 2e-5), (quantize(model), 1e-6)):
+        inputs = feeds(source)
+        check(run(source, target, tmp_path, inputs), reference(source, inputs), limit)
+        assert calls_of(tmp_path / "model.so", "Resize") == ["resize"]
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("channels", [5, 300])
+def test_threads_share_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, channels: int
+) -> None:
+    monkeypatch.setattr(work, "PARALLEL_OPERATIONS", 0)
+    net = Net(None, 1, 2)
+    net.shape = (2, channels, 12, 9)
+    value = resized(net, net.node("Relu", "x"), (32, 20), mode=mode)
+    value = net.node("Conv", value, net.weight(3, channels, 3, 3), pads=[1, 1, 1, 1])
+    model = net.model({"x": net.shape}, [value])
+    for source, limit in ((model, 2e-5), (quantize(model), 1e-6)):
+        if mode == "cubic" and source is not model:
+            continue
+        inputs = feeds(source)
+        check(run(source, TARGETS[-1], tmp_path, inputs, 2), reference(source, inputs), limit)
