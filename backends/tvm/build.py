@@ -12,7 +12,7 @@ import numpy as np
 
 from .cache import Cache
 from .entry import source
-from .objects import compile_functions
+from .objects import compile_functions, compile_runtime
 from .schedule import Schedule, assign_memory
 from .targets import Target
 from .toolchain import compile_source, link_shared
@@ -43,8 +43,10 @@ def build_library(
         (folder / "metadata").write_text(text, encoding="utf-8")
         entry = folder / "entry.c"
         entry.write_text(source(schedule, memory, "constants", "metadata"), encoding="utf-8")
-        compile_source(target, entry, entry.with_suffix(".o"))
-        link_shared(target, [str(p) for p in (*objects.paths, entry.with_suffix(".o"))], path)
+        own = [folder / "entry.o", folder / "runtime.o"]
+        compile_source(target, entry, own[0], freestanding=True)
+        compile_runtime(target, cache, own[1])
+        link_shared(target, [str(p) for p in (*objects.paths, *own)], path)
     return objects.reused
 
 

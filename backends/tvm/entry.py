@@ -1,7 +1,7 @@
 """The C source of an artifact's entry: its kernels called in order, constants, metadata.
 
     int secateur_run(void *const *inputs, void *const *outputs, void *arena,
-                     int first, int last)
+                     int threads, int first, int last)
 
 makes the calls from `first` up to before `last`; `last` beyond the last call copies the
 outputs that need it, too. It returns 0, or what a kernel that failed returned. Pointers
@@ -33,10 +33,15 @@ extern HIDDEN unsigned char secateur_constants[];
 
 {declarations}
 
-int secateur_run(void *const *inputs, void *const *outputs, void *arena, int first, int last) {{
+HIDDEN void use_threads(int count);
+
+int secateur_run(
+    void *const *inputs, void *const *outputs, void *arena, int threads, int first, int last
+) {{
     unsigned char *const constants = secateur_constants, *const memory = arena;
     int status;
     (void)inputs, (void)outputs, (void)constants, (void)memory;
+    use_threads(threads);
     switch (first) {{
 {steps}
     default:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import json
 import shutil
 import tempfile
@@ -16,17 +15,8 @@ import numpy as np
 
 from ...ir.errors import SecateurError
 from .schedule import ALIGNMENT
-from .threads import use_threads
 
 Array = Any
-
-_SERVICES = (
-    "TVMBackendAllocWorkspace",
-    "TVMBackendFreeWorkspace",
-    "TVMBackendParallelLaunch",
-    "TVMBackendParallelBarrier",
-)
-"""What kernels call, through pointers of the same names after two underscores."""
 
 
 class Library:
@@ -37,10 +27,11 @@ class Library:
         library = load_library(path.resolve())
         self._run = library.secateur_run
         pointers = ctypes.POINTER(ctypes.c_void_p)
-        self._run.argtypes = [pointers, pointers, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+        self._run.argtypes = [pointers, pointers, ctypes.c_void_p, *[ctypes.c_int] * 3]
         text = ctypes.addressof(ctypes.c_char.in_dll(library, "secateur_metadata"))
         self.metadata: dict[str, Any] = json.loads(ctypes.string_at(text))
         self._arena = aligned(int(self.metadata["arena_bytes"]))
+        self._arena_pointer = _address(self._arena)
         self._calls = len(self.metadata["calls"])
         self._outputs = [
             (o["name"], tuple(o["shape"]), np.dtype(o["dtype"])) for o in self.metadata["outputs"]
@@ -70,17 +61,15 @@ class Library:
         for index, (name, shape, dtype) in enumerate(self._outputs):
             result = results[name] = np.empty(shape, dtype)
             outputs[index] = _address(result)
-        use_threads(self._threads)
-        arena, count = self._arena.ctypes.data, self._calls
+        common = inputs, outputs, self._arena_pointer, self._threads
+        count = self._calls
         status = 0
         if seconds is not None:
             for index in range(count):
                 start = time.perf_counter()
-                status = status or self._run(inputs, outputs, arena, index, index + 1)
+                status = status or self._run(*common, index, index + 1)
                 seconds.append(time.perf_counter() - start)
-        status = status or self._run(
-            inputs, outputs, arena, 0 if seconds is None else count, count + 1
-        )
+        status = status or self._run(*common, 0 if seconds is None else count, count + 1)
         if status:
             raise SecateurError("a kernel failed: not enough memory")
         return results
@@ -110,23 +99,6 @@ def load_library(path: Path) -> ctypes.CDLL:
     status = path.stat()
     identity = (status.st_ino, status.st_mtime_ns)
     if _loaded.setdefault(path, identity) == identity:
-        library = ctypes.CDLL(str(path))
-    else:
-        with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
-            library = ctypes.CDLL(shutil.copy(path, folder))
-    for name, address in _services().items():
-        try:
-            ctypes.c_void_p.in_dll(library, f"__{name}").value = address
-        except ValueError:  # no kernel of this library calls it
-            continue
-    return library
-
-
-@functools.cache
-def _services() -> dict[str, int | None]:
-    from tvm.libinfo import find_libtvm_runtime
-
-    runtime = ctypes.CDLL(find_libtvm_runtime())
-    return {
-        name: ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in _SERVICES
-    }
+        return ctypes.CDLL(str(path))
+    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+        return ctypes.CDLL(shutil.copy(path, folder))

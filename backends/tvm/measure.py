@@ -16,9 +16,8 @@ from .cache import Cache
 from .kernels.builder import KernelBuilder, load
 from .kernels.dot import choose
 from .library import Library, aligned, load_library
-from .objects import compile_functions, digest
+from .objects import compile_functions, compile_runtime, digest
 from .targets import Target
-from .threads import use_threads
 from .toolchain import link_shared
 
 Array = Any
@@ -44,10 +43,10 @@ def time_functions(
     """
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         objects = compile_functions(functions, digests, target, cache, Path(folder))
-        path = Path(folder) / "kernels.so"
-        link_shared(target, [str(p) for p in objects.paths], path)
+        path, runtime = Path(folder) / "kernels.so", Path(folder) / "runtime.o"
+        compile_runtime(target, cache, runtime)
+        link_shared(target, [str(p) for p in (*objects.paths, runtime)], path)
         library = load_library(path)
-    use_threads(1)
     memory = {name: _arguments(function) for name, function in functions.items()}
     times = dict.fromkeys(functions, float("inf"))
     flushed = np.zeros(FLUSHED_BYTES, np.uint8)

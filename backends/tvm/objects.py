@@ -16,6 +16,7 @@ from tvm import tirx
 from ...ir.errors import UnsupportedError
 from .cache import Cache
 from .targets import Target
+from .toolchain import compile_source
 
 _CPU = 1
 """DLPack's device type."""
@@ -76,6 +77,18 @@ def compile_functions(
     if reused < len(names):
         cache.trim()
     return Objects(paths, reused)
+
+
+def compile_runtime(target: Target, cache: Cache, path: Path) -> None:
+    """Write the object of what kernels need besides libc. Raises SecateurError."""
+    source = Path(__file__).with_name("native") / "runtime.c"
+    key = _key("runtime", source.read_text(encoding="utf-8"), target)
+    found = cache.get(key)
+    if found is not None:
+        path.write_bytes(found)
+        return
+    compile_source(target, source, path)
+    cache.put(key, path.read_bytes())
 
 
 def _compile(name: str, function: Any, machine: Any, path: Path) -> None:

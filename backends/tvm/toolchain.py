@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...ir.errors import SecateurError
@@ -20,23 +22,30 @@ _CROSS_COMPILERS = {
 }
 
 
-def compile_source(target: Target, source: Path, output: Path) -> None:
-    """Compile freestanding C, in its folder, into a position-independent object.
+def compile_source(
+    target: Target, source: Path, output: Path, *, freestanding: bool = False
+) -> None:
+    """Compile C, in its folder, into a position-independent object. Raises SecateurError.
 
-    Raises SecateurError.
+    `freestanding` code includes no headers, which is faster.
     """
     zig = _zig()
-    command = [zig, "clang", "-target", target.triple] if zig else [_cross_compiler(target)]
-    flags = ["-ffreestanding", "-fPIC", "-O1", "-c"]
+    command = [_cross_compiler(target)] if zig is None else [zig, "-target", _zig_target(target)]
+    if zig is not None:
+        command.insert(1, "clang" if freestanding else "cc")
+    flags = ["-ffreestanding", "-O1"] if freestanding else ["-O2"]
     files = ["-o", str(output.resolve()), source.name]
-    _run(target, "compiling", [*command, *flags, *files], source.parent)
+    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+        caches = {"ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder}
+        arguments = [*command, *flags, "-fPIC", "-c", *files]
+        _run(target, "compiling", arguments, source.parent, caches)
 
 
 def link_shared(target: Target, objects: Sequence[str], output: Path) -> None:
     """Link position-independent `objects` into the shared object `output`.
 
-    libc, libm and TVM's runtime stay undefined symbols that the loading process
-    provides. Raises SecateurError where there is no linker or linking fails.
+    libc and libm stay undefined symbols that the loading process provides. Raises
+    SecateurError where there is no linker or linking fails.
     """
     zig = _zig()
     command = [zig, "ld.lld"] if zig else [_cross_compiler(target), "-fPIC"]
@@ -44,10 +53,21 @@ def link_shared(target: Target, objects: Sequence[str], output: Path) -> None:
 
 
 def _run(
-    target: Target, what: str, command: Sequence[str], folder: Path | None = None
+    target: Target,
+    what: str,
+    command: Sequence[str],
+    folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> None:
     try:
-        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        run = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            env={**os.environ, **(variables or {})},
+        )
     except OSError as error:
         raise SecateurError(f"{what} for {target.name} failed: {error}") from None
     if run.returncode != 0:
@@ -61,6 +81,11 @@ def _zig() -> str | None:
         return None
     program = "zig.exe" if sys.platform == "win32" else "zig"
     return str(Path(package.origin).with_name(program))
+
+
+def _zig_target(target: Target) -> str:
+    """The triple, with the architecture by Zig's name."""
+    return target.triple.replace("armv7a-", "arm-")
 
 
 def _cross_compiler(target: Target) -> str:

@@ -1,0 +1,187 @@
+/* What kernels need besides libc: threads to share their loops, and scratch memory.
+ *
+ * Part of every artifact. TVM's code generator calls these functions through pointers of
+ * the names below.
+ *
+ * A parallel loop is cut into more tasks than there are threads, and every thread takes
+ * the next one when it has time, so that a thread that another process keeps off its CPU
+ * delays the others by one task at most. */
+
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define HIDDEN __attribute__((visibility("hidden")))
+
+enum {
+    TASKS_PER_THREAD = 4,
+    MOST_THREADS = 256,
+    SPINS = 50000,       /* a worker looks for work so often before it sleeps: about a millisecond */
+    PATIENCE = 2000,     /* as often the caller looks for the end of a loop: it leaves its CPU to a
+                            worker that has lost its own */
+    STACK = 16 * 1024,   /* bytes of scratch memory for each thread that need no allocation */
+    ALIGNMENT = 64,
+};
+
+typedef struct {
+    void *unused;
+    int32_t tasks;
+} Group;
+
+typedef int (*Body)(int task, Group *group, void *data);
+
+/* The job at hand. `ticket` holds its number in the upper half and its next task in the
+ * lower one: taking a task is one exchange that fails if the job is another by now. */
+static _Atomic uint64_t ticket = UINT32_MAX;
+static Body job_body;
+static void *job_data;
+static Group job_group;
+static atomic_uint tasks;
+static atomic_int left, failure;
+
+static atomic_flag taken = ATOMIC_FLAG_INIT;
+static atomic_int sleepers, waiting;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t wake = PTHREAD_COND_INITIALIZER, finished = PTHREAD_COND_INITIALIZER;
+static int workers;
+static pid_t process;
+
+static _Thread_local int threads = 1;
+
+static void pause_briefly(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__) || defined(__arm__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void work(uint32_t job) {
+    for (;;) {
+        uint64_t now = atomic_load(&ticket);
+        uint32_t task = (uint32_t)now;
+        if (now >> 32 != job || task >= atomic_load(&tasks)) return;
+        if (!atomic_compare_exchange_weak(&ticket, &now, now + 1)) continue;
+        int status = job_body((int)task, &job_group, job_data);
+        if (status != 0) atomic_store(&failure, status);
+        if (atomic_fetch_sub(&left, 1) == 1 && atomic_load(&waiting)) {
+            pthread_mutex_lock(&lock);
+            pthread_cond_signal(&finished);
+            pthread_mutex_unlock(&lock);
+        }
+    }
+}
+
+static void *run_worker(void *argument) {
+    uint32_t done = (uint32_t)(uintptr_t)argument;
+    for (;;) {
+        int spins = 0;
+        while ((uint32_t)(atomic_load(&ticket) >> 32) == done) {
+            if (++spins < SPINS) {
+                pause_briefly();
+                continue;
+            }
+            pthread_mutex_lock(&lock);
+            atomic_fetch_add(&sleepers, 1);
+            while ((uint32_t)(atomic_load(&ticket) >> 32) == done) pthread_cond_wait(&wake, &lock);
+            atomic_fetch_sub(&sleepers, 1);
+            pthread_mutex_unlock(&lock);
+        }
+        done = (uint32_t)(atomic_load(&ticket) >> 32);
+        work(done);
+    }
+    return NULL;
+}
+
+/* Start workers that are missing; with fewer than wanted the loops take longer. */
+static void start_workers(int wanted) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (workers < wanted) {
+        pthread_t thread;
+        void *done = (void *)(uintptr_t)(atomic_load(&ticket) >> 32);
+        if (pthread_create(&thread, NULL, run_worker, done) != 0) break;
+        pthread_detach(thread);
+        workers++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static int run_alone(Body body, void *data) {
+    Group group = {NULL, 1};
+    return body(0, &group, data);
+}
+
+static int launch(Body body, void *data, int unused) {
+    (void)unused;
+    if (threads < 2 || atomic_flag_test_and_set(&taken)) return run_alone(body, data);
+    if (process == 0) process = getpid();
+    if (process != getpid()) { /* the workers did not come along when the process forked */
+        atomic_flag_clear(&taken);
+        return run_alone(body, data);
+    }
+    start_workers(threads - 1);
+    uint32_t job = (uint32_t)(atomic_load(&ticket) >> 32) + 1;
+    job_body = body;
+    job_data = data;
+    job_group.tasks = threads * TASKS_PER_THREAD;
+    atomic_store(&failure, 0);
+    atomic_store(&left, job_group.tasks);
+    atomic_store(&tasks, (unsigned)job_group.tasks);
+    atomic_store(&ticket, (uint64_t)job << 32);
+    if (atomic_load(&sleepers) > 0) {
+        pthread_mutex_lock(&lock);
+        pthread_cond_broadcast(&wake);
+        pthread_mutex_unlock(&lock);
+    }
+    work(job);
+    for (int spins = 0; atomic_load(&left) > 0 && spins < PATIENCE; spins++) pause_briefly();
+    if (atomic_load(&left) > 0) {
+        pthread_mutex_lock(&lock);
+        atomic_store(&waiting, 1);
+        while (atomic_load(&left) > 0) pthread_cond_wait(&finished, &lock);
+        atomic_store(&waiting, 0);
+        pthread_mutex_unlock(&lock);
+    }
+    /* No task is left: what still looks at this job must not take one of the next. */
+    atomic_store(&ticket, (uint64_t)job << 32 | UINT32_MAX);
+    int status = atomic_load(&failure);
+    atomic_flag_clear(&taken);
+    return status;
+}
+
+static _Thread_local _Alignas(ALIGNMENT) unsigned char stack[STACK];
+static _Thread_local uint64_t top;
+
+static void *allocate(int device, int index, uint64_t bytes, int code, int bits) {
+    (void)device, (void)index, (void)code, (void)bits;
+    bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    if (bytes > STACK - top) {
+        void *memory = NULL;
+        return posix_memalign(&memory, ALIGNMENT, bytes) == 0 ? memory : NULL;
+    }
+    top += bytes;
+    return stack + top - bytes;
+}
+
+static int release(int device, int index, void *memory) {
+    (void)device, (void)index;
+    uintptr_t offset = (uintptr_t)memory - (uintptr_t)stack;
+    if (offset < STACK) top = offset; /* what was taken last is given back first */
+    else free(memory);
+    return 0;
+}
+
+HIDDEN int (*__TVMBackendParallelLaunch)(Body, void *, int) = launch;
+HIDDEN void *(*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int) = allocate;
+HIDDEN int (*__TVMBackendFreeWorkspace)(int, int, void *) = release;
+
+HIDDEN void use_threads(int count);
+void use_threads(int count) {
+    threads = count < 1 ? 1 : count > MOST_THREADS ? MOST_THREADS : count;
+}

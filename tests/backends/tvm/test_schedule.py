@@ -1,0 +1,98 @@
+"""Buffers in memory: what is in use at the same time never meets."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secateur.backends.tvm.schedule import ALIGNMENT, Buffer, Call, Memory, Schedule, assign_memory
+
+
+@st.composite
+def schedules(draw: Any) -> Schedule:
+    """Calls that read what was written before, at times a part of it, and write new buffers."""
+    known = [Buffer(draw(st.integers(1, 500)), input=i) for i in range(draw(st.integers(0, 2)))]
+    known += [Buffer(8, array=np.arange(i, i + 8, dtype=np.uint8)) for i in range(2)]
+    schedule = Schedule()
+    for index in range(draw(st.integers(0, 12))):
+        reads = [known[i] for i in draw(st.lists(st.integers(0, len(known) - 1), max_size=3))]
+        writes = [Buffer(draw(st.integers(0, 1000))) for _ in range(draw(st.integers(1, 2)))]
+        if draw(st.booleans()):  # a part of a larger buffer that later calls may write, too
+            whole = Buffer(1000)
+            writes = [whole.part(0, 100), whole.part(200, 300).part(50, 100)]
+            known.append(whole)
+        schedule.calls.append(Call(f"k{index}", (*reads, *writes)))
+        known += writes
+    schedule.outputs = [known[i] for i in draw(st.lists(st.integers(0, len(known) - 1)))]
+    return schedule
+
+
+def _spans(schedule: Schedule, memory: Memory) -> list[tuple[int, int, int, int]]:
+    """First and last time of use, first and last byte of everything in the arena."""
+    uses: dict[Buffer, list[int]] = {}
+    for now, call in enumerate(schedule.calls):
+        for buffer in call.arguments:
+            uses.setdefault(buffer.root()[0], []).append(now)
+    for buffer in schedule.outputs:
+        uses.setdefault(buffer.root()[0], []).append(len(schedule.calls))
+    found = []
+    for buffer, times in uses.items():
+        place = memory.places.get(buffer) or memory.places[_part(schedule, buffer)]
+        if place.kind == "arena":
+            start = place.offset - (0 if buffer in memory.places else _offset(schedule, buffer))
+            found.append((min(times), max(times), start, start + buffer.nbytes))
+    return found
+
+
+def _part(schedule: Schedule, root: Buffer) -> Buffer:
+    buffers = [*(b for c in schedule.calls for b in c.arguments), *schedule.outputs]
+    return next(b for b in buffers if b.root()[0] is root)
+
+
+def _offset(schedule: Schedule, root: Buffer) -> int:
+    return _part(schedule, root).root()[1]
+
+
+@given(schedules())
+@settings(max_examples=300, deadline=None)
+def test_what_is_in_use_together_does_not_overlap(schedule: Schedule) -> None:
+    memory = assign_memory(schedule)
+    spans = _spans(schedule, memory)
+    for i, (first, last, start, end) in enumerate(spans):
+        assert start >= 0
+        assert start % ALIGNMENT == 0
+        assert end <= memory.arena_bytes
+        for other_first, other_last, other_start, other_end in spans[:i]:
+            together = first <= other_last and other_first <= last
+            assert not (together and start < other_end and other_start < end)
+
+
+@given(schedules())
+@settings(max_examples=300, deadline=None)
+def test_every_output_arrives_where_the_caller_wants_it(schedule: Schedule) -> None:
+    memory = assign_memory(schedule)
+    copied = {copy.output: copy for copy in memory.copies}
+    for index, buffer in enumerate(schedule.outputs):
+        place = memory.places[buffer]
+        if index in copied:
+            assert copied[index].source == place
+            assert copied[index].nbytes == buffer.nbytes
+        else:
+            assert (place.kind, place.index, place.offset) == ("output", index, 0)
+    ends = [0]
+    for offset, array in memory.constants:
+        assert offset >= ends[-1]
+        ends.append(offset + array.nbytes)
+    assert ends[-1] <= memory.constant_bytes
+
+
+def test_memory_is_used_again() -> None:
+    """A chain of equal buffers needs the memory of two."""
+    chain = [Buffer(1000) for _ in range(10)]
+    calls = [Call("k", (a, b)) for a, b in itertools.pairwise(chain)]
+    memory = assign_memory(Schedule(calls, [chain[-1]]))
+    assert memory.arena_bytes == 2 * 1024
