@@ -95,7 +95,7 @@ def check(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 2e
         np.testing.assert_allclose(found[name], array, rtol=tolerance, atol=tolerance * scale)
 
 
-@settings(SETTINGS, max_examples=40)
+@settings(SETTINGS, max_examples=30)
 @given(networks(), st.sampled_from(TARGETS))
 def test_networks_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:
     """With one kernel for Resize and all that follows it, without changes of layout."""
@@ -104,7 +104,7 @@ def test_networks_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> 
     assert calls_of(tmp_path / "model.so", "Resize") == ["resize"]
 
 
-@settings(SETTINGS, max_examples=25)
+@settings(SETTINGS, max_examples=20)
 @given(
     networks(("nearest", "linear")), st.sampled_from(TARGETS), st.sampled_from(("uint8", "int8"))
 )
@@ -197,7 +197,7 @@ def test_the_smaller_side_changes_its_layout(
     assert outputs == (["elementwise"] if kernels == ["resize"] else [])
 
 
-@settings(SETTINGS, max_examples=25)
+@settings(SETTINGS, max_examples=20)
 @given(st.data())
 def test_kernels_match_loops(tmp_path: Path, data: st.DataObject) -> None:
     """Also where ONNX Runtime isn't ONNX: fractions of pixels and corners, antialiasing."""
