@@ -4,8 +4,10 @@
 
 DIR holds full-sized models as `python -m secateur.models.zoo -o DIR` writes them
 (NAME.folded.onnx). Each is measured in float32 and, quantized with random data, in int8:
-secateur's artifact, ONNX Runtime and, where it is installed, OpenVINO take turns, and
-two times of one turn make one ratio.
+secateur's artifact, ONNX Runtime and, where it is installed, OpenVINO take turns of two runs
+each. The second runs are what the table's times are of, and two of one turn make one ratio:
+a device runs one model. The first runs of a turn find caches full of another's code and
+weights; the ratio of those is the one called cold.
 
 `--kernels` adds what each kernel costs on one thread, with its share of the
 multiply-accumulates that the machine was measured to be capable of.
@@ -90,7 +92,7 @@ class Row:
     secateur: Times
     onnxruntime: Times
     ratio: float
-    cpu_ratio: float
+    cold_ratio: float
     difference: float
     compile_seconds: float
     openvino: Times | None = None
@@ -101,21 +103,21 @@ class Row:
 def interleave(
     runners: Sequence[Callable[[], Any]], seconds: float
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Wall and CPU seconds of each runner, in turns, for about `seconds` in all."""
+    """Seconds of each runner's second run of a turn, and of its first, for `seconds` in all."""
     for run in runners:
         run()
-    wall: list[list[float]] = [[] for _ in runners]
-    cpu: list[list[float]] = [[] for _ in runners]
+    warm: list[list[float]] = [[] for _ in runners]
+    cold: list[list[float]] = [[] for _ in runners]
     stop = time.perf_counter() + seconds
-    while time.perf_counter() < stop or len(wall[0]) < 5:
+    while time.perf_counter() < stop or len(warm[0]) < 5:
         for index, run in enumerate(runners):
-            start, busy = time.perf_counter(), time.process_time()
-            run()
-            wall[index].append(time.perf_counter() - start)
-            cpu[index].append(time.process_time() - busy)
-        if len(wall[0]) >= 1000:
+            for times in (cold, warm):
+                start = time.perf_counter()
+                run()
+                times[index].append(time.perf_counter() - start)
+        if len(warm[0]) >= 1000:
             break
-    return wall, cpu
+    return warm, cold
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> float:
@@ -146,20 +148,20 @@ def compare(
     peer = open_peer(name, against, threads)
     if peer is not None:
         runners.append(lambda: peer(feeds))
-    wall, cpu = interleave(runners, seconds)
+    warm, cold = interleave(runners, seconds)
     expected = Session(model, threads=threads).run(feeds)
     return Row(
         name,
         precision,
         threads,
-        Times.of(wall[0]),
-        Times.of(wall[1]),
-        paired(wall[0], wall[1]),
-        paired(cpu[0], cpu[1]),
+        Times.of(warm[0]),
+        Times.of(warm[1]),
+        paired(warm[0], warm[1]),
+        paired(cold[0], cold[1]),
         _difference(runtime.run(feeds), expected),
         report.seconds,
-        Times.of(wall[2]) if peer is not None else None,
-        paired(wall[0], wall[2]) if peer is not None else None,
+        Times.of(warm[2]) if peer is not None else None,
+        paired(warm[0], warm[2]) if peer is not None else None,
         kernels,
     )
 
@@ -229,14 +231,14 @@ def table(rows: Sequence[Row]) -> str:
     peer = any(r.openvino is not None for r in rows)
     lines = [
         "| model | precision | threads | secateur ms (min-max) | ONNX Runtime ms (min-max) "
-        "| ratio | CPU ratio | difference | compile s |"
+        "| ratio | cold | difference | compile s |"
         + (" OpenVINO ms (min-max) | ratio |" if peer else ""),
         "|---|---|---|---|---|---|---|---|---|" + ("---|---|" if peer else ""),
     ]
     for r in rows:
         line = (
             f"| {r.model} | {r.precision} | {r.threads} | {_times(r.secateur)} "
-            f"| {_times(r.onnxruntime)} | {r.ratio:.2f} | {r.cpu_ratio:.2f} "
+            f"| {_times(r.onnxruntime)} | {r.ratio:.2f} | {r.cold_ratio:.2f} "
             f"| {r.difference:.1e} | {r.compile_seconds:.1f} |"
         )
         if r.openvino is not None:
@@ -321,7 +323,7 @@ def main(
                     click.echo(
                         f"{name} {kind} {count}: {row.secateur.median:.2f} ms, ONNX Runtime "
                         f"{row.onnxruntime.median:.2f} ms, ratio {row.ratio:.2f} "
-                        f"(CPU {row.cpu_ratio:.2f}), difference {row.difference:.1e}",
+                        f"(cold {row.cold_ratio:.2f}), difference {row.difference:.1e}",
                         err=True,
                     )
             except SecateurError as error:
