@@ -282,7 +282,7 @@ class _Run:
 
     def _run_artifact(self, path: Path, artifact: Artifact) -> None:
         """Run the artifact and compare it with ONNX Runtime on the same model."""
-        from .backends.tvm.runtime import Runtime  # imports TVM
+        from .backends.tvm.runtime import Runtime
 
         reference = self.report.stages[-1].name
         self.runners["artifact"] = Runtime(path, self.settings.threads)

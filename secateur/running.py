@@ -37,7 +37,7 @@ def open_model(
 def open_runner(path: Path, threads: int = 1) -> Runner:
     """A session of an ONNX file, or the runtime of an artifact (`.so`)."""
     if path.suffix == ".so":
-        from .backends.tvm.runtime import Runtime  # imports TVM
+        from .backends.tvm.runtime import Runtime
 
         return Runtime(path, threads)
     return Session(load(path), threads=threads)

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,12 @@ def write_container(
 
 
 class Container:
-    """A container ready to run. `metadata` is its manifest."""
+    """A container ready to run. `metadata` is its manifest.
 
-    def __init__(self, path: Path, threads: int) -> None:
+    `open_compiled` opens the parts that are compiled.
+    """
+
+    def __init__(self, path: Path, open_compiled: Callable[[Path], Any], threads: int) -> None:
         with (
             zipfile.ZipFile(path) as archive,
             tempfile.TemporaryDirectory(prefix="secateur-") as folder,
@@ -84,7 +87,8 @@ class Container:
                     tuple(entry["outputs"]),
                 )
                 file = Path(folder) / Path(part.file).name
-                self._parts.append((part, _open(file, part.compiled, threads)))
+                opened = open_compiled(file) if part.compiled else _open_foreign(file, threads)
+                self._parts.append((part, opened))
 
     def invoke(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run on arrays of the right types and shapes."""
@@ -94,11 +98,7 @@ class Container:
         return {o["name"]: values[o["name"]] for o in self.metadata["outputs"]}
 
 
-def _open(path: Path, compiled: bool, threads: int) -> Any:
-    if compiled:
-        from .runtime import Runtime
-
-        return Runtime(path, threads)
+def _open_foreign(path: Path, threads: int) -> Any:
     try:
         from ...passes.reference import Session
     except ImportError:

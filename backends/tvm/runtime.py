@@ -6,16 +6,15 @@ import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...ir.errors import SecateurError
 from .container import Container, is_container
+from .library import Library
+from .targets import missing_flags, parse_target
 from .threads import check_threads
-
-if TYPE_CHECKING:
-    from .library import Library
 
 Array = Any
 
@@ -43,6 +42,7 @@ class Runtime:
             self._outputs = metadata["outputs"]
             self._batched = bool(metadata["batched"])
             self.target = str(metadata["target"])
+            _check_machine(self.target)
         except SecateurError as error:
             raise SecateurError(f"{path}: {error}") from None
         except Exception as error:  # wrong architecture, not an artifact, missing functions
@@ -110,9 +110,16 @@ def _check_array(name: str, array: Array, dtype: str, shape: tuple[int | None, .
         )
 
 
+def _check_machine(target: str) -> None:
+    """Raise SecateurError where the CPU lacks instructions that the artifact may use."""
+    missing = missing_flags(parse_target(target))
+    if missing:
+        raise SecateurError(
+            f"compiled for {target}, but this machine's CPU lacks {', '.join(missing)}"
+        )
+
+
 def _open(path: Path, threads: int) -> Library | Container:
     if is_container(path):
-        return Container(path, threads)
-    from .library import Library  # imports TVM
-
+        return Container(path, functools.partial(Runtime, threads=threads), threads)
     return Library(path, threads)

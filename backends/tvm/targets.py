@@ -174,6 +174,12 @@ def can_run_here(target: Target) -> bool:
     return target.machine == platform.machine() and target.cpu_flags <= _host_flags()
 
 
+def missing_flags(target: Target) -> list[str]:
+    """Instructions that code for `target` may use and this machine's CPU is known to lack."""
+    host = _host_flags()
+    return sorted(target.cpu_flags - host) if host else []
+
+
 _PREFERENCE = (
     "znver4",
     "icelake-server",

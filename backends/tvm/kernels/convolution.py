@@ -124,6 +124,17 @@ class Convolution:
         count = max(e - s for s, e in zip(starts, ends, strict=True))
         return [min(s, self.input.blocks - count) for s in starts], count
 
+    def block_steps(self, target: Target) -> tuple[int, int]:
+        """Reduction steps of a tap in an input block, and in the last one.
+
+        Channels beyond the last are not multiplied.
+        """
+        depth, block = self.dot(target).depth, self.input.block
+        steps = block // depth
+        if self.groups > 1:
+            return steps, steps
+        return steps, -(-(self.input.channels - (self.input.blocks - 1) * block) // depth)
+
     def vectors(self, target: Target) -> int:
         """Vectors of output channels in all phases, the last ones perhaps partly padding."""
         phases = self.upsampling.phases if self.upsampling is not None else 1
@@ -276,19 +287,32 @@ class _Emitter:
             self.epilogue.finish([value], n, channel, y, x)
 
     def reduce(self, acc: Any, n: Any, group: Any, row: Any, column: Any) -> None:
-        k, tile, geometry = self.k, self.tile, self.conv.geometry
-        kernel_h, kernel_w = geometry.kernel
-        steps = self.conv.input.block // self.dot.depth
-        unroll = max(u for u in range(1, tile.unroll + 1) if steps % u == 0)
-        taps = kernel_w if steps < tile.unroll and kernel_w * steps <= 6 * tile.unroll else 1
+        """Sum over all taps of the input's blocks; of the last one over its channels alone."""
+        steps, last = self.conv.block_steps(self.target)
         first = load(self.table, group) if self.table is not None else group * self.slope
+        block = n * self.conv.input.blocks + first
+        whole = self.count if last == steps else self.count - 1
+        if whole:
+            with self.k.loop(whole, "ic") as ic:
+                self.reduce_block(acc, group, ic, block + ic, steps, row, column)
+        if last != steps:
+            ic = self.count - 1
+            self.reduce_block(acc, group, ic, block + ic, last, row, column)
+
+    def reduce_block(
+        self, acc: Any, group: Any, ic: Any, block: Any, count: int, row: Any, column: Any
+    ) -> None:
+        """Sum over the taps and the first `count` steps of one block."""
+        k, tile = self.k, self.tile
+        kernel_h, kernel_w = self.conv.geometry.kernel
+        steps = self.conv.input.block // self.dot.depth
+        unroll = max(u for u in range(1, tile.unroll + 1) if count % u == 0)
+        taps = kernel_w if count < tile.unroll and kernel_w * count <= 6 * tile.unroll else 1
         with (
-            k.loop(self.count, "ic") as ic,
             k.loop(kernel_h, "kh") as kh,
             k.loop(kernel_w // taps, "kw") as outer,
-            k.loop(steps // unroll, "ko") as ko,
+            k.loop(count // unroll, "ko") as ko,
         ):
-            block = n * self.conv.input.blocks + first + ic
             for tap in range(taps):
                 kw = tap if taps > 1 else outer
                 for u in range(unroll):
@@ -378,7 +402,8 @@ def _steps(conv: Convolution, target: Target) -> int:
     """Reduction steps of a tile."""
     _, blocks = conv.input_blocks(target, Tile(1, 1, 1))
     taps = conv.geometry.kernel[0] * conv.geometry.kernel[1]
-    return blocks * taps * conv.input.block // conv.dot(target).depth
+    steps, last = conv.block_steps(target)
+    return taps * ((blocks - 1) * steps + last)
 
 
 def fits(conv: Convolution, target: Target, tile: Tile) -> bool:

@@ -15,6 +15,7 @@ from .builder import KernelBuilder, as_int, cast, llvm, load, reinterpret, splat
 from .convolution import Geometry, _start
 from .dot import SIGN_BITS
 from .epilogue import Epilogue, Operand, declare, fill_border
+from .rounding import PACKED, packs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> Any:
     x, y, geometry = conv.input, conv.output, conv.geometry
     kernel_h, kernel_w = geometry.kernel
     lanes = min(target.lanes, y.block)
-    columns = choose_columns(y.width, kernel_h * kernel_w, target)
+    columns = choose_columns(conv, target)
     k = KernelBuilder()
     acc_dtype = conv.accumulator
     source = k.parameter("X", x.shape, conv.input_dtype)
@@ -136,7 +137,15 @@ def _four_taps(conv: Depthwise, source: Any, block: Any, position: Any) -> Any:
     return tirx.Shuffle([flat], [(i % 4) * 16 + i // 4 for i in range(64)])
 
 
-def choose_columns(width: int, taps: int, target: Target) -> int:
-    """Pixels per tile: few wasted by the overlap of the last tile, many in flight."""
+def choose_columns(conv: Depthwise, target: Target) -> int:
+    """Pixels per tile.
+
+    Few are wasted by the overlap of the last tile, many in flight. Where bytes are finished
+    together, small tiles are faster: the next one begins while the last one is finished.
+    """
+    width = conv.output.width
+    if conv.by_dot_product(target) and packs(target, conv.program.dtype):
+        return 2 * PACKED if width % (2 * PACKED) == 0 else min(width, PACKED)
+    taps = conv.geometry.kernel[0] * conv.geometry.kernel[1]
     most = max(4, min(14, target.registers - min(taps, 9) - 2))
     return min(range(1, min(width, most) + 1), key=lambda c: (-(-width // c)) * (c + 1.5))

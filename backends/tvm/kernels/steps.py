@@ -195,7 +195,7 @@ def _table(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
         parts.append(e.builder.shared(("table", values), vector, "int8x64"))
     index = a[0] if types[0] == "int8" else reinterpret(a[0], "int8", lanes)
     if lanes > 1:
-        index = tirx.Shuffle([e.bind(index, "int8")] * (64 // lanes), list(range(64)))
+        index = tirx.Shuffle([e.bind(index, "int8")] * -(-64 // lanes), list(range(64)))
     else:
         index = tirx.Broadcast(index, 64)
     wide = StepEmitter(e.builder, e.target, 64)

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm import targets
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import TARGETS, can_run_here, parse_target
@@ -144,6 +145,15 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_foreign_artifact_is_refused(tmp_path: Path) -> None:
     compile_model(from_proto(small()), parse_target("riscv64"), tmp_path / "model.so")
     with pytest.raises(SecateurError, match="not a model compiled for this machine"):
+        Runtime(tmp_path / "model.so")
+
+
+def test_code_for_a_better_cpu_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_model(from_proto(small()), parse_target("x86-64-v3"), tmp_path / "model.so")
+    monkeypatch.setattr(targets, "_host_flags", lambda: targets._V2)
+    with pytest.raises(SecateurError, match="compiled for x86-64-v3, .* lacks avx2, bmi2, f16c"):
         Runtime(tmp_path / "model.so")
 
 

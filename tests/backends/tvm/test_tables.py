@@ -56,3 +56,15 @@ def test_quantized_swish_matches(tmp_path: Path, activation: str, width: int) ->
     found = run(model, TARGETS[-1], tmp_path, inputs)
     for name, array in reference(model, inputs).items():
         np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 6, 7])
+def test_any_number_of_pixels_is_looked_up_together(tmp_path: Path, columns: int) -> None:
+    net = Net(None, 4)
+    value = net.node("Conv", "x", net.weight(20, 6, 3, 3), pads=[1, 1, 1, 1])
+    value = net.node("Mul", value, net.node("Sigmoid", value))
+    model = quantize_model(net.model({"x": (1, 6, 5, columns)}, [value]), "uint8")
+    inputs = feeds(model)
+    found = run(model, TARGETS[-1], tmp_path, inputs)
+    for name, array in reference(model, inputs).items():
+        np.testing.assert_array_equal(found[name], array)
