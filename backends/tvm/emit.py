@@ -459,6 +459,8 @@ class Emitter:
         self, op: ElementwiseOp, layout: Blocked | None, into: Buffer | None = None
     ) -> Buffer:
         shape = op.output.shape
+        if op.output.elements == 0:
+            return self.allocate(shape, op.program.dtype)
         sources, arguments = [], []
         for view in op.views:
             source, argument = self.source(view, shape, layout)

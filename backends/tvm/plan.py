@@ -70,7 +70,7 @@ class View:
     def first_channel(self) -> int | None:
         """Where the view is some channels of whole images in order, the first of them."""
         whole, part = self.tensor.shape, self.shape
-        if not self.tensor.is_image or len(part) != len(whole):
+        if not self.tensor.is_image or len(part) != len(whole) or not self.tensor.elements:
             return None
         if (part[0], *part[2:]) != (whole[0], *whole[2:]):
             return None

@@ -220,3 +220,26 @@ def test_compiling_leaves_the_model_alone(tmp_path: Path) -> None:
     before = [repr(n) for n in model.graph.nodes], model.graph.inputs[0].shape
     compile_model(model, NATIVE, tmp_path / "model.so")
     assert ([repr(n) for n in model.graph.nodes], model.graph.inputs[0].shape) == before
+
+
+def test_empty_tensors_and_outputs_that_are_inputs(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["image"], pads=[1, 1, 1, 1]),
+        helper.make_node("Slice", ["image", "zero", "zero", "one"], ["nothing"]),
+        helper.make_node("Concat", ["image", "nothing", "x"], ["joined"], axis=1),
+        helper.make_node("Identity", ["x"], ["same"]),
+        helper.make_node("Reshape", ["joined", "flat"], ["row"]),
+    ]
+    weights = np.random.default_rng(0).standard_normal((16, 3, 3, 3)).astype(np.float32)
+    numbers = {"zero": [0], "one": [1], "flat": [1, -1]}
+    constants = {"w": weights, **{n: np.asarray(v, np.int64) for n, v in numbers.items()}}
+    shapes = {"joined": (1, 19, 5, 5), "nothing": (1, 0, 5, 5), "same": (1, 3, 5, 5)}
+    shapes |= {"image": (1, 16, 5, 5), "row": (1, 475)}
+    model = model_of(nodes, {"x": (1, 3, 5, 5)}, shapes, constants)
+    inputs = feeds(model)
+    compile_model(from_proto(model), NATIVE, tmp_path / "model.so")
+    found = Runtime(tmp_path / "model.so").run(inputs)
+    for name, array in reference(model, inputs).items():
+        np.testing.assert_allclose(found[name], array, atol=1e-5)
+        assert found[name].shape == array.shape
+    assert not np.shares_memory(found["same"], inputs["x"])
