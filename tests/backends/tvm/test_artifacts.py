@@ -153,7 +153,7 @@ def test_code_for_a_better_cpu_is_not_started(
 ) -> None:
     compile_model(from_proto(small()), parse_target("x86-64-v3"), tmp_path / "model.so")
     monkeypatch.setattr(targets, "_host_flags", lambda: targets._V2)
-    with pytest.raises(SecateurError, match="compiled for x86-64-v3, .* lacks avx2, bmi2, f16c"):
+    with pytest.raises(SecateurError, match=r"compiled for x86-64-v3, .* lacks avx2, bmi2, f16c"):
         Runtime(tmp_path / "model.so")
 
 
@@ -227,14 +227,17 @@ def test_empty_tensors_and_outputs_that_are_inputs(tmp_path: Path) -> None:
         helper.make_node("Conv", ["x", "w"], ["image"], pads=[1, 1, 1, 1]),
         helper.make_node("Slice", ["image", "zero", "zero", "one"], ["nothing"]),
         helper.make_node("Concat", ["image", "nothing", "x"], ["joined"], axis=1),
+        helper.make_node("Slice", ["image", "zero", "zero", "last"], ["thin"]),
+        helper.make_node("Relu", ["thin"], ["relu"]),
+        helper.make_node("Concat", ["relu", "image"], ["beside"], axis=3),
         helper.make_node("Identity", ["x"], ["same"]),
         helper.make_node("Reshape", ["joined", "flat"], ["row"]),
     ]
     weights = np.random.default_rng(0).standard_normal((16, 3, 3, 3)).astype(np.float32)
-    numbers = {"zero": [0], "one": [1], "flat": [1, -1]}
+    numbers = {"zero": [0], "one": [1], "last": [3], "flat": [1, -1]}
     constants = {"w": weights, **{n: np.asarray(v, np.int64) for n, v in numbers.items()}}
     shapes = {"joined": (1, 19, 5, 5), "nothing": (1, 0, 5, 5), "same": (1, 3, 5, 5)}
-    shapes |= {"image": (1, 16, 5, 5), "row": (1, 475)}
+    shapes |= {"image": (1, 16, 5, 5), "row": (1, 475), "beside": (1, 16, 5, 5)}
     model = model_of(nodes, {"x": (1, 3, 5, 5)}, shapes, constants)
     inputs = feeds(model)
     compile_model(from_proto(model), NATIVE, tmp_path / "model.so")

@@ -122,3 +122,7 @@ def test_tensors_are_where_they_are_read(plan: Plan, data: Any) -> None:
         memory.run(op)
     for _, tensor in plan.outputs:
         memory.check(tensor)
+
+
+def test_nothing_is_no_channels() -> None:
+    assert View.of(Tensor("x", "float32", (1, 3, 5, 0))).first_channel is None
