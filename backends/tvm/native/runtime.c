@@ -3,9 +3,10 @@
  * Part of every artifact. TVM's code generator calls these functions through pointers of
  * the names below.
  *
- * A parallel loop is cut into more tasks than there are threads, and every thread takes
- * the next one when it has time, so that a thread that another process keeps off its CPU
- * delays the others by one task at most. */
+ * A parallel loop is cut into more tasks than there are threads. Every thread has a share,
+ * the same part of every loop, so that what it wrote is near when it reads it; when its own
+ * tasks are done it takes those that others have not begun, so that a thread that another
+ * process keeps off its CPU delays the others by one task at most. */
 
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -18,12 +19,10 @@
 #define HIDDEN __attribute__((visibility("hidden")))
 
 enum {
-    TASKS_PER_THREAD = 4,
+    TASKS_PER_THREAD = 8,
     MOST_THREADS = 256,
-    SPINS = 50000,       /* a worker looks for work so often before it sleeps: about a millisecond */
-    PATIENCE = 2000,     /* as often the caller looks for the end of a loop: it leaves its CPU to a
-                            worker that has lost its own */
-    STACK = 16 * 1024,   /* bytes of scratch memory for each thread that need no allocation */
+    SPINS = 2000,      /* how often a thread looks for news before it sleeps: some 40 us */
+    STACK = 16 * 1024, /* bytes of scratch memory for each thread that need no allocation */
     ALIGNMENT = 64,
 };
 
@@ -34,13 +33,18 @@ typedef struct {
 
 typedef int (*Body)(int task, Group *group, void *data);
 
-/* The job at hand. `ticket` holds its number in the upper half and its next task in the
- * lower one: taking a task is one exchange that fails if the job is another by now. */
-static _Atomic uint64_t ticket = UINT32_MAX;
+/* The job at hand. Each thread's ticket holds the job's number in the upper half and its
+ * next task in the lower one: taking a task is one exchange, which fails if the job is
+ * another by now. A job is done when no task is left, so whoever took one may read it. */
+typedef struct {
+    _Alignas(ALIGNMENT) _Atomic uint64_t next;
+} Ticket;
+
+static Ticket tickets[MOST_THREADS];
 static Body job_body;
 static void *job_data;
 static Group job_group;
-static atomic_uint tasks;
+static atomic_uint job_number, sharers;
 static atomic_int left, failure;
 
 static atomic_flag taken = ATOMIC_FLAG_INIT;
@@ -60,12 +64,13 @@ static void pause_briefly(void) {
 #endif
 }
 
-static void work(uint32_t job) {
+static void run_tasks(uint32_t job, uint32_t owner) {
+    uint32_t end = (owner + 1) * TASKS_PER_THREAD;
     for (;;) {
-        uint64_t now = atomic_load(&ticket);
+        uint64_t now = atomic_load(&tickets[owner].next);
         uint32_t task = (uint32_t)now;
-        if (now >> 32 != job || task >= atomic_load(&tasks)) return;
-        if (!atomic_compare_exchange_weak(&ticket, &now, now + 1)) continue;
+        if (now >> 32 != job || task >= end) return;
+        if (!atomic_compare_exchange_weak(&tickets[owner].next, &now, now + 1)) continue;
         int status = job_body((int)task, &job_group, job_data);
         if (status != 0) atomic_store(&failure, status);
         if (atomic_fetch_sub(&left, 1) == 1 && atomic_load(&waiting)) {
@@ -76,23 +81,28 @@ static void work(uint32_t job) {
     }
 }
 
+/* Own tasks first, then what is left of the others'. */
+static void work(uint32_t job, uint32_t self) {
+    uint32_t count = atomic_load(&sharers);
+    if (self >= count) return; /* fewer threads are wanted than there are workers */
+    for (uint32_t i = 0; i < count; i++) run_tasks(job, (self + i) % count);
+}
+
 static void *run_worker(void *argument) {
-    uint32_t done = (uint32_t)(uintptr_t)argument;
+    uint32_t self = (uint32_t)(uintptr_t)argument, done = 0;
     for (;;) {
-        int spins = 0;
-        while ((uint32_t)(atomic_load(&ticket) >> 32) == done) {
-            if (++spins < SPINS) {
-                pause_briefly();
-                continue;
-            }
+        for (int spins = 0; spins < SPINS && atomic_load(&job_number) == done; spins++) {
+            pause_briefly();
+        }
+        if (atomic_load(&job_number) == done) {
             pthread_mutex_lock(&lock);
             atomic_fetch_add(&sleepers, 1);
-            while ((uint32_t)(atomic_load(&ticket) >> 32) == done) pthread_cond_wait(&wake, &lock);
+            while (atomic_load(&job_number) == done) pthread_cond_wait(&wake, &lock);
             atomic_fetch_sub(&sleepers, 1);
             pthread_mutex_unlock(&lock);
         }
-        done = (uint32_t)(atomic_load(&ticket) >> 32);
-        work(done);
+        done = atomic_load(&job_number);
+        work(done, self);
     }
     return NULL;
 }
@@ -104,8 +114,8 @@ static void start_workers(int wanted) {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (workers < wanted) {
         pthread_t thread;
-        void *done = (void *)(uintptr_t)(atomic_load(&ticket) >> 32);
-        if (pthread_create(&thread, NULL, run_worker, done) != 0) break;
+        void *self = (void *)(uintptr_t)(workers + 1);
+        if (pthread_create(&thread, NULL, run_worker, self) != 0) break;
         pthread_detach(thread);
         workers++;
     }
@@ -126,21 +136,24 @@ static int launch(Body body, void *data, int unused) {
         return run_alone(body, data);
     }
     start_workers(threads - 1);
-    uint32_t job = (uint32_t)(atomic_load(&ticket) >> 32) + 1;
+    uint32_t job = atomic_load(&job_number) + 1, count = (uint32_t)threads;
     job_body = body;
     job_data = data;
     job_group.tasks = threads * TASKS_PER_THREAD;
     atomic_store(&failure, 0);
     atomic_store(&left, job_group.tasks);
-    atomic_store(&tasks, (unsigned)job_group.tasks);
-    atomic_store(&ticket, (uint64_t)job << 32);
+    atomic_store(&sharers, count);
+    for (uint32_t i = 0; i < count; i++) {
+        atomic_store(&tickets[i].next, (uint64_t)job << 32 | i * TASKS_PER_THREAD);
+    }
+    atomic_store(&job_number, job);
     if (atomic_load(&sleepers) > 0) {
         pthread_mutex_lock(&lock);
         pthread_cond_broadcast(&wake);
         pthread_mutex_unlock(&lock);
     }
-    work(job);
-    for (int spins = 0; atomic_load(&left) > 0 && spins < PATIENCE; spins++) pause_briefly();
+    work(job, 0);
+    for (int spins = 0; spins < SPINS && atomic_load(&left) > 0; spins++) pause_briefly();
     if (atomic_load(&left) > 0) {
         pthread_mutex_lock(&lock);
         atomic_store(&waiting, 1);
@@ -148,8 +161,6 @@ static int launch(Body body, void *data, int unused) {
         atomic_store(&waiting, 0);
         pthread_mutex_unlock(&lock);
     }
-    /* No task is left: what still looks at this job must not take one of the next. */
-    atomic_store(&ticket, (uint64_t)job << 32 | UINT32_MAX);
     int status = atomic_load(&failure);
     atomic_flag_clear(&taken);
     return status;
