@@ -43,10 +43,9 @@ def build_library(
         (folder / "metadata").write_text(text, encoding="utf-8")
         entry = folder / "entry.c"
         entry.write_text(source(schedule, memory, "constants", "metadata"), encoding="utf-8")
-        own = [folder / "entry.o", folder / "runtime.o"]
-        compile_source(target, entry, own[0], freestanding=True)
-        compile_runtime(target, cache, own[1])
-        link_shared(target, [str(p) for p in (*objects.paths, *own)], path)
+        compile_source(target, entry, entry.with_suffix(".o"), freestanding=True)
+        own = [entry.with_suffix(".o"), *compile_runtime(target, cache, folder)]
+        link_shared(target, [*objects.paths, *own], path)
     return objects.reused
 
 

@@ -43,9 +43,9 @@ def time_functions(
     """
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         objects = compile_functions(functions, digests, target, cache, Path(folder))
-        path, runtime = Path(folder) / "kernels.so", Path(folder) / "runtime.o"
-        compile_runtime(target, cache, runtime)
-        link_shared(target, [str(p) for p in (*objects.paths, runtime)], path)
+        path = Path(folder) / "kernels.so"
+        runtime = compile_runtime(target, cache, Path(folder))
+        link_shared(target, [*objects.paths, *runtime], path)
         library = load_library(path)
     memory = {name: _arguments(function) for name, function in functions.items()}
     times = dict.fromkeys(functions, float("inf"))

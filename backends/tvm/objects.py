@@ -79,16 +79,21 @@ def compile_functions(
     return Objects(paths, reused)
 
 
-def compile_runtime(target: Target, cache: Cache, path: Path) -> None:
-    """Write the object of what kernels need besides libc. Raises SecateurError."""
-    source = Path(__file__).with_name("native") / "runtime.c"
-    key = _key("runtime", source.read_text(encoding="utf-8"), target)
-    found = cache.get(key)
-    if found is not None:
-        path.write_bytes(found)
-        return
-    compile_source(target, source, path)
-    cache.put(key, path.read_bytes())
+def compile_runtime(target: Target, cache: Cache, folder: Path) -> list[Path]:
+    """Write the objects of what kernels need besides libc. Raises SecateurError."""
+    names = ["runtime.c", *(["division.c"] if target.machine == "armv7l" else [])]
+    paths = []
+    for name in names:
+        source = Path(__file__).with_name("native") / name
+        paths.append(folder / f"{source.stem}.o")
+        key = _key(name, source.read_text(encoding="utf-8"), target)
+        found = cache.get(key)
+        if found is None:
+            compile_source(target, source, paths[-1])
+            cache.put(key, paths[-1].read_bytes())
+        else:
+            paths[-1].write_bytes(found)
+    return paths
 
 
 def _compile(name: str, function: Any, machine: Any, path: Path) -> None:

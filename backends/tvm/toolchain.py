@@ -37,11 +37,11 @@ def compile_source(
     files = ["-o", str(output.resolve()), source.name]
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         caches = {"ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder}
-        arguments = [*command, *flags, "-fPIC", "-c", *files]
+        arguments = [*command, *flags, "-fPIC", "-fno-asynchronous-unwind-tables", "-c", *files]
         _run(target, "compiling", arguments, source.parent, caches)
 
 
-def link_shared(target: Target, objects: Sequence[str], output: Path) -> None:
+def link_shared(target: Target, objects: Sequence[Path], output: Path) -> None:
     """Link position-independent `objects` into the shared object `output`.
 
     libc and libm stay undefined symbols that the loading process provides. Raises
@@ -49,7 +49,7 @@ def link_shared(target: Target, objects: Sequence[str], output: Path) -> None:
     """
     zig = _zig()
     command = [zig, "ld.lld"] if zig else [_cross_compiler(target), "-fPIC"]
-    _run(target, "linking", [*command, "-shared", "-s", "-o", str(output), *objects])
+    _run(target, "linking", [*command, "-shared", "-s", "-o", str(output), *map(str, objects)])
 
 
 def _run(

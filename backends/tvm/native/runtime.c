@@ -85,7 +85,8 @@ static void run_tasks(uint32_t job, uint32_t owner) {
 static void work(uint32_t job, uint32_t self) {
     uint32_t count = atomic_load(&sharers);
     if (self >= count) return; /* fewer threads are wanted than there are workers */
-    for (uint32_t i = 0; i < count; i++) run_tasks(job, (self + i) % count);
+    for (uint32_t i = self; i < count; i++) run_tasks(job, i);
+    for (uint32_t i = 0; i < self; i++) run_tasks(job, i);
 }
 
 static void *run_worker(void *argument) {
