@@ -23,7 +23,7 @@ from .build import build_library
 from .cache import Cache
 from .choices import Choices, read_table
 from .container import PartFile, write_container
-from .emit import Emitter
+from .emission.emit import emit
 from .lowering.frontend import lower
 from .plan import Plan, RegionOp, Tensor
 from .split import Part, partition
@@ -113,11 +113,10 @@ class _Compiler:
         """A shared object of the whole model, which changes. Raises UnsupportedError."""
         plan = lower(model, self.target)
         choices, tuning = self._choices(plan)
-        emitter = Emitter(plan, self.target, choices)
-        schedule = emitter.emit()
+        emitter = emit(plan, self.target, choices)
         metadata = _metadata(_library_interface(plan), self.target, batched)
         reused = build_library(
-            schedule,
+            emitter.schedule,
             emitter.functions,
             emitter.digests,
             {**metadata, "calls": emitter.describe_calls()},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tvm
@@ -12,9 +12,6 @@ from tvm import relax, tirx
 from ...ir.errors import UnsupportedError
 from .schedule import Buffer, nbytes
 from .targets import Target
-
-if TYPE_CHECKING:
-    from .emit import Emitter
 
 
 def convert(model: Any, target: Target) -> Any:
@@ -39,7 +36,8 @@ def convert(model: Any, target: Target) -> Any:
                     t.DeadCodeElimination(["main"]),
                 ]
             )(module)
-        _check(module)
+        parameters = [_buffer(p.ty) for p in module["main"].params]
+        calls(module, parameters, lambda kind, function, buffers: None)  # or ValueError
         return module
     except Exception as error:  # TVM raises whatever its converters happen to raise
         nodes = ", ".join(f"'{n.name or n.output[0]}' ({n.op_type})" for n in model.graph.node[:5])
@@ -47,30 +45,28 @@ def convert(model: Any, target: Target) -> Any:
         raise UnsupportedError(f"can't lower {nodes}: {reason or type(error).__name__}") from None
 
 
-def _check(module: Any) -> None:
-    """Raise ValueError where a module does anything but call kernels on known shapes."""
-    _Walk(None, []).run(module)
+Add = Callable[[str, Any, Sequence[Buffer]], None]
+"""Takes a kernel's kind, its function, and the buffers of a call."""
 
 
-def call(emitter: Emitter, module: Any, arguments: Sequence[Buffer]) -> list[Buffer]:
-    """Add a converted region's kernels, and their calls; the buffers of its results."""
-    return _Walk(emitter, arguments).run(module)
+def calls(module: Any, arguments: Sequence[Buffer], add: Add) -> list[Buffer]:
+    """`add` the calls that a converted region's `main` makes; the buffers of its results.
+
+    Raises ValueError where it does anything but call kernels on known shapes.
+    """
+    return _Walk(arguments, add).run(module)
 
 
 class _Walk:
-    """Follows the bindings of a module's `main`: calls of kernels, and names for results.
+    """Follows the bindings of a module's `main`: calls of kernels, and names for results."""
 
-    Without an emitter nothing is added.
-    """
-
-    def __init__(self, emitter: Emitter | None, arguments: Sequence[Buffer]) -> None:
-        self.emitter, self.arguments = emitter, arguments
+    def __init__(self, arguments: Sequence[Buffer], add: Add) -> None:
+        self.arguments, self.add = arguments, add
         self.values: dict[Any, list[Buffer]] = {}
 
     def run(self, module: Any) -> list[Buffer]:
         main = module["main"]
-        buffers = self.arguments or [_buffer(p.ty) for p in main.params]
-        for parameter, buffer in zip(main.params, buffers, strict=True):
+        for parameter, buffer in zip(main.params, self.arguments, strict=True):
             self.values[parameter] = [buffer]
         for block in main.body.blocks:
             for binding in block.bindings:
@@ -94,19 +90,20 @@ class _Walk:
             read = self.value(module, expression.args[1], None)
             fields = getattr(variable.ty, "fields", [variable.ty])
             written = [_buffer(field) for field in fields]
+            _check(function)
             self.add(expression.args[0].name_hint, function, [*read, *written])
             return written
         raise ValueError(f"it became {type(expression).__name__} {str(expression)[:80]}")
 
-    def add(self, kind: str, function: Any, buffers: Sequence[Buffer]) -> None:
-        def visit(node: Any) -> None:
-            if isinstance(node, tirx.Call) and "packed" in getattr(node.op, "name", ""):
-                raise ValueError(f"it calls {node.args[0]}")
 
-        tirx.stmt_functor.post_order_visit(function.body, visit)
-        if self.emitter is not None:
-            anonymous = function.without_attr("global_symbol")
-            self.emitter.call_function(self.emitter.add_function(kind, anonymous), buffers)
+def _check(function: Any) -> None:
+    """Raise ValueError where a kernel calls what artifacts don't have."""
+
+    def visit(node: Any) -> None:
+        if isinstance(node, tirx.Call) and "packed" in getattr(node.op, "name", ""):
+            raise ValueError(f"it calls {node.args[0]}")
+
+    tirx.stmt_functor.post_order_visit(function.body, visit)
 
 
 def _buffer(kind: Any) -> Buffer:

@@ -11,7 +11,7 @@ from typing import Any
 from ...ir.errors import SecateurError
 from .cache import Cache
 from .choices import Choice, Choices, Measured, describe, may_be_winograd, read_table, write_table
-from .emit import Emitter
+from .emission.emit import emit
 from .kernels import convolution, matmul
 from .measure import ROUNDS, time_functions
 from .plan import ConvolutionOp, MatMulOp, Operation, Plan
@@ -166,8 +166,7 @@ class _Emitted:
 def _emit(op: Operation, choices: Choices) -> _Emitted:
     """The kernel that an operation gets, in the layouts that it has in its plan."""
     inputs = [t for t in dict.fromkeys(op.reads()) if t.const is None]
-    emitter = Emitter(Plan(inputs, [(op.output.name, op.output)], [op]), choices.target, choices)
-    emitter.emit()
+    emitter = emit(Plan(inputs, [(op.output.name, op.output)], [op]), choices.target, choices)
     name = [call.kernel for call in emitter.calls if call.operation is op][-1]
     kernel, *rest = next(k for k, v in emitter.kernels.items() if v == name)
     if isinstance(kernel, convolution.Convolution):

@@ -212,6 +212,13 @@ def choose(target: Target, input_dtype: str, low: int = -128, high: int = 127) -
     return WideningDot(lanes, input_dtype)
 
 
+def weight_range(weights: Array) -> tuple[int, int]:
+    """8 bits unless integer weights need more."""
+    if weights.dtype == np.float32 or (weights.min() >= -128 and weights.max() <= 127):
+        return -128, 127
+    return int(weights.min()), int(weights.max())
+
+
 def _bind(builder: KernelBuilder, value: Any, dtype: str, lanes: int) -> Any:
     variable = tirx.Var("r", vector_type(dtype, lanes))
     builder.statement(tirx.Bind(variable, value))

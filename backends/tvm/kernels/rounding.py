@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvm import tirx
 
 from ..targets import Target
 from .builder import constant, llvm, reinterpret
-
-if TYPE_CHECKING:
-    from .steps import StepEmitter
+from .vectors import VectorCode
 
 PACKED = 4
 """Vectors of 32-bit lanes whose bytes fill a vector."""
@@ -24,7 +22,7 @@ def packs(target: Target, dtype: str) -> bool:
     return dtype in ("uint8", "int8") and "avx2" in target.features
 
 
-def round_and_pack(e: StepEmitter, value: Any, dtype: str, zero: int, *, bounded: bool) -> Any:
+def round_and_pack(e: VectorCode, value: Any, dtype: str, zero: int, *, bounded: bool) -> Any:
     """Round half to even, add the zero point, saturate; up to `PACKED` vectors of the target.
 
     `bounded` promises that every value is below 2^31: others are limited first, since

@@ -8,18 +8,16 @@ the program has run, so are its results for a row-major output.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvm import tirx
 
 from ..layout import Blocked
 from ..targets import Target
 from .builder import KernelBuilder, load, splat
+from .sources import Elementwise, Source
 from .steps import StepEmitter
 from .transposition import transpose
-
-if TYPE_CHECKING:
-    from .elementwise import Elementwise, Source
 
 
 def fits(

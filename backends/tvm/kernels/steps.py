@@ -17,22 +17,20 @@ from tvm import tirx
 from ..programs import Program, Step, integer_range
 from ..targets import Target
 from . import mathematics
-from .builder import KernelBuilder, cast, constant, llvm, load, reinterpret, vector_type
+from .builder import KernelBuilder, cast, constant, llvm, reinterpret
 from .rounding import packs, round_and_pack
+from .vectors import VectorCode
 
 _MAGIC = 12582912.0
 """1.5 * 2^23: adding it rounds a small float to an integer, ties to even, in its low bits."""
 
 
-class StepEmitter:
-    """Evaluates programs on vectors of `lanes` elements inside a kernel."""
+class StepEmitter(VectorCode):
+    """Evaluates programs on vectors."""
 
     def __init__(self, builder: KernelBuilder, target: Target, lanes: int) -> None:
-        self.builder = builder
-        self.target = target
-        self.lanes = lanes
+        super().__init__(builder, target, lanes)
         self.floats: set[int] = set()
-        self.deep = False
 
     def evaluate(self, program: Program, operands: Sequence[Any]) -> Any:
         """The program's result; intermediate results used twice are computed once."""
@@ -57,66 +55,11 @@ class StepEmitter:
             values.append(self.bind(value, types[-1]) if multiple else value)
         return values[program.result]
 
-    def bind(self, value: Any, dtype: str) -> Any:
-        """Name a value, so that using it repeatedly doesn't repeat its computation."""
-        if isinstance(value, tirx.Var):
-            return value
-        variable = tirx.Var("t", vector_type(dtype, self.lanes))
-        self.builder.statement(tirx.Bind(variable, value))
-        return variable
-
-    def opaque(self, value: Any) -> Any:
-        """A named float that conditions may depend on.
-
-        TVM spells out names in conditions, whose size doubles with every name that is
-        used twice. What follows another function is therefore kept in memory, which is
-        slower, since not all of it becomes a register.
-        """
-        return self.in_memory(value) if self.deep else self.bind(value, "float32")
-
-    def in_memory(self, value: Any) -> Any:
-        buffer = self.builder.local(self.lanes, "float32", "t")
-        self.builder.store(buffer, value, 0, lanes=self.lanes)
-        return load(buffer, 0, lanes=self.lanes)
-
     def step(self, step: Step, arguments: list[Any], types: list[str]) -> Any:
         rule = _RULES.get(step.name)
         if rule is None:
             raise KeyError(f"no rule for the step '{step.name}'")
         return rule(self, step, arguments, types)
-
-    # --- pieces that several rules share ---
-
-    def number(self, value: float, dtype: str = "float32") -> Any:
-        return constant(value, dtype, self.lanes)
-
-    def from_bits(self, bits: int) -> Any:
-        """A float that no literal gives: infinity, NaN."""
-        return reinterpret(self.number(bits, "int32"), "float32", self.lanes)
-
-    def to_float(self, value: Any) -> Any:
-        return cast(value, "float32", self.lanes)
-
-    def fused_multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        """a * b + c, rounded once where the target can."""
-        if "fma" not in self.target.features:
-            return self.fence(a * b) + c
-        name = "llvm.fma.f32" if self.lanes == 1 else f"llvm.fma.v{self.lanes}f32"
-        return llvm(name, vector_type("float32", self.lanes), a, b, c)
-
-    def fence(self, value: Any) -> Any:
-        """Keep LLVM from contracting the product `value` into a fused multiply-add."""
-        suffix = "f32" if self.lanes == 1 else f"v{self.lanes}f32"
-        return llvm(f"llvm.arithmetic.fence.{suffix}", vector_type("float32", self.lanes), value)
-
-    def by_vectors(self, function: Callable[[Any], Any], value: Any, dtype: str) -> list[Any]:
-        """`function` of each of the target's vectors that `value` is made of."""
-        lanes = self.target.lanes
-        if self.lanes <= lanes:
-            return [function(value)]
-        value = self.bind(value, dtype)
-        starts = range(0, self.lanes, lanes)
-        return [function(tirx.Shuffle([value], list(range(i, i + lanes)))) for i in starts]
 
     def round_to(self, value: Any, step: Step, zero_point: int, *, bounded: bool = False) -> Any:
         """Round half to even, add the zero point, saturate: the end of every quantization.
@@ -145,10 +88,6 @@ class StepEmitter:
             limited = tirx.min(bits, self.number(high, "int32"))
             limited = tirx.max(limited, self.number(low, "int32"))
         return cast(limited, step.dtype, self.lanes)
-
-    def integer_as_float(self, value: Any, dtype: str) -> Any:
-        """An integer operand as a float, whichever way it was computed."""
-        return value if dtype == "float32" else self.to_float(cast(value, "int32", self.lanes))
 
 
 Rule = Callable[[StepEmitter, Step, list[Any], list[str]], Any]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvm import tirx
 
 from ..targets import Target
 from .builder import KernelBuilder, load
+from .sources import Elementwise
 from .steps import StepEmitter
 from .transposition import transpose
-
-if TYPE_CHECKING:
-    from .elementwise import Elementwise
 
 SMALLEST = 4
 """Elements on a side below which squares don't pay."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..kernels.elementwise import collapse
+from ..kernels.sources import collapse
 from ..plan import ElementwiseOp, Operation, Plan, ProductOp, ReshapeOp, Tensor, View, row_major
 
 

@@ -244,19 +244,6 @@ class Call:
         return self.lowering.stored(self.value(index))
 
 
-def emit(emitter: Any, op: LoopsOp) -> None:
-    """Build the kernel where no call has, and call it."""
-    signature = tuple((t.shape, t.dtype) for t in (*op.inputs, *op.outputs))
-    results = emitter.call_all(
-        ("loops", op.build if op.key is None else op.key, signature),
-        op.build,
-        [emitter.read(t, None) for t in op.inputs],
-        [(t.shape, t.dtype) for t in op.outputs],
-    )
-    for tensor, buffer in zip(op.outputs, results, strict=True):
-        emitter.define(tensor, buffer)
-
-
 # --- building blocks -------------------------------------------------------------
 
 

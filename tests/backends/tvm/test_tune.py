@@ -188,12 +188,13 @@ def test_tuning_for_another_machine_is_refused(tmp_path: Path) -> None:
 
 
 _INTERRUPTED = """
-import _thread, sys
+import _thread, signal, sys
 from secateur.backends.tvm import choices, tune
 from secateur.backends.tvm.cache import Cache
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import load
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 write = tune.write_table
 def interrupt(*arguments):
     write(*arguments)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .kernels import rows
-from .plan import RowsOp, Tensor
-from .work import is_parallel
-
-if TYPE_CHECKING:
-    from .emit import Emitter
+from ..kernels import rows, softmax
+from ..plan import QuantizedSoftmaxOp, RowsOp, Tensor
+from ..work import is_parallel
+from .emitter import Emitter
 
 
 def emit(emitter: Emitter, op: RowsOp) -> None:
@@ -28,6 +24,21 @@ def emit(emitter: Emitter, op: RowsOp) -> None:
         [emitter.read(t, None) for t in (op.input, *op.operands)],
         (op.output.elements,),
         op.program.dtype,
+    )
+    emitter.define(op.output, variable)
+
+
+def emit_quantized_softmax(emitter: Emitter, op: QuantizedSoftmaxOp) -> None:
+    """Build the kernel where no call has, and call it."""
+    rows, size = op.output.shape
+    kernel = softmax.QuantizedSoftmax(rows, size, op.output.dtype, op.output_scale, op.output_zero)
+    table = softmax.exponentials(kernel, op.input_scale)
+    variable = emitter.call(
+        (kernel,),
+        lambda: softmax.build(kernel),
+        [emitter.read(op.input, None), emitter.constant(table)],
+        (rows * size,),
+        op.output.dtype,
     )
     emitter.define(op.output, variable)
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .kernels import resize
-from .kernels.epilogue import Operand
-from .layout import Blocked
-from .plan import ResizeOp, Tensor
-from .sampling import Taps
-from .targets import Target
-from .work import is_parallel
-
-if TYPE_CHECKING:
-    from .emit import Emitter
+from ..kernels import resize
+from ..kernels.epilogue import Operand
+from ..layout import Blocked
+from ..plan import ResizeOp, Tensor
+from ..sampling import Taps
+from ..targets import Target
+from ..work import is_parallel
+from .emitter import Emitter
 
 Array = Any
 

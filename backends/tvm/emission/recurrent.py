@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from .kernels import recurrent
-from .plan import RecurrentOp
-
-if TYPE_CHECKING:
-    from .emit import Emitter
+from ..kernels import recurrent
+from ..plan import RecurrentOp
+from .emitter import Emitter
 
 
 def emit(emitter: Emitter, op: RecurrentOp) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from .kernels import concat
-from .layout import Blocked
-from .parts import Part, pieces
-from .plan import ConcatOp, Tensor
-from .schedule import Buffer
-
-if TYPE_CHECKING:
-    from .emit import Emitter
+from ..kernels import concat
+from ..layout import Blocked
+from ..parts import Part, pieces
+from ..plan import ConcatOp, Tensor
+from ..schedule import Buffer
+from .emitter import Emitter
 
 
 def emit(emitter: Emitter, op: ConcatOp) -> None:

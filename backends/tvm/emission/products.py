@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from .kernels import product
-from .kernels.elementwise import collapse
-from .plan import ProductOp, Tensor, View, row_major
-from .work import is_parallel
-
-if TYPE_CHECKING:
-    from .emit import Emitter
+from ..kernels import product
+from ..kernels.sources import collapse
+from ..plan import ProductOp, Tensor, View, row_major
+from ..work import is_parallel
+from .emitter import Emitter
 
 
 def emit(emitter: Emitter, op: ProductOp) -> None:

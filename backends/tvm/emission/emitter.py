@@ -1,0 +1,283 @@
+"""What every operation's emission needs: buffers in layouts, kernels built once, calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..choices import Choices
+from ..kernels import elementwise
+from ..kernels.epilogue import Operand
+from ..kernels.sources import Elementwise, Source
+from ..layout import Blocked
+from ..layouts import choose_layouts
+from ..objects import digest
+from ..parts import Part
+from ..plan import ElementwiseOp, Fused, Operation, Plan, Tensor, View
+from ..programs import Program
+from ..schedule import Buffer, Call, Schedule, nbytes
+from ..targets import Target
+from ..work import is_parallel, macs
+
+Array = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelCall:
+    """A call in the schedule. Of an operation's calls the last is its own kernel's; those
+    before bring its operands into the layouts that it reads. What brings the model's
+    outputs into theirs belongs to no operation."""
+
+    operation: Operation | None
+    kernel: str
+
+
+class Emitter:
+    """A plan's schedule and kernels in the making.
+
+    `functions` are the kernels' TensorIR by name, `digests` those of their content.
+    """
+
+    def __init__(self, plan: Plan, target: Target, choices: Choices | None = None) -> None:
+        self.plan, self.target = plan, target
+        self.choices = choices or Choices(target)
+        self.schedule = Schedule()
+        self.kernels: dict[Any, str] = {}
+        self.functions: dict[str, Any] = {}
+        self.digests: dict[str, str] = {}
+        self.calls: list[KernelCall] = []
+        self.current: Operation | None = None
+        self.layouts, self.parts = choose_layouts(plan, self.choices)
+        self.shared: dict[Tensor, Buffer] = {}
+        self.buffers: dict[tuple[Tensor, Blocked | None], Buffer] = {
+            (tensor, None): Buffer(nbytes(tensor.shape, tensor.dtype), input=index)
+            for index, tensor in enumerate(plan.inputs)
+        }
+
+    def describe_calls(self) -> list[dict[str, Any]]:
+        """All calls of kernels in order, each with its node and the multiply-accumulates."""
+        own = {id(call.operation): index for index, call in enumerate(self.calls)}
+        result = []
+        for index, call in enumerate(self.calls):
+            op = call.operation
+            result.append(
+                {
+                    "kernel": call.kernel,
+                    "operation": op.label if op is not None else "outputs",
+                    "dtype": next((t.dtype for t in op.reads()), "") if op is not None else "",
+                    "macs": macs(op) if op is not None and own[id(op)] == index else 0,
+                }
+            )
+        return result
+
+    # --- buffers ---
+
+    def allocate(self, shape: Sequence[int], dtype: str) -> Buffer:
+        """Memory for a tensor, which its first call writes."""
+        return Buffer(nbytes(shape, dtype))
+
+    def constant(self, array: Array) -> Buffer:
+        """An array's elements, row-major."""
+        return Buffer(array.nbytes, array=array)
+
+    def read(self, tensor: Tensor, layout: Blocked | None) -> Buffer:
+        """The buffer holding a tensor in a layout, converting it (once) where needed."""
+        key = (tensor, layout)
+        if key in self.buffers:
+            return self.buffers[key]
+        if tensor.const is not None and layout is None:
+            result = self.constant(np.asarray(tensor.const, tensor.dtype))
+        else:
+            result = self.copy(tensor, layout)
+        self.buffers[key] = result
+        return result
+
+    def copy(self, tensor: Tensor, layout: Blocked | None, into: Buffer | None = None) -> Buffer:
+        """A tensor in another layout or place."""
+        op = ElementwiseOp(tensor.name, [tensor], [View.of(tensor)], Program((tensor.dtype,)))
+        return self.elementwise(op, layout, into)
+
+    def own(self, tensor: Tensor) -> Blocked | None:
+        """The layout that a tensor's producer writes."""
+        return self.layouts.get(tensor)
+
+    def blocked(
+        self, tensor: Tensor, pads: Sequence[int] = (0, 0, 0, 0), fill: float = 0
+    ) -> tuple[Buffer, Blocked]:
+        """A blocked buffer that has at least these pads, and its layout."""
+        own = self.own(tensor)
+        if own is None or not own.covers(pads, fill):
+            own = Blocked.of(tensor.shape, self.target.block, tensor.dtype).with_pads(pads, fill)
+        return self.read(tensor, own), own
+
+    def define(self, tensor: Tensor, buffer: Buffer) -> None:
+        self.buffers[tensor, self.own(tensor)] = buffer
+
+    def place(self, tensor: Tensor) -> Buffer | None:
+        """The part of a buffer where a tensor must be written; None where it has its own."""
+        part = self.parts.get(tensor)
+        return None if part is None else self.view(part, self.layouts[tensor])
+
+    def view(self, part: Part, layout: Blocked) -> Buffer:
+        """What lies at a part of a buffer, in a layout with the buffer's padding."""
+        whole, dtype = part.whole, part.whole.dtype
+        shape = self.layouts[whole].shape
+        if whole not in self.shared:
+            self.shared[whole] = self.allocate(shape, dtype)
+        offset = part.first_block * nbytes(shape[1:], dtype)
+        return self.shared[whole].part(offset, nbytes(layout.shape, dtype))
+
+    # --- kernels ---
+
+    def produce(
+        self,
+        tensor: Tensor,
+        key: Any,
+        build: Callable[[], Any],
+        arguments: Sequence[Buffer],
+        scratch: Sequence[tuple[Sequence[int], str]] = (),
+    ) -> None:
+        """As `call`, for a kernel that writes a blocked tensor."""
+        shape, into = self.layouts[tensor].shape, self.place(tensor)
+        self.define(tensor, self.call(key, build, arguments, shape, tensor.dtype, scratch, into))
+
+    def call(
+        self,
+        key: Any,
+        build: Callable[[], Any],
+        arguments: Sequence[Buffer],
+        shape: Sequence[int],
+        dtype: str,
+        scratch: Sequence[tuple[Sequence[int], str]] = (),
+        into: Buffer | None = None,
+    ) -> Buffer:
+        """Call the kernel that `key` describes, building it where no call has yet.
+
+        `scratch` are shapes and types of buffers that the kernel takes after its result,
+        which it writes to the buffer `into`, if given.
+        """
+        return self.call_all(key, build, arguments, [(shape, dtype), *scratch], into)[0]
+
+    def call_all(
+        self,
+        key: Any,
+        build: Callable[[], Any],
+        arguments: Sequence[Buffer],
+        results: Sequence[tuple[Sequence[int], str]],
+        into: Buffer | None = None,
+    ) -> list[Buffer]:
+        """As `call`, for all buffers that the kernel writes."""
+        if key not in self.kernels:
+            kind = key[0] if isinstance(key[0], str) else type(key[0]).__name__.lower()
+            self.kernels[key] = self.add_function(kind, build())
+        written = [self.allocate(shape, dtype) for shape, dtype in results]
+        if into is not None:
+            written[0] = into
+        self.call_function(self.kernels[key], [*arguments, *written])
+        return written
+
+    def add_function(self, kind: str, function: Any) -> str:
+        """The function's name, which is its content's.
+
+        Equal functions, in whatever model, have the same name and the same object file.
+        """
+        content = digest(function)
+        name = f"{kind}_{content[:16]}"
+        self.digests[name] = content
+        self.functions[name] = function
+        return name
+
+    def call_function(self, name: str, arguments: Sequence[Buffer]) -> None:
+        """Call a function on all of its buffers."""
+        self.calls.append(KernelCall(self.current, name))
+        self.schedule.calls.append(Call(name, tuple(arguments)))
+
+    def operands(
+        self, op: Fused, output: Blocked, channels: int
+    ) -> tuple[tuple[Operand, ...], list[Any]]:
+        """The operands of a program over a blocked output, and their variables."""
+        operands, arguments = [], []
+        for tensor in op.operands:
+            if tensor.elements == 1:
+                operands.append(Operand(tensor.dtype))
+                arguments.append(self.read(tensor, None))
+            elif tensor.const is not None and tensor.elements == output.channels:
+                operands.append(Operand(tensor.dtype, per_channel=True))
+                values = padded(tensor.const.reshape(-1), channels, tensor.dtype)
+                arguments.append(self.constant(values))
+            else:
+                shape = (1,) * (len(op.output.shape) - len(tensor.shape)) + tensor.shape
+                if shape != tensor.shape:
+                    reshaped = Tensor(tensor.name, tensor.dtype, shape, tensor.const)
+                    self.buffers[reshaped, None] = self.read(tensor, None)
+                    tensor = reshaped
+                variable, layout = self.blocked(tensor)
+                operands.append(Operand(tensor.dtype, layout))
+                arguments.append(variable)
+        return tuple(operands), arguments
+
+    def elementwise(
+        self, op: ElementwiseOp, layout: Blocked | None, into: Buffer | None = None
+    ) -> Buffer:
+        shape = op.output.shape
+        if op.output.elements == 0:
+            return self.allocate(shape, op.program.dtype)
+        sources, arguments = [], []
+        for view in op.views:
+            source, argument = self.source(view, shape, layout)
+            sources.append(source)
+            arguments.append(argument)
+        kernel = Elementwise(shape, layout, tuple(sources), op.program)
+        out = layout.shape if layout is not None else (math.prod(shape),)
+        parallel = is_parallel(op, self.target)
+        return self.call(
+            (kernel, parallel),
+            lambda: elementwise.build(kernel, self.target, parallel),
+            arguments,
+            out,
+            op.program.dtype,
+            into=into,
+        )
+
+    def source(
+        self, view: View, shape: tuple[int, ...], layout: Blocked | None
+    ) -> tuple[Source, Any]:
+        """How a kernel writing `layout` reads a view, and the variable that it reads."""
+        tensor = view.tensor
+        padded = (1,) * (len(shape) - len(view.shape)) + view.shape
+        own = self.own(tensor)
+        first = view.first_channel if own is not None else None
+        if own is not None and first is not None and view.shape == shape != tensor.shape:
+            fits = layout is None or layout.block == own.block
+            if fits and first % own.block == 0:
+                source = Source(tensor.dtype, padded, own)
+                part = dataclasses.replace(source, first_block=first // own.block)
+                return part, self.read(tensor, own)
+        if not view.is_whole:
+            assert view.strides is not None
+            strides = (0,) * (len(shape) - len(view.shape)) + view.strides
+            source = Source(tensor.dtype, padded, None, strides, view.offset, tensor.elements)
+            return source, self.read(tensor, None)
+        full = tensor.shape == shape
+        matches = len(padded) in (3, 4) and padded[1] == shape[1] if len(shape) in (3, 4) else False
+        if (
+            own is not None
+            and len(tensor.shape) == len(shape)
+            and (
+                (layout is not None and matches and own.block == layout.block)
+                or (layout is None and full)
+            )
+        ):
+            return Source(tensor.dtype, padded, own), self.read(tensor, own)
+        return Source(tensor.dtype, padded), self.read(tensor, None)
+
+
+def padded(values: Array, count: int, dtype: str) -> Array:
+    """Values with zeros behind them."""
+    padded = np.zeros(count, dtype)
+    padded[: values.size] = values
+    return padded

@@ -1,0 +1,19 @@
+"""Kernels of plain loops, called."""
+
+from __future__ import annotations
+
+from ..plan import LoopsOp
+from .emitter import Emitter
+
+
+def emit(emitter: Emitter, op: LoopsOp) -> None:
+    """Build the kernel where no call has, and call it."""
+    signature = tuple((t.shape, t.dtype) for t in (*op.inputs, *op.outputs))
+    results = emitter.call_all(
+        ("loops", op.build if op.key is None else op.key, signature),
+        op.build,
+        [emitter.read(t, None) for t in op.inputs],
+        [(t.shape, t.dtype) for t in op.outputs],
+    )
+    for tensor, buffer in zip(op.outputs, results, strict=True):
+        emitter.define(tensor, buffer)

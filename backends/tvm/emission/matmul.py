@@ -1,0 +1,65 @@
+"""Products by constant matrices as kernel calls."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..kernels import matmul
+from ..kernels.dot import weight_range
+from ..plan import MatMulOp
+from ..work import is_parallel
+from .emitter import Emitter, padded
+
+
+def emit(emitter: Emitter, op: MatMulOp) -> None:
+    """Choose a tile, pack the weights, build the kernel where no call has, and call it."""
+    shape = op.output.shape
+    depth, columns = op.weights.shape
+    rows = math.prod(shape) // columns
+    lanes = emitter.target.lanes
+    width = -(-columns // lanes) * lanes
+    operands, arguments = [], []
+    for tensor in op.operands:
+        if tensor.elements == 1:
+            operands.append(matmul.MatrixOperand(tensor.dtype, 1, 0, 0))
+            arguments.append(emitter.read(tensor, None))
+        elif tensor.elements == columns and tensor.const is not None:
+            operands.append(matmul.MatrixOperand(tensor.dtype, width, 0, 1))
+            arguments.append(
+                emitter.constant(padded(tensor.const.reshape(-1), width, tensor.dtype))
+            )
+        else:
+            step = columns if tensor.elements != columns else 0
+            operands.append(matmul.MatrixOperand(tensor.dtype, tensor.elements, step, 1))
+            arguments.append(emitter.read(tensor, None))
+    kernel = matmul.MatMul(
+        rows,
+        depth,
+        columns,
+        op.input.dtype,
+        op.program,
+        tuple(operands),
+        weight_range(op.weights),
+    )
+    tile = emitter.choices.product(op, kernel)
+    dot = kernel.dot(emitter.target)
+    bias = op.bias
+    if dot.input_offset:
+        sums = op.weights.astype(np.int64).sum(0)
+        bias = (bias.astype(np.int64) - dot.input_offset * sums).astype(np.int32)
+    parallel = is_parallel(op, emitter.target)
+    variable = emitter.call(
+        (kernel, tile, parallel),
+        lambda: matmul.build(kernel, emitter.target, tile, parallel),
+        [
+            emitter.read(op.input, None),
+            emitter.constant(matmul.pack_weights(kernel, emitter.target, tile, op.weights)),
+            emitter.constant(padded(bias, width, dot.accumulator)),
+            *arguments,
+        ],
+        (rows * columns,),
+        op.output.dtype,
+    )
+    emitter.define(op.output, variable)

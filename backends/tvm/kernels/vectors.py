@@ -1,0 +1,81 @@
+"""Pieces of vector code that programs' steps are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+
+from ..targets import Target
+from .builder import KernelBuilder, cast, constant, llvm, load, reinterpret, vector_type
+
+
+class VectorCode:
+    """Computes with vectors of `lanes` elements inside a kernel.
+
+    `deep` says that values being computed contain a function of many operations.
+    """
+
+    def __init__(self, builder: KernelBuilder, target: Target, lanes: int) -> None:
+        self.builder = builder
+        self.target = target
+        self.lanes = lanes
+        self.deep = False
+
+    def bind(self, value: Any, dtype: str) -> Any:
+        """Name a value, so that using it repeatedly doesn't repeat its computation."""
+        if isinstance(value, tirx.Var):
+            return value
+        variable = tirx.Var("t", vector_type(dtype, self.lanes))
+        self.builder.statement(tirx.Bind(variable, value))
+        return variable
+
+    def opaque(self, value: Any) -> Any:
+        """A named float that conditions may depend on.
+
+        TVM spells out names in conditions, whose size doubles with every name that is
+        used twice. What follows another function is therefore kept in memory, which is
+        slower, since not all of it becomes a register.
+        """
+        return self.in_memory(value) if self.deep else self.bind(value, "float32")
+
+    def in_memory(self, value: Any) -> Any:
+        buffer = self.builder.local(self.lanes, "float32", "t")
+        self.builder.store(buffer, value, 0, lanes=self.lanes)
+        return load(buffer, 0, lanes=self.lanes)
+
+    def number(self, value: float, dtype: str = "float32") -> Any:
+        return constant(value, dtype, self.lanes)
+
+    def from_bits(self, bits: int) -> Any:
+        """A float that no literal gives: infinity, NaN."""
+        return reinterpret(self.number(bits, "int32"), "float32", self.lanes)
+
+    def to_float(self, value: Any) -> Any:
+        return cast(value, "float32", self.lanes)
+
+    def fused_multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c, rounded once where the target can."""
+        if "fma" not in self.target.features:
+            return self.fence(a * b) + c
+        name = "llvm.fma.f32" if self.lanes == 1 else f"llvm.fma.v{self.lanes}f32"
+        return llvm(name, vector_type("float32", self.lanes), a, b, c)
+
+    def fence(self, value: Any) -> Any:
+        """Keep LLVM from contracting the product `value` into a fused multiply-add."""
+        suffix = "f32" if self.lanes == 1 else f"v{self.lanes}f32"
+        return llvm(f"llvm.arithmetic.fence.{suffix}", vector_type("float32", self.lanes), value)
+
+    def by_vectors(self, function: Callable[[Any], Any], value: Any, dtype: str) -> list[Any]:
+        """`function` of each of the target's vectors that `value` is made of."""
+        lanes = self.target.lanes
+        if self.lanes <= lanes:
+            return [function(value)]
+        value = self.bind(value, dtype)
+        starts = range(0, self.lanes, lanes)
+        return [function(tirx.Shuffle([value], list(range(i, i + lanes)))) for i in starts]
+
+    def integer_as_float(self, value: Any, dtype: str) -> Any:
+        """An integer operand as a float, whichever way it was computed."""
+        return value if dtype == "float32" else self.to_float(cast(value, "int32", self.lanes))
