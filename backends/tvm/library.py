@@ -6,6 +6,7 @@ import ctypes
 import json
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,17 +38,20 @@ class Library:
             (o["name"], tuple(o["shape"]), np.dtype(o["dtype"])) for o in self.metadata["outputs"]
         ]
         self._names = [i["name"] for i in self.metadata["inputs"]]
+        self._lock = threading.Lock()
         self._input_pointers = (ctypes.c_void_p * len(self._names))()
         self._output_pointers = (ctypes.c_void_p * len(self._outputs))()
 
     def invoke(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run on arrays of the right types and shapes."""
-        return self._invoke(feeds, None)
+        with self._lock:
+            return self._invoke(feeds, None)
 
     def time_calls(self, feeds: Mapping[str, Array]) -> list[float]:
         """Run as `invoke` does; the seconds of each call."""
         seconds: list[float] = []
-        self._invoke(feeds, seconds)
+        with self._lock:
+            self._invoke(feeds, seconds)
         return seconds
 
     def _invoke(self, feeds: Mapping[str, Array], seconds: list[float] | None) -> dict[str, Array]:

@@ -20,7 +20,7 @@ Array = Any
 
 
 class Runtime:
-    """A compiled model, for one caller at a time.
+    """A compiled model. Callers in several threads take turns.
 
     Kernels use `threads` threads, at most one for each CPU that the process may use.
     `inputs` and `outputs` map names to (dtype, shape), where None stands for what is not

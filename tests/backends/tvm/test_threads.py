@@ -115,15 +115,17 @@ def test_nothing_is_bound_to_a_cpu_and_tvm_is_not_needed(tmp_path: Path) -> None
     assert subprocess.run(command, timeout=60, check=False).returncode == 0
 
 
-def test_threads_may_call_at_the_same_time(tmp_path: Path) -> None:
-    """Each with a runtime of its own: one has the workers, the others do without."""
+@pytest.mark.parametrize("shared", [False, True])
+def test_threads_may_call_at_the_same_time(tmp_path: Path, shared: bool) -> None:
+    """With runtimes of their own one has the workers, the others do without."""
     path = compiled(network(), tmp_path)
     inputs = feeds(network())
-    expected = Runtime(path).run(inputs)
+    common = Runtime(path, 2)
+    expected = common.run(inputs)
     wrong: list[int] = []
 
     def call(caller: int) -> None:
-        runtime = Runtime(path, 2)
+        runtime = common if shared else Runtime(path, 2)
         for _ in range(200):
             for name, array in runtime.run(inputs).items():
                 if not np.array_equal(array, expected[name]):
