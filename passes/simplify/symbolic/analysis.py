@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-
-from onnx import TensorProto, numpy_helper
 
 from ....ir.graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from ....ir.infer import infer_node
 from ....ir.model import Model
 from . import shapes, spatial, values
-from .expression import Expression, Size, opaque, symbol
+from .expression import Expression, Size
+from .facts import INTEGERS, LIMIT, Facts, Shape
 
 Elements = tuple[Size, ...]
 
-_COUNTER = itertools.count()
-"""Numbers of unknown sizes, unique over all analyses so that names never meet again."""
-
 _SHAPE_RULES = shapes.RULES | spatial.RULES
 
-_INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 
-
-class Analysis:
+class Analysis(Facts):
     """Shapes of all values and elements of small integer tensors, as expressions.
 
     `run` also writes what it finds into `Value.type`, sizes that are expressions as
@@ -33,18 +26,13 @@ class Analysis:
     """
 
     def __init__(self, model: Model) -> None:
-        self.opset = model.opset
+        super().__init__(model)
         self.is_stale = False
         self.has_declared = False
-        self._model = model
-        self._shapes: dict[Value, shapes.Shape | None] = {}
-        self._elements: dict[Value, list[Size] | None] = {}
-        self._expressions: dict[str, Expression] = {}
         self._alike: dict[tuple[object, ...], deque[Value]] = {}
         self._places: dict[Value, int] = {}
-        self._wanted_shapes: set[tuple[Graph | None, shapes.Shape]] = set()
+        self._wanted_shapes: set[tuple[Graph | None, Shape]] = set()
         self._improved: set[Value] = set()
-        self._loops = 0
 
     def run(self) -> None:
         """Visit every node of the main graph and its subgraphs, in execution order."""
@@ -72,59 +60,7 @@ class Analysis:
         if shape is not None and tensor_type(value.type) is not None:
             self._alike.setdefault((graph, shape), deque()).append(value)
 
-    # --- what rules ask ------------------------------------------------------------
-
-    def shape(self, value: Value | None) -> shapes.Shape | None:
-        """The shape, in which unknown sizes are symbols of their own; None without a rank."""
-        if value is None:
-            return None
-        if value not in self._shapes:
-            self._shapes[value] = self._declared(value)
-        return self._shapes[value]
-
-    def elements(self, value: Value | None) -> list[Size] | None:
-        """The elements of an integer tensor of rank 0 or 1, flat; None where unknown."""
-        if value is None:
-            return None
-        if value not in self._elements:
-            self._elements[value] = self._constant_elements(value)
-        return self._elements[value]
-
-    def integers(self, value: Value | None) -> list[int] | None:
-        """The elements where all of them are numbers."""
-        found = self.elements(value)
-        if found is None or not all(isinstance(x, int) for x in found):
-            return None
-        return [x for x in found if isinstance(x, int)]
-
-    def axes(self, node: Node) -> list[int] | None:
-        """The `axes` attribute, or input 1 in newer opsets."""
-        axes = node.get("axes")
-        return list(axes) if axes is not None else self.integers(node.input(1))
-
-    def is_vector(self, value: Value | None) -> bool:
-        shape = self.shape(value)
-        return shape is not None and len(shape) == 1
-
-    def slice_bounds(self, node: Node) -> list[tuple[int, Size, Size, Size]] | None:
-        """(axis, start, end, step) of every sliced axis; axes are not negative."""
-        shape = self.shape(node.input(0))
-        if "starts" in node.attributes:
-            starts, ends, axes = node.get("starts"), node.get("ends"), node.get("axes")
-            steps: list[Size] | None = None
-        else:
-            starts, ends = self.elements(node.input(1)), self.elements(node.input(2))
-            axes, steps = self.integers(node.input(3)), self.elements(node.input(4))
-            if (axes is None and node.input(3)) or (steps is None and node.input(4)):
-                return None
-        if shape is None or starts is None or ends is None:
-            return None
-        axes = axes if axes is not None else list(range(len(starts)))
-        steps = steps if steps is not None else [1] * len(starts)
-        axes = [axis % len(shape) for axis in axes] if shape else []
-        if not len(axes) == len(starts) == len(ends) == len(steps):
-            return None
-        return list(zip(axes, starts, ends, steps, strict=True))
+    # --- what rewrites ask ---------------------------------------------------------
 
     def first_of_shape(self, value: Value, node: Node) -> Value | None:
         """The first value of `node`'s graph with the same shape, if it precedes `value`."""
@@ -167,16 +103,6 @@ class Analysis:
             return None
         return alike[0] if self._places[alike[0]] < self._places[value] else None
 
-    def attribute_integer(self, tensor: TensorProto) -> int | None:
-        """The element of a one-element integer tensor in an attribute."""
-        if tensor.data_type not in _INTEGERS:
-            return None
-        return int(numpy_helper.to_array(tensor).reshape(-1)[0])
-
-    def unknown(self) -> Expression:
-        """A size about which nothing is known."""
-        return opaque("unknown", next(_COUNTER))
-
     # --- finding -------------------------------------------------------------------
 
     def _visit(self, node: Node) -> None:
@@ -195,13 +121,13 @@ class Analysis:
     def _find_elements(self, node: Node) -> None:
         rule = values.RULES.get(node.op_type)
         output = node.output(0)
-        if rule is None or output is None or output.dtype not in _INTEGERS:
+        if rule is None or output is None or output.dtype not in INTEGERS:
             return
         rank = output.rank
         if rank is None or rank > 1:
             return
         found = rule(node, self)
-        if found is not None and len(found) <= values.LIMIT:
+        if found is not None and len(found) <= LIMIT:
             self._elements[output] = found
             key: tuple[object, ...] = (node.graph, output.dtype, rank, tuple(found))
             self._alike.setdefault(key, deque()).append(output)
@@ -228,7 +154,7 @@ class Analysis:
                     value, tuple(s if isinstance(s, int) else self._named(s) for s in found)
                 )
 
-    def _take_shape(self, value: Value, shape: shapes.Shape) -> None:
+    def _take_shape(self, value: Value, shape: Shape) -> None:
         """Keep the more precise of what the rule and the declaration say of each size."""
         declared = self._declared(value)
         if declared is not None and len(declared) == len(shape):
@@ -244,30 +170,9 @@ class Analysis:
             self._improved.add(value)
         value.set_tensor_type(value.dtype, names)
 
-    def _declared(self, value: Value) -> shapes.Shape | None:
-        shape = value.shape
-        if shape is None:
-            return None
-        return tuple(s if isinstance(s, int) else self._named(s) for s in shape)
-
-    def _named(self, name: str | None) -> Expression:
-        if not name or (self._loops and name not in self._expressions):
-            return self.unknown()
-        if name not in self._expressions:
-            self._expressions[name] = symbol(name)
-        return self._expressions[name]
-
     def _name(self, size: Expression) -> str:
         self._expressions.setdefault(size.text, size)
         return size.text
-
-    def _constant_elements(self, value: Value) -> list[Size] | None:
-        tensor = self._model.constant(value)
-        if tensor is None or tensor.dtype not in _INTEGERS or tensor.is_sparse:
-            return None
-        if len(tensor.shape) > 1 or tensor.size > values.LIMIT:
-            return None
-        return [int(x) for x in tensor.numpy().reshape(-1)]
 
 
 def _is_alive(value: Value) -> bool:

@@ -7,17 +7,13 @@ operators that are not here keep the types which that inference found.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ....ir.graph import Node
 from . import expression as e
 from .expression import Size
+from .facts import Facts, Shape
 
-if TYPE_CHECKING:
-    from .analysis import Analysis
-
-Shape = tuple[Size, ...]
-Rule = Callable[[Node, "Analysis"], "list[Shape | None]"]
+Rule = Callable[[Node, Facts], "list[Shape | None]"]
 
 RULES: dict[str, Rule] = {}
 
@@ -46,14 +42,14 @@ def rule(*op_types: str) -> Callable[[Rule], Rule]:
 
 
 @rule(*_SAME.split())
-def same(node: Node, analysis: Analysis) -> list[Shape | None]:
-    return [analysis.shape(node.input(0))]
+def same(node: Node, facts: Facts) -> list[Shape | None]:
+    return [facts.shape(node.input(0))]
 
 
 @rule(*_BROADCAST.split())
-def broadcast(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shapes = [analysis.shape(v) for v in node.inputs]
-    if analysis.opset < 7:  # the second operand was stretched to the first
+def broadcast(node: Node, facts: Facts) -> list[Shape | None]:
+    shapes = [facts.shape(v) for v in node.inputs]
+    if facts.opset < 7:  # the second operand was stretched to the first
         return shapes[:1]
     known = [s for s in shapes if s is not None]
     return [broadcast_shapes(known) if len(known) == len(shapes) else None]
@@ -71,8 +67,8 @@ def broadcast_shapes(shapes: list[Shape]) -> Shape:
 
 
 @rule("Transpose")
-def transpose(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
+def transpose(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
     if shape is None:
         return [None]
     order = node.get("perm") or list(reversed(range(len(shape))))
@@ -80,9 +76,9 @@ def transpose(node: Node, analysis: Analysis) -> list[Shape | None]:
 
 
 @rule("Reshape")
-def reshape(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
-    target = node.get("shape") or analysis.elements(node.input(1))
+def reshape(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
+    target = node.get("shape") or facts.elements(node.input(1))
     if target is None:
         return [None]
     sizes: list[Size] = []
@@ -96,7 +92,7 @@ def reshape(node: Node, analysis: Analysis) -> list[Shape | None]:
     if -1 in sizes:
         place = sizes.index(-1)
         rest = e.multiply(*(s for i, s in enumerate(sizes) if i != place))
-        sizes[place] = analysis.unknown()
+        sizes[place] = facts.unknown()
         if shape is not None:
             quotient = e.divide_exactly(e.multiply(*shape), rest)
             sizes[place] = quotient if quotient is not None else sizes[place]
@@ -122,8 +118,8 @@ def is_unknown(size: Size) -> bool:
 
 
 @rule("Flatten")
-def flatten(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
+def flatten(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
     if shape is None:
         return [None]
     axis = node.get("axis", 1)
@@ -132,9 +128,9 @@ def flatten(node: Node, analysis: Analysis) -> list[Shape | None]:
 
 
 @rule("Squeeze")
-def squeeze(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
-    axes = analysis.axes(node)
+def squeeze(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
+    axes = facts.axes(node)
     if shape is None:
         return [None]
     if axes is None:
@@ -145,9 +141,9 @@ def squeeze(node: Node, analysis: Analysis) -> list[Shape | None]:
 
 
 @rule("Unsqueeze")
-def unsqueeze(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
-    axes = analysis.axes(node)
+def unsqueeze(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
+    axes = facts.axes(node)
     if shape is None or axes is None:
         return [None]
     rank = len(shape) + len(axes)
@@ -157,43 +153,43 @@ def unsqueeze(node: Node, analysis: Analysis) -> list[Shape | None]:
 
 
 @rule("Expand")
-def expand(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape, target = analysis.shape(node.input(0)), analysis.elements(node.input(1))
+def expand(node: Node, facts: Facts) -> list[Shape | None]:
+    shape, target = facts.shape(node.input(0)), facts.elements(node.input(1))
     if shape is None or target is None:
         return [None]
     return [broadcast_shapes([shape, tuple(target)])]
 
 
 @rule("ConstantOfShape")
-def constant_of_shape(node: Node, analysis: Analysis) -> list[Shape | None]:
-    target = analysis.elements(node.input(0))
+def constant_of_shape(node: Node, facts: Facts) -> list[Shape | None]:
+    target = facts.elements(node.input(0))
     return [None if target is None else tuple(target)]
 
 
 @rule("Tile")
-def tile(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape, repeats = analysis.shape(node.input(0)), analysis.elements(node.input(1))
+def tile(node: Node, facts: Facts) -> list[Shape | None]:
+    shape, repeats = facts.shape(node.input(0)), facts.elements(node.input(1))
     if shape is None or repeats is None or len(shape) != len(repeats):
         return [None]
     return [tuple(e.multiply(s, r) for s, r in zip(shape, repeats, strict=True))]
 
 
 @rule("Shape")
-def shape_of(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
+def shape_of(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
     if shape is None:
         return [None]
     return [(len(shape[node.get("start", 0) : node.get("end", len(shape))]),)]
 
 
 @rule("Size")
-def size_of(node: Node, analysis: Analysis) -> list[Shape | None]:
+def size_of(node: Node, facts: Facts) -> list[Shape | None]:
     return [()]
 
 
 @rule("Concat")
-def concat(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shapes = [analysis.shape(v) for v in node.inputs]
+def concat(node: Node, facts: Facts) -> list[Shape | None]:
+    shapes = [facts.shape(v) for v in node.inputs]
     known = [s for s in shapes if s is not None]
     if len(known) < len(shapes) or len({len(s) for s in known}) != 1:
         return [None]
@@ -207,40 +203,40 @@ def concat(node: Node, analysis: Analysis) -> list[Shape | None]:
 
 
 @rule("Split")
-def split(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
+def split(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
     count = len(node.outputs)
     if shape is None:
         return [None] * count
     axis = node.get("axis", 0) % len(shape)
-    parts = node.get("split") or analysis.elements(node.input(1))
+    parts = node.get("split") or facts.elements(node.input(1))
     if parts is None:
         if node.input(1) is not None:
             return [None] * count
-        parts = _equal_parts(shape[axis], count, analysis)
+        parts = _equal_parts(shape[axis], count, facts)
     return [(*shape[:axis], part, *shape[axis + 1 :]) for part in parts]
 
 
-def _equal_parts(size: Size, count: int, analysis: Analysis) -> list[Size]:
+def _equal_parts(size: Size, count: int, facts: Facts) -> list[Size]:
     if isinstance(size, int):
         each = -(-size // count)
         return [*([each] * (count - 1)), size - each * (count - 1)]
     exact = e.divide_exactly(size, count)
-    return [exact if exact is not None else analysis.unknown() for _ in range(count)]
+    return [exact if exact is not None else facts.unknown() for _ in range(count)]
 
 
 @rule("Slice")
-def slice_(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
-    bounds = analysis.slice_bounds(node)
+def slice_(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
+    bounds = facts.slice_bounds(node)
     if shape is None:
         return [None]
     if bounds is None:
-        return [tuple(analysis.unknown() for _ in shape)]
+        return [tuple(facts.unknown() for _ in shape)]
     result = list(shape)
     for axis, start, end, step in bounds:
         found = sliced_size(shape[axis], start, end, step)
-        result[axis] = found if found is not None else analysis.unknown()
+        result[axis] = found if found is not None else facts.unknown()
     return [tuple(result)]
 
 
@@ -278,8 +274,8 @@ def _bound(index: Size, size: Size) -> Size | None:
 
 
 @rule("Gather")
-def gather(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape, indices = analysis.shape(node.input(0)), analysis.shape(node.input(1))
+def gather(node: Node, facts: Facts) -> list[Shape | None]:
+    shape, indices = facts.shape(node.input(0)), facts.shape(node.input(1))
     if not shape or indices is None:
         return [None]
     axis = node.get("axis", 0) % len(shape)
@@ -287,13 +283,13 @@ def gather(node: Node, analysis: Analysis) -> list[Shape | None]:
 
 
 @rule("GatherElements")
-def gather_elements(node: Node, analysis: Analysis) -> list[Shape | None]:
-    return [analysis.shape(node.input(1))]
+def gather_elements(node: Node, facts: Facts) -> list[Shape | None]:
+    return [facts.shape(node.input(1))]
 
 
 @rule("MatMul")
-def matmul(node: Node, analysis: Analysis) -> list[Shape | None]:
-    a, b = analysis.shape(node.input(0)), analysis.shape(node.input(1))
+def matmul(node: Node, facts: Facts) -> list[Shape | None]:
+    a, b = facts.shape(node.input(0)), facts.shape(node.input(1))
     if a is None or b is None or len(a) < 2 or len(b) < 2:
         return [None]
     return (
@@ -304,8 +300,8 @@ def matmul(node: Node, analysis: Analysis) -> list[Shape | None]:
 
 
 @rule("Gemm")
-def gemm(node: Node, analysis: Analysis) -> list[Shape | None]:
-    a, b = analysis.shape(node.input(0)), analysis.shape(node.input(1))
+def gemm(node: Node, facts: Facts) -> list[Shape | None]:
+    a, b = facts.shape(node.input(0)), facts.shape(node.input(1))
     if a is None or b is None or len(a) != 2 or len(b) != 2:
         return [None]
     return [(a[1 if node.get("transA", 0) else 0], b[0 if node.get("transB", 0) else 1])]
@@ -315,9 +311,9 @@ def gemm(node: Node, analysis: Analysis) -> list[Shape | None]:
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
     "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
 )  # fmt: skip
-def reduce(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
-    axes = analysis.axes(node)
+def reduce(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
+    axes = facts.axes(node)
     if shape is None or (axes is None and node.input(1) is not None):
         return [None]
     if not axes:
@@ -331,8 +327,8 @@ def reduce(node: Node, analysis: Analysis) -> list[Shape | None]:
 
 
 @rule("ArgMax", "ArgMin")
-def argument_of(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
+def argument_of(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
     if not shape:
         return [None]
     axis = node.get("axis", 0) % len(shape)
@@ -341,14 +337,14 @@ def argument_of(node: Node, analysis: Analysis) -> list[Shape | None]:
 
 
 @rule("Pad")
-def pad(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
-    pads = node.get("pads") or node.get("paddings") or analysis.elements(node.input(1))
+def pad(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
+    pads = node.get("pads") or node.get("paddings") or facts.elements(node.input(1))
     if shape is None or pads is None:
         return [None]
     axes = list(range(len(shape)))
     if node.input(3) is not None:
-        chosen = analysis.integers(node.input(3))
+        chosen = facts.integers(node.input(3))
         if chosen is None:
             return [None]
         axes = [axis % len(shape) for axis in chosen]
@@ -361,26 +357,26 @@ def pad(node: Node, analysis: Analysis) -> list[Shape | None]:
 
 
 @rule("Range")
-def range_(node: Node, analysis: Analysis) -> list[Shape | None]:
-    bounds = [analysis.elements(v) for v in node.inputs]
+def range_(node: Node, facts: Facts) -> list[Shape | None]:
+    bounds = [facts.elements(v) for v in node.inputs]
     if any(b is None or len(b) != 1 for b in bounds):
-        return [(analysis.unknown(),)]
+        return [(facts.unknown(),)]
     start, limit, delta = (b[0] for b in bounds if b is not None)
     if delta != 1:
-        return [(analysis.unknown(),)]
+        return [(facts.unknown(),)]
     length = e.add(limit, e.negative(start))
-    return [(length if e.is_nonnegative(length) else analysis.unknown(),)]
+    return [(length if e.is_nonnegative(length) else facts.unknown(),)]
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
-def global_pool(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
+def global_pool(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
     return [None if shape is None else (*shape[:2], *[1] * (len(shape) - 2))]
 
 
 @rule("LSTM", "GRU", "RNN")
-def recurrent(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape, weight = analysis.shape(node.input(0)), analysis.shape(node.input(2))
+def recurrent(node: Node, facts: Facts) -> list[Shape | None]:
+    shape, weight = facts.shape(node.input(0)), facts.shape(node.input(2))
     if shape is None or weight is None or len(shape) != 3 or len(weight) != 3:
         return [None] * len(node.outputs)
     hidden, directions = weight[2], weight[0]
@@ -400,15 +396,15 @@ def recurrent(node: Node, analysis: Analysis) -> list[Shape | None]:
 
 
 @rule("If")
-def either_branch(node: Node, analysis: Analysis) -> list[Shape | None]:
+def either_branch(node: Node, facts: Facts) -> list[Shape | None]:
     """What both branches agree in."""
-    results = [[analysis.shape(v) for v in body.outputs] for body in node.subgraphs()]
+    results = [[facts.shape(v) for v in body.outputs] for body in node.subgraphs()]
     if len(results) != 2:
         return [None] * len(node.outputs)
-    return [_common(a, b, analysis) for a, b in zip(*results, strict=False)]
+    return [_common(a, b, facts) for a, b in zip(*results, strict=False)]
 
 
-def _common(a: Shape | None, b: Shape | None, analysis: Analysis) -> Shape | None:
+def _common(a: Shape | None, b: Shape | None, facts: Facts) -> Shape | None:
     if a is None or b is None or len(a) != len(b):
         return None
-    return tuple(x if x == y else analysis.unknown() for x, y in zip(a, b, strict=True))
+    return tuple(x if x == y else facts.unknown() for x, y in zip(a, b, strict=True))

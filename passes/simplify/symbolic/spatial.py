@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ....ir.graph import Node
 from . import expression as e
 from .expression import Size
-from .shapes import Rule, Shape
-
-if TYPE_CHECKING:
-    from .analysis import Analysis
+from .facts import Facts, Shape
+from .shapes import Rule
 
 
-def convolution(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape, weight = analysis.shape(node.input(0)), analysis.shape(node.input(1))
+def convolution(node: Node, facts: Facts) -> list[Shape | None]:
+    shape, weight = facts.shape(node.input(0)), facts.shape(node.input(1))
     if shape is None or weight is None or len(shape) != len(weight):
         return [None]
     spatial = _windows(node, shape[2:], list(weight[2:]))
     return [None if spatial is None else (shape[0], weight[0], *spatial)]
 
 
-def pooling(node: Node, analysis: Analysis) -> list[Shape | None]:
-    shape = analysis.shape(node.input(0))
+def pooling(node: Node, facts: Facts) -> list[Shape | None]:
+    shape = facts.shape(node.input(0))
     spatial = None if shape is None else _windows(node, shape[2:], node.get("kernel_shape", []))
     if shape is None or spatial is None:
         return [None] * len(node.outputs)

@@ -6,24 +6,18 @@ Rules give the flat list of an output's elements. Tensors here have rank 0 or 1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
 from ....ir.graph import Node
 from . import expression as e
 from .expression import Size
-
-if TYPE_CHECKING:
-    from .analysis import Analysis
+from .facts import LIMIT, Facts
 
 Elements = list[Size]
-Rule = Callable[[Node, "Analysis"], "Elements | None"]
+Rule = Callable[[Node, Facts], "Elements | None"]
 
 RULES: dict[str, Rule] = {}
-
-LIMIT = 64
-"""Elements up to which a tensor is followed: shapes are short."""
 
 
 def rule(*op_types: str) -> Callable[[Rule], Rule]:
@@ -35,35 +29,35 @@ def rule(*op_types: str) -> Callable[[Rule], Rule]:
 
 
 @rule("Shape")
-def shape_of(node: Node, analysis: Analysis) -> Elements | None:
-    shape = analysis.shape(node.input(0))
+def shape_of(node: Node, facts: Facts) -> Elements | None:
+    shape = facts.shape(node.input(0))
     if shape is None:
         return None
     return list(shape[node.get("start", 0) : node.get("end", len(shape))])
 
 
 @rule("Size")
-def size_of(node: Node, analysis: Analysis) -> Elements | None:
-    shape = analysis.shape(node.input(0))
+def size_of(node: Node, facts: Facts) -> Elements | None:
+    shape = facts.shape(node.input(0))
     return None if shape is None else [e.multiply(*shape)]
 
 
 @rule("Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
-def forward(node: Node, analysis: Analysis) -> Elements | None:
-    return analysis.elements(node.input(0))
+def forward(node: Node, facts: Facts) -> Elements | None:
+    return facts.elements(node.input(0))
 
 
 @rule("Cast")
-def cast(node: Node, analysis: Analysis) -> Elements | None:
+def cast(node: Node, facts: Facts) -> Elements | None:
     if node.get("to") not in (TensorProto.INT64, TensorProto.INT32):
         return None
-    return analysis.elements(node.input(0))
+    return facts.elements(node.input(0))
 
 
 @rule("Gather")
-def gather(node: Node, analysis: Analysis) -> Elements | None:
-    data, indices = analysis.elements(node.input(0)), analysis.integers(node.input(1))
-    if data is None or indices is None or not analysis.is_vector(node.input(0)):
+def gather(node: Node, facts: Facts) -> Elements | None:
+    data, indices = facts.elements(node.input(0)), facts.integers(node.input(1))
+    if data is None or indices is None or not facts.is_vector(node.input(0)):
         return None
     if any(not -len(data) <= i < len(data) for i in indices):
         return None
@@ -71,28 +65,28 @@ def gather(node: Node, analysis: Analysis) -> Elements | None:
 
 
 @rule("Slice")
-def slice_(node: Node, analysis: Analysis) -> Elements | None:
-    data, bounds = analysis.elements(node.input(0)), analysis.slice_bounds(node)
+def slice_(node: Node, facts: Facts) -> Elements | None:
+    data, bounds = facts.elements(node.input(0)), facts.slice_bounds(node)
     if data is None or bounds is None or len(bounds) != 1:
         return None
     _, start, end, step = bounds[0]
     if not isinstance(start, int) or not isinstance(end, int) or not isinstance(step, int):
         return None
-    if step == 0 or not analysis.is_vector(node.input(0)):
+    if step == 0 or not facts.is_vector(node.input(0)):
         return None
     return data[slice(start, None if step < 0 and end < -len(data) else end, step)]
 
 
 @rule("Concat")
-def concat(node: Node, analysis: Analysis) -> Elements | None:
-    parts = [analysis.elements(v) for v in node.inputs]
+def concat(node: Node, facts: Facts) -> Elements | None:
+    parts = [facts.elements(v) for v in node.inputs]
     if any(part is None for part in parts):
         return None
     return [x for part in parts if part is not None for x in part]
 
 
 @rule("Add", "Sub", "Mul", "Div", "Max", "Min")
-def arithmetic(node: Node, analysis: Analysis) -> Elements | None:
+def arithmetic(node: Node, facts: Facts) -> Elements | None:
     functions: dict[str, Callable[[Size, Size], Size]] = {
         "Add": e.add,
         "Sub": lambda a, b: e.add(a, e.negative(b)),
@@ -101,12 +95,12 @@ def arithmetic(node: Node, analysis: Analysis) -> Elements | None:
         "Max": e.maximum,
         "Min": e.minimum,
     }
-    return _zip(node, analysis, functions[node.op_type])
+    return _zip(node, facts, functions[node.op_type])
 
 
 @rule("Equal")
-def equal(node: Node, analysis: Analysis) -> Elements | None:
-    found = _zip(node, analysis, lambda a, b: _are_equal(a, b))
+def equal(node: Node, facts: Facts) -> Elements | None:
+    found = _zip(node, facts, lambda a, b: _are_equal(a, b))
     return None if found is None or -1 in found else found
 
 
@@ -123,8 +117,8 @@ def _are_equal(a: Size, b: Size) -> int:
 
 
 @rule("Where")
-def where(node: Node, analysis: Analysis) -> Elements | None:
-    parts = [analysis.elements(v) for v in node.inputs]
+def where(node: Node, facts: Facts) -> Elements | None:
+    parts = [facts.elements(v) for v in node.inputs]
     if len(parts) != 3 or any(part is None for part in parts):
         return None
     lists = [part for part in parts if part is not None]
@@ -136,34 +130,34 @@ def where(node: Node, analysis: Analysis) -> Elements | None:
 
 
 @rule("ConstantOfShape")
-def constant_of_shape(node: Node, analysis: Analysis) -> Elements | None:
-    sizes = analysis.integers(node.input(0))
+def constant_of_shape(node: Node, facts: Facts) -> Elements | None:
+    sizes = facts.integers(node.input(0))
     value = node.get("value")
     if sizes is None or len(sizes) > 1 or value is None:
         return None
-    number = analysis.attribute_integer(value)
+    number = facts.attribute_integer(value)
     count = sizes[0] if sizes else 1
     return [number] * count if number is not None and 0 <= count <= LIMIT else None
 
 
 @rule("ReduceProd")
-def product(node: Node, analysis: Analysis) -> Elements | None:
-    data = analysis.elements(node.input(0))
+def product(node: Node, facts: Facts) -> Elements | None:
+    data = facts.elements(node.input(0))
     return None if data is None else [e.multiply(*data)]
 
 
 @rule("Expand")
-def expand(node: Node, analysis: Analysis) -> Elements | None:
-    data, sizes = analysis.elements(node.input(0)), analysis.integers(node.input(1))
+def expand(node: Node, facts: Facts) -> Elements | None:
+    data, sizes = facts.elements(node.input(0)), facts.integers(node.input(1))
     if data is None or sizes is None or len(sizes) != 1 or len(data) != 1:
         return data if sizes == [1] or sizes == [] else None
     return data * sizes[0] if 0 < sizes[0] <= LIMIT else None
 
 
-def _zip(node: Node, analysis: Analysis, function: Callable[[Size, Size], Size]) -> Elements | None:
+def _zip(node: Node, facts: Facts, function: Callable[[Size, Size], Size]) -> Elements | None:
     if len(node.inputs) != 2:
         return None
-    a, b = (analysis.elements(v) for v in node.inputs)
+    a, b = (facts.elements(v) for v in node.inputs)
     if a is None or b is None or (len(a) != len(b) and 1 not in (len(a), len(b))):
         return None
     length = max(len(a), len(b))
