@@ -14,7 +14,6 @@ from ...ir.errors import SecateurError
 from .container import Container, is_container
 from .library import Library
 from .targets import missing_flags, parse_target
-from .threads import check_threads
 
 Array = Any
 
@@ -32,7 +31,7 @@ class Runtime:
 
     def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
         path = Path(path)
-        self.threads = check_threads(threads)
+        self.threads = _check_threads(threads)
         if not path.is_file():
             raise SecateurError(f"{path}: no such file")
         try:
@@ -88,6 +87,14 @@ class Runtime:
             return None
         shape: tuple[int | None, ...] = tuple(entry["shape"])
         return (None, *shape[1:]) if self._batched else shape
+
+
+def _check_threads(threads: int) -> int:
+    """`threads`, or as many as this process may use CPUs. Raises SecateurError below 1."""
+    if threads < 1:
+        raise SecateurError(f"threads: {threads} is not a positive number")
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(threads, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
 
 
 @functools.lru_cache(maxsize=64)
