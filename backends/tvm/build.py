@@ -31,8 +31,8 @@ def build_library(
 ) -> int:
     """Compile and link the kernels that a schedule calls; how many came from the cache.
 
-    `digests` are those of functions that are named by their content. Raises
-    UnsupportedError where TVM can't compile a kernel, SecateurError where linking fails.
+    `digests` are those of the functions' content. Raises UnsupportedError where TVM can't
+    compile a kernel, SecateurError where linking fails.
     """
     memory = assign_memory(schedule)
     text = json.dumps({**metadata, "arena_bytes": memory.arena_bytes})

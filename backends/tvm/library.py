@@ -45,38 +45,38 @@ class Library:
     def invoke(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run on arrays of the right types and shapes."""
         with self._lock:
-            return self._invoke(feeds, None)
+            _arrays, results = self._bind(feeds)
+            self._make_calls(0, self._calls + 1)
+        return results
 
     def time_calls(self, feeds: Mapping[str, Array]) -> list[float]:
         """Run as `invoke` does; the seconds of each call."""
-        seconds: list[float] = []
+        seconds = []
         with self._lock:
-            self._invoke(feeds, seconds)
+            kept = self._bind(feeds)
+            for index in range(self._calls):
+                start = time.perf_counter()
+                self._make_calls(index, index + 1)
+                seconds.append(time.perf_counter() - start)
+            del kept
         return seconds
 
-    def _invoke(self, feeds: Mapping[str, Array], seconds: list[float] | None) -> dict[str, Array]:
-        inputs, outputs = self._input_pointers, self._output_pointers
-        arrays = [feeds[name] for name in self._names]
+    def _bind(self, feeds: Mapping[str, Array]) -> tuple[list[Array], dict[str, Array]]:
+        """Point at inputs and new results. What is returned must live as long as calls do."""
+        arrays = [np.asarray(feeds[name], order="C") for name in self._names]
         for index, array in enumerate(arrays):
-            if not array.flags.c_contiguous:
-                array = arrays[index] = np.ascontiguousarray(array)
-            inputs[index] = _address(array)
+            self._input_pointers[index] = _address(array)
         results = {}
         for index, (name, shape, dtype) in enumerate(self._outputs):
             result = results[name] = np.empty(shape, dtype)
-            outputs[index] = _address(result)
-        common = inputs, outputs, self._arena_pointer, self._threads
-        count = self._calls
-        status = 0
-        if seconds is not None:
-            for index in range(count):
-                start = time.perf_counter()
-                status = status or self._run(*common, index, index + 1)
-                seconds.append(time.perf_counter() - start)
-        status = status or self._run(*common, 0 if seconds is None else count, count + 1)
-        if status:
+            self._output_pointers[index] = _address(result)
+        return arrays, results
+
+    def _make_calls(self, first: int, last: int) -> None:
+        """Make some calls; with `last` beyond them results are complete."""
+        inputs, outputs = self._input_pointers, self._output_pointers
+        if self._run(inputs, outputs, self._arena_pointer, self._threads, first, last):
             raise SecateurError("a kernel failed: not enough memory")
-        return results
 
 
 def _address(array: Array) -> int:

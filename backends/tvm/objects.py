@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,7 @@ def compile_functions(
     """Write an object file for each function into `folder`.
 
     One after the other, since TVM doesn't promise that its passes bear threads. `digests`
-    are those of functions that are named by their content; the others are computed here.
-    Raises UnsupportedError where TVM can't compile a function.
+    are those of the functions' content. Raises UnsupportedError where TVM can't compile a function.
     """
     names = sorted(functions)
     machine = tvm.target.Target(target.llvm())
@@ -60,20 +59,17 @@ def compile_functions(
     for index, name in enumerate(names):
         path = folder / f"{index:05d}.o"
         paths.append(path)
-        key = _key(name, digests.get(name) or digest(functions[name]), target)
-        found = cache.get(key)
-        if found is not None:
-            path.write_bytes(found)
-            reused += 1
-            continue
-        try:
-            _compile(name, functions[name], machine, path)
-        except Exception as error:  # TVM's errors have no common type
-            text = " ".join(str(error).split())[:300]
-            raise UnsupportedError(
-                f"TVM can't compile kernel {name} for {target.name}: {text}"
-            ) from None
-        cache.put(key, path.read_bytes())
+
+        def compile_kernel(name: str = name, path: Path = path) -> None:
+            try:
+                _compile(name, functions[name], machine, path)
+            except Exception as error:  # TVM's errors have no common type
+                text = " ".join(str(error).split())[:300]
+                raise UnsupportedError(
+                    f"TVM can't compile kernel {name} for {target.name}: {text}"
+                ) from None
+
+        reused += _provide(path, cache, _key(name, digests[name], target), compile_kernel)
     if reused < len(names):
         cache.trim()
     return Objects(paths, reused)
@@ -87,13 +83,20 @@ def compile_runtime(target: Target, cache: Cache, folder: Path) -> list[Path]:
         source = Path(__file__).with_name("native") / name
         paths.append(folder / f"{source.stem}.o")
         key = _key(name, source.read_text(encoding="utf-8"), target)
-        found = cache.get(key)
-        if found is None:
-            compile_source(target, source, paths[-1])
-            cache.put(key, paths[-1].read_bytes())
-        else:
-            paths[-1].write_bytes(found)
+        make = functools.partial(compile_source, target, source, paths[-1])
+        _provide(paths[-1], cache, key, make)
     return paths
+
+
+def _provide(path: Path, cache: Cache, key: str, make: Callable[[], None]) -> bool:
+    """Write an object from the cache, else by `make`; whether it was in the cache."""
+    found = cache.get(key)
+    if found is not None:
+        path.write_bytes(found)
+        return True
+    make()
+    cache.put(key, path.read_bytes())
+    return False
 
 
 def _compile(name: str, function: Any, machine: Any, path: Path) -> None:

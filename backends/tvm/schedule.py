@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,32 +106,20 @@ def assign_memory(schedule: Schedule) -> Memory:
     roots: dict[Buffer, Place] = {}
     constants: list[tuple[int, Array]] = []
     constant_bytes = 0
-    first: dict[Buffer, int] = {}
-    last: dict[Buffer, int] = {}
-    for index, call in enumerate(schedule.calls):
-        for buffer in call.arguments:
-            root, _ = buffer.root()
-            first.setdefault(root, index)
-            last[root] = index
-    copies: list[tuple[Buffer, int]] = []
+    used = [[buffer.root()[0] for buffer in call.arguments] for call in schedule.calls]
+    copied: list[tuple[Buffer, int]] = []
     for index, buffer in enumerate(schedule.outputs):
         root, offset = buffer.root()
         temporary = root.input is None and root.array is None
         if temporary and offset == 0 and root.nbytes == buffer.nbytes and root not in roots:
             roots[root] = Place("output", index, 0)
         else:
-            copies.append((buffer, index))
-            first.setdefault(root, len(schedule.calls))
-            last[root] = len(schedule.calls)
+            copied.append((buffer, index))
+    used.append([buffer.root()[0] for buffer, _ in copied])  # after the last call
+    last = {root: now for now, found in enumerate(used) for root in found}
     arena = _Arena()
-    dying: list[list[Buffer]] = [[] for _ in range(len(schedule.calls) + 1)]
-    for root, index in last.items():
-        dying[index].append(root)
-    placed: list[list[Buffer]] = [[] for _ in range(len(schedule.calls) + 1)]
-    for root, index in first.items():
-        placed[index].append(root)
-    for now in range(len(schedule.calls) + 1):
-        for root in placed[now]:
+    for now, found in enumerate(used):
+        for root in found:
             if root in roots:
                 continue
             if root.input is not None:
@@ -141,8 +130,8 @@ def assign_memory(schedule: Schedule) -> Memory:
                 constant_bytes += _aligned(root.nbytes)
             else:
                 roots[root] = Place("arena", 0, arena.take(_aligned(root.nbytes)))
-        for root in dying[now]:
-            if roots[root].kind == "arena":
+        for root in dict.fromkeys(found):
+            if roots[root].kind == "arena" and last[root] == now:
                 arena.give(roots[root].offset, _aligned(root.nbytes))
     places = dict(roots)
     for buffer in (*(b for c in schedule.calls for b in c.arguments), *schedule.outputs):
@@ -153,7 +142,7 @@ def assign_memory(schedule: Schedule) -> Memory:
         tuple(constants),
         constant_bytes,
         arena.size,
-        tuple(Copy(places[buffer], index, buffer.nbytes) for buffer, index in copies),
+        tuple(Copy(places[buffer], index, buffer.nbytes) for buffer, index in copied),
     )
 
 
@@ -201,7 +190,4 @@ def _aligned(nbytes: int) -> int:
 
 def nbytes(shape: Sequence[int], dtype: str) -> int:
     """Bytes of a tensor."""
-    count = 1
-    for size in shape:
-        count *= int(size)
-    return count * np.dtype(dtype).itemsize
+    return math.prod(shape) * np.dtype(dtype).itemsize

@@ -30,9 +30,10 @@ def compile_source(
     `freestanding` code includes no headers, which is faster.
     """
     zig = _zig()
-    command = [_cross_compiler(target)] if zig is None else [zig, "-target", _zig_target(target)]
-    if zig is not None:
-        command.insert(1, "clang" if freestanding else "cc")
+    if zig is None:
+        command = [_cross_compiler(target)]
+    else:
+        command = [zig, "clang" if freestanding else "cc", "-target", _zig_target(target)]
     flags = ["-ffreestanding", "-O1"] if freestanding else ["-O2"]
     files = ["-o", str(output.resolve()), source.name]
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:

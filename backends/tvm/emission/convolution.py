@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import convolution, depthwise, winograd
-from ..kernels.dot import weight_range
+from ..kernels.dot import weight_range, without_offset
 from ..layout import Blocked
 from ..layouts import needed_pads
 from ..plan import ConvolutionOp
@@ -43,10 +43,7 @@ def emit(emitter: Emitter, op: ConvolutionOp) -> None:
     )
     tile = emitter.choices.convolution(op, conv)
     dot = conv.dot(emitter.target)
-    values, bias = op.weights, op.bias
-    if dot.input_offset:
-        sums = op.weights.reshape(op.weights.shape[0], -1).astype(np.int64).sum(1)
-        bias = (bias.astype(np.int64) - dot.input_offset * sums).astype(np.int32)
+    values, bias = op.weights, without_offset(op.bias, op.weights, dot.input_offset)
     if op.upsampling is not None:
         width = conv.phase_vectors(emitter.target) * emitter.target.lanes
         values, bias = (_padded_phases(a, op.upsampling.phases, width) for a in (values, bias))
@@ -75,10 +72,8 @@ def _depthwise(emitter: Emitter, op: ConvolutionOp, x: Buffer, layout: Blocked) 
         operands,
         weight_range(op.weights),
     )
-    bias = op.bias
-    if kernel.by_dot_product(emitter.target) and op.input.dtype == "int8":
-        sums = op.weights.reshape(op.weights.shape[0], -1).astype(np.int64).sum(1)
-        bias = (bias.astype(np.int64) - 128 * sums).astype(np.int32)
+    signed = kernel.by_dot_product(emitter.target) and op.input.dtype == "int8"
+    bias = without_offset(op.bias, op.weights, 128 if signed else 0)
     bias = padded(bias, y.padded_channels, kernel.accumulator)
     weights = depthwise.pack_weights(kernel, emitter.target, op.weights)
     parallel = is_parallel(op, emitter.target)

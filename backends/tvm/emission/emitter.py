@@ -43,7 +43,7 @@ class Emitter:
     """
 
     def __init__(self, plan: Plan, target: Target, choices: Choices | None = None) -> None:
-        self.plan, self.target = plan, target
+        self.target = target
         self.choices = choices or Choices(target)
         self.schedule = Schedule()
         self.kernels: dict[Any, str] = {}
@@ -198,8 +198,8 @@ class Emitter:
 
     def operands(
         self, op: Fused, output: Blocked, channels: int
-    ) -> tuple[tuple[Operand, ...], list[Any]]:
-        """The operands of a program over a blocked output, and their variables."""
+    ) -> tuple[tuple[Operand, ...], list[Buffer]]:
+        """The operands of a program over a blocked output, and their buffers."""
         operands, arguments = [], []
         for tensor in op.operands:
             if tensor.elements == 1:
@@ -215,9 +215,9 @@ class Emitter:
                     reshaped = Tensor(tensor.name, tensor.dtype, shape, tensor.const)
                     self.buffers[reshaped, None] = self.read(tensor, None)
                     tensor = reshaped
-                variable, layout = self.blocked(tensor)
+                buffer, layout = self.blocked(tensor)
                 operands.append(Operand(tensor.dtype, layout))
-                arguments.append(variable)
+                arguments.append(buffer)
         return tuple(operands), arguments
 
     def elementwise(
@@ -245,8 +245,8 @@ class Emitter:
 
     def source(
         self, view: View, shape: tuple[int, ...], layout: Blocked | None
-    ) -> tuple[Source, Any]:
-        """How a kernel writing `layout` reads a view, and the variable that it reads."""
+    ) -> tuple[Source, Buffer]:
+        """How a kernel writing `layout` reads a view, and the buffer that it reads."""
         tensor = view.tensor
         padded = (1,) * (len(shape) - len(view.shape)) + view.shape
         own = self.own(tensor)

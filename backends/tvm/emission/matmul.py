@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from ..kernels import matmul
-from ..kernels.dot import weight_range
+from ..kernels.dot import weight_range, without_offset
 from ..plan import MatMulOp
 from ..work import is_parallel
 from .emitter import Emitter, padded
@@ -45,12 +43,9 @@ def emit(emitter: Emitter, op: MatMulOp) -> None:
     )
     tile = emitter.choices.product(op, kernel)
     dot = kernel.dot(emitter.target)
-    bias = op.bias
-    if dot.input_offset:
-        sums = op.weights.astype(np.int64).sum(0)
-        bias = (bias.astype(np.int64) - dot.input_offset * sums).astype(np.int32)
+    bias = without_offset(op.bias, op.weights.T, dot.input_offset)
     parallel = is_parallel(op, emitter.target)
-    variable = emitter.call(
+    buffer = emitter.call(
         (kernel, tile, parallel),
         lambda: matmul.build(kernel, emitter.target, tile, parallel),
         [
@@ -62,4 +57,4 @@ def emit(emitter: Emitter, op: MatMulOp) -> None:
         (rows * columns,),
         op.output.dtype,
     )
-    emitter.define(op.output, variable)
+    emitter.define(op.output, buffer)

@@ -19,7 +19,7 @@ def emit(emitter: Emitter, op: ProductOp) -> None:
     tile = product.choose_tile(kernel, target)
     parallel = is_parallel(op, target)
     tensors = [op.left.tensor, op.right.tensor, *op.operands]
-    variable = emitter.call(
+    buffer = emitter.call(
         (kernel, tile, parallel),
         lambda: product.build(kernel, target, tile, parallel),
         [emitter.read(t, None) for t in tensors],
@@ -27,7 +27,7 @@ def emit(emitter: Emitter, op: ProductOp) -> None:
         op.program.dtype,
         scratch=kernel.scratch(target, tile),
     )
-    emitter.define(op.output, variable)
+    emitter.define(op.output, buffer)
 
 
 def describe(op: ProductOp) -> product.BatchedProduct:

@@ -21,11 +21,11 @@ def emit(emitter: Emitter, op: RecurrentOp) -> None:
         arguments.append(emitter.constant(padded.reshape(-1)))
     arguments += [emitter.read(t, None) for t in op.states]
     sizes = [(t.elements,) for t in op.outputs] + recurrent.scratch(layer, target)
-    variables = emitter.call_all(
+    buffers = emitter.call_all(
         (layer,),
         lambda: recurrent.build(layer, target),
         arguments,
         [(size, "float32") for size in sizes],
     )
-    for tensor, variable in zip(op.outputs, variables, strict=False):
-        emitter.define(tensor, variable)
+    for tensor, buffer in zip(op.outputs, buffers, strict=False):
+        emitter.define(tensor, buffer)

@@ -12,6 +12,7 @@ from ..kernels.epilogue import Operand
 from ..layout import Blocked
 from ..plan import ResizeOp, Tensor
 from ..sampling import Taps
+from ..schedule import Buffer
 from ..targets import Target
 from ..work import is_parallel
 from .emitter import Emitter
@@ -77,19 +78,19 @@ def _images(tensor: Tensor) -> Blocked:
     return Blocked(n * c, 1, math.prod(rows), columns, 1)
 
 
-def _plain(emitter: Emitter, tensor: Tensor) -> tuple[Any, Blocked]:
+def _plain(emitter: Emitter, tensor: Tensor) -> tuple[Buffer, Blocked]:
     return emitter.read(tensor, None), _images(tensor)
 
 
-def _plain_operands(emitter: Emitter, op: ResizeOp) -> tuple[tuple[Operand, ...], list[Any]]:
+def _plain_operands(emitter: Emitter, op: ResizeOp) -> tuple[tuple[Operand, ...], list[Buffer]]:
     """The operands, each a number or of the output's shape."""
     operands, arguments = [], []
     for tensor in op.operands:
-        variable, layout = emitter.read(tensor, None), None
+        buffer, layout = emitter.read(tensor, None), None
         if tensor.elements > 1:
-            variable, layout = _plain(emitter, tensor)
+            buffer, layout = _plain(emitter, tensor)
         operands.append(Operand(tensor.dtype, layout))
-        arguments.append(variable)
+        arguments.append(buffer)
     return tuple(operands), arguments
 
 

@@ -18,14 +18,14 @@ def emit(emitter: Emitter, op: RowsOp) -> None:
         tuple(_operand(t, op.extents) for t in op.operands),
     )
     parallel = is_parallel(op, emitter.target)
-    variable = emitter.call(
+    buffer = emitter.call(
         (kernel, parallel),
         lambda: rows.build(kernel, emitter.target, parallel),
         [emitter.read(t, None) for t in (op.input, *op.operands)],
         (op.output.elements,),
         op.program.dtype,
     )
-    emitter.define(op.output, variable)
+    emitter.define(op.output, buffer)
 
 
 def emit_quantized_softmax(emitter: Emitter, op: QuantizedSoftmaxOp) -> None:
@@ -33,14 +33,14 @@ def emit_quantized_softmax(emitter: Emitter, op: QuantizedSoftmaxOp) -> None:
     rows, size = op.output.shape
     kernel = softmax.QuantizedSoftmax(rows, size, op.output.dtype, op.output_scale, op.output_zero)
     table = softmax.exponentials(kernel, op.input_scale)
-    variable = emitter.call(
+    buffer = emitter.call(
         (kernel,),
         lambda: softmax.build(kernel),
         [emitter.read(op.input, None), emitter.constant(table)],
         (rows * size,),
         op.output.dtype,
     )
-    emitter.define(op.output, variable)
+    emitter.define(op.output, buffer)
 
 
 def _operand(tensor: Tensor, extents: tuple[int, int, int]) -> rows.RowOperand:

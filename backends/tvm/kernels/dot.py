@@ -219,6 +219,17 @@ def weight_range(weights: Array) -> tuple[int, int]:
     return int(weights.min()), int(weights.max())
 
 
+def without_offset(bias: Array, weights: Array, offset: int) -> Array:
+    """The bias that takes back what `offset`, added to every input, makes with the weights.
+
+    [outputs] and [outputs, ...]; it wraps as 32-bit accumulators do.
+    """
+    if not offset:
+        return bias
+    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
+    return (bias.astype(np.int64) - offset * sums).astype(np.int32)
+
+
 def _bind(builder: KernelBuilder, value: Any, dtype: str, lanes: int) -> Any:
     variable = tirx.Var("r", vector_type(dtype, lanes))
     builder.statement(tirx.Bind(variable, value))

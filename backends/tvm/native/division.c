@@ -31,32 +31,21 @@ static int64_t divide_signed(int64_t number, int64_t by, int64_t *rest) {
     return (int64_t)((number < 0) != (by < 0) ? -quotient : quotient);
 }
 
-#define UNSIGNED(type, quotient, remainder)                                    \
+#define DIVISION(type, wide, divide, quotient, remainder)                       \
     HIDDEN type quotient(type number, type by) {                               \
-        uint64_t rest;                                                         \
+        wide rest;                                                             \
         return (type)divide(number, by, &rest);                                \
     }                                                                          \
     HIDDEN type remainder(type number, type by) {                              \
-        uint64_t rest;                                                         \
+        wide rest;                                                             \
         divide(number, by, &rest);                                             \
         return (type)rest;                                                     \
     }
 
-#define SIGNED(type, quotient, remainder)                                      \
-    HIDDEN type quotient(type number, type by) {                               \
-        int64_t rest;                                                          \
-        return (type)divide_signed(number, by, &rest);                         \
-    }                                                                          \
-    HIDDEN type remainder(type number, type by) {                              \
-        int64_t rest;                                                          \
-        divide_signed(number, by, &rest);                                      \
-        return (type)rest;                                                     \
-    }
-
-UNSIGNED(uint32_t, __udivsi3, __umodsi3)
-UNSIGNED(uint64_t, __udivdi3, __umoddi3)
-SIGNED(int32_t, __divsi3, __modsi3)
-SIGNED(int64_t, __divdi3, __moddi3)
+DIVISION(uint32_t, uint64_t, divide, __udivsi3, __umodsi3)
+DIVISION(uint64_t, uint64_t, divide, __udivdi3, __umoddi3)
+DIVISION(int32_t, int64_t, divide_signed, __divsi3, __modsi3)
+DIVISION(int64_t, int64_t, divide_signed, __divdi3, __moddi3)
 
 /* Named by the tables of every function for unwinding, which nothing here does. */
 HIDDEN void __aeabi_unwind_cpp_pr0(void) {}
