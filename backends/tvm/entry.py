@@ -4,18 +4,23 @@
                      int threads, int first, int last)
 
 makes the calls from `first` up to before `last`; `last` beyond the last call copies the
-outputs that need it, too. It returns 0, or what a kernel that failed returned. Pointers
-need no alignment; the arena is memory for `arena_bytes` of the metadata, which is JSON text
-at `secateur_metadata`.
+outputs that need it, too. It returns 0, or, of a call that failed, `fault | call << 8`: a
+code of `faults.py` and the number of the call in the metadata's `calls`. Outputs hold no
+result then, and the next run is as good as any. Pointers need no alignment; the arena is memory
+for `arena_bytes` of the metadata, which is JSON text at `secateur_metadata`.
 """
 
 from __future__ import annotations
 
+from .faults import CALL_SHIFT
 from .schedule import Memory, Place, Schedule
 
 _SOURCE = """\
 #define HIDDEN __attribute__((visibility("hidden")))
-#define STEP(i, call) case i: if (last <= i) return 0; if ((status = call) != 0) return status;
+#define STEP(i, call) \\
+    case i: \\
+        if (last <= i) return 0; \\
+        if (call != 0) return secateur_fault() | i << {shift};
 
 __asm__(
     ".section .rodata\\n"
@@ -34,12 +39,12 @@ extern HIDDEN unsigned char secateur_constants[];
 {declarations}
 
 HIDDEN void use_threads(int count);
+HIDDEN int secateur_fault(void);
 
 int secateur_run(
     void *const *inputs, void *const *outputs, void *arena, int threads, int first, int last
 ) {{
     unsigned char *const constants = secateur_constants, *const memory = arena;
-    int status;
     (void)inputs, (void)outputs, (void)constants, (void)memory;
     use_threads(threads);
     switch (first) {{
@@ -76,6 +81,7 @@ def source(schedule: Schedule, memory: Memory, constants: str, metadata: str) ->
         steps="\n".join(steps),
         copies="\n".join(copies),
         count=len(schedule.calls),
+        shift=CALL_SHIFT,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.errors import SecateurError
+from .faults import explain
 from .schedule import ALIGNMENT
 
 Array = Any
@@ -43,7 +44,7 @@ class Library:
         self._output_pointers = (ctypes.c_void_p * len(self._outputs))()
 
     def invoke(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run on arrays of the right types and shapes."""
+        """Run on arrays of the right types and shapes. Raises SecateurError for what they hold."""
         with self._lock:
             _arrays, results = self._bind(feeds)
             self._make_calls(0, self._calls + 1)
@@ -75,8 +76,12 @@ class Library:
     def _make_calls(self, first: int, last: int) -> None:
         """Make some calls; with `last` beyond them results are complete."""
         inputs, outputs = self._input_pointers, self._output_pointers
-        if self._run(inputs, outputs, self._arena_pointer, self._threads, first, last):
-            raise SecateurError("a kernel failed: not enough memory")
+        status = self._run(inputs, outputs, self._arena_pointer, self._threads, first, last)
+        if status:
+            index, reason = explain(status)
+            call = self.metadata["calls"][index]
+            operator = f" ({call['operator']})" if call["operator"] else ""
+            raise SecateurError(f"node '{call['operation']}'{operator}: {reason}")
 
 
 def _address(array: Array) -> int:

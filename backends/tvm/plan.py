@@ -315,11 +315,15 @@ class LoopsOp(Operation):
 
 @dataclasses.dataclass
 class Plan:
-    """Operations in execution order, with the graph's inputs and outputs."""
+    """Operations in execution order, with the graph's inputs and outputs.
+
+    `operators` maps the labels of nodes to their operators.
+    """
 
     inputs: list[Tensor]
     outputs: list[tuple[str, Tensor]]
     operations: list[Operation]
+    operators: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def link(self) -> None:
         """Recompute producers and readers, dropping operations whose results nothing reads."""

@@ -51,15 +51,23 @@ class Runtime:
         self.outputs = {o["name"]: (o["dtype"], self._shown(o)) for o in self._outputs}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once. Raises SecateurError for missing, unknown or ill-shaped inputs."""
+        """Run once.
+
+        Raises SecateurError for missing, unknown or ill-shaped inputs, and where a node can't
+        take the values that it reads.
+        """
         arrays = self._check(feeds)
         if not self._batched:
             return self._program.invoke(arrays)
         count = next(iter(arrays.values())).shape[0]
-        runs = [
-            self._program.invoke({n: a[i : i + 1] for n, a in arrays.items()}) for i in range(count)
-        ]
+        runs = [self._run_sample(arrays, index) for index in range(count)]
         return {name: np.concatenate([r[name] for r in runs]) for name in self.outputs}
+
+    def _run_sample(self, arrays: Mapping[str, Array], index: int) -> dict[str, Array]:
+        try:
+            return self._program.invoke({n: a[index : index + 1] for n, a in arrays.items()})
+        except SecateurError as error:
+            raise SecateurError(f"sample {index}: {error}") from None
 
     def _check(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         unknown = [name for name in feeds if name not in self.inputs]

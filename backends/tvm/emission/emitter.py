@@ -51,6 +51,7 @@ class Emitter:
         self.digests: dict[str, str] = {}
         self.calls: list[KernelCall] = []
         self.current: Operation | None = None
+        self.operators = plan.operators
         self.layouts, self.parts = choose_layouts(plan, self.choices)
         self.shared: dict[Tensor, Buffer] = {}
         self.buffers: dict[tuple[Tensor, Blocked | None], Buffer] = {
@@ -59,7 +60,7 @@ class Emitter:
         }
 
     def describe_calls(self) -> list[dict[str, Any]]:
-        """All calls of kernels in order, each with its node and the multiply-accumulates."""
+        """All calls of kernels in order, each with its node, operator and multiply-accumulates."""
         own = {id(call.operation): index for index, call in enumerate(self.calls)}
         result = []
         for index, call in enumerate(self.calls):
@@ -68,6 +69,7 @@ class Emitter:
                 {
                     "kernel": call.kernel,
                     "operation": op.label if op is not None else "outputs",
+                    "operator": self.operators.get(op.label, "") if op is not None else "",
                     "dtype": next((t.dtype for t in op.reads()), "") if op is not None else "",
                     "macs": macs(op) if op is not None and own[id(op)] == index else 0,
                 }

@@ -12,6 +12,8 @@ from typing import Any
 
 from tvm import tirx
 
+from ..faults import Fault
+
 Expr = Any
 """A TensorIR expression, or a Python number."""
 
@@ -120,6 +122,20 @@ class KernelBuilder:
         yield
         self.statement(tirx.IfThenElse(condition, self._close(), None))
 
+    def fail_if(self, condition: Expr, fault: Fault) -> None:
+        """Leave the kernel with a fault where `condition`, a scalar, holds.
+
+        This is the only way to leave early, for which the entry answers with the fault's code:
+        what follows runs only where the condition doesn't hold.
+        """
+        note = tirx.call_extern("int32", "secateur_fail", tirx.IntImm("int32", int(fault)))
+        leave = tirx.SeqStmt([tirx.Evaluate(note), tirx.Evaluate(tirx.tvm_throw_last_error())])
+        if isinstance(condition, bool):  # known while building
+            if condition:
+                self.statement(leave)
+            return
+        self.statement(tirx.IfThenElse(condition, leave, None))
+
     def store(self, buffer: Any, value: Expr, *indices: Expr, lanes: int = 1) -> None:
         """Store `value`; with `lanes` > 1 a vector along the last axis from the last index."""
         self.statement(tirx.BufferStore(buffer, value, _indices(indices, lanes)))
@@ -129,6 +145,13 @@ class KernelBuilder:
         return tirx.PrimFunc(self._parameters, _sequence(self._blocks[0])).with_attr(
             {"tirx.noalias": True, "s_tir": True}
         )
+
+
+def leaves(statement: Any) -> bool:
+    """Whether a statement leaves the kernel, as what `fail_if` puts under its condition does."""
+    last = statement.seq[-1] if isinstance(statement, tirx.SeqStmt) else statement
+    value = last.value if isinstance(last, tirx.Evaluate) else None
+    return getattr(getattr(value, "op", None), "name", "") == "tirx.tvm_throw_last_error"
 
 
 def load(buffer: Any, *indices: Expr, lanes: int = 1) -> Any:

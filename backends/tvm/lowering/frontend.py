@@ -39,6 +39,7 @@ def lower(model: Model, target: Target) -> Plan:
     """
     refused = prepare(model)
     lowering = Lowering(model, target)
+    lowering.plan.operators.update((n.label, n.op_type) for n in model.graph.nodes)
     regions = Regions(lowering)
     failures = _Failures()
     for value in model.graph.inputs:

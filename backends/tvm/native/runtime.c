@@ -1,4 +1,5 @@
-/* What kernels need besides libc: threads to share their loops, and scratch memory.
+/* What kernels need besides libc: threads to share their loops, scratch memory, and a way to
+ * say why they fail.
  *
  * Part of every artifact. TVM's code generator calls these functions through pointers of
  * the names below.
@@ -6,7 +7,10 @@
  * A parallel loop is cut into more tasks than there are threads. Every thread has a share,
  * the same part of every loop, so that what it wrote is near when it reads it; when its own
  * tasks are done it takes those that others have not begun, so that a thread that another
- * process keeps off its CPU delays the others by one task at most. */
+ * process keeps off its CPU delays the others by one task at most.
+ *
+ * A kernel that meets a fault notes its code and returns at once. What scratch memory it holds
+ * then is given back by whoever called it: the entry, or the thread that ran a task. */
 
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -24,6 +28,7 @@ enum {
     SPINS = 2000,      /* how often a thread looks for news before it sleeps: some 40 us */
     STACK = 16 * 1024, /* bytes of scratch memory for each thread that need no allocation */
     ALIGNMENT = 64,
+    OUT_OF_MEMORY = 255, /* the fault of a kernel that fails and notes none */
 };
 
 typedef struct {
@@ -64,6 +69,49 @@ static void pause_briefly(void) {
 #endif
 }
 
+/* Scratch memory of this thread: bytes taken from its stack, and blocks on the heap. */
+typedef struct Block {
+    struct Block *before; /* the block itself begins ALIGNMENT bytes later */
+} Block;
+
+typedef struct {
+    uint64_t top;
+    Block *blocks;
+} Scratch;
+
+static _Thread_local _Alignas(ALIGNMENT) unsigned char stack[STACK];
+static _Thread_local Scratch scratch;
+static _Thread_local int fault;
+
+HIDDEN int secateur_fail(int code);
+int secateur_fail(int code) {
+    fault = code;
+    return 0;
+}
+
+static void release_blocks(Block *until) {
+    while (scratch.blocks != until) {
+        Block *block = scratch.blocks;
+        scratch.blocks = block->before;
+        free(block);
+    }
+}
+
+/* The fault for which this thread's kernel failed. What it took since `before` is given back. */
+static int take_fault(Scratch before) {
+    int code = fault != 0 ? fault : OUT_OF_MEMORY;
+    fault = 0;
+    release_blocks(before.blocks);
+    scratch.top = before.top;
+    return code;
+}
+
+HIDDEN int secateur_fault(void);
+int secateur_fault(void) {
+    Scratch nothing = {0, NULL};
+    return take_fault(nothing);
+}
+
 static void run_tasks(uint32_t job, uint32_t owner) {
     uint32_t end = (owner + 1) * TASKS_PER_THREAD;
     for (;;) {
@@ -71,8 +119,9 @@ static void run_tasks(uint32_t job, uint32_t owner) {
         uint32_t task = (uint32_t)now;
         if (now >> 32 != job || task >= end) return;
         if (!atomic_compare_exchange_weak(&tickets[owner].next, &now, now + 1)) continue;
+        Scratch before = scratch;
         int status = job_body((int)task, &job_group, job_data);
-        if (status != 0) atomic_store(&failure, status);
+        if (status != 0) atomic_store(&failure, take_fault(before));
         if (atomic_fetch_sub(&left, 1) == 1 && atomic_load(&waiting)) {
             pthread_mutex_lock(&lock);
             pthread_cond_signal(&finished);
@@ -162,30 +211,31 @@ static int launch(Body body, void *data, int unused) {
         atomic_store(&waiting, 0);
         pthread_mutex_unlock(&lock);
     }
-    int status = atomic_load(&failure);
+    fault = atomic_load(&failure);
     atomic_flag_clear(&taken);
-    return status;
+    return fault;
 }
-
-static _Thread_local _Alignas(ALIGNMENT) unsigned char stack[STACK];
-static _Thread_local uint64_t top;
 
 static void *allocate(int device, int index, uint64_t bytes, int code, int bits) {
     (void)device, (void)index, (void)code, (void)bits;
     bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    if (bytes > STACK - top) {
+    if (bytes > STACK - scratch.top) {
         void *memory = NULL;
-        return posix_memalign(&memory, ALIGNMENT, bytes) == 0 ? memory : NULL;
+        if (posix_memalign(&memory, ALIGNMENT, ALIGNMENT + bytes) != 0) return NULL;
+        Block *block = memory;
+        block->before = scratch.blocks;
+        scratch.blocks = block;
+        return (unsigned char *)memory + ALIGNMENT;
     }
-    top += bytes;
-    return stack + top - bytes;
+    scratch.top += bytes;
+    return stack + scratch.top - bytes;
 }
 
 static int release(int device, int index, void *memory) {
     (void)device, (void)index;
     uintptr_t offset = (uintptr_t)memory - (uintptr_t)stack;
-    if (offset < STACK) top = offset; /* what was taken last is given back first */
-    else free(memory);
+    if (offset < STACK) scratch.top = offset; /* what was taken last is given back first */
+    else release_blocks(((Block *)((unsigned char *)memory - ALIGNMENT))->before);
     return 0;
 }
 

@@ -13,6 +13,7 @@ from tvm import tirx
 
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Node, Value
+from ..faults import Fault
 from ..kernels.builder import KernelBuilder, load
 from ..lowering.context import Constant, Lowering, Stored
 from ..plan import LoopsOp, Tensor
@@ -339,6 +340,41 @@ def number(value: float, dtype: str) -> Any:
 def index_of(value: Expr) -> Any:
     """A number read from a tensor, as an index."""
     return to(value, "int32")
+
+
+def within(k: KernelBuilder, value: Expr, low: int, high: int, fault: Fault = Fault.INDEX) -> Expr:
+    """A number that was read, as an int32 of which low <= number < high; else the kernel fails.
+
+    `value` is read once. It is compared in its own type, or in 64 bits where that is narrower,
+    before it is cut to 32 bits, so that 2**32 + 1 is not 1. Floats lose their fraction; NaN fails.
+    """
+    if isinstance(value, (int, np.integer)):
+        k.fail_if(not low <= value < high, fault)
+        return min(max(int(value), low), high - 1)
+    number_ = bind(k, value)
+    dtype = dtype_of(number_)
+    if is_float(dtype):
+        wide = bind(k, to(number_, "float64"))
+        above, below = wide > number(low - 1, "float64"), wide < number(high, "float64")
+        k.fail_if(tirx.Not(tirx.all(above, below)), fault)
+        number_ = bind(k, tirx.Cast("int64", wide))
+        dtype = "int64"
+    wide = number_ if dtype in ("int64", "uint64") else to(number_, "int64")
+    dtype = dtype_of(wide)
+    outside = wide >= number(high, dtype)
+    if dtype == "int64" or low > 0:
+        outside = tirx.any(wide < number(low, dtype), outside)
+    k.fail_if(outside, fault)
+    return bind(k, to(number_, "int32"))
+
+
+def checked(k: KernelBuilder, value: Expr, size: int) -> Expr:
+    """An index that was read, from 0 on; the kernel fails where it lies outside of the axis.
+
+    Negative ones count from the end.
+    """
+    index = within(k, value, -size, size)
+    return bind(k, wrap(index, size))
 
 
 def select(condition: Expr, yes: Expr, no: Expr) -> Any:

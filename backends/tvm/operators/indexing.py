@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvm import tirx
+
+from ..faults import Fault
 from . import mathematics as m
 from .base import (
     Array,
     Call,
-    equal,
-    index_of,
+    bind,
+    checked,
     nest,
+    number,
+    replaced,
     rule,
     select,
-    wrap,
+    to,
+    within,
 )
 
 
@@ -24,10 +30,10 @@ def gather(call: Call) -> None:
     rank = call.rank(1)
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        with nest(k, ys[0].shape) as index:
-            chosen = index_of(xs[1][index[axis : axis + rank]])
-            at = [*index[:axis], wrap(chosen, shape[axis]), *index[axis + rank :]]
-            ys[0].store(xs[0][at], index)
+        with nest(k, ys[0].shape[: axis + rank]) as index:
+            chosen = checked(k, xs[1][index[axis:]], shape[axis])
+            with nest(k, shape[axis + 1 :], "j") as inner:
+                ys[0].store(xs[0][[*index[:axis], chosen, *inner]], [*index, *inner])
 
     call.loops(body, key=())
 
@@ -40,7 +46,7 @@ def gather_elements(call: Call) -> None:
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         with nest(k, ys[0].shape) as index:
             at = list(index)
-            at[axis] = wrap(index_of(xs[1][index]), shape[axis])
+            at[axis] = checked(k, xs[1][index], shape[axis])
             ys[0].store(xs[0][at], index)
 
     call.loops(body, key=())
@@ -54,12 +60,10 @@ def gather_nd(call: Call) -> None:
     outer = len(indices) - 1
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        with nest(k, ys[0].shape) as index:
-            at = list(index[:batch])
-            for i in range(depth):
-                chosen = index_of(xs[1][[*index[:outer], i]])
-                at.append(wrap(chosen, shape[batch + i]))
-            ys[0].store(xs[0][[*at, *index[outer:]]], index)
+        with nest(k, ys[0].shape[:outer]) as index:
+            chosen = [checked(k, xs[1][[*index, i]], shape[batch + i]) for i in range(depth)]
+            with nest(k, ys[0].shape[outer:], "j") as inner:
+                ys[0].store(xs[0][[*index[:batch], *chosen, *inner]], [*index, *inner])
 
     call.loops(body, key=())
 
@@ -105,7 +109,7 @@ def scatter_elements(call: Call) -> None:
             return
         with nest(k, indices.shape) as index:
             at = list(index)
-            at[axis] = wrap(index_of(indices[index]), shape[axis])
+            at[axis] = checked(k, indices[index], shape[axis])
             ys[0].store(_combine(reduction, ys[0][at], updates[index]), at)
 
     call.loops(body, key=())
@@ -122,11 +126,12 @@ def scatter_nd(call: Call) -> None:
         _copy(k, data, ys[0])
         if not updates.size:
             return
-        with nest(k, (*indices_shape[:-1], *shape[depth:])) as index:
-            outer = index[: len(indices_shape) - 1]
-            at = [wrap(index_of(indices[[*outer, i]]), shape[i]) for i in range(depth)]
-            target = [*at, *index[len(outer) :]]
-            ys[0].store(_combine(reduction, ys[0][target], updates[index]), target)
+        with nest(k, indices_shape[:-1]) as outer:
+            at = [checked(k, indices[[*outer, i]], shape[i]) for i in range(depth)]
+            with nest(k, shape[depth:], "j") as inner:
+                target = [*at, *inner]
+                update = updates[[*outer, *inner]]
+                ys[0].store(_combine(reduction, ys[0][target], update), target)
 
     call.loops(body, key=())
 
@@ -141,9 +146,10 @@ def one_hot(call: Call) -> None:
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         indices, values = xs
         with nest(k, shape) as index:
-            chosen = index_of(indices[[*index[:axis], *index[axis + 1 :]]])
-            chosen = select(chosen < 0, chosen + depth, chosen)
-            ys[0].store(select(equal(chosen, index[axis]), values.at(1), values.at(0)), index)
+            chosen = bind(k, to(indices[[*index[:axis], *index[axis + 1 :]]], "int64"))
+            place = to(index[axis], "int64")
+            hit = tirx.any(chosen == place, chosen == place - number(depth, "int64"))
+            ys[0].store(select(hit, values.at(1), values.at(0)), index)
 
     call.loops(body, [0, 2], key=())
 
@@ -153,16 +159,23 @@ def tensor_scatter(call: Call) -> None:
     """Writes an update into a cache, from a position per batch element on."""
     shape, update = call.shape(0), call.shape(1)
     axis = call.axis(len(shape), -2)
+    size = shape[axis]
     circular = call.node.get("mode", "linear") == "circular"
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         _copy(k, xs[0], ys[0])
-        with nest(k, update) as index:
-            first = index_of(xs[2][[index[0]]]) if len(xs) > 2 else 0
-            at = list(index)
-            place = first + index[axis]
-            past = place >= shape[axis]
-            at[axis] = select(past, place - shape[axis], place) if circular else place
-            ys[0].store(xs[1][index], at)
+        with nest(k, update[:1]) as sample:
+            first = 0
+            if len(xs) > 2:
+                given = bind(k, to(xs[2][sample], "int64"))
+                if circular:
+                    k.fail_if(given < number(0, "int64"), Fault.INDEX)
+                    given = tirx.floormod(given, number(size, "int64"))
+                first = within(k, given, 0, size if circular else size - update[axis] + 1)
+            with nest(k, update[1:], "j") as rest:
+                index = [*sample, *rest]
+                place = first + index[axis]
+                place = select(place >= size, place - size, place) if circular else place
+                ys[0].store(xs[1][index], replaced(index, axis, place))
 
     call.loops(body, key=())

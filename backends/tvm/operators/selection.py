@@ -1,7 +1,7 @@
 """Operators whose result's size depends on the data, where the model declares that size.
 
 The kernel checks that the data leads to the declared size; where it does not, the run
-fails with a message instead of a wrong result.
+fails instead of giving a wrong result.
 """
 
 from __future__ import annotations
@@ -9,19 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import tirx
-from tvm.ir import StringImm
 
-from .base import Array, Call, all_of, bind, cell, equal, nest, number, rule, select, to, when
-
-
-def _check_count(call: Call, k: Any, found: Any, declared: int) -> None:
-    message = (
-        f"node '{call.node.label}' ({call.node.op_type}): the data does not lead to the "
-        f"{declared} results that the model declares"
-    )
-    # The constructor takes the condition first, whatever its signature says.
-    check = tirx.AssertStmt(equal(found, declared), StringImm("ValueError"), [StringImm(message)])
-    k.statement(check)
+from ..faults import Fault
+from .base import Array, Call, all_of, bind, cell, nest, number, rule, select, to, when
 
 
 def _declared(call: Call, axis: int) -> int:
@@ -51,7 +41,7 @@ def non_zero(call: Call) -> None:
                 for axis, place in enumerate(index):
                     ys[0].store(place, (axis, found.get()))
             found.add(1)
-        _check_count(call, k, found.get(), count)
+        k.fail_if(found.get() != count, Fault.COUNT)
 
     call.loops(body, key=())
 
@@ -81,7 +71,7 @@ def compress(call: Call) -> None:
                             target = [*rest[:axis], found.get(), *rest[axis:]]
                             y.store(x[source], target)
                 found.add(1)
-        _check_count(call, k, found.get(), count)
+        k.fail_if(found.get() != count, Fault.COUNT)
 
     call.loops(body, key=())
 
@@ -142,6 +132,6 @@ def non_max_suppression(call: Call) -> None:
                         limit = given[3].at(0) if 3 in given else number(0, boxes.dtype)
                         with when(k, overlap(boxes, k, b, best.get(), j) > limit):
                             alive.put(0, j)
-        _check_count(call, k, found.get(), count)
+        k.fail_if(found.get() != count, Fault.COUNT)
 
     call.loops(body, present, key=tuple(present), scratch=[((boxes_count,), "int32")])

@@ -1,0 +1,41 @@
+"""Faults: why a run ends without a result. Kernels find them, the entry returns their codes."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Fault(enum.IntEnum):
+    """A reason for which a kernel refuses the values that it reads."""
+
+    INDEX = 1
+    VALUE = 2
+    LIMIT = 3
+    DIVISION = 4
+    COUNT = 5
+    MEMORY = 255
+    """The fault of a kernel that fails without a code: it can't be given scratch memory."""
+
+    @property
+    def text(self) -> str:
+        return _TEXTS[self]
+
+
+_TEXTS = {
+    Fault.INDEX: "an index is out of range",
+    Fault.VALUE: "an operand's value isn't one that the model was compiled for",
+    Fault.LIMIT: "an operand's value asks for more work than the artifact may do",
+    Fault.DIVISION: "an integer is divided by zero",
+    Fault.COUNT: "the data lead to another number of results than the model declares",
+    Fault.MEMORY: "not enough memory",
+}
+
+CALL_SHIFT = 8
+"""Bits of the entry's status that hold the fault; the bits above hold the call's number."""
+
+
+def explain(status: int) -> tuple[int, str]:
+    """The number of the call that failed, and why, of a status that isn't 0."""
+    code = status & ((1 << CALL_SHIFT) - 1)
+    known = code in Fault._value2member_map_
+    return status >> CALL_SHIFT, Fault(code).text if known else f"it returned {code}"
