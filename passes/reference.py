@@ -20,7 +20,8 @@ class Session:
     """A model loaded in ONNX Runtime (CPU).
 
     `optimize=False` runs the graph as written, so that intermediate values and
-    roundings are those of the operators' definitions.
+    roundings are those of the operators' definitions: what ONNX Runtime's own rewrites add
+    to a comparison is then not in it.
     """
 
     def __init__(self, model: Model, *, optimize: bool = True, threads: int = 1) -> None:
@@ -30,6 +31,8 @@ class Session:
         options.log_severity_level = 4
         # Its threads look for work for some 50 ms after a run, and keep others off the CPUs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # On CPUs without VNNI its products of unsigned and signed bytes saturate, but for this.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:

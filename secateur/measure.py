@@ -19,6 +19,7 @@ from .ir.model import Model
 from .ir.onnx_io import proto_bytes
 from .ir.tensor import Array
 from .passes.inline import InlineFunctions
+from .passes.simplify.defaults import inputs_with_defaults
 from .passes.sizes import infer_sizes
 from .report import Stage
 
@@ -95,6 +96,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         "inputs": [describe_value(v) for v in model.graph.inputs if v.const is None],
         "outputs": [describe_value(v) for v in model.graph.outputs],
         "counted_as_1": open_sizes(model),
+        "inputs_with_defaults": len(inputs_with_defaults(model)),
     }
 
 

@@ -16,6 +16,7 @@ from .backends.tvm.cache import Cache
 from .backends.tvm.targets import Target, can_run_here, parse_target
 from .checks import check_equivalent, check_feeds, check_file
 from .data import DataError, Dataset, DataSource, load_dataset
+from .fixed_inputs import FixedInputs
 from .ir.errors import SecateurError
 from .ir.model import Model
 from .ir.onnx_io import save
@@ -66,6 +67,7 @@ class Settings:
 
     target: str
     input_shapes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    freeze_defaults: bool = False
     macs: float | None = None
     ratio: float | None = None
     params: float | None = None
@@ -87,6 +89,10 @@ class Settings:
             raise SecateurError(f"threads: {self.threads} is not a positive number")
         if self.tune > 0 and not can_run_here(parse_target(self.target)):
             raise SecateurError(f"can't tune for {self.target}: this machine can't run its code")
+
+    def fixed_inputs(self) -> FixedInputs:
+        """What the user fixes of the model's inputs."""
+        return FixedInputs(self.input_shapes, self.freeze_defaults)
 
     def steps(self) -> list[Step]:
         """The steps that these settings ask for, in order."""
@@ -114,6 +120,7 @@ def optimize(
     *,
     target: str,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    freeze_defaults: bool = False,
     macs: float | None = None,
     ratio: float | None = None,
     params: float | None = None,
@@ -137,13 +144,15 @@ def optimize(
     The folder `out` receives `model.onnx`, `model.so`, `report.json` and `report.md`,
     all or none of them. `calibration` and `evaluation` are `.npz` files or mappings
     (see `data.load_dataset`); quantization needs the former, accuracy the latter with
-    labels. `input_shapes` fixes inputs of open shape. `tune`, `fallback` and `cache` (a
+    labels. `input_shapes` fixes inputs of open shape, `freeze_defaults` those that have a
+    default value. `tune`, `fallback` and `cache` (a
     folder, or whether to use the user's) are those of `compile_model`. A `model` given
     as IR is not changed. Raises SecateurError.
     """
     settings = Settings(
         target=target,
         input_shapes=dict(input_shapes or {}),
+        freeze_defaults=freeze_defaults,
         macs=macs,
         ratio=ratio,
         params=params,
@@ -193,7 +202,7 @@ class _Run:
         self.observer = observer
         self.started = time.perf_counter()
         self.runners: dict[str, Runner] = {}
-        self.oracles: list[tuple[Step, Model]] = []
+        self.oracles: list[tuple[Step, Model, Model]] = []
 
     def read(
         self,
@@ -202,7 +211,7 @@ class _Run:
         evaluation: DataSource | None,
     ) -> None:
         with self._stage("import") as seconds:
-            self.original = open_model(model, self.settings.input_shapes)
+            self.original = open_model(model, self.settings.fixed_inputs())
             self.model = self.original.clone()
             self.calibration = _dataset(calibration, self.model)
             self.evaluation = _dataset(evaluation, self.model)
@@ -222,17 +231,17 @@ class _Run:
                 result = run_step(step, self.model, Context(calibration=arrays))
                 self.report.passes += result.runs
                 if result.oracle is not None:
-                    self.oracles.append((step, result.oracle))
+                    self.oracles.append((step, result.oracle, self.model.clone()))
                 self._record(step.result, result.seconds)
 
     def verify(self, path: Path) -> None:
         """Compare steps with their oracles, write the model and check the file."""
         with self._stage("verify"):
-            for step, oracle in self.oracles:
+            for step, oracle, result in self.oracles:
                 check = check_equivalent(
                     f"{step.result} model against {step.oracle}",
-                    self._session(oracle),
-                    self.runners[step.result],
+                    Session(oracle, optimize=False),
+                    Session(result, optimize=False),
                     self.feeds,
                 )
                 self.report.checks.append(check)

@@ -103,7 +103,12 @@ class Report:
     def remarks(self) -> list[str]:
         """What a reader of the numbers has to know, in sentences."""
         sizes = self.model.get("counted_as_1")
-        return [f"{note}." for note in self.notes] + ([counted_as_1(sizes)] if sizes else [])
+        defaults = self.model.get("inputs_with_defaults")
+        return [
+            *(f"{note}." for note in self.notes),
+            *([counted_as_1(sizes)] if sizes else []),
+            *([left_to_callers(defaults)] if defaults else []),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
@@ -148,6 +153,14 @@ def counted_as_1(sizes: Sequence[str]) -> str:
     """A sentence about the open sizes of a model's inputs."""
     listed = " and ".join(filter(None, [", ".join(sizes[:-1]), *sizes[-1:]]))
     return f"MACs count {listed} as 1."
+
+
+def left_to_callers(count: int) -> str:
+    """A sentence about inputs with default values, which passes must not touch."""
+    return (
+        f"{count} inputs have default values that callers may override, so that they stay as they "
+        "are; --freeze-defaults makes them constants."
+    )
 
 
 def bytes_text(count: int | None) -> str:

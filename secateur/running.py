@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from .backends.onnxruntime import Runner
 from .data import load_dataset
+from .fixed_inputs import FixedInputs
 from .ir.model import Model
 from .ir.onnx_io import load
 from .ir.tensor import Array
 from .ir.verify import verify
 from .passes.reference import Session
-from .passes.simplify import FixInputShapes
 from .passes.sizes import infer_sizes
 from .random_inputs import random_feed
 
 
 def open_model(
     source: Model | str | os.PathLike[str],
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    fixed: FixedInputs | None = None,
 ) -> Model:
-    """Read a model, or copy one, verify it, fix input shapes and infer all others.
+    """Read a model, or copy one, verify it, fix inputs and infer all shapes.
 
     Raises SecateurError where the model is bad or has no such inputs.
     """
     model = source.clone() if isinstance(source, Model) else load(source)
     verify(model)
-    if input_shapes:
-        FixInputShapes(tuple((k, tuple(v)) for k, v in input_shapes.items())).run(model)
+    for pass_ in (fixed or FixedInputs()).passes():
+        pass_.run(model)
     infer_sizes(model)
     return model
 

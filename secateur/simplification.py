@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 
+from .fixed_inputs import FixedInputs
 from .ir.errors import SecateurError
 from .ir.infer import infer_shapes
-from .ir.model import Model
 from .ir.onnx_io import atomic_files, load, save
 from .measure import describe_model, environment, measure_stage
 from .passes.base import Pass
@@ -19,7 +18,7 @@ from .passes.compare import random_feeds
 from .passes.manager import Check as OutputCheck
 from .passes.manager import PassManager
 from .passes.reference import one_line
-from .passes.simplify import ConvertOpset, FixInputShapes, InlineFunctions, Simplify
+from .passes.simplify import ConvertOpset, InlineFunctions, Simplify
 from .report import Check, PassRun, Report
 
 TOLERANCE = 1e-5
@@ -33,12 +32,12 @@ _OPEN_SIZE = 8
 class Options:
     """What to do besides simplifying.
 
-    `input_shapes` fixes inputs, `opset` converts, `inline` puts functions in place of
+    `fixed` is done first; `opset` converts, `inline` puts functions in place of
     their calls; `size_limit` bounds the bytes of a folded constant; `allow_contrib` lets
     ONNX Runtime's own operators into the result.
     """
 
-    input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    fixed: FixedInputs = dataclasses.field(default_factory=FixedInputs)
     opset: int | None = None
     inline: bool = False
     size_limit: int | None = None
@@ -46,9 +45,7 @@ class Options:
 
     def passes(self) -> list[Pass]:
         """The passes in order: what later ones can use comes first."""
-        found: list[Pass] = []
-        if self.input_shapes:
-            found.append(FixInputShapes(self.input_shapes))
+        found = self.fixed.passes()
         if self.inline:
             found.append(InlineFunctions())
         if self.opset is not None:
@@ -69,15 +66,21 @@ def simplify_file(
     start = time.perf_counter()
     model = load(source)
     infer_shapes(model)
+    fixed = model.clone()
+    for pass_ in options.fixed.passes():
+        pass_.run(fixed)
     passes = options.passes()
     report = Report(
-        model=describe_model(model),
+        model=describe_model(fixed),
         options={"step": "simplify", "check": check, "seed": seed, **dataclasses.asdict(options)},
         environment=environment(),
-        stages=[measure_stage("original", model, 0.0)],
+        stages=[measure_stage("original", fixed, 0.0)],
     )
     with atomic_files(output, output.with_name(output.name + ".data")) as (file, _):
-        comparison = _comparison(model, passes, seed) if check else None
+        comparison = None
+        if check:
+            feeds = random_feeds(fixed, seed, default=_OPEN_SIZE)
+            comparison = OutputCheck(feeds, TOLERANCE)
         records = PassManager(passes, check=comparison).run(model)
         infer_shapes(model)
         seconds = sum(record.seconds for record in records)
@@ -101,15 +104,6 @@ def simplify_file(
         report.checks.append(_check_file(file, source))
     report.seconds = time.perf_counter() - start
     return report
-
-
-def _comparison(model: Model, passes: Sequence[Pass], seed: int) -> OutputCheck:
-    """Inputs of the shapes that the simplified model takes."""
-    shaped = model.clone()
-    for pass_ in passes:
-        if isinstance(pass_, FixInputShapes):
-            pass_.run(shaped)
-    return OutputCheck(random_feeds(shaped, seed, default=_OPEN_SIZE), TOLERANCE)
 
 
 def _check_file(file: Path, source: Path) -> Check:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .checks import check_equivalent, check_feeds, check_file
 from .data import DataError, DataSource, load_dataset
+from .fixed_inputs import FixedInputs
 from .ir.errors import SecateurError
 from .ir.model import Model
 from .ir.onnx_io import atomic_files, save
@@ -24,6 +25,7 @@ def transform_file(
     output: Path,
     step: Step,
     *,
+    fixed: FixedInputs | None = None,
     data: DataSource | None = None,
     seed: int = 0,
 ) -> Report:
@@ -34,7 +36,7 @@ def transform_file(
     `output` appears whole or not at all, and may be `source`. Raises SecateurError.
     """
     start = time.perf_counter()
-    original = open_model(source)
+    original = open_model(source, fixed)
     model = original.clone()
     samples = None if data is None else load_dataset(data, model)
     report = Report(
@@ -63,7 +65,7 @@ def transform_file(
 def _check_result(step: Step, oracle: Model, model: Model, feeds: list[dict[str, Array]]) -> Check:
     name = f"{step.result} model against {step.oracle}"
     try:
-        reference = Session(oracle)
+        reference = Session(oracle, optimize=False)
     except SecateurError as error:
         return Check(name, False, f"not compared: {error}")
-    return check_equivalent(name, reference, Session(model), feeds)
+    return check_equivalent(name, reference, Session(model, optimize=False), feeds)

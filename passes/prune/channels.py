@@ -14,6 +14,7 @@ from ...ir.errors import SecateurError
 from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
 from ..inline import InlineFunctions
+from ..simplify.defaults import inputs_with_defaults
 from ..sizes import infer_sizes
 from .allocation import Goal, allocate
 from .apply import apply_selection
@@ -54,7 +55,12 @@ class PruneChannels(Pass):
         groups = find_groups(analysis, self.ignore)
         free = [g for g in groups if g.lock is None]
         scores = group_scores(free, self.importance)
-        allocation = allocate(analysis, groups, scores, goal, scope=self.scope, align=self.align)
+        try:
+            allocation = allocate(
+                analysis, groups, scores, goal, scope=self.scope, align=self.align
+            )
+        except SecateurError as error:
+            raise SecateurError(f"{error}{_hint(model)}") from None
         selection = allocation.selection
         record = PruningRecord.of(analysis, selection)
         statistics = _statistics(analysis, groups, selection)
@@ -92,6 +98,14 @@ class PruneChannels(Pass):
         if self.align < 1:
             raise SecateurError("prune-channels: align has to be at least 1")
         return given[0]
+
+
+def _hint(model: Model) -> str:
+    """Why so little may go, where it is because weights are inputs with default values."""
+    count = len(inputs_with_defaults(model))
+    if not count:
+        return ""
+    return f"; {count} inputs with default values stay whole (--freeze-defaults: constants)"
 
 
 def _statistics(

@@ -10,6 +10,7 @@ from ..inline import InlineFunctions
 from ..opset import ConvertOpset
 from . import affine, noops
 from .dead import RemoveDeadNodes
+from .defaults import FreezeDefaults
 from .fold_constants import FoldConstants
 from .input_shapes import FixInputShapes
 from .rewriter import Rewriter
@@ -20,6 +21,7 @@ __all__ = [
     "FixInputShapes",
     "FoldBatchNormalization",
     "FoldConstants",
+    "FreezeDefaults",
     "InlineFunctions",
     "RemoveDeadNodes",
     "RemoveNoOps",

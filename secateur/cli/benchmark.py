@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..report import latency_text
 from .console import print_json, print_table
-from .options import data_option, json_option, seed_option, threads_option
+from .options import data_option, fixed_inputs_options, json_option, seed_option, threads_option
+
+if TYPE_CHECKING:
+    from ..backends.onnxruntime import Runner
+    from ..fixed_inputs import FixedInputs
 
 
 @click.command("benchmark")
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@fixed_inputs_options
 @data_option
 @threads_option
 @seed_option
 @json_option
 def command(
-    models: tuple[Path, ...], data: Path | None, threads: int, seed: int, as_json: bool
+    models: tuple[Path, ...],
+    fixed: FixedInputs,
+    data: Path | None,
+    threads: int,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Measure the latency of MODELS, run in turns on the same inputs.
 
@@ -29,10 +40,13 @@ def command(
     if len(set(models)) < len(models):
         raise click.UsageError("Give every model once.")
     from ..measure import latencies
+    from ..passes.reference import Session
     from ..running import feeds_for, open_model, open_runner
 
-    feed = next(iter(feeds_for(open_model(models[0]), data, seed)))
-    runners = {str(path): open_runner(path, threads) for path in models}
+    first = open_model(models[0], fixed)
+    feed = next(iter(feeds_for(first, data, seed)))
+    runners: dict[str, Runner] = {str(models[0]): Session(first, threads=threads)}
+    runners.update({str(path): open_runner(path, threads) for path in models[1:]})
     measured = latencies(runners, feed)
     if as_json:
         print_json({name: dataclasses.asdict(value) for name, value in measured.items()})

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .console import print_json
-from .options import data_option, json_option, seed_option
+from .options import data_option, fixed_inputs_options, json_option, seed_option
+
+if TYPE_CHECKING:
+    from ..fixed_inputs import FixedInputs
 
 
 @click.command("compare")
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.argument("other", type=click.Path(path_type=Path))
+@fixed_inputs_options
 @data_option
 @click.option(
     "--tolerance",
@@ -25,6 +30,7 @@ from .options import data_option, json_option, seed_option
 def command(
     reference: Path,
     other: Path,
+    fixed: FixedInputs,
     data: Path | None,
     tolerance: float | None,
     seed: int,
@@ -37,11 +43,12 @@ def command(
     from ..agreement import compare
     from ..checks import describe
     from ..ir.errors import SecateurError
+    from ..passes.reference import Session
     from ..running import feeds_for, open_model, open_runner
 
-    model = open_model(reference)
+    model = open_model(reference, fixed)
     feeds = feeds_for(model, data, seed)
-    agreement = compare(open_runner(reference), open_runner(other), feeds)
+    agreement = compare(Session(model), open_runner(other), feeds)
     if as_json:
         print_json(dataclasses.asdict(agreement))
     else:

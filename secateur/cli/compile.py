@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,26 +12,29 @@ from ..report import bytes_text, compiler_lines
 from .console import StageProgress, print_json
 from .options import (
     compiler_options,
+    fixed_inputs_options,
     folder_option,
-    input_shapes_option,
     json_option,
     model_argument,
     target_option,
 )
+
+if TYPE_CHECKING:
+    from ..fixed_inputs import FixedInputs
 
 
 @click.command("compile")
 @model_argument
 @folder_option
 @target_option
-@input_shapes_option
+@fixed_inputs_options
 @compiler_options
 @json_option
 def command(
     model: Path,
     output: Path,
     target: str,
-    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    fixed: FixedInputs,
     compiler: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -44,7 +47,7 @@ def command(
         machine = parse_target(target)
         with output_folder(output, ("model.so",)) as folder:
             progress.begin("import")
-            loaded = open_model(model, dict(input_shapes))
+            loaded = open_model(model, fixed)
             progress.end()
             progress.begin("compile")
             from ..backends.tvm.cache import Cache

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..report import bytes_text, count_text, counted_as_1, short
+from ..report import bytes_text, count_text, counted_as_1, left_to_callers, short
 from .console import print_json, print_table
-from .options import json_option, model_argument
+from .options import fixed_inputs_options, json_option, model_argument
+
+if TYPE_CHECKING:
+    from ..fixed_inputs import FixedInputs
 
 
 @click.command("inspect")
@@ -18,10 +21,11 @@ from .options import json_option, model_argument
 @click.option(
     "--details", is_flag=True, help="List each group's tied parameters and the nodes it passes."
 )
+@fixed_inputs_options
 @json_option
-def command(model: Path, details: bool, as_json: bool) -> None:
+def command(model: Path, details: bool, fixed: FixedInputs, as_json: bool) -> None:
     """Show what MODEL is made of, what it costs, and which channels can go together."""
-    facts = _inspect(model)
+    facts = _inspect(model, fixed)
     if as_json:
         print_json(facts)
         return
@@ -31,12 +35,12 @@ def command(model: Path, details: bool, as_json: bool) -> None:
             _print_details(group)
 
 
-def _inspect(path: Path) -> dict[str, Any]:
+def _inspect(path: Path, fixed: FixedInputs) -> dict[str, Any]:
     from ..measure import cost_of, describe_model, file_bytes
     from ..passes.prune import inspect_groups
     from ..running import open_model
 
-    model = open_model(path)
+    model = open_model(path, fixed)
     cost = cost_of(model)
     nodes = Counter(node.op_type for node in model.all_nodes())
     macs: Counter[str] = Counter()
@@ -70,6 +74,8 @@ def _print(facts: dict[str, Any]) -> None:
     )
     if facts["counted_as_1"]:
         click.echo(counted_as_1(facts["counted_as_1"]))
+    if facts["inputs_with_defaults"]:
+        click.echo(left_to_callers(facts["inputs_with_defaults"]))
     rows = [[o["type"], count_text(o["nodes"]), count_text(o["macs"])] for o in facts["operators"]]
     print_table(["operator", "nodes", "MACs"], rows)
     print_table(

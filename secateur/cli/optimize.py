@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,8 @@ from .console import StageProgress, print_json, print_table
 from .options import (
     calibration_option,
     compiler_options,
+    fixed_inputs_options,
     folder_option,
-    input_shapes_option,
     json_option,
     model_argument,
     pruning_options,
@@ -23,12 +23,15 @@ from .options import (
     threads_option,
 )
 
+if TYPE_CHECKING:
+    from ..fixed_inputs import FixedInputs
+
 
 @click.command("optimize")
 @model_argument
 @folder_option
 @target_option
-@input_shapes_option
+@fixed_inputs_options
 @pruning_options
 @click.option("--quantize", type=click.Choice(["int8"]), help="Quantize; needs --calibration.")
 @calibration_option
@@ -45,7 +48,7 @@ def command(
     model: Path,
     output: Path,
     target: str,
-    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    fixed: FixedInputs,
     pruning: dict[str, Any],
     quantize: str | None,
     calibration: Path | None,
@@ -74,7 +77,8 @@ def command(
             model,
             output,
             target=target,
-            input_shapes=dict(input_shapes),
+            input_shapes=fixed.shapes,
+            freeze_defaults=fixed.freeze_defaults,
             quantize=quantize,
             calibration=calibration,
             evaluation=evaluation,

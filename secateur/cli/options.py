@@ -48,14 +48,30 @@ def _input_shapes(
     return tuple(shapes)
 
 
-input_shapes_option = click.option(
-    "--input-shape",
-    "input_shapes",
-    metavar="NAME=SIZES",
-    callback=_input_shapes,
-    multiple=True,
-    help="Fix the shape of an input, as in x=1x3x224x224; repeatable.",
-)
+def fixed_inputs_options(function: Callable[..., None]) -> Callable[..., None]:
+    """What is fixed of the model's inputs. The command gets a `FixedInputs`, `fixed`."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> None:
+        from ..fixed_inputs import FixedInputs
+
+        fixed = FixedInputs(dict(kwargs.pop("input_shapes")), kwargs.pop("freeze_defaults"))
+        function(*args, fixed=fixed, **kwargs)
+
+    command = click.option(
+        "--freeze-defaults",
+        is_flag=True,
+        help="Make constants of inputs that have a default value, as weights of some exporters do.",
+    )(command)
+    return click.option(
+        "--input-shape",
+        "input_shapes",
+        metavar="NAME=SIZES",
+        callback=_input_shapes,
+        multiple=True,
+        help="Fix the shape of an input, as in x=1x3x224x224; repeatable.",
+    )(command)
+
 
 file_option = click.option(
     "-o",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import (
     data_option,
     file_option,
+    fixed_inputs_options,
     has_goal,
     json_option,
     model_argument,
@@ -18,10 +19,14 @@ from .options import (
 )
 from .stepping import print_transformation
 
+if TYPE_CHECKING:
+    from ..fixed_inputs import FixedInputs
+
 
 @click.command("prune")
 @model_argument
 @file_option
+@fixed_inputs_options
 @pruning_options
 @data_option
 @seed_option
@@ -29,6 +34,7 @@ from .stepping import print_transformation
 def command(
     model: Path,
     output: Path,
+    fixed: FixedInputs,
     pruning: dict[str, Any],
     data: Path | None,
     seed: int,
@@ -46,5 +52,5 @@ def command(
     from ..transform import transform_file
 
     pass_ = PruneChannels(**{**pruning, "align": pruning["align"] or 1})
-    report = transform_file(model, output, prune_step(pass_), data=data, seed=seed)
+    report = transform_file(model, output, prune_step(pass_), fixed=fixed, data=data, seed=seed)
     print_transformation(report, output, as_json)

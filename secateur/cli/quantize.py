@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import file_option, json_option, model_argument, seed_option
+from .options import (
+    file_option,
+    fixed_inputs_options,
+    json_option,
+    model_argument,
+    seed_option,
+)
 from .stepping import print_transformation
+
+if TYPE_CHECKING:
+    from ..fixed_inputs import FixedInputs
 
 
 @click.command("quantize")
 @model_argument
 @file_option
+@fixed_inputs_options
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
@@ -21,12 +32,14 @@ from .stepping import print_transformation
 )
 @seed_option
 @json_option
-def command(model: Path, output: Path, calibration: Path, seed: int, as_json: bool) -> None:
+def command(
+    model: Path, output: Path, fixed: FixedInputs, calibration: Path, seed: int, as_json: bool
+) -> None:
     """Quantize MODEL to int8 (QuantizeLinear and DequantizeLinear pairs)."""
     from ..passes.quantize import QuantizeStatic
     from ..steps import quantize_step
     from ..transform import transform_file
 
     step = quantize_step(QuantizeStatic())
-    report = transform_file(model, output, step, data=calibration, seed=seed)
+    report = transform_file(model, output, step, fixed=fixed, data=calibration, seed=seed)
     print_transformation(report, output, as_json)

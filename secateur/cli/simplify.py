@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import (
     file_option,
-    input_shapes_option,
+    fixed_inputs_options,
     json_option,
     model_argument,
     seed_option,
 )
 from .stepping import print_transformation
 
+if TYPE_CHECKING:
+    from ..fixed_inputs import FixedInputs
+
 
 @click.command("simplify")
 @model_argument
 @file_option
-@input_shapes_option
+@fixed_inputs_options
 @click.option(
     "--opset",
     type=click.IntRange(1),
@@ -44,7 +48,7 @@ from .stepping import print_transformation
 def command(
     model: Path,
     output: Path,
-    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    fixed: FixedInputs,
     opset: int | None,
     inline: bool,
     size_limit: int | None,
@@ -59,6 +63,6 @@ def command(
     """
     from ..simplification import Options, simplify_file
 
-    options = Options(input_shapes, opset, inline, size_limit, allow_contrib)
+    options = Options(fixed, opset, inline, size_limit, allow_contrib)
     report = simplify_file(model, output, options, check=check, seed=seed)
     print_transformation(report, output, as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ....ir.graph import Node
 from ....ir.infer import infer_shapes
 from ....ir.model import Model
-from ....passes.simplify import simplify_pipeline
+from ....passes.simplify import FreezeDefaults, simplify_pipeline
 from .backwards import infer_backwards
 from .expand import expand
 from .sequences import resolve_sequences
@@ -22,7 +22,8 @@ def prepare(model: Model) -> dict[Node, str]:
     for which it is not possible, with the reasons.
     """
     refused: dict[Node, str] = {}
-    _fix_defaults(model)
+    if FreezeDefaults().run(model).changed:  # an artifact's weights are its own
+        _simplify(model)
     infer_shapes(model)
     for _ in range(_ROUNDS):
         changed = expand(model, refused)
@@ -30,20 +31,12 @@ def prepare(model: Model) -> dict[Node, str]:
         changed = unroll(model, refused) or changed
         if not changed:
             break
-        for step in simplify_pipeline():
-            step.run(model)
+        _simplify(model)
         infer_shapes(model)
     infer_backwards(model)
     return refused
 
 
-def _fix_defaults(model: Model) -> None:
-    """Inputs with default values become constants: an artifact's weights are its own."""
-    graph = model.graph
-    defaults = [v for v in graph.inputs if v.const is not None]
-    for value in defaults:
-        value.is_input = False
-    graph.inputs[:] = [v for v in graph.inputs if v.const is None]
-    if defaults:
-        for step in simplify_pipeline():
-            step.run(model)
+def _simplify(model: Model) -> None:
+    for step in simplify_pipeline():
+        step.run(model)
