@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 
@@ -12,7 +13,7 @@ from .errors import ModelError
 from .graph import Graph, Node, Value, normalize_domain, tensor_type
 from .model import Model
 from .onnx_io import to_proto_without_weights
-from .stand_ins import REPLACED, add_stand_ins
+from .stand_ins import REPLACED, add_stand_ins, all_nodes
 
 VALUE_LIMIT = 4096
 """Constants of at most this many elements take part in shape propagation by value."""
@@ -35,15 +36,19 @@ def infer_shapes(model: Model) -> None:
     Known types are kept where inference says less. Raises ModelError, naming the
     node, where the model contradicts itself.
     """
-    proto = to_proto_without_weights(model, VALUE_LIMIT)
-    foreign = any(node.op_type in REPLACED for node in model.graph.all_nodes())
-    if foreign and add_stand_ins(proto):
-        try:
-            _take_graph_types(model.graph, _infer(proto).graph)
-            return
-        except ModelError:  # maybe of the stand-ins' own making
-            proto = to_proto_without_weights(model, VALUE_LIMIT)
-    _take_graph_types(model.graph, _infer(proto).graph)
+    _take_graph_types(model.graph, infer_proto(to_proto_without_weights(model, VALUE_LIMIT)).graph)
+
+
+def infer_proto(proto: ModelProto) -> ModelProto:
+    """A model with the types that inference finds, stand-ins where ONNX knows no operator."""
+    foreign = any(node.op_type in REPLACED for node in all_nodes(proto.graph))
+    if foreign:
+        replaced = ModelProto()
+        replaced.CopyFrom(proto)
+        if add_stand_ins(replaced):
+            with contextlib.suppress(ModelError):  # maybe of the stand-ins' own making
+                return _infer(replaced)
+    return _infer(proto)
 
 
 def _infer(proto: ModelProto) -> ModelProto:
@@ -158,11 +163,14 @@ def infer_node(model: Model, node: Node) -> list[TypeProto | None]:
     return [None if v is None else found.get(names[v]) for v in node.outputs]
 
 
+def inferred_types(proto: onnx.GraphProto) -> dict[str, TypeProto]:
+    """The types of a graph's results, as inference left them, by name."""
+    infos = (*proto.value_info, *proto.output)
+    return {info.name: info.type for info in infos if info.HasField("type")}
+
+
 def _take_graph_types(graph: Graph, proto: onnx.GraphProto) -> None:
-    types: dict[str, TypeProto] = {}
-    for info in (*proto.value_info, *proto.output):
-        if info.HasField("type"):
-            types[info.name] = info.type
+    types = inferred_types(proto)
     for node, node_proto in zip(graph.nodes, proto.node, strict=True):
         for value in node.outputs:
             if value is not None:

@@ -24,7 +24,7 @@ def add_stand_ins(proto: ModelProto) -> bool:
     """Replace what ONNX has no schema for, where a stand-in is known. Whether any was."""
     functions: dict[bytes, str] = {}
     opsets = [o for o in proto.opset_import if normalize_domain(o.domain) == ""]
-    for node in _nodes(proto.graph):
+    for node in all_nodes(proto.graph):
         body = _BODIES.get((normalize_domain(node.domain), node.op_type))
         if body is None:
             continue
@@ -47,12 +47,13 @@ def add_stand_ins(proto: ModelProto) -> bool:
     return bool(functions)
 
 
-def _nodes(graph: GraphProto) -> Iterable[NodeProto]:
+def all_nodes(graph: GraphProto) -> Iterable[NodeProto]:
+    """The nodes of a graph and of those nested in it."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _nodes(body)
+                yield from all_nodes(body)
 
 
 def _signature(node: NodeProto) -> bytes:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..ir.declarations import check_declarations
 from ..ir.errors import SecateurError
 from ..ir.model import Model
 from ..ir.onnx_io import save
@@ -48,7 +49,8 @@ class Check:
 class PassManager:
     """Runs `passes` over a model.
 
-    The model is verified before the first pass and after each (`verify`), compared
+    The model is verified before the first pass, where its declared types must agree with
+    inference, too, and after each (`verify`), compared
     with its original state after each (`check`), and written to the folder `dump`
     as `NN-name.onnx` before the first pass and after each. `observe` is called with
     each pass's index and text before it runs. A failure names the pass.
@@ -68,6 +70,7 @@ class PassManager:
         """
         if self.verify:
             verify(model)
+            check_declarations(model)
         expected = _outputs(model, self.check) if self.check is not None else {}
         self._dump(model, 0, "input")
         records: list[PassRecord] = []

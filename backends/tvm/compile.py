@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 
+from ...ir.declarations import check_declarations
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node, Value
 from ...ir.infer import infer_shapes
@@ -83,6 +84,7 @@ def compile_model(
     """
     start = time.perf_counter()
     path = Path(path)
+    check_declarations(model)
     work = model.clone()
     for step in simplify_pipeline():
         step.run(work)

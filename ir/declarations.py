@@ -1,0 +1,118 @@
+"""Whether what a model declares of its values agrees with what inference finds of them.
+
+A declared type (a graph output's, a value_info entry) is a claim: runtimes compute what the
+operators say. ONNX's own inference keeps a declaration that contradicts it.
+"""
+
+from __future__ import annotations
+
+from onnx import GraphProto, TensorProto, TypeProto
+
+from .errors import ModelError
+from .graph import Graph, Node, Value, tensor_type, type_shape
+from .infer import VALUE_LIMIT, infer_node, infer_proto, inferred_types
+from .model import Model
+from .onnx_io import to_proto_without_weights
+from .signature import at
+
+
+def check_declarations(model: Model) -> None:
+    """Raise ModelError, naming value and node, where a declaration contradicts inference.
+
+    First everything is inferred from the inputs alone. Behind values of which that says
+    less than their declaration, each node is inferred from the types declared for its
+    operands, so that two declarations that exclude each other are found, too.
+    """
+    proto = to_proto_without_weights(model, VALUE_LIMIT)
+    _strip(proto.graph)
+    _Checker(model).check(model.graph, infer_proto(proto).graph)
+
+
+def _strip(graph: GraphProto) -> None:
+    """Drop the declared types of all but the inputs."""
+    del graph.value_info[:]
+    for output in graph.output:
+        output.ClearField("type")
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _strip(body)
+
+
+class _Checker:
+    """Walks the graphs; `claims` are values known by their declaration only."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.claims: set[Value] = set()
+
+    def check(self, graph: Graph, proto: GraphProto) -> None:
+        types = inferred_types(proto)
+        for node, node_proto in zip(graph.nodes, proto.node, strict=True):
+            bodies = iter(node.subgraphs())
+            for attribute in node_proto.attribute:
+                for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                    self.check(next(bodies), body)
+            local = self._local_types(node)
+            for value, found in zip(node.outputs, local, strict=True):
+                if value is None:
+                    continue
+                for type in (types.get(value.name), found):
+                    _compare(node, value, type)
+                if not _covers(types.get(value.name), value.type):
+                    self.claims.add(value)
+
+    def _local_types(self, node: Node) -> list[TypeProto | None]:
+        if self.claims.isdisjoint(node.inputs):
+            return [None] * len(node.outputs)
+        return infer_node(self.model, node)
+
+
+def _compare(node: Node, value: Value, found: TypeProto | None) -> None:
+    if value.type is None or found is None:
+        return
+    kinds = {value.type.WhichOneof("value"), found.WhichOneof("value")} - {None}
+    if len(kinds) > 1:
+        _refuse(node, value, found)
+    declared, inferred = tensor_type(value.type), tensor_type(found)
+    if declared is None or inferred is None:
+        return
+    types = (declared.elem_type, inferred.elem_type)
+    if TensorProto.UNDEFINED not in types and types[0] != types[1]:
+        _refuse(node, value, found)
+    claimed, known = type_shape(value.type), type_shape(found)
+    if claimed is None or known is None:
+        return
+    sizes = zip(claimed, known, strict=False)
+    differ = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
+    if differ or len(claimed) != len(known):
+        _refuse(node, value, found)
+
+
+def _refuse(node: Node, value: Value, found: TypeProto | None) -> None:
+    raise ModelError(
+        f"{at(node)}: output '{value.name}' is declared as {_shown(value.type)}, but is "
+        f"{_shown(found)}; correct or remove the declaration"
+    )
+
+
+def _shown(type: TypeProto | None) -> str:
+    """A type as messages show it: `float[2, ?]`, or the kind of what is no tensor."""
+    if type is not None and tensor_type(type) is None:
+        return str(type.WhichOneof("value")).removesuffix("_type")
+    tensor, shape = tensor_type(type), type_shape(type)
+    known = tensor is not None and tensor.elem_type in TensorProto.DataType.values()
+    name = TensorProto.DataType.Name(tensor.elem_type).lower() if known else "?"
+    sizes = "" if shape is None else ", ".join("?" if s is None else str(s) for s in shape)
+    return name if shape is None else f"{name}[{sizes}]"
+
+
+def _covers(found: TypeProto | None, declared: TypeProto | None) -> bool:
+    """Whether inference alone knows what a declaration says."""
+    known, claimed = type_shape(found), type_shape(declared)
+    if claimed is None:
+        return True
+    return known is not None and all(
+        isinstance(size, int) or not isinstance(claim, int)
+        for size, claim in zip(known, claimed, strict=False)
+    )
