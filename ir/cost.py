@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .graph import Node, Value
+from .graph import Node, Value, normalize_domain
 from .model import Model
 from .ops import macs
 
@@ -24,33 +24,54 @@ class NodeCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Totals of a model. Symbols in shapes count as 1 (as batches do): `16*batch` as 16."""
+    """Totals of a model. Symbols in shapes count as 1 (as batches do): `16*batch` as 16.
+
+    `uncounted` are nodes whose multiply-accumulates are left out, since the shape of what
+    they read or define isn't known.
+    """
 
     nodes: int
     parameters: int
     macs: int
     weight_bytes: int
     per_node: list[NodeCost] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
 
 
-def node_macs(node: Node) -> int:
-    """Multiply-accumulates of a node at its inferred shapes; 0 where none are counted."""
-    rule = macs().get((_domain(node), node.op_type))
+ShapeOf = Callable[["Value | None"], "tuple[int, ...] | None"]
+"""Gives the sizes at which a value counts; None where its rank isn't known."""
+
+
+def node_macs(node: Node, shape_of: ShapeOf) -> int | None:
+    """Multiply-accumulates of a node; 0 for operators without any, None where a shape that
+    they depend on isn't known."""
+    rule = macs().get((normalize_domain(node.domain), node.op_type))
+    if rule is None:
+        return 0
+    unknown = False
+
+    def shape(value: Value | None) -> tuple[int, ...]:
+        nonlocal unknown
+        found = shape_of(value)
+        unknown |= found is None and value is not None
+        return UNKNOWN_SHAPE if found is None else found
+
     try:
-        return 0 if rule is None else rule(node, known_shape)
+        count = rule(node, shape)
     except IndexError:  # inputs of a rank that the operator doesn't take
         return 0
+    return None if unknown else count
 
 
-def _domain(node: Node) -> str:
-    return "" if node.domain == "ai.onnx" else node.domain
+UNKNOWN_SHAPE = (1, 1, 1, 1)
+"""Stands for the shape of a value of unknown rank."""
 
 
-def known_shape(value: Value | None) -> tuple[int, ...]:
-    """A value's shape with 1 in the place of every symbol."""
+def known_shape(value: Value | None) -> tuple[int, ...] | None:
+    """A value's shape with 1 in the place of every symbol; None where the rank is unknown."""
     shape = None if value is None else value.shape
     if shape is None:
-        return (1, 1, 1, 1)
+        return None
     return tuple(s if isinstance(s, int) else _size_at_one(s) for s in shape)
 
 
@@ -90,17 +111,19 @@ def _evaluate(term: ast.expr) -> int:
     raise ValueError("not an expression of sizes")
 
 
-def count(model: Model) -> Cost:
+def count(model: Model, shape_of: ShapeOf = known_shape) -> Cost:
     """Count a model whose shapes have been inferred (`infer_shapes`).
 
     Nodes include those of subgraphs and functions; parameters are the elements of
     initializers and of Constant nodes, each counted once.
     """
     nodes = list(model.all_nodes())
-    per_node = []
+    per_node, uncounted = [], []
     for node in nodes:
-        cost = node_macs(node)
-        if cost:
+        cost = node_macs(node, shape_of)
+        if cost is None:
+            uncounted.append(f"{node.label} ({node.op_type})")
+        elif cost:
             per_node.append(NodeCost(node.label, node.op_type, cost))
     constants = [v.const for g in model.all_graphs() for v in g.initializers.values()]
     constants += [model.constant(n.outputs[0]) for n in nodes if n.op_type == "Constant"]
@@ -110,4 +133,5 @@ def count(model: Model) -> Cost:
         macs=sum(n.macs for n in per_node),
         weight_bytes=sum(t.nbytes for t in constants if t is not None),
         per_node=per_node,
+        uncounted=uncounted,
     )

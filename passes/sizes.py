@@ -1,10 +1,19 @@
-"""Shape inference that also follows sizes through shape computations."""
+"""Sizes: inference that follows shape computations, and those at which costs are counted."""
 
 from __future__ import annotations
 
-from ..ir.graph import tensor_type
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import helper
+
+from ..ir.cost import Cost, ShapeOf, count, known_shape
+from ..ir.errors import SecateurError
+from ..ir.graph import Value, tensor_type
 from ..ir.infer import infer_shapes
 from ..ir.model import Model
+from .simplify.input_shapes import replace_symbols
 from .simplify.symbolic.analysis import Analysis
 
 
@@ -34,3 +43,108 @@ def _leaves_sizes_open(model: Model) -> bool:
             if shape is None or not all(isinstance(s, int) or s in known for s in shape):
                 return True
     return False
+
+
+# --- sizes at which costs are counted ----------------------------------------------
+
+_IMAGE, _TOKENS, _WAVE, _VOLUME = 224, 128, 16_000, 32
+"""Rows and columns of an image, steps of a sequence, samples of a sound, a volume's edge."""
+
+_SCALES = (1.0, 2.0, 0.5, 0.25, 4.0)
+"""Tried in turn, where the model contradicts itself at the usual sizes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CountedSizes:
+    """The sizes at which a model with open ones is counted.
+
+    `chosen` gives them by symbol, or by input and axis where the size has no name. What
+    is not in it counts as 1: the first axis of every input, which mostly is a batch.
+    """
+
+    chosen: Mapping[str, int]
+
+    @classmethod
+    def of(cls, model: Model) -> CountedSizes:
+        """The usual sizes of such inputs (images, tokens, sound), as far as inference
+        accepts them. Shapes must have been inferred (`infer_sizes`)."""
+        inputs = [v for v in model.graph.inputs if v.const is None]
+        batches = {axis_name(v, 0) for v in inputs if v.shape}
+        usual = {n: s for v in inputs for n, s in _usual_sizes(v).items() if n not in batches}
+        if not usual:
+            return cls({})
+        for scale in _SCALES:
+            sizes = cls({name: int(size * scale) for name, size in usual.items()})
+            try:
+                sizes._at_sizes(model)
+            except SecateurError:
+                continue
+            return sizes
+        return cls({})
+
+    def count(self, model: Model) -> Cost:
+        """What the model costs at these sizes."""
+        return count(model, self.shapes(model))
+
+    def shapes(self, model: Model) -> ShapeOf:
+        """The shapes of a model's values at these sizes."""
+        if not self.chosen:
+            return known_shape
+        try:
+            fixed = self._at_sizes(model)
+        except SecateurError:
+            return known_shape
+        pairs = zip(_values(model), _values(fixed), strict=True)
+        shapes = {value: known_shape(other) for value, other in pairs}
+        return lambda value: shapes[value] if value in shapes else known_shape(value)
+
+    def _at_sizes(self, model: Model) -> Model:
+        """A copy of the model with inputs of these sizes, inferred."""
+        fixed = model.clone()
+        replace_symbols(fixed, self.chosen)
+        for value in fixed.graph.inputs:
+            if value.const is None and value.shape is not None:
+                sizes = [
+                    s if s is not None else self.chosen.get(axis_name(value, axis))
+                    for axis, s in enumerate(value.shape)
+                ]
+                value.set_tensor_type(value.dtype, sizes)
+        infer_sizes(fixed)
+        return fixed
+
+
+def axis_name(value: Value, axis: int) -> str:
+    """What an open size of an input is called: its symbol, else its place."""
+    size = value.shape[axis] if value.shape is not None else None
+    return size if isinstance(size, str) else f"axis {axis} of {value.name}"
+
+
+def _values(model: Model) -> list[Value]:
+    return [value for graph in model.graph.all_graphs() for value in graph.values()]
+
+
+def _open_axes(value: Value) -> list[int]:
+    """Axes of an input behind the first whose sizes are open."""
+    if value.shape is None:
+        return []
+    return [a for a, size in enumerate(value.shape) if a > 0 and not isinstance(size, int)]
+
+
+def _usual_sizes(value: Value) -> dict[str, int]:
+    """Usual sizes of an input's open axes; channels of images are left open."""
+    axes = _open_axes(value)
+    rank = value.rank or 0
+    if rank >= 4:
+        last = value.shape[-1] if value.shape is not None else None
+        channel = rank - 1 if isinstance(last, int) and last <= 4 and 1 in axes else 1
+        usual = _IMAGE if rank == 4 else _VOLUME
+        axes = [axis for axis in axes if axis != channel]
+    elif rank == 2 and _is_float(value):
+        usual = _WAVE
+    else:
+        usual = _TOKENS
+    return {axis_name(value, axis): usual for axis in axes}
+
+
+def _is_float(value: Value) -> bool:
+    return bool(value.dtype) and np.dtype(helper.tensor_dtype_to_np_dtype(value.dtype)).kind == "f"

@@ -13,14 +13,14 @@ from typing import Any
 from onnx import TensorProto
 
 from .backends.onnxruntime import Latency, Runner, measure_latency
-from .ir.cost import Cost, count
+from .ir.cost import Cost
 from .ir.graph import Value
 from .ir.model import Model
 from .ir.onnx_io import proto_bytes
 from .ir.tensor import Array
 from .passes.inline import InlineFunctions
 from .passes.simplify.defaults import inputs_with_defaults
-from .passes.sizes import infer_sizes
+from .passes.sizes import CountedSizes, axis_name, infer_sizes
 from .report import Stage
 
 LATENCY_SECONDS = 2.0
@@ -38,26 +38,29 @@ def measure_stage(name: str, model: Model, seconds: float) -> Stage:
         nodes=cost.nodes,
         parameters=cost.parameters,
         macs=cost.macs,
+        uncounted=len(cost.uncounted),
         file_bytes=file_bytes(model),
     )
 
 
 def cost_of(model: Model) -> Cost:
     """As `count`, where a function's multiply-accumulates count at each of its calls."""
-    cost = count(model)
+    cost = CountedSizes.of(model).count(model)
     if not model.functions:
         return cost
     model = model.clone()
     InlineFunctions().run(model)
     infer_sizes(model)
-    running = count(model)
-    return dataclasses.replace(cost, macs=running.macs, per_node=running.per_node)
+    running = CountedSizes.of(model).count(model)
+    return dataclasses.replace(
+        cost, macs=running.macs, per_node=running.per_node, uncounted=running.uncounted
+    )
 
 
 def open_sizes(model: Model) -> list[str]:
-    """The sizes that inputs leave open and costs count as 1: symbols, or input and axis."""
+    """The sizes that inputs leave open: symbols, or input and axis."""
     sizes = [
-        size or f"axis {axis} of {value.name}"
+        axis_name(value, axis)
         for value in model.graph.inputs
         if value.const is None
         for axis, size in enumerate(value.shape or ())
@@ -89,13 +92,15 @@ def latencies(runners: Mapping[str, Runner], feed: Mapping[str, Array]) -> dict[
 
 def describe_model(model: Model) -> dict[str, Any]:
     """What a reader wants to know about the input model."""
+    counted = dict(CountedSizes.of(model).chosen)
     return {
         "file": None if model.path is None else str(model.path),
         "ir_version": int(model.extra.ir_version),
         "opsets": {domain or "ai.onnx": version for domain, version in model.opsets.items()},
         "inputs": [describe_value(v) for v in model.graph.inputs if v.const is None],
         "outputs": [describe_value(v) for v in model.graph.outputs],
-        "counted_as_1": open_sizes(model),
+        "counted_at": counted,
+        "counted_as_1": [size for size in open_sizes(model) if size not in counted],
         "inputs_with_defaults": len(inputs_with_defaults(model)),
     }
 

@@ -22,6 +22,7 @@ SCHEMA = 1
 class Stage:
     """The model after one stage. Fields that don't apply or weren't measured are None.
 
+    `macs` leave out `uncounted` nodes whose sizes aren't known before the model runs.
     `seconds` is what the transformation took, `top1` a share of the evaluation samples,
     `latency` the time of one run at the model's batch size.
     """
@@ -31,6 +32,7 @@ class Stage:
     nodes: int | None = None
     parameters: int | None = None
     macs: int | None = None
+    uncounted: int = 0
     file_bytes: int | None = None
     top1: float | None = None
     latency: Latency | None = None
@@ -102,13 +104,14 @@ class Report:
 
     def remarks(self) -> list[str]:
         """What a reader of the numbers has to know, in sentences."""
-        sizes = self.model.get("counted_as_1")
-        defaults = self.model.get("inputs_with_defaults")
-        return [
+        uncounted = self.stages[0].uncounted if self.stages else 0
+        remarks = [
             *(f"{note}." for note in self.notes),
-            *([counted_as_1(sizes)] if sizes else []),
-            *([left_to_callers(defaults)] if defaults else []),
+            size_remark(self.model),
+            uncounted_remark(uncounted),
+            left_to_callers(self.model.get("inputs_with_defaults", 0)),
         ]
+        return [remark for remark in remarks if remark]
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
@@ -149,14 +152,32 @@ def count_text(count: int | None) -> str:
     return f"{count:,}"
 
 
-def counted_as_1(sizes: Sequence[str]) -> str:
-    """A sentence about the open sizes of a model's inputs."""
-    listed = " and ".join(filter(None, [", ".join(sizes[:-1]), *sizes[-1:]]))
-    return f"MACs count {listed} as 1."
+def size_remark(model: Mapping[str, Any]) -> str:
+    """A sentence about the sizes that a described model's inputs leave open, if any."""
+    chosen = [f"{name} as {size:,}" for name, size in model.get("counted_at", {}).items()]
+    ones = _listed(model.get("counted_as_1", []))
+    counted = _listed([*chosen, *([f"{ones} as 1"] if ones else [])])
+    return f"MACs count {counted} (--input-shape fixes them)." if counted else ""
+
+
+def uncounted_remark(count: int) -> str:
+    """A sentence about nodes of which inference found no shapes, if there are any."""
+    if not count:
+        return ""
+    return (
+        f"MACs leave out {count} nodes that work on sizes known only when the model runs, or that "
+        "depend on inputs' shapes (--input-shape)."
+    )
+
+
+def _listed(items: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
 
 
 def left_to_callers(count: int) -> str:
     """A sentence about inputs with default values, which passes must not touch."""
+    if not count:
+        return ""
     return (
         f"{count} inputs have default values that callers may override, so that they stay as they "
         "are; --freeze-defaults makes them constants."

@@ -14,7 +14,7 @@ from secateur.measure import cost_of, describe_model
 from secateur.models import zoo
 from secateur.passes.prune import PruneChannels
 from secateur.passes.sizes import infer_sizes
-from secateur.report import counted_as_1
+from secateur.report import size_remark, uncounted_remark
 
 
 @pytest.mark.parametrize("name", ["yolo", "shufflenet_v2", "vit_tiny", "gqa_decoder"])
@@ -41,7 +41,7 @@ def test_goals_hold_where_inference_loses_sizes(name: str, variant: str) -> None
     before = zoo.load_tiny(name, variant)
     infer_sizes(before)
     statistics = PruneChannels(macs=0.7).run(model).statistics
-    assert statistics["macs_before"] == count(before).macs
+    assert statistics["macs_before"] == cost_of(before).macs
     assert 0.5 < statistics["macs_after"] / statistics["macs_before"] <= 0.7
 
 
@@ -84,6 +84,68 @@ def test_open_sizes_are_named() -> None:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, None, "N"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, None, "N"])],
     )
-    sizes = describe_model(from_proto(helper.make_model(graph)))["counted_as_1"]
-    assert sizes == ["N", "axis 2 of x"]
-    assert counted_as_1(sizes) == "MACs count N and axis 2 of x as 1."
+    model = describe_model(from_proto(helper.make_model(graph)))
+    assert model["counted_as_1"] == ["N"]
+    assert model["counted_at"] == {"axis 2 of x": 224}
+    assert "axis 2 of x as 224 and N as 1 (" in size_remark(model)
+
+
+def segmentation(height: int | str, width: int | str) -> Model:
+    """A convolutional network for images of any size, its result flattened."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (16, 3, 3, 3), "w2": (32, 16, 3, 3), "w3": (2, 32, 1, 1)}
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(s, np.float32), n) for n, s in shapes.items()
+    ]
+    weights.append(numpy_helper.from_array(np.array([0, 2, -1]), "flat"))
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1] * 4, strides=[2, 2]),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("Conv", ["b", "w2"], ["c"], pads=[1] * 4, strides=[2, 2]),
+            helper.make_node("Relu", ["c"], ["d"]),
+            helper.make_node("Conv", ["d", "w3"], ["e"]),
+            helper.make_node("Reshape", ["e", "flat"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, height, width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2, "pixels"])],
+        weights,
+    )
+    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+
+
+def test_open_image_sizes_count_as_those_of_a_usual_image() -> None:
+    opened, fixed = segmentation("h", "w"), segmentation(224, 224)
+    for model in (opened, fixed):
+        infer_sizes(model)
+    assert cost_of(opened).macs == cost_of(fixed).macs > 10**6
+    statistics = PruneChannels(macs=0.7).run(opened).statistics
+    before, after = cost_of(fixed).macs, cost_of(opened).macs
+    assert (statistics["macs_before"], statistics["macs_after"]) == (before, after)
+    assert 0.6 < after / before <= 0.7
+
+
+def test_nodes_of_unknown_shape_are_counted_as_such() -> None:
+    """What Compress keeps is known only when the model runs."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Compress", ["x", "keep"], ["flat"]),
+            helper.make_node("Reshape", ["flat", "shape"], ["m"]),
+            helper.make_node("MatMul", ["m", "w"], ["y"]),
+        ],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 8]),
+            helper.make_tensor_value_info("keep", TensorProto.BOOL, [32]),
+            helper.make_tensor_value_info("shape", TensorProto.INT64, None),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ones((8, 3), np.float32), "w")],
+    )
+    opset = helper.make_opsetid("", 17)
+    model = from_proto(helper.make_model(graph, opset_imports=[opset], ir_version=8))
+    infer_sizes(model)
+    cost = cost_of(model)
+    assert (cost.macs, cost.uncounted) == (0, ["y (MatMul)"])
+    assert "leave out 1 nodes" in uncounted_remark(len(cost.uncounted))

@@ -19,6 +19,7 @@ import numpy as np
 from ...ir.axes.dims import Dim
 from ...ir.axes.facts import Analysis
 from ...ir.axes.selection import Selection
+from ...ir.cost import ShapeOf, known_shape
 from ...ir.errors import SecateurError
 from .budget import CostModel
 from .groups import Group
@@ -63,13 +64,15 @@ def allocate(
     scores: dict[Dim, Scores],
     goal: Goal,
     *,
+    shape_of: ShapeOf = known_shape,
     scope: str = "global",
     align: int = 1,
 ) -> Allocation:
     """Kept indices of every free group.
 
-    Widths are multiples of `align`, or of the largest half, quarter, ... of it with which
-    the goal can be reached. Raises SecateurError where it can't be at all.
+    `shape_of` gives the sizes at which multiply-accumulates count. Widths are multiples of
+    `align`, or of the largest half, quarter, ... of it with which the goal can be reached.
+    Raises SecateurError where it can't be at all.
     """
     free = [g for g in groups if g.lock is None]
     if goal.kind == "channels":
@@ -77,7 +80,7 @@ def allocate(
         rank = [s.damage for s in steps]
         removed = _removal(scope, steps, rank)(1.0 - goal.keep, 1.0)
         return Allocation(_select(steps, removed, scores), align)
-    model = CostModel(analysis, "macs" if goal.kind == "macs" else "parameters")
+    model = CostModel(analysis, "macs" if goal.kind == "macs" else "parameters", shape_of=shape_of)
     target = goal.keep * model.full
     while True:
         steps = [_Steps(g, scores, align) for g in free]

@@ -5,17 +5,27 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from ...ir.axes.dims import Axis, Dim, axis_size, dims_of, resolve
 from ...ir.axes.facts import Analysis, Axes
-from ...ir.cost import count, known_shape
+from ...ir.cost import UNKNOWN_SHAPE, ShapeOf, count, known_shape
 from ...ir.graph import Node, Use, Value, normalize_domain
 from ...ir.ops import macs
 
 Counts = Mapping[Dim, int]
 """Kept indices of the dims that lose some."""
 
-Shape = tuple[int | Axis, ...]
+
+@dataclass(frozen=True)
+class Scaled:
+    """An axis that changes; `factor` stands for its parts of unknown size."""
+
+    axis: Axis
+    factor: float
+
+
+Shape = tuple[int | Scaled, ...]
 """Sizes where nothing can change them, else axes."""
 
 
@@ -26,9 +36,20 @@ class CostModel:
     depends on, so that what a single dim saves is found without counting everything.
     """
 
-    def __init__(self, analysis: Analysis, kind: str, *, locked: bool = False) -> None:
-        """`kind` is "macs" or "parameters"; `locked` also follows dims that are locked."""
+    def __init__(
+        self,
+        analysis: Analysis,
+        kind: str,
+        *,
+        shape_of: ShapeOf = known_shape,
+        locked: bool = False,
+    ) -> None:
+        """`kind` is "macs" or "parameters"; `locked` also follows dims that are locked.
+
+        `shape_of` gives the sizes of values of which the axes don't tell them.
+        """
         self._locked = locked
+        self._shape_of = shape_of
         self._items: list[Callable[[_Sizes], int]] = []
         self._by_dim: dict[Dim, list[int]] = defaultdict(list)
         if kind == "macs":
@@ -70,7 +91,7 @@ class CostModel:
                 shapes: dict[Value, Shape] = shapes,
                 rule: Callable[..., int] = rule,
             ) -> int:
-                return rule(node, lambda value: sizes.shape(value, shapes))
+                return rule(node, lambda value: sizes.shape(value, shapes, self._shape_of))
 
             self._add(item, {axis for found in axes.values() for axis in found})
 
@@ -82,13 +103,16 @@ class CostModel:
 
         Shape inference may know sizes that the axes don't.
         """
-        inferred = known_shape(value) if value.rank == len(axes) else (1,) * len(axes)
-        found: list[int | Axis] = []
+        inferred = self._shape_of(value)
+        if inferred is None or len(inferred) != len(axes):
+            inferred = (1,) * len(axes)
+        found: list[int | Scaled] = []
         for axis, known in zip(axes, inferred, strict=True):
+            size = axis_size(axis)
             if any(self._follows(dim) for dim in dims_of(axis)):
-                found.append(resolve(axis))
+                counted = _Sizes({}).size(axis)
+                found.append(Scaled(resolve(axis), 1 if size is not None else known / counted))
             else:
-                size = axis_size(axis)
                 found.append(known if size is None else size)
         return tuple(found)
 
@@ -134,11 +158,15 @@ class _Sizes:
             known = self._known[axis] = sum(self._term(term) for term in resolve(axis))
         return known
 
-    def shape(self, value: Value | None, shapes: dict[Value, Shape]) -> tuple[int, ...]:
+    def shape(
+        self, value: Value | None, shapes: dict[Value, Shape], shape_of: ShapeOf
+    ) -> tuple[int, ...]:
         known = shapes.get(value) if value is not None else None
         if known is None:
-            return known_shape(value)
-        return tuple(s if isinstance(s, int) else self.size(s) for s in known)
+            return shape_of(value) or UNKNOWN_SHAPE
+        return tuple(
+            s if isinstance(s, int) else round(s.factor * self.size(s.axis)) for s in known
+        )
 
     def elements(self, axes: Axes) -> int:
         return math.prod(self.size(axis) for axis in axes)

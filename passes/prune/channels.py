@@ -15,7 +15,7 @@ from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
 from ..inline import InlineFunctions
 from ..simplify.defaults import inputs_with_defaults
-from ..sizes import infer_sizes
+from ..sizes import CountedSizes, infer_sizes
 from .allocation import Goal, allocate
 from .apply import apply_selection
 from .groups import Group, find_groups
@@ -50,14 +50,22 @@ class PruneChannels(Pass):
         goal = self._goal()
         inlined = InlineFunctions().run(model)
         infer_sizes(model)
-        before = count(model)
+        sizes = CountedSizes.of(model)
+        shape_of = sizes.shapes(model)
+        before = count(model, shape_of)
         analysis = analyze(model, prune_normalized=self.normalized)
         groups = find_groups(analysis, self.ignore)
         free = [g for g in groups if g.lock is None]
         scores = group_scores(free, self.importance)
         try:
             allocation = allocate(
-                analysis, groups, scores, goal, scope=self.scope, align=self.align
+                analysis,
+                groups,
+                scores,
+                goal,
+                shape_of=shape_of,
+                scope=self.scope,
+                align=self.align,
             )
         except SecateurError as error:
             raise SecateurError(f"{error}{_hint(model)}") from None
@@ -66,7 +74,7 @@ class PruneChannels(Pass):
         statistics = _statistics(analysis, groups, selection)
         apply_selection(analysis, selection)
         infer_sizes(model)
-        after = count(model)
+        after = sizes.count(model)
         statistics.update(
             macs_before=before.macs,
             macs_after=after.macs,

@@ -12,7 +12,7 @@ from ...ir.axes.dims import Dim, Lock, dims_of
 from ...ir.axes.facts import Analysis
 from ...ir.model import Model
 from ..inline import InlineFunctions
-from ..sizes import infer_sizes
+from ..sizes import CountedSizes, infer_sizes
 from .budget import CostModel
 from .groups import Group, find_groups
 
@@ -58,7 +58,8 @@ def inspect_groups(
     analysis = analyze(model, prune_normalized=prune_normalized)
     groups = find_groups(analysis, ignore)
     passed = _operators(analysis)
-    macs = CostModel(analysis, "macs", locked=True)
+    shape_of = CountedSizes.of(model).shapes(model)
+    macs = CostModel(analysis, "macs", shape_of=shape_of, locked=True)
     parameters = CostModel(analysis, "parameters", locked=True)
     reports = []
     for group in groups:

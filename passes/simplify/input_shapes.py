@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from ...ir.errors import SecateurError
 from ...ir.graph import Dimension, Value, tensor_type
@@ -30,11 +31,7 @@ class FixInputShapes(Pass):
                     f"the model has no input '{name}'; its inputs are {', '.join(sorted(inputs))}"
                 )
             _bind(inputs[name], sizes, symbols)
-        for graph in model.graph.all_graphs():
-            for value in graph.values():
-                _substitute(value, symbols)
-        for value in model.graph.outputs:
-            _open(value)
+        replace_symbols(model, symbols)
         infer_shapes(model)
         return PassResult(bool(self.shapes), {"symbols": symbols})
 
@@ -59,7 +56,16 @@ def _bind(value: Value, sizes: tuple[int, ...], symbols: dict[str, int]) -> None
     value.set_tensor_type(value.dtype, sizes)
 
 
-def _substitute(value: Value, symbols: dict[str, int]) -> None:
+def replace_symbols(model: Model, symbols: Mapping[str, int]) -> None:
+    """Let symbolic sizes be numbers everywhere; what outputs say besides is forgotten."""
+    for graph in model.graph.all_graphs():
+        for value in graph.values():
+            _substitute(value, symbols)
+    for value in model.graph.outputs:
+        _open(value)
+
+
+def _substitute(value: Value, symbols: Mapping[str, int]) -> None:
     shape = value.shape
     if value.const is None and shape is not None and any(size in symbols for size in shape):
         sizes: list[Dimension] = [symbols.get(s, s) if isinstance(s, str) else s for s in shape]

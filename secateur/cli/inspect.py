@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..report import bytes_text, count_text, counted_as_1, left_to_callers, short
+from ..report import (
+    bytes_text,
+    count_text,
+    left_to_callers,
+    short,
+    size_remark,
+    uncounted_remark,
+)
 from .console import print_json, print_table
 from .options import fixed_inputs_options, json_option, model_argument
 
@@ -51,6 +58,7 @@ def _inspect(path: Path, fixed: FixedInputs) -> dict[str, Any]:
         "nodes": cost.nodes,
         "parameters": cost.parameters,
         "macs": cost.macs,
+        "uncounted": cost.uncounted,
         "weight_bytes": cost.weight_bytes,
         "file_bytes": file_bytes(model),
         "operators": [
@@ -72,10 +80,13 @@ def _print(facts: dict[str, Any]) -> None:
         f"{count_text(facts['nodes'])} nodes, {count_text(facts['parameters'])} parameters "
         f"({bytes_text(facts['weight_bytes'])}), {count_text(facts['macs'])} MACs"
     )
-    if facts["counted_as_1"]:
-        click.echo(counted_as_1(facts["counted_as_1"]))
-    if facts["inputs_with_defaults"]:
-        click.echo(left_to_callers(facts["inputs_with_defaults"]))
+    remarks = [
+        size_remark(facts),
+        uncounted_remark(len(facts["uncounted"])),
+        left_to_callers(facts["inputs_with_defaults"]),
+    ]
+    for remark in filter(None, remarks):
+        click.echo(remark)
     rows = [[o["type"], count_text(o["nodes"]), count_text(o["macs"])] for o in facts["operators"]]
     print_table(["operator", "nodes", "MACs"], rows)
     print_table(
