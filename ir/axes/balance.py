@@ -35,11 +35,21 @@ class Family:
 
 
 def settle(families: Sequence[Family]) -> None:
-    """Lock the dims that no balanced choice can remove an index of."""
-    system = _System(families)
-    for dim, why in system.stuck().items():
-        if dim.lock is None:
-            dim.lock = why
+    """Lock the dims that no balanced choice can remove an index of.
+
+    A lock changes the equations that others were found with: until none is added.
+    """
+    left: set[Dim] | None = None
+    while left != (free := _free_dims(families)):
+        left = free
+        for dim, why in _System(families).stuck().items():
+            if dim.lock is None:
+                dim.lock = why
+
+
+def _free_dims(families: Sequence[Family]) -> set[Dim]:
+    axes = (member for family in families for member in family.members)
+    return {dim for axis in axes for dim in dims_of(axis) if dim.lock is None}
 
 
 def moves(families: Sequence[Family], dims: Iterable[Dim]) -> list[Move]:
