@@ -15,9 +15,11 @@ from ..model import Model
 from ..ops import Rule, rules
 from . import dims
 from .balance import settle
+from .contents import Size
 from .dims import Axis, Lock
-from .facts import Analysis, freeze, literal_axes
+from .facts import Analysis, Expectation, freeze, literal_axes
 from .node_axes import NodeAxes, Opaque
+from .sizes import follows
 
 
 def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
@@ -41,6 +43,8 @@ def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
             dims.lock(axis, why)
         freeze(analysis, None, value, why)
     _lock_intractable(analysis)
+    for expectation in analysis.expected:
+        _lock_unmet(expectation)
     settle(analysis.families)
     return analysis
 
@@ -57,6 +61,20 @@ def _lock_intractable(analysis: Analysis) -> None:
         for axis in axes or ():
             if dims.axis_size(axis) is None and dims.around_unknown(axis) is None:
                 dims.lock(axis, Lock(value.name, "", "mixed with sizes known only at run time"))
+
+
+def _lock_unmet(expectation: Expectation) -> None:
+    """Lock what a computed size depends on where no rewrite makes it what it has to be."""
+    for element, wanted in zip(expectation.content.ravel(), expectation.required, strict=True):
+        depends = element.axes() if isinstance(element, Size) else []
+        if wanted is None:
+            unmet = depends
+        elif isinstance(wanted, int) or dims.axis_size(wanted) is not None:
+            continue
+        else:
+            unmet = [] if follows(element, wanted) else [wanted, *depends]
+        for axis in unmet:
+            dims.lock(axis, expectation.why)
 
 
 def _analyze_node(analysis: Analysis, node: Node, table: dict[tuple[str, str], Rule]) -> None:

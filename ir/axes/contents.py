@@ -8,6 +8,7 @@ by themselves and which have to be rewritten.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Union
@@ -23,6 +24,9 @@ Content = npt.NDArray[Any]
 
 CONTENT_LIMIT = 1024
 """Elements above which an integer tensor isn't followed by content."""
+
+SIZE_LIMIT = 256
+"""Operations above which a size isn't followed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,11 @@ class Size:
             return self.compute(*values)
         except ZeroDivisionError:
             return None
+
+    @property
+    def operations(self) -> int:
+        """How many computations of sizes it takes, those in common counted each time."""
+        return 1 + sum(a.operations for a in self.arguments if isinstance(a, Size))
 
     def axes(self) -> list[Axis]:
         """The axes whose sizes it depends on."""
@@ -86,6 +95,8 @@ def apply_elementwise(compute: Callable[..., int], *operands: Content) -> Conten
     """Broadcast `compute` over contents."""
 
     def element(*arguments: Element) -> Element:
+        if compute is choose and isinstance(arguments[0], int):
+            return arguments[1] if arguments[0] else arguments[2]
         if any(a is None for a in arguments):
             return None
         if any(isinstance(a, Size) for a in arguments):
@@ -98,6 +109,11 @@ def apply_elementwise(compute: Callable[..., int], *operands: Content) -> Conten
     return np.asarray(np.frompyfunc(element, len(operands), 1)(*operands), object)
 
 
+def is_small(content: Content) -> bool:
+    """Whether all elements take few computations, so that they can be followed."""
+    return all(e.operations <= SIZE_LIMIT for e in content.ravel() if isinstance(e, Size))
+
+
 def depends_on_axes(content: Content) -> list[Axis]:
     return [axis for e in content.ravel() if isinstance(e, Size) for axis in e.axes()]
 
@@ -106,3 +122,24 @@ def truncated_divide(a: int, b: int) -> int:
     """Integer division as ONNX's Div: towards zero."""
     quotient = abs(a) // abs(b)
     return quotient if (a < 0) == (b < 0) else -quotient
+
+
+def multiply_all(*factors: int) -> int:
+    return math.prod(factors)
+
+
+def equal(a: int, b: int) -> int:
+    return int(a == b)
+
+
+def greater(a: int, b: int) -> int:
+    return int(a > b)
+
+
+def less(a: int, b: int) -> int:
+    return int(a < b)
+
+
+def choose(condition: int, a: int, b: int) -> int:
+    """Where."""
+    return a if condition else b

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,15 @@ class Parameter:
         return self.use.user
 
 
+@dataclass(frozen=True)
+class Expectation:
+    """The elements of a shape and what each has to be: an axis's size, a number, or anything."""
+
+    content: Content
+    required: Sequence[Axis | int | None]
+    why: Lock
+
+
 @dataclass
 class Analysis:
     """Axes of all values of a model's main graph, and what pruning them has to rewrite."""
@@ -50,6 +59,8 @@ class Analysis:
     families: list[Family] = field(default_factory=list)
     views: dict[Value, Axes] = field(default_factory=dict)
     """Axes of constants that are only cut into parts: their uses share them."""
+    expected: list[Expectation] = field(default_factory=list)
+    """What computed sizes have to be."""
     rewrites: list[Callable[[Any], None]] = field(default_factory=list)
     unruled: list[tuple[Node, str]] = field(default_factory=list)
     prune_normalized: bool = False

@@ -12,7 +12,7 @@ from . import dims
 from .balance import Family
 from .contents import CONTENT_LIMIT, Content, evaluate_all
 from .dims import Axis, Lock
-from .facts import Analysis, Axes, Parameter, content_of_value, freeze, literal_axes
+from .facts import Analysis, Axes, Expectation, Parameter, content_of_value, freeze, literal_axes
 
 
 class Opaque(Exception):  # noqa: N818 - a rule's answer, not an error
@@ -86,11 +86,14 @@ class NodeAxes:
 
     def content(self, index: int) -> Content | None:
         """Content of an integer input that the rule reads as numbers, not as data."""
+        if self.node.input(index) is not None:
+            self.consumed.add(index)
+        return self.peek(index)
+
+    def peek(self, index: int) -> Content | None:
+        """The same of an input that the result may be `follow`ed from."""
         value = self.node.input(index)
-        if value is None:
-            return None
-        self.consumed.add(index)
-        return content_of_value(self.analysis, value)
+        return None if value is None else content_of_value(self.analysis, value)
 
     def knows_content(self) -> bool:
         """Whether all inputs are small integer tensors of which something is known."""
@@ -162,13 +165,25 @@ class NodeAxes:
         if value is not None:
             self.analysis.axes[value] = axes
 
-    def set_content(self, content: Content, index: int = 0) -> None:
+    def follow(self, content: Content, index: int = 0) -> bool:
+        """Set the content of output `index`, which says all that the inputs' contents do.
+
+        Returns whether it is small enough; else what the inputs say is frozen.
+        """
         value = self.node.output(index)
-        if value is not None and content.size <= CONTENT_LIMIT:
-            self.analysis.contents[value] = content
+        if value is None or content.size > CONTENT_LIMIT:
+            return False
+        self.consumed.update(range(len(self.node.inputs)))
+        self.analysis.contents[value] = content
+        return True
 
     def expect(self, index: int, content: Content, required: Sequence[Axis | int | None]) -> None:
-        """Keep the elements of an integer input at sizes of axes, numbers, or anything."""
+        """Keep the elements of an integer input at sizes of axes, numbers, or anything.
+
+        Axes are locked where an element can't be kept at what is required.
+        """
+        why = self.why("a size computed at run time can't be kept in step")
+        self.analysis.expected.append(Expectation(content, required, why))
         self.rewrite(lambda rewriter: rewriter.match(self.node, index, content, required))
 
     def expect_attribute(
@@ -184,6 +199,7 @@ class NodeAxes:
             return None
         values = [v for v in evaluate_all(content) if v is not None]
         if len(values) != content.size:
+            self.consumed.discard(index)
             return None
         self.expect(index, content, values)
         return values

@@ -8,10 +8,19 @@ from collections.abc import Callable, Sequence
 from onnx import TensorProto
 
 from ..axes import dims
-from ..axes.contents import apply_elementwise, truncated_divide
+from ..axes.contents import (
+    apply_elementwise,
+    choose,
+    equal,
+    greater,
+    is_small,
+    less,
+    truncated_divide,
+)
 from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
+from ..axes.sizes import settled
 from .registry import MICROSOFT, rule
 
 # Operators of one input that compute each element from the same element.
@@ -101,10 +110,10 @@ _CONTENT: dict[str, Callable[..., int]] = {
     "Min": min,
     "Neg": operator.neg,
     "Identity": int,
-    "Equal": lambda a, b: int(a == b),
-    "Greater": lambda a, b: int(a > b),
-    "Less": lambda a, b: int(a < b),
-    "Where": lambda c, a, b: a if c else b,
+    "Equal": equal,
+    "Greater": greater,
+    "Less": less,
+    "Where": choose,
 }
 
 
@@ -177,9 +186,9 @@ def dropout(r: NodeAxes) -> None:
 @rule("Cast")
 def cast(r: NodeAxes) -> None:
     if r.get("to") in INTEGER_TYPES:
-        content = r.content(0)
+        content = r.peek(0)
         if content is not None:
-            r.set_content(content)
+            r.follow(content)
     r.set(r.axes(0))
 
 
@@ -200,5 +209,7 @@ def _elementwise_content(r: NodeAxes) -> None:
     if compute is None or output is None or output.dtype not in INTEGER_TYPES:
         return
     if r.knows_content():
-        operands = [r.content(i) for i in range(len(r.node.inputs))]
-        r.set_content(apply_elementwise(compute, *(o for o in operands if o is not None)))
+        operands = [r.peek(i) for i in range(len(r.node.inputs))]
+        content = apply_elementwise(compute, *(o for o in operands if o is not None))
+        if is_small(content):
+            r.follow(settled(content) if compute in (equal, greater, less) else content)

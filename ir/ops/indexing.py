@@ -74,12 +74,12 @@ def _renumber(
 def _gather_content(r: NodeAxes) -> None:
     if r.get("axis", 0) != 0 or not r.knows_content():
         return
-    content, indices = r.content(0), r.numbers(1)
+    content, indices = r.peek(0), r.numbers(1)
     position = r.node.input(1)
     if content is None or indices is None or content.ndim != 1 or position is None:
         return
     picked = content[np.array(indices, np.int64)]
-    r.set_content(picked.reshape(()) if position.rank == 0 else picked)
+    r.follow(picked.reshape(()) if position.rank == 0 else picked)
 
 
 @rule("GatherElements")

@@ -66,18 +66,14 @@ def _concat_content(r: NodeAxes) -> None:
         return
     pieces: list[Content] = []
     for index, value in enumerate(r.node.inputs):
-        content = r.content(index)
+        content = r.peek(index)
         if content is None:
             size = value.shape[0] if value is not None and value.shape else None
             if not isinstance(size, int):
-                r.consumed.clear()
                 return
             content = np.full(min(size, _MOST_PARTS + 1), None, object)
         pieces.append(content)
-    if sum(len(piece) for piece in pieces) > _MOST_PARTS:
-        r.consumed.clear()
-        return
-    r.set_content(np.concatenate(pieces))
+    r.follow(np.concatenate(pieces))
 
 
 @rule("Split")
@@ -113,10 +109,10 @@ def _split_content(r: NodeAxes, sizes: Sequence[int]) -> None:
     """Take a shape apart."""
     if r.node.input(0) not in r.analysis.contents:
         return
-    content = r.content(0)
+    content = r.peek(0)
     if content is not None and content.ndim == 1:
         for index, part in enumerate(np.split(content, np.cumsum(sizes)[:-1])):
-            r.set_content(part, index)
+            r.follow(part, index)
 
 
 def equal_parts(total: int, count: int) -> list[int]:
@@ -252,12 +248,12 @@ def _inferred(r: NodeAxes, axis: int) -> Axis:
 def _slice_content(r: NodeAxes, bounds: Sequence[Bound]) -> None:
     if len(bounds) != 1 or not r.knows_content():
         return
-    bound, content = bounds[0], r.content(0)
+    bound, content = bounds[0], r.peek(0)
     if content is None or content.ndim != 1:
         return
     if bound.start is not None and bound.stop is not None and bound.step is not None:
         picked = slice(*slice(bound.start, bound.stop, bound.step).indices(len(content)))
-        r.set_content(content[picked])
+        r.follow(content[picked])
 
 
 @rule("Pad")
@@ -362,12 +358,23 @@ def squeeze(r: NodeAxes) -> None:
         if any(dims.axis_size(a) is None for a in axes):
             raise Opaque("which axes have size 1 is known only at run time")
         removed = {i for i, a in enumerate(axes) if dims.axis_size(a) == 1}
+        r.rewrite(lambda rewriter: _name_axes(r, rewriter, axes, removed))
     else:
         removed = reduced_axes(r, len(axes))
     if any(dims.axis_size(axes[i]) not in (1, None) for i in removed):
         raise Opaque("squeezes an axis that isn't of size 1")
-    _reshape_content(r, len(axes) - len(removed))
+    _reshape_content(r)
     r.set(tuple(a for i, a in enumerate(axes) if i not in removed))
+
+
+def _name_axes(r: NodeAxes, rewriter: Any, axes: Axes, removed: set[int]) -> None:
+    """Squeeze by number what had size 1, since another axis may have it now."""
+    if not rewriter.changes(*axes):
+        return
+    if r.opset < 13:
+        r.node.set("axes", sorted(removed))
+    else:
+        rewriter.set_constant(r.node, 1, np.array(sorted(removed), np.int64))
 
 
 @rule("Unsqueeze")
@@ -381,13 +388,17 @@ def unsqueeze(r: NodeAxes) -> None:
     rank = len(axes) + len(added)
     positions = {normalized(a, rank) for a in added}
     rest = iter(axes)
-    _reshape_content(r, rank)
+    _reshape_content(r)
     r.set(tuple(ONE if i in positions else next(rest) for i in range(rank)))
 
 
-def _reshape_content(r: NodeAxes, rank: int) -> None:
-    """Squeeze and Unsqueeze between scalars and vectors keep a shape's content."""
-    if r.knows_content():
-        content = r.content(0)
-        if content is not None and content.size == 1:
-            r.set_content(content.reshape((1,) * rank))
+def _reshape_content(r: NodeAxes) -> None:
+    """Squeeze and Unsqueeze of a shape keep what it says."""
+    shape = r.out_shape()
+    content = r.peek(0)
+    if content is None:
+        return
+    if content.size == 1 and shape is not None:
+        r.follow(content.reshape((1,) * len(shape)))
+    elif shape is not None and all(isinstance(s, int) for s in shape):
+        r.follow(content.reshape([s for s in shape if isinstance(s, int)]))

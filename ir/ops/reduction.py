@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import operator
+import numpy as np
 
-from ..axes.contents import Size
+from ..axes.contents import Size, is_small, multiply_all
 from ..axes.dims import ONE
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
@@ -51,14 +50,13 @@ def reduce(r: NodeAxes) -> None:
 def _follow_content(r: NodeAxes) -> None:
     if r.node.op_type != "ReduceProd" or not r.knows_content():
         return
-    content = r.content(0)
+    content = r.peek(0)
     if content is None or content.ndim != 1:
         return
-    result = content[:1].copy()
-    result[0] = Size(
-        compute=lambda *sizes: functools.reduce(operator.mul, sizes, 1), arguments=tuple(content)
-    )
-    r.set_content(result if r.get("keepdims", 1) else result.reshape(()))
+    result = np.empty(1, object)
+    result[0] = Size(compute=multiply_all, arguments=tuple(content))
+    if is_small(result):
+        r.follow(result if r.get("keepdims", 1) else result.reshape(()))
 
 
 @rule("ArgMax", "ArgMin")

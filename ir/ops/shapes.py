@@ -7,7 +7,6 @@ in which axes merge, split, or both. Sizes known only at run time take part by i
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..axes import dims
-from ..axes.contents import Content, Element, Size, content_of, evaluate, shape_content
+from ..axes.contents import (
+    Content,
+    Element,
+    Size,
+    content_of,
+    evaluate,
+    multiply_all,
+    shape_content,
+)
 from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
+from ..axes.sizes import polynomial, whole
 from .registry import rule
 
 UNKNOWN = "its size is known only at run time"
@@ -58,22 +66,9 @@ def axis_monomial(axis: Axis) -> Monomial | None:
 
 
 def element_monomial(element: Element) -> Monomial | None:
-    value = evaluate(element)
-    if value is not None:
-        return Monomial(value)
-    if not isinstance(element, Size):
-        return None
-    if element.axis is not None:
-        return axis_monomial(element.axis)
-    if element.compute is not None and element.compute.__name__ == "mul":
-        factors = [element_monomial(a) for a in element.arguments]
-        if all(f is not None for f in factors):
-            result = ONE_ELEMENT
-            for f in factors:
-                assert f is not None
-                result = result * f
-            return result
-    return None
+    size = polynomial(element, whole)
+    product = None if size is None else size.monomial
+    return None if product is None else Monomial.of(product[0], Counter(map(id, product[1])))
 
 
 @rule("Reshape")
@@ -98,9 +93,9 @@ def reshape(r: NodeAxes) -> None:
     else:
         r.expect(1, content, required)
     if r.node.input(0) in r.analysis.contents:
-        source, shape = r.content(0), r.out_shape()
+        source, shape = r.peek(0), r.out_shape()
         if source is not None and shape is not None and all(isinstance(s, int) for s in shape):
-            r.set_content(source.reshape([int(s) for s in shape if s is not None]))
+            r.follow(source.reshape([int(s) for s in shape if s is not None]))
     r.set(result)
 
 
@@ -258,7 +253,7 @@ def shape(r: NodeAxes) -> None:
     start = int(r.get("start", 0))
     stop = r.get("end")
     part = axes[slice(start, None if stop is None else int(stop))]
-    r.set_content(shape_content(part))
+    r.follow(shape_content(part))
     r.set((r.literal(len(part), "a shape"),))
 
 
@@ -268,8 +263,8 @@ def size(r: NodeAxes) -> None:
         return
     sizes = tuple(Size(axis) for axis in r.axes(0))
     content = np.empty((), object)
-    content[()] = Size(compute=lambda *values: math.prod(values), arguments=sizes)
-    r.set_content(content)
+    content[()] = Size(compute=multiply_all, arguments=sizes)
+    r.follow(content)
     r.set(())
 
 
@@ -298,7 +293,7 @@ def _constant_content(r: NodeAxes, shape: Sequence[int | None]) -> None:
         return
     fill = content_of(np.asarray(_fill_value(r)))
     if fill is not None:
-        r.set_content(np.full([s for s in shape if s is not None], fill.ravel()[0], object))
+        r.follow(np.full([s for s in shape if s is not None], fill.ravel()[0], object))
 
 
 def _fill_value(r: NodeAxes) -> object:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from ...ir.axes.contents import Content, evaluate
+from ...ir.axes.contents import Content, Element, Size, evaluate
 from ...ir.axes.dims import Axis
 from ...ir.axes.facts import Analysis, Axes, Parameter
 from ...ir.axes.selection import Indices, Selection
+from ...ir.axes.sizes import Polynomial, axis_polynomial, polynomial, ratio, selected
 from ...ir.graph import Node, Use, Value
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
@@ -50,16 +51,18 @@ class Rewriter:
         tensor = Tensor.from_array(array) if dtype is None else _cast(array, dtype)
         node.set_input(index, self.model.graph.add_initializer(name, tensor))
 
-    def _set_elements(self, node: Node, index: int, elements: dict[int, int], size: int) -> None:
-        """Override elements of an integer vector of `size` that a node reads."""
+    def _set_elements(
+        self, node: Node, index: int, changes: dict[int, _Change], content: Content
+    ) -> None:
+        """Change elements of an integer vector that a node reads."""
         tensor = self.model.constant(node.input(index))
         if tensor is not None:
             array = tensor.numpy().copy()
-            for position, element in elements.items():
-                array[position] = element
+            for position, change in changes.items():
+                array[position] = change.number
             self.set_constant(node, index, array, tensor.dtype)
         else:
-            self._override(node, index, elements, size)
+            self._compute_elements(node, index, changes, content.size)
 
     def match(
         self, node: Node, index: int, content: Content, required: Sequence[Axis | int | None]
@@ -70,47 +73,79 @@ class Rewriter:
         follow the pruning by themselves, or say the same in another way (`content` holds
         what they mean), stay as they are.
         """
-        elements = self._mismatches(content, required)
-        if elements:
-            self._set_elements(node, index, elements, content.size)
+        changes = self._mismatches(content, required)
+        if changes:
+            self._set_elements(node, index, changes, content)
 
     def match_attribute(
         self, node: Node, name: str, content: Content, required: Sequence[Axis | int | None]
     ) -> None:
         """The same for an attribute."""
-        elements = self._mismatches(content, required)
-        if elements:
+        changes = self._mismatches(content, required)
+        if changes:
             values = list(node.get(name))
-            for position, element in elements.items():
-                values[position] = element
+            for position, change in changes.items():
+                values[position] = change.number
             node.set(name, values)
 
     def _mismatches(
         self, content: Content, required: Sequence[Axis | int | None]
-    ) -> dict[int, int]:
-        elements: dict[int, int] = {}
+    ) -> dict[int, _Change]:
+        changes: dict[int, _Change] = {}
+        sizes = selected(self.selection)
         for position, (element, wanted) in enumerate(zip(content.ravel(), required, strict=True)):
-            if wanted is None:
+            if wanted is None or not self._may_differ(element, wanted):
                 continue
-            changed = not isinstance(wanted, int) and self.changes(wanted)
-            target = wanted if isinstance(wanted, int) else self.selection.size(wanted)
-            actual = evaluate(element, self.selection)
-            if target is not None and actual != target and (changed or actual is not None):
-                elements[position] = target
-        return elements
+            target = (
+                polynomial(wanted, sizes)
+                if isinstance(wanted, int)
+                else axis_polynomial(wanted, sizes)
+            )
+            assert target is not None
+            actual = self._value(element)
+            if actual == target:
+                continue
+            if target.value is not None:
+                changes[position] = _Change(number=target.value)
+            else:
+                assert actual is not None  # else locked by the analysis
+                factors = ratio(target, actual)
+                assert factors is not None
+                changes[position] = _Change(times=factors[0], over=factors[1])
+        return changes
 
-    def _override(self, node: Node, index: int, elements: dict[int, int], size: int) -> None:
-        """Select between a computed vector and constants: vector * keep + new elements."""
+    def _may_differ(self, element: Element, wanted: Axis | int) -> bool:
+        """Whether pruning changes what is required, or what the element says."""
+        if isinstance(wanted, int):
+            return evaluate(element, self.selection) is not None or self._depends(element)
+        return self.changes(wanted) or isinstance(element, int) or self._depends(element)
+
+    def _depends(self, element: Element) -> bool:
+        return isinstance(element, Size) and self.changes(*element.axes())
+
+    def _value(self, element: Element) -> Polynomial | None:
+        """What an element says now, also where that is no polynomial."""
+        value = evaluate(element, self.selection)
+        if value is not None:
+            return Polynomial.of(value)
+        return polynomial(element, selected(self.selection))
+
+    def _compute_elements(
+        self, node: Node, index: int, changes: dict[int, _Change], size: int
+    ) -> None:
+        """Elements of a computed vector become vector / over * times + number."""
         old, graph = node.input(index), node.graph
         assert old is not None
         assert graph is not None
-        keep, new = np.ones(size, np.int64), np.zeros(size, np.int64)
-        for position, element in elements.items():
-            keep[position], new[position] = 0, element
+        over, times, number = (np.full(size, n, np.int64) for n in (1, 1, 0))
+        for position, change in changes.items():
+            over[position], times[position], number[position] = change
         value = old
-        for op_type, array in (("Mul", keep), ("Add", new)):
+        for op_type, array, neutral in (("Div", over, 1), ("Mul", times, 1), ("Add", number, 0)):
+            if (array == neutral).all():
+                continue
             name = self.model.fresh_name(f"{old.name}_pruned")
-            constant = graph.add_initializer(
+            constant = self.model.graph.add_initializer(
                 self.model.fresh_name(f"{name}_{op_type.lower()}"),
                 _cast(array, old.dtype or TensorProto.INT64),
             )
@@ -120,6 +155,14 @@ class Rewriter:
             graph.nodes.insert(graph.nodes.index(node), step)
             value = result
         node.set_input(index, value)
+
+
+class _Change(NamedTuple):
+    """An element becomes element / over * times + number."""
+
+    over: int = 1
+    times: int = 0
+    number: int = 0
 
 
 def apply_selection(analysis: Analysis, selection: Selection) -> None:
