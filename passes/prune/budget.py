@@ -118,31 +118,52 @@ class CostModel:
 
     def _add_parameters(self, analysis: Analysis) -> None:
         """Each constant once, and once more for each way in which its uses cut it."""
-        variants: dict[Value, dict[tuple[Axes, ...], None]] = defaultdict(dict)
-        elements: dict[Value, int] = {}
-        tracked: Counter[Value] = Counter()
-        for parameter in analysis.parameters.values():
-            blocks = tuple(tuple(resolve(a) for a in block) for block in parameter.blocks)
-            variants[parameter.value][blocks] = None
-            elements[parameter.value] = parameter.tensor.size
-            tracked[parameter.value] += 1
-        rest = count(analysis.model).parameters - sum(elements.values())
+        constants = shared_constants(analysis)
+        rest = count(analysis.model).parameters - sum(c.elements for c in constants)
         self._add(lambda sizes: rest, set())
-        for value, uses in variants.items():
-            whole = elements[value]
-            stays = tracked[value] < len(value.uses)  # as a graph output, for one
+        for constant in constants:
+            axes = {axis for blocks in constant.variants for block in blocks for axis in block}
+            self._add(constant.needed, axes)
 
-            def item(
-                sizes: _Sizes,
-                uses: tuple[tuple[Axes, ...], ...] = tuple(uses),
-                whole: int = whole,
-                stays: bool = stays,
-            ) -> int:
-                needed = [sum(sizes.elements(block) for block in blocks) for blocks in uses]
-                cut = sum(n for n in needed if n != whole)
-                return cut + (whole if stays or whole in needed else 0)
 
-            self._add(item, {axis for blocks in uses for block in blocks for axis in block})
+@dataclass(frozen=True)
+class SharedConstant:
+    """A constant and the ways in which nodes that read it cut it, each once.
+
+    `stays` tells that something, a graph output for one, needs it whole.
+    """
+
+    value: Value
+    elements: int
+    variants: tuple[tuple[Axes, ...], ...]
+    stays: bool
+
+    def needed(self, sizes: _Sizes) -> int:
+        """Elements of it and of its parts that are needed at the sizes."""
+        needed = [sum(sizes.elements(block) for block in blocks) for blocks in self.variants]
+        cut = sum(n for n in needed if n != self.elements)
+        whole = self.stays or self.elements in needed
+        return cut + (self.elements if whole else 0)
+
+    def growth(self, kept: Counts) -> int:
+        """Elements that are needed besides those that it has."""
+        return self.needed(_Sizes(kept)) - self.elements
+
+
+def shared_constants(analysis: Analysis) -> list[SharedConstant]:
+    """All constants whose axes are followed, as nodes share them."""
+    variants: dict[Value, dict[tuple[Axes, ...], None]] = defaultdict(dict)
+    elements: dict[Value, int] = {}
+    tracked: Counter[Value] = Counter()
+    for parameter in analysis.parameters.values():
+        blocks = tuple(tuple(resolve(a) for a in block) for block in parameter.blocks)
+        variants[parameter.value][blocks] = None
+        elements[parameter.value] = parameter.tensor.size
+        tracked[parameter.value] += 1
+    return [
+        SharedConstant(value, elements[value], tuple(uses), tracked[value] < len(value.uses))
+        for value, uses in variants.items()
+    ]
 
 
 class _Sizes:

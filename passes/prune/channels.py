@@ -9,18 +9,20 @@ from typing import Any
 from ...ir.axes.analysis import analyze
 from ...ir.axes.facts import Analysis
 from ...ir.axes.selection import Selection
-from ...ir.cost import count
+from ...ir.cost import ShapeOf, count
 from ...ir.errors import SecateurError
+from ...ir.graph import Value
 from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
 from ..inline import InlineFunctions
 from ..simplify.defaults import inputs_with_defaults
 from ..sizes import CountedSizes, infer_sizes
-from .allocation import Goal, allocate
+from .allocation import Allocation, Goal, allocate
 from .apply import apply_selection
 from .groups import Group, find_groups
 from .importance import IMPORTANCE, group_scores
 from .masking import PruningRecord
+from .sharing import tie_costly
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,8 @@ class PruneChannels(Pass):
         shape_of = sizes.shapes(model)
         before = count(model, shape_of)
         analysis = analyze(model, prune_normalized=self.normalized)
-        groups = find_groups(analysis, self.ignore)
-        free = [g for g in groups if g.lock is None]
-        scores = group_scores(free, self.importance)
         try:
-            allocation = allocate(
-                analysis,
-                groups,
-                scores,
-                goal,
-                shape_of=shape_of,
-                scope=self.scope,
-                align=self.align,
-            )
+            groups, allocation, tied = self._choose(analysis, goal, shape_of)
         except SecateurError as error:
             raise SecateurError(f"{error}{_hint(model)}") from None
         selection = allocation.selection
@@ -81,6 +72,7 @@ class PruneChannels(Pass):
             parameters_before=before.parameters,
             parameters_after=after.parameters,
             align=allocation.align,
+            tied=sorted(value.name for value in tied),
         )
         return PassResult(
             bool(selection) or inlined.changed,
@@ -88,6 +80,31 @@ class PruneChannels(Pass):
             inlined.notes + _notes(analysis, groups),
             {"selection": record},
         )
+
+    def _choose(
+        self, analysis: Analysis, goal: Goal, shape_of: ShapeOf
+    ) -> tuple[list[Group], Allocation, set[Value]]:
+        """Groups, what they lose, and constants whose uses were tied for it.
+
+        Chosen again as long as constants that nodes share would grow by being cut in
+        several ways; a goal in parameters weighs that by itself.
+        """
+        tied: set[Value] = set()
+        while True:
+            groups = find_groups(analysis, self.ignore)
+            free = [g for g in groups if g.lock is None]
+            allocation = allocate(
+                analysis,
+                groups,
+                group_scores(free, self.importance),
+                goal,
+                shape_of=shape_of,
+                scope=self.scope,
+                align=self.align,
+            )
+            kept = {dim: len(indices) for dim, indices in allocation.selection.kept.items()}
+            if goal.kind == "params" or not tie_costly(analysis, kept, tied):
+                return groups, allocation, tied
 
     def _goal(self) -> Goal:
         goals = {"macs": self.macs, "params": self.params}
