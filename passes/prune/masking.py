@@ -22,6 +22,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
+from .kept_statistics import KeptStatistics, statistic_axes
 
 Mask = npt.NDArray[np.bool_]
 
@@ -58,11 +59,14 @@ class PruningRecord:
     `values`: for every value that lost elements, which ones stay along each axis (None:
     all). `constants`: for each use of a constant, by the reading node's first output and
     the position of the input, kept indices per axis of each block (equal parts along the
-    first axis), and what stands for zero, broadcast to the constant.
+    first axis), and what stands for zero, broadcast to the constant. `statistics`: for
+    nodes whose statistics run over axes that lose indices, by their first output, which
+    stay of those axes of their first input, by position counted from the last axis.
     """
 
     values: dict[str, tuple[Keep | None, ...]]
     constants: dict[tuple[str, int], tuple[list[tuple[Indices | None, ...]], Array]]
+    statistics: dict[str, dict[int, Mask]]
 
     @classmethod
     def of(cls, analysis: Analysis, selection: Selection) -> PruningRecord:
@@ -77,7 +81,24 @@ class PruningRecord:
             if any(indices is not None for block in blocks for indices in block):
                 key = (first_output(parameter.node), use.position)
                 constants[key] = (blocks, _zero_point(analysis.model, parameter))
-        return cls(values, constants)
+        statistics = {}
+        for node in analysis.model.all_nodes():
+            over = _kept_statistics(analysis, selection, node)
+            if over:
+                statistics[first_output(node)] = over
+        return cls(values, constants, statistics)
+
+
+def _kept_statistics(analysis: Analysis, selection: Selection, node: Node) -> dict[int, Mask]:
+    data = node.input(0)
+    axes = None if data is None else analysis.axes.get(data)
+    if axes is None:
+        return {}
+    return {
+        len(axes) - position: _mask_of(selection, axes[position])
+        for position in statistic_axes(analysis.model, node)
+        if axis_size(axes[position]) is not None and selection.changes(axes[position])
+    }
 
 
 def _keep(selection: Selection, axis: Axis) -> Keep | None:
@@ -148,8 +169,10 @@ def _mask_graph(model: Model, graph: Graph, record: PruningRecord) -> None:
                 array = _mask_array(tensor.numpy(), *entry)
                 constant = model.graph.add_initializer(name, Tensor.from_array(array, tensor.dtype))
                 node.set_input(position, constant)
-        nodes.append(node)
-        for value in node.outputs:
+        over = record.statistics.get(first_output(node))
+        results = node.outputs
+        nodes.extend(KeptStatistics(model, node, over).build() if over else [node])
+        for value in results:
             kept = record.values.get(value.name) if value is not None else None
             if value is not None and kept is not None and value.dtype in _FLOATS:
                 nodes.extend(_mask_value(model, value, kept))
@@ -188,6 +211,7 @@ def _mask_value(model: Model, value: Value, kept: tuple[Keep | None, ...]) -> li
     for axis, keep in enumerate(kept):
         if keep is not None:
             current = writer.along(current, axis, len(kept), keep)
+            current.type = value.type
     for user, position in readers:
         if isinstance(user, Node):
             user.set_input(position, current)
