@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -31,6 +30,7 @@ from .errors import ModelError, SecateurError
 from .external import ExternalData
 from .graph import Attribute, Graph, Node, Value
 from .model import Function, Model
+from .scratch import scratch_folder
 from .tensor import Tensor
 from .unknown_fields import copy_unknown_fields, has_unknown_fields, varint
 
@@ -139,10 +139,11 @@ def atomic_files(*paths: Path) -> Iterator[list[Path]]:
     """
     folder = paths[0].parent
     try:
-        with tempfile.TemporaryDirectory(prefix=".secateur-", dir=folder) as scratch:
-            temporaries = [Path(scratch) / p.name for p in paths]
+        with scratch_folder(folder) as scratch:
+            temporaries = [scratch / p.name for p in paths]
             yield temporaries
-            for temporary, target in zip(temporaries, paths, strict=True):
+            # The first last: it may refer to the others.
+            for temporary, target in reversed(list(zip(temporaries, paths, strict=True))):
                 if temporary.exists():
                     os.replace(temporary, target)
     except OSError as error:

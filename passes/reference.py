@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import onnxruntime
 
@@ -13,6 +11,7 @@ from ..ir.errors import SecateurError
 from ..ir.external import EMBED_LIMIT, constant_tensors
 from ..ir.model import Model
 from ..ir.onnx_io import save, to_proto
+from ..ir.scratch import scratch_folder
 from ..ir.tensor import Array
 
 
@@ -64,8 +63,8 @@ def _session_source(model: Model) -> Iterator[bytes | str]:
     """The serialized model, or, where it has external data or is too large, a file."""
     constants = constant_tensors(model)
     if sum(t.nbytes for t in constants) > EMBED_LIMIT or any(t.is_external for t in constants):
-        with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
-            path = Path(folder) / "model.onnx"
+        with scratch_folder() as folder:
+            path = folder / "model.onnx"
             save(model, path)
             yield str(path)
     else:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from .ir.errors import SecateurError
+from .ir.scratch import scratch_folder
 
 
 @contextlib.contextmanager
@@ -23,16 +22,14 @@ def output_folder(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
     be written.
     """
     _check_replaceable(folder, names)
-    with _writing(folder):
-        scratch = Path(tempfile.mkdtemp(prefix=".secateur-", dir=_existing(folder)))
-    try:
-        built = scratch / "out"
-        built.mkdir()  # mkdtemp's own folder is private to this user
+    with contextlib.ExitStack() as stack:
+        with _writing(folder):
+            scratch = stack.enter_context(scratch_folder(_existing(folder)))
+            built = scratch / "out"
+            built.mkdir()  # the scratch folder itself is private to this user
         yield built
         with _writing(folder):
             _publish(built, folder, names)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _existing(folder: Path) -> Path:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...ir.scratch import scratch_folder
 from .cache import Cache
 from .entry import source
 from .objects import compile_functions, compile_runtime
@@ -36,8 +36,7 @@ def build_library(
     """
     memory = assign_memory(schedule)
     text = json.dumps({**metadata, "arena_bytes": memory.arena_bytes})
-    with tempfile.TemporaryDirectory(prefix="secateur-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         objects = compile_functions(functions, digests, target, cache, folder)
         _write_constants(folder / "constants", memory.constants)
         (folder / "metadata").write_text(text, encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from ...ir.graph import Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.onnx_io import atomic_files, save
+from ...ir.scratch import scratch_folder
 from ...passes.reference import Session
 from ...passes.simplify import simplify_pipeline
 from .build import build_library
@@ -155,11 +155,11 @@ class _Compiler:
         while True:
             self.report = dataclasses.replace(empty, left=tuple(left.values()))
             parts = partition(model, left)
-            with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
-                files, failures = self._parts(parts, Path(folder))
+            with scratch_folder() as folder:
+                files, failures = self._parts(parts, folder)
                 if not failures:
                     metadata = _metadata(_container_interface(model), self.target, batched)
-                    write_container(path, metadata, files, Path(folder))
+                    write_container(path, metadata, files, folder)
                     return
             left.update(failures)
 

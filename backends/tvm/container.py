@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 
 from ...ir.errors import SecateurError
 from ...ir.onnx_io import load
+from ...ir.scratch import scratch_folder
 
 Array = Any
 
@@ -69,33 +70,79 @@ class Container:
     """
 
     def __init__(self, path: Path, open_compiled: Callable[[Path], Any], threads: int) -> None:
-        with (
-            zipfile.ZipFile(path) as archive,
-            tempfile.TemporaryDirectory(prefix="secateur-") as folder,
-        ):
-            names = archive.namelist()
-            if any(Path(name).name != name for name in names):
-                raise SecateurError(f"{path}: holds files of other folders")
-            archive.extractall(folder)
-            self.metadata: dict[str, Any] = json.loads(archive.read(MANIFEST))
-            self._parts = []
-            for entry in self.metadata["parts"]:
-                part = PartFile(
-                    entry["file"],
-                    entry["compiled"],
-                    tuple(entry["inputs"]),
-                    tuple(entry["outputs"]),
-                )
-                file = Path(folder) / Path(part.file).name
-                opened = open_compiled(file) if part.compiled else _open_foreign(file, threads)
-                self._parts.append((part, opened))
+        self._path, self._open_compiled, self._threads = path, open_compiled, threads
+        self._stamp = _stamp(path)
+        self._open()
 
     def invoke(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run on arrays of the right types and shapes."""
+        if self._process != os.getpid():  # ONNX Runtime's threads and locks bear no fork
+            if _stamp(self._path) != self._stamp:
+                raise SecateurError(
+                    f"{self._path}: replaced since it was opened, before this process forked"
+                )
+            self._open()
         values = dict(feeds)
         for part, runner in self._parts:
             values.update(runner.run({name: values[name] for name in part.inputs}))
         return {o["name"]: values[o["name"]] for o in self.metadata["outputs"]}
+
+    def _open(self) -> None:
+        with zipfile.ZipFile(self._path) as archive, scratch_folder() as folder:
+            _extract(archive, self._stamp[1], folder)
+            self.metadata, parts = _read_manifest(folder)
+            self._parts = []
+            for part in parts:
+                file = folder / part.file
+                if not file.is_file():
+                    raise SecateurError(f"the part '{part.file}' is missing")
+                opened = (
+                    self._open_compiled(file)
+                    if part.compiled
+                    else _open_foreign(file, self._threads)
+                )
+                self._parts.append((part, opened))
+        self._process = os.getpid()
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _extract(archive: zipfile.ZipFile, size: int, folder: Path) -> None:
+    """Write the files of a container into a folder: no more bytes than the container has."""
+    entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    if any(n in ("", ".", "..") or "/" in n or "\\" in n or "\0" in n for n in names):
+        raise SecateurError("a container with files of other folders")
+    if len(set(names)) < len(names):
+        raise SecateurError("a container with two files of one name")
+    stored = all(e.compress_type == zipfile.ZIP_STORED and not e.flag_bits & 1 for e in entries)
+    if not stored or sum(entry.file_size for entry in entries) > size:
+        raise SecateurError("a container that holds more than its size, or is compressed")
+    for entry in entries:
+        with archive.open(entry) as source, (folder / entry.filename).open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _read_manifest(folder: Path) -> tuple[dict[str, Any], list[PartFile]]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        parts = [
+            PartFile(str(e["file"]), bool(e["compiled"]), tuple(e["inputs"]), tuple(e["outputs"]))
+            for e in manifest["parts"]
+        ]
+        known = {entry["name"] for entry in manifest["inputs"]}
+        for part in parts:
+            if not known.issuperset(part.inputs) or Path(part.file).name != part.file:
+                raise ValueError
+            known.update(part.outputs)
+        if not known.issuperset(entry["name"] for entry in manifest["outputs"]):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise SecateurError("a container whose manifest is missing or malformed") from None
+    return manifest, parts
 
 
 def _open_foreign(path: Path, threads: int) -> Any:

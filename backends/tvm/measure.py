@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.scratch import scratch_folder
 from .cache import Cache
 from .kernels.builder import KernelBuilder, load
 from .kernels.dot import choose
@@ -41,10 +41,10 @@ def time_functions(
     They are the least of several rounds, in which all take turns, of a median each. The
     level 2 cache holds other things before each run, as it does in a model.
     """
-    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
-        objects = compile_functions(functions, digests, target, cache, Path(folder))
-        path = Path(folder) / "kernels.so"
-        runtime = compile_runtime(target, cache, Path(folder))
+    with scratch_folder() as folder:
+        objects = compile_functions(functions, digests, target, cache, folder)
+        path = folder / "kernels.so"
+        runtime = compile_runtime(target, cache, folder)
         link_shared(target, [*objects.paths, *runtime], path)
         library = load_library(path)
     memory = {name: _arguments(function) for name, function in functions.items()}
@@ -52,7 +52,7 @@ def time_functions(
     flushed = np.zeros(FLUSHED_BYTES, np.uint8)
     for _ in range(rounds):
         for name, arrays in memory.items():
-            kernel = getattr(library, name)
+            kernel = library[name]
             pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays]
             runs = []
             for _ in range(max(3, min(MOST_RUNS, int(SECONDS_PER_ROUND * 1e6 / times[name])))):

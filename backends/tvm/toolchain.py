@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...ir.errors import SecateurError
+from ...ir.scratch import scratch_folder
 from .targets import Target
 
 _CROSS_COMPILERS = {
@@ -36,8 +36,8 @@ def compile_source(
         command = [zig, "clang" if freestanding else "cc", "-target", _zig_target(target)]
     flags = ["-ffreestanding", "-O1"] if freestanding else ["-O2"]
     files = ["-o", str(output.resolve()), source.name]
-    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
-        caches = {"ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder}
+    with scratch_folder() as folder:
+        caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
         arguments = [*command, *flags, "-fPIC", "-fno-asynchronous-unwind-tables", "-c", *files]
         _run(target, "compiling", arguments, source.parent, caches)
 

@@ -56,8 +56,12 @@ static atomic_flag taken = ATOMIC_FLAG_INIT;
 static atomic_int sleepers, waiting;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER, finished = PTHREAD_COND_INITIALIZER;
+static pthread_t handles[MOST_THREADS];
 static int workers;
-static pid_t process;
+static atomic_int stopping;
+
+/* The process that the workers belong to, negative while it prepares to have some. */
+static _Atomic pid_t process;
 
 static _Thread_local int threads = 1;
 
@@ -152,9 +156,9 @@ static void *run_worker(void *argument) {
             pthread_mutex_unlock(&lock);
         }
         done = atomic_load(&job_number);
+        if (atomic_load(&stopping)) return NULL;
         work(done, self);
     }
-    return NULL;
 }
 
 /* Start workers that are missing; with fewer than wanted the loops take longer. */
@@ -163,13 +167,48 @@ static void start_workers(int wanted) {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (workers < wanted) {
-        pthread_t thread;
         void *self = (void *)(uintptr_t)(workers + 1);
-        if (pthread_create(&thread, NULL, run_worker, self) != 0) break;
-        pthread_detach(thread);
+        if (pthread_create(&handles[workers], NULL, run_worker, self) != 0) break;
         workers++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void announce(uint32_t job) {
+    atomic_store(&job_number, job);
+    if (atomic_load(&sleepers) > 0) {
+        pthread_mutex_lock(&lock);
+        pthread_cond_broadcast(&wake);
+        pthread_mutex_unlock(&lock);
+    }
+}
+
+/* Whether the state above is this process's own. A fork copies neither the workers nor the
+ * threads that held the flag and the lock at that moment: the child's first launch sets all
+ * back, and other threads of the child do without workers meanwhile. */
+static int owns_state(void) {
+    pid_t self = getpid(), owner = atomic_load(&process);
+    if (owner == self) return 1;
+    if (owner == -self || !atomic_compare_exchange_strong(&process, &owner, -self)) return 0;
+    if (owner != 0) {
+        lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+        wake = finished = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+        atomic_store(&sleepers, 0);
+        atomic_store(&waiting, 0);
+        workers = 0;
+        atomic_flag_clear(&taken);
+    }
+    atomic_store(&process, self);
+    return 1;
+}
+
+/* Before the code is unmapped, or the process ends: no worker may run it any more. A launch
+ * under way, as another thread may have at the end of the process, keeps them. */
+__attribute__((destructor)) static void stop_workers(void) {
+    if (atomic_load(&process) != getpid() || atomic_flag_test_and_set(&taken)) return;
+    atomic_store(&stopping, 1);
+    announce(atomic_load(&job_number) + 1);
+    while (workers > 0) pthread_join(handles[--workers], NULL);
 }
 
 static int run_alone(Body body, void *data) {
@@ -179,10 +218,7 @@ static int run_alone(Body body, void *data) {
 
 static int launch(Body body, void *data, int unused) {
     (void)unused;
-    if (threads < 2 || atomic_flag_test_and_set(&taken)) return run_alone(body, data);
-    if (process == 0) process = getpid();
-    if (process != getpid()) { /* the workers did not come along when the process forked */
-        atomic_flag_clear(&taken);
+    if (threads < 2 || !owns_state() || atomic_flag_test_and_set(&taken)) {
         return run_alone(body, data);
     }
     start_workers(threads - 1);
@@ -196,12 +232,7 @@ static int launch(Body body, void *data, int unused) {
     for (uint32_t i = 0; i < count; i++) {
         atomic_store(&tickets[i].next, (uint64_t)job << 32 | i * TASKS_PER_THREAD);
     }
-    atomic_store(&job_number, job);
-    if (atomic_load(&sleepers) > 0) {
-        pthread_mutex_lock(&lock);
-        pthread_cond_broadcast(&wake);
-        pthread_mutex_unlock(&lock);
-    }
+    announce(job);
     work(job, 0);
     for (int spins = 0; spins < SPINS && atomic_load(&left) > 0; spins++) pause_briefly();
     if (atomic_load(&left) > 0) {

@@ -34,7 +34,7 @@ _SYMBOLS = frozenset(
         "pthread_cond_signal",
         "pthread_cond_wait",
         "pthread_create",
-        "pthread_detach",
+        "pthread_join",
         "pthread_mutex_lock",
         "pthread_mutex_unlock",
         "pthread_sigmask",

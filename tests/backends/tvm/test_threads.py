@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -155,3 +158,84 @@ def test_a_forked_process_does_not_wait_for_lost_workers(tmp_path: Path) -> None
         np.testing.assert_array_equal(array, expected[name])
     child.join(timeout=60)
     assert child.exitcode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_processes_forked_during_runs_run_with_workers_of_their_own(tmp_path: Path) -> None:
+    """Whoever holds the runtime's lock at the time of the fork does not come along."""
+    runtime = Runtime(compiled(network(65), tmp_path), 2)
+    inputs = feeds(network(65))
+    expected = runtime.run(inputs)
+    done = threading.Event()
+
+    def keep_running() -> None:
+        while not done.is_set():
+            runtime.run(inputs)
+
+    callers = [threading.Thread(target=keep_running) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    try:
+        for _ in range(15):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(30)  # ends it where it waits for ever
+                results = [runtime.run(inputs) for _ in range(3)]
+                same = all(np.array_equal(r[n], expected[n]) for r in results for n in expected)
+                os._exit(0 if same and len(os.listdir("/proc/self/task")) > 1 else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        done.set()
+        for caller in callers:
+            caller.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize("overlap", [False, True])
+def test_artifacts_that_nobody_uses_any_more_are_unloaded(tmp_path: Path, overlap: bool) -> None:
+    """Replaced again and again, also while the last one is still open."""
+    sizes = [33, 35]
+    parts = []
+    for size in sizes:
+        (tmp_path / str(size)).mkdir()
+        parts.append(compiled(network(size), tmp_path / str(size)))
+    inputs = [feeds(network(size)) for size in sizes]
+    expected = [Runtime(p, 2).run(i) for p, i in zip(parts, inputs, strict=True)]
+    tasks = len(os.listdir("/proc/self/task"))
+    kept = []
+    for turn in range(40):
+        shutil.copy(parts[turn % 2], tmp_path / "new.so")
+        os.replace(tmp_path / "new.so", tmp_path / "often.so")
+        runtime = Runtime(tmp_path / "often.so", 2)
+        for name, array in runtime.run(inputs[turn % 2]).items():
+            np.testing.assert_array_equal(array, expected[turn % 2][name])
+        kept = [runtime] if overlap else []
+        del runtime
+        assert len(os.listdir("/proc/self/task")) <= tasks + 1 + overlap
+    del kept
+    assert "often.so" not in Path("/proc/self/maps").read_text()
+    assert not list(Path(tempfile.gettempdir()).glob(".secateur-*/often.so"))
+
+
+_MANY_RUNS = """
+import os, sys
+import numpy as np
+from secateur.backends.tvm.runtime import Runtime
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+runtime = Runtime(sys.argv[1], 2)
+inputs = {"x": np.zeros((1, 3, 9, 9), np.float32)}
+for _ in range(2_000):
+    runtime.run(inputs)
+before = resident()
+for _ in range(100_000):
+    runtime.run(inputs)
+assert resident() - before < 1 << 18, resident() - before
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_many_runs_take_no_more_memory(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _MANY_RUNS, str(compiled(network(9), tmp_path))]
+    assert subprocess.run(command, timeout=600, check=False).returncode == 0
