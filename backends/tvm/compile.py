@@ -25,6 +25,7 @@ from .cache import Cache
 from .choices import Choices, read_table
 from .container import PartFile, write_container
 from .emission.emit import emit
+from .faults import LIMITS
 from .lowering.frontend import lower
 from .plan import Plan, RegionOp, Tensor
 from .split import Part, partition
@@ -246,6 +247,7 @@ def _metadata(interface: _Interface, target: Target, batched: bool) -> dict[str,
         "version": METADATA_VERSION,
         "target": target.name,
         "batched": batched,
+        "limits": LIMITS,
         "inputs": inputs,
         "outputs": outputs,
     }

@@ -30,6 +30,12 @@ _TEXTS = {
     Fault.MEMORY: "not enough memory",
 }
 
+SAMPLE_LIMIT = 4096
+"""Samples that RoiAlign may take of a bin along an axis, where the boxes' sizes tell how many."""
+
+LIMITS = {"roi_align_samples": SAMPLE_LIMIT}
+"""What a run may ask for, by names that the metadata have."""
+
 CALL_SHIFT = 8
 """Bits of the entry's status that hold the fault; the bits above hold the call's number."""
 

@@ -368,6 +368,22 @@ def within(k: KernelBuilder, value: Expr, low: int, high: int, fault: Fault = Fa
     return bind(k, to(number_, "int32"))
 
 
+def clamped(k: KernelBuilder, value: Expr, low: int, high: int) -> Expr:
+    """The int32 of low <= number < high that is nearest to a number that was read.
+
+    Floats lose their fraction; NaN becomes the lowest.
+    """
+    dtype = dtype_of(value)
+    if not is_float(dtype) and dtype != "uint64":
+        dtype = "int64"
+    value = bind(k, to(value, "float32" if dtype == "float16" else dtype))
+    first, last = (number(i, dtype_of(value)) for i in (low, high - 1))
+    if not dtype.startswith("uint") or low > 0:
+        value = bind(k, select(value > first, value, first))
+    value = bind(k, to(select(value < last, value, last), "int32"))
+    return bind(k, minimum(maximum(value, low), high - 1))
+
+
 def checked(k: KernelBuilder, value: Expr, size: int) -> Expr:
     """An index that was read, from 0 on; the kernel fails where it lies outside of the axis.
 
@@ -443,12 +459,17 @@ def equal(a: Expr, b: Expr) -> Any:
     return tirx.EQ(a, to(b, dtype_of(a)))
 
 
-def divide(a: Expr, b: int) -> Any:
-    return a // b if isinstance(a, int) else tirx.floordiv(a, b)
+def differ(a: Expr, b: Expr) -> Any:
+    same = equal(a, b)
+    return not same if isinstance(same, bool) else tirx.Not(same)
 
 
-def modulo(a: Expr, b: int) -> Any:
-    return a % b if isinstance(a, int) else tirx.floormod(a, b)
+def divide(a: Expr, b: Expr) -> Any:
+    return a // b if isinstance(a, int) and isinstance(b, int) else tirx.floordiv(a, b)
+
+
+def modulo(a: Expr, b: Expr) -> Any:
+    return a % b if isinstance(a, int) and isinstance(b, int) else tirx.floormod(a, b)
 
 
 def minimum(a: Expr, b: Expr) -> Any:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tvm import tirx
+
 from . import mathematics as m
 from .base import (
     Array,
@@ -14,6 +16,7 @@ from .base import (
     all_of,
     bind,
     cell,
+    clamped,
     compute_type,
     divide,
     equal,
@@ -22,6 +25,7 @@ from .base import (
     nest,
     number,
     rule,
+    select,
     to,
     when,
 )
@@ -259,7 +263,7 @@ def bilinear(k: Any, x: Array, outer: list[Any], h: Any, w: Any, dtype: str) -> 
     height, width = x.shape[-2:]
     h, w = bind(k, h), bind(k, w)
     top, left = bind(k, m.libm("floor", h)), bind(k, m.libm("floor", w))
-    ih, iw = bind(k, to(top, "int32")), bind(k, to(left, "int32"))
+    ih, iw = clamped(k, top, -2, height + 1), clamped(k, left, -2, width + 1)
     total: Any = number(0, dtype)
     for dh in (0, 1):
         for dw in (0, 1):
@@ -270,4 +274,6 @@ def bilinear(k: Any, x: Array, outer: list[Any], h: Any, w: Any, dtype: str) -> 
                 inside(at, (height, width)), to(x[[*outer, *at]], dtype), number(0, dtype)
             )
             total = total + element * share_h * share_w
-    return total
+    past = tirx.any(h <= number(-1, dtype), h >= number(height, dtype))
+    past = tirx.any(past, w <= number(-1, dtype), w >= number(width, dtype))
+    return select(past, number(0, dtype), total)

@@ -9,17 +9,23 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
+from ..faults import Fault
 from .base import (
     Array,
     Call,
     all_of,
+    any_of,
     bind,
     cell,
+    checked,
+    clamped,
+    differ,
+    divide,
     equal,
     guarded,
-    index_of,
     maximum,
     minimum,
+    modulo,
     nest,
     number,
     replaced,
@@ -27,7 +33,7 @@ from .base import (
     select,
     to,
     when,
-    wrap,
+    within,
 )
 
 
@@ -137,32 +143,48 @@ def slice_(call: Call) -> None:
         constants = [call.node.get(n) for n in names]
     else:
         constants = [call.constant(i) for i in range(1, 5)]
-    starts, _, axes, steps = (None if c is None else np.asarray(c).reshape(-1) for c in constants)
-    runtime = [i for i, c in ((1, starts), (3, axes), (4, steps)) if c is None and call.has(i)]
+    known = [None if c is None else np.asarray(c).reshape(-1) for c in constants]
+    starts, ends, axes, steps = known
+    runtime = [i for i, c in enumerate(known, 1) if c is None and call.has(i)]
     count = call.shape(1)[0] if starts is None else len(starts)
+
+    out = call.output_shape()
+    rank = len(shape)
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         arrays = dict(zip([0, *runtime], xs, strict=True))
 
         def given(index: int, constant: Any, i: int, default: int) -> Any:
             if index in arrays:
-                return bind(k, index_of(_limited(arrays[index][[i]])))
+                return clamped(k, arrays[index][[i]], -_FAR, _FAR)
             return default if constant is None else max(min(int(constant[i]), _FAR), -_FAR)
 
-        first = [cell(k, "int32", 0, f"first{a}") for a in range(len(shape))]
-        stride = [cell(k, "int32", 1, f"stride{a}") for a in range(len(shape))]
+        first = [cell(k, "int32", 0, f"first{a}") for a in range(rank)]
+        stride = [cell(k, "int32", 1, f"stride{a}") for a in range(rank)]
+        length = [cell(k, "int32", size, f"length{a}") for a, size in enumerate(shape)]
+        taken: list[Any] = []
         for i in range(count):
-            axis = given(3, axes, i, i)
-            start, step = given(1, starts, i, 0), given(4, steps, i, 1)
-            axis = wrap(axis, len(shape))
+            axis = checked(k, arrays[3][[i]] if 3 in arrays else given(3, axes, i, i), rank)
+            for other in taken:
+                k.fail_if(equal(axis, other), Fault.VALUE)
+            taken.append(axis)
+            start, end = given(1, starts, i, 0), given(2, ends, i, 0)
+            step = given(4, steps, i, 1)
+            k.fail_if(equal(step, 0), Fault.VALUE)
             for a, size_ in enumerate(shape):
                 with when(k, equal(axis, a)):
-                    begin = select(start < 0, start + size_, start)
-                    most = select(step > 0, size_, size_ - 1)
-                    first[a].set(maximum(minimum(begin, most), 0))
-                    stride[a].set(step)
-        with nest(k, ys[0].shape) as index:
-            source = [f.get() + i * s.get() for f, i, s in zip(first, index, stride, strict=True)]
+                    begin, number_ = _sliced(k, start, end, step, size_)
+                    first[a].set(begin)
+                    most = (size_ - 1) // max(out[a] - 1, 1)  # of those that lead to `out`
+                    stride[a].set(maximum(minimum(step, most), -most))
+                    length[a].set(number_)
+        for own, declared in zip(length, out, strict=True):
+            k.fail_if(differ(own.get(), declared), Fault.VALUE)
+        with nest(k, out) as index:
+            source = [
+                maximum(minimum(f.get() + i * s.get(), size_ - 1), 0)
+                for f, i, s, size_ in zip(first, index, stride, shape, strict=True)
+            ]
             ys[0].store(xs[0][source], index)
 
     call.loops(body, [0, *runtime])
@@ -172,10 +194,18 @@ _FAR = 2**30
 """Beyond the end of every axis."""
 
 
-def _limited(value: Any) -> Any:
-    """A 64-bit bound, brought near enough to the axis to fit an index."""
-    wide = to(value, "int64")
-    return tirx.max(tirx.min(wide, number(_FAR, "int64")), number(-_FAR, "int64"))
+def _sliced(k: Any, start: Any, end: Any, step: Any, size_: int) -> tuple[Any, Any]:
+    """Where a slice of an axis begins, and how many elements it has."""
+    back = step < 0
+    low, high = select(back, -1, 0), select(back, size_ - 1, size_)
+    bounds = []
+    for bound in (start, end):
+        bound = select(bound < 0, bound + size_, bound)
+        bounds.append(bind(k, maximum(minimum(bound, high), low)))
+    begin, stop = bounds
+    span = bind(k, maximum(select(back, begin - stop, stop - begin), 0))
+    stride = bind(k, maximum(select(back, 0 - step, step), 1))
+    return begin, bind(k, divide(span + stride - 1, stride))
 
 
 # --- padding ---------------------------------------------------------------------
@@ -197,36 +227,55 @@ def pad(call: Call) -> None:
     inputs += [3] if axes is None else []
     dtype = call.dtype()
 
+    out = call.output_shape()
+
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         arrays = dict(zip(inputs, xs, strict=True))
-        before: list[Any] = [0] * rank
+        edges: list[list[Any]] = [[0] * rank, [0] * rank]
         if axes is None:
-            before = [cell(k, "int32", 0, f"before{a}") for a in range(rank)]
+            names = ("before", "after")
+            cells = [[cell(k, "int32", 0, f"{n}{a}") for a in range(rank)] for n in names]
+        taken: list[Any] = []
         for i in range(count):
-            size_ = index_of(arrays[1][[i]]) if pads is None else int(pads.reshape(-1)[i])
+            sizes = [
+                within(k, arrays[1][[j]], -_FAR, _FAR, Fault.VALUE)
+                if pads is None
+                else int(pads.reshape(-1)[j])
+                for j in (i, i + count)
+            ]
             if axes is not None:
-                before[int(axes[i]) % rank] = size_
+                for edge, size_ in zip(edges, sizes, strict=True):
+                    edge[int(axes[i]) % rank] = size_
                 continue
-            axis = wrap(bind(k, index_of(arrays[3][[i]])), rank)
+            axis = checked(k, arrays[3][[i]], rank)
+            for other in taken:
+                k.fail_if(equal(axis, other), Fault.VALUE)
+            taken.append(axis)
             for a in range(rank):
                 with when(k, equal(axis, a)):
-                    before[a].set(size_)
+                    for edge, size_ in zip(cells, sizes, strict=True):
+                        edge[a].set(size_)
         if axes is None:
-            before = [b.get() for b in before]
+            edges = [[bind(k, c.get()) for c in edge] for edge in cells]
+        for size_, before, after, declared in zip(shape, *edges, out, strict=True):
+            k.fail_if(differ(before + after, declared - size_), Fault.VALUE)
         fill: Any = number(value, dtype)
         if 2 in arrays:
             fill = arrays[2].at(0)
-        with nest(k, ys[0].shape) as index:
-            at = [i - b for i, b in zip(index, before, strict=True)]
+        kept = [_kept(k, mode, *sides) for sides in zip(shape, *edges, strict=True)]
+        with nest(k, out) as index:
             if mode == "constant":
+                at = [i - before for i, before in zip(index, edges[0], strict=True)]
                 inside = [
                     c for i, size_ in zip(at, shape, strict=True) for c in (i >= 0, i < size_)
                 ]
                 ys[0].store(guarded(all_of(*inside), _safe(arrays[0], at), fill), index)
                 return
             source = [
-                _outside(k, i, size_, mode, out)
-                for i, size_, out in zip(at, shape, ys[0].shape, strict=True)
+                _outside(k, i - before, part, mode, reach, size_)
+                for i, before, part, reach, size_ in zip(
+                    index, edges[0], kept, out, shape, strict=True
+                )
             ]
             ys[0].store(arrays[0][source], index)
 
@@ -241,25 +290,43 @@ def _safe(x: Array, at: Sequence[Any]) -> Any:
     return x[at] if x.size else number(0, x.dtype)
 
 
-def _outside(k: Any, index: Any, size_: int, mode: str, reach: int) -> Any:
-    """The place inside an axis that an index outside of it stands for."""
-    if mode == "edge":
-        return maximum(minimum(index, size_ - 1), 0)
-    if mode == "wrap":
-        return _folded(k, index, size_, reach)
-    if size_ == 1:
-        return 0
-    period = 2 * (size_ - 1)
-    inside = _folded(k, index, period, reach)
-    return minimum(inside, period - inside)
+def _kept(k: Any, mode: str, size_: int, before: Any, after: Any) -> tuple[Any, Any]:
+    """The part of an axis that negative pads leave, as its first and its number of elements.
 
-
-def _folded(k: Any, index: Any, period: int, reach: int) -> Any:
-    """The index modulo a period, by as many subtractions as padding may take.
-
-    Not as a remainder: LLVM's loop vectorizer takes an index modulo a power of two for
-    one that never wraps around.
+    The kernel fails where the mode needs more elements than there are.
     """
+    first = bind(k, maximum(0 - before, 0))
+    count = bind(k, size_ - first - maximum(0 - after, 0))
+    if mode != "constant":
+        k.fail_if(count < 1, Fault.VALUE)
+    if mode == "reflect":
+        for edge in (before, after):
+            k.fail_if(edge >= count, Fault.VALUE)
+    return first, count
+
+
+def _outside(k: Any, at: Any, kept: tuple[Any, Any], mode: str, reach: int, size_: int) -> Any:
+    """The place inside an axis that a place outside of it stands for."""
+    first, count = kept
+    index = at - first
+    if mode == "edge":
+        index = maximum(minimum(index, count - 1), 0)
+    elif mode == "wrap":
+        index = _folded(k, index, count, reach)
+    else:
+        index = bind(k, maximum(index, 0 - index))
+        index = minimum(index, 2 * (count - 1) - index)
+    return maximum(minimum(index + first, size_ - 1), 0)
+
+
+def _folded(k: Any, index: Any, period: Any, reach: int) -> Any:
+    """The index modulo a period.
+
+    Where the period is known, by as many subtractions as padding may take: LLVM's loop
+    vectorizer takes an index modulo a power of two for one that never wraps around.
+    """
+    if not isinstance(period, int):
+        return bind(k, modulo(index, maximum(period, 1)))
     for _ in range(-(-reach // period)):
         index = bind(k, select(index < 0, index + period, index))
         index = bind(k, select(index >= period, index - period, index))
@@ -330,11 +397,14 @@ def reverse_sequence(call: Call) -> None:
     time = int(call.node.get("time_axis", 0))
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        with nest(k, ys[0].shape) as index:
-            length = index_of(xs[1][[index[batch]]])
-            at = index[time]
-            source = select(at < length, length - 1 - at, at)
-            ys[0].store(xs[0][replaced(index, time, source)], index)
+        shape = ys[0].shape
+        with nest(k, shape[: batch + 1]) as outer:
+            length = within(k, xs[1][[outer[batch]]], 0, shape[time] + 1)
+            with nest(k, shape[batch + 1 :], "j") as inner:
+                index = [*outer, *inner]
+                at = index[time]
+                source = select(at < length, length - 1 - at, at)
+                ys[0].store(xs[0][replaced(index, time, source)], index)
 
     call.loops(body, key=())
 
@@ -345,7 +415,7 @@ def trilu(call: Call) -> None:
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         with nest(k, ys[0].shape) as index:
-            diagonal = index_of(xs[1].at(0)) if len(xs) > 1 else 0
+            diagonal = clamped(k, xs[1].at(0), -_FAR, _FAR) if len(xs) > 1 else 0
             row, column = index[-2], index[-1]
             keep = column - row >= diagonal if upper else column - row <= diagonal
             ys[0].store(select(keep, xs[0][index], number(0, xs[0].dtype)), index)
@@ -401,9 +471,15 @@ def col2im(call: Call) -> None:
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         with k.loop(ys[0].size, "zero") as i:
             ys[0].put(0, i)
+        matches = []
         for block in blocks:
-            matches = [equal(index_of(xs[1][[a]]), block[a]) for a in range(rank)]
-            with when(k, all_of(*matches) if len(blocks) > 1 else True):
+            equals = [
+                equal(to(xs[1][[a]], "int64"), number(block[a], "int64")) for a in range(rank)
+            ]
+            matches.append(all_of(*equals))
+        k.fail_if(tirx.Not(any_of(*matches)), Fault.VALUE)
+        for block, match in zip(blocks, matches, strict=True):
+            with when(k, match if len(blocks) > 1 else True):
                 add_columns(k, xs[0], ys[0], block)
 
     call.loops(body, [0, 2], key=tuple(blocks))

@@ -13,6 +13,7 @@ from .base import (
     Array,
     Call,
     cell,
+    clamped,
     compute_type,
     index_of,
     is_float,
@@ -23,6 +24,7 @@ from .base import (
     rule,
     to,
     when,
+    within,
 )
 from .convolution import Window, inside, window_of
 
@@ -162,12 +164,16 @@ def max_unpool(call: Call) -> None:
         with k.loop(y.size, "zero") as i:
             y.put(0, i)
         with nest(k, shape) as index:
-            at = index_of(xs[1][index])
+            at = within(k, xs[1][index], 0, math.prod((*shape[:2], *pooled)))
             place = unravel(at, (*shape[:2], *pooled))
             with when(k, inside(place, out)):
                 y.store(xs[0][index], place)
 
     call.loops(body, [0, 1], key=())
+
+
+_FAR = 2**24
+"""Pixels, beyond the edges of any image; some of them can be added up."""
 
 
 @rule("MaxRoiPool")
@@ -183,9 +189,9 @@ def max_roi_pool(call: Call) -> None:
 
             def corner(i: int) -> Any:
                 value = to(rois[r, i], dtype) * number(scale, dtype)
-                return index_of(m.libm("round", value))
+                return clamped(k, m.libm("round", value), -_FAR, _FAR)
 
-            image = index_of(rois[r, 0])
+            image = within(k, rois[r, 0], 0, shape[0])
             left, top, right, bottom = (corner(i) for i in (1, 2, 3, 4))
             best = cell(k, dtype, 0, "best")
             empty = cell(k, "int32", 1, "empty")

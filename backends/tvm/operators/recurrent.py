@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import mathematics as m
-from .base import Array, Call, cell, compute_type, index_of, nest, number, rule, select, to, when
+from .base import Array, Call, cell, compute_type, nest, number, rule, select, to, when, within
 from .mathematics import lit
 
 Activation = Callable[[Any], Any]
@@ -134,7 +134,7 @@ def _sequence(
         state.store(start(initial_c, h), (1, h))
     length: Any = steps
     if lengths is not None:
-        length = cell(k, "int32", index_of(lengths[[n]]), "length").get()
+        length = within(k, lengths[[n]], 0, steps + 1)
     with k.loop(steps, "t") as t:
         inside: Any = True if lengths is None else t < length
         at = (length - 1 - t) if backwards else t

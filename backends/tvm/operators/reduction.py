@@ -16,9 +16,9 @@ from .base import (
     Call,
     all_of,
     cell,
+    checked,
     compute_type,
     equal,
-    index_of,
     is_float,
     nest,
     number,
@@ -127,8 +127,7 @@ def _reduce_over(call: Call, candidates: list[tuple[int, ...]]) -> None:
         for axes in candidates:
             condition: Any = True
             if len(candidates) > 1:
-                found = [index_of(xs[1][[i]]) for i in range(len(axes))]
-                found = [select(f < 0, f + rank, f) for f in found]
+                found = [checked(k, xs[1][[i]], rank) for i in range(len(axes))]
                 matches = [tirx.any(*(equal(f, a) for f in found)) for a in axes]
                 condition = all_of(*matches)
             with when(k, condition):
@@ -248,9 +247,7 @@ def running(call: Call) -> None:
         for axis in axes:
             condition: Any = True
             if given is None:
-                chosen = index_of(xs[1].at(0))
-                chosen = select(chosen < 0, chosen + len(shape), chosen)
-                condition = equal(chosen, axis)
+                condition = equal(checked(k, xs[1].at(0), len(shape)), axis)
             with when(k, condition):
                 along(k, xs[0], ys[0], axis)
 

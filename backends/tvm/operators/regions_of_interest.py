@@ -6,20 +6,23 @@ from typing import Any
 
 from tvm import tirx
 
+from ..faults import SAMPLE_LIMIT, Fault
 from . import mathematics as m
 from .base import (
     Array,
     Call,
     bind,
     cell,
+    clamped,
     compute_type,
-    index_of,
+    minimum,
     nest,
     number,
     rule,
     select,
     to,
     when,
+    within,
 )
 
 
@@ -40,7 +43,7 @@ def roi_align(call: Call) -> None:
         _, _, bins_h, bins_w = ys[0].shape
         one, zero = number(1, dtype), number(0, dtype)
         with nest(k, ys[0].shape) as (r, c, ph, pw):
-            image = bind(k, index_of(images[[r]]))
+            image = within(k, images[[r]], 0, shape[0])
             left, top, right, bottom = (
                 bind(k, to(rois[r, i], dtype) * number(scale, dtype) - number(half, dtype))
                 for i in range(4)
@@ -52,50 +55,61 @@ def roi_align(call: Call) -> None:
             bin_w = bind(k, roi_w / number(bins_w, dtype))
             counts: list[Any] = []
             for size in (bin_h, bin_w):
-                count = ratio if ratio > 0 else index_of(m.libm("ceil", size))
-                counts.append(bind(k, count))
+                if ratio > 0:
+                    counts.append(ratio)
+                    continue
+                count = bind(k, m.libm("ceil", size))
+                k.fail_if(count > number(SAMPLE_LIMIT, dtype), Fault.LIMIT)
+                counts.append(clamped(k, count, 0, SAMPLE_LIMIT + 1))
             total = cell(k, dtype, 0)
             first = cell(k, "int32", 1, "first")
-            with k.loop(counts[0], "iy") as iy, k.loop(counts[1], "ix") as ix:
 
-                def place(start: Any, p: Any, i: Any, size: Any, count: Any) -> Any:
-                    within = (to(i, dtype) + number(0.5, dtype)) * size / to(count, dtype)
-                    return bind(k, start + to(p, dtype) * size + within)
+            def place(start: Any, part: Any, i: Any, axis: int) -> Any:
+                size, count = (bin_h, bin_w)[axis], to(counts[axis], dtype)
+                sample = (to(i, dtype) + number(0.5, dtype)) * size / count
+                return bind(k, start + to(part, dtype) * size + sample)
 
-                v = place(top, ph, iy, bin_h, counts[0])
-                h = place(left, pw, ix, bin_w, counts[1])
-                outside = tirx.any(
-                    v < number(-1, dtype),
-                    v > number(height, dtype),
-                    h < number(-1, dtype),
-                    h > number(width, dtype),
-                )
-                parts = []
-                for at, size in ((v, height), (h, width)):
-                    at = tirx.max(at, zero)
-                    low = tirx.min(index_of(at), size - 1)
-                    high = tirx.min(low + 1, size - 1)
-                    fraction = select(low >= size - 1, zero, at - to(low, dtype))
-                    parts.append((bind(k, low), bind(k, high), bind(k, fraction)))
-                (h0, h1, fh), (w0, w1, fw) = parts
-                corners = []
-                for row, share_h in ((h0, one - fh), (h1, fh)):
-                    for column, share_w in ((w0, one - fw), (w1, fw)):
-                        element = to(x[image, c, row, column], dtype)
-                        corners.append(element * (share_h * share_w))
-                if maximal:
-                    value = corners[0]
-                    for corner in corners[1:]:
-                        value = tirx.max(value, corner)
-                else:
-                    value = corners[0] + corners[1] + corners[2] + corners[3]
-                value = bind(k, select(outside, zero, value))
+            def is_outside(at: Any, size: int) -> Any:
+                return tirx.any(at < number(-1, dtype), at > number(size, dtype))
+
+            def around(at: Any, size: int) -> tuple[Any, Any, Any]:
+                """The two pixels around a place, and the share of the second."""
+                at = bind(k, tirx.max(at, zero))
+                low = clamped(k, at, 0, size)
+                share = select(low >= size - 1, zero, at - to(low, dtype))
+                return low, bind(k, minimum(low + 1, size - 1)), bind(k, share)
+
+            def take(value: Any) -> None:
                 if maximal:
                     with when(k, tirx.any(first.get() > 0, value > total.get())):
                         total.set(value)
                         first.set(0)
                 else:
                     total.add(value)
+
+            with k.loop(counts[0], "iy") as iy:
+                v = place(top, ph, iy, 0)
+                past = bind(k, is_outside(v, height))
+                if maximal:
+                    with when(k, past):
+                        take(zero)
+                with when(k, tirx.Not(past)):
+                    h0, h1, fh = around(v, height)
+                    with k.loop(counts[1], "ix") as ix:
+                        h = place(left, pw, ix, 1)
+                        w0, w1, fw = around(h, width)
+                        corners = []
+                        for row, share_h in ((h0, one - fh), (h1, fh)):
+                            for column, share_w in ((w0, one - fw), (w1, fw)):
+                                element = to(x[image, c, row, column], dtype)
+                                corners.append(element * (share_h * share_w))
+                        if maximal:
+                            value = corners[0]
+                            for corner in corners[1:]:
+                                value = tirx.max(value, corner)
+                        else:
+                            value = corners[0] + corners[1] + corners[2] + corners[3]
+                        take(bind(k, select(is_outside(h, width), zero, value)))
             result = total.get()
             if not maximal:
                 count = tirx.max(to(counts[0], "int32") * to(counts[1], "int32"), 1)

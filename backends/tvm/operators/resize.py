@@ -18,9 +18,9 @@ from .base import (
     any_of,
     bind,
     cell,
+    clamped,
     compute_type,
     guarded,
-    index_of,
     is_float,
     maximum,
     minimum,
@@ -44,6 +44,9 @@ class _Axis:
     sampled: Axis
     taps: int
 
+
+_FAR = 2**28
+"""Pixels, beyond the edges of any image; some of them can be added up."""
 
 _Scale = Callable[[dict[int, Array], int], Any]
 """The scale of an axis inside the kernel, from the arrays by input number."""
@@ -158,11 +161,10 @@ def _make_table(
         past = tirx.any(at < number(0, "float32"), at > number(last, "float32"))
         outside.store(to(past, "int32"), (o,))
         if sampling.mode == "nearest":
-            nearest = index_of(sampling.nearest(xp, at))
-            positions.store(maximum(minimum(nearest, last), 0), (o, 0))
+            positions.store(clamped(k, sampling.nearest(xp, at), 0, last + 1), (o, 0))
             return
         at = bind(k, sampling.inside(xp, sampled, at))
-        first = bind(k, index_of(xp.floor(at)) - (axis.taps // 2 - 1))
+        first = bind(k, clamped(k, xp.floor(at), -_FAR, _FAR) - (axis.taps // 2 - 1))
         shrink = sampling.shrink(xp, scale)
         total = cell(k, "float32", 0, "total")
         with k.loop(axis.taps, "t") as t:
@@ -239,11 +241,12 @@ def grid_sample(call: Call) -> None:
                     at = tirx.max(tirx.min(at, number(size - 1, dtype)), number(0, dtype))
                 coordinates.append(bind(k, at))
             if mode == "nearest":
-                place = [bind(k, index_of(m.round_even(at))) for at in coordinates]
+                place = [clamped(k, m.round_even(at), -_FAR, _FAR) for at in coordinates]
                 ys[0].store(read(x, [n, c], place, dtype), [n, c, *out])
                 return
             taps = 2 if mode == "linear" else 4
             floors = [bind(k, m.libm("floor", at)) for at in coordinates]
+            firsts = [clamped(k, floor, -_FAR, _FAR) for floor in floors]
             total = cell(k, dtype, 0)
             for offset in np.ndindex(*(taps,) * rank):
                 weight: Any = one
@@ -252,10 +255,10 @@ def grid_sample(call: Call) -> None:
                     fraction = coordinates[axis] - floors[axis]
                     if taps == 2:
                         own = fraction if o else one - fraction
-                        place.append(index_of(floors[axis]) + o)
+                        place.append(firsts[axis] + o)
                     else:
                         own = _cubic_weight(fraction, o)
-                        place.append(index_of(floors[axis]) + (o - 1))
+                        place.append(firsts[axis] + (o - 1))
                     weight = weight * own
                 total.add(read(x, [n, c], [bind(k, p) for p in place], dtype) * weight)
             ys[0].store(total.get(), [n, c, *out])

@@ -11,7 +11,23 @@ from typing import Any
 from tvm import tirx
 
 from ..faults import Fault
-from .base import Array, Call, all_of, bind, cell, nest, number, rule, select, to, when
+from .base import (
+    Array,
+    Call,
+    all_of,
+    bind,
+    cell,
+    clamped,
+    inserted,
+    nest,
+    number,
+    rule,
+    select,
+    to,
+    when,
+    within,
+    without,
+)
 
 
 def _declared(call: Call, axis: int) -> int:
@@ -37,9 +53,9 @@ def non_zero(call: Call) -> None:
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         found = cell(k, "int32", 0, "found")
         with nest(k, shape) as index, when(k, to(xs[0][index], "bool")):
-            with when(k, found.get() < count):
-                for axis, place in enumerate(index):
-                    ys[0].store(place, (axis, found.get()))
+            at = within(k, found.get(), 0, count, Fault.COUNT)
+            for axis, place in enumerate(index):
+                ys[0].store(place, (axis, at))
             found.add(1)
         k.fail_if(found.get() != count, Fault.COUNT)
 
@@ -61,15 +77,12 @@ def compress(call: Call) -> None:
         found = cell(k, "int32", 0, "found")
         with k.loop(min(length, x.size if flat else shape[axis]), "c") as i:  # noqa: SIM117
             with when(k, condition[[i]]):
-                with when(k, found.get() < count):
-                    if flat:
-                        y.put(x.at(i), found.get())
-                    else:
-                        others = [s for a, s in enumerate(shape) if a != axis]
-                        with nest(k, others) as rest:
-                            source = [*rest[:axis], i, *rest[axis:]]
-                            target = [*rest[:axis], found.get(), *rest[axis:]]
-                            y.store(x[source], target)
+                at = within(k, found.get(), 0, count, Fault.COUNT)
+                if flat:
+                    y.put(x.at(i), at)
+                else:
+                    with nest(k, without(shape, axis)) as rest:
+                        y.store(x[inserted(rest, axis, i)], inserted(rest, axis, at))
                 found.add(1)
         k.fail_if(found.get() != count, Fault.COUNT)
 
@@ -108,7 +121,7 @@ def non_max_suppression(call: Call) -> None:
         given = dict(zip(present, xs, strict=True))
         boxes, scores = given[0], given[1]
         y, alive = ys
-        most = to(given[2].at(0), "int32") if 2 in given else number(0, "int32")
+        most = clamped(k, given[2].at(0), 0, boxes_count + 1) if 2 in given else 0
         found = cell(k, "int32", 0, "found")
         with nest(k, (batch, classes)) as (b, c):
             with k.loop(boxes_count, "start") as i:
@@ -117,20 +130,22 @@ def non_max_suppression(call: Call) -> None:
             with k.loop(boxes_count, "round") as _:
                 best = cell(k, "int32", -1, "best")
                 with k.loop(boxes_count, "i") as i:
-                    at = tirx.max(best.get(), 0)
+                    at = clamped(k, best.get(), 0, boxes_count)
                     better = tirx.any(best.get() < 0, scores[b, c, i] > scores[b, c, at])
                     with when(k, all_of(alive.at(i) > 0, better)):
                         best.set(i)
-                with when(k, tirx.all(best.get() >= 0, taken.get() < most)):
+                chosen = bind(k, best.get())
+                left = tirx.all(chosen >= 0, chosen < boxes_count)
+                with when(k, tirx.all(left, taken.get() < most)):
                     taken.add(1)
-                    with when(k, found.get() < count):
-                        for column, value in enumerate((b, c, best.get())):
-                            y.store(value, (found.get(), column))
+                    at = within(k, found.get(), 0, count, Fault.COUNT)
+                    for column, value in enumerate((b, c, chosen)):
+                        y.store(value, (at, column))
                     found.add(1)
-                    alive.put(0, best.get())
+                    alive.put(0, chosen)
                     with k.loop(boxes_count, "j") as j:
                         limit = given[3].at(0) if 3 in given else number(0, boxes.dtype)
-                        with when(k, overlap(boxes, k, b, best.get(), j) > limit):
+                        with when(k, overlap(boxes, k, b, chosen, j) > limit):
                             alive.put(0, j)
         k.fail_if(found.get() != count, Fault.COUNT)
 

@@ -7,22 +7,26 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
+from ..faults import Fault
 from ..plan import Tensor
 from .base import (
     Array,
     Call,
-    bind,
+    any_of,
     cell,
+    checked,
+    clamped,
     compute_type,
+    differ,
+    divide,
     equal,
-    index_of,
+    maximum,
     nest,
     number,
     rule,
     select,
     to,
     when,
-    wrap,
 )
 
 
@@ -47,11 +51,12 @@ def dft(call: Call) -> None:
     chosen = [2] if len(axes) > 1 else []
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        given: Any = None
+        if chosen:
+            given = checked(k, xs[-1].at(0), call.rank())
+            k.fail_if(tirx.Not(any_of(*(equal(given, axis) for axis in axes))), Fault.VALUE)
         for axis, length, roots in zip(axes, lengths, xs[1:], strict=False):
-            condition: Any = True
-            if chosen:
-                condition = equal(wrap(bind(k, index_of(xs[-1].at(0))), call.rank()), axis)
-            with when(k, condition):
+            with when(k, equal(given, axis) if chosen else True):
                 _transform(k, xs[0], ys[0], roots, axis, length, inverse, inverse and onesided)
 
     call.loops(body, [0, *tables, *chosen])
@@ -137,7 +142,14 @@ def stft(call: Call) -> None:
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         x, roots = xs[0], xs[-1]
-        step = index_of(xs[1].at(0))
+        room = shape[1] - length
+        most = room // (frames - 1) if frames > 1 else room + 1
+        step = clamped(k, xs[1].at(0), 0, most + 2)
+        frames_found = divide(room, maximum(step, 1)) + 1
+        k.fail_if(step < 1, Fault.VALUE)
+        if frames > 1:
+            k.fail_if(step > most, Fault.VALUE)
+        k.fail_if(differ(frames_found, frames), Fault.VALUE)
         with nest(k, (shape[0], frames, bins)) as (n, f, b):
             real, imaginary = cell(k, dtype, 0, "real"), cell(k, dtype, 0, "imaginary")
             turn = cell(k, "int32", 0, "turn")
