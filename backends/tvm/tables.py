@@ -92,9 +92,10 @@ def _float(x: Array) -> Array:
 
 
 def _round(x: Array, zero: int, dtype: str) -> Array:
-    """Round half to even, then add the zero point and saturate."""
+    """Round half to even, then add the zero point and saturate; NaN is the lowest number."""
     low, high = integer_range(dtype)
-    return np.clip(np.rint(_float(x)).astype(np.float64) + zero, low, high).astype(dtype)
+    value = np.clip(np.rint(_float(x)).astype(np.float64) + zero, low, high)
+    return np.where(np.isnan(value), low, value).astype(dtype)
 
 
 def _dequantize(s: Step, a: Sequence[Array]) -> Array:
@@ -170,6 +171,7 @@ _RULES: dict[str, Callable[[Step, Sequence[Array]], Array]] = {
     "erf": _exact(_erf),
     "log": _exact(np.log),
     "sqrt": _exact(np.sqrt),
+    "root": lambda s, a: _float(np.power(a[0].astype(np.float64), 0.5)),
     "gelu": _gelu,
     "hard_sigmoid": _hard_sigmoid,
     "hard_swish": _hard_swish,

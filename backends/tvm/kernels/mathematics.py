@@ -25,14 +25,15 @@ def exp(e: VectorCode, x: Any) -> Any:
     """e^x: reduction to [-ln2/2, ln2/2], a polynomial, and the exponent's bits.
 
     Infinity above 88.73, zero below -86.99 (no subnormals): the bits of the limits' own
-    exponents make them. A limit is the first argument where NaN has to pass.
+    exponents make them.
     """
-    return _exp(e, tirx.min(e.number(89.0), tirx.max(e.number(-87.336544), e.opaque(x))))
+    limited = e.at_least(e.opaque(x), e.number(-87.336544))
+    return _exp(e, e.at_most(limited, e.number(89.0)))
 
 
 def exp_nonpositive(e: VectorCode, x: Any) -> Any:
     """e^x for x <= 0."""
-    return _exp(e, tirx.max(e.number(-87.336544), e.opaque(x)))
+    return _exp(e, e.at_least(e.opaque(x), e.number(-87.336544)))
 
 
 def _exp(e: VectorCode, x: Any) -> Any:
@@ -48,8 +49,8 @@ def _exp(e: VectorCode, x: Any) -> Any:
 
 
 def sigmoid(e: VectorCode, x: Any) -> Any:
-    limited = tirx.min(e.number(87.0), tirx.max(e.number(-87.336544), e.opaque(-x)))
-    return _reciprocal(e, e.number(1.0) + _exp(e, limited))
+    limited = e.at_least(e.opaque(-x), e.number(-87.336544))
+    return _reciprocal(e, e.number(1.0) + _exp(e, e.at_most(limited, e.number(87.0))))
 
 
 def _reciprocal(e: VectorCode, x: Any) -> Any:
@@ -103,10 +104,10 @@ def log(e: VectorCode, x: Any) -> Any:
 def softplus(e: VectorCode, x: Any) -> Any:
     """log(1 + e^x): with u = 1 + y rounded, log(1 + y) is log(u) + (y - (u - 1)) / u."""
     x = e.opaque(x)
-    y = e.bind(exp_nonpositive(e, -tirx.max(x, -x)), "float32")
+    y = e.bind(exp_nonpositive(e, -e.magnitude(x)), "float32")
     u = e.in_memory(e.fence(e.number(1.0) + y))
     lost = y - e.fence(u - e.number(1.0))
-    return tirx.max(e.number(0.0), x) + (log(e, u) + lost / u)
+    return e.at_least(x, e.number(0.0)) + (log(e, u) + lost / u)
 
 
 def mish(e: VectorCode, x: Any) -> Any:
@@ -127,11 +128,11 @@ _TANH_P = (
 
 def tanh(e: VectorCode, x: Any) -> Any:
     x = e.opaque(x)
-    magnitude = e.bind(tirx.max(x, -x), "float32")
+    magnitude = e.bind(e.magnitude(x), "float32")
     square = e.bind(x * x, "float32")
     small = x + x * square * _polynomial(e, square, _TANH_P)
     two = e.number(2.0)
-    limited = tirx.min(e.number(44.0), magnitude) * two
+    limited = e.at_most(magnitude, e.number(44.0)) * two
     large = e.number(1.0) - two * _reciprocal(e, _exp(e, limited) + e.number(1.0))
     large = tirx.Select(x < e.number(0.0), -large, large)
     return tirx.Select(magnitude < e.number(0.625), small, large)
@@ -161,10 +162,10 @@ _ERF_LARGE = (
 def erf(e: VectorCode, x: Any) -> Any:
     """erf(x), within about one unit in the last place."""
     x = e.opaque(x)
-    magnitude = e.bind(tirx.max(x, -x), "float32")
+    magnitude = e.bind(e.magnitude(x), "float32")
     square = e.bind(x * x, "float32")
     small = x + x * _polynomial(e, square, _ERF_SMALL)
-    bounded = e.bind(tirx.min(magnitude, e.number(4.0)), "float32")
+    bounded = e.bind(e.at_most(magnitude, e.number(4.0)), "float32")
     power = bounded * _polynomial(e, bounded, _ERF_LARGE) - bounded
     large = e.bind(e.number(1.0) - exp_nonpositive(e, power), "float32")
     large = tirx.Select(x < e.number(0.0), -large, large)

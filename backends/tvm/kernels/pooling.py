@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tvm import tirx
-
 from ..layout import Blocked
 from ..programs import Program
 from ..targets import Target
@@ -76,7 +74,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
             value = emitter.evaluate(pool.element, [value])
             total = load(acc, 0, lanes=lanes)
             if pool.kind == "maximum":
-                total = tirx.max(total, value)
+                total = emitter.larger(value, total, pool.input_dtype)
             else:
                 if pool.accumulator == "int32":
                     value = cast(value, "int32", lanes)

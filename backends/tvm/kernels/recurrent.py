@@ -236,7 +236,7 @@ class _Recurrent:
         """Clip and apply the direction's activation function number `index`."""
         e, clip = self.emitter, self.layer.clip
         if clip:
-            value = tirx.max(tirx.min(value, e.number(clip)), e.number(-clip))
+            value = e.at_least(e.at_most(value, e.number(clip)), e.number(-clip))
         name = self.layer.activations[self.direction][index]
         return self.bind(self.apply(name, value))
 
@@ -245,7 +245,7 @@ class _Recurrent:
             return mathematics.sigmoid(self.emitter, value)
         if name == "tanh":
             return mathematics.tanh(self.emitter, value)
-        return tirx.max(value, self.emitter.number(0.0))
+        return self.emitter.at_least(value, self.emitter.number(0.0))
 
     def keep(self, value: Any, n: Any, unit: Any, after: Any, at: Any) -> None:
         """The new hidden state, also into the output."""

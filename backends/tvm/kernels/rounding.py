@@ -26,13 +26,13 @@ def round_and_pack(e: VectorCode, value: Any, dtype: str, zero: int, *, bounded:
     """Round half to even, add the zero point, saturate; up to `PACKED` vectors of the target.
 
     `bounded` promises that every value is below 2^31: others are limited first, since
-    they convert to the lowest integer. The pack instructions interleave 128-bit lanes of
+    they convert to the lowest integer, as NaN does. The pack instructions interleave 128-bit lanes of
     their two operands; a permutation of 32-bit elements undoes both levels of it.
     """
     lanes = e.target.lanes
     count = e.lanes // lanes
     if not bounded:
-        value = tirx.min(value, e.number(_LARGE))
+        value = tirx.min(e.number(_LARGE), value)
     integers = e.by_vectors(lambda x: _to_integers(x, lanes), value, "float32")
     integers += [integers[-1]] * (PACKED - count)
     words = [_pack_words(integers[i], integers[i + 1], lanes) for i in (0, 2)]

@@ -21,6 +21,7 @@ from ..targets import Target
 from . import mathematics
 from .builder import KernelBuilder, constant, load, splat
 from .steps import StepEmitter
+from .vectors import VectorCode
 
 CHAINS = 4
 """Partial results of a long row: they don't wait for each other, and round less."""
@@ -62,7 +63,7 @@ class Rows:
         return self.kind in REDUCTIONS
 
 
-Combine = Callable[[Any, Any], Any]
+Combine = Callable[[VectorCode, Any, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,23 +72,30 @@ class Reduction:
 
     join: Combine
     start: float
-    term: Callable[[Any], Any] = lambda x: x
+    term: Callable[[VectorCode, Any], Any] = lambda e, x: x
     finish: Callable[[Any, Any], Any] = lambda total, count: total
 
 
-def _add(a: Any, b: Any) -> Any:
-    return a + b
+def _add(e: VectorCode, element: Any, total: Any) -> Any:
+    return total + element
+
+
+def _square(e: VectorCode, x: Any) -> Any:
+    return x * x
 
 
 REDUCTIONS: dict[str, Reduction] = {
     "sum": Reduction(_add, 0.0),
     "mean": Reduction(_add, 0.0, finish=lambda total, count: total / count),
-    "max": Reduction(lambda a, b: tirx.max(a, b), -math.inf),
-    "min": Reduction(lambda a, b: tirx.min(a, b), math.inf),
-    "sum_square": Reduction(_add, 0.0, lambda x: x * x),
-    "l1": Reduction(_add, 0.0, lambda x: tirx.max(x, -x)),
-    "l2": Reduction(_add, 0.0, lambda x: x * x, lambda total, count: tirx.sqrt(total)),
+    "max": Reduction(VectorCode.larger, -math.inf),
+    "min": Reduction(VectorCode.smaller, math.inf),
+    "sum_square": Reduction(_add, 0.0, _square),
+    "l1": Reduction(_add, 0.0, VectorCode.magnitude),
+    "l2": Reduction(_add, 0.0, _square, lambda total, count: tirx.sqrt(total)),
 }
+
+_TOP = Reduction(lambda e, element, total: tirx.max(total, element), -math.inf)
+"""A row's largest number, anything where there is NaN: what the sum of a softmax needs."""
 
 
 def build(rows: Rows, target: Target, parallel: bool = False) -> Any:
@@ -177,12 +185,14 @@ class _Rows:
             if mask is not None:
                 value = tirx.Select(mask, value, self.number(reduction.start))
             before = load(acc, part * lanes, lanes=lanes)
-            k.store(acc, reduction.join(before, value), part * lanes, lanes=lanes)
+            joined = reduction.join(self.emitter, value, before)
+            k.store(acc, joined, part * lanes, lanes=lanes)
 
         self.each_part(join, parts)
         value = load(acc, 0, lanes=lanes)
         for part in range(1, parts):
-            value = reduction.join(value, load(acc, part * lanes, lanes=lanes))
+            other = load(acc, part * lanes, lanes=lanes)
+            value = reduction.join(self.emitter, other, value)
         return value if self.across else splat(self.horizontal(value, reduction.join), lanes)
 
     def horizontal(self, value: Any, join: Combine) -> Any:
@@ -195,8 +205,8 @@ class _Rows:
             low, high = (
                 tirx.Shuffle([value], list(range(start, start + half))) for start in (0, half)
             )
-            value = join(low, high)
             lanes = half
+            value = join(StepEmitter(self.k, self.target, lanes), high, low)
         return StepEmitter(self.k, self.target, 1).bind(value, "float32")
 
     def number(self, value: float) -> Any:
@@ -232,7 +242,7 @@ class _Rows:
         def element(s: Any) -> Any:
             return load(self.x, self.position(outer, s, inner), lanes=lanes)
 
-        top = self.bind(self.fold(REDUCTIONS["max"], lambda _, s: element(s)))
+        top = self.bind(self.fold(_TOP, lambda _, s: element(s)))
 
         def exponential(number: Any, s: Any) -> Any:
             value = self.bind(mathematics.exp_nonpositive(self.emitter, element(s) - top))
@@ -283,7 +293,7 @@ class _Rows:
 
         def term(_: Any, s: Any) -> Any:
             value = load(self.x, self.position(outer, s, inner), lanes=self.lanes)
-            return reduction.term(self.bind(value))
+            return reduction.term(self.emitter, self.bind(value))
 
         total = self.bind(self.fold(reduction, term))
         result = reduction.finish(total, self.number(float(self.rows.size)))

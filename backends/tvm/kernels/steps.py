@@ -73,6 +73,7 @@ class StepEmitter(VectorCode):
         floats = id(step) in self.floats
         if not floats and self.lanes > self.target.lanes and packs(self.target, step.dtype):
             return round_and_pack(self, value, step.dtype, zero_point, bounded=bounded)
+        # NaN becomes the lowest number, as in ONNX Runtime.
         value = tirx.max(value, self.number(float(low - zero_point)))
         if floats:
             value = tirx.min(value, self.number(float(high - zero_point)))
@@ -184,37 +185,40 @@ def _qlinear_mul(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any
     return e.round_to(product + e.number(float(s["zero_point"])), s, 0)
 
 
+def _constant(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    return e.literal(s["value"]) if s.dtype == "float32" else e.number(s["value"], s.dtype)
+
+
 def _cast_rule(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     return cast(a[0], s.dtype, e.lanes)
 
 
 def _clip(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     value = a[0]
-    if s["low"] > -math.inf:
-        value = tirx.max(value, e.number(s["low"], s.dtype))
-    if s["high"] < math.inf:
-        value = tirx.min(value, e.number(s["high"], s.dtype))
+    for bound, limit in ((s["low"], e.at_least), (s["high"], e.at_most)):
+        if math.isfinite(bound):
+            value = limit(value, e.number(bound, s.dtype), s.dtype)
     return value
 
 
 def _leaky_relu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
-    zero = e.number(0.0)
-    return tirx.max(a[0], zero) + tirx.min(a[0], zero) * e.number(s["alpha"])
+    x = e.opaque(a[0])
+    return tirx.Select(x < e.number(0.0), x * e.literal(s["alpha"]), x)
 
 
 def _prelu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
-    zero = e.number(0.0)
-    return tirx.max(a[0], zero) + tirx.min(a[0], zero) * a[1]
+    x = e.opaque(a[0])
+    return tirx.Select(x < e.number(0.0), x * a[1], x)
 
 
 def _hard_sigmoid(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
-    value = a[0] * e.number(s["alpha"]) + e.number(s["beta"])
-    return tirx.min(tirx.max(value, e.number(0.0)), e.number(1.0))
+    value = a[0] * e.literal(s["alpha"]) + e.literal(s["beta"])
+    return e.at_most(e.at_least(value, e.number(0.0)), e.number(1.0))
 
 
 def _hard_swish(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     gate = a[0] * e.number(1.0 / 6.0) + e.number(0.5)
-    return a[0] * tirx.min(tirx.max(gate, e.number(0.0)), e.number(1.0))
+    return a[0] * e.at_most(e.at_least(gate, e.number(0.0)), e.number(1.0))
 
 
 def _sigmoid(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
@@ -228,8 +232,14 @@ def _silu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
 def _elu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     zero, one = e.number(0.0), e.number(1.0)
     x = e.opaque(a[0])
-    negative = (mathematics.exp(e, tirx.min(x, zero)) - one) * e.number(s["alpha"])
+    negative = (mathematics.exp(e, e.at_most(x, zero)) - one) * e.literal(s["alpha"])
     return tirx.Select(x > zero, x, negative)
+
+
+def _root(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """x to the power of 1/2, which is infinite for -infinity, where the square root is NaN."""
+    x = e.opaque(a[0])
+    return tirx.Select(x > e.from_bits(0xFF800000 - 2**32), tirx.sqrt(x), x * x)
 
 
 def _gelu_erf(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
@@ -253,7 +263,7 @@ _UNARY: dict[str, Callable[[StepEmitter, Any], Any]] = {
     "ceil": lambda e, x: tirx.ceil(x),
     "round": lambda e, x: tirx.nearbyint(x),
     "reciprocal": lambda e, x: e.number(1.0) / x,
-    "softsign": lambda e, x: x / (e.number(1.0) + tirx.max(x, -x)),
+    "softsign": lambda e, x: x / (e.number(1.0) + e.magnitude(x)),
 }
 
 
@@ -263,15 +273,15 @@ def _unary(function: Callable[[StepEmitter, Any], Any]) -> Rule:
 
 _RULES: dict[str, Rule] = {
     **{name: _unary(function) for name, function in _UNARY.items()},
-    "constant": lambda e, s, a, types: e.number(s["value"], s.dtype),
-    "relu": lambda e, s, a, types: tirx.max(a[0], e.number(0, s.dtype)),
-    "abs": lambda e, s, a, types: tirx.max(a[0], -a[0]),
+    "constant": _constant,
+    "relu": lambda e, s, a, types: e.at_least(a[0], e.number(0, s.dtype), s.dtype),
+    "abs": lambda e, s, a, types: e.magnitude(a[0]),
     "add": lambda e, s, a, types: a[0] + a[1],
-    "sub": lambda e, s, a, types: a[0] - a[1],
+    "sub": lambda e, s, a, types: e.difference(a[0], a[1]),
     "mul": lambda e, s, a, types: a[0] * a[1],
     "div": lambda e, s, a, types: a[0] / a[1],
-    "max": lambda e, s, a, types: tirx.max(a[0], a[1]),
-    "min": lambda e, s, a, types: tirx.min(a[0], a[1]),
+    "max": lambda e, s, a, types: e.larger(a[0], a[1], s.dtype),
+    "min": lambda e, s, a, types: e.smaller(a[0], a[1], s.dtype),
     "cast": _cast_rule,
     "clip": _clip,
     "leaky_relu": _leaky_relu,
@@ -281,6 +291,7 @@ _RULES: dict[str, Rule] = {
     "sigmoid": _sigmoid,
     "silu": _silu,
     "elu": _elu,
+    "root": _root,
     "gelu": _gelu_erf,
     "dequantize": _dequantize,
     "quantize": _quantize,

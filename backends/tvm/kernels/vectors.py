@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
 from ..targets import Target
@@ -52,6 +54,61 @@ class VectorCode:
         """A float that no literal gives: infinity, NaN."""
         return reinterpret(self.number(bits, "int32"), "float32", self.lanes)
 
+    def literal(self, value: float) -> Any:
+        """Any float of a model. TVM takes products with a zero for zero, and divides by none."""
+        if value == 0:
+            return self._intrinsic(
+                "copysign", self.number(0.0), self.number(math.copysign(1, value))
+            )
+        if not math.isfinite(value):
+            return self.from_bits(int(np.float32(value).view(np.int32)))
+        return self.number(value)
+
+    def at_least(self, value: Any, bound: Any, dtype: str = "float32") -> Any:
+        """The larger one; NaN if `value` is. The bound must be no NaN.
+
+        `tirx.max` is its second argument where one is NaN, as x86's instructions have it;
+        NEON's is NaN then.
+        """
+        if dtype == "float32" and "neon" in self.target.features:
+            return self._intrinsic("maximum", value, bound)
+        return tirx.max(bound, value)
+
+    def at_most(self, value: Any, bound: Any, dtype: str = "float32") -> Any:
+        """The smaller one; NaN if `value` is. The bound must be no NaN."""
+        if dtype == "float32" and "neon" in self.target.features:
+            return self._intrinsic("minimum", value, bound)
+        return tirx.min(bound, value)
+
+    def larger(self, a: Any, b: Any, dtype: str = "float32") -> Any:
+        """The larger one; NaN if any is."""
+        if dtype != "float32" or "neon" in self.target.features:
+            return self.at_least(a, b, dtype)
+        a = self.opaque(a)
+        return tirx.Select(self.is_number(a), tirx.max(a, b), a)
+
+    def smaller(self, a: Any, b: Any, dtype: str = "float32") -> Any:
+        """The smaller one; NaN if any is."""
+        if dtype != "float32" or "neon" in self.target.features:
+            return self.at_most(a, b, dtype)
+        a = self.opaque(a)
+        return tirx.Select(self.is_number(a), tirx.min(a, b), a)
+
+    def is_number(self, value: Any) -> Any:
+        """Whether a float is no NaN. TVM takes `value == value` for true."""
+        return value <= self.from_bits(0x7F800000)
+
+    def magnitude(self, value: Any) -> Any:
+        return self._intrinsic("fabs", value)
+
+    def difference(self, a: Any, b: Any) -> Any:
+        """a - b. TVM takes `x - x` of floats for zero, and `x + y - y` for `x`."""
+        return a + b * self.number(-1.0)
+
+    def _intrinsic(self, name: str, *arguments: Any) -> Any:
+        suffix = "f32" if self.lanes == 1 else f"v{self.lanes}f32"
+        return llvm(f"llvm.{name}.{suffix}", vector_type("float32", self.lanes), *arguments)
+
     def to_float(self, value: Any) -> Any:
         return cast(value, "float32", self.lanes)
 
@@ -59,13 +116,11 @@ class VectorCode:
         """a * b + c, rounded once where the target can."""
         if "fma" not in self.target.features:
             return self.fence(a * b) + c
-        name = "llvm.fma.f32" if self.lanes == 1 else f"llvm.fma.v{self.lanes}f32"
-        return llvm(name, vector_type("float32", self.lanes), a, b, c)
+        return self._intrinsic("fma", a, b, c)
 
     def fence(self, value: Any) -> Any:
         """Keep LLVM from contracting the product `value` into a fused multiply-add."""
-        suffix = "f32" if self.lanes == 1 else f"v{self.lanes}f32"
-        return llvm(f"llvm.arithmetic.fence.{suffix}", vector_type("float32", self.lanes), value)
+        return self._intrinsic("arithmetic.fence", value)
 
     def by_vectors(self, function: Callable[[Any], Any], value: Any, dtype: str) -> list[Any]:
         """`function` of each of the target's vectors that `value` is made of."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from ....ir.graph import Node, Value
 from ..plan import Tensor, View
 from ..programs import Program, ProgramBuilder, quantize
 from .context import Constant, Lowering, Quantized, Stored
+
+LARGEST = float(np.finfo(np.float32).max)
+"""Bound of a Clip that has none."""
 
 _UNARY: dict[str, str] = {
     "Relu": "relu",
@@ -60,30 +63,51 @@ def power(lowering: Lowering, node: Node) -> bool:
         for name, arguments in _POWERS[value]:
             result = b.step(name, [(0, result)[a] for a in arguments], "float32")
 
-    return _emit(lowering, node, build, inputs=1)
+    return _emit(lowering, node, build, [base])
 
 
 _POWERS: dict[float, list[tuple[str, tuple[int, ...]]]] = {
     1.0: [("identity", (0,))],
     2.0: [("mul", (0, 0))],
     3.0: [("mul", (0, 0)), ("mul", (1, 0))],
-    0.5: [("sqrt", (0,))],
+    0.5: [("root", (0,))],
     -1.0: [("reciprocal", (0,))],
-    -0.5: [("sqrt", (0,)), ("reciprocal", (1,))],
+    -0.5: [("root", (0,)), ("reciprocal", (1,))],
 }
 """Steps by exponent; argument 0 is the base, 1 the step before."""
 
 
 def variadic(lowering: Lowering, node: Node) -> bool:
+    """From left to right; of Max and Min, operands that are one number are bounds."""
     if lowering.model.opset < 8:
         return False
+    bounds = {} if node.op_type == "Sum" else _bounds(lowering, node)
+    values = [v for i, v in enumerate(node.inputs) if i not in bounds]
 
     def build(b: ProgramBuilder) -> None:
         total = 0
         for i in range(1, len(b.operands)):
             total = b.step(_VARIADIC[node.op_type], (total, i), "float32")
+        if bounds and node.op_type == "Max":
+            b.step("clip", (total,), "float32", low=max(bounds.values()), high=math.inf)
+        elif bounds:
+            b.step("clip", (total,), "float32", low=-math.inf, high=min(bounds.values()))
 
-    return _emit(lowering, node, build)
+    return _emit(lowering, node, build, values)
+
+
+def _bounds(lowering: Lowering, node: Node) -> dict[int, float]:
+    """Operands by position that are one number, no NaN, and don't change the result's shape."""
+    found: dict[int, float] = {}
+    ranks = []
+    for i, value in enumerate(node.inputs):
+        array = lowering.constant(value)
+        if array is not None and array.size == 1 and not np.isnan(array).any():
+            found[i] = float(array.reshape(()))
+        elif value is not None:
+            ranks.append(len(lowering.shape(value)))
+    largest = max(ranks, default=-1)
+    return {i: b for i, b in found.items() if len(lowering.shape(node.inputs[i])) <= largest}
 
 
 def leaky_relu(lowering: Lowering, node: Node) -> bool:
@@ -112,9 +136,9 @@ def gelu(lowering: Lowering, node: Node) -> bool:
 
 
 def clip(lowering: Lowering, node: Node) -> bool:
-    """Bounds are attributes before opset 11, then optional inputs."""
-    low: Any = node.get("min", -math.inf)
-    high: Any = node.get("max", math.inf)
+    """Bounds are attributes before opset 11, then optional inputs; finite where omitted."""
+    low: Any = node.get("min", -LARGEST)
+    high: Any = node.get("max", LARGEST)
     for index in (1, 2):
         value = node.input(index)
         if value is None:
@@ -126,13 +150,13 @@ def clip(lowering: Lowering, node: Node) -> bool:
             low = bound.reshape(()).item()
         else:
             high = bound.reshape(()).item()
-    if low > high:
+    if not low <= high:  # crossed, or NaN
         return False
     return _emit(
         lowering,
         node,
         lambda b: b.step("clip", (0,), "float32", low=float(low), high=float(high)),
-        inputs=1,
+        node.inputs[:1],
     )
 
 
@@ -224,10 +248,10 @@ def _emit(
     lowering: Lowering,
     node: Node,
     build: Callable[[ProgramBuilder], Any],
-    inputs: int | None = None,
+    inputs: Sequence[Value | None] | None = None,
 ) -> bool:
-    """Emit the program that `build` appends to the node's float32 inputs."""
-    values = [v for v in node.inputs[:inputs] if v is not None]
+    """Emit the program that `build` appends to float32 inputs, by default all of the node's."""
+    values = [v for v in (node.inputs if inputs is None else inputs) if v is not None]
     y = node.output(0)
     if y is None or not all(_is_float(lowering, v) for v in values):
         return False

@@ -14,7 +14,7 @@ from tvm import tirx
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Node, Value
 from ..faults import Fault
-from ..kernels.builder import KernelBuilder, load
+from ..kernels.builder import KernelBuilder, llvm, load
 from ..lowering.context import Constant, Lowering, Stored
 from ..plan import LoopsOp, Tensor
 
@@ -307,16 +307,28 @@ def dtype_of(value: Expr) -> str:
 
 
 def to(value: Expr, dtype: str) -> Any:
-    """Convert, as C does; anything but zero is true."""
+    """Convert; anything but zero is true.
+
+    Integers wrap. Floats that an integer type doesn't hold become its nearest number, NaN
+    zero; `convert` is as ONNX Runtime instead. All types reach float16 by way of float32.
+    """
     if isinstance(value, (bool, int, float, np.generic)):
         return number(value, dtype)  # type: ignore[arg-type]
     own = dtype_of(value)
     if own == dtype:
         return value
     if dtype == "bool":
-        return value != number(0, own)
+        return tirx.NE(value, number(0, own))
     if own == "bool":
         return tirx.Select(value, number(1, dtype), number(0, dtype))
+    if dtype == "float16" and own != "float32":
+        return tirx.Cast(dtype, to(value, "float32"))
+    if is_float(own) and not is_float(dtype):
+        value = to(value, compute_type(own))
+        bits = "".join(c for c in dtype if c.isdigit())
+        name = "fptoui" if dtype.startswith("uint") else "fptosi"
+        suffix = "f64" if own == "float64" else "f32"
+        return llvm(f"llvm.{name}.sat.i{bits}.{suffix}", dtype, value)
     return tirx.Cast(dtype, value)
 
 

@@ -84,7 +84,6 @@ def _floats_only(name: str) -> Function:
 _UNARY: dict[str, Function] = {
     "Abs": m.absolute,
     "Neg": lambda x: lit(0, x) - x if not is_float(dtype_of(x)) else x * lit(-1, x),
-    "Sign": m.sign,
     "Reciprocal": lambda x: lit(1, x) / x,
     "Exp": m.exp,
     "Log": m.log,
@@ -126,7 +125,7 @@ for _name, _function in _UNARY.items():
 
 
 def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
-    value = x * lit(alpha, x) + lit(beta, x)
+    value = x * m.factor(alpha, x) + lit(beta, x)
     return m.largest(lit(0, x), m.smallest(lit(1, x), value))
 
 
@@ -141,16 +140,17 @@ def _with(function: Function, **defaults: Any) -> Callable[[Call], None]:
 
 
 def _elu(x: Any, alpha: float) -> Any:
-    return select(x < lit(0, x), lit(alpha, x) * (m.exp(x) - lit(1, x)), x)
+    return select(x < lit(0, x), m.factor(alpha, x) * (m.exp(x) - lit(1, x)), x)
 
 
 def _celu(x: Any, alpha: float) -> Any:
-    low = lit(alpha, x) * (m.exp(x / lit(alpha, x)) - lit(1, x))
+    low = m.factor(alpha, x) * (m.exp(x / lit(alpha, x)) - lit(1, x))
     return m.largest(lit(0, x), x) + m.smallest(lit(0, x), low)
 
 
 def _selu(x: Any, alpha: float, gamma: float) -> Any:
-    return lit(gamma, x) * select(x > lit(0, x), x, lit(alpha, x) * (m.exp(x) - lit(1, x)))
+    low = m.factor(alpha, x) * (m.exp(x) - lit(1, x))
+    return m.factor(gamma, x) * select(x > lit(0, x), x, low)
 
 
 def _shrink(x: Any, lambd: float, bias: float) -> Any:
@@ -159,7 +159,7 @@ def _shrink(x: Any, lambd: float, bias: float) -> Any:
     low, high = wide + number(b, "float32"), wide - number(b, "float32")
     zero = number(0, "float32")
     inner = select(wide > number(limit, "float32"), high, zero)
-    return to(select(wide < number(-limit, "float32"), low, inner), dtype_of(x))
+    return m.convert(select(wide < number(-limit, "float32"), low, inner), dtype_of(x))
 
 
 def _is_infinite(x: Any, detect_negative: int, detect_positive: int) -> Any:
@@ -176,9 +176,11 @@ rule("Celu")(_with(_celu, alpha=1.0))
 rule("Selu")(_with(_selu, alpha=1.6732632423543772, gamma=1.0507009873554805))
 rule("Shrink")(_with(_shrink, lambd=0.5, bias=0.0))
 rule("HardSigmoid")(_with(_hard_sigmoid, alpha=0.2, beta=0.5))
-rule("LeakyRelu")(_with(lambda x, alpha: select(x < lit(0, x), x * lit(alpha, x), x), alpha=0.01))
+rule("LeakyRelu")(
+    _with(lambda x, alpha: select(x < lit(0, x), x * m.factor(alpha, x), x), alpha=0.01)
+)
 rule("ThresholdedRelu")(_with(lambda x, alpha: select(x > lit(alpha, x), x, lit(0, x)), alpha=1.0))
-rule("Swish")(_with(lambda x, alpha: x * m.sigmoid(x * lit(alpha, x)), alpha=1.0))
+rule("Swish")(_with(lambda x, alpha: x * m.sigmoid(x * m.factor(alpha, x)), alpha=1.0))
 rule("IsInf")(_with(_is_infinite, detect_negative=1, detect_positive=1))
 rule("Gelu")(_with(lambda x, approximate: m.gelu(x, approximate == "tanh"), approximate="none"))
 
@@ -211,18 +213,8 @@ def dropout(call: Call) -> None:
 
 @rule("Cast", "CastLike")
 def cast(call: Call) -> None:
-    """As ONNX Runtime on x86: out-of-range floats become what the instruction gives."""
-    source, target = call.dtype(0), call.output_dtype(0)
-    elementwise(call, lambda x: convert(x, source, target), [0])
-
-
-def convert(x: Any, source: str, target: str) -> Any:
-    narrow = target in ("int8", "uint8", "int16", "uint16")
-    if is_float(source) and narrow:
-        return to(to(x, "int32"), target)
-    if is_float(source) and target == "uint32":
-        return to(to(x, "int64"), target)
-    return to(x, target)
+    target = call.output_dtype(0)
+    elementwise(call, lambda x: m.convert(x, target), [0])
 
 
 # --- two operands ----------------------------------------------------------------
@@ -292,7 +284,6 @@ _BINARY: dict[str, Function] = {
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
     "Div": _divide,
-    "Pow": m.power,
     "And": lambda a, b: tirx.And(a, b),
     "Or": lambda a, b: tirx.Or(a, b),
     "Xor": lambda a, b: tirx.NE(to(a, "int8"), to(b, "int8")),
@@ -313,6 +304,33 @@ for _name, _function in _BINARY.items():
 
 def _comparable(x: Any) -> Any:
     return to(x, "int8") if dtype_of(x) == "bool" else x
+
+
+@rule("Pow")
+def power(call: Call) -> None:
+    """Squares and cubes of integers by one exponent are products, as in ONNX Runtime."""
+    whole = not is_float(call.dtype(0)) and math.prod(call.shape(1)) == 1
+
+    def function(x: Any, y: Any) -> Any:
+        result = m.power(x, y)
+        if not whole:
+            return result
+        square = x * x
+        result = select(tirx.EQ(y, lit(3, y)), square * x, result)
+        return select(tirx.EQ(y, lit(2, y)), square, result)
+
+    _binary(function)(call)
+
+
+@rule("Sign")
+def sign(call: Call) -> None:
+    """Of NaN it is NaN, in float16 zero, as in ONNX Runtime."""
+    half = call.dtype(0) == "float16"
+
+    def function(x: Any) -> Any:
+        return select(m.is_nan(x), lit(0, x), m.sign(x)) if half else m.sign(x)
+
+    elementwise(call, function, [0])
 
 
 @rule("Mod")
@@ -368,18 +386,22 @@ rule("Mean")(_variadic(lambda a, b: a + b, mean=True))
 def clip(call: Call) -> None:
     """Bounds may be computed at run time; the upper one wins where they cross."""
     dtype = compute_type(call.dtype(0))
-    low, high = call.node.get("min"), call.node.get("max")
+    limits = _limits(call.dtype(0))
+    low, high = (call.node.get(n, v) for n, v in zip(("min", "max"), limits, strict=True))
     inputs = [i for i in range(3) if call.has(i)]
 
     def function(*values: Any) -> Any:
         given = dict(zip(inputs, values, strict=True))
-        lower = given.get(1, None if low is None else number(low, dtype))
-        upper = given.get(2, None if high is None else number(high, dtype))
-        x = given[0]
-        if lower is not None:
-            x = select(x < lower, lower, x)
-        if upper is not None:
-            x = select(x > upper, upper, x)
-        return x
+        lower = given.get(1, number(low, dtype))
+        upper = given.get(2, number(high, dtype))
+        x = select(given[0] < lower, lower, given[0])
+        return select(x > upper, upper, x)
 
-    elementwise(call, function)
+    elementwise(call, function, key=tuple(inputs))
+
+
+def _limits(dtype: str) -> tuple[float, float]:
+    """Bounds that are omitted: the extremes of the type, which infinities exceed."""
+    info = np.finfo(dtype) if is_float(dtype) else np.iinfo(dtype)
+    as_python = float if is_float(dtype) else int
+    return as_python(info.min), as_python(info.max)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tvm import tirx
 
+from ..kernels.builder import llvm
 from .base import dtype_of, is_float, number, select, to
 
 
@@ -20,6 +21,41 @@ def libm(name: str, *arguments: Any) -> Any:
 
 def lit(value: float, like: Any) -> Any:
     return number(value, dtype_of(like))
+
+
+def factor(value: float, like: Any) -> Any:
+    """A literal to multiply with: TVM takes products with a literal zero for zero."""
+    dtype = dtype_of(like)
+    if value != 0 or not is_float(dtype):
+        return lit(value, like)
+    suffix = "f64" if dtype == "float64" else "f32"
+    return llvm(f"llvm.fabs.{suffix}", dtype, lit(0, like))
+
+
+def convert(x: Any, dtype: str) -> Any:
+    """Convert as ONNX Runtime does on x86. `x` is evaluated several times.
+
+    Floats that int32 and int64 don't hold, NaN included, become their lowest number.
+    Narrower types take the low bits of the int32; unsigned ones the bits of the signed
+    number, from half of their range on of what is left of it.
+    """
+    own = dtype_of(x)
+    if not is_float(own) or is_float(dtype) or dtype == "bool":
+        return to(x, dtype)
+    bits = int("".join(c for c in dtype if c.isdigit()))
+    if bits < 32:
+        return to(_truncated(x, 32), dtype)
+    if not dtype.startswith("uint"):
+        return _truncated(x, bits)
+    half = lit(2.0 ** (bits - 1), x)
+    upper = to(_truncated(x - half, bits), dtype) + number(2 ** (bits - 1), dtype)
+    return select(x >= half, upper, to(_truncated(x, bits), dtype))
+
+
+def _truncated(x: Any, bits: int) -> Any:
+    """A float towards zero as a signed integer; the lowest one where there is none."""
+    dtype = f"int{bits}"
+    return select(x < lit(2.0 ** (bits - 1), x), to(x, dtype), tirx.min_value(dtype))
 
 
 def exp(x: Any) -> Any:
@@ -90,14 +126,14 @@ def gelu(x: Any, approximate: bool) -> Any:
 
 
 def power(x: Any, y: Any) -> Any:
-    """x to the y; integers by squaring are exact, so integers go through doubles."""
+    """x to the y; integers by way of doubles, as ONNX Runtime."""
     dtype = dtype_of(x)
     if is_float(dtype):
         wide = "float64" if dtype == "float64" or dtype_of(y) == "float64" else "float32"
         suffix = "" if wide == "float64" else "f"
         return to(tirx.call_pure_extern(wide, "pow" + suffix, to(x, wide), to(y, wide)), dtype)
     result = tirx.call_pure_extern("float64", "pow", to(x, "float64"), to(y, "float64"))
-    return to(result, dtype)
+    return convert(result, dtype)
 
 
 def saturate(x: Any, dtype: str) -> Any:

@@ -26,14 +26,19 @@ def _activation(call: Call, name: str, alpha: float | None, beta: float | None) 
         "tanh": m.tanh,
         "sigmoid": m.sigmoid,
         "relu": lambda x: select(x > lit(0, x), x, lit(0, x)),
-        "affine": lambda x: x * lit(default(a, 1.0), x) + lit(default(b, 0.0), x),
-        "leakyrelu": lambda x: select(x < lit(0, x), x * lit(default(a, 0.01), x), x),
+        "affine": lambda x: x * m.factor(default(a, 1.0), x) + lit(default(b, 0.0), x),
+        "leakyrelu": lambda x: select(x < lit(0, x), x * m.factor(default(a, 0.01), x), x),
         "thresholdedrelu": lambda x: select(x > lit(default(a, 1.0), x), x, lit(0, x)),
-        "scaledtanh": lambda x: lit(default(a, 1.0), x) * m.tanh(x * lit(default(b, 1.0), x)),
-        "hardsigmoid": lambda x: m.largest(
-            lit(0, x), m.smallest(lit(1, x), x * lit(default(a, 0.2), x) + lit(default(b, 0.5), x))
+        "scaledtanh": lambda x: (
+            m.factor(default(a, 1.0), x) * m.tanh(x * m.factor(default(b, 1.0), x))
         ),
-        "elu": lambda x: select(x < lit(0, x), lit(default(a, 1.0), x) * (m.exp(x) - lit(1, x)), x),
+        "hardsigmoid": lambda x: m.largest(
+            lit(0, x),
+            m.smallest(lit(1, x), x * m.factor(default(a, 0.2), x) + lit(default(b, 0.5), x)),
+        ),
+        "elu": lambda x: select(
+            x < lit(0, x), m.factor(default(a, 1.0), x) * (m.exp(x) - lit(1, x)), x
+        ),
         "softsign": lambda x: x / (lit(1, x) + m.absolute(x)),
         "softplus": m.softplus,
     }
