@@ -367,8 +367,9 @@ def within(k: KernelBuilder, value: Expr, low: int, high: int, fault: Fault = Fa
     dtype = dtype_of(number_)
     if is_float(dtype):
         wide = bind(k, to(number_, "float64"))
-        above, below = wide > number(low - 1, "float64"), wide < number(high, "float64")
-        k.fail_if(tirx.Not(tirx.all(above, below)), fault)
+        # TVM takes `not x < y` for `x >= y`, which NaN isn't either.
+        below, above = wide <= number(low - 1, "float64"), wide >= number(high, "float64")
+        k.fail_if(tirx.any(tirx.isnan(wide), below, above), fault)
         number_ = bind(k, tirx.Cast("int64", wide))
         dtype = "int64"
     wide = number_ if dtype in ("int64", "uint64") else to(number_, "int64")
