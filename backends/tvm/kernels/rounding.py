@@ -26,8 +26,9 @@ def round_and_pack(e: VectorCode, value: Any, dtype: str, zero: int, *, bounded:
     """Round half to even, add the zero point, saturate; up to `PACKED` vectors of the target.
 
     `bounded` promises that every value is below 2^31: others are limited first, since
-    they convert to the lowest integer, as NaN does. The pack instructions interleave 128-bit lanes of
-    their two operands; a permutation of 32-bit elements undoes both levels of it.
+    they convert to the lowest integer, as NaN does. The pack instructions interleave
+    128-bit lanes of their two operands; a permutation of 32-bit elements undoes both
+    levels of it.
     """
     lanes = e.target.lanes
     count = e.lanes // lanes
