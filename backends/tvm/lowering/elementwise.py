@@ -99,15 +99,14 @@ def variadic(lowering: Lowering, node: Node) -> bool:
 def _bounds(lowering: Lowering, node: Node) -> dict[int, float]:
     """Operands by position that are one number, no NaN, and don't change the result's shape."""
     found: dict[int, float] = {}
-    ranks = []
+    ranks = [len(lowering.shape(v)) for v in node.inputs if v and lowering.constant(v) is None]
     for i, value in enumerate(node.inputs):
         array = lowering.constant(value)
-        if array is not None and array.size == 1 and not np.isnan(array).any():
+        if array is None or array.size != 1 or np.isnan(array).any():
+            continue
+        if array.ndim <= max(ranks, default=-1):
             found[i] = float(array.reshape(()))
-        elif value is not None:
-            ranks.append(len(lowering.shape(value)))
-    largest = max(ranks, default=-1)
-    return {i: b for i, b in found.items() if len(lowering.shape(node.inputs[i])) <= largest}
+    return found
 
 
 def leaky_relu(lowering: Lowering, node: Node) -> bool:

@@ -384,24 +384,25 @@ rule("Mean")(_variadic(lambda a, b: a + b, mean=True))
 
 @rule("Clip")
 def clip(call: Call) -> None:
-    """Bounds may be computed at run time; the upper one wins where they cross."""
+    """Bounds may be computed at run time; the upper one wins where they cross.
+
+    Omitted ones are the extremes of the type, which infinities exceed.
+    """
     dtype = compute_type(call.dtype(0))
-    limits = _limits(call.dtype(0))
-    low, high = (call.node.get(n, v) for n, v in zip(("min", "max"), limits, strict=True))
+    extreme = float(np.finfo(call.dtype(0)).max) if is_float(dtype) else None
+    low = call.node.get("min", None if extreme is None else -extreme)
+    high = call.node.get("max", extreme)
     inputs = [i for i in range(3) if call.has(i)]
 
     def function(*values: Any) -> Any:
         given = dict(zip(inputs, values, strict=True))
-        lower = given.get(1, number(low, dtype))
-        upper = given.get(2, number(high, dtype))
-        x = select(given[0] < lower, lower, given[0])
-        return select(x > upper, upper, x)
+        lower = given.get(1, None if low is None else number(low, dtype))
+        upper = given.get(2, None if high is None else number(high, dtype))
+        x = given[0]
+        if lower is not None:
+            x = select(x < lower, lower, x)
+        if upper is not None:
+            x = select(x > upper, upper, x)
+        return x
 
     elementwise(call, function, key=tuple(inputs))
-
-
-def _limits(dtype: str) -> tuple[float, float]:
-    """Bounds that are omitted: the extremes of the type, which infinities exceed."""
-    info = np.finfo(dtype) if is_float(dtype) else np.iinfo(dtype)
-    as_python = float if is_float(dtype) else int
-    return as_python(info.min), as_python(info.max)
