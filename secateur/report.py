@@ -107,6 +107,7 @@ class Report:
         uncounted = self.stages[0].uncounted if self.stages else 0
         remarks = [
             *(f"{note}." for note in self.notes),
+            *(alignment_remark(run.statistics) for run in self.passes),
             size_remark(self.model),
             uncounted_remark(uncounted),
             left_to_callers(self.model.get("inputs_with_defaults", 0)),
@@ -158,6 +159,14 @@ def size_remark(model: Mapping[str, Any]) -> str:
     ones = _listed(model.get("counted_as_1", []))
     counted = _listed([*chosen, *([f"{ones} as 1"] if ones else [])])
     return f"MACs count {counted} (--input-shape fixes them)." if counted else ""
+
+
+def alignment_remark(statistics: Mapping[str, Any]) -> str:
+    """A sentence where widths could not be multiples of what was asked for."""
+    align, asked = statistics.get("align", 1), statistics.get("align_asked", 1)
+    if align >= asked:
+        return ""
+    return f"Widths are multiples of {align}: with multiples of {asked} the goal is out of reach."
 
 
 def uncounted_remark(count: int) -> str:

@@ -1,6 +1,7 @@
 """The pruning pass: goals, ranking, alignment, what is left alone, what inspection says."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.models import zoo
 from secateur.passes.prune import PruneChannels, find_groups, inspect_groups
 from secateur.passes.prune.apply import apply_selection
+from secateur.report import alignment_remark
 
 
 def mlp(widths=(4, 16, 16, 3), seed=0, **weights):
@@ -99,6 +101,25 @@ def test_alignment_gives_way_to_the_goal():
     statistics = PruneChannels(macs=0.4, align=16).run(model).statistics
     assert statistics["align"] < 16
     assert statistics["macs_after"] <= 0.4 * statistics["macs_before"]
+
+
+@pytest.mark.parametrize("scope", ["global", "uniform"])
+@pytest.mark.parametrize("ratio", [0.2, 0.3, 0.5])
+def test_alignment_does_not_swallow_channels(scope, ratio):
+    """Groups that alignment keeps whole are made up for by others."""
+    model = mlp((4, 16, 24, 40, 16, 3))
+    statistics = PruneChannels(ratio=ratio, align=8, scope=scope).run(model).statistics
+    widths = [shapes(model)[f"w{i}"][1] for i in range(4)]
+    assert sum(widths) <= math.ceil((1 - ratio) * (16 + 24 + 40 + 16)) + 1
+    assert all(width % statistics["align"] == 0 for width in widths)
+    assert statistics["align"] == 8 or ratio == 0.5
+
+
+def test_narrower_alignment_is_told():
+    statistics = PruneChannels(ratio=0.3, align=16).run(mlp((4, 16, 16, 3))).statistics
+    assert statistics["align"] < 16
+    assert "multiples of 16" in alignment_remark(statistics)
+    assert not alignment_remark({**statistics, "align": 16})
 
 
 @pytest.mark.parametrize("pattern", ["w1", "layer1", "layer[1-9]"])

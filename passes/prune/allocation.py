@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,23 +75,30 @@ def allocate(
     Raises SecateurError where it can't be at all.
     """
     free = [g for g in groups if g.lock is None]
+    model: Cost
     if goal.kind == "channels":
-        steps = [_Steps(g, scores, align) for g in free]
-        rank = [s.damage for s in steps]
-        removed = _removal(scope, steps, rank)(1.0 - goal.keep, 1.0)
-        return Allocation(_select(steps, removed, scores), align)
-    model = CostModel(analysis, "macs" if goal.kind == "macs" else "parameters", shape_of=shape_of)
-    target = goal.keep * model.full
+        plain = [_Steps(g, scores, 1) for g in free]
+        removed = _removal(scope, plain, [s.damage for s in plain])(1.0 - goal.keep, 1.0)
+        model = Channels(free)
+        target = float(model.cost(_kept_counts(plain, removed)))
+        if align == 1:
+            return Allocation(_select(plain, removed, scores), align)
+    else:
+        kind = "macs" if goal.kind == "macs" else "parameters"
+        model = CostModel(analysis, kind, shape_of=shape_of)
+        target = goal.keep * model.full
     while True:
         steps = [_Steps(g, scores, align) for g in free]
         rank = [s.worth(model.saving(_kept_counts([s], [1]))) for s in steps]
+        if goal.kind == "channels":
+            rank = [s.damage for s in steps]
         found = _reach(model, steps, _removal(scope, steps, rank), target)
         if isinstance(found, list):
             if scope == "global":
                 found = _give_back(model, steps, rank, found, target)
             return Allocation(_select(steps, found, scores), align)
         if align == 1:
-            noun = "MACs" if goal.kind == "macs" else "parameters"
+            noun = {"macs": "MACs", "params": "parameters"}.get(goal.kind, goal.kind)
             raise SecateurError(
                 f"{goal.keep:.3%} of the {noun} can't be reached: pruning everything that may go "
                 f"leaves {found / model.full if model.full else 1.0:.3%}"
@@ -99,9 +106,32 @@ def allocate(
         align //= 2
 
 
-def _reach(
-    model: CostModel, steps: Sequence[_Steps], remove: Removal, target: float
-) -> list[int] | int:
+class Cost(Protocol):
+    """What a goal counts, as a function of the kept indices of dims that lose some."""
+
+    full: int
+
+    def cost(self, kept: Mapping[Dim, int]) -> int:
+        """What is left."""
+
+    def saving(self, kept: Mapping[Dim, int]) -> int:
+        """What is saved."""
+
+
+class Channels:
+    """The number of indices of all dims of some groups."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.full = sum(d.size or 0 for d in {d for g in groups for d in g.move})
+
+    def cost(self, kept: Mapping[Dim, int]) -> int:
+        return self.full - self.saving(kept)
+
+    def saving(self, kept: Mapping[Dim, int]) -> int:
+        return sum((d.size or 0) - n for d, n in kept.items())
+
+
+def _reach(model: Cost, steps: Sequence[_Steps], remove: Removal, target: float) -> list[int] | int:
     """Steps of each group that reach the target, or the least cost that can be reached."""
 
     def cost(removed: Sequence[int]) -> int:
@@ -135,7 +165,7 @@ def _bisect(
 
 
 def _give_back(
-    model: CostModel,
+    model: Cost,
     steps: Sequence[_Steps],
     rank: Sequence[Scores],
     removed: list[int],

@@ -72,6 +72,7 @@ class PruneChannels(Pass):
             parameters_before=before.parameters,
             parameters_after=after.parameters,
             align=allocation.align,
+            align_asked=self.align,
             tied=sorted(value.name for value in tied),
         )
         return PassResult(
