@@ -95,7 +95,7 @@ def _analyze_node(analysis: Analysis, node: Node, table: dict[tuple[str, str], R
         return
     for index, value in enumerate(node.inputs):
         if value is not None and index not in view.visited:
-            whole = view.why("reads this input as a whole", structural=True)
+            whole = view.why("reads this input as a whole")
             for axis in analysis.axes.get(value) or ():
                 dims.lock(axis, whole)
         if value is not None and index not in view.consumed:

@@ -487,7 +487,7 @@ def _factor(dim: Dim, size: int, end: int) -> None:
 
 def _bind_dim(x: Dim, y: Dim) -> None:
     """Make two free dims of equal size one; a lock of either holds for both."""
-    if x.lock is not None and y.lock is None:
+    if x.lock is not None and (y.lock is None or (y.lock.structural and not x.lock.structural)):
         x, y = y, x
     if y.origin == "":
         y.origin = x.origin

@@ -133,7 +133,11 @@ class NodeAxes:
         return dims.fresh(size, f"{self.node.label}{'.' if label else ''}{label}")
 
     def literal(self, size: int | None, reason: str) -> Axis:
-        """An axis that the operator itself fixes (gates, blocks, padding)."""
+        """An axis that never loses an index: its size or its elements are data."""
+        return dims.literal(size, self.why(reason))
+
+    def factor(self, size: int | None, reason: str) -> Axis:
+        """An axis that the operator itself fixes, as gates and the positions in a block."""
         return dims.literal(size, self.why(reason, structural=True))
 
     def unify(self, a: Axis, b: Axis, reason: str = "axes that have to match don't align") -> None:

@@ -97,7 +97,7 @@ def contrib_attention(r: NodeAxes) -> None:
         raise Opaque(f"{total} columns don't make 3 x {heads} heads")
     size = total // (3 * heads)
     count, head = r.fresh(heads, "heads"), r.fresh(size, "head_size")
-    fused = dims.product([r.literal(3, "query, key and value"), count, head])
+    fused = dims.product([r.factor(3, "query, key and value"), count, head])
     r.unify(weight[1], fused)
     r.unify(bias[0], fused)
     r.unify(x[2], weight[0])

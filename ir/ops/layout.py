@@ -347,7 +347,7 @@ def tile(r: NodeAxes) -> None:
             r.lock(axis, "repeated, of unknown size")
             result.append(r.literal(None, "repeated"))
         else:
-            result.append(dims.product([r.literal(count, "repeats"), axis]))
+            result.append(dims.product([r.factor(count, "repeats"), axis]))
     r.set(tuple(result))
 
 

@@ -19,10 +19,10 @@ def recurrent(r: NodeAxes) -> None:
     x, weight, recurrence = r.axes(0), r.axes(1), r.axes(2)
     if len(x) != 3 or len(weight) != 3 or len(recurrence) != 3:
         raise Opaque("inputs have to be of rank 3")
-    directions = r.literal(dims.axis_size(weight[0]), "directions")
+    directions = r.factor(dims.axis_size(weight[0]), "directions")
     size = dims.axis_size(recurrence[2])
     hidden = r.fresh(size, "hidden")
-    gate = r.literal(gates, "gates")
+    gate = r.factor(gates, "gates")
     for axis in (weight[0], recurrence[0]):
         r.unify(axis, directions)
     r.unify(weight[1], dims.product([gate, hidden]))
@@ -32,7 +32,7 @@ def recurrent(r: NodeAxes) -> None:
     if r.has(3):
         bias = r.axes(3)
         r.unify(bias[0], directions)
-        both = r.literal(2, "input and recurrence biases")
+        both = r.factor(2, "input and recurrence biases")
         r.unify(bias[1], dims.product([both, gate, hidden]))
     batch_first = bool(r.get("layout", 0))
     batch, steps = (x[0], x[1]) if batch_first else (x[1], x[0])
@@ -45,7 +45,7 @@ def recurrent(r: NodeAxes) -> None:
             r.unify_all(r.axes(index), state)
     if r.has(7):  # peepholes: input, output, forget
         r.unify(r.axes(7)[0], directions)
-        r.unify(r.axes(7)[1], dims.product([r.literal(3, "peepholes"), hidden]))
+        r.unify(r.axes(7)[1], dims.product([r.factor(3, "peepholes"), hidden]))
     if batch_first:
         r.set((batch, steps, directions, hidden))
     else:

@@ -126,7 +126,7 @@ def depth_to_space(r: NodeAxes) -> None:
     channels = dims.axis_size(axes[1])
     if channels is None or size < 1 or channels % (size * size):
         raise Opaque(f"{channels} channels don't make blocks of {size}x{size}")
-    block = r.literal(size, "positions in a block")
+    block = r.factor(size, "positions in a block")
     kept = r.fresh(channels // (size * size), "channels")
     depth_first = r.get("mode", "DCR") == "DCR"
     r.unify(axes[1], dims.product([block, block, kept] if depth_first else [kept, block, block]))
@@ -141,7 +141,7 @@ def col2im(r: NodeAxes) -> None:
     channels = dims.axis_size(columns[1]) if len(columns) == 3 else None
     if channels is None or image is None or block is None or channels % math.prod(block):
         raise Opaque("the sizes of image and block are known only at run time")
-    positions = r.literal(math.prod(block), "positions in a block")
+    positions = r.factor(math.prod(block), "positions in a block")
     kept = r.fresh(channels // math.prod(block), "channels")
     r.unify(columns[1], dims.product([kept, positions]))
     r.lock(columns[2], SPATIAL)
@@ -151,7 +151,7 @@ def col2im(r: NodeAxes) -> None:
 @rule("SpaceToDepth")
 def space_to_depth(r: NodeAxes) -> None:
     axes = r.axes(0)
-    block = r.literal(int(r.get("blocksize", 0)), "positions in a block")
+    block = r.factor(int(r.get("blocksize", 0)), "positions in a block")
     depth_first = r.get("mode", "DCR") == "DCR"
     r.lock_all(axes[2:], SPATIAL)
     out = dims.product([block, block, axes[1]] if depth_first else [axes[1], block, block])

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...ir.axes.balance import Move, moves, settle
-from ...ir.axes.dims import Axis, Dim, Lock, dims_of, resolve, term_size
+from ...ir.axes.dims import SINGLE_ELEMENTS, Axis, Dim, Lock, axis_size, dims_of, resolve, term_size
 from ...ir.axes.facts import Analysis, Parameter
+
+TAKEN_APART = "its channels are taken apart one by one on their way"
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,25 @@ def find_groups(analysis: Analysis, ignore: Sequence[str] = ()) -> list[Group]:
     for dim in known:
         if dim.lock is not None and not dim.lock.structural:
             add({dim: 1}, dim.lock)
+    groups.extend(_taken_apart(analysis))
     return groups
+
+
+def _taken_apart(analysis: Analysis) -> list[Group]:
+    """Axes of parameters that nodes take apart index by index, so that none can go."""
+    found: dict[str, Group] = {}
+    for parameter in analysis.parameters.values():
+        for block in parameter.blocks if len(parameter.tensor.shape) > 1 else ():
+            for axis in block:
+                size = axis_size(axis)
+                if size is None or size < 2:
+                    continue
+                if any(dim.lock is not SINGLE_ELEMENTS for dim in dims_of(axis)):
+                    continue
+                why = Lock(parameter.node.label, parameter.node.op_type, TAKEN_APART)
+                name = parameter.value.name
+                found.setdefault(name, Group(name, {Dim(size, name, why): 1}, lock=why))
+    return list(found.values())
 
 
 def _ties(analysis: Analysis) -> dict[Dim, list[Tie]]:
