@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .display import printable
+
 
 class SecateurError(Exception):
     """A failure with a one-line message fit for an end user.
@@ -12,8 +14,7 @@ class SecateurError(Exception):
 
     def __str__(self) -> str:
         # Names come from untrusted files: they must not break the line or the terminal.
-        text = super().__str__()
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return printable(super().__str__())
 
 
 class ModelError(SecateurError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .ir.display import printable
 from .report import (
     PassRun,
     Report,
@@ -42,8 +44,20 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines + [_row(row) for row in rows])
 
 
+def _plain(text: str) -> str:
+    """Text, perhaps from a file, that is shown as it is: without controls, markup or HTML."""
+    return _MARKUP.sub(r"\\\1", printable(text))
+
+
+def _code(text: str) -> str:
+    return f"`{printable(text).replace('`', '')}`"
+
+
+_MARKUP = re.compile(r"([\\`*<>\[\]|])")
+
+
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
 
 
 def size_row(stage: Stage) -> list[str]:
@@ -127,9 +141,10 @@ def reasons(run: PassRun) -> list[str]:
 
 def _head(report: Report) -> str:
     file = report.model.get("file")
-    title = f"# {Path(file).name if file else 'model'} for {report.options['target']}"
+    name = _plain(Path(file).name) if file else "model"
+    title = f"# {name} for {report.options['target']}"
     lines = [title, f"{headline(report)[:1].upper()}{headline(report)[1:]}."]
-    lines += [f"Note: {line}" for line in report.remarks()]
+    lines += [f"Note: {_plain(line)}" for line in report.remarks()]
     return "\n\n".join(lines)
 
 
@@ -157,7 +172,7 @@ def _pruning(report: Report) -> str:
         for g in groups
     ]
     header = ["channel group", "before", "after", "removed", "parameters"]
-    lines = [f"## Pruning: `{run.text}`"]
+    lines = [f"## Pruning: {_code(run.text)}"]
     lines.append(table(header, rows) if rows else "No channel group could be pruned.")
     return "\n\n".join([*lines, *_left_alone("Not pruned", run)])
 
@@ -167,7 +182,7 @@ def _quantization(report: Report) -> str:
     if run is None:
         return ""
     counts: dict[str, Any] = run.statistics.get("quantized", {})
-    lines = [f"## Quantization: `{run.text}`"]
+    lines = [f"## Quantization: {_code(run.text)}"]
     if counts:
         lines.append(table(["operator", "quantized"], [[k, f"{v:,}"] for k, v in counts.items()]))
     else:
@@ -177,14 +192,15 @@ def _quantization(report: Report) -> str:
 
 def _artifact(report: Report) -> str:
     lines = artifact_lines(report)
-    return "\n\n".join(["## Artifact", " ".join(lines)]) if lines else ""
+    return "\n\n".join(["## Artifact", " ".join(map(_plain, lines))]) if lines else ""
 
 
 def _checks(report: Report) -> str:
     if not report.checks:
         return ""
     items = [
-        f"- {'passed' if check.passed else 'NOT PASSED'}: {check.name}: {check.detail}"
+        f"- {'passed' if check.passed else 'NOT PASSED'}: "
+        f"{_plain(check.name)}: {_plain(check.detail)}"
         for check in report.checks
     ]
     return "## Checks\n\n" + "\n".join(items)
@@ -192,7 +208,7 @@ def _checks(report: Report) -> str:
 
 def _reproduction(report: Report) -> str:
     facts = ", ".join(f"{name} {value}" for name, value in report.environment.items())
-    passes = "\n".join(f"- `{p.text}`, {p.seconds:.2f} s" for p in report.passes)
+    passes = "\n".join(f"- {_code(p.text)}, {p.seconds:.2f} s" for p in report.passes)
     return (
         f"## How this was made\n\nPasses, in order:\n\n{passes}\n\n"
         f"{report.seconds:.1f} s in all, on {facts}."
@@ -201,7 +217,7 @@ def _reproduction(report: Report) -> str:
 
 def _left_alone(title: str, run: PassRun) -> list[str]:
     lines = reasons(run)
-    return [f"### {title}", "\n".join(f"- {line}" for line in lines)] if lines else []
+    return [f"### {title}", "\n".join(f"- {_plain(line)}" for line in lines)] if lines else []
 
 
 def _some(names: Sequence[str]) -> str:

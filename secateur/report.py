@@ -122,8 +122,8 @@ class Report:
 
 
 def to_json(content: Any) -> str:
-    """JSON text with a final newline; infinite and NaN numbers become null."""
-    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """JSON text in ASCII with a final newline; infinite and NaN numbers become null."""
+    return json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from ..ir.display import printable
 from ..ir.errors import SecateurError
+from .signals import interruptible
 
 COMMANDS = {
     "optimize": "Simplify, prune, quantize and compile a model for a target.",
@@ -47,6 +52,17 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
+        with interruptible() as interruption, readable_warnings():
+            try:
+                return self._run(ctx)
+            except BaseException as error:
+                # Native code may have made another error of the interruption.
+                if interruption.number and not isinstance(error, click.exceptions.Exit):
+                    click.echo(f"Error: {interruption.message}", err=True)
+                    raise click.exceptions.Exit(interruption.exit_code) from None
+                raise
+
+    def _run(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (SecateurError, MemoryError, OSError) as error:
@@ -64,8 +80,20 @@ class _Commands(click.Group):
             ) from error
 
 
+@contextlib.contextmanager
+def readable_warnings() -> Iterator[None]:
+    """Show Python's warnings, which may quote names of a model, as lines without controls."""
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        click.echo(f"Warning: {printable(str(message))}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     return text or type(error).__name__
 
 

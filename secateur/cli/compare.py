@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import print_json
+from .console import print_json, say
 from .options import data_option, fixed_inputs_options, json_option, seed_option
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def command(
     if as_json:
         print_json(dataclasses.asdict(agreement))
     else:
-        click.echo(f"{describe(agreement)}, {100 * agreement.identical:.2f} % identical")
+        say(f"{describe(agreement)}, {100 * agreement.identical:.2f} % identical")
     if tolerance is not None and not agreement.within(tolerance):
         raise SecateurError(
             f"{other}: differs from {reference} by {agreement.relative_difference:.3g} "

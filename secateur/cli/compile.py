@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..report import bytes_text, compiler_lines
-from .console import StageProgress, print_json
+from .console import StageProgress, print_json, say
 from .options import (
     compiler_options,
     fixed_inputs_options,
@@ -74,8 +74,8 @@ def command(
             }
         )
         return
-    click.echo(f"Wrote {output / 'model.so'}: {bytes_text(size)} for {machine.name}.")
+    say(f"Wrote {output / 'model.so'}: {bytes_text(size)} for {machine.name}.")
     for line in compiler_lines(dataclasses.asdict(built)):
-        click.echo(line)
+        say(line)
     if not runs_here:
-        click.echo(f"This machine can't run {machine.name} code.")
+        say(f"This machine can't run {machine.name} code.")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ..ir.display import printable
 from . import TRACEBACK
 
 PIPE_WIDTH = 200
@@ -29,10 +30,17 @@ def print_table(
         console.width = PIPE_WIDTH
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index < text_columns else "right", overflow="fold")
+        table.add_column(
+            printable(name), justify="left" if index < text_columns else "right", overflow="fold"
+        )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
+
+
+def say(line: str) -> None:
+    """A line on stdout. Whatever in it came from a file can't do harm."""
+    click.echo(printable(line))
 
 
 def print_json(content: object) -> None:
@@ -101,7 +109,7 @@ class StageProgress:
         self._exit.close()
 
     def begin(self, stage: str) -> None:
-        self._current = self._progress.add_task(stage, total=None)
+        self._current = self._progress.add_task(printable(stage), total=None)
 
     def end(self) -> None:
         self._progress.update(self._current, total=1, completed=1)

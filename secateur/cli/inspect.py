@@ -16,7 +16,7 @@ from ..report import (
     size_remark,
     uncounted_remark,
 )
-from .console import print_json, print_table
+from .console import print_json, print_table, say
 from .options import fixed_inputs_options, json_option, model_argument
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ def _inspect(path: Path, fixed: FixedInputs) -> dict[str, Any]:
 
 def _print(facts: dict[str, Any]) -> None:
     opsets = ", ".join(f"{domain} {version}" for domain, version in facts["opsets"].items())
-    click.echo(f"{facts['file']}: IR version {facts['ir_version']}, opset {opsets}")
+    say(f"{facts['file']}: IR version {facts['ir_version']}, opset {opsets}")
     for kind in ("inputs", "outputs"):
         for value in facts[kind]:
             shape = "unknown shape" if value["shape"] is None else _shape_text(value["shape"])
-            click.echo(f"{kind[:-1]} {value['name']}: {value['type']} {shape}")
-    click.echo(
+            say(f"{kind[:-1]} {value['name']}: {value['type']} {shape}")
+    say(
         f"{count_text(facts['nodes'])} nodes, {count_text(facts['parameters'])} parameters "
         f"({bytes_text(facts['weight_bytes'])}), {count_text(facts['macs'])} MACs"
     )
@@ -86,7 +86,7 @@ def _print(facts: dict[str, Any]) -> None:
         left_to_callers(facts["inputs_with_defaults"]),
     ]
     for remark in filter(None, remarks):
-        click.echo(remark)
+        say(remark)
     rows = [[o["type"], count_text(o["nodes"]), count_text(o["macs"])] for o in facts["operators"]]
     print_table(["operator", "nodes", "MACs"], rows)
     print_table(
@@ -108,11 +108,12 @@ def _print(facts: dict[str, Any]) -> None:
 
 def _print_details(group: dict[str, Any]) -> None:
     locked = "" if group["lock"] is None else f", locked by {_lock_text(group['lock'])}"
-    click.echo(f"\n{group['name']}: {group['size']:,} indices{locked}")
+    say("")
+    say(f"{group['name']}: {group['size']:,} indices{locked}")
     for parameter in group["parameters"]:
-        click.echo(f"  ties {parameter['name']}, axis {parameter['axis']}")
+        say(f"  ties {parameter['name']}, axis {parameter['axis']}")
     for operator in group["operators"]:
-        click.echo(f"  passes {operator}")
+        say(f"  passes {operator}")
 
 
 def _lock_text(lock: dict[str, Any]) -> str:

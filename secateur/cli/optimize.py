@@ -9,7 +9,7 @@ import click
 
 from ..markdown import STAGE_HEADER, artifact_lines, headline, stage_row
 from ..report import Report
-from .console import StageProgress, print_json, print_table
+from .console import StageProgress, print_json, print_table, say
 from .options import (
     calibration_option,
     compiler_options,
@@ -96,15 +96,15 @@ def command(
 
 def _print(report: Report, output: Path) -> None:
     print_table(STAGE_HEADER, [stage_row(stage) for stage in report.stages])
-    click.echo(headline(report))
+    say(headline(report))
     for line in artifact_lines(report):
-        click.echo(line)
+        say(line)
     for line in report.remarks():
-        click.echo(f"Note: {line}")
+        say(f"Note: {line}")
     for check in report.checks:
         if not check.passed:
-            click.echo(f"Not verified: {check.name}: {check.detail}")
+            say(f"Not verified: {check.name}: {check.detail}")
     left = sum(len(run.notes) for run in report.passes)
     if left:
-        click.echo(f"Left alone for {left} reason(s), which the report gives.")
-    click.echo(f"Wrote {output / 'model.onnx'}, model.so, report.json and report.md.")
+        say(f"Left alone for {left} reason(s), which the report gives.")
+    say(f"Wrote {output / 'model.onnx'}, model.so, report.json and report.md.")

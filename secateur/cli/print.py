@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import print_json
+from .console import print_json, say
 from .options import json_option, model_argument
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def command(
     if as_json:
         print_json({"text": text})
     else:
-        click.echo(text, nl=False)
+        for line in text.removesuffix("\n").split("\n"):
+            say(line)
 
 
 def _difference(model: Model, passes: str, limit: int | None) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from ..markdown import SIZE_HEADER, reasons, size_row
 from ..report import Report
-from .console import print_json, print_table
+from .console import print_json, print_table, say
 
 
 def print_transformation(report: Report, output: Path, as_json: bool) -> None:
@@ -19,9 +17,9 @@ def print_transformation(report: Report, output: Path, as_json: bool) -> None:
     print_table(SIZE_HEADER, [size_row(stage) for stage in report.stages])
     for run in report.passes:
         for line in reasons(run):
-            click.echo(f"Left alone: {line}")
+            say(f"Left alone: {line}")
     for check in report.checks:
-        click.echo(f"{'Checked' if check.passed else 'Not checked'}: {check.name}: {check.detail}")
+        say(f"{'Checked' if check.passed else 'Not checked'}: {check.name}: {check.detail}")
     for line in report.remarks():
-        click.echo(f"Note: {line}")
-    click.echo(f"Wrote {output}.")
+        say(f"Note: {line}")
+    say(f"Wrote {output}.")

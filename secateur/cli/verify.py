@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .console import print_json
+from .console import print_json, say
 from .options import json_option, model_argument
 
 
@@ -22,4 +22,4 @@ def command(model: Path, as_json: bool) -> None:
         print_json([{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks])
     else:
         for check in checks:
-            click.echo(f"{check.name}: {check.detail}")
+            say(f"{check.name}: {check.detail}")
