@@ -10,10 +10,12 @@ from onnx import GraphProto, TensorProto, TypeProto
 
 from .errors import ModelError
 from .graph import Graph, Node, Value, tensor_type, type_shape
-from .infer import VALUE_LIMIT, infer_node, infer_proto, inferred_types
+from .infer import VALUE_LIMIT, infer_node, infer_proto, infer_shapes, inferred_types
 from .model import Model
 from .onnx_io import to_proto_without_weights
+from .pooled_shapes import may_differ
 from .signature import at
+from .stand_ins import all_nodes
 
 
 def check_declarations(model: Model) -> None:
@@ -21,9 +23,12 @@ def check_declarations(model: Model) -> None:
 
     First everything is inferred from the inputs alone. Behind values of which that says
     less than their declaration, each node is inferred from the types declared for its
-    operands, so that two declarations that exclude each other are found, too.
+    operands, so that two declarations that exclude each other are found, too. Declarations
+    behind pooling that repeat a mistake of ONNX's inference are corrected instead.
     """
     proto = to_proto_without_weights(model, VALUE_LIMIT)
+    if any(may_differ(node) for node in all_nodes(proto.graph)):
+        infer_shapes(model)
     _strip(proto.graph)
     _Checker(model).check(model.graph, infer_proto(proto).graph)
 

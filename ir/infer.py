@@ -9,8 +9,9 @@ from collections.abc import Iterable
 import onnx
 from onnx import ModelProto, NodeProto, TypeProto
 
+from . import pooled_shapes
 from .errors import ModelError
-from .graph import Graph, Node, Value, normalize_domain, tensor_type
+from .graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from .model import Model
 from .onnx_io import to_proto_without_weights
 from .stand_ins import REPLACED, add_stand_ins, all_nodes
@@ -36,19 +37,42 @@ def infer_shapes(model: Model) -> None:
     Known types are kept where inference says less. Raises ModelError, naming the
     node, where the model contradicts itself.
     """
-    _take_graph_types(model.graph, infer_proto(to_proto_without_weights(model, VALUE_LIMIT)).graph)
+    found, corrected = _infer_right(to_proto_without_weights(model, VALUE_LIMIT))
+    _take_graph_types(model.graph, found.graph, corrected)
 
 
 def infer_proto(proto: ModelProto) -> ModelProto:
     """A model with the types that inference finds, stand-ins where ONNX knows no operator."""
+    return _infer_right(proto)[0]
+
+
+def _infer_right(proto: ModelProto) -> tuple[ModelProto, set[str]]:
+    """A model with its types, and the names whose shapes are others than ONNX's inference says."""
+    found = _infer_whole(proto)
+    corrected: set[str] = set()
+    if not any(pooled_shapes.may_differ(node) for node in all_nodes(proto.graph)):
+        return found, corrected
+    proto = _copy(proto)
+    while (wrong := pooled_shapes.correct(proto, found)) is not None:
+        corrected |= wrong
+        found = _infer_whole(proto)
+    return found, corrected
+
+
+def _infer_whole(proto: ModelProto) -> ModelProto:
     foreign = any(node.op_type in REPLACED for node in all_nodes(proto.graph))
     if foreign:
-        replaced = ModelProto()
-        replaced.CopyFrom(proto)
+        replaced = _copy(proto)
         if add_stand_ins(replaced):
             with contextlib.suppress(ModelError):  # maybe of the stand-ins' own making
                 return _infer(replaced)
     return _infer(proto)
+
+
+def _copy(proto: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    return copy
 
 
 def _infer(proto: ModelProto) -> ModelProto:
@@ -160,6 +184,9 @@ def infer_node(model: Model, node: Node) -> list[TypeProto | None]:
         )
     except _REFUSALS:
         return nothing
+    if pooled_shapes.may_differ(proto) and read:
+        for type in found.values():
+            pooled_shapes.correct_type(proto, read[0].type, type)
     return [None if v is None else found.get(names[v]) for v in node.outputs]
 
 
@@ -169,19 +196,24 @@ def inferred_types(proto: onnx.GraphProto) -> dict[str, TypeProto]:
     return {info.name: info.type for info in infos if info.HasField("type")}
 
 
-def _take_graph_types(graph: Graph, proto: onnx.GraphProto) -> None:
+def _take_graph_types(graph: Graph, proto: onnx.GraphProto, corrected: set[str]) -> None:
+    """Let values have inferred types; those of `corrected` names instead of what they have."""
     types = inferred_types(proto)
     for node, node_proto in zip(graph.nodes, proto.node, strict=True):
         for value in node.outputs:
-            if value is not None:
-                _take_type(value, types.get(value.name))
+            if value is None:
+                continue
+            found = types.get(value.name)
+            if value.name in corrected and type_shape(found) is not None:
+                value.type = found
+            _take_type(value, found)
         bodies = node.subgraphs()
         if not bodies:
             continue
         inner = iter(bodies)
         for attribute in node_proto.attribute:
             for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                _take_graph_types(next(inner), body)
+                _take_graph_types(next(inner), body, corrected)
 
 
 def _take_type(value: Value, found: TypeProto | None) -> None:

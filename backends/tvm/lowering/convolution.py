@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....ir.graph import Node, Value
+from ....ir.pooled_shapes import same_pads
 from ..kernels.convolution import Geometry
 from ..plan import ConvolutionOp, PoolingOp, ReshapeOp, Tensor, check_int32
 from ..programs import Program, ProgramBuilder, dequantize
@@ -188,12 +189,9 @@ def window(node: Node, shape: tuple[int, ...], kernel: tuple[int, ...]) -> Geome
         pads = [0] * 2 * rank
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
         for axis in range(rank):
-            size = shape[2 + axis]
-            extent = (kernel[axis] - 1) * dilations[axis] + 1
-            total = max(0, (-(-size // strides[axis]) - 1) * strides[axis] + extent - size)
-            small, large = total // 2, total - total // 2
-            before, after = (small, large) if auto == "SAME_UPPER" else (large, small)
-            pads[axis], pads[axis + rank] = before, after
+            pads[axis], pads[axis + rank] = same_pads(
+                node, shape[2 + axis], kernel[axis], strides[axis], dilations[axis]
+            )
     if rank == 1:
         return Geometry(
             (1, kernel[0]), (1, strides[0]), (1, dilations[0]), (0, pads[0], 0, pads[1])
@@ -230,7 +228,8 @@ def max_pool(lowering: Lowering, node: Node) -> bool:
     shape = lowering.shape(x)
     if len(shape) not in (3, 4) or node.get("storage_order", 0):
         return False
-    return _maximum(lowering, node, x, y, _pool_window(node, shape, lowering.shape(y)))
+    geometry = _pool_window(node, shape, lowering.shape(y))
+    return min(geometry.pads) >= 0 and _maximum(lowering, node, x, y, geometry)
 
 
 def global_max_pool(lowering: Lowering, node: Node) -> bool:
@@ -278,6 +277,8 @@ def average_pool(lowering: Lowering, node: Node) -> bool:
         return False
     given = window(node, shape, tuple(node.get("kernel_shape")))
     geometry = _pool_window(node, shape, lowering.shape(y))
+    if min(given.pads) < 0:
+        return False
     if given.kernel == _whole_image(shape).kernel and not any(geometry.pads):
         return global_average_pool(lowering, node)
     counts = _counts(given, shape, lowering.shape(y), bool(node.get("count_include_pad", 0)))

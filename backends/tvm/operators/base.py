@@ -338,7 +338,7 @@ def number(value: float, dtype: str) -> Any:
         return tirx.const(bool(value), "bool")
     if dtype.startswith(("int", "uint")):
         if dtype == "uint64" and int(value) >= 2**63:
-            return tirx.Cast("uint64", tirx.const(int(value) - 2**64, "int64"))
+            return tirx.reinterpret("uint64", tirx.const(int(value) - 2**64, "int64"))
         return tirx.const(int(value), dtype)
     number_ = float(value)
     if math.isinf(number_) or math.isnan(number_):

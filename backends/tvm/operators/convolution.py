@@ -9,6 +9,7 @@ from typing import Any
 
 from tvm import tirx
 
+from ....ir.pooled_shapes import same_pads
 from . import mathematics as m
 from .base import (
     Array,
@@ -69,11 +70,7 @@ def window_of(
     auto = node.get("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         for a in range(rank):
-            extent = (kernel[a] - 1) * dilations[a] + 1
-            total = max(0, (out[a] - 1) * strides[a] + extent - sizes[a])
-            small, large = total // 2, total - total // 2
-            lower = auto == "SAME_LOWER"
-            pads[a], pads[a + rank] = (large, small) if lower else (small, large)
+            pads[a], pads[a + rank] = same_pads(node, sizes[a], kernel[a], strides[a], dilations[a])
     elif auto == "VALID":
         pads = [0] * 2 * rank
     return Window(

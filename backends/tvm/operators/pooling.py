@@ -78,6 +78,8 @@ def average_pool(call: Call) -> None:
     shape = call.shape()
     sizes = shape[2:]
     window = _windows(call, call.output_shape()[2:])
+    if min(*window.before, *window.after) < 0 and max(window.dilations) > 1:
+        call.fail("auto_pad leaves out pixels that dilated windows reach; set pads instead")
     include_pad = bool(call.node.get("count_include_pad", 0))
     p = int(call.node.get("p", 2)) if call.node.op_type == "LpPool" else 0
 
