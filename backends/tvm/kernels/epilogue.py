@@ -90,12 +90,24 @@ class Epilogue:
             block, lane = _split(channel, layout.block)
             at = image * layout.blocks + block
             if (layout.height, layout.width) == (1, 1):
-                value = load(buffer, at, layout.position(0, 0), lane, lanes=lanes)
+                value = self._lanes(buffer, layout, at, layout.position(0, 0), lane)
                 return join([value] * pixels, lanes)
+            if pixels == 1:
+                return self._lanes(buffer, layout, at, layout.position(h, w), lane)
             return load(buffer, at, layout.position(h, w), lane, lanes=lanes * pixels)
         if operand.per_channel:
             return join([load(buffer, channel, lanes=lanes)] * pixels, lanes)
         return splat(load(buffer, 0), lanes * pixels)
+
+    def _lanes(self, buffer: Any, layout: Blocked, at: Any, position: Any, lane: Any) -> Any:
+        """One pixel's vector; blocks shorter than a vector are repeated."""
+        count = min(self.lanes, layout.block)
+        value = load(buffer, at, position, lane, lanes=count)
+        if count == self.lanes:
+            return value
+        if count == 1:
+            return splat(value, self.lanes)
+        return tirx.Shuffle([value] * -(-self.lanes // count), list(range(self.lanes)))
 
     def _store(self, value: Any, n: Any, channel: Any, position: Any, pixels: int) -> None:
         """Store vectors; blocks shorter than a vector take its first lanes."""
