@@ -443,6 +443,15 @@ def node_reads(node: Node) -> Iterator[Value]:
         yield from graph.outputs
 
 
+def outer_reads(node: Node) -> list[Value]:
+    """Values that a node reads, its subgraphs' captures included, their own values not."""
+    own: set[Value] = set()
+    for graph in node.subgraphs():
+        for inner in graph.all_graphs():
+            own.update(inner.values())
+    return [v for v in node_reads(node) if v not in own]
+
+
 def tensor_type(type: TypeProto | None) -> Any:
     """The `TypeProto.Tensor` (or sparse tensor) part of a type, or None."""
     if type is None:

@@ -204,11 +204,16 @@ def bytes_text(count: int | None) -> str:
 
 
 def compiler_lines(compiler: Mapping[str, Any]) -> list[str]:
-    """What a `CompileReport`, as a dict, says besides sizes: nodes left over, tuning."""
+    """What a `CompileReport`, as a dict, says besides sizes: nodes left over, proofs, tuning."""
     lines = []
     if compiler["left"]:
         count = len(compiler["left"])
         lines.append(f"Left to ONNX Runtime, {count} node(s): " + "; ".join(compiler["left"]) + ".")
+    accesses = compiler["accesses"]
+    lines.append(
+        f"{accesses['proven']:,} accesses of its kernels to memory are proven to stay within "
+        f"their buffers, {accesses['guarded']:,} of them by checks at run time."
+    )
     tuning = compiler["tuning"]
     if tuning is not None:
         lines.append(

@@ -20,6 +20,7 @@ from ...ir.onnx_io import atomic_files, save
 from ...ir.scratch import scratch_folder
 from ...passes.reference import Session
 from ...passes.simplify import simplify_pipeline
+from .bounds import Accesses, Verdicts
 from .build import build_library
 from .cache import Cache
 from .choices import Choices, read_table
@@ -27,11 +28,11 @@ from .container import PartFile, write_container
 from .emission.emit import emit
 from .faults import LIMITS
 from .lowering.frontend import lower
-from .plan import Plan, RegionOp, Tensor
+from .plan import Plan, Tensor
 from .split import Part, partition
 from .targets import Target, can_run_here
 from .tune import TuneReport, check_tunable, tune
-from .unsupported import UnsupportedNodesError
+from .unsupported import UnprovenError, UnsupportedNodesError
 
 __all__ = ["CompileReport", "can_run_here", "compile_model"]
 
@@ -42,16 +43,16 @@ METADATA_VERSION = 1
 class CompileReport:
     """What compilation made.
 
-    `kernels` are the distinct ones, `reused` of them came from the cache. `converted`
-    are ONNX nodes left to TVM's converters, `left` those left to ONNX Runtime, each
-    with the reason. `tuning` says what was measured, if anything was.
+    `kernels` are the distinct ones, `reused` of them came from the cache, and
+    `accesses` what is proven of their accesses to memory. `left` are the nodes left to ONNX
+    Runtime, each with the reason. `tuning` says what was measured, if anything was.
     """
 
     seconds: float
     kernels: int
     reused: int
     operations: int
-    converted: tuple[str, ...]
+    accesses: Accesses
     left: tuple[str, ...]
     tuning: TuneReport | None
     bytes: int
@@ -110,36 +111,35 @@ class _Compiler:
         self.target, self.cache, self.winograd, self.minutes = target, cache, winograd, minutes
         if minutes > 0:
             check_tunable(target)
-        self.report = CompileReport(0, 0, 0, 0, (), (), None, 0)
+        self.report = CompileReport(0, 0, 0, 0, Accesses(), (), None, 0)
 
     def library(self, model: Model, batched: bool, path: Path) -> None:
         """A shared object of the whole model, which changes. Raises UnsupportedError."""
         plan = lower(model, self.target)
         choices, tuning = self._choices(plan)
-        emitter = emit(plan, self.target, choices)
+        emitter = emit(plan, self.target, choices, Verdicts(self.cache))
+        accesses = Accesses.of(emitter.proofs.values())
         metadata = _metadata(_library_interface(plan), self.target, batched)
         reused = build_library(
             emitter.schedule,
             emitter.functions,
             emitter.digests,
-            {**metadata, "calls": emitter.describe_calls()},
+            {
+                **metadata,
+                "accesses": dataclasses.asdict(accesses),
+                "calls": emitter.describe_calls(),
+            },
             self.target,
             self.cache,
             path,
         )
-        converted = [
-            f"{n.name or n.output[0]} ({n.op_type})"
-            for op in plan.operations
-            if isinstance(op, RegionOp)
-            for n in op.model.graph.node
-        ]
         before = self.report
         self.report = dataclasses.replace(
             before,
             kernels=before.kernels + len(emitter.functions),
             reused=before.reused + reused,
             operations=before.operations + len(plan.operations),
-            converted=(*before.converted, *converted),
+            accesses=before.accesses.plus(accesses),
             tuning=tuning if before.tuning is None else before.tuning.and_then(tuning),
         )
 
@@ -201,6 +201,10 @@ class _Compiler:
 
 def _blame(part: Part, error: UnsupportedError) -> dict[Node, str]:
     """The nodes of the whole model because of which a part can't be compiled."""
+    if isinstance(error, UnprovenError):
+        nodes = {o for o in part.origin.values() if o.label == error.label}
+        if nodes:
+            return dict.fromkeys(nodes, str(error))
     if isinstance(error, UnsupportedNodesError):
         found = {part.origin[n]: r for n, r in error.all_reasons().items() if n in part.origin}
         if found:

@@ -284,21 +284,6 @@ class QuantizedSoftmaxOp(Operation):
 
 
 @dataclasses.dataclass(eq=False)
-class RegionOp(Operation):
-    """ONNX nodes that TVM's own converters lower.
-
-    `model` is them as an ONNX model, `converted` the module that TVM makes of it.
-    """
-
-    inputs: list[Tensor]
-    model: Any
-    converted: Any
-
-    def reads(self) -> list[Tensor]:
-        return list(self.inputs)
-
-
-@dataclasses.dataclass(eq=False)
 class LoopsOp(Operation):
     """A kernel of plain loops over row-major tensors; `build` makes it.
 

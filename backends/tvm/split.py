@@ -8,9 +8,8 @@ from collections.abc import Collection, Sequence
 from onnx import ModelProto
 
 from ...ir.copying import Copier
-from ...ir.graph import Graph, Node, Value, node_reads
+from ...ir.graph import Graph, Node, Value, node_reads, outer_reads
 from ...ir.model import Function, Model
-from .lowering.regions import outer_reads
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The error that names every node of a model that can't be lowered."""
+"""Errors that name the nodes of a model that can't be compiled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from collections.abc import Mapping
 
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
+
+
+class UnprovenError(UnsupportedError):
+    """A kernel that isn't proven to stay within its buffers; `label` is its node's."""
+
+    def __init__(self, label: str, message: str) -> None:
+        self.label = label
+        super().__init__(message)
 
 
 class UnsupportedNodesError(UnsupportedError):

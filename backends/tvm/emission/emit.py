@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from .. import regions
+from ..bounds import Verdicts
 from ..choices import Choices
 from ..parts import stays
 from ..plan import (
@@ -20,20 +20,23 @@ from ..plan import (
     ProductOp,
     QuantizedSoftmaxOp,
     RecurrentOp,
-    RegionOp,
     ReshapeOp,
     ResizeOp,
     RowsOp,
 )
-from ..schedule import Buffer
 from ..targets import Target
 from . import concat, convolution, loops, matmul, pooling, products, recurrent, resize, rows
 from .emitter import Emitter
 
 
-def emit(plan: Plan, target: Target, choices: Choices | None = None) -> Emitter:
-    """Call a kernel for every operation; the emitter that holds schedule and kernels."""
-    emitter = Emitter(plan, target, choices)
+def emit(
+    plan: Plan, target: Target, choices: Choices | None = None, verdicts: Verdicts | None = None
+) -> Emitter:
+    """Call a kernel for every operation; the emitter that holds schedule and kernels.
+
+    Raises UnprovenError naming the node whose kernel isn't proven to stay within its buffers.
+    """
+    emitter = Emitter(plan, target, choices, verdicts)
     for op in plan.operations:
         emitter.current = op
         _RULES[type(op)](emitter, op)
@@ -53,16 +56,6 @@ def _reshape(emitter: Emitter, op: ReshapeOp) -> None:
     emitter.define(op.output, emitter.read(op.input, None))
 
 
-def _region(emitter: Emitter, op: RegionOp) -> None:
-    def add(kind: str, function: Any, buffers: Sequence[Buffer]) -> None:
-        anonymous = function.without_attr("global_symbol")
-        emitter.call_function(emitter.add_function(kind, anonymous), buffers)
-
-    results = regions.calls(op.converted, [emitter.read(t, None) for t in op.inputs], add)
-    for tensor, buffer in zip(op.outputs, results, strict=True):
-        emitter.define(tensor, buffer)
-
-
 _RULES: dict[type[Operation], Callable[[Emitter, Any], None]] = {
     ConcatOp: concat.emit,
     ConvolutionOp: convolution.emit,
@@ -73,7 +66,6 @@ _RULES: dict[type[Operation], Callable[[Emitter, Any], None]] = {
     ProductOp: products.emit,
     QuantizedSoftmaxOp: rows.emit_quantized_softmax,
     RecurrentOp: recurrent.emit,
-    RegionOp: _region,
     ReshapeOp: _reshape,
     ResizeOp: resize.emit,
     RowsOp: rows.emit,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bounds import Verdict, Verdicts, constant_arguments
 from ..choices import Choices
 from ..kernels import elementwise
 from ..kernels.epilogue import Operand
@@ -21,9 +22,13 @@ from ..plan import ElementwiseOp, Fused, Operation, Plan, Tensor, View
 from ..programs import Program
 from ..schedule import Buffer, Call, Schedule, nbytes
 from ..targets import Target
+from ..unsupported import UnprovenError
 from ..work import is_parallel, macs
 
 Array = Any
+
+ENFORCED = False
+"""Whether a kernel that isn't proven to stay within its buffers is refused."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +44,25 @@ class KernelCall:
 class Emitter:
     """A plan's schedule and kernels in the making.
 
-    `functions` are the kernels' TensorIR by name, `digests` those of their content.
+    `functions` are the kernels' TensorIR by name, `digests` those of their content,
+    `proofs` what was proven of the accesses that each makes to its buffers.
     """
 
-    def __init__(self, plan: Plan, target: Target, choices: Choices | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        target: Target,
+        choices: Choices | None = None,
+        verdicts: Verdicts | None = None,
+    ) -> None:
         self.target = target
+        self.verdicts = verdicts or Verdicts()
         self.choices = choices or Choices(target)
         self.schedule = Schedule()
         self.kernels: dict[Any, str] = {}
         self.functions: dict[str, Any] = {}
         self.digests: dict[str, str] = {}
+        self.proofs: dict[str, Verdict] = {}
         self.calls: list[KernelCall] = []
         self.current: Operation | None = None
         self.operators = plan.operators
@@ -194,9 +208,29 @@ class Emitter:
         return name
 
     def call_function(self, name: str, arguments: Sequence[Buffer]) -> None:
-        """Call a function on all of its buffers."""
+        """Call a function on all of its buffers.
+
+        Raises UnprovenError where it isn't proven that the function stays within them.
+        """
+        function, constants = self.functions[name], constant_arguments(arguments)
+        verdict = self.verdicts.of(function, self.digests[name], constants)
+        self.proofs[name] = verdict
+        if verdict.unproven and ENFORCED:
+            raise UnprovenError(
+                self.current.label if self.current is not None else "",
+                f"{self.where()}: kernel {name} can't be proven to stay within its buffers: "
+                f"{verdict.unproven[0]}",
+            )
+        _check_sizes(f"{self.where()}: kernel {name}", function, verdict, arguments)
         self.calls.append(KernelCall(self.current, name))
         self.schedule.calls.append(Call(name, tuple(arguments)))
+
+    def where(self) -> str:
+        """The operation being emitted, for messages."""
+        if self.current is None:
+            return "the graph's outputs"
+        label = self.current.label
+        return f"node '{label}' ({self.operators.get(label, 'part of it')})"
 
     def operands(
         self, op: Fused, output: Blocked, channels: int
@@ -276,6 +310,16 @@ class Emitter:
         ):
             return Source(tensor.dtype, padded, own), self.read(tensor, own)
         return Source(tensor.dtype, padded), self.read(tensor, None)
+
+
+def _check_sizes(where: str, function: Any, verdict: Verdict, arguments: Sequence[Buffer]) -> None:
+    """That buffers are as large as the function takes them to be, but for what it leaves alone."""
+    for index, (parameter, buffer) in enumerate(zip(function.params, arguments, strict=True)):
+        declared = nbytes([int(d) for d in parameter.shape], str(parameter.dtype))
+        if buffer.nbytes != declared and index in (*verdict.reads, *verdict.writes):
+            raise AssertionError(
+                f"{where} takes {declared} bytes as {parameter.name} and is given {buffer.nbytes}"
+            )
 
 
 def padded(values: Array, count: int, dtype: str) -> Array:

@@ -1,4 +1,4 @@
-"""Lowering a model to a plan: rules in order, regions for the rest, then fusion."""
+"""Lowering a model to a plan: a rule for each node in order, then fusion."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 
 from ....ir.errors import UnsupportedError
-from ....ir.graph import Node, Value
+from ....ir.graph import Node, Value, outer_reads
 from ....ir.model import Model
 from ..operators import RULES as LOOPS
 from ..operators.base import Call
@@ -18,7 +18,6 @@ from . import convolution, elementwise, matmul, recurrent, resize, rows, shapes,
 from .context import Constant, Lowering, Stored
 from .fuse import fuse
 from .prepare import prepare
-from .regions import Regions, outer_reads
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **elementwise.RULES,
@@ -40,7 +39,6 @@ def lower(model: Model, target: Target) -> Plan:
     refused = prepare(model)
     lowering = Lowering(model, target)
     lowering.plan.operators.update((n.label, n.op_type) for n in model.graph.nodes)
-    regions = Regions(lowering)
     failures = _Failures()
     for value in model.graph.inputs:
         if value.const is not None and model.constant(value) is not None:
@@ -56,9 +54,8 @@ def lower(model: Model, target: Target) -> Plan:
         if node in refused:
             failures.add(node, refused[node], lowering)
         elif not failures.reach(node, lowering):
-            step = functools.partial(_lower_node, lowering, regions, node)
+            step = functools.partial(_lower_node, lowering, node)
             failures.watch(node, lowering, step)
-    failures.watch(None, lowering, regions.flush)
     failures.check()
     for value in model.graph.outputs:
         item = lowering.item(value)
@@ -84,18 +81,11 @@ class _Failures:
         self.inputs.append(str(error))
         self.unknown.add(value)
 
-    def watch(self, node: Node | None, lowering: Lowering, step: Callable[[], None]) -> None:
-        """Run a step that lowers a node, or fails for it or for nodes seen earlier."""
+    def watch(self, node: Node, lowering: Lowering, step: Callable[[], None]) -> None:
+        """Run a step that lowers a node."""
         try:
             step()
-        except UnsupportedNodesError as error:  # the region that ends here
-            for earlier, reason in error.reasons.items():
-                self.add(earlier, reason, lowering)
-            if node is not None and not self.reach(node, lowering):
-                self.watch(node, lowering, step)
         except UnsupportedError as error:
-            if node is None:
-                raise
             self.add(node, str(error), lowering)
 
     def add(self, node: Node, reason: str, lowering: Lowering) -> None:
@@ -126,17 +116,12 @@ class _Failures:
             raise UnsupportedNodesError(self.reasons, self.dependents, self.inputs)
 
 
-def _lower_node(lowering: Lowering, regions: Regions, node: Node) -> None:
+def _lower_node(lowering: Lowering, node: Node) -> None:
     if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
         return
     outputs = [v for v in node.outputs if v is not None]
     if outputs and all(v in lowering.items for v in outputs):
         return  # a rule of an earlier node covered this one
-    if any(regions.defines(v) for v in outer_reads(node)):
-        if not _has_rule(node):
-            regions.add(node)
-            return
-        regions.flush()
     if _is_standard(node):
         rule = None if _has_empty(lowering, node) else RULES.get(node.op_type)
         if rule is not None and rule(lowering, node):
@@ -146,11 +131,9 @@ def _lower_node(lowering: Lowering, regions: Regions, node: Node) -> None:
             loops(Call(lowering, node))
             return
         raise UnsupportedError(f"node '{node.label}' ({node.op_type}): no lowering")
-    if node.domain != "com.microsoft":
-        raise UnsupportedError(
-            f"node '{node.label}' ({node.domain}::{node.op_type}): no lowering for this domain"
-        )
-    regions.add(node)
+    raise UnsupportedError(
+        f"node '{node.label}' ({node.domain}::{node.op_type}): no lowering for this operator"
+    )
 
 
 def _has_empty(lowering: Lowering, node: Node) -> bool:
@@ -160,10 +143,6 @@ def _has_empty(lowering: Lowering, node: Node) -> bool:
 
 def _is_standard(node: Node) -> bool:
     return node.domain in ("", "ai.onnx")
-
-
-def _has_rule(node: Node) -> bool:
-    return _is_standard(node) and (node.op_type in RULES or node.op_type in LOOPS)
 
 
 def _copy_of(lowering: Lowering, tensor: Tensor) -> Tensor:

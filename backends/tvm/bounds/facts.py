@@ -1,0 +1,233 @@
+"""Linear forms over atoms, and what is known of them: ranges, inequalities, cases.
+
+An atom is an integer that the analysis doesn't look into: a loop's variable, an element of
+memory, a quotient. Everything is integers without limits here, in Python's own arithmetic;
+whether machine integers agree is for `values.py` to ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+_DEPTH = 4
+"""Inequalities and cases that one proof may combine."""
+
+
+class Linear:
+    """`const` + the sum of coefficient * atom; coefficients aren't zero."""
+
+    __slots__ = ("const", "terms")
+
+    def __init__(self, const: int, terms: dict[int, int]) -> None:
+        self.const = const
+        self.terms = terms
+
+    def plus(self, other: Linear, factor: int = 1) -> Linear:
+        """self + factor * other."""
+        if not other.terms:
+            return Linear(self.const + factor * other.const, self.terms)
+        terms = dict(self.terms)
+        for atom, coefficient in other.terms.items():
+            total = terms.get(atom, 0) + factor * coefficient
+            if total:
+                terms[atom] = total
+            else:
+                del terms[atom]
+        return Linear(self.const + factor * other.const, terms)
+
+    def times(self, factor: int) -> Linear:
+        if factor == 0:
+            return Linear(0, {})
+        return Linear(self.const * factor, {a: c * factor for a, c in self.terms.items()})
+
+    def shifted(self, offset: int) -> Linear:
+        return Linear(self.const + offset, self.terms)
+
+    def key(self) -> tuple[object, ...]:
+        """Equal for equal forms."""
+        return (self.const, *sorted(self.terms.items()))
+
+    def direction(self) -> tuple[tuple[tuple[int, int], ...], int]:
+        """The terms divided by the returned factor, so that multiples have the same ones."""
+        items = sorted(self.terms.items())
+        factor = math.gcd(*(c for _, c in items))
+        if items[0][1] < 0:
+            factor = -factor
+        return tuple((a, c // factor) for a, c in items), factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Where all of `given` are at least 0, the atom is `value`."""
+
+    given: tuple[Linear, ...]
+    value: Linear
+
+
+@dataclasses.dataclass(frozen=True)
+class Atom:
+    """`low` and `high` hold everywhere; one of `cases`, if any, does. `data` says that the
+    integer depends on what memory holds when the kernel runs."""
+
+    low: int
+    high: int
+    data: bool = False
+    cases: tuple[Case, ...] = ()
+
+
+Direction = tuple[tuple[int, int], ...]
+
+
+class Facts:
+    """All atoms, and the inequalities that hold at the place that the analysis looks at."""
+
+    def __init__(self) -> None:
+        self.atoms: list[Atom] = []
+        self._ranges: dict[Direction, tuple[float, float]] = {}
+        self._lasting: list[Linear] = []
+        self._directions: dict[int, list[Direction]] = {}  # by the atoms in them
+
+    def atom(self, atom: Atom) -> Linear:
+        """A new atom."""
+        self.atoms.append(atom)
+        return Linear(0, {len(self.atoms) - 1: 1})
+
+    def is_data(self, form: Linear) -> bool:
+        return any(self.atoms[a].data for a in form.terms)
+
+    @contextlib.contextmanager
+    def given(self, forms: Sequence[Linear]) -> Iterator[None]:
+        """Within it, each of `forms` is at least 0."""
+        before, lasting = dict(self._ranges), len(self._lasting)
+        for form in forms:
+            self.add(form)
+        yield
+        self._ranges = before
+        for form in self._lasting[lasting:]:
+            self.add(form)
+
+    def add_lasting(self, form: Linear) -> None:
+        """`form` is at least 0, everywhere."""
+        self._lasting.append(form)
+        self.add(form)
+
+    def add(self, form: Linear) -> None:
+        """`form` is at least 0, from here to the end of the innermost `given`."""
+        if not form.terms:
+            return
+        direction, factor = form.direction()
+        found = self._ranges.get(direction)
+        if found is None:
+            for atom, _ in direction:
+                known = self._directions.setdefault(atom, [])
+                if direction not in known:
+                    known.append(direction)
+        low, high = found or (-math.inf, math.inf)
+        if factor > 0:
+            low = max(low, -(form.const // factor))  # the ceiling of -const / factor
+        else:
+            high = min(high, form.const // -factor)
+        self._ranges[direction] = low, high
+
+    def narrow(self, form: Linear, low: int, high: int) -> tuple[int, int]:
+        """Bounds of a form, made tighter by its atoms' and by what is known of it directly."""
+        const, terms = form.const, form.terms
+        if not terms:
+            return const, const
+        least = most = const
+        for atom, coefficient in terms.items():
+            bottom, top = self.bounds(atom)
+            if coefficient > 0:
+                least += coefficient * bottom
+                most += coefficient * top
+            else:
+                least += coefficient * top
+                most += coefficient * bottom
+        low, high = max(low, least), min(high, most)
+        if self._ranges:
+            direction, factor = form.direction()
+            found = self._ranges.get(direction)
+            if found is not None:
+                ends = [const + factor * end for end in found]
+                least, most = min(ends), max(ends)  # type: ignore[assignment]
+                low = low if least == -math.inf else max(low, int(least))
+                high = high if most == math.inf else min(high, int(most))
+        return low, high
+
+    def is_at_least_0(self, form: Linear, depth: int = _DEPTH) -> bool:
+        """Whether it is proven that a form isn't negative here."""
+        if self._least(form) >= 0:
+            return True
+        if depth == 0:
+            return False
+        related = dict.fromkeys(d for a in form.terms for d in self._directions.get(a, ()))
+        for direction in related:
+            if len(direction) == 1 or direction not in self._ranges:
+                continue  # of an atom by itself `_least` knows
+            low, high = self._ranges[direction]
+            for factor in _factors(form, direction):
+                end = low if factor > 0 else high
+                if math.isinf(end):
+                    continue
+                rest = form.plus(Linear(-int(end), dict(direction)), -factor)
+                if len(rest.terms) < len(form.terms) + len(direction) - 1 and self.is_at_least_0(
+                    rest, depth - 1
+                ):
+                    return True
+        for atom, coefficient in form.terms.items():
+            cases = self.atoms[atom].cases
+            if cases and all(self._holds(form, atom, coefficient, c, depth) for c in cases):
+                return True
+        return False
+
+    def _holds(self, form: Linear, atom: int, coefficient: int, case: Case, depth: int) -> bool:
+        replaced = form.plus(Linear(0, {atom: 1}), -coefficient).plus(case.value, coefficient)
+        given = [*case.given, _equal(atom, case.value), _equal(atom, case.value).times(-1)]
+        with self.given(given):
+            if any(self._most(g) < 0 for g in case.given):
+                return True  # this case doesn't occur
+            return self.is_at_least_0(replaced, depth - 1)
+
+    def _least(self, form: Linear) -> float:
+        """A lower bound of a form, from what is known of each atom."""
+        least: float = form.const
+        for atom, coefficient in form.terms.items():
+            low, high = self.bounds(atom)
+            least += coefficient * (low if coefficient > 0 else high)
+        direct = -math.inf
+        if form.terms and self._ranges:
+            direct = self.narrow(form, *_WIDEST)[0]
+        return max(least, direct)
+
+    def _most(self, form: Linear) -> float:
+        return -self._least(form.times(-1))
+
+    def bounds(self, atom: int) -> tuple[int, int]:
+        """What is known here of an atom by itself."""
+        known = self.atoms[atom]
+        if not self._ranges:
+            return known.low, known.high
+        low, high = self._ranges.get(((atom, 1),), (known.low, known.high))
+        return max(known.low, low), min(known.high, high)  # type: ignore[return-value]
+
+
+_WIDEST = -(1 << 200), 1 << 200
+
+
+def _equal(atom: int, value: Linear) -> Linear:
+    return Linear(0, {atom: 1}).plus(value, -1)
+
+
+def _factors(form: Linear, direction: Direction) -> Iterator[int]:
+    """Multiples of a direction that cancel one of the form's terms."""
+    seen = set()
+    for atom, coefficient in direction:
+        own = form.terms.get(atom)
+        if own is not None and own % coefficient == 0:
+            factor = own // coefficient
+            if factor not in seen:
+                seen.add(factor)
+                yield factor

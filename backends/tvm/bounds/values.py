@@ -1,0 +1,277 @@
+"""What is known of the integers and conditions that a kernel computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from .facts import Atom, Case, Facts, Linear
+
+_BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
+LIMITS = {
+    **{kind: (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) for kind, bits in _BITS.items()},
+    **{f"u{kind}": (0, (1 << bits) - 1) for kind, bits in _BITS.items()},
+}
+"""The least and greatest value of each integer type."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubt:
+    """An integer that its type must hold, or what was computed from it means nothing."""
+
+    form: Linear
+    kind: str
+
+
+Doubts = tuple[Doubt, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A scalar integer. If types hold all that is in doubt, it is `form`, within the bounds."""
+
+    kind: str
+    form: Linear
+    low: int
+    high: int
+    doubts: Doubts = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A scalar truth: forms that are at least 0 where it is true, and where it is false."""
+
+    true: tuple[Linear, ...] = ()
+    false: tuple[Linear, ...] = ()
+    doubts: Doubts = ()
+
+    def __invert__(self) -> Condition:
+        return Condition(self.false, self.true, self.doubts)
+
+    def __and__(self, other: Condition) -> Condition:
+        return Condition((*self.true, *other.true), (), self.doubts + other.doubts)
+
+    def __or__(self, other: Condition) -> Condition:
+        return Condition((), (*self.false, *other.false), self.doubts + other.doubts)
+
+
+class Values:
+    """Arithmetic on numbers as TensorIR defines it."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self._quotients: dict[tuple[object, ...], Linear] = {}
+
+    def literal(self, value: int, kind: str) -> Number:
+        return Number(kind, Linear(value, {}), value, value)
+
+    def unknown(
+        self, kind: str, low: int, high: int, *, data: bool, cases: tuple[Case, ...] = ()
+    ) -> Number:
+        """A number of which its bounds, and perhaps cases, are known."""
+        return Number(kind, self.facts.atom(Atom(low, high, data, cases)), low, high)
+
+    def of_type(self, kind: str) -> Number:
+        """Any number of a type, read from memory."""
+        return self.unknown(kind, *LIMITS[kind], data=True)
+
+    def number(self, kind: str, form: Linear, low: int, high: int, doubts: Doubts) -> Number:
+        """A computed number, which is in doubt unless its type is known to hold it.
+
+        Its bounds stay those of integers without limits: were they cut to the type's, what
+        follows from them would prove that the type holds it.
+        """
+        low, high = self.facts.narrow(form, low, high)
+        least, most = LIMITS[kind]
+        if low < least or high > most:
+            doubts = (*doubts, Doubt(form, kind))
+        return Number(kind, form, low, high, doubts)
+
+    def holds(self, doubts: Doubts) -> bool:
+        """Whether it is proven that types hold all that is in doubt."""
+        return all(self.fits(d.form, d.kind) for d in doubts)
+
+    def fits(self, form: Linear, kind: str) -> bool:
+        least, most = LIMITS[kind]
+        prove = self.facts.is_at_least_0
+        return prove(form.shifted(-least)) and prove(form.times(-1).shifted(most))
+
+    # --- arithmetic ---
+
+    def add(self, a: Number, b: Number) -> Number:
+        return self.number(
+            a.kind, a.form.plus(b.form), a.low + b.low, a.high + b.high, a.doubts + b.doubts
+        )
+
+    def subtract(self, a: Number, b: Number) -> Number:
+        return self.number(
+            a.kind, a.form.plus(b.form, -1), a.low - b.high, a.high - b.low, a.doubts + b.doubts
+        )
+
+    def multiply(self, a: Number, b: Number) -> Number:
+        corners = [x * y for x in (a.low, a.high) for y in (b.low, b.high)]
+        low, high = min(corners), max(corners)
+        if not b.form.terms:
+            form = a.form.times(b.form.const)
+        elif not a.form.terms:
+            form = b.form.times(a.form.const)
+        else:
+            form = self._derived(("multiply", *self._pair(a, b)), low, high, (a, b))
+        return self.number(a.kind, form, low, high, a.doubts + b.doubts)
+
+    def floordiv(self, a: Number, b: Number) -> Number:
+        if b.low < 1:
+            return self.opaque(a, b)
+        corners = [x // y for x in (a.low, a.high) for y in (b.low, b.high)]
+        low, high = min(corners), max(corners)
+        doubts = a.doubts + b.doubts
+        if b.form.terms:
+            form = self._derived(("divide", *self._pair(a, b)), low, high, (a, b))
+            return self.number(a.kind, form, low, high, doubts)
+        return self.number(a.kind, self._quotient(a, b.form.const, low, high), low, high, doubts)
+
+    def floormod(self, a: Number, b: Number) -> Number:
+        if b.low < 1:
+            return self.opaque(a, b)
+        low, high = 0, b.high - 1
+        if a.low >= 0:
+            high = min(high, a.high)
+        doubts = a.doubts + b.doubts
+        if b.form.terms:
+            form = self._derived(("modulo", *self._pair(a, b)), low, high, (a, b))
+            return self.number(a.kind, form, low, high, doubts)
+        divisor = b.form.const
+        quotient = self._quotient(a, divisor, a.low // divisor, a.high // divisor)
+        return self.number(a.kind, a.form.plus(quotient, -divisor), low, high, doubts)
+
+    def truncdiv(self, a: Number, b: Number) -> Number:
+        return self.floordiv(a, b) if a.low >= 0 else self.opaque(a, b)
+
+    def truncmod(self, a: Number, b: Number) -> Number:
+        if a.low >= 0 or b.low < 1:
+            return self.floormod(a, b)
+        found = self.unknown(a.kind, 1 - b.high, b.high - 1, data=self._is_data(a, b))
+        return dataclasses.replace(found, doubts=a.doubts + b.doubts)
+
+    def minimum(self, a: Number, b: Number) -> Number:
+        if a.high <= b.low:
+            return dataclasses.replace(a, doubts=a.doubts + b.doubts)
+        if b.high <= a.low:
+            return dataclasses.replace(b, doubts=a.doubts + b.doubts)
+        over = a.form.plus(b.form, -1)  # a - b
+        cases = (Case((over.times(-1),), a.form), Case((over,), b.form))
+        low, high = min(a.low, b.low), min(a.high, b.high)
+        form = self._derived(("minimum", *self._pair(a, b)), low, high, (a, b), cases)
+        return self.number(a.kind, form, low, high, a.doubts + b.doubts)
+
+    def maximum(self, a: Number, b: Number) -> Number:
+        if a.low >= b.high:
+            return dataclasses.replace(a, doubts=a.doubts + b.doubts)
+        if b.low >= a.high:
+            return dataclasses.replace(b, doubts=a.doubts + b.doubts)
+        over = a.form.plus(b.form, -1)
+        cases = (Case((over,), a.form), Case((over.times(-1),), b.form))
+        low, high = max(a.low, b.low), max(a.high, b.high)
+        form = self._derived(("maximum", *self._pair(a, b)), low, high, (a, b), cases)
+        return self.number(a.kind, form, low, high, a.doubts + b.doubts)
+
+    def select(self, condition: Condition, yes: Number, no: Number) -> Number:
+        """One of two numbers; the bounds of each may be those where it is chosen."""
+        if yes.form.key() == no.form.key():
+            return yes
+        cases = (Case(condition.true, yes.form), Case(condition.false, no.form))
+        low, high = min(yes.low, no.low), max(yes.high, no.high)
+        data = self._is_data(yes, no) or any(
+            self.facts.is_data(f) for f in (*condition.true, *condition.false)
+        )
+        found = self.unknown(yes.kind, low, high, data=data, cases=cases)
+        return dataclasses.replace(found, doubts=condition.doubts + yes.doubts + no.doubts)
+
+    def cast(self, a: Number, kind: str) -> Number:
+        """Another type's number of the same value; any of that type where it may not fit."""
+        least, most = LIMITS[kind]
+        if not (least <= a.low and a.high <= most) and not self.fits(a.form, kind):
+            low, high = LIMITS[kind]
+            form = self._derived(("cast", kind, a.kind, a.form.key()), low, high, (a,), data=True)
+            return Number(kind, form, low, high, a.doubts)
+        return Number(kind, a.form, a.low, a.high, a.doubts)
+
+    def shift_right(self, a: Number, b: Number) -> Number:
+        if b.form.terms or not 0 <= b.form.const < 63:
+            return self.opaque(a, b)
+        return self.floordiv(a, self.literal(1 << b.form.const, a.kind))
+
+    def shift_left(self, a: Number, b: Number) -> Number:
+        if b.form.terms or not 0 <= b.form.const < 63:
+            return self.opaque(a, b)
+        return self.multiply(a, self.literal(1 << b.form.const, a.kind))
+
+    def bitwise_and(self, a: Number, b: Number) -> Number:
+        if a.low < 0 and b.low < 0:
+            return self.opaque(a, b)
+        high = min(n.high for n in (a, b) if n.low >= 0)
+        found = self.unknown(a.kind, 0, high, data=self._is_data(a, b))
+        return dataclasses.replace(found, doubts=a.doubts + b.doubts)
+
+    # --- comparison ---
+
+    def compare(self, name: str, a: Number, b: Number) -> Condition:
+        """`name` is that of TensorIR's node: LT, LE, GT, GE, EQ, NE."""
+        less, more = b.form.plus(a.form, -1), a.form.plus(b.form, -1)  # b - a, a - b
+        doubts = a.doubts + b.doubts
+        if name == "LT":
+            return Condition((less.shifted(-1),), (more,), doubts)
+        if name == "LE":
+            return Condition((less,), (more.shifted(-1),), doubts)
+        if name == "GT":
+            return Condition((more.shifted(-1),), (less,), doubts)
+        if name == "GE":
+            return Condition((more,), (less.shifted(-1),), doubts)
+        if name == "EQ":
+            return Condition((less, more), (), doubts)
+        return Condition((), (less, more), doubts)
+
+    # --- atoms of expressions ---
+
+    def _pair(self, a: Number, b: Number) -> tuple[object, object]:
+        return a.form.key(), b.form.key()
+
+    def _is_data(self, *numbers: Number) -> bool:
+        return any(self.facts.is_data(n.form) for n in numbers)
+
+    def _derived(
+        self,
+        key: tuple[object, ...],
+        low: int,
+        high: int,
+        operands: tuple[Number, ...],
+        cases: tuple[Case, ...] = (),
+        data: bool = False,
+    ) -> Linear:
+        """The atom of an expression: the same one for the same operands and bounds."""
+        key = (*key, low, high)
+        found = self._quotients.get(key)
+        if found is None:
+            atom = Atom(low, high, data or self._is_data(*operands), cases)
+            found = self._quotients[key] = self.facts.atom(atom)
+        return found
+
+    def _quotient(self, a: Number, divisor: int, low: int, high: int) -> Linear:
+        """floor(a / divisor), of which the remainder's bounds are known."""
+        form = a.form
+        if form.const % divisor == 0 and all(c % divisor == 0 for c in form.terms.values()):
+            terms = {atom: c // divisor for atom, c in form.terms.items()}
+            return Linear(form.const // divisor, terms)
+        quotient = self._derived(("divide", form.key(), divisor), low, high, (a,))
+        rest = form.plus(quotient, -divisor)
+        self.facts.add_lasting(rest)
+        self.facts.add_lasting(rest.times(-1).shifted(divisor - 1))
+        return quotient
+
+    def opaque(self, a: Number, b: Number) -> Number:
+        """Any number of the type, made of two others."""
+        found = self.unknown(a.kind, *LIMITS[a.kind], data=self._is_data(a, b))
+        return dataclasses.replace(found, doubts=a.doubts + b.doubts)
+
+
+Arithmetic = Callable[[Values, Number, Number], Number]
