@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 
+from onnx import TensorProto
+
 from ..errors import SecateurError
 from ..graph import Graph, Node, Use, node_reads, normalize_domain
 from ..model import Model
@@ -20,6 +22,13 @@ from .dims import Axis, Lock
 from .facts import Analysis, Expectation, freeze, literal_axes
 from .node_axes import NodeAxes, Opaque
 from .sizes import follows
+
+FLOAT_TYPES = {
+    TensorProto.FLOAT,
+    TensorProto.DOUBLE,
+    TensorProto.FLOAT16,
+    TensorProto.BFLOAT16,
+}
 
 
 def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
@@ -77,9 +86,35 @@ def _lock_unmet(expectation: Expectation) -> None:
             dims.lock(axis, expectation.why)
 
 
+def _mark_fixed(analysis: Analysis, node: Node, consumed: set[int]) -> None:
+    """Note what depends on constants only; inputs read as sizes don't count."""
+    inner = {v for graph in node.subgraphs() for v in graph.inputs}
+    sizes = {node.input(i) for i in consumed}
+    if any(
+        v not in sizes and v not in inner and not analysis.is_fixed(v) for v in node_reads(node)
+    ):
+        return
+    outputs = [v for v in node.outputs if v is not None]
+    analysis.fixed.update(outputs)
+    axes = [axis for v in outputs for axis in analysis.axes.get(v) or ()]
+    for index in range(len(node.inputs)):
+        parameter = analysis.parameters.get(Use(node, index))
+        axes += [axis for block in parameter.blocks for axis in block] if parameter else []
+    is_float = any(v.dtype in FLOAT_TYPES for v in outputs)
+    if is_float and any(dim.lock is not None for axis in axes for dim in dims.dims_of(axis)):
+        analysis.stiff.append(node)
+
+
 def _analyze_node(analysis: Analysis, node: Node, table: dict[tuple[str, str], Rule]) -> None:
-    rule = table.get((normalize_domain(node.domain), node.op_type))
     view = NodeAxes(analysis, node)
+    _run_rule(view, table)
+    if node.op_type != "Constant":
+        _mark_fixed(analysis, node, view.consumed)
+
+
+def _run_rule(view: NodeAxes, table: dict[tuple[str, str], Rule]) -> None:
+    analysis, node = view.analysis, view.node
+    rule = table.get((normalize_domain(node.domain), node.op_type))
     try:
         if rule is None:
             raise Opaque("no axes rule for this operator")

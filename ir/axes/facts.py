@@ -59,6 +59,10 @@ class Analysis:
     families: list[Family] = field(default_factory=list)
     views: dict[Value, Axes] = field(default_factory=dict)
     """Axes of constants that are only cut into parts: their uses share them."""
+    fixed: set[Value] = field(default_factory=set)
+    """Values computed from constants only: at removed indices they needn't be zero."""
+    stiff: list[Node] = field(default_factory=list)
+    """Nodes of constants only that lock axes, which folding them would free."""
     expected: list[Expectation] = field(default_factory=list)
     """What computed sizes have to be."""
     rewrites: list[Callable[[Any], None]] = field(default_factory=list)
@@ -66,6 +70,10 @@ class Analysis:
     prune_normalized: bool = False
     follow: Callable[[Graph], None] = lambda graph: None
     """Runs the rules of a subgraph's nodes."""
+
+    def is_fixed(self, value: Value | None) -> bool:
+        """Whether no input of the model has a part in a value's elements."""
+        return value is None or value in self.fixed or self.model.constant(value) is not None
 
     def all_axes(self) -> list[Axis]:
         """Every axis of every value and parameter."""

@@ -84,6 +84,10 @@ class NodeAxes:
         """Whether input `index` is a constant."""
         return self.analysis.model.constant(self.node.input(index)) is not None
 
+    def is_fixed(self, *inputs: int) -> bool:
+        """Whether all of these inputs are computed from constants only."""
+        return all(self.analysis.is_fixed(self.node.input(i)) for i in inputs)
+
     def content(self, index: int) -> Content | None:
         """Content of an integer input that the rule reads as numbers, not as data."""
         if self.node.input(index) is not None:
@@ -107,8 +111,11 @@ class NodeAxes:
     def body(self, graph: Graph, inputs: Sequence[Axes] = ()) -> list[Axes]:
         """Analyze a subgraph whose inputs have the given axes; returns its outputs' axes."""
         self.follows_bodies = True
+        fixed = self.is_fixed(*range(len(self.node.inputs)))
         for value, axes in zip(graph.inputs, inputs, strict=True):
             self.analysis.axes[value] = axes
+            if fixed:
+                self.analysis.fixed.add(value)
         self.analysis.follow(graph)
         outputs = []
         for value in graph.outputs:
@@ -152,6 +159,15 @@ class NodeAxes:
 
     def lock(self, axis: Axis, reason: str, *, structural: bool = False) -> None:
         dims.lock(axis, self.why(reason, structural=structural))
+
+    def contract(self, axis: Axis, *operands: int) -> None:
+        """Operands are multiplied and summed along an axis.
+
+        An index can go where one of them is zero there, as values that inputs have a part
+        in are; of constants nothing is zero, and the sum would be another one.
+        """
+        if self.is_fixed(*operands):
+            self.lock(axis, "what is summed along this axis is constant")
 
     def lock_all(self, axes: Sequence[Axis], reason: str) -> None:
         for axis in axes:

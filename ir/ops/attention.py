@@ -75,6 +75,7 @@ def _tie_attention(
         raise Opaque(f"{q_count} query heads over {kv_count} key heads")
     r.unify(q[0], dims.product([k[0], r.fresh(q_count // kv_count, "repeats")]))
     r.unify(q[1], k[1])
+    r.contract(q[1], 0, 1)
     _keep_scale(r, size, q[1])
 
 
@@ -101,6 +102,7 @@ def contrib_attention(r: NodeAxes) -> None:
     r.unify(weight[1], fused)
     r.unify(bias[0], fused)
     r.unify(x[2], weight[0])
+    r.contract(x[2], 0)
     r.lock(x[1], "softmax over this axis")
     if r.has(3):
         r.lock_all(r.axes(3), "an attention mask")

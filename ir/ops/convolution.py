@@ -62,6 +62,8 @@ def convolution(
         raise Opaque(f"{out_channels} output channels don't make {group} groups")
     for axis in weight[2:]:
         r.lock(axis, KERNEL, structural=True)
+    if group < (channels or 0):
+        r.contract(data[1], x, w)
     if group == 1:
         r.unify(data[1], weight[1])
         out = weight[0]
@@ -83,6 +85,8 @@ def conv_transpose(r: NodeAxes) -> None:
         raise Opaque(f"input of rank {len(data)}, weight of rank {len(weight)}, {group} groups")
     for axis in weight[2:]:
         r.lock(axis, KERNEL, structural=True)
+    if group < (dims.axis_size(data[1]) or 0):
+        r.contract(data[1], 0, 1)
     if group == 1:
         r.unify(data[1], weight[0])
         out = weight[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 
 from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
@@ -21,6 +22,7 @@ def gemm(r: NodeAxes) -> None:
     rows, inner = reversed(a) if r.get("transA", 0) else a
     inner_b, columns = reversed(b) if r.get("transB", 0) else b
     r.unify(inner, inner_b)
+    r.contract(inner, 0, 1)
     if r.has(2):
         broadcast(r, [(rows, columns), r.axes(2)])
     r.set((rows, columns))
@@ -31,13 +33,13 @@ def gemm(r: NodeAxes) -> None:
 def matmul(r: NodeAxes) -> None:
     if r.get("transBatchA", 0) or r.get("transBatchB", 0):
         raise Opaque("transposed batch axes")
-    r.set(matmul_axes(r, _transposed(r, 0, "transA"), _transposed(r, 1, "transB")))
+    r.set(matmul_axes(r, _transposed(r, 0, "transA"), _transposed(r, 1, "transB"), (0, 1)))
 
 
 @rule("GemmFastGelu", domain=MICROSOFT)
 def gemm_fast_gelu(r: NodeAxes) -> None:
     """FastGelu(X @ W + bias); despite its name a batched product."""
-    out = matmul_axes(r, r.axes(0), r.axes(1))
+    out = matmul_axes(r, r.axes(0), r.axes(1), (0, 1))
     if r.has(2):
         broadcast(r, [out, r.axes(2)])
     r.set(out)
@@ -47,7 +49,7 @@ def gemm_fast_gelu(r: NodeAxes) -> None:
 @rule("MatMulIntegerToFloat", domain=MICROSOFT)
 def matmul_integer(r: NodeAxes) -> None:
     to_float = r.node.op_type == "MatMulIntegerToFloat"
-    out = matmul_axes(r, r.axes(0), r.axes(1))
+    out = matmul_axes(r, r.axes(0), r.axes(1), (0, 1))
     for index, axis in _quantization_inputs(to_float, out):
         if r.has(index):
             per_axis(r, r.axes(index), axis)
@@ -57,7 +59,7 @@ def matmul_integer(r: NodeAxes) -> None:
 @rule("DynamicQuantizeMatMul", domain=MICROSOFT)
 def dynamic_quantize_matmul(r: NodeAxes) -> None:
     """A, quantized by its range (see DynamicQuantizeLinear), B, its scale, zero point, bias."""
-    out = matmul_axes(r, r.axes(0), r.axes(1))
+    out = matmul_axes(r, r.axes(0), r.axes(1), (0, 1))
     for index in (2, 3, 4):
         if r.has(index):
             per_axis(r, r.axes(index), out[-1])
@@ -66,7 +68,7 @@ def dynamic_quantize_matmul(r: NodeAxes) -> None:
 
 @rule("QLinearMatMul")
 def qlinear_matmul(r: NodeAxes) -> None:
-    out = matmul_axes(r, r.axes(0), r.axes(3))
+    out = matmul_axes(r, r.axes(0), r.axes(3), (0, 3))
     for index, axis in ((1, -2), (2, -2), (4, -1), (5, -1)):
         per_axis(r, r.axes(index), out[axis] if len(out) >= -axis else ONE)
     r.set(out)
@@ -93,14 +95,18 @@ def _transposed(r: NodeAxes, index: int, attribute: str) -> Axes:
     return (*axes[:-2], axes[-1], axes[-2]) if r.get(attribute, 0) and len(axes) > 1 else axes
 
 
-def matmul_axes(r: NodeAxes, a: Axes, b: Axes) -> Axes:
-    """numpy.matmul: contract a's last with b's second to last axis, broadcast the rest."""
+def matmul_axes(r: NodeAxes, a: Axes, b: Axes, operands: tuple[int, int]) -> Axes:
+    """numpy.matmul: contract a's last with b's second to last axis, broadcast the rest.
+
+    `operands` are the positions of a and b among the inputs.
+    """
     if not a or not b:
         raise Opaque("operands have to have at least one axis")
     rows, a_inner = a[-2:-1], a[-1]
     b_inner = b[-2] if len(b) > 1 else b[0]
     columns = b[-1:] if len(b) > 1 else ()
     r.unify(a_inner, b_inner)
+    r.contract(a_inner, *operands)
     batch = broadcast(r, [a[:-2], b[:-2]])
     return batch + rows + columns
 
@@ -116,6 +122,7 @@ def einsum(r: NodeAxes) -> None:
         labels = "".join(operands)
         right = "".join(sorted(c for c in set(labels) if labels.count(c) == 1))
     axes: dict[str, Axis] = {}
+    having: dict[str, list[int]] = defaultdict(list)
     for index, labels in enumerate(operands):
         operand = r.axes(index)
         if len(labels) != len(operand):
@@ -126,6 +133,11 @@ def einsum(r: NodeAxes) -> None:
                 axes[label] = axis
             elif axis != ONE:
                 r.unify(known, axis)
+            if axis != ONE:
+                having[label].append(index)
+    for label, indices in having.items():
+        if label not in right:
+            r.contract(axes[label], *indices)
     r.set(tuple(axes[label] for label in right))
 
 

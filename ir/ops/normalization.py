@@ -75,7 +75,7 @@ def _group_normalization(r: NodeAxes, attribute: str, channel_axis: int) -> None
 def layer_normalization(r: NodeAxes) -> None:
     axes = r.axes(0)
     axis = normalized(r.get("axis", -1), len(axes))
-    _normalize(r, axes[axis:])
+    _normalize(r, axes[axis:], (0,))
     for index in (1, 2):
         if r.has(index):
             broadcast(r, [axes, r.axes(index)])
@@ -89,7 +89,7 @@ def layer_normalization(r: NodeAxes) -> None:
 def skip_layer_normalization(r: NodeAxes) -> None:
     """input + skip (+ bias), normalized over the last axis; outputs 0 and 3 are full size."""
     axes = broadcast(r, [r.axes(0), r.axes(1)])
-    _normalize(r, axes[-1:])
+    _normalize(r, axes[-1:], (0, 1))
     for index in range(2, len(r.node.inputs)):
         if r.has(index):
             broadcast(r, [axes, r.axes(index)])
@@ -99,9 +99,11 @@ def skip_layer_normalization(r: NodeAxes) -> None:
         r.set((*axes[:-1], ONE), output)
 
 
-def _normalize(r: NodeAxes, axes: Axes) -> None:
+def _normalize(r: NodeAxes, axes: Axes, operands: tuple[int, ...]) -> None:
     if not r.analysis.prune_normalized:
         r.lock_all(axes, STATISTICS)
+    for axis in axes:
+        r.contract(axis, *operands)
 
 
 @rule("LpNormalization")

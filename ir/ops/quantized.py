@@ -30,7 +30,10 @@ def quantize_linear(r: NodeAxes) -> None:
 @rule("DynamicQuantizeLinear")
 def dynamic_quantize_linear(r: NodeAxes) -> None:
     """The range always holds zero, so that what is removed, zero, doesn't change it."""
-    r.set(r.axes(0))
+    axes = r.axes(0)
+    for axis in axes:
+        r.contract(axis, 0)
+    r.set(axes)
     for scalar in (1, 2):
         r.set((), scalar)
 
@@ -66,6 +69,7 @@ def qgemm(r: NodeAxes) -> None:
     rows, inner = reversed(a) if r.get("transA", 0) else a
     inner_b, columns = reversed(b) if r.get("transB", 0) else b
     r.unify(inner, inner_b)
+    r.contract(inner, 0, 3)
     for index in (4, 5):
         if r.has(index):
             per_axis(r, r.axes(index), columns)

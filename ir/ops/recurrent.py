@@ -29,6 +29,7 @@ def recurrent(r: NodeAxes) -> None:
     r.unify(recurrence[1], dims.product([gate, hidden]))
     r.unify(recurrence[2], hidden)
     r.unify(x[2], weight[2])
+    r.contract(x[2], 0)
     if r.has(3):
         bias = r.axes(3)
         r.unify(bias[0], directions)

@@ -11,7 +11,10 @@ from ..axes.node_axes import NodeAxes, Opaque
 from .registry import rule
 
 ADDITIVE = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")
-"""Reductions for which a removed index and one that is zero give the same result."""
+"""Reductions for which a removed index and one that is zero give the same result.
+
+At removed indices values that inputs have a part in are zero, constants aren't.
+"""
 
 OTHER = ("ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
 
@@ -42,6 +45,8 @@ def reduce(r: NodeAxes) -> None:
     is_statistic = r.node.op_type == "ReduceMean" and r.analysis.prune_normalized
     if r.node.op_type not in ADDITIVE and not is_statistic:
         r.lock_all([axes[i] for i in reduced], f"{r.node.op_type} over this axis")
+    for i in reduced:
+        r.contract(axes[i], 0)
     _follow_content(r)
     keep = r.get("keepdims", 1)
     r.set(tuple(ONE if i in reduced else a for i, a in enumerate(axes) if keep or i not in reduced))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from ...ir.axes.contents import Content, Element, Size, evaluate
-from ...ir.axes.dims import Axis
+from ...ir.axes.dims import Axis, axis_size
 from ...ir.axes.facts import Analysis, Axes, Parameter
 from ...ir.axes.selection import Indices, Selection
 from ...ir.axes.sizes import Polynomial, axis_polynomial, polynomial, ratio, selected
@@ -118,7 +118,9 @@ class Rewriter:
         """Whether pruning changes what is required, or what the element says."""
         if isinstance(wanted, int):
             return evaluate(element, self.selection) is not None or self._depends(element)
-        return self.changes(wanted) or isinstance(element, int) or self._depends(element)
+        if self.changes(wanted) or self._depends(element):
+            return True
+        return isinstance(element, int) and axis_size(wanted) is not None
 
     def _depends(self, element: Element) -> bool:
         return isinstance(element, Size) and self.changes(*element.axes())

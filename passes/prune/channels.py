@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...ir.axes.analysis import analyze
 from ...ir.axes.facts import Analysis
 from ...ir.axes.selection import Selection
 from ...ir.cost import ShapeOf, count
@@ -19,6 +18,7 @@ from ..simplify.defaults import inputs_with_defaults
 from ..sizes import CountedSizes, infer_sizes
 from .allocation import Allocation, Goal, allocate
 from .apply import apply_selection
+from .computed_weights import analyze_folded
 from .groups import Group, find_groups
 from .importance import IMPORTANCE, group_scores
 from .masking import PruningRecord
@@ -55,7 +55,7 @@ class PruneChannels(Pass):
         sizes = CountedSizes.of(model)
         shape_of = sizes.shapes(model)
         before = count(model, shape_of)
-        analysis = analyze(model, prune_normalized=self.normalized)
+        analysis = analyze_folded(model, prune_normalized=self.normalized)
         try:
             groups, allocation, tied = self._choose(analysis, goal, shape_of)
         except SecateurError as error:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...ir.axes.analysis import analyze
 from ...ir.axes.dims import Dim, Lock, dims_of
 from ...ir.axes.facts import Analysis
 from ...ir.model import Model
 from ..inline import InlineFunctions
 from ..sizes import CountedSizes, infer_sizes
 from .budget import CostModel
+from .computed_weights import analyze_folded
 from .groups import Group, find_groups
 
 
@@ -55,7 +55,7 @@ def inspect_groups(
     model = model.clone()
     InlineFunctions().run(model)
     infer_sizes(model)
-    analysis = analyze(model, prune_normalized=prune_normalized)
+    analysis = analyze_folded(model, prune_normalized=prune_normalized)
     groups = find_groups(analysis, ignore)
     passed = _operators(analysis)
     shape_of = CountedSizes.of(model).shapes(model)

@@ -1,7 +1,9 @@
 """The oracle of structured pruning: the original model with the same indices masked.
 
-Removing an index must be the same as setting it to zero wherever it is produced, so
-that no consumer sees it. `mask` builds that model without using what pruning did.
+Removing an index must be the same as setting it to zero in every value that depends on
+the inputs, so that no consumer sees it. Constants, and what is computed from constants
+only, stay as they are: that pruning cuts them mustn't change what is left. `mask` builds
+that model without using what pruning did.
 """
 
 from __future__ import annotations
@@ -52,6 +54,13 @@ _FLOATS: dict[int, type[np.floating[Any]]] = {
 }
 
 
+INNER_AXES = frozenset({"Attention", "GRU", "LSTM", "Loop", "MultiHeadAttention", "RNN", "Scan"})
+"""Operators with removed indices inside, which no mask of their results reaches.
+
+Their constant operands are masked.
+"""
+
+
 @dataclass(frozen=True)
 class PruningRecord:
     """What was kept, in terms of names, so that it outlives the pruned model.
@@ -62,17 +71,19 @@ class PruningRecord:
     first axis), and what stands for zero, broadcast to the constant. `statistics`: for
     nodes whose statistics run over axes that lose indices, by their first output, which
     stay of those axes of their first input, by position counted from the last axis.
+    `fixed`: values that are computed from constants only.
     """
 
     values: dict[str, tuple[Keep | None, ...]]
     constants: dict[tuple[str, int], tuple[list[tuple[Indices | None, ...]], Array]]
     statistics: dict[str, dict[int, Mask]]
+    fixed: frozenset[str]
 
     @classmethod
     def of(cls, analysis: Analysis, selection: Selection) -> PruningRecord:
         values = {}
         for value, axes in analysis.axes.items():
-            kept = tuple(_keep(selection, axis) for axis in axes or ())
+            kept = tuple(kept_elements(selection, axis) for axis in axes or ())
             if any(keep is not None for keep in kept):
                 values[value.name] = kept
         constants = {}
@@ -86,7 +97,8 @@ class PruningRecord:
             over = _kept_statistics(analysis, selection, node)
             if over:
                 statistics[first_output(node)] = over
-        return cls(values, constants, statistics)
+        fixed = frozenset(v.name for v in analysis.fixed if v.name in values)
+        return cls(values, constants, statistics, fixed)
 
 
 def _kept_statistics(analysis: Analysis, selection: Selection, node: Node) -> dict[int, Mask]:
@@ -101,7 +113,8 @@ def _kept_statistics(analysis: Analysis, selection: Selection, node: Node) -> di
     }
 
 
-def _keep(selection: Selection, axis: Axis) -> Keep | None:
+def kept_elements(selection: Selection, axis: Axis) -> Keep | None:
+    """Which elements of an axis a selection leaves, None where all."""
     if not selection.changes(axis):
         return None
     if axis_size(axis) is not None:
@@ -150,7 +163,11 @@ def _zero_point(model: Model, parameter: Parameter) -> Array:
 
 
 def mask(model: Model, record: PruningRecord) -> Model:
-    """A copy of the (unpruned) model in which removed indices are zero in every value."""
+    """A copy of the (unpruned) model in which removed indices are zero.
+
+    In every value that depends on the inputs, and in constants where there are no such
+    values to mask: at operators with axes inside, and at those with integer results.
+    """
     masked = model.clone()
     infer_shapes(masked)
     for graph in list(masked.graph.all_graphs()):
@@ -161,24 +178,67 @@ def mask(model: Model, record: PruningRecord) -> Model:
 def _mask_graph(model: Model, graph: Graph, record: PruningRecord) -> None:
     nodes: list[Node] = []
     for node in graph.nodes:
-        for position, value in enumerate(node.inputs):
-            entry = record.constants.get((first_output(node), position))
-            tensor = model.constant(value)
-            if entry is not None and tensor is not None and value is not None:
-                name = model.fresh_name(f"{value.name}_masked")
-                array = _mask_array(tensor.numpy(), *entry)
-                constant = model.graph.add_initializer(name, Tensor.from_array(array, tensor.dtype))
-                node.set_input(position, constant)
+        if _hides_axes(node, record):
+            for position, value in enumerate(node.inputs):
+                if value is not None:
+                    nodes.extend(_mask_operand(model, node, position, value, record))
         over = record.statistics.get(first_output(node))
         results = node.outputs
         nodes.extend(KeptStatistics(model, node, over).build() if over else [node])
         for value in results:
             kept = record.values.get(value.name) if value is not None else None
-            if value is not None and kept is not None and value.dtype in _FLOATS:
+            if value is None or kept is None or value.name in record.fixed:
+                continue
+            if value.dtype in _FLOATS:
                 nodes.extend(_mask_value(model, value, kept))
     graph.nodes = nodes
     for node in nodes:
         node.graph = graph
+
+
+def _hides_axes(node: Node, record: PruningRecord) -> bool:
+    """Whether masks of a node's results don't reach all that its operands bring in."""
+    outputs = [v for v in node.outputs if v is not None and v.name not in record.fixed]
+    is_float = all(v.dtype in _FLOATS for v in outputs)
+    return bool(outputs) and (node.op_type in INNER_AXES or not is_float)
+
+
+def _mask_operand(
+    model: Model, node: Node, position: int, value: Value, record: PruningRecord
+) -> list[Node]:
+    """Mask what one node reads of a constant, or of what is computed from constants."""
+    entry = record.constants.get((first_output(node), position))
+    tensor = model.constant(value)
+    if entry is not None and tensor is not None:
+        array = _mask_array(tensor.numpy(), *entry)
+        name = model.fresh_name(f"{value.name}_masked")
+        constant = Tensor.from_array(array, tensor.dtype)
+        node.set_input(position, model.graph.add_initializer(name, constant))
+        return []
+    kept: tuple[Keep | None, ...] = ()
+    if entry is not None:  # folded since: what the analysis saw as a constant
+        (indices,), _ = entry
+        kept = _keep_indices(value, indices)
+    elif value.name in record.fixed:
+        kept = record.values[value.name]
+    if not any(kept) or value.dtype not in _FLOATS:
+        return []
+    writer = _MaskWriter(model, value)
+    node.set_input(position, writer.apply(value, kept))
+    return writer.nodes
+
+
+def _keep_indices(value: Value, indices: tuple[Indices | None, ...]) -> tuple[Keep | None, ...]:
+    shape = value.shape or ()
+    kept: list[Keep | None] = []
+    for size, index in zip(shape, indices, strict=False):
+        if index is None or not isinstance(size, int):
+            kept.append(None)
+            continue
+        found = np.zeros(size, bool)
+        found[index] = True
+        kept.append(Keep((found,)))
+    return tuple(kept)
 
 
 def first_output(node: Node) -> str:
@@ -207,14 +267,12 @@ def _mask_value(model: Model, value: Value, kept: tuple[Keep | None, ...]) -> li
     """Replace removed elements by zeros, one pruned axis after the other."""
     readers = list(value.uses)
     writer = _MaskWriter(model, value)
-    current = value
-    for axis, keep in enumerate(kept):
-        if keep is not None:
-            current = writer.along(current, axis, len(kept), keep)
-            current.type = value.type
+    masked = writer.apply(value, kept)
     for user, position in readers:
         if isinstance(user, Node):
-            user.set_input(position, current)
+            user.set_input(position, masked)
+        elif user is not model.graph:
+            user.set_output(position, masked)
     return writer.nodes
 
 
@@ -225,6 +283,14 @@ class _MaskWriter:
         self._model = model
         self._value = value
         self.nodes: list[Node] = []
+
+    def apply(self, x: Value, kept: tuple[Keep | None, ...]) -> Value:
+        """Zero what isn't kept along all axes."""
+        for axis, keep in enumerate(kept):
+            if keep is not None:
+                x = self.along(x, axis, len(kept), keep)
+                x.type = self._value.type
+        return x
 
     def along(self, x: Value, axis: int, rank: int, keep: Keep) -> Value:
         """Zero what isn't kept along an axis; x has the value's shape."""

@@ -464,7 +464,7 @@ def networks(draw, steps=10):
     return net.model(finish(net)), net.feeds, seed
 
 
-def network(seed, steps=12):
+def network(seed, steps=12, planted=False):
     """The same from a seed alone, many times faster than through hypothesis."""
     random = np.random.default_rng(seed)
 
@@ -474,7 +474,7 @@ def network(seed, steps=12):
         return options[random.integers(len(options))]
 
     opset = choose(OPSETS)
-    net = Network(choose, opset=opset, seed=seed, dynamic=choose([False, True]))
+    net = Network(choose, opset=opset, seed=seed, dynamic=choose([False, True]), planted=planted)
     net.old_ir = opset <= 13 and choose(range(4)) == 1
     spread(net)
     grow(net, choose(range(1, steps + 1)))

@@ -9,14 +9,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from . import weights
+
 BATCH = 5
 """A dynamic batch: a prime, so that sizes with a batch inside can be told apart."""
 
 
 class Network:
-    """A graph that grows value by value. `shapes` are those of the float values."""
+    """A graph that grows value by value. `shapes` are those of the float values.
 
-    def __init__(self, choose, *, opset=21, seed=0, dynamic=False, old_ir=False):
+    The weights of a `planted` network make some channels exactly zero.
+    """
+
+    def __init__(self, choose, *, opset=21, seed=0, dynamic=False, old_ir=False, planted=False):
         self.choose = choose
         self.opset = opset
         self.dynamic = dynamic
@@ -26,6 +31,7 @@ class Network:
         self.feeds, self.shapes, self.constants = {}, {}, {}
         self.read, self.count = set(), 0
         self.domains = {}
+        self.planted = {} if planted else None
 
     # Values ------------------------------------------------------------------------
 
@@ -105,7 +111,8 @@ class Network:
 
     def weights(self, *shape):
         scale = 1 / math.sqrt(max(1, math.prod(shape[1:])))
-        return self.constant((self.random.standard_normal(shape) * scale).astype(np.float32))
+        array = (self.random.standard_normal(shape) * scale).astype(np.float32)
+        return self.constant(array if self.planted is None else weights.plant(self, array))
 
     def between(self, low, high, *shape):
         return self.constant(self.random.uniform(low, high, shape).astype(np.float32))
@@ -122,7 +129,11 @@ class Network:
             ways += ["dequantize", "dequantize", "quantize"]
         if self.opset >= 9 and positive:
             ways.append("of_shape")
-        name = getattr(self, f"_{self.choose(ways)}")(array)
+        computed = weights.ways(self, array)
+        if computed and self.maybe(3):
+            name = self.choose(computed)(self, array)
+        else:
+            name = getattr(self, f"_{self.choose(ways)}")(array)
         known.append(name)
         return name
 

@@ -11,6 +11,7 @@ from secateur.ir.axes.selection import Selection
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import to_proto
 from secateur.passes.prune.apply import apply_selection
+from secateur.passes.prune.computed_weights import analyze_folded
 from secateur.passes.prune.groups import find_groups
 from secateur.passes.prune.masking import PruningRecord, mask
 
@@ -43,10 +44,16 @@ def random_selection(groups, rng, share=None):
     return Selection({d: np.sort(rng.permutation(d.size)[n:]) for d, n in removed.items() if n})
 
 
+def analyze_either(model, rng, **options):
+    """Analyze with weights folded that are computed from constants, or with none folded."""
+    infer_shapes(model)
+    return (analyze_folded if rng.integers(2) else analyze)(model, **options)
+
+
 def prune_at_random(model, rng, share=None, **options):
     infer_shapes(model)
     original = model.clone()
-    analysis = analyze(model, **options)
+    analysis = analyze_either(model, rng, **options)
     groups = find_groups(analysis)
     selection = random_selection(groups, rng, share)
     record = PruningRecord.of(analysis, selection)
@@ -74,18 +81,22 @@ def _rounding(result, feeds, expected):
     moved = {}
     rng = np.random.default_rng(0)
     for _ in range(4):
-        noisy = {
-            name: (x * (1 + rng.uniform(-2e-7, 2e-7, x.shape))).astype(x.dtype)
-            if x.dtype.kind == "f"
-            else x
-            for name, x in feeds.items()
-        }
-        for name, value in run_masked(result, noisy).items():
+        for name, value in run_masked(result, noisy(feeds, rng, 2e-7)).items():
             if not isinstance(value, list) and value.dtype.kind == "f":
                 distance = np.abs(value - expected[name])
                 largest = distance[np.isfinite(distance)].max(initial=0.0)
                 moved[name] = max(moved.get(name, 0.0), 4 * largest)
     return moved
+
+
+def noisy(feeds, rng, share):
+    """Inputs that differ by a share of themselves."""
+    return {
+        name: (x * (1 + rng.uniform(-share, share, x.shape))).astype(x.dtype)
+        if x.dtype.kind == "f"
+        else x
+        for name, x in feeds.items()
+    }
 
 
 def run_masked(result, feeds):
