@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .dims import Axis, Dim, Lock, dims_of, lock, resolve
+from .dims import Axis, Dim, Lock, dims_of, is_locked, lock, resolve
 
 RAY_LIMIT = 512
 """Rays above which a system of equations isn't solved; its dims are locked."""
@@ -139,7 +139,7 @@ def _linear_form(axis: Axis, why: Lock) -> Equation:
     """Elements that an axis loses, by removed indices of each of its free dims.
 
     A product of two factors that may both shrink isn't linear: all but the largest are
-    locked.
+    locked. Neither is a square.
     """
     form: Equation = {}
     for term in resolve(axis):
@@ -148,8 +148,10 @@ def _linear_form(axis: Axis, why: Lock) -> Equation:
             continue
         kept = max(free, key=lambda f: f.size or 0)
         for factor in free:
-            if factor is not kept:
+            if factor is not kept or free.count(kept) > 1:
                 lock(((factor,),), why)
+        if is_locked(((kept,),)):
+            continue
         weight = math.prod(f.size or 0 for f in term if f is not kept)
         inner = {kept: 1} if kept.binding is None else _linear_form(kept.binding, why)
         for dim, count in inner.items():

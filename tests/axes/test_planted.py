@@ -24,7 +24,7 @@ from secateur.passes.prune.masking import kept_elements
 from .graphs import network
 from .oracle import analyze_either, assert_close, noisy, run_all
 
-CHUNK = 60
+CHUNK = 40
 """Networks of one test."""
 
 
@@ -141,7 +141,7 @@ def planted_model(name, variant, rng):
 
 
 @pytest.mark.parametrize("variant", ["folded", "kept"])
-@pytest.mark.parametrize("name", ["resnet8", "shufflenet_v1", "super_resolution", "bert", "gru"])
+@pytest.mark.parametrize("name", ["resnet8", "super_resolution", "bert", "gru"])
 def test_models_without_their_zero_channels_are_the_same(name, variant):
     model = planted_model(name, variant, np.random.default_rng(0))
     assert check(model, random_inputs(model), 0, rtol=1e-3) > 0
