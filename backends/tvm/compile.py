@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+from ...ir.axes.batch import Batch, find_batch
 from ...ir.declarations import check_declarations
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node, Value
@@ -18,6 +19,7 @@ from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.onnx_io import atomic_files, save
 from ...ir.scratch import scratch_folder
+from ...passes.batch import check_batch, take_one_sample
 from ...passes.reference import Session
 from ...passes.simplify import simplify_pipeline
 from .bounds import Accesses, Verdicts
@@ -70,9 +72,10 @@ def compile_model(
 ) -> CompileReport:
     """Compile `model` (unchanged) for `target` into the artifact `path`.
 
-    A symbolic first dimension of every input and output is a batch: the artifact
-    computes one sample, and `Runtime` runs it once for each. `winograd=False` keeps
-    float32 convolutions direct, which is slower and rounds less.
+    A first dimension that inputs leave open is a batch where it is proven that its entries
+    are independent samples (docs/axes.md): the artifact computes one sample, and `Runtime`
+    runs it once for each. `winograd=False` keeps float32 convolutions direct, which is
+    slower and rounds less.
 
     Kernels that `cache`, by default the user's, knows are not compiled again; the result
     is the same. With `tune_minutes` forms and tiles of kernels are measured here for so
@@ -81,8 +84,9 @@ def compile_model(
     The artifact is a shared object. With `fallback` nodes that can't be lowered are left
     to ONNX Runtime, and where there are any, it is a container of several parts.
 
-    Raises UnsupportedError naming the nodes that can't be lowered, and SecateurError
-    where linking or writing fails. The file appears whole or not at all.
+    Raises UnsupportedError naming the nodes that can't be lowered, or, without `fallback`,
+    the one that mixes samples, and SecateurError where linking or writing fails. The file
+    appears whole or not at all.
     """
     start = time.perf_counter()
     path = Path(path)
@@ -90,16 +94,19 @@ def compile_model(
     work = model.clone()
     for step in simplify_pipeline():
         step.run(work)
-    batched = _fix_batch(work)
     infer_shapes(work)
+    batch = find_batch(work)
+    if batch.is_proven:
+        take_one_sample(work, batch)
     compiler = _Compiler(target, cache or Cache.of_user(), winograd, tune_minutes)
     with atomic_files(path) as (temporary,):
         try:
-            compiler.library(work, batched, temporary)
+            check_batch(batch)
+            compiler.library(work, batch, temporary)
         except UnsupportedError as error:
             if not fallback:
                 raise
-            compiler.container(work, batched, error, temporary)
+            compiler.container(work, batch, error, temporary)
         size = temporary.stat().st_size
     return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
 
@@ -113,13 +120,13 @@ class _Compiler:
             check_tunable(target)
         self.report = CompileReport(0, 0, 0, 0, Accesses(), (), None, 0)
 
-    def library(self, model: Model, batched: bool, path: Path) -> None:
+    def library(self, model: Model, batch: Batch, path: Path) -> None:
         """A shared object of the whole model, which changes. Raises UnsupportedError."""
         plan = lower(model, self.target)
         choices, tuning = self._choices(plan)
         emitter = emit(plan, self.target, choices, Verdicts(self.cache))
         accesses = Accesses.of(emitter.proofs.values())
-        metadata = _metadata(_library_interface(plan), self.target, batched)
+        metadata = _metadata(_library_interface(plan), self.target, batch)
         reused = build_library(
             emitter.schedule,
             emitter.functions,
@@ -143,7 +150,7 @@ class _Compiler:
             tuning=tuning if before.tuning is None else before.tuning.and_then(tuning),
         )
 
-    def container(self, model: Model, batched: bool, error: UnsupportedError, path: Path) -> None:
+    def container(self, model: Model, batch: Batch, error: UnsupportedError, path: Path) -> None:
         """A container of the model, whose compilation as a whole failed with `error`.
 
         What part of the model fails, is found by trying: a part that can't be compiled
@@ -159,7 +166,7 @@ class _Compiler:
             with scratch_folder() as folder:
                 files, failures = self._parts(parts, folder)
                 if not failures:
-                    metadata = _metadata(_container_interface(model), self.target, batched)
+                    metadata = _metadata(_container_interface(model), self.target, batch)
                     write_container(path, metadata, files, folder)
                     return
             left.update(failures)
@@ -177,7 +184,7 @@ class _Compiler:
             files.append(PartFile(name, part.compiled, inputs, outputs))
             if part.compiled:
                 try:
-                    self.library(part.model, False, folder / name)
+                    self.library(part.model, Batch(()), folder / name)
                 except UnsupportedError as error:
                     return [], _blame(part, error)
             else:
@@ -212,45 +219,23 @@ def _blame(part: Part, error: UnsupportedError) -> dict[Node, str]:
     return {node: f"node '{node.label}' ({node.op_type}): {error}" for node in part.origin.values()}
 
 
-def _fix_batch(model: Model) -> bool:
-    """Set a symbolic batch dimension to 1; whether there was one."""
-    graph = model.graph
-    values = [v for v in graph.inputs if model.constant(v) is None]
-    batched = bool(values) and all(_leads_symbolic(v) for v in values)
-    batched = batched and all(_leads_symbolic(v) for v in graph.outputs)
-    if not batched:
-        return False
-    names = {v.shape[0] for v in values if v.shape}
-    for value in graph.values():
-        shape = value.shape
-        if shape is None or value.const is not None:
-            continue
-        if any(isinstance(d, str) and d in names for d in shape) or value in values:
-            fixed = [1 if d in names and d is not None else d for d in shape]
-            if value in values:
-                fixed[0] = 1
-            value.set_tensor_type(value.dtype, fixed)
-    for value in graph.outputs:
-        if value.shape:
-            value.set_tensor_type(value.dtype, [1, *value.shape[1:]])
-    return True
-
-
-def _leads_symbolic(value: Any) -> bool:
-    return bool(value.shape) and not isinstance(value.shape[0], int)
-
-
 _Interface = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 """Name, element type and shape of every input and of every output."""
 
 
-def _metadata(interface: _Interface, target: Target, batched: bool) -> dict[str, Any]:
-    """What an artifact says of itself."""
+def _metadata(interface: _Interface, target: Target, batch: Batch) -> dict[str, Any]:
+    """What an artifact says of itself; shapes are those of one sample.
+
+    `batched` are the inputs that have samples along their first axis, and the outputs that
+    have a piece for each of them there.
+    """
     inputs, outputs = interface
+    samples = {v.name for v in (*batch.inputs, *batch.outputs)} if batch.is_proven else set()
+    for entry in (*inputs, *outputs):
+        entry["batched"] = entry["name"] in samples
     return {
         "version": METADATA_VERSION,
         "target": target.name,
-        "batched": batched,
         "limits": LIMITS,
         "inputs": inputs,
         "outputs": outputs,

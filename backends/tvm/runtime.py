@@ -25,8 +25,8 @@ class Runtime:
     `inputs` and `outputs` map names to (dtype, shape), where None stands for what is not
     known beforehand; a value that is no tensor has the dtype None.
 
-    Where the model's batch dimension was symbolic, the first axis of every shape is
-    None and arrays may hold any number of samples.
+    Where the model has a batch, the first axis of the inputs and outputs that have samples
+    is None, and arrays may hold any number of samples, none too, but all the same.
     """
 
     def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
@@ -39,7 +39,8 @@ class Runtime:
             metadata = self._program.metadata
             self._inputs = metadata["inputs"]
             self._outputs = metadata["outputs"]
-            self._batched = bool(metadata["batched"])
+            self._sliced = {i["name"] for i in self._inputs if i["batched"]}
+            self._pieces = {o["name"] for o in self._outputs if o["batched"]}
             self.target = str(metadata["target"])
             _check_machine(self.target)
         except SecateurError as error:
@@ -57,17 +58,38 @@ class Runtime:
         take the values that it reads.
         """
         arrays = self._check(feeds)
-        if not self._batched:
+        if not self._sliced:
             return self._program.invoke(arrays)
-        count = next(iter(arrays.values())).shape[0]
+        count = next(len(a) for n, a in arrays.items() if n in self._sliced)
+        if count == 0:
+            return self._run_no_sample(arrays)
         runs = [self._run_sample(arrays, index) for index in range(count)]
-        return {name: np.concatenate([r[name] for r in runs]) for name in self.outputs}
+        return {
+            name: np.concatenate([r[name] for r in runs]) if name in self._pieces else array
+            for name, array in runs[0].items()
+        }
 
     def _run_sample(self, arrays: Mapping[str, Array], index: int) -> dict[str, Array]:
+        sample = {n: a[index : index + 1] if n in self._sliced else a for n, a in arrays.items()}
         try:
-            return self._program.invoke({n: a[index : index + 1] for n, a in arrays.items()})
+            return self._program.invoke(sample)
         except SecateurError as error:
             raise SecateurError(f"sample {index}: {error}") from None
+
+    def _run_no_sample(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Empty results; those that don't depend on samples, or of unknown shape, of a zero one."""
+        shapes = {o["name"]: o["shape"] for o in self._outputs}
+        if self._pieces == shapes.keys() and all(s and None not in s for s in shapes.values()):
+            return {
+                o["name"]: np.empty((0, *o["shape"][1:]), np.dtype(o["dtype"]))
+                for o in self._outputs
+            }
+        zero = {
+            n: np.zeros((1, *a.shape[1:]), a.dtype) if n in self._sliced else a
+            for n, a in arrays.items()
+        }
+        results = self._run_sample(zero, 0)
+        return {n: a[:0] if n in self._pieces else a for n, a in results.items()}
 
     def _check(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         unknown = [name for name in feeds if name not in self.inputs]
@@ -84,17 +106,17 @@ class Runtime:
                 continue
             array = arrays[name] = np.asarray(feeds[name])
             _check_array(name, array, dtype, shape)
-            if self._batched:
-                if array.shape[0] < 1 or count not in (None, array.shape[0]):
-                    raise SecateurError(f"input '{name}': {array.shape[0]} samples given")
-                count = array.shape[0]
+            if name in self._sliced:
+                if count not in (None, len(array)):
+                    raise SecateurError(f"input '{name}': {len(array)} samples given, not {count}")
+                count = len(array)
         return arrays
 
     def _shown(self, entry: Mapping[str, Any]) -> tuple[int | None, ...] | None:
         if entry["shape"] is None:
             return None
         shape: tuple[int | None, ...] = tuple(entry["shape"])
-        return (None, *shape[1:]) if self._batched else shape
+        return (None, *shape[1:]) if entry["batched"] else shape
 
 
 def _check_threads(threads: int) -> int:

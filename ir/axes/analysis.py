@@ -44,7 +44,7 @@ def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
         if model.constant(value) is None:
             why = Lock(value.name, "graph input", "the model's interface")
             analysis.axes[value] = literal_axes(value, why, symbols)
-    analysis.follow = functools.partial(_analyze_graph, analysis)
+    analysis.follow = functools.partial(analyze_graph, analysis)
     analysis.follow(graph)
     for value in graph.outputs:
         why = Lock(value.name, "graph output", "the model's interface")
@@ -58,7 +58,8 @@ def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
     return analysis
 
 
-def _analyze_graph(analysis: Analysis, graph: Graph) -> None:
+def analyze_graph(analysis: Analysis, graph: Graph) -> None:
+    """Run the rules of a graph's nodes, in order."""
     table = rules()
     for node in graph.nodes:
         _analyze_node(analysis, node, table)
@@ -107,12 +108,17 @@ def _mark_fixed(analysis: Analysis, node: Node, consumed: set[int]) -> None:
 
 def _analyze_node(analysis: Analysis, node: Node, table: dict[tuple[str, str], Rule]) -> None:
     view = NodeAxes(analysis, node)
-    _run_rule(view, table)
+    failure = _run_rule(view, table)
+    if failure is not None:
+        _lock_node(analysis, node, failure)
     if node.op_type != "Constant":
         _mark_fixed(analysis, node, view.consumed)
+    if analysis.watch is not None:
+        analysis.watch(view, failure)
 
 
-def _run_rule(view: NodeAxes, table: dict[tuple[str, str], Rule]) -> None:
+def _run_rule(view: NodeAxes, table: dict[tuple[str, str], Rule]) -> str | None:
+    """Relate the axes of a node; why that can't be done, if it can't."""
     analysis, node = view.analysis, view.node
     rule = table.get((normalize_domain(node.domain), node.op_type))
     try:
@@ -123,11 +129,9 @@ def _run_rule(view: NodeAxes, table: dict[tuple[str, str], Rule]) -> None:
         if node.subgraphs() and not view.follows_bodies:
             raise Opaque("subgraphs of this operator are not followed")
     except Opaque as reason:
-        _lock_node(analysis, node, str(reason))
-        return
+        return str(reason)
     except (ValueError, IndexError, KeyError, TypeError, SecateurError) as error:
-        _lock_node(analysis, node, f"attributes or inputs don't fit the operator ({error})")
-        return
+        return f"attributes or inputs don't fit the operator ({error})"
     for index, value in enumerate(node.inputs):
         if value is not None and index not in view.visited:
             whole = view.why("reads this input as a whole")
@@ -135,6 +139,7 @@ def _run_rule(view: NodeAxes, table: dict[tuple[str, str], Rule]) -> None:
                 dims.lock(axis, whole)
         if value is not None and index not in view.consumed:
             freeze(analysis, Use(node, index), value, view.why("computes with sizes of axes"))
+    return None
 
 
 def _check_outputs(view: NodeAxes) -> None:

@@ -97,10 +97,10 @@ def apply_elementwise(compute: Callable[..., int], *operands: Content) -> Conten
     def element(*arguments: Element) -> Element:
         if compute is choose and isinstance(arguments[0], int):
             return arguments[1] if arguments[0] else arguments[2]
-        if any(a is None for a in arguments):
-            return None
         if any(isinstance(a, Size) for a in arguments):
             return Size(compute=compute, arguments=arguments)
+        if any(a is None for a in arguments):
+            return None
         try:
             return compute(*arguments)
         except ZeroDivisionError:

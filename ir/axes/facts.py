@@ -70,6 +70,8 @@ class Analysis:
     prune_normalized: bool = False
     follow: Callable[[Graph], None] = lambda graph: None
     """Runs the rules of a subgraph's nodes."""
+    watch: Callable[[Any, str | None], None] | None = None
+    """Called after every node with its `NodeAxes`, and with why it is opaque, if it is."""
 
     def is_fixed(self, value: Value | None) -> bool:
         """Whether no input of the model has a part in a value's elements."""

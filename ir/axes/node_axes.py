@@ -27,6 +27,9 @@ class NodeAxes:
         self.node = node
         self.consumed: set[int] = set()
         self.visited: set[int] = set()
+        self.measured: set[int] = set()
+        self.contracted: list[Axis] = []
+        self.expectations: list[tuple[int, Expectation]] = []
         self.follows_bodies = False
 
     # Reading -------------------------------------------------------------------
@@ -99,6 +102,12 @@ class NodeAxes:
         value = self.node.input(index)
         return None if value is None else content_of_value(self.analysis, value)
 
+    def measure(self, index: int) -> None:
+        """State that the operator reads nothing of input `index` but its type and shape."""
+        self.consumed.add(index)
+        self.visited.add(index)
+        self.measured.add(index)
+
     def knows_content(self) -> bool:
         """Whether all inputs are small integer tensors of which something is known."""
         inputs = [v for v in self.node.inputs if v is not None]
@@ -166,6 +175,7 @@ class NodeAxes:
         An index can go where one of them is zero there, as values that inputs have a part
         in are; of constants nothing is zero, and the sum would be another one.
         """
+        self.contracted.append(axis)
         if self.is_fixed(*operands):
             self.lock(axis, "what is summed along this axis is constant")
 
@@ -203,7 +213,9 @@ class NodeAxes:
         Axes are locked where an element can't be kept at what is required.
         """
         why = self.why("a size computed at run time can't be kept in step")
-        self.analysis.expected.append(Expectation(content, required, why))
+        expectation = Expectation(content, required, why)
+        self.expectations.append((index, expectation))
+        self.analysis.expected.append(expectation)
         self.rewrite(lambda rewriter: rewriter.match(self.node, index, content, required))
 
     def expect_attribute(

@@ -205,6 +205,11 @@ _RULES: dict[Callable[..., int], Callable[..., Polynomial | None]] = {
 """What functions of numbers do to polynomials."""
 
 
+def is_size_of(element: Element, axis: Axis) -> bool:
+    """Whether a computed size is that of the axis, whatever it is."""
+    return polynomial(element, whole) == axis_polynomial(axis, whole)
+
+
 def ratio(wanted: Polynomial, actual: Polynomial) -> tuple[int, int] | None:
     """Two numbers p / q with wanted = actual * p / q, in lowest terms."""
     a, b = wanted.monomial, actual.monomial

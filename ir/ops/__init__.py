@@ -25,6 +25,7 @@ FAMILIES = (
     "recurrent",
     "reduction",
     "shapes",
+    "signal",
     "spatial",
 )
 

@@ -7,10 +7,13 @@ from typing import Any
 
 from ..axes import dims
 from ..axes.dims import Axis
+from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
 from ..graph import Node
 from .elementwise import broadcast
 from .registry import MICROSOFT, ShapeOf, macs, rule
+
+SOFTMAX = "softmax over this axis"
 
 
 def _keep_scale(r: NodeAxes, size: int, head: Axis) -> None:
@@ -36,10 +39,6 @@ def _split_heads(r: NodeAxes, axis: Axis, heads: int, label: str) -> tuple[Axis,
 @rule("Attention")
 def attention(r: NodeAxes) -> None:
     """Opset 23: q, k, v as [B, heads, S, D] or [B, S, heads*D]; grouped-query included."""
-    if any(r.has(i) for i in (4, 5, 6)) or any(v is not None for v in r.node.outputs[1:]):
-        raise Opaque("a key-value cache or extra outputs")
-    if r.get("softcap", 0.0) or r.get("qk_matmul_output_mode", 0):
-        raise Opaque("softcap or the product as an output")
     q, k, v = r.axes(0), r.axes(1), r.axes(2)
     flat = len(q) == 3
     if flat:
@@ -52,16 +51,38 @@ def attention(r: NodeAxes) -> None:
         (_, q_heads, q_steps, q_size), (_, k_heads, k_steps, k_size) = q, k
         _, v_heads, v_steps, v_size = v
     _tie_attention(r, (q_heads, q_size), (k_heads, k_size), (v_heads, v_size))
-    for axis in (q[0], k[0], v[0]):
-        r.lock(axis, "batch of attention")
-    r.lock_all((q_steps, k_steps, v_steps), "softmax over this axis")
+    for axis in (k[0], v[0]):
+        r.unify(q[0], axis)
+    r.lock_all((q_steps, k_steps, v_steps), SOFTMAX)
+    k_steps = _cached(r, 4, (k[0], k_heads, k_steps, k_size))
+    _cached(r, 5, (v[0], v_heads, v_steps, v_size))
+    if r.has(6):
+        r.unify(r.axes(6)[0], q[0])
     if r.has(3):
-        broadcast(r, [(q[0], q_heads, q_steps, k_steps), r.axes(3)])
+        mask = r.axes(3)
+        r.lock_all(mask[-1:], SOFTMAX)  # it may be shorter than the keys
+        broadcast(r, [(q[0], q_heads, q_steps), mask[:-1]])
+    r.set((q[0], q_heads, q_steps, k_steps), 3)
     if flat:
         r.set((q[0], q_steps, dims.product([q_heads, v_size])))
         r.rewrite(lambda w: _set_heads(r, w, q_heads, k_heads))
     else:
         r.set((q[0], q_heads, q_steps, v_size))
+
+
+def _cached(r: NodeAxes, index: int, axes: Axes) -> Axis:
+    """Tie keys or values [B, heads, steps, size] to what is cached; returns all of their steps."""
+    batch, heads, steps, size = axes
+    if r.has(index):
+        past = r.axes(index)
+        for whole, part in zip(past, axes, strict=True):
+            if part is not steps:
+                r.unify(whole, part)
+        r.lock(past[2], SOFTMAX)
+        total = dims.axis_size(past[2]), dims.axis_size(steps)
+        steps = r.literal(None if None in total else sum(filter(None, total)), SOFTMAX)
+    r.set((batch, heads, steps, size), index - 3)
+    return steps
 
 
 def _tie_attention(
@@ -103,9 +124,12 @@ def contrib_attention(r: NodeAxes) -> None:
     r.unify(bias[0], fused)
     r.unify(x[2], weight[0])
     r.contract(x[2], 0)
-    r.lock(x[1], "softmax over this axis")
+    r.lock(x[1], SOFTMAX)
     if r.has(3):
-        r.lock_all(r.axes(3), "an attention mask")
+        mask = r.axes(3)
+        if len(mask) > 1:  # of rank 1 it may hold two or three numbers a sample
+            r.unify(mask[0], x[0])
+        r.lock_all(mask if len(mask) < 2 else mask[1:], "an attention mask")
     _keep_scale(r, size, head)
     r.rewrite(lambda w: r.node.set("num_heads", w.size(count)))
     r.set((x[0], x[1], dims.product([count, head])))
@@ -128,7 +152,8 @@ def multi_head_attention(r: NodeAxes) -> None:
     ]
     _tie_attention(r, *split)
     for axes in operands:
-        r.lock(axes[1], "softmax over this axis")
+        r.unify(operands[0][0], axes[0])
+        r.lock(axes[1], SOFTMAX)
     if r.has(3):
         r.unify(r.axes(3)[0], dims.concat([axes[2] for axes in operands]))
     head_size = dims.axis_size(split[0][1])
@@ -152,10 +177,15 @@ def rotary_embedding(r: NodeAxes) -> None:
     else:
         raise Opaque("the number of heads is not given")
     r.lock(size, "elements of a head are rotated in pairs")
-    r.lock_all((batch, steps), "every position has a rotation of its own")
+    r.lock(steps, "every position has a rotation of its own")
     for index in range(1, len(r.node.inputs)):
-        if r.has(index):
-            r.lock_all(r.axes(index), "positions and rotations")
+        if not r.has(index):
+            continue
+        axes, positions = r.axes(index), "positions and rotations"
+        if len(axes) == 3 or (index == 3 and len(axes) == 2):  # a sequence's own
+            r.unify(axes[0], batch)
+            axes = axes[1:]
+        r.lock_all(axes, positions)
     r.set(x)
 
 

@@ -33,7 +33,8 @@ def deform_conv(r: NodeAxes) -> None:
     r.lock_all(r.axes(0)[2:], SPATIAL)
     for index in (2, 4):
         if r.has(index):
-            r.lock_all(r.axes(index), "offsets and masks of kernel positions")
+            r.unify(r.axes(index)[0], r.axes(0)[0])
+            r.lock_all(r.axes(index)[1:], "offsets and masks of kernel positions")
     convolution(r, x=0, w=1, bias=3)
 
 

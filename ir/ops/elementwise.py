@@ -32,6 +32,7 @@ UNARY = [
     "Asinh",
     "Atan",
     "Atanh",
+    "BitCast",
     "BitwiseNot",
     "Ceil",
     "Celu",
@@ -176,8 +177,10 @@ def clip(r: NodeAxes) -> None:
 
 @rule("Dropout")
 def dropout(r: NodeAxes) -> None:
-    if r.opset >= 12 and r.has(2) and r.constant(2) is None:
-        raise Opaque("training mode is decided at run time")
+    if r.opset >= 12 and r.has(2):
+        training = r.constant(2)
+        if training is None or training.any():
+            raise Opaque("training mode, or decided at run time")
     axes = r.axes(0)
     r.set(axes)
     r.set(axes, 1)
@@ -194,6 +197,7 @@ def cast(r: NodeAxes) -> None:
 
 @rule("CastLike")
 def cast_like(r: NodeAxes) -> None:
+    r.measure(1)
     r.set(r.axes(0))
 
 

@@ -99,7 +99,8 @@ def _along_others(r: NodeAxes, data: Axes, indices: Axes) -> int:
     for i, (whole, part) in enumerate(zip(data, indices, strict=True)):
         if i == axis:
             continue
-        if dims.axis_size(whole) == dims.axis_size(part) is not None:
+        size = dims.axis_size(whole)
+        if dims.resolve(whole) == dims.resolve(part) or size == dims.axis_size(part) is not None:
             r.unify(whole, part)
         else:
             r.lock_all((whole, part), "cut to the size of the indices")
@@ -176,10 +177,22 @@ def one_hot(r: NodeAxes) -> None:
 @rule("ReverseSequence")
 def reverse_sequence(r: NodeAxes) -> None:
     axes = r.axes(0)
-    for name, default in (("batch_axis", 1), ("time_axis", 0)):
-        r.lock(axes[normalized(r.get(name, default), len(axes))], "reversed by data")
-    r.lock_all(r.axes(1), "lengths are data")
+    r.unify(r.axes(1)[0], axes[normalized(r.get("batch_axis", 1), len(axes))])
+    r.lock(axes[normalized(r.get("time_axis", 0), len(axes))], "reversed by data")
     r.set(axes)
+
+
+@rule("Compress")
+def compress(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    if r.get("axis") is None:
+        raise Opaque("elements of the whole input are selected by data")
+    axis = normalized(r.get("axis"), len(axes))
+    r.lock_all((axes[axis], *r.axes(1)), "selected by data")
+    shape = r.out_shape()
+    size = shape[axis] if shape is not None else None
+    kept = r.literal(size if isinstance(size, int) else None, "selected by data")
+    r.set((*axes[:axis], kept, *axes[axis + 1 :]))
 
 
 @rule("Trilu")

@@ -13,9 +13,11 @@ from ..axes.contents import Content, Size, content_of, evaluate
 from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
+from ..axes.sizes import is_size_of
 from .elementwise import INTEGER_TYPES
 from .reduction import normalized, reduced_axes
 from .registry import rule
+from .shapes import axis_of_size
 
 FAR = 2**31 - 1
 """Slice ends from here on mean "to the end", whatever the size (exporters' INT_MAX)."""
@@ -318,16 +320,14 @@ def expand(r: NodeAxes) -> None:
     result: list[Axis] = []
     for i, axis in enumerate(padded):
         target = targets[i - offset] if i >= offset else 1
+        element = content.ravel()[i - offset] if i >= offset else 1
         if axis != ONE:
-            if dims.axis_size(axis) is None and target != 1:
+            open_size = dims.axis_size(axis) is None and target != 1
+            if open_size and not is_size_of(element, axis):
                 r.lock(axis, "expanded to a size that is known only at run time")
             result.append(axis)
-        elif target is None:
-            element = content.ravel()[i - offset]
-            axis_of = getattr(element, "axis", None)
-            result.append(axis_of if axis_of is not None else r.fresh(None))
         else:
-            result.append(r.fresh(target, f"expanded{i}"))
+            result.append(axis_of_size(r, element, f"expanded{i}"))
     required = [result[offset + i] if targets[i] != 1 else None for i in range(len(targets))]
     r.expect(1, content, required)
     r.set(tuple(result))
@@ -336,18 +336,27 @@ def expand(r: NodeAxes) -> None:
 @rule("Tile")
 def tile(r: NodeAxes) -> None:
     axes = r.axes(0)
-    repeats = r.numbers(1)
-    if repeats is None or len(repeats) != len(axes):
+    content = r.content(1)
+    if content is None or content.size != len(axes):
         raise Opaque("repeats are known only at run time")
     result: list[Axis] = []
-    for axis, count in zip(axes, repeats, strict=True):
+    required: list[Axis | int | None] = []
+    for axis, element in zip(axes, content.ravel(), strict=True):
+        count = evaluate(element)
+        required.append(count)
         if count == 1:
             result.append(axis)
+        elif axis == ONE and count is None:
+            result.append(axis_of_size(r, element))
+            required[-1] = result[-1]
+        elif count is None:
+            raise Opaque("repeats are known only at run time")
         elif dims.axis_size(axis) is None or count == 0:
             r.lock(axis, "repeated, of unknown size")
             result.append(r.literal(None, "repeated"))
         else:
             result.append(dims.product([r.factor(count, "repeats"), axis]))
+    r.expect(1, content, required)
     r.set(tuple(result))
 
 

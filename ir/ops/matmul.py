@@ -59,6 +59,8 @@ def matmul_integer(r: NodeAxes) -> None:
 @rule("DynamicQuantizeMatMul", domain=MICROSOFT)
 def dynamic_quantize_matmul(r: NodeAxes) -> None:
     """A, quantized by its range (see DynamicQuantizeLinear), B, its scale, zero point, bias."""
+    for axis in r.axes(0):
+        r.contract(axis, 0)  # its range is measured
     out = matmul_axes(r, r.axes(0), r.axes(1), (0, 1))
     for index in (2, 3, 4):
         if r.has(index):
@@ -139,6 +141,13 @@ def einsum(r: NodeAxes) -> None:
         if label not in right:
             r.contract(axes[label], *indices)
     r.set(tuple(axes[label] for label in right))
+
+
+@rule("Det")
+def det(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    r.lock_all(axes[-2:], "determinant of this matrix")
+    r.set(axes[:-2])
 
 
 @macs("Gemm")

@@ -71,6 +71,20 @@ def element_monomial(element: Element) -> Monomial | None:
     return None if product is None else Monomial.of(product[0], Counter(map(id, product[1])))
 
 
+def axis_of_size(r: NodeAxes, element: Element, label: str = "") -> Axis:
+    """An axis along which nothing differs, whose size is an element of a shape."""
+    size = evaluate(element)
+    if size is not None:
+        return r.fresh(size, label)
+    wanted = element_monomial(element)
+    for axis in element.axes() if isinstance(element, Size) else ():
+        base = axis_monomial(axis)
+        times = None if wanted is None or base is None else wanted.divide(base)
+        if times is not None and not times.unknown:
+            return dims.product([axis, r.literal(times.factor, "a computed size")])
+    return r.fresh(None)
+
+
 @rule("Reshape")
 def reshape(r: NodeAxes) -> None:
     axes = r.axes(0)
@@ -221,6 +235,8 @@ def _relate(
     if len(outs) == 1:
         result[outs[0][0]] = dims.product(ins)
         return
+    if _relate_known(r, ins, outs, result):
+        return
     whole = dims.product(ins)
     if any(t is None or t.unknown for _, t in outs):
         r.lock(whole, f"reshaped; {UNKNOWN}")
@@ -232,6 +248,31 @@ def _relate(
         assert target is not None
         result[j] = r.fresh(target.factor, f"axis{j}")
     r.unify(whole, dims.product([result[j] for j, _ in outs]), "reshaped across factors")
+
+
+def _relate_known(
+    r: NodeAxes,
+    ins: Sequence[Axis],
+    outs: Sequence[tuple[int, Monomial | None]],
+    result: list[Axis],
+) -> bool:
+    """What is of unknown size and outermost on both sides stays: [N, h*s] -> [N*h, s].
+
+    The rest is locked. Whether the sizes are of that kind.
+    """
+    first, target = axis_monomial(ins[0]), outs[0][1]
+    if first is None or not first.unknown or target is None:
+        return False
+    sizes = [target.divide(first), *(t for _, t in outs[1:])]
+    known = [t.factor for t in sizes if t is not None and not t.unknown]
+    rest = dims.product(ins[1:])
+    if len(known) < len(sizes) or dims.axis_size(rest) is None:
+        return False
+    r.lock(rest, f"reshaped; {UNKNOWN}")
+    for (j, _), size in zip(outs, known, strict=True):
+        result[j] = r.literal(size, UNKNOWN)
+    result[outs[0][0]] = dims.product([ins[0], result[outs[0][0]]])
+    return True
 
 
 @rule("Flatten")
@@ -246,7 +287,7 @@ def flatten(r: NodeAxes) -> None:
 
 @rule("Shape")
 def shape(r: NodeAxes) -> None:
-    r.consumed.add(0)  # only its sizes are read
+    r.measure(0)
     if r.is_parameter(0):  # a constant as this node sees it is never sliced
         return
     axes = r.axes(0)
@@ -259,6 +300,7 @@ def shape(r: NodeAxes) -> None:
 
 @rule("Size")
 def size(r: NodeAxes) -> None:
+    r.measure(0)
     if r.is_parameter(0):
         return
     sizes = tuple(Size(axis) for axis in r.axes(0))
@@ -276,11 +318,7 @@ def constant_of_shape(r: NodeAxes) -> None:
     elements = list(content.ravel())
     axes: list[Axis] = []
     for position, element in enumerate(elements):
-        value = evaluate(element)
-        if value is None and isinstance(element, Size) and element.axis is not None:
-            axes.append(element.axis)
-        else:
-            axes.append(r.fresh(value, f"axis{position}"))
+        axes.append(axis_of_size(r, element, f"axis{position}"))
     r.expect(0, content, axes)
     _constant_content(r, [evaluate(e) for e in elements])
     r.set(tuple(axes))

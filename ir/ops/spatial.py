@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 
 from ..axes import dims
-from ..axes.contents import Element, Size, evaluate
-from ..axes.dims import ONE, Axis
+from ..axes.contents import evaluate
+from ..axes.dims import ONE
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
+from ..axes.sizes import is_size_of
 from .convolution import SPATIAL
 from .reduction import normalized
 from .registry import MICROSOFT, rule
+from .shapes import axis_of_size
 
 
 def windowed(r: NodeAxes, axes: Axes, spatial: slice = slice(2, None)) -> Axes:
@@ -48,8 +50,36 @@ def global_pool(r: NodeAxes) -> None:
 @rule("GridSample")
 @rule("GridSample", domain=MICROSOFT)
 def grid_sample(r: NodeAxes) -> None:
-    r.lock_all(r.axes(1), SPATIAL)
+    grid = r.axes(1)
+    r.unify(grid[0], r.axes(0)[0])
+    r.lock_all(grid[1:], SPATIAL)
     r.set(windowed(r, r.axes(0)))
+
+
+@rule("AffineGrid")
+def affine_grid(r: NodeAxes) -> None:
+    """theta [N, k, k + 1] and the size [N, C, ...] -> [N, ..., k]"""
+    theta, content = r.axes(0), r.content(1)
+    if content is None:
+        raise Opaque("the size is known only at run time")
+    r.lock_all(theta[1:], SPATIAL)
+    sizes = list(content.ravel())
+    r.unify(theta[0], axis_of_size(r, sizes[0]))
+    r.expect(1, content, [theta[0], *(evaluate(size) for size in sizes[1:])])
+    shape = r.out_shape()
+    known = shape[1:] if shape is not None else (None,) * (len(sizes) - 1)
+    r.set((theta[0], *(r.literal(s if isinstance(s, int) else None, SPATIAL) for s in known)))
+
+
+@rule("CenterCropPad")
+def center_crop_pad(r: NodeAxes) -> None:
+    axes = r.axes(0)
+    listed = {normalized(a, len(axes)) for a in r.get("axes", range(len(axes)))}
+    r.lock_all([axes[i] for i in listed], "cropped or padded to a size")
+    shape = r.out_shape()
+    sizes = shape if shape is not None and len(shape) == len(axes) else (None,) * len(axes)
+    new = [r.literal(s if isinstance(s, int) else None, "cropped or padded") for s in sizes]
+    r.set(tuple(new[i] if i in listed else axis for i, axis in enumerate(axes)))
 
 
 @rule("RoiAlign", "MaxRoiPool")
@@ -78,7 +108,7 @@ def resize(r: NodeAxes) -> None:
     result = list(axes)
     for position, i in enumerate(listed):
         if sizes is not None and position < sizes.size:
-            unchanged = _is_size_of(sizes.ravel()[position], axes[i])
+            unchanged = is_size_of(sizes.ravel()[position], axes[i])
         else:
             unchanged = scales is not None and scales[position : position + 1] == [1.0]
         if not unchanged:
@@ -89,14 +119,6 @@ def resize(r: NodeAxes) -> None:
     if sizes is not None:
         r.expect(3, sizes, [result[i] for i in listed])
     r.set(tuple(result))
-
-
-def _is_size_of(element: Element, axis: Axis) -> bool:
-    """Whether a computed size is that of the axis, known or not."""
-    if isinstance(element, Size) and element.axis is not None:
-        return dims.resolve(element.axis) == dims.resolve(axis)
-    size = evaluate(element)
-    return size is not None and size == dims.axis_size(axis)
 
 
 def _scales(r: NodeAxes) -> list[float | None] | None:

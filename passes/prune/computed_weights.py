@@ -13,10 +13,10 @@ from ...ir.errors import SecateurError
 from ...ir.graph import Graph, Node, Value, node_reads, normalize_domain
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
+from ...ir.schemas import is_deterministic
 from ...ir.tensor import Array, Tensor, storage_bytes
 from ..reference import Session
 from ..simplify.initializers import SEPARATE_SINCE, separate_initializers
-from ..simplify.schemas import is_deterministic
 
 SIZE_LIMIT = 2**29
 """Bytes of a weight above which it stays computed, and its axes locked."""

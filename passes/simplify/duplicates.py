@@ -9,9 +9,9 @@ from onnx import AttributeProto, defs
 
 from ...ir.graph import Graph, Node, Value, normalize_domain
 from ...ir.model import Model
+from ...ir.schemas import is_deterministic
 from ...ir.tensor import Array, FileRegion, Tensor, element_bits
 from .rewriter import declares_more
-from .schemas import is_deterministic
 
 _WINDOWS = 8
 _WINDOW = 32

@@ -12,13 +12,13 @@ from onnx import TensorProto
 from ...ir.graph import Attribute, Graph, Node, Value, make_tensor_type, normalize_domain
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
+from ...ir.schemas import is_deterministic
 from ...ir.tensor import Array, Tensor, storage_bytes
 from ..base import Context, Note, Pass, PassResult
 from .dead import remove_dead_nodes, remove_unused_initializers
 from .evaluate import EXCHANGED_TYPES, ConstantGraph, evaluate
 from .initializers import separate_initializers
 from .kernels import KERNELS, compute
-from .schemas import is_deterministic
 from .shapes import static_shape
 
 _BOUNDED_RESULT = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
