@@ -35,21 +35,49 @@ class Agreement:
         return self.relative_difference <= relative and self.identical_discrete >= discrete
 
 
-def compare(reference: Runner, other: Runner, feeds: Iterable[Mapping[str, Array]]) -> Agreement:
+def compare(
+    reference: Runner,
+    other: Runner,
+    feeds: Iterable[Mapping[str, Array]],
+    slack: Mapping[str, float] | None = None,
+) -> Agreement:
     """Run both on the same feeds and compare all outputs.
 
-    Raises SecateurError where their outputs differ in name or shape.
+    `slack` is how far outputs may lie apart, by name, before that counts as a relative
+    difference. Raises SecateurError where their outputs differ in name or shape.
     """
+    outputs, runs = _run(reference, other, ((feed, feed) for feed in feeds))
+    for name, output in outputs.items():
+        output.slack = (slack or {}).get(name, 0.0)
+    return _summary(list(outputs.values()), runs)
+
+
+def differences(
+    reference: Runner,
+    other: Runner,
+    feeds: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
+) -> dict[str, float]:
+    """The largest absolute difference of each floating-point output, by name, where the
+    first of each pair of feeds goes to `reference` and the second to `other`."""
+    outputs, _ = _run(reference, other, feeds)
+    return {name: o.difference for name, o in outputs.items() if not o.discrete}
+
+
+def _run(
+    reference: Runner,
+    other: Runner,
+    feeds: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
+) -> tuple[dict[str, _Output], int]:
     outputs: dict[str, _Output] = {}
     runs = 0
-    for feed in feeds:
+    for feed, other_feed in feeds:
         runs += 1
-        want, have = reference.run(feed), other.run(feed)
+        want, have = reference.run(feed), other.run(other_feed)
         if want.keys() != have.keys():
             raise SecateurError(f"outputs differ: {sorted(want)} and {sorted(have)}")
         for name, array in want.items():
             outputs.setdefault(name, _Output(name)).add(array, have[name])
-    return _summary(list(outputs.values()), runs)
+    return outputs, runs
 
 
 class _Output:
@@ -62,6 +90,7 @@ class _Output:
         self.equal = 0
         self.difference = 0.0
         self.magnitude = 0.0
+        self.slack = 0.0
 
     def add(self, want: Array, have: Array) -> None:
         want, have = np.asarray(want), np.asarray(have)
@@ -87,9 +116,10 @@ class _Output:
 
     @property
     def relative(self) -> float:
-        if self.difference == 0.0:
+        difference = self.difference - self.slack
+        if difference <= 0.0:
             return 0.0
-        return self.difference / self.magnitude if self.magnitude else float("inf")
+        return difference / self.magnitude if self.magnitude else float("inf")
 
 
 def _summary(outputs: list[_Output], runs: int) -> Agreement:

@@ -240,8 +240,8 @@ class _Run:
             for step, oracle, result in self.oracles:
                 check = check_equivalent(
                     f"{step.result} model against {step.oracle}",
-                    Session(oracle, optimize=False),
-                    Session(result, optimize=False),
+                    oracle,
+                    result,
                     self.feeds,
                 )
                 self.report.checks.append(check)

@@ -16,7 +16,6 @@ from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load
 from secateur.ir.tensor import Tensor
 from secateur.passes.base import Context, Pass, PassResult
-from secateur.passes.reference import Session
 from secateur.steps import Step
 from secateur.transform import transform_file
 
@@ -36,23 +35,63 @@ def proto(scale: float = 1.0, declared: int = 3) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def session(scale: float = 1.0) -> Session:
-    return Session(from_proto(proto(scale)))
+def model(scale: float = 1.0) -> Model:
+    return from_proto(proto(scale))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1 + 5e-5])
 def test_rounding_passes(scale: float) -> None:
-    assert check_equivalent("check", session(), session(scale), [FEED]).passed
+    assert check_equivalent("check", model(), model(scale), [FEED]).passed
 
 
 @pytest.mark.parametrize("scale", [1 + 2e-4, 1.5, -1.0, float("nan")])
 def test_more_than_rounding_is_refused(scale: float) -> None:
     with pytest.raises(SecateurError, match="more than rounding"):
-        check_equivalent("check", session(), session(scale), [FEED])
+        check_equivalent("check", model(), model(scale), [FEED])
+
+
+def sharp(shift: float = 0.0, scale: float = 1.0) -> Model:
+    """y = exp(x w - 40) and z = (x w + 1e4) - 1e4, both of which magnify rounding."""
+    weight = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
+    constants = {"w": weight * np.float32(scale), "far": np.float32(40 - shift), "big": 1e4}
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"]),
+            helper.make_node("Sub", ["h", "far"], ["s"]),
+            helper.make_node("Exp", ["s"], ["y"]),
+            helper.make_node("Add", ["h", "big"], ["b"]),
+            helper.make_node("Sub", ["b", "big"], ["z"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 5]) for name in "yz"],
+        [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in constants.items()],
+    )
+    opset = helper.make_opsetid("", 17)
+    return from_proto(helper.make_model(graph, opset_imports=[opset], ir_version=8))
+
+
+@pytest.mark.parametrize(("change", "right"), [
+    ({}, True),
+    ({"scale": 1 + 2e-7}, True),
+    ({"scale": 1 + 1e-3}, False),
+    ({"shift": 1e-2}, False),
+    ({"shift": -3.0}, False),
+])  # fmt: skip
+def test_rounding_is_judged_by_the_values_behind_an_output(
+    change: dict[str, float], right: bool
+) -> None:
+    """Outputs near zero differ by much for their size where what they come from doesn't."""
+    feeds = [{"x": np.random.default_rng(1).standard_normal((1, 64)).astype(np.float32)}]
+    if right:
+        assert check_equivalent("check", sharp(), sharp(**change), feeds).passed
+    else:
+        with pytest.raises(SecateurError, match="more than rounding"):
+            check_equivalent("check", sharp(), sharp(**change), feeds)
 
 
 def test_nothing_to_run_on_is_no_agreement() -> None:
-    check = check_equivalent("check", session(), session(2.0), [])
+    check = check_equivalent("check", model(), model(2.0), [])
     assert not check.passed
     assert "not compared" in check.detail
 
