@@ -87,7 +87,7 @@ def runtime_shape(op_type: str, opset: int, window: Window) -> tuple[int, ...]:
 def accepted(op_type: str, opset: int, window: Window) -> bool:
     try:
         return 0 not in runtime_shape(op_type, opset, window)
-    except onnxruntime.capi.onnxruntime_pybind11_state.Fail:
+    except Exception:  # ONNX Runtime's errors have no common type
         return False
 
 

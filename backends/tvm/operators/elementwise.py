@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
+from ..faults import Fault
 from . import mathematics as m
 from .base import (
     Array,
@@ -28,8 +30,17 @@ from .mathematics import lit
 Function = Callable[..., Any]
 
 
+Check = Callable[..., None]
+"""Of a kernel and the elements that a function is about to take: ends it where they are wrong."""
+
+
 def elementwise(
-    call: Call, function: Function, inputs: Sequence[int] | None = None, *, key: Any = ()
+    call: Call,
+    function: Function,
+    inputs: Sequence[int] | None = None,
+    *,
+    key: Any = (),
+    check: Check | None = None,
 ) -> None:
     """Emit `function` of the inputs' elements, broadcast to the output's shape.
 
@@ -46,6 +57,8 @@ def elementwise(
             wide = [
                 bind(k, to(e, compute_type(x.dtype))) for e, x in zip(elements, xs, strict=True)
             ]
+            if check is not None:
+                check(k, *wide)
             return function(*wide)
 
         if all(x.shape == y.shape or x.size == 1 for x in xs):
@@ -220,8 +233,54 @@ def cast(call: Call) -> None:
 # --- two operands ----------------------------------------------------------------
 
 
-def _divide(a: Any, b: Any) -> Any:
-    return a / b if is_float(dtype_of(a)) else tirx.truncdiv(a, b)
+@dataclasses.dataclass(frozen=True)
+class _Divisor:
+    """What the divisors of an operator may be: where they are constant, it is known."""
+
+    zero: bool
+    minus_one: bool
+
+    @staticmethod
+    def of(call: Call) -> _Divisor:
+        """Raises UnsupportedError where integers are divided by a constant zero."""
+        if is_float(call.dtype(1)):
+            return _Divisor(zero=False, minus_one=False)
+        signed = not call.dtype(1).startswith("uint")
+        known = call.constant(1)
+        if known is None:
+            return _Divisor(zero=True, minus_one=signed)
+        if not known.all():
+            call.fail("an integer is divided by zero")
+        return _Divisor(zero=False, minus_one=signed and bool((known == -1).any()))
+
+    @property
+    def check(self) -> Check | None:
+        """No CPU divides by zero: x86 stops the process."""
+        if not self.zero:
+            return None
+        return lambda k, a, b: k.fail_if(tirx.EQ(b, lit(0, b)), Fault.DIVISION)
+
+    def apply(self, function: Function, a: Any, b: Any, by_minus_one: Any) -> Any:
+        """`function(a, b)`; x86 stops the process where the lowest number is divided by -1."""
+        if not self.minus_one:
+            return function(a, b)
+        negated = tirx.EQ(b, lit(-1, b))
+        return select(negated, by_minus_one, function(a, select(negated, lit(1, b), b)))
+
+
+def _divide(call: Call) -> None:
+    """Towards zero; the lowest number divided by -1 is itself."""
+    divisor = _Divisor.of(call)
+
+    def function(a: Any, b: Any) -> Any:
+        if is_float(dtype_of(a)):
+            return a / b
+        return divisor.apply(tirx.truncdiv, a, b, lit(0, a) - a)
+
+    _binary(function, check=divisor.check, key=divisor)(call)
+
+
+rule("Div")(_divide)
 
 
 def _shift(call: Call) -> None:
@@ -243,22 +302,24 @@ def _shift(call: Call) -> None:
 rule("BitShift")(_shift)
 
 
-def _binary(function: Function) -> Callable[[Call], None]:
+def _binary(
+    function: Function, *, check: Check | None = None, key: Any = ()
+) -> Callable[[Call], None]:
     def lower(call: Call) -> None:
         if call.opset < 7:
-            _legacy(call, function)
+            _legacy(call, function, check, key)
         else:
-            elementwise(call, function)
+            elementwise(call, function, check=check, key=key)
 
     return lower
 
 
-def _legacy(call: Call, function: Function) -> None:
+def _legacy(call: Call, function: Function, check: Check | None, key: Any) -> None:
     """Before opset 7 the second operand's axes align at `axis`, if `broadcast` says so."""
     first, second = call.shape(0), call.shape(1)
     by_channel = call.node.op_type == "PRelu" and len(second) == 1
     if not by_channel and (not call.node.get("broadcast", 0) or len(first) == len(second)):
-        elementwise(call, function)
+        elementwise(call, function, check=check, key=key)
         return
     axis = min(1, len(first) - 1) if by_channel else len(first) - len(second)
     axis = int(call.node.get("axis", axis)) % len(first)
@@ -274,16 +335,18 @@ def _legacy(call: Call, function: Function) -> None:
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         with nest(k, ys[0].shape) as index:
-            ys[0].store(function(xs[0][index], xs[1].broadcast(index)), index)
+            values = [bind(k, xs[0][index]), bind(k, xs[1].broadcast(index))]
+            if check is not None:
+                check(k, *values)
+            ys[0].store(function(*values), index)
 
-    call.loops(body, [call.tensor(0), aligned], key="legacy")
+    call.loops(body, [call.tensor(0), aligned], key=("legacy", key))
 
 
 _BINARY: dict[str, Function] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
-    "Div": _divide,
     "And": lambda a, b: tirx.And(a, b),
     "Or": lambda a, b: tirx.Or(a, b),
     "Xor": lambda a, b: tirx.NE(to(a, "int8"), to(b, "int8")),
@@ -337,10 +400,11 @@ def sign(call: Call) -> None:
 def mod(call: Call) -> None:
     """The remainder has the divisor's sign, with fmod=1 the dividend's."""
     truncated = bool(call.node.get("fmod", 0))
+    divisor = _Divisor.of(call)
 
     def function(a: Any, b: Any) -> Any:
         floats = is_float(dtype_of(a))
-        rest = m.libm("fmod", a, b) if floats else tirx.truncmod(a, b)
+        rest = m.libm("fmod", a, b) if floats else divisor.apply(tirx.truncmod, a, b, lit(0, a))
         if truncated or dtype_of(a).startswith("uint"):
             return rest
         zero = lit(0, a)
@@ -350,7 +414,7 @@ def mod(call: Call) -> None:
             return moved
         return select(tirx.EQ(rest, zero), m.libm("copysign", zero, b), moved)
 
-    elementwise(call, function)
+    elementwise(call, function, check=divisor.check, key=divisor)
 
 
 @rule("Where")
