@@ -11,11 +11,13 @@ import numpy as np
 from tvm import tirx
 
 from ..faults import Fault
+from ..kernels.builder import KernelBuilder
 from . import mathematics as m
 from .base import (
     Array,
     Call,
     bind,
+    cell,
     compute_type,
     dtype_of,
     is_float,
@@ -30,21 +32,18 @@ from .mathematics import lit
 Function = Callable[..., Any]
 
 
-Check = Callable[..., None]
-"""Of a kernel and the elements that a function is about to take: ends it where they are wrong."""
-
-
 def elementwise(
     call: Call,
     function: Function,
     inputs: Sequence[int] | None = None,
     *,
     key: Any = (),
-    check: Check | None = None,
+    builder: bool = False,
 ) -> None:
     """Emit `function` of the inputs' elements, broadcast to the output's shape.
 
-    float16 is computed in float32.
+    float16 is computed in float32. With `builder` the function takes the kernel's builder
+    first, for statements of its own.
     """
     shapes = [call.shape(i) for i, v in enumerate(call.node.inputs) if v is not None]
     shapes = shapes if inputs is None else [call.shape(i) for i in inputs]
@@ -57,9 +56,7 @@ def elementwise(
             wide = [
                 bind(k, to(e, compute_type(x.dtype))) for e, x in zip(elements, xs, strict=True)
             ]
-            if check is not None:
-                check(k, *wide)
-            return function(*wide)
+            return function(k, *wide) if builder else function(*wide)
 
         if all(x.shape == y.shape or x.size == 1 for x in xs):
             with k.loop(y.size, "i") as i:
@@ -253,31 +250,35 @@ class _Divisor:
             call.fail("an integer is divided by zero")
         return _Divisor(zero=False, minus_one=signed and bool((known == -1).any()))
 
-    @property
-    def check(self) -> Check | None:
-        """No CPU divides by zero: x86 stops the process."""
-        if not self.zero:
-            return None
-        return lambda k, a, b: k.fail_if(tirx.EQ(b, lit(0, b)), Fault.DIVISION)
+    def apply(self, k: KernelBuilder, function: Function, a: Any, b: Any, by_minus_one: Any) -> Any:
+        """`function(a, b)`, where x86 doesn't stop the process.
 
-    def apply(self, function: Function, a: Any, b: Any, by_minus_one: Any) -> Any:
-        """`function(a, b)`; x86 stops the process where the lowest number is divided by -1."""
+        It does so for zero, and where the lowest number is divided by -1. That takes
+        statements: an expression that divides is computed whatever condition it is under
+        if it occurs twice.
+        """
+        if self.zero:
+            # TVM's analysis of what an unsigned number isn't fails.
+            signed = tirx.reinterpret(dtype_of(b).removeprefix("u"), b)
+            k.fail_if(tirx.EQ(signed, lit(0, signed)), Fault.DIVISION)
         if not self.minus_one:
             return function(a, b)
-        negated = tirx.EQ(b, lit(-1, b))
-        return select(negated, by_minus_one, function(a, select(negated, lit(1, b), b)))
+        result = cell(k, dtype_of(a), by_minus_one, "quotient")
+        with k.when(tirx.NE(b, lit(-1, b))):
+            result.set(function(a, b))
+        return result.get()
 
 
 def _divide(call: Call) -> None:
     """Towards zero; the lowest number divided by -1 is itself."""
     divisor = _Divisor.of(call)
 
-    def function(a: Any, b: Any) -> Any:
+    def function(k: KernelBuilder, a: Any, b: Any) -> Any:
         if is_float(dtype_of(a)):
             return a / b
-        return divisor.apply(tirx.truncdiv, a, b, lit(0, a) - a)
+        return divisor.apply(k, tirx.truncdiv, a, b, lit(0, a) - a)
 
-    _binary(function, check=divisor.check, key=divisor)(call)
+    _binary(function, key=divisor, builder=True)(call)
 
 
 rule("Div")(_divide)
@@ -302,24 +303,22 @@ def _shift(call: Call) -> None:
 rule("BitShift")(_shift)
 
 
-def _binary(
-    function: Function, *, check: Check | None = None, key: Any = ()
-) -> Callable[[Call], None]:
+def _binary(function: Function, *, key: Any = (), builder: bool = False) -> Callable[[Call], None]:
     def lower(call: Call) -> None:
         if call.opset < 7:
-            _legacy(call, function, check, key)
+            _legacy(call, function, key, builder=builder)
         else:
-            elementwise(call, function, check=check, key=key)
+            elementwise(call, function, key=key, builder=builder)
 
     return lower
 
 
-def _legacy(call: Call, function: Function, check: Check | None, key: Any) -> None:
+def _legacy(call: Call, function: Function, key: Any, *, builder: bool) -> None:
     """Before opset 7 the second operand's axes align at `axis`, if `broadcast` says so."""
     first, second = call.shape(0), call.shape(1)
     by_channel = call.node.op_type == "PRelu" and len(second) == 1
     if not by_channel and (not call.node.get("broadcast", 0) or len(first) == len(second)):
-        elementwise(call, function, check=check, key=key)
+        elementwise(call, function, key=key, builder=builder)
         return
     axis = min(1, len(first) - 1) if by_channel else len(first) - len(second)
     axis = int(call.node.get("axis", axis)) % len(first)
@@ -336,9 +335,7 @@ def _legacy(call: Call, function: Function, check: Check | None, key: Any) -> No
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         with nest(k, ys[0].shape) as index:
             values = [bind(k, xs[0][index]), bind(k, xs[1].broadcast(index))]
-            if check is not None:
-                check(k, *values)
-            ys[0].store(function(*values), index)
+            ys[0].store(function(k, *values) if builder else function(*values), index)
 
     call.loops(body, [call.tensor(0), aligned], key=("legacy", key))
 
@@ -402,9 +399,12 @@ def mod(call: Call) -> None:
     truncated = bool(call.node.get("fmod", 0))
     divisor = _Divisor.of(call)
 
-    def function(a: Any, b: Any) -> Any:
+    def function(k: KernelBuilder, a: Any, b: Any) -> Any:
         floats = is_float(dtype_of(a))
-        rest = m.libm("fmod", a, b) if floats else divisor.apply(tirx.truncmod, a, b, lit(0, a))
+        if floats:
+            rest = m.libm("fmod", a, b)
+        else:
+            rest = bind(k, divisor.apply(k, tirx.truncmod, a, b, lit(0, a)))
         if truncated or dtype_of(a).startswith("uint"):
             return rest
         zero = lit(0, a)
@@ -414,7 +414,7 @@ def mod(call: Call) -> None:
             return moved
         return select(tirx.EQ(rest, zero), m.libm("copysign", zero, b), moved)
 
-    elementwise(call, function, check=divisor.check, key=divisor)
+    elementwise(call, function, key=divisor, builder=True)
 
 
 @rule("Where")
