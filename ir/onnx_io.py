@@ -28,6 +28,7 @@ from onnx import (
 from .calls import check_calls
 from .errors import ModelError, SecateurError
 from .external import ExternalData
+from .files import check_replaceable, open_regular
 from .graph import Attribute, Graph, Node, Value
 from .model import Function, Model
 from .scratch import scratch_folder
@@ -43,7 +44,12 @@ def load(path: str | os.PathLike[str]) -> Model:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            _check_size(path, os.fstat(file.fileno()).st_size)
+            first = file.read(1)
+            if not first or first[0] < 8:  # a field's number, which is not 0, and its type
+                raise ModelError(f"{path}: not an ONNX model")
+            data = first + file.read()
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from None
     proto = ModelProto()
@@ -60,6 +66,18 @@ def load(path: str | os.PathLike[str]) -> Model:
         return from_proto(proto, path)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > _MOST_BYTES:
+        raise ModelError(
+            f"{path}: not an ONNX model: {size:,} bytes, and one message holds less than 2 GiB "
+            "(larger weights lie in files of their own)"
+        )
+
+
+_MOST_BYTES = 2**31 - 1
+"""Bytes that a protobuf message can have."""
 
 
 def from_proto(proto: ModelProto, path: Path | None = None) -> Model:
@@ -138,6 +156,11 @@ def atomic_files(*paths: Path) -> Iterator[list[Path]]:
     folder can't be written.
     """
     folder = paths[0].parent
+    for path in paths:
+        try:
+            check_replaceable(path)
+        except OSError as error:
+            raise SecateurError(f"{path}: can't write here ({error.strerror or error})") from None
     try:
         with scratch_folder(folder) as scratch:
             temporaries = [scratch / p.name for p in paths]

@@ -354,7 +354,8 @@ def _external_region(
     if not info.location or os.path.isabs(info.location) or not path.is_relative_to(root):
         raise ModelError(f"{where}: external data '{info.location}' leaves the model's folder")
     if not path.is_file():
-        raise ModelError(f"{where}: external data file '{info.location}' is missing")
+        problem = "no regular file" if path.exists() else "missing"
+        raise ModelError(f"{where}: external data file '{info.location}' is {problem}")
     need = storage_bytes(proto.data_type, shape)
     offset = info.offset or 0
     if info.length and info.length != need:

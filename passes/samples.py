@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -11,6 +12,16 @@ from ..ir.errors import SecateurError
 from ..ir.graph import Value
 from ..ir.model import Model
 from ..ir.tensor import Array
+
+
+class Described(Protocol):
+    """An array, or what is known of one before it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
 
 
 class Samples:
@@ -22,20 +33,14 @@ class Samples:
     """
 
     def __init__(self, model: Model, arrays: Mapping[str, Array]) -> None:
-        inputs = {v.name: v for v in model.graph.inputs if v.const is None}
-        _check_names(inputs, arrays)
-        for name, value in inputs.items():
-            _check_array(value, arrays[name])
-        counts = {name: len(arrays[name]) for name in inputs}
-        if len(set(counts.values())) > 1:
-            raise SecateurError(f"arrays differ in their number of samples: {counts}")
+        self.count = check_samples(model, arrays)
+        inputs = _inputs(model)
         sizes = {v.shape[0] for v in inputs.values() if v.shape and isinstance(v.shape[0], int)}
         if len(sizes) > 1:
             raise SecateurError(
                 f"the inputs' first axes differ in size {sorted(sizes)}, so none counts samples"
             )
         self.arrays = {name: arrays[name] for name in inputs}
-        self.count = next(iter(counts.values()), 1)
         self.batch: int | None = sizes.pop() if sizes else None
 
     def __len__(self) -> int:
@@ -51,37 +56,57 @@ class Samples:
         for start in range(0, self.count, size):
             valid = min(size, self.count - start)
             rows = slice(start, start + valid)
+            index: Any = rows
             if valid < size and self.batch is not None:
                 index = np.arange(start, start + size) % self.count
-                yield {name: array[index] for name, array in self.arrays.items()}, valid
-            else:
-                yield {name: np.asarray(array[rows]) for name, array in self.arrays.items()}, valid
+            yield {n: np.ascontiguousarray(a[index]) for n, a in self.arrays.items()}, valid
 
 
-def _check_names(inputs: Mapping[str, Value], arrays: Mapping[str, Array]) -> None:
+def check_samples(model: Model, arrays: Mapping[str, Described]) -> int:
+    """The number of samples that arrays hold. Raises SecateurError where a model can't take them.
+
+    The arrays themselves need not be there yet.
+    """
+    inputs = _inputs(model)
+    check_names(model, arrays)
+    for name, value in inputs.items():
+        _check_array(value, arrays[name])
+    counts = {name: arrays[name].shape[0] for name in inputs}
+    if len(set(counts.values())) > 1:
+        raise SecateurError(f"arrays differ in their number of samples: {counts}")
+    return next(iter(counts.values()), 1)
+
+
+def _inputs(model: Model) -> dict[str, Value]:
+    return {v.name: v for v in model.graph.inputs if v.const is None}
+
+
+def check_names(model: Model, given: Collection[str]) -> None:
+    """Raise SecateurError where these aren't the names of the model's inputs."""
+    inputs = _inputs(model)
     wanted = f"the model's inputs are {_listed(inputs)}"
-    missing = [name for name in inputs if name not in arrays]
+    missing = [name for name in inputs if name not in given]
     if missing:
-        raise SecateurError(f"no array for input {_listed(missing)}; given: {_listed(arrays)}")
-    unknown = [name for name in arrays if name not in inputs]
+        raise SecateurError(f"no array for input {_listed(missing)}; given: {_listed(given)}")
+    unknown = [name for name in given if name not in inputs]
     if unknown:
         raise SecateurError(f"array {_listed(unknown)} matches no input; {wanted}")
 
 
-def _check_array(value: Value, array: Array) -> None:
+def _check_array(value: Value, array: Described) -> None:
     name, shape = value.name, value.shape
     if value.dtype == TensorProto.UNDEFINED:
         raise SecateurError(f"input '{name}' is not a tensor, and samples can only be tensors")
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.dtype))
     if array.dtype != dtype:
         raise SecateurError(f"array '{name}' is {array.dtype}, the input takes {dtype}")
-    if array.ndim == 0 or shape == ():
+    if not array.shape or shape == ():
         raise SecateurError(f"array '{name}' has no axis that counts samples")
-    if len(array) == 0:
+    if array.shape[0] == 0:
         raise SecateurError(f"array '{name}' holds no samples")
     if shape is None:
         return
-    fits = len(shape) == array.ndim and all(
+    fits = len(shape) == len(array.shape) and all(
         not isinstance(want, int) or want == have
         for want, have in zip(shape[1:], array.shape[1:], strict=True)
     )
@@ -92,5 +117,12 @@ def _check_array(value: Value, array: Array) -> None:
         )
 
 
-def _listed(names: Mapping[str, object] | list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "none"
+def _listed(names: Collection[str]) -> str:
+    listed = [f"'{name[:_LONGEST]}'" for name in list(names)[:_LISTED]]
+    if len(names) > _LISTED:
+        listed.append(f"{len(names) - _LISTED} more")
+    return ", ".join(listed) or "none"
+
+
+_LISTED, _LONGEST = 8, 200
+"""Names in a message, and characters of each: files may hold any number of any length."""

@@ -1,37 +1,29 @@
-"""Sample data from `.npz` files: one array per model input, first axis samples.
+"""Sample data: one array per model input, first axis samples, from `.npz` files or mappings.
 
-Files are untrusted: nothing is unpickled, and no array is allocated beyond the
-bytes that the file holds for it, whatever its header says.
+Headers of files are checked against the model before any data is read, and what no input
+takes is never read.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from .ir.errors import SecateurError
 from .ir.graph import Value
 from .ir.model import Model
 from .ir.tensor import Array
-from .passes.samples import Samples
+from .npz import DataError, NpzFile
+from .passes.samples import Described, Samples, check_names, check_samples
 
 LABELS = "labels"
 """Key of the class indices; a model input of that name takes precedence."""
 
 DataSource = str | os.PathLike[str] | Mapping[str, Array]
-
-
-class DataError(SecateurError):
-    """Sample data that is unreadable or does not fit the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,18 +52,31 @@ def load_dataset(source: DataSource, model: Model) -> Dataset:
     Every model input needs one array of its type whose shape is the input's, with
     any number of samples on the first axis. Raises DataError.
     """
-    if isinstance(source, Mapping):
-        where, arrays = "data", {name: np.asarray(a) for name, a in source.items()}
-    else:
-        where, arrays = str(source), read_npz(Path(source))
-    inputs = {value.name for value in model_inputs(model)}
-    labels = arrays.pop(LABELS, None) if LABELS not in inputs else None
+    where = "data" if isinstance(source, Mapping) else str(source)
     try:
-        samples = Samples(model, arrays)
-        _check_finite(arrays)
-        return Dataset(samples, None if labels is None else _check_labels(labels, len(samples)))
+        if isinstance(source, Mapping):
+            return _dataset(model, {name: np.asarray(a) for name, a in source.items()})
+        with NpzFile(Path(source)) as file:
+            check_names(model, set(file.names) - _labels_of(model))
+            headers = {name: file.header(name) for name in file.names}
+            labels = [headers.pop(name) for name in _labels_of(model) if name in headers]
+            count = check_samples(model, headers)
+            for header in labels:
+                _check_label_type(header, count)
+            return _dataset(model, {name: file.read(name) for name in file.names})
     except SecateurError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def _labels_of(model: Model) -> set[str]:
+    return {LABELS} - {value.name for value in model_inputs(model)}
+
+
+def _dataset(model: Model, arrays: dict[str, Array]) -> Dataset:
+    labels = arrays.pop(LABELS, None) if _labels_of(model) else None
+    samples = Samples(model, arrays)
+    _check_finite(samples.arrays)
+    return Dataset(samples, None if labels is None else _check_labels(labels, len(samples)))
 
 
 def model_inputs(model: Model) -> list[Value]:
@@ -79,75 +84,42 @@ def model_inputs(model: Model) -> list[Value]:
     return [v for v in model.graph.inputs if v.const is None]
 
 
-# --- files -----------------------------------------------------------------------
-
-
-def read_npz(path: Path) -> dict[str, Array]:
-    """All arrays of an `.npz` file. Raises DataError; never unpickles."""
-    arrays: dict[str, Array] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                name = info.filename.removesuffix(".npy")
-                if name == info.filename or name in arrays:
-                    raise DataError(f"'{info.filename}' is not an array of its own")
-                with archive.open(info) as file:
-                    arrays[name] = _read_array(file, info.file_size, name)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-        raise DataError(f"{path}: not an .npz file, or a damaged one") from None
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    return arrays
-
-
-def _read_array(file: IO[bytes], file_size: int, name: str) -> Array:
-    shape, fortran, dtype = _read_header(file, name)
-    if dtype.hasobject:
-        raise DataError(f"array '{name}' holds Python objects, which are not loaded")
-    need = math.prod(shape) * dtype.itemsize
-    if need != file_size - file.tell():
-        raise DataError(
-            f"array '{name}' of shape {list(shape)} needs {need} bytes, "
-            f"the file holds {file_size - file.tell()}"
-        )
-    array: Array = np.frombuffer(file.read(), dtype)
-    if array.nbytes != need:
-        raise DataError(f"array '{name}' is truncated")
-    array = array.reshape(shape, order="F" if fortran else "C")
-    return np.ascontiguousarray(array, dtype.newbyteorder("="))
-
-
-def _read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    try:
-        version = npy.read_magic(file)
-        reader = readers.get(version)
-        header = None if reader is None else reader(file)
-    except Exception:  # numpy's parser lets several unrelated types out
-        raise DataError(f"array '{name}' has a malformed header") from None
-    if header is None:
-        raise DataError(f"array '{name}' has .npy format {version}; versions 1 and 2 are read")
-    return header
-
-
 # --- checks ----------------------------------------------------------------------
+
+
+_BLOCK_BYTES = 1 << 24
+"""Bytes looked at together: an array may be mapped, and larger than memory."""
 
 
 def _check_finite(arrays: Mapping[str, Array]) -> None:
     for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-            raise DataError(
-                f"array '{name}' has NaN or infinite values, first in sample {int(bad.argmax())}"
-            )
+        if array.dtype.kind != "f":
+            continue
+        rows = max(1, _BLOCK_BYTES * len(array) // max(1, array.nbytes))
+        for start in range(0, len(array), rows):
+            finite = np.isfinite(array[start : start + rows])
+            if not finite.all():
+                bad = ~finite.reshape(len(finite), -1).all(axis=1)
+                raise DataError(
+                    f"array '{name}' has NaN or infinite values, "
+                    f"first in sample {start + int(bad.argmax())}"
+                )
 
 
-def _check_labels(labels: Array, samples: int) -> Array:
+def _check_label_type(labels: Described, samples: int) -> None:
     if labels.dtype.kind not in "iu" or labels.shape not in ((samples,), (samples, 1)):
         raise DataError(
             f"'{LABELS}' must be {samples} integers, one per sample, "
             f"not {labels.dtype} of shape {list(labels.shape)}"
         )
-    return labels.reshape(samples)
+
+
+def _check_labels(labels: Array, samples: int) -> Array:
+    _check_label_type(labels, samples)
+    labels = np.asarray(labels).reshape(samples)
+    if labels.min() < 0:
+        raise DataError(
+            f"'{LABELS}' must be class indices from 0 on, "
+            f"not {int(labels.min())} as for sample {int(labels.argmin())}"
+        )
+    return labels

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .ir.errors import SecateurError
+from .ir.files import check_replaceable
 from .ir.scratch import scratch_folder
 
 
@@ -46,8 +47,11 @@ def _check_replaceable(folder: Path, names: tuple[str, ...]) -> None:
     if folder.exists() and not folder.is_dir():
         raise SecateurError(f"{folder}: can't write here (it is a file, not a folder)")
     for name in names:
-        if (folder / name).is_dir():
-            raise SecateurError(f"{folder / name}: can't be replaced, it is a folder")
+        try:
+            check_replaceable(folder / name)
+        except OSError as error:
+            problem = error.strerror or error
+            raise SecateurError(f"{folder / name}: can't be replaced ({problem})") from None
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from .backends.onnxruntime import Runner, evaluate
 from .backends.tvm.cache import Cache
 from .backends.tvm.targets import Target, can_run_here, parse_target
 from .checks import check_equivalent, check_feeds, check_file
-from .data import DataError, Dataset, DataSource, load_dataset
+from .data import Dataset, DataSource, load_dataset
 from .fixed_inputs import FixedInputs
 from .ir.errors import SecateurError
 from .ir.model import Model
@@ -23,6 +23,7 @@ from .ir.onnx_io import save
 from .ir.tensor import Array
 from .markdown import to_markdown
 from .measure import describe_model, environment, latencies, measure_stage
+from .npz import DataError
 from .output import output_folder
 from .passes.base import Context
 from .passes.prune import PruneChannels

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 
 from .checks import check_equivalent, check_feeds, check_file
-from .data import DataError, DataSource, load_dataset
+from .data import DataSource, load_dataset
 from .fixed_inputs import FixedInputs
 from .ir.errors import SecateurError
 from .ir.model import Model
 from .ir.onnx_io import atomic_files, save
 from .ir.tensor import Array
 from .measure import describe_model, environment, measure_stage
+from .npz import DataError
 from .passes.base import Context
 from .passes.reference import Session
 from .report import Check, Report

@@ -11,16 +11,23 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 from ...ir.errors import SecateurError
+from ...ir.files import read_regular
+from ...ir.scratch import scratch_folder
 
 LIMIT_BYTES = 512 * 1024 * 1024
 """Size above which the objects that were not used for longest are deleted."""
 
 _ENVIRONMENT = "SECATEUR_CACHE"
+_OBJECTS = "objects"
 _DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def _digest(key: str, payload: bytes) -> bytes:
+    """Of both, so that an object under another's name counts as damaged."""
+    return hashlib.sha256(key.encode() + b"\n" + payload).digest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +81,11 @@ class Cache:
             return None
         path = self._path(self.folder, key)
         try:
-            content = path.read_bytes()
+            content = read_regular(path, LIMIT_BYTES)
         except OSError:
             return None
         digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() != digest:
+        if _digest(key, payload) != digest:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # the time of last use, which `trim` goes by
@@ -91,14 +98,9 @@ class Cache:
         path = self._path(self.folder, key)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                try:
-                    file.write(hashlib.sha256(payload).digest() + payload)
-                    file.close()
-                    os.replace(file.name, path)
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
+            with scratch_folder(self.folder / _OBJECTS) as scratch:
+                (scratch / "object").write_bytes(_digest(key, payload) + payload)
+                os.replace(scratch / "object", path)
         except OSError as error:
             if self.required:
                 raise SecateurError(f"{self.folder}: can't be written ({error})") from None
@@ -108,7 +110,7 @@ class Cache:
         if self.folder is None:
             return
         files = []
-        for path in (self.folder / "objects").glob("*/*"):
+        for path in (self.folder / _OBJECTS).glob("[0-9a-f]*/*"):
             with contextlib.suppress(OSError):  # another process deletes, too
                 status = path.stat()
                 files.append((status.st_mtime, status.st_size, path))
@@ -125,4 +127,4 @@ class Cache:
 
     @staticmethod
     def _path(folder: Path, key: str) -> Path:
-        return folder / "objects" / key[:2] / key[2:]
+        return folder / _OBJECTS / key[:2] / key[2:]

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...ir.errors import SecateurError
+from ...ir.files import read_regular
 from ...ir.onnx_io import atomic_files
 from .kernels import winograd
 from .kernels.convolution import Convolution, Tile, choose_tile
@@ -138,20 +141,19 @@ def _sizes(sizes: tuple[int, ...]) -> str:
 def read_table(path: Path, target: Target) -> dict[str, Measured]:
     """A target's measurements in a file; none where no file can be read.
 
-    Raises SecateurError where the file is something else.
+    Entries that are none, or a file that is something else, are left out with a warning.
     """
-    data = _read(path)
-    try:
-        return {
-            key: Measured(
-                Choice.from_json(entry["choice"]),
-                float(entry["microseconds"]),
-                float(entry["default_microseconds"]),
-            )
-            for key, entry in data["targets"].get(target.name, {}).items()
-        }
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise _broken(path) from None
+    table = _read(path)["targets"].get(target.name, {})
+    found = {}
+    for key, entry in table.items():
+        try:
+            times = float(entry["microseconds"]), float(entry["default_microseconds"])
+            if not all(0 < time < math.inf for time in times):
+                raise ValueError
+            found[key] = Measured(Choice.from_json(entry["choice"]), *times)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            warnings.warn(f"{path}: ignored what is no measurement, of '{key}'", stacklevel=2)
+    return found
 
 
 def write_table(path: Path, target: Target, entries: Mapping[str, Measured]) -> None:
@@ -178,18 +180,27 @@ def write_table(path: Path, target: Target, entries: Mapping[str, Measured]) -> 
 
 
 def _read(path: Path) -> dict[str, Any]:
+    nothing: dict[str, Any] = {"version": VERSION, "targets": {}}
     try:
-        text = path.read_bytes()
-    except OSError:  # as any part of a cache: what can't be read is not there
-        return {"version": VERSION, "targets": {}}
+        text = read_regular(path, _MOST_BYTES)
+    except FileNotFoundError:
+        return nothing
+    except OSError as error:  # as any part of a cache: what can't be read is not there
+        warnings.warn(f"{path}: ignored ({error.strerror or error})", stacklevel=3)
+        return nothing
     try:
         data = json.loads(text)
-        if data["version"] == VERSION and isinstance(data["targets"], dict):
+        targets = data["targets"].values()
+        if data["version"] == VERSION and all(isinstance(table, dict) for table in targets):
             return dict(data)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         pass
-    raise _broken(path)
+    warnings.warn(
+        f"{path}: ignored, since it is no table of measurements that this version reads",
+        stacklevel=3,
+    )
+    return nothing
 
 
-def _broken(path: Path) -> SecateurError:
-    return SecateurError(f"{path}: not a table of measurements that this version reads; delete it")
+_MOST_BYTES = 1 << 26
+"""Bytes of a table above which it is none."""

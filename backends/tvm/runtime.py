@@ -33,7 +33,8 @@ class Runtime:
         path = Path(path)
         self.threads = _check_threads(threads)
         if not path.is_file():
-            raise SecateurError(f"{path}: no such file")
+            problem = "not a regular file" if path.exists() else "no such file"
+            raise SecateurError(f"{path}: {problem}")
         try:
             self._program = _open(path, self.threads)
             metadata = self._program.metadata

@@ -88,6 +88,31 @@ def test_damaged_objects_are_compiled_again(tmp_path: Path, damage: bytes | None
     assert compiled(network(), tmp_path / "c.so", cache).reused == report.kernels
 
 
+def test_objects_under_each_others_names_are_compiled_again(tmp_path: Path) -> None:
+    cache = Cache.at(tmp_path / "cache")
+    report = compiled(network(), tmp_path / "a.so", cache)
+    files = objects(cache)
+    contents = [path.read_bytes() for path in files]
+    for path, content in zip(files, [*contents[1:], contents[0]], strict=True):
+        path.write_bytes(content)
+    again = compiled(network(), tmp_path / "b.so", cache)
+    assert again.reused == 0
+    assert (tmp_path / "a.so").read_bytes() == (tmp_path / "b.so").read_bytes()
+    assert compiled(network(), tmp_path / "c.so", cache).reused == report.kernels
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_what_is_no_file_is_no_object(tmp_path: Path) -> None:
+    cache = Cache.at(tmp_path / "cache")
+    compiled(network(), tmp_path / "a.so", cache)
+    for path in [*objects(cache), tmp_path / "cache" / "tuning.json"]:
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    with pytest.warns(UserWarning, match="not a regular file, but a FIFO"):
+        assert compiled(network(), tmp_path / "b.so", cache).reused == 0
+    assert (tmp_path / "a.so").read_bytes() == (tmp_path / "b.so").read_bytes()
+
+
 def test_targets_do_not_share_objects(tmp_path: Path) -> None:
     cache = Cache.at(tmp_path / "cache")
     model = from_proto(network())
