@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .errors import MISFITS
 from .graph import Node, Value, normalize_domain
 from .model import Model
 from .ops import macs
@@ -58,7 +59,7 @@ def node_macs(node: Node, shape_of: ShapeOf) -> int | None:
 
     try:
         count = rule(node, shape)
-    except IndexError:  # inputs of a rank that the operator doesn't take
+    except MISFITS:  # such as inputs of a rank that the operator doesn't take
         return 0
     return None if unknown else count
 

@@ -17,6 +17,21 @@ class SecateurError(Exception):
         return printable(super().__str__())
 
 
+MISFITS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+"""What code that reads a node by its operator's definition raises where the node breaks it.
+
+Files are untrusted and a definition leaves much open, so whoever applies a rule to a node
+catches these and blames the node: analyses then know nothing of it, rewrites stop.
+"""
+
+
 class ModelError(SecateurError):
     """The model itself is malformed or unreadable."""
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TypeProto
 
 from . import pooled_shapes
-from .errors import ModelError
+from .errors import ModelError, UnsupportedError
 from .graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from .model import Model
 from .onnx_io import to_proto_without_weights
@@ -78,6 +78,8 @@ def _copy(proto: ModelProto) -> ModelProto:
 def _infer(proto: ModelProto) -> ModelProto:
     for info in (*proto.graph.input, *proto.graph.value_info):
         _hide_length(info.type)
+    for info in (*proto.graph.value_info, *proto.graph.output):
+        _hide_zeros(info.type)
     try:
         return onnx.shape_inference.infer_shapes(
             proto,
@@ -105,6 +107,13 @@ def _hide_length(type: TypeProto) -> None:
     sizes = type.tensor_type.shape.dim
     if len(sizes) == 1 and sizes[0].dim_value > _VECTOR_LIMIT:
         sizes[0].Clear()
+
+
+def _hide_zeros(type: TypeProto) -> None:
+    """Let sizes declared as 0 be found anew: some exporters write 0 for what they don't know."""
+    for size in type.tensor_type.shape.dim:
+        if size.HasField("dim_value") and size.dim_value == 0:
+            size.Clear()
 
 
 def _builds_long_vectors(proto: ModelProto) -> bool:
@@ -156,6 +165,14 @@ def infer_node(model: Model, node: Node) -> list[TypeProto | None]:
     Nothing is changed. None where ONNX's inference finds nothing or knows no such
     operator, and for every output of a node with subgraphs.
     """
+    try:
+        return _infer_node(model, node)
+    except _REFUSALS:
+        return [None] * len(node.outputs)
+
+
+def _infer_node(model: Model, node: Node) -> list[TypeProto | None]:
+    """As `infer_node`; raises one of `_REFUSALS` where the node breaks its operator's rules."""
     nothing: list[TypeProto | None] = [None] * len(node.outputs)
     domain = normalize_domain(node.domain)
     version = model.opsets.get(domain, 0)
@@ -170,20 +187,17 @@ def infer_node(model: Model, node: Node) -> list[TypeProto | None]:
     if any(v.type is None for v in read):
         return nothing
     constants = ((v, model.constant(v)) for v in read)
-    try:
-        found = onnx.shape_inference.infer_node_outputs(
-            onnx.defs.get_schema(node.op_type, version, domain),
-            proto,
-            {names[v]: v.type for v in read if v.type is not None},
-            {
-                names[v]: t.embedded(names[v])
-                for v, t in constants
-                if t is not None and t.size <= VALUE_LIMIT and not t.is_sparse
-            },
-            opset_imports=list(model.extra.opset_import),
-        )
-    except _REFUSALS:
-        return nothing
+    found = onnx.shape_inference.infer_node_outputs(
+        onnx.defs.get_schema(node.op_type, version, domain),
+        proto,
+        {names[v]: v.type for v in read if v.type is not None},
+        {
+            names[v]: t.embedded(names[v])
+            for v, t in constants
+            if t is not None and t.size <= VALUE_LIMIT and not t.is_sparse
+        },
+        opset_imports=list(model.extra.opset_import),
+    )
     if pooled_shapes.may_differ(proto) and read:
         for type in found.values():
             pooled_shapes.correct_type(proto, read[0].type, type)
@@ -194,6 +208,21 @@ def inferred_types(proto: onnx.GraphProto) -> dict[str, TypeProto]:
     """The types of a graph's results, as inference left them, by name."""
     infos = (*proto.value_info, *proto.output)
     return {info.name: info.type for info in infos if info.HasField("type")}
+
+
+def misfit(node: Node, error: Exception, model: Model) -> UnsupportedError:
+    """The error for a node that a rule of its operator failed on, as ONNX puts it if it can."""
+    reason = refusal(model, node) or f"its attributes or operands don't fit together ({error})"
+    return UnsupportedError(f"node '{node.label}' ({node.op_type}): {reason}")
+
+
+def refusal(model: Model, node: Node) -> str | None:
+    """Why ONNX's inference refuses a node with the types that its inputs have, if it does."""
+    try:
+        _infer_node(model, node)
+    except _REFUSALS as error:
+        return _first_line(error)
+    return None
 
 
 def _take_graph_types(graph: Graph, proto: onnx.GraphProto, corrected: set[str]) -> None:
@@ -224,7 +253,7 @@ def _take_type(value: Value, found: TypeProto | None) -> None:
 
 
 def _knows_more(new: TypeProto, old: TypeProto) -> bool:
-    """Whether `new` gives a rank or a size that `old` lacks."""
+    """Whether `new` gives a rank or a size that `old` lacks; a size of 0 counts as lacking."""
     new_tensor, old_tensor = tensor_type(new), tensor_type(old)
     if new_tensor is None or old_tensor is None:
         return old.WhichOneof("value") is None
@@ -235,7 +264,7 @@ def _knows_more(new: TypeProto, old: TypeProto) -> bool:
     if len(new_tensor.shape.dim) != len(old_tensor.shape.dim):
         return False
     return any(
-        n.WhichOneof("value") is not None and not o.HasField("dim_value") and n != o
+        n.WhichOneof("value") is not None and not o.dim_value and n != o
         for n, o in zip(new_tensor.shape.dim, old_tensor.shape.dim, strict=True)
     )
 

@@ -21,6 +21,7 @@ from onnx import (
     ModelProto,
     NodeProto,
     TensorProto,
+    TypeProto,
     ValueInfoProto,
     helper,
 )
@@ -29,7 +30,7 @@ from .calls import check_calls
 from .errors import ModelError, SecateurError
 from .external import ExternalData
 from .files import check_replaceable, open_regular
-from .graph import Attribute, Graph, Node, Value
+from .graph import Attribute, Graph, Node, Value, normalize_domain
 from .model import Function, Model
 from .scratch import scratch_folder
 from .tensor import Tensor
@@ -179,7 +180,17 @@ def _model_extra(proto: ModelProto) -> ModelProto:
         if field.name not in ("graph", "functions"):
             _copy_field(extra, field.name, value)
     copy_unknown_fields(proto, extra)
+    _import_once(extra)
     return extra
+
+
+def _import_once(extra: ModelProto | FunctionProto) -> None:
+    """Keep the last import of each operator set, the one that ONNX Runtime goes by."""
+    last = {normalize_domain(entry.domain): entry for entry in extra.opset_import}
+    if len(last) < len(extra.opset_import):
+        kept = list(last.values())
+        del extra.opset_import[:]
+        extra.opset_import.extend(kept)
 
 
 # --- reading ---------------------------------------------------------------------
@@ -220,8 +231,9 @@ class _GraphReader:
 
     def read(self) -> Graph:
         proto, graph = self.proto, self.graph
-        infos = {info.name: info for info in reversed(proto.value_info)}
-        for info in proto.input:
+        value_info = [_declaration(info) for info in proto.value_info]
+        infos = {info.name: info for info in reversed(value_info)}
+        for info in map(_declaration, proto.input):
             if not info.name:
                 raise ModelError(f"graph '{proto.name}': an input has no name")
             value = Value(info.name, info.type if info.HasField("type") else None, info=info)
@@ -233,9 +245,9 @@ class _GraphReader:
             self._add_initializer(sparse.values.name, Tensor.from_sparse(sparse), infos)
         for node in proto.node:
             self._read_node(node, infos)
-        for info in proto.output:
+        for info in map(_declaration, proto.output):
             self._read_output(info)
-        for info in proto.value_info:
+        for info in value_info:
             self._read_value_info(info, infos)
         return graph
 
@@ -408,6 +420,44 @@ def _check_text(*texts: str) -> None:
             raise ModelError(f"the name {text!r} is not UTF-8 text")
 
 
+def _declaration(info: ValueInfoProto) -> ValueInfoProto:
+    """The declaration itself, or where it has negative sizes a copy that leaves those open.
+
+    Exporters write -1 for sizes known at run time only, and runtimes take it for that.
+    Raises ModelError for element types that ONNX doesn't have.
+    """
+    is_open = False
+    for tensor in _tensor_types(info.type):
+        if tensor.elem_type not in _ELEMENT_TYPES:
+            raise ModelError(f"'{info.name}' has the unknown element type {tensor.elem_type}")
+        is_open |= any(d.dim_value < 0 for d in tensor.shape.dim)
+    if not is_open:
+        return info
+    copy = ValueInfoProto()
+    copy.CopyFrom(info)
+    for tensor in _tensor_types(copy.type):
+        for dimension in tensor.shape.dim:
+            if dimension.dim_value < 0:
+                dimension.ClearField("dim_value")
+    return copy
+
+
+_ELEMENT_TYPES = frozenset(TensorProto.DataType.values())
+
+
+def _tensor_types(
+    type: TypeProto,
+) -> Iterator[TypeProto.Tensor | TypeProto.SparseTensor]:
+    """The tensor types in a type: itself, or those of its elements."""
+    kind = type.WhichOneof("value")
+    if kind in ("tensor_type", "sparse_tensor_type"):
+        yield getattr(type, kind)
+    elif kind in ("sequence_type", "optional_type"):
+        yield from _tensor_types(getattr(type, kind).elem_type)
+    elif kind == "map_type":
+        yield from _tensor_types(type.map_type.value_type)
+
+
 def _read_function(proto: FunctionProto, base_dir: Path | None) -> Function:
     body = GraphProto(name=proto.name)
     infos = {info.name: info for info in reversed(proto.value_info)}
@@ -420,6 +470,7 @@ def _read_function(proto: FunctionProto, base_dir: Path | None) -> Function:
         if field.name not in ("node", "input", "output", "value_info"):
             _copy_field(extra, field.name, value)
     copy_unknown_fields(proto, extra)
+    _import_once(extra)
     return Function(_GraphReader(body, {}, base_dir).read(), extra)
 
 

@@ -11,7 +11,7 @@ import functools
 
 from onnx import TensorProto
 
-from ..errors import SecateurError
+from ..errors import MISFITS, SecateurError
 from ..graph import Graph, Node, Use, node_reads, normalize_domain
 from ..model import Model
 from ..ops import Rule, rules
@@ -130,7 +130,7 @@ def _run_rule(view: NodeAxes, table: dict[tuple[str, str], Rule]) -> str | None:
             raise Opaque("subgraphs of this operator are not followed")
     except Opaque as reason:
         return str(reason)
-    except (ValueError, IndexError, KeyError, TypeError, SecateurError) as error:
+    except (*MISFITS, SecateurError) as error:
         return f"attributes or inputs don't fit the operator ({error})"
     for index, value in enumerate(node.inputs):
         if value is not None and index not in view.visited:

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from onnx import TypeProto
 
+from ...ir.errors import MISFITS
 from ...ir.graph import Attribute, Graph, Node, Value, normalize_domain
+from ...ir.infer import misfit
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from ..base import Note
@@ -105,18 +107,24 @@ class Rewriter:
         while self._queue:
             node = self._queue.popleft()
             self._queued.discard(node)
-            for rule in self._rules.find(node):
-                if node.graph is None:
-                    break
-                if rule(node, self):
-                    self.applied[rule.__name__] += 1
-                    self.visit(node)
+            try:
+                self._apply_rules(node)
+            except MISFITS as error:
+                raise misfit(node, error, self.model) from error
         for node in self._made:
             if node.graph is not None and node.outputs[0] is not None:
                 self.analysis.note_new(node.outputs[0], node)
         for graph in self._changed_graphs:
             self._rebuild(graph)
         return bool(self.applied)
+
+    def _apply_rules(self, node: Node) -> None:
+        for rule in self._rules.find(node):
+            if node.graph is None:
+                break
+            if rule(node, self):
+                self.applied[rule.__name__] += 1
+                self.visit(node)
 
     # --- looking -------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from . import (
     recurrent,
     shape_chains,
 )
+from .branches import stop_impossible_branches
 from .conditions import inline_constant_conditions
 from .dead import RemoveDeadNodes, remove_dead_nodes, remove_unused_initializers
 from .duplicates import merge_computations, merge_constants
@@ -73,9 +74,12 @@ class Simplify(Pass):
         run = _Run(model, limits, allow_contrib=self.allow_contrib)
         run.applied["fold_constants"] += lifted
         with _paused_garbage_collection():
-            for _ in range(_ROUNDS):
-                if not run.until_settled():
-                    break
+            run.until_known()
+            stopped = stop_impossible_branches(model)
+            if stopped:
+                run.applied["stop_impossible_branches"] += len(stopped)
+                run.until_known()
+                run.notes += stopped
         removed["initializers"] += remove_unused_initializers(model)
         after = sum(1 for _ in model.all_nodes())
         applied = dict(+(run.applied + Counter({"remove_unused": sum(removed.values())})))
@@ -94,6 +98,12 @@ class _Run:
         self.notes: list[Note] = []
         self._is_settled = False
         self._has_declared = False
+
+    def until_known(self) -> None:
+        """Run until neither rules nor inference find more."""
+        for _ in range(_ROUNDS):
+            if not self.until_settled():
+                break
 
     def until_settled(self) -> bool:
         """Rounds until nothing changes; whether inference may know more of shapes now."""

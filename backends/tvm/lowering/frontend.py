@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from ....ir.errors import UnsupportedError
+from ....ir.errors import MISFITS, UnsupportedError
 from ....ir.graph import Node, Value, outer_reads
+from ....ir.infer import misfit
 from ....ir.model import Model
 from ..operators import RULES as LOOPS
 from ..operators.base import Call
@@ -87,6 +88,8 @@ class _Failures:
             step()
         except UnsupportedError as error:
             self.add(node, str(error), lowering)
+        except MISFITS as error:
+            self.add(node, str(misfit(node, error, lowering.model)), lowering)
 
     def add(self, node: Node, reason: str, lowering: Lowering) -> None:
         """Note a failure."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from ....ir.errors import MISFITS
 from ....ir.graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from ....ir.infer import infer_node
 from ....ir.model import Model
@@ -109,7 +110,7 @@ class Analysis(Facts):
         rule = _SHAPE_RULES.get(node.op_type)
         try:
             found = rule(node, self) if rule is not None else []
-        except (IndexError, ZeroDivisionError):  # axes that the node's inputs don't have
+        except MISFITS:
             found = []
         for value, shape in zip(node.outputs, found, strict=False):
             if value is not None and shape is not None:
@@ -126,7 +127,10 @@ class Analysis(Facts):
         rank = output.rank
         if rank is None or rank > 1:
             return
-        found = rule(node, self)
+        try:
+            found = rule(node, self)
+        except MISFITS:
+            return
         if found is not None and len(found) <= LIMIT:
             self._elements[output] = found
             key: tuple[object, ...] = (node.graph, output.dtype, rank, tuple(found))
