@@ -49,7 +49,7 @@ def evaluate(
     lowest, highest = int(labels.min()), int(labels.max())
     hits = start = 0
     for feeds, valid in samples.feeds(batch):
-        scores = _scores(runner.run(feeds), output, len(next(iter(feeds.values()))))
+        scores = _scores(runner.run(feeds), output, samples.rows(feeds))
         wanted = labels[start : start + valid]
         if not 0 <= lowest <= highest < scores.shape[1]:
             raise SecateurError(

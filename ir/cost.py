@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .errors import MISFITS
@@ -90,25 +90,50 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
 @functools.lru_cache(maxsize=4096)
 def _size_at_one(size: str | None) -> int:
     """A symbolic size where all symbols are 1; 1 for what isn't an expression of symbols."""
-    if size is None or len(size) > _LONGEST:
-        return 1
+    return 1 if size is None else size_at(size, {})
+
+
+def size_at(size: str, symbols: Mapping[str, int]) -> int:
+    """A symbolic size, at least 1, where symbols have these sizes, by default 1; 1 for what
+    isn't an expression of symbols."""
+    expression = _parsed(size)
     try:
-        return max(1, _evaluate(ast.parse(size, mode="eval").body))
-    except (SyntaxError, ValueError, ZeroDivisionError):
+        return 1 if expression is None else max(1, _evaluate(expression, symbols))
+    except (ValueError, ZeroDivisionError):
         return 1
 
 
-def _evaluate(term: ast.expr) -> int:
+def symbols_of(size: str) -> set[str]:
+    """The symbols of a size that is an expression of several or of numbers, as in `2*n`."""
+    expression = _parsed(size)
+    if expression is None or isinstance(expression, ast.Name):
+        return set()
+    calls = {id(t.func) for t in ast.walk(expression) if isinstance(t, ast.Call)}
+    terms = ast.walk(expression)
+    return {t.id for t in terms if isinstance(t, ast.Name) and id(t) not in calls}
+
+
+def _parsed(size: str) -> ast.expr | None:
+    if len(size) > _LONGEST:
+        return None
+    try:
+        return ast.parse(size, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _evaluate(term: ast.expr, symbols: Mapping[str, int]) -> int:
     if isinstance(term, ast.Name):
-        return 1
+        return symbols.get(term.id, 1)
     if isinstance(term, ast.Constant) and isinstance(term.value, int):
         return term.value
     if isinstance(term, ast.BinOp) and type(term.op) in _OPERATORS:
-        return _OPERATORS[type(term.op)](_evaluate(term.left), _evaluate(term.right))
+        left, right = _evaluate(term.left, symbols), _evaluate(term.right, symbols)
+        return _OPERATORS[type(term.op)](left, right)
     if isinstance(term, ast.Call) and isinstance(term.func, ast.Name):
         function = {"min": min, "max": max}.get(term.func.id)
         if function is not None and term.args:
-            return function(_evaluate(a) for a in term.args)
+            return function(_evaluate(a, symbols) for a in term.args)
     raise ValueError("not an expression of sizes")
 
 

@@ -6,6 +6,8 @@ operators say. ONNX's own inference keeps a declaration that contradicts it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from onnx import GraphProto, TensorProto, TypeProto
 
 from .errors import ModelError
@@ -26,11 +28,36 @@ def check_declarations(model: Model) -> None:
     operands, so that two declarations that exclude each other are found, too. Declarations
     behind pooling that repeat a mistake of ONNX's inference are corrected instead.
     """
+    _walk(model, _refuse)
+
+
+def correct_declarations(model: Model) -> list[str]:
+    """Let inferred shapes replace declared ones that contradict them, as ONNX Runtime does.
+
+    Returns the corrections, in words. Raises ModelError where element types clash.
+    """
+    corrections: list[str] = []
+
+    def correct(node: Node, value: Value, found: TypeProto) -> None:
+        declared, inferred = tensor_type(value.type), tensor_type(found)
+        if declared is None or inferred is None or declared.elem_type != inferred.elem_type:
+            _refuse(node, value, found)
+        corrections.append(_contradiction(node, value, found))
+        value.type = found
+
+    _walk(model, correct)
+    return corrections
+
+
+_Resolve = Callable[[Node, Value, TypeProto], None]
+
+
+def _walk(model: Model, resolve: _Resolve) -> None:
     proto = to_proto_without_weights(model, VALUE_LIMIT)
     if any(may_differ(node) for node in all_nodes(proto.graph)):
         infer_shapes(model)
     _strip(proto.graph)
-    _Checker(model).check(model.graph, infer_proto(proto).graph)
+    _Checker(model, resolve).check(model.graph, infer_proto(proto).graph)
 
 
 def _strip(graph: GraphProto) -> None:
@@ -45,10 +72,14 @@ def _strip(graph: GraphProto) -> None:
 
 
 class _Checker:
-    """Walks the graphs; `claims` are values known by their declaration only."""
+    """Walks the graphs; `claims` are values known by their declaration only.
 
-    def __init__(self, model: Model) -> None:
+    `resolve` is called for each declaration that contradicts what is found.
+    """
+
+    def __init__(self, model: Model, resolve: _Resolve) -> None:
         self.model = model
+        self.resolve = resolve
         self.claims: set[Value] = set()
 
     def check(self, graph: Graph, proto: GraphProto) -> None:
@@ -63,7 +94,8 @@ class _Checker:
                 if value is None:
                     continue
                 for type in (types.get(value.name), found):
-                    _compare(node, value, type)
+                    if type is not None and _contradict(value.type, type):
+                        self.resolve(node, value, type)
                 if not _covers(types.get(value.name), value.type):
                     self.claims.add(value)
 
@@ -73,31 +105,35 @@ class _Checker:
         return infer_node(self.model, node)
 
 
-def _compare(node: Node, value: Value, found: TypeProto | None) -> None:
-    if value.type is None or found is None:
-        return
-    kinds = {value.type.WhichOneof("value"), found.WhichOneof("value")} - {None}
+def _contradict(claim: TypeProto | None, found: TypeProto) -> bool:
+    """Whether a declared type excludes an inferred one; a size of 0 counts as left open."""
+    if claim is None:
+        return False
+    kinds = {claim.WhichOneof("value"), found.WhichOneof("value")} - {None}
     if len(kinds) > 1:
-        _refuse(node, value, found)
-    declared, inferred = tensor_type(value.type), tensor_type(found)
+        return True
+    declared, inferred = tensor_type(claim), tensor_type(found)
     if declared is None or inferred is None:
-        return
+        return False
     types = (declared.elem_type, inferred.elem_type)
     if TensorProto.UNDEFINED not in types and types[0] != types[1]:
-        _refuse(node, value, found)
-    claimed, known = type_shape(value.type), type_shape(found)
+        return True
+    claimed, known = type_shape(claim), type_shape(found)
     if claimed is None or known is None:
-        return
+        return False
     sizes = zip(claimed, known, strict=False)
-    differ = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
-    if differ or len(claimed) != len(known):
-        _refuse(node, value, found)
+    differ = any(isinstance(a, int) and isinstance(b, int) and a and a != b for a, b in sizes)
+    return differ or len(claimed) != len(known)
 
 
-def _refuse(node: Node, value: Value, found: TypeProto | None) -> None:
-    raise ModelError(
+def _refuse(node: Node, value: Value, found: TypeProto) -> None:
+    raise ModelError(f"{_contradiction(node, value, found)}; correct or remove the declaration")
+
+
+def _contradiction(node: Node, value: Value, found: TypeProto) -> str:
+    return (
         f"{at(node)}: output '{value.name}' is declared as {_shown(value.type)}, but is "
-        f"{_shown(found)}; correct or remove the declaration"
+        f"{_shown(found)}"
     )
 
 

@@ -21,6 +21,7 @@ from onnx import (
     ModelProto,
     NodeProto,
     TensorProto,
+    TensorShapeProto,
     TypeProto,
     ValueInfoProto,
     helper,
@@ -421,25 +422,33 @@ def _check_text(*texts: str) -> None:
 
 
 def _declaration(info: ValueInfoProto) -> ValueInfoProto:
-    """The declaration itself, or where it has negative sizes a copy that leaves those open.
+    """The declaration itself, or where it has sizes below 0 a copy that leaves those open.
 
-    Exporters write -1 for sizes known at run time only, and runtimes take it for that.
+    Exporters write -1 for sizes known at run time only, and runtimes take it for that. The
+    symbols "?", "-1" and "None" mean the same.
     Raises ModelError for element types that ONNX doesn't have.
     """
     is_open = False
     for tensor in _tensor_types(info.type):
         if tensor.elem_type not in _ELEMENT_TYPES:
             raise ModelError(f"'{info.name}' has the unknown element type {tensor.elem_type}")
-        is_open |= any(d.dim_value < 0 for d in tensor.shape.dim)
+        is_open |= any(map(_is_left_open, tensor.shape.dim))
     if not is_open:
         return info
     copy = ValueInfoProto()
     copy.CopyFrom(info)
     for tensor in _tensor_types(copy.type):
-        for dimension in tensor.shape.dim:
-            if dimension.dim_value < 0:
-                dimension.ClearField("dim_value")
+        for dimension in filter(_is_left_open, tensor.shape.dim):
+            dimension.ClearField("value")
     return copy
+
+
+def _is_left_open(dimension: TensorShapeProto.Dimension) -> bool:
+    return dimension.dim_value < 0 or dimension.dim_param in _NAMELESS
+
+
+_NAMELESS = ("?", "-1", "None")
+"""What exporters write for unknown sizes where a symbol belongs: equal ones differ."""
 
 
 _ELEMENT_TYPES = frozenset(TensorProto.DataType.values())

@@ -9,8 +9,9 @@ import onnxruntime
 
 from ..ir.errors import SecateurError
 from ..ir.external import EMBED_LIMIT, constant_tensors
+from ..ir.infer import VALUE_LIMIT
 from ..ir.model import Model
-from ..ir.onnx_io import save, to_proto
+from ..ir.onnx_io import save, to_proto, to_proto_without_weights
 from ..ir.scratch import scratch_folder
 from ..ir.tensor import Array
 
@@ -24,16 +25,7 @@ class Session:
     """
 
     def __init__(self, model: Model, *, optimize: bool = True, threads: int = 1) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        # Its threads look for work for some 50 ms after a run, and keep others off the CPUs.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        # On CPUs without VNNI its products of unsigned and signed bytes saturate, but for this.
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        if not optimize:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options = _options(optimize=optimize, threads=threads)
         try:
             with _session_source(model) as source:
                 self._session = onnxruntime.InferenceSession(
@@ -56,6 +48,44 @@ class Session:
         except Exception as error:
             raise SecateurError(f"ONNX Runtime failed: {one_line(error)}") from None
         return dict(zip(names, results, strict=True))
+
+
+def load_problem(model: Model) -> str | None:
+    """Why ONNX Runtime can't load the model, if it can't.
+
+    Of a model with many weights only the types are looked at, where that is enough to load it.
+    """
+    if sum(tensor.nbytes for tensor in constant_tensors(model)) > _WEIGHTS:
+        options = _options(optimize=False)
+        proto = to_proto_without_weights(model, VALUE_LIMIT)
+        with contextlib.suppress(Exception):
+            onnxruntime.InferenceSession(
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+            return None
+    try:
+        Session(model, optimize=False)
+    except SecateurError as error:
+        return str(error)
+    return None
+
+
+_WEIGHTS = 2**26
+"""Bytes of constants above which loading without them saves time and memory."""
+
+
+def _options(*, optimize: bool, threads: int = 1) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Its threads look for work for some 50 ms after a run, and keep others off the CPUs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # On CPUs without VNNI its products of unsigned and signed bytes saturate, but for this.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
 
 
 @contextlib.contextmanager

@@ -27,7 +27,11 @@ class Described(Protocol):
 class Samples:
     """Arrays `[samples, ...]` that were checked against a model's inputs.
 
-    `batch` is the inputs' fixed first size, or None where it is free. Raises
+    An input whose first axis is the batch takes rows of its array. One that has no such
+    axis (a setting, a recurrent state of several layers) has an array with one axis more, and
+    takes one element of it in a run; a single number does for all runs.
+
+    `batch` is the number of rows that a run takes, or None where it is free. Raises
     SecateurError where an array is missing, unknown, empty, or of another type or
     shape than its input. A model without inputs has one sample, of nothing.
     """
@@ -35,16 +39,33 @@ class Samples:
     def __init__(self, model: Model, arrays: Mapping[str, Array]) -> None:
         self.count = check_samples(model, arrays)
         inputs = _inputs(model)
-        sizes = {v.shape[0] for v in inputs.values() if v.shape and isinstance(v.shape[0], int)}
+        self._whole = {name for name, value in inputs.items() if _is_whole(value, arrays[name])}
+        rows = [value for name, value in inputs.items() if name not in self._whole]
+        sizes = {v.shape[0] for v in rows if v.shape and isinstance(v.shape[0], int)}
         if len(sizes) > 1:
             raise SecateurError(
-                f"the inputs' first axes differ in size {sorted(sizes)}, so none counts samples"
+                f"the inputs' first axes differ in size {sorted(sizes)}, so none counts samples; "
+                "give all arrays one axis more, in front"
             )
-        self.arrays = {name: arrays[name] for name in inputs}
+        self.arrays = {
+            name: arrays[name] if arrays[name].ndim else np.repeat(arrays[name], self.count)
+            for name in inputs
+        }
         self.batch: int | None = sizes.pop() if sizes else None
+        if self._whole:
+            if self.batch is not None and self.batch != 1 and rows:
+                raise SecateurError(
+                    f"array {_listed(sorted(self._whole))} holds one element a run, and a run "
+                    f"takes {self.batch} rows of the others; give all arrays one axis more"
+                )
+            self.batch = 1
 
     def __len__(self) -> int:
         return self.count
+
+    def rows(self, feed: Mapping[str, Array]) -> int:
+        """The number of samples in one run's inputs."""
+        return next((len(a) for name, a in feed.items() if name not in self._whole), 1)
 
     def feeds(self, batch: int) -> Iterator[tuple[dict[str, Array], int]]:
         """Yield `batch` samples at a time, with the number that count.
@@ -55,11 +76,24 @@ class Samples:
         size = self.batch or batch
         for start in range(0, self.count, size):
             valid = min(size, self.count - start)
-            rows = slice(start, start + valid)
-            index: Any = rows
+            rows: Any = slice(start, start + valid)
             if valid < size and self.batch is not None:
-                index = np.arange(start, start + size) % self.count
-            yield {n: np.ascontiguousarray(a[index]) for n, a in self.arrays.items()}, valid
+                rows = np.arange(start, start + size) % self.count
+            yield (
+                {
+                    name: np.ascontiguousarray(array[rows])
+                    if name not in self._whole
+                    else np.array(array[start])
+                    for name, array in self.arrays.items()
+                },
+                valid,
+            )
+
+
+def _is_whole(value: Value, array: Described) -> bool:
+    """Whether each element of an array is an input of its own, and not a row of one."""
+    shape = value.shape
+    return shape is not None and (not shape or len(array.shape) == len(shape) + 1)
 
 
 def check_samples(model: Model, arrays: Mapping[str, Described]) -> int:
@@ -71,7 +105,7 @@ def check_samples(model: Model, arrays: Mapping[str, Described]) -> int:
     check_names(model, arrays)
     for name, value in inputs.items():
         _check_array(value, arrays[name])
-    counts = {name: arrays[name].shape[0] for name in inputs}
+    counts = {name: arrays[name].shape[0] for name in inputs if arrays[name].shape}
     if len(set(counts.values())) > 1:
         raise SecateurError(f"arrays differ in their number of samples: {counts}")
     return next(iter(counts.values()), 1)
@@ -100,15 +134,18 @@ def _check_array(value: Value, array: Described) -> None:
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.dtype))
     if array.dtype != dtype:
         raise SecateurError(f"array '{name}' is {array.dtype}, the input takes {dtype}")
-    if not array.shape or shape == ():
+    if not array.shape and shape == ():
+        return
+    if not array.shape:
         raise SecateurError(f"array '{name}' has no axis that counts samples")
     if array.shape[0] == 0:
         raise SecateurError(f"array '{name}' holds no samples")
     if shape is None:
         return
-    fits = len(shape) == len(array.shape) and all(
+    wanted = shape if _is_whole(value, array) else shape[1:]
+    fits = len(wanted) == len(array.shape) - 1 and all(
         not isinstance(want, int) or want == have
-        for want, have in zip(shape[1:], array.shape[1:], strict=True)
+        for want, have in zip(wanted, array.shape[1:], strict=True)
     )
     if not fits:
         expected = ", ".join(["samples", *(str(s or "?") for s in shape[1:])])

@@ -15,8 +15,8 @@ from .ir.model import Model
 from .ir.onnx_io import load
 from .ir.tensor import Array
 from .ir.verify import verify
-from .passes.reference import Session, one_line
-from .random_inputs import random_feed
+from .passes.reference import Session, load_problem, one_line
+from .random_inputs import describe_feeds, random_feeds
 from .report import Check
 from .rounding import movement
 
@@ -35,7 +35,7 @@ def check_feeds(model: Model, data: Dataset | None, seed: int) -> list[dict[str,
     Raises DataError where there is no data and no random inputs will do.
     """
     if data is None:
-        return [random_feed(model, seed)]
+        return random_feeds(model, seed)
     return list(data.feeds(SAMPLES))
 
 
@@ -46,11 +46,11 @@ def check_equivalent(name: str, oracle: Model, result: Model, feeds: Feeds) -> C
     oracle's own weights and inputs otherwise makes (`rounding.movement`). Raises
     SecateurError where it is more than that.
     """
+    if not feeds:
+        return Check(name, False, "not compared: no inputs to run on")
     reference, other = Session(oracle, optimize=False), Session(result, optimize=False)
     agreement = compare(reference, other, feeds)
-    if not agreement.runs:
-        return Check(name, False, "not compared: no inputs to run on")
-    detail = describe(agreement)
+    detail = f"{describe(agreement)} with {describe_feeds(feeds)}"
     if not agreement.within(ROUNDING):
         slack = {output: 2 * moved for output, moved in movement(oracle, feeds).items()}
         agreement = compare(reference, other, feeds, slack)
@@ -59,6 +59,20 @@ def check_equivalent(name: str, oracle: Model, result: Model, feeds: Feeds) -> C
         detail = describe(agreement)
         raise SecateurError(f"{name}: {detail}, which is more than rounding; nothing was written")
     return Check(name, True, detail, dataclasses.asdict(agreement))
+
+
+def check_loads(name: str, model: Model, source: Model) -> Check:
+    """Check that ONNX Runtime can load a result that is about to be written.
+
+    Where it can't load `source`, the model as the user gave it, either, that is reported.
+    Raises SecateurError for everything else.
+    """
+    problem = load_problem(model)
+    if problem is None:
+        return Check(name, True, "loads in ONNX Runtime")
+    if load_problem(source) is None:
+        raise SecateurError(f"{name}: the result would not load, nothing was written: {problem}")
+    return Check(name, False, f"like the input, does not load: {problem}")
 
 
 def check_file(path: Path, feeds: Feeds, source: Model) -> Check:
@@ -72,15 +86,11 @@ def check_file(path: Path, feeds: Feeds, source: Model) -> Check:
         if source.path is None or _checker_problem(source.path) is None:
             raise SecateurError(f"{path.name}: onnx.checker rejects the result: {problem}")
         return Check(path.name, False, f"like the input, rejected by onnx.checker: {problem}")
-    try:
-        session = Session(load(path))
-    except SecateurError as error:
-        if _loads(source):
-            raise
-        return Check(path.name, False, f"passes onnx.checker; like the input, can't run: {error}")
-    if not feeds:
-        return Check(path.name, True, "passes onnx.checker (full), loads in ONNX Runtime")
-    session.run(feeds[0])
+    loaded = load(path)
+    check = check_loads(path.name, loaded, source)
+    if not check.passed or not feeds:
+        return dataclasses.replace(check, detail=f"passes onnx.checker (full), {check.detail}")
+    Session(loaded).run(feeds[0])
     return Check(path.name, True, "passes onnx.checker (full), runs in ONNX Runtime")
 
 
@@ -119,11 +129,3 @@ def _checker_problem(path: Path) -> str | None:
     except Exception as error:  # the checker raises several unrelated types
         return one_line(error)
     return None
-
-
-def _loads(model: Model) -> bool:
-    try:
-        Session(model)
-    except SecateurError:
-        return False
-    return True

@@ -69,6 +69,7 @@ class Settings:
     target: str
     input_shapes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     freeze_defaults: bool = False
+    input_values: Mapping[str, str] = dataclasses.field(default_factory=dict)
     macs: float | None = None
     ratio: float | None = None
     params: float | None = None
@@ -93,7 +94,7 @@ class Settings:
 
     def fixed_inputs(self) -> FixedInputs:
         """What the user fixes of the model's inputs."""
-        return FixedInputs(self.input_shapes, self.freeze_defaults)
+        return FixedInputs(self.input_shapes, self.freeze_defaults, self.input_values)
 
     def steps(self) -> list[Step]:
         """The steps that these settings ask for, in order."""
@@ -122,6 +123,7 @@ def optimize(
     target: str,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     freeze_defaults: bool = False,
+    input_values: Mapping[str, str] | None = None,
     macs: float | None = None,
     ratio: float | None = None,
     params: float | None = None,
@@ -146,7 +148,8 @@ def optimize(
     all or none of them. `calibration` and `evaluation` are `.npz` files or mappings
     (see `data.load_dataset`); quantization needs the former, accuracy the latter with
     labels. `input_shapes` fixes inputs of open shape, `freeze_defaults` those that have a
-    default value. `tune`, `fallback` and `cache` (a
+    default value, `input_values` gives inputs' values as text (`{"rate": "16000"}`).
+    `tune`, `fallback` and `cache` (a
     folder, or whether to use the user's) are those of `compile_model`. A `model` given
     as IR is not changed. Raises SecateurError.
     """
@@ -154,6 +157,7 @@ def optimize(
         target=target,
         input_shapes=dict(input_shapes or {}),
         freeze_defaults=freeze_defaults,
+        input_values=dict(input_values or {}),
         macs=macs,
         ratio=ratio,
         params=params,

@@ -15,7 +15,7 @@ from .ir.tensor import Array
 from .ir.verify import verify
 from .passes.reference import Session
 from .passes.sizes import infer_sizes
-from .random_inputs import random_feed
+from .random_inputs import random_feeds
 
 
 def open_model(
@@ -44,7 +44,7 @@ def open_runner(path: Path, threads: int = 1) -> Runner:
 
 
 def feeds_for(model: Model, data: Path | None, seed: int) -> Iterable[dict[str, Array]]:
-    """Inputs for one run after the other: all samples of a data file, or one random run."""
+    """Inputs for one run after the other: all samples of a data file, or a few random runs."""
     if data is None:
-        return [random_feed(model, seed)]
+        return random_feeds(model, seed)
     return load_dataset(data, model).feeds()

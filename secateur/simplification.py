@@ -8,24 +8,28 @@ from pathlib import Path
 
 import onnx
 
+from .checks import check_feeds, check_loads
+from .data import DataSource, load_dataset
 from .fixed_inputs import FixedInputs
+from .ir.declarations import correct_declarations
 from .ir.errors import SecateurError
 from .ir.infer import infer_shapes
 from .ir.onnx_io import atomic_files, load, save
 from .measure import describe_model, environment, measure_stage
+from .npz import DataError
 from .passes.base import Pass
-from .passes.compare import random_feeds
 from .passes.manager import Check as OutputCheck
 from .passes.manager import PassManager
 from .passes.reference import one_line
 from .passes.simplify import ConvertOpset, InlineFunctions, Simplify
+from .random_inputs import describe_feeds
 from .report import Check, PassRun, Report
 
 TOLERANCE = 1e-5
 """Largest deviation of an output, relative to its magnitude, that `check` accepts."""
 
-_OPEN_SIZE = 8
-"""Size that axes of unknown size have in the inputs of a comparison."""
+_COMPARED = "simplified model against original"
+"""What `check` checks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +59,24 @@ class Options:
 
 
 def simplify_file(
-    source: Path, output: Path, options: Options, *, check: bool = False, seed: int = 0
+    source: Path,
+    output: Path,
+    options: Options,
+    *,
+    check: bool = False,
+    data: DataSource | None = None,
+    seed: int = 0,
 ) -> Report:
     """Simplify the model in `source` and write it to `output`, whole or not at all.
 
-    The result always passes the verifier and onnx.checker where `source` does; with
-    `check` its outputs are also compared with the original's in ONNX Runtime, on random
-    inputs. Raises SecateurError.
+    The result always passes the verifier, and onnx.checker and ONNX Runtime where `source`
+    does; with `check` its outputs are also compared with the original's in ONNX Runtime, on
+    `data` or on random inputs. Raises SecateurError.
     """
     start = time.perf_counter()
-    model = load(source)
+    original = load(source)
+    model = original.clone()
+    corrections = correct_declarations(model)
     infer_shapes(model)
     fixed = model.clone()
     for pass_ in options.fixed.passes():
@@ -75,12 +87,18 @@ def simplify_file(
         options={"step": "simplify", "check": check, "seed": seed, **dataclasses.asdict(options)},
         environment=environment(),
         stages=[measure_stage("original", fixed, 0.0)],
+        notes=corrections,
     )
     with atomic_files(output, output.with_name(output.name + ".data")) as (file, _):
         comparison = None
         if check:
-            feeds = random_feeds(fixed, seed, default=_OPEN_SIZE)
-            comparison = OutputCheck(feeds, TOLERANCE)
+            samples = None if data is None else load_dataset(data, fixed)
+            try:
+                feeds = check_feeds(fixed, samples, seed)
+                complete = [{**feed, **options.fixed.arrays(original)} for feed in feeds]
+                comparison = OutputCheck(complete[0], TOLERANCE, complete[1:])
+            except DataError as error:
+                report.checks.append(Check(_COMPARED, False, f"not compared: {error}"))
         records = PassManager(passes, check=comparison).run(model)
         infer_shapes(model)
         seconds = sum(record.seconds for record in records)
@@ -98,10 +116,12 @@ def simplify_file(
             report.passes.append(run)
         if comparison is not None:
             worst = max(record.deviation or 0.0 for record in records)
-            detail = f"largest relative deviation {worst:.2g} on random inputs"
-            report.checks.append(Check("simplified model against original", True, detail))
+            kind = "random inputs" if data is None else "samples"
+            detail = f"largest relative deviation {worst:.2g} on {kind}: {describe_feeds(feeds)}"
+            report.checks.append(Check(_COMPARED, True, detail))
         save(model, file)
         report.checks.append(_check_file(file, source))
+        report.checks.append(check_loads(file.name, model, original))
     report.seconds = time.perf_counter() - start
     return report
 

@@ -205,7 +205,21 @@ def set_sizes(*lists: str, first: bool, value: int | str | None) -> Oddity:
     return change
 
 
-for _value in (-1, 0, -(2**62), None, "batch", "-1", "0", "x y", "a+b*c", "None", "π", "n" * 500):
+for _value in (
+    -1,
+    0,
+    -(2**62),
+    None,
+    "batch",
+    "-1 ",
+    "?",
+    "0 ",
+    "x y",
+    "a+b*c",
+    "None",
+    "π",
+    "n" * 500,
+):
     for _lists in (("input",), ("output",), ("value_info",), ("input", "output", "value_info")):
         for _first in (True, False):
             _name = f"sizes_{str(_value)[:8]}_{'_'.join(_lists)}_{'first' if _first else 'all'}"
@@ -540,7 +554,7 @@ def zero_weights(proto: ModelProto) -> None:
 
 @oddity
 def sparse_weight(proto: ModelProto) -> None:
-    tensor = next(t for t in proto.graph.initializer if t.name == "w3")
+    tensor = {t.name: t for t in proto.graph.initializer}["w3"]
     array = numpy_helper.to_array(tensor)
     values = numpy_helper.from_array(array.ravel()[:3], tensor.name)
     indices = numpy_helper.from_array(np.arange(3), f"{tensor.name}_indices")
@@ -587,7 +601,9 @@ for _dtype in TensorProto.DataType.values():
 @oddity
 def quantization_annotation(proto: ModelProto) -> None:
     entry = proto.graph.quantization_annotation.add(tensor_name="x")
-    entry.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value=proto.graph.initializer[0].name)
+    entry.quant_parameter_tensor_names.add(
+        key="SCALE_TENSOR", value=proto.graph.initializer[0].name
+    )
 
 
 @oddity
@@ -797,7 +813,10 @@ def ranks_of_branches(proto: ModelProto) -> None:
         [onnx.ValueInfoProto(name="squeezed")],
     )
     keep = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["kept"])], "keep", [], [onnx.ValueInfoProto(name="kept")]
+        [helper.make_node("Identity", ["x"], ["kept"])],
+        "keep",
+        [],
+        [onnx.ValueInfoProto(name="kept")],
     )
     proto.graph.node.extend([
         helper.make_node("Shape", ["x"], ["xs"]),

@@ -186,22 +186,6 @@ def test_open_axes_get_a_size_that_the_model_runs_with() -> None:
     assert random_feed(model, seed=1)["x"].shape == (1, 2, 32)
 
 
-def test_a_model_that_no_random_inputs_fit() -> None:
-    weight = helper.make_tensor("w", TensorProto.FLOAT, [7, 2], [0.0] * 14)
-    product = helper.make_node("MatMul", ["x", "w"], ["y"])
-    graph = helper.make_graph(
-        [product],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "H"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [weight],
-    )
-    opsets = [helper.make_opsetid("", 17)]
-    model = from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
-    with pytest.raises(DataError, match="no random inputs"):
-        random_feed(model, seed=1)
-
-
 def npy(
     shape: object = (5, 3, 4),
     descr: object = "<f4",

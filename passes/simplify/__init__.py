@@ -13,12 +13,14 @@ from .dead import RemoveDeadNodes
 from .defaults import FreezeDefaults
 from .fold_constants import FoldConstants
 from .input_shapes import FixInputShapes
+from .input_values import FixInputValues
 from .rewriter import Rewriter
 from .simplify import Simplify, working_types
 
 __all__ = [
     "ConvertOpset",
     "FixInputShapes",
+    "FixInputValues",
     "FoldBatchNormalization",
     "FoldConstants",
     "FreezeDefaults",

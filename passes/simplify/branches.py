@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from ...ir.graph import Graph, Node, Value, make_tensor_type, normalize_domain
 from ...ir.infer import refusal
 from ...ir.model import Model
-from ...ir.tensor import Tensor
+from ...ir.tensor import Array, Tensor
 from ..base import Note
 
 
@@ -38,8 +38,8 @@ def _search(model: Model, graph: Graph, notes: list[Note]) -> str | None:
             elif blamed:
                 found = found or blamed[0][1]
         elif graph.parent is not None and not node.subgraphs():
-            reason = refusal(model, node)
-            found = found or (reason and f"node '{node.label}' ({node.op_type}): {reason}")
+            refused = refusal(model, node)
+            found = found or (refused and f"node '{node.label}' ({node.op_type}): {refused}")
     return found
 
 
@@ -61,7 +61,7 @@ def _replace(model: Model, node: Node, body: Graph, reason: str) -> bool:
         branch.add_node(Node(op_type, inputs, [value]))
         return value
 
-    def constant(array: np.ndarray) -> Value:  # type: ignore[type-arg]
+    def constant(array: Array) -> Value:
         return branch.add_initializer(model.fresh_name("stop_constant"), Tensor.from_array(array))
 
     names = [value.name for value in body.outputs]

@@ -79,6 +79,7 @@ def command(
             target=target,
             input_shapes=fixed.shapes,
             freeze_defaults=fixed.freeze_defaults,
+            input_values=fixed.values,
             quantize=quantize,
             calibration=calibration,
             evaluation=evaluation,

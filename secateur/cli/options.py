@@ -48,6 +48,19 @@ def _input_shapes(
     return tuple(shapes)
 
 
+def _input_values(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    """Pairs of name and value of `name=16000`; the model knows the type."""
+    pairs = []
+    for value in values:
+        name, equals, text = value.rpartition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{value!r} is not of the form name=16000", ctx, param)
+        pairs.append((name, text))
+    return tuple(pairs)
+
+
 def fixed_inputs_options(function: Callable[..., None]) -> Callable[..., None]:
     """What is fixed of the model's inputs. The command gets a `FixedInputs`, `fixed`."""
 
@@ -55,8 +68,21 @@ def fixed_inputs_options(function: Callable[..., None]) -> Callable[..., None]:
     def command(*args: Any, **kwargs: Any) -> None:
         from ..fixed_inputs import FixedInputs
 
-        fixed = FixedInputs(dict(kwargs.pop("input_shapes")), kwargs.pop("freeze_defaults"))
+        fixed = FixedInputs(
+            dict(kwargs.pop("input_shapes")),
+            kwargs.pop("freeze_defaults"),
+            dict(kwargs.pop("input_values")),
+        )
         function(*args, fixed=fixed, **kwargs)
+
+    command = click.option(
+        "--input-value",
+        "input_values",
+        metavar="NAME=VALUE",
+        callback=_input_values,
+        multiple=True,
+        help="Make a constant of an input, as in rate=16000 or scales=1,2; repeatable.",
+    )(command)
 
     command = click.option(
         "--freeze-defaults",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import (
+    data_option,
     file_option,
     fixed_inputs_options,
     json_option,
@@ -40,9 +41,8 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Allow operators that only ONNX Runtime has (com.microsoft).",
 )
-@click.option(
-    "--check", is_flag=True, help="Compare the outputs in ONNX Runtime, on random inputs."
-)
+@click.option("--check", is_flag=True, help="Compare the outputs in ONNX Runtime.")
+@data_option
 @seed_option
 @json_option
 def command(
@@ -54,6 +54,7 @@ def command(
     size_limit: int | None,
     allow_contrib: bool,
     check: bool,
+    data: Path | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -61,8 +62,10 @@ def command(
 
     Outputs stay the same to rounding, in standard ONNX operators unless --allow-contrib.
     """
+    if data is not None and not check:
+        raise click.UsageError("--data is for --check.")
     from ..simplification import Options, simplify_file
 
     options = Options(fixed, opset, inline, size_limit, allow_contrib)
-    report = simplify_file(model, output, options, check=check, seed=seed)
+    report = simplify_file(model, output, options, check=check, data=data, seed=seed)
     print_transformation(report, output, as_json)
