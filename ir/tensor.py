@@ -216,7 +216,10 @@ class Tensor:
             return proto
         array = self.numpy()
         if self.dtype == TensorProto.STRING:
-            strings = [x if isinstance(x, bytes) else str(x).encode() for x in array.ravel()]
+            strings = [
+                x if isinstance(x, bytes) else str(x).encode("utf-8", "surrogateescape")
+                for x in array.ravel()
+            ]
             return TensorProto(
                 name=name, data_type=self.dtype, dims=self.shape, string_data=strings
             )
@@ -430,6 +433,9 @@ def _elements(proto: TensorProto) -> Array:
         stored = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)).newbyteorder("<")
         native = np.frombuffer(proto.raw_data, stored).astype(stored.newbyteorder("="), copy=False)
         return native.reshape(tuple(proto.dims))
+    if proto.data_type == TensorProto.STRING:
+        words = [word.decode("utf-8", "surrogateescape") for word in proto.string_data]
+        return np.array(words, object).reshape(tuple(proto.dims))
     return numpy_helper.to_array(proto)
 
 

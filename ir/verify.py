@@ -117,11 +117,7 @@ class _GraphVerifier:
         self._define(value, at(node))
 
     def _check_outputs(self) -> None:
-        names: set[str] = set()
         for index, value in enumerate(self.graph.outputs):
-            if value.name in names:
-                raise ModelError(f"graph output '{value.name}' is listed twice")
-            names.add(value.name)
             if Use(self.graph, index) not in value.uses:
                 raise ModelError(f"graph output '{value.name}' lacks its use")
             if self.find(value.name) is not value:
