@@ -21,8 +21,6 @@ from onnx import (
     ModelProto,
     NodeProto,
     TensorProto,
-    TensorShapeProto,
-    TypeProto,
     ValueInfoProto,
     helper,
 )
@@ -32,6 +30,7 @@ from .errors import ModelError, SecateurError
 from .external import ExternalData
 from .files import check_replaceable, open_regular
 from .graph import Attribute, Graph, Node, Value, normalize_domain
+from .info import read_declaration
 from .model import Function, Model
 from .scratch import scratch_folder
 from .tensor import Tensor
@@ -232,9 +231,9 @@ class _GraphReader:
 
     def read(self) -> Graph:
         proto, graph = self.proto, self.graph
-        value_info = [_declaration(info) for info in proto.value_info]
+        value_info = [read_declaration(info) for info in proto.value_info]
         infos = {info.name: info for info in reversed(value_info)}
-        for info in map(_declaration, proto.input):
+        for info in map(read_declaration, proto.input):
             if not info.name:
                 raise ModelError(f"graph '{proto.name}': an input has no name")
             value = Value(info.name, info.type if info.HasField("type") else None, info=info)
@@ -246,7 +245,7 @@ class _GraphReader:
             self._add_initializer(sparse.values.name, Tensor.from_sparse(sparse), infos)
         for node in proto.node:
             self._read_node(node, infos)
-        for info in map(_declaration, proto.output):
+        for info in map(read_declaration, proto.output):
             self._read_output(info)
         for info in value_info:
             self._read_value_info(info, infos)
@@ -419,52 +418,6 @@ def _check_text(*texts: str) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise ModelError(f"the name {text!r} is not UTF-8 text")
-
-
-def _declaration(info: ValueInfoProto) -> ValueInfoProto:
-    """The declaration itself, or where it has sizes below 0 a copy that leaves those open.
-
-    Exporters write -1 for sizes known at run time only, and runtimes take it for that. The
-    symbols "?", "-1" and "None" mean the same.
-    Raises ModelError for element types that ONNX doesn't have.
-    """
-    is_open = False
-    for tensor in _tensor_types(info.type):
-        if tensor.elem_type not in _ELEMENT_TYPES:
-            raise ModelError(f"'{info.name}' has the unknown element type {tensor.elem_type}")
-        is_open |= any(map(_is_left_open, tensor.shape.dim))
-    if not is_open:
-        return info
-    copy = ValueInfoProto()
-    copy.CopyFrom(info)
-    for tensor in _tensor_types(copy.type):
-        for dimension in filter(_is_left_open, tensor.shape.dim):
-            dimension.ClearField("value")
-    return copy
-
-
-def _is_left_open(dimension: TensorShapeProto.Dimension) -> bool:
-    return dimension.dim_value < 0 or dimension.dim_param in _NAMELESS
-
-
-_NAMELESS = ("?", "-1", "None")
-"""What exporters write for unknown sizes where a symbol belongs: equal ones differ."""
-
-
-_ELEMENT_TYPES = frozenset(TensorProto.DataType.values())
-
-
-def _tensor_types(
-    type: TypeProto,
-) -> Iterator[TypeProto.Tensor | TypeProto.SparseTensor]:
-    """The tensor types in a type: itself, or those of its elements."""
-    kind = type.WhichOneof("value")
-    if kind in ("tensor_type", "sparse_tensor_type"):
-        yield getattr(type, kind)
-    elif kind in ("sequence_type", "optional_type"):
-        yield from _tensor_types(getattr(type, kind).elem_type)
-    elif kind == "map_type":
-        yield from _tensor_types(type.map_type.value_type)
 
 
 def _read_function(proto: FunctionProto, base_dir: Path | None) -> Function:

@@ -1,0 +1,55 @@
+"""What files declare of values, as it is meant: sizes that exporters leave open in their own ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnx import TensorProto, TensorShapeProto, TypeProto, ValueInfoProto
+
+from .errors import ModelError
+
+
+def read_declaration(info: ValueInfoProto) -> ValueInfoProto:
+    """The declaration itself, or where it has sizes below 0 a copy that leaves those open.
+
+    Exporters write -1 for sizes known at run time only, and runtimes take it for that. The
+    symbols "?", "-1" and "None" mean the same.
+    Raises ModelError for element types that ONNX doesn't have.
+    """
+    is_open = False
+    for tensor in _tensor_types(info.type):
+        if tensor.elem_type not in _ELEMENT_TYPES:
+            raise ModelError(f"'{info.name}' has the unknown element type {tensor.elem_type}")
+        is_open |= any(map(_is_left_open, tensor.shape.dim))
+    if not is_open:
+        return info
+    copy = ValueInfoProto()
+    copy.CopyFrom(info)
+    for tensor in _tensor_types(copy.type):
+        for dimension in filter(_is_left_open, tensor.shape.dim):
+            dimension.ClearField("value")
+    return copy
+
+
+def _is_left_open(dimension: TensorShapeProto.Dimension) -> bool:
+    return dimension.dim_value < 0 or dimension.dim_param in _NAMELESS
+
+
+_NAMELESS = ("?", "-1", "None")
+"""What exporters write for unknown sizes where a symbol belongs: equal ones differ."""
+
+
+_ELEMENT_TYPES = frozenset(TensorProto.DataType.values())
+
+
+def _tensor_types(
+    type: TypeProto,
+) -> Iterator[TypeProto.Tensor | TypeProto.SparseTensor]:
+    """The tensor types in a type: itself, or those of its elements."""
+    kind = type.WhichOneof("value")
+    if kind in ("tensor_type", "sparse_tensor_type"):
+        yield getattr(type, kind)
+    elif kind in ("sequence_type", "optional_type"):
+        yield from _tensor_types(getattr(type, kind).elem_type)
+    elif kind == "map_type":
+        yield from _tensor_types(type.map_type.value_type)
