@@ -1,12 +1,20 @@
-"""What files declare of values, as it is meant: sizes that exporters leave open in their own ways."""
+"""What files declare, as it is meant: exporters have their own ways of leaving sizes open."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnx import TensorProto, TensorShapeProto, TypeProto, ValueInfoProto
+from onnx import (
+    FunctionProto,
+    ModelProto,
+    TensorProto,
+    TensorShapeProto,
+    TypeProto,
+    ValueInfoProto,
+)
 
 from .errors import ModelError
+from .graph import normalize_domain
 
 
 def read_declaration(info: ValueInfoProto) -> ValueInfoProto:
@@ -53,3 +61,12 @@ def _tensor_types(
         yield from _tensor_types(getattr(type, kind).elem_type)
     elif kind == "map_type":
         yield from _tensor_types(type.map_type.value_type)
+
+
+def import_once(extra: ModelProto | FunctionProto) -> None:
+    """Keep the last import of each operator set, the one that ONNX Runtime goes by."""
+    last = {normalize_domain(entry.domain): entry for entry in extra.opset_import}
+    if len(last) < len(extra.opset_import):
+        kept = list(last.values())
+        del extra.opset_import[:]
+        extra.opset_import.extend(kept)

@@ -29,8 +29,8 @@ from .calls import check_calls
 from .errors import ModelError, SecateurError
 from .external import ExternalData
 from .files import check_replaceable, open_regular
-from .graph import Attribute, Graph, Node, Value, normalize_domain
-from .info import read_declaration
+from .graph import Attribute, Graph, Node, Value
+from .info import import_once, read_declaration
 from .model import Function, Model
 from .scratch import scratch_folder
 from .tensor import Tensor
@@ -180,17 +180,8 @@ def _model_extra(proto: ModelProto) -> ModelProto:
         if field.name not in ("graph", "functions"):
             _copy_field(extra, field.name, value)
     copy_unknown_fields(proto, extra)
-    _import_once(extra)
+    import_once(extra)
     return extra
-
-
-def _import_once(extra: ModelProto | FunctionProto) -> None:
-    """Keep the last import of each operator set, the one that ONNX Runtime goes by."""
-    last = {normalize_domain(entry.domain): entry for entry in extra.opset_import}
-    if len(last) < len(extra.opset_import):
-        kept = list(last.values())
-        del extra.opset_import[:]
-        extra.opset_import.extend(kept)
 
 
 # --- reading ---------------------------------------------------------------------
@@ -432,7 +423,7 @@ def _read_function(proto: FunctionProto, base_dir: Path | None) -> Function:
         if field.name not in ("node", "input", "output", "value_info"):
             _copy_field(extra, field.name, value)
     copy_unknown_fields(proto, extra)
-    _import_once(extra)
+    import_once(extra)
     return Function(_GraphReader(body, {}, base_dir).read(), extra)
 
 
