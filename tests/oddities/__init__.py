@@ -1,0 +1,20 @@
+"""Models as the world writes them: a few small bases, each with one thing that is odd about it.
+
+`ODDITIES` maps names to functions that change a model proto in place, or return another.
+Every oddity is one that onnx.checker accepts on at least one base.
+"""
+
+from . import bases, declarations, interface, names, operators
+from .registry import BASES, ODDITIES, all_oddities, make
+
+__all__ = [
+    "BASES",
+    "ODDITIES",
+    "all_oddities",
+    "bases",
+    "declarations",
+    "interface",
+    "make",
+    "names",
+    "operators",
+]
