@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -161,7 +162,6 @@ def _constant_of_shape(node: Node, inputs: Sequence[Array | None]) -> Array | No
 
 @kernel("Cast")
 def _cast(node: Node, inputs: Sequence[Array | None]) -> Array | None:
-    """Conversions that no rounding mode or saturation rule has a say in."""
     array, target = inputs[0], node.get("to")
     if array is None or target == TensorProto.STRING or array.dtype.kind not in "biuf":
         return None
@@ -169,15 +169,34 @@ def _cast(node: Node, inputs: Sequence[Array | None]) -> Array | None:
     if dtype.kind not in "biuf" or array.nbytes > _LARGEST:
         return None
     if array.dtype.kind == "f" and dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        inside = np.isfinite(array).all() and (array >= limits.min).all()
-        if not inside or not (array < float(limits.max)).all():
-            return None
-    elif not np.can_cast(array.dtype, dtype, "safe") and dtype.kind != "f" and dtype != np.bool_:
-        limits = np.iinfo(dtype)
-        if array.size and not limits.min <= int(array.min()) <= int(array.max()) <= limits.max:
-            return None
+        return _integers_of(array, dtype)
+    if dtype == np.float16:
+        array = array.astype(np.float32, copy=False)
     return array.astype(dtype)
+
+
+def _integers_of(array: Array, dtype: Any) -> Array:
+    """Floats as integers, on every machine as ONNX Runtime converts them on x86.
+
+    What int32 and int64 don't hold, NaN included, becomes their lowest number. Narrower
+    types take the low bits of the int32; unsigned ones the bits of the signed number, from
+    half of their range on of what is left of it.
+    """
+    wide, bits = array.astype(np.float64), 8 * dtype.itemsize
+
+    def truncated(values: Array, bits: int) -> Array:
+        half = 2.0 ** (bits - 1)
+        inside = (values >= -half) & (values < half)
+        found = np.where(inside, values, 0).astype(f"int{bits}")
+        return np.asarray(np.where(inside, found, np.iinfo(found.dtype).min))
+
+    if bits < 32:
+        return truncated(wide, 32).astype(dtype)
+    if dtype.kind == "i":
+        return truncated(wide, bits)
+    half = 2 ** (bits - 1)
+    upper = truncated(wide - float(half), bits).view(dtype) + dtype.type(half)
+    return np.asarray(np.where(wide >= half, upper, truncated(wide, bits).view(dtype)))
 
 
 @kernel("Range")

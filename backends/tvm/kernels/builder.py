@@ -7,9 +7,11 @@ is an order of magnitude faster than parsing TVMScript.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
 from ..faults import Fault
@@ -172,7 +174,10 @@ def join(vectors: Sequence[Expr], lanes: int) -> Any:
 
 
 def constant(value: float, dtype: str, lanes: int = 1) -> Any:
-    """An immediate, splat over `lanes`."""
+    """An immediate, splat over `lanes`; infinities and NaN by their bits."""
+    if dtype == "float32" and not math.isfinite(value):
+        bits = int(np.float32(value).view(np.int32))
+        return splat(tirx.reinterpret(dtype, tirx.const(bits, "int32")), lanes)
     return splat(tirx.const(value, dtype), lanes)
 
 

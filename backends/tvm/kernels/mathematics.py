@@ -6,6 +6,7 @@ last place over the range that float32 can represent.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def log(e: VectorCode, x: Any) -> Any:
     square = e.bind(f * f, "float32")
     y = square * f * _polynomial(e, f, _LOG) + n * e.number(_LN2_LOW)
     y = e.bind(y - square * e.number(0.5) + f + n * e.number(_LN2_HIGH), "float32")
-    infinity, nothing = e.from_bits(0x7F800000), e.from_bits(0x7FC00000)
+    infinity, nothing = e.number(math.inf), e.number(math.nan)
     y = tirx.Select(x < infinity, y, x)
     limit = tirx.Select(x < e.number(0.0), nothing, -infinity)
     return e.bind(tirx.Select(x <= e.number(0.0), limit, y), "float32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from ..layout import Blocked
@@ -99,4 +100,4 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
 def _start_value(pool: Pooling) -> float:
     if pool.kind != "maximum":
         return 0
-    return {"float32": -3.4028234663852886e38, "uint8": 0, "int8": -128}[pool.input_dtype]
+    return {"float32": -math.inf, "uint8": 0, "int8": -128}[pool.input_dtype]

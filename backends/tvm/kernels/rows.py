@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from tvm import tirx
 
 from ..programs import Program
@@ -210,10 +209,6 @@ class _Rows:
         return StepEmitter(self.k, self.target, 1).bind(value, "float32")
 
     def number(self, value: float) -> Any:
-        if math.isinf(value):
-            bits = int(np.float32(value).view(np.int32))
-            number = tirx.reinterpret("float32", tirx.const(bits, "int32"))
-            return splat(number, self.lanes)
         return constant(value, "float32", self.lanes)
 
     def bind(self, value: Any) -> Any:

@@ -195,9 +195,10 @@ def _cast_rule(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
 
 def _clip(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     value = a[0]
-    for bound, limit in ((s["low"], e.at_least), (s["high"], e.at_most)):
-        if math.isfinite(bound):
-            value = limit(value, e.number(bound, s.dtype), s.dtype)
+    if s["low"] > -math.inf:
+        value = e.at_least(value, e.number(s["low"], s.dtype), s.dtype)
+    if s["high"] < math.inf:
+        value = e.at_most(value, e.number(s["high"], s.dtype), s.dtype)
     return value
 
 
@@ -237,9 +238,9 @@ def _elu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
 
 
 def _root(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
-    """x to the power of 1/2, which is infinite for -infinity, where the square root is NaN."""
+    """x to the power of 1/2: infinity of -infinity, 0 of -0, where the square root is NaN, -0."""
     x = e.opaque(a[0])
-    return tirx.Select(x > e.from_bits(0xFF800000 - 2**32), tirx.sqrt(x), x * x)
+    return tirx.Select(x > e.number(-math.inf), e.magnitude(tirx.sqrt(x)), x * x)
 
 
 def _gelu_erf(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:

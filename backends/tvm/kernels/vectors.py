@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from tvm import tirx
 
 from ..targets import Target
-from .builder import KernelBuilder, cast, constant, llvm, load, reinterpret, vector_type
+from .builder import KernelBuilder, cast, constant, llvm, load, vector_type
 
 
 class VectorCode:
@@ -50,18 +49,12 @@ class VectorCode:
     def number(self, value: float, dtype: str = "float32") -> Any:
         return constant(value, dtype, self.lanes)
 
-    def from_bits(self, bits: int) -> Any:
-        """A float that no literal gives: infinity, NaN."""
-        return reinterpret(self.number(bits, "int32"), "float32", self.lanes)
-
     def literal(self, value: float) -> Any:
         """Any float of a model. TVM takes products with a zero for zero, and divides by none."""
         if value == 0:
             return self._intrinsic(
                 "copysign", self.number(0.0), self.number(math.copysign(1, value))
             )
-        if not math.isfinite(value):
-            return self.from_bits(int(np.float32(value).view(np.int32)))
         return self.number(value)
 
     def at_least(self, value: Any, bound: Any, dtype: str = "float32") -> Any:
@@ -96,7 +89,7 @@ class VectorCode:
 
     def is_number(self, value: Any) -> Any:
         """Whether a float is no NaN. TVM takes `value == value` for true."""
-        return value <= self.from_bits(0x7F800000)
+        return value <= self.number(math.inf)
 
     def magnitude(self, value: Any) -> Any:
         return self._intrinsic("fabs", value)

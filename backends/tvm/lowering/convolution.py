@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -246,7 +247,7 @@ def _maximum(lowering: Lowering, node: Node, x: Value, y: Value, geometry: Geome
     if source.dtype not in ("float32", "uint8", "int8"):
         return False
     output = lowering.tensor(y, source.dtype)
-    lowest = {"float32": -3.4028234663852886e38, "uint8": 0, "int8": -128}[source.dtype]
+    lowest = {"float32": -math.inf, "uint8": 0, "int8": -128}[source.dtype]
     lowering.emit(
         PoolingOp(
             label=node.label,

@@ -318,7 +318,8 @@ def to(value: Expr, dtype: str) -> Any:
     if own == dtype:
         return value
     if dtype == "bool":
-        return tirx.NE(value, number(0, own))
+        differs = tirx.NE(value, number(0, own))  # of floats it is false for NaN
+        return tirx.any(differs, tirx.isnan(value)) if is_float(own) else differs
     if own == "bool":
         return tirx.Select(value, number(1, dtype), number(0, dtype))
     if dtype == "float16" and own != "float32":

@@ -47,12 +47,12 @@ def max_pool(call: Call) -> None:
         low = number(-math.inf, dtype) if is_float(dtype) else tirx.min_value(dtype)
         with nest(k, y.shape) as (n, c, *out):
             best = cell(k, dtype, low, "best")
-            at = cell(k, "int64", 0, "at")
+            at = cell(k, "int64", -1, "at")
             with nest(k, window.kernel, "r") as within:
                 place = window.places(out, within)
                 with when(k, inside(place, sizes)):
                     element = to(x[[n, c, *place]], dtype)
-                    better = element > best.get()
+                    better = tirx.any(element > best.get(), at.get() < number(0, "int64"))
                     if is_float(dtype):
                         better = tirx.any(better, m.is_nan(element))
                     with when(k, better):

@@ -1,0 +1,130 @@
+"""NaN and infinities in windows and rows: pooling, reductions, the largest of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.runtime import Runtime
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.onnx_io import from_proto
+
+from .test_networks import TARGETS
+
+Array = Any
+
+POOLING = {
+    "padded": "MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (x)",
+    "plain": "MaxPool <kernel_shape = [2, 3], strides = [1, 2]> (x)",
+    "dilated": "MaxPool <kernel_shape = [2, 2], dilations = [2, 3]> (x)",
+    "ceiled": "MaxPool <kernel_shape = [2, 2], strides = [2, 2], pads = [1, 1, 1, 1],"
+    " ceil_mode = 1> (x)",
+    "whole": "GlobalMaxPool (x)",
+}
+SHARED = {
+    "max_1": "ReduceMax <keepdims = 0, axes = [1]> (t)",
+    "min_1": "ReduceMin <keepdims = 0, axes = [1]> (t)",
+    "max_0": "ReduceMax <keepdims = 0, axes = [0]> (t)",
+    "min_0": "ReduceMin <keepdims = 0, axes = [0]> (t)",
+}
+AS_RUNTIME = {
+    "average": "AveragePool <kernel_shape = [2, 2]> (x)",
+    "mean": "ReduceMean <axes = [1]> (t)",
+    "l1": "ReduceL1 <axes = [1]> (t)",
+    "l2": "ReduceL2 <axes = [0]> (t)",
+    "product": "ReduceProd <axes = [1]> (t)",
+    "log_sum_exp": "ReduceLogSumExp <axes = [1]> (t)",
+    "arg_max": "ArgMax <axis = 1> (t)",
+    "arg_min": "ArgMin <axis = 0> (t)",
+    "softmax_1": "Softmax <axis = 1> (t)",
+    "softmax_0": "Softmax <axis = 0> (t)",
+    "log_softmax": "LogSoftmax <axis = 1> (t)",
+}
+REDUCE: dict[str, Callable[..., Array]] = {"max": np.max, "min": np.min}
+
+SHAPES = {"x": (2, 19, 9, 10), "t": (5, 37)}
+
+
+def build(nodes: dict[str, str], dtype: str) -> onnx.ModelProto:
+    """A model with an output for each node."""
+    used = [n for n in SHAPES if any(f"({n})" in node for node in nodes.values())]
+    inputs = ", ".join(f"{dtype}[{','.join(map(str, SHAPES[n]))}] {n}" for n in used)
+    kinds = {name: "int64" if name.startswith("arg") else dtype for name in nodes}
+    outputs = ", ".join(f"{kind} {name}" for name, kind in kinds.items())
+    body = "\n".join(f"{name} = {node}" for name, node in nodes.items())
+    text = f'<ir_version: 9, opset_import: ["" : 13]> g ({inputs}) => ({outputs}) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return model
+
+
+def reference(nodes: dict[str, str], dtype: str, feeds: dict[str, Array]) -> dict[str, Array]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    model = build(nodes, dtype)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    given = {i.name: feeds[i.name] for i in session.get_inputs()}
+    return dict(zip(nodes, session.run(None, given), strict=True))
+
+
+def pooled(dtype: str, x: Array) -> dict[str, Array]:
+    """Maxima of windows, NaN where a window has any; in ONNX Runtime its position matters."""
+    largest = reference(POOLING, dtype, {"x": np.nan_to_num(x, nan=-1e4, posinf=1e4, neginf=-1e3)})
+    marked = reference(POOLING, dtype, {"x": np.isnan(x).astype(x.dtype)})
+    result = {}
+    for name, array in largest.items():
+        array = np.where(array == 1e4, np.inf, np.where(array == -1e3, -np.inf, array))
+        result[name] = np.where(marked[name] > 0, np.nan, array).astype(x.dtype)
+    return result
+
+
+def holey(seed: int, shape: tuple[int, ...], dtype: str) -> Array:
+    """Random numbers with some NaN and infinities in any position."""
+    random = np.random.default_rng(seed)
+    array = random.standard_normal(shape).astype(dtype)
+    flat = array.reshape(-1)
+    for value, share in ((np.nan, 40), (np.inf, 60), (-np.inf, 20)):
+        flat[random.integers(0, flat.size, flat.size // share + 1)] = value
+    return array
+
+
+def check(folder: Path, target: str, kind: str) -> None:
+    dtype = {"float": "float32", "double": "float64", "float16": "float16"}[kind]
+    own = AS_RUNTIME if kind == "float" else {}
+    nodes = {**POOLING, **SHARED, **own}
+    path = folder / "model.so"
+    compile_model(from_proto(build(nodes, kind)), parse_target(target), path)
+    runtime = Runtime(path, 1)
+    for seed in range(12):
+        feeds = {name: holey(seed, shape, dtype) for name, shape in SHAPES.items()}
+        if seed == 11:
+            feeds["x"][:] = -np.inf  # the border must not win
+        found = runtime.run(feeds)
+        expected = {} if kind == "float16" else pooled(kind, feeds["x"])
+        for name in SHARED:
+            function, axis = name.split("_")
+            expected[name] = REDUCE[function](feeds["t"], axis=int(axis))
+        expected |= reference(own, kind, feeds) if own else {}
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_windows_and_rows_with_holes(tmp_path: Path) -> None:
+    check(tmp_path, "native", "float")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kind", ["float", "double", "float16"])
+def test_windows_and_rows_with_holes_everywhere(tmp_path: Path, target: str, kind: str) -> None:
+    check(tmp_path, target, kind)
