@@ -76,18 +76,19 @@ class Samples:
         size = self.batch or batch
         for start in range(0, self.count, size):
             valid = min(size, self.count - start)
-            rows: Any = slice(start, start + valid)
-            if valid < size and self.batch is not None:
-                rows = np.arange(start, start + size) % self.count
-            yield (
-                {
-                    name: np.ascontiguousarray(array[rows])
-                    if name not in self._whole
-                    else np.array(array[start])
-                    for name, array in self.arrays.items()
-                },
-                valid,
-            )
+            yield self.take(start, size if self.batch is not None else valid), valid
+
+    def take(self, start: int, size: int) -> dict[str, Array]:
+        """A run of `size` samples from `start` on, after the last one again from the first."""
+        rows: Any = slice(start, start + size)
+        if start + size > self.count:
+            rows = np.arange(start, start + size) % self.count
+        return {
+            name: np.ascontiguousarray(array[rows])
+            if name not in self._whole
+            else np.array(array[start])
+            for name, array in self.arrays.items()
+        }
 
 
 def _is_whole(value: Value, array: Described) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from .agreement import Agreement, compare
+from .batches import batch_sizes
 from .data import Dataset
 from .ir.errors import SecateurError
 from .ir.model import Model
@@ -36,7 +37,7 @@ def check_feeds(model: Model, data: Dataset | None, seed: int) -> list[dict[str,
     """
     if data is None:
         return random_feeds(model, seed)
-    return list(data.feeds(SAMPLES))
+    return list(data.feeds(SAMPLES, batch_sizes(model, data)))
 
 
 def check_equivalent(name: str, oracle: Model, result: Model, feeds: Feeds) -> Check:

@@ -7,8 +7,9 @@ takes is never read.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +34,23 @@ class Dataset:
     samples: Samples
     labels: Array | None = None
 
-    def feeds(self, limit: int | None = None) -> Iterator[dict[str, Array]]:
-        """Inputs for runs of the model's batch size (1 where it is free).
+    def feeds(
+        self, limit: int | None = None, sizes: Sequence[int] = (1,)
+    ) -> Iterator[dict[str, Array]]:
+        """Inputs for runs of the model's batch size; where it is free, of `sizes` in turns.
 
-        Covers all samples, or at least the first `limit`.
+        Covers all samples, or at least the first `limit`. Where there are too few for one
+        run of each size, samples are repeated.
         """
-        covered = 0
-        for feed, valid in self.samples.feeds(1):
-            if limit is not None and covered >= limit:
+        if self.samples.batch is not None:
+            sizes = (self.samples.batch,)
+        count = min(len(self.samples), limit or len(self.samples))
+        start = 0
+        for run, size in enumerate(itertools.cycle(sizes)):
+            if start >= count and run >= len(sizes):
                 return
-            covered += valid
-            yield feed
+            yield self.samples.take(start % count, size)
+            start += size
 
 
 def load_dataset(source: DataSource, model: Model) -> Dataset:

@@ -14,9 +14,11 @@ from .agreement import compare
 from .backends.onnxruntime import Runner, evaluate
 from .backends.tvm.cache import Cache
 from .backends.tvm.targets import Target, can_run_here, parse_target
+from .batches import batch_sizes
 from .checks import check_equivalent, check_feeds, check_file
 from .data import Dataset, DataSource, load_dataset
 from .fixed_inputs import FixedInputs
+from .independence import check_independent
 from .ir.errors import SecateurError
 from .ir.model import Model
 from .ir.onnx_io import save
@@ -26,6 +28,7 @@ from .measure import describe_model, environment, latencies, measure_stage
 from .npz import DataError
 from .output import output_folder
 from .passes.base import Context
+from .passes.batch import inspect_batch
 from .passes.prune import PruneChannels
 from .passes.quantize import QuantizeStatic
 from .passes.reference import Session
@@ -240,7 +243,7 @@ class _Run:
                 self._record(step.result, result.seconds)
 
     def verify(self, path: Path) -> None:
-        """Compare steps with their oracles, write the model and check the file."""
+        """Compare steps with oracles and batches with their samples; write and check the file."""
         with self._stage("verify"):
             for step, oracle, result in self.oracles:
                 check = check_equivalent(
@@ -249,6 +252,10 @@ class _Run:
                     result,
                     self.feeds,
                 )
+                self.report.checks.append(check)
+            batch = inspect_batch(self.model)
+            if batch.is_proven:
+                check = check_independent(self.model, batch, self.feeds, self.settings.seed)
                 self.report.checks.append(check)
             save(self.model, path)
             self.report.checks.append(check_file(path, self.feeds, self.original))
@@ -320,7 +327,7 @@ class _Run:
         data = self.evaluation or self.calibration
         if data is None:
             return iter(self.feeds) if self.feeds else None
-        return data.feeds()
+        return data.feeds(sizes=batch_sizes(self.model, data))
 
     def _choose_feeds(self) -> list[dict[str, Array]]:
         """Inputs for comparisons and timings; none, with a note, where sizes are unknown."""

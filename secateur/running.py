@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .backends.onnxruntime import Runner
+from .batches import batch_sizes
 from .data import load_dataset
 from .fixed_inputs import FixedInputs
 from .ir.model import Model
@@ -47,4 +48,5 @@ def feeds_for(model: Model, data: Path | None, seed: int) -> Iterable[dict[str, 
     """Inputs for one run after the other: all samples of a data file, or a few random runs."""
     if data is None:
         return random_feeds(model, seed)
-    return load_dataset(data, model).feeds()
+    samples = load_dataset(data, model)
+    return samples.feeds(sizes=batch_sizes(model, samples))

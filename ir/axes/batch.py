@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from ..graph import Node, Value, normalize_domain
 from ..model import Model
@@ -48,6 +49,14 @@ class Batch:
     def is_proven(self) -> bool:
         """Whether there are samples, and they are independent."""
         return bool(self.inputs) and self.obstacle is None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Names of inputs and outputs that have samples, and why there are none."""
+        return {
+            "inputs": [value.name for value in self.inputs],
+            "outputs": [value.name for value in self.outputs],
+            "obstacle": None if self.obstacle is None else asdict(self.obstacle),
+        }
 
     @property
     def advice(self) -> str:

@@ -44,6 +44,7 @@ def command(model: Path, details: bool, fixed: FixedInputs, as_json: bool) -> No
 
 def _inspect(path: Path, fixed: FixedInputs) -> dict[str, Any]:
     from ..measure import cost_of, describe_model, file_bytes
+    from ..passes.batch import inspect_batch
     from ..passes.prune import inspect_groups
     from ..running import open_model
 
@@ -55,6 +56,7 @@ def _inspect(path: Path, fixed: FixedInputs) -> dict[str, Any]:
         macs[node.op_type] += node.macs
     return {
         **describe_model(model),
+        "batch": inspect_batch(model).as_dict(),
         "nodes": cost.nodes,
         "parameters": cost.parameters,
         "macs": cost.macs,
@@ -76,6 +78,8 @@ def _print(facts: dict[str, Any]) -> None:
         for value in facts[kind]:
             shape = "unknown shape" if value["shape"] is None else _shape_text(value["shape"])
             say(f"{kind[:-1]} {value['name']}: {value['type']} {shape}")
+    if facts["batch"]["inputs"]:
+        say(_batch_text(facts["batch"]))
     say(
         f"{count_text(facts['nodes'])} nodes, {count_text(facts['parameters'])} parameters "
         f"({bytes_text(facts['weight_bytes'])}), {count_text(facts['macs'])} MACs"
@@ -104,6 +108,13 @@ def _print(facts: dict[str, Any]) -> None:
         ],
         text_columns=2,
     )
+
+
+def _batch_text(batch: dict[str, Any]) -> str:
+    names = ", ".join(batch["inputs"])
+    if batch["obstacle"] is None:
+        return f"batch: independent samples along the first axis of {names}"
+    return f"no batch along the first axis of {names}: {_lock_text(batch['obstacle'])}"
 
 
 def _print_details(group: dict[str, Any]) -> None:

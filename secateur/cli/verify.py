@@ -14,10 +14,15 @@ from .options import json_option, model_argument
 @model_argument
 @json_option
 def command(model: Path, as_json: bool) -> None:
-    """Check that MODEL is well formed, passes onnx.checker and loads in ONNX Runtime."""
-    from ..checks import verify_file
+    """Check that MODEL is well formed, passes onnx.checker and loads in ONNX Runtime.
 
-    checks = verify_file(model)
+    Where its inputs leave their first size open, also say whether that is a batch of
+    independent samples, and compare batches with their samples.
+    """
+    from ..checks import verify_file
+    from ..independence import verify_batch
+
+    checks = [*verify_file(model), *verify_batch(model)]
     if as_json:
         print_json([{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks])
     else:
