@@ -87,7 +87,6 @@ class Facts:
     def __init__(self) -> None:
         self.atoms: list[Atom] = []
         self._ranges: dict[Direction, tuple[float, float]] = {}
-        self._lasting: list[Linear] = []
         self._directions: dict[int, list[Direction]] = {}  # by the atoms in them
 
     def atom(self, atom: Atom) -> Linear:
@@ -101,18 +100,11 @@ class Facts:
     @contextlib.contextmanager
     def given(self, forms: Sequence[Linear]) -> Iterator[None]:
         """Within it, each of `forms` is at least 0."""
-        before, lasting = dict(self._ranges), len(self._lasting)
+        before = dict(self._ranges)
         for form in forms:
             self.add(form)
         yield
         self._ranges = before
-        for form in self._lasting[lasting:]:
-            self.add(form)
-
-    def add_lasting(self, form: Linear) -> None:
-        """`form` is at least 0, everywhere."""
-        self._lasting.append(form)
-        self.add(form)
 
     def add(self, form: Linear) -> None:
         """`form` is at least 0, from here to the end of the innermost `given`."""
@@ -131,6 +123,14 @@ class Facts:
         else:
             high = min(high, form.const // -factor)
         self._ranges[direction] = low, high
+
+    def widest(self, form: Linear) -> tuple[int, int]:
+        """Bounds of a form that hold everywhere."""
+        low = high = form.const
+        for atom, coefficient in form.terms.items():
+            ends = [coefficient * end for end in (self.atoms[atom].low, self.atoms[atom].high)]
+            low, high = low + min(ends), high + max(ends)
+        return low, high
 
     def narrow(self, form: Linear, low: int, high: int) -> tuple[int, int]:
         """Bounds of a form, made tighter by its atoms' and by what is known of it directly."""
@@ -168,14 +168,14 @@ class Facts:
             if len(direction) == 1 or direction not in self._ranges:
                 continue  # of an atom by itself `_least` knows
             low, high = self._ranges[direction]
-            for factor in _factors(form, direction):
+            for scale, factor in _factors(form, direction):
                 end = low if factor > 0 else high
                 if math.isinf(end):
                     continue
-                rest = form.plus(Linear(-int(end), dict(direction)), -factor)
-                if len(rest.terms) < len(form.terms) + len(direction) - 1 and self.is_at_least_0(
-                    rest, depth - 1
-                ):
+                # an integer is at least 0 if n times it is at least 1 - n
+                scaled = form.times(scale).shifted(scale - 1)
+                rest = scaled.plus(Linear(-int(end), dict(direction)), -factor)
+                if self.is_at_least_0(rest, depth - 1):
                     return True
         for atom, coefficient in form.terms.items():
             cases = self.atoms[atom].cases
@@ -221,13 +221,15 @@ def _equal(atom: int, value: Linear) -> Linear:
     return Linear(0, {atom: 1}).plus(value, -1)
 
 
-def _factors(form: Linear, direction: Direction) -> Iterator[int]:
-    """Multiples of a direction that cancel one of the form's terms."""
+def _factors(form: Linear, direction: Direction) -> Iterator[tuple[int, int]]:
+    """Scales of a form and multiples of a direction that cancel one of the form's terms."""
     seen = set()
     for atom, coefficient in direction:
         own = form.terms.get(atom)
-        if own is not None and own % coefficient == 0:
-            factor = own // coefficient
-            if factor not in seen:
-                seen.add(factor)
-                yield factor
+        if own is not None:
+            common = math.gcd(own, coefficient)
+            scale, factor = abs(coefficient) // common, own // common
+            found = (scale, factor if coefficient > 0 else -factor)
+            if found not in seen:
+                seen.add(found)
+                yield found

@@ -60,7 +60,7 @@ class Values:
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
-        self._quotients: dict[tuple[object, ...], Linear] = {}
+        self._atoms: dict[tuple[object, ...], Linear] = {}
 
     def literal(self, value: int, kind: str) -> Number:
         return Number(kind, Linear(value, {}), value, value)
@@ -109,40 +109,31 @@ class Values:
         )
 
     def multiply(self, a: Number, b: Number) -> Number:
-        corners = [x * y for x in (a.low, a.high) for y in (b.low, b.high)]
-        low, high = min(corners), max(corners)
+        low, high = _products(_range(a), _range(b))
         if not b.form.terms:
             form = a.form.times(b.form.const)
         elif not a.form.terms:
             form = b.form.times(a.form.const)
         else:
-            form = self._derived(("multiply", *self._pair(a, b)), low, high, (a, b))
+            form = self._derived("multiply", (a, b), _products)
         return self.number(a.kind, form, low, high, a.doubts + b.doubts)
 
     def floordiv(self, a: Number, b: Number) -> Number:
         if b.low < 1:
             return self.opaque(a, b)
-        corners = [x // y for x in (a.low, a.high) for y in (b.low, b.high)]
-        low, high = min(corners), max(corners)
-        doubts = a.doubts + b.doubts
-        if b.form.terms:
-            form = self._derived(("divide", *self._pair(a, b)), low, high, (a, b))
-            return self.number(a.kind, form, low, high, doubts)
-        return self.number(a.kind, self._quotient(a, b.form.const, low, high), low, high, doubts)
+        low, high = _quotients(_range(a), _range(b))
+        form = self._derived("divide", (a, b), _quotients) if b.form.terms else self._quotient(a, b)
+        return self.number(a.kind, form, low, high, a.doubts + b.doubts)
 
     def floormod(self, a: Number, b: Number) -> Number:
         if b.low < 1:
             return self.opaque(a, b)
-        low, high = 0, b.high - 1
-        if a.low >= 0:
-            high = min(high, a.high)
-        doubts = a.doubts + b.doubts
+        low, high = _remainders(_range(a), _range(b))
         if b.form.terms:
-            form = self._derived(("modulo", *self._pair(a, b)), low, high, (a, b))
-            return self.number(a.kind, form, low, high, doubts)
-        divisor = b.form.const
-        quotient = self._quotient(a, divisor, a.low // divisor, a.high // divisor)
-        return self.number(a.kind, a.form.plus(quotient, -divisor), low, high, doubts)
+            form = self._derived("modulo", (a, b), _remainders)
+        else:
+            form = a.form.plus(self._quotient(a, b), -b.form.const)
+        return self.number(a.kind, form, low, high, a.doubts + b.doubts)
 
     def truncdiv(self, a: Number, b: Number) -> Number:
         return self.floordiv(a, b) if a.low >= 0 else self.opaque(a, b)
@@ -160,8 +151,8 @@ class Values:
             return dataclasses.replace(b, doubts=a.doubts + b.doubts)
         over = a.form.plus(b.form, -1)  # a - b
         cases = (Case((over.times(-1),), a.form), Case((over,), b.form))
-        low, high = min(a.low, b.low), min(a.high, b.high)
-        form = self._derived(("minimum", *self._pair(a, b)), low, high, (a, b), cases)
+        low, high = _least(_range(a), _range(b))
+        form = self._derived("minimum", (a, b), _least, cases)
         return self.number(a.kind, form, low, high, a.doubts + b.doubts)
 
     def maximum(self, a: Number, b: Number) -> Number:
@@ -171,8 +162,8 @@ class Values:
             return dataclasses.replace(b, doubts=a.doubts + b.doubts)
         over = a.form.plus(b.form, -1)
         cases = (Case((over,), a.form), Case((over.times(-1),), b.form))
-        low, high = max(a.low, b.low), max(a.high, b.high)
-        form = self._derived(("maximum", *self._pair(a, b)), low, high, (a, b), cases)
+        low, high = _greatest(_range(a), _range(b))
+        form = self._derived("maximum", (a, b), _greatest, cases)
         return self.number(a.kind, form, low, high, a.doubts + b.doubts)
 
     def select(self, condition: Condition, yes: Number, no: Number) -> Number:
@@ -191,9 +182,8 @@ class Values:
         """Another type's number of the same value; any of that type where it may not fit."""
         least, most = LIMITS[kind]
         if not (least <= a.low and a.high <= most) and not self.fits(a.form, kind):
-            low, high = LIMITS[kind]
-            form = self._derived(("cast", kind, a.kind, a.form.key()), low, high, (a,), data=True)
-            return Number(kind, form, low, high, a.doubts)
+            form = self._derived(f"cast {a.kind} to {kind}", (a,), lambda _: (least, most))
+            return Number(kind, form, least, most, a.doubts)
         return Number(kind, a.form, a.low, a.high, a.doubts)
 
     def shift_right(self, a: Number, b: Number) -> Number:
@@ -233,39 +223,45 @@ class Values:
 
     # --- atoms of expressions ---
 
-    def _pair(self, a: Number, b: Number) -> tuple[object, object]:
-        return a.form.key(), b.form.key()
-
     def _is_data(self, *numbers: Number) -> bool:
         return any(self.facts.is_data(n.form) for n in numbers)
 
     def _derived(
         self,
-        key: tuple[object, ...],
-        low: int,
-        high: int,
+        name: str,
         operands: tuple[Number, ...],
+        bounds: Callable[..., Range],
         cases: tuple[Case, ...] = (),
-        data: bool = False,
     ) -> Linear:
-        """The atom of an expression: the same one for the same operands and bounds."""
-        key = (*key, low, high)
-        found = self._quotients.get(key)
+        """The atom of a function of operands, of whose bounds `bounds` makes its own.
+
+        It is the same one wherever operands are the same, so its bounds are those that hold
+        everywhere; closer ones are known of it here.
+        """
+        key = (name, *(n.form.key() for n in operands))
+        found = self._atoms.get(key)
         if found is None:
-            atom = Atom(low, high, data or self._is_data(*operands), cases)
-            found = self._quotients[key] = self.facts.atom(atom)
+            widest = bounds(*(self.facts.widest(n.form) for n in operands))
+            atom = Atom(*widest, self._is_data(*operands), cases)
+            found = self._atoms[key] = self.facts.atom(atom)
+        low, high = bounds(*map(_range, operands))
+        least, most = self.facts.widest(found)
+        if low > least:
+            self.facts.add(found.shifted(-low))
+        if high < most:
+            self.facts.add(found.times(-1).shifted(high))
         return found
 
-    def _quotient(self, a: Number, divisor: int, low: int, high: int) -> Linear:
-        """floor(a / divisor), of which the remainder's bounds are known."""
-        form = a.form
+    def _quotient(self, a: Number, b: Number) -> Linear:
+        """floor(a / b) for a constant b, of which the remainder's bounds are known."""
+        form, divisor = a.form, b.form.const
         if form.const % divisor == 0 and all(c % divisor == 0 for c in form.terms.values()):
             terms = {atom: c // divisor for atom, c in form.terms.items()}
             return Linear(form.const // divisor, terms)
-        quotient = self._derived(("divide", form.key(), divisor), low, high, (a,))
+        quotient = self._derived("divide", (a, b), _quotients)
         rest = form.plus(quotient, -divisor)
-        self.facts.add_lasting(rest)
-        self.facts.add_lasting(rest.times(-1).shifted(divisor - 1))
+        self.facts.add(rest)
+        self.facts.add(rest.times(-1).shifted(divisor - 1))
         return quotient
 
     def opaque(self, a: Number, b: Number) -> Number:
@@ -274,4 +270,32 @@ class Values:
         return dataclasses.replace(found, doubts=a.doubts + b.doubts)
 
 
-Arithmetic = Callable[[Values, Number, Number], Number]
+Range = tuple[int, int]
+
+
+def _range(n: Number) -> Range:
+    return n.low, n.high
+
+
+def _products(a: Range, b: Range) -> Range:
+    corners = [x * y for x in a for y in b]
+    return min(corners), max(corners)
+
+
+def _quotients(a: Range, b: Range) -> Range:
+    """Of divisors from 1 on."""
+    corners = [x // max(y, 1) for x in a for y in b]
+    return min(corners), max(corners)
+
+
+def _remainders(a: Range, b: Range) -> Range:
+    """Of divisors from 1 on."""
+    return 0, min(b[1] - 1, a[1]) if a[0] >= 0 else b[1] - 1
+
+
+def _least(a: Range, b: Range) -> Range:
+    return min(a[0], b[0]), min(a[1], b[1])
+
+
+def _greatest(a: Range, b: Range) -> Range:
+    return max(a[0], b[0]), max(a[1], b[1])

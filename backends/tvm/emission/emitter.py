@@ -27,9 +27,6 @@ from ..work import is_parallel, macs
 
 Array = Any
 
-ENFORCED = False
-"""Whether a kernel that isn't proven to stay within its buffers is refused."""
-
 
 @dataclasses.dataclass(frozen=True)
 class KernelCall:
@@ -215,7 +212,7 @@ class Emitter:
         function, constants = self.functions[name], constant_arguments(arguments)
         verdict = self.verdicts.of(function, self.digests[name], constants)
         self.proofs[name] = verdict
-        if verdict.unproven and ENFORCED:
+        if verdict.unproven:
             raise UnprovenError(
                 self.current.label if self.current is not None else "",
                 f"{self.where()}: kernel {name} can't be proven to stay within its buffers: "

@@ -398,6 +398,14 @@ def clamped(k: KernelBuilder, value: Expr, low: int, high: int) -> Expr:
     return bind(k, minimum(maximum(value, low), high - 1))
 
 
+def limited(k: KernelBuilder, value: Expr, low: int, high: int) -> Expr:
+    """An int32 that the kernel itself computed and kept in memory: low <= number < high.
+
+    It changes nothing, but shows the analysis of bounds what is read back.
+    """
+    return bind(k, maximum(minimum(value, high - 1), low))
+
+
 def checked(k: KernelBuilder, value: Expr, size: int) -> Expr:
     """An index that was read, from 0 on; the kernel fails where it lies outside of the axis.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Array, Call, equal, nest, number, rule, select, to
+from .base import Array, Call, equal, limited, nest, number, rule, select, to
 
 
 @rule("Range")
@@ -81,7 +81,8 @@ def determinant(call: Call) -> None:
             with k.loop(n, "step") as step:
                 pivot = cell(k, "int32", step, "pivot")
                 with k.loop(n, "r") as r:
-                    size, best = m.absolute(work[r, step]), m.absolute(work[pivot.get(), step])
+                    found = limited(k, pivot.get(), 0, n)
+                    size, best = m.absolute(work[r, step]), m.absolute(work[found, step])
                     larger = size > best
                     if not isinstance(step, int):
                         from .base import all_of
@@ -89,12 +90,13 @@ def determinant(call: Call) -> None:
                         larger = all_of(r > step, larger)
                     with when(k, larger):
                         pivot.set(r)
-                swapped = equal(pivot.get(), step)
+                chosen = limited(k, pivot.get(), 0, n)
+                swapped = equal(chosen, step)
                 result.set(select(swapped, result.get(), result.get() * number(-1, x.dtype)))
                 with k.loop(n, "c") as c:
                     kept = cell(k, x.dtype, work[step, c], "kept")
-                    work.store(work[pivot.get(), c], (step, c))
-                    work.store(kept.get(), (pivot.get(), c))
+                    work.store(work[chosen, c], (step, c))
+                    work.store(kept.get(), (chosen, c))
                 result.set(result.get() * work[step, step])
                 with k.loop(n, "r2") as r:  # noqa: SIM117 - loops nest as they run
                     with when(k, r > step if not isinstance(r, int) else False):

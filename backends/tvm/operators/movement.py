@@ -23,6 +23,7 @@ from .base import (
     divide,
     equal,
     guarded,
+    limited,
     maximum,
     minimum,
     modulo,
@@ -180,10 +181,14 @@ def slice_(call: Call) -> None:
                     length[a].set(number_)
         for own, declared in zip(length, out, strict=True):
             k.fail_if(differ(own.get(), declared), Fault.VALUE)
+        begins = [limited(k, c.get(), 0, n) for c, n in zip(first, shape, strict=True)]
+        strides = [
+            limited(k, c.get(), -size_, size_) for c, size_ in zip(stride, shape, strict=True)
+        ]
         with nest(k, out) as index:
             source = [
-                maximum(minimum(f.get() + i * s.get(), size_ - 1), 0)
-                for f, i, s, size_ in zip(first, index, stride, shape, strict=True)
+                maximum(minimum(begin + i * step, size_ - 1), 0)
+                for begin, i, step, size_ in zip(begins, index, strides, shape, strict=True)
             ]
             ys[0].store(xs[0][source], index)
 
@@ -256,7 +261,7 @@ def pad(call: Call) -> None:
                     for edge, size_ in zip(cells, sizes, strict=True):
                         edge[a].set(size_)
         if axes is None:
-            edges = [[bind(k, c.get()) for c in edge] for edge in cells]
+            edges = [[limited(k, c.get(), -_FAR, _FAR) for c in edge] for edge in cells]
         for size_, before, after, declared in zip(shape, *edges, out, strict=True):
             k.fail_if(differ(before + after, declared - size_), Fault.VALUE)
         fill: Any = number(value, dtype)

@@ -22,6 +22,7 @@ from .base import (
     compute_type,
     guarded,
     is_float,
+    limited,
     maximum,
     minimum,
     nest,
@@ -190,7 +191,8 @@ def _sample(
     place = list(index)
     if mode == "nearest":
         for axis in axes:
-            place[axis.axis] = tables[axis.axis][0][index[axis.axis], 0]
+            position = tables[axis.axis][0][index[axis.axis], 0]
+            place[axis.axis] = limited(k, position, 0, x.shape[axis.axis])
         return x[place]
     dtype = compute_type(x.dtype) if is_float(x.dtype) else "float32"
     total = cell(k, dtype, 0)
@@ -198,7 +200,8 @@ def _sample(
         weight: Any = number(1, dtype)
         for axis, tap in zip(axes, taps, strict=True):
             positions, weights, _ = tables[axis.axis]
-            place[axis.axis] = positions[index[axis.axis], tap]
+            position = positions[index[axis.axis], tap]
+            place[axis.axis] = limited(k, position, 0, x.shape[axis.axis])
             weight = weight * to(weights[index[axis.axis], tap], dtype)
         total.add(to(x[place], dtype) * weight)
     return total.get() if is_float(x.dtype) else to(total.get(), "int32")

@@ -20,6 +20,7 @@ from .base import (
     differ,
     divide,
     equal,
+    limited,
     maximum,
     nest,
     number,
@@ -108,7 +109,8 @@ def _transform(
                 source = select(upper, length - t, t)
                 sign = select(upper, number(-1, dtype), number(1, dtype))
             place = [*index[:axis], source, *index[axis + 1 :]]
-            c, s = roots[0, turn.get()], roots[1, turn.get()]
+            angle = limited(k, turn.get(), 0, length)
+            c, s = roots[0, angle], roots[1, angle]
             a = to(x[[*place, 0]], dtype)
             if x.shape[-1] == 2:
                 b = to(x[[*place, 1]], dtype) * sign
@@ -158,7 +160,8 @@ def stft(call: Call) -> None:
                 a = to(x[[*place, 0] if len(shape) == 3 else place], dtype)
                 if window:
                     a = a * to(xs[2][[t]], dtype)
-                c, s = roots[0, turn.get()], roots[1, turn.get()]
+                angle = limited(k, turn.get(), 0, length)
+                c, s = roots[0, angle], roots[1, angle]
                 real.add(a * c)
                 imaginary.add(a * s)
                 if complex_in:
