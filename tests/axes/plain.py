@@ -3,9 +3,9 @@
 import numpy as np
 import onnx
 
-from secateur.ir.axes.analysis import analyze
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.passes.prune.computed_weights import analyze_folded
 from secateur.passes.prune.groups import find_groups
 
 from .network import BATCH, Network
@@ -100,7 +100,7 @@ def check(net, outputs, sizes):
     onnx.checker.check_model(proto, full_check=True)
     model = from_proto(proto)
     infer_shapes(model)
-    groups = find_groups(analyze(model))
+    groups = find_groups(analyze_folded(model))
     free = sorted(g.size for g in groups if g.lock is None)
     locks = [f"{g.size}: {g.lock}" for g in groups if g.lock is not None]
     assert free == sorted(sizes), "\n".join([str(free), *locks])
