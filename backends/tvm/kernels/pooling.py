@@ -58,7 +58,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
     epilogue = Epilogue(k, target, pool.program, pool.operands, buffers, y, result, lanes)
     top, left = x.top - geometry.pads[0], x.left - geometry.pads[1]
     kernel_h, kernel_w = geometry.kernel
-    unrolled = kernel_h * kernel_w <= 9
+    rows, columns = _unrolled(kernel_h, kernel_w)
     emitter = StepEmitter(k, target, lanes)
     extents = (y.batch, y.padded_channels // lanes, y.height, y.width)
     with k.nest(extents, parallel=parallel) as (n, vector, oh, ow):
@@ -68,33 +68,41 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
         acc = k.local(lanes, pool.accumulator)
         k.store(acc, constant(_start_value(pool), pool.accumulator, lanes), 0, lanes=lanes)
 
-        def visit(kh: Any, kw: Any) -> None:
+        def element(kh: Any, kw: Any) -> Any:
             h = oh * geometry.strides[0] + kh * geometry.dilations[0] + top
             w = ow * geometry.strides[1] + kw * geometry.dilations[1] + left
             value = load(source, n * x.blocks + cb, h * x.columns + w, part * lanes, lanes=lanes)
-            value = emitter.evaluate(pool.element, [value])
-            total = load(acc, 0, lanes=lanes)
-            if pool.kind == "maximum":
-                total = emitter.larger(value, total, pool.input_dtype)
-            else:
-                if pool.accumulator == "int32":
-                    value = cast(value, "int32", lanes)
-                total = total + value
-            k.store(acc, total, 0, lanes=lanes)
+            return emitter.evaluate(pool.element, [value])
 
-        if unrolled:
-            for kh in range(kernel_h):
-                for kw in range(kernel_w):
-                    visit(kh, kw)
-        else:
-            with k.loop(kernel_h, "kh") as kh, k.loop(kernel_w, "kw") as kw:
-                visit(kh, kw)
+        with k.loop(kernel_h // rows, "kh") as kh, k.loop(kernel_w // columns, "kw") as kw:
+            values = [
+                element(kh * rows + i, kw * columns + j)
+                for i in range(rows)
+                for j in range(columns)
+            ]
+            if pool.kind == "maximum":
+                total = emitter.largest(values, pool.input_dtype)
+                if len(values) < kernel_h * kernel_w:
+                    total = emitter.larger(total, load(acc, 0, lanes=lanes), pool.input_dtype)
+                k.store(acc, total, 0, lanes=lanes)
+            else:
+                for value in values:
+                    if pool.accumulator == "int32":
+                        value = cast(value, "int32", lanes)
+                    k.store(acc, load(acc, 0, lanes=lanes) + value, 0, lanes=lanes)
         value = load(acc, 0, lanes=lanes)
         if pool.kind == "average":
             by = splat(load(table, oh * y.width + ow), lanes) if table is not None else None
             value = value / (by if by is not None else emitter.number(pool.divisor))
         epilogue.finish([value], n, channel, oh, ow)
     return k.finish()
+
+
+def _unrolled(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the window that are visited without a loop."""
+    if height * width <= 9:
+        return height, width
+    return 1, width if width <= 16 else 1
 
 
 def _start_value(pool: Pooling) -> float:

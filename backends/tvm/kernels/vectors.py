@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -79,6 +80,18 @@ class VectorCode:
             return self.at_least(a, b, dtype)
         a = self.opaque(a)
         return tirx.Select(self.is_number(a), tirx.max(a, b), a)
+
+    def largest(self, values: Sequence[Any], dtype: str) -> Any:
+        """The largest one; NaN if any is. One comparison finds NaN in two values."""
+        if dtype != "float32" or "neon" in self.target.features or len(values) == 1:
+            return functools.reduce(lambda a, b: self.larger(b, a, dtype), values)
+        values = [self.opaque(value) for value in values]
+        numbers = [self.is_number(value) for value in values]
+        return tirx.Select(
+            functools.reduce(lambda a, b: tirx.And(a, b), numbers),
+            functools.reduce(lambda a, b: tirx.max(a, b), values),
+            self.number(math.nan),
+        )
 
     def smaller(self, a: Any, b: Any, dtype: str = "float32") -> Any:
         """The smaller one; NaN if any is."""
