@@ -290,10 +290,17 @@ def bind(k: KernelBuilder, value: Expr) -> Any:
         return value
     dtype = dtype_of(value)
     if is_float(dtype):
-        return Cell(k, dtype, value, "t").get()
+        return held(k, value)
     variable = tirx.Var("t", dtype)
     k.statement(tirx.Bind(variable, value))
     return variable
+
+
+def held(k: KernelBuilder, value: Expr) -> Any:
+    """A value kept in memory: of chains of named ones TVM's analysis takes exponential time."""
+    if isinstance(value, (int, float, bool)):
+        return value
+    return Cell(k, dtype_of(value), value, "t").get()
 
 
 def dtype_of(value: Expr) -> str:
@@ -361,25 +368,39 @@ def within(k: KernelBuilder, value: Expr, low: int, high: int, fault: Fault = Fa
     `value` is read once. It is compared in its own type, or in 64 bits where that is narrower,
     before it is cut to 32 bits, so that 2**32 + 1 is not 1. Floats lose their fraction; NaN fails.
     """
+    return bind(k, to(_require(k, value, low, high, fault), "int32"))
+
+
+def checked(k: KernelBuilder, value: Expr, size: int) -> Expr:
+    """An index that was read, from 0 on; the kernel fails where it lies outside of the axis.
+
+    Negative ones count from the end.
+    """
+    number_ = _require(k, value, -size, size, Fault.INDEX)
+    if dtype_of(number_).startswith(("uint", "bool")):
+        return bind(k, to(number_, "int32"))
+    return bind(k, to(wrap(number_, size), "int32"))
+
+
+def _require(k: KernelBuilder, value: Expr, low: int, high: int, fault: Fault) -> Expr:
+    """A number that was read, once, as an integer of which low <= number < high."""
     if isinstance(value, (int, np.integer)):
         k.fail_if(not low <= value < high, fault)
         return min(max(int(value), low), high - 1)
     number_ = bind(k, value)
-    dtype = dtype_of(number_)
-    if is_float(dtype):
-        wide = bind(k, to(number_, "float64"))
+    if is_float(dtype_of(number_)):
+        real = held(k, to(number_, "float64"))
         # TVM takes `not x < y` for `x >= y`, which NaN isn't either.
-        below, above = wide <= number(low - 1, "float64"), wide >= number(high, "float64")
-        k.fail_if(tirx.any(tirx.isnan(wide), below, above), fault)
-        number_ = bind(k, tirx.Cast("int64", wide))
-        dtype = "int64"
-    wide = number_ if dtype in ("int64", "uint64") else to(number_, "int64")
+        below, above = real <= number(low - 1, "float64"), real >= number(high, "float64")
+        k.fail_if(tirx.any(tirx.isnan(real), below, above), fault)
+        number_ = bind(k, to(real, "int64"))
+    wide = number_ if dtype_of(number_) in ("int64", "uint64") else to(number_, "int64")
     dtype = dtype_of(wide)
     outside = wide >= number(high, dtype)
     if dtype == "int64" or low > 0:
         outside = tirx.any(wide < number(low, dtype), outside)
     k.fail_if(outside, fault)
-    return bind(k, to(number_, "int32"))
+    return number_
 
 
 def clamped(k: KernelBuilder, value: Expr, low: int, high: int) -> Expr:
@@ -390,11 +411,11 @@ def clamped(k: KernelBuilder, value: Expr, low: int, high: int) -> Expr:
     dtype = dtype_of(value)
     if not is_float(dtype) and dtype != "uint64":
         dtype = "int64"
-    value = bind(k, to(value, "float32" if dtype == "float16" else dtype))
+    value = held(k, to(value, compute_type(dtype)))
     first, last = (number(i, dtype_of(value)) for i in (low, high - 1))
     if not dtype.startswith("uint") or low > 0:
-        value = bind(k, select(value > first, value, first))
-    value = bind(k, to(select(value < last, value, last), "int32"))
+        value = held(k, select(value > first, value, first))
+    value = held(k, to(select(value < last, value, last), "int32"))
     return bind(k, minimum(maximum(value, low), high - 1))
 
 
@@ -404,15 +425,6 @@ def limited(k: KernelBuilder, value: Expr, low: int, high: int) -> Expr:
     It changes nothing, but shows the analysis of bounds what is read back.
     """
     return bind(k, maximum(minimum(value, high - 1), low))
-
-
-def checked(k: KernelBuilder, value: Expr, size: int) -> Expr:
-    """An index that was read, from 0 on; the kernel fails where it lies outside of the axis.
-
-    Negative ones count from the end.
-    """
-    index = within(k, value, -size, size)
-    return bind(k, wrap(index, size))
 
 
 def select(condition: Expr, yes: Expr, no: Expr) -> Any:
@@ -506,7 +518,7 @@ def wrap(index: Expr, size: int) -> Any:
     """An index that may count from the end."""
     if isinstance(index, int):
         return index % size
-    return index + select(index < 0, size, 0)
+    return select(index < 0, index + number(size, dtype_of(index)), index)
 
 
 def is_float(dtype: str) -> bool:

@@ -15,7 +15,6 @@ from .base import (
     Call,
     all_of,
     any_of,
-    bind,
     cell,
     checked,
     clamped,
@@ -23,6 +22,7 @@ from .base import (
     divide,
     equal,
     guarded,
+    held,
     limited,
     maximum,
     minimum,
@@ -206,11 +206,11 @@ def _sliced(k: Any, start: Any, end: Any, step: Any, size_: int) -> tuple[Any, A
     bounds = []
     for bound in (start, end):
         bound = select(bound < 0, bound + size_, bound)
-        bounds.append(bind(k, maximum(minimum(bound, high), low)))
+        bounds.append(held(k, maximum(minimum(bound, high), low)))
     begin, stop = bounds
-    span = bind(k, maximum(select(back, begin - stop, stop - begin), 0))
-    stride = bind(k, maximum(select(back, 0 - step, step), 1))
-    return begin, bind(k, divide(span + stride - 1, stride))
+    span = held(k, maximum(select(back, begin - stop, stop - begin), 0))
+    stride = held(k, maximum(select(back, 0 - step, step), 1))
+    return begin, held(k, divide(span + stride - 1, stride))
 
 
 # --- padding ---------------------------------------------------------------------
@@ -300,8 +300,8 @@ def _kept(k: Any, mode: str, size_: int, before: Any, after: Any) -> tuple[Any, 
 
     The kernel fails where the mode needs more elements than there are.
     """
-    first = bind(k, maximum(0 - before, 0))
-    count = bind(k, size_ - first - maximum(0 - after, 0))
+    first = held(k, maximum(0 - before, 0))
+    count = held(k, size_ - first - maximum(0 - after, 0))
     if mode != "constant":
         k.fail_if(count < 1, Fault.VALUE)
     if mode == "reflect":
@@ -319,7 +319,7 @@ def _outside(k: Any, at: Any, kept: tuple[Any, Any], mode: str, reach: int, size
     elif mode == "wrap":
         index = _folded(k, index, count, reach)
     else:
-        index = bind(k, maximum(index, 0 - index))
+        index = held(k, maximum(index, 0 - index))
         index = minimum(index, 2 * (count - 1) - index)
     return maximum(minimum(index + first, size_ - 1), 0)
 
@@ -331,10 +331,10 @@ def _folded(k: Any, index: Any, period: Any, reach: int) -> Any:
     vectorizer takes an index modulo a power of two for one that never wraps around.
     """
     if not isinstance(period, int):
-        return bind(k, modulo(index, maximum(period, 1)))
+        return held(k, modulo(index, maximum(period, 1)))
     for _ in range(-(-reach // period)):
-        index = bind(k, select(index < 0, index + period, index))
-        index = bind(k, select(index >= period, index - period, index))
+        index = held(k, select(index < 0, index + period, index))
+        index = held(k, select(index >= period, index - period, index))
     return index
 
 
