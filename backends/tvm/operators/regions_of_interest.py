@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
 from ..faults import SAMPLE_LIMIT, Fault
@@ -48,6 +49,10 @@ def roi_align(call: Call) -> None:
                 bind(k, to(rois[r, i], dtype) * number(scale, dtype) - number(half, dtype))
                 for i in range(4)
             )
+            largest = number(float(np.finfo(dtype).max), dtype)
+            for edge in (left, top, right, bottom):
+                off = tirx.any(tirx.isnan(edge), edge > largest, edge < zero - largest)
+                k.fail_if(off, Fault.VALUE)
             roi_w, roi_h = right - left, bottom - top
             if half == 0.0:
                 roi_w, roi_h = tirx.max(roi_w, one), tirx.max(roi_h, one)
@@ -60,6 +65,7 @@ def roi_align(call: Call) -> None:
                     continue
                 count = bind(k, m.libm("ceil", size))
                 k.fail_if(count > number(SAMPLE_LIMIT, dtype), Fault.LIMIT)
+                k.fail_if(count < zero, Fault.VALUE)
                 counts.append(clamped(k, count, 0, SAMPLE_LIMIT + 1))
             total = cell(k, dtype, 0)
             first = cell(k, "int32", 1, "first")

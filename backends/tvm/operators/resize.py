@@ -49,6 +49,9 @@ class _Axis:
 _FAR = 2**28
 """Pixels, beyond the edges of any image; some of them can be added up."""
 
+_LARGEST = 2.0**62
+"""Places of GridSample beyond which, or NaN, are taken for the edge at -1."""
+
 _Scale = Callable[[dict[int, Array], int], Any]
 """The scale of an axis inside the kernel, from the arrays by input number."""
 
@@ -240,7 +243,11 @@ def grid_sample(call: Call) -> None:
                     at = (g + one) * number((size - 1) / 2, dtype)
                 else:
                     at = ((g + one) * number(size, dtype) - one) * number(0.5, dtype)
-                if padding == "border":
+                at = bind(k, at)
+                near = tirx.all(at > number(-_LARGEST, dtype), at < number(_LARGEST, dtype))
+                at = select(near, at, number(0 if corners else -0.5, dtype))
+                if padding == "border" and mode != "cubic":
+                    at = bind(k, at)
                     at = tirx.max(tirx.min(at, number(size - 1, dtype)), number(0, dtype))
                 coordinates.append(bind(k, at))
             if mode == "nearest":

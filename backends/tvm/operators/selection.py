@@ -18,7 +18,9 @@ from .base import (
     bind,
     cell,
     clamped,
+    dtype_of,
     inserted,
+    is_float,
     nest,
     number,
     rule,
@@ -39,6 +41,12 @@ def _declared(call: Call, axis: int) -> int:
     return int(shape[axis])  # type: ignore[arg-type]
 
 
+def _is_set(value: Any) -> Any:
+    """Whether a number isn't zero; NaN isn't."""
+    found = to(value, "bool")
+    return tirx.any(found, tirx.isnan(value)) if is_float(dtype_of(value)) else found
+
+
 @rule("Unique")
 def unique(call: Call) -> None:
     call.fail("the results' sizes depend on the data; compiled models have static shapes")
@@ -52,7 +60,7 @@ def non_zero(call: Call) -> None:
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         found = cell(k, "int32", 0, "found")
-        with nest(k, shape) as index, when(k, to(xs[0][index], "bool")):
+        with nest(k, shape) as index, when(k, _is_set(xs[0][index])):
             at = within(k, found.get(), 0, count, Fault.COUNT)
             for axis, place in enumerate(index):
                 ys[0].store(place, (axis, at))
@@ -122,6 +130,10 @@ def non_max_suppression(call: Call) -> None:
         boxes, scores = given[0], given[1]
         y, alive = ys
         most = clamped(k, given[2].at(0), 0, boxes_count + 1) if 2 in given else 0
+        if 3 in given:  # an overlap is a share
+            limit = given[3].at(0)
+            share = number(0, boxes.dtype), number(1, boxes.dtype)
+            k.fail_if(tirx.any(tirx.isnan(limit), limit < share[0], limit > share[1]), Fault.VALUE)
         found = cell(k, "int32", 0, "found")
         with nest(k, (batch, classes)) as (b, c):
             with k.loop(boxes_count, "start") as i:

@@ -1,7 +1,7 @@
 """A process without TVM that runs artifacts, and ONNX Runtime, for tests.
 
 Run as a program it answers pickled requests on its standard input. What it runs may crash:
-the test that asked sees a `Killed`, and the next request starts a new process.
+the test that asked sees a `KilledError`, and the next request starts a new process.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ REFERENCE_BYTES = 1 << 32
 """What ONNX Runtime may take: hostile sizes ask for more."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """What the process ran ended with an error."""
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """What the process ran ended it, or didn't end."""
 
 
@@ -68,7 +68,8 @@ class Child:
     def _ask(self, *request: Any) -> Any:
         with self._lock:
             process = self._started()
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             payload = pickle.dumps(request)
             try:
                 process.stdin.write(struct.pack("<q", len(payload)) + payload)
@@ -77,13 +78,13 @@ class Child:
                 raise self._killed() from None
             if not select.select([process.stdout], [], [], SECONDS)[0]:
                 self.close()
-                raise Killed(f"no answer within {SECONDS:.0f} s")
+                raise KilledError(f"no answer within {SECONDS:.0f} s")
             header = process.stdout.read(8)
             if len(header) < 8:
                 raise self._killed()
             refused, answer = pickle.loads(process.stdout.read(struct.unpack("<q", header)[0]))
         if refused:
-            raise Refused(answer)
+            raise RefusedError(answer)
         return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
@@ -97,11 +98,11 @@ class Child:
             )
         return self._process
 
-    def _killed(self) -> Killed:
+    def _killed(self) -> KilledError:
         assert self._process is not None
         code = self._process.wait(timeout=SECONDS)
         self._process = None
-        return Killed(signal.Signals(-code).name if code < 0 else f"exit code {code}")
+        return KilledError(signal.Signals(-code).name if code < 0 else f"exit code {code}")
 
 
 # --- in the process ----------------------------------------------------------------
@@ -137,8 +138,8 @@ def _run_at_end(
 ) -> list[Array]:
     inputs, outputs = [], []
     for entry in metadata["inputs"]:
-        array = np.ascontiguousarray(feeds[entry["name"]])
-        assert list(array.shape) == entry["shape"] and str(array.dtype) == entry["dtype"]
+        array = np.asarray(feeds[entry["name"]], order="C")
+        assert [*array.shape, str(array.dtype)] == [*entry["shape"], entry["dtype"]]
         inputs.append(Guarded(array.nbytes, back))
         inputs[-1].write(array.tobytes())
         inputs[-1].seal()
@@ -164,7 +165,7 @@ def _run_at_end(
         memory.free()
     if status != 0:
         call = metadata["calls"][status >> 8]
-        raise Refused(f"fault {status & 255} of '{call['operation']}' ({call['operator']})")
+        raise RefusedError(f"fault {status & 255} of '{call['operation']}' ({call['operator']})")
     return results
 
 

@@ -23,7 +23,7 @@ from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 
-from .child import Child, Feeds, Killed, Refused
+from .child import Child, Feeds, KilledError, RefusedError
 
 Array = Any
 
@@ -87,6 +87,9 @@ class Case:
 
     def runtime_feeds(self) -> Feeds:
         return {n: a for n, a in self.feeds.items() if n[0] != "_" and not n.isupper()}
+
+    def ignores(self, number: float) -> bool:
+        return number in self.unlike or (number != number and bool(self.unlike))
 
     def attacks(self) -> Iterator[tuple[str, float, Feeds]]:
         """Every hostile number in all places of an operand, and in its last place alone."""
@@ -176,6 +179,7 @@ def ranges() -> Iterator[Case]:
 
 def sampling() -> Iterator[Case]:
     """Boxes and places as floats, and operators that count what they find."""
+    attributes: dict[str, Any]
     odd = (3e9, -3e9, 1e30, -1e30, np.inf, -np.inf, np.nan)
     boxes = {"x": ramp(2, 2, 5, 6), "r": ramp(3, 4) * [0.2, 0.3, 1, 1], "b": ints(1, 0, 1)}
     boxes["r"] = boxes["r"].astype("float32")
@@ -190,7 +194,8 @@ def sampling() -> Iterator[Case]:
         for padding in ("zeros", "border", "reflection"):
             named = mode if mode == "nearest" else f"bi{mode}"
             attributes = {"mode": named, "padding_mode": padding}
-            yield Case("GridSample", grid, "g", attributes, unlike=(*odd, 1e4, -1e4))
+            unlike = () if padding == "zeros" else odd[:2]
+            yield Case("GridSample", grid, "g", attributes, unlike=(*unlike, 1e4, -1e4))
     deformed = {"x": ramp(1, 2, 4, 4), "w": ramp(2, 2, 2, 2), "o": ramp(1, 8, 3, 3) / 3}
     yield Case("DeformConv", deformed, "o", opset=19, unlike=odd)
     scaled = {"x": ramp(1, 1, 4, 4), "_r": None, "s": np.array([1, 1, 1.5, 2], "float32")}
@@ -205,10 +210,18 @@ def sampling() -> Iterator[Case]:
     found = {"b": ramp(1, 3, 4), "s": ramp(1, 2, 3), "m": ints([2]), "i": ramp(1) / 9, "t": ramp(1)}
     yield Case("NonMaxSuppression", found, "bsmit", unlike=odd)
     yield Case("TopK", {"x": ramp(3, 5), "K": ints([2])}, "x", outputs=2)
-    yield Case("Unique", {"x": ramp(5)}, "x")
 
 
 CASES = [*indexing(), *ranges(), *sampling()]
+
+
+def by_operator() -> Iterator[Any]:
+    """All cases; but for an operator's first they are slow tests."""
+    seen: set[str] = set()
+    for case in CASES:
+        marks = [pytest.mark.slow] if case.op_type in seen else []
+        seen.add(case.op_type)
+        yield pytest.param(case, id=case.label, marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +248,7 @@ def same(found: Feeds, expected: Feeds) -> bool:
     )
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.label)
+@pytest.mark.parametrize("case", by_operator())
 def test_hostile_data(case: Case, tmp_path: Path, children: tuple[Child, Child]) -> None:
     artifacts, reference = children
     model = case.model()
@@ -249,25 +262,26 @@ def test_hostile_data(case: Case, tmp_path: Path, children: tuple[Child, Child])
         found: Feeds | None
         try:
             found = artifacts.run_guarded(path, feeds)
-        except Refused as error:
+        except RefusedError as error:
             found, reason = None, str(error)
-        except Killed as error:
+        except KilledError as error:
             wrong.append(f"{label}: {error}")
             continue
         try:
             right: Feeds | None = reference.refer(content, feeds)
-        except Refused:
+        except RefusedError:
             right = None
-        except Killed:
+        except KilledError:
             continue
         if right is not None and any(right[n].shape != a.shape for n, a in expected.items()):
             right = None
         if found is not None and right is None:
             wrong.append(f"{label}: a result where ONNX Runtime refuses")
-        elif found is None and right is not None and "fault 3" not in reason:
+        elif right is None or case.ignores(number):
+            continue
+        elif found is None and "fault 3" not in reason:
             wrong.append(f"{label}: {reason}")
-        elif found is not None and right is not None and number not in case.unlike:
-            if not (number != number and case.unlike) and not same(found, right):
-                wrong.append(f"{label}: wrong")
+        elif found is not None and not same(found, right):
+            wrong.append(f"{label}: wrong")
     assert not wrong, "\n".join(wrong)
     assert same(artifacts.run_guarded(path, good), expected)
