@@ -22,6 +22,7 @@ from .dims import Axis, Lock
 from .facts import Analysis, Expectation, freeze, literal_axes
 from .node_axes import NodeAxes, Opaque
 from .sizes import follows
+from .zeros import is_lasting
 
 FLOAT_TYPES = {
     TensorProto.FLOAT,
@@ -113,6 +114,8 @@ def _analyze_node(analysis: Analysis, node: Node, table: dict[tuple[str, str], R
         _lock_node(analysis, node, failure)
     if node.op_type != "Constant":
         _mark_fixed(analysis, node, view.consumed)
+        if is_lasting(analysis, node):
+            analysis.lasting.update(v for v in node.outputs if v is not None)
     if analysis.watch is not None:
         analysis.watch(view, failure)
 

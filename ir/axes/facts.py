@@ -61,6 +61,8 @@ class Analysis:
     """Axes of constants that are only cut into parts: their uses share them."""
     fixed: set[Value] = field(default_factory=set)
     """Values computed from constants only: at removed indices they needn't be zero."""
+    lasting: set[Value] = field(default_factory=set)
+    """Values that may be other than zero where all channels that they depend on are zero."""
     stiff: list[Node] = field(default_factory=list)
     """Nodes of constants only that lock axes, which folding them would free."""
     expected: list[Expectation] = field(default_factory=list)

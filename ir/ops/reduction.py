@@ -47,6 +47,9 @@ def reduce(r: NodeAxes) -> None:
         r.lock_all([axes[i] for i in reduced], f"{r.node.op_type} over this axis")
     for i in reduced:
         r.contract(axes[i], 0)
+    if r.node.input(0) in r.analysis.lasting:
+        why = f"{r.node.op_type} over this axis of what isn't zero for channels that are zero"
+        r.lock_all([axes[i] for i in reduced], why)
     _follow_content(r)
     keep = r.get("keepdims", 1)
     r.set(tuple(ONE if i in reduced else a for i, a in enumerate(axes) if keep or i not in reduced))

@@ -23,6 +23,8 @@ from secateur.passes.prune.masking import kept_elements
 
 from .graphs import network
 from .oracle import analyze_either, assert_close, noisy, run_all
+from .plain import Plain
+from .plain import check as check_plain
 
 CHUNK = 40
 """Networks of one test."""
@@ -153,3 +155,43 @@ def test_all_models_without_their_zero_channels_are_the_same(name, variant):
     for seed in range(3):
         model = planted_model(name, variant, np.random.default_rng(seed))
         check(model, random_inputs(model), seed, rtol=1e-3)
+
+
+def exponentials(net, x):
+    """Softmax over channels, written out."""
+    return net.node("Exp", [x], net.shapes[x])
+
+
+def sigmoids(net, x):
+    return net.node("Sigmoid", [x], net.shapes[x])
+
+
+def remainders(net, x):
+    return net.node("Sub", [net.small(np.float32(1)), x], net.shapes[x])
+
+
+def bounded(net, x):
+    """By a Max that leaves nothing at zero."""
+    return net.relu(net.node("Max", [x, net.small(np.float32(0.1))], net.shapes[x]))
+
+
+@pytest.mark.parametrize("step", [exponentials, sigmoids, remainders, bounded])
+def test_sums_over_channels_that_zero_does_not_leave_zero(step):
+    """The sum would lose what a removed channel adds to it, so the channels stay."""
+    net = Plain(planted=True)
+    x = net.conv(net.relu(net.conv(net.image(), 6)), 8)
+    y = step(net, x)
+    y = net.node("Div", [x, net.reduce("ReduceSum", y, [1], True)], net.shapes[x])
+    check_plain(net, net.conv(y, 4), [6])
+    assert check(from_proto(net.model([y])), net.feeds, 0) > 0
+
+
+@pytest.mark.parametrize("op_type", ["ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"])
+def test_sums_over_channels_that_stay_zero(op_type):
+    net = Plain(planted=True)
+    x = net.relu(net.conv(net.image(), 8))
+    total = net.reduce(op_type, x, [1], True)
+    total = net.node("Add", [total, net.small(np.float32(0.1))], net.shapes[total])
+    out = net.conv(net.node("Div", [x, total], net.shapes[x]), 4)
+    check_plain(net, out, [8])
+    assert check(from_proto(net.model([out])), net.feeds, 0) > 0
