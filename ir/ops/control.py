@@ -14,7 +14,7 @@ ITERATIONS = "one entry per iteration"
 @rule("If")
 def if_(r: NodeAxes) -> None:
     """Both branches define the same outputs."""
-    r.axes(0)
+    r.lock_all(r.axes(0), "decides which branch runs")
     branches = [r.body(r.get(name)) for name in ("then_branch", "else_branch")]
     for index, (a, b) in enumerate(zip(*branches, strict=True)):
         r.unify_all(a, b)
@@ -29,6 +29,7 @@ def loop(r: NodeAxes) -> None:
     if len(body.inputs) != 2 + len(carried):
         raise Opaque(f"a body of {len(body.inputs)} inputs for {len(carried)} carried values")
     outs = r.body(body, [(), (), *carried])
+    r.lock_all(outs[0], "decides whether the loop goes on")
     _close(r, carried, outs[1 : 1 + len(carried)])
     for index, axes in enumerate(outs[1 + len(carried) :], len(carried)):
         r.set((_iterations(r, index, 0), *axes), index)

@@ -317,6 +317,23 @@ REFUSED = {
         "else_branch = graph e () -> (%q: float[N, 4]) {\n%q = Softmax(%x) {axis = 0}\n}}",
         "Softmax over this axis",
     ),
+    "a branch for each sample": (
+        "(%x: float[N, 4]) -> (%y: float[1])",
+        "const %z: float[] = 0\n%m = ReduceMax(%x) {axes = [1], keepdims = 0}\n"
+        "%c = Greater(%m, %z)\n"
+        "%y = If(%c) {then_branch = graph t () -> (%p: float[1]) {\nconst %a: float[1] = [1]\n"
+        "%p = Identity(%a)\n}, else_branch = graph e () -> (%q: float[1]) {\n"
+        "const %b: float[1] = [2]\n%q = Identity(%b)\n}}", "decides which branch runs",
+    ),
+    "as many iterations as a sample wants": (
+        "(%x: float[N, 4]) -> (%y: float[1])",
+        "const %trips: int64[] = 9\nconst %go: bool[] = true\nconst %z: float[] = 0\n"
+        "const %s: float[1] = [0]\n%m = ReduceMax(%x) {axes = [1], keepdims = 0}\n"
+        "%c = Greater(%m, %z)\n"
+        "%y = Loop(%trips, %go, %s) {body = graph b (%i: int64[], %k: bool[], %v: float[1]) -> "
+        "(%d: bool[?], %t: float[1]) {\n%d = Identity(%c)\n%t = Exp(%v)\n}}",
+        "decides whether the loop goes on",
+    ),
     "scanned": (
         X + "(%t: float[4], %y: float[N, 4])",
         "const %s: float[4] = [0, 0, 0, 0]\n"
