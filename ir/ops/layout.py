@@ -19,8 +19,9 @@ from .reduction import normalized, reduced_axes
 from .registry import rule
 from .shapes import axis_of_size
 
-FAR = 2**31 - 1
-"""Slice ends from here on mean "to the end", whatever the size (exporters' INT_MAX)."""
+FAR = 10**9
+"""Slice ends from here on mean "to the end" of an axis of unknown size (exporters write this
+or INT_MAX)."""
 
 
 @rule("Transpose")
@@ -162,8 +163,15 @@ def slice_(r: NodeAxes) -> None:
     result = list(axes)
     starts: list[Axis | int | None] = []
     stops: list[Axis | int | None] = []
-    for bound in bounds:
-        before, part, stop = _slice_axis(r, axes[bound.axis], bound)
+    ends = r.peek(2) if r.opset >= 10 else None
+    for index, bound in enumerate(bounds):
+        whole = axes[bound.axis]
+        from_start = bound == Bound(bound.axis, 0, None, 1)
+        if from_start and ends is not None and is_size_of(ends.ravel()[index], whole):
+            starts.append(0)
+            stops.append(whole)
+            continue
+        before, part, stop = _slice_axis(r, whole, bound)
         result[bound.axis] = part
         starts.append(before)
         stops.append(stop)
@@ -191,6 +199,7 @@ def _positions(
     result = np.empty(content.size, object)
     for i, (bound, whole, wanted) in enumerate(zip(content.ravel(), wholes, required, strict=True)):
         moves = wanted is not None and not isinstance(wanted, int)
+        moves = moves and not is_size_of(bound, whole)
         result[i] = Size(compute=position, arguments=(bound, Size(whole))) if moves else bound
     return result
 
@@ -201,7 +210,7 @@ def _slice_axis(
     """What the start has to be, the axis of the result, and what the end has to be."""
     size = dims.axis_size(whole)
     start, stop, step = bound.start, bound.stop, bound.step
-    if step == 1 and start == 0 and stop is not None and stop >= FAR:
+    if step == 1 and start == 0 and stop is not None and stop >= max(FAR, size or 0):
         return 0, whole, None
     if size is None or start is None or stop is None or step is None:
         r.lock(whole, "sliced at bounds that are known only at run time")

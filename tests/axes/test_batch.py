@@ -116,6 +116,12 @@ PROVEN = {
         TARGET + "  const %four: int64[1] = [4]\n%to = Concat(%n, %four) {axis = 0}\n"
         "%z = ConstantOfShape(%to)\n%y = Add(%x, %z)",
     ),
+    "sliced as a whole": (
+        STEPS + "(%y: float[N, 2, 4])",
+        TARGET + "  const %rest: int64[1] = [2]\n  const %z: int64[2] = [0, 0]\n"
+        "const %far: int64[1] = [1000000000]\n%to = Concat(%n, %rest) {axis = 0}\n"
+        "%s = Slice(%x, %z, %to)\n%y = Slice(%s, %0, %far, %0)",
+    ),
     "sizes kept by a mark": (
         STEPS + "(%y: float[N, 3, 4])",
         TARGET + "  const %marks: int64[2] = [-1, 4]\n  const %minus: int64[3] = [-1, -1, -1]\n"
