@@ -20,15 +20,17 @@ from .signature import at
 from .stand_ins import all_nodes
 
 
-def check_declarations(model: Model) -> None:
+def check_declarations(model: Model) -> set[Value]:
     """Raise ModelError, naming value and node, where a declaration contradicts inference.
+
+    Returns the values of which the declaration says more than inference finds.
 
     First everything is inferred from the inputs alone. Behind values of which that says
     less than their declaration, each node is inferred from the types declared for its
     operands, so that two declarations that exclude each other are found, too. Declarations
     behind pooling that repeat a mistake of ONNX's inference are corrected instead.
     """
-    _walk(model, _refuse)
+    return _walk(model, _refuse)
 
 
 def correct_declarations(model: Model) -> list[str]:
@@ -52,12 +54,14 @@ def correct_declarations(model: Model) -> list[str]:
 _Resolve = Callable[[Node, Value, TypeProto], None]
 
 
-def _walk(model: Model, resolve: _Resolve) -> None:
+def _walk(model: Model, resolve: _Resolve) -> set[Value]:
     proto = to_proto_without_weights(model, VALUE_LIMIT)
     if any(may_differ(node) for node in all_nodes(proto.graph)):
         infer_shapes(model)
     _strip(proto.graph)
-    _Checker(model, resolve).check(model.graph, infer_proto(proto).graph)
+    checker = _Checker(model, resolve)
+    checker.check(model.graph, infer_proto(proto).graph)
+    return checker.claims
 
 
 def _strip(graph: GraphProto) -> None:

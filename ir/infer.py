@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import onnx
 from onnx import ModelProto, NodeProto, TypeProto
@@ -15,6 +16,7 @@ from .graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from .model import Model
 from .onnx_io import to_proto_without_weights
 from .stand_ins import REPLACED, add_stand_ins, all_nodes
+from .tensor import Tensor
 
 VALUE_LIMIT = 4096
 """Constants of at most this many elements take part in shape propagation by value."""
@@ -159,19 +161,24 @@ _PROPAGATING = frozenset(
 )
 
 
-def infer_node(model: Model, node: Node) -> list[TypeProto | None]:
+def infer_node(
+    model: Model, node: Node, known: Mapping[Value, Tensor] = MappingProxyType({})
+) -> list[TypeProto | None]:
     """The types of one node's outputs, from the types of its inputs and small constants.
 
-    Nothing is changed. None where ONNX's inference finds nothing or knows no such
-    operator, and for every output of a node with subgraphs.
+    `known` are constants besides the model's. Nothing is changed. None where ONNX's
+    inference finds nothing or knows no such operator, and for every output of a node with
+    subgraphs.
     """
     try:
-        return _infer_node(model, node)
+        return _infer_node(model, node, known)
     except _REFUSALS:
         return [None] * len(node.outputs)
 
 
-def _infer_node(model: Model, node: Node) -> list[TypeProto | None]:
+def _infer_node(
+    model: Model, node: Node, known: Mapping[Value, Tensor] = MappingProxyType({})
+) -> list[TypeProto | None]:
     """As `infer_node`; raises one of `_REFUSALS` where the node breaks its operator's rules."""
     nothing: list[TypeProto | None] = [None] * len(node.outputs)
     domain = normalize_domain(node.domain)
@@ -186,7 +193,7 @@ def _infer_node(model: Model, node: Node) -> list[TypeProto | None]:
     read = [v for v in dict.fromkeys(node.inputs) if v is not None]
     if any(v.type is None for v in read):
         return nothing
-    constants = ((v, model.constant(v)) for v in read)
+    constants = ((v, known.get(v) or model.constant(v)) for v in read)
     found = onnx.shape_inference.infer_node_outputs(
         onnx.defs.get_schema(node.op_type, version, domain),
         proto,

@@ -16,6 +16,10 @@ from .graph import normalize_domain
 _DOMAIN = "secateur.stand_in"
 _MICROSOFT = "com.microsoft"
 
+REQUIRE = ("secateur.internal", "Require")
+"""Domain and name of an operator of our own inside the compiler: its first input, where all
+others, truth values, hold."""
+
 Body = Callable[[NodeProto], list[NodeProto]]
 """Nodes that compute o0, o1, ... from i0, i1, ... in place of a node; none: no stand-in."""
 
@@ -190,6 +194,7 @@ def _quantized_concat(node: NodeProto) -> list[NodeProto]:
 
 _BODIES: dict[tuple[str, str], Body] = {
     ("", "SimplifiedLayerNormalization"): _like_first,
+    REQUIRE: _like_first,
     **{
         (_MICROSOFT, op_type): body
         for op_type, body in {

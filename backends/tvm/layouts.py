@@ -31,8 +31,8 @@ def choose_layouts(
     """
     layouts: dict[Tensor, Blocked] = {}
     for op in plan.operations:
-        y = op.output
-        if _wants_blocks(op, layouts):
+        if op.outputs and _wants_blocks(op, layouts):
+            y = op.output
             layouts[y] = Blocked.of(y.shape, choices.target.block, y.dtype)
     paddings = {tensor: _padding(tensor, choices) for tensor in layouts}
     parts = choose_parts(plan, layouts, paddings)

@@ -287,6 +287,7 @@ class QuantizedSoftmaxOp(Operation):
 class LoopsOp(Operation):
     """A kernel of plain loops over row-major tensors; `build` makes it.
 
+    Without outputs it only checks what it reads.
     Kernels of equal `key`, where it isn't None, and equal types are the same.
     """
 
@@ -315,7 +316,7 @@ class Plan:
         needed = {id(t) for _, t in self.outputs}
         alive: list[Operation] = []
         for op in reversed(self.operations):
-            if any(id(t) in needed for t in op.outputs):
+            if not op.outputs or any(id(t) in needed for t in op.outputs):
                 alive.append(op)
                 needed.update(id(t) for t in op.reads())
         self.operations = alive[::-1]

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+
+import numpy as np
 
 from ....ir.errors import MISFITS, UnsupportedError
-from ....ir.graph import Node, Value, outer_reads
-from ....ir.infer import misfit
+from ....ir.graph import Node, Value, outer_reads, type_shape
+from ....ir.infer import infer_node, misfit
 from ....ir.model import Model
+from ....ir.stand_ins import REQUIRE
+from ....ir.tensor import Tensor as Constants
 from ..operators import RULES as LOOPS
 from ..operators.base import Call
+from ..operators.expectations import expect, require
 from ..plan import Plan, Tensor
 from ..tables import use_tables
 from ..targets import Target
@@ -37,9 +43,12 @@ def lower(model: Model, target: Target) -> Plan:
 
     Raises UnsupportedNodesError, naming every node that has no place in a compiled model.
     """
-    refused = prepare(model)
+    written = {n.label: n.op_type for n in model.graph.nodes}
+    prepared = prepare(model)
+    refused = prepared.refused
     lowering = Lowering(model, target)
     lowering.plan.operators.update((n.label, n.op_type) for n in model.graph.nodes)
+    lowering.plan.operators.update(written)
     failures = _Failures()
     for value in model.graph.inputs:
         if value.const is not None and model.constant(value) is not None:
@@ -55,7 +64,7 @@ def lower(model: Model, target: Target) -> Plan:
         if node in refused:
             failures.add(node, refused[node], lowering)
         elif not failures.reach(node, lowering):
-            step = functools.partial(_lower_node, lowering, node)
+            step = functools.partial(_lower_node, lowering, node, prepared.claims)
             failures.watch(node, lowering, step)
     failures.check()
     for value in model.graph.outputs:
@@ -119,13 +128,14 @@ class _Failures:
             raise UnsupportedNodesError(self.reasons, self.dependents, self.inputs)
 
 
-def _lower_node(lowering: Lowering, node: Node) -> None:
+def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> None:
     if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
         return
     outputs = [v for v in node.outputs if v is not None]
     if outputs and all(v in lowering.items for v in outputs):
         return  # a rule of an earlier node covered this one
     if _is_standard(node):
+        _confirm(lowering, node, claims)
         rule = None if _has_empty(lowering, node) else RULES.get(node.op_type)
         if rule is not None and rule(lowering, node):
             return
@@ -134,9 +144,28 @@ def _lower_node(lowering: Lowering, node: Node) -> None:
             loops(Call(lowering, node))
             return
         raise UnsupportedError(f"node '{node.label}' ({node.op_type}): no lowering")
+    if (node.domain, node.op_type) == REQUIRE:
+        require(Call(lowering, node))
+        return
     raise UnsupportedError(
         f"node '{node.label}' ({node.domain}::{node.op_type}): no lowering for this operator"
     )
+
+
+def _confirm(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> None:
+    """Hold declared shapes of a node's results against its operands, now or at run time."""
+    claimed = [v for v in node.outputs if v in claims]
+    if not claimed or not _has_rule(node):
+        return
+    shapes = [lowering.shape(v) for v in claimed if v is not None]
+    constants = {
+        v: Constants.from_array(np.asarray(item.array))
+        for v in node.inputs
+        if v is not None and isinstance(item := lowering.item(v), Constant) and item.scale is None
+    }
+    found = dict(zip(node.outputs, infer_node(lowering.model, node, constants), strict=True))
+    if [type_shape(found[v]) for v in claimed] != shapes:
+        expect(Call(lowering, node))
 
 
 def _has_empty(lowering: Lowering, node: Node) -> bool:
@@ -146,6 +175,10 @@ def _has_empty(lowering: Lowering, node: Node) -> bool:
 
 def _is_standard(node: Node) -> bool:
     return node.domain in ("", "ai.onnx")
+
+
+def _has_rule(node: Node) -> bool:
+    return node.op_type in RULES or node.op_type in LOOPS
 
 
 def _copy_of(lowering: Lowering, tensor: Tensor) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ....ir.graph import Node
+import dataclasses
+
+from ....ir.declarations import check_declarations
+from ....ir.graph import Node, Value
 from ....ir.infer import infer_shapes
 from ....ir.model import Model
 from ....passes.simplify import FreezeDefaults, simplify_pipeline
@@ -14,7 +17,16 @@ from .unroll import unroll
 _ROUNDS = 8
 
 
-def prepare(model: Model) -> dict[Node, str]:
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Nodes that have no place in a compiled model, with the reasons; and values of which
+    only a declaration says the type."""
+
+    refused: dict[Node, str]
+    claims: set[Value]
+
+
+def prepare(model: Model) -> Prepared:
     """Leave only operators on tensors of static shape, as far as that is possible.
 
     Definitions are expanded, control flow is unrolled, and what becomes constant is
@@ -34,7 +46,7 @@ def prepare(model: Model) -> dict[Node, str]:
         _simplify(model)
         infer_shapes(model)
     infer_backwards(model)
-    return refused
+    return Prepared(refused, check_declarations(model))
 
 
 def _simplify(model: Model) -> None:

@@ -11,6 +11,7 @@ from ....ir.copying import Copier
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Graph, Node, Value, normalize_domain
 from ....ir.model import Model
+from ....ir.stand_ins import REQUIRE
 from ....ir.tensor import Tensor
 from ....passes.simplify.evaluate import evaluate
 
@@ -107,22 +108,28 @@ class _Unroller:
                 f"{count} nodes"
             )
 
-    def define(self, index: int, value: Value) -> None:
-        """Let output `index` of the node be `value`."""
+    def define(self, index: int, value: Value, required: Sequence[Value] = ()) -> None:
+        """Let output `index` of the node be `value`, where the truth values required hold."""
         result = self.node.output(index)
         if result is None:
             return
-        self.made.append(Node("Identity", [value], [result]))
+        domain, op_type = REQUIRE
+        if not required:
+            self.made.append(Node("Identity", [value], [result]))
+            return
+        if domain not in self.model.opsets:
+            self.model.extra.opset_import.add(domain=domain, version=1)
+        name = self.node.label
+        self.made.append(Node(op_type, [value, *required], [result], domain=domain, name=name))
 
-    def stack(self, index: int, parts: Sequence[Value], axis: int) -> None:
-        """Let output `index` be the parts, stacked along a new axis."""
-        result = self.node.output(index)
-        if result is None:
+    def stack(
+        self, index: int, parts: Sequence[Value], axis: int, required: Sequence[Value] = ()
+    ) -> None:
+        """As `define`, for the parts stacked along a new axis."""
+        if self.node.output(index) is None:
             return
         rows = [self._unsqueezed(p, axis) for p in parts]
-        node = Node("Concat", rows, [result])
-        node.set("axis", axis)
-        self.made.append(node)
+        self.define(index, self.add("Concat", rows, axis=axis), required)
 
     def _unsqueezed(self, value: Value, axis: int) -> Value:
         if self.model.opset < 13:
@@ -149,58 +156,98 @@ class _Captures(dict[Value, "Value | None"]):
 
 
 class _Loop(_Unroller):
-    """Loop: trip count, condition and values handed from step to step."""
+    """Loop: trip count, condition and values handed from step to step.
+
+    Where only a run tells the number of steps, it is that of the rows declared for a stacked
+    output, and the results hold only if the run comes to the same number (`REQUIRE`).
+    """
 
     def copies(self) -> list[Node] | None:
-        node, model = self.node, self.model
-        carried_count = len(node.inputs) - 2
-        most = self._most_steps(carried_count)
-        condition = node.input(1)
-        running = True
-        known_to_run = self._steps_by_shape(carried_count) is not None
-        if condition is not None and not known_to_run:
-            constant = model.constant(condition)
-            if constant is None:
-                return None
-            running = bool(constant.numpy().reshape(()))
-        if most is None and (condition is None or node.input(0) is not None):
-            return None
-        carried: list[Value] = [v for v in node.inputs[2:] if v is not None]
+        carried_count = len(self.node.inputs) - 2
+        limit = self.node.input(0)
+        most = self._constant(limit)
+        counted_at_run_time = limit is not None and most is None
+        declared = self._steps_by_shape(carried_count)
+        proceed = self._first_condition()
+        required: list[Value] = []
+        carried: list[Value] = [v for v in self.node.inputs[2:] if v is not None]
         scans: list[list[Value]] = [[] for _ in self.body.outputs[1 + carried_count :]]
         steps = 0
         true = self.constant(np.asarray(True))
-        while running and (most is None or steps < most):
+        while proceed is not False and (most is None or steps < most):
+            uncertain = counted_at_run_time or isinstance(proceed, Value) or required
+            if uncertain and declared is None:
+                self._undo()
+                return None
+            if uncertain and declared is not None and steps >= declared:
+                break
+            if isinstance(proceed, Value):
+                required.append(proceed)
             self.check_size(steps + 1)
             number = self.constant(np.asarray(steps, np.int64))
             results = self.step([number, true, *carried])
-            keep = results[0]
             carried = results[1 : 1 + carried_count]
             for rows, value in zip(scans, results[1 + carried_count :], strict=True):
                 rows.append(value)
             steps += 1
-            if known_to_run or keep is true:
-                continue
-            decided = self._decide(keep)
-            if decided is None:
-                self._undo()
-                return None
-            running = decided
+            decided = True if results[0] is true else self._decide(results[0])
+            proceed = results[0] if decided is None else decided
+        if counted_at_run_time or isinstance(proceed, Value) or required:
+            if steps != declared:
+                raise UnsupportedError(
+                    f"node '{self.node.label}' (Loop): it makes {steps} steps or fewer, and "
+                    f"{declared} are declared"
+                )
+            required += self._stops(limit if counted_at_run_time else None, most, proceed, steps)
         for index, value in enumerate(carried):
-            self.define(index, value)
+            self.define(index, value, required)
         for index, rows in enumerate(scans):
             if not rows:
-                self._empty(carried_count + index)
+                self._empty(carried_count + index, required)
                 continue
-            self.stack(carried_count + index, rows, 0)
+            self.stack(carried_count + index, rows, 0, required)
         return self.made
 
-    def _most_steps(self, carried_count: int) -> int | None:
-        found = self._steps_by_shape(carried_count)
-        if found is not None:
-            return found
-        limit = self.node.input(0)
-        constant = self.model.constant(limit)
+    def _constant(self, value: Value | None) -> int | None:
+        constant = self.model.constant(value)
         return None if constant is None else int(constant.numpy().reshape(()))
+
+    def _first_condition(self) -> bool | Value:
+        """Whether the first step is made; a value where only a run tells it."""
+        condition = self.node.input(1)
+        known = True if condition is None else self._constant(condition)
+        return condition if known is None and condition is not None else bool(known)
+
+    def _stops(
+        self, limit: Value | None, most: int | None, proceed: bool | Value, steps: int
+    ) -> list[Value]:
+        """Conditions under which a loop ends after these steps.
+
+        `limit` is the number of steps where only a run tells it, `proceed` whether the loop
+        would go on.
+        """
+        if limit is None:
+            if most == steps or proceed is False:
+                return []
+            if isinstance(proceed, Value):
+                return [self.add("Not", [proceed])]
+            raise UnsupportedError(
+                f"node '{self.node.label}' (Loop): it makes more than the {steps} steps declared"
+            )
+        shape = tuple(d for d in limit.shape or () if isinstance(d, int))
+
+        def beside(number: int) -> Value:
+            return self.constant(np.full(shape, number, np.int64))
+
+        reached = self.add("Less", [limit, beside(1)])
+        if steps:
+            reached = self.add("Equal", [limit, beside(steps)])
+        if proceed is True:
+            return [reached]
+        enough = self.add("Not", [self.add("Less", [limit, beside(steps)])])
+        if proceed is False:
+            return [enough]
+        return [enough, self.add("Or", [reached, self.add("Not", [proceed])])]
 
     def _steps_by_shape(self, carried_count: int) -> int | None:
         """What the shape of a stacked output says: each step adds one row."""
@@ -232,7 +279,7 @@ class _Loop(_Unroller):
         found = evaluate(self.model, order, [keep])
         return bool(found[keep].reshape(())) if keep in found else None
 
-    def _empty(self, index: int) -> None:
+    def _empty(self, index: int, required: Sequence[Value]) -> None:
         result = self.node.output(index)
         if result is None:
             return
@@ -242,7 +289,7 @@ class _Loop(_Unroller):
 
         dtype = result.dtype or TensorProto.FLOAT
         array = np.zeros(shape, helper.tensor_dtype_to_np_dtype(dtype))
-        self.define(index, self.constant(array))
+        self.define(index, self.constant(array), required)
 
     def _undo(self) -> None:
         for node in self.made:

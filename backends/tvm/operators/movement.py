@@ -435,30 +435,12 @@ def col2im(call: Call) -> None:
     The image's sizes show in the result; where the block's are computed at run time,
     the kernel chooses among those that fit.
     """
-    n, rows, columns = call.shape()
-    channels, *image = call.output_shape()[1:]
+    n, channels, *image = call.output_shape()
     rank = len(image)
-    strides = [int(i) for i in call.node.get("strides", [1] * rank)]
-    dilations = [int(i) for i in call.node.get("dilations", [1] * rank)]
-    pads = [int(i) for i in call.node.get("pads", [0] * 2 * rank)]
+    strides, dilations, pads = _col2im_window(call, rank)
+    blocks = col2im_blocks(call)
 
-    def counts_of(block: Sequence[int]) -> list[int]:
-        extents = [dilations[a] * (block[a] - 1) + 1 for a in range(rank)]
-        room = [image[a] + pads[a] + pads[a + rank] - extents[a] for a in range(rank)]
-        return [r // s + 1 if r >= 0 else 0 for r, s in zip(room, strides, strict=True)]
-
-    given = call.constant(2)
-    blocks = (
-        list(_factorizations(rows // channels, rank))
-        if given is None
-        else [tuple(int(i) for i in given.reshape(-1))]
-    )
-    blocks = [b for b in blocks if math.prod(counts_of(b)) == columns]
-    if not blocks:
-        call.fail("the number of columns doesn't fit the image")
-
-    def add_columns(k: Any, x: Array, y: Any, block: tuple[int, ...]) -> None:
-        counts = counts_of(block)
+    def add_columns(k: Any, x: Array, y: Any, block: tuple[int, ...], counts: list[int]) -> None:
         with nest(k, (n, channels, *block, *counts)) as (sample, c, *rest):
             within, place = rest[:rank], rest[rank:]
             column: Any = 0
@@ -476,18 +458,45 @@ def col2im(call: Call) -> None:
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         with k.loop(ys[0].size, "zero") as i:
             ys[0].put(0, i)
-        matches = []
-        for block in blocks:
-            equals = [
+        for block, counts in blocks.items():
+            matches = [
                 equal(to(xs[1][[a]], "int64"), number(block[a], "int64")) for a in range(rank)
             ]
-            matches.append(all_of(*equals))
-        k.fail_if(tirx.Not(any_of(*matches)), Fault.VALUE)
-        for block, match in zip(blocks, matches, strict=True):
-            with when(k, match if len(blocks) > 1 else True):
-                add_columns(k, xs[0], ys[0], block)
+            with when(k, all_of(*matches) if len(blocks) > 1 else True):
+                add_columns(k, xs[0], ys[0], block, counts)
 
     call.loops(body, [0, 2], key=tuple(blocks))
+
+
+def col2im_blocks(call: Call) -> dict[tuple[int, ...], list[int]]:
+    """The sizes of blocks that fit the rows and columns, with the numbers of blocks per axis."""
+    _, rows, columns = call.shape()
+    channels, *image = call.output_shape()[1:]
+    rank = len(image)
+    strides, dilations, pads = _col2im_window(call, rank)
+    given = call.constant(2)
+    candidates = (
+        _factorizations(rows // channels, rank)
+        if given is None
+        else iter([tuple(int(i) for i in given.reshape(-1))])
+    )
+    found: dict[tuple[int, ...], list[int]] = {}
+    for block in candidates:
+        extents = [dilations[a] * (block[a] - 1) + 1 for a in range(rank)]
+        room = [image[a] + pads[a] + pads[a + rank] - extents[a] for a in range(rank)]
+        counts = [r // s + 1 if r >= 0 else 0 for r, s in zip(room, strides, strict=True)]
+        if math.prod(counts) == columns and math.prod(block) * channels == rows:
+            found[block] = counts
+    if not found:
+        call.fail("the number of columns doesn't fit the image")
+    return found
+
+
+def _col2im_window(call: Call, rank: int) -> tuple[list[int], list[int], list[int]]:
+    """Strides, dilations and pads."""
+    node = call.node
+    strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
+    return list(strides), list(dilations), list(node.get("pads", [0] * 2 * rank))
 
 
 def _factorizations(product: int, count: int) -> Iterator[tuple[int, ...]]:
