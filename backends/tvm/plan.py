@@ -342,6 +342,13 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def broadcast_strides(tensor: Tensor, shape: Sequence[int]) -> list[int]:
+    """A tensor's strides over a shape that it broadcasts to."""
+    own = row_major(tensor.shape)
+    strides = [s if size != 1 else 0 for s, size in zip(own, tensor.shape, strict=True)]
+    return [0] * (len(shape) - len(strides)) + strides
+
+
 def numpy_dtype(onnx_dtype: int) -> str | None:
     """The name of an ONNX element type, or None where kernels have no such type."""
     names = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64"}

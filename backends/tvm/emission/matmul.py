@@ -6,7 +6,8 @@ import math
 
 from ..kernels import matmul
 from ..kernels.dot import weight_range, without_offset
-from ..plan import MatMulOp
+from ..kernels.sources import collapse
+from ..plan import MatMulOp, broadcast_strides
 from ..work import is_parallel
 from .emitter import Emitter, padded
 
@@ -23,14 +24,15 @@ def emit(emitter: Emitter, op: MatMulOp) -> None:
         if tensor.elements == 1:
             operands.append(matmul.MatrixOperand(tensor.dtype, 1, 0, 0))
             arguments.append(emitter.read(tensor, None))
-        elif tensor.elements == columns and tensor.const is not None:
+        elif tensor.elements == columns == tensor.shape[-1] and tensor.const is not None:
             operands.append(matmul.MatrixOperand(tensor.dtype, width, 0, 1))
             arguments.append(
                 emitter.constant(padded(tensor.const.reshape(-1), width, tensor.dtype))
             )
         else:
-            step = columns if tensor.elements != columns else 0
-            operands.append(matmul.MatrixOperand(tensor.dtype, tensor.elements, step, 1))
+            *outer, column = broadcast_strides(tensor, shape)
+            _, [[row]] = collapse(shape[:-1], [outer])
+            operands.append(matmul.MatrixOperand(tensor.dtype, tensor.elements, row, column))
             arguments.append(emitter.read(tensor, None))
     kernel = matmul.MatMul(
         rows,

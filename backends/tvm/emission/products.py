@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..kernels import product
 from ..kernels.sources import collapse
-from ..plan import ProductOp, Tensor, View, row_major
+from ..plan import ProductOp, View, broadcast_strides, row_major
 from ..work import is_parallel
 from .emitter import Emitter
 
@@ -38,7 +38,7 @@ def describe(op: ProductOp) -> product.BatchedProduct:
         _batch_strides(op.left),
         _batch_strides(op.right),
         list(output[:-2]),
-        *(_broadcast(t, op.shape)[:-2] for t in op.operands),
+        *(broadcast_strides(t, op.shape)[:-2] for t in op.operands),
     ]
     sizes, merged = collapse(batch, walked)
     left, right, out, *others = [
@@ -46,7 +46,7 @@ def describe(op: ProductOp) -> product.BatchedProduct:
     ]
     operands = []
     for tensor, strides in zip(op.operands, others, strict=True):
-        row, column = _broadcast(tensor, op.shape)[-2:]
+        row, column = broadcast_strides(tensor, op.shape)[-2:]
         operands.append(
             product.Matrices(tensor.dtype, tensor.elements, tuple(strides), row, column)
         )
@@ -78,10 +78,3 @@ def _matrices(view: View, batch: Sequence[int]) -> product.Matrices:
 
 def _batch_strides(view: View) -> list[int]:
     return list(view.element_strides[:-2])
-
-
-def _broadcast(tensor: Tensor, shape: Sequence[int]) -> list[int]:
-    """A tensor's strides over a shape that it broadcasts to."""
-    own = row_major(tensor.shape)
-    strides = [s if size != 1 else 0 for s, size in zip(own, tensor.shape, strict=True)]
-    return [0] * (len(shape) - len(strides)) + strides

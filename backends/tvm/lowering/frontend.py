@@ -17,6 +17,7 @@ from ....ir.tensor import Tensor as Constants
 from ..operators import RULES as LOOPS
 from ..operators.base import Call
 from ..operators.expectations import expect, require
+from ..operators.operands import check_operands
 from ..plan import Plan, Tensor
 from ..tables import use_tables
 from ..targets import Target
@@ -136,6 +137,7 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
         return  # a rule of an earlier node covered this one
     if _is_standard(node):
         _confirm(lowering, node, claims)
+        check_operands(Call(lowering, node))
         rule = None if _has_empty(lowering, node) else RULES.get(node.op_type)
         if rule is not None and rule(lowering, node):
             return

@@ -43,7 +43,8 @@ def gemm(lowering: Lowering, node: Node) -> bool:
             assert weights.scale is not None
             scales = np.float32(alpha) * np.float32(item.scale) * weights.scale.reshape(-1)
             scales = np.broadcast_to(scales.astype(np.float32), (columns,))
-            found = integer_bias(lowering, c, scales, columns)
+            per_column = c is None or _is_per_column(lowering.shape(c), columns)
+            found = integer_bias(lowering, c, scales, columns) if per_column else None
             if found is not None:
                 matrix = integer.T if transposed else integer
                 return _integer(lowering, node, item, matrix, scales, *found)
@@ -55,7 +56,7 @@ def gemm(lowering: Lowering, node: Node) -> bool:
     operands: list[Tensor] = []
     program = Program(("float32",))
     zeros = np.zeros(columns, np.float32)
-    if c is not None and bias is not None and bias.size in (1, columns) and bias.ndim <= 2:
+    if c is not None and bias is not None and _is_per_column(bias.shape, columns):
         zeros = np.broadcast_to(bias.astype(np.float32).reshape(-1) * np.float32(beta), (columns,))
     elif c is not None:
         if beta != 1.0 or not _float(lowering, lowering.item(c)):
@@ -133,6 +134,11 @@ def _integer(
     )
     lowering.items[y] = Stored(output)
     return True
+
+
+def _is_per_column(shape: tuple[int, ...], columns: int) -> bool:
+    """Whether a bias is the same in every row."""
+    return len(shape) <= 2 and shape[:-1] in ((), (1,)) and shape[-1:] in ((), (1,), (columns,))
 
 
 def _float(lowering: Lowering, item: Any) -> bool:

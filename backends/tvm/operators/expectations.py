@@ -7,6 +7,7 @@ anew, before the operator's own kernel, and fails where it is another.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from .base import (
     any_of,
     bind,
     cell,
+    dtype_of,
     equal,
     is_float,
     nest,
@@ -298,10 +300,19 @@ def _resize(e: Expectation) -> None:
     axes = [int(a) % len(shape) for a in node.get("axes", list(range(len(shape))))]
     scales = e.values(1 if old else 2)
     if not scales:
-        sizes = e.values(3) or []
-        if node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-            e.call.fail("sizes that keep an aspect ratio are computed at run time")
-        e.require_shape(sizes, [e.out[a] for a in axes])
+        sizes, policy = e.values(3) or [], node.get("keep_aspect_ratio_policy", "stretch")
+        e.require(len(sizes) == len(axes), *_others_stay(shape, e.out, axes))
+        if policy == "stretch":
+            e.require_shape(sizes, [e.out[a] for a in axes])
+            return
+        ratios = [
+            bind(e.k, to(s, "float32") / number(shape[a], "float32"))
+            for s, a in zip(sizes, axes, strict=True)
+        ]
+        fitted = bind(e.k, functools.reduce(_FITTING[policy], ratios))
+        for a in axes:
+            rounded = fitted * number(shape[a], "float32") + number(0.5, "float32")
+            _require_floor(e, rounded, e.out[a])
         return
     e.require(len(scales) == len(axes))
     crops = Sampling.of(node, e.call.opset).crops
@@ -311,11 +322,22 @@ def _resize(e: Expectation) -> None:
         if roi is not None:
             ends = [to(roi[n], "float32") for n in (i, i + len(axes))]
             extent = extent * (ends[1] - ends[0])
-        found = bind(e.k, to(scale, "float32") * extent)
-        n = e.out[axis]
-        e.require(found >= number(n, "float32"), found < number(n + 1, "float32"))
-    for axis, (own, n) in enumerate(zip(shape, e.out, strict=True)):
-        e.require(axis in axes or own == n)
+        _require_floor(e, to(scale, "float32") * extent, e.out[axis])
+    e.require(*_others_stay(shape, e.out, axes))
+
+
+_FITTING = {"not_larger": tirx.min, "not_smaller": tirx.max}
+
+
+def _require_floor(e: Expectation, value: Expr, size: int) -> None:
+    found = bind(e.k, value)
+    dtype = dtype_of(found)
+    e.require(found >= number(size, dtype), found < number(size + 1, dtype))
+
+
+def _others_stay(shape: Sequence[int], out: Sequence[int], axes: Sequence[int]) -> list[bool]:
+    sizes = zip(shape, out, strict=True)
+    return [axis in axes or own == n for axis, (own, n) in enumerate(sizes)]
 
 
 @expects("AffineGrid", operands=[1])
@@ -347,8 +369,7 @@ def _one_hot(e: Expectation) -> None:
     if isinstance(depth, (int, float)) or not is_float(e.call.dtype(1)):
         e.require(same(depth, n))
         return
-    wide = bind(e.k, to(depth, "float64"))
-    e.require(wide >= number(n, "float64"), wide < number(n + 1, "float64"))
+    _require_floor(e, to(depth, "float64"), n)
 
 
 @expects("Range", operands=[0, 1, 2])

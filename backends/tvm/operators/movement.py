@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from tvm import tirx
 
 from ..faults import Fault
 from .base import (
     Array,
     Call,
     all_of,
-    any_of,
     cell,
     checked,
     clamped,

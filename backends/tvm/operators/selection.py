@@ -23,6 +23,7 @@ from .base import (
     is_float,
     nest,
     number,
+    replaced,
     rule,
     select,
     to,
@@ -77,6 +78,8 @@ def compress(call: Call) -> None:
     axis = 0 if given is None else call.axis(len(shape), 0)
     count = _declared(call, axis)
     flat = given is None
+    if call.output_shape() != ((count,) if flat else tuple(replaced(shape, axis, count))):
+        call.fail(f"its result is declared as {list(call.output_shape())}")
     length = call.shape(1)[0]
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
