@@ -84,7 +84,9 @@ class Expectation:
                 self.call.fail(f"its operands don't lead to the declared {list(self.out)}")
             return
         self.is_empty = False
-        self.k.fail_if(tirx.Not(holds), Fault.VALUE)
+        # TVM negates comparisons as if there were no NaN: the outcome is kept as a number.
+        outcome = cell(self.k, "int32", select(holds, 1, number(0, "int32")), "outcome")
+        self.k.fail_if(outcome.get() < 1, Fault.VALUE)
 
     def require_shape(self, sizes: Sequence[Expr], shape: Sequence[int]) -> None:
         self.require(len(sizes) == len(shape))
