@@ -217,7 +217,7 @@ def test_operands_lead_to_the_declared_shape_or_fail(tmp_path: Path, opset: int)
             for name, array in expected.items():
                 own = found[f"{_label(case)}/{name}"]
                 assert own.shape == array.shape
-                np.testing.assert_allclose(own, array, rtol=1e-5, atol=1e-6)
+                np.testing.assert_allclose(own, array, rtol=1e-5, atol=1e-5)
         for sample in case.bad:
             named = rf"^node '{_label(case)}/node' \({case.op_type}\): "
             with pytest.raises(SecateurError, match=named):
