@@ -87,7 +87,7 @@ def _infer(proto: ModelProto) -> ModelProto:
             proto,
             check_type=_has_type_rules(proto),
             strict_mode=False,
-            data_prop=not _builds_long_vectors(proto),
+            data_prop=not (_builds_long_vectors(proto) or _makes_long_vectors(proto)),
         )
     except _REFUSALS as error:
         raise ModelError(f"shape inference: {_first_line(error)}") from None
@@ -116,6 +116,40 @@ def _hide_zeros(type: TypeProto) -> None:
     for size in type.tensor_type.shape.dim:
         if size.HasField("dim_value") and size.dim_value == 0:
             size.Clear()
+
+
+_ENLARGING = frozenset(
+    {"CenterCropPad", "ConstantOfShape", "Expand", "Gather", "GatherND", "OneHot", "Pad", "Range"}
+    | {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Resize", "Tile"}
+    | {"Upsample", "HannWindow", "HammingWindow", "BlackmanWindow", "Multinomial", "Bernoulli"}
+)
+"""Operators whose results may be far larger than everything that the file holds."""
+
+
+def _makes_long_vectors(proto: ModelProto) -> bool:
+    """Whether inference without propagation finds vectors past the limit.
+
+    Propagation would set up an element for each where an operator reads them.
+    """
+    infos = (*proto.graph.input, *proto.graph.value_info)
+    sizes = [d.dim_value for info in infos for d in info.type.tensor_type.shape.dim]
+    sizes += [d for tensor in proto.graph.initializer for d in tensor.dims]
+    if max(sizes, default=0) <= _VECTOR_LIMIT and not any(
+        node.op_type in _ENLARGING for node in all_nodes(proto.graph)
+    ):
+        return False
+    found = onnx.shape_inference.infer_shapes(
+        proto, check_type=_has_type_rules(proto), strict_mode=False, data_prop=False
+    )
+    return _has_long_vectors(found.graph)
+
+
+def _has_long_vectors(graph: onnx.GraphProto) -> bool:
+    bodies = [a.g for n in graph.node for a in n.attribute if a.HasField("g")]
+    shapes = [info.type.tensor_type.shape.dim for info in (*graph.value_info, *graph.output)]
+    return any(len(s) == 1 and s[0].dim_value > _VECTOR_LIMIT for s in shapes) or any(
+        map(_has_long_vectors, bodies)
+    )
 
 
 def _builds_long_vectors(proto: ModelProto) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -53,6 +54,10 @@ def _float_deviation(expected: Array, actual: Array) -> float:
     return difference / max(float(np.abs(expected[finite]).max()), float(np.finfo(np.float32).tiny))
 
 
+MOST_ELEMENTS = 1 << 27
+"""Elements of one random input: what a file declares may be any number."""
+
+
 def random_feeds(
     model: Model, seed: int = 0, sizes: Mapping[str, int] | None = None, default: int = 2
 ) -> dict[str, Array]:
@@ -76,6 +81,11 @@ def _random_input(
     if shape is None or value.dtype in (TensorProto.UNDEFINED, TensorProto.STRING):
         raise SecateurError(f"input '{value.name}': can't make random data of its type")
     concrete = [size if isinstance(size, int) else sizes.get(size or "", default) for size in shape]
+    if math.prod(concrete) > MOST_ELEMENTS:
+        raise SecateurError(
+            f"input '{value.name}': {'x'.join(map(str, concrete))} elements are too many for "
+            f"random data; --input-shape gives an input other sizes"
+        )
     dtype = helper.tensor_dtype_to_np_dtype(value.dtype)
     if dtype == np.bool_:
         return generator.integers(0, 2, concrete).astype(np.bool_)

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from secateur.ir.errors import ModelError
+from secateur.ir.errors import ModelError, SecateurError, UnsupportedError
 from secateur.ir.infer import infer_shapes
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load, save
 from secateur.ir.unknown_fields import varint
 from secateur.ir.verify import verify
+from secateur.passes.compare import random_feeds
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import inspect_groups
 from secateur.passes.simplify import simplify_pipeline
@@ -326,3 +328,75 @@ def test_a_circle_of_nodes() -> None:
     proto.graph.node.insert(1, helper.make_node("Relu", ["a"], ["b"], "second"))
     with pytest.raises(ModelError, match=r"node 'first' \(Add\) reads 'b' before anything defines"):
         from_proto(proto)
+
+
+LONG = 1 << 40
+
+
+ENLARGING = ["ConstantOfShape", "Expand", "Tile", "Range", "Pad", "RandomNormal"]
+
+
+def enlarging(op: str) -> Model:
+    """A few bytes that ask for 2^40 elements, which an addition reads."""
+    i64 = TensorProto.INT64
+    constants = {
+        "n": helper.make_tensor("n", i64, [1], [LONG]),
+        "pads": helper.make_tensor("pads", i64, [2], [LONG, 0]),
+        "one": helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]),
+        "start": helper.make_tensor("start", TensorProto.FLOAT, [], [0.0]),
+        "step": helper.make_tensor("step", TensorProto.FLOAT, [], [1.0]),
+        "end": helper.make_tensor("end", TensorProto.FLOAT, [], [float(LONG)]),
+    }
+    reads = {
+        "ConstantOfShape": ["n"],
+        "Expand": ["one", "n"],
+        "Tile": ["one", "n"],
+        "Range": ["start", "end", "step"],
+        "Pad": ["one", "pads"],
+        "RandomNormal": [],
+    }[op]
+    attributes = {"shape": [LONG]} if op == "RandomNormal" else {}
+    nodes = [
+        helper.make_node(op, reads, ["long"], **attributes),
+        helper.make_node("Add", ["x", "long"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [constants[name] for name in reads],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    return from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+
+
+@pytest.mark.parametrize("op", ENLARGING)
+def test_vectors_of_any_length_are_not_set_up(op: str) -> None:
+    model = enlarging(op)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    infer_shapes(model)
+    PassManager(simplify_pipeline()).run(model)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+    (long,) = (v for v in model.graph.values() if v.name == "long")
+    assert long.const is None
+
+
+@pytest.mark.parametrize("op", [name for name in ENLARGING if name != "RandomNormal"])
+def test_results_too_large_to_compile_are_named(tmp_path: Path, op: str) -> None:
+    pytest.importorskip("tvm")
+    from secateur.backends.tvm.compile import compile_model
+    from secateur.backends.tvm.targets import parse_target
+
+    with pytest.raises(UnsupportedError, match=rf"\({op}\): result 'long' of 109951162777"):
+        compile_model(enlarging(op), parse_target("x86-64-v3"), tmp_path / "m.so")
+    assert not list(tmp_path.iterdir())
+
+
+def test_random_inputs_have_a_limit() -> None:
+    info = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, LONG])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("Relu", ["image"], ["y"])], "g", [info], [out])
+    model = from_proto(helper.make_model(graph))
+    with pytest.raises(SecateurError, match=r"'image'.*too many.*--input-shape"):
+        random_feeds(model)

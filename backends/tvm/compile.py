@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -111,6 +112,23 @@ def compile_model(
     return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
 
 
+MOST_ELEMENTS = 2**31 - 1
+"""Elements of one tensor: kernels count them in 32 bits."""
+
+
+def _check_sizes(model: Model) -> None:
+    """Raise UnsupportedError where a tensor is too large for kernels, or for any machine."""
+    for value in model.graph.values():
+        sizes = [size for size in value.shape or () if isinstance(size, int)]
+        if math.prod(sizes) > MOST_ELEMENTS:
+            node = value.producer
+            where = f"node '{node.label}' ({node.op_type}): result" if node is not None else "input"
+            raise UnsupportedError(
+                f"{where} '{value.name}' of {'x'.join(map(str, sizes))} elements is too large to "
+                "compile; --input-shape gives inputs other sizes"
+            )
+
+
 class _Compiler:
     """Compiles graphs with the same options; `report` sums up what it made."""
 
@@ -122,6 +140,7 @@ class _Compiler:
 
     def library(self, model: Model, batch: Batch, path: Path) -> None:
         """A shared object of the whole model, which changes. Raises UnsupportedError."""
+        _check_sizes(model)
         plan = lower(model, self.target)
         choices, tuning = self._choices(plan)
         emitter = emit(plan, self.target, choices, Verdicts(self.cache))
