@@ -64,9 +64,19 @@ def _tensor_types(
 
 
 def import_once(extra: ModelProto | FunctionProto) -> None:
-    """Keep the last import of each operator set, the one that ONNX Runtime goes by."""
+    """Keep the last import of each operator set, the one that ONNX Runtime goes by.
+
+    Raises ModelError for versions that are none.
+    """
+    for entry in extra.opset_import:
+        if not -_VERSIONS <= entry.version < _VERSIONS:
+            raise ModelError(f"operator set '{entry.domain}' has no version {entry.version}")
     last = {normalize_domain(entry.domain): entry for entry in extra.opset_import}
     if len(last) < len(extra.opset_import):
         kept = list(last.values())
         del extra.opset_import[:]
         extra.opset_import.extend(kept)
+
+
+_VERSIONS = 2**31
+"""Versions of operator sets are numbers of 32 bits."""

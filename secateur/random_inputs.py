@@ -37,7 +37,7 @@ USUAL_SIZES = (1, 2, 3, 4, 16, 64, 224, 256, 48, 96, 160, 192, 320, 384, 640, 7,
 _RANKS = (2, 4, 3, 1, 0, 5)
 """Numbers of axes to try for an input that declares none."""
 
-_SECONDS = 20.0
+_SECONDS = 10.0
 """Time after which the search gives up."""
 
 _ELEMENTS = 2**24

@@ -32,7 +32,7 @@ def _search(model: Model, graph: Graph, notes: list[Note]) -> str | None:
         reasons = [(body, _search(model, body, notes)) for body in node.subgraphs()]
         if normalize_domain(node.domain) == "" and node.op_type == "If":
             blamed = [(body, reason) for body, reason in reasons if reason is not None]
-            if len(blamed) == 1 and _replace(model, node, *blamed[0]):
+            if len(blamed) == 1 and len(reasons) == 2 and _replace(model, node, *blamed[0]):
                 reason = f"one of its branches can't run with these sizes: {blamed[0][1]}"
                 notes.append(Note.at(node, reason))
             elif blamed:
@@ -51,7 +51,7 @@ def _replace(model: Model, node: Node, body: Graph, reason: str) -> bool:
     condition = node.input(0)
     other = next(graph for graph in node.subgraphs() if graph is not body)
     kinds = [_kind(value) for value in body.outputs]
-    if condition is None or None in kinds:
+    if condition is None or None in kinds or len(other.outputs) != len(kinds):
         return False
     branch = Graph(body.name, body.extra)
     branch.parent = node

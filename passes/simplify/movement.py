@@ -107,7 +107,7 @@ def merge_transposes(node: Node, rewriter: Rewriter) -> bool:
 
 _POINTWISE = frozenset([*UNARY, "Cast", "Clip"])
 
-_BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
+BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
 
 
 @RULES.on("Transpose")
@@ -119,7 +119,7 @@ def push_transpose_down(node: Node, rewriter: Rewriter) -> bool:
     chain: list[Node] = []
     result: Value | None = output
     reader = only_reader(output)
-    while reader is not None and len(chain) < FURTHEST and _commutes(reader, result, rewriter):
+    while reader is not None and len(chain) < FURTHEST and commutes(reader, result, rewriter):
         chain.append(reader)
         result = reader.output(0)
         reader = None if result is None else only_reader(result)
@@ -129,13 +129,35 @@ def push_transpose_down(node: Node, rewriter: Rewriter) -> bool:
     return True
 
 
-def _commutes(node: Node, source: Value | None, rewriter: Rewriter) -> bool:
+@RULES.on("Transpose")
+def push_transpose_from_above(node: Node, rewriter: Rewriter) -> bool:
+    """The same, where what has changed is the second."""
+    above = start_of_chain(node, ("Transpose",), rewriter)
+    return above is not None and push_transpose_down(above, rewriter)
+
+
+def start_of_chain(node: Node, kinds: tuple[str, ...], rewriter: Rewriter) -> Node | None:
+    """The node of one of these operators above the pointwise operators that a node reads."""
+    value = node.input(0)
+    for _ in range(FURTHEST):
+        above = None if value is None else value.producer
+        if above is None or above.domain not in ("", "ai.onnx"):
+            return None
+        if above.op_type in kinds:
+            return above if value is not node.input(0) else None
+        if above.op_type not in _POINTWISE and above.op_type not in BINARY:
+            return None
+        value = next((v for v in above.inputs if rewriter.tensor(v) is None), None)
+    return None
+
+
+def commutes(node: Node, source: Value | None, rewriter: Rewriter) -> bool:
     """Whether a node treats `source` element by element, beside constants at most."""
     if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1 or source is None:
         return False
     if node.op_type in _POINTWISE:
         return node.input(0) is source
-    if node.op_type not in _BINARY or len(node.inputs) != 2:
+    if node.op_type not in BINARY or len(node.inputs) != 2:
         return False
     other = node.inputs[1] if node.inputs[0] is source else node.inputs[0]
     shape = rewriter.analysis.shape(source)
@@ -176,7 +198,7 @@ def _unaligned(
     return rewriter.constant(node, full.transpose(inverse), value.name)
 
 
-@RULES.on(*_BINARY)
+@RULES.on(*BINARY)
 def transpose_after_joining(node: Node, rewriter: Rewriter) -> bool:
     """Both operands transposed alike: once after the operator instead."""
     output = node.output(0)

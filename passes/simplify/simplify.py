@@ -24,6 +24,7 @@ from . import (
     pooling,
     products,
     recurrent,
+    reshapes,
     shape_chains,
 )
 from .branches import stop_impossible_branches
@@ -49,6 +50,7 @@ _RULES = (
     + padding.RULES
     + pooling.RULES
     + movement.RULES
+    + reshapes.RULES
     + recurrent.RULES
 )
 
