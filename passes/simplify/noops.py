@@ -119,6 +119,16 @@ def remove_split_into_one(node: Node, rewriter: Rewriter) -> bool:
 _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "Pow": 1}
 
 
+@RULES.on("Where")
+def remove_choice_that_is_made(node: Node, rewriter: Rewriter) -> bool:
+    """A condition that is true, or false, everywhere."""
+    condition = rewriter.array(node.input(0))
+    if condition is None or not condition.size or condition.any() != condition.all():
+        return False
+    chosen = node.input(1 if condition.all() else 2)
+    return same_shape(chosen, node.output(0)) and _forward(node, rewriter, chosen)
+
+
 @RULES.on(*_NEUTRAL)
 def remove_arithmetic_with_neutral_element(node: Node, rewriter: Rewriter) -> bool:
     if rewriter.opset < 7:  # broadcasting followed other rules

@@ -4,7 +4,7 @@
 Every oddity is one that onnx.checker accepts on at least one base.
 """
 
-from . import bases, declarations, interface, names, operators
+from . import bases, declarations, interface, names, operators, registry
 from .registry import BASES, ODDITIES, all_oddities, make
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "make",
     "names",
     "operators",
+    "registry",
 ]

@@ -111,6 +111,7 @@ class Lowering:
         if isinstance(item, Stored):
             return item.tensor
         if isinstance(item, Constant):
+            self.dtype(value)  # which types there are kernels for
             array = np.asarray(item.dequantized(), order="C")
             return Tensor(value.name, str(array.dtype), tuple(array.shape), const=array)
         found = self._floats.get(item.tensor)
