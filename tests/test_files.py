@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 from onnx import ModelProto, helper, numpy_helper
@@ -21,6 +20,7 @@ from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.passes.reference import Session, load_problem
 from secateur.passes.simplify import Simplify
 from tests import oddities
+from tests.oddities.registry import loads
 from tests.test_simplify_structure import parse
 
 
@@ -32,18 +32,6 @@ def write(folder: Path, proto: ModelProto, name: str = "model.onnx") -> Path:
     path = folder / name
     path.write_bytes(proto.SerializeToString())
     return path
-
-
-def loads(proto: ModelProto) -> bool:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        onnxruntime.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception:  # ONNX Runtime raises a family of unrelated types
-        return False
-    return True
 
 
 # --- every oddity with every command ---------------------------------------------

@@ -1,7 +1,7 @@
 """Models as the world writes them: a few small bases, each with one thing that is odd about it.
 
 `ODDITIES` maps names to functions that change a model proto in place, or return another.
-Every oddity is one that onnx.checker accepts on at least one base.
+A model that neither onnx.checker nor ONNX Runtime accepts is none.
 """
 
 from . import bases, declarations, interface, names, operators, registry

@@ -179,7 +179,7 @@ def typed(dtype: int) -> Oddity:
 
 
 for _dtype in TensorProto.DataType.values():
-    if _dtype:
+    if _dtype and _dtype != TensorProto.STRING:
         ODDITIES[f"type_{TensorProto.DataType.Name(_dtype).lower()}"] = typed(_dtype)
 
 

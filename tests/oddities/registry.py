@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 Oddity = Callable[[ModelProto], "ModelProto | None"]
@@ -42,11 +43,28 @@ def make(base_name: str, name: str) -> ModelProto | None:
     proto = proto if found is None else found
     if proto.SerializeToString(deterministic=True) == before:
         return None
+    return proto if passes_checker(proto) or loads(proto) else None
+
+
+def passes_checker(proto: ModelProto) -> bool:
     try:
         onnx.checker.check_model(proto)
     except Exception:  # the checker raises several unrelated types
-        return None
-    return proto
+        return False
+    return True
+
+
+def loads(proto: ModelProto) -> bool:
+    """Whether ONNX Runtime loads a model."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception:  # ONNX Runtime raises a family of unrelated types
+        return False
+    return True
 
 
 def weights(name: str, *shape: int) -> TensorProto:
