@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.errors import UnsupportedError
 from ...ir.scratch import scratch_folder
 from .cache import Cache
 from .entry import source
 from .objects import compile_functions, compile_runtime
 from .schedule import Schedule, assign_memory
+from .symbols import LIBC, undefined
 from .targets import Target
 from .toolchain import compile_source, link_shared
 
@@ -45,7 +47,17 @@ def build_library(
         compile_source(target, entry, entry.with_suffix(".o"), freestanding=True)
         own = [entry.with_suffix(".o"), *compile_runtime(target, cache, folder)]
         link_shared(target, [*objects.paths, *own], path)
+    check_symbols(path, target)
     return objects.reused
+
+
+def check_symbols(path: Path, target: Target) -> None:
+    """Raise UnsupportedError where a process that has but libc can't load the artifact."""
+    foreign = sorted(undefined(path) - LIBC)
+    if foreign:
+        raise UnsupportedError(
+            f"the artifact for {target.name} would need {', '.join(foreign)}, which libc lacks"
+        )
 
 
 def _write_constants(path: Path, constants: Sequence[tuple[int, Array]]) -> None:

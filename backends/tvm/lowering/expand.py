@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TypeProto
 
 from ....ir.errors import ModelError, UnsupportedError
-from ....ir.graph import Attribute, Node, normalize_domain
+from ....ir.graph import Attribute, Node, Value, normalize_domain
 from ....ir.infer import infer_shapes
 from ....ir.model import Model
 from ....ir.onnx_io import from_proto
@@ -31,9 +32,20 @@ _ROUNDS = 4
 """How deep definitions may use each other."""
 
 
-def expand(model: Model, refused: dict[Node, str]) -> bool:
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """What an operator requires of an operand: low <= number < high."""
+
+    label: str
+    op_type: str
+    low: int
+    high: int
+
+
+def expand(model: Model, refused: dict[Node, str], bounds: dict[Value, Bound]) -> bool:
     """Inline the definitions of the `EXPANDED` operators; whether there were any.
 
+    What an operator requires of its operands and its definition doesn't is added to `bounds`.
     Nodes stay, with the reason in `refused`, where the standard's definition means
     something else at the model's opset.
     """
@@ -48,12 +60,39 @@ def expand(model: Model, refused: dict[Node, str]) -> bool:
             return number > 0
         for node in nodes:
             try:
+                bound = _bound(node)
                 _add_function(model, node)
+                if bound is not None:
+                    bounds[bound[0]] = bound[1]
             except UnsupportedError as error:
                 refused[node] = str(error)
         InlineFunctions().run(model)
         infer_shapes(model)
     return True
+
+
+def _bound(node: Node) -> tuple[Value, Bound] | None:
+    """The operand of a node whose numbers must lie in a range, and that range."""
+    if node.op_type == "RotaryEmbedding":  # positions in the tables of sines and cosines
+        value, sizes = node.input(3), [(node.input(1), 0)]
+    elif node.op_type == "Attention":  # how many keys count
+        value, sizes = node.input(6), [(node.input(1), -2), (node.input(4), -2)]
+    else:
+        return None
+    if value is None:
+        return None
+    total = 0
+    for operand, axis in sizes:
+        if operand is None:
+            continue
+        size = operand.shape[axis] if operand.shape else None
+        if not isinstance(size, int):
+            raise UnsupportedError(
+                f"node '{node.label}' ({node.op_type}): the shape of '{operand.name}' is not static"
+            )
+        total += size
+    high = total + (node.op_type == "Attention")
+    return value, Bound(node.label, node.op_type, 0, high)
 
 
 def _is_expanded(node: Node) -> bool:

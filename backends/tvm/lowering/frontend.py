@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 import numpy as np
 
@@ -14,18 +15,20 @@ from ....ir.infer import infer_node, misfit
 from ....ir.model import Model
 from ....ir.stand_ins import REQUIRE
 from ....ir.tensor import Tensor as Constants
+from ..kernels.builder import KernelBuilder, load
 from ..operators import RULES as LOOPS
-from ..operators.base import Call
+from ..operators.base import Call, to, within
 from ..operators.expectations import expect, require
 from ..operators.operands import check_operands
-from ..plan import Plan, Tensor
+from ..plan import LoopsOp, Plan, Tensor
 from ..tables import use_tables
 from ..targets import Target
 from ..unsupported import UnsupportedNodesError
 from . import convolution, elementwise, matmul, recurrent, resize, rows, shapes, transposed
 from .context import Constant, Lowering, Stored
+from .expand import Bound
 from .fuse import fuse
-from .prepare import prepare
+from .prepare import Prepared, prepare
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **elementwise.RULES,
@@ -65,7 +68,7 @@ def lower(model: Model, target: Target) -> Plan:
         if node in refused:
             failures.add(node, refused[node], lowering)
         elif not failures.reach(node, lowering):
-            step = functools.partial(_lower_node, lowering, node, prepared.claims)
+            step = functools.partial(_lower_within, lowering, node, prepared)
             failures.watch(node, lowering, step)
     failures.check()
     for value in model.graph.outputs:
@@ -181,6 +184,40 @@ def _is_standard(node: Node) -> bool:
 
 def _has_rule(node: Node) -> bool:
     return node.op_type in RULES or node.op_type in LOOPS
+
+
+def _lower_within(lowering: Lowering, node: Node, prepared: Prepared) -> None:
+    """Lower a node, checks of what it reads first."""
+    for value in [v for v in outer_reads(node) if v in prepared.bounds]:
+        _require_within(lowering, value, prepared.bounds.pop(value))
+    _lower_node(lowering, node, prepared.claims)
+
+
+def _require_within(lowering: Lowering, value: Value, bound: Bound) -> None:
+    """Let the value, from here on, be a copy that is made where its numbers are in range."""
+    constant = lowering.constant(value)
+    if constant is not None:
+        if constant.size and not bound.low <= constant.min() <= constant.max() < bound.high:
+            raise UnsupportedError(
+                f"node '{bound.label}' ({bound.op_type}): '{value.name}' is out of range"
+            )
+        return
+    source = lowering.stored(value)
+    checked = lowering.tensor(value)
+
+    def build() -> Any:
+        k = KernelBuilder()
+        x = k.parameter("X", (max(1, source.elements),), source.dtype)
+        y = k.parameter("Y", (max(1, source.elements),), source.dtype)
+        with k.loop(source.elements, "i") as i:
+            number = within(k, load(x, i), bound.low, bound.high)
+            k.store(y, to(number, source.dtype), i)
+        return k.finish()
+
+    key = ("within", bound.low, bound.high)
+    lowering.emit(LoopsOp(bound.label, [checked], [source], build, key))
+    lowering.plan.operators[bound.label] = bound.op_type
+    lowering.items[value] = Stored(checked)
 
 
 def _copy_of(lowering: Lowering, tensor: Tensor) -> Tensor:

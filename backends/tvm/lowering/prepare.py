@@ -10,7 +10,7 @@ from ....ir.infer import infer_shapes
 from ....ir.model import Model
 from ....passes.simplify import FreezeDefaults, simplify_pipeline
 from .backwards import infer_backwards
-from .expand import expand
+from .expand import Bound, expand
 from .sequences import resolve_sequences
 from .unroll import unroll
 
@@ -20,10 +20,11 @@ _ROUNDS = 8
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """Nodes that have no place in a compiled model, with the reasons; and values of which
-    only a declaration says the type."""
+    only a declaration says the type; and what runs must check of values."""
 
     refused: dict[Node, str]
     claims: set[Value]
+    bounds: dict[Value, Bound]
 
 
 def prepare(model: Model) -> Prepared:
@@ -31,14 +32,15 @@ def prepare(model: Model) -> Prepared:
 
     Definitions are expanded, control flow is unrolled, and what becomes constant is
     folded, again and again, since each may make the others possible. Gives the nodes
-    for which it is not possible, with the reasons.
+    for which it is not possible, with the reasons, and values that runs must check.
     """
     refused: dict[Node, str] = {}
+    bounds: dict[Value, Bound] = {}
     if FreezeDefaults().run(model).changed:  # an artifact's weights are its own
         _simplify(model)
     infer_shapes(model)
     for _ in range(_ROUNDS):
-        changed = expand(model, refused)
+        changed = expand(model, refused, bounds)
         changed = resolve_sequences(model) or changed
         changed = unroll(model, refused) or changed
         if not changed:
@@ -46,7 +48,7 @@ def prepare(model: Model) -> Prepared:
         _simplify(model)
         infer_shapes(model)
     infer_backwards(model)
-    return Prepared(refused, check_declarations(model))
+    return Prepared(refused, check_declarations(model), bounds)
 
 
 def _simplify(model: Model) -> None:

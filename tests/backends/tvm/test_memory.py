@@ -138,6 +138,8 @@ def indexing() -> Iterator[Case]:
     for op_type in ("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"):
         yield Case(op_type, scores, "t", {"reduction": "none"}, 13)
         yield Case(op_type, scores, "t", {"ignore_index": -100}, 13)
+    rotary = {"x": ramp(1, 1, 2, 4), "c": ramp(5, 2), "s": ramp(5, 2), "p": ints([[0, 1]])}
+    yield Case("RotaryEmbedding", rotary, "p", opset=23)
     pooled = {"x": ramp(1, 2, 3), "i": ints([[[0, 2, 5], [6, 8, 11]]])}
     yield Case("MaxUnpool", pooled, "i", {"kernel_shape": [2], "strides": [2]})
 
@@ -162,6 +164,9 @@ def ranges() -> Iterator[Case]:
         given = {"x": ramp(4, 2, 3), **weights, "_b": None, "l": ints(3, 1, dtype="int32")}
         attributes = {"hidden_size": 2, "direction": "bidirectional"}
         yield Case(op_type, given, "l", attributes, 14, 2)
+    keys = {"q": ramp(2, 1, 2, 4), "k": ramp(2, 1, 3, 4), "v": ramp(2, 1, 3, 4)}
+    padded = {**keys, "_m": None, "_k": None, "_v": None, "n": ints(2, 3)}
+    yield Case("Attention", padded, "n", opset=24)
     yield Case("CumSum", {"x": ramp(3, 4), "a": ints(1)}, "a")
     yield Case("Trilu", {"x": ramp(3, 4), "k": ints(1)}, "k")
     yield Case("DFT", {"x": ramp(2, 4, 4, 1), "_n": None, "a": ints(1)}, "a", {}, 20)

@@ -14,33 +14,16 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm import objects
+from secateur.backends.tvm.build import check_symbols
 from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.symbols import LIBC, undefined
 from secateur.backends.tvm.targets import TARGETS, parse_target
 from secateur.backends.tvm.toolchain import compile_source, link_shared
+from secateur.ir.errors import UnsupportedError
 from secateur.ir.onnx_io import from_proto
 
 from .graphs import quantize
 from .test_threads import network
-
-_SYMBOLS = frozenset(
-    [
-        "__tls_get_addr",
-        "free",
-        "getpid",
-        "memcpy",
-        "memset",
-        "posix_memalign",
-        "pthread_cond_broadcast",
-        "pthread_cond_signal",
-        "pthread_cond_wait",
-        "pthread_create",
-        "pthread_join",
-        "pthread_mutex_lock",
-        "pthread_mutex_unlock",
-        "pthread_sigmask",
-        "sigfillset",
-    ]
-)
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
@@ -49,7 +32,18 @@ def test_artifacts_need_nothing_but_libc(tmp_path: Path, target: str) -> None:
     compile_model(from_proto(quantize(network())), parse_target(target), tmp_path / "m.so")
     command = ["nm", "-D", "--undefined-only", "--format=just-symbols", tmp_path / "m.so"]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert {name.partition("@")[0] for name in found} <= _SYMBOLS
+    names = {name.partition("@")[0] for name in found}
+    assert names == undefined(tmp_path / "m.so")
+    assert names <= LIBC
+
+
+def test_what_libc_does_not_suffice_for_is_refused(tmp_path: Path) -> None:
+    native = parse_target("native")
+    (tmp_path / "m.c").write_text("int other(void); int run(void); int run() { return other(); }")
+    compile_source(native, tmp_path / "m.c", tmp_path / "m.o")
+    link_shared(native, [tmp_path / "m.o"], tmp_path / "m.so")
+    with pytest.raises(UnsupportedError, match="would need other, which libc lacks"):
+        check_symbols(tmp_path / "m.so", native)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,58 @@
+"""Symbols that shared objects need of the process that loads them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+_MATHEMATICS = (
+    *("acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "copysign"),
+    *("cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1", "fabs", "floor", "fma", "fmax"),
+    *("fmin", "fmod", "hypot", "ldexp", "log", "log10", "log1p", "log2", "nearbyint", "pow"),
+    *("rint", "round", "roundeven", "sin", "sincos", "sinh", "sqrt", "tan", "tanh", "trunc"),
+)
+
+LIBC = frozenset(
+    [
+        *("abort", "calloc", "free", "getpid", "malloc", "memcmp", "memcpy", "memmove", "memset"),
+        *("nanosleep", "posix_memalign", "pthread_atfork", "pthread_cond_broadcast"),
+        *("pthread_cond_destroy", "pthread_cond_init", "pthread_cond_signal", "pthread_cond_wait"),
+        *("pthread_create", "pthread_detach", "pthread_join", "pthread_mutex_destroy"),
+        *("pthread_mutex_init", "pthread_mutex_lock", "pthread_mutex_trylock"),
+        *("pthread_mutex_unlock", "pthread_once", "pthread_self", "pthread_sigmask"),
+        *("sched_yield", "sigemptyset", "sigfillset", "__cxa_atexit", "__cxa_finalize"),
+        *("__register_atfork", "__tls_get_addr"),
+        *("__aeabi_memcpy", "__aeabi_memmove", "__aeabi_memset", "__aeabi_memclr"),
+        *(name + suffix for name in _MATHEMATICS for suffix in ("", "f")),
+    ]
+)
+"""What libc and libm define, among what kernels and the runtime may call."""
+
+_SYMBOL_TABLE = 11
+_UNDEFINED = 0
+
+
+def undefined(path: Path) -> set[str]:
+    """Names that a little-endian ELF shared object leaves to others to define."""
+    content = path.read_bytes()
+    return {name for name, section in _dynamic_symbols(content) if name and section == _UNDEFINED}
+
+
+def _dynamic_symbols(content: bytes) -> Iterator[tuple[str, int]]:
+    """Each dynamic symbol with the section that defines it."""
+    wide = content[4] == 2
+    sections_at = struct.unpack_from("<Q" if wide else "<I", content, 40 if wide else 32)[0]
+    size, count = struct.unpack_from("<HH", content, 58 if wide else 46)
+    form = "<IIQQQQII" if wide else "<IIIIIIII"
+    headers = [struct.unpack_from(form, content, sections_at + i * size) for i in range(count)]
+    for _, kind, _, _, start, length, strings, _ in headers:
+        if kind != _SYMBOL_TABLE:
+            continue
+        names = headers[strings][4]
+        step = 24 if wide else 16
+        for at in range(start, start + length, step):
+            name = struct.unpack_from("<I", content, at)[0]
+            section = struct.unpack_from("<H", content, at + (6 if wide else 14))[0]
+            end = content.index(b"\0", names + name)
+            yield content[names + name : end].decode(), section
