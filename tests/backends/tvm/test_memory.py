@@ -167,6 +167,7 @@ def ranges() -> Iterator[Case]:
     keys = {"q": ramp(2, 1, 2, 4), "k": ramp(2, 1, 3, 4), "v": ramp(2, 1, 3, 4)}
     padded = {**keys, "_m": None, "_k": None, "_v": None, "n": ints(2, 3)}
     yield Case("Attention", padded, "n", opset=24)
+    yield Case("ReduceSum", {"x": ramp(3, 3, 3), "a": ints(1, 2)}, "a")
     yield Case("CumSum", {"x": ramp(3, 4), "a": ints(1)}, "a")
     yield Case("Trilu", {"x": ramp(3, 4), "k": ints(1)}, "k")
     yield Case("DFT", {"x": ramp(2, 4, 4, 1), "_n": None, "a": ints(1)}, "a", {}, 20)
@@ -197,6 +198,9 @@ def sampling() -> Iterator[Case]:
             yield Case("GridSample", grid, "g", attributes, unlike=(*unlike, 1e4, -1e4))
     deformed = {"x": ramp(1, 2, 4, 4), "w": ramp(2, 2, 2, 2), "o": ramp(1, 8, 3, 3) / 3}
     yield Case("DeformConv", deformed, "o", opset=19, unlike=odd)
+    scaled = {"x": ramp(1, 1, 4, 4), "_r": None, "s": np.array([1, 1, 1.5, 2], "float32")}
+    for mode in ("nearest", "linear"):
+        yield Case("Resize", scaled, "s", {"mode": mode}, unlike=FLOATS)
     cropped = {"x": ramp(1, 1, 4, 4), "r": ramp(8) / 9, "_s": None, "Z": ints(1, 1, 5, 3)}
     attributes = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
     yield Case("Resize", cropped, "r", attributes, unlike=odd)
@@ -244,7 +248,7 @@ def same(found: Feeds, expected: Feeds) -> bool:
     )
 
 
-@pytest.mark.parametrize("case", by_operator())
+@pytest.mark.parametrize("case", list(by_operator()))
 def test_hostile_data(case: Case, tmp_path: Path, children: tuple[Child, Child]) -> None:
     artifacts, reference = children
     model = case.model()
