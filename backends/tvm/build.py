@@ -13,6 +13,7 @@ from ...ir.errors import UnsupportedError
 from ...ir.scratch import scratch_folder
 from .cache import Cache
 from .entry import source
+from .memory_check import check_memory
 from .objects import compile_functions, compile_runtime
 from .schedule import Schedule, assign_memory
 from .symbols import LIBC, undefined
@@ -26,6 +27,7 @@ def build_library(
     schedule: Schedule,
     functions: Mapping[str, Any],
     digests: Mapping[str, str],
+    writes: Mapping[str, Sequence[int]],
     metadata: Mapping[str, Any],
     target: Target,
     cache: Cache,
@@ -33,10 +35,11 @@ def build_library(
 ) -> int:
     """Compile and link the kernels that a schedule calls; how many came from the cache.
 
-    `digests` are those of the functions' content. Raises UnsupportedError where TVM can't
-    compile a kernel, SecateurError where linking fails.
+    `digests` are those of the functions' content, `writes` the arguments that each writes.
+    Raises UnsupportedError where TVM can't compile a kernel, SecateurError where linking fails.
     """
     memory = assign_memory(schedule)
+    check_memory(schedule, memory, writes)
     text = json.dumps({**metadata, "arena_bytes": memory.arena_bytes})
     with scratch_folder() as folder:
         objects = compile_functions(functions, digests, target, cache, folder)

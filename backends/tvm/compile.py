@@ -150,6 +150,7 @@ class _Compiler:
             emitter.schedule,
             emitter.functions,
             emitter.digests,
+            {name: verdict.writes for name, verdict in emitter.proofs.items()},
             {
                 **metadata,
                 "accesses": dataclasses.asdict(accesses),

@@ -24,6 +24,7 @@ from ..plan import (
     ResizeOp,
     RowsOp,
 )
+from ..schedule import nbytes
 from ..targets import Target
 from . import concat, convolution, loops, matmul, pooling, products, recurrent, resize, rows
 from .emitter import Emitter
@@ -42,6 +43,8 @@ def emit(
         _RULES[type(op)](emitter, op)
     emitter.current = None
     emitter.schedule.outputs = [emitter.read(t, None) for _, t in plan.outputs]
+    for (_, tensor), buffer in zip(plan.outputs, emitter.schedule.outputs, strict=True):
+        assert buffer.nbytes == nbytes(tensor.shape, tensor.dtype), tensor.name
     return emitter
 
 

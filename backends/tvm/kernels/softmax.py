@@ -26,12 +26,17 @@ class QuantizedSoftmax:
 
 
 def exponentials(kernel: QuantizedSoftmax, input_scale: float) -> Any:
-    """exp of every 8-bit value below the largest, scaled so that sums fit 32 bits."""
+    """exp of every 8-bit value below the largest, scaled so that sums fit 32 bits.
+
+    The entries behind them are those of values above the largest, of which there are none:
+    with them no value's entry lies outside of the table, whatever the largest.
+    """
     reserve = 5.0
     shift = math.log(float(np.finfo(np.float32).max) / kernel.size)
     shift = max(0.0, shift - reserve) / float(np.float32(input_scale))
     steps = np.arange(256, dtype=np.float64) - 255 + shift
-    return np.exp(steps * float(np.float32(input_scale))).astype(np.float32)
+    values = np.exp(steps * float(np.float32(input_scale))).astype(np.float32)
+    return np.pad(values, (0, 255), mode="edge")
 
 
 def build(kernel: QuantizedSoftmax) -> Any:
@@ -39,7 +44,7 @@ def build(kernel: QuantizedSoftmax) -> Any:
     k = KernelBuilder()
     count = kernel.rows * kernel.size
     x = k.parameter("X", (count,), kernel.dtype)
-    table = k.parameter("T", (256,), "float32")
+    table = k.parameter("T", (511,), "float32")
     y = k.parameter("Y", (count,), kernel.dtype)
     low, high = (0, 255) if kernel.dtype == "uint8" else (-128, 127)
     inverse = float(np.floor(np.float32(1.0) / np.float32(kernel.output_scale)))
@@ -51,11 +56,14 @@ def build(kernel: QuantizedSoftmax) -> Any:
 
         def entry(i: Any) -> Any:
             value = cast(load(x, r * kernel.size + i), "int32", 1)
-            return load(table, value + (255 - load(largest, 0)))
+            return load(table, value + (255 - most))
 
         with k.loop(kernel.size, "m") as i:
             value = cast(load(x, r * kernel.size + i), "int32", 1)
             k.store(largest, tirx.max(load(largest, 0), value), 0)
+        most = tirx.Var("most", "int32")
+        found = tirx.max(load(largest, 0), tirx.const(low, "int32"))
+        k.statement(tirx.Bind(most, tirx.min(found, tirx.const(high, "int32"))))
         with k.loop(kernel.size, "s") as i:
             k.store(total, load(total, 0) + entry(i), 0)
         with k.loop(kernel.size, "q") as i:

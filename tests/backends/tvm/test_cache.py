@@ -45,9 +45,14 @@ RUNTIME = 1
 """Objects of a cache that are no kernel's."""
 
 
-def objects(cache: Cache) -> list[Path]:
+def entries(cache: Cache) -> list[Path]:
     assert cache.folder is not None
     return sorted(p for p in (cache.folder / "objects").rglob("*") if p.is_file())
+
+
+def objects(cache: Cache) -> list[Path]:
+    """The entries that are object files; the others say what is proven of kernels."""
+    return [p for p in entries(cache) if b"\x7fELF" in p.read_bytes()]
 
 
 def test_artifacts_are_the_same_cold_warm_and_without_cache(tmp_path: Path) -> None:
@@ -78,7 +83,7 @@ def test_kernels_of_equal_shape_are_compiled_once(tmp_path: Path) -> None:
 def test_damaged_objects_are_compiled_again(tmp_path: Path, damage: bytes | None) -> None:
     cache = Cache.at(tmp_path / "cache")
     report = compiled(network(), tmp_path / "a.so", cache)
-    for path in objects(cache):
+    for path in entries(cache):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(bytes(content) if damage is None else damage)
@@ -91,7 +96,7 @@ def test_damaged_objects_are_compiled_again(tmp_path: Path, damage: bytes | None
 def test_objects_under_each_others_names_are_compiled_again(tmp_path: Path) -> None:
     cache = Cache.at(tmp_path / "cache")
     report = compiled(network(), tmp_path / "a.so", cache)
-    files = objects(cache)
+    files = entries(cache)
     contents = [path.read_bytes() for path in files]
     for path, content in zip(files, [*contents[1:], contents[0]], strict=True):
         path.write_bytes(content)
@@ -105,7 +110,7 @@ def test_objects_under_each_others_names_are_compiled_again(tmp_path: Path) -> N
 def test_what_is_no_file_is_no_object(tmp_path: Path) -> None:
     cache = Cache.at(tmp_path / "cache")
     compiled(network(), tmp_path / "a.so", cache)
-    for path in [*objects(cache), tmp_path / "cache" / "tuning.json"]:
+    for path in [*entries(cache), tmp_path / "cache" / "tuning.json"]:
         path.unlink(missing_ok=True)
         os.mkfifo(path)
     with pytest.warns(UserWarning, match="not a regular file, but a FIFO"):

@@ -46,7 +46,8 @@ def library(functions: list[Any], path: Path, dtype: str = "int64") -> Path:
     made = dict(zip(names, functions, strict=True))
     digests = {name: digest(function) for name, function in made.items()}
     schedule = Schedule(calls, results)
-    build_library(schedule, made, digests, metadata, NATIVE, Cache.of_user(), path)
+    writes = dict.fromkeys(names, (2,))
+    build_library(schedule, made, digests, writes, metadata, NATIVE, Cache.of_user(), path)
     return path
 
 

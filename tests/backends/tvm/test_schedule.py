@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secateur.backends.tvm.memory_check import check_memory
 from secateur.backends.tvm.schedule import ALIGNMENT, Buffer, Call, Memory, Schedule, assign_memory
 
 
@@ -69,6 +72,59 @@ def test_what_is_in_use_together_does_not_overlap(schedule: Schedule) -> None:
         for other_first, other_last, other_start, other_end in spans[:i]:
             together = first <= other_last and other_first <= last
             assert not (together and start < other_end and other_start < end)
+
+
+@given(schedules())
+@settings(max_examples=300, deadline=None)
+def test_the_check_finds_planned_memory_right(schedule: Schedule) -> None:
+    """Calls write the arguments that nothing before them wrote."""
+    known: set[Buffer] = set()
+    writes: dict[str, list[int]] = {}
+    for call in schedule.calls:
+        roots = [b.root()[0] for b in call.arguments]
+        fresh = [r not in known and r.input is None and r.array is None for r in roots]
+        writes[call.kernel] = [i for i, new in enumerate(fresh) if new]
+        known.update(roots)
+    check_memory(schedule, assign_memory(schedule), writes)
+
+
+@pytest.mark.parametrize("fault", ["moved", "shared", "past the end", "short arena"])
+def test_the_check_finds_faults(fault: str) -> None:
+    """Each way in which buffers could meet, put in."""
+    a, b, c = (Buffer(1000) for _ in range(3))
+    x = Buffer(1000, input=0)
+    schedule = Schedule([Call("k", (x, a)), Call("k", (a, b)), Call("l", (a, b, c))], [c])
+    memory = assign_memory(schedule)
+    writes = {"k": [1], "l": [2]}
+    check_memory(schedule, memory, writes)
+    places = dict(memory.places)
+    if fault == "moved":
+        places[b] = dataclasses.replace(places[b], offset=places[a].offset + 960)
+    elif fault == "shared":
+        places[b] = places[a]
+    elif fault == "past the end":
+        places[c] = dataclasses.replace(places[c], offset=8)
+    size = memory.arena_bytes - 64 if fault == "short arena" else memory.arena_bytes
+    broken = dataclasses.replace(memory, places=places, arena_bytes=size)
+    with pytest.raises(AssertionError, match="memory of the artifact"):
+        check_memory(schedule, broken, writes)
+
+
+@pytest.mark.parametrize("target", ["input", "constant", "argument", "part"])
+def test_the_check_finds_writes_where_none_may_be(target: str) -> None:
+    whole = Buffer(1000)
+    x, a = Buffer(1000, input=0), Buffer(1000)
+    constant = Buffer(1000, array=np.zeros(1000, np.uint8))
+    first = Call("k", (x, constant, whole))
+    other = {
+        "input": Call("l", (a, x)),
+        "constant": Call("l", (x, constant)),
+        "argument": Call("l", (whole, whole)),
+        "part": Call("l", (whole.part(0, 500), whole.part(499, 100))),
+    }[target]
+    schedule = Schedule([first, Call("k", (x, constant, a)), other], [])
+    with pytest.raises(AssertionError, match="writes"):
+        check_memory(schedule, assign_memory(schedule), {"k": [2], "l": [1]})
 
 
 @given(schedules())
