@@ -48,11 +48,13 @@ def _fold(model: Model, analysis: Analysis) -> bool:
                     if needed is not None:
                         wanted[value] = needed
     found = _compute(model, wanted)
+    if not found:
+        return False
     separate_initializers(model)
     for value, array in found.items():
         model.graph.make_initializer(value, Tensor.from_array(array, value.dtype))
     _remove_unread(model, {node for value in found for node in wanted[value]})
-    return bool(found)
+    return True
 
 
 def _is_fixed(analysis: Analysis, user: Node | Graph) -> bool:

@@ -17,7 +17,7 @@ from .plain import Plain
 from .plain import check as check_plain
 from .test_planted import check as check_planted
 
-CHUNK = 25
+CHUNK = 15
 """Networks of one test."""
 
 SIZES = [(5, 7), (1, 1), (2, 3)]
