@@ -1,4 +1,4 @@
-"""Operators that the standard defines by other operators, replaced by their definitions."""
+"""Operators that other operators define, replaced by their definitions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ....ir.infer import infer_shapes
 from ....ir.model import Model
 from ....ir.onnx_io import from_proto
 from ....passes.inline import InlineFunctions
+from . import contrib
 
 EXPANDED = frozenset(
     {
@@ -96,17 +97,18 @@ def _bound(node: Node) -> tuple[Value, Bound] | None:
 
 
 def _is_expanded(node: Node) -> bool:
+    if node.domain == contrib.DOMAIN:
+        return node.op_type in contrib.DEFINITIONS and not node.overload
     return normalize_domain(node.domain) == "" and node.op_type in EXPANDED
 
 
 def _add_function(model: Model, node: Node) -> None:
     """Give the model a function of its own for this node."""
-    schema = onnx.defs.get_schema(node.op_type, model.opset, "")
-    for name, attribute in schema.attributes.items():
-        if name not in node.attributes and attribute.default_value.type:
-            node.attributes[name] = Attribute(attribute.default_value)
-    function = _definition(model, node, schema)
-    _check_versions(model, node, function)
+    if node.domain == contrib.DOMAIN:
+        function = contrib.define(node, model.opset)
+        node.attributes.clear()  # the definition has them
+    else:
+        function = _standard(model, node)
     node.overload = model.fresh_name(f"{node.label}/definition")
     node.domain = ""
     function.name, function.domain, function.overload = node.op_type, "", node.overload
@@ -123,6 +125,16 @@ def _add_function(model: Model, node: Node) -> None:
     carrier.opset_import.extend(model.extra.opset_import)
     for found in from_proto(carrier).functions.values():
         model.functions[found.key] = found
+
+
+def _standard(model: Model, node: Node) -> FunctionProto:
+    schema = onnx.defs.get_schema(node.op_type, model.opset, "")
+    for name, attribute in schema.attributes.items():
+        if name not in node.attributes and attribute.default_value.type:
+            node.attributes[name] = Attribute(attribute.default_value)
+    function = _definition(model, node, schema)
+    _check_versions(model, node, function)
+    return function
 
 
 def _definition(model: Model, node: Node, schema: Any) -> FunctionProto:

@@ -228,12 +228,12 @@ def test_faulty_buffers_are_found(family: str, kind: str) -> None:
         assert not unseen
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", sorted({*FAMILIES} - {"transposition"}))
 def test_faulty_loops_are_found(family: str) -> None:
     """Each loop an iteration longer.
 
     Loops whose accesses are compared with the edge, or whose last tile is moved back from it,
-    stay within their buffers; every kernel has others.
+    stay within their buffers, as all of a transposition do; every other kernel has others.
     """
     for build, ranges in kernels(family, "x86-64-v3"):
         count, unseen = faults_of(build, ranges, "long")

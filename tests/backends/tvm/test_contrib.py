@@ -1,0 +1,76 @@
+"""Operators of ONNX Runtime's own domain: compiled, against ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.lowering.contrib import DEFINITIONS
+from secateur.backends.tvm.runtime import Runtime
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.errors import UnsupportedError
+from secateur.ir.onnx_io import from_proto
+
+from .graphs import feeds, reference
+
+X, V = (2, 3, 8), (8,)
+CASES: list[tuple[str, list[Any], list[int], dict[str, Any]]] = [
+    ("Gelu", [X], [0], {}),
+    ("BiasGelu", [X, V], [0], {}),
+    ("FastGelu", [X], [0], {}),
+    ("FastGelu", [X, V], [0], {}),
+    ("QuickGelu", [X], [0], {}),
+    ("QuickGelu", [X], [0], {"alpha": 0.5}),
+    ("FusedMatMul", [X, (2, 8, 4)], [0], {"alpha": 0.25}),
+    ("FusedMatMul", [(2, 8, 3), (2, 4, 8)], [0], {"transA": 1, "transB": 1}),
+    ("SkipLayerNormalization", [X, X, V], [0], {}),
+    ("SkipLayerNormalization", [X, X, V, V, V], [0, 3], {"epsilon": 0.1}),
+    ("SkipSimplifiedLayerNormalization", [X, X, V], [0], {"epsilon": 1e-5}),
+    ("SkipSimplifiedLayerNormalization", [X, X, V, V], [0, 3], {}),
+]
+
+
+def model(
+    op_type: str, shapes: list[Any], outputs: list[int], attributes: dict[str, Any], opset: int = 17
+) -> onnx.ModelProto:
+    names = [f"x{i}" for i in range(len(shapes))]
+    results = [f"y{i}" if i in outputs else "" for i in range(max(outputs) + 1)]
+    node = helper.make_node(op_type, names, results, domain="com.microsoft", **attributes)
+    graph = helper.make_graph(
+        [node],
+        "contrib",
+        [helper.make_tensor_value_info(n, 1, s) for n, s in zip(names, shapes, strict=True)],
+        [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, None) for i in outputs],
+    )
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+@pytest.mark.parametrize(("op_type", "shapes", "outputs", "attributes"), CASES)
+def test_definitions(
+    tmp_path: Path, op_type: str, shapes: list[Any], outputs: list[int], attributes: dict[str, Any]
+) -> None:
+    proto = model(op_type, shapes, outputs, attributes)
+    compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")
+    inputs = feeds(proto)
+    found = Runtime(tmp_path / "m.so").run(inputs)
+    for name, expected in reference(proto, inputs).items():
+        np.testing.assert_allclose(found[name], expected, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+def test_every_definition_has_a_case() -> None:
+    assert {case[0] for case in CASES} == set(DEFINITIONS)
+
+
+def test_the_rest_is_refused_by_name(tmp_path: Path) -> None:
+    proto = model("Inverse", [(3, 3)], [0], {})
+    with pytest.raises(UnsupportedError, match="Inverse"):
+        compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")
