@@ -89,10 +89,13 @@ class _Checker:
     def check(self, graph: Graph, proto: GraphProto) -> None:
         types = inferred_types(proto)
         for node, node_proto in zip(graph.nodes, proto.node, strict=True):
-            bodies = iter(node.subgraphs())
-            for attribute in node_proto.attribute:
-                for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                    self.check(next(bodies), body)
+            inferred = [
+                body
+                for attribute in node_proto.attribute
+                for body in ([attribute.g] if attribute.HasField("g") else attribute.graphs)
+            ]
+            for inner, body in zip(node.subgraphs(), inferred, strict=False):
+                self.check(inner, body)
             local = self._local_types(node)
             for value, found in zip(node.outputs, local, strict=True):
                 if value is None:

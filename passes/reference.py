@@ -9,6 +9,7 @@ import onnxruntime
 
 from ..ir.errors import SecateurError
 from ..ir.external import EMBED_LIMIT, constant_tensors
+from ..ir.graph import Value
 from ..ir.infer import VALUE_LIMIT
 from ..ir.model import Model
 from ..ir.onnx_io import save, to_proto, to_proto_without_weights
@@ -27,7 +28,7 @@ class Session:
     def __init__(self, model: Model, *, optimize: bool = True, threads: int = 1) -> None:
         options = _options(optimize=optimize, threads=threads)
         try:
-            with _session_source(model) as source:
+            with _session_source(_with_split_outputs(model)) as source:
                 self._session = onnxruntime.InferenceSession(
                     source, options, providers=["CPUExecutionProvider"]
                 )
@@ -86,6 +87,21 @@ def _options(*, optimize: bool, threads: int = 1) -> onnxruntime.SessionOptions:
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
+
+
+def _with_split_outputs(model: Model) -> Model:
+    """The model, or a copy in which no output of a Split is left out: ONNX Runtime's kernel
+    writes to those, too, and ends the process."""
+    if not any(n.op_type == "Split" and None in n.outputs for n in model.all_nodes()):
+        return model
+    copy = model.clone()
+    for node in copy.all_nodes():
+        if node.op_type == "Split" and None in node.outputs:
+            named = [v or Value(copy.fresh_name("unused")) for v in node.outputs]
+            for index, value in enumerate(named):
+                value.producer, value.output_index = node, index
+            node.outputs = tuple(named)
+    return copy
 
 
 @contextlib.contextmanager

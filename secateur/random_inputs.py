@@ -212,7 +212,7 @@ class _Search:
                 name = axis_name(value, axis)
                 size = assignment[name] if name in self.symbols else size_at(name, assignment)
             shape.append(size)
-        if math.prod(shape) > _ELEMENTS:
+        if max(math.prod(shape), *shape, 0) > _ELEMENTS:
             raise DataError(f"input '{value.name}' of shape {shape} is too large")
         return shape
 

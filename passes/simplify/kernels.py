@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from ...ir.errors import MISFITS
 from ...ir.graph import Node
 from ...ir.tensor import Array
 
@@ -41,8 +42,8 @@ def compute(node: Node, inputs: Sequence[Array | None]) -> Array | None:
     try:
         with np.errstate(all="ignore"):
             return function(node, inputs)
-    except (ValueError, IndexError, TypeError, OverflowError, np.exceptions.AxisError):
-        return None  # malformed operands: ONNX Runtime will say so
+    except MISFITS:
+        return None  # ONNX Runtime will say so
 
 
 def _integers(node: Node, name: str, array: Array | None) -> list[int] | None:

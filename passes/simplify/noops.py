@@ -125,8 +125,10 @@ def remove_choice_that_is_made(node: Node, rewriter: Rewriter) -> bool:
     condition = rewriter.array(node.input(0))
     if condition is None or not condition.size or condition.any() != condition.all():
         return False
-    chosen = node.input(1 if condition.all() else 2)
-    return same_shape(chosen, node.output(0)) and _forward(node, rewriter, chosen)
+    chosen, output = node.input(1 if condition.all() else 2), node.output(0)
+    if chosen is None or output is None or not same_shape(chosen, output):
+        return False
+    return rewriter.forward(node, output, chosen)
 
 
 @RULES.on(*_NEUTRAL)
