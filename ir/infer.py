@@ -280,10 +280,13 @@ def _take_graph_types(graph: Graph, proto: onnx.GraphProto, corrected: set[str])
         bodies = node.subgraphs()
         if not bodies:
             continue
-        inner = iter(bodies)
-        for attribute in node_proto.attribute:
-            for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                _take_graph_types(next(inner), body, corrected)
+        inferred = [
+            body
+            for attribute in node_proto.attribute
+            for body in ([attribute.g] if attribute.HasField("g") else attribute.graphs)
+        ]
+        for inner, body in zip(bodies, inferred, strict=False):
+            _take_graph_types(inner, body, corrected)
 
 
 def _take_type(value: Value, found: TypeProto | None) -> None:
