@@ -110,15 +110,18 @@ class _Search:
 
     def first(self) -> dict[str, Array]:
         """The first inputs found with which the model runs. Raises DataError."""
-        best: Assignment = {}
+        starts = [(self._reach(start), start) for start in self._starts()]
+        starts.sort(key=lambda pair: -pair[0])
+        tries = itertools.chain((start for _, start in starts), self._combinations())
         furthest = -2
-        for assignment in itertools.chain(self._starts(), self._combinations()):
+        for number, assignment in enumerate(tries):
             reached = self._reach(assignment)
-            if reached > furthest:
-                best, furthest = self._improved(assignment, reached)
-            if furthest == self.length:
-                self.found = best
-                return self._feed(best)
+            if reached > furthest or number < len(starts):
+                assignment, reached = self._improved(assignment, reached)
+            furthest = max(furthest, reached)
+            if reached == self.length:
+                self.found = assignment
+                return self._feed(assignment)
             if time.monotonic() > self.deadline:
                 break
         tried = f"{self.tried} combinations of sizes" if self.choices else "its inputs"
