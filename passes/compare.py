@@ -51,7 +51,13 @@ def _float_deviation(expected: Array, actual: Array) -> float:
     if not finite.any():
         return 0.0
     difference = float(np.abs(expected[finite] - actual[finite]).max())
-    return difference / max(float(np.abs(expected[finite]).max()), float(np.finfo(np.float32).tiny))
+    return difference / magnitude(expected)
+
+
+def magnitude(output: Array) -> float:
+    """The largest finite magnitude in an output, and never 0."""
+    finite = np.abs(output[np.isfinite(output)])
+    return max(float(finite.max(initial=0.0)), float(np.finfo(np.float32).tiny))
 
 
 MOST_ELEMENTS = 1 << 27

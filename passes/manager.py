@@ -14,7 +14,7 @@ from ..ir.onnx_io import save
 from ..ir.tensor import Array
 from ..ir.verify import verify
 from .base import Context, Pass, PassResult
-from .compare import allowed_deviation, deviation
+from .compare import allowed_deviation, deviation, magnitude
 from .pipeline import format_pass
 
 
@@ -39,12 +39,14 @@ class Check:
 
     `feeds` are the inputs of one run, `more` those of further ones; what is no input any
     more, since a pass has fixed it, isn't fed. `tolerance` bounds the deviation of each
-    output element, relative to the largest magnitude in that output (see `compare.deviation`).
+    output element, relative to the largest magnitude in that output (see `compare.deviation`),
+    or `slack`, by output, the absolute difference, where that is more.
     """
 
     feeds: Mapping[str, Array]
     tolerance: float = 1e-5
     more: Sequence[Mapping[str, Array]] = ()
+    slack: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +119,8 @@ class PassManager:
             for name, actual in outputs.items():
                 found = deviation(wanted[name], actual)
                 allowed = allowed_deviation(wanted[name], check.tolerance)
+                if found > allowed and name in check.slack:
+                    allowed = max(allowed, check.slack[name] / magnitude(wanted[name]))
                 if not found <= allowed:
                     raise SecateurError(
                         f"changed output '{name}' by {found:.3g} (relative), "
