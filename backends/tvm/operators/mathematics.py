@@ -137,9 +137,9 @@ def power(x: Any, y: Any) -> Any:
 
 
 def saturate(x: Any, dtype: str) -> Any:
-    """A rounded float as an integer type, limited to its range."""
+    """A rounded float as an integer type, limited to its range; NaN as its lowest number."""
     import numpy as np
 
     info = np.iinfo(dtype)
     low, high = lit(int(info.min), x), lit(int(info.max), x)
-    return to(to(tirx.max(tirx.min(x, high), low), "int32"), dtype)
+    return to(to(tirx.min(tirx.max(x, low), high), "int32"), dtype)

@@ -299,6 +299,29 @@ def test_special_values(tmp_path: Path, dtype: str, size: int) -> None:
     check(tmp_path, "native", dtype, size)
 
 
+def test_quantization_of_special_values(tmp_path: Path) -> None:
+    """Of floats as they are, and of those that a Relu lets pass; NaN is the lowest number."""
+    zeros = {"uint8": 10, "int8": -3, "uint16": 7, "int16": 5}
+    body = "s = Constant <value = float {0.5}> () h = Cast <to = 1> (x) r = Relu (h)"
+    for dtype, zero in zeros.items():
+        body += f" z_{dtype} = Constant <value = {dtype} {{{zero}}}> ()"
+        for source in "hr":
+            body += f" {source}_{dtype} = QuantizeLinear ({source}, s, z_{dtype})"
+    outputs = ", ".join(f"{dtype}[35] {source}_{dtype}" for dtype in zeros for source in "hr")
+    text = f'<ir_version: 10, opset_import: ["" : 21]> g (float[35] x) => ({outputs}) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    compile_model(from_proto(model), parse_target("native"), tmp_path / "model.so")
+    runtime = Runtime(tmp_path / "model.so")
+    for values in feeds("float32", 35):
+        found = runtime.run({"x": values["x"]})
+        names = [output.name for output in session.get_outputs()]
+        for name, expected in zip(names, session.run(None, {"x": values["x"]}), strict=True):
+            np.testing.assert_array_equal(found[name], expected, err_msg=name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("size", [1, 3, 17, 69])
