@@ -290,12 +290,14 @@ def _bounded(node: Node, rewriter: Rewriter) -> tuple[Value, float, float] | Non
         if len(node.inputs) != 2 or rewriter.opset < 8:
             return None
         found = scalar_operand(node, rewriter)
-        if found is None or found[0].dtype not in _TYPES:
+        if found is None or found[0].dtype not in _TYPES or math.isnan(found[1]):
             return None
         return (*found, math.inf) if node.op_type == "Max" else (found[0], -math.inf, found[1])
     source = node.input(0)
     bounds = (0.0, math.inf) if node.op_type == "Relu" else clip_bounds(node, rewriter)
-    return None if source is None or bounds is None else (source, *bounds)
+    if source is None or bounds is None or any(math.isnan(bound) for bound in bounds):
+        return None
+    return (source, *bounds)
 
 
 def _write_clip(node: Node, source: Value, low: float, high: float, rewriter: Rewriter) -> bool:

@@ -211,7 +211,8 @@ def max_roi_pool(call: Call) -> None:
                 chosen = tirx.all(to(h, "int32") >= h0, to(h, "int32") < h1, to(w, "int32") >= w0)
                 with when(k, tirx.all(chosen, to(w, "int32") < w1)):
                     element = to(x[image, c, h, w], dtype)
-                    with when(k, tirx.any(empty.get() > 0, element > best.get())):
+                    larger = tirx.any(element > best.get(), m.is_nan(element))
+                    with when(k, tirx.any(empty.get() > 0, larger)):
                         best.set(element)
                         empty.set(0)
             ys[0].store(best.get(), (r, c, ph, pw))

@@ -25,7 +25,7 @@ def _activation(call: Call, name: str, alpha: float | None, beta: float | None) 
     table: dict[str, Activation] = {
         "tanh": m.tanh,
         "sigmoid": m.sigmoid,
-        "relu": lambda x: select(x > lit(0, x), x, lit(0, x)),
+        "relu": lambda x: select(x < lit(0, x), lit(0, x), x),
         "affine": lambda x: x * m.factor(default(a, 1.0), x) + lit(default(b, 0.0), x),
         "leakyrelu": lambda x: select(x < lit(0, x), x * m.factor(default(a, 0.01), x), x),
         "thresholdedrelu": lambda x: select(x > lit(default(a, 1.0), x), x, lit(0, x)),

@@ -87,7 +87,8 @@ def roi_align(call: Call) -> None:
 
             def take(value: Any) -> None:
                 if maximal:
-                    with when(k, tirx.any(first.get() > 0, value > total.get())):
+                    larger = tirx.any(value > total.get(), m.is_nan(value))
+                    with when(k, tirx.any(first.get() > 0, larger)):
                         total.set(value)
                         first.set(0)
                 else:
@@ -112,7 +113,7 @@ def roi_align(call: Call) -> None:
                         if maximal:
                             value = corners[0]
                             for corner in corners[1:]:
-                                value = tirx.max(value, corner)
+                                value = bind(k, m.largest(value, corner))
                         else:
                             value = corners[0] + corners[1] + corners[2] + corners[3]
                         take(bind(k, select(is_outside(h, width), zero, value)))
