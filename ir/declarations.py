@@ -47,9 +47,15 @@ def correct_declarations(model: Model) -> list[str]:
         corrections.append(_contradiction(node, value, found))
         value.type = found
 
-    _walk(model, correct)
+    before = -1
+    while before < len(corrections) < _CORRECTIONS:  # one may show that others are wrong
+        before = len(corrections)
+        _walk(model, correct)
     return corrections
 
+
+_CORRECTIONS = 1000
+"""Number of corrections after which the rest is left."""
 
 _Resolve = Callable[[Node, Value, TypeProto], None]
 
