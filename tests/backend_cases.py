@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import glob
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 import onnx.backend.test
 from onnx import numpy_helper
@@ -30,7 +32,23 @@ def generated_cases() -> list[Case]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the generators overflow and divide by zero on purpose
         found = [*node_cases.collect_testcases(None), *model_cases.collect_testcases()]
-    return [Case(t.name, t.model, t.data_sets or []) for t in found if t.model is not None]
+    return [
+        Case(t.name, t.model, [(_arrays(i), _arrays(o)) for i, o in t.data_sets or []])
+        for t in found
+        if t.model is not None
+    ]
+
+
+def _arrays(values: Iterable[Any]) -> list[Any]:
+    """Values as ONNX Runtime takes them: some cases have tensors and scalars of NumPy's."""
+    return [
+        numpy_helper.to_array(value)
+        if isinstance(value, onnx.TensorProto)
+        else np.asarray(value)
+        if isinstance(value, np.generic)
+        else value
+        for value in values
+    ]
 
 
 def model_files() -> list[Path]:

@@ -146,12 +146,14 @@ _ZERO_POINTS = {
 
 
 def _zero_point(model: Model, parameter: Parameter) -> Array:
-    """What stands for zero in an integer weight, broadcast to its axes.
+    """What stands for zero in a weight, broadcast to its axes: one in a divisor.
 
     Zero points, if several, run along the axis that isn't contracted: the first of the
     weights of a convolution, of a left and of a transposed right operand, else the last.
     """
     node, operand = parameter.node, parameter.use.position
+    if node.op_type in ("Div", "Mod") and operand == 1:
+        return np.ones((), np.int8)
     position = _ZERO_POINTS.get(node.op_type, {}).get(operand)
     tensor = None if position is None else model.constant(node.input(position))
     if tensor is None:
