@@ -71,7 +71,8 @@ def part_of(name: str, model: onnx.ModelProto, inputs: Sequence[Any]) -> Part | 
     shaped.CopyFrom(model)
     initialized = {t.name for t in model.graph.initializer}
     given = [v for v in shaped.graph.input if v.name not in initialized]
-    if len(given) != len(inputs) or not all(isinstance(x, np.ndarray) for x in inputs):
+    arrays = (np.ndarray, np.generic)
+    if len(given) != len(inputs) or not all(isinstance(x, arrays) for x in inputs):
         return None
     feeds = {v.name: np.asarray(x) for v, x in zip(given, inputs, strict=True)}
     for value in given:

@@ -1,0 +1,221 @@
+"""Every operator that can be lowered, compiled and compared with ONNX Runtime."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from onnx import TensorProto, helper, numpy_helper
+
+from secateur.backends.tvm.lowering.expand import EXPANDED
+from secateur.backends.tvm.lowering.frontend import RULES
+from secateur.backends.tvm.operators import RULES as LOOPS
+from tests.backend_cases import Case, generated_cases
+from tests.backends.tvm.joined import Feeds, Joined, Part, compile_parts, part_of
+
+Array = Any
+
+RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
+RANDOM |= {"RandomUniformLike", "Dropout"}
+"""Their results are no function of their inputs."""
+
+SEQUENCES = {"SequenceMap"}
+"""They work on what isn't a tensor, in models of several nodes."""
+
+SPECIAL = {
+    "NaN": [np.nan],
+    "infinity": [np.inf, -np.inf],
+    "edges": [-0.0, 1e-40, 1e-30, 1e15, -1e15],
+}
+"""What floating-point inputs hold among other numbers, by the name of the kind."""
+
+NAN_WINS = {"ReduceMax", "ReduceMin", "MaxPool", "GlobalMaxPool", "MaxRoiPool", "RoiAlign"}
+"""Any NaN in their window gives NaN; with ONNX Runtime it depends on where it stands."""
+
+FIRST_ONLY = {"NonMaxSuppression", "Resize", "RoiAlign", "Upsample", "AffineGrid", "Range"}
+"""Their other floats are sizes, thresholds and scales."""
+
+UNEQUAL = {
+    "LRN": "ONNX Runtime slides a sum over channels, in which NaN stays",
+    "Hardmax": "which element of a row is the largest has no answer with NaN",
+    "TopK": "the order of NaN among numbers isn't defined",
+    "QLinearMatMul": "scales of quantization are finite",
+    "DynamicQuantizeLinear": "a range that isn't finite has no scale",
+    "Unique": "NaN equals nothing",
+    "Attention": "scores pass the largest float where sums go in another order",
+    "LinearAttention": "products pass the largest float in another order",
+}
+"""Operators whose results on special values aren't compared, with the reason."""
+
+
+def lowered() -> set[str]:
+    """Operators that models can have, but for those that no comparison says anything of."""
+    return {*RULES, *LOOPS, *EXPANDED} - RANDOM - SEQUENCES
+
+
+def cases(per_operator: int) -> list[Part]:
+    """For each operator the first cases of ONNX that are models of one node."""
+    found: collections.Counter[str] = collections.Counter()
+    parts = []
+    for case in generated_cases():
+        nodes = case.model.graph.node
+        if not case.data or len(nodes) != 1 or found[nodes[0].op_type] >= per_operator:
+            continue
+        part = part_of(case.name, case.model, _arrays(case))
+        if nodes[0].op_type in lowered() and part is not None and _has_numbers(part):
+            found[nodes[0].op_type] += 1
+            parts.append(part)
+    return [*parts, *OWN]
+
+
+def _arrays(case: Case) -> list[Any]:
+    return [numpy_helper.to_array(x) if isinstance(x, TensorProto) else x for x in case.data[0][0]]
+
+
+def _has_numbers(part: Part) -> bool:
+    return all(x.dtype.kind in "fiub" for x in part.feeds.values())
+
+
+def _own(op_type: str, feeds: dict[str, Array], opset: int = 17, **attributes: Any) -> Part:
+    """A model of one node that reads all feeds."""
+    inputs = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+        for n, x in feeds.items()
+    ]
+    node = helper.make_node(op_type, list(feeds), ["y"], **attributes)
+    output = helper.make_empty_tensor_value_info("y")
+    graph = helper.make_graph([node], "own", inputs, [output])
+    imports = [helper.make_opsetid("", opset)]
+    return Part(f"own {op_type}", helper.make_model(graph, opset_imports=imports), feeds)
+
+
+_X = np.random.default_rng(0).standard_normal((2, 3, 6, 5)).astype(np.float32)
+
+OWN = [
+    _own("GlobalLpPool", {"x": _X}, p=2),
+    _own("MaxRoiPool", {"x": _X, "rois": np.array([[0, 0, 0, 3, 4], [1, 1, 1, 4, 5]], np.float32)},
+         pooled_shape=[2, 2]),
+]  # fmt: skip
+"""Operators of which ONNX has no case of one node on tensors."""
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> list[Joined]:
+    refused: dict[str, str] = {}
+    found = list(compile_parts(cases(1), tmp_path_factory.mktemp("joined"), refused=refused))
+    assert len(refused) < 12, refused
+    return found
+
+
+def test_no_operator_is_left_out(artifacts: list[Joined]) -> None:
+    compiled = {
+        op for joined in artifacts for part in joined.parts.values() for op in part.operators
+    }
+    assert lowered() - compiled == NO_CASE
+
+
+NO_CASE: set[str] = set()
+"""Operators that are lowered and in no test of this file."""
+
+
+def test_compiled_operators_equal_onnx_runtime(artifacts: list[Joined]) -> None:
+    count = sum(
+        check(joined, {p: part.feeds for p, part in joined.parts.items()}) for joined in artifacts
+    )
+    assert count > 150
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_special_values_go_where_onnx_runtime_lets_them(artifacts: list[Joined], kind: str) -> None:
+    random = np.random.default_rng(0)
+    count = 0
+    for joined in artifacts:
+        feeds = {p: special(part, kind, random) for p, part in joined.parts.items()}
+        skipped = {p for p, part in joined.parts.items() if part.operators & {*UNEQUAL}}
+        count += check(joined, feeds, skipped)
+    assert count > 100
+
+
+def special(part: Part, kind: str, random: np.random.Generator) -> Feeds:
+    """The part's inputs with special values among their floating-point numbers."""
+    feeds = dict(part.feeds)
+    names = list(feeds)[:1] if part.operators & FIRST_ONLY else list(feeds)
+    for name in names:
+        x = feeds[name]
+        if x.dtype.kind != "f" or not x.size:
+            continue
+        chosen = random.random(x.shape) < 0.2
+        chosen.flat[random.integers(x.size)] = True
+        with np.errstate(over="ignore"):
+            values = random.choice(SPECIAL[kind], x.shape).astype(x.dtype)
+        feeds[name] = np.where(chosen, values, x)
+    return feeds
+
+
+def check(joined: Joined, feeds: dict[str, Feeds], skipped: set[str] | None = None) -> int:
+    """Compare all parts; how many had something to be compared with."""
+    found = joined.run(feeds)
+    count = 0
+    for prefix, part in joined.parts.items():
+        expected = None if prefix in (skipped or ()) else part.reference(feeds[prefix])
+        if expected is None:
+            continue
+        count += 1
+        for name, want in expected.items():
+            assert_close(found[prefix][name], want, f"{part.name}: {name}", part.operators)
+    return count
+
+
+def assert_close(have: Array, want: Array, what: str, operators: set[str]) -> None:
+    have, want = np.asarray(have), np.asarray(want)
+    assert (have.shape, have.dtype) == (want.shape, want.dtype), what
+    if want.dtype.kind != "f":
+        np.testing.assert_array_equal(have, want, err_msg=what)
+        return
+    rtol = 4e-3 if want.dtype == np.float16 else 1e-4
+    with np.errstate(over="ignore", invalid="ignore"):
+        have, want = have.astype(np.float64), want.astype(np.float64)
+        if operators & NAN_WINS:
+            want = np.where(np.isnan(have), have, want)
+        finite = np.abs(want[np.isfinite(want)])
+        atol = 1e-5 * min(float(finite.max(initial=0.0)), 1e3) + 1e-6
+    np.testing.assert_allclose(have, want, rtol=rtol, atol=atol, err_msg=what)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tenth", range(10))
+def test_all_cases(tmp_path: Path, tenth: int) -> None:
+    """Every case of ONNX with tensors of numbers; at most the refusals that docs/tvm.md tells."""
+    parts = [p for p in _all_parts() if _has_numbers(p)][tenth::10]
+    refused: dict[str, str] = {}
+    for joined in compile_parts(parts, tmp_path, refused=refused):
+        if not any(part.operators & RANDOM for part in joined.parts.values()):
+            check(joined, {p: part.feeds for p, part in joined.parts.items()})
+    assert len(refused) <= 0.08 * len(parts), refused
+
+
+def _all_parts() -> Iterator[Part]:
+    for case in generated_cases():
+        part = part_of(case.name, case.model, _arrays(case)) if case.data else None
+        if part is not None and not part.operators & RANDOM:
+            yield part
+
+
+def test_the_comparison_sees_a_wrong_result() -> None:
+    """Infinite bounds, NaN everywhere and other shapes would pass unnoticed otherwise."""
+    want = np.array([1.0, np.nan, np.inf], np.float32)
+    assert_close(want.copy(), want, "equal", set())
+    wrong = [[1.01, np.nan, np.inf], [1.0, 2.0, np.inf], [1.0, np.nan, -np.inf], [np.nan] * 3]
+    for have, operators in itertools.product(wrong[:3], ({"Add"}, {"ReduceMax"})):
+        with pytest.raises(AssertionError):
+            assert_close(np.array(have, np.float32), want, "wrong", operators)
+    with pytest.raises(AssertionError):
+        assert_close(np.array(wrong[3], np.float32), want, "wrong", {"Add"})
