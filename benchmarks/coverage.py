@@ -163,7 +163,14 @@ def compile_and_run(case: Case, fallback: bool) -> list[Any]:
             value.set_tensor_type(value.dtype, given.shape)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.so"
-        compile_model(model, parse_target("native"), path, cache=Cache.none(), fallback=fallback)
+        compile_model(
+            model,
+            parse_target("native"),
+            path,
+            cache=Cache.none(),
+            fallback=fallback,
+            declared_sizes=True,
+        )
         found = Runtime(path).run(feeds)
     return [found[v.name] for v in case.model.graph.output]
 

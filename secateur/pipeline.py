@@ -65,7 +65,8 @@ class Settings:
     `macs` and `params` are shares of the original to keep, `ratio` a share of the
     channels to remove. `align` is what channel counts stay multiples of where the goal
     allows; by default the target's vector width. `tune` is for how many minutes to
-    measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled.
+    measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
+    `declared_sizes` whether inputs that give results their sizes have the declared ones.
     The rest is as in `PruneChannels`.
     """
 
@@ -84,6 +85,7 @@ class Settings:
     normalized: bool = False
     tune: float = 0.0
     fallback: bool = False
+    declared_sizes: bool = False
     threads: int = 1
     seed: int = 0
 
@@ -140,6 +142,7 @@ def optimize(
     normalized: bool = False,
     tune: float = 0.0,
     fallback: bool = False,
+    declared_sizes: bool = False,
     cache: str | os.PathLike[str] | bool = True,
     threads: int = 1,
     seed: int = 0,
@@ -152,7 +155,7 @@ def optimize(
     (see `data.load_dataset`); quantization needs the former, accuracy the latter with
     labels. `input_shapes` fixes inputs of open shape, `freeze_defaults` those that have a
     default value, `input_values` gives inputs' values as text (`{"rate": "16000"}`).
-    `tune`, `fallback` and `cache` (a
+    `tune`, `fallback`, `declared_sizes` and `cache` (a
     folder, or whether to use the user's) are those of `compile_model`. A `model` given
     as IR is not changed. Raises SecateurError.
     """
@@ -172,6 +175,7 @@ def optimize(
         normalized=normalized,
         tune=tune,
         fallback=fallback,
+        declared_sizes=declared_sizes,
         threads=threads,
         seed=seed,
     )
@@ -271,6 +275,7 @@ class _Run:
                 cache=self.cache,
                 tune_minutes=self.settings.tune,
                 fallback=self.settings.fallback,
+                declared_sizes=self.settings.declared_sizes,
             )
             artifact = Artifact(
                 target=self.target.name,

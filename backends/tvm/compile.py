@@ -31,6 +31,7 @@ from .container import PartFile, write_container
 from .emission.emit import emit
 from .faults import LIMITS
 from .lowering.frontend import lower
+from .operators.expectations import refuse_sizes_of_inputs
 from .plan import Plan, Tensor
 from .split import Part, partition
 from .targets import Target, can_run_here
@@ -70,6 +71,7 @@ def compile_model(
     cache: Cache | None = None,
     tune_minutes: float = 0,
     fallback: bool = False,
+    declared_sizes: bool = False,
 ) -> CompileReport:
     """Compile `model` (unchanged) for `target` into the artifact `path`.
 
@@ -85,6 +87,9 @@ def compile_model(
     The artifact is a shared object. With `fallback` nodes that can't be lowered are left
     to ONNX Runtime, and where there are any, it is a container of several parts.
 
+    An input that gives a result its size is refused, or, with `declared_sizes`, the size is
+    the declared one, and the artifact fails where the input gives another.
+
     Raises UnsupportedError naming the nodes that can't be lowered, or, without `fallback`,
     the one that mixes samples, and SecateurError where linking or writing fails. The file
     appears whole or not at all.
@@ -99,7 +104,7 @@ def compile_model(
     batch = find_batch(work)
     if batch.is_proven:
         take_one_sample(work, batch)
-    compiler = _Compiler(target, cache or Cache.of_user(), winograd, tune_minutes)
+    compiler = _Compiler(target, cache or Cache.of_user(), winograd, tune_minutes, declared_sizes)
     with atomic_files(path) as (temporary,):
         try:
             check_batch(batch)
@@ -132,8 +137,11 @@ def _check_sizes(model: Model) -> None:
 class _Compiler:
     """Compiles graphs with the same options; `report` sums up what it made."""
 
-    def __init__(self, target: Target, cache: Cache, winograd: bool, minutes: float) -> None:
+    def __init__(
+        self, target: Target, cache: Cache, winograd: bool, minutes: float, declared_sizes: bool
+    ) -> None:
         self.target, self.cache, self.winograd, self.minutes = target, cache, winograd, minutes
+        self.declared_sizes = declared_sizes
         if minutes > 0:
             check_tunable(target)
         self.report = CompileReport(0, 0, 0, 0, Accesses(), (), None, 0)
@@ -141,6 +149,8 @@ class _Compiler:
     def library(self, model: Model, batch: Batch, path: Path) -> None:
         """A shared object of the whole model, which changes. Raises UnsupportedError."""
         _check_sizes(model)
+        if not self.declared_sizes:
+            refuse_sizes_of_inputs(model)
         plan = lower(model, self.target)
         choices, tuning = self._choices(plan)
         emitter = emit(plan, self.target, choices, Verdicts(self.cache))

@@ -60,6 +60,7 @@ def command(
                 cache=Cache.open(compiler["cache"]),
                 tune_minutes=compiler["tune"],
                 fallback=compiler["fallback"],
+                declared_sizes=compiler["declared_sizes"],
             )
             size = (folder / "model.so").stat().st_size
             progress.end()

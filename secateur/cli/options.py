@@ -197,6 +197,12 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
             "run the artifact.",
         ),
         click.option(
+            "--declared-sizes",
+            is_flag=True,
+            help="Where an input gives a result its size, compile for the size that is declared; "
+            "the artifact fails where the input gives another.",
+        ),
+        click.option(
             "--cache",
             type=click.Path(path_type=Path, file_okay=False),
             metavar="DIR",
@@ -214,6 +220,7 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
         compiler = {
             "tune": kwargs.pop("tune") or 0.0,
             "fallback": kwargs.pop("fallback"),
+            "declared_sizes": kwargs.pop("declared_sizes"),
             "cache": cache if cache is not None else not no_cache,
         }
         function(*args, compiler=compiler, **kwargs)

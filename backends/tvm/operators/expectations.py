@@ -15,9 +15,12 @@ from typing import Any
 
 from tvm import tirx
 
+from ....ir.graph import normalize_domain
+from ....ir.model import Model
 from ..faults import Fault
 from ..kernels.builder import KernelBuilder
 from ..plan import LoopsOp
+from ..unsupported import UnsupportedNodesError
 from .base import (
     Array,
     Call,
@@ -131,6 +134,34 @@ def expects(*op_types: str, operands: Sequence[int]) -> Callable[[Check], Check]
         return check
 
     return register
+
+
+_OF_SIZES = {"Loop": (0,), "Pad": (1, 3), "Slice": (1, 2, 3, 4)}
+"""Operands that give sizes to results of operators whose own kernels check them."""
+
+_OF_AXES = frozenset({"Squeeze", "Unsqueeze"})
+"""Operators whose operands name axes."""
+
+
+def refuse_sizes_of_inputs(model: Model) -> None:
+    """Raise UnsupportedNodesError where an input of the model gives a result its size.
+
+    A compiled model has one size for each result, and callers may give any.
+    """
+    reasons = {}
+    for node in model.graph.nodes:
+        if normalize_domain(node.domain) != "" or node.op_type in _OF_AXES:
+            continue
+        positions = _OF_SIZES.get(node.op_type) or _CHECKS.get(node.op_type, ((), None))[0]
+        for value in map(node.input, positions):
+            if value is not None and value.is_input and model.constant(value) is None:
+                reasons[node] = (
+                    f"node '{node.label}' ({node.op_type}): input '{value.name}' gives a result "
+                    f"its size, which is fixed in a compiled model; --input-value {value.name}=... "
+                    "fixes the input, --declared-sizes compiles for the size that is declared"
+                )
+    if reasons:
+        raise UnsupportedNodesError(reasons, [], [])
 
 
 def expect(call: Call) -> None:

@@ -135,7 +135,7 @@ def _compile(chunk: dict[str, Part], path: Path, refused: dict[str, str]) -> Ite
     if not chunk:
         return
     try:
-        compile_model(from_proto(join(chunk)), NATIVE, path)
+        compile_model(from_proto(join(chunk)), NATIVE, path, declared_sizes=True)
     except UnsupportedNodesError as error:
         reasons = [(n.name or n.label, r) for n, r in error.all_reasons().items()]
         lost = {p: r for p in chunk for name, r in reasons if name.startswith(p)}

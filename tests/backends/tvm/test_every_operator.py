@@ -41,7 +41,9 @@ NAN_WINS = {"ReduceMax", "ReduceMin", "MaxPool", "GlobalMaxPool", "MaxRoiPool", 
 """Any NaN in their window gives NaN; with ONNX Runtime it depends on where it stands."""
 
 FIRST_ONLY = {"NonMaxSuppression", "Resize", "RoiAlign", "Upsample", "AffineGrid", "Range"}
-"""Their other floats are sizes, thresholds and scales."""
+FIRST_ONLY |= {"Conv", "ConvTranspose", "DeformConv", "RNN", "GRU", "LSTM"}
+"""Their other floats are sizes, thresholds and scales, or weights, of which it depends on the
+order of work whether an infinite one meets the zeros of a padding or of a first state."""
 
 UNEQUAL = {
     "LRN": "ONNX Runtime slides a sum over channels, in which NaN stays",
@@ -84,27 +86,38 @@ def _has_numbers(part: Part) -> bool:
     return all(x.dtype.kind in "fiub" for x in part.feeds.values())
 
 
-def _own(op_type: str, feeds: dict[str, Array], opset: int = 17, **attributes: Any) -> Part:
-    """A model of one node that reads all feeds."""
+def _own(
+    op_type: str,
+    feeds: dict[str, Array],
+    constants: dict[str, Array] | None = None,
+    **attributes: Any,
+) -> Part:
+    """A model of one node that reads all feeds, then the constants."""
     inputs = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
         for n, x in feeds.items()
     ]
-    node = helper.make_node(op_type, list(feeds), ["y"], **attributes)
+    constants = constants or {}
+    node = helper.make_node(op_type, [*feeds, *constants], ["y"], **attributes)
     output = helper.make_empty_tensor_value_info("y")
-    graph = helper.make_graph([node], "own", inputs, [output])
-    imports = [helper.make_opsetid("", opset)]
-    return Part(f"own {op_type}", helper.make_model(graph, opset_imports=imports), feeds)
+    initializers = [numpy_helper.from_array(x, n) for n, x in constants.items()]
+    graph = helper.make_graph([node], "own", inputs, [output], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return Part(f"own {op_type}", model, feeds)
 
 
 _X = np.random.default_rng(0).standard_normal((2, 3, 6, 5)).astype(np.float32)
 
 OWN = [
     _own("GlobalLpPool", {"x": _X}, p=2),
-    _own("MaxRoiPool", {"x": _X, "rois": np.array([[0, 0, 0, 3, 4], [1, 1, 1, 4, 5]], np.float32)},
+    _own("MaxRoiPool", {"x": _X}, {"r": np.float32([[0, 0, 0, 3, 4], [1, 1, 1, 4, 5]])},
          pooled_shape=[2, 2]),
+    _own("MelWeightMatrix", {},
+         {"bins": np.int64(8), "length": np.int64(16), "rate": np.int64(8192),
+          "low": np.float32(0), "high": np.float32(4096)}),
+    _own("STFT", {"x": _X.reshape(2, -1, 1)}, {"step": np.int64(8), "window": np.float32([1] * 16)}),
 ]  # fmt: skip
-"""Operators of which ONNX has no case of one node on tensors."""
+"""Operators of which ONNX has no case of one node on tensors, or none whose sizes are constant."""
 
 
 @pytest.fixture(scope="module")
@@ -116,21 +129,14 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> list[Joined]:
 
 
 def test_no_operator_is_left_out(artifacts: list[Joined]) -> None:
-    compiled = {
-        op for joined in artifacts for part in joined.parts.values() for op in part.operators
-    }
-    assert lowered() - compiled == NO_CASE
-
-
-NO_CASE: set[str] = set()
-"""Operators that are lowered and in no test of this file."""
+    parts = [part for joined in artifacts for part in joined.parts.values()]
+    compiled = {op_type for part in parts for op_type in part.operators}
+    assert lowered() - compiled == {"Unique"}  # its results' sizes depend on the data
 
 
 def test_compiled_operators_equal_onnx_runtime(artifacts: list[Joined]) -> None:
-    count = sum(
-        check(joined, {p: part.feeds for p, part in joined.parts.items()}) for joined in artifacts
-    )
-    assert count > 150
+    counts = [check(j, {p: part.feeds for p, part in j.parts.items()}) for j in artifacts]
+    assert sum(counts) > 150
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
@@ -185,8 +191,8 @@ def assert_close(have: Array, want: Array, what: str, operators: set[str]) -> No
         have, want = have.astype(np.float64), want.astype(np.float64)
         if operators & NAN_WINS:
             want = np.where(np.isnan(have), have, want)
-        finite = np.abs(want[np.isfinite(want)])
-        atol = 1e-5 * min(float(finite.max(initial=0.0)), 1e3) + 1e-6
+        largest = float(np.abs(want[np.isfinite(want)]).max(initial=0.0))
+        atol = 1e-5 * largest + 1e-6
     np.testing.assert_allclose(have, want, rtol=rtol, atol=atol, err_msg=what)
 
 

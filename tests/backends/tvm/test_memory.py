@@ -255,7 +255,8 @@ def test_hostile_data(case: Case, tmp_path: Path, children: tuple[Child, Child])
     content, good = model.SerializeToString(), case.runtime_feeds()
     expected = reference.refer(content, good)
     path = tmp_path / "m.so"
-    compile_model(from_proto(declared(model, expected)), parse_target("native"), path)
+    target = parse_target("native")
+    compile_model(from_proto(declared(model, expected)), target, path, declared_sizes=True)
     assert same(artifacts.run_guarded(path, good), expected)
     wrong = []
     for label, number, feeds in case.attacks():

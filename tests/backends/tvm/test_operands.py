@@ -24,8 +24,9 @@ from secateur.backends.tvm.lowering.frontend import lower
 from secateur.backends.tvm.operators import expectations
 from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import parse_target
-from secateur.ir.errors import SecateurError
+from secateur.ir.errors import SecateurError, UnsupportedError
 from secateur.ir.onnx_io import from_proto
+from tests.test_simplify_structure import parse
 
 from .graphs import reference
 
@@ -206,7 +207,12 @@ def _feeds(cases: Sequence[Case], case: Case, sample: Sequence[Array | None]) ->
 @pytest.mark.parametrize("opset", sorted({c.opset for c in CASES}))
 def test_operands_lead_to_the_declared_shape_or_fail(tmp_path: Path, opset: int) -> None:
     cases = [c for c in CASES if c.opset == opset]
-    compile_model(from_proto(_joined(cases)), parse_target("native"), tmp_path / "model.so")
+    compile_model(
+        from_proto(_joined(cases)),
+        parse_target("native"),
+        tmp_path / "model.so",
+        declared_sizes=True,
+    )
     runtime = Runtime(tmp_path / "model.so")
     for case in cases:
         for sample in case.good:
@@ -289,7 +295,9 @@ def test_loops_make_the_declared_steps_or_fail(
 ) -> None:
     model = _loop(condition, inputs, rows)
     names = [i.name for i in model.graph.input]
-    compile_model(from_proto(model), parse_target("native"), tmp_path / "model.so")
+    compile_model(
+        from_proto(model), parse_target("native"), tmp_path / "model.so", declared_sizes=True
+    )
     runtime = Runtime(tmp_path / "model.so")
     for values in (*good, *bad):
         feeds = dict(zip(names, [floats(2), *map(np.asarray, values)], strict=True))
@@ -310,7 +318,42 @@ def test_a_constant_number_of_steps_beats_a_declaration(tmp_path: Path, trips: i
     path = tmp_path / "model.so"
     if trips != 3:
         with pytest.raises(SecateurError, match="declared as"):
-            compile_model(from_proto(model), parse_target("native"), path)
+            compile_model(from_proto(model), parse_target("native"), path, declared_sizes=True)
         return
-    compile_model(from_proto(model), parse_target("native"), path)
+    compile_model(from_proto(model), parse_target("native"), path, declared_sizes=True)
     np.testing.assert_allclose(Runtime(path).run({"x": np.zeros(2, F)})["y"], [3, 3])
+
+
+SIZES_OF_INPUTS = {
+    "TopK": """
+graph g (%x: float[6], %k: int64[1]) -> (%v: float[3], %i: int64[3]) {
+  %v, %i = TopK(%x, %k)
+}""",
+    "Slice": """
+graph g (%x: float[6], %a: int64[1], %k: int64[1]) -> (%y: float[3]) {
+  %y = Slice(%x, %a, %k)
+}""",
+    "Reshape": """
+graph g (%x: float[6], %k: int64[2]) -> (%y: float[2, 3]) {
+  %y = Reshape(%x, %k)
+}""",
+    "OneHot": """
+graph g (%x: int64[6], %k: int64, %v: float[2]) -> (%y: float[6, 3]) {
+  %y = OneHot(%x, %k, %v)
+}""",
+    "Resize": """
+graph g (%x: float[1, 1, 2, 2], %k: float[4]) -> (%y: float[1, 1, 4, 4]) {
+  %y = Resize(%x, , %k)
+}""",
+}
+
+
+@pytest.mark.parametrize("name", SIZES_OF_INPUTS)
+def test_inputs_that_give_sizes_are_refused_unless_asked_for(name: str, tmp_path: Path) -> None:
+    model = parse(SIZES_OF_INPUTS[name])
+    told = rf"\({name}\): input '\w+' gives a result its size"
+    with pytest.raises(UnsupportedError, match=told):
+        compile_model(model, parse_target("native"), tmp_path / "no.so")
+    assert not (tmp_path / "no.so").exists()
+    compile_model(model, parse_target("native"), tmp_path / "yes.so", declared_sizes=True)
+    assert (tmp_path / "yes.so").exists()
