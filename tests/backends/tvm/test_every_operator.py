@@ -115,7 +115,8 @@ OWN = [
     _own("MelWeightMatrix", {},
          {"bins": np.int64(8), "length": np.int64(16), "rate": np.int64(8192),
           "low": np.float32(0), "high": np.float32(4096)}),
-    _own("STFT", {"x": _X.reshape(2, -1, 1)}, {"step": np.int64(8), "window": np.float32([1] * 16)}),
+    _own("STFT", {"x": _X.reshape(2, -1, 1)},
+         {"step": np.int64(8), "window": np.ones(16, np.float32)}),
 ]  # fmt: skip
 """Operators of which ONNX has no case of one node on tensors, or none whose sizes are constant."""
 
