@@ -219,3 +219,19 @@ def test_inspection_predicts_what_a_step_saves(name):
         # Shape constants that several nodes read may be copied for those that change.
         copied = reports[group_name].parameters_per_step - (before.parameters - after.parameters)
         assert 0 <= copied <= 8 * len(model.graph.nodes) // 10
+
+
+def test_scalar_operands_of_products_are_counted():
+    """Zero points of MatMulInteger have no axes."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w", "", "z"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [2, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [2, 4])],
+        [
+            numpy_helper.from_array(np.ones((8, 4), np.int8), "w"),
+            numpy_helper.from_array(np.int8(1), "z"),
+        ],
+    )
+    model = from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    assert all(report.lock is not None for report in inspect_groups(model))

@@ -209,9 +209,11 @@ def _node_axes(analysis: Analysis, node: Node) -> dict[Value, Axes]:
         if value is None:
             continue
         parameter = analysis.parameters.get(Use(node, index))
-        if parameter is not None:
+        if parameter is not None and not parameter.blocks[0]:
+            found[value] = ()
+        elif parameter is not None:
             rows = tuple(term for block in parameter.blocks for term in block[0])
-            found[value] = (rows, *parameter.blocks[0][1:]) if parameter.blocks[0] else ()
+            found[value] = (rows, *parameter.blocks[0][1:])
         else:
             _add_axes(analysis, value, found)
     for output in node.outputs:
