@@ -179,6 +179,7 @@ def _reference(case: Case) -> list[Any] | None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:

@@ -51,6 +51,8 @@ def correct_declarations(model: Model) -> list[str]:
     while before < len(corrections) < _CORRECTIONS:  # one may show that others are wrong
         before = len(corrections)
         _walk(model, correct)
+        if len(corrections) > before:
+            infer_shapes(model)
     return corrections
 
 

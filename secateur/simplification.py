@@ -20,7 +20,7 @@ from .npz import DataError
 from .passes.base import Pass
 from .passes.manager import Check as OutputCheck
 from .passes.manager import PassManager
-from .passes.reference import one_line
+from .passes.reference import load_problem, one_line
 from .passes.simplify import ConvertOpset, InlineFunctions, Simplify
 from .random_inputs import describe_feeds
 from .report import Check, PassRun, Report
@@ -123,6 +123,12 @@ def simplify_file(
             if worst > TOLERANCE:
                 detail += ", no more than rounding makes of the values behind it"
             report.checks.append(Check(_COMPARED, True, detail))
+        problem = load_problem(model)
+        if problem is not None and options.opset is None and load_problem(original) is None:
+            model = original.clone()
+            for pass_ in options.fixed.passes():
+                pass_.run(model)
+            report.notes.append(f"left as it is: simplified it would not load ({problem})")
         save(model, file)
         report.checks.append(_check_file(file, source))
         report.checks.append(check_loads(file.name, model, original))

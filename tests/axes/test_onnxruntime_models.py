@@ -40,6 +40,7 @@ def simplified(name, path):
 def optimized(source, target):
     """Through the optimizer, without the layouts that only one machine reads."""
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 4

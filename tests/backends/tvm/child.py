@@ -213,6 +213,7 @@ def refer(model: bytes, feeds: Feeds) -> dict[str, Array]:
     if session is None:
         resource.setrlimit(resource.RLIMIT_AS, (REFERENCE_BYTES, REFERENCE_BYTES))
         options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", "1")
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
         level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -63,6 +63,7 @@ def feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, Array]:
 def reference(model: onnx.ModelProto, inputs: dict[str, Array]) -> dict[str, Array]:
     """What ONNX Runtime computes, with its optimizations."""
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)

@@ -45,6 +45,7 @@ class Part:
     def reference(self, feeds: Feeds) -> dict[str, Array] | None:
         """What ONNX Runtime computes as the model says; None where it refuses."""
         options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", "1")
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

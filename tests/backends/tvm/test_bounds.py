@@ -9,11 +9,14 @@ import pytest
 
 pytest.importorskip("tvm")
 
+import tvm
 from tvm import tirx
 
 from secateur.backends.tvm.bounds import Verdict, prove
 from secateur.backends.tvm.faults import Fault
 from secateur.backends.tvm.kernels.builder import KernelBuilder, as_int, load
+from secateur.backends.tvm.objects import _pipeline
+from secateur.backends.tvm.targets import parse_target
 
 Build = Callable[[KernelBuilder, Any, Any, Any], None]
 """Makes a kernel that reads `table` of 8 floats and `index` of 4 integers and writes `out` of 4."""
@@ -344,3 +347,25 @@ def test_local_buffers() -> None:
         k.store(own, tirx.const(0.0), i + 1)
         k.store(out, load(own, i), i)
     assert prove(k.finish()).unproven == ("store acc[i + 1] of [4]",)
+
+
+def test_passes_leave_guarded_loads_where_they_are() -> None:
+    """TVM's elimination of common subexpressions hoists what occurs twice, but no loads."""
+    k = KernelBuilder()
+    table, numbers = k.parameter("t", [8], "float32"), k.parameter("n", [8], "int32")
+    result = k.parameter("y", [8], "float32")
+    with k.loop(8, "i") as i:
+        index = load(numbers, i)
+        inside = tirx.all(index >= 0, index < 8)
+        squared = load(table, index) * load(table, index)
+        k.store(result, tirx.if_then_else(inside, squared, tirx.const(0.0, "float32")), i)
+        with k.when(inside):
+            k.store(result, load(result, i) + load(table, index) + load(table, index), i)
+    machine = tvm.target.Target(parse_target("native").llvm())
+    module = tvm.IRModule({"k": k.finish().with_attr("global_symbol", "k")})
+    for step in _pipeline(machine).passes:
+        module = step(module)
+        if step.info.name == "tirx.CommonSubexprElim":
+            break
+    lines = [line for line in str(module["k"]).splitlines() if "t_1[" in line]
+    assert [line.count("t_1[") for line in lines] == [2, 2]

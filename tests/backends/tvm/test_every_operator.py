@@ -41,11 +41,14 @@ NAN_WINS = {"ReduceMax", "ReduceMin", "MaxPool", "GlobalMaxPool", "MaxRoiPool", 
 """Any NaN in their window gives NaN; with ONNX Runtime it depends on where it stands."""
 
 FIRST_ONLY = {"NonMaxSuppression", "Resize", "RoiAlign", "Upsample", "AffineGrid", "Range"}
-FIRST_ONLY |= {"Conv", "ConvTranspose", "DeformConv", "RNN", "GRU", "LSTM"}
+FIRST_ONLY |= {"Conv", "ConvTranspose", "RNN", "GRU", "LSTM"}
 """Their other floats are sizes, thresholds and scales, or weights, of which it depends on the
 order of work whether an infinite one meets the zeros of a padding or of a first state."""
 
 UNEQUAL = {
+    "DeformConv": "pixels outside of the image are zeros, which may meet infinite weights",
+    "InstanceNormalization": "a deviation that isn't finite is divided by in another order",
+    "ReduceLogSumExp": "ONNX Runtime takes exponentials of large numbers, and gives infinity",
     "LRN": "ONNX Runtime slides a sum over channels, in which NaN stays",
     "Hardmax": "which element of a row is the largest has no answer with NaN",
     "TopK": "the order of NaN among numbers isn't defined",
@@ -116,7 +119,7 @@ OWN = [
          {"bins": np.int64(8), "length": np.int64(16), "rate": np.int64(8192),
           "low": np.float32(0), "high": np.float32(4096)}),
     _own("STFT", {"x": _X.reshape(2, -1, 1)},
-         {"step": np.int64(8), "window": np.ones(16, np.float32)}),
+         {"step": np.int64(8), "window": np.ones(16, np.float32), "length": np.int64(16)}),
 ]  # fmt: skip
 """Operators of which ONNX has no case of one node on tensors, or none whose sizes are constant."""
 

@@ -148,6 +148,7 @@ def models(draw: Any) -> onnx.ModelProto:
 def check(model: onnx.ModelProto, path: Path, threads: int = 1) -> None:
     """The artifact computes what ONNX Runtime computes."""
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     runtime = Runtime(path, threads)

@@ -238,7 +238,7 @@ def test_every_operator_whose_shape_an_operand_decides_is_tried() -> None:
 _ANY_SIZE = {
     "AffineGrid", "BlackmanWindow", "CenterCropPad", "ConstantOfShape", "HammingWindow",
     "HannWindow", "NonZero", "Pad", "Range", "Resize", "Slice", "Upsample", "OneHot",
-    "NonMaxSuppression",
+    "NonMaxSuppression", "MaxUnpool",
 }  # fmt: skip
 """Operators of which some operand makes results of any size."""
 
@@ -338,12 +338,12 @@ graph g (%x: float[6], %k: int64[2]) -> (%y: float[2, 3]) {
   %y = Reshape(%x, %k)
 }""",
     "OneHot": """
-graph g (%x: int64[6], %k: int64, %v: float[2]) -> (%y: float[6, 3]) {
+graph g (%x: int64[6], %k: int64[1], %v: float[2]) -> (%y: float[6, 3]) {
   %y = OneHot(%x, %k, %v)
 }""",
     "Resize": """
 graph g (%x: float[1, 1, 2, 2], %k: float[4]) -> (%y: float[1, 1, 4, 4]) {
-  %y = Resize(%x, , %k)
+  %y = Resize(%x, _, %k)
 }""",
 }
 
