@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import onnx
-from onnx import ModelProto, NodeProto, TypeProto
+from onnx import ModelProto, NodeProto, TypeProto, helper
 
 from . import pooled_shapes
 from .errors import ModelError, UnsupportedError
@@ -82,6 +82,8 @@ def _infer(proto: ModelProto) -> ModelProto:
         _hide_length(info.type)
     for info in (*proto.graph.value_info, *proto.graph.output):
         _hide_zeros(info.type)
+    for node in all_nodes(proto.graph):
+        _say_default(node)
     try:
         return onnx.shape_inference.infer_shapes(
             proto,
@@ -91,6 +93,12 @@ def _infer(proto: ModelProto) -> ModelProto:
         )
     except _REFUSALS as error:
         raise ModelError(f"shape inference: {_first_line(error)}") from None
+
+
+def _say_default(node: NodeProto) -> None:
+    """STFT is one-sided where it doesn't say so; ONNX's inference takes it for the opposite."""
+    if node.op_type == "STFT" and not any(a.name == "onesided" for a in node.attribute):
+        node.attribute.append(helper.make_attribute("onesided", 1))
 
 
 def _has_type_rules(proto: ModelProto) -> bool:
@@ -224,6 +232,7 @@ def _infer_node(
     proto.input.extend("" if v is None else names[v] for v in node.inputs)
     proto.output.extend("" if v is None else names[v] for v in node.outputs)
     proto.attribute.extend(a.proto for a in node.attributes.values())
+    _say_default(proto)
     read = [v for v in dict.fromkeys(node.inputs) if v is not None]
     if any(v.type is None for v in read):
         return nothing
