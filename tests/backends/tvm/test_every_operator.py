@@ -40,7 +40,7 @@ SPECIAL = {
 NAN_WINS = {"ReduceMax", "ReduceMin", "MaxPool", "GlobalMaxPool", "MaxRoiPool", "RoiAlign"}
 """Any NaN in their window gives NaN; with ONNX Runtime it depends on where it stands."""
 
-FIRST_ONLY = {"NonMaxSuppression", "Resize", "RoiAlign", "Upsample", "AffineGrid", "Range"}
+FIRST_ONLY = {"NonMaxSuppression", "Resize", "RoiAlign", "Upsample", "AffineGrid"}
 FIRST_ONLY |= {"Conv", "ConvTranspose", "RNN", "GRU", "LSTM"}
 """Their other floats are sizes, thresholds and scales, or weights, of which it depends on the
 order of work whether an infinite one meets the zeros of a padding or of a first state."""
@@ -54,7 +54,9 @@ UNEQUAL = {
     "TopK": "the order of NaN among numbers isn't defined",
     "QLinearMatMul": "scales of quantization are finite",
     "DynamicQuantizeLinear": "a range that isn't finite has no scale",
-    "Unique": "NaN equals nothing",
+    "Range": "its floats decide how many numbers there are",
+    "DFT": "infinity meets sines that are nearly zero",
+    "STFT": "infinity meets sines that are nearly zero",
     "Attention": "scores pass the largest float where sums go in another order",
     "LinearAttention": "products pass the largest float in another order",
 }
@@ -158,6 +160,7 @@ def special(part: Part, kind: str, random: np.random.Generator) -> Feeds:
     """The part's inputs with special values among their floating-point numbers."""
     feeds = dict(part.feeds)
     names = list(feeds)[:1] if part.operators & FIRST_ONLY else list(feeds)
+    names = [] if part.operators & {"Range"} else names
     for name in names:
         x = feeds[name]
         if x.dtype.kind != "f" or not x.size:
