@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from .backends.onnxruntime import Runner
 from .ir.errors import SecateurError
 from .ir.tensor import Array
+from .rounding import Rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,9 @@ class Agreement:
     largest difference relative to its largest magnitude in the reference.
     `identical` is the share of all output elements that are equal, and
     `identical_discrete` that of the integer, boolean and string ones alone (1 where
-    there are none). A NaN equals only a NaN.
+    there are none). A NaN equals only a NaN. Where rounding was taken into account, the
+    relative difference is what it leaves unexplained, and an element that it flips counts
+    as identical with what it is flipped to.
     """
 
     runs: int
@@ -30,69 +33,59 @@ class Agreement:
     identical: float
     identical_discrete: float = 1.0
 
-    def within(self, relative: float, discrete: float = 0.99) -> bool:
-        """Whether the difference is rounding, up to a share of flipped discrete elements."""
-        return self.relative_difference <= relative and self.identical_discrete >= discrete
+    def within(self, relative: float) -> bool:
+        """Whether there were runs, floats differ by rounding and all else is the same."""
+        return self.runs > 0 and self.relative_difference <= relative and not self.flips
+
+    @property
+    def flips(self) -> bool:
+        """Whether integer, boolean or string elements differ."""
+        return self.identical_discrete < 1
 
 
 def compare(
     reference: Runner,
     other: Runner,
     feeds: Iterable[Mapping[str, Array]],
-    slack: Mapping[str, float] | None = None,
+    rounding: Rounding | None = None,
 ) -> Agreement:
     """Run both on the same feeds and compare all outputs.
 
-    `slack` is how far outputs may lie apart, by name, before that counts as a relative
-    difference. Raises SecateurError where their outputs differ in name or shape.
+    With `rounding`, of the same feeds, floats may lie twice as far apart as it moves them;
+    elements that it makes infinite or NaN, or no longer so, may be either; and those of
+    integers, booleans and strings (the maximum of a tie, the step of a quantized value)
+    may be what any of its draws makes of them. Raises SecateurError where the outputs
+    differ in name or shape.
     """
-    outputs, runs = _run(reference, other, ((feed, feed) for feed in feeds))
-    for name, output in outputs.items():
-        output.slack = (slack or {}).get(name, 0.0)
-    return _summary(list(outputs.values()), runs)
-
-
-def differences(
-    reference: Runner,
-    other: Runner,
-    feeds: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
-) -> dict[str, float]:
-    """The largest absolute difference of each floating-point output, by name, where the
-    first of each pair of feeds goes to `reference` and the second to `other`."""
-    outputs, _ = _run(reference, other, feeds)
-    return {name: o.difference for name, o in outputs.items() if not o.discrete}
-
-
-def _run(
-    reference: Runner,
-    other: Runner,
-    feeds: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
-) -> tuple[dict[str, _Output], int]:
     outputs: dict[str, _Output] = {}
     runs = 0
-    for feed, other_feed in feeds:
-        runs += 1
-        want, have = reference.run(feed), other.run(other_feed)
+    for feed in feeds:
+        want, have = reference.run(feed), other.run(feed)
         if want.keys() != have.keys():
             raise SecateurError(f"outputs differ: {sorted(want)} and {sorted(have)}")
         for name, array in want.items():
-            outputs.setdefault(name, _Output(name)).add(array, have[name])
-    return outputs, runs
+            if name not in outputs:
+                slack = 0.0 if rounding is None else 2 * rounding.distance(name)
+                outputs[name] = _Output(name, slack)
+            draws = [] if rounding is None else rounding.values(name, runs)
+            outputs[name].add(array, have[name], draws)
+        runs += 1
+    return _summary(list(outputs.values()), runs)
 
 
 class _Output:
     """Running totals of one output."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, slack: float) -> None:
         self.name = name
+        self.slack = slack
         self.discrete = False
         self.elements = 0
         self.equal = 0
         self.difference = 0.0
         self.magnitude = 0.0
-        self.slack = 0.0
 
-    def add(self, want: Array, have: Array) -> None:
+    def add(self, want: Array, have: Array, draws: Sequence[Array]) -> None:
         want, have = np.asarray(want), np.asarray(have)
         if want.shape != have.shape:
             raise SecateurError(
@@ -102,6 +95,8 @@ class _Output:
         equal = want == have
         if not self.discrete:
             equal |= np.isnan(want) & np.isnan(have)
+        for draw in draws:
+            equal |= have == draw if self.discrete else np.isfinite(draw) != np.isfinite(want)
         self.elements += want.size
         self.equal += int(np.count_nonzero(equal))
         if self.discrete or not want.size:

@@ -19,7 +19,7 @@ from .ir.verify import verify
 from .passes.reference import Session, load_problem, one_line
 from .random_inputs import describe_feeds, random_feeds
 from .report import Check
-from .rounding import movement
+from .rounding import Rounding
 
 ROUNDING = 1e-4
 """Largest difference, relative to an output's magnitude, that counts as rounding."""
@@ -43,9 +43,8 @@ def check_feeds(model: Model, data: Dataset | None, seed: int) -> list[dict[str,
 def check_equivalent(name: str, oracle: Model, result: Model, feeds: Feeds) -> Check:
     """Compare a result with what it must equal, to rounding, as their operators are defined.
 
-    Where an output's difference is large for its size it may be twice what rounding the
-    oracle's own weights and inputs otherwise makes (`rounding.movement`). Raises
-    SecateurError where it is more than that.
+    Where there is more, the outputs may differ by what rounding the oracle's own weights
+    and inputs otherwise makes of them. Raises SecateurError where it is more than that.
     """
     if not feeds:
         return Check(name, False, "not compared: no inputs to run on")
@@ -53,8 +52,7 @@ def check_equivalent(name: str, oracle: Model, result: Model, feeds: Feeds) -> C
     agreement = compare(reference, other, feeds)
     detail = f"{describe(agreement)} with {describe_feeds(feeds)}"
     if not agreement.within(ROUNDING):
-        slack = {output: 2 * moved for output, moved in movement(oracle, feeds).items()}
-        agreement = compare(reference, other, feeds, slack)
+        agreement = compare(reference, other, feeds, Rounding.of(oracle, feeds, agreement.flips))
         detail += ", no more than rounding makes of the values behind it"
     if not agreement.within(ROUNDING):
         detail = describe(agreement)

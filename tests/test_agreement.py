@@ -10,6 +10,7 @@ import pytest
 
 from secateur.agreement import Agreement, compare
 from secateur.ir.errors import SecateurError
+from secateur.rounding import Rounding
 
 
 class Fixed:
@@ -54,12 +55,44 @@ def test_any_difference_from_zero_is_infinite() -> None:
     assert agreement([0.0], [1e-9]).relative_difference == np.inf
 
 
-def test_discrete_outputs_count_by_share() -> None:
-    found = agreement(np.arange(200), np.where(np.arange(200) == 7, 0, np.arange(200)))
+@pytest.mark.parametrize(("want", "have"), [
+    (np.arange(200), np.where(np.arange(200) == 7, 0, np.arange(200))),
+    (np.zeros(100_000, bool), np.arange(100_000) == 5),
+    (np.array(["a", "b"], object), np.array(["a", "c"], object)),
+])  # fmt: skip
+def test_no_discrete_element_may_differ(want: Any, have: Any) -> None:
+    assert agreement(want, want).within(0.0)
+    found = agreement(want, have)
     assert found.max_difference == 0
-    assert found.identical_discrete == 0.995
-    assert found.within(1e-4)
-    assert not agreement([1, 2], [1, 3]).within(1e-4)
+    assert found.identical_discrete == 1 - 1 / len(want)
+    assert not found.within(1e-4)
+
+
+def test_no_runs_are_no_agreement() -> None:
+    assert not compare(Fixed(y=1.0), Fixed(y=1.0), []).within(1e-4)
+
+
+def rounded(want: Any, have: Any, *draws: Any) -> Agreement:
+    """The agreement where rounding makes the draws of the wanted output."""
+    moved = [[{"y": np.asarray(draw)}] for draw in draws]
+    rounding = Rounding([{"y": np.asarray(want)}], moved)
+    return compare(Fixed(y=want), Fixed(y=have), [{}], rounding)
+
+
+def test_discrete_elements_may_be_what_rounding_makes_of_them() -> None:
+    assert rounded([3, 5], [3, 7], [3, 5], [3, 7]).within(0.0)
+    assert not rounded([3, 5], [3, 6], [3, 5], [3, 7]).within(0.0)
+    assert not rounded([3, 5], [7, 5], [3, 5], [3, 7]).within(0.0)
+    assert not rounded([3, 5], [3, 7], [3, 5]).within(0.0)
+    assert not rounded([3, 5], [3, 7], [7], [3, 7, 7]).within(0.0)  # of other shapes
+
+
+def test_rounding_to_infinity_excuses_that_element_alone() -> None:
+    """A distance of infinity would let everything pass."""
+    inf = np.inf
+    assert rounded([1.0, 2.0], [inf, 2.0], [inf, 2.0]).within(1e-6)
+    assert not rounded([1.0, 2.0], [inf, 9.0], [inf, 2.0]).within(1e-6)
+    assert not rounded([1.0, 2.0], [1.0, np.nan], [np.nan, 2.0]).within(1e-6)
 
 
 def test_other_shapes_and_names_are_errors() -> None:

@@ -90,6 +90,49 @@ def test_rounding_is_judged_by_the_values_behind_an_output(
             check_equivalent("check", sharp(), sharp(**change), feeds)
 
 
+def classes(weight: np.ndarray) -> Model:
+    """y = argmax over the last axis of x [N, 64] @ w, and z = x @ w in quantized steps."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"]),
+            helper.make_node("ArgMax", ["h"], ["y"], axis=-1, keepdims=0),
+            helper.make_node("QuantizeLinear", ["h", "scale", "zero"], ["z"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.INT64, ["N"]),
+            helper.make_tensor_value_info("z", TensorProto.UINT8, ["N", weight.shape[1]]),
+        ],
+        [
+            numpy_helper.from_array(weight, "w"),
+            numpy_helper.from_array(np.float32(0.25), "scale"),
+            numpy_helper.from_array(np.uint8(128), "zero"),
+        ],
+    )
+    opset = helper.make_opsetid("", 17)
+    return from_proto(helper.make_model(graph, opset_imports=[opset], ir_version=8))
+
+
+def test_ties_and_steps_may_flip_by_rounding_and_nothing_else() -> None:
+    """One wrong class of two thousand is too much, unless two classes are as good as equal."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 7)).astype(np.float32)
+    feed = {"x": rng.standard_normal((2000, 64)).astype(np.float32)}
+    step = np.float32(1 + 2**-23)
+    assert check_equivalent("check", classes(weight), classes(weight * step), [feed]).passed
+    tied = weight.copy()
+    tied[:, 6] = weight[:, 5] * step
+    other = tied.copy()
+    other[:, 5] = tied[:, 6] * step
+    assert check_equivalent("check", classes(tied), classes(other), [feed]).passed
+    wrong = weight.copy()
+    wrong[:, 5] += np.float32(2e-3)
+    for model, result in ((weight, wrong), (tied, wrong)):
+        with pytest.raises(SecateurError, match="discrete outputs differ"):
+            check_equivalent("check", classes(model), classes(result), [feed])
+
+
 def test_nothing_to_run_on_is_no_agreement() -> None:
     check = check_equivalent("check", model(), model(2.0), [])
     assert not check.passed

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
-    help="Fail where the relative difference is more than this.",
+    help="Fail where the relative difference is more than this, or outputs that are no "
+    "floats differ.",
 )
 @seed_option
 @json_option
@@ -53,6 +54,12 @@ def command(
         print_json(dataclasses.asdict(agreement))
     else:
         say(f"{describe(agreement)}, {100 * agreement.identical:.2f} % identical")
+    if tolerance is not None and agreement.flips:
+        share = 1 - agreement.identical_discrete
+        raise SecateurError(
+            f"{other}: differs from {reference} in {100 * share:.2g} % of the elements "
+            f"of outputs that are no floats"
+        )
     if tolerance is not None and not agreement.within(tolerance):
         raise SecateurError(
             f"{other}: differs from {reference} by {agreement.relative_difference:.3g} "
