@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -29,72 +32,136 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def optimize(folder: Path, out: Path, target: str = "x86-64-v3", **options: object) -> Report:
+def optimize(folder: Path, out: Path, **options: object) -> Report:
+    """The main job, compiled anew."""
     return secateur.optimize(
         folder / "digits.onnx",
         out,
-        target=target,
         quantize="int8",
         calibration=folder / "calibration.npz",
         evaluation=folder / "evaluation.npz",
+        cache=False,
         **options,  # type: ignore[arg-type]
     )
 
 
-def test_main_job(digits: Path, tmp_path: Path) -> None:
-    report = optimize(digits, tmp_path / "out", macs=0.7)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == FILES
-    assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(
-        report.to_json()
-    )
+class Job(NamedTuple):
+    report: Report
+    out: Path
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """Of the report as it was written."""
+        stages = json.loads((self.out / "report.json").read_text())["stages"]
+        return next(stage for stage in stages if stage["name"] == name)
+
+
+@pytest.fixture(scope="module")
+def job(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    out = tmp_path_factory.mktemp("job") / "out"
+    return Job(optimize(digits, out, target="native", macs=0.7), out)
+
+
+def top1(run: Callable[[dict[str, Any]], dict[str, Any]], folder: Path) -> float:
+    """Share of the held-out images that a runner names right, one at a time."""
+    data = np.load(folder / "evaluation.npz")
+    classes = [next(iter(run({"image": x[None]}).values())).argmax() for x in data["image"]]
+    return float(np.mean(classes == data["labels"]))
+
+
+def test_main_job_writes_four_files_that_say_the_same(job: Job) -> None:
+    report = job.report
+    assert {p.name for p in job.out.iterdir()} == FILES
+    assert json.loads((job.out / "report.json").read_text()) == json.loads(report.to_json())
     names = [stage.name for stage in report.stages]
-    assert names[:4] == ["original", "simplified", "pruned", "quantized"]
-    original, quantized = report.stages[0], report.stages[3]
-    assert quantized.macs <= 0.7 * original.macs  # type: ignore[operator]
-    assert quantized.file_bytes < 0.4 * original.file_bytes  # type: ignore[operator]
-    assert quantized.file_bytes == (tmp_path / "out" / "model.onnx").stat().st_size
-    assert all(stage.top1 is not None and stage.latency is not None for stage in report.stages)
+    assert names == ["original", "simplified", "pruned", "quantized", "artifact"]
     assert [check.passed for check in report.checks] == [True] * 3
-    onnx.checker.check_model(str(tmp_path / "out" / "model.onnx"), full_check=True)
-    text = (tmp_path / "out" / "report.md").read_text()
+    assert all(stage.latency is not None for stage in report.stages)
+    onnx.checker.check_model(str(job.out / "model.onnx"), full_check=True)
+    text = (job.out / "report.md").read_text()
     assert all(f"| {name} |" in text for name in names)
+
+
+def test_main_job_reaches_its_sizes(job: Job) -> None:
+    """The architecture is fixed, so what each stage costs is known to a few per cent."""
+    names = ("original", "simplified", "pruned", "quantized")
+    original, simplified, pruned, quantized = (job.stage(name) for name in names)
+    assert original["macs"] == simplified["macs"] == 596_096
+    assert simplified["nodes"] == original["nodes"] - 10  # batch normalizations
+    assert simplified["parameters"] < original["parameters"]
+    assert 0.6 * original["macs"] <= pruned["macs"] <= 0.7 * original["macs"]
+    assert 0.6 < pruned["parameters"] / simplified["parameters"] < 0.9
+    assert quantized["macs"] == pruned["macs"]
+    for stage in (original, simplified, pruned):
+        assert 4.0 < stage["file_bytes"] / stage["parameters"] < 4.3  # single precision
+    assert quantized["file_bytes"] < 0.25 * original["file_bytes"]
+    assert quantized["file_bytes"] == (job.out / "model.onnx").stat().st_size
+    assert job.stage("artifact")["file_bytes"] == (job.out / "model.so").stat().st_size < 250_000
+
+
+def test_main_job_reports_the_accuracy_that_its_files_have(digits: Path, job: Job) -> None:
+    """Pruning costs much without training after it; ten classes by chance are 10 %."""
+    names = ("original", "simplified", "pruned", "quantized", "artifact")
+    accuracy = {name: job.stage(name)["top1"] for name in names}
+    assert accuracy["original"] == top1(Session(secateur.load(digits / "digits.onnx")).run, digits)
+    assert accuracy["original"] >= 0.97
+    assert abs(accuracy["simplified"] - accuracy["original"]) <= 1 / 400
+    assert accuracy["pruned"] > 0.25
+    assert abs(accuracy["quantized"] - accuracy["pruned"]) <= 0.05
+    session = Session(secateur.load(job.out / "model.onnx"))
+    assert accuracy["quantized"] == top1(session.run, digits)
+    assert accuracy["artifact"] == top1(secateur.Runtime(job.out / "model.so").run, digits)
+
+
+def assert_artifact_equals_onnx_runtime(report: Report) -> None:
+    """Integers are computed exactly; rounding may take another step of the last scale."""
+    assert report.artifact is not None
+    assert report.artifact.ran
+    agreement = report.artifact.agreement
+    assert agreement is not None
+    assert agreement["runs"] == 400
+    assert agreement["relative_difference"] <= 0.02
+    assert agreement["identical"] >= 0.99
+    quantized, artifact = report.stage("quantized"), report.stage("artifact")
+    assert abs(quantized.top1 - artifact.top1) <= 0.002  # type: ignore[operator, union-attr]
+
+
+def test_artifact_of_the_main_job_equals_onnx_runtime(job: Job) -> None:
+    assert_artifact_equals_onnx_runtime(job.report)
 
 
 def test_artifact_agrees_where_the_model_is_still_accurate(digits: Path, tmp_path: Path) -> None:
     """Agreement on a model near chance would mean little, so this one is not pruned."""
-    report = optimize(digits, tmp_path / "out")
-    if report.artifact is None or not report.artifact.ran:
-        pytest.skip("this machine can't run x86-64-v3 code")
-    quantized, artifact = report.stage("quantized"), report.stage("artifact")
-    assert quantized is not None
-    assert artifact is not None
-    assert quantized.top1 > 0.95  # type: ignore[operator]
-    assert abs(quantized.top1 - artifact.top1) <= 0.002  # type: ignore[operator]
-    images = np.load(digits / "evaluation.npz")["image"][:100]
-    session = Session(secateur.load(tmp_path / "out" / "model.onnx"))
-    runtime = secateur.Runtime(tmp_path / "out" / "model.so")
-    for image in images:
-        want = next(iter(session.run({"image": image[None]}).values()))
-        have = next(iter(runtime.run({"image": image[None]}).values()))
-        assert want.argmax() == have.argmax()
+    report = optimize(digits, tmp_path / "out", target="native")
+    original, quantized = report.stage("original"), report.stage("quantized")
+    assert quantized.top1 >= original.top1 - 0.01  # type: ignore[operator, union-attr]
+    assert_artifact_equals_onnx_runtime(report)
+    assert top1(secateur.Runtime(tmp_path / "out" / "model.so").run, digits) > 0.95
 
 
 def test_cross_compiled_artifact_is_not_run_and_says_so(digits: Path, tmp_path: Path) -> None:
-    report = optimize(digits, tmp_path / "out", target="aarch64-cortex-a76")
-    header = (tmp_path / "out" / "model.so").read_bytes()[:20]
+    """For the architecture that this machine doesn't have."""
+    is_arm = platform.machine() in ("aarch64", "arm64")
+    target, number = ("x86-64-v3", 62) if is_arm else ("aarch64-cortex-a76", 183)  # EM_*
+    out = tmp_path / "out"
+    report = secateur.optimize(digits / "digits.onnx", out, target=target, cache=False)
+    header = (out / "model.so").read_bytes()[:20]
     assert header[:4] == b"\x7fELF"
-    assert int.from_bytes(header[18:20], "little") == 183  # EM_AARCH64
-    if report.artifact is not None and report.artifact.ran:
-        pytest.skip("this machine runs it")
+    assert int.from_bytes(header[18:20], "little") == number
+    assert report.artifact is not None
+    assert not report.artifact.ran
     assert report.stage("artifact") is None
-    assert "can't run aarch64-cortex-a76" in (tmp_path / "out" / "report.md").read_text()
+    assert f"can't run {target}" in (out / "report.md").read_text()
 
 
-def test_twice_gives_the_same_bytes(digits: Path, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        optimize(digits, tmp_path / name, macs=0.7)
+def test_another_process_gives_the_same_bytes(digits: Path, job: Job, tmp_path: Path) -> None:
+    """Through the command line, with another order of hashes, and compiled anew."""
+    command = [sys.executable, "-m", "secateur", "optimize", digits / "digits.onnx"]
+    command += ["-o", tmp_path / "out", "--target", "native", "--macs", "0.7", "--no-cache"]
+    command += ["--quantize", "int8", "--calibration", digits / "calibration.npz"]
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
     for file in ("model.onnx", "model.so"):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        assert (tmp_path / "out" / file).read_bytes() == (job.out / file).read_bytes()
 
 
 def test_a_given_model_is_not_changed(digits: Path, tmp_path: Path) -> None:
@@ -117,6 +184,13 @@ def test_open_shapes_are_fixed_where_asked(tmp_path: Path) -> None:
     assert report.artifact.agreement["max_difference"] < 1e-5
 
 
+def children_seconds() -> float:
+    """CPU time of finished child processes, which doesn't grow where a machine is busy."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+@pytest.mark.slow
 def test_resnet8(tmp_path: Path) -> None:
     if not SHARED.is_dir():
         pytest.skip("needs ../shared: the ResNet-8 model and its images")
@@ -125,13 +199,13 @@ def test_resnet8(tmp_path: Path) -> None:
     for split, count in (("train", "512"), ("test", "2000")):
         command = [sys.executable, tool, split, count, tmp_path / f"{split}.npz"]
         subprocess.run(command, check=True)
-    start = time.perf_counter()
+    before = children_seconds()
     arguments = ["--target", "x86-64-v3", "--macs", "0.7", "--quantize", "int8"]
     arguments += ["--calibration", tmp_path / "train.npz", "--evaluation", tmp_path / "test.npz"]  # type: ignore[list-item]
     model = SHARED / "models" / "mlperf_tiny_resnet8.onnx"
     command = [sys.executable, "-m", "secateur", "optimize", model, "-o", tmp_path / "out"]
     run = subprocess.run([*command, *arguments, "--json"], capture_output=True, check=True)
-    assert time.perf_counter() - start < 60
+    assert children_seconds() - before < 60
     report = json.loads(run.stdout)
     stages = {stage["name"]: stage for stage in report["stages"]}
     assert stages["pruned"]["macs"] <= 0.7 * stages["original"]["macs"]
