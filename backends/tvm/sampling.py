@@ -153,10 +153,13 @@ class Sampling:
     def weight(self, xp: Any, axis: Axis, place: Number, at: Number, shrink: Number) -> Number:
         """The weight of the element at `place` for an output element at `at`."""
         distance = xp.abs(place - at) * shrink
-        if self.mode == "linear":
+        if self.mode == "linear" and not self.normalizes:
+            # The distance from the other tap, which rounds less than 1 minus the own one.
+            weight = xp.abs(at - xp.where(place <= at, place + 1.0, place - 1.0))
+            # Where both taps are the last element: half of each.
+            weight = xp.where(at >= float(axis.size - 1), 0.5, weight)
+        elif self.mode == "linear":
             weight = xp.maximum(1.0 - distance, 0.0)
-            if not self.normalizes:  # both taps are the last element: half of each
-                weight = xp.where(at >= float(axis.size - 1), 0.5, weight)
         else:
             weight = cubic(xp, distance, self.cubic_coefficient)
         if self.exclude_outside:

@@ -247,8 +247,12 @@ class _Rows:
 
         total = self.bind(self.fold(REDUCTIONS["sum"], exponential))
         if logarithm:
-            shift = self.bind(top + tirx.log(total))
-            self.each(lambda number, s, _: self.store(element(s) - shift, outer, s, inner))
+            shift = self.bind(tirx.log(total))  # apart from `top`, in which it may vanish
+
+            def difference(number: Any, s: Any, _: Any) -> None:
+                self.store(self.bind(element(s) - top) - shift, outer, s, inner)
+
+            self.each(difference)
             return
         factor = self.bind(self.number(1.0) / total)
 

@@ -32,6 +32,12 @@ def factor(value: float, like: Any) -> Any:
     return llvm(f"llvm.fabs.{suffix}", dtype, lit(0, like))
 
 
+def fence(x: Any) -> Any:
+    """Keep LLVM from contracting a product into a fused multiply-add."""
+    dtype = dtype_of(x)
+    return llvm(f"llvm.arithmetic.fence.{'f64' if dtype == 'float64' else 'f32'}", dtype, x)
+
+
 def convert(x: Any, dtype: str) -> Any:
     """Convert as ONNX Runtime does on x86. `x` is evaluated several times.
 

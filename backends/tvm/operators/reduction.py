@@ -15,6 +15,7 @@ from .base import (
     Array,
     Call,
     all_of,
+    bind,
     cell,
     checked,
     compute_type,
@@ -32,11 +33,18 @@ from .mathematics import lit
 
 @dataclasses.dataclass(frozen=True)
 class Reduction:
-    """How elements are combined: `start`, then `join(total, element)`, at last `finish`."""
+    """How elements are combined: `start`, then `join(total, element)`, at last `finish`.
+
+    As in ONNX Runtime those that are `real` are computed in doubles for integers, too, so
+    that results that are too large saturate; of `undefined` ones results that are no
+    number become the lowest integer.
+    """
 
     join: Callable[[Any, Any], Any]
     start: Callable[[str], Any]
     finish: Callable[[Any, int], Any] = lambda total, count: total
+    real: bool = False
+    undefined: bool = False
 
 
 def _zero(dtype: str) -> Any:
@@ -58,13 +66,17 @@ def _add(total: Any, x: Any) -> Any:
 _REDUCTIONS: dict[str, Reduction] = {
     "ReduceSum": Reduction(_add, _zero),
     "ReduceMean": Reduction(_add, _zero, lambda total, count: _over(total, count)),
-    "ReduceProd": Reduction(lambda total, x: total * x, lambda dtype: number(1, dtype)),
+    "ReduceProd": Reduction(lambda total, x: total * x, lambda dtype: number(1, dtype), real=True),
     "ReduceMax": Reduction(m.largest, _lowest),
     "ReduceMin": Reduction(m.smallest, _highest),
     "ReduceL1": Reduction(lambda total, x: total + m.absolute(x), _zero),
-    "ReduceL2": Reduction(lambda total, x: total + x * x, _zero, lambda t, _: m.sqrt(t)),
-    "ReduceSumSquare": Reduction(lambda total, x: total + x * x, _zero),
-    "ReduceLogSum": Reduction(_add, _zero, lambda total, _: m.log(total)),
+    "ReduceL2": Reduction(
+        lambda total, x: total + x * x, _zero, lambda total, _: m.sqrt(total), real=True
+    ),
+    "ReduceSumSquare": Reduction(lambda total, x: total + x * x, _zero, real=True),
+    "ReduceLogSum": Reduction(
+        _add, _zero, lambda total, _: m.log(total), real=True, undefined=True
+    ),
 }
 
 
@@ -165,12 +177,15 @@ def _walk(
 
 def _plain(k: Any, x: Array, y: Any, axes: Sequence[int], reduction: Reduction) -> None:
     dtype = "uint8" if x.dtype == "bool" else compute_type(x.dtype)
+    if not is_float(x.dtype) and reduction.real:
+        dtype = "float64"
     count = math.prod(x.shape[a] for a in axes)
 
     def visit(position: Any, each: Callable[[Callable[[Any], None]], None]) -> None:
         total = cell(k, dtype, reduction.start(dtype))
         each(lambda element: total.set(reduction.join(total.get(), to(element, dtype))))
-        y.put(reduction.finish(total.get(), count), position)
+        result = reduction.finish(total.get(), count)
+        y.put(m.convert(bind(k, result), y.dtype) if reduction.undefined else result, position)
 
     _walk(k, x, axes, visit)
 
@@ -178,7 +193,7 @@ def _plain(k: Any, x: Array, y: Any, axes: Sequence[int], reduction: Reduction) 
 def _log_sum_exp(k: Any, x: Array, y: Any, axes: Sequence[int]) -> None:
     """Relative to the largest element, where that is finite."""
     dtype = compute_type(x.dtype)
-    dtype = dtype if is_float(dtype) else "float32"
+    dtype = dtype if is_float(dtype) else "float64"
 
     def visit(position: Any, each: Callable[[Callable[[Any], None]], None]) -> None:
         top = cell(k, dtype, _lowest(dtype), "top")

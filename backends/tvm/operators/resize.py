@@ -90,8 +90,9 @@ def resize(call: Call) -> None:
     scale_of, whole = _scales(call, shape, out, chosen)
     crops = sampling.crops
     axes = []
+    rounding = _rounding_axes(call, sampling)
     for a in chosen:
-        if crops or out[a] != shape[a] or not whole:
+        if crops or out[a] != shape[a] or not whole or a in rounding:
             sampled = Axis(shape[a], out[a])
             axes.append(_Axis(a, sampled, sampling.taps(sampled)))
     inputs = [i for i, v in enumerate(node.inputs) if v is not None and 0 not in call.shape(i)]
@@ -120,6 +121,18 @@ def resize(call: Call) -> None:
             y.store(result, index)
 
     call.loops(body, inputs, scratch=scratch)
+
+
+def _rounding_axes(call: Call, sampling: Sampling) -> range:
+    """Axes along which integers are interpolated even if they keep their sizes.
+
+    Of two or three axes together, as ONNX Runtime does: at an edge it adds two halves of
+    the same element, and sums near a whole number round differently by that.
+    """
+    rank = call.rank()
+    if is_float(call.dtype()) or sampling.mode != "linear" or sampling.antialias:
+        return range(0)
+    return range(rank - {2: 2, 3: 3, 4: 2, 5: 3}.get(rank, 0), rank)
 
 
 def _scales(
@@ -206,7 +219,10 @@ def _sample(
             position = positions[index[axis.axis], tap]
             place[axis.axis] = limited(k, position, 0, x.shape[axis.axis])
             weight = weight * to(weights[index[axis.axis], tap], dtype)
-        total.add(to(x[place], dtype) * weight)
+        product = to(x[place], dtype) * weight
+        if not is_float(x.dtype):  # a sum at a whole number must round as in ONNX Runtime
+            product = m.fence(product)
+        total.add(product)
     return total.get() if is_float(x.dtype) else to(total.get(), "int32")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm import tirx
@@ -79,12 +80,13 @@ def top_k(call: Call) -> None:
 
 @rule("Hardmax")
 def hardmax(call: Call) -> None:
-    """One at the first largest element; before opset 13 over all axes from `axis` on."""
+    """One at the first largest element; before opset 13 over all axes from `axis` on.
+
+    As in ONNX Runtime a row has no largest element where its first one is NaN.
+    """
     shape = call.shape()
     flat = call.opset < 13
     axis = call.axis(len(shape), 1 if flat else -1)
-    import math
-
     outer = math.prod(shape[:axis])
     size = math.prod(shape[axis:]) if flat else shape[axis]
     inner = 1 if flat else math.prod(shape[axis + 1 :])
@@ -99,7 +101,7 @@ def hardmax(call: Call) -> None:
                     best.set(element)
                     at.set(r)
             with k.loop(size, "w") as r:
-                hit = tirx.EQ(at.get(), to(r, "int32"))
+                hit = all_of(tirx.EQ(at.get(), to(r, "int32")), tirx.Not(m.is_nan(best.get())))
                 ys[0].put(select(hit, 1, to(0, "int32")), (o * size + r) * inner + i)
 
     call.loops(body, key=())
