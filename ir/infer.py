@@ -237,8 +237,9 @@ def _infer_node(
     if any(v.type is None for v in read):
         return nothing
     constants = ((v, known.get(v) or model.constant(v)) for v in read)
+    schema = onnx.defs.get_schema(node.op_type, version, domain)
     found = onnx.shape_inference.infer_node_outputs(
-        onnx.defs.get_schema(node.op_type, version, domain),
+        schema,
         proto,
         {names[v]: v.type for v in read if v.type is not None},
         {
@@ -248,10 +249,26 @@ def _infer_node(
         },
         opset_imports=list(model.extra.opset_import),
     )
+    shaped = [type.tensor_type.HasField("shape") for type in found.values()]
+    if schema.has_function and not (shaped and all(shaped)):  # type: ignore[attr-defined]
+        found |= _by_definition(
+            model, proto, {names[v]: v.type for v in read if v.type is not None}
+        )
     if pooled_shapes.may_differ(proto) and read:
         for type in found.values():
             pooled_shapes.correct_type(proto, read[0].type, type)
     return [None if v is None else found.get(names[v]) for v in node.outputs]
+
+
+def _by_definition(
+    model: Model, node: NodeProto, inputs: Mapping[str, TypeProto]
+) -> dict[str, TypeProto]:
+    """What inference finds of a node's results in the operator's definition by other operators."""
+    graph = onnx.GraphProto(name="node", node=[node])
+    graph.input.extend(onnx.ValueInfoProto(name=name, type=type) for name, type in inputs.items())
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)
+    proto = ModelProto(ir_version=8, graph=graph, opset_import=model.extra.opset_import)
+    return inferred_types(onnx.shape_inference.infer_shapes(proto).graph)
 
 
 def inferred_types(proto: onnx.GraphProto) -> dict[str, TypeProto]:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +104,16 @@ def compile_model(
     batch = find_batch(work)
     if batch.is_proven:
         take_one_sample(work, batch)
+    samples = _with_samples(batch)
     compiler = _Compiler(target, cache or Cache.of_user(), winograd, tune_minutes, declared_sizes)
     with atomic_files(path) as (temporary,):
         try:
             check_batch(batch)
-            compiler.library(work, batch, temporary)
+            compiler.library(work, samples, temporary)
         except UnsupportedError as error:
             if not fallback:
                 raise
-            compiler.container(work, batch, error, temporary)
+            compiler.container(work, samples, error, temporary)
         size = temporary.stat().st_size
     return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
 
@@ -146,7 +147,7 @@ class _Compiler:
             check_tunable(target)
         self.report = CompileReport(0, 0, 0, 0, Accesses(), (), None, 0)
 
-    def library(self, model: Model, batch: Batch, path: Path) -> None:
+    def library(self, model: Model, samples: Set[str], path: Path) -> None:
         """A shared object of the whole model, which changes. Raises UnsupportedError."""
         _check_sizes(model)
         if not self.declared_sizes:
@@ -155,7 +156,7 @@ class _Compiler:
         choices, tuning = self._choices(plan)
         emitter = emit(plan, self.target, choices, Verdicts(self.cache))
         accesses = Accesses.of(emitter.proofs.values())
-        metadata = _metadata(_library_interface(plan), self.target, batch)
+        metadata = _metadata(_library_interface(plan), self.target, samples)
         reused = build_library(
             emitter.schedule,
             emitter.functions,
@@ -180,7 +181,9 @@ class _Compiler:
             tuning=tuning if before.tuning is None else before.tuning.and_then(tuning),
         )
 
-    def container(self, model: Model, batch: Batch, error: UnsupportedError, path: Path) -> None:
+    def container(
+        self, model: Model, samples: Set[str], error: UnsupportedError, path: Path
+    ) -> None:
         """A container of the model, whose compilation as a whole failed with `error`.
 
         What part of the model fails, is found by trying: a part that can't be compiled
@@ -196,7 +199,7 @@ class _Compiler:
             with scratch_folder() as folder:
                 files, failures = self._parts(parts, folder)
                 if not failures:
-                    metadata = _metadata(_container_interface(model), self.target, batch)
+                    metadata = _metadata(_container_interface(model), self.target, samples)
                     write_container(path, metadata, files, folder)
                     return
             left.update(failures)
@@ -214,7 +217,7 @@ class _Compiler:
             files.append(PartFile(name, part.compiled, inputs, outputs))
             if part.compiled:
                 try:
-                    self.library(part.model, Batch(()), folder / name)
+                    self.library(part.model, set(), folder / name)
                 except UnsupportedError as error:
                     return [], _blame(part, error)
             else:
@@ -253,14 +256,16 @@ _Interface = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 """Name, element type and shape of every input and of every output."""
 
 
-def _metadata(interface: _Interface, target: Target, batch: Batch) -> dict[str, Any]:
-    """What an artifact says of itself; shapes are those of one sample.
+def _with_samples(batch: Batch) -> set[str]:
+    """Names of the inputs that have samples along their first axis, and of the outputs that
+    have a piece for each of them there: to be asked before lowering replaces values."""
+    return {v.name for v in (*batch.inputs, *batch.outputs)} if batch.is_proven else set()
 
-    `batched` are the inputs that have samples along their first axis, and the outputs that
-    have a piece for each of them there.
-    """
+
+def _metadata(interface: _Interface, target: Target, samples: Set[str]) -> dict[str, Any]:
+    """What an artifact says of itself; shapes are those of one sample, `batched` says which
+    inputs and outputs are among `samples`."""
     inputs, outputs = interface
-    samples = {v.name for v in (*batch.inputs, *batch.outputs)} if batch.is_proven else set()
     for entry in (*inputs, *outputs):
         entry["batched"] = entry["name"] in samples
     return {

@@ -79,6 +79,26 @@ def _without(axes: Axes, axis: int, keep: bool) -> Axes:
     return axes[:axis] + ((ONE,) if keep else ()) + axes[axis + 1 :]
 
 
+@rule("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
+def loss(r: NodeAxes) -> None:
+    """Each label says which class counts at its place; reduced are all places together."""
+    axes, labels = r.axes(0), r.axes(1)
+    places = (axes[0], *axes[2:])
+    if len(places) != len(labels):
+        raise Opaque(f"ranks {len(axes)} and {len(labels)} don't fit")
+    r.unify_all(places, labels)
+    r.lock(axes[1], "classes are chosen by labels")
+    if r.has(2):
+        r.unify(r.axes(2)[0], axes[1])
+    if r.get("reduction", "mean") == "none":
+        r.set(places)
+    else:
+        r.lock_all(places, "all losses are reduced to one number")
+        r.set(())
+    if len(r.node.outputs) > 1:
+        r.set(axes, 1)
+
+
 @rule("TopK")
 def top_k(r: NodeAxes) -> None:
     axes = r.axes(0)

@@ -25,7 +25,7 @@ class Stored:
     tensor: Tensor
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Quantized:
     """A float value that is in memory as integers: (tensor - zero) * scale."""
 
@@ -81,7 +81,7 @@ class Lowering:
         self.target = target
         self.items: dict[Value, Item] = {}
         self.plan = Plan([], [], [])
-        self._floats: dict[Tensor, Tensor] = {}
+        self._floats: dict[Quantized, Tensor] = {}
         self._users: dict[Value, list[Node]] = {}
 
     # --- values ---
@@ -114,9 +114,9 @@ class Lowering:
             self.dtype(value)  # which types there are kernels for
             array = np.asarray(item.dequantized(), order="C")
             return Tensor(value.name, str(array.dtype), tuple(array.shape), const=array)
-        found = self._floats.get(item.tensor)
+        found = self._floats.get(item)
         if found is None:
-            found = self._floats[item.tensor] = self.tensor(value)
+            found = self._floats[item] = self.tensor(value)
             program = dequantize(item.tensor.dtype, item.scale, item.zero)
             self.emit(ElementwiseOp(value.name, [found], [View.of(item.tensor)], program))
         return found

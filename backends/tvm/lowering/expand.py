@@ -197,7 +197,7 @@ def _check_versions(model: Model, node: Node, function: FunctionProto) -> None:
             model_version = onnx.defs.get_schema(inner.op_type, model.opset, "").since_version
         except onnx.defs.SchemaError as error:
             raise ModelError(f"node '{node.label}' ({node.op_type}): {error}") from None
-        if own != model_version and not _same_meaning(inner.op_type, own, model_version):
+        if own != model_version and not _same_meaning(inner, own, model_version):
             raise UnsupportedError(
                 f"node '{node.label}' ({node.op_type}): its definition uses {inner.op_type} of "
                 f"opset {imported['']}, the model is of opset {model.opset}"
@@ -212,7 +212,10 @@ _CHANGED = {
 """The last version of each operator that changed what its nodes mean, not just types."""
 
 
-def _same_meaning(op_type: str, first: int, second: int) -> bool:
-    """Whether between two versions only types were added."""
-    low, _high = sorted((first, second))
-    return low >= max(_CHANGED.get(op_type, 0), 13)
+def _same_meaning(node: NodeProto, first: int, second: int) -> bool:
+    """Whether between two versions only types were added, or what the node doesn't use."""
+    changed = _CHANGED.get(node.op_type, 0)
+    if node.op_type.startswith("Reduce") and len(node.input) == 1:
+        over_all = all(a.name != "axes" for a in node.attribute)
+        changed = 0 if over_all else changed  # the axes became an input
+    return min(first, second) >= max(changed, 13)

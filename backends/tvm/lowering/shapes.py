@@ -130,7 +130,7 @@ def split(lowering: Lowering, node: Node) -> bool:
     if x is None or any(v is None for v in node.outputs):
         return False
     source = _source(lowering, x)
-    if source is None:
+    if source is None or source.dtype == "bool":
         return False
     axis = int(node.get("axis", 0)) % len(source.shape)
     strides = tuple(_strides(source.shape))
