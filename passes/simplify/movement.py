@@ -9,7 +9,7 @@ from ...ir.graph import Node, Value
 from ...ir.ops.elementwise import UNARY
 from .rewriter import FURTHEST, Rewriter, RuleSet, only_reader, producer
 from .shape_chains import reshape_target
-from .shapes import integers
+from .shapes import integers, is_definite
 
 RULES = RuleSet()
 
@@ -56,6 +56,8 @@ def _reshape_from(node: Node, source: Value, rewriter: Rewriter) -> bool:
     output = node.output(0)
     shape = rewriter.analysis.shape(output)
     if output is None or shape is None or rewriter.opset < 5 or 0 in shape:
+        return False
+    if not is_definite(node):
         return False
     target = reshape_target(list(shape), rewriter.analysis.shape(source))
     if target is None:

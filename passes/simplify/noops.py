@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ir.graph import Node, Value
 from .rewriter import Rewriter, RuleSet
-from .shapes import integers, same_after_reshape, same_shape, static_shape
+from .shapes import integers, is_definite, same_after_reshape, same_shape, static_shape
 
 RULES = RuleSet()
 
@@ -55,7 +55,8 @@ def remove_cast_to_same_type(node: Node, rewriter: Rewriter) -> bool:
 
 @RULES.on("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def remove_reshape_to_same_shape(node: Node, rewriter: Rewriter) -> bool:
-    return same_after_reshape(node.input(0), node.output(0)) and _forward(node, rewriter)
+    same = is_definite(node) and same_after_reshape(node.input(0), node.output(0))
+    return same and _forward(node, rewriter)
 
 
 @RULES.on("Expand", "Tile")

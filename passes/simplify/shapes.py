@@ -29,6 +29,18 @@ def same_shape(a: Value | None, b: Value | None) -> bool:
     return all(same_size(x, y) for x, y in zip(first, second, strict=True))
 
 
+def is_definite(node: Node) -> bool:
+    """Whether a reshaping node's result has as many axes whatever sizes are unknown.
+
+    Squeeze without axes removes those that turn out to have size 1.
+    """
+    if node.op_type != "Squeeze" or "axes" in node.attributes or node.input(1) is not None:
+        return True
+    source = node.input(0)
+    shape = None if source is None else source.shape
+    return shape is not None and all(isinstance(size, int) for size in shape)
+
+
 def same_after_reshape(before: Value | None, after: Value | None) -> bool:
     """Whether a reshape between two values changes nothing.
 

@@ -66,7 +66,8 @@ class KernelBuilder:
 
     @contextlib.contextmanager
     def loop(self, extent: Expr, name: str, *, parallel: bool = False) -> Iterator[Expr]:
-        """`for name in range(extent)`. A loop of one iteration becomes no loop."""
+        """`for name in range(extent)`. A loop of one iteration becomes no loop, and one of
+        none is left out, with accesses that nothing could prove."""
         if isinstance(extent, int) and extent == 1:
             yield 0
             return
@@ -74,6 +75,8 @@ class KernelBuilder:
         self._open()
         yield variable
         body = self._close()
+        if isinstance(extent, int) and extent == 0:
+            return
         kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
         self.statement(tirx.For(variable, tirx.IntImm("int32", 0), as_int(extent), kind, body))
 

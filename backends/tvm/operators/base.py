@@ -82,6 +82,11 @@ class Array:
         self.builder.store(self.buffer, to(value, self.dtype), position)
 
 
+def _stand_in(empty: Tensor) -> Tensor:
+    """An element in memory for a tensor without any: no kernel's parameter is empty."""
+    return Tensor(empty.name, empty.dtype, (1,), const=np.zeros(1, empty.dtype))
+
+
 Body = Callable[[KernelBuilder, list[Array], list[Any]], None]
 """Builds a kernel from its inputs and outputs; outputs that nothing names are None."""
 
@@ -237,9 +242,8 @@ class Call:
             body(k, sources, [*targets, *remaining])
             return k.finish()
 
-        self.lowering.emit(
-            LoopsOp(self.node.label, [*given, *scratches], tensors, build, described)
-        )
+        read = [t if t.elements else _stand_in(t) for t in tensors]
+        self.lowering.emit(LoopsOp(self.node.label, [*given, *scratches], read, build, described))
 
     def tensor(self, index: int) -> Tensor:
         return self.lowering.stored(self.value(index))

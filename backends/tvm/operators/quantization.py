@@ -62,7 +62,7 @@ def dequantize_linear(call: Call) -> None:
 
 @rule("DynamicQuantizeLinear")
 def dynamic_quantize_linear(call: Call) -> None:
-    """The range of the data, zero included, over 0 to 255."""
+    """The range of the data, zero included, over 0 to 255; the scale of nothing but zeros is 1."""
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         x = xs[0]
@@ -82,7 +82,7 @@ def dynamic_quantize_linear(call: Call) -> None:
                 value = m.round_even(x.at(i) / divisor) + offset.get()
                 y.put(m.saturate(value, "uint8"), i)
         if scale is not None:
-            scale.put(step.get(), 0)
+            scale.put(divisor, 0)
         if zero is not None:
             zero.put(to(to(offset.get(), "int32"), "uint8"), 0)
 

@@ -81,7 +81,8 @@ _REDUCTIONS: dict[str, Reduction] = {
 
 
 def _over(total: Any, count: int) -> Any:
-    divisor = lit(count, total)
+    """A mean, as ONNX Runtime's zero of no elements."""
+    divisor = lit(max(count, 1), total)
     return total / divisor if is_float(str(total.ty.dtype)) else tirx.truncdiv(total, divisor)
 
 

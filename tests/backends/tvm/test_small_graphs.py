@@ -13,6 +13,7 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.runtime import Runtime
+from secateur.ir.errors import UnsupportedError
 from secateur.ir.onnx_io import from_proto
 
 from .joined import NATIVE, Part, compile_parts
@@ -74,6 +75,22 @@ def cases() -> list[Part]:
                  f"coordinate_transformation_mode = \"{mode}\">(x, , s) }}", x=IMAGE)
             for mode in ("half_pixel", "asymmetric")
             for rows, columns in ((3, 2), (3, 0.5), (1.5, 1.5), (1, 3), (5, 1))
+        ),
+        *(
+            case(f"(float[{n},3] x) => (uint8[{n},3] y, float s, uint8 z) "
+                 "{ y, s, z = DynamicQuantizeLinear(x) }", x=np.zeros((n, 3), np.float32))
+            for n in (0, 2)
+        ),
+        *(
+            case(f"({t}[2,0] x) => ({t}[2] y) {{ y = Reduce{op}<axes=[1], keepdims=0>(x) }}", 13,
+                 x=np.zeros((2, 0), kind))
+            for t, kind in (("int64", "int64"), ("int32", "int32"), ("float", "float32"))
+            for op in ("Mean", "Prod", "SumSquare", "L2", "L1")
+        ),
+        *(
+            case(f"(float[3,0] x, float[0,33] w) => (float[3,33] y) {{ y = {op}(x, w) }}",
+                 x=np.zeros((3, 0), np.float32), w=np.zeros((0, 33), np.float32))
+            for op in ("MatMul", "Gemm")
         ),
         case("(bool[3,2] x) => (bool[1,2] y, bool[2,2] z) <int64[2] s = {1, 2}> "
              "{ y, z = Split<axis = 0>(x, s) }", x=np.asarray([[1, 0], [0, 1], [1, 1]], bool)),
@@ -149,3 +166,11 @@ def test_operators_replaced_by_definitions_keep_samples(
         assert expected is not None
         for name, array in expected.items():
             np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-6)
+
+
+def test_squeeze_of_what_may_be_one_sample_is_refused(tmp_path: Path) -> None:
+    """Without axes it removes that axis, too, whatever the model declares of its result."""
+    part = case("(float[N,16] x) => (float[N,16] y) <int64[1] a = {2}> "
+                "{ u = Unsqueeze(x, a) y = Squeeze(u) }")  # fmt: skip
+    with pytest.raises(UnsupportedError, match="Squeeze"):
+        compile_model(from_proto(part.model), NATIVE, tmp_path / "model.so")
