@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+import onnx
 import onnxruntime
+from onnx import numpy_helper
 
 from ..ir.errors import SecateurError
 from ..ir.external import EMBED_LIMIT, constant_tensors
@@ -114,7 +117,65 @@ def _session_source(model: Model) -> Iterator[bytes | str]:
             save(model, path)
             yield str(path)
     else:
-        yield to_proto(model).SerializeToString()
+        proto = to_proto(model)
+        _separate_weights(proto.graph)
+        yield proto.SerializeToString()
+
+
+def _separate_weights(graph: onnx.GraphProto) -> None:
+    """Give every reader of int8 weights its own, with a zero point.
+
+    To multiply exactly, ONNX Runtime turns weights and their zero points into uint8. It makes
+    a single zero point where channels have none, and stumbles over what it converted before.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    names = {*constants, *(n for node in graph.node for n in (*node.input, *node.output))}
+    readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            readers.setdefault(name, []).append((node, position))
+
+    def own(tensor: onnx.TensorProto, hint: str) -> str:
+        copy = onnx.TensorProto()
+        copy.CopyFrom(tensor)
+        copy.name = fresh(hint)
+        graph.initializer.append(copy)
+        return copy.name
+
+    def fresh(name: str) -> str:
+        while name in names:
+            name += "_"
+        names.add(name)
+        return name
+
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        integers = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        scale = constants.get(node.input[1]) if integers is not None else None
+        given = constants.get(node.input[2]) if len(node.input) > 2 else None
+        if integers is None or scale is None or (given is None and any(node.input[2:])):
+            continue
+        if integers.data_type != onnx.TensorProto.INT8:
+            continue
+        zero = given or numpy_helper.from_array(np.zeros(tuple(scale.dims), np.int8))
+        result = node.output[0]
+        del node.input[2:]
+        node.input.append(own(zero, f"{result}.zero_point"))
+        if len(readers[integers.name]) > 1:
+            node.input[0] = own(integers, f"{result}.integers")
+        for reader, position in readers.get(result, [])[1:]:
+            other = onnx.NodeProto()
+            other.CopyFrom(node)
+            other.name = ""
+            other.input[0] = own(integers, f"{result}.integers")
+            other.input[2] = own(zero, f"{result}.zero_point")
+            other.output[0] = reader.input[position] = fresh(f"{result}.copy")
+            nodes.append(other)
+    if len(nodes) > len(graph.node):
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
 
 
 def _where(model: Model, text: str) -> str:

@@ -156,6 +156,7 @@ def check(original: Model, quantized: Model, feeds: dict[str, Array]) -> None:
             assert actual[name].dtype == reference.dtype
             if reference.dtype.kind != "f":
                 continue
+            assert np.all(np.isfinite(error[name])), f"{name}: no rule bounds its error"
             # Random graphs may cancel; what flows in them is of the order of 1.
             room = error[name] * 1.001 + 1e-4 * (1 + np.abs(reference).max(initial=0))
             distance = np.abs(actual[name] - reference)

@@ -57,6 +57,7 @@ def windows(op_type: str, opset: int, *, seed: int, count: int) -> Iterator[Wind
         count -= 1
         if not count:
             return
+    raise AssertionError(f"{count} windows too few: ONNX Runtime refuses the others")
 
 
 def model(op_type: str, opset: int, window: Window, declared: Any = None) -> onnx.ModelProto:

@@ -47,17 +47,22 @@ def shapes(model):
     return {name: value.const.shape for name, value in model.graph.initializers.items()}
 
 
+LEAST = {("shufflenet_v1", "params"): 0.34}
+"""Shares below which pruning everything that may go doesn't come."""
+
+
 @pytest.mark.parametrize("scope", ["global", "uniform"])
 @pytest.mark.parametrize("goal", [0.9, 0.6, 0.3])
 @pytest.mark.parametrize("name", ["resnet8", "mobilenet_v2", "shufflenet_v1", "bert"])
 def test_goals_are_met_and_not_overshot(name, goal, scope):
     for kind, field in (("macs", "macs"), ("params", "parameters")):
         model = zoo.load_tiny(name, "folded")
-        try:
-            statistics = PruneChannels(**{kind: goal}, scope=scope).run(model).statistics
-        except SecateurError as error:
-            assert "can't be reached" in str(error)  # noqa: PT017
+        prune = PruneChannels(**{kind: goal}, scope=scope)
+        if goal < LEAST.get((name, kind), 0):
+            with pytest.raises(SecateurError, match=r"can't be reached: .* leaves 34\.6"):
+                prune.run(model)
             continue
+        statistics = prune.run(model).statistics
         reached = statistics[f"{field}_after"] / statistics[f"{field}_before"]
         assert reached <= goal
         assert reached > goal - 0.2  # steps of small groups are coarse

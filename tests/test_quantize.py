@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load, save, to_proto
+from secateur.ir.text import parse_model
 from secateur.passes.base import Context, PassResult
 from secateur.passes.quantize import QuantizeStatic
 from secateur.passes.reference import Session
@@ -499,3 +500,29 @@ def _scan() -> onnx.GraphProto:
         [helper.make_tensor_value_info("i", TensorProto.FLOAT, [4])],
         [helper.make_tensor_value_info("o", TensorProto.FLOAT, [4])],
     )
+
+
+@pytest.mark.parametrize("zero_point", ["", ", %z"])
+def test_exact_sessions_take_weights_per_channel(zero_point: str) -> None:
+    """Without zero points, and with one that two weights share."""
+    model = parse_model(
+        f"""model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: float[1, 2, 1, 1]) -> (%y: float[1, 2, 1, 1]) {{
+  const %s: float[] = 0.5
+  const %a: int8[] = 0
+  const %z: int8[2] = [0, 0]
+  const %scales: float[2] = [0.5, 1.0]
+  const %v: int8[2, 2, 1, 1] = [[[[1]], [[2]]], [[[3]], [[-4]]]]
+  const %w: int8[2, 2, 1, 1] = [[[[1]], [[0]]], [[[0]], [[2]]]]
+  %q = QuantizeLinear(%x, %s, %a)
+  %d = DequantizeLinear(%q, %s, %a)
+  %v_d = DequantizeLinear(%v, %scales{zero_point}) {{axis = 0}}
+  %w_d = DequantizeLinear(%w, %scales{zero_point}) {{axis = 0}}
+  %h = Conv(%d, %v_d)
+  %y = Conv(%h, %w_d)
+}}"""
+    )
+    feeds = {"x": np.array([1.0, -2.0], np.float32).reshape(1, 2, 1, 1)}
+    for optimize in (False, True):
+        found = Session(model, optimize=optimize).run(feeds)["y"]
+        np.testing.assert_allclose(found.ravel(), [-0.75, 22.0])

@@ -39,6 +39,7 @@ def check_equal(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> None:
     for name, reference in expected.items():
         assert actual[name].shape == reference.shape
         moved = max(float(np.abs(other[name] - reference).max(initial=0)) for other in nudged)
+        assert np.isfinite(moved), f"{name}: an infinite bound holds nothing"
         allowed = 1e-4 + 100 * moved
         np.testing.assert_allclose(actual[name], reference, rtol=1e-4, atol=allowed, err_msg=name)
 
