@@ -502,27 +502,30 @@ def _scan() -> onnx.GraphProto:
     )
 
 
-@pytest.mark.parametrize("zero_point", ["", ", %z"])
-def test_exact_sessions_take_weights_per_channel(zero_point: str) -> None:
-    """Without zero points, and with one that two weights share."""
+@pytest.mark.parametrize(
+    ("zero_point", "body"),
+    [
+        ("", "%y = Conv(%d, %w_d)"),
+        ("", "%a = Conv(%d, %w_d)\n%b = Conv(%d, %w_d)\n%y = Max(%a, %b)"),
+        (", %zeros", "%a = Conv(%d, %w_d)\n%b = Conv(%d, %w_d)\n%y = Max(%a, %b)"),
+    ],
+)
+def test_sessions_take_weights_per_channel(zero_point: str, body: str) -> None:
+    """Without zero points, and where several nodes read them."""
     model = parse_model(
         f"""model <ir_version = 8, opset = ["" = 17]>
-graph g (%x: float[1, 2, 1, 1]) -> (%y: float[1, 2, 1, 1]) {{
+graph g (%x: float[1, 1, 1, 1]) -> (%y: float[1, 3, 1, 1]) {{
   const %s: float[] = 0.5
-  const %a: int8[] = 0
-  const %z: int8[2] = [0, 0]
-  const %scales: float[2] = [0.5, 1.0]
-  const %v: int8[2, 2, 1, 1] = [[[[1]], [[2]]], [[[3]], [[-4]]]]
-  const %w: int8[2, 2, 1, 1] = [[[[1]], [[0]]], [[[0]], [[2]]]]
-  %q = QuantizeLinear(%x, %s, %a)
-  %d = DequantizeLinear(%q, %s, %a)
-  %v_d = DequantizeLinear(%v, %scales{zero_point}) {{axis = 0}}
+  const %six: int8[] = 6
+  const %zeros: int8[3] = [0, 0, 0]
+  const %scales: float[3] = [0.5, 1.0, 2.0]
+  const %w: int8[3, 1, 1, 1] = [[[[127]]], [[[-127]]], [[[100]]]]
+  %q = QuantizeLinear(%x, %s, %six)
+  %d = DequantizeLinear(%q, %s, %six)
   %w_d = DequantizeLinear(%w, %scales{zero_point}) {{axis = 0}}
-  %h = Conv(%d, %v_d)
-  %y = Conv(%h, %w_d)
+  {body}
 }}"""
     )
-    feeds = {"x": np.array([1.0, -2.0], np.float32).reshape(1, 2, 1, 1)}
     for optimize in (False, True):
-        found = Session(model, optimize=optimize).run(feeds)["y"]
-        np.testing.assert_allclose(found.ravel(), [-0.75, 22.0])
+        found = Session(model, optimize=optimize).run({"x": np.ones((1, 1, 1, 1), np.float32)})
+        np.testing.assert_array_equal(found["y"].ravel(), [63.5, -127.0, 200.0])
