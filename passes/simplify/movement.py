@@ -57,7 +57,7 @@ def _reshape_from(node: Node, source: Value, rewriter: Rewriter) -> bool:
     shape = rewriter.analysis.shape(output)
     if output is None or shape is None or rewriter.opset < 5 or 0 in shape:
         return False
-    if not is_definite(node):
+    if not is_definite(node, rewriter):
         return False
     target = reshape_target(list(shape), rewriter.analysis.shape(source))
     if target is None:

@@ -55,7 +55,7 @@ def remove_cast_to_same_type(node: Node, rewriter: Rewriter) -> bool:
 
 @RULES.on("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def remove_reshape_to_same_shape(node: Node, rewriter: Rewriter) -> bool:
-    same = is_definite(node) and same_after_reshape(node.input(0), node.output(0))
+    same = is_definite(node, rewriter) and same_after_reshape(node.input(0), node.output(0))
     return same and _forward(node, rewriter)
 
 

@@ -29,12 +29,15 @@ def same_shape(a: Value | None, b: Value | None) -> bool:
     return all(same_size(x, y) for x, y in zip(first, second, strict=True))
 
 
-def is_definite(node: Node) -> bool:
+def is_definite(node: Node, rewriter: Rewriter) -> bool:
     """Whether a reshaping node's result has as many axes whatever sizes are unknown.
 
-    Squeeze without axes removes those that turn out to have size 1.
+    Squeeze without axes, or with none of them, removes those that turn out to have size 1.
     """
-    if node.op_type != "Squeeze" or "axes" in node.attributes or node.input(1) is not None:
+    if node.op_type != "Squeeze":
+        return True
+    axes = integers(rewriter, node, "axes", 1)
+    if axes or (axes is None and node.input(1) is not None):
         return True
     source = node.input(0)
     shape = None if source is None else source.shape

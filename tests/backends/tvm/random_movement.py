@@ -49,6 +49,8 @@ def squeeze(b: Builder, op: str) -> None:
     if not ones and b.chance(0.8):
         x = b.node("Unsqueeze", [x, b.ints([x.rank])])[0]
         ones = [x.rank - 1]
+    if not ones and b.batch:
+        raise ImpossibleError("a single sample's axis would go")
     inputs = [x, b.ints(ones)] if b.batch or b.chance(0.7) else [x]
     b.node(op, inputs, exact=True)
 

@@ -13,7 +13,7 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.runtime import Runtime
-from secateur.ir.errors import UnsupportedError
+from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 
 from .joined import NATIVE, Part, compile_parts
@@ -168,9 +168,10 @@ def test_operators_replaced_by_definitions_keep_samples(
             np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-6)
 
 
-def test_squeeze_of_what_may_be_one_sample_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("axes", ["", ", e"])
+def test_squeeze_of_what_may_be_one_sample_is_refused(tmp_path: Path, axes: str) -> None:
     """Without axes it removes that axis, too, whatever the model declares of its result."""
-    part = case("(float[N,16] x) => (float[N,16] y) <int64[1] a = {2}> "
-                "{ u = Unsqueeze(x, a) y = Squeeze(u) }")  # fmt: skip
-    with pytest.raises(UnsupportedError, match="Squeeze"):
+    part = case("(float[N,16] x) => (float[N,16] y) <int64[1] a = {2}, int64[0] e = {}> "
+                f"{{ u = Unsqueeze(x, a) y = Squeeze(u{axes}) }}")  # fmt: skip
+    with pytest.raises(SecateurError, match="Squeeze"):
         compile_model(from_proto(part.model), NATIVE, tmp_path / "model.so")
