@@ -23,10 +23,8 @@ from secateur.passes.samples import Samples
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    assert digits.make(folder) >= 0.97
-    return folder
+def folder(digits_folder: Path) -> Path:
+    return digits_folder
 
 
 def test_accuracy_of_the_file_is_that_of_the_training(folder: Path) -> None:

@@ -24,12 +24,8 @@ FILES = {"model.onnx", "model.so", "report.json", "report.md"}
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with digits.onnx, calibration.npz and evaluation.npz."""
-    pytest.importorskip("sklearn")
-    folder = tmp_path_factory.mktemp("digits")
-    subprocess.run([sys.executable, "-m", "secateur.models.digits", folder], check=True)
-    return folder
+def digits(digits_folder: Path) -> Path:
+    return digits_folder
 
 
 def optimize(folder: Path, out: Path, **options: object) -> Report:
