@@ -113,16 +113,29 @@ def matmul_axes(r: NodeAxes, a: Axes, b: Axes, operands: tuple[int, int]) -> Axe
     return batch + rows + columns
 
 
+def _ellipsis(rank: int) -> str:
+    """Labels for the axes of an ellipsis, which broadcast: counted from the last one."""
+    return "".join(map(chr, range(_NO_LETTER + max(rank, 0), _NO_LETTER, -1)))
+
+
+_NO_LETTER = 0xE000
+
+
 @rule("Einsum")
 def einsum(r: NodeAxes) -> None:
     equation = r.get("equation", "").replace(" ", "")
     left, arrow, right = equation.partition("->")
     operands = left.split(",")
-    if "..." in equation or len(operands) != len(r.node.inputs):
+    if len(operands) != len(r.node.inputs):
         raise Opaque(f"equation '{equation}' is not followed")
     if not arrow:
-        labels = "".join(operands)
+        labels = "".join(operands).replace(".", "")
         right = "".join(sorted(c for c in set(labels) if labels.count(c) == 1))
+        right = "..." * ("..." in left) + right
+    ranks = [len(r.axes(index)) - len(o.replace("...", "")) for index, o in enumerate(operands)]
+    given = [rank for rank, o in zip(ranks, operands, strict=True) if "..." in o]
+    operands = [o.replace("...", _ellipsis(rank)) for rank, o in zip(ranks, operands, strict=True)]
+    right = right.replace("...", _ellipsis(max(given, default=0)))
     axes: dict[str, Axis] = {}
     having: dict[str, list[int]] = defaultdict(list)
     for index, labels in enumerate(operands):

@@ -84,6 +84,14 @@ CASES = {
         "(%x: float[N, 4], %w: float[4, 3]) -> (%y: float[N, 3])", "%y = MatMul(%x, %w)",
         {"x": (5, 4), "w": (4, 3)},
     ),
+    "an ellipsis": (
+        "(%x: float[N, 3, 4], %w: float[4, 3]) -> (%y: float[N, 3, 3])",
+        '%y = Einsum(%x, %w) {equation = "...ij,jk->...ik"}', {"x": (5, 3, 4), "w": (4, 3)},
+    ),
+    "an ellipsis in both operands": (
+        "(%x: float[N, 3, 4], %w: float[1, 4, 3]) -> (%y: float[N, 3, 3])",
+        '%y = Einsum(%x, %w) {equation = "...ij,...jk->...ik"}', {"x": (5, 3, 4), "w": (1, 4, 3)},
+    ),
     "an output without samples": (
         "(%x: float[N, 4], %w: float[2, 3]) -> (%y: float[N, 4], %z: float[2, 3])",
         "%y = Relu(%x)\n%z = Exp(%w)", {"x": (5, 4), "w": (2, 3)},
