@@ -41,7 +41,9 @@ def is_definite(node: Node, rewriter: Rewriter) -> bool:
         return True
     source = node.input(0)
     shape = None if source is None else source.shape
-    return shape is not None and all(isinstance(size, int) for size in shape)
+    if shape is None or not all(isinstance(size, int) for size in shape):
+        return False
+    return axes is None or 1 not in shape  # inference takes an empty list for no axis
 
 
 def same_after_reshape(before: Value | None, after: Value | None) -> bool:

@@ -85,6 +85,8 @@ def resize(call: Call) -> None:
     sampling = Sampling.of(node, call.opset)
     if sampling.unknown is not None:
         call.fail(sampling.unknown)
+    if sampling.antialias and sampling.mode != "nearest" and not is_float(call.dtype()):
+        call.fail("antialias of integers, which ONNX Runtime rounds after each axis")
     rank = len(shape)
     chosen = [int(a) % rank for a in node.get("axes", list(range(rank)))]
     scale_of, whole = _scales(call, shape, out, chosen)

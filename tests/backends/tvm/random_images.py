@@ -281,7 +281,7 @@ def resize(b: Builder, op: str) -> None:
         found["nearest_mode"] = b.one_of("floor", "round_prefer_floor", "ceil", "round_prefer_ceil")
     if mode == "cubic" and b.chance(0.3):
         found["exclude_outside"] = 1
-    if b.opset >= 18 and b.chance(0.2) and mode != "nearest":
+    if b.opset >= 18 and b.chance(0.2) and mode != "nearest" and x.dtype != "uint8":
         found["antialias"] = 1
     exact = mode == "nearest"
     if b.chance(0.5):

@@ -175,3 +175,10 @@ def test_squeeze_of_what_may_be_one_sample_is_refused(tmp_path: Path, axes: str)
                 f"{{ u = Unsqueeze(x, a) y = Squeeze(u{axes}) }}")  # fmt: skip
     with pytest.raises(SecateurError, match="Squeeze"):
         compile_model(from_proto(part.model), NATIVE, tmp_path / "model.so")
+
+
+def test_squeeze_of_no_axes_is_refused(tmp_path: Path) -> None:
+    """ONNX Runtime removes all axes of size 1 then, and ONNX's inference none."""
+    part = case("(float[3,1] x) => (float[3,1] y) <int64[0] e = {}> { y = Squeeze(x, e) }")
+    with pytest.raises(SecateurError, match="list the axes"):
+        compile_model(from_proto(part.model), NATIVE, tmp_path / "model.so")
