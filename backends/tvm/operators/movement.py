@@ -39,12 +39,12 @@ from .base import (
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(call: Call) -> None:
     """The result's shape is known, so what computes it at run time needs no look."""
-    if call.node.op_type == "Squeeze" and call.has(1) and call.shape(1) == (0,):
-        if 1 in call.output_shape():
-            call.fail(
-                "of an empty list of axes ONNX Runtime removes all of size 1, and ONNX's "
-                "inference none; list the axes"
-            )
+    ambiguous = call.node.op_type == "Squeeze" and call.has(1) and call.shape(1) == (0,)
+    if ambiguous and 1 in call.output_shape():
+        call.fail(
+            "of an empty list of axes ONNX Runtime removes all of size 1, and ONNX's inference "
+            "none; list the axes"
+        )
     call.same(call.value(0))
 
 
