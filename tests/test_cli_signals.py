@@ -154,3 +154,21 @@ def test_kills_at_random_moments_leave_no_half_written_output(place: Path) -> No
         assert not written.exists() or written.read_bytes() == expected
     run().communicate()
     assert left(place) == ["out"]
+
+
+@pytest.mark.parametrize("megabytes", [300, pytest.param(420, marks=pytest.mark.slow), 900])
+def test_too_little_address_space_is_one_line(place: Path, megabytes: int) -> None:
+    """Libraries bear it badly: they must neither abort nor leave a traceback."""
+    command = f"ulimit -v {megabytes * 1024}; exec {sys.executable} -m secateur compile m.onnx"
+    done = subprocess.run(
+        ["sh", "-c", f"{command} -o out --target native --no-cache"],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    if done.returncode == 1:
+        assert len(done.stderr.splitlines()) == 1
+        assert "the address space is limited" in done.stderr
+        assert not (place / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import resource
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -68,15 +69,18 @@ class _Commands(click.Group):
         except (SecateurError, MemoryError, OSError) as error:
             if os.environ.get(TRACEBACK) or isinstance(error, BrokenPipeError):
                 raise
-            raise click.ClickException(_one_line(error)) from error
+            text = _one_line(error)
+            if isinstance(error, MemoryError):
+                text = f"not enough memory{memory_limit()}"
+            raise click.ClickException(text) from error
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
         except Exception as error:
             if os.environ.get(TRACEBACK):
                 raise
             raise click.ClickException(
-                f"internal error, a bug in secateur: {type(error).__name__}: {_one_line(error)} "
-                f"(set {TRACEBACK}=1 to see where)"
+                f"internal error, a bug in secateur: {type(error).__name__}: {_one_line(error)}"
+                f"{memory_limit()} (set {TRACEBACK}=1 to see where)"
             ) from error
 
 
@@ -90,6 +94,14 @@ def readable_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+def memory_limit() -> str:
+    """What to say of a limit on the process's address space, which libraries bear badly."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return f"; the address space is limited to {limit >> 20} MiB (ulimit -v)"
 
 
 def _one_line(error: BaseException) -> str:
