@@ -69,10 +69,9 @@ class _Commands(click.Group):
         except (SecateurError, MemoryError, OSError) as error:
             if os.environ.get(TRACEBACK) or isinstance(error, BrokenPipeError):
                 raise
-            text = _one_line(error)
-            if isinstance(error, MemoryError):
-                text = f"not enough memory{memory_limit()}"
-            raise click.ClickException(text) from error
+            text = "not enough memory" if isinstance(error, MemoryError) else _one_line(error)
+            limit = "" if isinstance(error, SecateurError) else memory_limit()
+            raise click.ClickException(text + limit) from error
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
         except Exception as error:
