@@ -197,6 +197,6 @@ def test_random_networks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk", range(4))
+@pytest.mark.parametrize("chunk", range(2))
 def test_many_random_networks(chunk: int, tmp_path: Path) -> None:
-    check_networks(range(100 + 60 * chunk, 160 + 60 * chunk), 15, tmp_path)
+    check_networks(range(100 + 40 * chunk, 140 + 40 * chunk), 10, tmp_path)
