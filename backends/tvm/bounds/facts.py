@@ -88,6 +88,7 @@ class Facts:
         self.atoms: list[Atom] = []
         self._ranges: dict[Direction, tuple[float, float]] = {}
         self._directions: dict[int, list[Direction]] = {}  # by the atoms in them
+        self._unreachable = False  # where a condition holds that never does
 
     def atom(self, atom: Atom) -> Linear:
         """A new atom."""
@@ -100,15 +101,16 @@ class Facts:
     @contextlib.contextmanager
     def given(self, forms: Sequence[Linear]) -> Iterator[None]:
         """Within it, each of `forms` is at least 0."""
-        before = dict(self._ranges)
+        before, unreachable = dict(self._ranges), self._unreachable
         for form in forms:
             self.add(form)
         yield
-        self._ranges = before
+        self._ranges, self._unreachable = before, unreachable
 
     def add(self, form: Linear) -> None:
         """`form` is at least 0, from here to the end of the innermost `given`."""
         if not form.terms:
+            self._unreachable |= form.const < 0
             return
         direction, factor = form.direction()
         found = self._ranges.get(direction)
@@ -159,7 +161,7 @@ class Facts:
 
     def is_at_least_0(self, form: Linear, depth: int = _DEPTH) -> bool:
         """Whether it is proven that a form isn't negative here."""
-        if self._least(form) >= 0:
+        if self._unreachable or self._least(form) >= 0:
             return True
         if depth == 0:
             return False

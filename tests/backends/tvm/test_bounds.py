@@ -42,6 +42,27 @@ def inside(value: Any, size: int = 8, dtype: str = "int32") -> Any:
 
 
 @kernel(True)
+def never_reached(k: KernelBuilder, table: Any, index: Any, out: Any) -> None:
+    with k.when(tirx.const(False, "bool")):
+        k.store(out, load(table, 8), -1)
+    with k.when(tirx.LT(number(3, "int32"), number(2, "int32"))):
+        k.store(out, load(table, 8), -1)
+
+
+@kernel(False)
+def reached_behind_what_is_not(k: KernelBuilder, table: Any, index: Any, out: Any) -> None:
+    with k.when(tirx.const(False, "bool")):
+        k.store(out, load(table, 0), -1)
+    k.store(out, load(table, 8), 0)
+
+
+@kernel(False)
+def always_reached(k: KernelBuilder, table: Any, index: Any, out: Any) -> None:
+    with k.when(tirx.const(True, "bool")):
+        k.store(out, load(table, 8), 0)
+
+
+@kernel(True)
 def loop(k: KernelBuilder, table: Any, index: Any, out: Any) -> None:
     with k.loop(4, "i") as i:
         k.store(out, load(table, i * 2 + 1), i)
