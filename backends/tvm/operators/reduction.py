@@ -202,8 +202,11 @@ def _log_sum_exp(k: Any, x: Array, y: Any, axes: Sequence[int]) -> None:
         finite = m.absolute(top.get()) < number(math.inf, dtype)
         top.set(select(finite, top.get(), number(0, dtype)))
         total = cell(k, dtype, 0)
-        each(lambda element: total.add(m.exp(to(element, dtype) - top.get())))
-        y.put(m.log(total.get()) + top.get(), position)
+        whole: Callable[[Any], Any] = (
+            (lambda x: x) if is_float(x.dtype) else (lambda x: m.libm("trunc", x))
+        )  # as ONNX Runtime, which keeps integers in between
+        each(lambda element: total.add(whole(m.exp(to(element, dtype) - top.get()))))
+        y.put(whole(m.log(total.get())) + top.get(), position)
 
     _walk(k, x, axes, visit)
 

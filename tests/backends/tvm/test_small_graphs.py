@@ -28,7 +28,7 @@ ROWS = np.float32(
         [1e30, 2e30, 1, 0], [88, 89, 100, 1], [NAN, NAN, NAN, NAN], [3, 1, 2, NAN],
     ]
 )  # fmt: skip
-INTEGERS = np.int32([[50000, 60000], [3, 4], [-5, 2], [2**20, 5], [46341, 0], [30000, 30000]])
+INTEGERS = np.int32([[50000, 60000], [3, 4], [-5, 2], [2**20, 5], [46341, 0], [30001, 30000]])
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 4, 8, 6)).astype(np.uint8)
 REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Mean", "Prod", "SumSquare")
 
