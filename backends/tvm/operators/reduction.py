@@ -203,8 +203,8 @@ def _log_sum_exp(k: Any, x: Array, y: Any, axes: Sequence[int]) -> None:
         top.set(select(finite, top.get(), number(0, dtype)))
         total = cell(k, dtype, 0)
         whole: Callable[[Any], Any] = (
-            (lambda x: x) if is_float(x.dtype) else (lambda x: m.libm("trunc", x))
-        )  # as ONNX Runtime, which keeps integers in between
+            (lambda e: m.libm("trunc", e)) if x.dtype == "int64" else (lambda e: e)
+        )  # as ONNX Runtime, which keeps these integers in between
         each(lambda element: total.add(whole(m.exp(to(element, dtype) - top.get()))))
         y.put(whole(m.log(total.get())) + top.get(), position)
 
