@@ -172,6 +172,8 @@ def mask(model: Model, record: PruningRecord) -> Model:
     """
     masked = model.clone()
     infer_shapes(masked)
+    for node in masked.all_nodes():
+        _guess_types(node)
     for graph in list(masked.graph.all_graphs()):
         _mask_graph(masked, graph, record)
     return masked
@@ -196,6 +198,14 @@ def _mask_graph(model: Model, graph: Graph, record: PruningRecord) -> None:
     graph.nodes = nodes
     for node in nodes:
         node.graph = graph
+
+
+def _guess_types(node: Node) -> None:
+    """Give results of which inference finds no type that of the first operand that may be it."""
+    floats = [v.dtype for v in node.inputs if v is not None and v.dtype in _FLOATS]
+    for value in node.outputs:
+        if value is not None and value.dtype == TensorProto.UNDEFINED and floats:
+            value.set_tensor_type(floats[0], value.shape)
 
 
 def _hides_axes(node: Node, record: PruningRecord) -> bool:

@@ -340,7 +340,6 @@ def test_pruning_around_an_operator_equals_masking(op_type):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [None, 0.9, 1.0])
 @pytest.mark.parametrize("op_type", OPERATORS)
-def test_pruning_much_around_an_operator_equals_masking(op_type, share):
-    check_operator(op_type, range(5), share)
+def test_pruning_much_around_an_operator_equals_masking(op_type):
+    check_operator(op_type, range(1, 3), 0.9)
