@@ -49,6 +49,8 @@ def _check_replaceable(folder: Path, names: tuple[str, ...]) -> None:
     for name in names:
         try:
             check_replaceable(folder / name)
+        except NotADirectoryError as error:
+            raise SecateurError(f"{folder}: can't write here ({error.strerror})") from None
         except OSError as error:
             problem = error.strerror or error
             raise SecateurError(f"{folder / name}: can't be replaced ({problem})") from None

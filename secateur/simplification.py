@@ -124,7 +124,7 @@ def simplify_file(
                 detail += ", no more than rounding makes of the values behind it"
             report.checks.append(Check(_COMPARED, True, detail))
         problem = load_problem(model)
-        if problem is not None and options.opset is None and load_problem(original) is None:
+        if problem is not None and corrections and load_problem(original) is None:
             model = original.clone()
             for pass_ in options.fixed.passes():
                 pass_.run(model)
