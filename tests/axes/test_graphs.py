@@ -38,13 +38,13 @@ def check_chunk(chunk):
     assert pruned > CHUNK / 2
 
 
-@pytest.mark.parametrize("chunk", range(24))
+@pytest.mark.parametrize("chunk", range(8))
 def test_pruned_networks_equal_masked_ones(chunk):
     check_chunk(chunk)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk", range(24, 150))
+@pytest.mark.parametrize("chunk", range(8, 48))
 def test_many_pruned_networks_equal_masked_ones(chunk):
     check_chunk(chunk)
 
