@@ -54,7 +54,6 @@ def optimized(model: Model, folder: Path) -> list[onnx.NodeProto]:
     """The nodes that ONNX Runtime executes."""
     path = folder / "optimized.onnx"
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
     options.optimized_model_filepath = str(path)
     options.log_severity_level = 4
     save(model, folder / "model.onnx")
