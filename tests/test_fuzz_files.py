@@ -26,7 +26,7 @@ def test_some_mutated_files(script: ModuleType) -> None:
     assert list(script.fuzz(1, 25, **LIMITS)) == []
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_many_mutated_files(script: ModuleType) -> None:
     assert list(script.fuzz(1000, 200, **LIMITS)) == []
 

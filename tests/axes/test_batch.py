@@ -503,7 +503,7 @@ def test_what_is_proven_of_operators_holds():
     assert len(ran) > 25
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("part", range(8))
 def test_what_is_proven_of_all_operators_holds(part):
     with warnings.catch_warnings():
@@ -541,7 +541,7 @@ def test_what_is_proven_of_random_networks_holds():
     assert check_networks(range(100))["refused"] > 5
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("chunk", range(4))
 def test_what_is_proven_of_many_random_networks_holds(chunk):
     check_networks(range(1000 + 250 * chunk, 1250 + 250 * chunk))

@@ -151,7 +151,7 @@ def test_groups_stay_equal(chunk):
     check_chunk(chunk)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("chunk", range(2, 20))
 def test_many_groups_stay_equal(chunk):
     check_chunk(chunk)

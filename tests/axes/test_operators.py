@@ -70,7 +70,6 @@ LOCKED = {
     "Loop": "one entry per iteration",
     "MaxUnpool": NO_RULE,
     "MelWeightMatrix": NO_RULE,
-    "NegativeLogLikelihoodLoss": NO_RULE,
     "NonMaxSuppression": NO_RULE,
     "NonZero": NO_RULE,
     "OptionalGetElement": NO_RULE,
@@ -81,7 +80,6 @@ LOCKED = {
     "STFT": "the transform runs along this axis",
     "SequenceAt": NO_RULE,
     "SequenceMap": NO_RULE,
-    "SoftmaxCrossEntropyLoss": NO_RULE,
     "SplitToSequence": NO_RULE,
     "StringSplit": NO_RULE,
     "TfIdfVectorizer": NO_RULE,
@@ -339,7 +337,7 @@ def test_pruning_around_an_operator_equals_masking(op_type):
     check_operator(op_type, [0], most=MOST_CASES)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("op_type", OPERATORS)
 def test_pruning_much_around_an_operator_equals_masking(op_type):
     check_operator(op_type, range(1, 3), 0.9)

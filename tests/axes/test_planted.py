@@ -118,7 +118,7 @@ def test_networks_without_their_zero_channels_are_the_same(chunk):
     check_chunk(chunk)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("chunk", range(3, 12))
 def test_many_networks_without_their_zero_channels_are_the_same(chunk):
     check_chunk(chunk)
@@ -149,7 +149,7 @@ def test_models_without_their_zero_channels_are_the_same(name, variant):
     assert check(model, random_inputs(model), 0, rtol=1e-3) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "variant"), list_models())
 def test_all_models_without_their_zero_channels_are_the_same(name, variant):
     for seed in range(3):

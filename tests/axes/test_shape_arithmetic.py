@@ -251,7 +251,7 @@ def test_computed_sizes_keep_in_step(chunk):
     check_chunk(chunk)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("chunk", range(2, 20))
 def test_many_computed_sizes_keep_in_step(chunk):
     check_chunk(chunk)

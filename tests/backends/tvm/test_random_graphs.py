@@ -55,7 +55,7 @@ def test_random_graphs(tmp_path: Path) -> None:
     check_findings(check(seeds, tmp_path), len(seeds))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_many_random_graphs(tmp_path: Path) -> None:
     findings = Findings()
     for start in range(2000, 2320, GROUP):

@@ -234,7 +234,7 @@ assert resident() - before < 1 << 18, resident() - before
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_many_runs_take_no_more_memory(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _MANY_RUNS, str(compiled(network(9), tmp_path))]

@@ -322,14 +322,14 @@ def test_quantization_of_special_values(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[name], expected, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("size", [1, 3, 17, 69])
 def test_special_floats_in_every_vector(tmp_path: Path, target: str, size: int) -> None:
     check(tmp_path, target, "float32", size)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", ["float16", "float64", *INTEGERS])
 def test_special_values_of_every_type(tmp_path: Path, dtype: str) -> None:
     check(tmp_path, "native", dtype, 19)
