@@ -80,7 +80,10 @@ def assert_harmless(text: str, where: str) -> None:
         )
 
 
-@pytest.fixture(params=["all", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in HOSTILE)])
+EACH = [pytest.param(name, marks=pytest.mark.exhaustive) for name in HOSTILE]
+
+
+@pytest.fixture(params=["all", *EACH])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     text = HOSTILE.get(request.param) or "".join(HOSTILE.values())
