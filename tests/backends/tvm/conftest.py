@@ -24,7 +24,7 @@ def _fresh_process() -> Iterator[None]:
     def init(self: Any, path: Any, threads: int = 1) -> None:
         open_(self, path, threads)
         status = Path(path).stat()
-        self._opened = (str(path), status.st_ino, status.st_mtime_ns)
+        self._opened = (str(Path(path).absolute()), status.st_ino, status.st_mtime_ns)
 
     def run_twice(self: Any, feeds: Any) -> Any:
         found = run(self, feeds)
