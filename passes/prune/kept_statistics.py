@@ -31,12 +31,18 @@ _WHOLE = (0, 3)
 def statistic_axes(model: Model, node: Node) -> list[int]:
     """Axes of a node's first input that its statistics run over; none for other operators.
 
-    Axes that never lose indices, as rows and columns under GroupNormalization, are left out.
+    Axes that never lose indices, as rows and columns under GroupNormalization, are left out,
+    and nodes whose attributes make no sense, which lose none.
     """
     data = node.input(0)
     rank = None if data is None else data.rank
-    if not rank:
+    try:
+        return _statistic_axes(model, node, rank) if rank else []
+    except (TypeError, ValueError):
         return []
+
+
+def _statistic_axes(model: Model, node: Node, rank: int) -> list[int]:
     if node.op_type in _OVER_LAST:
         return [rank - 1]
     if node.op_type in _FROM_AXIS:
