@@ -39,6 +39,8 @@ def check_independent(model: Model, batch: Batch, feeds: Feeds, seed: int) -> Ch
     single = [dict(feed) for feed in feeds if all(len(feed[n]) == 1 for n in inputs)]
     if not single:
         return Check(name, False, "not compared: no inputs to run on")
+    shapes = {n: array.shape for n, array in single[0].items()}  # runs may be of several sizes
+    single = [feed for feed in single if all(feed[n].shape == s for n, s in shapes.items())]
     while len(single) < max(MORE_SAMPLES):
         single.append(_other_sample(single[0], inputs, seed + len(single)))
     whole = [
