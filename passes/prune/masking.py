@@ -204,7 +204,7 @@ def _guess_types(node: Node) -> None:
     """Give results of which inference finds no type that of the first operand that may be it."""
     floats = [v.dtype for v in node.inputs if v is not None and v.dtype in _FLOATS]
     for value in node.outputs:
-        if value is not None and value.dtype == TensorProto.UNDEFINED and floats:
+        if value is not None and value.type is None and floats:
             value.set_tensor_type(floats[0], value.shape)
 
 
