@@ -112,19 +112,28 @@ _POINTWISE = frozenset([*UNARY, "Cast", "Clip"])
 BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
 
 
+def pointwise_chain(
+    value: Value, rewriter: Rewriter
+) -> tuple[list[Node], Value | None, Node | None]:
+    """Pointwise operators that a value goes through, each its operand's only reader; what
+    they result in, and what alone reads that."""
+    chain: list[Node] = []
+    result: Value | None = value
+    reader = only_reader(value)
+    while reader is not None and len(chain) < FURTHEST and commutes(reader, result, rewriter):
+        chain.append(reader)
+        result = reader.output(0)
+        reader = None if result is None else only_reader(result)
+    return chain, result, reader
+
+
 @RULES.on("Transpose")
 def push_transpose_down(node: Node, rewriter: Rewriter) -> bool:
     """Transpose -> pointwise operators -> Transpose: move the first next to the second."""
     order, output = _order(node), node.output(0)
     if order is None or output is None or rewriter.opset < 7:
         return False
-    chain: list[Node] = []
-    result: Value | None = output
-    reader = only_reader(output)
-    while reader is not None and len(chain) < FURTHEST and commutes(reader, result, rewriter):
-        chain.append(reader)
-        result = reader.output(0)
-        reader = None if result is None else only_reader(result)
+    chain, _, reader = pointwise_chain(output, rewriter)
     if not chain or reader is None or reader.op_type != "Transpose":
         return False
     _swap(node, chain, order, rewriter)

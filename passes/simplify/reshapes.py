@@ -6,8 +6,8 @@ import numpy as np
 
 from ...ir.graph import Node, Value
 from ...ir.tensor import Array
-from .movement import BINARY, RESHAPES, commutes, start_of_chain
-from .rewriter import FURTHEST, Rewriter, RuleSet, only_reader, producer
+from .movement import BINARY, RESHAPES, pointwise_chain, start_of_chain
+from .rewriter import Rewriter, RuleSet, only_reader, producer
 from .shape_chains import reshape_target
 from .symbolic import expression as e
 from .symbolic.expression import Size
@@ -26,13 +26,7 @@ def push_reshape_down(node: Node, rewriter: Rewriter) -> bool:
     if before is None or after is None or 0 in before:
         return False
     target = reshape_target(list(after), before)
-    chain: list[Node] = []
-    result: Value | None = output
-    reader = only_reader(output)
-    while reader is not None and len(chain) < FURTHEST and commutes(reader, result, rewriter):
-        chain.append(reader)
-        result = reader.output(0)
-        reader = None if result is None else only_reader(result)
+    chain, result, reader = pointwise_chain(output, rewriter)
     if not chain or target is None or reader is None or result is None:
         return False
     if reader.op_type not in RESHAPES or reader.input(0) is not result:

@@ -161,3 +161,18 @@ def assert_close(actual, expected, rtol=1e-5, name="", slack=0.0):
         )
     else:
         np.testing.assert_array_equal(actual, expected, err_msg=name)
+
+
+def check_seeds(name, check, seeds):
+    """Run `check` on every seed, so that one failure names all; the sum of what it returns.
+
+    `name` is how the failures call the network of a seed.
+    """
+    total, failures = 0, []
+    for seed in seeds:
+        try:
+            total = total + np.asarray(check(seed), int)
+        except Exception as error:  # reported with the seed below
+            failures.append(f"{name}({seed}): {type(error).__name__}: {error}")
+    assert not failures, "\n".join(failures)
+    return total

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from secateur.ir.onnx_io import from_proto, to_proto
 
 from .graphs import network, networks
-from .oracle import assert_equals_masked, prune_at_random
+from .oracle import assert_equals_masked, check_seeds, prune_at_random
 
 CHUNK = 100
 """Networks of one test."""
@@ -28,13 +28,8 @@ def check(proto, feeds, seed):
 
 
 def check_chunk(chunk):
-    pruned, failures = 0, []
-    for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
-        try:
-            pruned += check(*network(seed), seed)
-        except Exception as error:  # reported with the seed below
-            failures.append(f"network({seed}): {type(error).__name__}: {error}")
-    assert not failures, "\n".join(failures)
+    seeds = range(chunk * CHUNK, (chunk + 1) * CHUNK)
+    pruned = check_seeds("network", lambda seed: check(*network(seed), seed), seeds)
     assert pruned > CHUNK / 2
 
 

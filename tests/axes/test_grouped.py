@@ -13,7 +13,7 @@ from secateur.ir.onnx_io import from_proto
 from .blocks import Skip, need
 from .graphs import finish
 from .network import Network
-from .oracle import assert_equals_masked, prune_at_random
+from .oracle import assert_equals_masked, check_seeds, prune_at_random
 from .test_planted import check as check_planted
 
 CHUNK = 40
@@ -136,13 +136,8 @@ def check(seed):
 
 
 def check_chunk(chunk):
-    pruned, failures = np.zeros(2, int), []
-    for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
-        try:
-            pruned += check(seed)
-        except Exception as error:  # reported with the seed below
-            failures.append(f"grouped_network({seed}): {type(error).__name__}: {error}")
-    assert not failures, "\n".join(failures)
+    seeds = range(chunk * CHUNK, (chunk + 1) * CHUNK)
+    pruned = check_seeds("grouped_network", check, seeds)
     assert (pruned > (CHUNK / 3, CHUNK / 8)).all(), pruned
 
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from secateur.ir.onnx_io import from_proto
 
 from .network import Network
-from .oracle import assert_equals_masked, prune_at_random
+from .oracle import assert_equals_masked, check_seeds, prune_at_random
 from .plain import Plain
 from .plain import check as check_plain
 from .test_planted import check as check_planted
@@ -236,13 +236,8 @@ def check(seed):
 
 
 def check_chunk(chunk):
-    pruned, failures = np.zeros(2, int), []
-    for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
-        try:
-            pruned += check(seed)
-        except Exception as error:  # reported with the seed below
-            failures.append(f"arithmetic({seed}): {type(error).__name__}: {error}")
-    assert not failures, "\n".join(failures)
+    seeds = range(chunk * CHUNK, (chunk + 1) * CHUNK)
+    pruned = check_seeds("arithmetic", check, seeds)
     assert (pruned > (CHUNK / 2, CHUNK / 8)).all(), pruned
 
 
