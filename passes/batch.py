@@ -1,8 +1,8 @@
-"""Using a proof that samples are independent (ir/axes/batch.py)."""
+"""Using a proof that samples are independent (ir/dependencies/batch.py)."""
 
 from __future__ import annotations
 
-from ..ir.axes.batch import Batch, find_batch
+from ..ir.dependencies.batch import Batch, find_batch
 from ..ir.errors import UnsupportedError
 from ..ir.graph import tensor_type
 from ..ir.infer import infer_shapes

@@ -12,7 +12,7 @@ from .agreement import compare
 from .backends.onnxruntime import Runner
 from .batches import MORE_SAMPLES, runs
 from .checks import ROUNDING, Feeds, check_feeds, describe
-from .ir.axes.batch import Batch
+from .ir.dependencies.batch import Batch
 from .ir.errors import SecateurError
 from .ir.model import Model
 from .ir.tensor import Array

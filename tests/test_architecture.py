@@ -15,6 +15,12 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("ir", "passes", "backends")
 """Folders in order of import: each may import itself and those before it."""
 
+BELOW = {
+    "ir/axes": ("ir/ops", "ir/dependencies"),
+    "ir/ops": ("ir/dependencies",),
+}
+"""Folders, and those beside them that they know nothing of."""
+
 MAX_LINES = 600
 HEAVY = {"tvm", "tvm_ffi", "onnxruntime", "sklearn", "torch", "onnx_graphsurgeon"}
 
@@ -63,6 +69,19 @@ def test_imports_go_upstream_only(folder: str) -> None:
         for path in sources(folder)
         for module in imports(path)
         if layer(module) not in (None, *allowed) and module != "secateur"
+    ]
+    assert not wrong
+    assert sources(folder)
+
+
+@pytest.mark.parametrize("folder", BELOW)
+def test_folders_know_nothing_of_those_above(folder: str) -> None:
+    above = [f"secateur.{other.replace('/', '.')}" for other in BELOW[folder]]
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in sources(folder)
+        for module in imports(path)
+        if any(module == other or module.startswith(f"{other}.") for other in above)
     ]
     assert not wrong
     assert sources(folder)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from secateur.ir.axes.analysis import analyze
 from secateur.ir.axes.selection import Selection
 from secateur.ir.cost import count
+from secateur.ir.dependencies.analysis import analyze
 from secateur.ir.errors import SecateurError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto, to_proto

@@ -12,8 +12,8 @@ from typing import Any
 
 import onnx
 
-from ...ir.axes.batch import Batch, find_batch
 from ...ir.declarations import check_declarations
+from ...ir.dependencies.batch import Batch, find_batch
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node, Value
 from ...ir.infer import infer_shapes

@@ -16,6 +16,7 @@ from . import dims
 from .balance import Family
 from .contents import CONTENT_LIMIT, Content, content_of, depends_on_axes, evaluate_all
 from .dims import Axis, Lock
+from .rewriting import Rewrite, Rewriting
 
 Axes = tuple[Axis, ...]
 
@@ -67,7 +68,7 @@ class Analysis:
     """Nodes of constants only that lock axes, which folding them would free."""
     expected: list[Expectation] = field(default_factory=list)
     """What computed sizes have to be."""
-    rewrites: list[Callable[[Any], None]] = field(default_factory=list)
+    rewrites: list[Rewrite] = field(default_factory=list)
     unruled: list[tuple[Node, str]] = field(default_factory=list)
     prune_normalized: bool = False
     follow: Callable[[Graph], None] = lambda graph: None
@@ -131,8 +132,9 @@ def freeze(analysis: Analysis, use: Use | None, value: Value, why: Lock) -> None
         return
     frozen = np.array(known, np.int64).reshape(content.shape)
 
-    def replace(rewriter: Any) -> None:
+    def replace(rewriter: Rewriting) -> None:
         if evaluate_all(content, rewriter.selection) != known:
+            assert isinstance(use.user, Node)
             rewriter.set_constant(use.user, use.position, frozen, value.dtype)
 
     analysis.rewrites.append(replace)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from .balance import Family
 from .contents import CONTENT_LIMIT, Content, evaluate_all
 from .dims import Axis, Lock
 from .facts import Analysis, Axes, Expectation, Parameter, content_of_value, freeze, literal_axes
+from .rewriting import Rewrite
 
 
 class Opaque(Exception):  # noqa: N818 - a rule's answer, not an error
@@ -236,11 +237,8 @@ class NodeAxes:
         self.expect(index, content, values)
         return values
 
-    def rewrite(self, action: Callable[[Any], None]) -> None:
-        """Register what applying a selection has to change in this node.
-
-        `action` gets a `Rewriter` (passes/prune/apply.py).
-        """
+    def rewrite(self, action: Rewrite) -> None:
+        """Register what applying a selection has to change in this node."""
         self.analysis.rewrites.append(action)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from ..axes import dims
 from ..axes.dims import Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
+from ..axes.rewriting import Rewriting
 from ..graph import Node
 from .elementwise import broadcast
 from .registry import MICROSOFT, ShapeOf, macs, rule
@@ -19,7 +19,7 @@ SOFTMAX = "softmax over this axis"
 def _keep_scale(r: NodeAxes, size: int, head: Axis) -> None:
     """The default scale is 1/sqrt(head size); keep that of the original head size."""
 
-    def rewrite(rewriter: Any) -> None:
+    def rewrite(rewriter: Rewriting) -> None:
         if rewriter.changes(head) and not r.node.get("scale"):
             r.node.set("scale", 1.0 / math.sqrt(size))
 
@@ -100,7 +100,7 @@ def _tie_attention(
     _keep_scale(r, size, q[1])
 
 
-def _set_heads(r: NodeAxes, rewriter: Any, q_heads: Axis, kv_heads: Axis) -> None:
+def _set_heads(r: NodeAxes, rewriter: Rewriting, q_heads: Axis, kv_heads: Axis) -> None:
     r.node.set("q_num_heads", rewriter.size(q_heads))
     r.node.set("kv_num_heads", rewriter.size(kv_heads))
 

@@ -11,6 +11,7 @@ from ..axes import dims
 from ..axes.dims import Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
+from ..axes.rewriting import Rewriting
 from .reduction import normalized
 from .registry import rule
 
@@ -56,7 +57,7 @@ def _pick(r: NodeAxes, axis: Axis, wanted: npt.NDArray[np.int64]) -> Axis:
 
 def _renumber(
     r: NodeAxes,
-    rewriter: Any,
+    rewriter: Rewriting,
     axis: Axis,
     picked: Axis,
     wanted: npt.NDArray[np.int64],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from ..axes.contents import Content, Size, content_of, evaluate
 from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
+from ..axes.rewriting import Rewriting
 from ..axes.sizes import is_size_of
 from .elementwise import INTEGER_TYPES
 from .reduction import normalized, reduced_axes
@@ -134,7 +134,7 @@ def _split_unknown(r: NodeAxes, axes: Axes, axis: int) -> None:
         r.set((*axes[:axis], part, *axes[axis + 1 :]), index)
 
 
-def _rewrite_split(r: NodeAxes, rewriter: Any, parts: list[Axis]) -> None:
+def _rewrite_split(r: NodeAxes, rewriter: Rewriting, parts: list[Axis]) -> None:
     sizes = [rewriter.size(part) for part in parts]
     if not any(rewriter.changes(part) for part in parts):
         return
@@ -385,7 +385,7 @@ def squeeze(r: NodeAxes) -> None:
     r.set(tuple(a for i, a in enumerate(axes) if i not in removed))
 
 
-def _name_axes(r: NodeAxes, rewriter: Any, axes: Axes, removed: set[int]) -> None:
+def _name_axes(r: NodeAxes, rewriter: Rewriting, axes: Axes, removed: set[int]) -> None:
     """Squeeze by number what had size 1, since another axis may have it now."""
     if not rewriter.changes(*axes):
         return

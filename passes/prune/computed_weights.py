@@ -6,9 +6,9 @@ norm needs even when some are removed. Once the quotient is a constant, nothing 
 
 from __future__ import annotations
 
-from ...ir.axes.analysis import analyze
 from ...ir.axes.facts import Analysis
 from ...ir.copying import Copier
+from ...ir.dependencies.analysis import analyze
 from ...ir.errors import SecateurError
 from ...ir.graph import Graph, Node, Value, node_reads, normalize_domain
 from ...ir.infer import infer_shapes

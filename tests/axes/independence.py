@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from secateur.ir.axes.batch import find_batch
+from secateur.ir.dependencies.batch import find_batch
 from secateur.ir.errors import SecateurError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from secateur.ir.axes.analysis import analyze
 from secateur.ir.axes.selection import Selection
+from secateur.ir.dependencies.analysis import analyze
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import to_proto
 from secateur.passes.prune.apply import apply_selection

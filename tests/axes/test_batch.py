@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from secateur.ir.axes.batch import Batch, find_batch
+from secateur.ir.dependencies.batch import Batch, find_batch
 from secateur.ir.errors import SecateurError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import to_proto

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from secateur.ir.axes.analysis import analyze
 from secateur.ir.axes.dims import SINGLE_ELEMENTS, axis_size, dims_of
+from secateur.ir.dependencies.analysis import analyze
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.models import zoo

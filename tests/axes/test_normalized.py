@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.cli import main
-from secateur.ir.axes.analysis import analyze
+from secateur.ir.dependencies.analysis import analyze
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto, save, to_proto
 from secateur.models import zoo

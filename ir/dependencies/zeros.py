@@ -7,10 +7,10 @@ over such channels would lose it.
 
 from __future__ import annotations
 
+from ..axes import dims
+from ..axes.dims import ONE
+from ..axes.facts import Analysis
 from ..graph import Node, Value, normalize_domain
-from . import dims
-from .dims import ONE
-from .facts import Analysis
 
 _PRODUCERS = frozenset(
     {

@@ -15,16 +15,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..axes import dims
+from ..axes.contents import Content, Element, Size
+from ..axes.dims import Axis, Dim, Lock
+from ..axes.facts import Analysis, Axes, Expectation, literal_axes
+from ..axes.node_axes import NodeAxes
+from ..axes.sizes import is_size_of
 from ..graph import Node, Value, normalize_domain
 from ..model import Model
 from ..schemas import is_deterministic
-from . import dims
 from .analysis import analyze_graph
-from .contents import Content, Element, Size
-from .dims import Axis, Dim, Lock
-from .facts import Analysis, Axes, Expectation, literal_axes
-from .node_axes import NodeAxes
-from .sizes import is_size_of
 
 SampleShape = tuple[int | str | None, ...]
 

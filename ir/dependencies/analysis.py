@@ -11,17 +11,17 @@ import functools
 
 from onnx import TensorProto
 
+from ..axes import dims
+from ..axes.balance import settle
+from ..axes.contents import Size
+from ..axes.dims import Axis, Lock
+from ..axes.facts import Analysis, Expectation, freeze, literal_axes
+from ..axes.node_axes import NodeAxes, Opaque
+from ..axes.sizes import follows
 from ..errors import MISFITS, SecateurError
 from ..graph import Graph, Node, Use, node_reads, normalize_domain
 from ..model import Model
 from ..ops import Rule, rules
-from . import dims
-from .balance import settle
-from .contents import Size
-from .dims import Axis, Lock
-from .facts import Analysis, Expectation, freeze, literal_axes
-from .node_axes import NodeAxes, Opaque
-from .sizes import follows
 from .zeros import is_lasting
 
 FLOAT_TYPES = {
