@@ -147,9 +147,9 @@ def run_case(case: Case, fallback: bool = False) -> Outcome:
 
 def compile_and_run(case: Case, fallback: bool) -> list[Any]:
     """The outputs that secateur's artifact computes, in order."""
+    from secateur.backends.tvm.artifact.runtime import Runtime
     from secateur.backends.tvm.cache import Cache
     from secateur.backends.tvm.compile import compile_model
-    from secateur.backends.tvm.runtime import Runtime
     from secateur.backends.tvm.targets import parse_target
     from secateur.ir.onnx_io import from_proto
 

@@ -30,18 +30,18 @@ import click
 import numpy as np
 import openvino_peer
 
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.measure import measure_peak, profile
-from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import Target, parse_target
+from secateur.backends.tvm.tuning.measure import measure_peak, profile
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import load
+from secateur.ir.reference import Session
 from secateur.models.zoo.inputs import random_inputs
 from secateur.passes.base import Context
 from secateur.passes.prune import PruneChannels
 from secateur.passes.quantize import QuantizeStatic
-from secateur.passes.reference import Session
 from secateur.passes.simplify import simplify_pipeline
 
 MODELS = (

@@ -26,9 +26,9 @@ import click
 from secateur.ir.cost import Cost, count
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import load
+from secateur.ir.reference import Session
 from secateur.ir.tensor import Array
 from secateur.models.zoo import ZOO, random_inputs
-from secateur.passes.reference import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = Path(__file__).resolve().parent / "pruning_workers"

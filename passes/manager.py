@@ -136,7 +136,7 @@ class PassManager:
 
 
 def _outputs(model: Model, check: Check) -> list[dict[str, Array]]:
-    from .reference import Session
+    from ..ir.reference import Session
 
     session = Session(model, optimize=False)
     runs = (check.feeds, *check.more)

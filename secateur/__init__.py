@@ -13,18 +13,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backends.tvm.runtime import Runtime
+    from .backends.tvm.artifact.runtime import Runtime
     from .ir.errors import SecateurError
     from .ir.onnx_io import load, save
-    from .pipeline import optimize
+    from .pipeline.optimize import optimize
 
 __all__ = ["Runtime", "SecateurError", "load", "optimize", "save"]
 
 _HOME = {
-    "Runtime": ".backends.tvm.runtime",
+    "Runtime": ".backends.tvm.artifact.runtime",
     "SecateurError": ".ir.errors",
     "load": ".ir.onnx_io",
-    "optimize": ".pipeline",
+    "optimize": ".pipeline.optimize",
     "save": ".ir.onnx_io",
 }
 

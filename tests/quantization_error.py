@@ -15,9 +15,9 @@ from onnx import ModelProto, helper
 from secateur.ir.errors import SecateurError
 from secateur.ir.graph import Graph, Node, Value
 from secateur.ir.model import Model
+from secateur.ir.reference import Session
 from secateur.ir.tensor import Tensor
 from secateur.passes.quantize.calibrate import exposing
-from secateur.passes.reference import Session
 
 Array = Any
 

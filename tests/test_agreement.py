@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from secateur.agreement import Agreement, compare
+from secateur.checking.agreement import Agreement, compare
+from secateur.checking.rounding import Rounding
 from secateur.ir.errors import SecateurError
-from secateur.rounding import Rounding
 
 
 class Fixed:

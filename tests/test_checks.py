@@ -10,14 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from secateur.checks import check_equivalent, check_file
+from secateur.checking.checks import check_equivalent, check_file
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load
 from secateur.ir.tensor import Tensor
 from secateur.passes.base import Context, Pass, PassResult
-from secateur.steps import Step
-from secateur.transform import transform_file
+from secateur.pipeline.steps import Step
+from secateur.pipeline.transform import transform_file
 
 FEED = {"x": np.ones((1, 4), np.float32)}
 

@@ -115,7 +115,7 @@ def test_as_external_data(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_artifact(kind: str) -> None:
     pytest.importorskip("tvm")
-    from secateur.backends.tvm.runtime import Runtime
+    from secateur.backends.tvm.artifact.runtime import Runtime
     from secateur.ir.errors import SecateurError
 
     with pytest.raises(SecateurError, match=kind):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from secateur import npz
-from secateur.data import DataError, Dataset, load_dataset
+from secateur.data import npz
+from secateur.data.datasets import DataError, Dataset, load_dataset
+from secateur.data.npz import NpzFile
+from secateur.data.random_inputs import random_feed
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
-from secateur.npz import NpzFile
-from secateur.random_inputs import random_feed
 
 
 def model_with_inputs(**shapes: list[int | str | None]) -> Model:

@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from secateur.backends.onnxruntime import evaluate
+from secateur.checking.measurements import evaluate
 from secateur.ir.onnx_io import load, to_proto
+from secateur.ir.reference import Session
 from secateur.models import digits
 from secateur.models.training import BatchNorm, Block, Convolution, Dense, GlobalPool, Relu
 from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeStatic
-from secateur.passes.reference import Session
 from secateur.passes.samples import Samples
 
 

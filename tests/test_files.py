@@ -17,7 +17,7 @@ from secateur.cli import main
 from secateur.ir.errors import MISFITS, ModelError, SecateurError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto, to_proto
-from secateur.passes.reference import Session, load_problem
+from secateur.ir.reference import Session, load_problem
 from secateur.passes.simplify import Simplify
 from tests import oddities
 from tests.oddities.registry import loads
@@ -243,8 +243,8 @@ def test_what_would_not_load_is_not_written(
 
 
 def test_large_models_are_loaded_without_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secateur.passes.reference._WEIGHTS", 0)
-    monkeypatch.setattr("secateur.passes.reference.Session", None)
+    monkeypatch.setattr("secateur.ir.reference._WEIGHTS", 0)
+    monkeypatch.setattr("secateur.ir.reference.Session", None)
     model = from_proto(oddities.BASES["convolutions"]())
     assert load_problem(model) is None
 

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from secateur.cli import main
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.reference import Session
 from secateur.models.zoo import load_tiny, random_inputs
 from secateur.passes.manager import Check, PassManager
-from secateur.passes.reference import Session
 from secateur.passes.simplify import FixInputShapes, FreezeDefaults, Simplify
 from tests.test_simplify_structure import parse
 

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 import secateur
-from secateur.batches import batch_sizes
-from secateur.checks import check_feeds
+from secateur.checking.checks import check_feeds
+from secateur.checking.independence import check_independent
 from secateur.cli import main
-from secateur.data import load_dataset
-from secateur.independence import check_independent
+from secateur.data.batches import batch_sizes
+from secateur.data.datasets import load_dataset
 from secateur.ir.axes import batch as analysis
 from secateur.ir.errors import SecateurError
 from secateur.ir.infer import infer_shapes
@@ -21,7 +21,7 @@ from secateur.ir.model import Model
 from secateur.ir.onnx_io import save
 from secateur.ir.text import parse_model
 from secateur.passes.batch import inspect_batch
-from secateur.report import Check
+from secateur.reporting.report import Check
 
 CENTERED = "%m = ReduceMean(%x) {axes = [0]}\n%y = Sub(%x, %m)"
 SHARES = "%y = Softmax(%x) {axis = 0}"
@@ -68,7 +68,7 @@ def test_artifacts_are_compared_on_batches(
     """Even without that check the report doesn't say that all agrees."""
     pytest.importorskip("tvm")
     left_out = Check("batches against their samples", False, "left out")
-    monkeypatch.setattr("secateur.pipeline.check_independent", lambda *arguments: left_out)
+    monkeypatch.setattr("secateur.pipeline.optimize.check_independent", lambda *arguments: left_out)
     save(model_of(CENTERED), tmp_path / "m.onnx")
     data = {"x": np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)}
     report = secateur.optimize(

@@ -5,9 +5,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.ir.reference import Session
 from secateur.passes.inline import InlineFunctions
 from secateur.passes.prune import PruneChannels
-from secateur.passes.reference import Session
 
 
 def function_model(version=17):

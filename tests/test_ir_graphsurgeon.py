@@ -14,9 +14,9 @@ gs = pytest.importorskip("onnx_graphsurgeon")
 from secateur.ir.errors import ModelError  # noqa: E402
 from secateur.ir.graphsurgeon import from_graphsurgeon, to_graphsurgeon  # noqa: E402
 from secateur.ir.onnx_io import from_proto, load, save, to_proto  # noqa: E402
+from secateur.ir.reference import Session  # noqa: E402
 from secateur.ir.verify import verify  # noqa: E402
 from secateur.models.zoo import list_models, load_tiny  # noqa: E402
-from secateur.passes.reference import Session  # noqa: E402
 from secateur.passes.simplify import FoldBatchNormalization, RemoveNoOps  # noqa: E402
 from tests.backend_cases import generated_cases  # noqa: E402
 from tests.test_ir_roundtrip import everything  # noqa: E402

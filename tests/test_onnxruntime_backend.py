@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from secateur.backends.onnxruntime import distance, evaluate, measure_latency
+from secateur.checking.measurements import distance, evaluate, measure_latency
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
-from secateur.passes.reference import Session
+from secateur.ir.reference import Session
 from secateur.passes.samples import Samples
 
 

@@ -11,13 +11,13 @@ from onnx import TensorProto, helper
 from secateur.ir.errors import SecateurError, UnsupportedError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
 from secateur.ir.verify import verify
 from secateur.models.zoo import load_tiny, random_inputs
 from secateur.passes.compare import allowed_deviation, deviation, random_feeds
 from secateur.passes.manager import Check, PassManager
 from secateur.passes.opset import ConvertOpset
-from secateur.passes.reference import Session
 from secateur.passes.simplify import Simplify
 from tests.backend_cases import Case, generated_cases
 from tests.test_simplify_backend import expected_outputs

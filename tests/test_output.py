@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from secateur.ir.errors import SecateurError
-from secateur.output import output_folder
+from secateur.pipeline.output import output_folder
 
 NAMES = ("a", "b")
 

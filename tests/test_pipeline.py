@@ -16,8 +16,8 @@ import onnx
 import pytest
 
 import secateur
-from secateur.passes.reference import Session
-from secateur.report import Report
+from secateur.ir.reference import Session
+from secateur.reporting.report import Report
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 FILES = {"model.onnx", "model.so", "report.json", "report.md"}

@@ -16,7 +16,7 @@ from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.models import zoo
 from secateur.passes.prune import PruneChannels, find_groups, inspect_groups
 from secateur.passes.prune.apply import apply_selection
-from secateur.report import alignment_remark
+from secateur.reporting.report import alignment_remark
 
 
 def mlp(widths=(4, 16, 16, 3), seed=0, **weights):

@@ -10,8 +10,8 @@ from secateur.ir.cost import count
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.reference import Session
 from secateur.passes.prune import PruneChannels, mask
-from secateur.passes.reference import Session
 
 OPSETS = [helper.make_opsetid("", 17)]
 

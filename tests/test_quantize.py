@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load, save, to_proto
+from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
 from secateur.passes.base import Context, PassResult
 from secateur.passes.quantize import QuantizeStatic
-from secateur.passes.reference import Session
 from tests.quantization_error import check
 from tests.test_quantize_integer import build, random
 

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 from secateur.ir.errors import SecateurError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.ir.reference import Session
 from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeStatic
 from secateur.passes.quantize.calibrate import calibrate
-from secateur.passes.reference import Session
 from secateur.passes.samples import Samples
 from tests.quantization_error import check
 from tests.test_quantize import IMAGES, W, conv, reasons, run

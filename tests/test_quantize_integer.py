@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, save, to_proto
+from secateur.ir.reference import Session
 from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeStatic
-from secateur.passes.reference import Session
 
 FLOAT_PRODUCTS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 

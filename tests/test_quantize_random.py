@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.ir.reference import Session
 from secateur.ir.verify import verify
 from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeStatic
-from secateur.passes.reference import Session
 from tests.quantization_error import check
 from tests.strategies import Builder, Draw, models
 

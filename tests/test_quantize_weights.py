@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as npst
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.reference import Session
 from secateur.passes.quantize.parameters import SMALLEST_SCALE, Affine, Range
 from secateur.passes.quantize.weights import (
     FULL_RANGE,
@@ -19,7 +20,6 @@ from secateur.passes.quantize.weights import (
     quantize_bias,
     quantize_weight,
 )
-from secateur.passes.reference import Session
 
 floats = st.floats(-1e6, 1e6, width=32)
 weights = npst.arrays(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from secateur.npz import DataError
-from secateur.passes.reference import Session
-from secateur.random_inputs import describe_feeds, random_feed, random_feeds
+from secateur.data.npz import DataError
+from secateur.data.random_inputs import describe_feeds, random_feed, random_feeds
+from secateur.ir.reference import Session
 from tests.test_simplify_structure import parse
 
 CASES = {

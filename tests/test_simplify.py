@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.ir.reference import Session
 from secateur.passes.compare import deviation, random_feeds
 from secateur.passes.manager import PassManager
-from secateur.passes.reference import Session
 from secateur.passes.simplify import (
     FoldBatchNormalization,
     FoldConstants,

@@ -8,9 +8,9 @@ import pytest
 
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto, load
+from secateur.ir.reference import Session
 from secateur.passes.compare import allowed_deviation, deviation, random_feeds
 from secateur.passes.manager import Check, PassManager
-from secateur.passes.reference import Session
 from secateur.passes.simplify import simplify_pipeline
 from tests.backend_cases import Case, generated_cases, light_models, shipped_cases
 

@@ -18,9 +18,9 @@ from onnx import helper
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
 from secateur.passes.compare import allowed_deviation, deviation, random_feeds
-from secateur.passes.reference import Session
 from secateur.passes.simplify import Simplify
 
 OPSETS = (7, 11, 13, 17, 20, 23, 24)

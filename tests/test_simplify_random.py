@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, reject, settings
 
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.ir.reference import Session
 from secateur.passes.manager import PassManager
-from secateur.passes.reference import Session
 from secateur.passes.simplify import Simplify, simplify_pipeline
 from tests.strategies import models
 

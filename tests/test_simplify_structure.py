@@ -13,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
 from secateur.ir.verify import verify
 from secateur.models.zoo import list_models, load_tiny, random_inputs
 from secateur.passes.compare import deviation, random_feeds
 from secateur.passes.manager import Check, PassManager
-from secateur.passes.reference import Session
 from secateur.passes.simplify import InlineFunctions, Simplify
 
 HEADER = 'model <ir_version = 8, opset = ["" = {opset}]>\n'

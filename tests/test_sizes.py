@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from secateur.checking.measure import cost_of, describe_model
 from secateur.ir.cost import count
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
-from secateur.measure import cost_of, describe_model
 from secateur.models import zoo
 from secateur.passes.prune import PruneChannels
 from secateur.passes.sizes import infer_sizes
-from secateur.report import size_remark, uncounted_remark
+from secateur.reporting.report import size_remark, uncounted_remark
 
 
 @pytest.mark.parametrize("name", ["yolo", "shufflenet_v2", "vit_tiny", "gqa_decoder"])

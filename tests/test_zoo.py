@@ -9,8 +9,8 @@ import pytest
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.reference import Session
 from secateur.models.zoo import ZOO, list_models, load_tiny, random_inputs, tiny_path
-from secateur.passes.reference import Session
 
 VARIANTS = ("dynamo", "folded", "kept")
 MODELS = list_models()

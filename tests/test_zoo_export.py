@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import load
+from secateur.ir.reference import Session
 from secateur.models.zoo import ZOO, load_tiny, random_inputs
-from secateur.passes.reference import Session
 
 torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
 pytest.importorskip("onnxscript", reason="needs the extra 'torch'")

@@ -19,24 +19,24 @@ from ...ir.graph import Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.onnx_io import atomic_files, save
+from ...ir.partition import Part, partition
+from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...passes.batch import check_batch, take_one_sample
-from ...passes.reference import Session
 from ...passes.simplify import simplify_pipeline
+from .artifact.build import build_library
+from .artifact.container import PartFile, write_container
 from .bounds import Accesses, Verdicts
-from .build import build_library
 from .cache import Cache
-from .choices import Choices, read_table
-from .container import PartFile, write_container
+from .emission.choices import Choices, read_table
 from .emission.emit import emit
+from .errors import UnprovenError, UnsupportedNodesError
 from .faults import LIMITS
 from .lowering.frontend import lower
-from .operators.expectations import refuse_sizes_of_inputs
-from .plan import Plan, Tensor
-from .split import Part, partition
+from .lowering.loops.expectations import refuse_sizes_of_inputs
+from .plan.operations import Plan, Tensor
 from .targets import Target, can_run_here
-from .tune import TuneReport, check_tunable, tune
-from .unsupported import UnprovenError, UnsupportedNodesError
+from .tuning.tune import TuneReport, check_tunable, tune
 
 __all__ = ["CompileReport", "can_run_here", "compile_model"]
 

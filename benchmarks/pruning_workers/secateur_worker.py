@@ -16,11 +16,11 @@ import numpy as np
 
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import load, save
+from secateur.ir.reference import Session
 from secateur.ir.tensor import Array
 from secateur.models.zoo import random_inputs
 from secateur.passes.prune import PruneChannels
 from secateur.passes.prune.masking import mask
-from secateur.passes.reference import Session
 
 
 def main(source: str, target: str, ratio: str) -> None:

@@ -13,9 +13,9 @@ from ...ir.errors import SecateurError
 from ...ir.graph import Graph, Node, Value, node_reads, normalize_domain
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
+from ...ir.reference import Session
 from ...ir.schemas import is_deterministic
 from ...ir.tensor import Array, Tensor, storage_bytes
-from ..reference import Session
 from ..simplify.initializers import SEPARATE_SINCE, separate_initializers
 
 SIZE_LIMIT = 2**29

@@ -15,8 +15,8 @@ import numpy as np
 from ...ir.errors import SecateurError
 from ...ir.graph import Graph, Node, Value
 from ...ir.model import Model
+from ...ir.reference import Session
 from ...ir.tensor import element_bits
-from ..reference import Session
 from ..samples import Samples
 from .observers import MinMax, Observer
 from .parameters import Range

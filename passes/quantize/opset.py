@@ -11,8 +11,8 @@ from ...ir.errors import SecateurError, UnsupportedError
 from ...ir.graph import Graph
 from ...ir.model import Model
 from ...ir.onnx_io import from_proto, to_proto, to_proto_without_weights
+from ...ir.reference import Session, one_line
 from ...ir.tensor import Array
-from ..reference import Session, one_line
 
 QDQ_OPSET = 13
 """DequantizeLinear has `axis` from opset 13 on; IR version 7 goes with it."""

@@ -69,7 +69,7 @@ class ConstantGraph:
 
     def run(self, wanted: Sequence[Value]) -> dict[Value, Array]:
         """The elements of the `wanted` values. Raises SecateurError where a node fails."""
-        from ..reference import Session
+        from ...ir.reference import Session
 
         if not wanted:
             return {}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..report import latency_text
+from ..reporting.report import latency_text
 from .console import print_json, print_table
 from .options import data_option, fixed_inputs_options, json_option, seed_option, threads_option
 
 if TYPE_CHECKING:
-    from ..backends.onnxruntime import Runner
-    from ..fixed_inputs import FixedInputs
+    from ..checking.measurements import Runner
+    from ..data.fixed_inputs import FixedInputs
 
 
 @click.command("benchmark")
@@ -39,9 +39,9 @@ def command(
     """
     if len(set(models)) < len(models):
         raise click.UsageError("Give every model once.")
-    from ..measure import latencies
-    from ..passes.reference import Session
-    from ..running import feeds_for, open_model, open_runner
+    from ..checking.measure import latencies
+    from ..checking.running import feeds_for, open_model, open_runner
+    from ..ir.reference import Session
 
     first = open_model(models[0], fixed)
     feed = next(iter(feeds_for(first, data, seed)))

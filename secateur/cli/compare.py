@@ -12,7 +12,7 @@ from .console import print_json, say
 from .options import data_option, fixed_inputs_options, json_option, seed_option
 
 if TYPE_CHECKING:
-    from ..fixed_inputs import FixedInputs
+    from ..data.fixed_inputs import FixedInputs
 
 
 @click.command("compare")
@@ -41,11 +41,11 @@ def command(
 
     REFERENCE is an ONNX model, OTHER an ONNX model or a compiled artifact (.so).
     """
-    from ..agreement import compare
-    from ..checks import describe
+    from ..checking.agreement import compare
+    from ..checking.checks import describe
+    from ..checking.running import feeds_for, open_model, open_runner
     from ..ir.errors import SecateurError
-    from ..passes.reference import Session
-    from ..running import feeds_for, open_model, open_runner
+    from ..ir.reference import Session
 
     model = open_model(reference, fixed)
     feeds = feeds_for(model, data, seed)

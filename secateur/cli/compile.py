@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..report import bytes_text, compiler_lines
+from ..reporting.report import bytes_text, compiler_lines
 from .console import StageProgress, print_json, say
 from .options import (
     compiler_options,
@@ -20,7 +20,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..fixed_inputs import FixedInputs
+    from ..data.fixed_inputs import FixedInputs
 
 
 @click.command("compile")
@@ -41,8 +41,8 @@ def command(
     """Compile MODEL for a target, as it is: writes model.so into a folder."""
     with StageProgress() as progress:
         from ..backends.tvm.targets import can_run_here, parse_target
-        from ..output import output_folder
-        from ..running import open_model
+        from ..checking.running import open_model
+        from ..pipeline.output import output_folder
 
         machine = parse_target(target)
         with output_folder(output, ("model.so",)) as folder:

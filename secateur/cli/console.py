@@ -44,7 +44,7 @@ def say(line: str) -> None:
 
 
 def print_json(content: object) -> None:
-    from ..report import to_json
+    from ..reporting.report import to_json
 
     click.echo(to_json(content), nl=False)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..report import (
+from ..reporting.report import (
     bytes_text,
     count_text,
     left_to_callers,
@@ -20,7 +20,7 @@ from .console import print_json, print_table, say
 from .options import fixed_inputs_options, json_option, model_argument
 
 if TYPE_CHECKING:
-    from ..fixed_inputs import FixedInputs
+    from ..data.fixed_inputs import FixedInputs
 
 
 @click.command("inspect")
@@ -43,10 +43,10 @@ def command(model: Path, details: bool, fixed: FixedInputs, as_json: bool) -> No
 
 
 def _inspect(path: Path, fixed: FixedInputs) -> dict[str, Any]:
-    from ..measure import cost_of, describe_model, file_bytes
+    from ..checking.measure import cost_of, describe_model, file_bytes
+    from ..checking.running import open_model
     from ..passes.batch import inspect_batch
     from ..passes.prune import inspect_groups
-    from ..running import open_model
 
     model = open_model(path, fixed)
     cost = cost_of(model)

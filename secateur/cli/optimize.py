@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..markdown import STAGE_HEADER, artifact_lines, headline, stage_row
-from ..report import Report
+from ..reporting.markdown import STAGE_HEADER, artifact_lines, headline, stage_row
+from ..reporting.report import Report
 from .console import StageProgress, print_json, print_table, say
 from .options import (
     calibration_option,
@@ -24,7 +24,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..fixed_inputs import FixedInputs
+    from ..data.fixed_inputs import FixedInputs
 
 
 @click.command("optimize")
@@ -71,7 +71,7 @@ def command(
     if quantize is not None and calibration is None:
         raise click.UsageError("--quantize needs --calibration.")
     with StageProgress() as progress:
-        from ..pipeline import optimize
+        from ..pipeline.optimize import optimize
 
         report = optimize(
             model,

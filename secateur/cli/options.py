@@ -66,7 +66,7 @@ def fixed_inputs_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(*args: Any, **kwargs: Any) -> None:
-        from ..fixed_inputs import FixedInputs
+        from ..data.fixed_inputs import FixedInputs
 
         fixed = FixedInputs(
             dict(kwargs.pop("input_shapes")),

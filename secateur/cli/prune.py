@@ -20,7 +20,7 @@ from .options import (
 from .stepping import print_transformation
 
 if TYPE_CHECKING:
-    from ..fixed_inputs import FixedInputs
+    from ..data.fixed_inputs import FixedInputs
 
 
 @click.command("prune")
@@ -48,8 +48,8 @@ def command(
     if not has_goal(pruning):
         raise click.UsageError("Give a goal: --macs, --ratio or --params.")
     from ..passes.prune import PruneChannels
-    from ..steps import prune_step
-    from ..transform import transform_file
+    from ..pipeline.steps import prune_step
+    from ..pipeline.transform import transform_file
 
     pass_ = PruneChannels(**{**pruning, "align": pruning["align"] or 1})
     report = transform_file(model, output, prune_step(pass_), fixed=fixed, data=data, seed=seed)

@@ -17,7 +17,7 @@ from .options import (
 from .stepping import print_transformation
 
 if TYPE_CHECKING:
-    from ..fixed_inputs import FixedInputs
+    from ..data.fixed_inputs import FixedInputs
 
 
 @click.command("quantize")
@@ -37,8 +37,8 @@ def command(
 ) -> None:
     """Quantize MODEL to int8 (QuantizeLinear and DequantizeLinear pairs)."""
     from ..passes.quantize import QuantizeStatic
-    from ..steps import quantize_step
-    from ..transform import transform_file
+    from ..pipeline.steps import quantize_step
+    from ..pipeline.transform import transform_file
 
     step = quantize_step(QuantizeStatic())
     report = transform_file(model, output, step, fixed=fixed, data=calibration, seed=seed)

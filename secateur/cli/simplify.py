@@ -18,7 +18,7 @@ from .options import (
 from .stepping import print_transformation
 
 if TYPE_CHECKING:
-    from ..fixed_inputs import FixedInputs
+    from ..data.fixed_inputs import FixedInputs
 
 
 @click.command("simplify")
@@ -64,7 +64,7 @@ def command(
     """
     if data is not None and not check:
         raise click.UsageError("--data is for --check.")
-    from ..simplification import Options, simplify_file
+    from ..pipeline.simplification import Options, simplify_file
 
     options = Options(fixed, opset, inline, size_limit, allow_contrib)
     report = simplify_file(model, output, options, check=check, data=data, seed=seed)

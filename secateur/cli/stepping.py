@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..markdown import SIZE_HEADER, reasons, size_row
-from ..report import Report
+from ..reporting.markdown import SIZE_HEADER, reasons, size_row
+from ..reporting.report import Report
 from .console import print_json, print_table, say
 
 

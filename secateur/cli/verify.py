@@ -19,8 +19,8 @@ def command(model: Path, as_json: bool) -> None:
     Where its inputs leave their first size open, also say whether that is a batch of
     independent samples, and compare batches with their samples.
     """
-    from ..checks import verify_file
-    from ..independence import verify_batch
+    from ..checking.checks import verify_file
+    from ..checking.independence import verify_batch
 
     checks = [*verify_file(model), *verify_batch(model)]
     if as_json:

@@ -7,7 +7,7 @@ from secateur.ir.dependencies.batch import find_batch
 from secateur.ir.errors import SecateurError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
-from secateur.passes.reference import Session
+from secateur.ir.reference import Session
 
 from .oracle import assert_close
 

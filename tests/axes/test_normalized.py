@@ -10,12 +10,12 @@ from secateur.cli import main
 from secateur.ir.dependencies.analysis import analyze
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto, save, to_proto
+from secateur.ir.reference import Session
 from secateur.models import zoo
 from secateur.passes.prune import PruneChannels
 from secateur.passes.prune.apply import apply_selection
 from secateur.passes.prune.groups import find_groups
 from secateur.passes.prune.masking import mask
-from secateur.passes.reference import Session
 
 from .oracle import prune_at_random, random_selection
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
-from secateur.passes.reference import Session
+from secateur.ir.reference import Session
 
 from ..backend_cases import generated_cases
 from .oracle import assert_equals, assert_equals_masked, prune_at_random, run_masked

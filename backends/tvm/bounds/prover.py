@@ -21,7 +21,7 @@ from tvm import tirx
 from tvm.ir.prim import expr as prim
 from tvm_ffi import Object
 
-from ..kernels.builder import leaves
+from ..tensorir.builder import leaves
 from .facts import Facts, Linear
 from .values import LIMITS, Condition, Number, Values
 

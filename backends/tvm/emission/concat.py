@@ -6,11 +6,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from ..kernels import concat
-from ..layout import Blocked
-from ..parts import Part, pieces
-from ..plan import ConcatOp, Tensor
-from ..schedule import Buffer
+from ..kernels.movement import concat
+from ..plan.layout import Blocked
+from ..plan.operations import ConcatOp, Tensor
+from ..plan.parts import Part, pieces
+from ..plan.schedule import Buffer
 from .emitter import Emitter
 
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import convolution, depthwise, winograd
-from ..kernels.dot import weight_range, without_offset
-from ..layout import Blocked
-from ..layouts import needed_pads
-from ..plan import ConvolutionOp
-from ..schedule import Buffer
-from ..work import is_parallel
+from ..kernels.convolution import depthwise, winograd
+from ..kernels.convolution import direct as convolution
+from ..kernels.matrix.dot import weight_range, without_offset
+from ..plan.layout import Blocked
+from ..plan.layouts import needed_pads
+from ..plan.operations import ConvolutionOp
+from ..plan.schedule import Buffer
 from .emitter import Emitter, padded
+from .work import is_parallel
 
 Array = Any
 

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..bounds import Verdicts
-from ..choices import Choices
-from ..parts import stays
-from ..plan import (
+from ..plan.operations import (
     ConcatOp,
     ConvolutionOp,
     ElementwiseOp,
@@ -24,9 +22,11 @@ from ..plan import (
     ResizeOp,
     RowsOp,
 )
-from ..schedule import nbytes
+from ..plan.parts import stays
+from ..plan.schedule import nbytes
 from ..targets import Target
 from . import concat, convolution, loops, matmul, pooling, products, recurrent, resize, rows
+from .choices import Choices
 from .emitter import Emitter
 
 

@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from ..artifact.objects import digest
 from ..bounds import Verdict, Verdicts, constant_arguments
-from ..choices import Choices
-from ..kernels import elementwise
+from ..errors import UnprovenError
 from ..kernels.epilogue import Operand
-from ..kernels.sources import Elementwise, Source
-from ..layout import Blocked
-from ..layouts import choose_layouts
-from ..objects import digest
-from ..parts import Part
-from ..plan import ElementwiseOp, Fused, Operation, Plan, Tensor, View
-from ..programs import Program
-from ..schedule import Buffer, Call, Schedule, nbytes
+from ..kernels.movement import elementwise
+from ..kernels.movement.sources import Elementwise, Source
+from ..plan.layout import Blocked
+from ..plan.layouts import choose_layouts
+from ..plan.operations import ElementwiseOp, Fused, Operation, Plan, Tensor, View
+from ..plan.parts import Part
+from ..plan.programs import Program
+from ..plan.schedule import Buffer, Call, Schedule, nbytes
 from ..targets import Target
-from ..unsupported import UnprovenError
-from ..work import is_parallel, macs
+from .choices import Choices
+from .work import is_parallel, macs
 
 Array = Any
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..plan import LoopsOp
+from ..plan.operations import LoopsOp
 from .emitter import Emitter
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from ..kernels import matmul
-from ..kernels.dot import weight_range, without_offset
-from ..kernels.sources import collapse
-from ..plan import MatMulOp, broadcast_strides
-from ..work import is_parallel
+from ..kernels.matrix import matmul
+from ..kernels.matrix.dot import weight_range, without_offset
+from ..kernels.movement.sources import collapse
+from ..plan.operations import MatMulOp, broadcast_strides
 from .emitter import Emitter, padded
+from .work import is_parallel
 
 
 def emit(emitter: Emitter, op: MatMulOp) -> None:

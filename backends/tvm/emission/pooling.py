@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels import pooling
-from ..plan import PoolingOp
-from ..work import is_parallel
+from ..kernels.image import pooling
+from ..plan.operations import PoolingOp
 from .emitter import Emitter
+from .work import is_parallel
 
 
 def emit(emitter: Emitter, op: PoolingOp) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..kernels import product
-from ..kernels.sources import collapse
-from ..plan import ProductOp, View, broadcast_strides, row_major
-from ..work import is_parallel
+from ..kernels.matrix import product
+from ..kernels.movement.sources import collapse
+from ..plan.operations import ProductOp, View, broadcast_strides, row_major
 from .emitter import Emitter
+from .work import is_parallel
 
 
 def emit(emitter: Emitter, op: ProductOp) -> None:

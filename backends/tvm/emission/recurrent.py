@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels import recurrent
-from ..plan import RecurrentOp
+from ..plan.operations import RecurrentOp
 from .emitter import Emitter
 
 

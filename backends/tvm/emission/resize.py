@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import resize
 from ..kernels.epilogue import Operand
-from ..layout import Blocked
-from ..plan import ResizeOp, Tensor
-from ..sampling import Taps
-from ..schedule import Buffer
+from ..kernels.image import resize
+from ..plan.layout import Blocked
+from ..plan.operations import ResizeOp, Tensor
+from ..plan.sampling import Taps
+from ..plan.schedule import Buffer
 from ..targets import Target
-from ..work import is_parallel
 from .emitter import Emitter
+from .work import is_parallel
 
 Array = Any
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..kernels import rows, softmax
-from ..plan import QuantizedSoftmaxOp, RowsOp, Tensor
-from ..work import is_parallel
+from ..kernels.rows import rows, softmax
+from ..plan.operations import QuantizedSoftmaxOp, RowsOp, Tensor
 from .emitter import Emitter
+from .work import is_parallel
 
 
 def emit(emitter: Emitter, op: RowsOp) -> None:

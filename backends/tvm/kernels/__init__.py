@@ -1,1 +1,1 @@
-"""TensorIR kernels: functions that build a `PrimFunc` for given sizes and a target."""
+"""Kernels as TensorIR, a folder for each kind."""

@@ -8,12 +8,12 @@ from typing import Any
 
 from tvm import tirx
 
-from ..layout import Blocked
-from ..programs import Program
+from ..functions.rounding import PACKED, packs
+from ..functions.steps import StepEmitter
+from ..plan.layout import Blocked
+from ..plan.programs import Program
 from ..targets import Target
-from .builder import KernelBuilder, constant, join, load, splat
-from .rounding import PACKED, packs
-from .steps import StepEmitter
+from ..tensorir.builder import KernelBuilder, constant, join, load, splat
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
+from ..functions import mathematics
+from ..functions.steps import StepEmitter
 from ..targets import Target
-from . import mathematics
-from .builder import KernelBuilder, constant, load, splat
-from .steps import StepEmitter
+from ..tensorir.builder import KernelBuilder, constant, load, splat
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 

@@ -11,8 +11,8 @@ import numpy as np
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Node, Value
 from ....ir.model import Model
-from ..plan import ElementwiseOp, Operation, Plan, Tensor, View, numpy_dtype
-from ..programs import Program, ProgramBuilder, compose, dequantize, simplify
+from ..plan.operations import ElementwiseOp, Operation, Plan, Tensor, View, numpy_dtype
+from ..plan.programs import Program, ProgramBuilder, compose, dequantize, simplify
 from ..targets import Target
 
 Array = Any

@@ -10,9 +10,9 @@ import numpy as np
 
 from ....ir.graph import Node, Value
 from ....ir.pooled_shapes import same_pads
-from ..kernels.convolution import Geometry
-from ..plan import ConvolutionOp, PoolingOp, ReshapeOp, Tensor, check_int32
-from ..programs import Program, ProgramBuilder, dequantize
+from ..kernels.convolution.direct import Geometry
+from ..plan.operations import ConvolutionOp, PoolingOp, ReshapeOp, Tensor, check_int32
+from ..plan.programs import Program, ProgramBuilder, dequantize
 from .context import Constant, Lowering, Quantized, Stored
 
 Array = Any

@@ -15,20 +15,31 @@ from ....ir.infer import infer_node, misfit
 from ....ir.model import Model
 from ....ir.stand_ins import REQUIRE
 from ....ir.tensor import Tensor as Constants
-from ..kernels.builder import KernelBuilder, load
-from ..operators import RULES as LOOPS
-from ..operators.base import Call, to, within
-from ..operators.expectations import expect, require
-from ..operators.operands import check_operands
-from ..plan import LoopsOp, Plan, Tensor
-from ..tables import use_tables
+from ..errors import UnsupportedNodesError
+from ..functions.tables import use_tables
+from ..graph.expand import Bound
+from ..graph.prepare import Prepared, prepare
+from ..plan.fuse import fuse
+from ..plan.operations import LoopsOp, Plan, Tensor
 from ..targets import Target
-from ..unsupported import UnsupportedNodesError
-from . import convolution, elementwise, matmul, recurrent, resize, rows, shapes, transposed
+from ..tensorir.builder import KernelBuilder, load
+from . import (
+    convolution,
+    elementwise,
+    matmul,
+    recurrent,
+    resize,
+    rows,
+    shapes,
+)
+from . import (
+    convolution_transpose as transposed,
+)
 from .context import Constant, Lowering, Stored
-from .expand import Bound
-from .fuse import fuse
-from .prepare import Prepared, prepare
+from .loops import RULES as LOOPS
+from .loops.base import Call, to, within
+from .loops.expectations import expect, require
+from .loops.operands import check_operands
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **elementwise.RULES,
@@ -221,8 +232,8 @@ def _require_within(lowering: Lowering, value: Value, bound: Bound) -> None:
 
 
 def _copy_of(lowering: Lowering, tensor: Tensor) -> Tensor:
-    from ..plan import ElementwiseOp, View
-    from ..programs import Program
+    from ..plan.operations import ElementwiseOp, View
+    from ..plan.programs import Program
 
     copy = Tensor(tensor.name + "/output", tensor.dtype, tensor.shape)
     lowering.emit(ElementwiseOp(tensor.name, [copy], [View.of(tensor)], Program((tensor.dtype,))))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ....ir.graph import Node
-from ..plan import MatMulOp, Tensor, check_int32
-from ..programs import Program, ProgramBuilder
+from ..plan.operations import MatMulOp, Tensor, check_int32
+from ..plan.programs import Program, ProgramBuilder
 from . import product
 from .context import Constant, Lowering, Quantized, Stored
 from .convolution import (

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....ir.graph import Node, Value
-from ..plan import ProductOp, Tensor, View, row_major
-from ..programs import Program, ProgramBuilder
+from ..plan.operations import ProductOp, Tensor, View, row_major
+from ..plan.programs import Program, ProgramBuilder
 from .context import Constant, Lowering, Quantized, Stored
 from .convolution import accumulator_program
 

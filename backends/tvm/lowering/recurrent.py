@@ -9,8 +9,8 @@ import numpy as np
 
 from ....ir.graph import Node, Value
 from ..kernels.recurrent import ACTIVATIONS, Recurrent
-from ..plan import MatMulOp, RecurrentOp, Tensor
-from ..programs import Program
+from ..plan.operations import MatMulOp, RecurrentOp, Tensor
+from ..plan.programs import Program
 from .context import Constant, Lowering, Quantized, Stored
 
 Array = Any

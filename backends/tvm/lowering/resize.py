@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ....ir.graph import Node
-from ..plan import ResizeOp
-from ..programs import Program, dequantize
-from ..sampling import Axis, Sampling, Taps, fitted_scale, is_old
+from ..plan.operations import ResizeOp
+from ..plan.programs import Program, dequantize
+from ..plan.sampling import Axis, Sampling, Taps, fitted_scale, is_old
 from .context import Constant, Lowering, Quantized, Stored
 
 Array = Any

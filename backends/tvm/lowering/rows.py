@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ....ir.graph import Node, Value
-from ..plan import ElementwiseOp, QuantizedSoftmaxOp, ReshapeOp, RowsOp, Tensor, View
-from ..programs import Program, ProgramBuilder
+from ..plan.operations import ElementwiseOp, QuantizedSoftmaxOp, ReshapeOp, RowsOp, Tensor, View
+from ..plan.programs import Program, ProgramBuilder
 from .context import Constant, Lowering, Quantized, Stored
 
 Array = Any

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ....ir.graph import Node, Value
-from ..plan import ConcatOp, ElementwiseOp, ReshapeOp, Tensor, View
-from ..programs import Program, dequantize, quantize, simplify
+from ..plan.operations import ConcatOp, ElementwiseOp, ReshapeOp, Tensor, View
+from ..plan.programs import Program, dequantize, quantize, simplify
 from .context import Constant, Item, Lowering, Quantized, Stored
 
 

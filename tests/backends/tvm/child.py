@@ -109,7 +109,7 @@ class Child:
 
 
 def run(path: str, feeds: Feeds, threads: int) -> dict[str, Array]:
-    from secateur.backends.tvm.runtime import Runtime
+    from secateur.backends.tvm.artifact.runtime import Runtime
 
     found = Runtime(path, threads).run(feeds)
     foreign = {"tvm", "tvm_ffi"} & set(sys.modules)

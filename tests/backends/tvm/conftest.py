@@ -16,7 +16,7 @@ from .child import Child
 def _fresh_process() -> Iterator[None]:
     """Of every `Runtime` the first run is repeated there, and must compute the same."""
     pytest.importorskip("tvm")
-    from secateur.backends.tvm.runtime import Runtime
+    from secateur.backends.tvm.artifact.runtime import Runtime
 
     child = Child()
     open_, run = Runtime.__init__, Runtime.run

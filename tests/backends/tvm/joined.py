@@ -17,10 +17,10 @@ import onnx
 import onnxruntime
 from onnx import helper
 
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.runtime import Runtime
+from secateur.backends.tvm.errors import UnsupportedNodesError
 from secateur.backends.tvm.targets import parse_target
-from secateur.backends.tvm.unsupported import UnsupportedNodesError
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 

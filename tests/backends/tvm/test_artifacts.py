@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm import targets
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import TARGETS, can_run_here, parse_target
 from secateur.ir.errors import SecateurError, UnsupportedError
 from secateur.ir.onnx_io import from_proto

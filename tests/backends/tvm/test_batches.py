@@ -12,19 +12,19 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.container import is_container
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.container import is_container
-from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError, UnsupportedError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
 from secateur.passes.base import Context
 from secateur.passes.batch import inspect_batch
 from secateur.passes.quantize import QuantizeStatic
-from secateur.passes.reference import Session
 from secateur.passes.simplify import FixInputShapes
 
 from ...axes.graphs import network

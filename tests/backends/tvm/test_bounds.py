@@ -12,11 +12,11 @@ pytest.importorskip("tvm")
 import tvm
 from tvm import tirx
 
+from secateur.backends.tvm.artifact.objects import _pipeline
 from secateur.backends.tvm.bounds import Verdict, prove
 from secateur.backends.tvm.faults import Fault
-from secateur.backends.tvm.kernels.builder import KernelBuilder, as_int, load
-from secateur.backends.tvm.objects import _pipeline
 from secateur.backends.tvm.targets import parse_target
+from secateur.backends.tvm.tensorir.builder import KernelBuilder, as_int, load
 
 Build = Callable[[KernelBuilder, Any, Any, Any], None]
 """Makes a kernel that reads `table` of 8 floats and `index` of 4 integers and writes `out` of 4."""

@@ -16,14 +16,14 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm.bounds import prove
-from secateur.backends.tvm.choices import Choices
+from secateur.backends.tvm.emission.choices import Choices
 from secateur.backends.tvm.emission.emit import emit
 from secateur.backends.tvm.emission.emitter import Emitter
-from secateur.backends.tvm.kernels import builder
-from secateur.backends.tvm.kernels.builder import KernelBuilder
 from secateur.backends.tvm.lowering.frontend import lower
-from secateur.backends.tvm.schedule import Buffer
+from secateur.backends.tvm.plan.schedule import Buffer
 from secateur.backends.tvm.targets import parse_target
+from secateur.backends.tvm.tensorir import builder
+from secateur.backends.tvm.tensorir.builder import KernelBuilder
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.simplify import simplify_pipeline

@@ -14,9 +14,9 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.cache import Cache
 from secateur.backends.tvm.compile import CompileReport, compile_model
-from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto

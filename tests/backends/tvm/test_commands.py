@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 pytest.importorskip("tvm")
 
 import secateur
-from secateur.backends.tvm import tune
-from secateur.backends.tvm.container import is_container
+from secateur.backends.tvm.artifact.container import is_container
+from secateur.backends.tvm.tuning import tune
 from secateur.cli import main
 
 from .graphs import Net

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.lowering.contrib import DEFINITIONS
-from secateur.backends.tvm.runtime import Runtime
+from secateur.backends.tvm.graph.contrib import DEFINITIONS
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import UnsupportedError
 from secateur.ir.onnx_io import from_proto

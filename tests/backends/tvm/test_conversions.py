@@ -13,8 +13,8 @@ from onnx import helper
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.simplify.kernels import compute

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.container import is_container
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import CompileReport, compile_model
-from secateur.backends.tvm.container import is_container
-from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError, UnsupportedError
 from secateur.ir.onnx_io import from_proto
@@ -278,6 +278,6 @@ def test_batches_of_any_size_run(tmp_path: Path) -> None:
 def test_running_needs_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = Mixed()
     compiled(mixed.model([mixed.by_loop("x", "x")]), tmp_path / "m.so")
-    monkeypatch.setitem(sys.modules, "secateur.passes.reference", None)
+    monkeypatch.setitem(sys.modules, "secateur.ir.reference", None)
     with pytest.raises(SecateurError, match="install the package 'onnxruntime'"):
         Runtime(tmp_path / "m.so")

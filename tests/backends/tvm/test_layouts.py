@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm import work
+from secateur.backends.tvm.emission import work
 
 from .graphs import Net, feeds, quantize, reference
 from .test_networks import SETTINGS, TARGETS, run

@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.runtime import Runtime
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.measure import measure_peak, profile
 from secateur.backends.tvm.targets import parse_target
+from secateur.backends.tvm.tuning.measure import measure_peak, profile
 from secateur.ir.onnx_io import from_proto
 
 from .graphs import Net, feeds

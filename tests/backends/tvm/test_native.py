@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm import objects
-from secateur.backends.tvm.build import check_symbols
+from secateur.backends.tvm.artifact import objects
+from secateur.backends.tvm.artifact.build import check_symbols
+from secateur.backends.tvm.artifact.symbols import LIBC, undefined
+from secateur.backends.tvm.artifact.toolchain import compile_source, link_shared
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.symbols import LIBC, undefined
 from secateur.backends.tvm.targets import TARGETS, parse_target
-from secateur.backends.tvm.toolchain import compile_source, link_shared
 from secateur.ir.errors import UnsupportedError
 from secateur.ir.onnx_io import from_proto
 

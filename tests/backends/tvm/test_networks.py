@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm import work
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.runtime import Runtime
+from secateur.backends.tvm.emission import work
 from secateur.backends.tvm.targets import can_run_here, parse_target
 from secateur.ir.onnx_io import from_proto
 

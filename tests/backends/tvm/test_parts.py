@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm.layout import Blocked
-from secateur.backends.tvm.parts import Padding, Part, choose_parts, pieces, stays
-from secateur.backends.tvm.plan import ConcatOp, ElementwiseOp, Operation, Plan, Tensor, View
-from secateur.backends.tvm.programs import Program
+from secateur.backends.tvm.plan.layout import Blocked
+from secateur.backends.tvm.plan.operations import (
+    ConcatOp,
+    ElementwiseOp,
+    Operation,
+    Plan,
+    Tensor,
+    View,
+)
+from secateur.backends.tvm.plan.parts import Padding, Part, choose_parts, pieces, stays
+from secateur.backends.tvm.plan.programs import Program
 
 BLOCK = 16
 PADDINGS = (Padding(), Padding(), Padding((1, 0, 2, 0), 0.0), Padding((0, 3, 1, 0), 7.0))

@@ -9,9 +9,9 @@ from numpy.random import default_rng
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm.lowering.expand import EXPANDED
+from secateur.backends.tvm.graph.expand import EXPANDED
 from secateur.backends.tvm.lowering.frontend import RULES
-from secateur.backends.tvm.operators import RULES as LOOPS
+from secateur.backends.tvm.lowering.loops import RULES as LOOPS
 
 from .random_builder import Builder
 from .random_graphs import GROUP, OPSETS, Findings, available, check, grow, settings

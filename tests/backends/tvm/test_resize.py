@@ -14,12 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm import work
-from secateur.backends.tvm.library import Library
+from secateur.backends.tvm.artifact.library import Library
+from secateur.backends.tvm.emission import work
 from secateur.backends.tvm.lowering import frontend
 from secateur.backends.tvm.lowering.frontend import lower
-from secateur.backends.tvm.plan import LoopsOp, ResizeOp
-from secateur.backends.tvm.sampling import NEAREST_MODES
+from secateur.backends.tvm.plan.operations import LoopsOp, ResizeOp
+from secateur.backends.tvm.plan.sampling import NEAREST_MODES
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm import work
 from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.emission import work
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 

@@ -11,8 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.backends.tvm.memory_check import check_memory
-from secateur.backends.tvm.schedule import ALIGNMENT, Buffer, Call, Memory, Schedule, assign_memory
+from secateur.backends.tvm.plan.memory_check import check_memory
+from secateur.backends.tvm.plan.schedule import (
+    ALIGNMENT,
+    Buffer,
+    Call,
+    Memory,
+    Schedule,
+    assign_memory,
+)
 
 
 @st.composite

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.runtime import Runtime
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 

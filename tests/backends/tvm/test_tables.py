@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm.programs import ProgramBuilder, dequantize, quantize
-from secateur.backends.tvm.tables import tabulate
+from secateur.backends.tvm.functions.tables import tabulate
+from secateur.backends.tvm.plan.programs import ProgramBuilder, dequantize, quantize
 
 from .graphs import Net, feeds, reference
 from .graphs import quantize as quantize_model

@@ -19,12 +19,12 @@ from hypothesis import given
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm import work
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.cache import Cache
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.kernels import builder
-from secateur.backends.tvm.runtime import Runtime
+from secateur.backends.tvm.emission import work
 from secateur.backends.tvm.targets import parse_target
+from secateur.backends.tvm.tensorir import builder
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 
@@ -101,7 +101,7 @@ def test_the_number_is_checked(tmp_path: Path) -> None:
 _AFFINITY = """
 import os, sys
 import numpy as np
-from secateur.backends.tvm.runtime import Runtime
+from secateur.backends.tvm.artifact.runtime import Runtime
 assert "tvm" not in sys.modules
 before = os.sched_getaffinity(0)
 for threads in (1, 2):
@@ -220,7 +220,7 @@ def test_artifacts_that_nobody_uses_any_more_are_unloaded(tmp_path: Path, overla
 _MANY_RUNS = """
 import os, sys
 import numpy as np
-from secateur.backends.tvm.runtime import Runtime
+from secateur.backends.tvm.artifact.runtime import Runtime
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 runtime = Runtime(sys.argv[1], 2)

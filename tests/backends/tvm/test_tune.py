@@ -14,14 +14,14 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm import tune as tuning
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.cache import Cache
-from secateur.backends.tvm.choices import Choice, Measured, read_table, write_table
 from secateur.backends.tvm.compile import CompileReport, compile_model
-from secateur.backends.tvm.kernels.convolution import Tile
-from secateur.backends.tvm.kernels.matmul import MatrixTile
-from secateur.backends.tvm.runtime import Runtime
+from secateur.backends.tvm.emission.choices import Choice, Measured, read_table, write_table
+from secateur.backends.tvm.kernels.convolution.direct import Tile
+from secateur.backends.tvm.kernels.matrix.matmul import MatrixTile
 from secateur.backends.tvm.targets import TARGETS, parse_target
+from secateur.backends.tvm.tuning import tune as tuning
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 
@@ -135,9 +135,9 @@ def test_every_choice_computes_the_same(tmp_path: Path, precision: str, number: 
 
 
 def _keys(model: onnx.ModelProto) -> list[str]:
-    from secateur.backends.tvm.choices import describe
+    from secateur.backends.tvm.emission.choices import describe
     from secateur.backends.tvm.lowering.frontend import lower
-    from secateur.backends.tvm.plan import ConvolutionOp, MatMulOp
+    from secateur.backends.tvm.plan.operations import ConvolutionOp, MatMulOp
 
     plan = lower(from_proto(model), NATIVE)
     return [describe(op) for op in plan.operations if isinstance(op, (ConvolutionOp, MatMulOp))]

@@ -20,10 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.lowering import elementwise as fused
-from secateur.backends.tvm.operators import RULES
-from secateur.backends.tvm.runtime import Runtime
+from secateur.backends.tvm.lowering.loops import RULES
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 

@@ -1,0 +1,1 @@
+"""From a schedule to an artifact on disk, and running it."""

@@ -1,0 +1,174 @@
+"""Shared objects that were made of models: loading and calling them."""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import dataclasses
+import json
+import os
+import shutil
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....ir.errors import SecateurError
+from ....ir.scratch import scratch_folder
+from ..faults import explain
+from ..plan.schedule import ALIGNMENT
+
+Array = Any
+
+
+_POINTERS = ctypes.POINTER(ctypes.c_void_p)
+_RUN = ctypes.CFUNCTYPE(
+    ctypes.c_int, _POINTERS, _POINTERS, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int
+)
+
+
+class Library:
+    """One compiled graph. `metadata` is what the compiler wrote into it."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._threads = threads
+        library = self._library = load_library(path)
+        # By its address: a function that the library hands out refers to itself, and would
+        # keep the library until garbage is collected.
+        self._run = _RUN(_ctypes.dlsym(library._handle, "secateur_run"))
+        text = ctypes.addressof(ctypes.c_char.in_dll(library, "secateur_metadata"))
+        self.metadata: dict[str, Any] = json.loads(ctypes.string_at(text))
+        self._arena = aligned(int(self.metadata["arena_bytes"]))
+        self._arena_pointer = _address(self._arena)
+        self._calls = len(self.metadata["calls"])
+        self._outputs = [
+            (o["name"], tuple(o["shape"]), np.dtype(o["dtype"])) for o in self.metadata["outputs"]
+        ]
+        self._names = [i["name"] for i in self.metadata["inputs"]]
+        self.renew_lock()
+        _libraries.add(self)
+        self._input_pointers = (ctypes.c_void_p * len(self._names))()
+        self._output_pointers = (ctypes.c_void_p * len(self._outputs))()
+
+    def renew_lock(self) -> None:
+        """Forget who runs this: in a new process nobody does."""
+        self._lock = threading.Lock()
+
+    def invoke(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run on arrays of the right types and shapes. Raises SecateurError for what they hold."""
+        with self._lock:
+            _arrays, results = self._bind(feeds)
+            self._make_calls(0, self._calls + 1)
+        return results
+
+    def time_calls(self, feeds: Mapping[str, Array]) -> list[float]:
+        """Run as `invoke` does; the seconds of each call."""
+        seconds = []
+        with self._lock:
+            kept = self._bind(feeds)
+            for index in range(self._calls):
+                start = time.perf_counter()
+                self._make_calls(index, index + 1)
+                seconds.append(time.perf_counter() - start)
+            del kept
+        return seconds
+
+    def _bind(self, feeds: Mapping[str, Array]) -> tuple[list[Array], dict[str, Array]]:
+        """Point at inputs and new results. What is returned must live as long as calls do."""
+        arrays = [np.asarray(feeds[name], order="C") for name in self._names]
+        for index, array in enumerate(arrays):
+            self._input_pointers[index] = _address(array)
+        results = {}
+        for index, (name, shape, dtype) in enumerate(self._outputs):
+            result = results[name] = np.empty(shape, dtype)
+            self._output_pointers[index] = _address(result)
+        return arrays, results
+
+    def _make_calls(self, first: int, last: int) -> None:
+        """Make some calls; with `last` beyond them results are complete."""
+        inputs, outputs = self._input_pointers, self._output_pointers
+        status = self._run(inputs, outputs, self._arena_pointer, self._threads, first, last)
+        if status:
+            index, reason = explain(status)
+            call = self.metadata["calls"][index]
+            operator = f" ({call['operator']})" if call["operator"] else ""
+            raise SecateurError(f"node '{call['operation']}'{operator}: {reason}")
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def aligned(nbytes: int) -> Array:
+    """Bytes that begin at a cache line."""
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -_address(memory) % ALIGNMENT
+    return memory[start : start + nbytes]
+
+
+@dataclasses.dataclass
+class _Name:
+    """The file that a name stands for while it is loaded, by inode and time, and its users."""
+
+    identity: tuple[int, ...]
+    users: int = 0
+
+
+_loaded: dict[Path, _Name] = {}
+"""The names under which something is loaded now."""
+
+_loading = threading.RLock()
+"""Reentrant, since collecting garbage in between may unload."""
+
+
+def load_library(path: Path) -> ctypes.CDLL:
+    """Load a shared object, also where an earlier one of this name was replaced since.
+
+    The dynamic loader hands out what it has loaded under a name whatever has become of
+    the file, so a replaced file is loaded as a copy of another name. What nobody refers to
+    any more is unloaded; functions must not outlive the object that they come from.
+    """
+    path = path.resolve()
+    with _loading:
+        status = path.stat()
+        identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
+        name = _loaded.get(path, _Name(identity))
+        by_name = name.identity == identity
+        if by_name:
+            library = ctypes.CDLL(str(path))
+            _loaded[path] = name
+            name.users += 1
+        else:
+            with scratch_folder() as folder:
+                library = ctypes.CDLL(str(shutil.copy(path, folder)))
+    finalizer = weakref.finalize(library, _unload, library._handle, path if by_name else None)
+    finalizer.atexit = False  # threads may still run it then
+    return library
+
+
+def _unload(handle: int, path: Path | None) -> None:
+    with _loading:
+        if path is not None:
+            _loaded[path].users -= 1
+            if _loaded[path].users == 0:
+                del _loaded[path]
+        _ctypes.dlclose(handle)
+
+
+_libraries: weakref.WeakSet[Library] = weakref.WeakSet()
+"""Libraries whose locks a fork may find taken by threads that don't come along."""
+
+
+def _renew_locks() -> None:
+    global _loading
+    _loading = threading.RLock()
+    for library in list(_libraries):
+        library.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -1,0 +1,163 @@
+"""Running compiled models: loads an artifact, checks inputs, returns numpy arrays."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....ir.errors import SecateurError
+from ..targets import missing_flags, parse_target
+from .container import Container, is_container
+from .library import Library
+
+Array = Any
+
+
+class Runtime:
+    """A compiled model. Callers in several threads take turns.
+
+    Kernels use `threads` threads, at most one for each CPU that the process may use.
+    `inputs` and `outputs` map names to (dtype, shape), where None stands for what is not
+    known beforehand; a value that is no tensor has the dtype None.
+
+    Where the model has a batch, the first axis of the inputs and outputs that have samples
+    is None, and arrays may hold any number of samples, none too, but all the same.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
+        path = Path(path)
+        self.threads = _check_threads(threads)
+        if not path.is_file():
+            problem = "not a regular file" if path.exists() else "no such file"
+            raise SecateurError(f"{path}: {problem}")
+        try:
+            self._program = _open(path, self.threads)
+            metadata = self._program.metadata
+            self._inputs = metadata["inputs"]
+            self._outputs = metadata["outputs"]
+            self._sliced = {i["name"] for i in self._inputs if i["batched"]}
+            self._pieces = {o["name"] for o in self._outputs if o["batched"]}
+            self.target = str(metadata["target"])
+            _check_machine(self.target)
+        except SecateurError as error:
+            raise SecateurError(f"{path}: {error}") from None
+        except Exception as error:  # wrong architecture, not an artifact, missing functions
+            text = " ".join(str(error).split())[-200:]
+            raise SecateurError(f"{path}: not a model compiled for this machine ({text})") from None
+        self.inputs = {i["name"]: (i["dtype"], self._shown(i)) for i in self._inputs}
+        self.outputs = {o["name"]: (o["dtype"], self._shown(o)) for o in self._outputs}
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once.
+
+        Raises SecateurError for missing, unknown or ill-shaped inputs, and where a node can't
+        take the values that it reads.
+        """
+        arrays = self._check(feeds)
+        if not self._sliced:
+            return self._program.invoke(arrays)
+        count = next(len(a) for n, a in arrays.items() if n in self._sliced)
+        if count == 0:
+            return self._run_no_sample(arrays)
+        runs = [self._run_sample(arrays, index) for index in range(count)]
+        return {
+            name: np.concatenate([r[name] for r in runs]) if name in self._pieces else array
+            for name, array in runs[0].items()
+        }
+
+    def _run_sample(self, arrays: Mapping[str, Array], index: int) -> dict[str, Array]:
+        sample = {n: a[index : index + 1] if n in self._sliced else a for n, a in arrays.items()}
+        try:
+            return self._program.invoke(sample)
+        except SecateurError as error:
+            raise SecateurError(f"sample {index}: {error}") from None
+
+    def _run_no_sample(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Empty results; those that don't depend on samples, or of unknown shape, of a zero one."""
+        shapes = {o["name"]: o["shape"] for o in self._outputs}
+        if self._pieces == shapes.keys() and all(s and None not in s for s in shapes.values()):
+            return {
+                o["name"]: np.empty((0, *o["shape"][1:]), np.dtype(o["dtype"]))
+                for o in self._outputs
+            }
+        zero = {
+            n: np.zeros((1, *a.shape[1:]), a.dtype) if n in self._sliced else a
+            for n, a in arrays.items()
+        }
+        results = self._run_sample(zero, 0)
+        return {n: a[:0] if n in self._pieces else a for n, a in results.items()}
+
+    def _check(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        unknown = [name for name in feeds if name not in self.inputs]
+        if unknown:
+            known = ", ".join(self.inputs)
+            raise SecateurError(f"unknown input '{unknown[0]}'; the model's inputs: {known}")
+        arrays = {}
+        count: int | None = None
+        for name, (dtype, shape) in self.inputs.items():
+            if name not in feeds:
+                raise SecateurError(f"input '{name}' is missing")
+            if dtype is None:  # no tensor
+                arrays[name] = feeds[name]
+                continue
+            array = arrays[name] = np.asarray(feeds[name])
+            _check_array(name, array, dtype, shape)
+            if name in self._sliced:
+                if count not in (None, len(array)):
+                    raise SecateurError(f"input '{name}': {len(array)} samples given, not {count}")
+                count = len(array)
+        return arrays
+
+    def _shown(self, entry: Mapping[str, Any]) -> tuple[int | None, ...] | None:
+        if entry["shape"] is None:
+            return None
+        shape: tuple[int | None, ...] = tuple(entry["shape"])
+        return (None, *shape[1:]) if entry["batched"] else shape
+
+
+def _check_threads(threads: int) -> int:
+    """`threads`, or as many as this process may use CPUs. Raises SecateurError below 1."""
+    if threads < 1:
+        raise SecateurError(f"threads: {threads} is not a positive number")
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(threads, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
+
+
+@functools.lru_cache(maxsize=64)
+def _type_name(dtype: np.dtype[Any]) -> str:
+    return "object" if dtype.kind in "US" else str(dtype)
+
+
+def _check_array(name: str, array: Array, dtype: str, shape: tuple[int | None, ...] | None) -> None:
+    if _type_name(array.dtype) != dtype:
+        raise SecateurError(f"input '{name}': {array.dtype} given, {dtype} expected")
+    if shape is None or array.shape == shape:
+        return
+    fits = len(array.shape) == len(shape) and all(
+        e is None or e == g for e, g in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise SecateurError(
+            f"input '{name}': shape {list(array.shape)} given, "
+            f"{[d if d is not None else 'any' for d in shape]} expected"
+        )
+
+
+def _check_machine(target: str) -> None:
+    """Raise SecateurError where the CPU lacks instructions that the artifact may use."""
+    missing = missing_flags(parse_target(target))
+    if missing:
+        raise SecateurError(
+            f"compiled for {target}, but this machine's CPU lacks {', '.join(missing)}"
+        )
+
+
+def _open(path: Path, threads: int) -> Library | Container:
+    if is_container(path):
+        return Container(path, functools.partial(Runtime, threads=threads), threads)
+    return Library(path, threads)

@@ -1,0 +1,206 @@
+"""Which form and tile a kernel takes: by the analytic models, unless measurements know better.
+
+Measurements lie in a JSON file, one table for each target, keyed by what the kernel
+computes (`describe`):
+
+    {"version": 1, "targets": {"x86-64-v3": {"convolution float32 ...":
+        {"choice": {"form": "direct", "vectors": 2, "rows": 1, "columns": 6, ...},
+         "microseconds": 80.1, "default_microseconds": 92.5}}}}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ....ir.errors import SecateurError
+from ....ir.files import read_regular
+from ....ir.onnx_io import atomic_files
+from ..kernels.convolution import winograd
+from ..kernels.convolution.direct import Convolution, Tile, choose_tile
+from ..kernels.convolution.direct import fits as tile_fits
+from ..kernels.matrix.matmul import MatMul, MatrixTile
+from ..kernels.matrix.matmul import choose_tile as choose_matrix_tile
+from ..kernels.matrix.matmul import fits as matrix_tile_fits
+from ..plan.operations import ConvolutionOp, Fused, MatMulOp, Operation
+from ..targets import Target
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A kernel's form, "direct", "winograd" or "product", and the tile of the others."""
+
+    form: str
+    tile: Tile | MatrixTile | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        fields = dataclasses.asdict(self.tile) if self.tile is not None else {}
+        return {"form": self.form, **fields}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Choice:
+        """Raises TypeError or KeyError for what is no choice."""
+        kinds = {"direct": Tile, "product": MatrixTile, "winograd": None}
+        fields = dict(data)
+        form = fields.pop("form")
+        kind = kinds[form]
+        if kind is None:
+            return cls(form)
+        if not all(isinstance(v, int) and v >= 0 for v in fields.values()):
+            raise TypeError(f"not a tile: {fields}")
+        return cls(form, kind(**fields))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A choice with its time, and that of what would be chosen without measuring."""
+
+    choice: Choice
+    microseconds: float
+    default_microseconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """Chooses for every operation of a plan. `winograd=False` rules that form out."""
+
+    target: Target
+    measured: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
+    winograd: bool = True
+
+    def by_winograd(self, op: Operation) -> bool:
+        """Whether the operation is a convolution that takes the Winograd form."""
+        if not self.winograd or not isinstance(op, ConvolutionOp) or not may_be_winograd(op):
+            return False
+        choice = self.measured.get(describe(op))
+        if choice is not None:
+            return choice.form == "winograd"
+        return winograd.pays(
+            op.input.shape, op.output.shape[1], op.output.shape, op.geometry, op.groups
+        )
+
+    def convolution(self, op: ConvolutionOp, kernel: Convolution) -> Tile:
+        """The tile of the direct form."""
+        tile = self._tile(op)
+        if isinstance(tile, Tile) and tile_fits(kernel, self.target, tile):
+            return tile
+        return choose_tile(kernel, self.target)
+
+    def product(self, op: MatMulOp, kernel: MatMul) -> MatrixTile:
+        tile = self._tile(op)
+        if isinstance(tile, MatrixTile) and matrix_tile_fits(kernel, self.target, tile):
+            return tile
+        return choose_matrix_tile(kernel, self.target)
+
+    def _tile(self, op: Operation) -> Tile | MatrixTile | None:
+        choice = self.measured.get(describe(op))
+        return choice.tile if choice is not None else None
+
+
+def may_be_winograd(op: ConvolutionOp) -> bool:
+    """Whether the Winograd form computes the operation at all."""
+    if op.upsampling is not None:
+        return False
+    return op.input.dtype == "float32" and winograd.computes(op.input.shape, op.geometry, op.groups)
+
+
+def describe(op: Operation) -> str:
+    """What an operation's kernel computes, in one line, constants left out."""
+    words = [type(op).__name__.removesuffix("Op").lower()]
+    if isinstance(op, ConvolutionOp):
+        g = op.geometry
+        words += [
+            op.input.dtype,
+            _sizes(op.input.shape),
+            f"weights {_sizes(op.weights.shape)}",
+            f"stride {_sizes(g.strides)}",
+            f"dilation {_sizes(g.dilations)}",
+            f"pads {_sizes(g.pads)}",
+            f"groups {op.groups}",
+        ]
+        if op.upsampling is not None:
+            words.append(f"upsampling {_sizes(op.upsampling.factors)}")
+    elif isinstance(op, MatMulOp):
+        words += [op.input.dtype, _sizes(op.input.shape), f"weights {_sizes(op.weights.shape)}"]
+    if isinstance(op, Fused):
+        words += [step.name for step in op.program.steps if step.name != "constant"]
+    return " ".join(words)
+
+
+def _sizes(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def read_table(path: Path, target: Target) -> dict[str, Measured]:
+    """A target's measurements in a file; none where no file can be read.
+
+    Entries that are none, or a file that is something else, are left out with a warning.
+    """
+    table = _read(path)["targets"].get(target.name, {})
+    found = {}
+    for key, entry in table.items():
+        try:
+            times = float(entry["microseconds"]), float(entry["default_microseconds"])
+            if not all(0 < time < math.inf for time in times):
+                raise ValueError
+            found[key] = Measured(Choice.from_json(entry["choice"]), *times)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            warnings.warn(f"{path}: ignored what is no measurement, of '{key}'", stacklevel=2)
+    return found
+
+
+def write_table(path: Path, target: Target, entries: Mapping[str, Measured]) -> None:
+    """Add a target's measurements to a file. Raises SecateurError."""
+    data = _read(path)
+    table = {
+        **data["targets"].get(target.name, {}),
+        **{
+            key: {
+                "choice": m.choice.to_json(),
+                "microseconds": m.microseconds,
+                "default_microseconds": m.default_microseconds,
+            }
+            for key, m in entries.items()
+        },
+    }
+    data["targets"][target.name] = dict(sorted(table.items()))
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SecateurError(f"{path.parent}: can't write here ({error.strerror})") from None
+    with atomic_files(path) as (temporary,):
+        temporary.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    nothing: dict[str, Any] = {"version": VERSION, "targets": {}}
+    try:
+        text = read_regular(path, _MOST_BYTES)
+    except FileNotFoundError:
+        return nothing
+    except OSError as error:  # as any part of a cache: what can't be read is not there
+        warnings.warn(f"{path}: ignored ({error.strerror or error})", stacklevel=3)
+        return nothing
+    try:
+        data = json.loads(text)
+        targets = data["targets"].values()
+        if data["version"] == VERSION and all(isinstance(table, dict) for table in targets):
+            return dict(data)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        pass
+    warnings.warn(
+        f"{path}: ignored, since it is no table of measurements that this version reads",
+        stacklevel=3,
+    )
+    return nothing
+
+
+_MOST_BYTES = 1 << 26
+"""Bytes of a table above which it is none."""

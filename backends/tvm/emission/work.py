@@ -1,0 +1,58 @@
+"""How much an operation of the plan computes: for splitting over threads, tuning, reports."""
+
+from __future__ import annotations
+
+import math
+
+from ..kernels.matrix.dot import choose
+from ..plan.operations import (
+    ConvolutionOp,
+    ElementwiseOp,
+    MatMulOp,
+    Operation,
+    PoolingOp,
+    ProductOp,
+    ResizeOp,
+)
+from ..targets import Target
+
+PARALLEL_OPERATIONS = 16_000
+"""Vector instructions from which a kernel is split over threads.
+
+Handing a kernel to the thread pool and waiting for the slowest thread takes about 3
+microseconds, the time of about 8,000 vector instructions; two threads save half of the
+kernel's time.
+"""
+
+
+def macs(op: Operation) -> int:
+    """Multiply-accumulates of a convolution or matrix product, by its definition; else 0."""
+    if isinstance(op, ConvolutionOp):
+        return op.output.elements * int(math.prod(op.weights.shape[1:]))
+    if isinstance(op, MatMulOp):
+        return op.output.elements * int(op.weights.shape[0])
+    if isinstance(op, ProductOp):
+        return op.output.elements * op.left.shape[-1]
+    return 0
+
+
+def vector_operations(op: Operation, target: Target) -> float:
+    """About how many vector instructions the operation's kernel executes."""
+    vectors = op.output.elements / target.lanes
+    if isinstance(op, (ConvolutionOp, MatMulOp, ProductOp)):
+        factor = op.left.tensor if isinstance(op, ProductOp) else op.input
+        dot = choose(target, factor.dtype)
+        return macs(op) / target.lanes / dot.depth + vectors * len(op.program.steps)
+    if isinstance(op, PoolingOp):
+        taps = math.prod(op.geometry.kernel)
+        return vectors * (taps + len(op.program.steps))
+    if isinstance(op, ResizeOp):
+        return vectors * (op.rows.count + op.columns.count + len(op.program.steps))
+    if isinstance(op, ElementwiseOp):
+        return vectors * (1 + len(op.views) + len(op.program.steps))
+    return sum(t.elements for t in (*op.outputs, *op.reads())) / target.lanes
+
+
+def is_parallel(op: Operation, target: Target) -> bool:
+    """Whether splitting the operation's kernel over threads saves time."""
+    return vector_operations(op, target) >= PARALLEL_OPERATIONS

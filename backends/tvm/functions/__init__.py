@@ -1,0 +1,1 @@
+"""Elementwise functions: programs as vector code, polynomials, rounding, tables of bytes."""

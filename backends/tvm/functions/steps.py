@@ -1,0 +1,337 @@
+"""How each step of an elementwise program becomes vector code.
+
+Integer steps follow ONNX Runtime's kernels to the bit; the formulas are those of its
+MLAS library (requantization, QLinearAdd, QLinearMul) and of QLinearAveragePool.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from ..plan.programs import Program, Step, integer_range
+from ..targets import Target
+from ..tensorir.builder import KernelBuilder, cast, constant, llvm, reinterpret
+from ..tensorir.vectors import VectorCode
+from . import mathematics
+from .rounding import packs, round_and_pack
+
+_MAGIC = 12582912.0
+"""1.5 * 2^23: adding it rounds a small float to an integer, ties to even, in its low bits."""
+
+
+class StepEmitter(VectorCode):
+    """Evaluates programs on vectors."""
+
+    def __init__(self, builder: KernelBuilder, target: Target, lanes: int) -> None:
+        super().__init__(builder, target, lanes)
+        self.floats: set[int] = set()
+
+    def evaluate(self, program: Program, operands: Sequence[Any]) -> Any:
+        """The program's result; intermediate results used twice are computed once."""
+        values = list(operands)
+        uses: dict[int, int] = {}
+        for step in program.steps:
+            for argument in step.arguments:
+                uses[argument] = uses.get(argument, 0) + 1
+        for i, count in uses.items():
+            if i < len(values) and count > 1:
+                values[i] = self.bind(values[i], program.operands[i])
+        self.floats = _only_floats(program)
+        types = list(program.operands)
+        self.deep = False
+        for step in program.steps:
+            value = self.step(
+                step, [values[a] for a in step.arguments], [types[a] for a in step.arguments]
+            )
+            self.deep = self.deep or step.name in _FUNCTIONS
+            types.append("float32" if id(step) in self.floats else step.dtype)
+            multiple = uses.get(len(values), 0) > 1 or step.name in _BOUND
+            values.append(self.bind(value, types[-1]) if multiple else value)
+        return values[program.result]
+
+    def step(self, step: Step, arguments: list[Any], types: list[str]) -> Any:
+        rule = _RULES.get(step.name)
+        if rule is None:
+            raise KeyError(f"no rule for the step '{step.name}'")
+        return rule(self, step, arguments, types)
+
+    def round_to(self, value: Any, step: Step, zero_point: int, *, bounded: bool = False) -> Any:
+        """Round half to even, add the zero point, saturate: the end of every quantization.
+
+        Adding 1.5 * 2^23 leaves the rounded number in the low bits; from above those bits
+        grow with the number whatever its size, so that an integer minimum saturates.
+        Steps that are only read as floats (`self.floats`) stay floats. `bounded` promises
+        that values are below 2^31.
+        """
+        low, high = integer_range(step.dtype)
+        floats = id(step) in self.floats
+        if not floats and self.lanes > self.target.lanes and packs(self.target, step.dtype):
+            return round_and_pack(self, value, step.dtype, zero_point, bounded=bounded)
+        # NaN becomes the lowest number, as in ONNX Runtime.
+        value = tirx.max(value, self.number(float(low - zero_point)))
+        if floats:
+            value = tirx.min(value, self.number(float(high - zero_point)))
+            # Both sums are exact but for the rounding that is wanted.
+            return self.fence(value + self.number(_MAGIC)) - self.number(_MAGIC - zero_point)
+        bits = reinterpret(value + self.number(_MAGIC), "int32", self.lanes)
+        offset = int(np.float32(_MAGIC).view(np.int32)) - zero_point
+        bits = bits - self.number(offset, "int32")
+        if low == 0:
+            unsigned = reinterpret(bits, "uint32", self.lanes)
+            limited = tirx.min(unsigned, self.number(high, "uint32"))
+        else:
+            limited = tirx.min(bits, self.number(high, "int32"))
+            limited = tirx.max(limited, self.number(low, "int32"))
+        return cast(limited, step.dtype, self.lanes)
+
+
+Rule = Callable[[StepEmitter, Step, list[Any], list[str]], Any]
+
+
+def _dequantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    if types[0] == "float32":
+        value = a[0] - e.number(float(s["zero_point"]))
+    else:
+        value = cast(a[0], "int32", e.lanes)
+        if s["zero_point"]:
+            value = value - e.number(s["zero_point"], "int32")
+        value = e.to_float(value)
+    return e.fence(value * e.number(s["scale"]))
+
+
+def _quantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    return e.round_to(a[0] / e.number(s["scale"]), s, s["zero_point"])
+
+
+def _quantize_average(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """QLinearAveragePool adds the zero point before it rounds."""
+    value = a[0] / e.number(s["scale"]) + e.number(float(s["zero_point"]))
+    return e.round_to(value, s, 0)
+
+
+def _scale_accumulator(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """Integer accumulator to float: a[1] holds input scale * weight scale, per channel."""
+    return e.fence(e.to_float(a[0]) * (a[1]))
+
+
+def _requantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """MlasRequantizeOutput; a[1] holds (input scale * weight scale) / output scale."""
+    return e.round_to(e.to_float(a[0]) * a[1], s, s["zero_point"], bounded=s["bounded"])
+
+
+def _table(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """A function of a byte: two lookups by its low seven bits (AVX-512 VBMI), one chosen."""
+    lanes, parts = e.lanes, []
+    for start in range(0, 256, 64):
+        values = s["values"][start : start + 64]
+        numbers = [tirx.const(int(np.uint8(v & 255).view(np.int8)), "int8") for v in values]
+        vector = functools.partial(tirx.Shuffle, numbers, list(range(64)))
+        parts.append(e.builder.shared(("table", values), vector, "int8x64"))
+    index = a[0] if types[0] == "int8" else reinterpret(a[0], "int8", lanes)
+    if lanes > 1:
+        index = tirx.Shuffle([e.bind(index, "int8")] * -(-64 // lanes), list(range(64)))
+    else:
+        index = tirx.Broadcast(index, 64)
+    wide = StepEmitter(e.builder, e.target, 64)
+    index = wide.bind(index, "int8")
+    name = "llvm.x86.avx512.vpermi2var.qi.512"
+    low, high = (llvm(name, "int8x64", parts[i], index, parts[i + 1]) for i in (0, 2))
+    found = wide.bind(tirx.Select(index < constant(0, "int8", 64), high, low), "int8")
+    found = tirx.Shuffle([found], list(range(lanes)))
+    return found if s.dtype == "int8" else reinterpret(found, "uint8", lanes)
+
+
+def _scale_sum(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """The mean of dequantized values from the sum of the integers."""
+    value = a[0] - e.number(s["zero_point"] * s["count"], "int32")
+    return e.fence(e.to_float(value) * e.number(s["input_scale"])) / e.number(float(s["count"]))
+
+
+def _requantize_sum(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """MlasQLinearGlobalAveragePool."""
+    value = e.to_float(a[0] + e.number(s["bias"], "int32")) * e.number(s["scale"])
+    return e.round_to(value, s, s["zero_point"])
+
+
+def _qlinear_add(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """MlasQLinearAdd (AVX2): a * ra + (b * rb + fixed), each step rounded once."""
+    f32 = np.float32
+    ratio_a, ratio_b = f32(s["scale_a"]) / f32(s["scale"]), f32(s["scale_b"]) / f32(s["scale"])
+    fixed = f32(s["zero_point"]) - (ratio_a * f32(s["zero_a"]) + ratio_b * f32(s["zero_b"]))
+    first, second = (e.integer_as_float(x, t) for x, t in zip(a, types, strict=True))
+    value = e.fused_multiply_add(second, e.number(float(ratio_b)), e.number(float(fixed)))
+    value = e.fused_multiply_add(first, e.number(float(ratio_a)), value)
+    return e.round_to(value, s, 0, bounded=bool(_largest(ratio_a, ratio_b, fixed) < 2**31))
+
+
+def _largest(*factors: np.float32) -> float:
+    """A bound for the sum of bytes times factors."""
+    return 256.0 * sum(abs(float(f)) for f in factors)
+
+
+def _qlinear_mul(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """MlasQLinearMul: (a - za) * (b - zb) * ratio + zero point, rounded after each step."""
+    f32 = np.float32
+    ratio = f32(s["scale_a"]) * f32(s["scale_b"]) / f32(s["scale"])
+    first = e.integer_as_float(a[0], types[0]) - e.number(float(s["zero_a"]))
+    second = e.integer_as_float(a[1], types[1]) - e.number(float(s["zero_b"]))
+    product = e.fence(e.fence(first * second) * e.number(float(ratio)))
+    return e.round_to(product + e.number(float(s["zero_point"])), s, 0)
+
+
+def _constant(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    return e.literal(s["value"]) if s.dtype == "float32" else e.number(s["value"], s.dtype)
+
+
+def _cast_rule(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    return cast(a[0], s.dtype, e.lanes)
+
+
+def _clip(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    value = a[0]
+    if s["low"] > -math.inf:
+        value = e.at_least(value, e.number(s["low"], s.dtype), s.dtype)
+    if s["high"] < math.inf:
+        value = e.at_most(value, e.number(s["high"], s.dtype), s.dtype)
+    return value
+
+
+def _leaky_relu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    x = e.opaque(a[0])
+    return tirx.Select(x < e.number(0.0), x * e.literal(s["alpha"]), x)
+
+
+def _prelu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    x = e.opaque(a[0])
+    return tirx.Select(x < e.number(0.0), x * a[1], x)
+
+
+def _hard_sigmoid(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    value = a[0] * e.literal(s["alpha"]) + e.literal(s["beta"])
+    return e.at_most(e.at_least(value, e.number(0.0)), e.number(1.0))
+
+
+def _hard_swish(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    gate = a[0] * e.number(1.0 / 6.0) + e.number(0.5)
+    return a[0] * e.at_most(e.at_least(gate, e.number(0.0)), e.number(1.0))
+
+
+def _sigmoid(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    return mathematics.sigmoid(e, a[0])
+
+
+def _silu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    return a[0] * mathematics.sigmoid(e, a[0])
+
+
+def _elu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    zero, one = e.number(0.0), e.number(1.0)
+    x = e.opaque(a[0])
+    negative = (mathematics.exp(e, e.at_most(x, zero)) - one) * e.literal(s["alpha"])
+    return tirx.Select(x > zero, x, negative)
+
+
+def _root(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    """x to the power of 1/2: infinity of -infinity, 0 of -0, where the square root is NaN, -0."""
+    x = e.opaque(a[0])
+    return tirx.Select(x > e.number(-math.inf), e.magnitude(tirx.sqrt(x)), x * x)
+
+
+def _gelu_erf(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+    inner = mathematics.erf(e, a[0] * e.number(1.0 / math.sqrt(2.0)))
+    return a[0] * e.number(0.5) * (inner + e.number(1.0))
+
+
+_UNARY: dict[str, Callable[[StepEmitter, Any], Any]] = {
+    "identity": lambda e, x: x,
+    "rounded": lambda e, x: e.fence(x),
+    "pool_average": lambda e, x: x,
+    "neg": lambda e, x: -x,
+    "sqrt": lambda e, x: tirx.sqrt(x),
+    "exp": mathematics.exp,
+    "tanh": mathematics.tanh,
+    "erf": mathematics.erf,
+    "log": mathematics.log,
+    "softplus": mathematics.softplus,
+    "mish": mathematics.mish,
+    "floor": lambda e, x: tirx.floor(x),
+    "ceil": lambda e, x: tirx.ceil(x),
+    "round": lambda e, x: tirx.nearbyint(x),
+    "reciprocal": lambda e, x: e.number(1.0) / x,
+    "softsign": lambda e, x: x / (e.number(1.0) + e.magnitude(x)),
+}
+
+
+def _unary(function: Callable[[StepEmitter, Any], Any]) -> Rule:
+    return lambda e, s, a, types: function(e, a[0])
+
+
+_RULES: dict[str, Rule] = {
+    **{name: _unary(function) for name, function in _UNARY.items()},
+    "constant": _constant,
+    "relu": lambda e, s, a, types: e.at_least(a[0], e.number(0, s.dtype), s.dtype),
+    "abs": lambda e, s, a, types: e.magnitude(a[0]),
+    "add": lambda e, s, a, types: a[0] + a[1],
+    "sub": lambda e, s, a, types: e.difference(a[0], a[1]),
+    "mul": lambda e, s, a, types: a[0] * a[1],
+    "div": lambda e, s, a, types: a[0] / a[1],
+    "max": lambda e, s, a, types: e.larger(a[0], a[1], s.dtype),
+    "min": lambda e, s, a, types: e.smaller(a[0], a[1], s.dtype),
+    "cast": _cast_rule,
+    "clip": _clip,
+    "leaky_relu": _leaky_relu,
+    "prelu": _prelu,
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_swish": _hard_swish,
+    "sigmoid": _sigmoid,
+    "silu": _silu,
+    "elu": _elu,
+    "root": _root,
+    "gelu": _gelu_erf,
+    "dequantize": _dequantize,
+    "quantize": _quantize,
+    "quantize_average": _quantize_average,
+    "scale_accumulator": _scale_accumulator,
+    "requantize": _requantize,
+    "scale_sum": _scale_sum,
+    "requantize_sum": _requantize_sum,
+    "qlinear_add": _qlinear_add,
+    "qlinear_mul": _qlinear_mul,
+    "table": _table,
+}
+
+_QUANTIZING = frozenset(
+    {"quantize", "quantize_average", "requantize", "requantize_sum", "qlinear_add", "qlinear_mul"}
+)
+_FLOAT_READERS = frozenset({"dequantize", "qlinear_add", "qlinear_mul"})
+
+
+def _only_floats(program: Program) -> set[int]:
+    """Steps with integer results that later steps turn into floats at once."""
+    count = len(program.operands)
+    readers: dict[int, list[str]] = {}
+    for step in program.steps:
+        for argument in step.arguments:
+            readers.setdefault(argument, []).append(step.name)
+    return {
+        id(step)
+        for index, step in enumerate(program.steps)
+        if step.name in _QUANTIZING
+        and count + index != program.result
+        and all(name in _FLOAT_READERS for name in readers.get(count + index, []))
+    }
+
+
+_FUNCTIONS = frozenset(
+    {"exp", "log", "tanh", "erf", "softplus", "mish", "sigmoid", "silu", "elu", "gelu"}
+)
+"""Steps of many operations, with conditions on what they take."""
+
+_BOUND = frozenset({"requantize", "qlinear_add", "qlinear_mul"})
+"""Steps whose result is named even if used once: it keeps expressions shallow."""

@@ -1,0 +1,199 @@
+"""Functions of one byte as tables, where a target looks up a vector of bytes at once.
+
+After quantization whatever follows up to the next one, say Sigmoid and the product with
+its argument, depends on 256 values only, which are computed here once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..plan.operations import ElementwiseOp, Fused, Plan
+from ..plan.programs import Program, Step, integer_range, rebuild
+from ..targets import Target
+
+Array = Any
+
+_LONG = 7
+"""Steps from which a table is faster than computing them."""
+
+_ANY = -1
+"""The root of constants, which are functions of every byte."""
+
+
+def use_tables(plan: Plan, target: Target) -> None:
+    """Let the plan's programs look up what they can, if the target can."""
+    if "vbmi" not in target.features:
+        return
+    for op in plan.operations:
+        if isinstance(op, (ElementwiseOp, Fused)):
+            op.program = tabulate(op.program)
+
+
+def tabulate(program: Program) -> Program:
+    """Replace costly functions of one 8-bit operand or step by `table` steps."""
+    count = len(program.operands)
+    roots: list[int | None] = [
+        i if dtype in ("uint8", "int8") else None for i, dtype in enumerate(program.operands)
+    ]
+    steps: dict[int, Step] = dict(enumerate(program.steps, count))
+    result = dict(steps)
+    for index, step in steps.items():
+        found = {roots[a] for a in step.arguments} - {_ANY}
+        root = _ANY if not found else found.pop() if len(found) == 1 else None
+        roots.append(root)
+        if step.dtype not in ("uint8", "int8") or root == _ANY:
+            continue
+        if root is None:
+            roots[index] = index
+            continue
+        cone = _cone(steps, index, root)
+        if not any(s.name in _COSTLY for s in cone.values()) and len(cone) < _LONG:
+            continue
+        dtype = program.operands[root] if root < count else steps[root].dtype
+        values = _values(cone, root, dtype)
+        if values is not None:
+            table = tuple(int(v) for v in values)
+            result[index] = Step("table", (root,), step.dtype, (("values", table),))
+    return rebuild(program, result, program.result)
+
+
+def _cone(steps: dict[int, Step], index: int, root: int) -> dict[int, Step]:
+    """The steps that lead from a root to a result, in order."""
+    needed, pending = set(), [index]
+    while pending:
+        current = pending.pop()
+        if current == root or current in needed:
+            continue
+        needed.add(current)
+        pending.extend(steps[current].arguments)
+    return {i: steps[i] for i in sorted(needed)}
+
+
+def _values(cone: dict[int, Step], root: int, dtype: str) -> Array | None:
+    """The last step's results for all bytes; None where a step has no rule here."""
+    known: dict[int, Array] = {root: np.arange(256, dtype=np.uint8).view(dtype)}
+    with np.errstate(all="ignore"):
+        for index, step in cone.items():
+            rule = _RULES.get(step.name)
+            if rule is None:
+                return None
+            arguments = [known[a] for a in step.arguments]
+            known[index] = np.broadcast_to(rule(step, arguments), (256,))
+    return known[max(known)]
+
+
+def _float(x: Array) -> Array:
+    return np.asarray(x, np.float32)
+
+
+def _round(x: Array, zero: int, dtype: str) -> Array:
+    """Round half to even, then add the zero point and saturate; NaN is the lowest number."""
+    low, high = integer_range(dtype)
+    value = np.clip(np.rint(_float(x)).astype(np.float64) + zero, low, high)
+    return np.where(np.isnan(value), low, value).astype(dtype)
+
+
+def _dequantize(s: Step, a: Sequence[Array]) -> Array:
+    return (a[0].astype(np.int32) - s["zero_point"]).astype(np.float32) * np.float32(s["scale"])
+
+
+def _qlinear_add(s: Step, a: Sequence[Array]) -> Array:
+    f32 = np.float32
+    ratio_a, ratio_b = f32(s["scale_a"]) / f32(s["scale"]), f32(s["scale_b"]) / f32(s["scale"])
+    fixed = f32(s["zero_point"]) - (ratio_a * f32(s["zero_a"]) + ratio_b * f32(s["zero_b"]))
+    value = _fused(a[1], ratio_b, fixed)
+    return _round(_fused(a[0], ratio_a, value), 0, s.dtype)
+
+
+def _fused(a: Array, b: Array, c: Array) -> Array:
+    """a * b + c, rounded once: both are exact in float64 but for the last sum."""
+    return _float(a.astype(np.float64) * np.float64(b) + np.asarray(c, np.float64))
+
+
+def _qlinear_mul(s: Step, a: Sequence[Array]) -> Array:
+    f32 = np.float32
+    ratio = f32(s["scale_a"]) * f32(s["scale_b"]) / f32(s["scale"])
+    product = (_float(a[0]) - f32(s["zero_a"])) * (_float(a[1]) - f32(s["zero_b"])) * ratio
+    return _round(product + f32(s["zero_point"]), 0, s.dtype)
+
+
+def _quantize_average(s: Step, a: Sequence[Array]) -> Array:
+    return _round(a[0] / np.float32(s["scale"]) + np.float32(s["zero_point"]), 0, s.dtype)
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1.0 / (1.0 + np.exp(-x.astype(np.float64)))
+
+
+def _erf(x: Array) -> Array:
+    return np.array([math.erf(v) for v in x])
+
+
+def _exact(function: Callable[[Array], Array]) -> Callable[[Step, Sequence[Array]], Array]:
+    """A function of a float that is computed in float64 and rounded once."""
+    return lambda s, a: _float(function(a[0].astype(np.float64)))
+
+
+def _hard_sigmoid(s: Step, a: Sequence[Array]) -> Array:
+    value = a[0] * np.float32(s["alpha"]) + np.float32(s["beta"])
+    return np.clip(value, np.float32(0), np.float32(1))
+
+
+def _hard_swish(s: Step, a: Sequence[Array]) -> Array:
+    gate = np.clip(a[0] * np.float32(1 / 6) + np.float32(0.5), np.float32(0), np.float32(1))
+    return a[0] * gate
+
+
+def _gelu(s: Step, a: Sequence[Array]) -> Array:
+    inner = _float(_erf(a[0] * np.float32(1 / math.sqrt(2))))
+    return a[0] * np.float32(0.5) * (inner + np.float32(1))
+
+
+_RULES: dict[str, Callable[[Step, Sequence[Array]], Array]] = {
+    "identity": lambda s, a: a[0],
+    "constant": lambda s, a: np.asarray(s["value"], s.dtype),
+    "dequantize": _dequantize,
+    "quantize": lambda s, a: _round(a[0] / np.float32(s["scale"]), s["zero_point"], s.dtype),
+    "quantize_average": _quantize_average,
+    "qlinear_add": _qlinear_add,
+    "qlinear_mul": _qlinear_mul,
+    "relu": lambda s, a: np.maximum(a[0], np.asarray(0, a[0].dtype)),
+    "clip": lambda s, a: _float(np.clip(a[0], s["low"], s["high"])),
+    "sigmoid": _exact(_sigmoid),
+    "silu": lambda s, a: a[0] * _float(_sigmoid(a[0])),
+    "tanh": _exact(np.tanh),
+    "exp": _exact(np.exp),
+    "erf": _exact(_erf),
+    "log": _exact(np.log),
+    "sqrt": _exact(np.sqrt),
+    "root": lambda s, a: _float(np.power(a[0].astype(np.float64), 0.5)),
+    "gelu": _gelu,
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_swish": _hard_swish,
+    "elu": lambda s, a: _float(
+        np.where(a[0] > 0, a[0], np.float32(s["alpha"]) * _float(np.expm1(a[0].astype(float))))
+    ),
+    "leaky_relu": lambda s, a: np.where(a[0] < 0, a[0] * np.float32(s["alpha"]), a[0]),
+    "neg": lambda s, a: -a[0],
+    "abs": lambda s, a: np.abs(a[0]),
+    "reciprocal": lambda s, a: np.float32(1) / a[0],
+    "floor": lambda s, a: np.floor(a[0]),
+    "ceil": lambda s, a: np.ceil(a[0]),
+    "round": lambda s, a: np.rint(a[0]),
+    "softsign": lambda s, a: a[0] / (np.float32(1) + np.abs(a[0])),
+    "add": lambda s, a: a[0] + a[1],
+    "sub": lambda s, a: a[0] - a[1],
+    "mul": lambda s, a: a[0] * a[1],
+    "div": lambda s, a: a[0] / a[1],
+    "max": lambda s, a: np.maximum(a[0], a[1]),
+    "min": lambda s, a: np.minimum(a[0], a[1]),
+}
+
+_COSTLY = frozenset(
+    {"sigmoid", "silu", "tanh", "exp", "erf", "log", "gelu", "elu", "softsign", "reciprocal", "div"}
+)

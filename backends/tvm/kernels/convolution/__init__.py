@@ -1,0 +1,1 @@
+"""Convolution of blocked images: direct, depthwise and Winograd."""

@@ -1,0 +1,151 @@
+"""Depthwise convolution of blocked activations: channels in lanes, no reduction over them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from ...functions.rounding import PACKED, packs
+from ...plan.layout import Blocked
+from ...plan.programs import Program
+from ...targets import Target
+from ...tensorir.builder import KernelBuilder, as_int, cast, llvm, load, reinterpret, splat
+from ..epilogue import Epilogue, Operand, declare, fill_border
+from ..matrix.dot import SIGN_BITS
+from .direct import Geometry, _start
+
+
+@dataclasses.dataclass(frozen=True)
+class Depthwise:
+    """One depthwise kernel; 8-bit inputs accumulate in int32."""
+
+    input: Blocked
+    input_dtype: str
+    output: Blocked
+    geometry: Geometry
+    program: Program
+    operands: tuple[Operand, ...]
+
+    weight_range: tuple[int, int] = (-128, 127)
+
+    @property
+    def accumulator(self) -> str:
+        return "float32" if self.input_dtype == "float32" else "int32"
+
+    def by_dot_product(self, target: Target) -> bool:
+        """Whether four horizontal taps at a time go through vpdpbusd."""
+        low, high = self.weight_range
+        return (
+            "vnni" in target.features
+            and self.input_dtype != "float32"
+            and self.input.block == 16
+            and self.geometry.dilations[1] == 1
+            and low >= -128
+            and high <= 127
+        )
+
+
+def extra_columns(kernel_w: int) -> int:
+    """Pixels that loads of four taps read past the window."""
+    return -kernel_w % 4
+
+
+def pack_weights(conv: Depthwise, target: Target, weights: Any) -> Any:
+    """[C, 1, KH, KW] to [KH * KW, padded channels], or to four taps per channel."""
+    channels, _, kernel_h, kernel_w = weights.shape
+    if conv.by_dot_product(target):
+        groups = -(-kernel_w // 4)
+        dense = np.zeros((conv.output.padded_channels, kernel_h, groups * 4), np.int8)
+        dense[:channels, :, :kernel_w] = weights[:, 0]
+        dense = dense.reshape(-1, 16, kernel_h * groups, 4).transpose(0, 2, 1, 3)
+        return np.ascontiguousarray(dense.reshape(-1, kernel_h * groups, 64))
+    packed = np.zeros((kernel_h * kernel_w, conv.output.padded_channels), conv.accumulator)
+    packed[:, :channels] = weights.reshape(channels, -1).T
+    return packed
+
+
+def build(conv: Depthwise, target: Target, parallel: bool = False) -> Any:
+    """The kernel. Arguments: input, weights, bias, operands, output."""
+    dot = conv.by_dot_product(target)
+    x, y, geometry = conv.input, conv.output, conv.geometry
+    kernel_h, kernel_w = geometry.kernel
+    lanes = min(target.lanes, y.block)
+    columns = choose_columns(conv, target)
+    k = KernelBuilder()
+    acc_dtype = conv.accumulator
+    source = k.parameter("X", x.shape, conv.input_dtype)
+    groups = -(-kernel_w // 4)
+    if dot:
+        weights = k.parameter("W", (y.blocks, kernel_h * groups, 64), "int8")
+    else:
+        weights = k.parameter("W", (kernel_h * kernel_w, y.padded_channels), acc_dtype)
+    bias = k.parameter("B", (y.padded_channels,), acc_dtype)
+    buffers = declare(k, conv.operands, y, y.padded_channels)
+    result = k.parameter("Y", y.shape, conv.program.dtype)
+    fill_border(k, result, y, conv.program.dtype)
+    epilogue = Epilogue(k, target, conv.program, conv.operands, buffers, y, result, lanes)
+    top, left = x.top - geometry.pads[0], x.left - geometry.pads[1]
+    extents = (y.batch, y.padded_channels // lanes, y.height, -(-y.width // columns))
+    with k.nest(extents, parallel=parallel) as (n, vector, oh, j):
+        parts = y.block // lanes
+        cb, part = (vector, 0) if parts == 1 else (vector // parts, vector % parts)
+        column = _start(j, columns, y.width)
+        channel = cb * y.block + part * lanes
+        acc = k.local(columns * lanes, acc_dtype)
+        start = load(bias, channel, lanes=lanes)
+        for p in range(columns):
+            k.store(acc, start, p * lanes, lanes=lanes)
+        for kh in range(kernel_h):
+            h = oh * geometry.strides[0] + (kh * geometry.dilations[0] + top)
+            for tap in range(groups if dot else kernel_w):
+                kw = 4 * tap if dot else tap
+                offset = kw * geometry.dilations[1] + left
+                at = [
+                    (n * x.blocks + cb, h * x.columns + (column + p) * geometry.strides[1] + offset)
+                    for p in range(columns)
+                ]
+                if dot:
+                    w = load(weights, cb, kh * groups + tap, 0, lanes=64)
+                    values = [_four_taps(conv, source, *i) for i in at]
+                else:
+                    w = load(weights, kh * kernel_w + kw, channel, lanes=lanes)
+                    values = [load(source, *i, part * lanes, lanes=lanes) for i in at]
+                for p, value in enumerate(values):
+                    total = load(acc, p * lanes, lanes=lanes)
+                    if dot:
+                        total = llvm("llvm.x86.avx512.vpdpbusd.512", "int32x16", total, value, w)
+                    elif acc_dtype == "int32":
+                        total = total + cast(value, "int32", lanes) * w
+                    else:
+                        total = total + value * w
+                    k.store(acc, total, p * lanes, lanes=lanes)
+        values = [load(acc, p * lanes, lanes=lanes) for p in range(columns)]
+        epilogue.finish(values, n, channel, oh, column)
+    return k.finish()
+
+
+def _four_taps(conv: Depthwise, source: Any, block: Any, position: Any) -> Any:
+    """Four neighbouring pixels, as unsigned bytes, the taps of each channel together."""
+    dtype = conv.input_dtype
+    flat = tirx.BufferLoad(source, [block, as_int(position), tirx.Ramp(as_int(0), as_int(1), 64)])
+    if dtype == "int8":
+        words = reinterpret(flat, "int32", 16) ^ splat(tirx.const(SIGN_BITS, "int32"), 16)
+        flat = reinterpret(words, "uint8", 64)
+    return tirx.Shuffle([flat], [(i % 4) * 16 + i // 4 for i in range(64)])
+
+
+def choose_columns(conv: Depthwise, target: Target) -> int:
+    """Pixels per tile.
+
+    Few are wasted by the overlap of the last tile, many in flight. Where bytes are finished
+    together, small tiles are faster: the next one begins while the last one is finished.
+    """
+    width = conv.output.width
+    if conv.by_dot_product(target) and packs(target, conv.program.dtype):
+        return 2 * PACKED if width % (2 * PACKED) == 0 else min(width, PACKED)
+    taps = conv.geometry.kernel[0] * conv.geometry.kernel[1]
+    most = max(4, min(14, target.registers - min(taps, 9) - 2))
+    return min(range(1, min(width, most) + 1), key=lambda c: (-(-width // c)) * (c + 1.5))

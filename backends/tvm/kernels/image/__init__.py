@@ -1,0 +1,1 @@
+"""Kernels on the rows and columns of images: pooling and resizing."""

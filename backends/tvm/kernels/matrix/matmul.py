@@ -1,0 +1,205 @@
+"""Matrix product of row-major activations with packed constant weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from ...functions.steps import StepEmitter
+from ...plan.programs import Program
+from ...targets import Target
+from ...tensorir.builder import KernelBuilder, as_int, load, splat
+from ..convolution.direct import _start, divisors
+from .dot import Dot, FourBytes, MaddDot, choose
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixOperand:
+    """An operand of the fused program: [rows, columns] with strides, or per column.
+
+    A stride of 0 broadcasts. `elements` is the size of the row-major buffer.
+    """
+
+    dtype: str
+    elements: int
+    row_stride: int
+    column_stride: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MatMul:
+    """[rows, depth] @ [depth, columns]; per-column operands are padded to whole vectors."""
+
+    rows: int
+    depth: int
+    columns: int
+    input_dtype: str
+    program: Program
+    operands: tuple[MatrixOperand, ...]
+    weight_range: tuple[int, int] = (-128, 127)
+
+    def dot(self, target: Target) -> Dot:
+        return choose(target, self.input_dtype, *self.weight_range)
+
+    def vectors(self, target: Target) -> int:
+        return -(-self.columns // target.lanes)
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixTile:
+    """Register tile: `vectors` of columns times `rows`."""
+
+    vectors: int
+    rows: int
+    unroll: int = 4
+
+
+def choose_tile(matmul: MatMul, target: Target) -> MatrixTile:
+    """The register tile that a small model of the inner loop finds fastest."""
+    return min(estimate_tiles(matmul, target), key=lambda found: found[0])[1]
+
+
+def fits(matmul: MatMul, target: Target, tile: MatrixTile) -> bool:
+    """Whether a tile makes a kernel of this product."""
+    return (
+        min(tile.vectors, tile.rows, tile.unroll) > 0
+        and matmul.vectors(target) % tile.vectors == 0
+        and tile.rows <= matmul.rows
+        and tile.vectors * tile.rows <= 2 * target.registers
+        and tile.unroll <= 16
+    )
+
+
+def estimate_tiles(matmul: MatMul, target: Target) -> list[tuple[float, MatrixTile]]:
+    """As for convolutions: most multiply-adds per load that the registers hold."""
+    double = 2 if isinstance(matmul.dot(target), MaddDot) else 1
+    budget = target.registers - 2
+    found = []
+    for v in divisors(matmul.vectors(target)):
+        for rows in range(1, min(matmul.rows, 16) + 1):
+            extra = v * double + (double if target.registers < 32 else 0)
+            if v > 16 or v * rows + extra > budget:
+                continue
+            tiles = -(-matmul.rows // rows) * (matmul.vectors(target) // v)
+            loads = v * double + rows * double
+            cost = tiles * max(v * rows * double / 2, loads / 2, 4.0)
+            found.append((cost, MatrixTile(v, rows)))
+    return found
+
+
+def pack_weights(matmul: MatMul, target: Target, tile: MatrixTile, weights: Any) -> Any:
+    """[depth, columns] to [group, step, vector * element]."""
+    dot, lanes = matmul.dot(target), target.lanes
+    steps = -(-matmul.depth // dot.depth)
+    groups = matmul.vectors(target) // tile.vectors
+    padded = np.zeros((steps * dot.depth, matmul.vectors(target) * lanes), weights.dtype)
+    padded[: matmul.depth, : matmul.columns] = weights
+    packed = padded.reshape(steps, dot.depth, groups, tile.vectors, lanes).transpose(2, 0, 3, 4, 1)
+    return np.ascontiguousarray(
+        dot.pack(packed).reshape(groups, steps, tile.vectors * dot.weights_per_step)
+    )
+
+
+def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = False) -> Any:
+    """The kernel. Arguments: input, weights, bias, operands, output (row-major, flat)."""
+    dot, lanes = matmul.dot(target), target.lanes
+    steps = -(-matmul.depth // dot.depth)
+    groups = matmul.vectors(target) // tile.vectors
+    rows, columns = matmul.rows, matmul.columns
+    k = KernelBuilder()
+    x = k.parameter("X", (rows * matmul.depth,), matmul.input_dtype)
+    w = k.parameter("W", (groups, steps, tile.vectors * dot.weights_per_step), dot.weight_dtype)
+    bias = k.parameter("B", (matmul.vectors(target) * lanes,), dot.accumulator)
+    buffers = [k.parameter(f"P{i}", (o.elements,), o.dtype) for i, o in enumerate(matmul.operands)]
+    y = k.parameter("Y", (rows * columns,), matmul.program.dtype)
+    full = matmul.depth // dot.depth
+    unroll = max((u for u in range(1, tile.unroll + 1) if full % u == 0), default=1)
+    with k.outer(groups, -(-rows // tile.rows), parallel=parallel) as (group, i):
+        row = _start(i, tile.rows, rows)
+        acc = k.local(tile.vectors * tile.rows * lanes, dot.accumulator)
+        for v in range(tile.vectors):
+            start = load(bias, (group * tile.vectors + v) * lanes, lanes=lanes)
+            for r in range(tile.rows):
+                k.store(acc, start, (v * tile.rows + r) * lanes, lanes=lanes)
+
+        def multiply(step: Any, tail: int) -> None:
+            weights = [
+                dot.weights(k, w, group, step, v * dot.weights_per_step)
+                for v in range(tile.vectors)
+            ]
+            for r in range(tile.rows):
+                at = (row + r) * matmul.depth + step * dot.depth
+                value = _partial(k, dot, x, at, tail) if tail else dot.activation(k, x, at)
+                for v in range(tile.vectors):
+                    own = (v * tile.rows + r) * lanes
+                    total = dot.step(load(acc, own, lanes=lanes), value, weights[v])
+                    k.store(acc, total, own, lanes=lanes)
+
+        if full:
+            with k.loop(full // unroll, "ko") as ko:
+                for u in range(unroll):
+                    multiply(ko * unroll + u, 0)
+        if matmul.depth % dot.depth:
+            multiply(full, matmul.depth % dot.depth)
+        _write(k, matmul, target, tile, acc, buffers, y, group, row)
+    return k.finish()
+
+
+def _partial(k: KernelBuilder, dot: Dot, x: Any, at: Any, count: int) -> list[Any]:
+    """The last `count` < 4 elements of a row, assembled without reading past them."""
+    assert isinstance(dot, FourBytes)
+    four = k.local(4, dot.input_dtype, "last")
+    for i in range(4):
+        k.store(four, load(x, at + i) if i < count else tirx.const(0, dot.input_dtype), i)
+    return dot.activation(k, four, 0)
+
+
+def _write(
+    k: KernelBuilder,
+    matmul: MatMul,
+    target: Target,
+    tile: MatrixTile,
+    acc: Any,
+    buffers: list[Any],
+    y: Any,
+    group: Any,
+    row: Any,
+) -> None:
+    """Apply the program and store; columns past the last vector's end are left out."""
+    lanes, columns = target.lanes, matmul.columns
+    ragged = columns % lanes
+
+    def one(v: int, r: int, column: Any, width: int, lane: Any) -> None:
+        emitter = StepEmitter(k, target, width)
+        values = [load(acc, (v * tile.rows + r) * lanes + lane, lanes=width)]
+        for operand, buffer in zip(matmul.operands, buffers, strict=True):
+            at = (row + r) * operand.row_stride + column * operand.column_stride
+            if operand.column_stride == 0:
+                values.append(splat(load(buffer, at), width))
+            else:
+                values.append(load(buffer, at, lanes=width))
+        value = emitter.evaluate(matmul.program, values)
+        k.store(y, value, (row + r) * columns + column, lanes=width)
+
+    def vector(v: int, r: int) -> None:
+        one(v, r, (group * tile.vectors + v) * lanes, lanes, 0)
+
+    def last(v: int, r: int) -> None:
+        with k.loop(ragged, "t") as t:
+            one(v, r, (group * tile.vectors + v) * lanes + t, 1, t)
+
+    groups = matmul.vectors(target) // tile.vectors
+    for v in range(tile.vectors):
+        for r in range(tile.rows):
+            if not ragged or v < tile.vectors - 1:
+                vector(v, r)
+            elif groups == 1:
+                last(v, r)
+            else:
+                with k.when(group < as_int(groups - 1)):
+                    vector(v, r)
+                with k.when(group >= as_int(groups - 1)):
+                    last(v, r)

@@ -1,0 +1,121 @@
+"""Packing a matrix at run time into the order in which multiply-accumulates read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+
+from ...tensorir.builder import KernelBuilder, cast, constant, load, reinterpret, splat
+from ..movement.transposition import transpose
+from .dot import SIGN_BITS, Dot, FourBytes
+
+
+class Packer:
+    """Packs vectors of columns of one matrix with given strides.
+
+    Whole vectors where columns are neighbours, transposed squares where the depth's
+    elements are, and single elements for what is left over.
+    """
+
+    def __init__(self, k: KernelBuilder, dot: Dot, dtype: str, row: int, column: int) -> None:
+        self.k, self.dot, self.dtype, self.row, self.column = k, dot, dtype, row, column
+        self.lanes = dot.lanes
+
+    def pack(
+        self, x: Any, base: Any, depth: int, columns: int, result: Any, outer: Any, at: int
+    ) -> None:
+        """Columns from `base` on to result[outer, step, at ...], zero past `columns`."""
+        full = depth // self.dot.depth
+        steps = -(-depth // self.dot.depth)
+        done = 0
+        if columns == self.lanes and self.dot.depth in (1, 4) and self._vectorises():
+            if self.column == 1:
+                done = full
+                self._rows(x, base, full, result, outer, at)
+            elif self.row == 1 and full >= self.lanes:
+                done = full
+                self._squares(x, base, full, result, outer, at)
+        if done < steps:
+            with self.k.loop(steps - done, "k") as rest:
+                self._single(x, base, depth, columns, rest + done, result, outer, at)
+
+    def _vectorises(self) -> bool:
+        return self.dtype == "float32" or isinstance(self.dot, FourBytes)
+
+    def _rows(self, x: Any, base: Any, full: int, result: Any, outer: Any, at: int) -> None:
+        """Vectors of columns, for bytes four rows of them interleaved."""
+        k, lanes, dot = self.k, self.lanes, self.dot
+        with k.loop(full, "k") as step:
+            start = base + step * dot.depth * self.row
+            if not isinstance(dot, FourBytes):
+                k.store(result, load(x, start, lanes=lanes), outer, step, at, lanes=lanes)
+                return
+            rows = [load(x, start + i * self.row, lanes=lanes) for i in range(4)]
+            order = [i + r * lanes for i in range(lanes) for r in range(4)]
+            words = reinterpret(tirx.Shuffle(rows, order), "int32", lanes)
+            self._store_words(words, result, outer, step, at)
+
+    def _squares(self, x: Any, base: Any, full: int, result: Any, outer: Any, at: int) -> None:
+        """Squares of 32-bit elements, or of four bytes, transposed; the last overlaps."""
+        k, lanes, dot = self.k, self.lanes, self.dot
+        dtype = "float32" if not isinstance(dot, FourBytes) else "int32"
+        with k.loop(-(-full // lanes), "k") as block:
+            first = block * lanes
+            if full % lanes and not isinstance(block, int):
+                first = tirx.min(first, tirx.IntImm("int32", full - lanes))
+            rows = []
+            for i in range(lanes):
+                start = base + i * self.column + first * dot.depth
+                value = load(x, start, lanes=lanes * dot.depth)
+                rows.append(reinterpret(value, "int32", lanes) if dtype == "int32" else value)
+            for i, column in enumerate(transpose(k, rows, dtype)):
+                if dtype == "int32":
+                    self._store_words(column, result, outer, first + i, at)
+                else:
+                    k.store(result, column, outer, first + i, at, lanes=lanes)
+
+    def _store_words(self, words: Any, result: Any, outer: Any, step: Any, at: int) -> None:
+        assert isinstance(self.dot, FourBytes)
+        if self.dtype == "uint8":
+            words = words ^ splat(tirx.const(SIGN_BITS, "int32"), self.lanes)
+        parts = self.dot.pack_words(self.k, words)
+        width = self.dot.weights_per_step // len(parts)
+        for i, part in enumerate(parts):
+            self.k.store(result, part, outer, step, at + i * width, lanes=width)
+
+    def _single(
+        self,
+        x: Any,
+        base: Any,
+        depth: int,
+        columns: int,
+        step: Any,
+        result: Any,
+        outer: Any,
+        at: int,
+    ) -> None:
+        """One vector, element by element."""
+        k, dot = self.k, self.dot
+        bytes_ = isinstance(dot, FourBytes)
+        dtype = self.dtype if bytes_ else dot.weight_dtype
+        # What is past the edges counts zero: 128 of bytes whose sign bit is flipped.
+        nothing = 128 if bytes_ and self.dtype == "uint8" else 0
+        own = k.local(self.lanes * dot.depth, dtype, "own")
+        k.store(
+            own, constant(nothing, dtype, self.lanes * dot.depth), 0, lanes=self.lanes * dot.depth
+        )
+        with k.loop(dot.depth, "d") as d, k.loop(columns, "c") as c:
+            inside = step * dot.depth + d < depth
+            value = load(x, base + (step * dot.depth + d) * self.row + c * self.column)
+            if isinstance(inside, bool):
+                k.store(own, cast(value, dtype, 1), c * dot.depth + d)
+            else:
+                with k.when(inside):
+                    k.store(own, cast(value, dtype, 1), c * dot.depth + d)
+        if bytes_:
+            words = reinterpret(load(own, 0, lanes=4 * self.lanes), "int32", self.lanes)
+            self._store_words(words, result, outer, step, at)
+        else:
+            value = load(own, 0, lanes=self.lanes)
+            k.store(result, value, outer, step, at, lanes=self.lanes)

@@ -1,0 +1,311 @@
+"""Batched matrix product of two tensors that are both computed at run time.
+
+The right operand is packed first, as weights are at compile time; then a register tile
+runs over it as for constant weights. Both operands are read through strides, so that
+transposed heads and slices need no copies. Where the last tile of rows or columns would
+pass the edge, it overlaps its neighbour.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+
+from ...functions.steps import StepEmitter
+from ...plan.programs import Program
+from ...targets import Target
+from ...tensorir.builder import KernelBuilder, cast, constant, load, splat
+from .dot import Dot, FourBytes, choose
+from .matmul import MatrixTile
+from .pack import Packer
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrices:
+    """A batch of matrices in a flat buffer of `elements`; a stride of 0 broadcasts."""
+
+    dtype: str
+    elements: int
+    batch: tuple[int, ...]
+    row: int
+    column: int
+    offset: int = 0
+
+    def base(self, index: Sequence[Any]) -> Any:
+        """Where the matrix with this index in the batch begins."""
+        at: Any = self.offset
+        for i, stride in zip(index, self.batch, strict=True):
+            at = at + i * stride
+        return at
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchedProduct:
+    """left [*batch, rows, depth] @ right [*batch, depth, columns], then a program.
+
+    8-bit operands have zero points. `output` has columns next to each other.
+    """
+
+    batch: tuple[int, ...]
+    rows: int
+    depth: int
+    columns: int
+    left: Matrices
+    right: Matrices
+    left_zero: int
+    right_zero: int
+    program: Program
+    operands: tuple[Matrices, ...]
+    output: Matrices
+
+    def dot(self, target: Target) -> Dot:
+        return choose(target, self.left.dtype)
+
+    def zeros(self, target: Target) -> tuple[int, int]:
+        """The zero points of what is multiplied: bytes as the instruction takes them."""
+        dot = self.dot(target)
+        right = self.right_zero
+        if isinstance(dot, FourBytes) and self.right.dtype == "uint8":
+            right -= 128
+        return self.left_zero + dot.input_offset, right
+
+    def scratch(self, target: Target, tile: MatrixTile) -> list[tuple[tuple[int, ...], str]]:
+        """Packed right operand, then sums of its columns and of the left one's rows."""
+        dot = self.dot(target)
+        count = math.prod(self.batch)
+        groups = column_groups(self, target, tile)
+        steps = -(-self.depth // dot.depth)
+        left_zero, right_zero = self.zeros(target)
+        width = tile.vectors * target.lanes
+        packed = (count * groups, steps, tile.vectors * dot.weights_per_step)
+        shapes: list[tuple[tuple[int, ...], str]] = [(packed, dot.weight_dtype)]
+        if left_zero:
+            shapes.append(((count * groups * width,), "int32"))
+        if right_zero:
+            shapes.append(((count * self.rows,), "int32"))
+        return shapes
+
+
+def column_groups(product: BatchedProduct, target: Target, tile: MatrixTile) -> int:
+    return -(-product.columns // (tile.vectors * target.lanes))
+
+
+def choose_tile(product: BatchedProduct, target: Target) -> MatrixTile:
+    """The tile with the fewest estimated cycles, overlapping parts counted in full."""
+    budget = target.registers - 2
+    double = 2 if product.dot(target).weight_dtype == "int16" else 1
+    wide = max(1, product.columns // target.lanes)
+    found = []
+    for vectors in range(1, min(wide, 8) + 1):
+        for rows in range(1, min(product.rows, 16) + 1):
+            extra = vectors * double + (double if target.registers < 32 else 0)
+            if vectors * rows + extra > budget and vectors * rows > 1:
+                continue
+            groups = -(-product.columns // (vectors * target.lanes))
+            tiles = groups * -(-product.rows // rows)
+            loads = (vectors + rows) * double
+            cost = tiles * max(vectors * rows * double / 2, loads / 2, 4.0)
+            found.append((cost, MatrixTile(vectors, rows)))
+    return min(found, key=lambda f: f[0])[1]
+
+
+def build(product: BatchedProduct, target: Target, tile: MatrixTile, parallel: bool = False) -> Any:
+    """The kernel. Arguments: left, right, operands, output, scratch (`BatchedProduct.scratch`)."""
+    return _Product(product, target, tile, parallel=parallel).build()
+
+
+class _Product:
+    """One kernel being built."""
+
+    def __init__(
+        self, product: BatchedProduct, target: Target, tile: MatrixTile, *, parallel: bool
+    ) -> None:
+        self.product, self.target, self.tile, self.parallel = product, target, tile, parallel
+        self.dot = product.dot(target)
+        self.lanes = target.lanes
+        self.groups = column_groups(product, target, tile)
+        self.width = tile.vectors * self.lanes
+        self.left_zero, self.right_zero = product.zeros(target)
+        k = self.k = KernelBuilder()
+        self.x = k.parameter("X", (product.left.elements,), product.left.dtype)
+        self.w = k.parameter("W", (product.right.elements,), product.right.dtype)
+        self.buffers = [
+            k.parameter(f"P{i}", (o.elements,), o.dtype) for i, o in enumerate(product.operands)
+        ]
+        self.y = k.parameter("Y", (product.output.elements,), product.program.dtype)
+        shapes = product.scratch(target, tile)
+        made = [k.parameter(f"S{i}", shape, dtype) for i, (shape, dtype) in enumerate(shapes)]
+        self.packed = made.pop(0)
+        self.column_sums = made.pop(0) if self.left_zero else None
+        self.row_sums = made.pop(0) if self.right_zero else None
+
+    def build(self) -> Any:
+        k, product = self.k, self.product
+        count = math.prod(product.batch)
+        with k.outer(count, self.groups, parallel=self.parallel) as (n, group):
+            self.pack(n, group)
+        if self.row_sums is not None:
+            self.sum_rows()
+        tiles = -(-product.rows // self.tile.rows)
+        with k.outer(count * self.groups, tiles, parallel=self.parallel) as (outer, i):
+            self.multiply(outer // self.groups, outer, outer % self.groups, i)
+        return k.finish()
+
+    def index(self, n: Any) -> list[Any]:
+        """Position in the batch of its n-th matrix."""
+        result: list[Any] = []
+        for size in reversed(self.product.batch):
+            if size == 1:
+                result.insert(0, 0)
+                continue
+            result.insert(0, n % size)
+            n = n // size
+        return result
+
+    def column(self, group: Any) -> Any:
+        """First column of a group; the last one overlaps its neighbour where it can."""
+        last = max(0, self.product.columns - self.width)
+        return _smaller(group * self.width, last)
+
+    def pack(self, n: Any, group: Any) -> None:
+        product, dot = self.product, self.dot
+        packer = Packer(self.k, dot, product.right.dtype, product.right.row, product.right.column)
+        base = product.right.base(self.index(n)) + self.column(group) * product.right.column
+        outer = n * self.groups + group
+        for v in range(self.tile.vectors):
+            columns = min(self.lanes, product.columns - v * self.lanes)
+            at = base + v * self.lanes * product.right.column
+            packer.pack(
+                self.w,
+                at,
+                product.depth,
+                columns,
+                self.packed,
+                outer,
+                v * dot.weights_per_step,
+            )
+        if self.column_sums is not None:
+            self.sum_columns(outer)
+
+    def sum_columns(self, outer: Any) -> None:
+        """What the left operand's zero point adds to each column."""
+        k, dot, product = self.k, self.dot, self.product
+        assert self.column_sums is not None
+        steps = -(-product.depth // dot.depth)
+        fixed = product.depth * self.left_zero * self.right_zero
+        for v in range(self.tile.vectors):
+            acc = k.local(self.lanes, "int32", "sums")
+            k.store(acc, constant(0, "int32", self.lanes), 0, lanes=self.lanes)
+            with k.loop(steps, "k") as step:
+                weights = dot.weights(k, self.packed, outer, step, v * dot.weights_per_step)
+                total = dot.step(load(acc, 0, lanes=self.lanes), dot.ones(), weights)
+                k.store(acc, total, 0, lanes=self.lanes)
+            total = constant(fixed, "int32", self.lanes) - load(
+                acc, 0, lanes=self.lanes
+            ) * constant(self.left_zero, "int32", self.lanes)
+            at = outer * self.width + v * self.lanes
+            k.store(self.column_sums, total, at, lanes=self.lanes)
+
+    def sum_rows(self) -> None:
+        """What the right operand's zero point takes from each row, without the fixed part."""
+        k, product = self.k, self.product
+        count = math.prod(product.batch)
+        with k.outer(count, product.rows, parallel=self.parallel) as (n, row):
+            base = product.left.base(self.index(n)) + row * product.left.row
+            total = k.local(1, "int32", "total")
+            k.store(total, constant(product.depth * self.dot.input_offset, "int32"), 0)
+            with k.loop(product.depth, "k") as step:
+                value = load(self.x, base + step * product.left.column)
+                k.store(total, load(total, 0) + cast(value, "int32", 1), 0)
+            at = n * product.rows + row
+            k.store(self.row_sums, load(total, 0) * constant(-self.right_zero, "int32"), at)
+
+    def multiply(self, n: Any, outer: Any, group: Any, i: Any) -> None:
+        k, product, dot, tile = self.k, self.product, self.dot, self.tile
+        row = _smaller(i * tile.rows, product.rows - tile.rows)
+        index = self.index(n)
+        acc = k.local(tile.vectors * tile.rows * self.lanes, dot.accumulator)
+        self.start(acc, n, outer, row)
+        base = product.left.base(index) + row * product.left.row
+
+        def step(at: Any, tail: int) -> None:
+            weights = [
+                dot.weights(k, self.packed, outer, at, v * dot.weights_per_step)
+                for v in range(tile.vectors)
+            ]
+            for r in range(tile.rows):
+                position = base + r * product.left.row + at * dot.depth * product.left.column
+                value = self.activation(position, tail)
+                for v in range(tile.vectors):
+                    own = (v * tile.rows + r) * self.lanes
+                    total = dot.step(load(acc, own, lanes=self.lanes), value, weights[v])
+                    k.store(acc, total, own, lanes=self.lanes)
+
+        full, rest = divmod(product.depth, dot.depth)
+        unroll = max((u for u in range(1, tile.unroll + 1) if full % u == 0), default=1)
+        if full:
+            with k.loop(full // unroll, "ko") as ko:
+                for u in range(unroll):
+                    step(ko * unroll + u, 0)
+        if rest:
+            step(full, rest)
+        self.write(acc, index, self.column(group), row)
+
+    def activation(self, position: Any, tail: int) -> list[Any]:
+        """Elements of one row along the depth; the last few without reading past them."""
+        if not tail:
+            return self.dot.activation(self.k, self.x, position)
+        four = self.k.local(4, self.dot.input_dtype, "last")
+        for i in range(4):
+            value = load(self.x, position + i) if i < tail else tirx.const(0, self.dot.input_dtype)
+            self.k.store(four, value, i)
+        return self.dot.activation(self.k, four, 0)
+
+    def start(self, acc: Any, n: Any, outer: Any, row: Any) -> None:
+        k, tile, lanes = self.k, self.tile, self.lanes
+        for v in range(tile.vectors):
+            first = constant(0, self.dot.accumulator, lanes)
+            if self.column_sums is not None:
+                first = load(self.column_sums, outer * self.width + v * lanes, lanes=lanes)
+            for r in range(tile.rows):
+                value = first
+                if self.row_sums is not None:
+                    own = load(self.row_sums, n * self.product.rows + row + r)
+                    value = value + splat(own, lanes)
+                k.store(acc, value, (v * tile.rows + r) * lanes, lanes=lanes)
+
+    def write(self, acc: Any, index: list[Any], column: Any, row: Any) -> None:
+        """Apply the program and store."""
+        k, product, tile = self.k, self.product, self.tile
+
+        def one(v: int, r: int, width: int, lane: Any) -> None:
+            emitter = StepEmitter(k, self.target, width)
+            at = column + v * self.lanes + lane
+            values = [load(acc, (v * tile.rows + r) * self.lanes + lane, lanes=width)]
+            for operand, buffer in zip(product.operands, self.buffers, strict=True):
+                start = operand.base(index) + (row + r) * operand.row + at * operand.column
+                if operand.column == 0:
+                    values.append(splat(load(buffer, start), width))
+                else:
+                    values.append(load(buffer, start, lanes=width))
+            value = emitter.evaluate(product.program, values)
+            target = product.output.base(index) + (row + r) * product.output.row + at
+            k.store(self.y, value, target, lanes=width)
+
+        for v in range(tile.vectors):
+            for r in range(tile.rows):
+                if product.columns >= self.width:
+                    one(v, r, self.lanes, 0)
+                else:
+                    with k.loop(product.columns - v * self.lanes, "t") as t:
+                        one(v, r, 1, t)
+
+
+def _smaller(value: Any, limit: int) -> Any:
+    if isinstance(value, int):
+        return min(value, limit)
+    return tirx.min(value, tirx.IntImm("int32", limit))

@@ -1,0 +1,94 @@
+"""Concatenation: row-major along any axis, blocked along the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+
+from ...plan.layout import Blocked
+from ...targets import Target
+from ...tensorir.builder import KernelBuilder, load
+from ..epilogue import fill_border
+
+
+def build_plain(outer: int, runs: Sequence[int], dtype: str, target: Target) -> Any:
+    """Concatenate row-major inputs of `outer` runs each. Arguments: inputs, output."""
+    k = KernelBuilder()
+    buffers = [k.parameter(f"X{i}", (outer * r,), dtype) for i, r in enumerate(runs)]
+    total = sum(runs)
+    result = k.parameter("Y", (outer * total,), dtype)
+    lanes = target.lanes
+    with k.loop(outer, "o") as o:
+        first = 0
+        for buffer, run in zip(buffers, runs, strict=True):
+            if run >= lanes:
+                with k.loop(run // lanes, "v") as v:
+                    value = load(buffer, o * run + v * lanes, lanes=lanes)
+                    k.store(result, value, o * total + first + v * lanes, lanes=lanes)
+            rest = run % lanes
+            if rest:
+                with k.loop(rest, "t") as t:
+                    at = run - rest + t
+                    k.store(result, load(buffer, o * run + at), o * total + first + at)
+            first += run
+    return k.finish()
+
+
+def build_blocked(inputs: Sequence[Blocked], output: Blocked, dtype: str, target: Target) -> Any:
+    """Concatenate blocked inputs along the channels. Arguments: inputs, output."""
+    k = KernelBuilder()
+    buffers = [k.parameter(f"X{i}", x.shape, dtype) for i, x in enumerate(inputs)]
+    result = k.parameter("Y", output.shape, dtype)
+    fill_border(k, result, output, dtype)
+    first = 0
+    for x, buffer in zip(inputs, buffers, strict=True):
+        aligned = first % output.block == 0 and x.block == output.block
+        lanes = min(target.lanes, x.block) if aligned else 1
+        with (
+            k.outer(output.batch, x.blocks, parallel=False) as (n, cb),
+            k.loop(output.height, "h") as h,
+            k.loop(output.width, "w") as w,
+            k.loop(x.block // lanes, "part") as part,
+        ):
+            value = load(buffer, n * x.blocks + cb, x.position(h, w), part * lanes, lanes=lanes)
+            own = cb * x.block + part * lanes
+            channel = own + first
+            at = (
+                n * output.blocks + _div(channel, output.block),
+                output.position(h, w),
+                _mod(channel, output.block),
+            )
+            if aligned or x.channels % x.block == 0:
+                k.store(result, value, *at, lanes=lanes)
+            else:
+                with k.when(own < x.channels):
+                    k.store(result, value, *at, lanes=lanes)
+        first += x.channels
+    _zero_tail(k, result, output, dtype)
+    return k.finish()
+
+
+def _zero_tail(k: KernelBuilder, result: Any, output: Blocked, dtype: str) -> None:
+    """Lanes past the last channel hold zeros, not what was in memory before."""
+    rest = output.padded_channels - output.channels
+    if not rest:
+        return
+    zero = tirx.const(0, dtype)
+    with (
+        k.loop(output.batch, "n") as n,
+        k.loop(output.height, "h") as h,
+        k.loop(output.width, "w") as w,
+        k.loop(rest, "t") as t,
+    ):
+        lane = output.block - rest + t
+        k.store(result, zero, (n + 1) * output.blocks - 1, output.position(h, w), lane)
+
+
+def _div(value: Any, by: int) -> Any:
+    return value // by if isinstance(value, int) else tirx.floordiv(value, by)
+
+
+def _mod(value: Any, by: int) -> Any:
+    return value % by if isinstance(value, int) else tirx.floormod(value, by)

@@ -1,0 +1,265 @@
+"""Elementwise programs as kernels of their own, between any layouts, with broadcasting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+
+from ...functions.steps import StepEmitter
+from ...targets import Target
+from ...tensorir.builder import KernelBuilder, constant, load, splat
+from ..epilogue import fill_border
+from . import squares, transposed
+from .sources import Elementwise, Source, collapse
+
+
+def build(kernel: Elementwise, target: Target, parallel: bool = False) -> Any:
+    """The kernel. Arguments: sources, output."""
+    if kernel.layout is not None:
+        return _to_blocked(kernel, target, parallel)
+    if any(s.layout is not None for s in kernel.sources):
+        return _from_blocked(kernel, target, parallel)
+    return _plain(kernel, target, parallel)
+
+
+def _declare(k: KernelBuilder, kernel: Elementwise) -> list[Any]:
+    return [k.parameter(f"X{i}", s.buffer_shape, s.dtype) for i, s in enumerate(kernel.sources)]
+
+
+def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
+    y = kernel.layout
+    assert y is not None
+    k = KernelBuilder()
+    buffers = _declare(k, kernel)
+    result = k.parameter("Y", y.shape, kernel.program.dtype)
+    fill_border(k, result, y, kernel.program.dtype)
+    strides = [_image_strides(s) for s in kernel.sources]
+    by_lane = any(s.layout is None and st[1] for s, st in zip(kernel.sources, strides, strict=True))
+    size = (y.batch, y.channels, y.height, y.width)
+    if by_lane and squares.fits(kernel, strides, size):
+        body = squares.Squares(k, kernel, target, buffers, result, strides, size)
+        body.build(parallel=parallel)
+        return k.finish()
+    lanes = 1 if by_lane else min(target.lanes, y.block)
+    emitter = StepEmitter(k, target, lanes)
+    ragged = y.channels != y.padded_channels
+    if by_lane and y.blocks == 1 and _interleaves(kernel, strides):
+        _interleave(k, kernel, target, buffers, result, strides, parallel=parallel)
+        return k.finish()
+
+    def values(n: Any, c: Any, h: Any, w: Any) -> list[Any]:
+        found = []
+        for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
+            if source.layout is not None:
+                found.append(_load_blocked(source, buffer, n, c, h, w, lanes))
+            else:
+                at = source.offset + n * stride[0] + c * stride[1] + h * stride[2] + w * stride[3]
+                found.append(splat(load(buffer, at), lanes))
+        return found
+
+    with k.outer(y.batch, y.blocks, parallel=parallel) as (n, cb):
+        if by_lane:
+            with k.loop(y.block, "c") as lane:
+                channel = cb * y.block + lane
+                with k.loop(y.height, "h") as h, k.loop(y.width, "w") as w:
+                    at = (n * y.blocks + cb, y.position(h, w), lane)
+                    if not ragged:
+                        value = emitter.evaluate(kernel.program, values(n, channel, h, w))
+                        k.store(result, value, *at)
+                    else:
+                        with k.when(channel < y.channels):
+                            value = emitter.evaluate(kernel.program, values(n, channel, h, w))
+                            k.store(result, value, *at)
+                        with k.when(channel >= y.channels):
+                            k.store(result, constant(0, kernel.program.dtype), *at)
+        else:
+            with (
+                k.loop(y.height, "h") as h,
+                k.loop(y.width, "w") as w,
+                k.loop(y.block // lanes, "part") as part,
+            ):
+                channel = cb * y.block + part * lanes
+                value = emitter.evaluate(kernel.program, values(n, channel, h, w))
+                if ragged:
+                    value = _mask(value, channel, y.channels, kernel.program.dtype, lanes)
+                at = (n * y.blocks + cb, y.position(h, w), part * lanes)
+                k.store(result, value, *at, lanes=lanes)
+    return k.finish()
+
+
+def _interleaves(kernel: Elementwise, strides: Sequence[Sequence[int]]) -> bool:
+    """Whether every source is row-major with neighbouring pixels (or one value) in a row."""
+    y = kernel.layout
+    assert y is not None
+    whole = all(s.layout is None for s in kernel.sources)
+    return whole and y.block in (2, 3, 4) and all(s[3] in (0, 1) for s in strides)
+
+
+def _interleave(
+    k: KernelBuilder,
+    kernel: Elementwise,
+    target: Target,
+    buffers: Sequence[Any],
+    result: Any,
+    strides: Sequence[Sequence[int]],
+    *,
+    parallel: bool,
+) -> None:
+    """Images of few channels: whole vectors of pixels per channel, then interleaved."""
+    y = kernel.layout
+    assert y is not None
+    dtype = kernel.program.dtype
+
+    def pixels(n: Any, h: Any, w: Any, lanes: int) -> None:
+        emitter = StepEmitter(k, target, lanes)
+        vectors = []
+        for c in range(y.block):
+            if c >= y.channels:
+                vectors.append(constant(0, dtype, lanes))
+                continue
+            values = []
+            for source, buffer, s in zip(kernel.sources, buffers, strides, strict=True):
+                at = source.offset + n * s[0] + c * s[1] + h * s[2] + w * s[3]
+                found = load(buffer, at, lanes=lanes if s[3] else 1)
+                values.append(found if s[3] else splat(found, lanes))
+            vectors.append(emitter.bind(emitter.evaluate(kernel.program, values), dtype))
+        if lanes == 1:
+            for c, value in enumerate(vectors):
+                k.store(result, value, n, y.position(h, w), c)
+            return
+        order = [c * lanes + i for i in range(lanes) for c in range(y.block)]
+        k.store(result, tirx.Shuffle(vectors, order), n, y.position(h, w), 0, lanes=len(order))
+
+    lanes = target.lanes
+    with k.outer(y.batch, y.height, parallel=parallel) as (n, h):
+        if y.width >= lanes:
+            with k.loop(-(-y.width // lanes), "v") as v:
+                last = tirx.IntImm("int32", y.width - lanes)
+                start = v * lanes
+                if y.width % lanes:
+                    start = tirx.min(start, last) if not isinstance(v, int) else 0
+                pixels(n, h, start, lanes)
+        else:
+            with k.loop(y.width, "w") as w:
+                pixels(n, h, w, 1)
+
+
+def _mask(value: Any, channel: Any, channels: int, dtype: str, lanes: int) -> Any:
+    """Zero the lanes past the last channel, which may hold infinities otherwise."""
+    if lanes == 1:
+        return tirx.Select(channel < channels, value, constant(0, dtype))
+    ramp = tirx.Ramp(channel, tirx.IntImm("int32", 1), lanes)
+    keep = ramp < splat(tirx.IntImm("int32", channels), lanes)
+    return tirx.Select(keep, value, constant(0, dtype, lanes))
+
+
+def _load_blocked(source: Source, buffer: Any, n: Any, c: Any, h: Any, w: Any, lanes: int) -> Any:
+    layout = source.layout
+    assert layout is not None
+    image = n if layout.batch > 1 else 0
+    if layout.height == 1:
+        h = 0
+    if layout.width == 1:
+        w = 0
+    block = c // layout.block if isinstance(c, int) else tirx.floordiv(c, layout.block)
+    lane = c % layout.block if isinstance(c, int) else tirx.floormod(c, layout.block)
+    outer = image * layout.blocks + source.first_block + block
+    return load(buffer, outer, layout.position(h, w), lane, lanes=lanes)
+
+
+def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
+    """Row-major output of inputs of which some are blocked."""
+    k = KernelBuilder()
+    buffers = _declare(k, kernel)
+    result = k.parameter("Y", (math.prod(kernel.shape),), kernel.program.dtype)
+    n_, c_, h_, w_ = _image_shape(kernel.shape)
+    strides = [_image_strides(s) for s in kernel.sources]
+    size = (n_, c_, h_, w_)
+    if squares.fits(kernel, strides, size):
+        body = squares.Squares(k, kernel, target, buffers, result, strides, size)
+        body.build(parallel=parallel)
+        return k.finish()
+    emitter = StepEmitter(k, target, 1)
+    with (
+        k.outer(n_, c_, parallel=parallel) as (n, c),
+        k.loop(h_, "h") as h,
+        k.loop(w_, "w") as w,
+    ):
+        values = []
+        for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
+            if source.layout is not None:
+                values.append(_load_blocked(source, buffer, n, c, h, w, 1))
+            else:
+                at = source.offset + n * stride[0] + c * stride[1] + h * stride[2] + w * stride[3]
+                values.append(load(buffer, at))
+        value = emitter.evaluate(kernel.program, values)
+        k.store(result, value, ((n * c_ + c) * h_ + h) * w_ + w)
+    return k.finish()
+
+
+def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Any:
+    """Row-major throughout: adjacent axes with the same broadcasting are one."""
+    k = KernelBuilder()
+    buffers = _declare(k, kernel)
+    total = math.prod(kernel.shape)
+    result = k.parameter("Y", (total,), kernel.program.dtype)
+    sizes, strides = collapse(kernel.shape, [s.element_strides for s in kernel.sources])
+    if len(strides) == 1 and transposed.fits(sizes, strides[0]):
+        transposed.build(
+            k, kernel, target, buffers[0], result, sizes, strides[0], parallel=parallel
+        )
+        return k.finish()
+    *outer, inner = sizes
+    whole = all(s[-1] in (0, 1) for s in strides)
+    width = min(target.lanes, 1 << (inner.bit_length() - 1)) if whole else 1
+
+    def body(indices: Sequence[Any], at: Any, lanes: int) -> None:
+        values = []
+        for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
+            base: Any = source.offset + at * stride[-1]
+            for i, s in zip(indices, stride[:-1], strict=True):
+                base = base + i * s
+            if stride[-1] == 0:
+                values.append(splat(load(buffer, base), lanes))
+            else:
+                values.append(load(buffer, base, lanes=lanes))
+        value = StepEmitter(k, target, lanes).evaluate(kernel.program, values)
+        offset: Any = 0
+        for i, size in zip(indices, outer, strict=True):
+            offset = offset * size + i
+        k.store(result, value, offset * inner + at, lanes=lanes)
+
+    def row(indices: Sequence[Any]) -> None:
+        with k.loop(inner // width, "v", parallel=parallel and not indices) as v:
+            body(indices, v * width, width)
+        if inner % width:  # the last vector overlaps the one before
+            body(indices, inner - width, width)
+
+    def nest(indices: list[Any]) -> None:
+        depth = len(indices)
+        if depth == len(outer):
+            row(indices)
+            return
+        with k.loop(outer[depth], f"i{depth}", parallel=parallel and depth == 0) as i:
+            nest([*indices, i])
+
+    nest([])
+    return k.finish()
+
+
+def _image_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """(N, C, H, W) of a shape of rank 0 to 4; rank 3 is (N, C, W)."""
+    if len(shape) == 3:
+        return (shape[0], shape[1], 1, shape[2])
+    padded = [1] * (4 - len(shape)) + list(shape)
+    return (padded[0], padded[1], padded[2], padded[3])
+
+
+def _image_strides(source: Source) -> list[int]:
+    strides = source.element_strides
+    if len(strides) == 3:
+        return [strides[0], strides[1], 0, strides[2]]
+    return [0] * (4 - len(strides)) + strides

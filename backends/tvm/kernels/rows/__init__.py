@@ -1,0 +1,1 @@
+"""Kernels over rows of elements: normalizations, reductions and softmax."""

@@ -1,0 +1,315 @@
+"""Kernels that need all elements along an axis: Softmax, normalizations, reductions.
+
+A row-major tensor is seen as [outer, size, inner], reduced over `size`. Where `inner` is
+1, vectors lie along the row and are folded at the end; else they lie across the rows,
+and each lane is a row of its own. Vectors that would pass the end overlap those before
+them, and their lanes that were counted already are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+
+from ...functions import mathematics
+from ...functions.steps import StepEmitter
+from ...plan.programs import Program
+from ...targets import Target
+from ...tensorir.builder import KernelBuilder, constant, load, splat
+from ...tensorir.vectors import VectorCode
+
+CHAINS = 4
+"""Partial results of a long row: they don't wait for each other, and round less."""
+
+KEPT = 16384
+"""Up to so many bytes of exponentials are kept from the sum to the quotient."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RowOperand:
+    """An operand of the fused program in a flat buffer, with strides along each axis."""
+
+    dtype: str
+    elements: int
+    outer: int
+    size: int
+    inner: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """One kernel on float32 [outer, size, inner].
+
+    `kind` is softmax, log_softmax, normalize ((x - mean) / sqrt(variance + epsilon)) or
+    root_mean_square (x / sqrt(mean square + epsilon)), followed by a program; or one of
+    `REDUCTIONS`, whose result is [outer, inner].
+    """
+
+    kind: str
+    outer: int
+    size: int
+    inner: int
+    epsilon: float
+    program: Program
+    operands: tuple[RowOperand, ...]
+
+    @property
+    def reduces(self) -> bool:
+        return self.kind in REDUCTIONS
+
+
+Combine = Callable[[VectorCode, Any, Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """`term` of each element, joined from `start` on, and what becomes of the total."""
+
+    join: Combine
+    start: float
+    term: Callable[[VectorCode, Any], Any] = lambda e, x: x
+    finish: Callable[[Any, Any], Any] = lambda total, count: total
+
+
+def _add(e: VectorCode, element: Any, total: Any) -> Any:
+    return total + element
+
+
+def _square(e: VectorCode, x: Any) -> Any:
+    return x * x
+
+
+REDUCTIONS: dict[str, Reduction] = {
+    "sum": Reduction(_add, 0.0),
+    "mean": Reduction(_add, 0.0, finish=lambda total, count: total / count),
+    "max": Reduction(VectorCode.larger, -math.inf),
+    "min": Reduction(VectorCode.smaller, math.inf),
+    "sum_square": Reduction(_add, 0.0, _square),
+    "l1": Reduction(_add, 0.0, VectorCode.magnitude),
+    "l2": Reduction(_add, 0.0, _square, lambda total, count: tirx.sqrt(total)),
+}
+
+_TOP = Reduction(lambda e, element, total: tirx.max(total, element), -math.inf)
+"""A row's largest number, anything where there is NaN: what the sum of a softmax needs."""
+
+
+def build(rows: Rows, target: Target, parallel: bool = False) -> Any:
+    """The kernel. Arguments: input, operands, output."""
+    return _Rows(rows, target, parallel=parallel).build()
+
+
+class _Rows:
+    """One kernel being built."""
+
+    def __init__(self, rows: Rows, target: Target, *, parallel: bool) -> None:
+        self.rows, self.target, self.parallel = rows, target, parallel
+        self.across = rows.inner > 1
+        walked = rows.inner if self.across else rows.size
+        self.lanes = min(target.lanes, 1 << (walked.bit_length() - 1))
+        k = self.k = KernelBuilder()
+        total = rows.outer * rows.size * rows.inner
+        self.x = k.parameter("X", (total,), "float32")
+        self.buffers = [
+            k.parameter(f"P{i}", (o.elements,), o.dtype) for i, o in enumerate(rows.operands)
+        ]
+        count = rows.outer * rows.inner if rows.reduces else total
+        self.y = k.parameter("Y", (count,), rows.program.dtype)
+        self.emitter = StepEmitter(k, target, self.lanes)
+
+    def build(self) -> Any:
+        k, rows = self.k, self.rows
+        vectors = -(-rows.inner // self.lanes) if self.across else 1
+        with k.outer(rows.outer, vectors, parallel=self.parallel) as (outer, v):
+            inner: Any = 0
+            if self.across:
+                inner = _smaller(v * self.lanes, rows.inner - self.lanes)
+            if rows.reduces:
+                self.reduction(outer, inner)
+            elif rows.kind in ("softmax", "log_softmax"):
+                self.softmax(outer, inner)
+            else:
+                self.normalization(outer, inner)
+        return k.finish()
+
+    # --- walking a row ---
+
+    def each(self, function: Callable[[Any, Any, Any], None]) -> None:
+        """`function(number, first element, lanes that count)` for every vector of a row.
+
+        The lanes are a mask, or None where all count.
+        """
+        self.each_part(lambda number, s, mask, _: function(number, s, mask), 1)
+
+    def each_part(self, function: Callable[[Any, Any, Any, int], None], parts: int) -> None:
+        """As `each`, with which of `parts` independent chains the vector belongs to."""
+        step = 1 if self.across else self.lanes
+        full, rest = divmod(self.rows.size, step)
+        with self.k.loop(full // parts, "s") as s:
+            for part in range(parts):
+                number = s * parts + part
+                function(number, number * step, None, part)
+        for number in range(full - full % parts, full):
+            function(number, number * step, None, 0)
+        if rest:
+            lane = tirx.Ramp(tirx.IntImm("int32", 0), tirx.IntImm("int32", 1), self.lanes)
+            mask = lane >= constant(self.lanes - rest, "int32", self.lanes)
+            function(full, self.rows.size - self.lanes, mask, 0)
+
+    @property
+    def vectors(self) -> int:
+        """How often `each` calls."""
+        return self.rows.size if self.across else -(-self.rows.size // self.lanes)
+
+    def position(self, outer: Any, s: Any, inner: Any) -> Any:
+        return (outer * self.rows.size + s) * self.rows.inner + inner
+
+    def fold(
+        self,
+        reduction: Reduction,
+        element: Callable[[Any, Any], Any],
+    ) -> Any:
+        """All elements of the row joined; `element(number, first)` is a vector of them."""
+        k, lanes = self.k, self.lanes
+        parts = CHAINS if self.vectors >= 2 * CHAINS else 1
+        acc = k.local(parts * lanes, "float32", "total")
+        for part in range(parts):
+            k.store(acc, self.number(reduction.start), part * lanes, lanes=lanes)
+
+        def join(number: Any, s: Any, mask: Any, part: int) -> None:
+            value = element(number, s)
+            if mask is not None:
+                value = tirx.Select(mask, value, self.number(reduction.start))
+            before = load(acc, part * lanes, lanes=lanes)
+            joined = reduction.join(self.emitter, value, before)
+            k.store(acc, joined, part * lanes, lanes=lanes)
+
+        self.each_part(join, parts)
+        value = load(acc, 0, lanes=lanes)
+        for part in range(1, parts):
+            other = load(acc, part * lanes, lanes=lanes)
+            value = reduction.join(self.emitter, other, value)
+        return value if self.across else splat(self.horizontal(value, reduction.join), lanes)
+
+    def horizontal(self, value: Any, join: Combine) -> Any:
+        """One number from the lanes of a vector, by halves."""
+        lanes = self.lanes
+        while lanes > 1:
+            half = lanes // 2
+            emitter = StepEmitter(self.k, self.target, lanes)
+            value = emitter.bind(value, "float32")
+            low, high = (
+                tirx.Shuffle([value], list(range(start, start + half))) for start in (0, half)
+            )
+            lanes = half
+            value = join(StepEmitter(self.k, self.target, lanes), high, low)
+        return StepEmitter(self.k, self.target, 1).bind(value, "float32")
+
+    def number(self, value: float) -> Any:
+        return constant(value, "float32", self.lanes)
+
+    def bind(self, value: Any) -> Any:
+        return self.emitter.bind(value, "float32")
+
+    def store(self, value: Any, outer: Any, s: Any, inner: Any) -> None:
+        """Apply the program to a vector of results and store it."""
+        values = [value]
+        for operand, buffer in zip(self.rows.operands, self.buffers, strict=True):
+            at = outer * operand.outer + s * operand.size + inner * operand.inner
+            along = operand.inner if self.across else operand.size
+            if along:
+                values.append(load(buffer, at, lanes=self.lanes))
+            else:
+                values.append(splat(load(buffer, at), self.lanes))
+        result = self.emitter.evaluate(self.rows.program, values)
+        self.k.store(self.y, result, self.position(outer, s, inner), lanes=self.lanes)
+
+    # --- kinds ---
+
+    def softmax(self, outer: Any, inner: Any) -> None:
+        k, lanes, logarithm = self.k, self.lanes, self.rows.kind == "log_softmax"
+        kept = not logarithm and self.vectors * lanes * 4 <= KEPT
+        row = k.local(self.vectors * lanes, "float32", "row") if kept else None
+
+        def element(s: Any) -> Any:
+            return load(self.x, self.position(outer, s, inner), lanes=lanes)
+
+        top = self.bind(self.fold(_TOP, lambda _, s: element(s)))
+
+        def exponential(number: Any, s: Any) -> Any:
+            value = self.bind(mathematics.exp_nonpositive(self.emitter, element(s) - top))
+            if row is not None:
+                k.store(row, value, number * lanes, lanes=lanes)
+            return value
+
+        total = self.bind(self.fold(REDUCTIONS["sum"], exponential))
+        if logarithm:
+            shift = self.bind(tirx.log(total))  # apart from `top`, in which it may vanish
+
+            def difference(number: Any, s: Any, _: Any) -> None:
+                self.store(self.bind(element(s) - top) - shift, outer, s, inner)
+
+            self.each(difference)
+            return
+        factor = self.bind(self.number(1.0) / total)
+
+        def quotient(number: Any, s: Any, _: Any) -> None:
+            if row is not None:
+                value = load(row, number * lanes, lanes=lanes)
+            else:
+                value = mathematics.exp_nonpositive(self.emitter, element(s) - top)
+            self.store(value * factor, outer, s, inner)
+
+        self.each(quotient)
+
+    def normalization(self, outer: Any, inner: Any) -> None:
+        lanes, count = self.lanes, self.number(float(self.rows.size))
+
+        def element(s: Any) -> Any:
+            return load(self.x, self.position(outer, s, inner), lanes=lanes)
+
+        mean: Any = None
+        if self.rows.kind == "normalize":
+            mean = self.bind(self.fold(REDUCTIONS["sum"], lambda _, s: element(s)) / count)
+
+        def centred(s: Any) -> Any:
+            return element(s) if mean is None else element(s) - mean
+
+        def square(_: Any, s: Any) -> Any:
+            value = self.bind(centred(s))
+            return value * value
+
+        variance = self.fold(REDUCTIONS["sum"], square) / count
+        root = tirx.sqrt(variance + self.number(self.rows.epsilon))
+        factor = self.bind(self.number(1.0) / root)
+        self.each(lambda number, s, _: self.store(centred(s) * factor, outer, s, inner))
+
+    def reduction(self, outer: Any, inner: Any) -> None:
+        reduction = REDUCTIONS[self.rows.kind]
+
+        def term(_: Any, s: Any) -> Any:
+            value = load(self.x, self.position(outer, s, inner), lanes=self.lanes)
+            return reduction.term(self.emitter, self.bind(value))
+
+        total = self.bind(self.fold(reduction, term))
+        result = reduction.finish(total, self.number(float(self.rows.size)))
+        at = outer * self.rows.inner + inner
+        if self.across:
+            values = [result, *(splat(load(b, 0), self.lanes) for b in self.buffers)]
+            self.k.store(
+                self.y, self.emitter.evaluate(self.rows.program, values), at, lanes=self.lanes
+            )
+            return
+        one = StepEmitter(self.k, self.target, 1)
+        single = tirx.Shuffle([self.bind(result)], [0]) if self.lanes > 1 else result
+        values = [one.bind(single, "float32"), *(load(b, 0) for b in self.buffers)]
+        self.k.store(self.y, one.evaluate(self.rows.program, values), at)
+
+
+def _smaller(value: Any, limit: int) -> Any:
+    if isinstance(value, int):
+        return min(value, limit)
+    return tirx.min(value, tirx.IntImm("int32", limit))

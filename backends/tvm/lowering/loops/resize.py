@@ -1,0 +1,342 @@
+"""Resize in all its modes, Upsample, and sampling by a grid."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from ...plan.sampling import Axis, Sampling, cubic, fitted_scale, is_old
+from . import mathematics as m
+from .base import (
+    Array,
+    Call,
+    any_of,
+    bind,
+    cell,
+    clamped,
+    compute_type,
+    guarded,
+    is_float,
+    limited,
+    maximum,
+    minimum,
+    nest,
+    number,
+    rule,
+    select,
+    to,
+)
+from .convolution import inside
+from .mathematics import lit
+
+NumpyArray = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """An axis of the tensor that is resized."""
+
+    axis: int
+    sampled: Axis
+    taps: int
+
+
+_FAR = 2**28
+"""Pixels, beyond the edges of any image; some of them can be added up."""
+
+_LARGEST = 2.0**62
+"""Places of GridSample beyond which, or NaN, are taken for the edge at -1."""
+
+_Scale = Callable[[dict[int, Array], int], Any]
+"""The scale of an axis inside the kernel, from the arrays by input number."""
+
+
+class _Expressions:
+    """The functions of numpy that `Sampling` calls, on expressions."""
+
+    floor = staticmethod(functools.partial(m.libm, "floor"))
+    ceil = staticmethod(functools.partial(m.libm, "ceil"))
+    abs = staticmethod(m.absolute)
+    where = staticmethod(select)
+
+    @staticmethod
+    def minimum(a: Any, b: Any) -> Any:
+        return tirx.min(a, to(b, "float32"))
+
+    @staticmethod
+    def maximum(a: Any, b: Any) -> Any:
+        return tirx.max(a, to(b, "float32"))
+
+
+@rule("Resize", "Upsample")
+def resize(call: Call) -> None:
+    """Separable: tables of positions and weights per axis, then their products.
+
+    Scales, sizes and the region of interest may be computed at run time; the kernel
+    makes the tables, in float32 as ONNX Runtime does.
+    """
+    shape, out = call.shape(), call.output_shape()
+    node = call.node
+    sampling = Sampling.of(node, call.opset)
+    if sampling.unknown is not None:
+        call.fail(sampling.unknown)
+    if sampling.antialias and sampling.mode != "nearest" and not is_float(call.dtype()):
+        call.fail("antialias of integers, which ONNX Runtime rounds after each axis")
+    rank = len(shape)
+    chosen = [int(a) % rank for a in node.get("axes", list(range(rank)))]
+    scale_of, whole = _scales(call, shape, out, chosen)
+    crops = sampling.crops
+    axes = []
+    rounding = _rounding_axes(call, sampling)
+    for a in chosen:
+        if crops or out[a] != shape[a] or not whole or a in rounding:
+            sampled = Axis(shape[a], out[a])
+            axes.append(_Axis(a, sampled, sampling.taps(sampled)))
+    inputs = [i for i, v in enumerate(node.inputs) if v is not None and 0 not in call.shape(i)]
+    scratch: list[tuple[Sequence[int], str]] = []
+    for axis in axes:
+        table = (axis.sampled.out, axis.taps)
+        scratch += [(table, "int32"), (table, "float32"), ((axis.sampled.out,), "int32")]
+    value = float(node.get("extrapolation_value", 0.0))
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        arrays = dict(zip(inputs, xs, strict=True))
+        y, x = ys[0], xs[0]
+        tables = {a.axis: ys[1 + 3 * i : 4 + 3 * i] for i, a in enumerate(axes)}
+        for axis in axes:
+            place = chosen.index(axis.axis)
+            scale = bind(k, scale_of(arrays, axis.axis))
+            window: Any = (0.0, 1.0)
+            if crops:
+                window = [to(arrays[1].at(place + n), "float32") for n in (0, len(chosen))]
+            _make_table(k, sampling, axis, scale, window, tables[axis.axis])
+        with nest(k, out) as index:
+            result = _sample(k, x, index, axes, tables, sampling.mode)
+            if crops:
+                marks = [tables[a.axis][2][[index[a.axis]]] > 0 for a in axes]
+                result = select(any_of(*marks), number(value, x.dtype), to(result, x.dtype))
+            y.store(result, index)
+
+    call.loops(body, inputs, scratch=scratch)
+
+
+def _rounding_axes(call: Call, sampling: Sampling) -> range:
+    """Axes along which integers are interpolated even if they keep their sizes.
+
+    Of two or three axes together, as ONNX Runtime does: at an edge it adds two halves of
+    the same element, and sums near a whole number round differently by that.
+    """
+    rank = call.rank()
+    if is_float(call.dtype()) or sampling.mode != "linear" or sampling.antialias:
+        return range(0)
+    return range(rank - {2: 2, 3: 3, 4: 2, 5: 3}.get(rank, 0), rank)
+
+
+def _scales(
+    call: Call, shape: tuple[int, ...], out: tuple[int, ...], axes: list[int]
+) -> tuple[_Scale, bool]:
+    """How the kernel gets an axis's scale; whether axes of equal sizes stay as they are."""
+    node = call.node
+    at = 1 if is_old(node, call.opset) else 2
+    given = node.get("scales")
+    constant = call.constant(at) if given is None else np.asarray(given)
+    if constant is not None and constant.size:
+        table = dict(zip(axes, constant.reshape(-1).tolist(), strict=True))
+        whole = all(table[a] == 1.0 for a in axes if shape[a] == out[a])
+        return lambda _, axis: number(table.get(axis, 1.0), "float32"), whole
+    if call.has(at) and 0 not in call.shape(at):
+        return lambda arrays, axis: to(arrays[at].at(axes.index(axis)), "float32"), False
+    policy = node.get("keep_aspect_ratio_policy", "stretch")
+    if policy == "stretch":
+        return lambda _, axis: number(out[axis] / shape[axis], "float32"), True
+
+    def kept(arrays: dict[int, Array], axis: int) -> Any:
+        ratios = [
+            to(arrays[3].at(i), "float32") / number(shape[a], "float32") for i, a in enumerate(axes)
+        ]
+        return fitted_scale(_Expressions, ratios, policy)
+
+    return kept, False
+
+
+def _make_table(
+    k: Any,
+    sampling: Sampling,
+    axis: _Axis,
+    scale: Any,
+    window: Sequence[Any],
+    table: Sequence[Array],
+) -> None:
+    positions, weights, outside = table
+    sampled, xp = axis.sampled, _Expressions
+    last = sampled.size - 1
+    with k.loop(sampled.out, "o") as o:
+        at = bind(k, sampling.coordinate(sampled, to(o, "float32"), scale, window))
+        past = tirx.any(at < number(0, "float32"), at > number(last, "float32"))
+        outside.store(to(past, "int32"), (o,))
+        if sampling.mode == "nearest":
+            positions.store(clamped(k, sampling.nearest(xp, at), 0, last + 1), (o, 0))
+            return
+        at = bind(k, sampling.inside(xp, sampled, at))
+        first = bind(k, clamped(k, xp.floor(at), -_FAR, _FAR) - (axis.taps // 2 - 1))
+        shrink = sampling.shrink(xp, scale)
+        total = cell(k, "float32", 0, "total")
+        with k.loop(axis.taps, "t") as t:
+            place = first + t
+            weight = bind(k, sampling.weight(xp, sampled, to(place, "float32"), at, shrink))
+            total.add(weight)
+            weights.store(weight, (o, t))
+            positions.store(maximum(minimum(place, last), 0), (o, t))
+        if sampling.normalizes:
+            with k.loop(axis.taps, "n") as t:
+                weights.store(weights[o, t] / total.get(), (o, t))
+
+
+def _sample(
+    k: Any,
+    x: Array,
+    index: list[Any],
+    axes: Sequence[_Axis],
+    tables: Mapping[int, Sequence[Array]],
+    mode: str,
+) -> Any:
+    """One output element."""
+    place = list(index)
+    if mode == "nearest":
+        for axis in axes:
+            position = tables[axis.axis][0][index[axis.axis], 0]
+            place[axis.axis] = limited(k, position, 0, x.shape[axis.axis])
+        return x[place]
+    dtype = compute_type(x.dtype) if is_float(x.dtype) else "float32"
+    total = cell(k, dtype, 0)
+    with nest(k, [a.taps for a in axes], "t") as taps:
+        weight: Any = number(1, dtype)
+        for axis, tap in zip(axes, taps, strict=True):
+            positions, weights, _ = tables[axis.axis]
+            position = positions[index[axis.axis], tap]
+            place[axis.axis] = limited(k, position, 0, x.shape[axis.axis])
+            weight = weight * to(weights[index[axis.axis], tap], dtype)
+        product = to(x[place], dtype) * weight
+        if not is_float(x.dtype):  # a sum at a whole number must round as in ONNX Runtime
+            product = m.fence(product)
+        total.add(product)
+    return total.get() if is_float(x.dtype) else to(total.get(), "int32")
+
+
+@rule("GridSample")
+def grid_sample(call: Call) -> None:
+    """Any number of spatial axes; the grid's last axis counts them backwards."""
+    shape = call.shape()
+    rank = len(shape) - 2
+    mode = str(call.node.get("mode", "linear")).replace("bilinear", "linear")
+    mode = mode.replace("bicubic", "cubic")
+    padding = call.node.get("padding_mode", "zeros")
+    corners = bool(call.node.get("align_corners", 0))
+
+    def read(x: Array, outer: list[Any], place: list[Any], dtype: str) -> Any:
+        if padding == "zeros":
+            element = to(x[[*outer, *place]], dtype)
+            return guarded(inside(place, shape[2:]), element, number(0, dtype))
+        if padding == "border":
+            place = [maximum(minimum(i, s - 1), 0) for i, s in zip(place, shape[2:], strict=True)]
+        else:
+            place = [_reflect(i, s, corners) for i, s in zip(place, shape[2:], strict=True)]
+        return to(x[[*outer, *place]], dtype)
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        x, grid = xs
+        dtype = compute_type(x.dtype)
+        one = number(1, dtype)
+        with nest(k, ys[0].shape) as (n, c, *out):
+            coordinates = []
+            for axis in range(rank):
+                g = to(grid[[n, *out, rank - 1 - axis]], dtype)
+                size = shape[2 + axis]
+                if corners:
+                    at = (g + one) * number((size - 1) / 2, dtype)
+                else:
+                    at = ((g + one) * number(size, dtype) - one) * number(0.5, dtype)
+                at = bind(k, at)
+                near = tirx.all(at > number(-_LARGEST, dtype), at < number(_LARGEST, dtype))
+                at = select(near, at, number(0 if corners else -0.5, dtype))
+                if padding == "border" and mode != "cubic":
+                    at = bind(k, at)
+                    at = tirx.max(tirx.min(at, number(size - 1, dtype)), number(0, dtype))
+                coordinates.append(bind(k, at))
+            if mode == "nearest":
+                place = [clamped(k, m.round_even(at), -_FAR, _FAR) for at in coordinates]
+                ys[0].store(read(x, [n, c], place, dtype), [n, c, *out])
+                return
+            taps = 2 if mode == "linear" else 4
+            floors = [bind(k, m.libm("floor", at)) for at in coordinates]
+            firsts = [clamped(k, floor, -_FAR, _FAR) for floor in floors]
+            total = cell(k, dtype, 0)
+            for offset in np.ndindex(*(taps,) * rank):
+                weight: Any = one
+                place = []
+                for axis, o in enumerate(offset):
+                    fraction = coordinates[axis] - floors[axis]
+                    if taps == 2:
+                        own = fraction if o else one - fraction
+                        place.append(firsts[axis] + o)
+                    else:
+                        own = _cubic_weight(fraction, o)
+                        place.append(firsts[axis] + (o - 1))
+                    weight = weight * own
+                total.add(read(x, [n, c], [bind(k, p) for p in place], dtype) * weight)
+            ys[0].store(total.get(), [n, c, *out])
+
+    if mode not in ("nearest", "linear", "cubic"):
+        call.fail(f"mode '{mode}'")
+    call.loops(body, key=())
+
+
+def _cubic_weight(t: Any, tap: int) -> Any:
+    """The weight of tap 0 to 3 at fraction `t`."""
+    return cubic(_Expressions, [t + lit(1, t), t, lit(1, t) - t, lit(2, t) - t][tap], -0.75)
+
+
+def _reflect(index: Any, size: int, corners: bool) -> Any:
+    """An index mirrored at the edges' centres (align_corners) or at the edges."""
+    if size == 1:
+        return 0
+    if corners:
+        period = 2 * (size - 1)
+        folded = tirx.floormod(index, period)
+        return tirx.min(folded, period - folded)
+    folded = tirx.floormod(index, 2 * size)
+    return tirx.min(folded, 2 * size - 1 - folded)
+
+
+@rule("AffineGrid")
+def affine_grid(call: Call) -> None:
+    """The image's sizes show in the result's shape."""
+    out = call.output_shape()
+    rank = out[-1]
+    corners = bool(call.node.get("align_corners", 0))
+
+    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+        theta = xs[0]
+        dtype = compute_type(theta.dtype)
+        with nest(k, out[:-1]) as (n, *place):
+            coordinates = []
+            for axis in range(rank):
+                size = out[1 + axis]
+                at = to(place[axis], dtype)
+                if corners:
+                    step, start = (2 / (size - 1) if size > 1 else 0.0), -1.0
+                else:
+                    step, start = 2 / size, 1 / size - 1
+                coordinates.append(bind(k, at * number(step, dtype) + number(start, dtype)))
+            for row in range(rank):
+                total = to(theta[n, row, rank], dtype)
+                for column, value in enumerate(reversed(coordinates)):
+                    total = total + to(theta[n, row, column], dtype) * value
+                ys[0].store(total, [n, *place, row])
+
+    call.loops(body, [0], key=())

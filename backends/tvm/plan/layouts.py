@@ -1,0 +1,116 @@
+"""Choosing the blocked layouts of a whole plan's tensors."""
+
+from __future__ import annotations
+
+from ..emission.choices import Choices
+from ..kernels.convolution import depthwise, winograd
+from .layout import Blocked
+from .operations import (
+    ConcatOp,
+    ConvolutionOp,
+    ElementwiseOp,
+    Operation,
+    Plan,
+    PoolingOp,
+    ResizeOp,
+    Tensor,
+    View,
+)
+from .parts import Padding, Part, choose_parts
+
+
+def choose_layouts(
+    plan: Plan, choices: Choices
+) -> tuple[dict[Tensor, Blocked], dict[Tensor, Part]]:
+    """The blocked layout of every tensor that has one, and where those lie that share buffers.
+
+    Convolution and pooling write blocked tensors; elementwise operations and
+    concatenations along the channels keep what their inputs have, or take it where a
+    reader wants it. Layouts have the padding that readers need, of the tensor itself or
+    of others in its buffer. The first reader with padding decides on the fill.
+    """
+    layouts: dict[Tensor, Blocked] = {}
+    for op in plan.operations:
+        if op.outputs and _wants_blocks(op, layouts):
+            y = op.output
+            layouts[y] = Blocked.of(y.shape, choices.target.block, y.dtype)
+    paddings = {tensor: _padding(tensor, choices) for tensor in layouts}
+    parts = choose_parts(plan, layouts, paddings)
+    for tensor, layout in layouts.items():
+        padding = paddings[parts[tensor].whole if tensor in parts else tensor]
+        layouts[tensor] = layout.with_pads(padding.pads, padding.fill or 0)
+    return layouts, parts
+
+
+def _padding(tensor: Tensor, choices: Choices) -> Padding:
+    padding = Padding()
+    for reader in tensor.readers:
+        if isinstance(reader, (ConvolutionOp, PoolingOp)) and reader.input is tensor:
+            pads = needed_pads(reader, choices)
+            own = Padding(pads, reader.fill) if any(pads) else Padding()
+            if padding.agrees(own):
+                padding = padding.union(own)
+    return padding
+
+
+def needed_pads(op: ConvolutionOp | PoolingOp, choices: Choices) -> tuple[int, int, int, int]:
+    """Physical padding that the operation's kernel reads: top, left, bottom, right."""
+    if choices.by_winograd(op):
+        return winograd.needed_pads(op.input.shape, op.output.shape, op.geometry)
+    top, left, bottom, right = op.geometry.pads
+    if (
+        isinstance(op, ConvolutionOp)
+        and op.is_depthwise
+        and op.input.dtype != "float32"
+        and "vnni" in choices.target.features
+    ):
+        right += depthwise.extra_columns(op.geometry.kernel[1])
+    return top, left, bottom, right
+
+
+def _wants_blocks(op: Operation, layouts: dict[Tensor, Blocked]) -> bool:
+    if isinstance(op, (ConvolutionOp, PoolingOp)):
+        return True
+    if isinstance(op, ResizeOp):
+        return _resizes_blocks(op, layouts)
+    if not op.output.is_image:
+        return False
+    if isinstance(op, ElementwiseOp):
+        if any(v.tensor in layouts and v.tensor.shape == op.output.shape for v in op.views):
+            return True
+        if any(_is_blocks(v, layouts) and v.shape == op.output.shape for v in op.views):
+            return True
+        if any(not v.is_whole for v in op.views):
+            return False
+        return _feeds_images(op.output)
+    if isinstance(op, ConcatOp):
+        blocked = [t in layouts for t in op.inputs]
+        wanted = all(blocked) or (any(blocked) and _feeds_images(op.output))
+        return op.axis == 1 and wanted
+    return False
+
+
+def _resizes_blocks(op: ResizeOp, layouts: dict[Tensor, Blocked]) -> bool:
+    """Whether to resize blocks; not where input and output are rows, or the larger of them."""
+    if not op.suits_rows:
+        return True
+    x, y = op.input, op.output
+    image = (ConvolutionOp, PoolingOp, ResizeOp, ElementwiseOp, ConcatOp)
+    wanted = any(isinstance(reader, image) for reader in y.readers)
+    if x in layouts:
+        return wanted or y.elements <= x.elements
+    return wanted and y.elements >= x.elements
+
+
+def _feeds_images(tensor: Tensor) -> bool:
+    """Whether a reader wants blocks."""
+    return any(
+        isinstance(r, (ConvolutionOp, PoolingOp)) and r.input is tensor for r in tensor.readers
+    )
+
+
+def _is_blocks(view: View, layouts: dict[Tensor, Blocked]) -> bool:
+    """Whether a view is a blocked tensor's channels from the beginning of a block on."""
+    layout = layouts.get(view.tensor)
+    first = view.first_channel
+    return layout is not None and first is not None and first % layout.block == 0

@@ -1,0 +1,253 @@
+"""Where Resize reads: coordinates, taps and weights, of ONNX's operator specification.
+
+The formulas take arrays of numbers, or expressions inside a kernel: `xp` is numpy, or what
+gives expressions the same functions. All numbers are float32, as in ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ....ir.graph import Node
+
+Array = Any
+Number = Any
+"""A float32 number or array, or an expression."""
+
+MODES = ("nearest", "linear", "cubic")
+NEAREST_MODES = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One axis to resize from `size` elements to `out`."""
+
+    size: int
+    out: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Taps:
+    """What each output element of an axis takes: `places` and `weights`, [out, taps] each.
+
+    Weights are None where each output element is an input element.
+    """
+
+    places: Array
+    weights: Array | None
+
+    @classmethod
+    def unchanged(cls, size: int) -> Taps:
+        return cls(np.arange(size, dtype=np.int32)[:, None], None)
+
+    @property
+    def count(self) -> int:
+        return int(self.places.shape[1])
+
+    def repeats(self, size: int) -> int:
+        """How often each of `size` input elements comes in a row; 0 where that differs."""
+        factor = self.places.shape[0] // size
+        regular = np.repeat(np.arange(size), factor)
+        return factor if np.array_equal(self.places.reshape(-1), regular) else 0
+
+    def groups(self, size: int) -> tuple[int, int, int] | None:
+        """How many output elements lie between one of `size` input elements and the next.
+
+        After the first, after each of the following ones, and after the last. None where
+        that is irregular, or output elements are something else than between two of input.
+        """
+        if self.weights is None or self.count != 2 or size < 2:
+            return None
+        left, right = self.places.T
+        counts = np.bincount(left, minlength=size)
+        regular = (np.diff(left) >= 0).all() and (counts[1:-1] == counts[1]).all()
+        if not regular or not np.array_equal(right, np.minimum(left + 1, size - 1)):
+            return None
+        return int(counts[0]), int(counts[1]), int(counts[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """The attributes of Resize, or of Upsample, that say how an axis is sampled."""
+
+    mode: str
+    transform: str
+    nearest_mode: str
+    cubic_coefficient: float
+    exclude_outside: bool
+    antialias: bool
+
+    @classmethod
+    def of(cls, node: Node, opset: int) -> Sampling:
+        old = is_old(node, opset)
+        return cls(
+            str(node.get("mode", "nearest")).replace("bilinear", "linear"),
+            "asymmetric" if old else node.get("coordinate_transformation_mode", "half_pixel"),
+            "floor" if old else node.get("nearest_mode", "round_prefer_floor"),
+            float(node.get("cubic_coeff_a", -0.75)),
+            bool(node.get("exclude_outside", 0)),
+            bool(node.get("antialias", 0)),
+        )
+
+    @property
+    def unknown(self) -> str | None:
+        """What of the attributes no standard defines."""
+        if self.mode not in MODES:
+            return f"mode '{self.mode}'"
+        if self.transform not in _TRANSFORMS:
+            return f"coordinate_transformation_mode '{self.transform}'"
+        if self.mode == "nearest" and self.nearest_mode not in NEAREST_MODES:
+            return f"nearest_mode '{self.nearest_mode}'"
+        return None
+
+    @property
+    def crops(self) -> bool:
+        """Whether the region of interest counts, and elements outside of the input are set."""
+        return self.transform == "tf_crop_and_resize"
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether weights are to be divided by their sum."""
+        return self.exclude_outside or self.antialias
+
+    def taps(self, axis: Axis) -> int:
+        """Input elements that one output element may take."""
+        if self.mode == "nearest":
+            return 1
+        reach = 1 if self.mode == "linear" else 2
+        if not self.antialias or axis.out >= axis.size:
+            return 2 * reach
+        return 2 * (math.ceil(reach * axis.size / max(axis.out, 1)) + 1)
+
+    def coordinate(self, axis: Axis, i: Number, scale: Number, window: Sequence[Number]) -> Number:
+        """Where output element `i` lies in the input; `window` is the region of interest."""
+        return _TRANSFORMS[self.transform](i, scale, axis, window)
+
+    def nearest(self, xp: Any, at: Number) -> Number:
+        """The element nearest to a coordinate, perhaps outside of the input."""
+        if self.nearest_mode == "round_prefer_floor":
+            return xp.ceil(at - 0.5)
+        if self.nearest_mode == "round_prefer_ceil":
+            return xp.floor(at + 0.5)
+        return xp.floor(at) if self.nearest_mode == "floor" else xp.ceil(at)
+
+    def inside(self, xp: Any, axis: Axis, at: Number) -> Number:
+        """The coordinate to interpolate at.
+
+        Past the edge lie copies of the edge's element, so linear interpolation there is at
+        the edge itself, and does not round.
+        """
+        if self.mode != "linear" or self.normalizes:
+            return at
+        return xp.minimum(xp.maximum(at, 0.0), float(axis.size - 1))
+
+    def shrink(self, xp: Any, scale: Number) -> Number:
+        """What distances are multiplied by, so that antialiasing takes more elements."""
+        return xp.minimum(scale, 1.0) if self.antialias else 1.0
+
+    def weight(self, xp: Any, axis: Axis, place: Number, at: Number, shrink: Number) -> Number:
+        """The weight of the element at `place` for an output element at `at`."""
+        distance = xp.abs(place - at) * shrink
+        if self.mode == "linear" and not self.normalizes:
+            # The distance from the other tap, which rounds less than 1 minus the own one.
+            weight = xp.abs(at - xp.where(place <= at, place + 1.0, place - 1.0))
+            # Where both taps are the last element: half of each.
+            weight = xp.where(at >= float(axis.size - 1), 0.5, weight)
+        elif self.mode == "linear":
+            weight = xp.maximum(1.0 - distance, 0.0)
+        else:
+            weight = cubic(xp, distance, self.cubic_coefficient)
+        if self.exclude_outside:
+            weight = xp.where(place < 0.0, 0.0, weight)
+            weight = xp.where(place > float(axis.size - 1), 0.0, weight)
+        return weight
+
+    def table(self, axis: Axis, scale: float) -> Taps:
+        """The taps of a whole axis, where the region of interest doesn't count."""
+        factor, window = np.float32(scale), (np.float32(0), np.float32(1))
+        i = np.arange(axis.out, dtype=np.float32)
+        at = np.broadcast_to(self.coordinate(axis, i, factor, window), i.shape)
+        if self.mode == "nearest":
+            return Taps(_clamped(self.nearest(np, at)[:, None], axis), None)
+        at = self.inside(np, axis, at)[:, None]
+        count = self.taps(axis)
+        places = np.floor(at) + np.arange(1 - count // 2, 1 + count // 2, dtype=np.float32)
+        weights = self.weight(np, axis, places, at, self.shrink(np, factor))
+        if self.normalizes:
+            total = np.zeros((axis.out, 1), np.float32)
+            for tap in range(count):  # in the order of a kernel
+                total += weights[:, tap : tap + 1]
+            weights = weights / total
+        return Taps(_clamped(places, axis), np.asarray(weights, np.float32))
+
+
+def is_old(node: Node, opset: int) -> bool:
+    """Whether the node is Upsample, or Resize as it was in opset 10."""
+    return node.op_type == "Upsample" or opset < 11
+
+
+def fitted_scale(xp: Any, ratios: Sequence[Number], policy: str) -> Number:
+    """The common scale of all axes that keeps the aspect ratio, from sizes wished for."""
+    choose = xp.maximum if policy == "not_smaller" else xp.minimum
+    found = ratios[0]
+    for ratio in ratios[1:]:
+        found = choose(found, ratio)
+    return found
+
+
+def _clamped(places: Array, axis: Axis) -> Array:
+    return np.clip(places, 0, axis.size - 1).astype(np.int32)
+
+
+def cubic(xp: Any, x: Number, a: float) -> Number:
+    """The cubic convolution kernel at a distance (Keys 1981)."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1.0
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return xp.where(x <= 1.0, near, xp.where(x < 2.0, far, 0.0))
+
+
+def _half_pixel(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+    return (i + 0.5) / scale - 0.5
+
+
+def _half_pixel_symmetric(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+    adjustment = float(axis.out) / (scale * float(axis.size))
+    return (1.0 - adjustment) * (axis.size / 2) + _half_pixel(i, scale, axis, window)
+
+
+def _pytorch_half_pixel(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+    return _half_pixel(i, scale, axis, window) if axis.out > 1 else i * 0.0
+
+
+def _align_corners(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+    if axis.out == 1:
+        return i * 0.0
+    return i * float(axis.size - 1) / (scale * float(axis.size) - 1.0)
+
+
+def _asymmetric(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+    return i / scale
+
+
+def _crop_and_resize(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+    start, end = window
+    last = float(axis.size - 1)
+    if axis.out == 1:
+        return (start + end) * 0.5 * last
+    return start * last + i * ((end - start) * last / float(axis.out - 1))
+
+
+_TRANSFORMS: dict[str, Callable[[Number, Number, Axis, Any], Number]] = {
+    "half_pixel": _half_pixel,
+    "half_pixel_symmetric": _half_pixel_symmetric,
+    "pytorch_half_pixel": _pytorch_half_pixel,
+    "align_corners": _align_corners,
+    "asymmetric": _asymmetric,
+    "tf_half_pixel_for_nn": lambda i, scale, axis, window: (i + 0.5) / scale,
+    "tf_crop_and_resize": _crop_and_resize,
+}

@@ -1,0 +1,1 @@
+"""Measuring kernels on this machine, and keeping the fastest forms."""

@@ -1,0 +1,159 @@
+"""Times of single kernels and of a model's kernels, and what the machine can do at best."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....ir.scratch import scratch_folder
+from ..artifact.library import Library, aligned, load_library
+from ..artifact.objects import compile_functions, compile_runtime, digest
+from ..artifact.toolchain import link_shared
+from ..cache import Cache
+from ..kernels.matrix.dot import choose
+from ..targets import Target
+from ..tensorir.builder import KernelBuilder, load
+
+Array = Any
+
+ROUNDS = 5
+SECONDS_PER_ROUND = 4e-3
+MOST_RUNS = 30
+FLUSHED_BYTES = 4 * 1024 * 1024
+_PEAK_STEPS = 100_000
+
+
+def time_functions(
+    functions: Mapping[str, Any],
+    digests: Mapping[str, str],
+    target: Target,
+    cache: Cache,
+    rounds: int = ROUNDS,
+) -> dict[str, float]:
+    """Microseconds of each kernel on one thread, on random data.
+
+    They are the least of several rounds, in which all take turns, of a median each. The
+    level 2 cache holds other things before each run, as it does in a model.
+    """
+    with scratch_folder() as folder:
+        objects = compile_functions(functions, digests, target, cache, folder)
+        path = folder / "kernels.so"
+        runtime = compile_runtime(target, cache, folder)
+        link_shared(target, [*objects.paths, *runtime], path)
+        library = load_library(path)
+    memory = {name: _arguments(function) for name, function in functions.items()}
+    times = dict.fromkeys(functions, float("inf"))
+    flushed = np.zeros(FLUSHED_BYTES, np.uint8)
+    for _ in range(rounds):
+        for name, arrays in memory.items():
+            kernel = library[name]
+            pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays]
+            runs = []
+            for _ in range(max(3, min(MOST_RUNS, int(SECONDS_PER_ROUND * 1e6 / times[name])))):
+                flushed += 1
+                start = time.perf_counter()
+                kernel(*pointers)
+                runs.append(time.perf_counter() - start)
+            times[name] = min(times[name], float(np.median(runs)) * 1e6)
+    return times
+
+
+def _arguments(function: Any) -> list[Array]:
+    """Memory for a kernel: random data; zeros where integers may be positions."""
+    random = np.random.default_rng(0)
+    result = []
+    for buffer in function.params:
+        shape, dtype = [int(d) for d in buffer.shape], np.dtype(str(buffer.dtype))
+        array = aligned(int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape)
+        if dtype == np.float32:
+            random.random(out=array, dtype=np.float32)
+        elif dtype in (np.int8, np.uint8):
+            array[...] = random.integers(0, 100, shape, dtype)
+        else:
+            array[...] = 0
+        result.append(array)
+    return result
+
+
+def measure_peak(target: Target, input_dtype: str) -> float:
+    """Multiply-accumulates per second of one thread, with all operands in registers.
+
+    The instructions are those by which kernels multiply inputs of the type.
+    """
+    dot = choose(target, input_dtype)
+    lanes = target.lanes
+    results = min(16, target.registers - 4)
+    k = KernelBuilder()
+    x = k.parameter("X", (64,), input_dtype)
+    w = k.parameter("W", (dot.weights_per_step,), dot.weight_dtype)
+    y = k.parameter("Y", (results * lanes,), dot.accumulator)
+    acc = k.local(results * lanes, dot.accumulator)
+    for i in range(results):
+        k.store(acc, load(y, i * lanes, lanes=lanes), i * lanes, lanes=lanes)
+    if input_dtype != "float32":
+        value, weights = dot.activation(k, x, 0), dot.weights(k, w, 0)
+    with k.loop(_PEAK_STEPS, "step"):
+        for i in range(results):
+            total = load(acc, i * lanes, lanes=lanes)
+            if input_dtype == "float32":  # a recurrence, of which nothing can leave the loop
+                total = total * load(w, 0, lanes=lanes) + load(x, 0, lanes=lanes)
+            else:
+                total = dot.step(total, value, weights)
+            k.store(acc, total, i * lanes, lanes=lanes)
+    for i in range(results):
+        k.store(y, load(acc, i * lanes, lanes=lanes), i * lanes, lanes=lanes)
+    function = k.finish()
+    times = time_functions({"peak": function}, {"peak": digest(function)}, target, Cache.none(), 9)
+    return _PEAK_STEPS * results * lanes * dot.depth / (times["peak"] * 1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelTime:
+    """What the calls of one kernel cost in a run of the model: the median of several runs.
+
+    `macs` are those of all calls together, by the operators' definitions. `input_dtype`
+    is the type of what the kernel reads first.
+    """
+
+    kernel: str
+    operations: tuple[str, ...]
+    input_dtype: str
+    calls: int
+    microseconds: float
+    macs: int
+
+
+def profile(
+    path: Path, feeds: Mapping[str, Array], threads: int = 1, runs: int = 20
+) -> list[KernelTime]:
+    """The kernels of a shared object that `compile_model` made, the dearest first."""
+    library = Library(path, threads)
+    calls = library.metadata["calls"]
+    names = {call["kernel"] for call in calls}
+    library.invoke(feeds)
+    each = []
+    for _ in range(runs):
+        spent = dict.fromkeys(names, 0.0)
+        for call, seconds in zip(calls, library.time_calls(feeds), strict=True):
+            spent[call["kernel"]] += seconds
+        each.append(spent)
+    result = []
+    for name in names:
+        own = [call for call in calls if call["kernel"] == name]
+        result.append(
+            KernelTime(
+                name,
+                tuple(dict.fromkeys(call["operation"] for call in own)),
+                own[0]["dtype"],
+                len(own),
+                float(np.median([run[name] for run in each])) * 1e6,
+                sum(call["macs"] for call in own),
+            )
+        )
+    return sorted(result, key=lambda k: (-k.microseconds, k.kernel))

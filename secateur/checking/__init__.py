@@ -1,0 +1,1 @@
+"""Running models: accuracy, latency, agreement and checks of what passes changed."""

@@ -1,0 +1,1 @@
+"""The jobs behind the commands: one step on a file, simplification, the whole pipeline."""

@@ -1,0 +1,362 @@
+"""The main job: ONNX in; simplified, pruned, quantized and compiled model with a report out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ..backends.tvm.cache import Cache
+from ..backends.tvm.targets import Target, can_run_here, parse_target
+from ..checking.agreement import compare
+from ..checking.checks import check_equivalent, check_feeds, check_file
+from ..checking.independence import check_independent
+from ..checking.measure import describe_model, environment, latencies, measure_stage
+from ..checking.measurements import Runner, evaluate
+from ..checking.running import open_model
+from ..data.batches import batch_sizes
+from ..data.datasets import Dataset, DataSource, load_dataset
+from ..data.fixed_inputs import FixedInputs
+from ..data.npz import DataError
+from ..ir.errors import SecateurError
+from ..ir.model import Model
+from ..ir.onnx_io import save
+from ..ir.reference import Session
+from ..ir.tensor import Array
+from ..passes.base import Context
+from ..passes.batch import inspect_batch
+from ..passes.prune import PruneChannels
+from ..passes.quantize import QuantizeStatic
+from ..reporting.markdown import to_markdown
+from ..reporting.report import Artifact, Report, Stage
+from .output import output_folder
+from .steps import Step, prune_step, quantize_step, run_step, simplify_step
+
+FILES = ("model.onnx", "model.onnx.data", "model.so", "report.json", "report.md")
+"""What an output folder may hold; `model.onnx.data` only where a model needs it."""
+
+
+class Observer(Protocol):
+    """Hears about the stages of a run as they happen."""
+
+    def begin(self, stage: str) -> None:
+        """A stage starts."""
+
+    def end(self) -> None:
+        """The stage that began last is done."""
+
+
+class _Silent:
+    def begin(self, stage: str) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the user asked for. At most one of `macs`, `ratio` and `params` prunes.
+
+    `macs` and `params` are shares of the original to keep, `ratio` a share of the
+    channels to remove. `align` is what channel counts stay multiples of where the goal
+    allows; by default the target's vector width. `tune` is for how many minutes to
+    measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
+    `declared_sizes` whether inputs that give results their sizes have the declared ones.
+    The rest is as in `PruneChannels`.
+    """
+
+    target: str
+    input_shapes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    freeze_defaults: bool = False
+    input_values: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    macs: float | None = None
+    ratio: float | None = None
+    params: float | None = None
+    quantize: str | None = None
+    scope: str = "global"
+    importance: str = "l2"
+    align: int | None = None
+    ignore: tuple[str, ...] = ()
+    normalized: bool = False
+    tune: float = 0.0
+    fallback: bool = False
+    declared_sizes: bool = False
+    threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.quantize not in (None, "int8"):
+            raise SecateurError(f"quantize: '{self.quantize}' is unknown; there is int8")
+        if self.threads < 1:
+            raise SecateurError(f"threads: {self.threads} is not a positive number")
+        if self.tune > 0 and not can_run_here(parse_target(self.target)):
+            raise SecateurError(f"can't tune for {self.target}: this machine can't run its code")
+
+    def fixed_inputs(self) -> FixedInputs:
+        """What the user fixes of the model's inputs."""
+        return FixedInputs(self.input_shapes, self.freeze_defaults, self.input_values)
+
+    def steps(self) -> list[Step]:
+        """The steps that these settings ask for, in order."""
+        steps = [simplify_step()]
+        if not (self.macs is self.ratio is self.params is None):
+            prune = PruneChannels(
+                macs=self.macs,
+                ratio=self.ratio,
+                params=self.params,
+                scope=self.scope,
+                importance=self.importance,
+                align=self.align or parse_target(self.target).lanes,
+                ignore=self.ignore,
+                normalized=self.normalized,
+            )
+            steps.append(prune_step(prune))
+        if self.quantize is not None:
+            steps.append(quantize_step(QuantizeStatic()))
+        return steps
+
+
+def optimize(
+    model: Model | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    target: str,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    freeze_defaults: bool = False,
+    input_values: Mapping[str, str] | None = None,
+    macs: float | None = None,
+    ratio: float | None = None,
+    params: float | None = None,
+    quantize: str | None = None,
+    calibration: DataSource | None = None,
+    evaluation: DataSource | None = None,
+    scope: str = "global",
+    importance: str = "l2",
+    align: int | None = None,
+    ignore: Sequence[str] = (),
+    normalized: bool = False,
+    tune: float = 0.0,
+    fallback: bool = False,
+    declared_sizes: bool = False,
+    cache: str | os.PathLike[str] | bool = True,
+    threads: int = 1,
+    seed: int = 0,
+    observer: Observer | None = None,
+) -> Report:
+    """Simplify, prune, quantize, verify and compile `model`, and measure every stage.
+
+    The folder `out` receives `model.onnx`, `model.so`, `report.json` and `report.md`,
+    all or none of them. `calibration` and `evaluation` are `.npz` files or mappings
+    (see `data.load_dataset`); quantization needs the former, accuracy the latter with
+    labels. `input_shapes` fixes inputs of open shape, `freeze_defaults` those that have a
+    default value, `input_values` gives inputs' values as text (`{"rate": "16000"}`).
+    `tune`, `fallback`, `declared_sizes` and `cache` (a
+    folder, or whether to use the user's) are those of `compile_model`. A `model` given
+    as IR is not changed. Raises SecateurError.
+    """
+    settings = Settings(
+        target=target,
+        input_shapes=dict(input_shapes or {}),
+        freeze_defaults=freeze_defaults,
+        input_values=dict(input_values or {}),
+        macs=macs,
+        ratio=ratio,
+        params=params,
+        quantize=quantize,
+        scope=scope,
+        importance=importance,
+        align=align,
+        ignore=tuple(ignore),
+        normalized=normalized,
+        tune=tune,
+        fallback=fallback,
+        declared_sizes=declared_sizes,
+        threads=threads,
+        seed=seed,
+    )
+    if quantize is not None and calibration is None:
+        raise SecateurError("quantizing to int8 needs calibration data")
+    run = _Run(settings, Cache.open(cache), observer or _Silent())
+    out = Path(out)
+    with output_folder(out, FILES) as folder:
+        run.read(model, calibration, evaluation)
+        refuse_overwriting(run.original, *(out / name for name in FILES))
+        run.transform()
+        run.verify(folder / "model.onnx")
+        run.compile(folder / "model.so")
+        run.measure()
+        run.write_report(folder)
+    return run.report
+
+
+def refuse_overwriting(model: Model, *outputs: Path) -> None:
+    """Raise SecateurError where an output would replace the file that `model` came from."""
+    if model.path is None:
+        return
+    for output in outputs:
+        if output.exists() and output.samefile(model.path):
+            raise SecateurError(f"{output}: is the input model; choose another output")
+
+
+class _Run:
+    """The state of one run; its public methods are the stages, in order."""
+
+    def __init__(self, settings: Settings, cache: Cache, observer: Observer) -> None:
+        self.settings = settings
+        self.cache = cache
+        self.target: Target = parse_target(settings.target)
+        self.steps = settings.steps()
+        self.observer = observer
+        self.started = time.perf_counter()
+        self.runners: dict[str, Runner] = {}
+        self.oracles: list[tuple[Step, Model, Model]] = []
+
+    def read(
+        self,
+        model: Model | str | os.PathLike[str],
+        calibration: DataSource | None,
+        evaluation: DataSource | None,
+    ) -> None:
+        with self._stage("import") as seconds:
+            self.original = open_model(model, self.settings.fixed_inputs())
+            self.model = self.original.clone()
+            self.calibration = _dataset(calibration, self.model)
+            self.evaluation = _dataset(evaluation, self.model)
+            self.report = Report(
+                model=describe_model(self.model),
+                options=dataclasses.asdict(self.settings),
+                environment=environment(),
+            )
+            self.feeds = self._choose_feeds()
+            self._record("original", seconds())
+
+    def transform(self) -> None:
+        """Apply the steps, keeping a session of every result."""
+        arrays = None if self.calibration is None else self.calibration.samples.arrays
+        for step in self.steps:
+            with self._stage(step.name):
+                result = run_step(step, self.model, Context(calibration=arrays))
+                self.report.passes += result.runs
+                if result.oracle is not None:
+                    self.oracles.append((step, result.oracle, self.model.clone()))
+                self._record(step.result, result.seconds)
+
+    def verify(self, path: Path) -> None:
+        """Compare steps with oracles and batches with their samples; write and check the file."""
+        with self._stage("verify"):
+            for step, oracle, result in self.oracles:
+                check = check_equivalent(
+                    f"{step.result} model against {step.oracle}",
+                    oracle,
+                    result,
+                    self.feeds,
+                )
+                self.report.checks.append(check)
+            batch = inspect_batch(self.model)
+            if batch.is_proven:
+                check = check_independent(self.model, batch, self.feeds, self.settings.seed)
+                self.report.checks.append(check)
+            save(self.model, path)
+            self.report.checks.append(check_file(path, self.feeds, self.original))
+
+    def compile(self, path: Path) -> None:
+        with self._stage("compile") as seconds:
+            from ..backends.tvm.compile import compile_model  # imports TVM
+
+            built = compile_model(
+                self.model,
+                self.target,
+                path,
+                cache=self.cache,
+                tune_minutes=self.settings.tune,
+                fallback=self.settings.fallback,
+                declared_sizes=self.settings.declared_sizes,
+            )
+            artifact = Artifact(
+                target=self.target.name,
+                file_bytes=path.stat().st_size,
+                seconds=seconds(),
+                ran=False,
+                compiler=dataclasses.asdict(built),
+            )
+        self.report.artifact = artifact
+        if not can_run_here(self.target):
+            artifact.reason = f"this machine can't run {self.target.name} code"
+            return
+        with self._stage("run artifact"):
+            self._run_artifact(path, artifact)
+
+    def measure(self) -> None:
+        """Accuracy of every stage, then latency of all of them in turns."""
+        with self._stage("measure"):
+            if self.evaluation is not None and self.evaluation.labels is not None:
+                self._measure_accuracy(self.evaluation, self.evaluation.labels)
+            if self.feeds:
+                measured = latencies(self.runners, self.feeds[0])
+                for stage in self.report.stages:
+                    stage.latency = measured.get(stage.name)
+
+    def write_report(self, folder: Path) -> None:
+        self.report.seconds = time.perf_counter() - self.started
+        (folder / "report.json").write_text(self.report.to_json(), encoding="utf-8")
+        (folder / "report.md").write_text(to_markdown(self.report), encoding="utf-8")
+
+    def _run_artifact(self, path: Path, artifact: Artifact) -> None:
+        """Run the artifact and compare it with ONNX Runtime on the same model."""
+        from ..backends.tvm.artifact.runtime import Runtime
+
+        reference = self.report.stages[-1].name
+        self.runners["artifact"] = Runtime(path, self.settings.threads)
+        self.report.stages.append(
+            Stage("artifact", artifact.seconds, file_bytes=artifact.file_bytes)
+        )
+        artifact.ran = True
+        artifact.reference = reference
+        feeds = self._all_feeds()
+        if feeds is not None:
+            agreement = compare(self.runners[reference], self.runners["artifact"], feeds)
+            artifact.agreement = dataclasses.asdict(agreement)
+
+    def _measure_accuracy(self, data: Dataset, labels: Array) -> None:
+        self.report.evaluation_samples = len(data.samples)
+        for stage in self.report.stages:
+            stage.top1 = evaluate(self.runners[stage.name], data.samples, labels).top1
+
+    def _all_feeds(self) -> Iterator[dict[str, Array]] | None:
+        """Every sample there is, in runs of the model's batch size; or random inputs."""
+        data = self.evaluation or self.calibration
+        if data is None:
+            return iter(self.feeds) if self.feeds else None
+        return data.feeds(sizes=batch_sizes(self.model, data))
+
+    def _choose_feeds(self) -> list[dict[str, Array]]:
+        """Inputs for comparisons and timings; none, with a note, where sizes are unknown."""
+        try:
+            return check_feeds(self.model, self.evaluation or self.calibration, self.settings.seed)
+        except DataError as error:
+            self.report.notes.append(f"nothing was compared or timed: {error}")
+            return []
+
+    def _record(self, name: str, seconds: float) -> None:
+        self.report.stages.append(measure_stage(name, self.model, seconds))
+        self.runners[name] = self._session(self.model)
+
+    def _session(self, model: Model) -> Session:
+        return Session(model, threads=self.settings.threads)
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[Callable[[], float]]:
+        """Tell the observer; gives a function that returns the seconds passed so far."""
+        self.observer.begin(name)
+        start = time.perf_counter()
+        yield lambda: time.perf_counter() - start
+        self.observer.end()
+
+
+def _dataset(source: DataSource | None, model: Model) -> Dataset | None:
+    return None if source is None else load_dataset(source, model)

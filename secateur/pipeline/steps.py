@@ -1,0 +1,82 @@
+"""The steps that change a model, each with the oracle that its result must equal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ..ir.model import Model
+from ..passes.base import Context, Note, Pass
+from ..passes.manager import PassManager, PassRecord
+from ..passes.prune import PruneChannels
+from ..passes.prune.masking import mask
+from ..passes.quantize import QuantizeStatic
+from ..passes.simplify import simplify_pipeline
+from ..passes.sizes import infer_sizes
+from ..reporting.report import PassRun
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Passes that belong together. `result` is what a model that went through is called.
+
+    `oracle` says what the result must equal to rounding, in words; it is empty for a
+    step that changes outputs on purpose and can't be checked that way.
+    """
+
+    name: str
+    result: str
+    passes: Sequence[Pass]
+    oracle: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What a step did, and the model that its result must equal, if there is one."""
+
+    runs: list[PassRun]
+    seconds: float
+    oracle: Model | None
+
+
+def simplify_step() -> Step:
+    return Step("simplify", "simplified", simplify_pipeline(), oracle="original")
+
+
+def prune_step(pass_: PruneChannels) -> Step:
+    return Step("prune", "pruned", [pass_], oracle="channel-masked original")
+
+
+def quantize_step(pass_: QuantizeStatic) -> Step:
+    return Step("quantize", "quantized", [pass_])
+
+
+def run_step(step: Step, model: Model, context: Context | None = None) -> StepResult:
+    """Apply the step to `model` in place and infer the shapes of the result."""
+    before = model.clone() if step.oracle else None
+    records = PassManager(step.passes).run(model, context)
+    infer_sizes(model)
+    selection = records[-1].result.artifacts.get("selection")
+    if before is not None and selection is not None:
+        before = mask(before, selection)
+    return StepResult(
+        runs=[_pass_run(step, record) for record in records],
+        seconds=sum(record.seconds for record in records),
+        oracle=before,
+    )
+
+
+def _pass_run(step: Step, record: PassRecord) -> PassRun:
+    result = record.result
+    return PassRun(
+        stage=step.result,
+        text=record.pass_text,
+        seconds=record.seconds,
+        changed=result.changed,
+        statistics=result.statistics,
+        notes=[_note(note) for note in result.notes],
+    )
+
+
+def _note(note: Note) -> dict[str, str]:
+    return dataclasses.asdict(note)

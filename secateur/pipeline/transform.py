@@ -1,0 +1,72 @@
+"""One step on one file: ONNX in, ONNX out, checked before it appears."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ..checking.checks import check_equivalent, check_feeds, check_file
+from ..checking.measure import describe_model, environment, measure_stage
+from ..checking.running import open_model
+from ..data.datasets import DataSource, load_dataset
+from ..data.fixed_inputs import FixedInputs
+from ..data.npz import DataError
+from ..ir.errors import SecateurError
+from ..ir.model import Model
+from ..ir.onnx_io import atomic_files, save
+from ..ir.reference import Session
+from ..ir.tensor import Array
+from ..passes.base import Context
+from ..reporting.report import Check, Report
+from .steps import Step, run_step
+
+
+def transform_file(
+    source: Path,
+    output: Path,
+    step: Step,
+    *,
+    fixed: FixedInputs | None = None,
+    data: DataSource | None = None,
+    seed: int = 0,
+) -> Report:
+    """Apply `step` to the model in `source`, check the result, and write it to `output`.
+
+    `data` are the samples to calibrate with and to compare on; by default the latter are
+    random.
+    `output` appears whole or not at all, and may be `source`. Raises SecateurError.
+    """
+    start = time.perf_counter()
+    original = open_model(source, fixed)
+    model = original.clone()
+    samples = None if data is None else load_dataset(data, model)
+    report = Report(
+        model=describe_model(model),
+        options={"step": step.name, "seed": seed},
+        environment=environment(),
+        stages=[measure_stage("original", model, 0.0)],
+    )
+    with atomic_files(output, output.with_name(output.name + ".data")) as (file, _):
+        feeds: list[dict[str, Array]] = []
+        try:
+            feeds = check_feeds(model, samples, seed)
+        except DataError as error:
+            report.notes.append(f"nothing was compared: {error}")
+        result = run_step(step, model, Context(None if samples is None else samples.samples.arrays))
+        report.passes += result.runs
+        report.stages.append(measure_stage(step.result, model, result.seconds))
+        if result.oracle is not None:
+            report.checks.append(_check_result(step, result.oracle, model, feeds))
+        save(model, file)
+        report.checks.append(check_file(file, feeds, original))
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def _check_result(step: Step, oracle: Model, model: Model, feeds: list[dict[str, Array]]) -> Check:
+    name = f"{step.result} model against {step.oracle}"
+    try:
+        Session(oracle, optimize=False)
+    except SecateurError as error:
+        return Check(name, False, f"not compared: {error}")
+    return check_equivalent(name, oracle, model, feeds)

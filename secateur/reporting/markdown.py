@@ -1,0 +1,226 @@
+"""`report.md`: the report for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..ir.display import printable
+from .report import (
+    PassRun,
+    Report,
+    Stage,
+    bytes_text,
+    compiler_lines,
+    count_text,
+    latency_text,
+    percent_text,
+    short,
+)
+
+LISTED = 8
+"""Names listed of those that share a reason; report.json has all."""
+
+
+def to_markdown(report: Report) -> str:
+    """The whole report as Markdown."""
+    sections = [
+        _head(report),
+        _stages(report),
+        _pruning(report),
+        _quantization(report),
+        _artifact(report),
+        _checks(report),
+        _reproduction(report),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the rest numbers."""
+    lines = [_row(header), _row(["---"] + ["---:"] * (len(header) - 1))]
+    return "\n".join(lines + [_row(row) for row in rows])
+
+
+def _plain(text: str) -> str:
+    """Text, perhaps from a file, that is shown as it is: without controls, markup or HTML."""
+    return _MARKUP.sub(r"\\\1", printable(text))
+
+
+def _code(text: str) -> str:
+    return f"`{printable(text).replace('`', '')}`"
+
+
+_MARKUP = re.compile(r"([\\`*<>\[\]|])")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+
+
+def size_row(stage: Stage) -> list[str]:
+    """A stage's cells under `SIZE_HEADER`."""
+    return [
+        stage.name,
+        count_text(stage.nodes),
+        count_text(stage.parameters),
+        count_text(stage.macs),
+        bytes_text(stage.file_bytes),
+    ]
+
+
+def stage_row(stage: Stage) -> list[str]:
+    """A stage's cells under `STAGE_HEADER`."""
+    return [*size_row(stage), percent_text(stage.top1), latency_text(stage.latency)]
+
+
+SIZE_HEADER = ["stage", "nodes", "parameters", "MACs", "file"]
+
+STAGE_HEADER = [*SIZE_HEADER, "top-1", "latency, ms (range)"]
+
+
+def headline(report: Report) -> str:
+    """What came out, in one line."""
+    first = report.stages[0]
+    last = [s for s in report.stages if s.nodes is not None][-1]
+    parts = []
+    if first.macs and last.macs is not None:
+        parts.append(f"{percent_text(last.macs / first.macs)} of the MACs")
+    if first.file_bytes and last.file_bytes is not None:
+        parts.append(f"{percent_text(last.file_bytes / first.file_bytes)} of the file size")
+    if first.top1 is not None and last.top1 is not None:
+        parts.append(f"top-1 {percent_text(first.top1)} -> {percent_text(last.top1)}")
+    return ", ".join(parts)
+
+
+def artifact_lines(report: Report) -> list[str]:
+    """What happened to the artifact, in a few lines."""
+    artifact = report.artifact
+    if artifact is None:
+        return []
+    lines = [
+        f"Compiled for {artifact.target} in {artifact.seconds:.1f} s: "
+        f"{bytes_text(artifact.file_bytes)}."
+    ]
+    lines += compiler_lines(artifact.compiler)
+    if not artifact.ran:
+        lines.append(f"Not run: {artifact.reason}.")
+        return lines
+    compiled, reference = report.stage("artifact"), report.stage(artifact.reference)
+    if artifact.agreement is not None:
+        lines.append(
+            f"Against ONNX Runtime on the {artifact.reference} model, "
+            f"{artifact.agreement['runs']} runs: "
+            f"{percent_text(artifact.agreement['identical'])} of the outputs identical, "
+            f"max difference {artifact.agreement['max_difference']:.3g}."
+        )
+    if compiled is not None and reference is not None:
+        if compiled.top1 is not None:
+            lines.append(
+                f"Top-1 {percent_text(compiled.top1)}; ONNX Runtime {percent_text(reference.top1)}."
+            )
+        lines.append(
+            f"Latency {latency_text(compiled.latency)} ms; "
+            f"ONNX Runtime {latency_text(reference.latency)} ms."
+        )
+    return lines
+
+
+def reasons(run: PassRun) -> list[str]:
+    """What a pass left alone, one line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for note in run.notes:
+        by_reason.setdefault(note["reason"], []).append(f"{note['node']} ({note['op_type']})")
+    return [f"{reason}: {_some(names)}" for reason, names in by_reason.items()]
+
+
+# --- sections ----------------------------------------------------------------------
+
+
+def _head(report: Report) -> str:
+    file = report.model.get("file")
+    name = _plain(Path(file).name) if file else "model"
+    title = f"# {name} for {report.options['target']}"
+    lines = [title, f"{headline(report)[:1].upper()}{headline(report)[1:]}."]
+    lines += [f"Note: {_plain(line)}" for line in report.remarks()]
+    return "\n\n".join(lines)
+
+
+def _stages(report: Report) -> str:
+    lines = ["## Stages", table(STAGE_HEADER, map(stage_row, report.stages))]
+    explain = f"Latency: median and range of runs in turns, {report.options['threads']} thread(s)."
+    if report.evaluation_samples is not None:
+        explain = f"Top-1 over {report.evaluation_samples:,} samples. " + explain
+    return "\n\n".join([*lines, explain])
+
+
+def _pruning(report: Report) -> str:
+    run = report.pass_run("prune-channels")
+    if run is None:
+        return ""
+    groups = run.statistics.get("groups", [])
+    rows = [
+        [
+            short(g["name"]),
+            f"{g['size']:,}",
+            f"{g['kept']:,}",
+            percent_text(1 - g["kept"] / g["size"]) if g["size"] else "-",
+            f"{len(g['parameters']):,}",
+        ]
+        for g in groups
+    ]
+    header = ["channel group", "before", "after", "removed", "parameters"]
+    lines = [f"## Pruning: {_code(run.text)}"]
+    lines.append(table(header, rows) if rows else "No channel group could be pruned.")
+    return "\n\n".join([*lines, *_left_alone("Not pruned", run)])
+
+
+def _quantization(report: Report) -> str:
+    run = report.pass_run("quantize-static")
+    if run is None:
+        return ""
+    counts: dict[str, Any] = run.statistics.get("quantized", {})
+    lines = [f"## Quantization: {_code(run.text)}"]
+    if counts:
+        lines.append(table(["operator", "quantized"], [[k, f"{v:,}"] for k, v in counts.items()]))
+    else:
+        lines.append("Nothing was quantized.")
+    return "\n\n".join([*lines, *_left_alone("Not quantized", run)])
+
+
+def _artifact(report: Report) -> str:
+    lines = artifact_lines(report)
+    return "\n\n".join(["## Artifact", " ".join(map(_plain, lines))]) if lines else ""
+
+
+def _checks(report: Report) -> str:
+    if not report.checks:
+        return ""
+    items = [
+        f"- {'passed' if check.passed else 'NOT PASSED'}: "
+        f"{_plain(check.name)}: {_plain(check.detail)}"
+        for check in report.checks
+    ]
+    return "## Checks\n\n" + "\n".join(items)
+
+
+def _reproduction(report: Report) -> str:
+    facts = ", ".join(f"{name} {value}" for name, value in report.environment.items())
+    passes = "\n".join(f"- {_code(p.text)}, {p.seconds:.2f} s" for p in report.passes)
+    return (
+        f"## How this was made\n\nPasses, in order:\n\n{passes}\n\n"
+        f"{report.seconds:.1f} s in all, on {facts}."
+    )
+
+
+def _left_alone(title: str, run: PassRun) -> list[str]:
+    lines = reasons(run)
+    return [f"### {title}", "\n".join(f"- {_plain(line)}" for line in lines)] if lines else []
+
+
+def _some(names: Sequence[str]) -> str:
+    listed = ", ".join(short(name) for name in names[:LISTED])
+    rest = len(names) - LISTED
+    return f"{listed} and {rest:,} more" if rest > 0 else listed

@@ -1,0 +1,249 @@
+"""What a run of the pipeline found out, as data: the content of `report.json`.
+
+Every number is measured on this run. The schema is documented in docs/report.md;
+`SCHEMA` grows when a field changes its meaning or goes away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..checking.measurements import Latency
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass
+class Stage:
+    """The model after one stage. Fields that don't apply or weren't measured are None.
+
+    `macs` leave out `uncounted` nodes whose sizes aren't known before the model runs.
+    `seconds` is what the transformation took, `top1` a share of the evaluation samples,
+    `latency` the time of one run at the model's batch size.
+    """
+
+    name: str
+    seconds: float
+    nodes: int | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    uncounted: int = 0
+    file_bytes: int | None = None
+    top1: float | None = None
+    latency: Latency | None = None
+
+
+@dataclasses.dataclass
+class PassRun:
+    """One pass as it ran: its text form, and what it left alone and why."""
+
+    stage: str
+    text: str
+    seconds: float
+    changed: bool
+    statistics: dict[str, Any]
+    notes: list[dict[str, str]]
+
+
+@dataclasses.dataclass
+class Check:
+    """A verification that was made. `agreement` is None where nothing was compared."""
+
+    name: str
+    passed: bool
+    detail: str
+    agreement: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass
+class Artifact:
+    """The compiled model; where it ran, the stage "artifact" has its speed and accuracy.
+
+    `reference` is the stage it was compiled from, `agreement` compares it with ONNX
+    Runtime on that.
+    """
+
+    target: str
+    file_bytes: int
+    seconds: float
+    ran: bool
+    reason: str = ""
+    compiler: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reference: str = ""
+    agreement: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass
+class Report:
+    """One run from model to artifact."""
+
+    model: dict[str, Any]
+    options: dict[str, Any]
+    environment: dict[str, str]
+    stages: list[Stage] = dataclasses.field(default_factory=list)
+    passes: list[PassRun] = dataclasses.field(default_factory=list)
+    checks: list[Check] = dataclasses.field(default_factory=list)
+    artifact: Artifact | None = None
+    evaluation_samples: int | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    def stage(self, name: str) -> Stage | None:
+        """The stage called `name`, if the run had it."""
+        return next((s for s in self.stages if s.name == name), None)
+
+    def pass_run(self, name: str) -> PassRun | None:
+        """The last run of the pass called `name`."""
+        runs = [p for p in self.passes if p.text.partition("{")[0] == name]
+        return runs[-1] if runs else None
+
+    def remarks(self) -> list[str]:
+        """What a reader of the numbers has to know, in sentences."""
+        uncounted = self.stages[0].uncounted if self.stages else 0
+        remarks = [
+            *(f"{note}." for note in self.notes),
+            *(alignment_remark(run.statistics) for run in self.passes),
+            size_remark(self.model),
+            uncounted_remark(uncounted),
+            left_to_callers(self.model.get("inputs_with_defaults", 0)),
+        ]
+        return [remark for remark in remarks if remark]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        return to_json(self.to_dict())
+
+
+def to_json(content: Any) -> str:
+    """JSON text in ASCII with a final newline; infinite and NaN numbers become null."""
+    return json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "item"):  # numpy scalars
+        return _plain(value.item())
+    return value
+
+
+# --- how numbers are written for people -------------------------------------------
+
+
+def count_text(count: int | None) -> str:
+    """`12,345` up to six digits, then `12.35 M`."""
+    if count is None:
+        return "-"
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count:,}"
+
+
+def size_remark(model: Mapping[str, Any]) -> str:
+    """A sentence about the sizes that a described model's inputs leave open, if any."""
+    chosen = [f"{name} as {size:,}" for name, size in model.get("counted_at", {}).items()]
+    ones = _listed(model.get("counted_as_1", []))
+    counted = _listed([*chosen, *([f"{ones} as 1"] if ones else [])])
+    return f"MACs count {counted} (--input-shape fixes them)." if counted else ""
+
+
+def alignment_remark(statistics: Mapping[str, Any]) -> str:
+    """A sentence where widths could not be multiples of what was asked for."""
+    align, asked = statistics.get("align", 1), statistics.get("align_asked", 1)
+    if align >= asked:
+        return ""
+    return f"Widths are multiples of {align}: with multiples of {asked} the goal is out of reach."
+
+
+def uncounted_remark(count: int) -> str:
+    """A sentence about nodes of which inference found no shapes, if there are any."""
+    if not count:
+        return ""
+    return (
+        f"MACs leave out {count} nodes that work on sizes known only when the model runs, or that "
+        "depend on inputs' shapes (--input-shape)."
+    )
+
+
+def _listed(items: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
+def left_to_callers(count: int) -> str:
+    """A sentence about inputs with default values, which passes must not touch."""
+    if not count:
+        return ""
+    return (
+        f"{count} inputs have default values that callers may override, so that they stay as they "
+        "are; --freeze-defaults makes them constants."
+    )
+
+
+def bytes_text(count: int | None) -> str:
+    """Bytes in decimal units, as file sizes are usually given."""
+    if count is None:
+        return "-"
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def compiler_lines(compiler: Mapping[str, Any]) -> list[str]:
+    """What a `CompileReport`, as a dict, says besides sizes: nodes left over, proofs, tuning."""
+    lines = []
+    if compiler["left"]:
+        count = len(compiler["left"])
+        lines.append(f"Left to ONNX Runtime, {count} node(s): " + "; ".join(compiler["left"]) + ".")
+    accesses = compiler["accesses"]
+    lines.append(
+        f"{accesses['proven']:,} accesses of its kernels to memory are proven to stay within "
+        f"their buffers, {accesses['guarded']:,} of them by checks at run time."
+    )
+    tuning = compiler["tuning"]
+    if tuning is not None:
+        lines.append(
+            f"Tuned for {tuning['seconds']:.0f} s: {tuning['measured']} kernels measured, "
+            f"{tuning['known']} known before, {tuning['left']} left for lack of time; "
+            f"{len(tuning['changed'])} are faster now."
+        )
+        for kernel in tuning["changed"]:
+            default, now = kernel["default_microseconds"], kernel["microseconds"]
+            lines.append(
+                f"  {kernel['description']}: {default:.1f} to {now:.1f} us, "
+                f"{kernel['calls']} call(s)"
+            )
+    return lines
+
+
+def percent_text(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def latency_text(latency: Latency | None) -> str:
+    """Median with the range in parentheses."""
+    if latency is None:
+        return "-"
+    return f"{latency.median_ms:.3f} ({latency.min_ms:.3f}-{latency.max_ms:.3f})"
+
+
+def short(text: str, width: int = 60) -> str:
+    """`text` with its middle left out where it is long; names start and end telling."""
+    if len(text) <= width:
+        return text
+    head = (width - 3) // 2
+    return f"{text[:head]}...{text[head + 3 - width :]}"
