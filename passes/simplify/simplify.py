@@ -100,6 +100,7 @@ class _Run:
         self.notes: list[Note] = []
         self._is_settled = False
         self._has_declared = False
+        self._leaves_open = False
 
     def until_known(self) -> None:
         """Run until neither rules nor inference find more."""
@@ -108,13 +109,18 @@ class _Run:
                 break
 
     def until_settled(self) -> bool:
-        """Rounds until nothing changes; whether inference may know more of shapes now."""
+        """Rounds until nothing changes; whether inference may know more of shapes now.
+
+        It may where sizes were open when it ran and what it ran on has changed since.
+        """
+        before = self.applied.total()
         self._has_declared = self._is_settled = False
         with working_types(self.model):
             for _ in range(_ROUNDS):
                 if not self.one_round():
                     break
-        return self._has_declared
+            changed = self.applied.total() > before
+            return self._has_declared or (changed and self._leaves_open)
 
     def one_round(self) -> bool:
         """Fold, rewrite, merge; whether another round may find more.
@@ -143,6 +149,7 @@ class _Run:
                 break  # one walk merges all there is
         self._is_settled = not analysis.is_stale
         self._has_declared |= analysis.has_declared
+        self._leaves_open = analysis.leaves_open()
         affine.note_remaining(rewriter)
         self.notes = too_large + rewriter.notes
         return self.applied.total() > before

@@ -61,6 +61,23 @@ class Analysis(Facts):
         if shape is not None and tensor_type(value.type) is not None:
             self._alike.setdefault((graph, shape), deque()).append(value)
 
+    def leaves_open(self) -> bool:
+        """Whether a result has no rank, or a size that doesn't follow from the inputs' sizes."""
+        known = {s for v in self._model.graph.inputs for s in v.shape or ()}
+        return any(
+            tensor_type(value.type) is not None and not self._is_known(value, known)
+            for graph in self._model.graph.all_graphs()
+            for node in graph.nodes
+            for value in node.outputs
+            if value is not None
+        )
+
+    def _is_known(self, value: Value, known: set[int | str | None]) -> bool:
+        shape = self.shape(value)
+        return shape is not None and all(
+            isinstance(s, int) or all(name in known for name in s.symbols()) for s in shape
+        )
+
     # --- what rewrites ask ---------------------------------------------------------
 
     def first_of_shape(self, value: Value, node: Node) -> Value | None:

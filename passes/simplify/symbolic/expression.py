@@ -8,6 +8,7 @@ atom of its operands, so that computing it twice gives the same atom.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 Size: TypeAlias = "int | Expression"
@@ -57,6 +58,17 @@ class Expression:
             return None
         ((monomial, factor),) = self.terms.items()
         return monomial[0] if factor == 1 and len(monomial) == 1 else None
+
+    def symbols(self) -> Iterator[str]:
+        """The names that it is made of; unknown and shortened sizes have names of their own."""
+        for monomial in self.terms:
+            for atom in monomial:
+                if not atom.operands or atom.op == "unknown":
+                    yield atom.name
+                else:
+                    for operand in atom.operands:
+                        if isinstance(operand, Expression):
+                            yield from operand.symbols()
 
 
 def symbol(name: str) -> Expression:
