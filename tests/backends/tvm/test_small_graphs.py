@@ -29,6 +29,8 @@ ROWS = np.float32(
     ]
 )  # fmt: skip
 INTEGERS = np.int32([[50000, 60000], [3, 4], [-5, 2], [2**20, 5], [46341, 0], [30001, 30000]])
+TIES = np.int32([[3, 3, 2, 2], [-3, -3, -3, -4], [2, 2, -3, -3], [-1, -5, -5, -5], [2, 3, 2, 0]])
+LARGE = np.float32([[3e38, 3e38, 1, 2], [3e38] * 4, [-3e38] * 4, [1e20, 2e20, 3, 4]])
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 4, 8, 6)).astype(np.uint8)
 REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Mean", "Prod", "SumSquare")
 
@@ -55,6 +57,20 @@ def cases() -> list[Part]:
             case(f"(int64[6,2] x) => (int64[6] y) {{ y = Reduce{op}<axes=[1], keepdims=0>(x) }}",
                  13, x=INTEGERS.astype(np.int64) * 7)
             for op in REDUCTIONS
+        ),
+        *(
+            case(f"({t}[5,4] x) => ({t}[{size}] y) "
+                 f"{{ y = ReduceLogSumExp<axes=[{axis}], keepdims=0>(x) }}", 13,
+                 x=TIES.astype(kind))
+            for t, kind in (("int32", "int32"), ("int64", "int64"))
+            for axis, size in ((0, 4), (1, 5))
+        ),
+        *(
+            case(f"(float[4,{n}] x, float[{n}] s) => (float[4,{n}] y{more}) "
+                 f"{{ y{more.replace('float[4,1]', '')} = LayerNormalization(x, s) }}",
+                 x=np.tile(LARGE, (1, n // 4)), s=np.ones(n, np.float32))
+            for n in (4, 12, 36)
+            for more in ("", ", float[4,1] m")
         ),
         *(
             case(f"(float[12,4] x, float s) => ({t}[12,4] y) <{t} z = {{7}}> "

@@ -97,6 +97,14 @@ _TOP = Reduction(lambda e, element, total: tirx.max(total, element), -math.inf)
 """A row's largest number, anything where there is NaN: what the sum of a softmax needs."""
 
 
+def mean_part(size: int) -> float:
+    """What elements are multiplied with before they are summed for a mean.
+
+    A power of two, which rounds nothing, so small that no sum of `size` elements overflows.
+    """
+    return 2.0 ** -(size - 1).bit_length()
+
+
 def build(rows: Rows, target: Target, parallel: bool = False) -> Any:
     """The kernel. Arguments: input, operands, output."""
     return _Rows(rows, target, parallel=parallel).build()
@@ -267,13 +275,15 @@ class _Rows:
 
     def normalization(self, outer: Any, inner: Any) -> None:
         lanes, count = self.lanes, self.number(float(self.rows.size))
+        part = mean_part(self.rows.size)
 
         def element(s: Any) -> Any:
             return load(self.x, self.position(outer, s, inner), lanes=lanes)
 
         mean: Any = None
         if self.rows.kind == "normalize":
-            mean = self.bind(self.fold(REDUCTIONS["sum"], lambda _, s: element(s)) / count)
+            parts = self.fold(REDUCTIONS["sum"], lambda _, s: element(s) * self.number(part))
+            mean = self.bind(parts / self.number(self.rows.size * part))
 
         def centred(s: Any) -> Any:
             return element(s) if mean is None else element(s) - mean

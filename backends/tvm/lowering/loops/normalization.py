@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...kernels.rows.rows import mean_part
 from . import mathematics as m
 from .base import (
     Array,
@@ -64,9 +65,10 @@ def _moments(
     k: Any, dtype: str, count: int, each: Callable[[Callable[[Any], None]], None]
 ) -> tuple[Any, Any]:
     """Mean and variance (of the population) of the elements that `each` visits."""
+    part = mean_part(count)
     mean = cell(k, dtype, 0, "mean")
-    each(lambda element: mean.add(to(element, dtype)))
-    mean.set(mean.get() / number(count, dtype))
+    each(lambda element: mean.add(to(element, dtype) * number(part, dtype)))
+    mean.set(mean.get() / number(count * part, dtype))
     variance = cell(k, dtype, 0, "variance")
 
     def square(element: Any) -> None:

@@ -192,21 +192,29 @@ def _plain(k: Any, x: Array, y: Any, axes: Sequence[int], reduction: Reduction) 
 
 
 def _log_sum_exp(k: Any, x: Array, y: Any, axes: Sequence[int]) -> None:
-    """Relative to the largest element, where that is finite."""
+    """Relative to the largest element, where that is finite.
+
+    Of integers ONNX Runtime rounds each exponential towards zero, which leaves the number of
+    elements that equal the largest; its logarithm and the sum stay doubles.
+    """
+    real = is_float(x.dtype)
     dtype = compute_type(x.dtype)
-    dtype = dtype if is_float(dtype) else "float64"
+    wide = dtype if real else "float64"
 
     def visit(position: Any, each: Callable[[Callable[[Any], None]], None]) -> None:
         top = cell(k, dtype, _lowest(dtype), "top")
         each(lambda element: top.set(m.largest(top.get(), to(element, dtype))))
-        finite = m.absolute(top.get()) < number(math.inf, dtype)
-        top.set(select(finite, top.get(), number(0, dtype)))
-        total = cell(k, dtype, 0)
-        whole: Callable[[Any], Any] = (
-            (lambda e: m.libm("trunc", e)) if x.dtype == "int64" else (lambda e: e)
-        )  # as ONNX Runtime, which keeps these integers in between
-        each(lambda element: total.add(whole(m.exp(to(element, dtype) - top.get()))))
-        y.put(whole(m.log(total.get())) + top.get(), position)
+        if real:
+            finite = m.absolute(top.get()) < number(math.inf, dtype)
+            top.set(select(finite, top.get(), number(0, dtype)))
+        total = cell(k, wide, 0)
+
+        def add(element: Any) -> None:
+            own = to(element, dtype)
+            total.add(m.exp(own - top.get()) if real else to(equal(own, top.get()), wide))
+
+        each(add)
+        y.put(m.log(total.get()) + to(top.get(), wide), position)
 
     _walk(k, x, axes, visit)
 
