@@ -21,8 +21,9 @@ Array = Any
 
 def emit(emitter: Emitter, op: ConvolutionOp) -> None:
     """Choose the form and its tile, pack the weights, build the kernel, and call it."""
-    x, layout = emitter.blocked(op.input, needed_pads(op, emitter.choices), op.fill)
     y = emitter.layouts[op.output]
+    block = y.block if op.is_depthwise else 1
+    x, layout = emitter.blocked(op.input, needed_pads(op, emitter.choices), op.fill, block)
     if op.is_depthwise:
         _depthwise(emitter, op, x, layout)
         return

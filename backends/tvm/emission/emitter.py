@@ -119,12 +119,17 @@ class Emitter:
         return self.layouts.get(tensor)
 
     def blocked(
-        self, tensor: Tensor, pads: Sequence[int] = (0, 0, 0, 0), fill: float = 0
+        self,
+        tensor: Tensor,
+        pads: Sequence[int] = (0, 0, 0, 0),
+        fill: float = 0,
+        block: int = 1,
     ) -> tuple[Buffer, Blocked]:
-        """A blocked buffer that has at least these pads, and its layout."""
+        """A blocked buffer that has at least these pads and this block, and its layout."""
         own = self.own(tensor)
-        if own is None or not own.covers(pads, fill):
+        if own is None or own.block < block or not own.covers(pads, fill):
             own = Blocked.of(tensor.shape, self.target.block, tensor.dtype).with_pads(pads, fill)
+            own = dataclasses.replace(own, block=max(own.block, block))
         return self.read(tensor, own), own
 
     def define(self, tensor: Tensor, buffer: Buffer) -> None:

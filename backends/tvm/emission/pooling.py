@@ -12,8 +12,8 @@ from .work import is_parallel
 
 def emit(emitter: Emitter, op: PoolingOp) -> None:
     """Build the kernel where no call has, and call it."""
-    x, layout = emitter.blocked(op.input, op.geometry.pads, op.fill)
     y = emitter.layouts[op.output]
+    x, layout = emitter.blocked(op.input, op.geometry.pads, op.fill, y.block)
     operands, arguments = emitter.operands(op, y, y.padded_channels)
     divisor, table = 0.0, []
     if op.counts is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ pytest.importorskip("tvm")
 from secateur.backends.tvm.emission import work
 
 from .graphs import Net, feeds, quantize, reference
+from .joined import Part, compile_parts
 from .test_networks import SETTINGS, TARGETS, run
 
 
@@ -95,3 +97,51 @@ def test_layouts_change_in_parallel(
         found = run(source, target, tmp_path, inputs, 2)
         for name, array in reference(source, inputs).items():
             np.testing.assert_allclose(found[name], array, rtol=limit, atol=limit)
+
+
+SMALL_IMAGES = {
+    "MaxPool<kernel_shape = [2, 3], pads = [1, 0, 0, 0]>(v)": (1, 3, 2),
+    "AveragePool<kernel_shape = [2, 3], pads = [1, 0, 0, 0]>(v)": (1, 3, 2),
+    "GlobalAveragePool(v)": (1, 1, 1),
+    "GlobalMaxPool(v)": (1, 1, 1),
+    "Conv<group = GROUPS, pads = [1, 0, 0, 0]>(v, w)": (1, 3, 2),
+    'Resize<mode = "linear">(v, , s)': (1, 6, 8),
+    "Concat<axis = 1>(v, v)": (2, 3, 4),
+    "Sigmoid(v)": (1, 3, 4),
+}
+"""Operators on [2, channels, 3, 4]: how many times as many channels, height and width follow."""
+
+
+def small_image(operator: str, channels: int, kinds: tuple[str, str]) -> Part:
+    """A node between floats or quantized values of few channels."""
+    (x, y), (times, height, width) = kinds, SMALL_IMAGES[operator]
+    random = np.random.default_rng(channels)
+    image = random.uniform(-1, 1, (2, channels, 3, 4)).astype(np.float32)
+    weights = ", ".join(f"{w:.3f}" for w in random.uniform(-1, 1, 6 * channels))
+    name = f"{operator} {channels} {kinds}"
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+    small ({x}[2, {channels}, 3, 4] x) => ({y}[2, {times * channels}, {height}, {width}] y)
+        <float q = {{0.05}}, int8 a = {{7}}, {y if y != "float" else "int8"} b = {{9}},
+         float[4] s = {{1, 1, 2, 2}}, float[{channels}, 1, 2, 3] w = {{{weights}}}> {{
+        v = {"Identity(x)" if x == "float" else "DequantizeLinear(x, q, a)"}
+        f = {operator.replace("GROUPS", str(channels))}
+        y = {"Identity(f)" if y == "float" else "QuantizeLinear(f, q, b)"}
+    }}"""
+    feed = image if x == "float" else (image * 20).astype(np.int8)
+    return Part(name, onnx.parser.parse_model(text), {"x": feed})
+
+
+def test_blocks_of_few_channels_differ_by_type(tmp_path: Path) -> None:
+    """Those of bytes hold at least four channels, those of floats as few as there are."""
+    types = [("float", "uint8"), ("int8", "int8")]
+    refused: dict[str, str] = {}
+    parts = [small_image(*c) for c in itertools.product(SMALL_IMAGES, (1, 3), types)]
+    for joined in compile_parts(parts, tmp_path, len(parts), refused):
+        found = joined.run({prefix: part.feeds for prefix, part in joined.parts.items()})
+        for prefix, part in joined.parts.items():
+            expected = part.reference(part.feeds)
+            assert expected is not None, part.name
+            have, want = (np.asarray(r["y"], np.float32) for r in (found[prefix], expected))
+            step = 0 if expected["y"].dtype == np.float32 else 1
+            np.testing.assert_allclose(have, want, 1e-5, 1e-5 + step, err_msg=part.name)
+    assert not refused
