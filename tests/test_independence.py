@@ -14,7 +14,7 @@ from secateur.checking.independence import check_independent
 from secateur.cli import main
 from secateur.data.batches import batch_sizes
 from secateur.data.datasets import load_dataset
-from secateur.ir.axes import batch as analysis
+from secateur.ir.dependencies import batch as analysis
 from secateur.ir.errors import SecateurError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
