@@ -15,11 +15,37 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("ir", "passes", "backends")
 """Folders in order of import: each may import itself and those before it."""
 
-BELOW = {
-    "ir/axes": ("ir/ops", "ir/dependencies"),
-    "ir/ops": ("ir/dependencies",),
+ORDER = {
+    "ir": ("axes", "ops", "dependencies"),
+    "passes": ("simplify", "prune", "quantize"),
+    "backends/tvm": (
+        "errors",
+        "faults",
+        "targets",
+        "cache",
+        "graph",
+        "plan",
+        "tensorir",
+        "functions",
+        "kernels",
+        "bounds",
+        "lowering/context",
+        "lowering/loops",
+        "lowering",
+        "emission",
+        "artifact",
+        "tuning",
+        "compile",
+    ),
+    "secateur": ("data", "reporting", "checking", "pipeline", "cli"),
 }
-"""Folders, and those beside them that they know nothing of."""
+"""What a folder holds, in order of import: each part may import itself and those before it.
+
+A part inside another one, as lowering/loops, comes before what is left of the other.
+"""
+
+WHOLE = ("backends/tvm",)
+"""Folders of `ORDER` in which every file belongs to a part."""
 
 MAX_LINES = 600
 HEAVY = {"tvm", "tvm_ffi", "onnxruntime", "sklearn", "torch", "onnx_graphsurgeon"}
@@ -74,17 +100,73 @@ def test_imports_go_upstream_only(folder: str) -> None:
     assert sources(folder)
 
 
-@pytest.mark.parametrize("folder", BELOW)
-def test_folders_know_nothing_of_those_above(folder: str) -> None:
-    above = [f"secateur.{other.replace('/', '.')}" for other in BELOW[folder]]
+def part_of(folder: str, module: str) -> str | None:
+    """The part of a folder, as `ORDER` lists them, that a module belongs to."""
+    base = "secateur" if folder == "secateur" else f"secateur.{folder.replace('/', '.')}"
+    names = sorted(ORDER[folder], key=len, reverse=True)  # the inner one of two
+    paths = {name: f"{base}.{name.replace('/', '.')}" for name in names}
+    return next((n for n, p in paths.items() if module == p or module.startswith(f"{p}.")), None)
+
+
+def module_name(path: Path) -> str:
+    """The absolute name of a file's module."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "secateur" else ("secateur", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_parts_of_a_folder_import_those_before_them(folder: str) -> None:
+    paths = own_sources() if folder == "secateur" else sources(folder)
+    order = ORDER[folder]
+    wrong, seen = [], set()
+    for path in paths:
+        own = part_of(folder, module_name(path))
+        seen.add(own)
+        if own is None:
+            assert folder not in WHOLE or path.name == "__init__.py", f"{path} has no part"
+            continue
+        for module in imports(path):
+            other = part_of(folder, module)
+            if other is not None and order.index(other) > order.index(own):
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert not wrong
+    assert seen >= set(order)
+
+
+@pytest.mark.parametrize("folder", ["graph", "plan"])
+def test_what_comes_before_kernels_knows_no_compiler(folder: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {module}"
-        for path in sources(folder)
+        for path in sources(f"backends/tvm/{folder}")
         for module in imports(path)
-        if any(module == other or module.startswith(f"{other}.") for other in above)
+        if module.split(".")[0] in ("tvm", "tvm_ffi")
     ]
     assert not wrong
-    assert sources(folder)
+    assert not loaded(
+        f"import importlib, pkgutil, secateur.backends.tvm.{folder} as folder\n"
+        "for found in pkgutil.iter_modules(folder.__path__, folder.__name__ + '.'):\n"
+        "    importlib.import_module(found.name)"
+    ) & {"tvm", "tvm_ffi"}
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    paths = [*own_sources(), *(path for folder in LAYERS for path in sources(folder))]
+    known = {module_name(path): path for path in paths}
+    del known["secateur"]  # it imports names on their first use
+    needs = {
+        name: {m for m in imports(path) if m in known and not f"{name}.".startswith(f"{m}.")}
+        for name, path in known.items()
+    }
+    while True:
+        free = [name for name, others in needs.items() if not others]
+        if not free:
+            break
+        for name in free:
+            del needs[name]
+        for others in needs.values():
+            others.difference_update(free)
+    assert not needs
 
 
 def test_the_root_folders_are_imported_through_the_package() -> None:

@@ -34,7 +34,8 @@ from .errors import UnprovenError, UnsupportedNodesError
 from .faults import LIMITS
 from .lowering.frontend import lower
 from .lowering.loops.expectations import refuse_sizes_of_inputs
-from .plan.operations import Plan, Tensor
+from .plan.operations import Plan
+from .plan.tensors import Tensor
 from .targets import Target, can_run_here
 from .tuning.tune import TuneReport, check_tunable, tune
 

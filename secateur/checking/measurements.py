@@ -17,6 +17,7 @@ import numpy as np
 from ..ir.errors import SecateurError
 from ..ir.tensor import Array
 from ..passes.samples import Samples
+from ..reporting.report import Latency
 
 
 class Runner(Protocol):
@@ -72,15 +73,6 @@ def _scores(outputs: Mapping[str, Array], name: str | None, rows: int) -> Array:
             f"does not score classes for {rows} samples"
         )
     return scores.reshape(rows, -1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Latency:
-    """Wall-clock time of one run, in milliseconds."""
-
-    median_ms: float
-    min_ms: float
-    max_ms: float
 
 
 def measure_latency(

@@ -10,12 +10,18 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ..checking.measurements import Latency
+from typing import Any
 
 SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """Wall-clock time of one run, in milliseconds."""
+
+    median_ms: float
+    min_ms: float
+    max_ms: float
 
 
 @dataclasses.dataclass

@@ -11,16 +11,16 @@ import numpy as np
 
 from ....ir.errors import UnsupportedError
 from ....ir.scratch import scratch_folder
+from ....ir.tensor import Array
 from ..cache import Cache
+from ..plan.memory import assign_memory
 from ..plan.memory_check import check_memory
-from ..plan.schedule import Schedule, assign_memory
+from ..plan.schedule import Schedule
 from ..targets import Target
 from .entry import source
 from .objects import compile_functions, compile_runtime
 from .symbols import LIBC, undefined
 from .toolchain import compile_source, link_shared
-
-Array = Any
 
 
 def build_library(

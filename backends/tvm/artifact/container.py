@@ -20,8 +20,7 @@ import numpy as np
 from ....ir.errors import SecateurError
 from ....ir.onnx_io import load
 from ....ir.scratch import scratch_folder
-
-Array = Any
+from ....ir.tensor import Array
 
 MANIFEST = "manifest.json"
 MAGIC = b"PK\x03\x04"

@@ -13,7 +13,8 @@ for `arena_bytes` of the metadata, which is JSON text at `secateur_metadata`.
 from __future__ import annotations
 
 from ..faults import CALL_SHIFT
-from ..plan.schedule import Memory, Place, Schedule
+from ..plan.memory import Memory, Place
+from ..plan.schedule import Schedule
 
 _SOURCE = """\
 #define HIDDEN __attribute__((visibility("hidden")))

@@ -19,11 +19,9 @@ import numpy as np
 
 from ....ir.errors import SecateurError
 from ....ir.scratch import scratch_folder
+from ....ir.tensor import Array
 from ..faults import explain
-from ..plan.schedule import ALIGNMENT
-
-Array = Any
-
+from ..plan.memory import ALIGNMENT
 
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
 _RUN = ctypes.CFUNCTYPE(

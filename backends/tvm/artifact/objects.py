@@ -36,11 +36,6 @@ class Objects:
     reused: int
 
 
-def digest(function: Any) -> str:
-    """A hexadecimal digest of a function's TensorIR."""
-    return hashlib.sha256(tvm.ir.save_json(function).encode()).hexdigest()
-
-
 def compile_functions(
     functions: Mapping[str, Any],
     digests: Mapping[str, str],

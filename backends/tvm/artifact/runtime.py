@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from ....ir.errors import SecateurError
+from ....ir.tensor import Array
 from ..targets import missing_flags, parse_target
 from .container import Container, is_container
 from .library import Library
-
-Array = Any
 
 
 class Runtime:

@@ -21,13 +21,15 @@ from typing import Any
 from ....ir.errors import SecateurError
 from ....ir.files import read_regular
 from ....ir.onnx_io import atomic_files
-from ..kernels.convolution import winograd
+from ..kernels.convolution import depthwise, winograd
 from ..kernels.convolution.direct import Convolution, Tile, choose_tile
 from ..kernels.convolution.direct import fits as tile_fits
 from ..kernels.matrix.matmul import MatMul, MatrixTile
 from ..kernels.matrix.matmul import choose_tile as choose_matrix_tile
 from ..kernels.matrix.matmul import fits as matrix_tile_fits
-from ..plan.operations import ConvolutionOp, Fused, MatMulOp, Operation
+from ..plan.layouts import Pads
+from ..plan.operations import ConvolutionOp, Fused, MatMulOp, PoolingOp
+from ..plan.tensors import Operation
 from ..targets import Target
 
 VERSION = 1
@@ -85,6 +87,20 @@ class Choices:
         return winograd.pays(
             op.input.shape, op.output.shape[1], op.output.shape, op.geometry, op.groups
         )
+
+    def needed_pads(self, op: ConvolutionOp | PoolingOp) -> Pads:
+        """Physical padding that the operation's kernel reads."""
+        if self.by_winograd(op):
+            return winograd.needed_pads(op.input.shape, op.output.shape, op.geometry)
+        top, left, bottom, right = op.geometry.pads
+        if (
+            isinstance(op, ConvolutionOp)
+            and op.is_depthwise
+            and op.input.dtype != "float32"
+            and "vnni" in self.target.features
+        ):
+            right += depthwise.extra_columns(op.geometry.kernel[1])
+        return top, left, bottom, right
 
     def convolution(self, op: ConvolutionOp, kernel: Convolution) -> Tile:
         """The tile of the direct form."""

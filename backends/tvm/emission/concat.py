@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from ..kernels.movement import concat
 from ..plan.layout import Blocked
-from ..plan.operations import ConcatOp, Tensor
+from ..plan.operations import ConcatOp
 from ..plan.parts import Part, pieces
 from ..plan.schedule import Buffer
+from ..plan.tensors import Tensor
 from .emitter import Emitter
 
 

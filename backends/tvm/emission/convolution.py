@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from ....ir.tensor import Array
 from ..kernels.convolution import depthwise, winograd
 from ..kernels.convolution import direct as convolution
 from ..kernels.matrix.dot import weight_range, without_offset
 from ..plan.layout import Blocked
-from ..plan.layouts import needed_pads
 from ..plan.operations import ConvolutionOp
 from ..plan.schedule import Buffer
 from .emitter import Emitter, padded
 from .work import is_parallel
-
-Array = Any
 
 
 def emit(emitter: Emitter, op: ConvolutionOp) -> None:
     """Choose the form and its tile, pack the weights, build the kernel, and call it."""
     y = emitter.layouts[op.output]
     block = y.block if op.is_depthwise else 1
-    x, layout = emitter.blocked(op.input, needed_pads(op, emitter.choices), op.fill, block)
+    x, layout = emitter.blocked(op.input, emitter.choices.needed_pads(op), op.fill, block)
     if op.is_depthwise:
         _depthwise(emitter, op, x, layout)
         return

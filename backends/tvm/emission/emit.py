@@ -12,7 +12,6 @@ from ..plan.operations import (
     ElementwiseOp,
     LoopsOp,
     MatMulOp,
-    Operation,
     Plan,
     PoolingOp,
     ProductOp,
@@ -24,6 +23,7 @@ from ..plan.operations import (
 )
 from ..plan.parts import stays
 from ..plan.schedule import nbytes
+from ..plan.tensors import Operation
 from ..targets import Target
 from . import concat, convolution, loops, matmul, pooling, products, recurrent, resize, rows
 from .choices import Choices

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artifact.objects import digest
+from ....ir.tensor import Array
 from ..bounds import Verdict, Verdicts, constant_arguments
 from ..errors import UnprovenError
 from ..kernels.epilogue import Operand
@@ -17,15 +17,15 @@ from ..kernels.movement import elementwise
 from ..kernels.movement.sources import Elementwise, Source
 from ..plan.layout import Blocked
 from ..plan.layouts import choose_layouts
-from ..plan.operations import ElementwiseOp, Fused, Operation, Plan, Tensor, View
+from ..plan.operations import ElementwiseOp, Fused, Plan
 from ..plan.parts import Part
 from ..plan.programs import Program
 from ..plan.schedule import Buffer, Call, Schedule, nbytes
+from ..plan.tensors import Operation, Tensor, View
 from ..targets import Target
+from ..tensorir.digest import digest
 from .choices import Choices
 from .work import is_parallel, macs
-
-Array = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Emitter:
         self.calls: list[KernelCall] = []
         self.current: Operation | None = None
         self.operators = plan.operators
-        self.layouts, self.parts = choose_layouts(plan, self.choices)
+        self.layouts, self.parts = choose_layouts(plan, target.block, self.choices.needed_pads)
         self.shared: dict[Tensor, Buffer] = {}
         self.buffers: dict[tuple[Tensor, Blocked | None], Buffer] = {
             (tensor, None): Buffer(nbytes(tensor.shape, tensor.dtype), input=index)

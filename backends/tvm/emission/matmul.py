@@ -6,8 +6,9 @@ import math
 
 from ..kernels.matrix import matmul
 from ..kernels.matrix.dot import weight_range, without_offset
-from ..kernels.movement.sources import collapse
-from ..plan.operations import MatMulOp, broadcast_strides
+from ..plan.operations import MatMulOp
+from ..plan.strides import collapse
+from ..plan.tensors import broadcast_strides
 from .emitter import Emitter, padded
 from .work import is_parallel
 

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 from ..kernels.matrix import product
-from ..kernels.movement.sources import collapse
-from ..plan.operations import ProductOp, View, broadcast_strides, row_major
+from ..plan.operations import ProductOp
+from ..plan.strides import collapse, row_major
+from ..plan.tensors import View, broadcast_strides
 from .emitter import Emitter
 from .work import is_parallel
 

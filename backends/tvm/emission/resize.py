@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from ....ir.tensor import Array
 from ..kernels.epilogue import Operand
 from ..kernels.image import resize
 from ..plan.layout import Blocked
-from ..plan.operations import ResizeOp, Tensor
+from ..plan.operations import ResizeOp
 from ..plan.sampling import Taps
 from ..plan.schedule import Buffer
+from ..plan.tensors import Tensor
 from ..targets import Target
 from .emitter import Emitter
 from .work import is_parallel
-
-Array = Any
 
 SPELLED_OUT = 16
 """Up to so many output pixels of one input pixel are spelled out in a kernel."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..kernels.rows import rows, softmax
-from ..plan.operations import QuantizedSoftmaxOp, RowsOp, Tensor
+from ..plan.operations import QuantizedSoftmaxOp, RowsOp
+from ..plan.tensors import Tensor
 from .emitter import Emitter
 from .work import is_parallel
 

@@ -5,15 +5,8 @@ from __future__ import annotations
 import math
 
 from ..kernels.matrix.dot import choose
-from ..plan.operations import (
-    ConvolutionOp,
-    ElementwiseOp,
-    MatMulOp,
-    Operation,
-    PoolingOp,
-    ProductOp,
-    ResizeOp,
-)
+from ..plan.operations import ConvolutionOp, ElementwiseOp, MatMulOp, PoolingOp, ProductOp, ResizeOp
+from ..plan.tensors import Operation
 from ..targets import Target
 
 PARALLEL_OPERATIONS = 16_000

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from ....ir.tensor import Array
 from ..plan.operations import ElementwiseOp, Fused, Plan
 from ..plan.programs import Program, Step, integer_range, rebuild
 from ..targets import Target
-
-Array = Any
 
 _LONG = 7
 """Steps from which a table is faster than computing them."""
@@ -99,7 +98,8 @@ def _round(x: Array, zero: int, dtype: str) -> Array:
 
 
 def _dequantize(s: Step, a: Sequence[Array]) -> Array:
-    return (a[0].astype(np.int32) - s["zero_point"]).astype(np.float32) * np.float32(s["scale"])
+    offset: Array = a[0].astype(np.int32) - s["zero_point"]
+    return offset.astype(np.float32) * np.float32(s["scale"])
 
 
 def _qlinear_add(s: Step, a: Sequence[Array]) -> Array:
@@ -110,9 +110,9 @@ def _qlinear_add(s: Step, a: Sequence[Array]) -> Array:
     return _round(_fused(a[0], ratio_a, value), 0, s.dtype)
 
 
-def _fused(a: Array, b: Array, c: Array) -> Array:
+def _fused(a: Array, b: npt.ArrayLike, c: npt.ArrayLike) -> Array:
     """a * b + c, rounded once: both are exact in float64 but for the last sum."""
-    return _float(a.astype(np.float64) * np.float64(b) + np.asarray(c, np.float64))
+    return _float(a.astype(np.float64) * np.asarray(b, np.float64) + np.asarray(c, np.float64))
 
 
 def _qlinear_mul(s: Step, a: Sequence[Array]) -> Array:
@@ -140,18 +140,19 @@ def _exact(function: Callable[[Array], Array]) -> Callable[[Step, Sequence[Array
 
 
 def _hard_sigmoid(s: Step, a: Sequence[Array]) -> Array:
-    value = a[0] * np.float32(s["alpha"]) + np.float32(s["beta"])
+    value: Array = a[0] * np.float32(s["alpha"]) + np.float32(s["beta"])
     return np.clip(value, np.float32(0), np.float32(1))
 
 
 def _hard_swish(s: Step, a: Sequence[Array]) -> Array:
-    gate = np.clip(a[0] * np.float32(1 / 6) + np.float32(0.5), np.float32(0), np.float32(1))
+    gate: Array = np.clip(a[0] * np.float32(1 / 6) + np.float32(0.5), np.float32(0), np.float32(1))
     return a[0] * gate
 
 
 def _gelu(s: Step, a: Sequence[Array]) -> Array:
     inner = _float(_erf(a[0] * np.float32(1 / math.sqrt(2))))
-    return a[0] * np.float32(0.5) * (inner + np.float32(1))
+    half: Array = a[0] * np.float32(0.5)
+    return half * (inner + np.float32(1))
 
 
 _RULES: dict[str, Callable[[Step, Sequence[Array]], Array]] = {

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Node, Value
 from ....ir.model import Model
-from ..plan.operations import ElementwiseOp, Operation, Plan, Tensor, View, numpy_dtype
+from ....ir.tensor import Array
+from ..plan.operations import ElementwiseOp, Plan
 from ..plan.programs import Program, ProgramBuilder, compose, dequantize, simplify
+from ..plan.tensors import Operation, Tensor, View
 from ..targets import Target
-
-Array = Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -215,3 +214,15 @@ def _origin(value: Value) -> str:
     """Where a value comes from, for messages."""
     node = value.producer
     return "the graph's inputs" if node is None else f"node '{node.label}' ({node.op_type})"
+
+
+def numpy_dtype(onnx_dtype: int) -> str | None:
+    """The name of an ONNX element type, or None where kernels have no such type."""
+    names = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64"}
+    names |= {9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64"}
+    return names.get(onnx_dtype)
+
+
+def check_int32(values: Array) -> Array:
+    """Bias values as int32, wrapping as 32-bit accumulators do."""
+    return np.asarray(values, np.int64).astype(np.int32)

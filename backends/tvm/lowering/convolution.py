@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from ....ir.graph import Node, Value
 from ....ir.pooled_shapes import same_pads
-from ..kernels.convolution.direct import Geometry
-from ..plan.operations import ConvolutionOp, PoolingOp, ReshapeOp, Tensor, check_int32
+from ....ir.tensor import Array
+from ..plan.geometry import Geometry
+from ..plan.operations import ConvolutionOp, PoolingOp, ReshapeOp
 from ..plan.programs import Program, ProgramBuilder, dequantize
-from .context import Constant, Lowering, Quantized, Stored
-
-Array = Any
+from ..plan.tensors import Tensor
+from .context import Constant, Lowering, Quantized, Stored, check_int32
 
 
 def convolution(lowering: Lowering, node: Node) -> bool:
@@ -394,7 +393,8 @@ def _counts(
         starts = np.arange(out[axis])[:, None] * geometry.strides[axis] - before
         at = starts + np.arange(geometry.kernel[axis])[None] * geometry.dilations[axis]
         per_axis.append(((at >= low) & (at < high)).sum(1))
-    return np.outer(*per_axis).astype(np.float32)
+    rows, columns = per_axis
+    return np.outer(rows, columns).astype(np.float32)
 
 
 def _whole_image(shape: tuple[int, ...]) -> Geometry:

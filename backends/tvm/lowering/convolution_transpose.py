@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from ....ir.graph import Node
-from ..kernels.convolution.direct import Geometry, Upsampling
-from ..plan.operations import ConvolutionOp, Tensor, check_int32
+from ....ir.tensor import Array
+from ..plan.geometry import Geometry, Upsampling
+from ..plan.operations import ConvolutionOp
 from ..plan.programs import Program
-from .context import Constant, Lowering, Quantized, Stored
+from ..plan.tensors import Tensor
+from .context import Constant, Lowering, Quantized, Stored, check_int32
 from .convolution import image_weights, integer_accumulator, integer_weights
-
-Array = Any
 
 LIMIT = 2**26
 """Elements up to which grouped weights are spelled out as dense ones."""

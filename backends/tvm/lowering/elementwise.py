@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ....ir.graph import Node, Value
-from ..plan.operations import Tensor, View
 from ..plan.programs import Program, ProgramBuilder, quantize
+from ..plan.tensors import Tensor, View
 from .context import Constant, Lowering, Quantized, Stored
 
 LARGEST = float(np.finfo(np.float32).max)

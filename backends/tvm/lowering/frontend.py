@@ -20,7 +20,8 @@ from ..functions.tables import use_tables
 from ..graph.expand import Bound
 from ..graph.prepare import Prepared, prepare
 from ..plan.fuse import fuse
-from ..plan.operations import LoopsOp, Plan, Tensor
+from ..plan.operations import LoopsOp, Plan
+from ..plan.tensors import Tensor
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, load
 from . import (
@@ -232,8 +233,9 @@ def _require_within(lowering: Lowering, value: Value, bound: Bound) -> None:
 
 
 def _copy_of(lowering: Lowering, tensor: Tensor) -> Tensor:
-    from ..plan.operations import ElementwiseOp, View
+    from ..plan.operations import ElementwiseOp
     from ..plan.programs import Program
+    from ..plan.tensors import View
 
     copy = Tensor(tensor.name + "/output", tensor.dtype, tensor.shape)
     lowering.emit(ElementwiseOp(tensor.name, [copy], [View.of(tensor)], Program((tensor.dtype,))))

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 
 from ....ir.graph import Node
-from ..plan.operations import MatMulOp, Tensor, check_int32
+from ....ir.tensor import Array
+from ..plan.operations import MatMulOp
 from ..plan.programs import Program, ProgramBuilder
+from ..plan.tensors import Tensor
 from . import product
-from .context import Constant, Lowering, Quantized, Stored
+from .context import Constant, Lowering, Quantized, Stored, check_int32
 from .convolution import (
     accumulator_program,
     accumulator_scales,
     integer_bias,
     integer_weights,
 )
-
-Array = Any
 
 
 def gemm(lowering: Lowering, node: Node) -> bool:

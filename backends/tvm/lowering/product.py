@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....ir.graph import Node, Value
-from ..plan.operations import ProductOp, Tensor, View, row_major
+from ..plan.operations import ProductOp
 from ..plan.programs import Program, ProgramBuilder
+from ..plan.strides import row_major
+from ..plan.tensors import Tensor, View
 from .context import Constant, Lowering, Quantized, Stored
 from .convolution import accumulator_program
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from ....ir.graph import Node, Value
-from ..kernels.recurrent import ACTIVATIONS, Recurrent
-from ..plan.operations import MatMulOp, RecurrentOp, Tensor
+from ....ir.tensor import Array
+from ..plan.operations import MatMulOp, RecurrentOp
 from ..plan.programs import Program
+from ..plan.recurrent import ACTIVATIONS, Recurrent
+from ..plan.tensors import Tensor
 from .context import Constant, Lowering, Quantized, Stored
-
-Array = Any
 
 _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 
@@ -21,9 +20,10 @@ _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "T
 def recurrent(lowering: Lowering, node: Node) -> bool:
     """Constant float32 weights, the usual activations, sequences of one length."""
     x = node.input(0)
-    weights: list[Array] = [lowering.constant(node.input(i)) for i in (1, 2)]
+    constants = [lowering.constant(node.input(i)) for i in (1, 2)]
+    weights = [w for w in constants if w is not None and w.dtype == np.float32]
     bias = lowering.constant(node.input(3))
-    if x is None or any(w is None or w.dtype != np.float32 for w in weights):
+    if x is None or len(weights) < 2:
         return False
     if (bias is None) != (node.input(3) is None) or _is_unusual(node):
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,8 +11,6 @@ from ..plan.operations import ResizeOp
 from ..plan.programs import Program, dequantize
 from ..plan.sampling import Axis, Sampling, Taps, fitted_scale, is_old
 from .context import Constant, Lowering, Quantized, Stored
-
-Array = Any
 
 
 def resize(lowering: Lowering, node: Node) -> bool:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from ....ir.graph import Node, Value
-from ..plan.operations import ElementwiseOp, QuantizedSoftmaxOp, ReshapeOp, RowsOp, Tensor, View
+from ..plan.operations import ElementwiseOp, QuantizedSoftmaxOp, ReshapeOp, RowsOp
 from ..plan.programs import Program, ProgramBuilder
+from ..plan.tensors import Tensor, View
 from .context import Constant, Lowering, Quantized, Stored
-
-Array = Any
 
 _REDUCTIONS = {
     "ReduceSum": "sum",

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ....ir.graph import Node, Value
-from ..plan.operations import ConcatOp, ElementwiseOp, ReshapeOp, Tensor, View
+from ..plan.operations import ConcatOp, ElementwiseOp, ReshapeOp
 from ..plan.programs import Program, dequantize, quantize, simplify
+from ..plan.tensors import Tensor, View
 from .context import Constant, Item, Lowering, Quantized, Stored
 
 

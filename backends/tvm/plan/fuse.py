@@ -6,19 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from ..kernels.rows.rows import REDUCTIONS
-from .operations import (
-    ElementwiseOp,
-    Fused,
-    MatMulOp,
-    Operation,
-    Plan,
-    ProductOp,
-    RowsOp,
-    Tensor,
-    View,
-)
+from .operations import ElementwiseOp, Fused, MatMulOp, Plan, ProductOp, RowsOp
 from .programs import Program, ProgramBuilder, compose, merge_operands, simplify
+from .tensors import Operation, Tensor, View
 from .views import absorb_copies
 
 
@@ -96,7 +86,7 @@ def _fits(producer: Fused, tensor: Tensor, shape: tuple[int, ...]) -> bool:
     """
     if tensor.elements == 1:
         return True
-    if isinstance(producer, RowsOp) and producer.kind in REDUCTIONS:
+    if isinstance(producer, RowsOp) and producer.reduces:
         return False
     if tensor.shape == shape or isinstance(producer, ProductOp):
         return True

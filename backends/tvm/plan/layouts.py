@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from ..emission.choices import Choices
-from ..kernels.convolution import depthwise, winograd
+from collections.abc import Callable
+
 from .layout import Blocked
-from .operations import (
-    ConcatOp,
-    ConvolutionOp,
-    ElementwiseOp,
-    Operation,
-    Plan,
-    PoolingOp,
-    ResizeOp,
-    Tensor,
-    View,
-)
+from .operations import ConcatOp, ConvolutionOp, ElementwiseOp, Plan, PoolingOp, ResizeOp
 from .parts import Padding, Part, choose_parts
+from .tensors import Operation, Tensor, View
+
+Pads = tuple[int, int, int, int]
+"""top, left, bottom, right"""
+
+NeededPads = Callable[[ConvolutionOp | PoolingOp], Pads]
+"""Physical padding that the kernel of an operation reads."""
 
 
 def choose_layouts(
-    plan: Plan, choices: Choices
+    plan: Plan, block: int, needed_pads: NeededPads
 ) -> tuple[dict[Tensor, Blocked], dict[Tensor, Part]]:
     """The blocked layout of every tensor that has one, and where those lie that share buffers.
+
+    `block` is the number of channels in a block of an image with many.
 
     Convolution and pooling write blocked tensors; elementwise operations and
     concatenations along the channels keep what their inputs have, or take it where a
@@ -33,8 +32,8 @@ def choose_layouts(
     for op in plan.operations:
         if op.outputs and _wants_blocks(op, layouts):
             y = op.output
-            layouts[y] = Blocked.of(y.shape, choices.target.block, y.dtype)
-    paddings = {tensor: _padding(tensor, choices) for tensor in layouts}
+            layouts[y] = Blocked.of(y.shape, block, y.dtype)
+    paddings = {tensor: _padding(tensor, needed_pads) for tensor in layouts}
     parts = choose_parts(plan, layouts, paddings)
     for tensor, layout in layouts.items():
         padding = paddings[parts[tensor].whole if tensor in parts else tensor]
@@ -42,30 +41,15 @@ def choose_layouts(
     return layouts, parts
 
 
-def _padding(tensor: Tensor, choices: Choices) -> Padding:
+def _padding(tensor: Tensor, needed_pads: NeededPads) -> Padding:
     padding = Padding()
     for reader in tensor.readers:
         if isinstance(reader, (ConvolutionOp, PoolingOp)) and reader.input is tensor:
-            pads = needed_pads(reader, choices)
+            pads = needed_pads(reader)
             own = Padding(pads, reader.fill) if any(pads) else Padding()
             if padding.agrees(own):
                 padding = padding.union(own)
     return padding
-
-
-def needed_pads(op: ConvolutionOp | PoolingOp, choices: Choices) -> tuple[int, int, int, int]:
-    """Physical padding that the operation's kernel reads: top, left, bottom, right."""
-    if choices.by_winograd(op):
-        return winograd.needed_pads(op.input.shape, op.output.shape, op.geometry)
-    top, left, bottom, right = op.geometry.pads
-    if (
-        isinstance(op, ConvolutionOp)
-        and op.is_depthwise
-        and op.input.dtype != "float32"
-        and "vnni" in choices.target.features
-    ):
-        right += depthwise.extra_columns(op.geometry.kernel[1])
-    return top, left, bottom, right
 
 
 def _wants_blocks(op: Operation, layouts: dict[Tensor, Blocked]) -> bool:

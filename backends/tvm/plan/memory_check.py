@@ -10,7 +10,8 @@ import bisect
 import itertools
 from collections.abc import Mapping, Sequence
 
-from .schedule import Buffer, Memory, Schedule
+from .memory import Memory
+from .schedule import Buffer, Schedule
 
 
 def check_memory(schedule: Schedule, memory: Memory, writes: Mapping[str, Sequence[int]]) -> None:

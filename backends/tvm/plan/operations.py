@@ -3,99 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from ..kernels.convolution.direct import Geometry, Upsampling
-from ..kernels.recurrent import Recurrent
+from ....ir.tensor import Array
+from .geometry import Geometry, Upsampling
 from .programs import Program
+from .recurrent import Recurrent
 from .sampling import Taps
-
-Array = Any
-
-
-@dataclasses.dataclass(eq=False)
-class Tensor:
-    """A value at run time, or a constant where `const` is set.
-
-    `readers` are the operations that read it, each once; `kept` says that something
-    besides them needs it as it is (a graph output).
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    const: Array | None = None
-    producer: Operation | None = None
-    readers: list[Operation] = dataclasses.field(default_factory=list)
-    kept: bool = False
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def is_image(self) -> bool:
-        """Whether the tensor may have the blocked layout: N, C, [H,] W."""
-        return len(self.shape) in (3, 4)
-
-
-@dataclasses.dataclass(eq=False)
-class View:
-    """How an elementwise operation reads a tensor: as it is, or through strides."""
-
-    tensor: Tensor
-    shape: tuple[int, ...]
-    strides: tuple[int, ...] | None = None
-    offset: int = 0
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> View:
-        return cls(tensor, tensor.shape)
-
-    @property
-    def is_whole(self) -> bool:
-        return self.strides is None and self.shape == self.tensor.shape
-
-    @property
-    def element_strides(self) -> tuple[int, ...]:
-        """Elements between neighbours on each axis; 0 where the axis has one element."""
-        found = row_major(self.shape) if self.strides is None else self.strides
-        return tuple(s if size != 1 else 0 for s, size in zip(found, self.shape, strict=True))
-
-    @property
-    def first_channel(self) -> int | None:
-        """Where the view is some channels of whole images in order, the first of them."""
-        whole, part = self.tensor.shape, self.shape
-        if not self.tensor.is_image or len(part) != len(whole) or not self.tensor.elements:
-            return None
-        if (part[0], *part[2:]) != (whole[0], *whole[2:]):
-            return None
-        steps = row_major(whole)
-        own = zip(self.element_strides, steps, part, strict=True)
-        first, rest = divmod(self.offset, steps[1])
-        if rest or first + part[1] > whole[1] or any(n > 1 and s != t for s, t, n in own):
-            return None
-        return first
-
-
-@dataclasses.dataclass(eq=False)
-class Operation:
-    """Base: what runs at one point of the plan. `label` names the ONNX node it came from."""
-
-    label: str
-    outputs: list[Tensor]
-
-    @property
-    def output(self) -> Tensor:
-        return self.outputs[0]
-
-    def reads(self) -> list[Tensor]:
-        """All tensors read, constants included."""
-        raise NotImplementedError
+from .tensors import Operation, Tensor, View
 
 
 @dataclasses.dataclass(eq=False)
@@ -209,14 +125,20 @@ class ProductOp(Fused):
 class RowsOp(Fused):
     """A float32 kernel over one axis of the input seen as `extents`, [outer, size, inner].
 
-    `kind` as in `kernels.rows.Rows`. Operands are single numbers, for all but reductions
-    also of the output's size or one number for each element of a row.
+    `kind` is softmax, log_softmax, normalize ((x - mean) / sqrt(variance + epsilon)) or
+    root_mean_square (x / sqrt(mean square + epsilon)), whose result has the input's shape;
+    else it names a reduction, whose result is [outer, inner]. Operands are single numbers,
+    for all but reductions also of the output's size or one number for each element of a row.
     """
 
     input: Tensor
     kind: str
     extents: tuple[int, int, int]
     epsilon: float = 0.0
+
+    @property
+    def reduces(self) -> bool:
+        return self.kind not in ("softmax", "log_softmax", "normalize", "root_mean_square")
 
     def reads(self) -> list[Tensor]:
         return [self.input, *self.operands]
@@ -331,31 +253,3 @@ class Plan:
                 tensor.readers.append(op)
         for _, tensor in self.outputs:
             tensor.kept = True
-
-
-def row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    """Elements between neighbours on each axis of a tensor without gaps."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
-
-
-def broadcast_strides(tensor: Tensor, shape: Sequence[int]) -> list[int]:
-    """A tensor's strides over a shape that it broadcasts to."""
-    own = row_major(tensor.shape)
-    strides = [s if size != 1 else 0 for s, size in zip(own, tensor.shape, strict=True)]
-    return [0] * (len(shape) - len(strides)) + strides
-
-
-def numpy_dtype(onnx_dtype: int) -> str | None:
-    """The name of an ONNX element type, or None where kernels have no such type."""
-    names = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64"}
-    names |= {9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64"}
-    return names.get(onnx_dtype)
-
-
-def check_int32(values: Array) -> Array:
-    """Bias values as int32, wrapping as 32-bit accumulators do."""
-    return np.asarray(values, np.int64).astype(np.int32)

@@ -12,16 +12,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from .layout import Blocked
-from .operations import (
-    ConcatOp,
-    ConvolutionOp,
-    ElementwiseOp,
-    Operation,
-    Plan,
-    PoolingOp,
-    ResizeOp,
-    Tensor,
-)
+from .operations import ConcatOp, ConvolutionOp, ElementwiseOp, Plan, PoolingOp, ResizeOp
+from .tensors import Operation, Tensor
 from .views import is_copy
 
 _WRITERS = (ConcatOp, ConvolutionOp, ElementwiseOp, PoolingOp, ResizeOp)

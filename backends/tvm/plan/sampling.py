@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ....ir.graph import Node
+from ....ir.tensor import Array
 
-Array = Any
 Number = Any
 """A float32 number or array, or an expression."""
 

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..kernels.movement.sources import collapse
-from .operations import (
-    ElementwiseOp,
-    Operation,
-    Plan,
-    ProductOp,
-    ReshapeOp,
-    Tensor,
-    View,
-    row_major,
-)
+from .operations import ElementwiseOp, Plan, ProductOp, ReshapeOp
+from .strides import compose, row_major
+from .tensors import Operation, Tensor, View
 
 
 def absorb_copies(plan: Plan) -> None:
@@ -79,40 +71,6 @@ def _broadcast_strides(view: View, shape: Sequence[int]) -> list[int]:
     return [0] * missing + [
         stride if size != 1 else 0 for stride, size in zip(_strides(view), view.shape, strict=True)
     ]
-
-
-def compose(
-    shape: Sequence[int],
-    strides: Sequence[int],
-    offset: int,
-    inner_shape: Sequence[int],
-    inner_strides: Sequence[int],
-    inner_offset: int,
-) -> tuple[tuple[int, ...], int] | None:
-    """Strides and offset of a view (`shape`, ...) of a copy that is itself a view.
-
-    None where the two together are no strides: where an axis of the outer view runs
-    over the edge of an axis of the inner one.
-    """
-    sizes, [walked] = collapse(inner_shape, [list(inner_strides)])
-    steps = row_major(sizes)
-    first = [offset // step % size for step, size in zip(steps, sizes, strict=True)]
-    furthest = list(first)
-    result = []
-    for size, stride in zip(shape, strides, strict=True):
-        if size == 1 or stride == 0:
-            result.append(0)
-            continue
-        axis = next((a for a, step in enumerate(steps) if 0 < step <= stride), None)
-        if axis is None or stride % steps[axis]:
-            return None
-        count = stride // steps[axis]
-        furthest[axis] += count * (size - 1)
-        if furthest[axis] >= sizes[axis]:
-            return None
-        result.append(count * walked[axis])
-    at = sum(f * w for f, w in zip(first, walked, strict=True))
-    return tuple(result), inner_offset + at
 
 
 def _permute(op: ProductOp) -> bool:

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from ....ir.scratch import scratch_folder
+from ....ir.tensor import Array
 from ..artifact.library import Library, aligned, load_library
-from ..artifact.objects import compile_functions, compile_runtime, digest
+from ..artifact.objects import compile_functions, compile_runtime
 from ..artifact.toolchain import link_shared
 from ..cache import Cache
 from ..kernels.matrix.dot import choose
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, load
-
-Array = Any
+from ..tensorir.digest import digest
 
 ROUNDS = 5
 SECONDS_PER_ROUND = 4e-3

@@ -23,7 +23,8 @@ from ..emission.emit import emit
 from ..emission.work import vector_operations
 from ..kernels.convolution import direct as convolution
 from ..kernels.matrix import matmul
-from ..plan.operations import ConvolutionOp, MatMulOp, Operation, Plan
+from ..plan.operations import ConvolutionOp, MatMulOp, Plan
+from ..plan.tensors import Operation
 from ..targets import Target, can_run_here
 from .measure import ROUNDS, time_functions
 

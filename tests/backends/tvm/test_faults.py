@@ -16,7 +16,6 @@ from tvm import tirx
 
 from secateur.backends.tvm.artifact.build import build_library
 from secateur.backends.tvm.artifact.library import Library
-from secateur.backends.tvm.artifact.objects import digest
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.cache import Cache
 from secateur.backends.tvm.compile import compile_model
@@ -25,6 +24,7 @@ from secateur.backends.tvm.lowering.loops.base import within
 from secateur.backends.tvm.plan.schedule import Buffer, Call, Schedule, nbytes
 from secateur.backends.tvm.targets import parse_target
 from secateur.backends.tvm.tensorir.builder import KernelBuilder, load
+from secateur.backends.tvm.tensorir.digest import digest
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 

@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm.plan.layout import Blocked
-from secateur.backends.tvm.plan.operations import (
-    ConcatOp,
-    ElementwiseOp,
-    Operation,
-    Plan,
-    Tensor,
-    View,
-)
+from secateur.backends.tvm.plan.operations import ConcatOp, ElementwiseOp, Plan
 from secateur.backends.tvm.plan.parts import Padding, Part, choose_parts, pieces, stays
 from secateur.backends.tvm.plan.programs import Program
+from secateur.backends.tvm.plan.tensors import Operation, Tensor, View
 
 BLOCK = 16
 PADDINGS = (Padding(), Padding(), Padding((1, 0, 2, 0), 0.0), Padding((0, 3, 1, 0), 7.0))

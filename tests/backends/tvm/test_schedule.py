@@ -11,15 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secateur.backends.tvm.plan.memory import ALIGNMENT, Memory, assign_memory
 from secateur.backends.tvm.plan.memory_check import check_memory
-from secateur.backends.tvm.plan.schedule import (
-    ALIGNMENT,
-    Buffer,
-    Call,
-    Memory,
-    Schedule,
-    assign_memory,
-)
+from secateur.backends.tvm.plan.schedule import Buffer, Call, Schedule
 
 
 @st.composite

@@ -9,13 +9,14 @@ import numpy as np
 from tvm import tirx
 
 from ...functions.rounding import PACKED, packs
+from ...plan.geometry import Geometry
 from ...plan.layout import Blocked
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, cast, llvm, load, reinterpret, splat
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from ..matrix.dot import SIGN_BITS
-from .direct import Geometry, _start
+from .direct import _start
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
+from .....ir.tensor import Array
+from ...plan.geometry import Geometry
 from ...plan.layout import Blocked
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, splat
 from ..epilogue import Epilogue, Operand, declare, fill_border
-from .direct import Geometry, divisors
-
-Array = Any
+from .direct import divisors
 
 _INPUT = (
     (4, 0, -5, 0, 1, 0),

@@ -7,11 +7,11 @@ import math
 from typing import Any
 
 from ...functions.steps import StepEmitter
+from ...plan.geometry import Geometry
 from ...plan.layout import Blocked
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, load, splat
-from ..convolution.direct import Geometry
 from ..epilogue import Epilogue, Operand, declare, fill_border
 
 

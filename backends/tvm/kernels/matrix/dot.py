@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
+from .....ir.tensor import Array
 from ...targets import Target
 from ...tensorir.builder import (
     KernelBuilder,
@@ -23,8 +24,6 @@ from ...tensorir.builder import (
     splat,
     vector_type,
 )
-
-Array = Any
 
 SIGN_BITS = -0x7F7F7F80
 """0x80808080: flips four bytes between signed and unsigned, which adds or takes away 128."""
@@ -235,8 +234,9 @@ def without_offset(bias: Array, weights: Array, offset: int) -> Array:
     """
     if not offset:
         return bias
-    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
-    return (bias.astype(np.int64) - offset * sums).astype(np.int32)
+    sums: Array = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
+    corrected: Array = bias.astype(np.int64) - offset * sums
+    return corrected.astype(np.int32)
 
 
 def _bind(builder: KernelBuilder, value: Any, dtype: str, lanes: int) -> Any:

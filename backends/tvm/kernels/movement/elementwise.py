@@ -9,11 +9,12 @@ from typing import Any
 from tvm import tirx
 
 from ...functions.steps import StepEmitter
+from ...plan.strides import collapse
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, splat
 from ..epilogue import fill_border
 from . import squares, transposed
-from .sources import Elementwise, Source, collapse
+from .sources import Elementwise, Source
 
 
 def build(kernel: Elementwise, target: Target, parallel: bool = False) -> Any:

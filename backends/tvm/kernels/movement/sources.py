@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 from ...plan.layout import Blocked
 from ...plan.programs import Program
@@ -53,27 +52,3 @@ class Elementwise:
     layout: Blocked | None
     sources: tuple[Source, ...]
     program: Program
-
-
-def collapse(
-    shape: Sequence[int], strides: Sequence[Sequence[int]]
-) -> tuple[list[int], list[list[int]]]:
-    """Merge axes that every input walks as one. Returns the sizes and strides left."""
-    sizes: list[int] = []
-    merged: list[list[int]] = [[] for _ in strides]
-    for axis in range(len(shape)):
-        if shape[axis] == 1:
-            continue
-        if sizes and all(
-            m[-1] == s[axis] * shape[axis] for m, s in zip(merged, strides, strict=True)
-        ):
-            sizes[-1] *= shape[axis]
-            for m, s in zip(merged, strides, strict=True):
-                m[-1] = s[axis]
-        else:
-            sizes.append(shape[axis])
-            for m, s in zip(merged, strides, strict=True):
-                m.append(s[axis])
-    if not sizes:
-        return [1], [[0] for _ in strides]
-    return sizes, merged

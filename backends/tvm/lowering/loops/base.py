@@ -14,7 +14,8 @@ from tvm import tirx
 from .....ir.errors import UnsupportedError
 from .....ir.graph import Node, Value
 from ...faults import Fault
-from ...plan.operations import LoopsOp, Tensor
+from ...plan.operations import LoopsOp
+from ...plan.tensors import Tensor
 from ...tensorir.builder import KernelBuilder, llvm, load
 from ..context import Constant, Lowering, Stored
 

@@ -322,7 +322,8 @@ def _legacy(call: Call, function: Function, key: Any, *, builder: bool) -> None:
         return
     axis = min(1, len(first) - 1) if by_channel else len(first) - len(second)
     axis = int(call.node.get("axis", axis)) % len(first)
-    from ...plan.operations import ReshapeOp, Tensor
+    from ...plan.operations import ReshapeOp
+    from ...plan.tensors import Tensor
 
     source = call.tensor(1)
     shape = (*second, *(1 for _ in range(len(first) - axis - len(second))))

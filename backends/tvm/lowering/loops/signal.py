@@ -8,7 +8,7 @@ import numpy as np
 from tvm import tirx
 
 from ...faults import Fault
-from ...plan.operations import Tensor
+from ...plan.tensors import Tensor
 from .base import (
     Array,
     Call,

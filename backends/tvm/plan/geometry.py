@@ -1,0 +1,47 @@
+"""Geometry of convolution and pooling windows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Sizes of a 2-D convolution or pooling window; 1-D ones have height 1."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    """top, left, bottom, right"""
+
+    def output(self, height: int, width: int) -> tuple[int, int]:
+        """Output size for an input size."""
+        top, left, bottom, right = self.pads
+        sizes = []
+        for axis, padded in enumerate((height + top + bottom, width + left + right)):
+            extent = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+            sizes.append((padded - extent) // self.strides[axis] + 1)
+        return sizes[0], sizes[1]
+
+    @property
+    def is_pointwise(self) -> bool:
+        return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.pads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Upsampling:
+    """Storing results interleaved: those of the channels' phases in turn.
+
+    The kernel computes `size` positions (h, w) and for each of them all `factors` phases
+    (r, c), outermost among its channels, and stores at
+    (factors[0] * h + r + offset[0], factors[1] * w + c + offset[1]) what lies inside.
+    """
+
+    factors: tuple[int, int]
+    offset: tuple[int, int]
+    size: tuple[int, int]
+
+    @property
+    def phases(self) -> int:
+        return self.factors[0] * self.factors[1]

@@ -1,0 +1,64 @@
+"""Recurrent layers: which gates there are, and how weights are packed for their kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ..targets import Target
+
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrent:
+    """One layer; `reverse` says of each direction whether it starts at the end.
+
+    Gates are in ONNX's order: input, output, forget, cell; update, reset, hidden.
+    `activations` has a tuple for each direction. `initial_h` and `initial_c` say whether
+    these are given. `reset_after` is GRU's linear_before_reset.
+    """
+
+    kind: str
+    steps: int
+    batch: int
+    hidden: int
+    reverse: tuple[bool, ...]
+    activations: tuple[tuple[str, ...], ...]
+    clip: float
+    reset_after: bool
+    initial_h: bool
+    initial_c: bool
+
+    @property
+    def gates(self) -> int:
+        return GATES[self.kind]
+
+    def units(self, target: Target) -> int:
+        """Vectors of hidden units."""
+        return -(-self.hidden // target.lanes)
+
+    def columns(self, target: Target) -> int:
+        """Columns of an input projection: of each vector of units all gates."""
+        return self.units(target) * self.gates * target.lanes
+
+    def arrange(self, target: Target, gates: Any) -> Any:
+        """[..., gates * hidden] to [..., columns], zero past the last hidden unit."""
+        lanes, units = target.lanes, self.units(target)
+        lead = gates.shape[:-1]
+        padded = np.zeros((*lead, self.gates, units * lanes), np.float32)
+        padded[..., : self.hidden] = gates.reshape(*lead, self.gates, self.hidden)
+        split = padded.reshape(*lead, self.gates, units, lanes)
+        return np.ascontiguousarray(np.moveaxis(split, -3, -2)).reshape(*lead, -1)
+
+    def pack(self, target: Target, weights: Any) -> Any:
+        """Recurrent weights [directions, gates * hidden, hidden] to [direction, unit, k, lanes]."""
+        arranged = self.arrange(target, weights.transpose(0, 2, 1))
+        units, width = self.units(target), self.gates * target.lanes
+        split = arranged.reshape(len(self.reverse), self.hidden, units, width)
+        return np.ascontiguousarray(split.transpose(0, 2, 1, 3)).reshape(-1, self.hidden, width)

@@ -1,0 +1,13 @@
+"""Digests of kernels: equal TensorIR, in whatever model, has one object file and one verdict."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import tvm
+
+
+def digest(function: Any) -> str:
+    """A hexadecimal digest of a function's TensorIR."""
+    return hashlib.sha256(tvm.ir.save_json(function).encode()).hexdigest()
