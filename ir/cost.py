@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .errors import MISFITS
-from .graph import Node, Value, normalize_domain
+from .graph import Node, Value
 from .model import Model
-from .ops import macs
+from .ops import operator_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ ShapeOf = Callable[["Value | None"], "tuple[int, ...] | None"]
 def node_macs(node: Node, shape_of: ShapeOf) -> int | None:
     """Multiply-accumulates of a node; 0 for operators without any, None where a shape that
     they depend on isn't known."""
-    rule = macs().get((normalize_domain(node.domain), node.op_type))
+    record = operator_of(node)
+    rule = None if record is None else record.macs
     if rule is None:
         return 0
     unknown = False

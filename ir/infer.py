@@ -15,6 +15,7 @@ from .errors import ModelError, UnsupportedError
 from .graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from .model import Model
 from .onnx_io import to_proto_without_weights
+from .ops import Trait, with_trait
 from .stand_ins import REPLACED, add_stand_ins, all_nodes
 from .tensor import Tensor
 
@@ -126,14 +127,6 @@ def _hide_zeros(type: TypeProto) -> None:
             size.Clear()
 
 
-_ENLARGING = frozenset(
-    {"CenterCropPad", "ConstantOfShape", "Expand", "Gather", "GatherND", "OneHot", "Pad", "Range"}
-    | {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Resize", "Tile"}
-    | {"Upsample", "HannWindow", "HammingWindow", "BlackmanWindow", "Multinomial", "Bernoulli"}
-)
-"""Operators whose results may be far larger than everything that the file holds."""
-
-
 def _makes_long_vectors(proto: ModelProto) -> bool:
     """Whether inference without propagation finds vectors past the limit.
 
@@ -142,8 +135,9 @@ def _makes_long_vectors(proto: ModelProto) -> bool:
     infos = (*proto.graph.input, *proto.graph.value_info)
     sizes = [d.dim_value for info in infos for d in info.type.tensor_type.shape.dim]
     sizes += [d for tensor in proto.graph.initializer for d in tensor.dims]
+    enlarging = with_trait(Trait.ENLARGES)
     if max(sizes, default=0) <= _VECTOR_LIMIT and not any(
-        node.op_type in _ENLARGING for node in all_nodes(proto.graph)
+        node.op_type in enlarging for node in all_nodes(proto.graph)
     ):
         return False
     found = onnx.shape_inference.infer_shapes(

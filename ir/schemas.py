@@ -6,6 +6,8 @@ from functools import cache
 
 from onnx import defs
 
+from .ops import Trait, operator
+
 
 @cache
 def is_deterministic(op_type: str, domain: str, version: int) -> bool:
@@ -15,5 +17,8 @@ def is_deterministic(op_type: str, domain: str, version: int) -> bool:
     """
     if domain not in ("", "ai.onnx.ml") or not defs.has(op_type, version, domain):
         return False
-    schema = defs.get_schema(op_type, version, domain)
-    return not schema.non_deterministic  # type: ignore[attr-defined]
+    attributes = defs.get_schema(op_type, version, domain).attributes.values()
+    known = operator(op_type, domain)
+    if known is None or any(a.type == defs.OpSchema.AttrType.GRAPH for a in attributes):
+        return False
+    return Trait.RANDOM not in known.traits

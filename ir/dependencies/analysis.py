@@ -19,9 +19,9 @@ from ..axes.facts import Analysis, Expectation, freeze, literal_axes
 from ..axes.node_axes import NodeAxes, Opaque
 from ..axes.sizes import follows
 from ..errors import MISFITS, SecateurError
-from ..graph import Graph, Node, Use, node_reads, normalize_domain
+from ..graph import Graph, Node, Use, node_reads
 from ..model import Model
-from ..ops import Rule, rules
+from ..ops import operator_of
 from .zeros import is_lasting
 
 FLOAT_TYPES = {
@@ -61,9 +61,8 @@ def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:
 
 def analyze_graph(analysis: Analysis, graph: Graph) -> None:
     """Run the rules of a graph's nodes, in order."""
-    table = rules()
     for node in graph.nodes:
-        _analyze_node(analysis, node, table)
+        _analyze_node(analysis, node)
 
 
 def _lock_intractable(analysis: Analysis) -> None:
@@ -107,9 +106,9 @@ def _mark_fixed(analysis: Analysis, node: Node, consumed: set[int]) -> None:
         analysis.stiff.append(node)
 
 
-def _analyze_node(analysis: Analysis, node: Node, table: dict[tuple[str, str], Rule]) -> None:
+def _analyze_node(analysis: Analysis, node: Node) -> None:
     view = NodeAxes(analysis, node)
-    failure = _run_rule(view, table)
+    failure = _run_rule(view)
     if failure is not None:
         _lock_node(analysis, node, failure)
     if node.op_type != "Constant":
@@ -120,14 +119,16 @@ def _analyze_node(analysis: Analysis, node: Node, table: dict[tuple[str, str], R
         analysis.watch(view, failure)
 
 
-def _run_rule(view: NodeAxes, table: dict[tuple[str, str], Rule]) -> str | None:
+def _run_rule(view: NodeAxes) -> str | None:
     """Relate the axes of a node; why that can't be done, if it can't."""
     analysis, node = view.analysis, view.node
-    rule = table.get((normalize_domain(node.domain), node.op_type))
+    record = operator_of(node, view.opset)
     try:
-        if rule is None:
+        if record is None:
             raise Opaque("no axes rule for this operator")
-        rule(view)
+        if isinstance(record.axes, str):
+            raise Opaque(f"no axes rule for this operator: {record.axes}")
+        record.axes(view)
         _check_outputs(view)
         if node.subgraphs() and not view.follows_bodies:
             raise Opaque("subgraphs of this operator are not followed")

@@ -11,66 +11,40 @@ from ..axes import dims
 from ..axes.dims import ONE
 from ..axes.facts import Analysis
 from ..graph import Node, Value, normalize_domain
+from ..ops import Trait, traits
 
-_PRODUCERS = frozenset(
-    {
-        "Attention",
-        "BatchNormalization",
-        "Conv",
-        "ConvTranspose",
-        "Einsum",
-        "GRU",
-        "Gemm",
-        "GroupNormalization",
-        "InstanceNormalization",
-        "LSTM",
-        "LayerNormalization",
-        "MatMul",
-        "RNN",
-    }
-)
-"""Operators whose weights make the channels of their results, and make them zero."""
-
-_NOT_ZERO_AT_ZERO = frozenset(
-    {
-        "Acos",
-        "Cos",
-        "Cosh",
-        "Equal",
-        "Exp",
-        "GreaterOrEqual",
-        "HardSigmoid",
-        "Hardmax",
-        "LessOrEqual",
-        "Log",
-        "LogSoftmax",
-        "Not",
-        "Reciprocal",
-        "Sigmoid",
-        "Softmax",
-        "Softplus",
-    }
-)
-
-_SUMS = frozenset({"Add", "Max", "Mean", "Min", "Sub", "Sum", "Where"})
-"""Operators for which a constant that all channels share isn't zero in any of them."""
+_ELEMENT_BY_ELEMENT = Trait.SAME_SHAPE | Trait.BROADCASTS
 
 
 def is_lasting(analysis: Analysis, node: Node) -> bool:
     """Whether the results of a node may be other than zero where all channels are zero."""
-    if normalize_domain(node.domain) != "" or node.op_type in _PRODUCERS:
+    known = traits(node)
+    if normalize_domain(node.domain) != "" or Trait.WEIGHTED in known:
         return False
-    if node.op_type in _NOT_ZERO_AT_ZERO:
-        return True
     operands = [v for v in node.inputs if v is not None]
     lasting = [v in analysis.lasting for v in operands]
-    if node.op_type in ("And", "Mul"):
+    if Trait.ZERO_AT_ANY_ZERO in known:
         return all(x or analysis.is_fixed(v) for v, x in zip(operands, lasting, strict=True))
-    if node.op_type in ("Div", "Pow"):
+    if Trait.ZERO_AT_FIRST_ZERO in known:
         return lasting[0] or analysis.is_fixed(operands[0])
-    if node.op_type in _SUMS and any(_is_shared(analysis, node, v) for v in operands):
+    if known & _ELEMENT_BY_ELEMENT and not _is_zero_at_zero(analysis, node, known):
+        return True
+    if Trait.BROADCASTS in known and any(_is_shared(analysis, node, v) for v in operands):
         return True
     return any(lasting)
+
+
+def _is_zero_at_zero(analysis: Analysis, node: Node, known: Trait) -> bool:
+    if node.op_type != "Clip":
+        return Trait.ZERO_AT_ZERO in known
+    bounds = [node.get("min", 0), node.get("max", 0)]
+    for index in (1, 2):
+        if node.input(index) is not None:
+            tensor = analysis.model.constant(node.input(index))
+            if tensor is None:
+                return False
+            bounds[index - 1] = tensor.numpy().reshape(())
+    return bool(bounds[0] <= 0 <= bounds[1])
 
 
 def _is_shared(analysis: Analysis, node: Node, constant: Value) -> bool:

@@ -11,7 +11,7 @@ from ..axes.node_axes import NodeAxes, Opaque
 from ..axes.rewriting import Rewriting
 from ..graph import Node
 from .elementwise import broadcast
-from .registry import MICROSOFT, ShapeOf, macs, rule
+from .records import MICROSOFT, ShapeOf, Trait, macs, rule
 
 SOFTMAX = "softmax over this axis"
 
@@ -36,7 +36,7 @@ def _split_heads(r: NodeAxes, axis: Axis, heads: int, label: str) -> tuple[Axis,
     return head_count, head_size
 
 
-@rule("Attention")
+@rule("Attention", traits=Trait.WEIGHTED | Trait.INNER_AXES)
 def attention(r: NodeAxes) -> None:
     """Opset 23: q, k, v as [B, heads, S, D] or [B, S, heads*D]; grouped-query included."""
     q, k, v = r.axes(0), r.axes(1), r.axes(2)
@@ -105,7 +105,7 @@ def _set_heads(r: NodeAxes, rewriter: Rewriting, q_heads: Axis, kv_heads: Axis) 
     r.node.set("kv_num_heads", rewriter.size(kv_heads))
 
 
-@rule("Attention", domain=MICROSOFT)
+@rule("Attention", domain=MICROSOFT, traits=Trait.INNER_AXES)
 def contrib_attention(r: NodeAxes) -> None:
     """input [B, S, I], weights [I, 3 * heads * D], bias [3 * heads * D] -> [B, S, heads * D]"""
     if any(r.has(i) for i in range(4, 7)) or any(v is not None for v in r.node.outputs[1:]):
@@ -135,7 +135,7 @@ def contrib_attention(r: NodeAxes) -> None:
     r.set((x[0], x[1], dims.product([count, head])))
 
 
-@rule("MultiHeadAttention", domain=MICROSOFT)
+@rule("MultiHeadAttention", domain=MICROSOFT, traits=Trait.INNER_AXES)
 def multi_head_attention(r: NodeAxes) -> None:
     """query, key, value [B, S, heads * D] with an optional bias over all three."""
     if any(r.has(i) for i in range(4, len(r.node.inputs))):
@@ -163,7 +163,7 @@ def multi_head_attention(r: NodeAxes) -> None:
     r.set((q[0], q[1], dims.product([split[0][0], split[2][1]])))
 
 
-@rule("RotaryEmbedding")
+@rule("RotaryEmbedding", traits=Trait.SAME_SHAPE | Trait.ZERO_AT_ZERO | Trait.INDEXES)
 def rotary_embedding(r: NodeAxes) -> None:
     """Rotation pairs elements of a head; heads stay free, everything else doesn't."""
     x = r.axes(0)

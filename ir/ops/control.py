@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..axes.dims import Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
+from .records import Trait, rule
 from .reduction import normalized
-from .registry import rule
 
 ITERATIONS = "one entry per iteration"
 
@@ -21,7 +21,7 @@ def if_(r: NodeAxes) -> None:
         r.set(a, index)
 
 
-@rule("Loop")
+@rule("Loop", traits=Trait.STATEFUL)
 def loop(r: NodeAxes) -> None:
     """Carried values have the same axes before, during and after all iterations."""
     body = r.get("body")
@@ -35,7 +35,7 @@ def loop(r: NodeAxes) -> None:
         r.set((_iterations(r, index, 0), *axes), index)
 
 
-@rule("Scan")
+@rule("Scan", traits=Trait.STATEFUL)
 def scan(r: NodeAxes) -> None:
     """States are carried; every iteration sees one slice of each scanned input."""
     body = r.get("body")

@@ -9,13 +9,13 @@ from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
 from ..graph import Node
-from .registry import MICROSOFT, ShapeOf, macs, rule
+from .records import MICROSOFT, ShapeOf, Trait, macs, rule
 
 KERNEL = "positions in a kernel are not independent"
 SPATIAL = "a window slides over this axis"
 
 
-@rule("Conv")
+@rule("Conv", traits=Trait.WEIGHTED)
 @rule("FusedConv", domain=MICROSOFT)
 def conv(r: NodeAxes) -> None:
     convolution(r, x=0, w=1, bias=2)
@@ -25,7 +25,7 @@ def conv(r: NodeAxes) -> None:
         r.unify_all(r.axes(3), y)
 
 
-@rule("DeformConv")
+@rule("DeformConv", traits=Trait.WEIGHTED | Trait.INDEXES)
 def deform_conv(r: NodeAxes) -> None:
     """A convolution at positions moved by offsets, which all channels share."""
     if r.get("offset_group", 1) != 1:
@@ -38,12 +38,12 @@ def deform_conv(r: NodeAxes) -> None:
     convolution(r, x=0, w=1, bias=3)
 
 
-@rule("ConvInteger")
+@rule("ConvInteger", traits=Trait.WEIGHTED)
 def conv_integer(r: NodeAxes) -> None:
     convolution(r, x=0, w=1, bias=None, per_channel=(3,))
 
 
-@rule("QLinearConv")
+@rule("QLinearConv", traits=Trait.WEIGHTED)
 def qlinear_conv(r: NodeAxes) -> None:
     convolution(r, x=0, w=3, bias=8, per_channel=(4, 5))
 
@@ -78,7 +78,7 @@ def convolution(
     r.set((data[0], out, *_spatial(r, data, weight)))
 
 
-@rule("ConvTranspose")
+@rule("ConvTranspose", traits=Trait.WEIGHTED)
 def conv_transpose(r: NodeAxes) -> None:
     data, weight = r.axes(0), r.axes(1)
     group = int(r.get("group", 1))

@@ -21,83 +21,92 @@ from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
 from ..axes.sizes import settled
-from .registry import MICROSOFT, rule
+from .records import MICROSOFT, Trait, rule
 
-# Operators of one input that compute each element from the same element.
-UNARY = [
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "BitCast",
-    "BitwiseNot",
-    "Ceil",
-    "Celu",
-    "Cos",
-    "Cosh",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "IsInf",
-    "IsNaN",
-    "LeakyRelu",
-    "Log",
-    "Mish",
-    "Neg",
-    "Not",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Selu",
-    "Shrink",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Swish",
-    "Tan",
-    "Tanh",
-    "ThresholdedRelu",
-]
+_ZERO, _ANY, _FIRST = Trait.ZERO_AT_ZERO, Trait.ZERO_AT_ANY_ZERO, Trait.ZERO_AT_FIRST_ZERO
+_RISES, _POSITIVE, _NONE = Trait.MONOTONE, Trait.NON_NEGATIVE, Trait.NONE
 
-VARIADIC = [
-    "Add",
-    "And",
-    "BitShift",
-    "BitwiseAnd",
-    "BitwiseOr",
-    "BitwiseXor",
-    "Div",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "Max",
-    "Mean",
-    "Min",
-    "Mod",
-    "Mul",
-    "Or",
-    "Pow",
-    "PRelu",
-    "Sub",
-    "Sum",
-    "SwiGLU",
-    "Where",
-    "Xor",
-]
+UNARY = {
+    "Abs": _ZERO | _POSITIVE,
+    "Acos": _POSITIVE,
+    "Acosh": _RISES | _POSITIVE,
+    "Asin": _ZERO | _RISES,
+    "Asinh": _ZERO | _RISES,
+    "Atan": _ZERO | _RISES,
+    "Atanh": _ZERO | _RISES,
+    "BitCast": _ZERO,
+    "BitwiseNot": _NONE,
+    "Ceil": _ZERO | _RISES,
+    "Celu": _ZERO,
+    "Cos": _NONE,
+    "Cosh": _POSITIVE,
+    "Elu": _ZERO,
+    "Erf": _ZERO | _RISES,
+    "Exp": _RISES | _POSITIVE,
+    "Floor": _ZERO | _RISES,
+    "Gelu": _ZERO,
+    "HardSigmoid": _POSITIVE,
+    "HardSwish": _ZERO,
+    "Identity": _ZERO | _RISES | Trait.MOVES,
+    "IsInf": _ZERO,
+    "IsNaN": _ZERO,
+    "LeakyRelu": _ZERO,
+    "Log": _RISES,
+    "Mish": _ZERO,
+    "Neg": _ZERO,
+    "Not": _NONE,
+    "Reciprocal": _NONE,
+    "Relu": _ZERO | _RISES | _POSITIVE,
+    "Round": _ZERO | _RISES,
+    "Selu": _ZERO,
+    "Shrink": _ZERO,
+    "Sigmoid": _RISES | _POSITIVE,
+    "Sign": _ZERO | _RISES,
+    "Sin": _ZERO,
+    "Sinh": _ZERO | _RISES,
+    "Softplus": _RISES | _POSITIVE,
+    "Softsign": _ZERO | _RISES,
+    "Sqrt": _ZERO | _RISES | _POSITIVE,
+    "Swish": _ZERO,
+    "Tan": _ZERO,
+    "Tanh": _ZERO | _RISES,
+    "ThresholdedRelu": _ZERO,
+}
+"""Operators of one operand, and what is true of them whatever their attributes."""
+
+VARIADIC = {
+    "Add": _ZERO | _RISES,
+    "And": _ANY,
+    "BitShift": _FIRST,
+    "BitwiseAnd": _ANY,
+    "BitwiseOr": _ZERO,
+    "BitwiseXor": _ZERO,
+    "Div": _FIRST,
+    "Equal": _NONE,
+    "Greater": _ZERO,
+    "GreaterOrEqual": _NONE,
+    "Less": _ZERO,
+    "LessOrEqual": _NONE,
+    "Max": _ZERO | _RISES,
+    "Mean": _ZERO | _RISES,
+    "Min": _ZERO | _RISES,
+    "Mod": _FIRST,
+    "Mul": _ANY,
+    "Or": _ZERO,
+    "Pow": _FIRST,
+    "PRelu": _FIRST,
+    "Sub": _ZERO,
+    "Sum": _ZERO | _RISES,
+    "SwiGLU": _ANY,
+    "Where": _ZERO,
+    "Xor": _ZERO,
+}
+"""Operators whose operands broadcast."""
+
+_LEGACY = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")
+"""Those that before opset 7 broadcast as attributes said."""
+
+_MODERN = 7
 
 INTEGER_TYPES = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
 
@@ -158,24 +167,37 @@ def _meet_unknown(r: NodeAxes, axes: list[Axis]) -> Axis:
     return axes[0]
 
 
-@rule(*UNARY)
-@rule("FastGelu", "QuickGelu", "BiasGelu", "Gelu", "BiasAdd", domain=MICROSOFT)
-@rule(*VARIADIC)
 def elementwise(r: NodeAxes) -> None:
-    if r.get("axis") is not None and r.opset < 7:
-        raise Opaque("broadcasting as before opset 7")
     _elementwise_content(r)
     operands = [r.axes(i) for i in range(len(r.node.inputs)) if r.has(i)]
     r.set(broadcast(r, operands))
 
 
-@rule("Clip")
+for _name, _traits in UNARY.items():
+    rule(_name, traits=_traits | Trait.POINTWISE)(elementwise)
+
+for _name, _traits in VARIADIC.items():
+    _since = _MODERN if _name in _LEGACY else 1
+    rule(_name, traits=_traits | Trait.BROADCASTS, since=_since)(elementwise)
+
+rule("FastGelu", "QuickGelu", "BiasGelu", "Gelu", "BiasAdd", domain=MICROSOFT)(elementwise)
+
+
+@rule(*_LEGACY, until=_MODERN)
+def legacy_elementwise(r: NodeAxes) -> None:
+    """Before opset 7 the second operand's axes align at `axis`."""
+    if r.get("axis") is not None:
+        raise Opaque("broadcasting as before opset 7")
+    elementwise(r)
+
+
+@rule("Clip", traits=Trait.POINTWISE | Trait.MONOTONE)
 def clip(r: NodeAxes) -> None:
     """Bounds are scalars."""
     r.set(r.axes(0))
 
 
-@rule("Dropout")
+@rule("Dropout", traits=Trait.SAME_SHAPE | Trait.ZERO_AT_ZERO | Trait.RANDOM)
 def dropout(r: NodeAxes) -> None:
     if r.opset >= 12 and r.has(2):
         training = r.constant(2)
@@ -186,7 +208,7 @@ def dropout(r: NodeAxes) -> None:
     r.set(axes, 1)
 
 
-@rule("Cast")
+@rule("Cast", traits=Trait.POINTWISE | Trait.ZERO_AT_ZERO | Trait.MONOTONE)
 def cast(r: NodeAxes) -> None:
     if r.get("to") in INTEGER_TYPES:
         content = r.peek(0)
@@ -195,7 +217,7 @@ def cast(r: NodeAxes) -> None:
     r.set(r.axes(0))
 
 
-@rule("CastLike")
+@rule("CastLike", traits=Trait.POINTWISE | Trait.ZERO_AT_ZERO | Trait.MONOTONE)
 def cast_like(r: NodeAxes) -> None:
     r.measure(1)
     r.set(r.axes(0))

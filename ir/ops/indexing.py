@@ -12,14 +12,14 @@ from ..axes.dims import Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
 from ..axes.rewriting import Rewriting
+from .records import Trait, rule
 from .reduction import normalized
-from .registry import rule
 
 RUN_LIMIT = 256
 """Runs of consecutive indices above which a constant Gather locks its axis."""
 
 
-@rule("Gather")
+@rule("Gather", traits=Trait.MOVES | Trait.INDEXES | Trait.ENLARGES)
 def gather(r: NodeAxes) -> None:
     axes = r.axes(0)
     axis = normalized(r.get("axis", 0), len(axes))
@@ -83,7 +83,7 @@ def _gather_content(r: NodeAxes) -> None:
     r.follow(picked.reshape(()) if position.rank == 0 else picked)
 
 
-@rule("GatherElements")
+@rule("GatherElements", traits=Trait.MOVES | Trait.INDEXES)
 def gather_elements(r: NodeAxes) -> None:
     """The result has the shape of the indices; along other axes than theirs they go along."""
     data, indices = r.axes(0), r.axes(1)
@@ -108,7 +108,7 @@ def _along_others(r: NodeAxes, data: Axes, indices: Axes) -> int:
     return axis
 
 
-@rule("GatherND")
+@rule("GatherND", traits=Trait.MOVES | Trait.INDEXES | Trait.ENLARGES)
 def gather_nd(r: NodeAxes) -> None:
     """data[B..., K..., rest], indices [B..., ..., k] -> [B..., ..., rest]"""
     data, indices = r.axes(0), r.axes(1)
@@ -123,7 +123,10 @@ def gather_nd(r: NodeAxes) -> None:
     r.set((*indices[:-1], *data[batch + depth :]))
 
 
-@rule("Scatter", "ScatterElements")
+_WRITES = Trait.SAME_SHAPE | Trait.ZERO_AT_ZERO | Trait.INDEXES
+
+
+@rule("Scatter", "ScatterElements", traits=_WRITES)
 def scatter_elements(r: NodeAxes) -> None:
     """Updates have the shape of the indices; along other axes than theirs they go along."""
     data, indices = r.axes(0), r.axes(1)
@@ -133,7 +136,7 @@ def scatter_elements(r: NodeAxes) -> None:
     r.set(data)
 
 
-@rule("ScatterND")
+@rule("ScatterND", traits=_WRITES)
 def scatter_nd(r: NodeAxes) -> None:
     """data [K..., rest], indices [..., k], updates [..., rest]"""
     data, indices, updates = r.axes(0), r.axes(1), r.axes(2)
@@ -146,7 +149,7 @@ def scatter_nd(r: NodeAxes) -> None:
     r.set(data)
 
 
-@rule("TensorScatter")
+@rule("TensorScatter", traits=_WRITES)
 def tensor_scatter(r: NodeAxes) -> None:
     """Writes an update into a cache, at an index per batch along the axis."""
     cache, update = r.axes(0), r.axes(1)
@@ -163,7 +166,7 @@ def tensor_scatter(r: NodeAxes) -> None:
     r.set(cache)
 
 
-@rule("OneHot")
+@rule("OneHot", traits=Trait.INDEXES | Trait.ENLARGES)
 def one_hot(r: NodeAxes) -> None:
     """Inserts an axis of categories."""
     axes = r.axes(0)
@@ -175,7 +178,7 @@ def one_hot(r: NodeAxes) -> None:
     r.set((*axes[:axis], categories, *axes[axis:]))
 
 
-@rule("ReverseSequence")
+@rule("ReverseSequence", traits=Trait.SAME_SHAPE | Trait.MOVES | Trait.INDEXES)
 def reverse_sequence(r: NodeAxes) -> None:
     axes = r.axes(0)
     r.unify(r.axes(1)[0], axes[normalized(r.get("batch_axis", 1), len(axes))])
@@ -183,7 +186,7 @@ def reverse_sequence(r: NodeAxes) -> None:
     r.set(axes)
 
 
-@rule("Compress")
+@rule("Compress", traits=Trait.MOVES | Trait.COUNTED)
 def compress(r: NodeAxes) -> None:
     axes = r.axes(0)
     if r.get("axis") is None:
@@ -196,7 +199,7 @@ def compress(r: NodeAxes) -> None:
     r.set((*axes[:axis], kept, *axes[axis + 1 :]))
 
 
-@rule("Trilu")
+@rule("Trilu", traits=Trait.SAME_SHAPE | Trait.ZERO_AT_ZERO)
 def trilu(r: NodeAxes) -> None:
     axes = r.axes(0)
     r.lock_all(axes[-2:], "a triangle of this matrix is kept")

@@ -15,8 +15,8 @@ from ..axes.node_axes import NodeAxes, Opaque
 from ..axes.rewriting import Rewriting
 from ..axes.sizes import is_size_of
 from .elementwise import INTEGER_TYPES
+from .records import Trait, rule
 from .reduction import normalized, reduced_axes
-from .registry import rule
 from .shapes import axis_of_size
 
 FAR = 10**9
@@ -24,7 +24,7 @@ FAR = 10**9
 or INT_MAX)."""
 
 
-@rule("Transpose")
+@rule("Transpose", traits=Trait.MOVES)
 def transpose(r: NodeAxes) -> None:
     axes = r.axes(0)
     order = r.get("perm") or list(reversed(range(len(axes))))
@@ -33,7 +33,7 @@ def transpose(r: NodeAxes) -> None:
     r.set(tuple(axes[i] for i in order))
 
 
-@rule("Concat")
+@rule("Concat", traits=Trait.ZERO_AT_ZERO)
 def concat(r: NodeAxes) -> None:
     operands = [r.axes(i) for i in range(len(r.node.inputs))]
     rank = len(operands[0])
@@ -79,7 +79,7 @@ def _concat_content(r: NodeAxes) -> None:
     r.follow(np.concatenate(pieces))
 
 
-@rule("Split")
+@rule("Split", traits=Trait.MOVES)
 def split(r: NodeAxes) -> None:
     axes = r.axes(0)
     axis = normalized(r.get("axis", 0), len(axes))
@@ -155,7 +155,7 @@ class Bound:
     step: int | None
 
 
-@rule("Slice")
+@rule("Slice", traits=Trait.MOVES | Trait.INDEXES)
 def slice_(r: NodeAxes) -> None:
     axes = r.axes(0)
     bounds = _slice_bounds(r, len(axes))
@@ -267,7 +267,7 @@ def _slice_content(r: NodeAxes, bounds: Sequence[Bound]) -> None:
         r.follow(content[picked])
 
 
-@rule("Pad")
+@rule("Pad", traits=Trait.INDEXES | Trait.ENLARGES)
 def pad(r: NodeAxes) -> None:
     """Constant padding is an axis of its own, which may shrink like any other."""
     axes = r.axes(0)
@@ -316,7 +316,7 @@ def _pads(r: NodeAxes, rank: int) -> tuple[list[int], list[int]]:
     return known, [normalized(a, rank) for a in axes]
 
 
-@rule("Expand")
+@rule("Expand", traits=Trait.MOVES | Trait.ENLARGES)
 def expand(r: NodeAxes) -> None:
     axes = r.axes(0)
     content = r.content(1)
@@ -342,7 +342,7 @@ def expand(r: NodeAxes) -> None:
     r.set(tuple(result))
 
 
-@rule("Tile")
+@rule("Tile", traits=Trait.MOVES | Trait.ENLARGES)
 def tile(r: NodeAxes) -> None:
     axes = r.axes(0)
     content = r.content(1)
@@ -369,7 +369,7 @@ def tile(r: NodeAxes) -> None:
     r.set(tuple(result))
 
 
-@rule("Squeeze")
+@rule("Squeeze", traits=Trait.MOVES)
 def squeeze(r: NodeAxes) -> None:
     axes = r.axes(0)
     if r.get("axes") is None and not r.has(1):
@@ -395,7 +395,7 @@ def _name_axes(r: NodeAxes, rewriter: Rewriting, axes: Axes, removed: set[int]) 
         rewriter.set_constant(r.node, 1, np.array(sorted(removed), np.int64))
 
 
-@rule("Unsqueeze")
+@rule("Unsqueeze", traits=Trait.MOVES)
 def unsqueeze(r: NodeAxes) -> None:
     axes = r.axes(0)
     added = r.get("axes")

@@ -10,10 +10,10 @@ from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
 from ..graph import Node
 from .elementwise import broadcast
-from .registry import MICROSOFT, ShapeOf, macs, rule
+from .records import MICROSOFT, ShapeOf, Trait, macs, rule
 
 
-@rule("Gemm")
+@rule("Gemm", traits=Trait.WEIGHTED)
 @rule("FusedGemm", domain=MICROSOFT)
 def gemm(r: NodeAxes) -> None:
     a, b = r.axes(0), r.axes(1)
@@ -28,7 +28,7 @@ def gemm(r: NodeAxes) -> None:
     r.set((rows, columns))
 
 
-@rule("MatMul")
+@rule("MatMul", traits=Trait.WEIGHTED)
 @rule("FusedMatMul", domain=MICROSOFT)
 def matmul(r: NodeAxes) -> None:
     if r.get("transBatchA", 0) or r.get("transBatchB", 0):
@@ -45,7 +45,7 @@ def gemm_fast_gelu(r: NodeAxes) -> None:
     r.set(out)
 
 
-@rule("MatMulInteger")
+@rule("MatMulInteger", traits=Trait.WEIGHTED)
 @rule("MatMulIntegerToFloat", domain=MICROSOFT)
 def matmul_integer(r: NodeAxes) -> None:
     to_float = r.node.op_type == "MatMulIntegerToFloat"
@@ -68,7 +68,7 @@ def dynamic_quantize_matmul(r: NodeAxes) -> None:
     r.set(out)
 
 
-@rule("QLinearMatMul")
+@rule("QLinearMatMul", traits=Trait.WEIGHTED)
 def qlinear_matmul(r: NodeAxes) -> None:
     out = matmul_axes(r, r.axes(0), r.axes(3), (0, 3))
     for index, axis in ((1, -2), (2, -2), (4, -1), (5, -1)):
@@ -121,7 +121,7 @@ def _ellipsis(rank: int) -> str:
 _NO_LETTER = 0xE000
 
 
-@rule("Einsum")
+@rule("Einsum", traits=Trait.WEIGHTED)
 def einsum(r: NodeAxes) -> None:
     equation = r.get("equation", "").replace(" ", "")
     left, arrow, right = equation.partition("->")

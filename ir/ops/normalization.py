@@ -9,13 +9,13 @@ from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
 from .elementwise import broadcast
+from .records import MICROSOFT, Trait, rule
 from .reduction import normalized
-from .registry import MICROSOFT, rule
 
 STATISTICS = "normalization over this axis"
 
 
-@rule("BatchNormalization")
+@rule("BatchNormalization", traits=Trait.SAME_SHAPE | Trait.WEIGHTED)
 def batch_normalization(r: NodeAxes) -> None:
     if r.get("training_mode", 0) or len([v for v in r.node.outputs if v is not None]) > 1:
         raise Opaque("training mode")
@@ -26,7 +26,7 @@ def batch_normalization(r: NodeAxes) -> None:
     r.set(axes)
 
 
-@rule("InstanceNormalization")
+@rule("InstanceNormalization", traits=Trait.SAME_SHAPE | Trait.WEIGHTED)
 def instance_normalization(r: NodeAxes) -> None:
     axes = r.axes(0)
     r.lock_all(axes[2:], STATISTICS)
@@ -35,7 +35,7 @@ def instance_normalization(r: NodeAxes) -> None:
     r.set(axes)
 
 
-@rule("GroupNormalization")
+@rule("GroupNormalization", traits=Trait.SAME_SHAPE | Trait.WEIGHTED)
 def group_normalization(r: NodeAxes) -> None:
     _group_normalization(r, "num_groups", channel_axis=1)
 
@@ -70,7 +70,12 @@ def _group_normalization(r: NodeAxes, attribute: str, channel_axis: int) -> None
     r.set(axes)
 
 
-@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+@rule(
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    traits=Trait.SAME_SHAPE | Trait.WEIGHTED,
+)
 @rule("LayerNormalization", "SimplifiedLayerNormalization", domain=MICROSOFT)
 def layer_normalization(r: NodeAxes) -> None:
     axes = r.axes(0)
@@ -106,21 +111,21 @@ def _normalize(r: NodeAxes, axes: Axes, operands: tuple[int, ...]) -> None:
         r.contract(axis, *operands)
 
 
-@rule("LpNormalization")
+@rule("LpNormalization", traits=Trait.SAME_SHAPE | Trait.ZERO_AT_ZERO)
 def lp_normalization(r: NodeAxes) -> None:
     axes = r.axes(0)
     r.lock(axes[normalized(r.get("axis", -1), len(axes))], STATISTICS)
     r.set(axes)
 
 
-@rule("LRN")
+@rule("LRN", traits=Trait.SAME_SHAPE | Trait.ZERO_AT_ZERO)
 def local_response_normalization(r: NodeAxes) -> None:
     axes = r.axes(0)
     r.lock(axes[1], "normalization over neighbouring channels")
     r.set(axes)
 
 
-@rule("MeanVarianceNormalization")
+@rule("MeanVarianceNormalization", traits=Trait.SAME_SHAPE | Trait.ZERO_AT_ZERO)
 def mean_variance_normalization(r: NodeAxes) -> None:
     axes = r.axes(0)
     over = [normalized(a, len(axes)) for a in r.get("axes", [0, 2, 3])]

@@ -12,12 +12,12 @@ from ..graph import Node
 from .convolution import SPATIAL
 from .elementwise import broadcast
 from .matmul import per_axis
+from .records import MICROSOFT, ShapeOf, Trait, macs, rule
 from .reduction import normalized
-from .registry import MICROSOFT, ShapeOf, macs, rule
 from .spatial import windowed
 
 
-@rule("DequantizeLinear", "QuantizeLinear")
+@rule("DequantizeLinear", "QuantizeLinear", traits=Trait.SAME_SHAPE | Trait.ZERO_AT_ZERO)
 @rule("DequantizeLinear", "QuantizeLinear", domain=MICROSOFT)
 def quantize_linear(r: NodeAxes) -> None:
     axes = r.axes(0)
@@ -27,7 +27,7 @@ def quantize_linear(r: NodeAxes) -> None:
     r.set(axes)
 
 
-@rule("DynamicQuantizeLinear")
+@rule("DynamicQuantizeLinear", traits=Trait.SAME_SHAPE | Trait.ZERO_AT_ZERO)
 def dynamic_quantize_linear(r: NodeAxes) -> None:
     """The range always holds zero, so that what is removed, zero, doesn't change it."""
     axes = r.axes(0)

@@ -7,12 +7,12 @@ import math
 from ..axes import dims
 from ..axes.node_axes import NodeAxes, Opaque
 from ..graph import Node
-from .registry import ShapeOf, macs, rule
+from .records import ShapeOf, Trait, macs, rule
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-@rule("GRU", "LSTM", "RNN")
+@rule("GRU", "LSTM", "RNN", traits=Trait.WEIGHTED | Trait.STATEFUL | Trait.INDEXES)
 def recurrent(r: NodeAxes) -> None:
     """X [S, N, I] (layout 0) or [N, S, I] (layout 1); both directions share the hidden axis."""
     gates = GATES[r.node.op_type]

@@ -8,15 +8,13 @@ from ..axes.contents import Size, is_small, multiply_all
 from ..axes.dims import ONE
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
-from .registry import rule
+from .records import Trait, rule
 
 ADDITIVE = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")
 """Reductions for which a removed index and one that is zero give the same result.
 
 At removed indices values that inputs have a part in are zero, constants aren't.
 """
-
-OTHER = ("ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
 
 
 def normalized(axis: int, rank: int) -> int:
@@ -38,7 +36,12 @@ def reduced_axes(r: NodeAxes, rank: int, position: int = 1) -> set[int]:
     return {normalized(a, rank) for a in axes}
 
 
-@rule(*ADDITIVE, *OTHER)
+@rule("ReduceL1", "ReduceL2", "ReduceSumSquare", traits=Trait.ZERO_AT_ZERO | Trait.NON_NEGATIVE)
+@rule(
+    "ReduceSum", "ReduceMax", "ReduceMean", "ReduceMin", traits=Trait.ZERO_AT_ZERO | Trait.MONOTONE
+)
+@rule("ReduceProd", traits=Trait.ZERO_AT_ZERO)
+@rule("ReduceLogSum", "ReduceLogSumExp", traits=Trait.MONOTONE)
 def reduce(r: NodeAxes) -> None:
     axes = r.axes(0)
     reduced = reduced_axes(r, len(axes))
@@ -67,7 +70,7 @@ def _follow_content(r: NodeAxes) -> None:
         r.follow(result if r.get("keepdims", 1) else result.reshape(()))
 
 
-@rule("ArgMax", "ArgMin")
+@rule("ArgMax", "ArgMin", traits=Trait.NON_NEGATIVE)
 def arg_reduce(r: NodeAxes) -> None:
     axes = r.axes(0)
     axis = normalized(r.get("axis", 0), len(axes))
@@ -79,7 +82,7 @@ def _without(axes: Axes, axis: int, keep: bool) -> Axes:
     return axes[:axis] + ((ONE,) if keep else ()) + axes[axis + 1 :]
 
 
-@rule("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
+@rule("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss", traits=Trait.INDEXES)
 def loss(r: NodeAxes) -> None:
     """Each label says which class counts at its place; reduced are all places together."""
     axes, labels = r.axes(0), r.axes(1)
@@ -111,7 +114,7 @@ def top_k(r: NodeAxes) -> None:
         r.set((*axes[:axis], kept, *axes[axis + 1 :]), output)
 
 
-@rule("CumSum", "CumProd")
+@rule("CumSum", "CumProd", traits=Trait.SAME_SHAPE | Trait.ZERO_AT_ZERO)
 def cumulative(r: NodeAxes) -> None:
     axes = r.axes(0)
     axis = r.numbers(1)
@@ -120,7 +123,8 @@ def cumulative(r: NodeAxes) -> None:
     r.set(axes)
 
 
-@rule("Hardmax", "LogSoftmax", "Softmax")
+@rule("LogSoftmax", traits=Trait.SAME_SHAPE)
+@rule("Hardmax", "Softmax", traits=Trait.SAME_SHAPE | Trait.NON_NEGATIVE)
 def softmax(r: NodeAxes) -> None:
     axes = r.axes(0)
     if r.opset >= 13:

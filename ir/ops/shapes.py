@@ -27,7 +27,7 @@ from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
 from ..axes.sizes import polynomial, whole
-from .registry import rule
+from .records import Trait, rule
 
 UNKNOWN = "its size is known only at run time"
 
@@ -85,7 +85,7 @@ def axis_of_size(r: NodeAxes, element: Element, label: str = "") -> Axis:
     return r.fresh(None)
 
 
-@rule("Reshape")
+@rule("Reshape", traits=Trait.MOVES)
 def reshape(r: NodeAxes) -> None:
     axes = r.axes(0)
     if r.get("shape") is not None:  # opset 1 to 4
@@ -275,7 +275,7 @@ def _relate_known(
     return True
 
 
-@rule("Flatten")
+@rule("Flatten", traits=Trait.MOVES)
 def flatten(r: NodeAxes) -> None:
     axes = r.axes(0)
     axis = int(r.get("axis", 1))
@@ -285,7 +285,7 @@ def flatten(r: NodeAxes) -> None:
     r.set((dims.product(axes[:axis]), dims.product(axes[axis:])))
 
 
-@rule("Shape")
+@rule("Shape", traits=Trait.NON_NEGATIVE)
 def shape(r: NodeAxes) -> None:
     r.measure(0)
     if r.is_parameter(0):  # a constant as this node sees it is never sliced
@@ -298,7 +298,7 @@ def shape(r: NodeAxes) -> None:
     r.set((r.literal(len(part), "a shape"),))
 
 
-@rule("Size")
+@rule("Size", traits=Trait.NON_NEGATIVE)
 def size(r: NodeAxes) -> None:
     r.measure(0)
     if r.is_parameter(0):
@@ -310,7 +310,7 @@ def size(r: NodeAxes) -> None:
     r.set(())
 
 
-@rule("ConstantOfShape")
+@rule("ConstantOfShape", traits=Trait.ENLARGES)
 def constant_of_shape(r: NodeAxes) -> None:
     content = r.content(0)
     if content is None:
@@ -340,7 +340,7 @@ def _fill_value(r: NodeAxes) -> object:
     return numpy_helper.to_array(r.get("value")).ravel()[0]
 
 
-@rule("Range")
+@rule("Range", traits=Trait.ENLARGES)
 def range_(r: NodeAxes) -> None:
     """Its length depends on contents; a locked axis whose length can't follow pruning."""
     shape = r.out_shape()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..axes.dims import Axis
 from ..axes.node_axes import NodeAxes, Opaque
+from .records import Trait, rule
 from .reduction import normalized
-from .registry import rule
 
 TRANSFORMED = "the transform runs along this axis"
 
@@ -24,7 +24,7 @@ def dft(r: NodeAxes) -> None:
     r.set(tuple(result))
 
 
-@rule("STFT")
+@rule("STFT", traits=Trait.INDEXES)
 def stft(r: NodeAxes) -> None:
     """[N, samples] or [N, samples, parts] -> [N, frames, frequencies, 2]"""
     axes = r.axes(0)

@@ -11,8 +11,8 @@ from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
 from ..axes.sizes import is_size_of
 from .convolution import SPATIAL
+from .records import MICROSOFT, Trait, rule
 from .reduction import normalized
-from .registry import MICROSOFT, rule
 from .shapes import axis_of_size
 
 
@@ -26,12 +26,13 @@ def windowed(r: NodeAxes, axes: Axes, spatial: slice = slice(2, None)) -> Axes:
     return tuple(new[i] if i in positions else axis for i, axis in enumerate(axes))
 
 
-@rule("AveragePool", "LpPool")
+@rule("AveragePool", traits=Trait.ZERO_AT_ZERO | Trait.MONOTONE)
+@rule("LpPool", traits=Trait.ZERO_AT_ZERO | Trait.NON_NEGATIVE)
 def pool(r: NodeAxes) -> None:
     r.set(windowed(r, r.axes(0)))
 
 
-@rule("MaxPool")
+@rule("MaxPool", traits=Trait.MONOTONE)
 def max_pool(r: NodeAxes) -> None:
     axes = r.axes(0)
     indices = r.node.output(1)
@@ -40,14 +41,15 @@ def max_pool(r: NodeAxes) -> None:
     r.set(windowed(r, axes))
 
 
-@rule("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")
+@rule("GlobalAveragePool", "GlobalMaxPool", traits=Trait.ZERO_AT_ZERO | Trait.MONOTONE)
+@rule("GlobalLpPool", traits=Trait.ZERO_AT_ZERO | Trait.NON_NEGATIVE)
 def global_pool(r: NodeAxes) -> None:
     axes = r.axes(0)
     r.lock_all(axes[2:], SPATIAL)
     r.set(axes[:2] + (ONE,) * (len(axes) - 2))
 
 
-@rule("GridSample")
+@rule("GridSample", traits=Trait.INDEXES)
 @rule("GridSample", domain=MICROSOFT)
 def grid_sample(r: NodeAxes) -> None:
     grid = r.axes(1)
@@ -71,7 +73,7 @@ def affine_grid(r: NodeAxes) -> None:
     r.set((theta[0], *(r.literal(s if isinstance(s, int) else None, SPATIAL) for s in known)))
 
 
-@rule("CenterCropPad")
+@rule("CenterCropPad", traits=Trait.ENLARGES)
 def center_crop_pad(r: NodeAxes) -> None:
     axes = r.axes(0)
     listed = {normalized(a, len(axes)) for a in r.get("axes", range(len(axes)))}
@@ -82,7 +84,7 @@ def center_crop_pad(r: NodeAxes) -> None:
     r.set(tuple(new[i] if i in listed else axis for i, axis in enumerate(axes)))
 
 
-@rule("RoiAlign", "MaxRoiPool")
+@rule("RoiAlign", "MaxRoiPool", traits=Trait.INDEXES)
 def region_pool(r: NodeAxes) -> None:
     """[N, C, H, W] and regions -> [regions, C, h, w]"""
     axes = r.axes(0)
@@ -96,7 +98,7 @@ def region_pool(r: NodeAxes) -> None:
     r.set((regions, *pooled[1:]))
 
 
-@rule("Resize", "Upsample")
+@rule("Resize", "Upsample", traits=Trait.INDEXES | Trait.ENLARGES)
 def resize(r: NodeAxes) -> None:
     if r.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise Opaque("tf_crop_and_resize")
@@ -141,7 +143,7 @@ def _scales(r: NodeAxes) -> list[float | None] | None:
     return scales or None
 
 
-@rule("DepthToSpace")
+@rule("DepthToSpace", traits=Trait.MOVES)
 def depth_to_space(r: NodeAxes) -> None:
     axes = r.axes(0)
     size = int(r.get("blocksize", 0))
@@ -170,7 +172,7 @@ def col2im(r: NodeAxes) -> None:
     r.set((columns[0], kept, *(r.literal(size, SPATIAL) for size in image)))
 
 
-@rule("SpaceToDepth")
+@rule("SpaceToDepth", traits=Trait.MOVES)
 def space_to_depth(r: NodeAxes) -> None:
     axes = r.axes(0)
     block = r.factor(int(r.get("blocksize", 0)), "positions in a block")

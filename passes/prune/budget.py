@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ...ir.axes.dims import Axis, Dim, axis_size, dims_of, resolve
 from ...ir.axes.facts import Analysis, Axes
 from ...ir.cost import UNKNOWN_SHAPE, ShapeOf, count, known_shape
-from ...ir.graph import Node, Use, Value, normalize_domain
-from ...ir.ops import macs
+from ...ir.graph import Node, Use, Value
+from ...ir.ops import operator_of
 
 Counts = Mapping[Dim, int]
 """Kept indices of the dims that lose some."""
@@ -77,9 +77,9 @@ class CostModel:
         self._items.append(item)
 
     def _add_nodes(self, analysis: Analysis) -> None:
-        table = macs()
         for node in analysis.model.graph.all_nodes():
-            rule = table.get((normalize_domain(node.domain), node.op_type))
+            record = operator_of(node)
+            rule = None if record is None else record.macs
             if rule is None:
                 continue
             axes = _node_axes(analysis, node)

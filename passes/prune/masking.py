@@ -23,6 +23,7 @@ from ...ir.axes.selection import Indices, Selection
 from ...ir.graph import Graph, Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
+from ...ir.ops import Trait, traits
 from ...ir.tensor import Array, Tensor
 from .kept_statistics import KeptStatistics, statistic_axes
 
@@ -54,7 +55,7 @@ _FLOATS: dict[int, type[np.floating[Any]]] = {
 }
 
 
-INNER_AXES = frozenset({"Attention", "GRU", "LSTM", "Loop", "MultiHeadAttention", "RNN", "Scan"})
+_INNER = Trait.INNER_AXES | Trait.STATEFUL
 """Operators with removed indices inside, which no mask of their results reaches.
 
 Their constant operands are masked.
@@ -212,7 +213,7 @@ def _hides_axes(node: Node, record: PruningRecord) -> bool:
     """Whether masks of a node's results don't reach all that its operands bring in."""
     outputs = [v for v in node.outputs if v is not None and v.name not in record.fixed]
     is_float = all(v.dtype in _FLOATS for v in outputs)
-    return bool(outputs) and (node.op_type in INNER_AXES or not is_float)
+    return bool(outputs) and (bool(traits(node) & _INNER) or not is_float)
 
 
 def _mask_operand(

@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from ...ir.graph import Node, Value
 from ...ir.model import Model
+from ...ir.ops import Trait, traits
 from ...ir.tensor import Tensor
 from .parameters import Range
 
@@ -101,11 +102,16 @@ def plan(node: Node, constants: Constants) -> Plan:
     """The operands that `node` takes as integers, or the reason why it stays float."""
     if node.domain not in ("", "ai.onnx"):
         return f"domain '{node.domain}' is not quantized"
-    rule = RULES.get(node.op_type)
+    rule = rule_of(node)
     if rule is None:
         return REASONS.get(node.op_type, "ONNX Runtime has no integer kernel for this operator")
     answer = rule(node, constants)
     return answer if isinstance(answer, str) else _check_types(node, constants, answer)
+
+
+def rule_of(node: Node) -> Rule | None:
+    """The rule of a node's operator; those that only move elements share one."""
+    return RULES.get(node.op_type, _movement if Trait.MOVES in traits(node) else None)
 
 
 def clip_bounds(node: Node, constants: Constants) -> Range | None:
@@ -295,31 +301,19 @@ RULES: dict[str, Rule] = {
     "Concat": _concat,
     "Conv": _convolution(0),
     "ConvTranspose": _convolution(1),
-    "DepthToSpace": _movement,
-    "Expand": _movement,
-    "Flatten": _movement,
     "Gather": _gather,
-    "GatherElements": _movement,
     "Gemm": _gemm,
     "GlobalAveragePool": _pooling,
-    "Identity": _movement,
     "LeakyRelu": _elementwise,
     "MatMul": _matmul,
     "MaxPool": _max_pool,
     "Mul": _binary,
     "Pad": _pad,
     "Relu": _clip,
-    "Reshape": _movement,
     "Resize": _resize,
     "Sigmoid": _elementwise,
-    "Slice": _movement,
-    "SpaceToDepth": _movement,
-    "Split": _movement,
-    "Squeeze": _movement,
-    "Tile": _movement,
-    "Transpose": _movement,
-    "Unsqueeze": _movement,
 }
+"""By operator, without those that only move elements."""
 
 REASONS: dict[str, str] = {
     "BatchNormalization": "no integer kernel; simplify the model first, which folds it",

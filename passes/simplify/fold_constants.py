@@ -12,6 +12,7 @@ from onnx import TensorProto
 from ...ir.graph import Attribute, Graph, Node, Value, make_tensor_type, normalize_domain
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
+from ...ir.ops import Trait, operator_of, traits
 from ...ir.schemas import is_deterministic
 from ...ir.tensor import Array, Tensor, storage_bytes
 from ..base import Context, Note, Pass, PassResult
@@ -20,9 +21,6 @@ from .evaluate import EXCHANGED_TYPES, ConstantGraph, evaluate
 from .initializers import separate_initializers
 from .kernels import KERNELS, compute
 from .shapes import static_shape
-
-_BOUNDED_RESULT = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
-"""Operators whose result's size only a run tells, but which is of the order of their inputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +89,16 @@ class Limits(NamedTuple):
         return size <= (self.weight if _is_weight(value) else self.any)
 
 
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
-
-
 def _is_weight(value: Value) -> bool:
     return all(
-        isinstance(user, Node) and user.op_type in _WEIGHTED and position > 0
+        isinstance(user, Node) and _multiplies(user) and position > 0
         for user, position in value.uses
     )
+
+
+def _multiplies(node: Node) -> bool:
+    record = operator_of(node)
+    return record is not None and record.macs is not None
 
 
 class _Round:
@@ -228,7 +228,7 @@ class _Round:
     def _is_small(self, node: Node, shadow: ConstantGraph) -> bool:
         freed = sum(_size(shadow.copy_of(v)) or 0 for v in node.inputs if v and _is_only_use(v))
         for value in node.outputs:
-            if value is None or node.op_type in _BOUNDED_RESULT:
+            if value is None or Trait.COUNTED in traits(node):
                 continue
             copy = shadow.copy_of(value)
             if copy.dtype and copy.dtype not in EXCHANGED_TYPES:

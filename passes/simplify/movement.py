@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto
 
 from ...ir.graph import Node, Value
-from ...ir.ops.elementwise import UNARY
+from ...ir.ops import Trait, traits, with_trait
 from .rewriter import FURTHEST, Rewriter, RuleSet, only_reader, producer
 from .shape_chains import reshape_target
 from .shapes import integers, is_definite
@@ -107,9 +107,7 @@ def merge_transposes(node: Node, rewriter: Rewriter) -> bool:
     return rewriter.replace(output, new)
 
 
-_POINTWISE = frozenset([*UNARY, "Cast", "Clip"])
-
-BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
+BROADCASTING = with_trait(Trait.BROADCASTS)
 
 
 def pointwise_chain(
@@ -156,7 +154,7 @@ def start_of_chain(node: Node, kinds: tuple[str, ...], rewriter: Rewriter) -> No
             return None
         if above.op_type in kinds:
             return above if value is not node.input(0) else None
-        if above.op_type not in _POINTWISE and above.op_type not in BINARY:
+        if not traits(above) & (Trait.POINTWISE | Trait.BROADCASTS):
             return None
         value = next((v for v in above.inputs if rewriter.tensor(v) is None), None)
     return None
@@ -166,9 +164,10 @@ def commutes(node: Node, source: Value | None, rewriter: Rewriter) -> bool:
     """Whether a node treats `source` element by element, beside constants at most."""
     if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1 or source is None:
         return False
-    if node.op_type in _POINTWISE:
+    known = traits(node)
+    if Trait.POINTWISE in known:
         return node.input(0) is source
-    if node.op_type not in BINARY or len(node.inputs) != 2:
+    if Trait.BROADCASTS not in known or len(node.inputs) != 2:
         return False
     other = node.inputs[1] if node.inputs[0] is source else node.inputs[0]
     shape = rewriter.analysis.shape(source)
@@ -209,7 +208,7 @@ def _unaligned(
     return rewriter.constant(node, full.transpose(inverse), value.name)
 
 
-@RULES.on(*BINARY)
+@RULES.on(*BROADCASTING)
 def transpose_after_joining(node: Node, rewriter: Rewriter) -> bool:
     """Both operands transposed alike: once after the operator instead."""
     output = node.output(0)
@@ -227,7 +226,7 @@ def transpose_after_joining(node: Node, rewriter: Rewriter) -> bool:
         sources.append(source)
     if order is None or any(source.rank != len(order) for source in sources):
         return False
-    joined = rewriter.add(node, node.op_type, sources, hint=node.name)
+    joined = rewriter.add(node, node.op_type, sources, dict(node.attributes), hint=node.name)
     _type_before(joined, output, order)
     new = rewriter.add(node, "Transpose", [joined], {"perm": order}, type=output.type)
     return rewriter.replace(output, new)

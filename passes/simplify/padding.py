@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...ir.graph import Node, Value
+from ...ir.ops import Trait, traits
 from .rewriter import Rewriter, RuleSet, only_reader, producer
 from .shapes import integers
 
 RULES = RuleSet()
-
-_NEVER_NEGATIVE = ("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt")
 
 
 @RULES.on("Conv", "AveragePool", "MaxPool")
@@ -79,7 +78,8 @@ def _pads_alike(
         return value == 0 and rewriter.opset >= 7 and (counted or not any(old))
     if value == -np.inf:
         return len(node.outputs) == 1
-    positive = producer(source, *_NEVER_NEGATIVE) is not None
+    made = source.producer
+    positive = made is not None and Trait.NON_NEGATIVE in traits(made)
     return value == 0 and positive and len(node.outputs) == 1
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from ...ir.graph import Node, Value
+from ...ir.ops import Trait, traits
 from ...ir.tensor import Array
 from .movement import RESHAPES
 from .rewriter import Rewriter, RuleSet, only_reader, producer
@@ -152,9 +153,6 @@ def _is_plain(gemm: Node) -> bool:
     return gemm.get("alpha", 1.0) == gemm.get("beta", 1.0) == 1.0 and not gemm.get("transA", 0)
 
 
-_CARRIES_SCALE = ("Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
-
-
 @RULES.on("Mul", "Div")
 def move_scalar_into_weights(node: Node, rewriter: Rewriter) -> bool:
     """A scalar factor of a product of two values goes into the weights behind one of them.
@@ -186,7 +184,7 @@ def _scale(value: Value | None, number: float, rewriter: Rewriter, depth: int) -
         return False
     if node.domain not in ("", "ai.onnx"):
         return False
-    if node.op_type in _CARRIES_SCALE:
+    if Trait.MOVES in traits(node) and len(node.outputs) == 1:
         return _scale_operand(node, 0, number, rewriter, depth)
     if node.op_type == "MatMul":
         if any(_scale_constant(node, i, number, rewriter) for i in (1, 0)):

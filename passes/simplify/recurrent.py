@@ -6,11 +6,10 @@ import numpy as np
 from onnx import numpy_helper
 
 from ...ir.graph import Node, Value
+from ...ir.ops import Trait, traits
 from .rewriter import Rewriter, RuleSet, producer
 
 RULES = RuleSet()
-
-_KEEPS_ZERO = ("Cast", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose")
 
 
 @RULES.on("LSTM", "GRU", "RNN")
@@ -39,5 +38,11 @@ def is_zero(value: Value | None, rewriter: Rewriter) -> bool:
     if made is not None:
         element = made.get("value")
         return element is None or not numpy_helper.to_array(element).any()
-    moved = producer(value, *_KEEPS_ZERO, "Unsqueeze")
-    return moved is not None and is_zero(moved.input(0), rewriter)
+    made = value.producer
+    return made is not None and _keeps_zeros(made) and is_zero(made.input(0), rewriter)
+
+
+def _keeps_zeros(node: Node) -> bool:
+    """Whether zeros in the first operand give zeros."""
+    known = traits(node)
+    return Trait.MOVES in known or (Trait.POINTWISE | Trait.ZERO_AT_ZERO) in known

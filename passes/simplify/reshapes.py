@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ir.graph import Node, Value
 from ...ir.tensor import Array
-from .movement import BINARY, RESHAPES, pointwise_chain, start_of_chain
+from .movement import BROADCASTING, RESHAPES, pointwise_chain, start_of_chain
 from .rewriter import Rewriter, RuleSet, only_reader, producer
 from .shape_chains import reshape_target
 from .symbolic import expression as e
@@ -51,7 +51,7 @@ def push_reshape_from_above(node: Node, rewriter: Rewriter) -> bool:
     return above is not None and push_reshape_down(above, rewriter)
 
 
-@RULES.on(*BINARY)
+@RULES.on(*BROADCASTING)
 def reshape_after_joining(node: Node, rewriter: Rewriter) -> bool:
     """Both operands reshaped alike: once after the operator instead."""
     output = node.output(0)

@@ -5,62 +5,7 @@ from __future__ import annotations
 from ....ir.graph import Node, Value, normalize_domain
 from ....ir.infer import infer_shapes
 from ....ir.model import Model
-
-_SAME_SHAPE = frozenset(
-    [
-        "Abs",
-        "Acos",
-        "Acosh",
-        "Asin",
-        "Asinh",
-        "Atan",
-        "Atanh",
-        "Cast",
-        "Ceil",
-        "Celu",
-        "Clip",
-        "Cos",
-        "Cosh",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "IsInf",
-        "IsNaN",
-        "LeakyRelu",
-        "Log",
-        "LogSoftmax",
-        "Mish",
-        "Neg",
-        "Not",
-        "Reciprocal",
-        "Relu",
-        "Round",
-        "Selu",
-        "Shrink",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Sinh",
-        "Softmax",
-        "Softplus",
-        "Softsign",
-        "Sqrt",
-        "Swish",
-        "Tan",
-        "Tanh",
-        "ThresholdedRelu",
-        "Trilu",
-        "CumSum",
-        "CumProd",
-        "LayerNormalization",
-    ]
-)
-"""Operators whose first input has the shape of the first output."""
+from ....ir.ops import Trait, traits
 
 
 def infer_backwards(model: Model) -> None:
@@ -78,7 +23,7 @@ def _from_output(node: Node) -> bool:
     if x is None or y is None or not _is_static(y) or _is_static(x):
         return False
     others = [v for v in node.inputs[1:] if v is not None]
-    same = node.op_type in _SAME_SHAPE
+    same = Trait.SAME_SHAPE in traits(node)
     if node.op_type in ("Add", "Sub", "Mul", "Div", "Pow"):
         same = all(v.shape is not None and all(d == 1 for d in v.shape) for v in others)
         same = same and (x.shape is None or len(x.shape) == len(y.shape or ()))

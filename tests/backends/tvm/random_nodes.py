@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from onnx import helper
 
+from secateur.ir.ops import Trait, with_trait
+
 from .random_builder import ANY, FLOATS, NUMBERS, Builder, Drawn, ImpossibleError
 
 Entry = Callable[[Builder, str], None]
@@ -20,11 +22,7 @@ Entry = Callable[[Builder, str], None]
 ENTRIES: dict[str, Entry] = {}
 
 LEFT_OUT = {
-    **dict.fromkeys(
-        ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-         "RandomUniformLike"),
-        "its results are random",
-    ),
+    **dict.fromkeys(with_trait(Trait.RANDOM) - {"Dropout"}, "its results are random"),
     "Scatter": "of operator sets up to 10",
     "Upsample": "of operator sets up to 9",
     "Unique": "its rule refuses, since the results' sizes depend on data",

@@ -18,13 +18,13 @@ from onnx import TensorProto, helper, numpy_helper
 from secateur.backends.tvm.graph.expand import EXPANDED
 from secateur.backends.tvm.lowering.frontend import RULES
 from secateur.backends.tvm.lowering.loops import RULES as LOOPS
+from secateur.ir.ops import Trait, with_trait
 from tests.backend_cases import Case, generated_cases
 from tests.backends.tvm.joined import Feeds, Joined, Part, compile_parts, part_of
 
 Array = Any
 
-RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
-RANDOM |= {"RandomUniformLike", "Dropout"}
+RANDOM = with_trait(Trait.RANDOM)
 """Their results are no function of their inputs."""
 
 SEQUENCES = {"SequenceMap"}

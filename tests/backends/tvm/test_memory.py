@@ -20,8 +20,11 @@ from onnx import helper
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.lowering.frontend import RULES
+from secateur.backends.tvm.lowering.loops import RULES as LOOPS
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.ops import Trait, with_trait
 
 from .child import Child, Feeds, KilledError, RefusedError
 
@@ -246,6 +249,15 @@ def same(found: Feeds, expected: Feeds) -> bool:
     return all(
         np.allclose(found[n], a, rtol=1e-4, atol=1e-4, equal_nan=True) for n, a in expected.items()
     )
+
+
+def test_every_operator_that_indexes_by_data_has_a_case() -> None:
+    lowered = {*RULES, *LOOPS}
+    indexing = with_trait(Trait.INDEXES | Trait.COUNTED) & lowered
+    assert indexing - {case.op_type for case in CASES} == {
+        "Unique",  # refused
+        "Upsample",  # its scales are known when compiling
+    }
 
 
 @pytest.mark.parametrize("case", list(by_operator()))
