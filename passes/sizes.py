@@ -13,8 +13,8 @@ from ..ir.errors import SecateurError
 from ..ir.graph import Value, tensor_type
 from ..ir.infer import infer_shapes
 from ..ir.model import Model
+from ..ir.symbolic.analysis import SizeAnalysis
 from .simplify.input_shapes import replace_symbols
-from .simplify.symbolic.analysis import Analysis
 
 
 def infer_sizes(model: Model) -> None:
@@ -25,7 +25,7 @@ def infer_sizes(model: Model) -> None:
     """
     infer_shapes(model)
     if _leaves_sizes_open(model):
-        Analysis(model).run()
+        SizeAnalysis(model).run()
 
 
 def _leaves_sizes_open(model: Model) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from ...ir.graph import Node, Value
+from ...ir.symbolic import expressions as e
+from ...ir.symbolic.expressions import Size
+from ...ir.symbolic.facts import Shape
 from ...ir.tensor import Array
 from .movement import BROADCASTING, RESHAPES, pointwise_chain, start_of_chain
 from .rewriter import Rewriter, RuleSet, only_reader, producer
 from .shape_chains import reshape_target
-from .symbolic import expression as e
-from .symbolic.expression import Size
-from .symbolic.facts import Shape
 
 RULES = RuleSet()
 

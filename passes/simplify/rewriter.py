@@ -23,7 +23,7 @@ from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from ..base import Note
 from .initializers import separate_initializers
-from .symbolic.analysis import Analysis
+from .known_sizes import KnownSizes
 
 _MANY_READERS = 64
 
@@ -72,14 +72,14 @@ class Rewriter:
         self,
         model: Model,
         rules: RuleSet,
-        analysis: Analysis | None = None,
+        analysis: KnownSizes | None = None,
         *,
         allow_contrib: bool = False,
     ) -> None:
         self.model = model
         self.allow_contrib = allow_contrib
         self.opset = model.opset
-        self.analysis = analysis if analysis is not None else Analysis(model)
+        self.analysis = analysis if analysis is not None else KnownSizes(model)
         self.applied: Counter[str] = Counter()
         self.notes: list[Note] = []
         self._rules = rules

@@ -6,15 +6,16 @@ import numpy as np
 from onnx import helper
 
 from ...ir.graph import Node, Value
+from ...ir.symbolic.expressions import Size
+from ...ir.symbolic.registry import contents_rules
+from ...ir.symbolic.shapes import is_size
 from ...ir.tensor import Array
 from .rewriter import Rewriter, RuleSet
-from .symbolic import values
-from .symbolic.expression import Expression, Size
 
 RULES = RuleSet()
 
 
-@RULES.on(*values.RULES)
+@RULES.on(*contents_rules())
 def replace_known_elements(node: Node, rewriter: Rewriter) -> bool:
     """Shape -> Gather -> Concat and the like, where every element is a known number."""
     output = node.output(0)
@@ -27,13 +28,12 @@ def replace_known_elements(node: Node, rewriter: Rewriter) -> bool:
 
 def known_array(value: Value, rewriter: Rewriter) -> Array | None:
     """The elements of a shape tensor, where they are all known numbers."""
-    found = rewriter.analysis.integers(value)
-    rank = value.rank
-    if found is None or rank is None or rank > 1 or rewriter.tensor(value) is not None:
+    found = rewriter.analysis.contents(value)
+    if found is None or rewriter.tensor(value) is not None:
         return None
-    if rank == 0 and len(found) != 1:
+    if not all(isinstance(x, int) for x in found.flat):
         return None
-    return np.array(found, helper.tensor_dtype_to_np_dtype(value.dtype)).reshape([-1] * rank)
+    return found.astype(helper.tensor_dtype_to_np_dtype(value.dtype))
 
 
 @RULES.on("Reshape")
@@ -61,8 +61,10 @@ def reshape_target(sizes: list[Size], source: tuple[Size, ...] | None) -> list[i
             target.append(size)
         elif source is not None and axis < len(source) and source[axis] == size:
             target.append(0)
-        elif isinstance(size, Expression):
+        elif is_size(size):
             target.append(-1)
+        else:
+            return None
     return target if target.count(-1) <= 1 else None
 
 
@@ -77,7 +79,7 @@ def take_shape_of_first(node: Node, rewriter: Rewriter) -> bool:
     return True
 
 
-@RULES.on(*values.RULES)
+@RULES.on(*contents_rules())
 def take_first_with_elements(node: Node, rewriter: Rewriter) -> bool:
     """Two ways to compute the same sizes are one too many."""
     output = node.output(0)

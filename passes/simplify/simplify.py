@@ -32,8 +32,8 @@ from .conditions import inline_constant_conditions
 from .dead import RemoveDeadNodes, remove_dead_nodes, remove_unused_initializers
 from .duplicates import merge_computations, merge_constants
 from .fold_constants import Limits, fold_constants, lift_constants
+from .known_sizes import KnownSizes
 from .rewriter import Rewriter
-from .symbolic.analysis import Analysis
 
 _ROUNDS = 10
 """Rounds after which simplification stops even if it still finds something."""
@@ -135,7 +135,7 @@ class _Run:
         self.applied["inline_constant_conditions"] += chosen
         if self._is_settled and not folded and not chosen:
             return False
-        analysis = Analysis(self.model)
+        analysis = KnownSizes(self.model)
         analysis.run()
         rewriter = self._rewriter(analysis)
         rewriter.run()
@@ -154,10 +154,10 @@ class _Run:
         self.notes = too_large + rewriter.notes
         return self.applied.total() > before
 
-    def _rewriter(self, analysis: Analysis) -> Rewriter:
+    def _rewriter(self, analysis: KnownSizes) -> Rewriter:
         return Rewriter(self.model, _RULES, analysis, allow_contrib=self._allow_contrib)
 
-    def _merge(self, analysis: Analysis) -> list[Value]:
+    def _merge(self, analysis: KnownSizes) -> list[Value]:
         constants = merge_constants(self.model)
         results, has_declared = merge_computations(self.model)
         analysis.is_stale |= has_declared

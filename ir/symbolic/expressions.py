@@ -1,0 +1,580 @@
+"""Sizes as expressions: integer polynomials over symbols and functions of sizes.
+
+The form is canonical: sums, products and exact divisions that are equal have the same terms,
+and what has no polynomial form (a division with a rest, a minimum) is an atom of its
+operands, so that computing it twice gives the same atom. Symbols have ranges, from which
+those of expressions follow, and with them comparisons, minima and divisions are decided.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
+
+Size: TypeAlias = "int | Expression"
+
+
+class Range(NamedTuple):
+    """The least and the greatest number that a size may be; None where there is no bound."""
+
+    low: int | None
+    high: int | None
+
+
+ANY = Range(None, None)
+NATURAL = Range(0, None)
+TRUTH = Range(0, 1)
+
+_MOST_TERMS = 1024
+"""Terms above which a polynomial is replaced by an atom, equal only to its equals."""
+
+_LONGEST = 256
+"""Characters of a function above which the same happens."""
+
+
+class Atom:
+    """What polynomials are made of: a symbol, or a function of sizes that is no polynomial.
+
+    Atoms are equal where their keys are. `op` is "" for symbols, whose meaning is `of`: for
+    whoever made the symbol to know.
+    """
+
+    __slots__ = ("_hash", "key", "of", "op", "operands", "range", "weight")
+
+    def __init__(
+        self,
+        key: str,
+        range: Range,
+        op: str = "",
+        operands: tuple[Size, ...] = (),
+        of: object = None,
+    ) -> None:
+        self.key = key
+        self.range = range
+        self.op = op
+        self.operands = operands
+        self.of = of
+        self.weight = 1 + sum(weight(x) for x in operands)
+        self._hash = hash(key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Atom) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return self.key
+
+
+Monomial = tuple[Atom, ...]
+"""A product of atoms, in the order of their keys."""
+
+
+class Expression:
+    """A polynomial that is not a plain integer: `terms` leads from monomials to factors."""
+
+    __slots__ = ("_hash", "_range", "_text", "terms")
+
+    def __init__(self, terms: dict[Monomial, int]) -> None:
+        self.terms = terms
+        self._hash: int | None = None
+        self._range: Range | None = None
+        self._text: str | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Expression) and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(frozenset(self.terms.items()))
+        return self._hash
+
+    @property
+    def text(self) -> str:
+        """The expression in words: different ones differ."""
+        if self._text is None:
+            self._text = _text(self.terms)
+        return self._text
+
+    @property
+    def range(self) -> Range:
+        if self._range is None:
+            self._range = _range_of(self.terms)
+        return self._range
+
+    def __repr__(self) -> str:
+        return self.text
+
+    @property
+    def atom(self) -> Atom | None:
+        """The only atom, where the expression is nothing else."""
+        if len(self.terms) != 1:
+            return None
+        ((monomial, factor),) = self.terms.items()
+        return monomial[0] if factor == 1 and len(monomial) == 1 else None
+
+
+# --- leaves ------------------------------------------------------------------------------
+
+
+def symbol(
+    name: str, low: int | None = 0, high: int | None = None, divisor: int = 1, of: object = None
+) -> Size:
+    """The size called `name`, which lies between `low` and `high` and is a multiple of
+    `divisor`; what can only be one number is that."""
+    if low is not None and low == high:
+        return low
+    key = name if name.isidentifier() else repr(name)
+    if divisor == 1:
+        return _single(Atom(key, Range(low, high), of=of))
+    whole = symbol(name, low, high, of=of)
+    part = Range(
+        None if low is None else -(-low // divisor), None if high is None else high // divisor
+    )
+    return multiply(_single(Atom(f"{key}/{divisor}", part, "part", (whole, divisor))), divisor)
+
+
+def unknown(number: int, range: Range = NATURAL) -> Expression:
+    """A size, or with another range a number, of which nothing else is known; `number` tells
+    it from all others."""
+    return _single(Atom(f"unknown({number})", range, "unknown"))
+
+
+def is_unknown(size: Size) -> bool:
+    """Whether nothing is known of a size."""
+    atom = size.atom if isinstance(size, Expression) else None
+    return atom is not None and atom.op == "unknown"
+
+
+def leaves(size: Size) -> Iterator[Atom]:
+    """The symbols that a size is made of, and what is unknown in it."""
+    if isinstance(size, Expression):
+        for monomial in size.terms:
+            for atom in monomial:
+                if not atom.operands:
+                    yield atom
+                for operand in atom.operands:
+                    yield from leaves(operand)
+
+
+def mentions(size: Size, *ops: str) -> bool:
+    """Whether one of these functions, or something unknown or cut off, is part of a size."""
+    return isinstance(size, Expression) and any(
+        atom.op in ops or any(mentions(x, *ops) for x in atom.operands)
+        for monomial in size.terms
+        for atom in monomial
+    )
+
+
+def weight(size: Size) -> int:
+    """How much a size is to compute: its terms, factors and functions."""
+    if isinstance(size, int):
+        return 1
+    return sum(1 + sum(atom.weight for atom in monomial) for monomial in size.terms)
+
+
+def is_long(size: Size) -> bool:
+    """Whether a part of a size was cut off."""
+    return mentions(size, "long")
+
+
+def bounded(size: Size, limit: int) -> Size:
+    """A size of at most some weight: what is heavier is an atom, equal only to its equals."""
+    return size if isinstance(size, int) or weight(size) <= limit else _shortened(size)
+
+
+# --- polynomials -------------------------------------------------------------------------
+
+
+def add(*sizes: Size) -> Size:
+    if all(isinstance(size, int) for size in sizes):
+        return sum(size for size in sizes if isinstance(size, int))
+    total: dict[Monomial, int] = {}
+    for size in sizes:
+        for monomial, factor in _terms(size).items():
+            total[monomial] = total.get(monomial, 0) + factor
+    return _normal(total)
+
+
+def negative(size: Size) -> Size:
+    return multiply(size, -1)
+
+
+def subtract(a: Size, b: Size) -> Size:
+    return add(a, negative(b))
+
+
+def multiply(*sizes: Size) -> Size:
+    product: Size = 1
+    for size in sizes:
+        product = _multiply(product, size)
+    return product
+
+
+def _multiply(a: Size, b: Size) -> Size:
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    if 0 in (a, b):
+        return 0
+    if a == 1:
+        return b
+    if b == 1:
+        return a
+    left, right = _terms(a), _terms(b)
+    if len(left) * len(right) > _MOST_TERMS:
+        return _function("product", (a, b), _range_of_product([range_of(a), range_of(b)]))
+    total: dict[Monomial, int] = {}
+    for p, x in left.items():
+        for q, y in right.items():
+            monomial = tuple(sorted(p + q, key=_key)) if p and q else p or q
+            total[monomial] = total.get(monomial, 0) + x * y
+    return _normal(total)
+
+
+def divide_exactly(a: Size, b: Size) -> Size | None:
+    """The quotient where `b` has one term that divides every term of `a`, else None."""
+    if b == 0:
+        return None
+    if a == b:
+        return 1
+    terms = _terms(b)
+    if len(terms) != 1:
+        return None
+    ((divisor, number),) = terms.items()
+    quotient: dict[Monomial, int] = {}
+    for monomial, factor in _terms(a).items():
+        rest = _without(monomial, divisor)
+        if rest is None or factor % number:
+            return None
+        quotient[rest] = factor // number
+    return _normal(quotient)
+
+
+def single_term(size: Size) -> tuple[int, Monomial] | None:
+    """Factor and atoms of a size that is a product; None for a sum."""
+    terms = _terms(size)
+    if len(terms) != 1:
+        return None
+    return next((factor, monomial) for monomial, factor in terms.items())
+
+
+def _without(monomial: Monomial, divisor: Monomial) -> Monomial | None:
+    if not divisor:
+        return monomial
+    rest = list(monomial)
+    for atom in divisor:
+        if atom not in rest:
+            return None
+        rest.remove(atom)
+    return tuple(rest)
+
+
+# --- functions ---------------------------------------------------------------------------
+
+
+def divide(a: Size, b: Size) -> Size:
+    """Integer division as ONNX defines it (towards zero); exact where it divides evenly.
+
+    The divisor is taken to be other than zero.
+    """
+    if isinstance(a, int) and isinstance(b, int):
+        if b == 0:
+            return _function("div", (a, b), ANY)
+        quotient = abs(a) // abs(b)
+        return quotient if (a < 0) == (b < 0) else -quotient
+    if b == 1 or a == 0:
+        return a
+    exact = divide_exactly(a, b)
+    if exact is not None:
+        return exact
+    if is_nonnegative(a) and is_nonnegative(b):
+        return floor_divide(a, b)
+    return _function("div", (a, b), ANY)
+
+
+def floor_divide(a: Size, b: Size) -> Size:
+    """Integer division that rounds down. The divisor is taken to be other than zero."""
+    if isinstance(a, int) and isinstance(b, int) and b != 0:
+        return a // b
+    if b == 1:
+        return a
+    exact = divide_exactly(a, b)
+    if exact is not None:
+        return exact
+    if not isinstance(b, int) or b <= 0:
+        return _function("floor", (a, b), _range_of_quotient(range_of(a), range_of(b)))
+    whole: dict[Monomial, int] = {}
+    rest: dict[Monomial, int] = {}
+    for monomial, factor in _terms(a).items():
+        quotient, remainder = divmod(factor, b)
+        if quotient:
+            whole[monomial] = quotient
+        if remainder:
+            rest[monomial] = remainder
+    return add(_normal(whole), _floor_of_rest(_normal(rest), b))
+
+
+def _floor_of_rest(rest: Size, divisor: int) -> Size:
+    low, high = range_of(rest)
+    if low is not None and high is not None and low // divisor == high // divisor:
+        return low // divisor
+    inner = rest.atom if isinstance(rest, Expression) else None
+    if inner is not None and inner.op == "floor" and isinstance(inner.operands[1], int):
+        return floor_divide(inner.operands[0], inner.operands[1] * divisor)
+    operands = (rest, divisor)
+    return _function("floor", operands, _range_of_quotient((low, high), (divisor, divisor)))
+
+
+def ceil_divide(a: Size, b: Size) -> Size:
+    """Integer division that rounds up."""
+    return negative(floor_divide(negative(a), b))
+
+
+def modulo(a: Size, b: Size) -> Size:
+    """The rest of `floor_divide`, of the divisor's sign."""
+    if b == 0:
+        return _function("mod", (a, b), ANY)
+    return subtract(a, multiply(b, floor_divide(a, b)))
+
+
+def minimum(a: Size, b: Size) -> Size:
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    if a == b:
+        return a
+    difference = subtract(a, b)
+    if is_nonnegative(difference):
+        return b
+    if is_nonnegative(negative(difference)):
+        return a
+    (p, q), (r, s) = range_of(a), range_of(b)
+    low = None if p is None or r is None else min(p, r)
+    return _function("min", _ordered(a, b), Range(low, _least(q, s)))
+
+
+def maximum(a: Size, b: Size) -> Size:
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    if a == b:
+        return a
+    difference = subtract(a, b)
+    if is_nonnegative(difference):
+        return a
+    if is_nonnegative(negative(difference)):
+        return b
+    (p, q), (r, s) = range_of(a), range_of(b)
+    high = None if q is None or s is None else max(q, s)
+    return _function("max", _ordered(a, b), Range(_greatest(p, r), high))
+
+
+def broadcast(a: Size, b: Size) -> Size:
+    """The size that two sizes broadcast to, given that they can be broadcast at all."""
+    if a == b or b == 1:
+        return a
+    if a == 1:
+        return b
+    for first, second in ((a, b), (b, a)):
+        if isinstance(first, int):
+            return first  # the other one is this or 1
+        atom = second.atom if isinstance(second, Expression) else None
+        if atom is not None and atom.op == "min" and first in atom.operands:
+            return first  # cut off at `first`: equal, or broadcast from 1
+        if atom is not None and atom.op == "broadcast" and first in atom.operands:
+            return second
+    (_, q), (_, s) = range_of(a), range_of(b)
+    high = None if q is None or s is None else max(q, s)
+    return _function("broadcast", _ordered(a, b), Range(0, high))
+
+
+def equal(a: Size, b: Size) -> Size:
+    """1 or 0, or which of them is told at run time."""
+    if a == b:
+        return 1
+    low, high = range_of(subtract(a, b))
+    if (low is not None and low > 0) or (high is not None and high < 0):
+        return 0
+    return _function("equal", _ordered(a, b), TRUTH)
+
+
+def less(a: Size, b: Size) -> Size:
+    """1 where a < b, else 0, or which of them is told at run time."""
+    low, high = range_of(subtract(b, a))
+    if low is not None and low > 0:
+        return 1
+    if high is not None and high <= 0:
+        return 0
+    return _function("less", (a, b), TRUTH)
+
+
+def choose(condition: Size, a: Size, b: Size) -> Size:
+    """The second where the first isn't 0, else the third."""
+    if isinstance(condition, int):
+        return a if condition else b
+    if a == b:
+        return a
+    (p, q), (r, s) = range_of(a), range_of(b)
+    low = None if p is None or r is None else min(p, r)
+    high = None if q is None or s is None else max(q, s)
+    return _function("choose", (condition, a, b), Range(low, high))
+
+
+def _divided(whole: Size, divisor: Size) -> Size:
+    return floor_divide(whole, divisor)
+
+
+FUNCTIONS: dict[str, Callable[..., Size]] = {
+    "broadcast": broadcast,
+    "choose": choose,
+    "div": divide,
+    "equal": equal,
+    "floor": floor_divide,
+    "less": less,
+    "max": maximum,
+    "min": minimum,
+    "mod": modulo,
+    "part": _divided,
+    "product": multiply,
+}
+"""What the functions in atoms compute."""
+
+
+def _function(op: str, operands: tuple[Size, ...], range: Range) -> Size:
+    """A function of sizes that is equal to itself only."""
+    key = f"{op}({', '.join(map(str, operands))})"
+    if len(key) > _LONGEST:
+        return _cut_off(key, range)
+    return _single(Atom(key, range, op, operands))
+
+
+def _ordered(a: Size, b: Size) -> tuple[Size, Size]:
+    return (a, b) if str(a) <= str(b) else (b, a)
+
+
+# --- numbers -----------------------------------------------------------------------------
+
+
+def substitute(size: Size, value_of: Callable[[Atom], Size]) -> Size:
+    """A size in which each symbol, and what is unknown, is what `value_of` says of it."""
+    if isinstance(size, int):
+        return size
+    parts: list[Size] = []
+    for monomial, factor in size.terms.items():
+        parts.append(multiply(factor, *(_substituted(atom, value_of) for atom in monomial)))
+    return add(*parts)
+
+
+def _substituted(atom: Atom, value_of: Callable[[Atom], Size]) -> Size:
+    if not atom.operands:
+        return value_of(atom)
+    return FUNCTIONS[atom.op](*(substitute(x, value_of) for x in atom.operands))
+
+
+def range_of(size: Size) -> Range:
+    return Range(size, size) if isinstance(size, int) else size.range
+
+
+def is_nonnegative(size: Size) -> bool:
+    """Whether a size is certainly not negative."""
+    low = range_of(size).low
+    return low is not None and low >= 0
+
+
+def _range_of(terms: dict[Monomial, int]) -> Range:
+    low: int | None = 0
+    high: int | None = 0
+    for monomial, factor in terms.items():
+        least, most = _range_of_product([atom.range for atom in monomial])
+        if factor < 0:
+            least, most = most, least
+        low = None if low is None or least is None else low + factor * least
+        high = None if high is None or most is None else high + factor * most
+    return Range(low, high)
+
+
+def _range_of_product(ranges: list[Range]) -> Range:
+    if len(ranges) == 1:
+        return ranges[0]
+    lows = [r.low for r in ranges if r.low is not None and r.low >= 0]
+    if len(lows) < len(ranges):
+        return ANY
+    highs = [r.high for r in ranges if r.high is not None]
+    if 0 in highs:
+        return Range(0, 0)
+    return Range(math.prod(lows), math.prod(highs) if len(highs) == len(ranges) else None)
+
+
+def _range_of_quotient(a: tuple[int | None, int | None], b: tuple[int | None, int | None]) -> Range:
+    """The range of a / b, rounded down, where b is positive."""
+    (p, q), (r, s) = a, b
+    if r is None or r < 0:
+        return ANY
+    r = max(r, 1)  # nothing is divided by zero
+    low = None if p is None else p // r if p < 0 else 0 if s is None else p // s
+    high = None if q is None else q // r if q >= 0 else -1 if s is None else q // s
+    return Range(low, high)
+
+
+def _least(a: int | None, b: int | None) -> int | None:
+    return min(a, b) if a is not None and b is not None else a if b is None else b
+
+
+def _greatest(a: int | None, b: int | None) -> int | None:
+    return max(a, b) if a is not None and b is not None else a if b is None else b
+
+
+# --- terms and texts ---------------------------------------------------------------------
+
+
+def _single(atom: Atom) -> Expression:
+    return Expression({(atom,): 1})
+
+
+def _terms(size: Size) -> dict[Monomial, int]:
+    return {(): size} if isinstance(size, int) else size.terms
+
+
+def of_terms(terms: dict[Monomial, int]) -> Size:
+    """The polynomial of these terms, however many there are."""
+    kept = {monomial: factor for monomial, factor in terms.items() if factor}
+    if not kept:
+        return 0
+    if len(kept) == 1 and () in kept:
+        return kept[()]
+    return Expression(kept)
+
+
+def _normal(terms: dict[Monomial, int]) -> Size:
+    size = of_terms(terms)
+    if isinstance(size, int) or len(size.terms) <= _MOST_TERMS:
+        return size
+    return _shortened(size)
+
+
+def _shortened(size: Expression) -> Expression:
+    return _cut_off(size.text, size.range)
+
+
+def _cut_off(text: str, range: Range) -> Expression:
+    """An atom in the place of what is too long to go on with, equal only to its equals."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16)
+    return _single(Atom(f"long({digest.hexdigest()})", range, "long"))
+
+
+def _key(atom: Atom) -> str:
+    return atom.key
+
+
+def _text(terms: dict[Monomial, int]) -> str:
+    parts = sorted(
+        ("*".join(atom.key for atom in monomial), factor) for monomial, factor in terms.items()
+    )
+    return " + ".join(_term_text(names, factor) for names, factor in parts)
+
+
+def _term_text(names: str, factor: int) -> str:
+    if not names:
+        return str(factor)
+    return names if factor == 1 else f"{factor}*{names}"

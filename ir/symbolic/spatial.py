@@ -1,0 +1,185 @@
+"""Shape rules of operators on images: windows that slide, and sizes that are scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..graph import Node
+from . import expressions as e
+from .expressions import Size
+from .facts import Facts, Misfit, Shape, position
+from .registry import shape_rule
+
+Attribute = Callable[[str, Any], Any]
+"""Gives an attribute by its name, or the second argument where it is absent."""
+
+_SAME = ("SAME_UPPER", "SAME_LOWER")
+
+
+@shape_rule("Conv", "ConvInteger")
+def convolution(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    shape, weight = facts.shape(node.input(0)), facts.shape(node.input(1))
+    if shape is None or weight is None or len(shape) != len(weight) or len(shape) < 3:
+        return [None]
+    counts = convolved_sizes(node.get, shape[2:], weight[2:])
+    return [None if counts is None else (shape[0], weight[0], *counts)]
+
+
+@shape_rule("ConvTranspose")
+def transposed_convolution(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    shape, weight = facts.shape(node.input(0)), facts.shape(node.input(1))
+    if shape is None or weight is None or len(shape) != len(weight) or len(shape) < 3:
+        return [None]
+    rank = len(shape) - 2
+    channels = e.multiply(weight[1], node.get("group", 1))
+    given = node.get("output_shape")
+    if given is not None:
+        return [(shape[0], channels, *given[-rank:]) if len(given) >= rank else None]
+    strides, dilations = (_each(node.get, name, 1, rank) for name in ("strides", "dilations"))
+    added = _each(node.get, "output_padding", 0, rank)
+    pads = node.get("pads") or [0] * (2 * rank)
+    automatic = node.get("auto_pad", "NOTSET")
+    if len(pads) != 2 * rank:
+        raise Misfit(f"{len(pads)} pads for {rank} axes")
+    sizes: list[Size] = []
+    for axis, size in enumerate(shape[2:]):
+        if automatic in _SAME:
+            sizes.append(e.multiply(size, strides[axis]))
+            continue
+        window = e.multiply(e.add(weight[2 + axis], -1), dilations[axis])
+        cut = pads[axis] + pads[axis + rank] if automatic == "NOTSET" else 0
+        steps = e.multiply(e.add(size, -1), strides[axis])
+        sizes.append(e.add(steps, window, 1 + added[axis] - cut))
+    return [(shape[0], channels, *sizes)]
+
+
+@shape_rule("AveragePool", "LpPool", "MaxPool")
+def pooling(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    shape = facts.shape(node.input(0))
+    if shape is None or len(shape) < 3:
+        return [None] * len(node.outputs)
+    return [(*shape[:2], *pooled_sizes(node.get, shape[2:]))] * len(node.outputs)
+
+
+@shape_rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+def global_pool(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    shape = facts.shape(node.input(0))
+    return [None if shape is None else (*shape[:2], *[1] * (len(shape) - 2))]
+
+
+def convolved_sizes(
+    get: Attribute, sizes: Sequence[Size], kernel: Sequence[Size]
+) -> list[Size] | None:
+    """How many windows of a convolution fit along each axis."""
+    rank = len(sizes)
+    strides, dilations = (_each(get, name, 1, rank) for name in ("strides", "dilations"))
+    pads = get("pads", None) or [0] * (2 * rank)
+    automatic = get("auto_pad", "NOTSET")
+    if len(pads) != 2 * rank or min(strides, default=1) < 1:
+        raise Misfit(f"pads {pads} and strides {strides} for {rank} axes")
+    counts: list[Size] = []
+    for axis, size in enumerate(sizes):
+        if automatic in _SAME:
+            counts.append(e.ceil_divide(size, strides[axis]))
+            continue
+        window = e.multiply(e.add(kernel[axis], -1), -dilations[axis])
+        padding = pads[axis] + pads[axis + rank] if automatic == "NOTSET" else 0
+        room = e.add(size, window, padding - 1)
+        counts.append(e.add(e.floor_divide(room, strides[axis]), 1))
+    return counts
+
+
+def pooled_sizes(get: Attribute, sizes: Sequence[Size]) -> list[Size]:
+    """The size of each spatial axis after pooling, as ONNX Runtime has it.
+
+    In `ceil_mode` a last window that begins behind the image is left out, and what
+    `auto_pad` adds is for windows without their dilation, and may be negative.
+    """
+    rank = len(sizes)
+    kernel = get("kernel_shape", [])
+    strides, dilations = (_each(get, name, 1, rank) for name in ("strides", "dilations"))
+    pads = get("pads", None) or [0] * (2 * rank)
+    automatic = get("auto_pad", "NOTSET")
+    if len(kernel) != rank or len(pads) != 2 * rank or min(strides, default=1) < 1:
+        raise Misfit(f"windows of {len(kernel)} axes, pads {pads} for {rank} axes")
+    counts: list[Size] = []
+    for axis, size in enumerate(sizes):
+        stride, before, padding = strides[axis], pads[axis], pads[axis] + pads[axis + rank]
+        first, added = e.add(size, before), e.add(size, padding)
+        if automatic == "VALID":
+            first = added = size
+        elif automatic in _SAME:
+            total = automatic_padding(size, kernel[axis], stride)
+            odd = 1 if automatic == "SAME_LOWER" else 0
+            first = e.add(size, e.divide(e.add(total, odd), 2))
+            added = e.add(size, total)
+        room = e.add(added, -dilations[axis] * (kernel[axis] - 1) - 1)
+        count = e.add(e.floor_divide(room, stride), 1)
+        if get("ceil_mode", 0):
+            count = e.add(e.ceil_divide(room, stride), 1)
+            begins = e.multiply(e.add(count, -1), stride)
+            count = e.add(count, -1, e.less(begins, first))
+        counts.append(count)
+    return counts
+
+
+def automatic_padding(size: Size, kernel: int, stride: int) -> Size:
+    """What `auto_pad` adds to an axis in all. Where strides are longer than windows it may be
+    negative: pixels that pooling leaves out."""
+    steps = e.add(e.ceil_divide(size, stride), -1)
+    return e.add(e.multiply(steps, stride), kernel, e.negative(size))
+
+
+def _each(get: Attribute, name: str, default: int, rank: int) -> list[int]:
+    given = get(name, None) or [default] * rank
+    if len(given) != rank:
+        raise Misfit(f"{name} {given} for {rank} axes")
+    return list(given)
+
+
+# --- sizes that are scaled -------------------------------------------------------------------
+
+
+@shape_rule("DepthToSpace", "SpaceToDepth")
+def blocks(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    shape, block = facts.shape(node.input(0)), node.get("blocksize", 1)
+    if shape is None or len(shape) != 4 or block < 1:
+        return [None]
+    batch, channels, *image = shape
+    if node.op_type == "DepthToSpace":
+        depth = e.floor_divide(channels, block * block)
+        return [(batch, depth, *(e.multiply(size, block) for size in image))]
+    return [
+        (
+            batch,
+            e.multiply(channels, block * block),
+            *(e.floor_divide(size, block) for size in image),
+        )
+    ]
+
+
+@shape_rule("Resize", "Upsample")
+def resize(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    """To given sizes, or by whole numbers; by fractions ONNX's own rule rounds."""
+    shape = facts.shape(node.input(0))
+    if shape is None or node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return [None]
+    axes = [position(a, len(shape)) for a in node.get("axes") or range(len(shape))]
+    sizes = facts.elements(node.input(3))
+    if sizes is not None and len(sizes) == len(axes):
+        return [_replaced(shape, dict(zip(axes, sizes, strict=True)))]
+    is_new = node.op_type == "Resize" and facts.opset >= 11
+    scales = node.get("scales") or facts.numbers(node.input(2 if is_new else 1))
+    if scales is None or len(scales) != len(axes):
+        return [None]
+    scaled: dict[int, Size] = {}
+    for axis, scale in zip(axes, scales, strict=True):
+        if scale < 1 or scale != int(scale):
+            return [None]
+        scaled[axis] = e.multiply(shape[axis], int(scale))
+    return [_replaced(shape, scaled)]
+
+
+def _replaced(shape: Shape, sizes: Mapping[int, Size]) -> Shape:
+    return tuple(sizes.get(axis, size) for axis, size in enumerate(shape))

@@ -1,1 +1,0 @@
-"""Symbolic shapes: what is known of sizes that only a run fixes."""
