@@ -34,7 +34,7 @@ class PassRecord:
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
+class OutputCheck:
     """Comparison with the original model in ONNX Runtime after every pass.
 
     `feeds` are the inputs of one run, `more` those of further ones; what is no input any
@@ -62,7 +62,7 @@ class PassManager:
 
     passes: Sequence[Pass]
     verify: bool = True
-    check: Check | None = None
+    check: OutputCheck | None = None
     dump: Path | None = None
     observe: Callable[[int, str], None] | None = None
 
@@ -112,7 +112,7 @@ class PassManager:
             record.deviation = self._compare(model, self.check, expected)
         return record
 
-    def _compare(self, model: Model, check: Check, expected: list[dict[str, Array]]) -> float:
+    def _compare(self, model: Model, check: OutputCheck, expected: list[dict[str, Array]]) -> float:
         """The largest deviation of any output; SecateurError where one is too large."""
         worst = 0.0
         for wanted, outputs in zip(expected, _outputs(model, check), strict=True):
@@ -135,7 +135,7 @@ class PassManager:
             save(model, self.dump / f"{index:02}-{name}.onnx")
 
 
-def _outputs(model: Model, check: Check) -> list[dict[str, Array]]:
+def _outputs(model: Model, check: OutputCheck) -> list[dict[str, Array]]:
     from ..ir.reference import Session
 
     session = Session(model, optimize=False)

@@ -16,7 +16,7 @@ from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
 from secateur.models.zoo import load_tiny, random_inputs
-from secateur.passes.manager import Check, PassManager
+from secateur.passes.manager import OutputCheck, PassManager
 from secateur.passes.simplify import FixInputShapes, FreezeDefaults, Simplify
 from tests.test_simplify_structure import parse
 
@@ -25,7 +25,7 @@ def test_fixed_input_shapes_make_chains_constant() -> None:
     model = load_tiny("yolo", "kept")
     feeds = random_inputs(model)
     shapes = tuple((name, array.shape) for name, array in feeds.items())
-    PassManager([FixInputShapes(shapes), Simplify()], check=Check(feeds, 1e-5)).run(model)
+    PassManager([FixInputShapes(shapes), Simplify()], check=OutputCheck(feeds, 1e-5)).run(model)
     assert "Shape" not in {n.op_type for n in model.all_nodes()}
     assert all(isinstance(s, int) for v in model.graph.outputs for s in v.shape or ())
 

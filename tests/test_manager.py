@@ -14,7 +14,7 @@ from secateur.ir.graph import Value
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load
 from secateur.passes.base import Context, Pass, PassResult
-from secateur.passes.manager import Check, PassManager
+from secateur.passes.manager import OutputCheck, PassManager
 
 
 def small() -> Model:
@@ -66,7 +66,7 @@ def test_records_say_what_ran() -> None:
     seen: list[tuple[int, str]] = []
     manager = PassManager(
         [SetOperator(op_type="Neg"), SetOperator(node="relu", op_type="Relu")],
-        check=Check(FEEDS),
+        check=OutputCheck(FEEDS),
         observe=lambda index, text: seen.append((index, text)),
     )
     records = manager.run(small(), Context())
@@ -98,8 +98,8 @@ def test_failure_of_a_pass_keeps_its_type_and_names_it() -> None:
 
 def test_changed_outputs_are_noticed() -> None:
     with pytest.raises(SecateurError, match=r"pass 'set-operator'.*changed output 'y' by 2"):
-        PassManager([SetOperator()], check=Check(FEEDS)).run(small())
-    PassManager([SetOperator()], check=Check(FEEDS, tolerance=2.0)).run(small())
+        PassManager([SetOperator()], check=OutputCheck(FEEDS)).run(small())
+    PassManager([SetOperator()], check=OutputCheck(FEEDS, tolerance=2.0)).run(small())
 
 
 def test_dumps_show_the_model_after_each_pass(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from secateur.ir.text import parse_model
 from secateur.ir.verify import verify
 from secateur.models.zoo import load_tiny, random_inputs
 from secateur.passes.compare import allowed_deviation, deviation, random_feeds
-from secateur.passes.manager import Check, PassManager
+from secateur.passes.manager import OutputCheck, PassManager
 from secateur.passes.opset import ConvertOpset
 from secateur.passes.simplify import Simplify
 from tests.backend_cases import Case, generated_cases
@@ -96,7 +96,7 @@ def test_operator_sets_of_the_zoo(opset: int) -> None:
     for name in ("resnet8", "yolo", "bert", "gru"):
         model = load_tiny(name, "kept")
         feeds = random_inputs(model)
-        PassManager([Simplify(), ConvertOpset(opset)], check=Check(feeds, 1e-5)).run(model)
+        PassManager([Simplify(), ConvertOpset(opset)], check=OutputCheck(feeds, 1e-5)).run(model)
         assert model.opset == opset
         onnx.checker.check_model(to_proto(model), full_check=True)
 
@@ -107,7 +107,7 @@ graph g (%x: float[1, 1, 2, 3]) -> (%y: float[1, 1, 4, 6]) {
   const %scales: float[4] = [1.0, 1.0, 2.0, 2.0]
   %y = Resize(%x, %scales) {mode = "linear"}
 }""", opset=10)  # fmt: skip
-    PassManager([ConvertOpset(13)], check=Check(random_feeds(model))).run(model)
+    PassManager([ConvertOpset(13)], check=OutputCheck(random_feeds(model))).run(model)
 
 
 def test_what_an_older_operator_set_cannot_say_is_named() -> None:
@@ -129,7 +129,7 @@ graph g (%x: float[N, 1, 4]) -> (%y: float[N]) {
   %s = Squeeze(%x, %one)
   %y = ReduceMean(%s, %one) {keepdims = 0}
 }""", opset=18)  # fmt: skip
-    PassManager([ConvertOpset(11)], check=Check(random_feeds(model))).run(model)
+    PassManager([ConvertOpset(11)], check=OutputCheck(random_feeds(model))).run(model)
     assert [n.get("axes") for n in model.graph.nodes] == [[1], [1]]
     assert model.extra.ir_version == 6
 
@@ -160,7 +160,7 @@ graph g (%x: float[N, 1, 4]) -> (%y: float[N]) {
 )  # fmt: skip
 def test_what_older_versions_say_otherwise(body: str, newer: int, older: int) -> None:
     model = parse(f"graph g (%x: float[3, 4]) -> (%y: float[*]) {{\n{body}\n}}", newer)
-    PassManager([ConvertOpset(older)], check=Check(random_feeds(model))).run(model)
+    PassManager([ConvertOpset(older)], check=OutputCheck(random_feeds(model))).run(model)
     onnx.checker.check_model(to_proto(model), full_check=True)
     assert model.opset == older
 

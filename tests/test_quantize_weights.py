@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
-from secateur.passes.quantize.parameters import SMALLEST_SCALE, Affine, Range
+from secateur.passes.quantize.parameters import SMALLEST_SCALE, QuantParams, Range
 from secateur.passes.quantize.weights import (
     FULL_RANGE,
     LARGEST_BIAS,
@@ -109,7 +109,7 @@ def test_biases_are_rounded_exactly_and_fit(bias, weight, input_scale):
     st.sampled_from([np.dtype(np.uint8), np.dtype(np.int8)]),
 )
 def test_activation_parameters_cover_the_range_and_zero(ends, dtype):
-    affine = Affine.covering(Range(*ends), dtype)
+    affine = QuantParams.covering(Range(*ends), dtype)
     limits = np.iinfo(dtype)
     assert limits.min <= affine.zero_point <= limits.max
     low = (limits.min - affine.zero_point) * affine.scale
@@ -137,7 +137,7 @@ def test_activation_parameters_cover_the_range_and_zero(ends, dtype):
     ],
 )
 def test_which_clips_quantization_makes_redundant(range_, bounds, redundant):
-    affine = Affine.covering(range_, np.dtype(np.uint8))
+    affine = QuantParams.covering(range_, np.dtype(np.uint8))
     assert affine.makes_redundant(bounds) is redundant
     values = np.linspace(-10, 10, 2001, dtype=np.float32)
     same = np.array_equal(

@@ -10,7 +10,7 @@ from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto, load
 from secateur.ir.reference import Session
 from secateur.passes.compare import allowed_deviation, deviation, random_feeds
-from secateur.passes.manager import Check, PassManager
+from secateur.passes.manager import OutputCheck, PassManager
 from secateur.passes.simplify import simplify_pipeline
 from tests.backend_cases import Case, generated_cases, light_models, shipped_cases
 
@@ -47,7 +47,9 @@ def test_outputs_of_shipped_models_stay(folder: str) -> None:
 def test_outputs_of_light_models_stay(path: Path) -> None:
     """Whole networks, whose weights are made by ConstantOfShape: random inputs, 1e-5."""
     model = load(path)
-    PassManager(simplify_pipeline(), check=Check(random_feeds(model, default=1), 1e-5)).run(model)
+    PassManager(simplify_pipeline(), check=OutputCheck(random_feeds(model, default=1), 1e-5)).run(
+        model
+    )
 
 
 def compare_all(cases: list[Case]) -> int:

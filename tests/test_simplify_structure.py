@@ -18,7 +18,7 @@ from secateur.ir.text import parse_model
 from secateur.ir.verify import verify
 from secateur.models.zoo import list_models, load_tiny, random_inputs
 from secateur.passes.compare import deviation, random_feeds
-from secateur.passes.manager import Check, PassManager
+from secateur.passes.manager import OutputCheck, PassManager
 from secateur.passes.simplify import InlineFunctions, Simplify
 
 HEADER = 'model <ir_version = 8, opset = ["" = {opset}]>\n'
@@ -34,7 +34,7 @@ def simplified(model: Model, tolerance: float = 2e-6, **sizes: int) -> Model:
     """A simplified copy: equal outputs, valid, and nothing left to simplify."""
     feeds = random_feeds(model, sizes=sizes, default=3)
     copy = model.clone()
-    PassManager([Simplify()], check=Check(feeds, tolerance)).run(copy)
+    PassManager([Simplify()], check=OutputCheck(feeds, tolerance)).run(copy)
     onnx.checker.check_model(to_proto(copy), full_check=True)
     again = copy.clone()
     assert not Simplify().run(again).changed
@@ -49,7 +49,7 @@ def operators(model: Model) -> list[str]:
 @pytest.mark.parametrize(("name", "variant"), list_models())
 def test_zoo_stays_the_same(name: str, variant: str) -> None:
     model = load_tiny(name, variant)
-    PassManager([Simplify()], check=Check(random_inputs(model), 1e-5)).run(model)
+    PassManager([Simplify()], check=OutputCheck(random_inputs(model), 1e-5)).run(model)
     assert not Simplify().run(model).changed
 
 
@@ -151,7 +151,7 @@ graph g (%x: float[2, 3, 4]) -> (%y: ?) {{
 }}""", opset=18)  # fmt: skip
     feeds = {"x": np.abs(random_feeds(model)["x"])}
     copy = model.clone()
-    PassManager([Simplify()], check=Check(feeds)).run(copy)
+    PassManager([Simplify()], check=OutputCheck(feeds)).run(copy)
     assert " ".join(operators(copy)) == left
 
 
@@ -229,7 +229,9 @@ def test_operators_of_onnx_runtime_on_request(name: str, contrib: str) -> None:
         f"graph g (%x: float[N, 4]) -> (%y: float[N, 4]) {{\n {declared}\n {ACTIVATIONS[name][0]}\n}}"
     )
     copy = model.clone()
-    PassManager([Simplify(allow_contrib=True)], check=Check(random_feeds(model), 2e-6)).run(copy)
+    PassManager([Simplify(allow_contrib=True)], check=OutputCheck(random_feeds(model), 2e-6)).run(
+        copy
+    )
     assert [(n.domain, n.op_type) for n in copy.graph.nodes] == [("com.microsoft", contrib)]
     assert not Simplify(allow_contrib=True).run(copy).changed
     assert not any(node.domain for node in simplified(model).all_nodes())
@@ -389,7 +391,7 @@ graph g (%x: float[N, 2, 6, 6]) -> (%y: ?) {{
   %y = {operator}
 }}""")
     feeds = random_feeds(model, default=2)
-    PassManager([Simplify()], check=Check(feeds)).run(model)
+    PassManager([Simplify()], check=OutputCheck(feeds)).run(model)
     assert " ".join(operators(model)) == left
 
 

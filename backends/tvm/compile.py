@@ -32,10 +32,10 @@ from .emission.choices import Choices, read_table
 from .emission.emit import emit
 from .errors import UnprovenError, UnsupportedNodesError
 from .faults import LIMITS
-from .lowering.frontend import lower
 from .lowering.loops.expectations import refuse_sizes_of_inputs
+from .lowering.lower import lower
 from .plan.operations import Plan
-from .plan.tensors import Tensor
+from .plan.tensors import PlanTensor
 from .targets import Target, can_run_here
 from .tuning.tune import TuneReport, check_tunable, tune
 
@@ -155,18 +155,18 @@ class _Compiler:
             refuse_sizes_of_inputs(model)
         plan = lower(model, self.target)
         choices, tuning = self._choices(plan)
-        emitter = emit(plan, self.target, choices, Verdicts(self.cache))
-        accesses = Accesses.of(emitter.proofs.values())
+        emission = emit(plan, self.target, choices, Verdicts(self.cache))
+        accesses = Accesses.of(emission.proofs.values())
         metadata = _metadata(_library_interface(plan), self.target, samples)
         reused = build_library(
-            emitter.schedule,
-            emitter.functions,
-            emitter.digests,
-            {name: verdict.writes for name, verdict in emitter.proofs.items()},
+            emission.schedule,
+            emission.functions,
+            emission.digests,
+            {name: verdict.writes for name, verdict in emission.proofs.items()},
             {
                 **metadata,
                 "accesses": dataclasses.asdict(accesses),
-                "calls": emitter.describe_calls(),
+                "calls": emission.describe_calls(),
             },
             self.target,
             self.cache,
@@ -175,7 +175,7 @@ class _Compiler:
         before = self.report
         self.report = dataclasses.replace(
             before,
-            kernels=before.kernels + len(emitter.functions),
+            kernels=before.kernels + len(emission.functions),
             reused=before.reused + reused,
             operations=before.operations + len(plan.operations),
             accesses=before.accesses.plus(accesses),
@@ -279,7 +279,7 @@ def _metadata(interface: _Interface, target: Target, samples: Set[str]) -> dict[
 
 
 def _library_interface(plan: Plan) -> _Interface:
-    def describe(name: str, tensor: Tensor) -> dict[str, Any]:
+    def describe(name: str, tensor: PlanTensor) -> dict[str, Any]:
         return {"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
 
     return [describe(t.name, t) for t in plan.inputs], [describe(n, t) for n, t in plan.outputs]

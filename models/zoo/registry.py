@@ -25,7 +25,7 @@ class Input:
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
+class Configuration:
     """One size of an architecture: arguments of its builder, and its inputs."""
 
     options: Mapping[str, Any]
@@ -38,11 +38,11 @@ class ZooModel:
 
     name: str
     builder: str
-    full: Size
-    tiny: Size
+    full: Configuration
+    tiny: Configuration
     notes: str
 
-    def size(self, scale: Scale) -> Size:
+    def size(self, scale: Scale) -> Configuration:
         return self.full if scale == "full" else self.tiny
 
     def inputs(self, scale: Scale) -> tuple[Input, ...]:
@@ -74,15 +74,15 @@ _MODELS = (
     ZooModel(
         "resnet8",
         "resnet:resnet8",
-        Size({}, _image(32)),
-        Size({"widths": (8, 16, 24)}, _image(16)),
+        Configuration({}, _image(32)),
+        Configuration({"widths": (8, 16, 24)}, _image(16)),
         "residual adds",
     ),
     ZooModel(
         "resnet50",
         "resnet:resnet50",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {"stem": 8, "widths": (4, 6, 8, 12), "depths": (2, 2, 2, 1), "classes": 10}, _image(32)
         ),
         "bottlenecks, projection shortcuts",
@@ -90,8 +90,8 @@ _MODELS = (
     ZooModel(
         "resnext50",
         "resnet:resnext50",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {
                 "stem": 12,
                 "widths": (4, 6, 8, 12),
@@ -107,8 +107,8 @@ _MODELS = (
     ZooModel(
         "regnet_y_400mf",
         "resnet:regnet_y_400mf",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {
                 "stem": 8,
                 "widths": (8, 16, 24, 32),
@@ -123,8 +123,8 @@ _MODELS = (
     ZooModel(
         "densenet121",
         "densenet:densenet121",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {"growth": 6, "depths": (2, 3, 4, 2), "stem": 12, "bottleneck": 2, "classes": 10},
             _image(32),
         ),
@@ -133,15 +133,17 @@ _MODELS = (
     ZooModel(
         "shufflenet_v1",
         "shufflenet:shufflenet_v1",
-        Size({}, _image(224)),
-        Size({"stem": 12, "widths": (24, 48, 72), "depths": (2, 2, 1), "classes": 10}, _image(32)),
+        Configuration({}, _image(224)),
+        Configuration(
+            {"stem": 12, "widths": (24, 48, 72), "depths": (2, 2, 1), "classes": 10}, _image(32)
+        ),
         "channel shuffle over 3 groups, grouped 1x1 convolutions",
     ),
     ZooModel(
         "shufflenet_v2",
         "shufflenet:shufflenet_v2",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {"stem": 12, "widths": (16, 32, 48), "depths": (3, 3, 2), "head": 40, "classes": 10},
             _image(32),
         ),
@@ -150,8 +152,8 @@ _MODELS = (
     ZooModel(
         "squeezenet",
         "squeezenet:squeezenet",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {
                 "stem": 16,
                 "fires": (((8, 12), (8, 12)), ((8, 16),), ((12, 20), (12, 24))),
@@ -164,15 +166,15 @@ _MODELS = (
     ZooModel(
         "lenet5",
         "squeezenet:lenet5",
-        Size({}, _image(32, 1)),
-        Size({"widths": (6, 8), "hidden": (24, 16)}, _image(32, 1)),
+        Configuration({}, _image(32, 1)),
+        Configuration({"widths": (6, 8), "hidden": (24, 16)}, _image(32, 1)),
         "Flatten into a linear layer",
     ),
     ZooModel(
         "inception_v1",
         "inception:inception_v1",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {
                 "stem": (8, 16),
                 "blocks": (
@@ -189,15 +191,15 @@ _MODELS = (
     ZooModel(
         "inception_v3",
         "inception:inception_v3",
-        Size({}, _image(299)),
-        Size({"scale": 1 / 16, "repeat": False, "classes": 10}, _image(96)),
+        Configuration({}, _image(299)),
+        Configuration({"scale": 1 / 16, "repeat": False, "classes": 10}, _image(96)),
         "factorised convolutions, nested concatenations",
     ),
     ZooModel(
         "mobilenet_v1",
         "mobilenet:mobilenet_v1",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {"stem": 8, "blocks": ((16, 1), (24, 2), (24, 1), (40, 2), (48, 1)), "classes": 10},
             _image(32),
         ),
@@ -206,8 +208,8 @@ _MODELS = (
     ZooModel(
         "mobilenet_v2",
         "mobilenet:mobilenet_v2",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {
                 "stem": 8,
                 "stages": ((1, 8, 1, 1), (4, 12, 2, 2), (4, 16, 2, 2), (4, 20, 1, 1)),
@@ -221,8 +223,8 @@ _MODELS = (
     ZooModel(
         "mobilenet_v3_small",
         "mobilenet:mobilenet_v3_small",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {
                 "stem": 8,
                 "blocks": (
@@ -242,8 +244,8 @@ _MODELS = (
     ZooModel(
         "efficientnet_b0",
         "mobilenet:efficientnet_b0",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {
                 "stem": 8,
                 "stages": ((1, 3, 8, 1, 1), (4, 3, 12, 2, 2), (4, 5, 16, 2, 2), (4, 3, 20, 1, 1)),
@@ -257,15 +259,15 @@ _MODELS = (
     ZooModel(
         "unet",
         "dense_prediction:UNet",
-        Size({}, _image(256)),
-        Size({"widths": (8, 12, 16, 24)}, _image(32)),
+        Configuration({}, _image(256)),
+        Configuration({"widths": (8, 12, 16, 24)}, _image(32)),
         "skip concatenations, transposed convolutions",
     ),
     ZooModel(
         "yolo",
         "yolo:Yolo",
-        Size({}, _image(640)),
-        Size(
+        Configuration({}, _image(640)),
+        Configuration(
             {
                 "widths": (8, 8, 16, 16, 24),
                 "depths": (1, 2, 1, 1),
@@ -280,29 +282,29 @@ _MODELS = (
     ZooModel(
         "super_resolution",
         "dense_prediction:SuperResolution",
-        Size({}, _image(64)),
-        Size({"width": 12, "depth": 3}, _image(12)),
+        Configuration({}, _image(64)),
+        Configuration({"width": 12, "depth": 3}, _image(12)),
         "PixelShuffle, long residual, PReLU",
     ),
     ZooModel(
         "autoencoder",
         "dense_prediction:autoencoder",
-        Size({}, _image(128)),
-        Size({"widths": (8, 16, 24), "code": 12}, _image(32)),
+        Configuration({}, _image(128)),
+        Configuration({"widths": (8, 16, 24), "code": 12}, _image(32)),
         "transposed convolutions",
     ),
     ZooModel(
         "hard_coded_reshapes",
         "reshapes:HardCodedReshapes",
-        Size({}, _image(32)),
-        Size({"width": 32, "image": 16}, _image(16)),
+        Configuration({}, _image(32)),
+        Configuration({"width": 32, "image": 16}, _image(16)),
         "literal Reshape targets with channel counts in them",
     ),
     ZooModel(
         "vit_tiny",
         "transformers:ViT",
-        Size({}, _image(224)),
-        Size(
+        Configuration({}, _image(224)),
+        Configuration(
             {"image": 32, "patch": 8, "width": 36, "depth": 2, "heads": 3, "classes": 10},
             _image(32),
         ),
@@ -311,8 +313,8 @@ _MODELS = (
     ZooModel(
         "bert",
         "transformers:Bert",
-        Size({}, _tokens(30522, 128, "input_ids", "attention_mask", "token_type_ids")),
-        Size(
+        Configuration({}, _tokens(30522, 128, "input_ids", "attention_mask", "token_type_ids")),
+        Configuration(
             {"vocabulary": 100, "positions": 32, "width": 32, "depth": 2, "hidden": 64},
             _tokens(100, 12, "input_ids", "attention_mask", "token_type_ids"),
         ),
@@ -321,8 +323,8 @@ _MODELS = (
     ZooModel(
         "gqa_decoder",
         "transformers:Decoder",
-        Size({}, _tokens(32000, 128, "input_ids")),
-        Size(
+        Configuration({}, _tokens(32000, 128, "input_ids")),
+        Configuration(
             {
                 "vocabulary": 100,
                 "width": 32,
@@ -338,36 +340,36 @@ _MODELS = (
     ZooModel(
         "lstm",
         "sequences:TokenLSTM",
-        Size({}, _tokens(10000, 64, "tokens")),
-        Size({"vocabulary": 60, "embedding": 16, "hidden": 24}, _tokens(60, 10, "tokens")),
+        Configuration({}, _tokens(10000, 64, "tokens")),
+        Configuration({"vocabulary": 60, "embedding": 16, "hidden": 24}, _tokens(60, 10, "tokens")),
         "embedding, stacked LSTM, last step",
     ),
     ZooModel(
         "gru",
         "sequences:FrameGRU",
-        Size({}, _frames(1, 98, 40, time=1)),
-        Size({"features": 10, "hidden": 24}, _frames(1, 12, 10, time=1)),
+        Configuration({}, _frames(1, 98, 40, time=1)),
+        Configuration({"features": 10, "hidden": 24}, _frames(1, 12, 10, time=1)),
         "linear layer, stacked GRU, last hidden state",
     ),
     ZooModel(
         "bidirectional_lstm",
         "sequences:bidirectional_lstm",
-        Size({}, _tokens(10000, 64, "tokens")),
-        Size({"vocabulary": 60, "embedding": 12, "hidden": 16}, _tokens(60, 10, "tokens")),
+        Configuration({}, _tokens(10000, 64, "tokens")),
+        Configuration({"vocabulary": 60, "embedding": 12, "hidden": 16}, _tokens(60, 10, "tokens")),
         "stacked bidirectional LSTM, maximum over time",
     ),
     ZooModel(
         "tcn",
         "sequences:TCN",
-        Size({}, _frames(1, 40, 98, time=2)),
-        Size({"features": 10, "widths": (16, 16, 24)}, _frames(1, 10, 24, time=2)),
+        Configuration({}, _frames(1, 40, 98, time=2)),
+        Configuration({"features": 10, "widths": (16, 16, 24)}, _frames(1, 10, 24, time=2)),
         "dilated causal 1-D convolutions cut with Slice, residuals",
     ),
     ZooModel(
         "ds_cnn",
         "sequences:ds_cnn",
-        Size({}, (Input("mfcc", (1, 1, 49, 10)),)),
-        Size({"width": 24}, (Input("mfcc", (1, 1, 49, 10)),)),
+        Configuration({}, (Input("mfcc", (1, 1, 49, 10)),)),
+        Configuration({"width": 24}, (Input("mfcc", (1, 1, 49, 10)),)),
         "depthwise-separable keyword spotting, asymmetric kernels",
     ),
 )

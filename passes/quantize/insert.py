@@ -15,11 +15,11 @@ from onnx import TensorProto, helper
 from ...ir.graph import Node, Value
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
-from .parameters import Affine, range_of
+from .parameters import QuantParams, range_of
 from .place import Placement
 from .rules import Bias, Constants, Operands, Weight
 from .weights import (
-    Quantized,
+    QuantizedWeight,
     check_finite,
     least_scale_for_bias,
     quantize_bias,
@@ -31,7 +31,7 @@ def insert(
     model: Model,
     constants: Constants,
     placement: Placement,
-    affines: Mapping[Value, Affine],
+    affines: Mapping[Value, QuantParams],
     *,
     activation: np.dtype[np.uint8] | np.dtype[np.int8],
     weight_limit: int,
@@ -52,7 +52,7 @@ def insert(
 class _Parameters:
     """Initializers of one value's parameters."""
 
-    affine: Affine
+    affine: QuantParams
     scale: Value
     zero_point: Value
 
@@ -100,7 +100,7 @@ class _Writer:
         return merged
 
     def quantize(
-        self, value: Value, source: Value, affine: Affine, integer: Mapping[Node, Operands]
+        self, value: Value, source: Value, affine: QuantParams, integer: Mapping[Node, Operands]
     ) -> None:
         """Put a QDQ pair behind `value`.
 
@@ -130,7 +130,7 @@ class _Writer:
         else:
             self.after.setdefault(value.producer, []).extend([reduce, restore])
 
-    def parameters_of(self, source: Value, affine: Affine, name: str) -> _Parameters:
+    def parameters_of(self, source: Value, affine: QuantParams, name: str) -> _Parameters:
         found = self.parameters.get(source)
         if found is None:
             scale = self.initializer(f"{name}.s", np.asarray(affine.scale, np.float32))
@@ -145,7 +145,7 @@ class _Writer:
         node: Node,
         operands: Operands,
         placement: Placement,
-        affines: Mapping[Value, Affine],
+        affines: Mapping[Value, QuantParams],
     ) -> None:
         for position in operands.constants:
             source = node.input(position)
@@ -157,13 +157,13 @@ class _Writer:
         if operands.bias is not None:
             self.put_bias(node, operands, operands.bias, bias)
 
-    def operand(self, source: Value, affine: Affine | None, node: Node) -> Value:
+    def operand(self, source: Value, affine: QuantParams | None, node: Node) -> Value:
         """A constant stored as activations are; `affine` where others share its parameters."""
         key = ("operand", self.constants.origin(source))
         found = self.shared.get(key)
         if found is None:
             array = self.array(source, node)
-            affine = affine or Affine.covering(range_of(array), self.activation)
+            affine = affine or QuantParams.covering(range_of(array), self.activation)
             name = self.name("c")
             parameters = self.parameters_of(source, affine, name)
             integers = self.initializer(f"{name}.q", affine.quantize(array))
@@ -243,7 +243,7 @@ class _Writer:
         self.replace(node, bias.position, self.constant(node, "b", quantized, source, False))
 
     def constant(
-        self, node: Node, kind: str, quantized: Quantized, source: Value, explicit: bool
+        self, node: Node, kind: str, quantized: QuantizedWeight, source: Value, explicit: bool
     ) -> Value:
         """Integers and scale as initializers, and the DequantizeLinear that reads them."""
         name = self.name(kind)

@@ -1,4 +1,4 @@
-"""Affine quantization: real = scale * (integer - zero_point), as in QuantizeLinear.
+"""QuantParams quantization: real = scale * (integer - zero_point), as in QuantizeLinear.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", 2018; ONNX operators QuantizeLinear, DequantizeLinear.
@@ -25,7 +25,7 @@ class Range:
 
 
 @dataclasses.dataclass(frozen=True)
-class Affine:
+class QuantParams:
     """Per-tensor parameters: `scale` is a float32 number, `zero_point` of type `dtype`."""
 
     scale: float
@@ -33,7 +33,7 @@ class Affine:
     dtype: np.dtype[np.uint8] | np.dtype[np.int8]
 
     @classmethod
-    def covering(cls, range: Range, dtype: np.dtype[np.uint8] | np.dtype[np.int8]) -> Affine:
+    def covering(cls, range: Range, dtype: np.dtype[np.uint8] | np.dtype[np.int8]) -> QuantParams:
         """The finest asymmetric parameters whose integers reach all of `range` and zero.
 
         Zero is exact, so that padding is. The scale is rounded towards zero, so that both

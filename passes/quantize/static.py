@@ -22,7 +22,7 @@ from ..samples import Samples
 from .calibrate import calibrate
 from .insert import insert
 from .opset import raise_opset
-from .parameters import Affine, Range, range_of
+from .parameters import QuantParams, Range, range_of
 from .place import Placement, notes, place
 from .rules import Constants, clip_bounds
 from .weights import FULL_RANGE, REDUCED_RANGE
@@ -99,7 +99,7 @@ class QuantizeStatic(Pass):
 
     def _decide(
         self, model: Model, constants: Constants, samples: Samples
-    ) -> tuple[Placement, dict[Value, Affine]]:
+    ) -> tuple[Placement, dict[Value, QuantParams]]:
         """Placement and parameters. Repeats where ranges show that a decision won't do."""
         refused = self._ignored(model)
         standalone: set[Node] = set()
@@ -113,7 +113,7 @@ class QuantizeStatic(Pass):
                 refused.update(infinite)
                 continue
             dtype = _TYPES[self.activation]
-            affines = {value: Affine.covering(ranges[value], dtype) for value in sources}
+            affines = {value: QuantParams.covering(ranges[value], dtype) for value in sources}
             clipping = _still_clipping(placement, constants, affines)
             if not clipping:
                 return placement, affines
@@ -200,7 +200,7 @@ def _is_finite(range: Range) -> bool:
 
 
 def _still_clipping(
-    placement: Placement, constants: Constants, affines: dict[Value, Affine]
+    placement: Placement, constants: Constants, affines: dict[Value, QuantParams]
 ) -> set[Node]:
     """Absorbed nodes whose bounds lie inside of what their result's integers can tell."""
     clipping: set[Node] = set()

@@ -25,7 +25,7 @@ LARGEST_BIAS = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantized:
+class QuantizedWeight:
     """Integers and their scale: float32, one number or one per index of `axis`."""
 
     integers: Array
@@ -35,7 +35,7 @@ class Quantized:
 
 def quantize_weight(
     weight: Array, axis: int | None, limit: int, least_scale: NDArray[np.float64] | float
-) -> Quantized:
+) -> QuantizedWeight:
     """int8 in [-limit, limit], each channel's largest magnitude mapped to `limit`.
 
     `least_scale` bounds the scale from below, per channel or for all. A channel of
@@ -45,7 +45,7 @@ def quantize_weight(
     scale = np.maximum(magnitude / limit, least_scale)
     scale = np.where(scale > 0, np.maximum(scale, SMALLEST_SCALE), 1.0).astype(np.float32)
     scaled = np.rint(weight / _along(scale, weight.ndim, axis))
-    return Quantized(np.clip(scaled, -limit, limit).astype(np.int8), scale, axis)
+    return QuantizedWeight(np.clip(scaled, -limit, limit).astype(np.int8), scale, axis)
 
 
 def least_scale_for_bias(bias: Array, input_scale: float) -> NDArray[np.float64]:
@@ -57,7 +57,9 @@ def least_scale_for_bias(bias: Array, input_scale: float) -> NDArray[np.float64]
     return scale
 
 
-def quantize_bias(bias: Array, input_scale: float, weight_scale: NDArray[np.float32]) -> Quantized:
+def quantize_bias(
+    bias: Array, input_scale: float, weight_scale: NDArray[np.float32]
+) -> QuantizedWeight:
     """int32 at the accumulators' scale, the product of input and weight scale.
 
     `weight_scale` is one number or matches the bias's last axis.
@@ -66,7 +68,7 @@ def quantize_bias(bias: Array, input_scale: float, weight_scale: NDArray[np.floa
     integers = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
     limits = np.iinfo(np.int32)
     axis = bias.ndim - 1 if scale.ndim else None
-    return Quantized(np.clip(integers, limits.min, limits.max).astype(np.int32), scale, axis)
+    return QuantizedWeight(np.clip(integers, limits.min, limits.max).astype(np.int32), scale, axis)
 
 
 def check_finite(array: Array, name: str, node: str) -> None:

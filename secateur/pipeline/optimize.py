@@ -40,7 +40,7 @@ FILES = ("model.onnx", "model.onnx.data", "model.so", "report.json", "report.md"
 """What an output folder may hold; `model.onnx.data` only where a model needs it."""
 
 
-class Observer(Protocol):
+class Progress(Protocol):
     """Hears about the stages of a run as they happen."""
 
     def begin(self, stage: str) -> None:
@@ -146,7 +146,7 @@ def optimize(
     cache: str | os.PathLike[str] | bool = True,
     threads: int = 1,
     seed: int = 0,
-    observer: Observer | None = None,
+    observer: Progress | None = None,
 ) -> Report:
     """Simplify, prune, quantize, verify and compile `model`, and measure every stage.
 
@@ -206,7 +206,7 @@ def refuse_overwriting(model: Model, *outputs: Path) -> None:
 class _Run:
     """The state of one run; its public methods are the stages, in order."""
 
-    def __init__(self, settings: Settings, cache: Cache, observer: Observer) -> None:
+    def __init__(self, settings: Settings, cache: Cache, observer: Progress) -> None:
         self.settings = settings
         self.cache = cache
         self.target: Target = parse_target(settings.target)

@@ -21,8 +21,7 @@ from ..ir.infer import infer_shapes
 from ..ir.onnx_io import atomic_files, load, save
 from ..ir.reference import load_problem, one_line
 from ..passes.base import Pass
-from ..passes.manager import Check as OutputCheck
-from ..passes.manager import PassManager
+from ..passes.manager import OutputCheck, PassManager
 from ..passes.simplify import ConvertOpset, InlineFunctions, Simplify
 from ..reporting.report import Check, PassRun, Report
 

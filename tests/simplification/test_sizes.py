@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from secateur.passes.manager import Check, PassManager
+from secateur.passes.manager import OutputCheck, PassManager
 from secateur.passes.simplify import Simplify
 from tests.test_simplify_structure import operators, parse, simplified
 
@@ -86,7 +86,7 @@ graph g (%x: float[1, 2], %count: int64[]) -> (%y: float[M, 2]) {
     }}
 }""")
     feeds = {"x": np.ones((1, 2), np.float32), "count": np.array(3)}
-    PassManager([Simplify()], check=Check(feeds)).run(model)
+    PassManager([Simplify()], check=OutputCheck(feeds)).run(model)
 
 
 UNKNOWN_RANK = """

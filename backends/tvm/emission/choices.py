@@ -146,7 +146,7 @@ def describe(op: Operation) -> str:
     elif isinstance(op, MatMulOp):
         words += [op.input.dtype, _sizes(op.input.shape), f"weights {_sizes(op.weights.shape)}"]
     if isinstance(op, Fused):
-        words += [step.name for step in op.program.steps if step.name != "constant"]
+        words += [step.name for step in op.program.instructions if step.name != "constant"]
     return " ".join(words)
 
 

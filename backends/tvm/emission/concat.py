@@ -7,47 +7,47 @@ import math
 from collections.abc import Sequence
 
 from ..kernels.movement import concat
-from ..plan.layout import Blocked
+from ..plan.aliases import Alias, pieces
+from ..plan.blocked import Blocked
 from ..plan.operations import ConcatOp
-from ..plan.parts import Part, pieces
 from ..plan.schedule import Buffer
-from ..plan.tensors import Tensor
-from .emitter import Emitter
+from ..plan.tensors import PlanTensor
+from .emission import Emission
 
 
-def emit(emitter: Emitter, op: ConcatOp) -> None:
+def emit(emission: Emission, op: ConcatOp) -> None:
     """Copy the operands, but for those that were written where the result lies."""
-    y, part = emitter.own(op.output), emitter.parts.get(op.output)
+    y, alias = emission.own(op.output), emission.aliases.get(op.output)
     if y is None:
-        emitter.define(op.output, _rows(emitter, op))
-    elif part is None:
-        emitter.define(op.output, _blocks(emitter, op.inputs, y))
+        emission.define(op.output, _rows(emission, op))
+    elif alias is None:
+        emission.define(op.output, _blocks(emission, op.inputs, y))
     else:
         for tensors, first in pieces(op, y.block):
-            there = part.at(first)
-            if [emitter.parts.get(t) for t in tensors] != [there]:
-                _fill(emitter, tensors, y, there)
-        emitter.define(op.output, emitter.view(part, y))
+            there = alias.at(first)
+            if [emission.aliases.get(t) for t in tensors] != [there]:
+                _fill(emission, tensors, y, there)
+        emission.define(op.output, emission.view(alias, y))
 
 
-def _fill(emitter: Emitter, tensors: Sequence[Tensor], whole: Blocked, part: Part) -> None:
+def _fill(emission: Emission, tensors: Sequence[PlanTensor], whole: Blocked, alias: Alias) -> None:
     """Copy tensors to a part of a buffer whose layout is that of `whole`."""
     layout = dataclasses.replace(whole, channels=sum(t.shape[1] for t in tensors))
-    into = emitter.view(part, layout)
+    into = emission.view(alias, layout)
     if len(tensors) == 1:
-        emitter.copy(tensors[0], layout, into)
+        emission.copy(tensors[0], layout, into)
     else:
-        _blocks(emitter, tensors, layout, into)
+        _blocks(emission, tensors, layout, into)
 
 
 def _blocks(
-    emitter: Emitter, tensors: Sequence[Tensor], output: Blocked, into: Buffer | None = None
+    emission: Emission, tensors: Sequence[PlanTensor], output: Blocked, into: Buffer | None = None
 ) -> Buffer:
-    found = [emitter.blocked(t) for t in tensors]
+    found = [emission.blocked(t) for t in tensors]
     layouts, dtype = tuple(layout for _, layout in found), tensors[0].dtype
-    return emitter.call(
+    return emission.call(
         ("concat", layouts, output, dtype),
-        lambda: concat.build_blocked(layouts, output, dtype, emitter.target),
+        lambda: concat.build_blocked(layouts, output, dtype, emission.target),
         [buffer for buffer, _ in found],
         output.shape,
         dtype,
@@ -55,13 +55,13 @@ def _blocks(
     )
 
 
-def _rows(emitter: Emitter, op: ConcatOp) -> Buffer:
+def _rows(emission: Emission, op: ConcatOp) -> Buffer:
     outer = math.prod(op.output.shape[: op.axis])
     runs, dtype = tuple(t.elements // outer for t in op.inputs), op.output.dtype
-    return emitter.call(
+    return emission.call(
         ("concat", outer, runs, dtype),
-        lambda: concat.build_plain(outer, runs, dtype, emitter.target),
-        [emitter.read(t, None) for t in op.inputs],
+        lambda: concat.build_plain(outer, runs, dtype, emission.target),
+        [emission.read(t, None) for t in op.inputs],
         (op.output.elements,),
         dtype,
     )

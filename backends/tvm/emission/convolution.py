@@ -8,26 +8,26 @@ from ....ir.tensor import Array
 from ..kernels.convolution import depthwise, winograd
 from ..kernels.convolution import direct as convolution
 from ..kernels.matrix.dot import weight_range, without_offset
-from ..plan.layout import Blocked
+from ..plan.blocked import Blocked
 from ..plan.operations import ConvolutionOp
 from ..plan.schedule import Buffer
-from .emitter import Emitter, padded
+from .emission import Emission, padded
 from .work import is_parallel
 
 
-def emit(emitter: Emitter, op: ConvolutionOp) -> None:
+def emit(emission: Emission, op: ConvolutionOp) -> None:
     """Choose the form and its tile, pack the weights, build the kernel, and call it."""
-    y = emitter.layouts[op.output]
+    y = emission.layouts[op.output]
     block = y.block if op.is_depthwise else 1
-    x, layout = emitter.blocked(op.input, emitter.choices.needed_pads(op), op.fill, block)
+    x, layout = emission.blocked(op.input, emission.choices.needed_pads(op), op.fill, block)
     if op.is_depthwise:
-        _depthwise(emitter, op, x, layout)
+        _depthwise(emission, op, x, layout)
         return
-    if emitter.choices.by_winograd(op):
-        _winograd(emitter, op, x, layout)
+    if emission.choices.by_winograd(op):
+        _winograd(emission, op, x, layout)
         return
-    channels = max(y.padded_channels, emitter.target.lanes)
-    operands, arguments = emitter.operands(op, y, channels)
+    channels = max(y.padded_channels, emission.target.lanes)
+    operands, arguments = emission.operands(op, y, channels)
     conv = convolution.Convolution(
         layout,
         op.input.dtype,
@@ -39,28 +39,28 @@ def emit(emitter: Emitter, op: ConvolutionOp) -> None:
         weight_range(op.weights),
         op.upsampling,
     )
-    tile = emitter.choices.convolution(op, conv)
-    dot = conv.dot(emitter.target)
+    tile = emission.choices.convolution(op, conv)
+    dot = conv.dot(emission.target)
     values, bias = op.weights, without_offset(op.bias, op.weights, dot.input_offset)
     if op.upsampling is not None:
-        width = conv.phase_vectors(emitter.target) * emitter.target.lanes
+        width = conv.phase_vectors(emission.target) * emission.target.lanes
         values, bias = (_padded_phases(a, op.upsampling.phases, width) for a in (values, bias))
-    bias = padded(bias, conv.vectors(emitter.target) * emitter.target.lanes, dot.accumulator)
-    weights = convolution.pack_weights(conv, emitter.target, tile, values)
-    starts = convolution.start_table(conv, emitter.target, tile)
-    extra = [emitter.constant(starts)] if starts is not None else []
-    parallel = is_parallel(op, emitter.target)
-    emitter.produce(
+    bias = padded(bias, conv.vectors(emission.target) * emission.target.lanes, dot.accumulator)
+    weights = convolution.pack_weights(conv, emission.target, tile, values)
+    starts = convolution.start_table(conv, emission.target, tile)
+    extra = [emission.constant(starts)] if starts is not None else []
+    parallel = is_parallel(op, emission.target)
+    emission.produce(
         op.output,
         (conv, tile, parallel),
-        lambda: convolution.build(conv, emitter.target, tile, parallel),
-        [x, emitter.constant(weights), emitter.constant(bias), *arguments, *extra],
+        lambda: convolution.build(conv, emission.target, tile, parallel),
+        [x, emission.constant(weights), emission.constant(bias), *arguments, *extra],
     )
 
 
-def _depthwise(emitter: Emitter, op: ConvolutionOp, x: Buffer, layout: Blocked) -> None:
-    y = emitter.layouts[op.output]
-    operands, arguments = emitter.operands(op, y, y.padded_channels)
+def _depthwise(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked) -> None:
+    y = emission.layouts[op.output]
+    operands, arguments = emission.operands(op, y, y.padded_channels)
     kernel = depthwise.Depthwise(
         layout,
         op.input.dtype,
@@ -70,32 +70,32 @@ def _depthwise(emitter: Emitter, op: ConvolutionOp, x: Buffer, layout: Blocked) 
         operands,
         weight_range(op.weights),
     )
-    signed = kernel.by_dot_product(emitter.target) and op.input.dtype == "int8"
+    signed = kernel.by_dot_product(emission.target) and op.input.dtype == "int8"
     bias = without_offset(op.bias, op.weights, 128 if signed else 0)
     bias = padded(bias, y.padded_channels, kernel.accumulator)
-    weights = depthwise.pack_weights(kernel, emitter.target, op.weights)
-    parallel = is_parallel(op, emitter.target)
-    emitter.produce(
+    weights = depthwise.pack_weights(kernel, emission.target, op.weights)
+    parallel = is_parallel(op, emission.target)
+    emission.produce(
         op.output,
         (kernel, parallel),
-        lambda: depthwise.build(kernel, emitter.target, parallel),
-        [x, emitter.constant(weights), emitter.constant(bias), *arguments],
+        lambda: depthwise.build(kernel, emission.target, parallel),
+        [x, emission.constant(weights), emission.constant(bias), *arguments],
     )
 
 
-def _winograd(emitter: Emitter, op: ConvolutionOp, x: Buffer, layout: Blocked) -> None:
-    y = emitter.layouts[op.output]
-    operands, arguments = emitter.operands(op, y, y.padded_channels)
+def _winograd(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked) -> None:
+    y = emission.layouts[op.output]
+    operands, arguments = emission.operands(op, y, y.padded_channels)
     kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands)
-    parallel = is_parallel(op, emitter.target)
-    emitter.produce(
+    parallel = is_parallel(op, emission.target)
+    emission.produce(
         op.output,
         (kernel, parallel),
-        lambda: winograd.build(kernel, emitter.target, parallel),
+        lambda: winograd.build(kernel, emission.target, parallel),
         [
             x,
-            emitter.constant(winograd.pack_weights(kernel, op.weights)),
-            emitter.constant(padded(op.bias, y.padded_channels, "float32")),
+            emission.constant(winograd.pack_weights(kernel, op.weights)),
+            emission.constant(padded(op.bias, y.padded_channels, "float32")),
             *arguments,
         ],
         scratch=[(shape, "float32") for shape in kernel.scratch],

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from ..plan.operations import LoopsOp
-from .emitter import Emitter
+from .emission import Emission
 
 
-def emit(emitter: Emitter, op: LoopsOp) -> None:
+def emit(emission: Emission, op: LoopsOp) -> None:
     """Build the kernel where no call has, and call it."""
     signature = tuple((t.shape, t.dtype) for t in (*op.inputs, *op.outputs))
-    results = emitter.call_all(
+    results = emission.call_all(
         ("loops", op.build if op.key is None else op.key, signature),
         op.build,
-        [emitter.read(t, None) for t in op.inputs],
+        [emission.read(t, None) for t in op.inputs],
         [(t.shape, t.dtype) for t in op.outputs],
     )
     for tensor, buffer in zip(op.outputs, results, strict=True):
-        emitter.define(tensor, buffer)
+        emission.define(tensor, buffer)

@@ -9,32 +9,32 @@ from ..kernels.matrix.dot import weight_range, without_offset
 from ..plan.operations import MatMulOp
 from ..plan.strides import collapse
 from ..plan.tensors import broadcast_strides
-from .emitter import Emitter, padded
+from .emission import Emission, padded
 from .work import is_parallel
 
 
-def emit(emitter: Emitter, op: MatMulOp) -> None:
+def emit(emission: Emission, op: MatMulOp) -> None:
     """Choose a tile, pack the weights, build the kernel where no call has, and call it."""
     shape = op.output.shape
     depth, columns = op.weights.shape
     rows = math.prod(shape) // columns
-    lanes = emitter.target.lanes
+    lanes = emission.target.lanes
     width = -(-columns // lanes) * lanes
     operands, arguments = [], []
     for tensor in op.operands:
         if tensor.elements == 1:
             operands.append(matmul.MatrixOperand(tensor.dtype, 1, 0, 0))
-            arguments.append(emitter.read(tensor, None))
+            arguments.append(emission.read(tensor, None))
         elif tensor.elements == columns == tensor.shape[-1] and tensor.const is not None:
             operands.append(matmul.MatrixOperand(tensor.dtype, width, 0, 1))
             arguments.append(
-                emitter.constant(padded(tensor.const.reshape(-1), width, tensor.dtype))
+                emission.constant(padded(tensor.const.reshape(-1), width, tensor.dtype))
             )
         else:
             *outer, column = broadcast_strides(tensor, shape)
             _, [[row]] = collapse(shape[:-1], [outer])
             operands.append(matmul.MatrixOperand(tensor.dtype, tensor.elements, row, column))
-            arguments.append(emitter.read(tensor, None))
+            arguments.append(emission.read(tensor, None))
     kernel = matmul.MatMul(
         rows,
         depth,
@@ -44,20 +44,20 @@ def emit(emitter: Emitter, op: MatMulOp) -> None:
         tuple(operands),
         weight_range(op.weights),
     )
-    tile = emitter.choices.product(op, kernel)
-    dot = kernel.dot(emitter.target)
+    tile = emission.choices.product(op, kernel)
+    dot = kernel.dot(emission.target)
     bias = without_offset(op.bias, op.weights.T, dot.input_offset)
-    parallel = is_parallel(op, emitter.target)
-    buffer = emitter.call(
+    parallel = is_parallel(op, emission.target)
+    buffer = emission.call(
         (kernel, tile, parallel),
-        lambda: matmul.build(kernel, emitter.target, tile, parallel),
+        lambda: matmul.build(kernel, emission.target, tile, parallel),
         [
-            emitter.read(op.input, None),
-            emitter.constant(matmul.pack_weights(kernel, emitter.target, tile, op.weights)),
-            emitter.constant(padded(bias, width, dot.accumulator)),
+            emission.read(op.input, None),
+            emission.constant(matmul.pack_weights(kernel, emission.target, tile, op.weights)),
+            emission.constant(padded(bias, width, dot.accumulator)),
             *arguments,
         ],
         (rows * columns,),
         op.output.dtype,
     )
-    emitter.define(op.output, buffer)
+    emission.define(op.output, buffer)

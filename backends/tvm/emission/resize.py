@@ -10,42 +10,42 @@ import numpy as np
 from ....ir.tensor import Array
 from ..kernels.epilogue import Operand
 from ..kernels.image import resize
-from ..plan.layout import Blocked
+from ..plan.blocked import Blocked
 from ..plan.operations import ResizeOp
 from ..plan.sampling import Taps
 from ..plan.schedule import Buffer
-from ..plan.tensors import Tensor
+from ..plan.tensors import PlanTensor
 from ..targets import Target
-from .emitter import Emitter
+from .emission import Emission
 from .work import is_parallel
 
 SPELLED_OUT = 16
 """Up to so many output pixels of one input pixel are spelled out in a kernel."""
 
 
-def emit(emitter: Emitter, op: ResizeOp) -> None:
+def emit(emission: Emission, op: ResizeOp) -> None:
     """Build the kernel where no call has, and call it."""
-    y = emitter.own(op.output)
+    y = emission.own(op.output)
     plain = y is None
     if y is None:
         y = _images(op.output)
-        x, layout = _plain(emitter, op.input)
-        operands, arguments = _plain_operands(emitter, op)
+        x, layout = _plain(emission, op.input)
+        operands, arguments = _plain_operands(emission, op)
     else:
-        x, layout = emitter.blocked(op.input)
-        operands, arguments = emitter.operands(op, y, y.padded_channels)
-    kernel = _kernel(op, layout, y, operands, emitter.target)
-    parallel = is_parallel(op, emitter.target)
+        x, layout = emission.blocked(op.input)
+        operands, arguments = emission.operands(op, y, y.padded_channels)
+    kernel = _kernel(op, layout, y, operands, emission.target)
+    parallel = is_parallel(op, emission.target)
 
     def build() -> Any:
-        return resize.build(kernel, emitter.target, parallel)
+        return resize.build(kernel, emission.target, parallel)
 
     key = (kernel, parallel)
-    arguments = [x, *(emitter.constant(t) for t in _tables(op, kernel, layout)), *arguments]
+    arguments = [x, *(emission.constant(t) for t in _tables(op, kernel, layout)), *arguments]
     if plain:
-        emitter.define(op.output, emitter.call(key, build, arguments, y.shape, op.output.dtype))
+        emission.define(op.output, emission.call(key, build, arguments, y.shape, op.output.dtype))
     else:
-        emitter.produce(op.output, key, build, arguments)
+        emission.produce(op.output, key, build, arguments)
 
 
 def _kernel(
@@ -72,23 +72,23 @@ def _kernel(
     )
 
 
-def _images(tensor: Tensor) -> Blocked:
+def _images(tensor: PlanTensor) -> Blocked:
     """A row-major tensor as blocks of one channel of images without others."""
     n, c, *rows, columns = tensor.shape
     return Blocked(n * c, 1, math.prod(rows), columns, 1)
 
 
-def _plain(emitter: Emitter, tensor: Tensor) -> tuple[Buffer, Blocked]:
-    return emitter.read(tensor, None), _images(tensor)
+def _plain(emission: Emission, tensor: PlanTensor) -> tuple[Buffer, Blocked]:
+    return emission.read(tensor, None), _images(tensor)
 
 
-def _plain_operands(emitter: Emitter, op: ResizeOp) -> tuple[tuple[Operand, ...], list[Buffer]]:
+def _plain_operands(emission: Emission, op: ResizeOp) -> tuple[tuple[Operand, ...], list[Buffer]]:
     """The operands, each a number or of the output's shape."""
     operands, arguments = [], []
     for tensor in op.operands:
-        buffer, layout = emitter.read(tensor, None), None
+        buffer, layout = emission.read(tensor, None), None
         if tensor.elements > 1:
-            buffer, layout = _plain(emitter, tensor)
+            buffer, layout = _plain(emission, tensor)
         operands.append(Operand(tensor.dtype, layout))
         arguments.append(buffer)
     return tuple(operands), arguments

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ..kernels.rows import rows, softmax
 from ..plan.operations import QuantizedSoftmaxOp, RowsOp
-from ..plan.tensors import Tensor
-from .emitter import Emitter
+from ..plan.tensors import PlanTensor
+from .emission import Emission
 from .work import is_parallel
 
 
-def emit(emitter: Emitter, op: RowsOp) -> None:
+def emit(emission: Emission, op: RowsOp) -> None:
     """Build the kernel where no call has, and call it."""
     kernel = rows.Rows(
         op.kind,
@@ -18,33 +18,33 @@ def emit(emitter: Emitter, op: RowsOp) -> None:
         op.program,
         tuple(_operand(t, op.extents) for t in op.operands),
     )
-    parallel = is_parallel(op, emitter.target)
-    buffer = emitter.call(
+    parallel = is_parallel(op, emission.target)
+    buffer = emission.call(
         (kernel, parallel),
-        lambda: rows.build(kernel, emitter.target, parallel),
-        [emitter.read(t, None) for t in (op.input, *op.operands)],
+        lambda: rows.build(kernel, emission.target, parallel),
+        [emission.read(t, None) for t in (op.input, *op.operands)],
         (op.output.elements,),
         op.program.dtype,
     )
-    emitter.define(op.output, buffer)
+    emission.define(op.output, buffer)
 
 
-def emit_quantized_softmax(emitter: Emitter, op: QuantizedSoftmaxOp) -> None:
+def emit_quantized_softmax(emission: Emission, op: QuantizedSoftmaxOp) -> None:
     """Build the kernel where no call has, and call it."""
     rows, size = op.output.shape
     kernel = softmax.QuantizedSoftmax(rows, size, op.output.dtype, op.output_scale, op.output_zero)
     table = softmax.exponentials(kernel, op.input_scale)
-    buffer = emitter.call(
+    buffer = emission.call(
         (kernel,),
         lambda: softmax.build(kernel),
-        [emitter.read(op.input, None), emitter.constant(table)],
+        [emission.read(op.input, None), emission.constant(table)],
         (rows * size,),
         op.output.dtype,
     )
-    emitter.define(op.output, buffer)
+    emission.define(op.output, buffer)
 
 
-def _operand(tensor: Tensor, extents: tuple[int, int, int]) -> rows.RowOperand:
+def _operand(tensor: PlanTensor, extents: tuple[int, int, int]) -> rows.RowOperand:
     outer, size, inner = extents
     if tensor.elements == 1:
         strides = (0, 0, 0)

@@ -35,14 +35,14 @@ def vector_operations(op: Operation, target: Target) -> float:
     if isinstance(op, (ConvolutionOp, MatMulOp, ProductOp)):
         factor = op.left.tensor if isinstance(op, ProductOp) else op.input
         dot = choose(target, factor.dtype)
-        return macs(op) / target.lanes / dot.depth + vectors * len(op.program.steps)
+        return macs(op) / target.lanes / dot.depth + vectors * len(op.program.instructions)
     if isinstance(op, PoolingOp):
         taps = math.prod(op.geometry.kernel)
-        return vectors * (taps + len(op.program.steps))
+        return vectors * (taps + len(op.program.instructions))
     if isinstance(op, ResizeOp):
-        return vectors * (op.rows.count + op.columns.count + len(op.program.steps))
+        return vectors * (op.rows.count + op.columns.count + len(op.program.instructions))
     if isinstance(op, ElementwiseOp):
-        return vectors * (1 + len(op.views) + len(op.program.steps))
+        return vectors * (1 + len(op.views) + len(op.program.instructions))
     return sum(t.elements for t in (*op.outputs, *op.reads())) / target.lanes
 
 

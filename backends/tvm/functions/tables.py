@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ....ir.tensor import Array
 from ..plan.operations import ElementwiseOp, Fused, Plan
-from ..plan.programs import Program, Step, integer_range, rebuild
+from ..plan.programs import Instruction, Program, integer_range, rebuild
 from ..targets import Target
 
 _LONG = 7
@@ -34,55 +34,55 @@ def use_tables(plan: Plan, target: Target) -> None:
 
 
 def tabulate(program: Program) -> Program:
-    """Replace costly functions of one 8-bit operand or step by `table` steps."""
+    """Replace costly functions of one 8-bit operand or instruction by `table` instructions."""
     count = len(program.operands)
     roots: list[int | None] = [
         i if dtype in ("uint8", "int8") else None for i, dtype in enumerate(program.operands)
     ]
-    steps: dict[int, Step] = dict(enumerate(program.steps, count))
-    result = dict(steps)
-    for index, step in steps.items():
-        found = {roots[a] for a in step.arguments} - {_ANY}
+    instructions: dict[int, Instruction] = dict(enumerate(program.instructions, count))
+    result = dict(instructions)
+    for index, instruction in instructions.items():
+        found = {roots[a] for a in instruction.arguments} - {_ANY}
         root = _ANY if not found else found.pop() if len(found) == 1 else None
         roots.append(root)
-        if step.dtype not in ("uint8", "int8") or root == _ANY:
+        if instruction.dtype not in ("uint8", "int8") or root == _ANY:
             continue
         if root is None:
             roots[index] = index
             continue
-        cone = _cone(steps, index, root)
+        cone = _cone(instructions, index, root)
         if not any(s.name in _COSTLY for s in cone.values()) and len(cone) < _LONG:
             continue
-        dtype = program.operands[root] if root < count else steps[root].dtype
+        dtype = program.operands[root] if root < count else instructions[root].dtype
         values = _values(cone, root, dtype)
         if values is not None:
             table = tuple(int(v) for v in values)
-            result[index] = Step("table", (root,), step.dtype, (("values", table),))
+            result[index] = Instruction("table", (root,), instruction.dtype, (("values", table),))
     return rebuild(program, result, program.result)
 
 
-def _cone(steps: dict[int, Step], index: int, root: int) -> dict[int, Step]:
-    """The steps that lead from a root to a result, in order."""
+def _cone(instructions: dict[int, Instruction], index: int, root: int) -> dict[int, Instruction]:
+    """The instructions that lead from a root to a result, in order."""
     needed, pending = set(), [index]
     while pending:
         current = pending.pop()
         if current == root or current in needed:
             continue
         needed.add(current)
-        pending.extend(steps[current].arguments)
-    return {i: steps[i] for i in sorted(needed)}
+        pending.extend(instructions[current].arguments)
+    return {i: instructions[i] for i in sorted(needed)}
 
 
-def _values(cone: dict[int, Step], root: int, dtype: str) -> Array | None:
-    """The last step's results for all bytes; None where a step has no rule here."""
+def _values(cone: dict[int, Instruction], root: int, dtype: str) -> Array | None:
+    """The last instruction's results for all bytes; None where a instruction has no rule here."""
     known: dict[int, Array] = {root: np.arange(256, dtype=np.uint8).view(dtype)}
     with np.errstate(all="ignore"):
-        for index, step in cone.items():
-            rule = _RULES.get(step.name)
+        for index, instruction in cone.items():
+            rule = _RULES.get(instruction.name)
             if rule is None:
                 return None
-            arguments = [known[a] for a in step.arguments]
-            known[index] = np.broadcast_to(rule(step, arguments), (256,))
+            arguments = [known[a] for a in instruction.arguments]
+            known[index] = np.broadcast_to(rule(instruction, arguments), (256,))
     return known[max(known)]
 
 
@@ -97,12 +97,12 @@ def _round(x: Array, zero: int, dtype: str) -> Array:
     return np.where(np.isnan(value), low, value).astype(dtype)
 
 
-def _dequantize(s: Step, a: Sequence[Array]) -> Array:
+def _dequantize(s: Instruction, a: Sequence[Array]) -> Array:
     offset: Array = a[0].astype(np.int32) - s["zero_point"]
     return offset.astype(np.float32) * np.float32(s["scale"])
 
 
-def _qlinear_add(s: Step, a: Sequence[Array]) -> Array:
+def _qlinear_add(s: Instruction, a: Sequence[Array]) -> Array:
     f32 = np.float32
     ratio_a, ratio_b = f32(s["scale_a"]) / f32(s["scale"]), f32(s["scale_b"]) / f32(s["scale"])
     fixed = f32(s["zero_point"]) - (ratio_a * f32(s["zero_a"]) + ratio_b * f32(s["zero_b"]))
@@ -115,14 +115,14 @@ def _fused(a: Array, b: npt.ArrayLike, c: npt.ArrayLike) -> Array:
     return _float(a.astype(np.float64) * np.asarray(b, np.float64) + np.asarray(c, np.float64))
 
 
-def _qlinear_mul(s: Step, a: Sequence[Array]) -> Array:
+def _qlinear_mul(s: Instruction, a: Sequence[Array]) -> Array:
     f32 = np.float32
     ratio = f32(s["scale_a"]) * f32(s["scale_b"]) / f32(s["scale"])
     product = (_float(a[0]) - f32(s["zero_a"])) * (_float(a[1]) - f32(s["zero_b"])) * ratio
     return _round(product + f32(s["zero_point"]), 0, s.dtype)
 
 
-def _quantize_average(s: Step, a: Sequence[Array]) -> Array:
+def _quantize_average(s: Instruction, a: Sequence[Array]) -> Array:
     return _round(a[0] / np.float32(s["scale"]) + np.float32(s["zero_point"]), 0, s.dtype)
 
 
@@ -134,28 +134,28 @@ def _erf(x: Array) -> Array:
     return np.array([math.erf(v) for v in x])
 
 
-def _exact(function: Callable[[Array], Array]) -> Callable[[Step, Sequence[Array]], Array]:
+def _exact(function: Callable[[Array], Array]) -> Callable[[Instruction, Sequence[Array]], Array]:
     """A function of a float that is computed in float64 and rounded once."""
     return lambda s, a: _float(function(a[0].astype(np.float64)))
 
 
-def _hard_sigmoid(s: Step, a: Sequence[Array]) -> Array:
+def _hard_sigmoid(s: Instruction, a: Sequence[Array]) -> Array:
     value: Array = a[0] * np.float32(s["alpha"]) + np.float32(s["beta"])
     return np.clip(value, np.float32(0), np.float32(1))
 
 
-def _hard_swish(s: Step, a: Sequence[Array]) -> Array:
+def _hard_swish(s: Instruction, a: Sequence[Array]) -> Array:
     gate: Array = np.clip(a[0] * np.float32(1 / 6) + np.float32(0.5), np.float32(0), np.float32(1))
     return a[0] * gate
 
 
-def _gelu(s: Step, a: Sequence[Array]) -> Array:
+def _gelu(s: Instruction, a: Sequence[Array]) -> Array:
     inner = _float(_erf(a[0] * np.float32(1 / math.sqrt(2))))
     half: Array = a[0] * np.float32(0.5)
     return half * (inner + np.float32(1))
 
 
-_RULES: dict[str, Callable[[Step, Sequence[Array]], Array]] = {
+_RULES: dict[str, Callable[[Instruction, Sequence[Array]], Array]] = {
     "identity": lambda s, a: a[0],
     "constant": lambda s, a: np.asarray(s["value"], s.dtype),
     "dequantize": _dequantize,

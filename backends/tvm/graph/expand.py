@@ -34,7 +34,7 @@ _ROUNDS = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Bound:
+class RequiredRange:
     """What an operator requires of an operand: low <= number < high."""
 
     label: str
@@ -43,7 +43,7 @@ class Bound:
     high: int
 
 
-def expand(model: Model, refused: dict[Node, str], bounds: dict[Value, Bound]) -> bool:
+def expand(model: Model, refused: dict[Node, str], bounds: dict[Value, RequiredRange]) -> bool:
     """Inline the definitions of the `EXPANDED` operators; whether there were any.
 
     What an operator requires of its operands and its definition doesn't is added to `bounds`.
@@ -72,7 +72,7 @@ def expand(model: Model, refused: dict[Node, str], bounds: dict[Value, Bound]) -
     return True
 
 
-def _bound(node: Node) -> tuple[Value, Bound] | None:
+def _bound(node: Node) -> tuple[Value, RequiredRange] | None:
     """The operand of a node whose numbers must lie in a range, and that range."""
     if node.op_type == "RotaryEmbedding":  # positions in the tables of sines and cosines
         value, sizes = node.input(3), [(node.input(1), 0)]
@@ -93,7 +93,7 @@ def _bound(node: Node) -> tuple[Value, Bound] | None:
             )
         total += size
     high = total + (node.op_type == "Attention")
-    return value, Bound(node.label, node.op_type, 0, high)
+    return value, RequiredRange(node.label, node.op_type, 0, high)
 
 
 def _is_expanded(node: Node) -> bool:

@@ -10,7 +10,7 @@ from ....ir.infer import infer_shapes
 from ....ir.model import Model
 from ....passes.simplify import FreezeDefaults, simplify_pipeline
 from .backwards import infer_backwards
-from .expand import Bound, expand
+from .expand import RequiredRange, expand
 from .sequences import resolve_sequences
 from .unroll import unroll
 
@@ -24,7 +24,7 @@ class Prepared:
 
     refused: dict[Node, str]
     claims: set[Value]
-    bounds: dict[Value, Bound]
+    bounds: dict[Value, RequiredRange]
 
 
 def prepare(model: Model) -> Prepared:
@@ -35,7 +35,7 @@ def prepare(model: Model) -> Prepared:
     for which it is not possible, with the reasons, and values that runs must check.
     """
     refused: dict[Node, str] = {}
-    bounds: dict[Value, Bound] = {}
+    bounds: dict[Value, RequiredRange] = {}
     if FreezeDefaults().run(model).changed:  # an artifact's weights are its own
         _simplify(model)
     infer_shapes(model)

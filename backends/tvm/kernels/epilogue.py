@@ -8,9 +8,9 @@ from typing import Any
 
 from tvm import tirx
 
+from ..functions.program_code import ProgramCode
 from ..functions.rounding import PACKED, packs
-from ..functions.steps import StepEmitter
-from ..plan.layout import Blocked
+from ..plan.blocked import Blocked
 from ..plan.programs import Program
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, constant, join, load, splat
@@ -76,8 +76,8 @@ class Epilogue:
                 self._read(operand, buffer, n, channel, h, w + first, len(run))
                 for operand, buffer in self.operands
             ]
-            emitter = StepEmitter(self.builder, self.target, self.lanes * len(run))
-            value = emitter.evaluate(self.program, [join(run, self.lanes), *operands])
+            code = ProgramCode(self.builder, self.target, self.lanes * len(run))
+            value = code.evaluate(self.program, [join(run, self.lanes), *operands])
             self._store(value, n, channel, self.output.position(h, w + first), len(run))
 
     def _read(

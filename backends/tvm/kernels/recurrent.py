@@ -11,7 +11,7 @@ from typing import Any
 from tvm import tirx
 
 from ..functions import mathematics
-from ..functions.steps import StepEmitter
+from ..functions.program_code import ProgramCode
 from ..plan.recurrent import Recurrent
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, constant, load, splat
@@ -59,7 +59,7 @@ class _Recurrent:
         self.h, self.c, self.reset = (
             k.parameter(f"S{i}", shape, "float32") for i, shape in enumerate(scratch(layer, target))
         )
-        self.emitter = StepEmitter(k, target, lanes)
+        self.code = ProgramCode(k, target, lanes)
         self.direction = 0
         accumulators = 4 if self.bias is not None else layer.gates
         self.rows = max(1, min(layer.batch, (target.registers - layer.gates - 2) // accumulators))
@@ -167,7 +167,7 @@ class _Recurrent:
         return variable
 
     def bind(self, value: Any) -> Any:
-        return self.emitter.bind(value, "float32")
+        return self.code.bind(value, "float32")
 
     def projected(self, n: Any, at: Any, unit: Any, gate: int) -> Any:
         """What the inputs contribute to a gate, its biases included."""
@@ -180,7 +180,7 @@ class _Recurrent:
 
     def activate(self, index: int, value: Any) -> Any:
         """Clip and apply the direction's activation function number `index`."""
-        e, clip = self.emitter, self.layer.clip
+        e, clip = self.code, self.layer.clip
         if clip:
             value = e.at_least(e.at_most(value, e.number(clip)), e.number(-clip))
         name = self.layer.activations[self.direction][index]
@@ -188,10 +188,10 @@ class _Recurrent:
 
     def apply(self, name: str, value: Any) -> Any:
         if name == "sigmoid":
-            return mathematics.sigmoid(self.emitter, value)
+            return mathematics.sigmoid(self.code, value)
         if name == "tanh":
-            return mathematics.tanh(self.emitter, value)
-        return self.emitter.at_least(value, self.emitter.number(0.0))
+            return mathematics.tanh(self.code, value)
+        return self.code.at_least(value, self.code.number(0.0))
 
     def keep(self, value: Any, n: Any, unit: Any, after: Any, at: Any) -> None:
         """The new hidden state, also into the output."""
@@ -264,5 +264,5 @@ class _Recurrent:
         self, z: Any, candidate: Any, n: Any, unit: Any, before: Any, after: Any, at: Any
     ) -> None:
         old = self.state(self.h, before, n, unit)
-        value = (self.emitter.number(1.0) - z) * candidate + z * old
+        value = (self.code.number(1.0) - z) * candidate + z * old
         self.keep(self.bind(value), n, unit, after, at)

@@ -13,7 +13,7 @@ from ....ir.model import Model
 from ....ir.tensor import Array
 from ..plan.operations import ElementwiseOp, Plan
 from ..plan.programs import Program, ProgramBuilder, compose, dequantize, simplify
-from ..plan.tensors import Operation, Tensor, View
+from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
 
 
@@ -21,14 +21,14 @@ from ..targets import Target
 class Stored:
     """The value itself is in memory."""
 
-    tensor: Tensor
+    tensor: PlanTensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantized:
     """A float value that is in memory as integers: (tensor - zero) * scale."""
 
-    tensor: Tensor
+    tensor: PlanTensor
     scale: float
     zero: int
 
@@ -80,7 +80,7 @@ class Lowering:
         self.target = target
         self.items: dict[Value, Item] = {}
         self.plan = Plan([], [], [])
-        self._floats: dict[Quantized, Tensor] = {}
+        self._floats: dict[Quantized, PlanTensor] = {}
         self._users: dict[Value, list[Node]] = {}
 
     # --- values ---
@@ -104,7 +104,7 @@ class Lowering:
         item = self.item(value)
         return item.dequantized() if isinstance(item, Constant) else None
 
-    def stored(self, value: Value) -> Tensor:
+    def stored(self, value: Value) -> PlanTensor:
         """The value in memory as its own type; dequantizes once where it is kept as integers."""
         item = self.item(value)
         if isinstance(item, Stored):
@@ -112,17 +112,17 @@ class Lowering:
         if isinstance(item, Constant):
             self.dtype(value)  # which types there are kernels for
             array = np.asarray(item.dequantized(), order="C")
-            return Tensor(value.name, str(array.dtype), tuple(array.shape), const=array)
+            return PlanTensor(value.name, str(array.dtype), tuple(array.shape), const=array)
         found = self._floats.get(item)
         if found is None:
             found = self._floats[item] = self.tensor(value)
             program = dequantize(item.tensor.dtype, item.scale, item.zero)
-            self.emit(ElementwiseOp(value.name, [found], [View.of(item.tensor)], program))
+            self.add(ElementwiseOp(value.name, [found], [View.of(item.tensor)], program))
         return found
 
-    def tensor(self, value: Value, dtype: str | None = None) -> Tensor:
+    def tensor(self, value: Value, dtype: str | None = None) -> PlanTensor:
         """A new tensor for a value's result."""
-        return Tensor(value.name, dtype or self.dtype(value), self.shape(value))
+        return PlanTensor(value.name, dtype or self.dtype(value), self.shape(value))
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """The static shape; raises UnsupportedError where it isn't known."""
@@ -148,13 +148,13 @@ class Lowering:
         """Nodes reading a value, those inside subgraphs included."""
         return value.users
 
-    def emit(self, operation: Operation) -> None:
+    def add(self, operation: Operation) -> None:
         self.plan.operations.append(operation)
 
     # --- elementwise ---
 
     def operand(self, value: Value) -> tuple[View, Program]:
-        """How an elementwise rule reads a value: a tensor and the steps to its own type."""
+        """How an elementwise rule reads a value: a tensor and the program to its own type."""
         item = self.item(value)
         if isinstance(item, Quantized):
             return View.of(item.tensor), dequantize(item.tensor.dtype, item.scale, item.zero)
@@ -162,23 +162,27 @@ class Lowering:
         return View.of(tensor), Program((tensor.dtype,))
 
     def elementwise(
-        self, label: str, operands: Sequence[tuple[View, Program]], program: Program, output: Tensor
+        self,
+        label: str,
+        operands: Sequence[tuple[View, Program]],
+        program: Program,
+        output: PlanTensor,
     ) -> None:
-        """Emit a program whose operands have steps of their own; constants become steps."""
+        """Add a program whose operands have programs of their own; constants become part of it."""
         views: list[View] = []
         inner: dict[int, Program] = {}
-        for index, (view, steps) in enumerate(operands):
+        for index, (view, instructions) in enumerate(operands):
             const = view.tensor.const
-            if const is not None and const.size == 1 and steps.is_identity:
+            if const is not None and const.size == 1 and instructions.is_identity:
                 builder = ProgramBuilder(())
-                builder.step("constant", (), view.tensor.dtype, value=const.reshape(()).item())
+                builder.add("constant", (), view.tensor.dtype, value=const.reshape(()).item())
                 inner[index] = builder.build()
                 continue
             views.append(view)
-            if steps.steps:
-                inner[index] = steps
+            if instructions.instructions:
+                inner[index] = instructions
         fused = compose(program, inner) if inner else program
-        self.emit(ElementwiseOp(label, [output], views, simplify(fused)))
+        self.add(ElementwiseOp(label, [output], views, simplify(fused)))
 
     # --- quantization ---
 

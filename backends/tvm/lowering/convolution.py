@@ -13,7 +13,7 @@ from ....ir.tensor import Array
 from ..plan.geometry import Geometry
 from ..plan.operations import ConvolutionOp, PoolingOp, ReshapeOp
 from ..plan.programs import Program, ProgramBuilder, dequantize
-from ..plan.tensors import Tensor
+from ..plan.tensors import PlanTensor
 from .context import Constant, Lowering, Quantized, Stored, check_int32
 
 
@@ -43,7 +43,7 @@ def convolution(lowering: Lowering, node: Node) -> bool:
     if bias is None:
         bias = np.zeros(values.shape[0], np.float32)
     output = lowering.tensor(y, "float32")
-    lowering.emit(
+    lowering.add(
         ConvolutionOp(
             label=node.label,
             outputs=[output],
@@ -80,7 +80,7 @@ def _integer_convolution(
     values = image_weights(integer)
     sums = values.reshape(channels, -1).astype(np.int64).sum(1)
     output = lowering.tensor(y, "float32")
-    lowering.emit(
+    lowering.add(
         ConvolutionOp(
             label=node.label,
             outputs=[output],
@@ -117,7 +117,7 @@ def accumulator_scales(item: Quantized, weights: Constant, channels: int) -> Arr
 
 def integer_accumulator(
     lowering: Lowering, node: Node, item: Quantized, weights: Constant, channels: int
-) -> tuple[Array, Program, list[Tensor]] | None:
+) -> tuple[Array, Program, list[PlanTensor]] | None:
     """A convolution's bias in units of the accumulator, and the program that dequantizes
     it with its operands. None where the bias isn't constant."""
     scales = accumulator_scales(item, weights, channels)
@@ -154,7 +154,7 @@ def integer_bias(
 
 def accumulator_program(
     label: str, scale: float, scales: Array, bias: Array | None, tail: tuple[int, ...]
-) -> tuple[Program, list[Tensor]]:
+) -> tuple[Program, list[PlanTensor]]:
     """From the integer accumulator to floats: scales per channel, perhaps a float bias.
 
     Returns the program of operands (accumulator, scales, [bias]) and the latter's tensors.
@@ -162,13 +162,13 @@ def accumulator_program(
     shape = (-1, *tail)
     arrays = [scales] if bias is None else [scales, bias]
     builder = ProgramBuilder(["int32"] + ["float32"] * len(arrays))
-    result = builder.step("scale_accumulator", (0, 1), "float32", input_scale=scale)
+    result = builder.add("scale_accumulator", (0, 1), "float32", input_scale=scale)
     if bias is not None:
-        builder.step("add", (result, 2), "float32")
+        builder.add("add", (result, 2), "float32")
     tensors = []
     for name, array in zip(("scale", "bias"), arrays, strict=False):
         values = np.ascontiguousarray(array, np.float32).reshape(shape)
-        tensors.append(Tensor(f"{label}/{name}", "float32", values.shape, const=values))
+        tensors.append(PlanTensor(f"{label}/{name}", "float32", values.shape, const=values))
     return builder.build(), tensors
 
 
@@ -247,7 +247,7 @@ def _maximum(lowering: Lowering, node: Node, x: Value, y: Value, geometry: Geome
         return False
     output = lowering.tensor(y, source.dtype)
     lowest = {"float32": -math.inf, "uint8": 0, "int8": -128}[source.dtype]
-    lowering.emit(
+    lowering.add(
         PoolingOp(
             label=node.label,
             outputs=[output],
@@ -300,11 +300,11 @@ def reduce_mean(lowering: Lowering, node: Node) -> bool:
     if sorted(a % len(shape) for a in axes) != list(range(2, len(shape))):
         return False
     counts = np.full((1, 1), float(np.prod(shape[2:])), np.float32)
-    pooled = Tensor(y.name, "float32", (*shape[:2], *(1 for _ in shape[2:])))
+    pooled = PlanTensor(y.name, "float32", (*shape[:2], *(1 for _ in shape[2:])))
     _emit_average(lowering, node, x, pooled, _whole_image(shape), counts)
     if len(lowering.shape(y)) == 2:
         output = lowering.tensor(y)
-        lowering.emit(ReshapeOp(node.label, [output], pooled))
+        lowering.add(ReshapeOp(node.label, [output], pooled))
         pooled = output
     lowering.items[y] = Stored(pooled)
     return True
@@ -324,11 +324,11 @@ def global_average_pool(lowering: Lowering, node: Node) -> bool:
         counts = np.full((1, 1), float(count), np.float32)
         return _average(lowering, node, x, y, _whole_image(shape), counts)
     builder = ProgramBuilder(("int32",))
-    builder.step(
+    builder.add(
         "scale_sum", (0,), "float32", input_scale=item.scale, count=count, zero_point=item.zero
     )
     output = lowering.tensor(y, "float32")
-    lowering.emit(
+    lowering.add(
         PoolingOp(
             label=node.label,
             outputs=[output],
@@ -356,7 +356,7 @@ def _average(
 
 
 def _emit_average(
-    lowering: Lowering, node: Node, x: Value, output: Tensor, geometry: Geometry, counts: Array
+    lowering: Lowering, node: Node, x: Value, output: PlanTensor, geometry: Geometry, counts: Array
 ) -> None:
     item = lowering.item(x)
     if isinstance(item, Quantized):
@@ -364,7 +364,7 @@ def _emit_average(
         element = dequantize(source.dtype, item.scale, item.zero)
     else:
         source, fill, element = lowering.stored(x), 0.0, Program(("float32",))
-    lowering.emit(
+    lowering.add(
         PoolingOp(
             label=node.label,
             outputs=[output],

@@ -18,7 +18,7 @@ from ....ir.tensor import Array
 from ..plan.geometry import Geometry, Upsampling
 from ..plan.operations import ConvolutionOp
 from ..plan.programs import Program
-from ..plan.tensors import Tensor
+from ..plan.tensors import PlanTensor
 from .context import Constant, Lowering, Quantized, Stored, check_int32
 from .convolution import image_weights, integer_accumulator, integer_weights
 
@@ -47,7 +47,7 @@ def conv_transpose(lowering: Lowering, node: Node) -> bool:
         return False
     channels = values.shape[1]
     program: Program = Program(("float32",))
-    operands: list[Tensor] = []
+    operands: list[PlanTensor] = []
     accumulator: Array = np.zeros(channels, np.float32) if bias is None else bias
     if isinstance(item, Quantized) and item.tensor.dtype in ("uint8", "int8"):
         integer = integer_weights(weights, 1) if groups == 1 else None
@@ -66,7 +66,7 @@ def conv_transpose(lowering: Lowering, node: Node) -> bool:
         sums = packed.reshape(packed.shape[0], -1).astype(np.int64).sum(1)
         per_phase = check_int32(per_phase - fill * sums)
     output = lowering.tensor(y, "float32")
-    lowering.emit(
+    lowering.add(
         ConvolutionOp(
             label=node.label,
             outputs=[output],

@@ -10,11 +10,11 @@ import numpy as np
 
 from ....ir.graph import Node, Value
 from ..plan.programs import Program, ProgramBuilder, quantize
-from ..plan.tensors import Tensor, View
+from ..plan.tensors import PlanTensor, View
 from .context import Constant, Lowering, Quantized, Stored
 
 LARGEST = float(np.finfo(np.float32).max)
-"""Bound of a Clip that has none."""
+"""RequiredRange of a Clip that has none."""
 
 _UNARY: dict[str, str] = {
     "Relu": "relu",
@@ -40,13 +40,13 @@ _VARIADIC: dict[str, str] = {"Max": "max", "Min": "min", "Sum": "add"}
 
 
 def unary(lowering: Lowering, node: Node) -> bool:
-    return _emit(lowering, node, lambda b: b.step(_UNARY[node.op_type], (0,), "float32"))
+    return _emit(lowering, node, lambda b: b.add(_UNARY[node.op_type], (0,), "float32"))
 
 
 def binary(lowering: Lowering, node: Node) -> bool:
     if lowering.model.opset < 7:  # broadcasting was by attributes
         return False
-    return _emit(lowering, node, lambda b: b.step(_BINARY[node.op_type], (0, 1), "float32"))
+    return _emit(lowering, node, lambda b: b.add(_BINARY[node.op_type], (0, 1), "float32"))
 
 
 def power(lowering: Lowering, node: Node) -> bool:
@@ -61,7 +61,7 @@ def power(lowering: Lowering, node: Node) -> bool:
     def build(b: ProgramBuilder) -> None:
         result = 0
         for name, arguments in _POWERS[value]:
-            result = b.step(name, [(0, result)[a] for a in arguments], "float32")
+            result = b.add(name, [(0, result)[a] for a in arguments], "float32")
 
     return _emit(lowering, node, build, [base])
 
@@ -87,11 +87,11 @@ def variadic(lowering: Lowering, node: Node) -> bool:
     def build(b: ProgramBuilder) -> None:
         total = 0
         for i in range(1, len(b.operands)):
-            total = b.step(_VARIADIC[node.op_type], (total, i), "float32")
+            total = b.add(_VARIADIC[node.op_type], (total, i), "float32")
         if bounds and node.op_type == "Max":
-            b.step("clip", (total,), "float32", low=max(bounds.values()), high=math.inf)
+            b.add("clip", (total,), "float32", low=max(bounds.values()), high=math.inf)
         elif bounds:
-            b.step("clip", (total,), "float32", low=-math.inf, high=min(bounds.values()))
+            b.add("clip", (total,), "float32", low=-math.inf, high=min(bounds.values()))
 
     return _emit(lowering, node, build, values)
 
@@ -111,12 +111,12 @@ def _bounds(lowering: Lowering, node: Node) -> dict[int, float]:
 
 def leaky_relu(lowering: Lowering, node: Node) -> bool:
     alpha = float(node.get("alpha", 0.01))
-    return _emit(lowering, node, lambda b: b.step("leaky_relu", (0,), "float32", alpha=alpha))
+    return _emit(lowering, node, lambda b: b.add("leaky_relu", (0,), "float32", alpha=alpha))
 
 
 def elu(lowering: Lowering, node: Node) -> bool:
     alpha = float(node.get("alpha", 1.0))
-    return _emit(lowering, node, lambda b: b.step("elu", (0,), "float32", alpha=alpha))
+    return _emit(lowering, node, lambda b: b.add("elu", (0,), "float32", alpha=alpha))
 
 
 def hard_sigmoid(lowering: Lowering, node: Node) -> bool:
@@ -124,14 +124,14 @@ def hard_sigmoid(lowering: Lowering, node: Node) -> bool:
     return _emit(
         lowering,
         node,
-        lambda b: b.step("hard_sigmoid", (0,), "float32", alpha=alpha, beta=beta),
+        lambda b: b.add("hard_sigmoid", (0,), "float32", alpha=alpha, beta=beta),
     )
 
 
 def gelu(lowering: Lowering, node: Node) -> bool:
     if node.get("approximate", "none") != "none":
         return False
-    return _emit(lowering, node, lambda b: b.step("gelu", (0,), "float32"))
+    return _emit(lowering, node, lambda b: b.add("gelu", (0,), "float32"))
 
 
 def clip(lowering: Lowering, node: Node) -> bool:
@@ -154,7 +154,7 @@ def clip(lowering: Lowering, node: Node) -> bool:
     return _emit(
         lowering,
         node,
-        lambda b: b.step("clip", (0,), "float32", low=float(low), high=float(high)),
+        lambda b: b.add("clip", (0,), "float32", low=float(low), high=float(high)),
         node.inputs[:1],
     )
 
@@ -162,7 +162,7 @@ def clip(lowering: Lowering, node: Node) -> bool:
 def prelu(lowering: Lowering, node: Node) -> bool:
     if lowering.model.opset < 7:  # slopes were per channel
         return False
-    return _emit(lowering, node, lambda b: b.step("prelu", (0, 1), "float32"))
+    return _emit(lowering, node, lambda b: b.add("prelu", (0, 1), "float32"))
 
 
 def batch_normalization(lowering: Lowering, node: Node) -> bool:
@@ -184,12 +184,12 @@ def batch_normalization(lowering: Lowering, node: Node) -> bool:
     rank = len(lowering.shape(x))
     shape = (-1,) + (1,) * (rank - 2)
     builder = ProgramBuilder(("float32", "float32", "float32"))
-    product = builder.step("rounded", (builder.step("mul", (0, 1), "float32"),), "float32")
-    builder.step("add", (product, 2), "float32")
+    product = builder.add("rounded", (builder.add("mul", (0, 1), "float32"),), "float32")
+    builder.add("add", (product, 2), "float32")
     operands = [lowering.operand(x)]
     for suffix, array in (("factor", factor), ("offset", offset)):
         values = array.astype(np.float32).reshape(shape)
-        tensor = Tensor(f"{node.label}/{suffix}", "float32", values.shape, const=values)
+        tensor = PlanTensor(f"{node.label}/{suffix}", "float32", values.shape, const=values)
         operands.append((View.of(tensor), Program(("float32",))))
     output = lowering.tensor(y)
     lowering.elementwise(node.label, operands, builder.build(), output)

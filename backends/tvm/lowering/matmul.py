@@ -11,7 +11,7 @@ from ....ir.graph import Node
 from ....ir.tensor import Array
 from ..plan.operations import MatMulOp
 from ..plan.programs import Program, ProgramBuilder
-from ..plan.tensors import Tensor
+from ..plan.tensors import PlanTensor
 from . import product
 from .context import Constant, Lowering, Quantized, Stored, check_int32
 from .convolution import (
@@ -53,7 +53,7 @@ def gemm(lowering: Lowering, node: Node) -> bool:
     matrix = weights.dequantized()
     matrix = (matrix.T if transposed else matrix) * np.float32(alpha)
     bias = lowering.constant(c) if c is not None else None
-    operands: list[Tensor] = []
+    operands: list[PlanTensor] = []
     program = Program(("float32",))
     zeros = np.zeros(columns, np.float32)
     if c is not None and bias is not None and _is_per_column(bias.shape, columns):
@@ -63,10 +63,10 @@ def gemm(lowering: Lowering, node: Node) -> bool:
             return False
         operands = [lowering.stored(c)]
         builder = ProgramBuilder(("float32", "float32"))
-        builder.step("add", (0, 1), "float32")
+        builder.add("add", (0, 1), "float32")
         program = builder.build()
     output = lowering.tensor(y, "float32")
-    lowering.emit(
+    lowering.add(
         MatMulOp(node.label, [output], operands, program, lowering.stored(a), matrix, zeros)
     )
     lowering.items[y] = Stored(output)
@@ -92,7 +92,7 @@ def matmul(lowering: Lowering, node: Node) -> bool:
     if not _float(lowering, item) or weights.dequantized().dtype != np.float32:
         return False
     output = lowering.tensor(y, "float32")
-    lowering.emit(
+    lowering.add(
         MatMulOp(
             node.label,
             [output],
@@ -121,7 +121,7 @@ def _integer(
     program, operands = accumulator_program(node.label, item.scale, scales, rest, ())
     sums = matrix.astype(np.int64).sum(0)
     output = lowering.tensor(y, "float32")
-    lowering.emit(
+    lowering.add(
         MatMulOp(
             node.label,
             [output],

@@ -11,7 +11,7 @@ from ....ir.graph import Node, Value
 from ..plan.operations import ProductOp
 from ..plan.programs import Program, ProgramBuilder
 from ..plan.strides import row_major
-from ..plan.tensors import Tensor, View
+from ..plan.tensors import PlanTensor, View
 from .context import Constant, Lowering, Quantized, Stored
 from .convolution import accumulator_program
 
@@ -54,12 +54,12 @@ def gemm(lowering: Lowering, node: Node) -> bool:
     def scaled(value: int, factor: float) -> int:
         if factor == 1.0:
             return value
-        constant = builder.step("constant", (), "float32", value=factor)
-        return builder.step("mul", (value, constant), "float32")
+        constant = builder.add("constant", (), "float32", value=factor)
+        return builder.add("mul", (value, constant), "float32")
 
     result = scaled(result, alpha)
     if operands:
-        builder.step("add", (result, scaled(1, beta)), "float32")
+        builder.add("add", (result, scaled(1, beta)), "float32")
     views = []
     for value, flag in ((a, "transA"), (b, "transB")):
         tensor = lowering.stored(value)
@@ -71,7 +71,7 @@ def gemm(lowering: Lowering, node: Node) -> bool:
         return False
     output = lowering.tensor(y, "float32")
     program = builder.build()
-    lowering.emit(
+    lowering.add(
         ProductOp(node.label, [output], operands, program, views[0], views[1], 0, 0, output.shape)
     )
     lowering.items[y] = Stored(output)
@@ -84,7 +84,7 @@ def _emit(
     left: Quantized,
     right: Quantized,
     program: Program,
-    operands: list[Tensor],
+    operands: list[PlanTensor],
 ) -> bool:
     y = node.output(0)
     assert y is not None
@@ -93,7 +93,7 @@ def _emit(
     if any(0 in v.shape for v in views) or math.prod(shape) >= 2**31:
         return False
     output = lowering.tensor(y, "float32")
-    lowering.emit(
+    lowering.add(
         ProductOp(
             node.label,
             [output],
@@ -110,7 +110,7 @@ def _emit(
     return True
 
 
-def _aligned(tensor: Tensor, rank: int) -> View:
+def _aligned(tensor: PlanTensor, rank: int) -> View:
     """The tensor with leading axes of size 1 up to a rank."""
     shape: Sequence[int] = (1,) * (rank - len(tensor.shape)) + tensor.shape
     return View(tensor, tuple(shape), row_major(shape))
@@ -126,7 +126,7 @@ def _integers(lowering: Lowering, value: Value) -> Quantized | None:
             return None
         zero = 0 if item.zero is None else int(item.zero.reshape(()))
         array = item.array
-        tensor = Tensor(value.name, str(array.dtype), tuple(array.shape), const=array)
+        tensor = PlanTensor(value.name, str(array.dtype), tuple(array.shape), const=array)
         item = Quantized(tensor, float(item.scale.reshape(())), zero)
     if isinstance(item, Quantized) and item.tensor.dtype in ("uint8", "int8"):
         return item

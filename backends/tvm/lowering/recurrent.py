@@ -11,7 +11,7 @@ from ....ir.tensor import Array
 from ..plan.operations import MatMulOp, RecurrentOp
 from ..plan.programs import Program
 from ..plan.recurrent import ACTIVATIONS, Recurrent
-from ..plan.tensors import Tensor
+from ..plan.tensors import PlanTensor
 from .context import Constant, Lowering, Quantized, Stored
 
 _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
@@ -47,14 +47,14 @@ def recurrent(lowering: Lowering, node: Node) -> bool:
         matrix = layer.arrange(target, np.ascontiguousarray(weights[0][d].T))
         name = f"{node.label}/projection{d}"
         shape = (layer.steps, layer.batch, layer.columns(target))
-        projections.append(Tensor(name, "float32", shape))
+        projections.append(PlanTensor(name, "float32", shape))
         offsets = layer.arrange(target, total[d])
         program = Program(("float32",))
-        lowering.emit(MatMulOp(node.label, [projections[-1]], [], program, source, matrix, offsets))
+        lowering.add(MatMulOp(node.label, [projections[-1]], [], program, source, matrix, offsets))
     initial = [node.input(i) for i in (5, 6)]
     states = [lowering.stored(v) for v in initial if v is not None]
     outputs = _outputs(lowering, node, layer)
-    lowering.emit(RecurrentOp(node.label, outputs, layer, projections, weights[1], late, states))
+    lowering.add(RecurrentOp(node.label, outputs, layer, projections, weights[1], late, states))
     return True
 
 
@@ -97,7 +97,7 @@ def _layer(lowering: Lowering, node: Node, x: Value, weights: Array) -> Recurren
     )
 
 
-def _outputs(lowering: Lowering, node: Node, layer: Recurrent) -> list[Tensor]:
+def _outputs(lowering: Lowering, node: Node, layer: Recurrent) -> list[PlanTensor]:
     """Tensors for all results of the kernel, also those that the node doesn't name."""
     last = (len(layer.reverse), layer.batch, layer.hidden)
     shapes = [(layer.steps, *last), last]
@@ -106,7 +106,7 @@ def _outputs(lowering: Lowering, node: Node, layer: Recurrent) -> list[Tensor]:
     tensors = []
     for i, shape in enumerate(shapes):
         value = node.output(i)
-        tensor = Tensor(value.name if value else f"{node.label}/{i}", "float32", shape)
+        tensor = PlanTensor(value.name if value else f"{node.label}/{i}", "float32", shape)
         if value is not None:
             lowering.items[value] = Stored(tensor)
         tensors.append(tensor)

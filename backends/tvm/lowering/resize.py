@@ -44,7 +44,7 @@ def resize(lowering: Lowering, node: Node) -> bool:
     spatial = [t or Taps.unchanged(n) for t, n in zip(taps[2:], out[2:], strict=True)]
     rows, columns = [Taps.unchanged(1), *spatial][-2:]
     output = lowering.tensor(y, dtype)
-    lowering.emit(
+    lowering.add(
         ResizeOp(
             label=node.label,
             outputs=[output],

@@ -11,7 +11,7 @@ import numpy as np
 from ....ir.graph import Node, Value
 from ..plan.operations import ElementwiseOp, QuantizedSoftmaxOp, ReshapeOp, RowsOp
 from ..plan.programs import Program, ProgramBuilder
-from ..plan.tensors import Tensor, View
+from ..plan.tensors import PlanTensor, View
 from .context import Constant, Lowering, Quantized, Stored
 
 _REDUCTIONS = {
@@ -61,17 +61,17 @@ def _quantized_softmax(lowering: Lowering, node: Node, x: Value, y: Value) -> bo
     rows, size = math.prod(shape[:axis]), math.prod(shape[axis:])
     source = item.tensor
     if len(shape) != 2 or shape != (rows, size):
-        flat = Tensor(source.name + "/rows", source.dtype, (rows, size))
-        lowering.emit(ReshapeOp(node.label, [flat], source))
+        flat = PlanTensor(source.name + "/rows", source.dtype, (rows, size))
+        lowering.add(ReshapeOp(node.label, [flat], source))
         source = flat
-    result = Tensor(y.name, parameters.dtype, (rows, size))
-    lowering.emit(
+    result = PlanTensor(y.name, parameters.dtype, (rows, size))
+    lowering.add(
         QuantizedSoftmaxOp(
             node.label, [result], source, item.scale, parameters.scale, parameters.zero
         )
     )
-    output = Tensor(parameters.output.name, parameters.dtype, shape)
-    lowering.emit(ReshapeOp(node.label, [output], result))
+    output = PlanTensor(parameters.output.name, parameters.dtype, shape)
+    lowering.add(ReshapeOp(node.label, [output], result))
     lowering.items[parameters.output] = Stored(output)
     lowering.items[y] = Quantized(output, parameters.scale, parameters.zero)
     return True
@@ -92,9 +92,9 @@ def layer_normalization(lowering: Lowering, node: Node) -> bool:
     if not all(t.shape == row for t in operands) or not operands:
         return False
     builder = ProgramBuilder(["float32"] * (1 + len(operands)))
-    result = builder.step("mul", (0, 1), "float32")
+    result = builder.add("mul", (0, 1), "float32")
     if len(operands) == 2:
-        builder.step("add", (result, 2), "float32")
+        builder.add("add", (result, 2), "float32")
     kind = "normalize" if node.op_type == "LayerNormalization" else "root_mean_square"
     epsilon = float(node.get("epsilon", 1e-5))
     extents = _extents(shape, axis, len(shape))
@@ -115,25 +115,25 @@ def group_normalization(lowering: Lowering, node: Node) -> bool:
         return False
     groups = int(node.get("num_groups", shape[1]))
     extents = (shape[0] * groups, math.prod(shape[1:]) // groups, 1)
-    normal = Tensor(y.name + "/normal", "float32", shape)
+    normal = PlanTensor(y.name + "/normal", "float32", shape)
     epsilon = float(node.get("epsilon", 1e-5))
     program = Program(("float32",))
     source = lowering.stored(x)
-    lowering.emit(RowsOp(node.label, [normal], [], program, source, "normalize", extents, epsilon))
+    lowering.add(RowsOp(node.label, [normal], [], program, source, "normalize", extents, epsilon))
     builder = ProgramBuilder(["float32"] * 3)
-    builder.step("add", (builder.step("mul", (0, 1), "float32"), 2), "float32")
+    builder.add("add", (builder.add("mul", (0, 1), "float32"), 2), "float32")
     views = [View.of(normal)]
     for value in factors:
         tensor = lowering.stored(value)
         spread = (shape[1], *(1 for _ in shape[2:]))
         if tensor.const is not None:
-            shaped = Tensor(tensor.name, "float32", spread, const=tensor.const.reshape(spread))
+            shaped = PlanTensor(tensor.name, "float32", spread, const=tensor.const.reshape(spread))
         else:
-            shaped = Tensor(tensor.name + "/channels", "float32", spread)
-            lowering.emit(ReshapeOp(node.label, [shaped], tensor))
+            shaped = PlanTensor(tensor.name + "/channels", "float32", spread)
+            lowering.add(ReshapeOp(node.label, [shaped], tensor))
         views.append(View.of(shaped))
     output = lowering.tensor(y, "float32")
-    lowering.emit(ElementwiseOp(node.label, [output], views, builder.build()))
+    lowering.add(ElementwiseOp(node.label, [output], views, builder.build()))
     lowering.items[y] = Stored(output)
     return True
 
@@ -170,14 +170,14 @@ def _emit(
     y: Value,
     epsilon: float = 0.0,
     program: Program | None = None,
-    operands: Sequence[Tensor] = (),
+    operands: Sequence[PlanTensor] = (),
 ) -> None:
     x = node.input(0)
     assert x is not None
     output = lowering.tensor(y, "float32")
     program = program or Program(("float32",))
     source = lowering.stored(x)
-    lowering.emit(
+    lowering.add(
         RowsOp(node.label, [output], list(operands), program, source, kind, extents, epsilon)
     )
     lowering.items[y] = Stored(output)

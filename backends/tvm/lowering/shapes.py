@@ -10,7 +10,7 @@ import numpy as np
 from ....ir.graph import Node, Value
 from ..plan.operations import ConcatOp, ElementwiseOp, ReshapeOp
 from ..plan.programs import Program, dequantize, quantize, simplify
-from ..plan.tensors import Tensor, View
+from ..plan.tensors import PlanTensor, View
 from .context import Constant, Item, Lowering, Quantized, Stored
 
 
@@ -28,8 +28,8 @@ def reshape(lowering: Lowering, node: Node) -> bool:
     if shape == source.shape:
         lowering.items[y] = _with(lowering.item(x), source)
         return True
-    output = Tensor(y.name, source.dtype, shape)
-    lowering.emit(ReshapeOp(node.label, [output], source))
+    output = PlanTensor(y.name, source.dtype, shape)
+    lowering.add(ReshapeOp(node.label, [output], source))
     lowering.items[y] = _with(lowering.item(x), output)
     return True
 
@@ -54,8 +54,8 @@ def transpose(lowering: Lowering, node: Node) -> bool:
     shape = tuple(source.shape[p] for p in order)
     moved = [p for p in order if source.shape[p] != 1]
     if moved == sorted(moved):
-        output = Tensor(y.name, source.dtype, shape)
-        lowering.emit(ReshapeOp(node.label, [output], source))
+        output = PlanTensor(y.name, source.dtype, shape)
+        lowering.add(ReshapeOp(node.label, [output], source))
         lowering.items[y] = _with(lowering.item(x), output)
         return True
     strides = _strides(source.shape)
@@ -169,8 +169,8 @@ def concat(lowering: Lowering, node: Node) -> bool:
             (i.scale, i.zero, i.tensor.dtype) == (first.scale, first.zero, first.tensor.dtype)
             for i in quantized
         ):
-            output = Tensor(y.name, first.tensor.dtype, shape)
-            lowering.emit(ConcatOp(node.label, [output], [i.tensor for i in quantized], axis))
+            output = PlanTensor(y.name, first.tensor.dtype, shape)
+            lowering.add(ConcatOp(node.label, [output], [i.tensor for i in quantized], axis))
             lowering.items[y] = Quantized(output, first.scale, first.zero)
             return True
     if len(quantized) == len(items) and parameters is not None:
@@ -186,19 +186,21 @@ def concat(lowering: Lowering, node: Node) -> bool:
             if program.is_identity:
                 tensors.append(item.tensor)
                 continue
-            part = Tensor(item.tensor.name + "/requantized", parameters.dtype, item.tensor.shape)
-            lowering.emit(ElementwiseOp(node.label, [part], [View.of(item.tensor)], program))
+            part = PlanTensor(
+                item.tensor.name + "/requantized", parameters.dtype, item.tensor.shape
+            )
+            lowering.add(ElementwiseOp(node.label, [part], [View.of(item.tensor)], program))
             tensors.append(part)
-        output = Tensor(parameters.output.name, parameters.dtype, shape)
-        lowering.emit(ConcatOp(node.label, [output], tensors, axis))
+        output = PlanTensor(parameters.output.name, parameters.dtype, shape)
+        lowering.add(ConcatOp(node.label, [output], tensors, axis))
         lowering.items[parameters.output] = Stored(output)
         lowering.items[y] = Quantized(output, parameters.scale, parameters.zero)
         return True
     tensors = [lowering.stored(v) for v in values]
     if len({t.dtype for t in tensors}) != 1 or tensors[0].dtype == "bool":
         return False
-    output = Tensor(y.name, tensors[0].dtype, shape)
-    lowering.emit(ConcatOp(node.label, [output], tensors, axis))
+    output = PlanTensor(y.name, tensors[0].dtype, shape)
+    lowering.add(ConcatOp(node.label, [output], tensors, axis))
     lowering.items[y] = Stored(output)
     return True
 
@@ -206,14 +208,14 @@ def concat(lowering: Lowering, node: Node) -> bool:
 def _copy(lowering: Lowering, node: Node, y: Value, view: View, item: Item) -> bool:
     if view.tensor.dtype == "bool":
         return False
-    output = Tensor(y.name, view.tensor.dtype, view.shape)
+    output = PlanTensor(y.name, view.tensor.dtype, view.shape)
     program = Program((view.tensor.dtype,))
-    lowering.emit(ElementwiseOp(node.label, [output], [view], program))
+    lowering.add(ElementwiseOp(node.label, [output], [view], program))
     lowering.items[y] = _with(item, output)
     return True
 
 
-def _source(lowering: Lowering, value: Value) -> Tensor | None:
+def _source(lowering: Lowering, value: Value) -> PlanTensor | None:
     """The tensor in memory, integers for quantized values; None for constants and empties."""
     item = lowering.item(value)
     if isinstance(item, Constant) or 0 in item.tensor.shape:
@@ -221,7 +223,7 @@ def _source(lowering: Lowering, value: Value) -> Tensor | None:
     return item.tensor
 
 
-def _with(item: Item, tensor: Tensor) -> Item:
+def _with(item: Item, tensor: PlanTensor) -> Item:
     """The same kind of item in another tensor."""
     if isinstance(item, Quantized):
         return Quantized(tensor, item.scale, item.zero)

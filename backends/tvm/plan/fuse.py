@@ -8,7 +8,7 @@ import numpy as np
 
 from .operations import ElementwiseOp, Fused, MatMulOp, Plan, ProductOp, RowsOp
 from .programs import Program, ProgramBuilder, compose, merge_operands, simplify
-from .tensors import Operation, Tensor, View
+from .tensors import Operation, PlanTensor, View
 from .views import absorb_copies
 
 
@@ -79,7 +79,7 @@ def _can_merge(producer: Operation, op: ElementwiseOp, view: View) -> bool:
     return all(v.is_whole and _fits(producer, v.tensor, op.output.shape) for v in others)
 
 
-def _fits(producer: Fused, tensor: Tensor, shape: tuple[int, ...]) -> bool:
+def _fits(producer: Fused, tensor: PlanTensor, shape: tuple[int, ...]) -> bool:
     """Whether a kernel's epilogue can read a tensor: whole, one number, per column or channel.
 
     Products of two run-time values read whatever broadcasts.
@@ -146,19 +146,19 @@ def _scale_constants(op: Fused) -> None:
 
     32-bit accumulators times factors below 1 are integers of 32 bits: then it is `bounded`.
     """
-    steps = list(op.program.steps)
-    for position, step in enumerate(steps):
-        if step.name != "requantize":
+    instructions = list(op.program.instructions)
+    for position, instruction in enumerate(instructions):
+        if instruction.name != "requantize":
             continue
-        index = step.arguments[1] - 1
+        index = instruction.arguments[1] - 1
         tensor = op.operands[index]
         assert tensor.const is not None
-        values = (tensor.const / np.float32(step["scale"])).astype(np.float32)
-        op.operands[index] = Tensor(tensor.name, "float32", tensor.shape, const=values)
+        values = (tensor.const / np.float32(instruction["scale"])).astype(np.float32)
+        op.operands[index] = PlanTensor(tensor.name, "float32", tensor.shape, const=values)
         if np.abs(values).max() < 1.0:
-            steps[position] = step.replace(bounded=True)
-    op.program = Program(op.program.operands, tuple(steps))
-    used = {a for s in op.program.steps for a in s.arguments}
+            instructions[position] = instruction.replace(bounded=True)
+    op.program = Program(op.program.operands, tuple(instructions))
+    used = {a for s in op.program.instructions for a in s.arguments}
     keep = [i for i in range(len(op.operands)) if i + 1 in used]
     if len(keep) != len(op.operands):
         mapping = {0: 0, **{old + 1: new + 1 for new, old in enumerate(keep)}}

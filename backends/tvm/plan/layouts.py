@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .layout import Blocked
+from .aliases import Alias, Padding, choose_aliases
+from .blocked import Blocked
 from .operations import ConcatOp, ConvolutionOp, ElementwiseOp, Plan, PoolingOp, ResizeOp
-from .parts import Padding, Part, choose_parts
-from .tensors import Operation, Tensor, View
+from .tensors import Operation, PlanTensor, View
 
 Pads = tuple[int, int, int, int]
 """top, left, bottom, right"""
@@ -18,7 +18,7 @@ NeededPads = Callable[[ConvolutionOp | PoolingOp], Pads]
 
 def choose_layouts(
     plan: Plan, block: int, needed_pads: NeededPads
-) -> tuple[dict[Tensor, Blocked], dict[Tensor, Part]]:
+) -> tuple[dict[PlanTensor, Blocked], dict[PlanTensor, Alias]]:
     """The blocked layout of every tensor that has one, and where those lie that share buffers.
 
     `block` is the number of channels in a block of an image with many.
@@ -28,20 +28,20 @@ def choose_layouts(
     reader wants it. Layouts have the padding that readers need, of the tensor itself or
     of others in its buffer. The first reader with padding decides on the fill.
     """
-    layouts: dict[Tensor, Blocked] = {}
+    layouts: dict[PlanTensor, Blocked] = {}
     for op in plan.operations:
         if op.outputs and _wants_blocks(op, layouts):
             y = op.output
             layouts[y] = Blocked.of(y.shape, block, y.dtype)
     paddings = {tensor: _padding(tensor, needed_pads) for tensor in layouts}
-    parts = choose_parts(plan, layouts, paddings)
+    aliases = choose_aliases(plan, layouts, paddings)
     for tensor, layout in layouts.items():
-        padding = paddings[parts[tensor].whole if tensor in parts else tensor]
+        padding = paddings[aliases[tensor].whole if tensor in aliases else tensor]
         layouts[tensor] = layout.with_pads(padding.pads, padding.fill or 0)
-    return layouts, parts
+    return layouts, aliases
 
 
-def _padding(tensor: Tensor, needed_pads: NeededPads) -> Padding:
+def _padding(tensor: PlanTensor, needed_pads: NeededPads) -> Padding:
     padding = Padding()
     for reader in tensor.readers:
         if isinstance(reader, (ConvolutionOp, PoolingOp)) and reader.input is tensor:
@@ -52,7 +52,7 @@ def _padding(tensor: Tensor, needed_pads: NeededPads) -> Padding:
     return padding
 
 
-def _wants_blocks(op: Operation, layouts: dict[Tensor, Blocked]) -> bool:
+def _wants_blocks(op: Operation, layouts: dict[PlanTensor, Blocked]) -> bool:
     if isinstance(op, (ConvolutionOp, PoolingOp)):
         return True
     if isinstance(op, ResizeOp):
@@ -74,7 +74,7 @@ def _wants_blocks(op: Operation, layouts: dict[Tensor, Blocked]) -> bool:
     return False
 
 
-def _resizes_blocks(op: ResizeOp, layouts: dict[Tensor, Blocked]) -> bool:
+def _resizes_blocks(op: ResizeOp, layouts: dict[PlanTensor, Blocked]) -> bool:
     """Whether to resize blocks; not where input and output are rows, or the larger of them."""
     if not op.suits_rows:
         return True
@@ -86,14 +86,14 @@ def _resizes_blocks(op: ResizeOp, layouts: dict[Tensor, Blocked]) -> bool:
     return wanted and y.elements >= x.elements
 
 
-def _feeds_images(tensor: Tensor) -> bool:
+def _feeds_images(tensor: PlanTensor) -> bool:
     """Whether a reader wants blocks."""
     return any(
         isinstance(r, (ConvolutionOp, PoolingOp)) and r.input is tensor for r in tensor.readers
     )
 
 
-def _is_blocks(view: View, layouts: dict[Tensor, Blocked]) -> bool:
+def _is_blocks(view: View, layouts: dict[PlanTensor, Blocked]) -> bool:
     """Whether a view is a blocked tensor's channels from the beginning of a block on."""
     layout = layouts.get(view.tensor)
     first = view.first_channel

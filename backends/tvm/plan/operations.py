@@ -11,14 +11,14 @@ from .geometry import Geometry, Upsampling
 from .programs import Program
 from .recurrent import Recurrent
 from .sampling import Taps
-from .tensors import Operation, Tensor, View
+from .tensors import Operation, PlanTensor, View
 
 
 @dataclasses.dataclass(eq=False)
 class Fused(Operation):
     """An operation that ends in a program; `operands` are the program's, after operand 0."""
 
-    operands: list[Tensor]
+    operands: list[PlanTensor]
     program: Program
 
 
@@ -31,7 +31,7 @@ class ConvolutionOp(Fused):
     all phases.
     """
 
-    input: Tensor
+    input: PlanTensor
     weights: Array
     bias: Array
     geometry: Geometry
@@ -39,7 +39,7 @@ class ConvolutionOp(Fused):
     fill: float
     upsampling: Upsampling | None = None
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return [self.input, *self.operands]
 
     @property
@@ -52,14 +52,14 @@ class ConvolutionOp(Fused):
 class PoolingOp(Fused):
     """Pooling; `counts` [OH, OW] divides averages, `fill` is what padding must hold."""
 
-    input: Tensor
+    input: PlanTensor
     kind: str
     geometry: Geometry
     element: Program
     counts: Array | None
     fill: float
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return [self.input, *self.operands]
 
 
@@ -67,7 +67,7 @@ class PoolingOp(Fused):
 class ResizeOp(Fused):
     """Resizing of rows and columns; `element` is what is done to each input element."""
 
-    input: Tensor
+    input: PlanTensor
     mode: str
     element: Program
     rows: Taps
@@ -85,7 +85,7 @@ class ResizeOp(Fused):
         floats = self.input.dtype == "float32" and self.columns.count <= 2
         return fits and (self.mode == "nearest" or floats or shape[1] <= 4)
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return [self.input, *self.operands]
 
 
@@ -93,11 +93,11 @@ class ResizeOp(Fused):
 class MatMulOp(Fused):
     """[..., depth] @ constant [depth, columns]; bias [columns] in accumulator type."""
 
-    input: Tensor
+    input: PlanTensor
     weights: Array
     bias: Array
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return [self.input, *self.operands]
 
 
@@ -117,7 +117,7 @@ class ProductOp(Fused):
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return [self.left.tensor, self.right.tensor, *self.operands]
 
 
@@ -131,7 +131,7 @@ class RowsOp(Fused):
     for all but reductions also of the output's size or one number for each element of a row.
     """
 
-    input: Tensor
+    input: PlanTensor
     kind: str
     extents: tuple[int, int, int]
     epsilon: float = 0.0
@@ -140,7 +140,7 @@ class RowsOp(Fused):
     def reduces(self) -> bool:
         return self.kind not in ("softmax", "log_softmax", "normalize", "root_mean_square")
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return [self.input, *self.operands]
 
 
@@ -153,12 +153,12 @@ class RecurrentOp(Operation):
     """
 
     layer: Recurrent
-    projections: list[Tensor]
+    projections: list[PlanTensor]
     weights: Array
     late_bias: Array | None
-    states: list[Tensor]
+    states: list[PlanTensor]
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return [*self.projections, *self.states]
 
 
@@ -169,16 +169,16 @@ class ElementwiseOp(Operation):
     views: list[View]
     program: Program
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return [v.tensor for v in self.views]
 
 
 @dataclasses.dataclass(eq=False)
 class ConcatOp(Operation):
-    inputs: list[Tensor]
+    inputs: list[PlanTensor]
     axis: int
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return list(self.inputs)
 
 
@@ -186,9 +186,9 @@ class ConcatOp(Operation):
 class ReshapeOp(Operation):
     """The same elements in row-major order under another shape."""
 
-    input: Tensor
+    input: PlanTensor
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return [self.input]
 
 
@@ -196,12 +196,12 @@ class ReshapeOp(Operation):
 class QuantizedSoftmaxOp(Operation):
     """Softmax over the last axis of an 8-bit tensor."""
 
-    input: Tensor
+    input: PlanTensor
     input_scale: float
     output_scale: float
     output_zero: int
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return [self.input]
 
 
@@ -213,11 +213,11 @@ class LoopsOp(Operation):
     Kernels of equal `key`, where it isn't None, and equal types are the same.
     """
 
-    inputs: list[Tensor]
+    inputs: list[PlanTensor]
     build: Callable[[], Any]
     key: Any = None
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         return list(self.inputs)
 
 
@@ -228,8 +228,8 @@ class Plan:
     `operators` maps the labels of nodes to their operators.
     """
 
-    inputs: list[Tensor]
-    outputs: list[tuple[str, Tensor]]
+    inputs: list[PlanTensor]
+    outputs: list[tuple[str, PlanTensor]]
     operations: list[Operation]
     operators: dict[str, str] = dataclasses.field(default_factory=dict)
 

@@ -1,8 +1,8 @@
 """Elementwise programs: short straight-line computations that fuse into kernels.
 
 A program computes one result from operands of one common (broadcast) shape. It is
-data, so that fusion is concatenation and rules can recognise sequences of steps; how a
-step becomes TensorIR is in `kernels/steps.py`.
+data, so that fusion is concatenation and rules can recognise sequences of instructions; how a
+instruction becomes TensorIR is in `functions/program_code.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """One operation. `arguments` index the operands, then the results of earlier steps."""
+class Instruction:
+    """One operation. `arguments` index the operands, then the results of earlier instructions."""
 
     name: str
     arguments: tuple[int, ...]
@@ -26,36 +26,38 @@ class Step:
     def __getitem__(self, key: str) -> Any:
         return dict(self.parameters)[key]
 
-    def replace(self, **parameters: Any) -> Step:
-        """The step with other values of some parameters."""
+    def replace(self, **parameters: Any) -> Instruction:
+        """The instruction with other values of some parameters."""
         known = {**dict(self.parameters), **parameters}
         return dataclasses.replace(self, parameters=tuple(known.items()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """`operands` are the dtypes read; the result is the last step, or operand 0 if none."""
+    """`operands` are the dtypes read; the result is the last instruction, or operand 0 if none."""
 
     operands: tuple[str, ...]
-    steps: tuple[Step, ...] = ()
+    instructions: tuple[Instruction, ...] = ()
 
     @property
     def dtype(self) -> str:
-        return self.steps[-1].dtype if self.steps else self.operands[0]
+        return self.instructions[-1].dtype if self.instructions else self.operands[0]
 
     @property
     def result(self) -> int:
-        """Index of the result in the numbering that steps' arguments use."""
-        return len(self.operands) + len(self.steps) - 1 if self.steps else 0
+        """Index of the result in the numbering that instructions' arguments use."""
+        return len(self.operands) + len(self.instructions) - 1 if self.instructions else 0
 
     def then(self, name: str, dtype: str | None = None, **parameters: Any) -> Program:
-        """Append a step of one argument, the result so far."""
-        step = Step(name, (self.result,), dtype or self.dtype, tuple(parameters.items()))
-        return Program(self.operands, (*self.steps, step))
+        """Append a instruction of one argument, the result so far."""
+        instruction = Instruction(
+            name, (self.result,), dtype or self.dtype, tuple(parameters.items())
+        )
+        return Program(self.operands, (*self.instructions, instruction))
 
     @property
     def is_identity(self) -> bool:
-        return not self.steps and len(self.operands) == 1
+        return not self.instructions and len(self.operands) == 1
 
 
 class ProgramBuilder:
@@ -63,28 +65,30 @@ class ProgramBuilder:
 
     def __init__(self, operands: Sequence[str]) -> None:
         self.operands = tuple(operands)
-        self.steps: list[Step] = []
+        self.instructions: list[Instruction] = []
 
-    def step(self, name: str, arguments: Sequence[int], dtype: str, **parameters: Any) -> int:
-        self.steps.append(Step(name, tuple(arguments), dtype, tuple(parameters.items())))
-        return len(self.operands) + len(self.steps) - 1
+    def add(self, name: str, arguments: Sequence[int], dtype: str, **parameters: Any) -> int:
+        self.instructions.append(
+            Instruction(name, tuple(arguments), dtype, tuple(parameters.items()))
+        )
+        return len(self.operands) + len(self.instructions) - 1
 
     def inline(self, program: Program, arguments: Sequence[int]) -> int:
-        """Append another program's steps, its operands being `arguments`."""
+        """Append another program's instructions, its operands being `arguments`."""
         mapping = list(arguments)
-        for step in program.steps:
+        for instruction in program.instructions:
             mapping.append(
-                self.step(
-                    step.name,
-                    [mapping[a] for a in step.arguments],
-                    step.dtype,
-                    **dict(step.parameters),
+                self.add(
+                    instruction.name,
+                    [mapping[a] for a in instruction.arguments],
+                    instruction.dtype,
+                    **dict(instruction.parameters),
                 )
             )
         return mapping[program.result]
 
     def build(self) -> Program:
-        return Program(self.operands, tuple(self.steps))
+        return Program(self.operands, tuple(self.instructions))
 
 
 def compose(outer: Program, inner: Mapping[int, Program]) -> Program:
@@ -105,9 +109,9 @@ def compose(outer: Program, inner: Mapping[int, Program]) -> Program:
     ]
     result = builder.inline(outer, arguments)
     program = builder.build()
-    if result != program.result:  # the outer program has no steps
+    if result != program.result:  # the outer program has no instructions
         assert result < len(dtypes)
-        assert not program.steps
+        assert not program.instructions
     return program
 
 
@@ -139,13 +143,13 @@ def quantize(program: Program, scale: float, zero_point: int, dtype: str) -> Pro
 
 def dequantize(dtype: str, scale: float, zero_point: int) -> Program:
     """DequantizeLinear of one operand of type `dtype`."""
-    step = Step(
+    instruction = Instruction(
         "dequantize",
         (0,),
         "float32",
         (("scale", float(np.float32(scale))), ("zero_point", int(zero_point))),
     )
-    return Program((dtype,), (step,))
+    return Program((dtype,), (instruction,))
 
 
 def integer_range(dtype: str) -> tuple[int, int]:
@@ -154,7 +158,7 @@ def integer_range(dtype: str) -> tuple[int, int]:
 
 
 def simplify(program: Program) -> Program:
-    """Rewrite sequences of steps into the integer operations that ONNX Runtime runs.
+    """Rewrite sequences of instructions into the integer operations that ONNX Runtime runs.
 
     - a Relu or Clip that the following QuantizeLinear's range implies is dropped
     - DequantizeLinear followed by QuantizeLinear with the same parameters is nothing
@@ -163,10 +167,12 @@ def simplify(program: Program) -> Program:
     - Add and Mul between dequantized operands, QuantizeLinear are `qlinear_add` and
       `qlinear_mul`
     """
-    steps: dict[int, Step] = {len(program.operands) + i: s for i, s in enumerate(program.steps)}
+    instructions: dict[int, Instruction] = {
+        len(program.operands) + i: s for i, s in enumerate(program.instructions)
+    }
     uses: dict[int, int] = {}
-    for step in program.steps:
-        for a in step.arguments:
+    for instruction in program.instructions:
+        for a in instruction.arguments:
             uses[a] = uses.get(a, 0) + 1
     alias: dict[int, int] = {}
 
@@ -175,84 +181,101 @@ def simplify(program: Program) -> Program:
             i = alias[i]
         return i
 
-    for index in list(steps):
-        step = steps[index]
-        step = steps[index] = dataclasses.replace(
-            step, arguments=tuple(resolve(a) for a in step.arguments)
+    for index in list(instructions):
+        instruction = instructions[index]
+        instruction = instructions[index] = dataclasses.replace(
+            instruction, arguments=tuple(resolve(a) for a in instruction.arguments)
         )
-        if step.name != "quantize":
+        if instruction.name != "quantize":
             continue
-        source = step.arguments[0]
-        while source in steps and uses.get(source) == 1 and _implied(steps[source], step):
-            source = steps[source].arguments[0]
-        steps[index] = dataclasses.replace(step, arguments=(source,))
-        before = steps.get(source)
+        source = instruction.arguments[0]
+        while (
+            source in instructions
+            and uses.get(source) == 1
+            and _implied(instructions[source], instruction)
+        ):
+            source = instructions[source].arguments[0]
+        instructions[index] = dataclasses.replace(instruction, arguments=(source,))
+        before = instructions.get(source)
         if before is None:
             continue
-        if before.name == "dequantize" and _same_quantization(before, step, program, steps):
+        if before.name == "dequantize" and _same_quantization(
+            before, instruction, program, instructions
+        ):
             alias[index] = before.arguments[0]
         elif uses.get(source) == 1:
-            steps[index] = _fuse_quantize(before, steps[index], steps, program)
-    return rebuild(program, steps, resolve(program.result))
+            instructions[index] = _fuse_quantize(before, instructions[index], instructions, program)
+    return rebuild(program, instructions, resolve(program.result))
 
 
-def _dtype_of(index: int, program: Program, steps: Mapping[int, Step]) -> str:
-    return program.operands[index] if index < len(program.operands) else steps[index].dtype
+def _dtype_of(index: int, program: Program, instructions: Mapping[int, Instruction]) -> str:
+    return program.operands[index] if index < len(program.operands) else instructions[index].dtype
 
 
-def _implied(step: Step, quantize_step: Step) -> bool:
-    """Whether a Relu or Clip can't change what the quantize step makes of its input."""
-    low, high = integer_range(quantize_step.dtype)
-    scale, zero = quantize_step["scale"], quantize_step["zero_point"]
+def _implied(instruction: Instruction, quantize_instruction: Instruction) -> bool:
+    """Whether a Relu or Clip can't change what the quantize instruction makes of its input."""
+    low, high = integer_range(quantize_instruction.dtype)
+    scale, zero = quantize_instruction["scale"], quantize_instruction["zero_point"]
     smallest, largest = (low - zero) * scale, (high - zero) * scale
-    if step.name == "relu":
+    if instruction.name == "relu":
         return bool(smallest >= 0.0)
-    if step.name == "clip":
-        return bool(step["low"] <= smallest and step["high"] >= largest)
+    if instruction.name == "clip":
+        return bool(instruction["low"] <= smallest and instruction["high"] >= largest)
     return False
 
 
 def _same_quantization(
-    dequantize_step: Step, quantize_step: Step, program: Program, steps: Mapping[int, Step]
+    dequantize_instruction: Instruction,
+    quantize_instruction: Instruction,
+    program: Program,
+    instructions: Mapping[int, Instruction],
 ) -> bool:
     return (
-        dequantize_step["scale"] == quantize_step["scale"]
-        and dequantize_step["zero_point"] == quantize_step["zero_point"]
-        and _dtype_of(dequantize_step.arguments[0], program, steps) == quantize_step.dtype
+        dequantize_instruction["scale"] == quantize_instruction["scale"]
+        and dequantize_instruction["zero_point"] == quantize_instruction["zero_point"]
+        and _dtype_of(dequantize_instruction.arguments[0], program, instructions)
+        == quantize_instruction.dtype
     )
 
 
 def _fuse_quantize(
-    before: Step, quantize_step: Step, steps: Mapping[int, Step], program: Program
-) -> Step:
+    before: Instruction,
+    quantize_instruction: Instruction,
+    instructions: Mapping[int, Instruction],
+    program: Program,
+) -> Instruction:
     parameters: tuple[tuple[str, Any], ...]
     if before.name == "scale_accumulator":
         parameters = (
             ("input_scale", before["input_scale"]),
-            ("scale", quantize_step["scale"]),
-            ("zero_point", quantize_step["zero_point"]),
+            ("scale", quantize_instruction["scale"]),
+            ("zero_point", quantize_instruction["zero_point"]),
             ("bounded", False),
         )
-        return Step("requantize", before.arguments, quantize_step.dtype, parameters)
+        return Instruction("requantize", before.arguments, quantize_instruction.dtype, parameters)
     if before.name == "scale_sum":
         f32 = np.float32
-        scale = f32(before["input_scale"]) / (f32(quantize_step["scale"]) * f32(before["count"]))
+        scale = f32(before["input_scale"]) / (
+            f32(quantize_instruction["scale"]) * f32(before["count"])
+        )
         parameters = (
             ("scale", float(scale)),
             ("bias", -before["zero_point"] * before["count"]),
-            ("zero_point", quantize_step["zero_point"]),
+            ("zero_point", quantize_instruction["zero_point"]),
         )
-        return Step("requantize_sum", before.arguments, quantize_step.dtype, parameters)
+        return Instruction(
+            "requantize_sum", before.arguments, quantize_instruction.dtype, parameters
+        )
     if before.name in ("add", "mul"):
-        sides = [steps.get(a) for a in before.arguments]
+        sides = [instructions.get(a) for a in before.arguments]
         if all(s is not None and s.name == "dequantize" for s in sides):
             first, second = sides
             assert first is not None
             assert second is not None
             dtypes = {
-                _dtype_of(first.arguments[0], program, steps),
-                _dtype_of(second.arguments[0], program, steps),
-                quantize_step.dtype,
+                _dtype_of(first.arguments[0], program, instructions),
+                _dtype_of(second.arguments[0], program, instructions),
+                quantize_instruction.dtype,
             }
             if len(dtypes) == 1 and dtypes <= {"uint8", "int8"}:
                 parameters = (
@@ -260,36 +283,38 @@ def _fuse_quantize(
                     ("zero_a", first["zero_point"]),
                     ("scale_b", second["scale"]),
                     ("zero_b", second["zero_point"]),
-                    ("scale", quantize_step["scale"]),
-                    ("zero_point", quantize_step["zero_point"]),
+                    ("scale", quantize_instruction["scale"]),
+                    ("zero_point", quantize_instruction["zero_point"]),
                 )
                 arguments = (first.arguments[0], second.arguments[0])
-                return Step(f"qlinear_{before.name}", arguments, quantize_step.dtype, parameters)
+                return Instruction(
+                    f"qlinear_{before.name}", arguments, quantize_instruction.dtype, parameters
+                )
     if before.name == "pool_average":
-        return dataclasses.replace(quantize_step, name="quantize_average")
-    return quantize_step
+        return dataclasses.replace(quantize_instruction, name="quantize_average")
+    return quantize_instruction
 
 
-def rebuild(program: Program, steps: Mapping[int, Step], result: int) -> Program:
-    """The program of the steps that `result` needs."""
+def rebuild(program: Program, instructions: Mapping[int, Instruction], result: int) -> Program:
+    """The program of the instructions that `result` needs."""
     needed: set[int] = set()
     stack = [result]
     while stack:
         index = stack.pop()
-        if index in steps and index not in needed:
+        if index in instructions and index not in needed:
             needed.add(index)
-            stack.extend(steps[index].arguments)
+            stack.extend(instructions[index].arguments)
     count = len(program.operands)
     builder = ProgramBuilder(program.operands)
     mapping = {i: i for i in range(count)}
     for index in sorted(needed):
-        step = steps[index]
-        mapping[index] = builder.step(
-            step.name,
-            [mapping[a] for a in step.arguments],
-            step.dtype,
-            **dict(step.parameters),
+        instruction = instructions[index]
+        mapping[index] = builder.add(
+            instruction.name,
+            [mapping[a] for a in instruction.arguments],
+            instruction.dtype,
+            **dict(instruction.parameters),
         )
     if result < count and result != 0:
-        builder.step("identity", (result,), program.operands[result])
+        builder.add("identity", (result,), program.operands[result])
     return builder.build()

@@ -42,7 +42,7 @@ class Buffer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class KernelCall:
     """A call of a kernel: what it reads, then what it writes."""
 
     kernel: str
@@ -53,7 +53,7 @@ class Call:
 class Schedule:
     """`outputs` are buffers that hold the results after the last call."""
 
-    calls: list[Call] = dataclasses.field(default_factory=list)
+    calls: list[KernelCall] = dataclasses.field(default_factory=list)
     outputs: list[Buffer] = dataclasses.field(default_factory=list)
 
 

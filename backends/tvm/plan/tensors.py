@@ -11,7 +11,7 @@ from .strides import row_major
 
 
 @dataclasses.dataclass(eq=False)
-class Tensor:
+class PlanTensor:
     """A value at run time, or a constant where `const` is set.
 
     `readers` are the operations that read it, each once; `kept` says that something
@@ -40,13 +40,13 @@ class Tensor:
 class View:
     """How an elementwise operation reads a tensor: as it is, or through strides."""
 
-    tensor: Tensor
+    tensor: PlanTensor
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
     offset: int = 0
 
     @classmethod
-    def of(cls, tensor: Tensor) -> View:
+    def of(cls, tensor: PlanTensor) -> View:
         return cls(tensor, tensor.shape)
 
     @property
@@ -75,7 +75,7 @@ class View:
         return first
 
 
-def broadcast_strides(tensor: Tensor, shape: Sequence[int]) -> list[int]:
+def broadcast_strides(tensor: PlanTensor, shape: Sequence[int]) -> list[int]:
     """A tensor's strides over a shape that it broadcasts to."""
     own = row_major(tensor.shape)
     strides = [s if size != 1 else 0 for s, size in zip(own, tensor.shape, strict=True)]
@@ -87,12 +87,12 @@ class Operation:
     """Base: what runs at one point of the plan. `label` names the ONNX node it came from."""
 
     label: str
-    outputs: list[Tensor]
+    outputs: list[PlanTensor]
 
     @property
-    def output(self) -> Tensor:
+    def output(self) -> PlanTensor:
         return self.outputs[0]
 
-    def reads(self) -> list[Tensor]:
+    def reads(self) -> list[PlanTensor]:
         """All tensors read, constants included."""
         raise NotImplementedError

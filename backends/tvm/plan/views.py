@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .operations import ElementwiseOp, Plan, ProductOp, ReshapeOp
 from .strides import compose, row_major
-from .tensors import Operation, Tensor, View
+from .tensors import Operation, PlanTensor, View
 
 
 def absorb_copies(plan: Plan) -> None:
@@ -32,7 +32,7 @@ def absorb_copies(plan: Plan) -> None:
 
 def is_copy(op: Operation | None) -> bool:
     """Whether an operation only moves the elements of one tensor."""
-    return isinstance(op, ElementwiseOp) and len(op.views) == 1 and not op.program.steps
+    return isinstance(op, ElementwiseOp) and len(op.views) == 1 and not op.program.instructions
 
 
 def _furthest(view: View, *axes: int) -> View:
@@ -94,7 +94,7 @@ def _permute(op: ProductOp) -> bool:
 
 
 def _permuted(
-    shape: Sequence[int], strides: Sequence[int], target: Tensor
+    shape: Sequence[int], strides: Sequence[int], target: PlanTensor
 ) -> tuple[int, ...] | None:
     """For each axis of `shape` its stride in `target`, whose axes walk it by `strides`."""
     own = row_major(shape)

@@ -176,16 +176,17 @@ class _Emitted:
 def _emit(op: Operation, choices: Choices) -> _Emitted:
     """The kernel that an operation gets, in the layouts that it has in its plan."""
     inputs = [t for t in dict.fromkeys(op.reads()) if t.const is None]
-    emitter = emit(Plan(inputs, [(op.output.name, op.output)], [op]), choices.target, choices)
-    name = [call.kernel for call in emitter.calls if call.operation is op][-1]
-    kernel, *rest = next(k for k, v in emitter.kernels.items() if v == name)
+    emission = emit(Plan(inputs, [(op.output.name, op.output)], [op]), choices.target, choices)
+    calls = zip(emission.schedule.calls, emission.origins, strict=True)
+    name = [call.kernel for call, origin in calls if origin is op][-1]
+    kernel, *rest = next(k for k, v in emission.kernels.items() if v == name)
     if isinstance(kernel, convolution.Convolution):
         choice = Choice("direct", rest[0])
     elif isinstance(kernel, matmul.MatMul):
         choice = Choice("product", rest[0])
     else:
         choice = Choice("winograd")
-    return _Emitted(kernel, choice, name, emitter.functions[name], emitter.digests[name])
+    return _Emitted(kernel, choice, name, emission.functions[name], emission.digests[name])
 
 
 def _tiles(usual: _Emitted, target: Target) -> list[Choice]:

@@ -13,7 +13,7 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.lowering.frontend import lower
+from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto

@@ -17,9 +17,9 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.bounds import prove
 from secateur.backends.tvm.emission.choices import Choices
+from secateur.backends.tvm.emission.emission import Emission
 from secateur.backends.tvm.emission.emit import emit
-from secateur.backends.tvm.emission.emitter import Emitter
-from secateur.backends.tvm.lowering.frontend import lower
+from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.schedule import Buffer
 from secateur.backends.tvm.targets import parse_target
 from secateur.backends.tvm.tensorir import builder
@@ -131,10 +131,10 @@ def kernels(family: str, target: str) -> list[tuple[Build, dict[int, tuple[int, 
     infer_shapes(work)
     machine = parse_target(target)
     found = []
-    plain = Emitter.call_all
+    plain = Emission.call_all
 
     def call_all(
-        self: Emitter, key: Any, build: Build, arguments: Sequence[Buffer], *rest: Any
+        self: Emission, key: Any, build: Build, arguments: Sequence[Buffer], *rest: Any
     ) -> Any:
         arrays = {i: b.root()[0].array for i, b in enumerate(arguments)}
         ranges = {
@@ -146,7 +146,7 @@ def kernels(family: str, target: str) -> list[tuple[Build, dict[int, tuple[int, 
         return plain(self, key, build, arguments, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Emitter, "call_all", call_all)
+        patch.setattr(Emission, "call_all", call_all)
         emit(lower(work, machine), machine, Choices(machine, winograd=family == "winograd"))
     return found
 

@@ -16,8 +16,8 @@ pytest.importorskip("tvm")
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.backends.tvm.graph.expand import EXPANDED
-from secateur.backends.tvm.lowering.frontend import RULES
 from secateur.backends.tvm.lowering.loops import RULES as LOOPS
+from secateur.backends.tvm.lowering.lower import RULES
 from secateur.ir.ops import Trait, with_trait
 from tests.backend_cases import Case, generated_cases
 from tests.backends.tvm.joined import Feeds, Joined, Part, compile_parts, part_of

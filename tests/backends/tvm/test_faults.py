@@ -21,7 +21,7 @@ from secateur.backends.tvm.cache import Cache
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.faults import CALL_SHIFT, Fault, explain
 from secateur.backends.tvm.lowering.loops.base import within
-from secateur.backends.tvm.plan.schedule import Buffer, Call, Schedule, nbytes
+from secateur.backends.tvm.plan.schedule import Buffer, KernelCall, Schedule, nbytes
 from secateur.backends.tvm.targets import parse_target
 from secateur.backends.tvm.tensorir.builder import KernelBuilder, load
 from secateur.backends.tvm.tensorir.digest import digest
@@ -37,7 +37,7 @@ def library(functions: list[Any], path: Path, dtype: str = "int64") -> Path:
     table, numbers = Buffer(nbytes((SIZE,), "float32"), 0), Buffer(nbytes((SIZE,), dtype), 1)
     results = [Buffer(nbytes((SIZE,), "float32")) for _ in functions]
     names = [f"kernel{i}" for i in range(len(functions))]
-    calls = [Call(n, (table, numbers, y)) for n, y in zip(names, results, strict=True)]
+    calls = [KernelCall(n, (table, numbers, y)) for n, y in zip(names, results, strict=True)]
     metadata = {
         "inputs": [{"name": "table"}, {"name": "numbers"}],
         "outputs": [{"name": n, "shape": [SIZE], "dtype": "float32"} for n in names],

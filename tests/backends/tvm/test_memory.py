@@ -20,8 +20,8 @@ from onnx import helper
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.lowering.frontend import RULES
 from secateur.backends.tvm.lowering.loops import RULES as LOOPS
+from secateur.backends.tvm.lowering.lower import RULES
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.ops import Trait, with_trait

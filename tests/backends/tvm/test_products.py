@@ -15,7 +15,7 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.emission import work
-from secateur.backends.tvm.lowering.frontend import lower
+from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.operations import ElementwiseOp, ProductOp
 from secateur.backends.tvm.plan.strides import compose, row_major
 from secateur.backends.tvm.targets import parse_target

@@ -10,8 +10,8 @@ from numpy.random import default_rng
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm.graph.expand import EXPANDED
-from secateur.backends.tvm.lowering.frontend import RULES
 from secateur.backends.tvm.lowering.loops import RULES as LOOPS
+from secateur.backends.tvm.lowering.lower import RULES
 
 from .random_builder import Builder
 from .random_graphs import GROUP, OPSETS, Findings, available, check, grow, settings

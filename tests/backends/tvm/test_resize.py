@@ -17,7 +17,7 @@ pytest.importorskip("tvm")
 from secateur.backends.tvm.artifact.library import Library
 from secateur.backends.tvm.emission import work
 from secateur.backends.tvm.lowering import frontend
-from secateur.backends.tvm.lowering.frontend import lower
+from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.operations import LoopsOp, ResizeOp
 from secateur.backends.tvm.plan.sampling import NEAREST_MODES
 from secateur.backends.tvm.targets import parse_target

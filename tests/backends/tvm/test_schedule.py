@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from secateur.backends.tvm.plan.memory import ALIGNMENT, Memory, assign_memory
 from secateur.backends.tvm.plan.memory_check import check_memory
-from secateur.backends.tvm.plan.schedule import Buffer, Call, Schedule
+from secateur.backends.tvm.plan.schedule import Buffer, KernelCall, Schedule
 
 
 @st.composite
@@ -29,7 +29,7 @@ def schedules(draw: Any) -> Schedule:
             whole = Buffer(1000)
             writes = [whole.part(0, 100), whole.part(200, 300).part(50, 100)]
             known.append(whole)
-        schedule.calls.append(Call(f"k{index}", (*reads, *writes)))
+        schedule.calls.append(KernelCall(f"k{index}", (*reads, *writes)))
         known += writes
     schedule.outputs = [known[i] for i in draw(st.lists(st.integers(0, len(known) - 1)))]
     return schedule
@@ -94,7 +94,9 @@ def test_the_check_finds_faults(fault: str) -> None:
     """Each way in which buffers could meet, put in."""
     a, b, c = (Buffer(1000) for _ in range(3))
     x = Buffer(1000, input=0)
-    schedule = Schedule([Call("k", (x, a)), Call("k", (a, b)), Call("l", (a, b, c))], [c])
+    schedule = Schedule(
+        [KernelCall("k", (x, a)), KernelCall("k", (a, b)), KernelCall("l", (a, b, c))], [c]
+    )
     memory = assign_memory(schedule)
     writes = {"k": [1], "l": [2]}
     check_memory(schedule, memory, writes)
@@ -116,14 +118,14 @@ def test_the_check_finds_writes_where_none_may_be(target: str) -> None:
     whole = Buffer(1000)
     x, a = Buffer(1000, input=0), Buffer(1000)
     constant = Buffer(1000, array=np.zeros(1000, np.uint8))
-    first = Call("k", (x, constant, whole))
+    first = KernelCall("k", (x, constant, whole))
     other = {
-        "input": Call("l", (a, x)),
-        "constant": Call("l", (x, constant)),
-        "argument": Call("l", (whole, whole)),
-        "part": Call("l", (whole.part(0, 500), whole.part(499, 100))),
+        "input": KernelCall("l", (a, x)),
+        "constant": KernelCall("l", (x, constant)),
+        "argument": KernelCall("l", (whole, whole)),
+        "part": KernelCall("l", (whole.part(0, 500), whole.part(499, 100))),
     }[target]
-    schedule = Schedule([first, Call("k", (x, constant, a)), other], [])
+    schedule = Schedule([first, KernelCall("k", (x, constant, a)), other], [])
     with pytest.raises(AssertionError, match="writes"):
         check_memory(schedule, assign_memory(schedule), {"k": [2], "l": [1]})
 
@@ -150,6 +152,6 @@ def test_every_output_arrives_where_the_caller_wants_it(schedule: Schedule) -> N
 def test_memory_is_used_again() -> None:
     """A chain of equal buffers needs the memory of two."""
     chain = [Buffer(1000) for _ in range(10)]
-    calls = [Call("k", (a, b)) for a, b in itertools.pairwise(chain)]
+    calls = [KernelCall("k", (a, b)) for a, b in itertools.pairwise(chain)]
     memory = assign_memory(Schedule(calls, [chain[-1]]))
     assert memory.arena_bytes == 2 * 1024

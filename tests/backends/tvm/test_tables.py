@@ -20,22 +20,22 @@ from .test_networks import TARGETS, run
 def test_sigmoid_of_a_byte_is_one_lookup() -> None:
     program = quantize(dequantize("uint8", 0.05, 120).then("sigmoid"), 1 / 256, 0, "uint8")
     found = tabulate(program)
-    assert [s.name for s in found.steps] == ["table"]
+    assert [s.name for s in found.instructions] == ["table"]
     x = (np.arange(256) - 120) * 0.05
     expected = np.clip(np.rint(256 / (1 + np.exp(-x))), 0, 255)
-    np.testing.assert_array_equal(found.steps[0]["values"], expected)
+    np.testing.assert_array_equal(found.instructions[0]["values"], expected)
 
 
 def test_what_depends_on_more_than_one_byte_stays() -> None:
     builder = ProgramBuilder(["int32", "float32", "uint8"])
-    byte = builder.step("requantize", (0, 1), "uint8", scale=1.0, zero_point=3, input_scale=1.0)
-    silu = builder.step("dequantize", (byte,), "float32", scale=0.1, zero_point=3)
-    silu = builder.step("silu", (silu,), "float32")
-    silu = builder.step("quantize", (silu,), "uint8", scale=0.1, zero_point=9)
+    byte = builder.add("requantize", (0, 1), "uint8", scale=1.0, zero_point=3, input_scale=1.0)
+    silu = builder.add("dequantize", (byte,), "float32", scale=0.1, zero_point=3)
+    silu = builder.add("silu", (silu,), "float32")
+    silu = builder.add("quantize", (silu,), "uint8", scale=0.1, zero_point=9)
     parameters = {"scale_a": 0.1, "zero_a": 9, "scale_b": 0.1, "zero_b": 0}
-    builder.step("qlinear_add", (silu, 2), "uint8", scale=0.2, zero_point=1, **parameters)
+    builder.add("qlinear_add", (silu, 2), "uint8", scale=0.2, zero_point=1, **parameters)
     found = tabulate(builder.build())
-    assert [s.name for s in found.steps] == ["requantize", "table", "qlinear_add"]
+    assert [s.name for s in found.instructions] == ["requantize", "table", "qlinear_add"]
 
 
 def test_cheap_functions_are_computed() -> None:

@@ -136,7 +136,7 @@ def test_every_choice_computes_the_same(tmp_path: Path, precision: str, number: 
 
 def _keys(model: onnx.ModelProto) -> list[str]:
     from secateur.backends.tvm.emission.choices import describe
-    from secateur.backends.tvm.lowering.frontend import lower
+    from secateur.backends.tvm.lowering.lower import lower
     from secateur.backends.tvm.plan.operations import ConvolutionOp, MatMulOp
 
     plan = lower(from_proto(model), NATIVE)

@@ -9,8 +9,8 @@ import numpy as np
 from tvm import tirx
 
 from ...functions.rounding import PACKED, packs
+from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry
-from ...plan.layout import Blocked
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, cast, llvm, load, reinterpret, splat

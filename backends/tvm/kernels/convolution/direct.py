@@ -11,8 +11,8 @@ from tvm import tirx
 
 from .....ir.tensor import Array
 from ...functions.rounding import PACKED, packs
+from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry, Upsampling
-from ...plan.layout import Blocked
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, load

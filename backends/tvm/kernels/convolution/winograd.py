@@ -15,8 +15,8 @@ import numpy as np
 from tvm import tirx
 
 from .....ir.tensor import Array
+from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry
-from ...plan.layout import Blocked
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, splat

@@ -6,9 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
-from ...functions.steps import StepEmitter
+from ...functions.program_code import ProgramCode
+from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry
-from ...plan.layout import Blocked
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, load, splat
@@ -59,7 +59,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
     top, left = x.top - geometry.pads[0], x.left - geometry.pads[1]
     kernel_h, kernel_w = geometry.kernel
     rows, columns = _unrolled(kernel_h, kernel_w)
-    emitter = StepEmitter(k, target, lanes)
+    code = ProgramCode(k, target, lanes)
     extents = (y.batch, y.padded_channels // lanes, y.height, y.width)
     with k.nest(extents, parallel=parallel) as (n, vector, oh, ow):
         parts = y.block // lanes
@@ -72,7 +72,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
             h = oh * geometry.strides[0] + kh * geometry.dilations[0] + top
             w = ow * geometry.strides[1] + kw * geometry.dilations[1] + left
             value = load(source, n * x.blocks + cb, h * x.columns + w, part * lanes, lanes=lanes)
-            return emitter.evaluate(pool.element, [value])
+            return code.evaluate(pool.element, [value])
 
         with k.loop(kernel_h // rows, "kh") as kh, k.loop(kernel_w // columns, "kw") as kw:
             values = [
@@ -81,9 +81,9 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
                 for j in range(columns)
             ]
             if pool.kind == "maximum":
-                total = emitter.largest(values, pool.input_dtype)
+                total = code.largest(values, pool.input_dtype)
                 if len(values) < kernel_h * kernel_w:
-                    total = emitter.larger(total, load(acc, 0, lanes=lanes), pool.input_dtype)
+                    total = code.larger(total, load(acc, 0, lanes=lanes), pool.input_dtype)
                 k.store(acc, total, 0, lanes=lanes)
             else:
                 for value in values:
@@ -93,7 +93,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
         value = load(acc, 0, lanes=lanes)
         if pool.kind == "average":
             by = splat(load(table, oh * y.width + ow), lanes) if table is not None else None
-            value = value / (by if by is not None else emitter.number(pool.divisor))
+            value = value / (by if by is not None else code.number(pool.divisor))
         epilogue.finish([value], n, channel, oh, ow)
     return k.finish()
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from ...functions.steps import StepEmitter
-from ...plan.layout import Blocked
+from ...functions.program_code import ProgramCode
+from ...plan.blocked import Blocked
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import SHARES, KernelBuilder, constant, load, splat
@@ -191,7 +191,7 @@ class _Row:
 
         def pixels(w: Any) -> None:
             value = load(self.b.x, self.at, first + w, 0, lanes=count * block)
-            value = StepEmitter(k, self.b.target, count * block).bind(value, kernel.input_dtype)
+            value = ProgramCode(k, self.b.target, count * block).bind(value, kernel.input_dtype)
             order = [
                 p * block + c for p in range(count) for _ in range(copies) for c in range(block)
             ]
@@ -208,7 +208,7 @@ class _Row:
     def load(self, position: Any, lane: Any, lanes: int) -> Any:
         """A vector of the input, as floats or as it is."""
         value = load(self.b.x, self.at, position, lane, lanes=lanes)
-        return StepEmitter(self.k, self.b.target, lanes).evaluate(self.kernel.element, [value])
+        return ProgramCode(self.k, self.b.target, lanes).evaluate(self.kernel.element, [value])
 
     def column(self, w: Any, tap: Any) -> Any:
         """The input column of a tap of output column `w`."""
@@ -319,16 +319,16 @@ class _Row:
 
     def total(self, count: int, term: Callable[[Any], Any], lanes: int, *, fenced: bool) -> Any:
         """The sum of terms, each rounded where they are fenced."""
-        emitter = StepEmitter(self.k, self.b.target, lanes)
+        code = ProgramCode(self.k, self.b.target, lanes)
 
         def rounded(t: Any) -> Any:
-            return emitter.fence(term(t)) if fenced else term(t)
+            return code.fence(term(t)) if fenced else term(t)
 
         if count <= UNROLLED:
             value = rounded(0)
             for t in range(1, count):
                 value = value + rounded(t)
-            return emitter.bind(value, "float32")
+            return code.bind(value, "float32")
         acc = self.k.local(lanes, "float32")
         self.k.store(acc, constant(0.0, "float32", lanes), 0, lanes=lanes)
         with self.k.loop(count, "t") as t:

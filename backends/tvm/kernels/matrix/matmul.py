@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from ...functions.steps import StepEmitter
+from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, load, splat
@@ -173,7 +173,7 @@ def _write(
     ragged = columns % lanes
 
     def one(v: int, r: int, column: Any, width: int, lane: Any) -> None:
-        emitter = StepEmitter(k, target, width)
+        code = ProgramCode(k, target, width)
         values = [load(acc, (v * tile.rows + r) * lanes + lane, lanes=width)]
         for operand, buffer in zip(matmul.operands, buffers, strict=True):
             at = (row + r) * operand.row_stride + column * operand.column_stride
@@ -181,7 +181,7 @@ def _write(
                 values.append(splat(load(buffer, at), width))
             else:
                 values.append(load(buffer, at, lanes=width))
-        value = emitter.evaluate(matmul.program, values)
+        value = code.evaluate(matmul.program, values)
         k.store(y, value, (row + r) * columns + column, lanes=width)
 
     def vector(v: int, r: int) -> None:

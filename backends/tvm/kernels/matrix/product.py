@@ -15,7 +15,7 @@ from typing import Any
 
 from tvm import tirx
 
-from ...functions.steps import StepEmitter
+from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, load, splat
@@ -283,7 +283,7 @@ class _Product:
         k, product, tile = self.k, self.product, self.tile
 
         def one(v: int, r: int, width: int, lane: Any) -> None:
-            emitter = StepEmitter(k, self.target, width)
+            code = ProgramCode(k, self.target, width)
             at = column + v * self.lanes + lane
             values = [load(acc, (v * tile.rows + r) * self.lanes + lane, lanes=width)]
             for operand, buffer in zip(product.operands, self.buffers, strict=True):
@@ -292,7 +292,7 @@ class _Product:
                     values.append(splat(load(buffer, start), width))
                 else:
                     values.append(load(buffer, start, lanes=width))
-            value = emitter.evaluate(product.program, values)
+            value = code.evaluate(product.program, values)
             target = product.output.base(index) + (row + r) * product.output.row + at
             k.store(self.y, value, target, lanes=width)
 

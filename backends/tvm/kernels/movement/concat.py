@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import tirx
 
-from ...plan.layout import Blocked
+from ...plan.blocked import Blocked
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, load
 from ..epilogue import fill_border

@@ -8,12 +8,12 @@ from typing import Any
 
 from tvm import tirx
 
-from ...functions.steps import StepEmitter
+from ...functions.program_code import ProgramCode
 from ...plan.strides import collapse
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, splat
 from ..epilogue import fill_border
-from . import squares, transposed
+from . import permutation, squares
 from .sources import Elementwise, Source
 
 
@@ -45,7 +45,7 @@ def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
         body.build(parallel=parallel)
         return k.finish()
     lanes = 1 if by_lane else min(target.lanes, y.block)
-    emitter = StepEmitter(k, target, lanes)
+    code = ProgramCode(k, target, lanes)
     ragged = y.channels != y.padded_channels
     if by_lane and y.blocks == 1 and _interleaves(kernel, strides):
         _interleave(k, kernel, target, buffers, result, strides, parallel=parallel)
@@ -68,11 +68,11 @@ def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
                 with k.loop(y.height, "h") as h, k.loop(y.width, "w") as w:
                     at = (n * y.blocks + cb, y.position(h, w), lane)
                     if not ragged:
-                        value = emitter.evaluate(kernel.program, values(n, channel, h, w))
+                        value = code.evaluate(kernel.program, values(n, channel, h, w))
                         k.store(result, value, *at)
                     else:
                         with k.when(channel < y.channels):
-                            value = emitter.evaluate(kernel.program, values(n, channel, h, w))
+                            value = code.evaluate(kernel.program, values(n, channel, h, w))
                             k.store(result, value, *at)
                         with k.when(channel >= y.channels):
                             k.store(result, constant(0, kernel.program.dtype), *at)
@@ -83,7 +83,7 @@ def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
                 k.loop(y.block // lanes, "part") as part,
             ):
                 channel = cb * y.block + part * lanes
-                value = emitter.evaluate(kernel.program, values(n, channel, h, w))
+                value = code.evaluate(kernel.program, values(n, channel, h, w))
                 if ragged:
                     value = _mask(value, channel, y.channels, kernel.program.dtype, lanes)
                 at = (n * y.blocks + cb, y.position(h, w), part * lanes)
@@ -115,7 +115,7 @@ def _interleave(
     dtype = kernel.program.dtype
 
     def pixels(n: Any, h: Any, w: Any, lanes: int) -> None:
-        emitter = StepEmitter(k, target, lanes)
+        code = ProgramCode(k, target, lanes)
         vectors = []
         for c in range(y.block):
             if c >= y.channels:
@@ -126,7 +126,7 @@ def _interleave(
                 at = source.offset + n * s[0] + c * s[1] + h * s[2] + w * s[3]
                 found = load(buffer, at, lanes=lanes if s[3] else 1)
                 values.append(found if s[3] else splat(found, lanes))
-            vectors.append(emitter.bind(emitter.evaluate(kernel.program, values), dtype))
+            vectors.append(code.bind(code.evaluate(kernel.program, values), dtype))
         if lanes == 1:
             for c, value in enumerate(vectors):
                 k.store(result, value, n, y.position(h, w), c)
@@ -183,7 +183,7 @@ def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
         body = squares.Squares(k, kernel, target, buffers, result, strides, size)
         body.build(parallel=parallel)
         return k.finish()
-    emitter = StepEmitter(k, target, 1)
+    code = ProgramCode(k, target, 1)
     with (
         k.outer(n_, c_, parallel=parallel) as (n, c),
         k.loop(h_, "h") as h,
@@ -196,7 +196,7 @@ def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
             else:
                 at = source.offset + n * stride[0] + c * stride[1] + h * stride[2] + w * stride[3]
                 values.append(load(buffer, at))
-        value = emitter.evaluate(kernel.program, values)
+        value = code.evaluate(kernel.program, values)
         k.store(result, value, ((n * c_ + c) * h_ + h) * w_ + w)
     return k.finish()
 
@@ -208,8 +208,8 @@ def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Any:
     total = math.prod(kernel.shape)
     result = k.parameter("Y", (total,), kernel.program.dtype)
     sizes, strides = collapse(kernel.shape, [s.element_strides for s in kernel.sources])
-    if len(strides) == 1 and transposed.fits(sizes, strides[0]):
-        transposed.build(
+    if len(strides) == 1 and permutation.fits(sizes, strides[0]):
+        permutation.build(
             k, kernel, target, buffers[0], result, sizes, strides[0], parallel=parallel
         )
         return k.finish()
@@ -227,7 +227,7 @@ def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Any:
                 values.append(splat(load(buffer, base), lanes))
             else:
                 values.append(load(buffer, base, lanes=lanes))
-        value = StepEmitter(k, target, lanes).evaluate(kernel.program, values)
+        value = ProgramCode(k, target, lanes).evaluate(kernel.program, values)
         offset: Any = 0
         for i, size in zip(indices, outer, strict=True):
             offset = offset * size + i

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from ...plan.layout import Blocked
+from ...plan.blocked import Blocked
 from ...plan.programs import Program
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from tvm import tirx
 
-from ...functions.steps import StepEmitter
-from ...plan.layout import Blocked
+from ...functions.program_code import ProgramCode
+from ...plan.blocked import Blocked
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, load, splat
 from .sources import Elementwise, Source
@@ -99,11 +99,9 @@ class Squares:
                 kernel.sources, self.buffers, self.strides, strict=True
             )
         ]
-        emitter = StepEmitter(k, self.target, block)
+        code = ProgramCode(k, self.target, block)
         values = [
-            emitter.bind(
-                emitter.evaluate(kernel.program, [c[p] for c in columns]), kernel.program.dtype
-            )
+            code.bind(code.evaluate(kernel.program, [c[p] for c in columns]), kernel.program.dtype)
             for p in range(self.pixels)
         ]
         if kernel.layout is not None:
@@ -151,7 +149,7 @@ class Squares:
     ) -> list[Any]:
         """The vector of channels of each pixel of the square."""
         k, block = self.k, self.block
-        emitter = StepEmitter(k, self.target, block)
+        code = ProgramCode(k, self.target, block)
         if source.layout is not None:
             layout = source.layout
             image = n if layout.batch > 1 else 0
@@ -159,7 +157,7 @@ class Squares:
             found = []
             for p in range(self.pixels):
                 at = self.position(layout, h, w + p)
-                found.append(emitter.bind(load(buffer, outer, at, 0, lanes=block), source.dtype))
+                found.append(code.bind(load(buffer, outer, at, 0, lanes=block), source.dtype))
             return found
         base = source.offset + n * stride[0] + h * stride[2] + w * stride[3]
         if not stride[3]:
@@ -172,7 +170,7 @@ class Squares:
             channel = self.channel(cb, i)
             row = load(buffer, base + channel * stride[1], lanes=self.pixels)
             if self.pixels < block:
-                short = StepEmitter(k, self.target, self.pixels)
+                short = ProgramCode(k, self.target, self.pixels)
                 row = short.bind(row, source.dtype)
                 row = tirx.Shuffle([row] * (block // self.pixels), list(range(block)))
             rows.append(row)
@@ -186,7 +184,7 @@ class Squares:
         own = k.local(block, source.dtype, "own")
         for i in range(block):
             k.store(own, load(buffer, base + self.channel(cb, i) * stride), i)
-        return StepEmitter(k, self.target, block).bind(load(own, 0, lanes=block), source.dtype)
+        return ProgramCode(k, self.target, block).bind(load(own, 0, lanes=block), source.dtype)
 
     def channel(self, cb: Any, i: int) -> Any:
         """A channel of a block, the last one in place of those past it."""

@@ -16,7 +16,7 @@ from typing import Any
 from tvm import tirx
 
 from ...functions import mathematics
-from ...functions.steps import StepEmitter
+from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, splat
@@ -66,7 +66,7 @@ Combine = Callable[[VectorCode, Any, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Reduction:
+class RowReduction:
     """`term` of each element, joined from `start` on, and what becomes of the total."""
 
     join: Combine
@@ -83,17 +83,17 @@ def _square(e: VectorCode, x: Any) -> Any:
     return x * x
 
 
-REDUCTIONS: dict[str, Reduction] = {
-    "sum": Reduction(_add, 0.0),
-    "mean": Reduction(_add, 0.0, finish=lambda total, count: total / count),
-    "max": Reduction(VectorCode.larger, -math.inf),
-    "min": Reduction(VectorCode.smaller, math.inf),
-    "sum_square": Reduction(_add, 0.0, _square),
-    "l1": Reduction(_add, 0.0, VectorCode.magnitude),
-    "l2": Reduction(_add, 0.0, _square, lambda total, count: tirx.sqrt(total)),
+REDUCTIONS: dict[str, RowReduction] = {
+    "sum": RowReduction(_add, 0.0),
+    "mean": RowReduction(_add, 0.0, finish=lambda total, count: total / count),
+    "max": RowReduction(VectorCode.larger, -math.inf),
+    "min": RowReduction(VectorCode.smaller, math.inf),
+    "sum_square": RowReduction(_add, 0.0, _square),
+    "l1": RowReduction(_add, 0.0, VectorCode.magnitude),
+    "l2": RowReduction(_add, 0.0, _square, lambda total, count: tirx.sqrt(total)),
 }
 
-_TOP = Reduction(lambda e, element, total: tirx.max(total, element), -math.inf)
+_TOP = RowReduction(lambda e, element, total: tirx.max(total, element), -math.inf)
 """A row's largest number, anything where there is NaN: what the sum of a softmax needs."""
 
 
@@ -126,7 +126,7 @@ class _Rows:
         ]
         count = rows.outer * rows.inner if rows.reduces else total
         self.y = k.parameter("Y", (count,), rows.program.dtype)
-        self.emitter = StepEmitter(k, target, self.lanes)
+        self.code = ProgramCode(k, target, self.lanes)
 
     def build(self) -> Any:
         k, rows = self.k, self.rows
@@ -177,7 +177,7 @@ class _Rows:
 
     def fold(
         self,
-        reduction: Reduction,
+        reduction: RowReduction,
         element: Callable[[Any, Any], Any],
     ) -> Any:
         """All elements of the row joined; `element(number, first)` is a vector of them."""
@@ -192,14 +192,14 @@ class _Rows:
             if mask is not None:
                 value = tirx.Select(mask, value, self.number(reduction.start))
             before = load(acc, part * lanes, lanes=lanes)
-            joined = reduction.join(self.emitter, value, before)
+            joined = reduction.join(self.code, value, before)
             k.store(acc, joined, part * lanes, lanes=lanes)
 
         self.each_part(join, parts)
         value = load(acc, 0, lanes=lanes)
         for part in range(1, parts):
             other = load(acc, part * lanes, lanes=lanes)
-            value = reduction.join(self.emitter, other, value)
+            value = reduction.join(self.code, other, value)
         return value if self.across else splat(self.horizontal(value, reduction.join), lanes)
 
     def horizontal(self, value: Any, join: Combine) -> Any:
@@ -207,20 +207,20 @@ class _Rows:
         lanes = self.lanes
         while lanes > 1:
             half = lanes // 2
-            emitter = StepEmitter(self.k, self.target, lanes)
-            value = emitter.bind(value, "float32")
+            code = ProgramCode(self.k, self.target, lanes)
+            value = code.bind(value, "float32")
             low, high = (
                 tirx.Shuffle([value], list(range(start, start + half))) for start in (0, half)
             )
             lanes = half
-            value = join(StepEmitter(self.k, self.target, lanes), high, low)
-        return StepEmitter(self.k, self.target, 1).bind(value, "float32")
+            value = join(ProgramCode(self.k, self.target, lanes), high, low)
+        return ProgramCode(self.k, self.target, 1).bind(value, "float32")
 
     def number(self, value: float) -> Any:
         return constant(value, "float32", self.lanes)
 
     def bind(self, value: Any) -> Any:
-        return self.emitter.bind(value, "float32")
+        return self.code.bind(value, "float32")
 
     def store(self, value: Any, outer: Any, s: Any, inner: Any) -> None:
         """Apply the program to a vector of results and store it."""
@@ -232,7 +232,7 @@ class _Rows:
                 values.append(load(buffer, at, lanes=self.lanes))
             else:
                 values.append(splat(load(buffer, at), self.lanes))
-        result = self.emitter.evaluate(self.rows.program, values)
+        result = self.code.evaluate(self.rows.program, values)
         self.k.store(self.y, result, self.position(outer, s, inner), lanes=self.lanes)
 
     # --- kinds ---
@@ -248,7 +248,7 @@ class _Rows:
         top = self.bind(self.fold(_TOP, lambda _, s: element(s)))
 
         def exponential(number: Any, s: Any) -> Any:
-            value = self.bind(mathematics.exp_nonpositive(self.emitter, element(s) - top))
+            value = self.bind(mathematics.exp_nonpositive(self.code, element(s) - top))
             if row is not None:
                 k.store(row, value, number * lanes, lanes=lanes)
             return value
@@ -268,7 +268,7 @@ class _Rows:
             if row is not None:
                 value = load(row, number * lanes, lanes=lanes)
             else:
-                value = mathematics.exp_nonpositive(self.emitter, element(s) - top)
+                value = mathematics.exp_nonpositive(self.code, element(s) - top)
             self.store(value * factor, outer, s, inner)
 
         self.each(quotient)
@@ -302,7 +302,7 @@ class _Rows:
 
         def term(_: Any, s: Any) -> Any:
             value = load(self.x, self.position(outer, s, inner), lanes=self.lanes)
-            return reduction.term(self.emitter, self.bind(value))
+            return reduction.term(self.code, self.bind(value))
 
         total = self.bind(self.fold(reduction, term))
         result = reduction.finish(total, self.number(float(self.rows.size)))
@@ -310,10 +310,10 @@ class _Rows:
         if self.across:
             values = [result, *(splat(load(b, 0), self.lanes) for b in self.buffers)]
             self.k.store(
-                self.y, self.emitter.evaluate(self.rows.program, values), at, lanes=self.lanes
+                self.y, self.code.evaluate(self.rows.program, values), at, lanes=self.lanes
             )
             return
-        one = StepEmitter(self.k, self.target, 1)
+        one = ProgramCode(self.k, self.target, 1)
         single = tirx.Shuffle([self.bind(result)], [0]) if self.lanes > 1 else result
         values = [one.bind(single, "float32"), *(load(b, 0) for b in self.buffers)]
         self.k.store(self.y, one.evaluate(self.rows.program, values), at)

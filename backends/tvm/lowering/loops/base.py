@@ -15,7 +15,7 @@ from .....ir.errors import UnsupportedError
 from .....ir.graph import Node, Value
 from ...faults import Fault
 from ...plan.operations import LoopsOp
-from ...plan.tensors import Tensor
+from ...plan.tensors import PlanTensor
 from ...tensorir.builder import KernelBuilder, llvm, load
 from ..context import Constant, Lowering, Stored
 
@@ -23,7 +23,7 @@ Expr = Any
 """A TensorIR expression, or a Python number."""
 NumpyArray = Any
 
-Rule = Callable[["Call"], None]
+Rule = Callable[["OperatorCall"], None]
 
 RULES: dict[str, Rule] = {}
 
@@ -83,9 +83,9 @@ class Array:
         self.builder.store(self.buffer, to(value, self.dtype), position)
 
 
-def _stand_in(empty: Tensor) -> Tensor:
+def _stand_in(empty: PlanTensor) -> PlanTensor:
     """An element in memory for a tensor without any: no kernel's parameter is empty."""
-    return Tensor(empty.name, empty.dtype, (1,), const=np.zeros(1, empty.dtype))
+    return PlanTensor(empty.name, empty.dtype, (1,), const=np.zeros(1, empty.dtype))
 
 
 Body = Callable[[KernelBuilder, list[Array], list[Any]], None]
@@ -93,7 +93,7 @@ Body = Callable[[KernelBuilder, list[Array], list[Any]], None]
 
 
 @dataclasses.dataclass
-class Call:
+class OperatorCall:
     """One node being lowered."""
 
     lowering: Lowering
@@ -172,7 +172,7 @@ class Call:
     def fail(self, reason: str) -> NoReturn:
         raise UnsupportedError(f"node '{self.node.label}' ({self.node.op_type}): {reason}")
 
-    def same(self, source: Value | Tensor) -> None:
+    def same(self, source: Value | PlanTensor) -> None:
         """Let the first output be the same elements in the same order as an input."""
         from ...plan.operations import ReshapeOp
 
@@ -188,8 +188,8 @@ class Call:
                 const = np.asarray(tensor.const).reshape(shape)
             self.lowering.items[y] = Constant(const)
             return
-        output = Tensor(y.name, tensor.dtype, shape)
-        self.lowering.emit(ReshapeOp(self.node.label, [output], tensor))
+        output = PlanTensor(y.name, tensor.dtype, shape)
+        self.lowering.add(ReshapeOp(self.node.label, [output], tensor))
         self.lowering.items[y] = Stored(output)
 
     def define_constant(self, array: NumpyArray, index: int = 0) -> None:
@@ -200,7 +200,7 @@ class Call:
     def loops(
         self,
         body: Body,
-        inputs: Sequence[int | Tensor] | None = None,
+        inputs: Sequence[int | PlanTensor] | None = None,
         *,
         key: Any = None,
         scratch: Sequence[tuple[Sequence[int], str]] = (),
@@ -214,7 +214,7 @@ class Call:
         if inputs is None:
             inputs = [i for i, v in enumerate(self.node.inputs) if v is not None]
         tensors = [self.tensor(i) if isinstance(i, int) else i for i in inputs]
-        results: list[Tensor | None] = []
+        results: list[PlanTensor | None] = []
         for value in self.node.outputs:
             if value is None:
                 results.append(None)
@@ -232,7 +232,7 @@ class Call:
         )
         described = None if key is None else (self.node.op_type, self.opset, attributes, key)
         presence = [t is not None for t in results]
-        scratches = [Tensor("scratch", dtype, tuple(shape)) for shape, dtype in scratch]
+        scratches = [PlanTensor("scratch", dtype, tuple(shape)) for shape, dtype in scratch]
 
         def build() -> Any:
             k = KernelBuilder()
@@ -244,9 +244,9 @@ class Call:
             return k.finish()
 
         read = [t if t.elements else _stand_in(t) for t in tensors]
-        self.lowering.emit(LoopsOp(self.node.label, [*given, *scratches], read, build, described))
+        self.lowering.add(LoopsOp(self.node.label, [*given, *scratches], read, build, described))
 
-    def tensor(self, index: int) -> Tensor:
+    def tensor(self, index: int) -> PlanTensor:
         return self.lowering.stored(self.value(index))
 
 

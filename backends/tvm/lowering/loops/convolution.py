@@ -13,7 +13,7 @@ from .....ir.pooled_shapes import same_pads
 from . import mathematics as m
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     all_of,
     bind,
     cell,
@@ -59,7 +59,7 @@ def inside(places: Sequence[Any], sizes: Sequence[int]) -> Any:
 
 
 def window_of(
-    call: Call, sizes: Sequence[int], kernel: Sequence[int], out: Sequence[int]
+    call: OperatorCall, sizes: Sequence[int], kernel: Sequence[int], out: Sequence[int]
 ) -> Window:
     """The window that a node's attributes describe over axes of these sizes."""
     rank = len(kernel)
@@ -83,7 +83,7 @@ def window_of(
 
 
 def _convolve(
-    call: Call,
+    call: OperatorCall,
     k: Any,
     x: Array,
     w: Array,
@@ -111,7 +111,7 @@ def _convolve(
 
 
 @rule("Conv")
-def conv(call: Call) -> None:
+def conv(call: OperatorCall) -> None:
     dtype = compute_type(call.output_dtype())
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
@@ -127,7 +127,7 @@ def conv(call: Call) -> None:
 
 
 @rule("ConvInteger")
-def conv_integer(call: Call) -> None:
+def conv_integer(call: OperatorCall) -> None:
     present = [i for i in range(4) if call.has(i)]
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
@@ -147,7 +147,7 @@ def conv_integer(call: Call) -> None:
 
 
 @rule("QLinearConv")
-def qlinear_conv(call: Call) -> None:
+def qlinear_conv(call: OperatorCall) -> None:
     """Inputs: x, scale, zero, w, scale, zero, output scale, zero, bias."""
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
@@ -170,7 +170,7 @@ def qlinear_conv(call: Call) -> None:
 
 
 @rule("ConvTranspose")
-def conv_transpose(call: Call) -> None:
+def conv_transpose(call: OperatorCall) -> None:
     """Each output element gathers the input elements whose windows cover it."""
     x_shape, w_shape, out = call.shape(0), call.shape(1), call.output_shape()
     node, rank = call.node, len(x_shape) - 2
@@ -217,7 +217,7 @@ def conv_transpose(call: Call) -> None:
 
 
 @rule("DeformConv")
-def deform_conv(call: Call) -> None:
+def deform_conv(call: OperatorCall) -> None:
     """Two-dimensional, with bilinear sampling (ONNX DeformConv)."""
     x_shape, w_shape = call.shape(0), call.shape(1)
     if len(x_shape) != 4:

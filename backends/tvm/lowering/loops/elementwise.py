@@ -15,7 +15,7 @@ from ...tensorir.builder import KernelBuilder
 from . import mathematics as m
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     bind,
     cell,
     compute_type,
@@ -33,7 +33,7 @@ Function = Callable[..., Any]
 
 
 def elementwise(
-    call: Call,
+    call: OperatorCall,
     function: Function,
     inputs: Sequence[int] | None = None,
     *,
@@ -68,7 +68,7 @@ def elementwise(
     call.loops(body, inputs, key=key)
 
 
-def _check_broadcast(call: Call, shapes: Sequence[tuple[int, ...]]) -> None:
+def _check_broadcast(call: OperatorCall, shapes: Sequence[tuple[int, ...]]) -> None:
     try:
         result = np.broadcast_shapes(*shapes)
     except ValueError:
@@ -78,7 +78,7 @@ def _check_broadcast(call: Call, shapes: Sequence[tuple[int, ...]]) -> None:
         call.fail(f"shapes {given} don't give {list(call.output_shape())}")
 
 
-def _unary(function: Function) -> Callable[[Call], None]:
+def _unary(function: Function) -> Callable[[OperatorCall], None]:
     return lambda call: elementwise(call, function, [0])
 
 
@@ -139,10 +139,10 @@ def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
     return m.largest(lit(0, x), m.smallest(lit(1, x), value))
 
 
-def _with(function: Function, **defaults: Any) -> Callable[[Call], None]:
+def _with(function: Function, **defaults: Any) -> Callable[[OperatorCall], None]:
     """A unary operator with numbers as attributes."""
 
-    def lower(call: Call) -> None:
+    def lower(call: OperatorCall) -> None:
         given = {name: call.node.get(name, value) for name, value in defaults.items()}
         elementwise(call, lambda x: function(x, **given), [0])
 
@@ -196,12 +196,12 @@ rule("Gelu")(_with(lambda x, approximate: m.gelu(x, approximate == "tanh"), appr
 
 
 @rule("Identity")
-def identity(call: Call) -> None:
+def identity(call: OperatorCall) -> None:
     call.same(call.value(0))
 
 
 @rule("Dropout")
-def dropout(call: Call) -> None:
+def dropout(call: OperatorCall) -> None:
     """Inference only: a copy, and a mask that keeps everything."""
     if call.has(2):
         mode = call.known(2, "training_mode")
@@ -222,7 +222,7 @@ def dropout(call: Call) -> None:
 
 
 @rule("Cast", "CastLike")
-def cast(call: Call) -> None:
+def cast(call: OperatorCall) -> None:
     target = call.output_dtype(0)
     elementwise(call, lambda x: m.convert(x, target), [0])
 
@@ -238,7 +238,7 @@ class _Divisor:
     minus_one: bool
 
     @staticmethod
-    def of(call: Call) -> _Divisor:
+    def of(call: OperatorCall) -> _Divisor:
         """Raises UnsupportedError where integers are divided by a constant zero."""
         if is_float(call.dtype(1)):
             return _Divisor(zero=False, minus_one=False)
@@ -269,7 +269,7 @@ class _Divisor:
         return result.get()
 
 
-def _divide(call: Call) -> None:
+def _divide(call: OperatorCall) -> None:
     """Towards zero; the lowest number divided by -1 is itself."""
     divisor = _Divisor.of(call)
 
@@ -284,7 +284,7 @@ def _divide(call: Call) -> None:
 rule("Div")(_divide)
 
 
-def _shift(call: Call) -> None:
+def _shift(call: OperatorCall) -> None:
     left = call.node.get("direction") == "LEFT"
 
     def shift(a: Any, b: Any) -> Any:
@@ -303,8 +303,10 @@ def _shift(call: Call) -> None:
 rule("BitShift")(_shift)
 
 
-def _binary(function: Function, *, key: Any = (), builder: bool = False) -> Callable[[Call], None]:
-    def lower(call: Call) -> None:
+def _binary(
+    function: Function, *, key: Any = (), builder: bool = False
+) -> Callable[[OperatorCall], None]:
+    def lower(call: OperatorCall) -> None:
         if call.opset < 7:
             _legacy(call, function, key, builder=builder)
         else:
@@ -313,7 +315,7 @@ def _binary(function: Function, *, key: Any = (), builder: bool = False) -> Call
     return lower
 
 
-def _legacy(call: Call, function: Function, key: Any, *, builder: bool) -> None:
+def _legacy(call: OperatorCall, function: Function, key: Any, *, builder: bool) -> None:
     """Before opset 7 the second operand's axes align at `axis`, if `broadcast` says so."""
     first, second = call.shape(0), call.shape(1)
     by_channel = call.node.op_type == "PRelu" and len(second) == 1
@@ -323,15 +325,15 @@ def _legacy(call: Call, function: Function, key: Any, *, builder: bool) -> None:
     axis = min(1, len(first) - 1) if by_channel else len(first) - len(second)
     axis = int(call.node.get("axis", axis)) % len(first)
     from ...plan.operations import ReshapeOp
-    from ...plan.tensors import Tensor
+    from ...plan.tensors import PlanTensor
 
     source = call.tensor(1)
     shape = (*second, *(1 for _ in range(len(first) - axis - len(second))))
-    aligned = Tensor(source.name + "/aligned", source.dtype, shape, const=None)
+    aligned = PlanTensor(source.name + "/aligned", source.dtype, shape, const=None)
     if source.const is not None:
         aligned.const = source.const.reshape(shape)
     else:
-        call.lowering.emit(ReshapeOp(call.node.label, [aligned], source))
+        call.lowering.add(ReshapeOp(call.node.label, [aligned], source))
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         with nest(k, ys[0].shape) as index:
@@ -368,7 +370,7 @@ def _comparable(x: Any) -> Any:
 
 
 @rule("Pow")
-def power(call: Call) -> None:
+def power(call: OperatorCall) -> None:
     """Squares and cubes of integers by one exponent are products, as in ONNX Runtime."""
     whole = not is_float(call.dtype(0)) and math.prod(call.shape(1)) == 1
 
@@ -384,7 +386,7 @@ def power(call: Call) -> None:
 
 
 @rule("Sign")
-def sign(call: Call) -> None:
+def sign(call: OperatorCall) -> None:
     """Of NaN it is NaN, in float16 zero, as in ONNX Runtime."""
     half = call.dtype(0) == "float16"
 
@@ -395,7 +397,7 @@ def sign(call: Call) -> None:
 
 
 @rule("Mod")
-def mod(call: Call) -> None:
+def mod(call: OperatorCall) -> None:
     """The remainder has the divisor's sign, with fmod=1 the dividend's."""
     truncated = bool(call.node.get("fmod", 0))
     divisor = _Divisor.of(call)
@@ -419,15 +421,15 @@ def mod(call: Call) -> None:
 
 
 @rule("Where")
-def where(call: Call) -> None:
+def where(call: OperatorCall) -> None:
     elementwise(call, select)
 
 
 # --- any number of operands ------------------------------------------------------
 
 
-def _variadic(function: Function, *, mean: bool = False) -> Callable[[Call], None]:
-    def lower(call: Call) -> None:
+def _variadic(function: Function, *, mean: bool = False) -> Callable[[OperatorCall], None]:
+    def lower(call: OperatorCall) -> None:
         count = len(call.node.inputs)
 
         def total(*values: Any) -> Any:
@@ -448,7 +450,7 @@ rule("Mean")(_variadic(lambda a, b: a + b, mean=True))
 
 
 @rule("Clip")
-def clip(call: Call) -> None:
+def clip(call: OperatorCall) -> None:
     """Bounds may be computed at run time; the upper one wins where they cross.
 
     Omitted ones are the extremes of the type, which infinities exceed.

@@ -23,8 +23,8 @@ from ...plan.operations import LoopsOp
 from ...tensorir.builder import KernelBuilder
 from .base import (
     Array,
-    Call,
     Expr,
+    OperatorCall,
     all_of,
     any_of,
     bind,
@@ -46,7 +46,7 @@ _FAR = 2**40
 class Expectation:
     """The operands of a node inside the kernel that checks them; `out` is the result's shape."""
 
-    def __init__(self, call: Call, k: KernelBuilder, arrays: dict[int, Array]) -> None:
+    def __init__(self, call: OperatorCall, k: KernelBuilder, arrays: dict[int, Array]) -> None:
         self.call, self.k, self.arrays = call, k, arrays
         self.out = next(
             call.output_shape(i) for i, v in enumerate(call.node.outputs) if v is not None
@@ -164,7 +164,7 @@ def refuse_sizes_of_inputs(model: Model) -> None:
         raise UnsupportedNodesError(reasons, [], [])
 
 
-def expect(call: Call) -> None:
+def expect(call: OperatorCall) -> None:
     """Emit the check of a node whose result's shape is only declared.
 
     Raises UnsupportedError where nothing is known to check.
@@ -192,7 +192,7 @@ def expect(call: Call) -> None:
     check(expectation)
     if not expectation.is_empty:
         function = k.finish()
-        call.lowering.emit(LoopsOp(call.node.label, [], tensors, lambda: function))
+        call.lowering.add(LoopsOp(call.node.label, [], tensors, lambda: function))
 
 
 @expects("GroupNormalization", "MeanVarianceNormalization", operands=[])
@@ -463,7 +463,7 @@ def _stft(e: Expectation) -> None:
 # --- control flow ----------------------------------------------------------------
 
 
-def require(call: Call) -> None:
+def require(call: OperatorCall) -> None:
     """The first input, where all others, truth values, hold; else the run fails."""
     computed = []
     for index in range(1, len(call.node.inputs)):
@@ -482,5 +482,5 @@ def require(call: Call) -> None:
         return k.finish()
 
     if computed:
-        call.lowering.emit(LoopsOp(call.node.label, [], computed, build))
+        call.lowering.add(LoopsOp(call.node.label, [], computed, build))
     call.same(call.value(0))

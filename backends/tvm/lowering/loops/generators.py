@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from .base import Array, Call, equal, limited, nest, number, rule, select, to
+from .base import Array, OperatorCall, equal, limited, nest, number, rule, select, to
 
 
 @rule("Range")
-def range_(call: Call) -> None:
+def range_(call: OperatorCall) -> None:
     """The length shows in the result's shape."""
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
@@ -22,7 +22,7 @@ def range_(call: Call) -> None:
 
 
 @rule("ConstantOfShape")
-def constant_of_shape(call: Call) -> None:
+def constant_of_shape(call: OperatorCall) -> None:
     given = call.node.get("value")
     value = 0.0
     if given is not None:
@@ -33,14 +33,14 @@ def constant_of_shape(call: Call) -> None:
 
 
 @rule("EyeLike")
-def eye_like(call: Call) -> None:
+def eye_like(call: OperatorCall) -> None:
     k = int(call.node.get("k", 0))
     rows, columns = call.output_shape()
     call.define_constant(np.eye(rows, columns, k, dtype=call.output_dtype()))
 
 
 @rule("HannWindow", "HammingWindow", "BlackmanWindow")
-def window(call: Call) -> None:
+def window(call: OperatorCall) -> None:
     """The size shows in the result's shape (ONNX's definition: ends at the sample before)."""
     size = call.output_shape()[0]
     n = size if call.node.get("periodic", 1) else max(size - 1, 1)
@@ -55,17 +55,17 @@ def window(call: Call) -> None:
 
 
 @rule("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-def random(call: Call) -> None:
+def random(call: OperatorCall) -> None:
     call.fail("compiled models draw no random numbers")
 
 
 @rule("Bernoulli", "Multinomial")
-def random_draw(call: Call) -> None:
+def random_draw(call: OperatorCall) -> None:
     call.fail("compiled models draw no random numbers")
 
 
 @rule("Det")
-def determinant(call: Call) -> None:
+def determinant(call: OperatorCall) -> None:
     """By Gaussian elimination with pivoting."""
     *outer, n, _ = call.shape()
 

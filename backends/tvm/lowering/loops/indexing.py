@@ -10,7 +10,7 @@ from ...faults import Fault
 from . import mathematics as m
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     bind,
     checked,
     nest,
@@ -24,7 +24,7 @@ from .base import (
 
 
 @rule("Gather")
-def gather(call: Call) -> None:
+def gather(call: OperatorCall) -> None:
     shape = call.shape()
     axis = call.axis(len(shape), 0)
     rank = call.rank(1)
@@ -39,7 +39,7 @@ def gather(call: Call) -> None:
 
 
 @rule("GatherElements")
-def gather_elements(call: Call) -> None:
+def gather_elements(call: OperatorCall) -> None:
     shape = call.shape()
     axis = call.axis(len(shape), 0)
 
@@ -53,7 +53,7 @@ def gather_elements(call: Call) -> None:
 
 
 @rule("GatherND")
-def gather_nd(call: Call) -> None:
+def gather_nd(call: OperatorCall) -> None:
     shape, indices = call.shape(0), call.shape(1)
     batch = int(call.node.get("batch_dims", 0))
     depth = indices[-1]
@@ -88,7 +88,7 @@ def _copy(k: Any, source: Array, target: Any) -> None:
         target.put(source.at(i), i)
 
 
-def _reduction(call: Call) -> str:
+def _reduction(call: OperatorCall) -> str:
     reduction = str(call.node.get("reduction", "none"))
     if reduction not in _REDUCTIONS:
         call.fail(f"reduction '{reduction}'")
@@ -96,7 +96,7 @@ def _reduction(call: Call) -> str:
 
 
 @rule("ScatterElements", "Scatter")
-def scatter_elements(call: Call) -> None:
+def scatter_elements(call: OperatorCall) -> None:
     """In order, so that the last of several updates of one element stays."""
     shape = call.shape()
     axis = call.axis(len(shape), 0)
@@ -116,7 +116,7 @@ def scatter_elements(call: Call) -> None:
 
 
 @rule("ScatterND")
-def scatter_nd(call: Call) -> None:
+def scatter_nd(call: OperatorCall) -> None:
     shape, indices_shape = call.shape(0), call.shape(1)
     depth = indices_shape[-1]
     reduction = _reduction(call)
@@ -137,7 +137,7 @@ def scatter_nd(call: Call) -> None:
 
 
 @rule("OneHot")
-def one_hot(call: Call) -> None:
+def one_hot(call: OperatorCall) -> None:
     """The depth shows in the result's shape; indices outside of it give the off value."""
     shape = call.output_shape()
     axis = call.axis(len(shape), -1)
@@ -155,7 +155,7 @@ def one_hot(call: Call) -> None:
 
 
 @rule("TensorScatter")
-def tensor_scatter(call: Call) -> None:
+def tensor_scatter(call: OperatorCall) -> None:
     """Writes an update into a cache, from a position per batch element on."""
     shape, update = call.shape(0), call.shape(1)
     axis = call.axis(len(shape), -2)

@@ -11,7 +11,7 @@ from .base import dtype_of, is_float, number, select, to
 
 
 def libm(name: str, *arguments: Any) -> Any:
-    """Call a function of C's mathematics library in the arguments' precision."""
+    """OperatorCall a function of C's mathematics library in the arguments' precision."""
     dtype = dtype_of(arguments[0])
     wide = "float64" if dtype == "float64" else "float32"
     values = [to(a, wide) for a in arguments]

@@ -11,7 +11,7 @@ import numpy as np
 from . import mathematics as m
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     cell,
     compute_type,
     nest,
@@ -28,7 +28,9 @@ def _dims(shape: tuple[int, ...], first: bool) -> tuple[int, ...]:
     return (1, *shape) if first else (*shape, 1)
 
 
-def _product(call: Call, k: Any, a: Array, b: Array, finish: Any, dtype: str, take: Any) -> None:
+def _product(
+    call: OperatorCall, k: Any, a: Array, b: Array, finish: Any, dtype: str, take: Any
+) -> None:
     """For each element of a (broadcast) matrix product: `finish(position, index, sum)`.
 
     `take(a, b, row, column)` is one element's contribution.
@@ -60,7 +62,7 @@ def _batch_offset(outer: list[Any], shape: tuple[int, ...]) -> Any:
 
 
 @rule("MatMul")
-def matmul(call: Call) -> None:
+def matmul(call: OperatorCall) -> None:
     dtype = compute_type(call.output_dtype())
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
@@ -78,7 +80,7 @@ def matmul(call: Call) -> None:
 
 
 @rule("Gemm")
-def gemm(call: Call) -> None:
+def gemm(call: OperatorCall) -> None:
     alpha, beta = float(call.node.get("alpha", 1.0)), float(call.node.get("beta", 1.0))
     trans_a, trans_b = bool(call.node.get("transA", 0)), bool(call.node.get("transB", 0))
     dtype = compute_type(call.output_dtype())
@@ -110,7 +112,7 @@ def _zero_point(x: Array | None, row_or_column: Any) -> Any:
 
 
 @rule("MatMulInteger")
-def matmul_integer(call: Call) -> None:
+def matmul_integer(call: OperatorCall) -> None:
     present = [i for i in range(4) if call.has(i)]
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
@@ -129,7 +131,7 @@ def matmul_integer(call: Call) -> None:
 
 
 @rule("QLinearMatMul")
-def qlinear_matmul(call: Call) -> None:
+def qlinear_matmul(call: OperatorCall) -> None:
     """Inputs: a, scale, zero, b, scale, zero, output scale, zero."""
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
@@ -156,7 +158,7 @@ def qlinear_matmul(call: Call) -> None:
 
 
 @rule("Einsum")
-def einsum(call: Call) -> None:
+def einsum(call: OperatorCall) -> None:
     """One loop per letter; every product is summed in one go."""
     equation = str(call.node.get("equation")).replace(" ", "")
     left, arrow, right = equation.partition("->")

@@ -11,7 +11,7 @@ import numpy as np
 from ...faults import Fault
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     all_of,
     cell,
     checked,
@@ -37,7 +37,7 @@ from .base import (
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def reshape(call: Call) -> None:
+def reshape(call: OperatorCall) -> None:
     """The result's shape is known, so what computes it at run time needs no look."""
     ambiguous = call.node.op_type == "Squeeze" and call.has(1) and call.shape(1) == (0,)
     if ambiguous and 1 in call.output_shape():
@@ -49,19 +49,19 @@ def reshape(call: Call) -> None:
 
 
 @rule("Shape")
-def shape_(call: Call) -> None:
+def shape_(call: OperatorCall) -> None:
     shape = call.shape(0)
     start, end = int(call.node.get("start", 0)), call.node.get("end")
     call.define_constant(np.asarray(shape[start : None if end is None else int(end)], np.int64))
 
 
 @rule("Size")
-def size(call: Call) -> None:
+def size(call: OperatorCall) -> None:
     call.define_constant(np.asarray(math.prod(call.shape(0)), np.int64))
 
 
 @rule("Transpose")
-def transpose(call: Call) -> None:
+def transpose(call: OperatorCall) -> None:
     rank = call.rank()
     order = [int(p) for p in call.node.get("perm", list(range(rank))[::-1])]
 
@@ -76,7 +76,7 @@ def transpose(call: Call) -> None:
 
 
 @rule("Expand")
-def expand(call: Call) -> None:
+def expand(call: OperatorCall) -> None:
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         with nest(k, ys[0].shape) as index:
             ys[0].store(xs[0].broadcast(index), index)
@@ -85,7 +85,7 @@ def expand(call: Call) -> None:
 
 
 @rule("Tile")
-def tile(call: Call) -> None:
+def tile(call: OperatorCall) -> None:
     """How often each axis repeats shows in the result's shape."""
     given = call.shape(0)
     repeats = [o // s if s else 0 for o, s in zip(call.output_shape(), given, strict=True)]
@@ -103,7 +103,7 @@ def tile(call: Call) -> None:
 
 
 @rule("Concat")
-def concat(call: Call) -> None:
+def concat(call: OperatorCall) -> None:
     shape = call.output_shape()
     axis = call.axis(len(shape), 1)
     inputs = [i for i, v in enumerate(call.node.inputs) if v is not None]
@@ -120,7 +120,7 @@ def concat(call: Call) -> None:
 
 
 @rule("Split")
-def split(call: Call) -> None:
+def split(call: OperatorCall) -> None:
     axis = call.axis(call.rank(), 0)
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
@@ -140,7 +140,7 @@ def split(call: Call) -> None:
 
 
 @rule("Slice")
-def slice_(call: Call) -> None:
+def slice_(call: OperatorCall) -> None:
     """Where it begins and how it steps may be computed at run time."""
     shape = call.shape()
     names = ("starts", "ends", "axes", "steps")
@@ -221,7 +221,7 @@ def _sliced(k: Any, start: Any, end: Any, step: Any, size_: int) -> tuple[Any, A
 
 
 @rule("Pad")
-def pad(call: Call) -> None:
+def pad(call: OperatorCall) -> None:
     """Pads may be computed at run time; constant ones may crop."""
     shape = call.shape()
     rank = len(shape)
@@ -343,7 +343,7 @@ def _folded(k: Any, index: Any, period: Any, reach: int) -> Any:
 
 
 @rule("CenterCropPad")
-def center_crop_pad(call: Call) -> None:
+def center_crop_pad(call: OperatorCall) -> None:
     """Crops or pads with zeros around the middle, to the result's shape."""
     own, result = call.shape(), call.output_shape()
     shift = []
@@ -369,7 +369,7 @@ def center_crop_pad(call: Call) -> None:
 
 
 @rule("DepthToSpace")
-def depth_to_space(call: Call) -> None:
+def depth_to_space(call: OperatorCall) -> None:
     b = int(call.node.get("blocksize"))
     by_columns = call.node.get("mode", "DCR") == "CRD"
     n, _, height, width = call.shape()
@@ -385,7 +385,7 @@ def depth_to_space(call: Call) -> None:
 
 
 @rule("SpaceToDepth")
-def space_to_depth(call: Call) -> None:
+def space_to_depth(call: OperatorCall) -> None:
     b = int(call.node.get("blocksize"))
     by_columns = call.node.get("mode", "DCR") == "CRD"
     n, _, height, width = call.output_shape()
@@ -401,7 +401,7 @@ def space_to_depth(call: Call) -> None:
 
 
 @rule("ReverseSequence")
-def reverse_sequence(call: Call) -> None:
+def reverse_sequence(call: OperatorCall) -> None:
     batch = int(call.node.get("batch_axis", 1))
     time = int(call.node.get("time_axis", 0))
 
@@ -419,7 +419,7 @@ def reverse_sequence(call: Call) -> None:
 
 
 @rule("Trilu")
-def trilu(call: Call) -> None:
+def trilu(call: OperatorCall) -> None:
     upper = bool(call.node.get("upper", 1))
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
@@ -433,7 +433,7 @@ def trilu(call: Call) -> None:
 
 
 @rule("Col2Im")
-def col2im(call: Call) -> None:
+def col2im(call: OperatorCall) -> None:
     """Sums the columns' blocks where they overlap (ONNX Col2Im).
 
     The image's sizes show in the result; where the block's are computed at run time,
@@ -472,7 +472,7 @@ def col2im(call: Call) -> None:
     call.loops(body, [0, 2], key=tuple(blocks))
 
 
-def col2im_blocks(call: Call) -> dict[tuple[int, ...], list[int]]:
+def col2im_blocks(call: OperatorCall) -> dict[tuple[int, ...], list[int]]:
     """The sizes of blocks that fit the rows and columns, with the numbers of blocks per axis."""
     _, rows, columns = call.shape()
     channels, *image = call.output_shape()[1:]
@@ -496,7 +496,7 @@ def col2im_blocks(call: Call) -> dict[tuple[int, ...], list[int]]:
     return found
 
 
-def _col2im_window(call: Call, rank: int) -> tuple[list[int], list[int], list[int]]:
+def _col2im_window(call: OperatorCall, rank: int) -> tuple[list[int], list[int], list[int]]:
     """Strides, dilations and pads."""
     node = call.node
     strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)

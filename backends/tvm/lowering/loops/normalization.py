@@ -10,7 +10,7 @@ from ...kernels.rows.rows import mean_part
 from . import mathematics as m
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     all_of,
     cell,
     compute_type,
@@ -27,7 +27,7 @@ from .mathematics import lit
 
 
 @rule("Softmax", "LogSoftmax")
-def softmax(call: Call) -> None:
+def softmax(call: OperatorCall) -> None:
     """Before opset 13 over all axes from `axis` on together."""
     shape = call.shape()
     flat = call.opset < 13
@@ -81,7 +81,7 @@ def _moments(
 
 
 @rule("LayerNormalization", "RMSNormalization")
-def layer_normalization(call: Call) -> None:
+def layer_normalization(call: OperatorCall) -> None:
     """Over the axes from `axis` on; statistics in float32 (`stash_type`)."""
     shape = call.shape()
     axis = call.axis(len(shape), -1)
@@ -129,7 +129,7 @@ def layer_normalization(call: Call) -> None:
 
 
 @rule("InstanceNormalization", "GroupNormalization")
-def group_normalization(call: Call) -> None:
+def group_normalization(call: OperatorCall) -> None:
     """InstanceNormalization is one group per channel; before opset 21 scales are per group."""
     shape = call.shape()
     instance = call.node.op_type == "InstanceNormalization"
@@ -162,7 +162,7 @@ def group_normalization(call: Call) -> None:
 
 
 @rule("BatchNormalization")
-def batch_normalization(call: Call) -> None:
+def batch_normalization(call: OperatorCall) -> None:
     """Inference, and training mode with its running statistics (opset 14)."""
     shape = call.shape()
     epsilon = float(call.node.get("epsilon", 1e-5))
@@ -210,7 +210,7 @@ def batch_normalization(call: Call) -> None:
 
 
 @rule("LpNormalization")
-def lp_normalization(call: Call) -> None:
+def lp_normalization(call: OperatorCall) -> None:
     """Zero vectors stay zero."""
     shape = call.shape()
     axis = call.axis(len(shape), -1)
@@ -234,7 +234,7 @@ def lp_normalization(call: Call) -> None:
 
 
 @rule("LRN")
-def local_response_normalization(call: Call) -> None:
+def local_response_normalization(call: OperatorCall) -> None:
     shape = call.shape()
     size = int(call.node.get("size"))
     alpha = float(call.node.get("alpha", 1e-4))
@@ -258,7 +258,7 @@ def local_response_normalization(call: Call) -> None:
 
 
 @rule("MeanVarianceNormalization")
-def mean_variance_normalization(call: Call) -> None:
+def mean_variance_normalization(call: OperatorCall) -> None:
     shape = call.shape()
     axes = [a % len(shape) for a in call.node.get("axes", [0, 2, 3])]
     kept = [i for i in range(len(shape)) if i not in axes]

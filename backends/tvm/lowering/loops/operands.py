@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .base import Call
+from .base import OperatorCall
 
 Shape = tuple[int, ...]
 
@@ -36,7 +36,7 @@ _CHANNELS: dict[str, tuple[int, ...]] = {
 """Operands with one number for each channel."""
 
 
-def check_operands(call: Call) -> None:
+def check_operands(call: OperatorCall) -> None:
     """Raise UnsupportedError where an operand's shape doesn't go with the others'."""
     op_type = call.node.op_type
     for index in _NUMBERS.get(op_type, ()):
@@ -50,17 +50,17 @@ def check_operands(call: Call) -> None:
         check(call)
 
 
-def _refuse(call: Call, index: int, expected: str) -> None:
+def _refuse(call: OperatorCall, index: int, expected: str) -> None:
     value = call.value(index)
     call.fail(f"operand '{value.name}' has shape {list(call.shape(index))}, not {expected}")
 
 
-def _expect(call: Call, index: int, *shapes: Sequence[int]) -> None:
+def _expect(call: OperatorCall, index: int, *shapes: Sequence[int]) -> None:
     if call.has(index) and call.shape(index) not in [tuple(s) for s in shapes]:
         _refuse(call, index, " or ".join(str(list(s)) for s in shapes))
 
 
-def _expect_broadcast(call: Call, index: int, shape: Shape) -> None:
+def _expect_broadcast(call: OperatorCall, index: int, shape: Shape) -> None:
     """An operand that broadcasts to a shape, and not the other way round."""
     if not call.has(index):
         return
@@ -70,20 +70,20 @@ def _expect_broadcast(call: Call, index: int, shape: Shape) -> None:
         _refuse(call, index, f"one that broadcasts to {list(shape)}")
 
 
-def _conv(call: Call) -> None:
+def _conv(call: OperatorCall) -> None:
     weights, groups = call.shape(1), int(call.node.get("group", 1))
     if call.shape()[1] != weights[1] * groups or weights[0] % groups:
         _refuse(call, 1, f"one for {call.shape()[1]} channels in {groups} groups")
     _expect(call, 2, (call.shape(1)[0],))
 
 
-def _conv_transpose(call: Call) -> None:
+def _conv_transpose(call: OperatorCall) -> None:
     channels = call.shape()[1]
     _expect(call, 1, (channels, *call.shape(1)[1:]))
     _expect(call, 2, (call.shape(1)[1] * int(call.node.get("group", 1)),))
 
 
-def _qlinear_conv(call: Call) -> None:
+def _qlinear_conv(call: OperatorCall) -> None:
     channels = call.shape(3)[0]
     for index in (1, 2, 6, 7):
         _expect(call, index, (), (1,))
@@ -92,33 +92,33 @@ def _qlinear_conv(call: Call) -> None:
     _expect(call, 8, (channels,))
 
 
-def _conv_integer(call: Call) -> None:
+def _conv_integer(call: OperatorCall) -> None:
     _expect(call, 2, (), (1,))
     _expect(call, 3, (), (1,), (call.shape(1)[0],))
 
 
-def _gemm(call: Call) -> None:
+def _gemm(call: OperatorCall) -> None:
     _expect_broadcast(call, 2, call.output_shape())
 
 
-def _prelu(call: Call) -> None:
+def _prelu(call: OperatorCall) -> None:
     if call.opset >= 7:
         _expect_broadcast(call, 1, call.shape(0))
 
 
-def _layer_normalization(call: Call) -> None:
+def _layer_normalization(call: OperatorCall) -> None:
     axis = call.axis(call.rank(), -1)
     for index in (1, 2):
         _expect_broadcast(call, index, call.shape()[axis:])
 
 
-def _group_normalization(call: Call) -> None:
+def _group_normalization(call: OperatorCall) -> None:
     groups, channels = int(call.node.get("num_groups")), call.shape()[1]
     for index in (1, 2):
         _expect(call, index, (groups if call.opset < 21 else channels,))
 
 
-def _linear(call: Call) -> None:
+def _linear(call: OperatorCall) -> None:
     """Scales are per tensor, along the axis, or per block of it; zero points as scales."""
     shape, scale = call.shape(0), call.shape(1)
     _expect(call, 2, scale)
@@ -135,10 +135,12 @@ def _linear(call: Call) -> None:
         _expect(call, 1, (shape[axis],))
 
 
-def _integer_product(points: tuple[int, int], matrices: tuple[int, int]) -> Callable[[Call], None]:
+def _integer_product(
+    points: tuple[int, int], matrices: tuple[int, int]
+) -> Callable[[OperatorCall], None]:
     """Zero points (and scales) of a product: one number, or one per row, or per column."""
 
-    def check(call: Call) -> None:
+    def check(call: OperatorCall) -> None:
         a, b = (call.shape(i) for i in matrices)
         rows, columns = (a[-2] if len(a) > 1 else 1), (b[-1] if len(b) > 1 else 1)
         _expect(call, points[0], (), (1,), (rows,))
@@ -147,14 +149,14 @@ def _integer_product(points: tuple[int, int], matrices: tuple[int, int]) -> Call
     return check
 
 
-def _qlinear_matmul(call: Call) -> None:
+def _qlinear_matmul(call: OperatorCall) -> None:
     for points in ((1, 4), (2, 5)):
         _integer_product(points, (0, 3))(call)
     for index in (6, 7):
         _expect(call, index, (), (1,))
 
 
-def _recurrent(call: Call) -> None:
+def _recurrent(call: OperatorCall) -> None:
     gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[call.node.op_type]
     first = bool(call.node.get("layout", 0))
     steps_batch = call.shape(0)[:2]
@@ -171,20 +173,20 @@ def _recurrent(call: Call) -> None:
     _expect(call, 7, (directions, 3 * hidden))
 
 
-def _one_hot(call: Call) -> None:
+def _one_hot(call: OperatorCall) -> None:
     _expect(call, 2, (2,))
 
 
-def _gather_elements(call: Call) -> None:
+def _gather_elements(call: OperatorCall) -> None:
     _within_data(call)
 
 
-def _scatter_elements(call: Call) -> None:
+def _scatter_elements(call: OperatorCall) -> None:
     _within_data(call)
     _expect(call, 2, call.shape(1))
 
 
-def _within_data(call: Call) -> None:
+def _within_data(call: OperatorCall) -> None:
     """Indices reach no further than the data on all axes but their own."""
     data, indices = call.shape(0), call.shape(1)
     axis = call.axis(len(data), 0)
@@ -194,54 +196,54 @@ def _within_data(call: Call) -> None:
         _refuse(call, 1, f"one within {list(data)}")
 
 
-def _gather_nd(call: Call) -> None:
+def _gather_nd(call: OperatorCall) -> None:
     data, indices = call.shape(0), call.shape(1)
     batch = int(call.node.get("batch_dims", 0))
     if not indices or batch + indices[-1] > len(data) or data[:batch] != indices[:batch]:
         _refuse(call, 1, f"indices into {list(data)}")
 
 
-def _scatter_nd(call: Call) -> None:
+def _scatter_nd(call: OperatorCall) -> None:
     data, indices = call.shape(0), call.shape(1)
     if not indices or indices[-1] > len(data):
         _refuse(call, 1, f"indices into {list(data)}")
     _expect(call, 2, (*indices[:-1], *data[indices[-1] :]))
 
 
-def _roi_align(call: Call) -> None:
+def _roi_align(call: OperatorCall) -> None:
     count = call.shape(1)[0]
     _expect(call, 1, (count, 4))
     _expect(call, 2, (count,))
 
 
-def _max_roi_pool(call: Call) -> None:
+def _max_roi_pool(call: OperatorCall) -> None:
     _expect(call, 1, (call.shape(1)[0], 5))
 
 
-def _reverse_sequence(call: Call) -> None:
+def _reverse_sequence(call: OperatorCall) -> None:
     _expect(call, 1, (call.shape()[int(call.node.get("batch_axis", 1))],))
 
 
-def _grid_sample(call: Call) -> None:
+def _grid_sample(call: OperatorCall) -> None:
     shape, grid = call.shape(0), call.shape(1)
     _expect(call, 1, (shape[0], *grid[1:-1], len(shape) - 2))
 
 
-def _max_unpool(call: Call) -> None:
+def _max_unpool(call: OperatorCall) -> None:
     _expect(call, 1, call.shape(0))
 
 
-def _compress(call: Call) -> None:
+def _compress(call: OperatorCall) -> None:
     _expect(call, 1, (int(np.prod(call.shape(1))),))
 
 
-def _non_max_suppression(call: Call) -> None:
+def _non_max_suppression(call: OperatorCall) -> None:
     boxes, scores = call.shape(0), call.shape(1)
     _expect(call, 0, (boxes[0], boxes[1], 4))
     _expect(call, 1, (boxes[0], scores[1], boxes[1]))
 
 
-_RULES: dict[str, Callable[[Call], None]] = {
+_RULES: dict[str, Callable[[OperatorCall], None]] = {
     "Compress": _compress,
     "Conv": _conv,
     "ConvInteger": _conv_integer,

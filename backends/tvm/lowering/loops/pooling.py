@@ -11,7 +11,7 @@ from tvm import tirx
 from . import mathematics as m
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     cell,
     clamped,
     compute_type,
@@ -29,12 +29,12 @@ from .base import (
 from .convolution import Window, inside, window_of
 
 
-def _windows(call: Call, out: Sequence[int]) -> Window:
+def _windows(call: OperatorCall, out: Sequence[int]) -> Window:
     return window_of(call, call.shape()[2:], [int(s) for s in call.node.get("kernel_shape")], out)
 
 
 @rule("MaxPool")
-def max_pool(call: Call) -> None:
+def max_pool(call: OperatorCall) -> None:
     shape = call.shape()
     sizes = shape[2:]
     window = _windows(call, call.output_shape()[2:])
@@ -73,7 +73,7 @@ def max_pool(call: Call) -> None:
 
 
 @rule("AveragePool", "LpPool")
-def average_pool(call: Call) -> None:
+def average_pool(call: OperatorCall) -> None:
     """ceil_mode: a window that passes the padded edge counts what it covers before it."""
     shape = call.shape()
     sizes = shape[2:]
@@ -120,7 +120,7 @@ def _power(x: Any, p: int) -> Any:
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
-def global_pool(call: Call) -> None:
+def global_pool(call: OperatorCall) -> None:
     shape = call.shape()
     op_type = call.node.op_type
     p = int(call.node.get("p", 2))
@@ -147,7 +147,7 @@ def global_pool(call: Call) -> None:
 
 
 @rule("MaxUnpool")
-def max_unpool(call: Call) -> None:
+def max_unpool(call: OperatorCall) -> None:
     """Indices count in the tensor that was pooled, whose size the attributes tell."""
     shape = call.shape()
     out = call.output_shape()
@@ -179,7 +179,7 @@ _FAR = 2**24
 
 
 @rule("MaxRoiPool")
-def max_roi_pool(call: Call) -> None:
+def max_roi_pool(call: OperatorCall) -> None:
     shape = call.shape()
     height, width = (int(s) for s in call.node.get("pooled_shape"))
     scale = float(call.node.get("spatial_scale", 1.0))

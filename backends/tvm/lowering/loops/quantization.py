@@ -7,12 +7,12 @@ from typing import Any
 from tvm import tirx
 
 from . import mathematics as m
-from .base import Array, Call, cell, divide, nest, number, rule, select, to
+from .base import Array, OperatorCall, cell, divide, nest, number, rule, select, to
 
 _INTEGERS = ("int8", "uint8", "int16", "uint16", "int32")
 
 
-def _parameter(call: Call, x: Array, index: list[Any]) -> Any:
+def _parameter(call: OperatorCall, x: Array, index: list[Any]) -> Any:
     """The scale or zero point of the element at `index`."""
     if x.size == 1:
         return x.at(0)
@@ -26,7 +26,7 @@ def _parameter(call: Call, x: Array, index: list[Any]) -> Any:
 
 
 @rule("QuantizeLinear")
-def quantize_linear(call: Call) -> None:
+def quantize_linear(call: OperatorCall) -> None:
     target = call.output_dtype()
     if target not in ("int8", "uint8", "int16", "uint16"):
         call.fail(f"quantization to {target}")
@@ -44,7 +44,7 @@ def quantize_linear(call: Call) -> None:
 
 
 @rule("DequantizeLinear")
-def dequantize_linear(call: Call) -> None:
+def dequantize_linear(call: OperatorCall) -> None:
     if call.dtype() not in _INTEGERS:
         call.fail(f"dequantization of {call.dtype()}")
 
@@ -61,7 +61,7 @@ def dequantize_linear(call: Call) -> None:
 
 
 @rule("DynamicQuantizeLinear")
-def dynamic_quantize_linear(call: Call) -> None:
+def dynamic_quantize_linear(call: OperatorCall) -> None:
     """The range of the data, zero included, over 0 to 255; the scale of nothing but zeros is 1."""
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:

@@ -7,7 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import mathematics as m
-from .base import Array, Call, cell, compute_type, nest, number, rule, select, to, when, within
+from .base import (
+    Array,
+    OperatorCall,
+    cell,
+    compute_type,
+    nest,
+    number,
+    rule,
+    select,
+    to,
+    when,
+    within,
+)
 from .mathematics import lit
 
 Activation = Callable[[Any], Any]
@@ -16,7 +28,9 @@ _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "T
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
 
-def _activation(call: Call, name: str, alpha: float | None, beta: float | None) -> Activation:
+def _activation(
+    call: OperatorCall, name: str, alpha: float | None, beta: float | None
+) -> Activation:
     def default(value: float | None, other: float) -> float:
         return other if value is None else value
 
@@ -61,7 +75,7 @@ class _Layer:
 
 
 @rule("RNN", "GRU", "LSTM")
-def recurrent(call: Call) -> None:
+def recurrent(call: OperatorCall) -> None:
     node, kind = call.node, call.node.op_type
     direction = node.get("direction", "forward")
     directions = 2 if direction == "bidirectional" else 1
@@ -110,7 +124,7 @@ def recurrent(call: Call) -> None:
 
 
 def _sequence(
-    call: Call,
+    call: OperatorCall,
     k: Any,
     layer: _Layer,
     given: dict[int, Array],

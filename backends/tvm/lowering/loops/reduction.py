@@ -13,7 +13,7 @@ from tvm import tirx
 from . import mathematics as m
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     all_of,
     bind,
     cell,
@@ -87,7 +87,7 @@ def _over(total: Any, count: int) -> Any:
 
 
 @rule(*_REDUCTIONS, "ReduceLogSumExp")
-def reduce(call: Call) -> None:
+def reduce(call: OperatorCall) -> None:
     if call.dtype() == "bool" and call.node.op_type not in ("ReduceMax", "ReduceMin"):
         call.fail("not defined on booleans")
     given = call.node.get("axes")
@@ -102,7 +102,7 @@ def reduce(call: Call) -> None:
     _reduce_over(call, candidates)
 
 
-def _axes(call: Call, axes: list[int] | None) -> tuple[int, ...]:
+def _axes(call: OperatorCall, axes: list[int] | None) -> tuple[int, ...]:
     rank = call.rank()
     if not axes:
         keep = bool(call.node.get("noop_with_empty_axes", 0))
@@ -110,7 +110,7 @@ def _axes(call: Call, axes: list[int] | None) -> tuple[int, ...]:
     return tuple(sorted(a % rank for a in axes))
 
 
-def _candidates(call: Call) -> list[tuple[int, ...]]:
+def _candidates(call: OperatorCall) -> list[tuple[int, ...]]:
     """The sets of axes, counted from the input's size, that give the result's shape."""
     shape, result = call.shape(), call.output_shape()
     keep = bool(call.node.get("keepdims", 1))
@@ -130,7 +130,7 @@ def _reduced(shape: Sequence[int], axes: Sequence[int], keep: bool) -> tuple[int
     return tuple(s for i, s in enumerate(shape) if i not in axes)
 
 
-def _reduce_over(call: Call, candidates: list[tuple[int, ...]]) -> None:
+def _reduce_over(call: OperatorCall, candidates: list[tuple[int, ...]]) -> None:
     """A reduction over the only candidate, or over that which the input says at run time."""
     shape = call.shape()
     rank = len(shape)
@@ -220,7 +220,7 @@ def _log_sum_exp(k: Any, x: Array, y: Any, axes: Sequence[int]) -> None:
 
 
 @rule("ArgMax", "ArgMin")
-def arg(call: Call) -> None:
+def arg(call: OperatorCall) -> None:
     shape = call.shape()
     axis = call.axis(len(shape), 0)
     keep = bool(call.node.get("keepdims", 1))
@@ -248,7 +248,7 @@ def arg(call: Call) -> None:
 
 
 @rule("CumSum", "CumProd")
-def running(call: Call) -> None:
+def running(call: OperatorCall) -> None:
     """Running sums or products; the axis may be given at run time."""
     shape = call.shape()
     exclusive, reverse = bool(call.node.get("exclusive", 0)), bool(call.node.get("reverse", 0))

@@ -14,7 +14,7 @@ from ...plan.sampling import Axis, Sampling, cubic, fitted_scale, is_old
 from . import mathematics as m
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     any_of,
     bind,
     cell,
@@ -74,7 +74,7 @@ class _Expressions:
 
 
 @rule("Resize", "Upsample")
-def resize(call: Call) -> None:
+def resize(call: OperatorCall) -> None:
     """Separable: tables of positions and weights per axis, then their products.
 
     Scales, sizes and the region of interest may be computed at run time; the kernel
@@ -125,7 +125,7 @@ def resize(call: Call) -> None:
     call.loops(body, inputs, scratch=scratch)
 
 
-def _rounding_axes(call: Call, sampling: Sampling) -> range:
+def _rounding_axes(call: OperatorCall, sampling: Sampling) -> range:
     """Axes along which integers are interpolated even if they keep their sizes.
 
     Of two or three axes together, as ONNX Runtime does: at an edge it adds two halves of
@@ -138,7 +138,7 @@ def _rounding_axes(call: Call, sampling: Sampling) -> range:
 
 
 def _scales(
-    call: Call, shape: tuple[int, ...], out: tuple[int, ...], axes: list[int]
+    call: OperatorCall, shape: tuple[int, ...], out: tuple[int, ...], axes: list[int]
 ) -> tuple[_Scale, bool]:
     """How the kernel gets an axis's scale; whether axes of equal sizes stay as they are."""
     node = call.node
@@ -229,7 +229,7 @@ def _sample(
 
 
 @rule("GridSample")
-def grid_sample(call: Call) -> None:
+def grid_sample(call: OperatorCall) -> None:
     """Any number of spatial axes; the grid's last axis counts them backwards."""
     shape = call.shape()
     rank = len(shape) - 2
@@ -314,7 +314,7 @@ def _reflect(index: Any, size: int, corners: bool) -> Any:
 
 
 @rule("AffineGrid")
-def affine_grid(call: Call) -> None:
+def affine_grid(call: OperatorCall) -> None:
     """The image's sizes show in the result's shape."""
     out = call.output_shape()
     rank = out[-1]

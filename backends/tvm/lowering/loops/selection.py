@@ -13,7 +13,7 @@ from tvm import tirx
 from ...faults import Fault
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     all_of,
     bind,
     cell,
@@ -33,7 +33,7 @@ from .base import (
 )
 
 
-def _declared(call: Call, axis: int) -> int:
+def _declared(call: OperatorCall, axis: int) -> int:
     """The declared number of results."""
     y = call.node.output(0)
     shape = None if y is None else y.shape
@@ -49,12 +49,12 @@ def _is_set(value: Any) -> Any:
 
 
 @rule("Unique")
-def unique(call: Call) -> None:
+def unique(call: OperatorCall) -> None:
     call.fail("the results' sizes depend on the data; compiled models have static shapes")
 
 
 @rule("NonZero")
-def non_zero(call: Call) -> None:
+def non_zero(call: OperatorCall) -> None:
     """Indices of the elements that aren't zero, [rank, count] in row-major order."""
     count = _declared(call, 1)
     shape = call.shape()
@@ -72,7 +72,7 @@ def non_zero(call: Call) -> None:
 
 
 @rule("Compress")
-def compress(call: Call) -> None:
+def compress(call: OperatorCall) -> None:
     shape = call.shape()
     given = call.node.get("axis")
     axis = 0 if given is None else call.axis(len(shape), 0)
@@ -101,7 +101,7 @@ def compress(call: Call) -> None:
 
 
 @rule("NonMaxSuppression")
-def non_max_suppression(call: Call) -> None:
+def non_max_suppression(call: OperatorCall) -> None:
     """Greedily by score, per batch element and class; rows are (batch, class, box)."""
     batch, classes, boxes_count = call.shape(1)
     count = _declared(call, 0)

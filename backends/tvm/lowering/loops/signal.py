@@ -8,10 +8,10 @@ import numpy as np
 from tvm import tirx
 
 from ...faults import Fault
-from ...plan.tensors import Tensor
+from ...plan.tensors import PlanTensor
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     any_of,
     cell,
     checked,
@@ -31,14 +31,14 @@ from .base import (
 )
 
 
-def _twiddles(call: Call, size: int, dtype: str, sign: float) -> Tensor:
+def _twiddles(call: OperatorCall, size: int, dtype: str, sign: float) -> PlanTensor:
     angle = 2 * np.pi * np.arange(size) / size
     table = np.stack([np.cos(angle), sign * np.sin(angle)]).astype(dtype)
-    return Tensor(f"{call.node.label}/twiddles", dtype, table.shape, const=table)
+    return PlanTensor(f"{call.node.label}/twiddles", dtype, table.shape, const=table)
 
 
 @rule("DFT")
-def dft(call: Call) -> None:
+def dft(call: OperatorCall) -> None:
     """By definition, with a table of roots of unity.
 
     Where the axis is computed at run time, the kernel chooses among those that lead
@@ -63,7 +63,7 @@ def dft(call: Call) -> None:
     call.loops(body, [0, *tables, *chosen])
 
 
-def _dft_axes(call: Call) -> list[int]:
+def _dft_axes(call: OperatorCall) -> list[int]:
     rank = call.rank()
     if call.opset < 20:
         return [int(call.node.get("axis", 1)) % rank]
@@ -77,7 +77,7 @@ def _dft_axes(call: Call) -> list[int]:
     return changed or list(range(rank - 1))
 
 
-def _dft_length(call: Call, axis: int, mirrored: bool, onesided: bool) -> int:
+def _dft_length(call: OperatorCall, axis: int, mirrored: bool, onesided: bool) -> int:
     if call.has(1):
         count = call.constant(1)
         if count is not None:
@@ -133,7 +133,7 @@ def _advance(turn: Any, step: Any, length: int) -> None:
 
 
 @rule("STFT")
-def stft(call: Call) -> None:
+def stft(call: OperatorCall) -> None:
     shape, out = call.shape(), call.output_shape()
     frames, bins = out[1], out[2]
     window = call.node.input(2) is not None
@@ -178,7 +178,7 @@ def stft(call: Call) -> None:
 
 
 @rule("MelWeightMatrix")
-def mel_weight_matrix(call: Call) -> None:
+def mel_weight_matrix(call: OperatorCall) -> None:
     names = ("num_mel_bins", "dft_length", "sample_rate", "lower_edge_hertz", "upper_edge_hertz")
     bins, length, rate, low, high = (
         float(call.known(i, name).reshape(())) for i, name in enumerate(names)
@@ -204,7 +204,7 @@ def mel_weight_matrix(call: Call) -> None:
 
 
 @rule("BitCast")
-def bit_cast(call: Call) -> None:
+def bit_cast(call: OperatorCall) -> None:
     """The same bits as another type of the same width."""
     source, target = call.dtype(), call.output_dtype()
     if "bool" in (source, target):

@@ -10,7 +10,7 @@ from tvm import tirx
 from . import mathematics as m
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     all_of,
     bind,
     cell,
@@ -25,7 +25,7 @@ from .base import (
 
 
 @rule("TopK")
-def top_k(call: Call) -> None:
+def top_k(call: OperatorCall) -> None:
     """By repeated selection: of equal elements the one of the smaller index comes first.
 
     K shows in the result's shape, so it may be computed at run time. NaN is the largest.
@@ -79,7 +79,7 @@ def top_k(call: Call) -> None:
 
 
 @rule("Hardmax")
-def hardmax(call: Call) -> None:
+def hardmax(call: OperatorCall) -> None:
     """One at the first largest element; before opset 13 over all axes from `axis` on.
 
     As in ONNX Runtime a row has no largest element where its first one is NaN.

@@ -1,6 +1,6 @@
-"""How each step of an elementwise program becomes vector code.
+"""How each instruction of an elementwise program becomes vector code.
 
-Integer steps follow ONNX Runtime's kernels to the bit; the formulas are those of its
+Integer instructions follow ONNX Runtime's kernels to the bit; the formulas are those of its
 MLAS library (requantization, QLinearAdd, QLinearMul) and of QLinearAveragePool.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from ..plan.programs import Program, Step, integer_range
+from ..plan.programs import Instruction, Program, integer_range
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, cast, constant, llvm, reinterpret
 from ..tensorir.vectors import VectorCode
@@ -25,7 +25,7 @@ _MAGIC = 12582912.0
 """1.5 * 2^23: adding it rounds a small float to an integer, ties to even, in its low bits."""
 
 
-class StepEmitter(VectorCode):
+class ProgramCode(VectorCode):
     """Evaluates programs on vectors."""
 
     def __init__(self, builder: KernelBuilder, target: Target, lanes: int) -> None:
@@ -36,8 +36,8 @@ class StepEmitter(VectorCode):
         """The program's result; intermediate results used twice are computed once."""
         values = list(operands)
         uses: dict[int, int] = {}
-        for step in program.steps:
-            for argument in step.arguments:
+        for instruction in program.instructions:
+            for argument in instruction.arguments:
                 uses[argument] = uses.get(argument, 0) + 1
         for i, count in uses.items():
             if i < len(values) and count > 1:
@@ -45,23 +45,27 @@ class StepEmitter(VectorCode):
         self.floats = _only_floats(program)
         types = list(program.operands)
         self.deep = False
-        for step in program.steps:
-            value = self.step(
-                step, [values[a] for a in step.arguments], [types[a] for a in step.arguments]
+        for instruction in program.instructions:
+            value = self.instruction(
+                instruction,
+                [values[a] for a in instruction.arguments],
+                [types[a] for a in instruction.arguments],
             )
-            self.deep = self.deep or step.name in _FUNCTIONS
-            types.append("float32" if id(step) in self.floats else step.dtype)
-            multiple = uses.get(len(values), 0) > 1 or step.name in _BOUND
+            self.deep = self.deep or instruction.name in _FUNCTIONS
+            types.append("float32" if id(instruction) in self.floats else instruction.dtype)
+            multiple = uses.get(len(values), 0) > 1 or instruction.name in _BOUND
             values.append(self.bind(value, types[-1]) if multiple else value)
         return values[program.result]
 
-    def step(self, step: Step, arguments: list[Any], types: list[str]) -> Any:
-        rule = _RULES.get(step.name)
+    def instruction(self, instruction: Instruction, arguments: list[Any], types: list[str]) -> Any:
+        rule = _RULES.get(instruction.name)
         if rule is None:
-            raise KeyError(f"no rule for the step '{step.name}'")
-        return rule(self, step, arguments, types)
+            raise KeyError(f"no rule for the instruction '{instruction.name}'")
+        return rule(self, instruction, arguments, types)
 
-    def round_to(self, value: Any, step: Step, zero_point: int, *, bounded: bool = False) -> Any:
+    def round_to(
+        self, value: Any, instruction: Instruction, zero_point: int, *, bounded: bool = False
+    ) -> Any:
         """Round half to even, add the zero point, saturate: the end of every quantization.
 
         Adding 1.5 * 2^23 leaves the rounded number in the low bits; from above those bits
@@ -69,10 +73,10 @@ class StepEmitter(VectorCode):
         Steps that are only read as floats (`self.floats`) stay floats. `bounded` promises
         that values are below 2^31.
         """
-        low, high = integer_range(step.dtype)
-        floats = id(step) in self.floats
-        if not floats and self.lanes > self.target.lanes and packs(self.target, step.dtype):
-            return round_and_pack(self, value, step.dtype, zero_point, bounded=bounded)
+        low, high = integer_range(instruction.dtype)
+        floats = id(instruction) in self.floats
+        if not floats and self.lanes > self.target.lanes and packs(self.target, instruction.dtype):
+            return round_and_pack(self, value, instruction.dtype, zero_point, bounded=bounded)
         # NaN becomes the lowest number, as in ONNX Runtime.
         value = tirx.max(value, self.number(float(low - zero_point)))
         if floats:
@@ -88,13 +92,13 @@ class StepEmitter(VectorCode):
         else:
             limited = tirx.min(bits, self.number(high, "int32"))
             limited = tirx.max(limited, self.number(low, "int32"))
-        return cast(limited, step.dtype, self.lanes)
+        return cast(limited, instruction.dtype, self.lanes)
 
 
-Rule = Callable[[StepEmitter, Step, list[Any], list[str]], Any]
+Rule = Callable[[ProgramCode, Instruction, list[Any], list[str]], Any]
 
 
-def _dequantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _dequantize(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     if types[0] == "float32":
         value = a[0] - e.number(float(s["zero_point"]))
     else:
@@ -105,27 +109,27 @@ def _dequantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     return e.fence(value * e.number(s["scale"]))
 
 
-def _quantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _quantize(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     return e.round_to(a[0] / e.number(s["scale"]), s, s["zero_point"])
 
 
-def _quantize_average(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _quantize_average(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     """QLinearAveragePool adds the zero point before it rounds."""
     value = a[0] / e.number(s["scale"]) + e.number(float(s["zero_point"]))
     return e.round_to(value, s, 0)
 
 
-def _scale_accumulator(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _scale_accumulator(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     """Integer accumulator to float: a[1] holds input scale * weight scale, per channel."""
     return e.fence(e.to_float(a[0]) * (a[1]))
 
 
-def _requantize(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _requantize(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     """MlasRequantizeOutput; a[1] holds (input scale * weight scale) / output scale."""
     return e.round_to(e.to_float(a[0]) * a[1], s, s["zero_point"], bounded=s["bounded"])
 
 
-def _table(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _table(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     """A function of a byte: two lookups by its low seven bits (AVX-512 VBMI), one chosen."""
     lanes, parts = e.lanes, []
     for start in range(0, 256, 64):
@@ -138,7 +142,7 @@ def _table(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
         index = tirx.Shuffle([e.bind(index, "int8")] * -(-64 // lanes), list(range(64)))
     else:
         index = tirx.Broadcast(index, 64)
-    wide = StepEmitter(e.builder, e.target, 64)
+    wide = ProgramCode(e.builder, e.target, 64)
     index = wide.bind(index, "int8")
     name = "llvm.x86.avx512.vpermi2var.qi.512"
     low, high = (llvm(name, "int8x64", parts[i], index, parts[i + 1]) for i in (0, 2))
@@ -147,20 +151,20 @@ def _table(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     return found if s.dtype == "int8" else reinterpret(found, "uint8", lanes)
 
 
-def _scale_sum(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _scale_sum(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     """The mean of dequantized values from the sum of the integers."""
     value = a[0] - e.number(s["zero_point"] * s["count"], "int32")
     return e.fence(e.to_float(value) * e.number(s["input_scale"])) / e.number(float(s["count"]))
 
 
-def _requantize_sum(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _requantize_sum(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     """MlasQLinearGlobalAveragePool."""
     value = e.to_float(a[0] + e.number(s["bias"], "int32")) * e.number(s["scale"])
     return e.round_to(value, s, s["zero_point"])
 
 
-def _qlinear_add(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
-    """MlasQLinearAdd (AVX2): a * ra + (b * rb + fixed), each step rounded once."""
+def _qlinear_add(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+    """MlasQLinearAdd (AVX2): a * ra + (b * rb + fixed), each instruction rounded once."""
     f32 = np.float32
     ratio_a, ratio_b = f32(s["scale_a"]) / f32(s["scale"]), f32(s["scale_b"]) / f32(s["scale"])
     fixed = f32(s["zero_point"]) - (ratio_a * f32(s["zero_a"]) + ratio_b * f32(s["zero_b"]))
@@ -175,8 +179,8 @@ def _largest(*factors: np.float32) -> float:
     return 256.0 * sum(abs(float(f)) for f in factors)
 
 
-def _qlinear_mul(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
-    """MlasQLinearMul: (a - za) * (b - zb) * ratio + zero point, rounded after each step."""
+def _qlinear_mul(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+    """MlasQLinearMul: (a - za) * (b - zb) * ratio + zero point, rounded after each instruction."""
     f32 = np.float32
     ratio = f32(s["scale_a"]) * f32(s["scale_b"]) / f32(s["scale"])
     first = e.integer_as_float(a[0], types[0]) - e.number(float(s["zero_a"]))
@@ -185,15 +189,15 @@ def _qlinear_mul(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any
     return e.round_to(product + e.number(float(s["zero_point"])), s, 0)
 
 
-def _constant(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _constant(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     return e.literal(s["value"]) if s.dtype == "float32" else e.number(s["value"], s.dtype)
 
 
-def _cast_rule(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _cast_rule(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     return cast(a[0], s.dtype, e.lanes)
 
 
-def _clip(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _clip(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     value = a[0]
     if s["low"] > -math.inf:
         value = e.at_least(value, e.number(s["low"], s.dtype), s.dtype)
@@ -202,53 +206,53 @@ def _clip(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
     return value
 
 
-def _leaky_relu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _leaky_relu(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     x = e.opaque(a[0])
     return tirx.Select(x < e.number(0.0), x * e.literal(s["alpha"]), x)
 
 
-def _prelu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _prelu(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     x = e.opaque(a[0])
     return tirx.Select(x < e.number(0.0), x * a[1], x)
 
 
-def _hard_sigmoid(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _hard_sigmoid(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     value = a[0] * e.literal(s["alpha"]) + e.literal(s["beta"])
     return e.at_most(e.at_least(value, e.number(0.0)), e.number(1.0))
 
 
-def _hard_swish(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _hard_swish(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     gate = a[0] * e.number(1.0 / 6.0) + e.number(0.5)
     return a[0] * e.at_most(e.at_least(gate, e.number(0.0)), e.number(1.0))
 
 
-def _sigmoid(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _sigmoid(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     return mathematics.sigmoid(e, a[0])
 
 
-def _silu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _silu(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     return a[0] * mathematics.sigmoid(e, a[0])
 
 
-def _elu(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _elu(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     zero, one = e.number(0.0), e.number(1.0)
     x = e.opaque(a[0])
     negative = (mathematics.exp(e, e.at_most(x, zero)) - one) * e.literal(s["alpha"])
     return tirx.Select(x > zero, x, negative)
 
 
-def _root(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _root(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     """x to the power of 1/2: infinity of -infinity, 0 of -0, where the square root is NaN, -0."""
     x = e.opaque(a[0])
     return tirx.Select(x > e.number(-math.inf), e.magnitude(tirx.sqrt(x)), x * x)
 
 
-def _gelu_erf(e: StepEmitter, s: Step, a: list[Any], types: list[str]) -> Any:
+def _gelu_erf(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     inner = mathematics.erf(e, a[0] * e.number(1.0 / math.sqrt(2.0)))
     return a[0] * e.number(0.5) * (inner + e.number(1.0))
 
 
-_UNARY: dict[str, Callable[[StepEmitter, Any], Any]] = {
+_UNARY: dict[str, Callable[[ProgramCode, Any], Any]] = {
     "identity": lambda e, x: x,
     "rounded": lambda e, x: e.fence(x),
     "pool_average": lambda e, x: x,
@@ -268,7 +272,7 @@ _UNARY: dict[str, Callable[[StepEmitter, Any], Any]] = {
 }
 
 
-def _unary(function: Callable[[StepEmitter, Any], Any]) -> Rule:
+def _unary(function: Callable[[ProgramCode, Any], Any]) -> Rule:
     return lambda e, s, a, types: function(e, a[0])
 
 
@@ -313,16 +317,16 @@ _FLOAT_READERS = frozenset({"dequantize", "qlinear_add", "qlinear_mul"})
 
 
 def _only_floats(program: Program) -> set[int]:
-    """Steps with integer results that later steps turn into floats at once."""
+    """Steps with integer results that later instructions turn into floats at once."""
     count = len(program.operands)
     readers: dict[int, list[str]] = {}
-    for step in program.steps:
-        for argument in step.arguments:
-            readers.setdefault(argument, []).append(step.name)
+    for instruction in program.instructions:
+        for argument in instruction.arguments:
+            readers.setdefault(argument, []).append(instruction.name)
     return {
-        id(step)
-        for index, step in enumerate(program.steps)
-        if step.name in _QUANTIZING
+        id(instruction)
+        for index, instruction in enumerate(program.instructions)
+        if instruction.name in _QUANTIZING
         and count + index != program.result
         and all(name in _FLOAT_READERS for name in readers.get(count + index, []))
     }

@@ -17,11 +17,11 @@ from ....ir.stand_ins import REQUIRE
 from ....ir.tensor import Tensor as Constants
 from ..errors import UnsupportedNodesError
 from ..functions.tables import use_tables
-from ..graph.expand import Bound
+from ..graph.expand import RequiredRange
 from ..graph.prepare import Prepared, prepare
 from ..plan.fuse import fuse
 from ..plan.operations import LoopsOp, Plan
-from ..plan.tensors import Tensor
+from ..plan.tensors import PlanTensor
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, load
 from . import (
@@ -38,7 +38,7 @@ from . import (
 )
 from .context import Constant, Lowering, Stored
 from .loops import RULES as LOOPS
-from .loops.base import Call, to, within
+from .loops.base import OperatorCall, to, within
 from .loops.expectations import expect, require
 from .loops.operands import check_operands
 
@@ -152,17 +152,17 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
         return  # a rule of an earlier node covered this one
     if _is_standard(node):
         _confirm(lowering, node, claims)
-        check_operands(Call(lowering, node))
+        check_operands(OperatorCall(lowering, node))
         rule = None if _has_empty(lowering, node) else RULES.get(node.op_type)
         if rule is not None and rule(lowering, node):
             return
         loops = LOOPS.get(node.op_type)
         if loops is not None:
-            loops(Call(lowering, node))
+            loops(OperatorCall(lowering, node))
             return
         raise UnsupportedError(f"node '{node.label}' ({node.op_type}): no lowering")
     if (node.domain, node.op_type) == REQUIRE:
-        require(Call(lowering, node))
+        require(OperatorCall(lowering, node))
         return
     raise UnsupportedError(
         f"node '{node.label}' ({node.domain}::{node.op_type}): no lowering for this operator"
@@ -182,7 +182,7 @@ def _confirm(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> None
     }
     found = dict(zip(node.outputs, infer_node(lowering.model, node, constants), strict=True))
     if [type_shape(found[v]) for v in claimed] != shapes:
-        expect(Call(lowering, node))
+        expect(OperatorCall(lowering, node))
 
 
 def _has_empty(lowering: Lowering, node: Node) -> bool:
@@ -205,7 +205,7 @@ def _lower_within(lowering: Lowering, node: Node, prepared: Prepared) -> None:
     _lower_node(lowering, node, prepared.claims)
 
 
-def _require_within(lowering: Lowering, value: Value, bound: Bound) -> None:
+def _require_within(lowering: Lowering, value: Value, bound: RequiredRange) -> None:
     """Let the value, from here on, be a copy that is made where its numbers are in range."""
     constant = lowering.constant(value)
     if constant is not None:
@@ -227,16 +227,16 @@ def _require_within(lowering: Lowering, value: Value, bound: Bound) -> None:
         return k.finish()
 
     key = ("within", bound.low, bound.high)
-    lowering.emit(LoopsOp(bound.label, [checked], [source], build, key))
+    lowering.add(LoopsOp(bound.label, [checked], [source], build, key))
     lowering.plan.operators[bound.label] = bound.op_type
     lowering.items[value] = Stored(checked)
 
 
-def _copy_of(lowering: Lowering, tensor: Tensor) -> Tensor:
+def _copy_of(lowering: Lowering, tensor: PlanTensor) -> PlanTensor:
     from ..plan.operations import ElementwiseOp
     from ..plan.programs import Program
     from ..plan.tensors import View
 
-    copy = Tensor(tensor.name + "/output", tensor.dtype, tensor.shape)
-    lowering.emit(ElementwiseOp(tensor.name, [copy], [View.of(tensor)], Program((tensor.dtype,))))
+    copy = PlanTensor(tensor.name + "/output", tensor.dtype, tensor.shape)
+    lowering.add(ElementwiseOp(tensor.name, [copy], [View.of(tensor)], Program((tensor.dtype,))))
     return copy

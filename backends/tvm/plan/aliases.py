@@ -11,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from .layout import Blocked
+from .blocked import Blocked
 from .operations import ConcatOp, ConvolutionOp, ElementwiseOp, Plan, PoolingOp, ResizeOp
-from .tensors import Operation, Tensor
+from .tensors import Operation, PlanTensor
 from .views import is_copy
 
 _WRITERS = (ConcatOp, ConvolutionOp, ElementwiseOp, PoolingOp, ResizeOp)
@@ -37,20 +37,20 @@ class Padding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Alias:
     """Where a tensor lies: in the buffer of `whole`, from one of its blocks on."""
 
-    whole: Tensor
+    whole: PlanTensor
     first_block: int
 
-    def at(self, block: int) -> Part:
-        """What lies at a block of this part."""
-        return Part(self.whole, self.first_block + block)
+    def at(self, block: int) -> Alias:
+        """What lies at a block of this alias."""
+        return Alias(self.whole, self.first_block + block)
 
 
-def choose_parts(
-    plan: Plan, layouts: Mapping[Tensor, Blocked], paddings: dict[Tensor, Padding]
-) -> dict[Tensor, Part]:
+def choose_aliases(
+    plan: Plan, layouts: Mapping[PlanTensor, Blocked], paddings: dict[PlanTensor, Padding]
+) -> dict[PlanTensor, Alias]:
     """Where each tensor lies that shares a buffer; tensors that don't are left out.
 
     The plan must be linked. `paddings` are those that each tensor's own readers need;
@@ -65,13 +65,13 @@ def choose_parts(
     return placing.shared()
 
 
-def pieces(op: ConcatOp, block: int) -> Iterator[tuple[list[Tensor], int]]:
+def pieces(op: ConcatOp, block: int) -> Iterator[tuple[list[PlanTensor], int]]:
     """Operands that share no block with their neighbours, else those that do together.
 
     With each the block of the result in which it begins.
     """
     channel, first = 0, 0
-    piece: list[Tensor] = []
+    piece: list[PlanTensor] = []
     for tensor in op.inputs:
         piece.append(tensor)
         channel += tensor.shape[1]
@@ -80,39 +80,41 @@ def pieces(op: ConcatOp, block: int) -> Iterator[tuple[list[Tensor], int]]:
             piece, first = [], channel // block
 
 
-def stays(
-    op: ElementwiseOp, parts: Mapping[Tensor, Part], layouts: Mapping[Tensor, Blocked]
+def is_in_place(
+    op: ElementwiseOp, aliases: Mapping[PlanTensor, Alias], layouts: Mapping[PlanTensor, Blocked]
 ) -> bool:
     """Whether an operation's result lies in its operand, so that there is nothing to do."""
     if not is_copy(op):
         return False
-    source, first = parts.get(op.views[0].tensor), op.views[0].first_channel
-    if source is None or first is None or op.output not in parts:
+    source, first = aliases.get(op.views[0].tensor), op.views[0].first_channel
+    if source is None or first is None or op.output not in aliases:
         return False
-    return parts[op.output] == source.at(first // layouts[op.output].block)
+    return aliases[op.output] == source.at(first // layouts[op.output].block)
 
 
 class _Placing:
-    def __init__(self, layouts: Mapping[Tensor, Blocked], paddings: dict[Tensor, Padding]) -> None:
+    def __init__(
+        self, layouts: Mapping[PlanTensor, Blocked], paddings: dict[PlanTensor, Padding]
+    ) -> None:
         self.layouts, self.paddings = layouts, paddings
-        self.parts = {
-            tensor: Part(tensor, 0)
+        self.aliases = {
+            tensor: Alias(tensor, 0)
             for tensor, layout in layouts.items()
             if layout.batch == 1 and isinstance(tensor.producer, _WRITERS)
         }
-        self.members = {tensor: [tensor] for tensor in self.parts}
+        self.members = {tensor: [tensor] for tensor in self.aliases}
 
-    def shared(self) -> dict[Tensor, Part]:
-        return {t: part for t, part in self.parts.items() if len(self.members[part.whole]) > 1}
+    def shared(self) -> dict[PlanTensor, Alias]:
+        return {t: alias for t, alias in self.aliases.items() if len(self.members[alias.whole]) > 1}
 
     def slice(self, op: Operation) -> None:
         """Let whole blocks cut from a tensor stay where they are."""
         if not isinstance(op, ElementwiseOp) or not is_copy(op):
             return
         view, y = op.views[0], op.output
-        source, part = self.parts.get(view.tensor), self.parts.get(y)
+        source, alias = self.aliases.get(view.tensor), self.aliases.get(y)
         first = view.first_channel
-        if source is None or part is None or first is None or view.shape != y.shape:
+        if source is None or alias is None or first is None or view.shape != y.shape:
             return
         block = self.layouts[y].block
         end = first + y.shape[1]
@@ -122,30 +124,30 @@ class _Placing:
 
     def concat(self, op: Operation) -> None:
         """Move operands to where they are joined, or the result to where they are already."""
-        if not isinstance(op, ConcatOp) or op.output not in self.parts:
+        if not isinstance(op, ConcatOp) or op.output not in self.aliases:
             return
         y, layout = op.output, self.layouts[op.output]
         runs = list(self._runs(op, layout.block))
-        if len(runs) == 1 and self.parts[y].whole is y and self._spans(runs[0][0], y):
-            self._move(y, self.parts[runs[0][0][0]])
+        if len(runs) == 1 and self.aliases[y].whole is y and self._spans(runs[0][0], y):
+            self._move(y, self.aliases[runs[0][0][0]])
             return
         for tensors, first in runs:
-            whole = self.parts[tensors[0]].whole
+            whole = self.aliases[tensors[0]].whole
             if self._spans(tensors, whole):
-                self._move(whole, self.parts[y].at(first))
+                self._move(whole, self.aliases[y].at(first))
 
-    def _runs(self, op: ConcatOp, block: int) -> Iterator[tuple[list[Tensor], int]]:
+    def _runs(self, op: ConcatOp, block: int) -> Iterator[tuple[list[PlanTensor], int]]:
         """Operands of whole blocks, those together that follow each other in a buffer.
 
         With each run the block of the result in which it begins.
         """
-        run: list[Tensor] = []
+        run: list[PlanTensor] = []
         start = 0
         for piece, first in pieces(op, block):
             tensor = piece[0]
-            if len(piece) > 1 or tensor not in self.parts or self.layouts[tensor].block != block:
+            if len(piece) > 1 or tensor not in self.aliases or self.layouts[tensor].block != block:
                 continue
-            if run and self.parts[tensor] == self.parts[run[0]].at(first - start):
+            if run and self.aliases[tensor] == self.aliases[run[0]].at(first - start):
                 run.append(tensor)
                 continue
             if run:
@@ -154,16 +156,16 @@ class _Placing:
         if run:
             yield run, start
 
-    def _spans(self, tensors: Sequence[Tensor], whole: Tensor) -> bool:
+    def _spans(self, tensors: Sequence[PlanTensor], whole: PlanTensor) -> bool:
         """Whether tensors that follow each other have all channels of another."""
         return sum(t.shape[1] for t in tensors) == whole.shape[1]
 
-    def _move(self, whole: Tensor, to: Part) -> None:
+    def _move(self, whole: PlanTensor, to: Alias) -> None:
         """Let a buffer's tensors lie in another one, if one padding can serve both."""
         ours, theirs = self.paddings[whole], self.paddings[to.whole]
         if not ours.agrees(theirs):
             return
         self.paddings[to.whole] = theirs.union(ours)
         for tensor in self.members.pop(whole):
-            self.parts[tensor] = to.at(self.parts[tensor].first_block)
+            self.aliases[tensor] = to.at(self.aliases[tensor].first_block)
             self.members[to.whole].append(tensor)

@@ -9,26 +9,26 @@ from ..kernels.matrix import product
 from ..plan.operations import ProductOp
 from ..plan.strides import collapse, row_major
 from ..plan.tensors import View, broadcast_strides
-from .emitter import Emitter
+from .emission import Emission
 from .work import is_parallel
 
 
-def emit(emitter: Emitter, op: ProductOp) -> None:
+def emit(emission: Emission, op: ProductOp) -> None:
     """Choose a tile, build the kernel where no call has, and call it."""
-    target = emitter.target
+    target = emission.target
     kernel = describe(op)
     tile = product.choose_tile(kernel, target)
     parallel = is_parallel(op, target)
     tensors = [op.left.tensor, op.right.tensor, *op.operands]
-    buffer = emitter.call(
+    buffer = emission.call(
         (kernel, tile, parallel),
         lambda: product.build(kernel, target, tile, parallel),
-        [emitter.read(t, None) for t in tensors],
+        [emission.read(t, None) for t in tensors],
         (op.output.elements,),
         op.program.dtype,
         scratch=kernel.scratch(target, tile),
     )
-    emitter.define(op.output, buffer)
+    emission.define(op.output, buffer)
 
 
 def describe(op: ProductOp) -> product.BatchedProduct:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm import tirx
 
-from ...functions.steps import StepEmitter
+from ...functions.program_code import ProgramCode
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, load
 from .sources import Elementwise
@@ -65,9 +65,9 @@ def build(
             base = base + at[a] * strides[a]
             target_at = target_at + at[a] * outputs[a]
         vectors = [load(buffer, base + n * strides[last], lanes=side) for n in range(side)]
-        emitter = StepEmitter(k, target, side)
+        code = ProgramCode(k, target, side)
         for n, row in enumerate(transpose(k, vectors, source.dtype)):
-            value = emitter.evaluate(kernel.program, [row])
+            value = code.evaluate(kernel.program, [row])
             k.store(result, value, target_at + n * outputs[axis], lanes=side)
 
 

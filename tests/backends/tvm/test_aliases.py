@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm.plan.layout import Blocked
+from secateur.backends.tvm.plan.aliases import Alias, Padding, choose_aliases, is_in_place, pieces
+from secateur.backends.tvm.plan.blocked import Blocked
 from secateur.backends.tvm.plan.operations import ConcatOp, ElementwiseOp, Plan
-from secateur.backends.tvm.plan.parts import Padding, Part, choose_parts, pieces, stays
 from secateur.backends.tvm.plan.programs import Program
-from secateur.backends.tvm.plan.tensors import Operation, Tensor, View
+from secateur.backends.tvm.plan.tensors import Operation, PlanTensor, View
 
 BLOCK = 16
 PADDINGS = (Padding(), Padding(), Padding((1, 0, 2, 0), 0.0), Padding((0, 3, 1, 0), 7.0))
@@ -24,7 +24,7 @@ PADDINGS = (Padding(), Padding(), Padding((1, 0, 2, 0), 0.0), Padding((0, 3, 1, 
 def plans(draw: Any) -> Plan:
     """Tensors that are computed, cut and joined; some of them are returned."""
     batch = draw(st.sampled_from((1, 1, 1, 1, 2)))
-    source = Tensor("x", "float32", (batch, BLOCK, 2, 2))
+    source = PlanTensor("x", "float32", (batch, BLOCK, 2, 2))
     made, operations = [source], []
     for index in range(draw(st.integers(2, 14))):
         recent = made[-5:]
@@ -40,11 +40,11 @@ def plans(draw: Any) -> Plan:
         elif kind == "make":
             views = [View.of(x), View.of(draw(st.sampled_from(recent)))]
         else:
-            parts = draw(st.lists(st.sampled_from(recent), min_size=1, max_size=4))
-            channels = sum(t.shape[1] for t in parts)
-        y = Tensor(f"t{index}", "float32", (batch, channels, 2, 2))
+            aliases = draw(st.lists(st.sampled_from(recent), min_size=1, max_size=4))
+            channels = sum(t.shape[1] for t in aliases)
+        y = PlanTensor(f"t{index}", "float32", (batch, channels, 2, 2))
         if kind == "concat":
-            operations.append(ConcatOp("", [y], parts, 1))
+            operations.append(ConcatOp("", [y], aliases, 1))
         else:
             operations.append(ElementwiseOp("", [y], views, Program(("float32",) * len(views))))
         made.append(y)
@@ -57,22 +57,24 @@ def plans(draw: Any) -> Plan:
 class Memory:
     """Runs a plan in buffers of channels; every tensor that is read must be there."""
 
-    def __init__(self, parts: dict[Tensor, Part], layouts: dict[Tensor, Blocked]) -> None:
-        self.parts, self.layouts = parts, layouts
-        self.cells: dict[tuple[Tensor, int], Any] = {}
-        self.contents: dict[Tensor, list[Any]] = {}
+    def __init__(
+        self, aliases: dict[PlanTensor, Alias], layouts: dict[PlanTensor, Blocked]
+    ) -> None:
+        self.aliases, self.layouts = aliases, layouts
+        self.cells: dict[tuple[PlanTensor, int], Any] = {}
+        self.contents: dict[PlanTensor, list[Any]] = {}
 
-    def at(self, tensor: Tensor, channel: int) -> tuple[Tensor, int]:
-        part = self.parts.get(tensor, Part(tensor, 0))
-        return part.whole, part.first_block * BLOCK + channel
+    def at(self, tensor: PlanTensor, channel: int) -> tuple[PlanTensor, int]:
+        alias = self.aliases.get(tensor, Alias(tensor, 0))
+        return alias.whole, alias.first_block * BLOCK + channel
 
-    def check(self, tensor: Tensor) -> None:
+    def check(self, tensor: PlanTensor) -> None:
         channels = tensor.shape[1]
         found = [self.cells[self.at(tensor, c)] for c in range(-(-channels // BLOCK) * BLOCK)]
         assert found[:channels] == self.contents[tensor]
         assert not any(found[channels:])  # lanes that other channels may fill with infinities
 
-    def write(self, tensor: Tensor, first: int = 0, end: int | None = None) -> None:
+    def write(self, tensor: PlanTensor, first: int = 0, end: int | None = None) -> None:
         """Whole blocks, whose last lanes may be anything."""
         end = tensor.shape[1] if end is None else end
         for c in range(first, first - (first - end) // BLOCK * BLOCK):
@@ -86,8 +88,8 @@ class Memory:
         if isinstance(op, ConcatOp):
             self.contents[y] = [c for t in op.inputs for c in self.contents[t]]
             for tensors, block in pieces(op, self.layouts[y].block):
-                there = self.parts[y].at(block) if y in self.parts else None
-                if [self.parts.get(t) for t in tensors] != [there] or there is None:
+                there = self.aliases[y].at(block) if y in self.aliases else None
+                if [self.aliases.get(t) for t in tensors] != [there] or there is None:
                     first = block * BLOCK
                     self.write(y, first, first + sum(t.shape[1] for t in tensors))
             return
@@ -97,7 +99,7 @@ class Memory:
             assert first is not None
             source = self.contents[op.views[0].tensor]
             self.contents[y] = source[first : first + y.shape[1]]
-        if not stays(op, self.parts, self.layouts):
+        if not is_in_place(op, self.aliases, self.layouts):
             self.write(y)
 
 
@@ -108,14 +110,14 @@ def test_tensors_are_where_they_are_read(plan: Plan, data: Any) -> None:
     layouts = {t: Blocked.of(t.shape, BLOCK, t.dtype) for t in made}
     own = {t: data.draw(st.sampled_from(PADDINGS)) for t in made}
     paddings = dict(own)
-    parts = choose_parts(plan, layouts, paddings)
-    for tensor, part in parts.items():
-        assert part.whole.shape[0] == 1
-        assert layouts[part.whole].block == layouts[tensor].block
-        shared = paddings[part.whole]
+    aliases = choose_aliases(plan, layouts, paddings)
+    for tensor, alias in aliases.items():
+        assert alias.whole.shape[0] == 1
+        assert layouts[alias.whole].block == layouts[tensor].block
+        shared = paddings[alias.whole]
         assert own[tensor].fill in (None, shared.fill)
         assert all(map(int.__ge__, shared.pads, own[tensor].pads))
-    memory = Memory(parts, layouts)
+    memory = Memory(aliases, layouts)
     for tensor in plan.inputs:
         memory.contents[tensor] = [(tensor.name, c) for c in range(tensor.shape[1])]
         memory.write(tensor)
@@ -126,4 +128,4 @@ def test_tensors_are_where_they_are_read(plan: Plan, data: Any) -> None:
 
 
 def test_nothing_is_no_channels() -> None:
-    assert View.of(Tensor("x", "float32", (1, 3, 5, 0))).first_channel is None
+    assert View.of(PlanTensor("x", "float32", (1, 3, 5, 0))).first_channel is None

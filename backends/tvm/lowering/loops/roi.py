@@ -11,7 +11,7 @@ from ...faults import SAMPLE_LIMIT, Fault
 from . import mathematics as m
 from .base import (
     Array,
-    Call,
+    OperatorCall,
     bind,
     cell,
     clamped,
@@ -28,7 +28,7 @@ from .base import (
 
 
 @rule("RoiAlign")
-def roi_align(call: Call) -> None:
+def roi_align(call: OperatorCall) -> None:
     """Samples each bin at a grid of points, as the ONNX reference and ONNX Runtime do."""
     shape = call.shape()
     height, width = shape[2:]

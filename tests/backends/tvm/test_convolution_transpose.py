@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm.lowering.frontend import lower
+from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.operations import ConvolutionOp
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.infer import infer_shapes

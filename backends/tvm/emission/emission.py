@@ -15,34 +15,28 @@ from ..errors import UnprovenError
 from ..kernels.epilogue import Operand
 from ..kernels.movement import elementwise
 from ..kernels.movement.sources import Elementwise, Source
-from ..plan.layout import Blocked
+from ..plan.aliases import Alias
+from ..plan.blocked import Blocked
 from ..plan.layouts import choose_layouts
 from ..plan.operations import ElementwiseOp, Fused, Plan
-from ..plan.parts import Part
 from ..plan.programs import Program
-from ..plan.schedule import Buffer, Call, Schedule, nbytes
-from ..plan.tensors import Operation, Tensor, View
+from ..plan.schedule import Buffer, KernelCall, Schedule, nbytes
+from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
 from ..tensorir.digest import digest
 from .choices import Choices
 from .work import is_parallel, macs
 
 
-@dataclasses.dataclass(frozen=True)
-class KernelCall:
-    """A call in the schedule. Of an operation's calls the last is its own kernel's; those
-    before bring its operands into the layouts that it reads. What brings the model's
-    outputs into theirs belongs to no operation."""
-
-    operation: Operation | None
-    kernel: str
-
-
-class Emitter:
+class Emission:
     """A plan's schedule and kernels in the making.
 
     `functions` are the kernels' TensorIR by name, `digests` those of their content,
     `proofs` what was proven of the accesses that each makes to its buffers.
+
+    `origins` are the operations that the schedule's calls belong to. Of an operation's calls
+    the last is its own kernel's; those before bring its operands into the layouts that it
+    reads. What brings the model's outputs into theirs belongs to no operation.
     """
 
     def __init__(
@@ -60,22 +54,22 @@ class Emitter:
         self.functions: dict[str, Any] = {}
         self.digests: dict[str, str] = {}
         self.proofs: dict[str, Verdict] = {}
-        self.calls: list[KernelCall] = []
+        self.origins: list[Operation | None] = []
         self.current: Operation | None = None
         self.operators = plan.operators
-        self.layouts, self.parts = choose_layouts(plan, target.block, self.choices.needed_pads)
-        self.shared: dict[Tensor, Buffer] = {}
-        self.buffers: dict[tuple[Tensor, Blocked | None], Buffer] = {
+        self.layouts, self.aliases = choose_layouts(plan, target.block, self.choices.needed_pads)
+        self.shared: dict[PlanTensor, Buffer] = {}
+        self.buffers: dict[tuple[PlanTensor, Blocked | None], Buffer] = {
             (tensor, None): Buffer(nbytes(tensor.shape, tensor.dtype), input=index)
             for index, tensor in enumerate(plan.inputs)
         }
 
     def describe_calls(self) -> list[dict[str, Any]]:
         """All calls of kernels in order, each with its node, operator and multiply-accumulates."""
-        own = {id(call.operation): index for index, call in enumerate(self.calls)}
+        own = {id(op): index for index, op in enumerate(self.origins)}
         result = []
-        for index, call in enumerate(self.calls):
-            op = call.operation
+        calls = zip(self.schedule.calls, self.origins, strict=True)
+        for index, (call, op) in enumerate(calls):
             result.append(
                 {
                     "kernel": call.kernel,
@@ -97,7 +91,7 @@ class Emitter:
         """An array's elements, row-major."""
         return Buffer(array.nbytes, array=array)
 
-    def read(self, tensor: Tensor, layout: Blocked | None) -> Buffer:
+    def read(self, tensor: PlanTensor, layout: Blocked | None) -> Buffer:
         """The buffer holding a tensor in a layout, converting it (once) where needed."""
         key = (tensor, layout)
         if key in self.buffers:
@@ -109,18 +103,20 @@ class Emitter:
         self.buffers[key] = result
         return result
 
-    def copy(self, tensor: Tensor, layout: Blocked | None, into: Buffer | None = None) -> Buffer:
+    def copy(
+        self, tensor: PlanTensor, layout: Blocked | None, into: Buffer | None = None
+    ) -> Buffer:
         """A tensor in another layout or place."""
         op = ElementwiseOp(tensor.name, [tensor], [View.of(tensor)], Program((tensor.dtype,)))
         return self.elementwise(op, layout, into)
 
-    def own(self, tensor: Tensor) -> Blocked | None:
+    def own(self, tensor: PlanTensor) -> Blocked | None:
         """The layout that a tensor's producer writes."""
         return self.layouts.get(tensor)
 
     def blocked(
         self,
-        tensor: Tensor,
+        tensor: PlanTensor,
         pads: Sequence[int] = (0, 0, 0, 0),
         fill: float = 0,
         block: int = 1,
@@ -132,28 +128,28 @@ class Emitter:
             own = dataclasses.replace(own, block=max(own.block, block))
         return self.read(tensor, own), own
 
-    def define(self, tensor: Tensor, buffer: Buffer) -> None:
+    def define(self, tensor: PlanTensor, buffer: Buffer) -> None:
         self.buffers[tensor, self.own(tensor)] = buffer
 
-    def place(self, tensor: Tensor) -> Buffer | None:
+    def place(self, tensor: PlanTensor) -> Buffer | None:
         """The part of a buffer where a tensor must be written; None where it has its own."""
-        part = self.parts.get(tensor)
-        return None if part is None else self.view(part, self.layouts[tensor])
+        alias = self.aliases.get(tensor)
+        return None if alias is None else self.view(alias, self.layouts[tensor])
 
-    def view(self, part: Part, layout: Blocked) -> Buffer:
+    def view(self, alias: Alias, layout: Blocked) -> Buffer:
         """What lies at a part of a buffer, in a layout with the buffer's padding."""
-        whole, dtype = part.whole, part.whole.dtype
+        whole, dtype = alias.whole, alias.whole.dtype
         shape = self.layouts[whole].shape
         if whole not in self.shared:
             self.shared[whole] = self.allocate(shape, dtype)
-        offset = part.first_block * nbytes(shape[1:], dtype)
+        offset = alias.first_block * nbytes(shape[1:], dtype)
         return self.shared[whole].part(offset, nbytes(layout.shape, dtype))
 
     # --- kernels ---
 
     def produce(
         self,
-        tensor: Tensor,
+        tensor: PlanTensor,
         key: Any,
         build: Callable[[], Any],
         arguments: Sequence[Buffer],
@@ -212,7 +208,7 @@ class Emitter:
     def call_function(self, name: str, arguments: Sequence[Buffer]) -> None:
         """Call a function on all of its buffers.
 
-        Raises UnprovenError where it isn't proven that the function stays within them.
+        Raises UnprovenError where it isn't proven that the function is_in_place within them.
         """
         function, constants = self.functions[name], constant_arguments(arguments)
         verdict = self.verdicts.of(function, self.digests[name], constants)
@@ -224,8 +220,8 @@ class Emitter:
                 f"{verdict.unproven[0]}",
             )
         _check_sizes(f"{self.where()}: kernel {name}", function, verdict, arguments)
-        self.calls.append(KernelCall(self.current, name))
-        self.schedule.calls.append(Call(name, tuple(arguments)))
+        self.origins.append(self.current)
+        self.schedule.calls.append(KernelCall(name, tuple(arguments)))
 
     def where(self) -> str:
         """The operation being emitted, for messages."""
@@ -250,7 +246,7 @@ class Emitter:
             else:
                 shape = (1,) * (len(op.output.shape) - len(tensor.shape)) + tensor.shape
                 if shape != tensor.shape:
-                    reshaped = Tensor(tensor.name, tensor.dtype, shape, tensor.const)
+                    reshaped = PlanTensor(tensor.name, tensor.dtype, shape, tensor.const)
                     self.buffers[reshaped, None] = self.read(tensor, None)
                     tensor = reshaped
                 buffer, layout = self.blocked(tensor)
