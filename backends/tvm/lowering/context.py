@@ -81,7 +81,6 @@ class Lowering:
         self.items: dict[Value, Item] = {}
         self.plan = Plan([], [], [])
         self._floats: dict[Quantized, PlanTensor] = {}
-        self._users: dict[Value, list[Node]] = {}
 
     # --- values ---
 
@@ -143,6 +142,17 @@ class Lowering:
                 f"{_origin(value)}: value '{value.name}' has an unsupported type"
             )
         return name
+
+    def is_float(self, value: Value) -> bool:
+        """Whether the value is float32, perhaps kept as integers."""
+        item = self.item(value)
+        if isinstance(item, Constant):
+            return item.scale is not None or item.array.dtype == np.float32
+        return isinstance(item, Quantized) or item.tensor.dtype == "float32"
+
+    def is_computed_float(self, value: Value) -> bool:
+        """Whether the value is float32 and no constant."""
+        return not isinstance(self.item(value), Constant) and self.is_float(value)
 
     def users(self, value: Value) -> list[Node]:
         """Nodes reading a value, those inside subgraphs included."""

@@ -19,8 +19,9 @@ from ..plan.geometry import Geometry, Upsampling
 from ..plan.operations import ConvolutionOp
 from ..plan.programs import Program
 from ..plan.tensors import PlanTensor
+from .accumulators import integer_accumulator, integer_weights
 from .context import Constant, Lowering, Quantized, Stored, check_int32
-from .convolution import image_weights, integer_accumulator, integer_weights
+from .convolution import image_weights
 
 LIMIT = 2**26
 """Elements up to which grouped weights are spelled out as dense ones."""

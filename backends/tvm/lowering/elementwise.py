@@ -176,7 +176,7 @@ def batch_normalization(lowering: Lowering, node: Node) -> bool:
         return False
     if any(v is not None and v.uses for v in node.outputs[1:]) or node.get("spatial", 1) != 1:
         return False
-    if not _is_float(lowering, x):
+    if not lowering.is_float(x):
         return False
     scale, bias, mean, variance = (np.asarray(c, np.float32) for c in constants)
     factor = scale * (np.float32(1) / np.sqrt(variance + np.float32(node.get("epsilon", 1e-5))))
@@ -200,7 +200,7 @@ def batch_normalization(lowering: Lowering, node: Node) -> bool:
 def quantize_linear(lowering: Lowering, node: Node) -> bool:
     parameters = lowering.quantize_parameters(node)
     x = node.input(0)
-    if parameters is None or x is None or not _is_float(lowering, x):
+    if parameters is None or x is None or not lowering.is_float(x):
         return False
     y = parameters.output
     if isinstance(lowering.item(x), Constant):
@@ -252,7 +252,7 @@ def _emit(
     """Emit the program that `build` appends to float32 inputs, by default all of the node's."""
     values = [v for v in (node.inputs if inputs is None else inputs) if v is not None]
     y = node.output(0)
-    if y is None or not all(_is_float(lowering, v) for v in values):
+    if y is None or not all(lowering.is_float(v) for v in values):
         return False
     if all(isinstance(lowering.item(v), Constant) for v in values):
         return False
@@ -271,15 +271,6 @@ def _broadcast_to(shapes: Sequence[tuple[int, ...]], result: tuple[int, ...]) ->
         return np.broadcast_shapes(*shapes) == result
     except ValueError:
         return False
-
-
-def _is_float(lowering: Lowering, value: Value) -> bool:
-    item = lowering.item(value)
-    if isinstance(item, Quantized):
-        return True
-    if isinstance(item, Constant):
-        return item.scale is not None or item.array.dtype == np.float32
-    return item.tensor.dtype == "float32"
 
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {

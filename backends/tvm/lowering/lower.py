@@ -20,21 +20,21 @@ from ..functions.tables import use_tables
 from ..graph.expand import RequiredRange
 from ..graph.prepare import Prepared, prepare
 from ..plan.fuse import fuse
-from ..plan.operations import LoopsOp, Plan
-from ..plan.tensors import PlanTensor
+from ..plan.operations import ElementwiseOp, LoopsOp, Plan
+from ..plan.programs import Program
+from ..plan.tensors import PlanTensor, View
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, load
 from . import (
     convolution,
+    convolution_transpose,
     elementwise,
     matmul,
+    pooling,
     recurrent,
     resize,
     rows,
     shapes,
-)
-from . import (
-    convolution_transpose as transposed,
 )
 from .context import Constant, Lowering, Stored
 from .loops import RULES as LOOPS
@@ -45,10 +45,11 @@ from .loops.operands import check_operands
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **elementwise.RULES,
     **convolution.RULES,
+    **pooling.RULES,
     **matmul.RULES,
     **rows.RULES,
     **recurrent.RULES,
-    **transposed.RULES,
+    **convolution_transpose.RULES,
     **shapes.RULES,
     **resize.RULES,
 }
@@ -233,10 +234,6 @@ def _require_within(lowering: Lowering, value: Value, bound: RequiredRange) -> N
 
 
 def _copy_of(lowering: Lowering, tensor: PlanTensor) -> PlanTensor:
-    from ..plan.operations import ElementwiseOp
-    from ..plan.programs import Program
-    from ..plan.tensors import View
-
     copy = PlanTensor(tensor.name + "/output", tensor.dtype, tensor.shape)
     lowering.add(ElementwiseOp(tensor.name, [copy], [View.of(tensor)], Program((tensor.dtype,))))
     return copy

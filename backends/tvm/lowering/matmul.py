@@ -13,13 +13,8 @@ from ..plan.operations import MatMulOp
 from ..plan.programs import Program, ProgramBuilder
 from ..plan.tensors import PlanTensor
 from . import product
+from .accumulators import accumulator_program, accumulator_scales, integer_bias, integer_weights
 from .context import Constant, Lowering, Quantized, Stored, check_int32
-from .convolution import (
-    accumulator_program,
-    accumulator_scales,
-    integer_bias,
-    integer_weights,
-)
 
 
 def gemm(lowering: Lowering, node: Node) -> bool:

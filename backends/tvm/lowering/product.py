@@ -12,8 +12,8 @@ from ..plan.operations import ProductOp
 from ..plan.programs import Program, ProgramBuilder
 from ..plan.strides import row_major
 from ..plan.tensors import PlanTensor, View
+from .accumulators import accumulator_program
 from .context import Constant, Lowering, Quantized, Stored
-from .convolution import accumulator_program
 
 
 def matmul(lowering: Lowering, node: Node) -> bool:
@@ -32,7 +32,7 @@ def matmul(lowering: Lowering, node: Node) -> bool:
             scales = np.full(shape[-1], scale, np.float32)
             program, operands = accumulator_program(node.label, left.scale, scales, None, ())
             return _emit(lowering, node, left, right, program, operands)
-    if not (_is_float(lowering, a) and _is_float(lowering, b)):
+    if not (lowering.is_float(a) and lowering.is_float(b)):
         return False
     first, second = (Quantized(lowering.stored(v), 1.0, 0) for v in (a, b))
     return _emit(lowering, node, first, second, Program(("float32",)), [])
@@ -44,7 +44,7 @@ def gemm(lowering: Lowering, node: Node) -> bool:
     if a is None or b is None or y is None or lowering.model.opset < 7:
         return False
     given = [v for v in (a, b, c) if v is not None]
-    if not all(_is_float(lowering, v) for v in given) or 0 in lowering.shape(y):
+    if not all(lowering.is_float(v) for v in given) or 0 in lowering.shape(y):
         return False
     alpha, beta = float(node.get("alpha", 1.0)), float(node.get("beta", 1.0))
     operands = [lowering.stored(c)] if c is not None else []
@@ -131,10 +131,3 @@ def _integers(lowering: Lowering, value: Value) -> Quantized | None:
     if isinstance(item, Quantized) and item.tensor.dtype in ("uint8", "int8"):
         return item
     return None
-
-
-def _is_float(lowering: Lowering, value: Value) -> bool:
-    item = lowering.item(value)
-    if isinstance(item, Constant):
-        return item.scale is not None or item.array.dtype == np.float32
-    return isinstance(item, Quantized) or item.tensor.dtype == "float32"

@@ -12,7 +12,7 @@ from ..plan.operations import MatMulOp, RecurrentOp
 from ..plan.programs import Program
 from ..plan.recurrent import ACTIVATIONS, Recurrent
 from ..plan.tensors import PlanTensor
-from .context import Constant, Lowering, Quantized, Stored
+from .context import Lowering, Stored
 
 _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 
@@ -28,7 +28,7 @@ def recurrent(lowering: Lowering, node: Node) -> bool:
     if (bias is None) != (node.input(3) is None) or _is_unusual(node):
         return False
     layer = _layer(lowering, node, x, weights[1])
-    if layer is None or not _is_float(lowering, x):
+    if layer is None or not lowering.is_float(x):
         return False
     gates, hidden, directions = layer.gates, layer.hidden, len(layer.reverse)
     if bias is None:
@@ -81,7 +81,7 @@ def _layer(lowering: Lowering, node: Node, x: Value, weights: Array) -> Recurren
     if 0 in shape or weights.shape[2] == 0:
         return None
     states = [node.input(i) for i in (5, 6)]
-    if not all(v is None or _is_float(lowering, v) for v in states):
+    if not all(v is None or lowering.is_float(v) for v in states):
         return None
     return Recurrent(
         node.op_type,
@@ -111,13 +111,6 @@ def _outputs(lowering: Lowering, node: Node, layer: Recurrent) -> list[PlanTenso
             lowering.items[value] = Stored(tensor)
         tensors.append(tensor)
     return tensors
-
-
-def _is_float(lowering: Lowering, value: Value) -> bool:
-    item = lowering.item(value)
-    if isinstance(item, Constant):
-        return bool(item.dequantized().dtype == np.float32)
-    return isinstance(item, Quantized) or item.tensor.dtype == "float32"
 
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = dict.fromkeys(_DEFAULTS, recurrent)

@@ -12,7 +12,7 @@ from ....ir.graph import Node, Value
 from ..plan.operations import ElementwiseOp, QuantizedSoftmaxOp, ReshapeOp, RowsOp
 from ..plan.programs import Program, ProgramBuilder
 from ..plan.tensors import PlanTensor, View
-from .context import Constant, Lowering, Quantized, Stored
+from .context import Lowering, Quantized, Stored
 
 _REDUCTIONS = {
     "ReduceSum": "sum",
@@ -33,7 +33,7 @@ def softmax(lowering: Lowering, node: Node) -> bool:
     if node.op_type == "Softmax" and _quantized_softmax(lowering, node, x, y):
         return True
     shape = lowering.shape(x)
-    if not _is_float(lowering, x) or not shape or 0 in shape:
+    if not lowering.is_float(x) or not shape or 0 in shape:
         return False
     flat = lowering.model.opset < 13
     axis = int(node.get("axis", 1 if flat else -1)) % len(shape)
@@ -84,7 +84,7 @@ def layer_normalization(lowering: Lowering, node: Node) -> bool:
         return False
     shape = lowering.shape(x)
     factors = [v for v in node.inputs[1:] if v is not None]
-    if not all(_is_float(lowering, v) for v in (x, *factors)) or not shape or 0 in shape:
+    if not all(lowering.is_float(v) for v in (x, *factors)) or not shape or 0 in shape:
         return False
     axis = int(node.get("axis", -1)) % len(shape)
     row = shape[axis:]
@@ -111,7 +111,7 @@ def group_normalization(lowering: Lowering, node: Node) -> bool:
     if node.op_type == "GroupNormalization" and lowering.model.opset < 21:
         return False
     shape = lowering.shape(x)
-    if not all(_is_float(lowering, v) for v in (x, *factors)) or len(shape) < 3 or 0 in shape:
+    if not all(lowering.is_float(v) for v in (x, *factors)) or len(shape) < 3 or 0 in shape:
         return False
     groups = int(node.get("num_groups", shape[1]))
     extents = (shape[0] * groups, math.prod(shape[1:]) // groups, 1)
@@ -141,7 +141,7 @@ def group_normalization(lowering: Lowering, node: Node) -> bool:
 def reduction(lowering: Lowering, node: Node) -> bool:
     """Over neighbouring axes of float32, known at compile time."""
     x, y = node.input(0), node.output(0)
-    if x is None or y is None or not _is_float(lowering, x):
+    if x is None or y is None or not lowering.is_float(x):
         return False
     shape = lowering.shape(x)
     given: Any = node.get("axes")
@@ -185,13 +185,6 @@ def _emit(
 
 def _extents(shape: Sequence[int], start: int, end: int) -> tuple[int, int, int]:
     return math.prod(shape[:start]), math.prod(shape[start:end]), math.prod(shape[end:])
-
-
-def _is_float(lowering: Lowering, value: Value) -> bool:
-    item = lowering.item(value)
-    if isinstance(item, Constant):
-        return bool(item.dequantized().dtype == np.float32)
-    return isinstance(item, Quantized) or item.tensor.dtype == "float32"
 
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {

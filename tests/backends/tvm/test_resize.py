@@ -16,8 +16,7 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.artifact.library import Library
 from secateur.backends.tvm.emission import work
-from secateur.backends.tvm.lowering import frontend
-from secateur.backends.tvm.lowering.lower import lower
+from secateur.backends.tvm.lowering.lower import RULES, lower
 from secateur.backends.tvm.plan.operations import LoopsOp, ResizeOp
 from secateur.backends.tvm.plan.sampling import NEAREST_MODES
 from secateur.backends.tvm.targets import parse_target
@@ -220,7 +219,7 @@ def test_kernels_match_loops(tmp_path: Path, data: st.DataObject) -> None:
     target = draw(st.sampled_from(TARGETS))
     found = run(model, target, tmp_path, inputs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(frontend.RULES, "Resize")
+        patch.delitem(RULES, "Resize")
         check(found, run(model, target, tmp_path, inputs))
 
 
