@@ -11,12 +11,13 @@ from onnx import TensorProto
 
 from ..graph import Graph, Node, Use, Value
 from ..model import Model
+from ..symbolic.facts import Contents, constant_contents
 from ..tensor import Tensor
 from . import dims
 from .balance import Family
-from .contents import CONTENT_LIMIT, Content, content_of, depends_on_axes, evaluate_all
 from .dims import Axis, Lock
 from .rewriting import Rewrite, Rewriting
+from .sizes import AxisSizes, axes_of_all, evaluate_all
 
 Axes = tuple[Axis, ...]
 
@@ -44,7 +45,7 @@ class Parameter:
 class Expectation:
     """The elements of a shape and what each has to be: an axis's size, a number, or anything."""
 
-    content: Content
+    content: Contents
     required: Sequence[Axis | int | None]
     why: Lock
 
@@ -55,7 +56,8 @@ class Analysis:
 
     model: Model
     axes: dict[Value, Axes | None] = field(default_factory=dict)
-    contents: dict[Value, Content] = field(default_factory=dict)
+    contents: dict[Value, Contents] = field(default_factory=dict)
+    sizes: AxisSizes = field(default_factory=AxisSizes)
     parameters: dict[Use, Parameter] = field(default_factory=dict)
     families: list[Family] = field(default_factory=list)
     views: dict[Value, Axes] = field(default_factory=dict)
@@ -88,15 +90,10 @@ class Analysis:
         return found
 
 
-def content_of_value(analysis: Analysis, value: Value) -> Content | None:
-    """Content of a value: computed by a rule, or of a small integer constant."""
+def contents_of_value(analysis: Analysis, value: Value) -> Contents | None:
+    """Elements of a value: computed by a rule, or of a small integer constant."""
     found = analysis.contents.get(value)
-    if found is not None:
-        return found
-    tensor = analysis.model.constant(value)
-    if tensor is None or tensor.size > CONTENT_LIMIT or tensor.dtype == TensorProto.STRING:
-        return None
-    return content_of(tensor.numpy())
+    return constant_contents(analysis.model, value) if found is None else found
 
 
 def literal_axes(value: Value, why: Lock, symbols: dict[str, Axis] | None = None) -> Axes | None:
@@ -122,7 +119,7 @@ def freeze(analysis: Analysis, use: Use | None, value: Value, why: Lock) -> None
     content = analysis.contents.get(value)
     if content is None:
         return
-    axes = [axis for axis in depends_on_axes(content) if not dims.is_locked(axis)]
+    axes = [axis for axis in axes_of_all(content) if not dims.is_locked(axis)]
     if not axes:
         return
     known = evaluate_all(content)

@@ -8,12 +8,14 @@ from typing import Any
 import numpy.typing as npt
 
 from ..graph import Graph, Node, Use
+from ..symbolic.expressions import Size
+from ..symbolic.facts import LIMIT, Contents
 from . import dims
 from .balance import Family
-from .contents import CONTENT_LIMIT, Content, evaluate_all
 from .dims import Axis, Lock
-from .facts import Analysis, Axes, Expectation, Parameter, content_of_value, freeze, literal_axes
+from .facts import Analysis, Axes, Expectation, Parameter, contents_of_value, freeze, literal_axes
 from .rewriting import Rewrite
+from .sizes import evaluate_all
 
 
 class Opaque(Exception):  # noqa: N818 - a rule's answer, not an error
@@ -31,6 +33,8 @@ class NodeAxes:
         self.measured: set[int] = set()
         self.contracted: list[Axis] = []
         self.expectations: list[tuple[int, Expectation]] = []
+        self.demanded: dict[int, list[int]] = {}
+        """Inputs whose numbers have to stay as they are now."""
         self.follows_bodies = False
 
     # Reading -------------------------------------------------------------------
@@ -92,16 +96,16 @@ class NodeAxes:
         """Whether all of these inputs are computed from constants only."""
         return all(self.analysis.is_fixed(self.node.input(i)) for i in inputs)
 
-    def content(self, index: int) -> Content | None:
+    def content(self, index: int) -> Contents | None:
         """Content of an integer input that the rule reads as numbers, not as data."""
         if self.node.input(index) is not None:
             self.consumed.add(index)
         return self.peek(index)
 
-    def peek(self, index: int) -> Content | None:
+    def peek(self, index: int) -> Contents | None:
         """The same of an input that the result may be `follow`ed from."""
         value = self.node.input(index)
-        return None if value is None else content_of_value(self.analysis, value)
+        return None if value is None else contents_of_value(self.analysis, value)
 
     def measure(self, index: int) -> None:
         """State that the operator reads nothing of input `index` but its type and shape."""
@@ -109,10 +113,9 @@ class NodeAxes:
         self.visited.add(index)
         self.measured.add(index)
 
-    def knows_content(self) -> bool:
-        """Whether all inputs are small integer tensors of which something is known."""
-        inputs = [v for v in self.node.inputs if v is not None]
-        return all(content_of_value(self.analysis, v) is not None for v in inputs)
+    def size(self, axis: Axis) -> Size:
+        """The size of an axis, whatever is going to be removed from it."""
+        return self.analysis.sizes.of(axis)
 
     def out_shape(self, index: int = 0) -> tuple[int | str | None, ...] | None:
         value = self.node.output(index)
@@ -196,19 +199,19 @@ class NodeAxes:
         if value is not None:
             self.analysis.axes[value] = axes
 
-    def follow(self, content: Content, index: int = 0) -> bool:
+    def follow(self, content: Contents, index: int = 0) -> bool:
         """Set the content of output `index`, which says all that the inputs' contents do.
 
         Returns whether it is small enough; else what the inputs say is frozen.
         """
         value = self.node.output(index)
-        if value is None or content.size > CONTENT_LIMIT:
+        if value is None or content.size > LIMIT:
             return False
         self.consumed.update(range(len(self.node.inputs)))
         self.analysis.contents[value] = content
         return True
 
-    def expect(self, index: int, content: Content, required: Sequence[Axis | int | None]) -> None:
+    def expect(self, index: int, content: Contents, required: Sequence[Axis | int | None]) -> None:
         """Keep the elements of an integer input at sizes of axes, numbers, or anything.
 
         Axes are locked where an element can't be kept at what is required.
@@ -220,7 +223,7 @@ class NodeAxes:
         self.rewrite(lambda rewriter: rewriter.match(self.node, index, content, required))
 
     def expect_attribute(
-        self, name: str, content: Content, required: Sequence[Axis | int | None]
+        self, name: str, content: Contents, required: Sequence[Axis | int | None]
     ) -> None:
         """The same for an attribute."""
         self.rewrite(lambda rewriter: rewriter.match_attribute(self.node, name, content, required))
@@ -235,6 +238,7 @@ class NodeAxes:
             self.consumed.discard(index)
             return None
         self.expect(index, content, values)
+        self.demanded[index] = values
         return values
 
     def rewrite(self, action: Rewrite) -> None:

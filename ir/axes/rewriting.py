@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from ..graph import Node
-from .contents import Content
+from ..symbolic.facts import Contents
 from .dims import Axis
 from .selection import Indices, Selection
 
@@ -34,7 +34,7 @@ class Rewriting(Protocol):
         """Let input `index` of a node read a new constant; other readers keep the old one."""
 
     def match(
-        self, node: Node, index: int, content: Content, required: Sequence[Axis | int | None]
+        self, node: Node, index: int, content: Contents, required: Sequence[Axis | int | None]
     ) -> None:
         """Make the elements of an integer input what they have to be under the selection.
 
@@ -43,7 +43,7 @@ class Rewriting(Protocol):
         """
 
     def match_attribute(
-        self, node: Node, name: str, content: Content, required: Sequence[Axis | int | None]
+        self, node: Node, name: str, content: Contents, required: Sequence[Axis | int | None]
     ) -> None:
         """The same for an attribute."""
 

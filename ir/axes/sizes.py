@@ -1,112 +1,51 @@
-"""Sizes as polynomials over dims, so that what a shape computation says can be compared.
+"""Sizes of axes as expressions, so that what a shape computation says can be compared.
 
-`8 * N` with N known only at run time is the size of the axis `N * heads` while heads has 8
-indices. Whether it still is when some are removed, and by which factor it is off, are
-questions about polynomials.
+A computed size is an expression over sizes *of axes*. Which dims an axis is made of is known
+when all nodes have been seen; then its size is a polynomial over dims. `8 * N` with N known
+only at run time is the size of the axis `N * heads` while heads has 8 indices: whether it
+still is when some are removed, and by which factor it is off, are questions about polynomials.
 """
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
-from .contents import (
-    Content,
-    Element,
-    choose,
-    equal,
-    greater,
-    less,
-    multiply_all,
-    truncated_divide,
-)
-from .dims import Axis, Dim, resolve
+from ..symbolic import expressions as e
+from ..symbolic.expressions import Monomial, Size
+from ..symbolic.facts import Contents
+from .dims import ONE, Axis, Dim, axis_size, resolve
 from .selection import Selection
 
 SizeOf = Callable[[Dim], "int | None"]
 """The size of a dim, None where it stays a symbol."""
 
-Symbols = tuple[Dim, ...]
-"""A product of symbols, ordered by identity."""
+
+class AxisSizes:
+    """The symbols that stand for sizes of axes in one analysis."""
+
+    def __init__(self) -> None:
+        self._symbols: dict[Axis, Size] = {}
+
+    def of(self, axis: Axis) -> Size:
+        """The size of an axis, whatever is going to be removed from it."""
+        if axis == ONE:
+            return 1
+        if axis not in self._symbols:
+            known = axis_size(axis)
+            low = 0 if known is None else min(known, 1)  # a dim keeps at least one index
+            name = f"axis{len(self._symbols)}"
+            self._symbols[axis] = e.symbol(name, low, known, of=axis)
+        return self._symbols[axis]
 
 
-class Polynomial:
-    """A sum of products of dims' sizes with integer coefficients, none of them zero."""
-
-    def __init__(self, terms: Mapping[Symbols, int]) -> None:
-        self.terms = {symbols: n for symbols, n in terms.items() if n}
-
-    @classmethod
-    def of(cls, value: int) -> Polynomial:
-        return cls({(): value})
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Polynomial) and self.terms == other.terms
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __add__(self, other: Polynomial) -> Polynomial:
-        terms = dict(self.terms)
-        for symbols, n in other.terms.items():
-            terms[symbols] = terms.get(symbols, 0) + n
-        return Polynomial(terms)
-
-    def __sub__(self, other: Polynomial) -> Polynomial:
-        return self + Polynomial({symbols: -n for symbols, n in other.terms.items()})
-
-    def __mul__(self, other: Polynomial) -> Polynomial:
-        terms: dict[Symbols, int] = {}
-        for a, n in self.terms.items():
-            for b, m in other.terms.items():
-                symbols = tuple(sorted(a + b, key=id))
-                terms[symbols] = terms.get(symbols, 0) + n * m
-        return Polynomial(terms)
-
-    def divide(self, other: Polynomial) -> Polynomial | None:
-        """The quotient by a single product, None where it isn't whole for every size."""
-        if len(other.terms) != 1:
-            return None
-        ((divisor, m),) = other.terms.items()
-        terms = {}
-        for symbols, n in self.terms.items():
-            rest = _without(symbols, divisor)
-            if rest is None or n % m:
-                return None
-            terms[rest] = n // m
-        return Polynomial(terms)
-
-    @property
-    def value(self) -> int | None:
-        """The number, None where it depends on a symbol."""
-        return self.terms.get((), 0) if not self.terms.keys() - {()} else None
-
-    @property
-    def monomial(self) -> tuple[int, Symbols] | None:
-        """Coefficient and symbols of a single product."""
-        if len(self.terms) > 1:
-            return None
-        return next(((n, symbols) for symbols, n in self.terms.items()), (0, ()))
-
-    @property
-    def sign(self) -> int | None:
-        """-1, 0 or 1 where it is the same for all sizes (which aren't negative)."""
-        if not self.terms:
-            return 0
-        constant = self.terms.get((), 0)
-        for sign in (1, -1):
-            if sign * constant > 0 and all(sign * n > 0 for n in self.terms.values()):
-                return sign
-        return None
+def axes_of(size: Size) -> list[Axis]:
+    """The axes whose sizes a size depends on."""
+    return [leaf.of for leaf in e.leaves(size) if isinstance(leaf.of, tuple)]
 
 
-def _without(symbols: Symbols, divisor: Symbols) -> Symbols | None:
-    rest = list(symbols)
-    for dim in divisor:
-        if dim not in rest:
-            return None
-        rest.remove(dim)
-    return tuple(rest)
+def axes_of_all(contents: Contents) -> list[Axis]:
+    return [axis for element in contents.flat for axis in axes_of(element)]
 
 
 def whole(dim: Dim) -> int | None:
@@ -128,116 +67,81 @@ def selected(selection: Selection) -> SizeOf:
     return size_of
 
 
-def axis_polynomial(axis: Axis, size_of: SizeOf) -> Polynomial:
-    total = Polynomial({})
+def size_over_dims(axis: Axis, size_of: SizeOf) -> Size:
+    """The size of an axis as a polynomial over dims."""
+    total: dict[Monomial, int] = {}
     for term in resolve(axis):
-        product = Polynomial.of(1)
-        for dim in term:
-            if dim.binding is not None:
-                product = product * axis_polynomial(dim.binding, size_of)
-            else:
-                size = size_of(dim)
-                product = product * (
-                    Polynomial({(dim,): 1}) if size is None else Polynomial.of(size)
-                )
-        total = total + product
-    return total
+        factors = [
+            _dim_size(dim, size_of) if dim.binding is None else size_over_dims(dim.binding, size_of)
+            for dim in term
+        ]
+        for monomial, factor in e.terms_of(e.multiply(*factors)).items():
+            total[monomial] = total.get(monomial, 0) + factor
+    return e.of_terms(total)
 
 
-def polynomial(element: Element, size_of: SizeOf) -> Polynomial | None:
-    """An element of a shape computation, None where it is no polynomial."""
-    if element is None:
-        return None
-    if isinstance(element, int):
-        return Polynomial.of(element)
-    if element.axis is not None:
-        return axis_polynomial(element.axis, size_of)
-    assert element.compute is not None
-    return _apply(element.compute, [polynomial(a, size_of) for a in element.arguments])
+def _dim_size(dim: Dim, size_of: SizeOf) -> Size:
+    size = size_of(dim)
+    if size is not None:
+        return size
+    return e.symbol(f"dim{id(dim)}", 0 if dim.size is None else 1, dim.size, of=dim)
 
 
-def _apply(
-    compute: Callable[..., int], arguments: Sequence[Polynomial | None]
-) -> Polynomial | None:
-    if compute is choose:
-        condition, a, b = arguments
-        value = None if condition is None else condition.value
-        return None if value is None else a if value else b
-    known = [a for a in arguments if a is not None]
-    if len(known) != len(arguments):
-        return None
-    values = [v for v in (a.value for a in known) if v is not None]
-    if len(values) == len(known):
-        try:
-            return Polynomial.of(compute(*values))
-        except ZeroDivisionError:
-            return None
-    rule = _RULES.get(compute)
-    return None if rule is None else rule(*known)
+def over_dims(size: Size, size_of: SizeOf) -> Size:
+    """A computed size as an expression over dims."""
+
+    def value_of(leaf: e.Atom) -> Size:
+        return size_over_dims(leaf.of, size_of) if isinstance(leaf.of, tuple) else e.single(leaf)
+
+    return e.substitute(size, value_of)
 
 
-def _compare(holds: Callable[[int], bool]) -> Callable[[Polynomial, Polynomial], Polynomial | None]:
-    def rule(a: Polynomial, b: Polynomial) -> Polynomial | None:
-        sign = (a - b).sign
-        return None if sign is None else Polynomial.of(int(holds(sign)))
-
-    return rule
+def evaluate(size: Size, selection: Selection | None = None) -> int | None:
+    """A size as a number under a selection (None: nothing removed), None where it is unknown."""
+    found = over_dims(size, whole if selection is None else selected(selection))
+    return found if isinstance(found, int) else None
 
 
-def _same(a: Polynomial, b: Polynomial) -> Polynomial | None:
-    return a if a == b else None
+def evaluate_all(contents: Contents, selection: Selection | None = None) -> list[int | None]:
+    return [evaluate(element, selection) for element in contents.flat]
 
 
-_RULES: dict[Callable[..., int], Callable[..., Polynomial | None]] = {
-    operator.add: operator.add,
-    operator.sub: operator.sub,
-    operator.mul: operator.mul,
-    operator.neg: lambda a: Polynomial({}) - a,
-    int: lambda a: a,
-    truncated_divide: Polynomial.divide,
-    multiply_all: lambda *factors: math.prod(factors, start=Polynomial.of(1)),
-    equal: _compare(lambda sign: sign == 0),
-    greater: _compare(lambda sign: sign > 0),
-    less: _compare(lambda sign: sign < 0),
-    max: _same,
-    min: _same,
-}
-"""What functions of numbers do to polynomials."""
-
-
-def is_size_of(element: Element, axis: Axis) -> bool:
+def is_size_of(size: Size, axis: Axis) -> bool:
     """Whether a computed size is that of the axis, whatever it is."""
-    return polynomial(element, whole) == axis_polynomial(axis, whole)
+    return over_dims(size, whole) == size_over_dims(axis, whole)
 
 
-def ratio(wanted: Polynomial, actual: Polynomial) -> tuple[int, int] | None:
+def ratio(wanted: Size, actual: Size) -> tuple[int, int] | None:
     """Two numbers p / q with wanted = actual * p / q, in lowest terms."""
-    a, b = wanted.monomial, actual.monomial
+    a, b = e.single_term(wanted), e.single_term(actual)
     if a is None or b is None or a[1] != b[1] or not a[0] or not b[0]:
         return None
     divisor = math.gcd(a[0], b[0])
     return a[0] // divisor, b[0] // divisor
 
 
-def follows(element: Element, axis: Axis) -> bool:
-    """Whether, whatever is removed, an element is the size of an axis times a number.
+def follows(size: Size, axis: Axis) -> bool:
+    """Whether, whatever is removed, a size is that of an axis times a number.
 
     It is that size as long as nothing is removed; `ratio` tells the number.
     """
-    is_now, general = polynomial(element, whole), polynomial(element, prunable)
-    size = axis_polynomial(axis, prunable)
-    if is_now is None or general is None or is_now != axis_polynomial(axis, whole):
+    if not is_size_of(size, axis):
         return False
-    terms = [*general.terms.items(), *size.terms.items()]
-    unknown = {tuple(d for d in symbols if d.size is None) for symbols, _ in terms}
-    return len(unknown) == 1 and all(n > 0 for _, n in terms)
+    unknown = set()
+    for part in (over_dims(size, prunable), size_over_dims(axis, prunable)):
+        for monomial, factor in e.terms_of(part).items():
+            dims = [atom.of for atom in monomial if isinstance(atom.of, Dim)]
+            if len(dims) != len(monomial) or factor < 0:
+                return False
+            unknown.add(tuple(id(dim) for dim in dims if dim.size is None))
+    return len(unknown) == 1
 
 
-def settled(content: Content) -> Content:
-    """A content in which sizes that no choice and no run can change are numbers."""
-    result = content.copy()
-    for position, element in enumerate(content.ravel()):
-        found = polynomial(element, prunable)
-        if found is not None and found.value is not None:
-            result.flat[position] = found.value
+def settled(contents: Contents) -> Contents:
+    """Contents in which sizes that no choice and no run can change are numbers."""
+    result = contents.copy()
+    for index, element in enumerate(contents.flat):
+        found = over_dims(element, prunable)
+        if isinstance(found, int):
+            result.flat[index] = found
     return result

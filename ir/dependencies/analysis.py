@@ -13,11 +13,11 @@ from onnx import TensorProto
 
 from ..axes import dims
 from ..axes.balance import settle
-from ..axes.contents import Size
+from ..axes.contents import follow_contents
 from ..axes.dims import Axis, Lock
 from ..axes.facts import Analysis, Expectation, freeze, literal_axes
 from ..axes.node_axes import NodeAxes, Opaque
-from ..axes.sizes import follows
+from ..axes.sizes import axes_of, follows
 from ..errors import MISFITS, SecateurError
 from ..graph import Graph, Node, Use, node_reads
 from ..model import Model
@@ -76,7 +76,7 @@ def _lock_intractable(analysis: Analysis) -> None:
 def _lock_unmet(expectation: Expectation) -> None:
     """Lock what a computed size depends on where no rewrite makes it what it has to be."""
     for element, wanted in zip(expectation.content.ravel(), expectation.required, strict=True):
-        depends = element.axes() if isinstance(element, Size) else []
+        depends = axes_of(element)
         if wanted is None:
             unmet = depends
         elif isinstance(wanted, int) or dims.axis_size(wanted) is not None:
@@ -130,6 +130,7 @@ def _run_rule(view: NodeAxes) -> str | None:
             raise Opaque(f"no axes rule for this operator: {record.axes}")
         record.axes(view)
         _check_outputs(view)
+        follow_contents(view)
         if node.subgraphs() and not view.follows_bodies:
             raise Opaque("subgraphs of this operator are not followed")
     except Opaque as reason:

@@ -16,14 +16,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..axes import dims
-from ..axes.contents import Content, Element, Size
 from ..axes.dims import Axis, Dim, Lock
 from ..axes.facts import Analysis, Axes, Expectation, literal_axes
 from ..axes.node_axes import NodeAxes
-from ..axes.sizes import is_size_of
+from ..axes.sizes import axes_of, is_size_of
 from ..graph import Node, Value, normalize_domain
 from ..model import Model
 from ..schemas import is_deterministic
+from ..symbolic.expressions import Size
+from ..symbolic.facts import Contents
 from .analysis import analyze_graph
 
 SampleShape = tuple[int | str | None, ...]
@@ -173,11 +174,11 @@ class _Watcher:
             if self._element_depends(element)
         )
 
-    def _depends(self, content: Content) -> bool:
+    def _depends(self, content: Contents) -> bool:
         return any(self._element_depends(element) for element in content.ravel())
 
-    def _element_depends(self, element: Element) -> bool:
-        return isinstance(element, Size) and any(self._carries(axis) for axis in element.axes())
+    def _element_depends(self, element: Size) -> bool:
+        return any(map(self._carries, axes_of(element)))
 
     def _carries(self, axis: Axis) -> bool:
         return any(dim is self.dim for dim in dims.dims_of(axis))

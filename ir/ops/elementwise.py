@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
-
-from onnx import TensorProto
+from collections.abc import Sequence
 
 from ..axes import dims
-from ..axes.contents import (
-    apply_elementwise,
-    choose,
-    equal,
-    greater,
-    is_small,
-    less,
-    truncated_divide,
-)
 from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
-from ..axes.sizes import settled
 from .records import MICROSOFT, Trait, rule
 
 _ZERO, _ANY, _FIRST = Trait.ZERO_AT_ZERO, Trait.ZERO_AT_ANY_ZERO, Trait.ZERO_AT_FIRST_ZERO
@@ -108,24 +95,6 @@ _LEGACY = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", 
 
 _MODERN = 7
 
-INTEGER_TYPES = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
-
-_CONTENT: dict[str, Callable[..., int]] = {
-    "Add": operator.add,
-    "Sub": operator.sub,
-    "Mul": operator.mul,
-    "Div": truncated_divide,
-    "Mod": operator.mod,
-    "Max": max,
-    "Min": min,
-    "Neg": operator.neg,
-    "Identity": int,
-    "Equal": equal,
-    "Greater": greater,
-    "Less": less,
-    "Where": choose,
-}
-
 
 def broadcast(r: NodeAxes, operands: Sequence[Axes]) -> Axes:
     """Axes of the multidirectional broadcast of operands (ONNX, "Broadcasting")."""
@@ -168,7 +137,6 @@ def _meet_unknown(r: NodeAxes, axes: list[Axis]) -> Axis:
 
 
 def elementwise(r: NodeAxes) -> None:
-    _elementwise_content(r)
     operands = [r.axes(i) for i in range(len(r.node.inputs)) if r.has(i)]
     r.set(broadcast(r, operands))
 
@@ -210,10 +178,6 @@ def dropout(r: NodeAxes) -> None:
 
 @rule("Cast", traits=Trait.POINTWISE | Trait.ZERO_AT_ZERO | Trait.MONOTONE)
 def cast(r: NodeAxes) -> None:
-    if r.get("to") in INTEGER_TYPES:
-        content = r.peek(0)
-        if content is not None:
-            r.follow(content)
     r.set(r.axes(0))
 
 
@@ -226,16 +190,3 @@ def cast_like(r: NodeAxes) -> None:
 @rule("Constant")
 def constant(r: NodeAxes) -> None:
     """Each use of a constant has axes of its own (see `NodeAxes.maybe_axes`)."""
-
-
-def _elementwise_content(r: NodeAxes) -> None:
-    """Follow shape arithmetic where every operand's content is known."""
-    compute = _CONTENT.get(r.node.op_type)
-    output = r.node.output(0)
-    if compute is None or output is None or output.dtype not in INTEGER_TYPES:
-        return
-    if r.knows_content():
-        operands = [r.peek(i) for i in range(len(r.node.inputs))]
-        content = apply_elementwise(compute, *(o for o in operands if o is not None))
-        if is_small(content):
-            r.follow(settled(content) if compute in (equal, greater, less) else content)

@@ -23,7 +23,8 @@ RUN_LIMIT = 256
 def gather(r: NodeAxes) -> None:
     axes = r.axes(0)
     axis = normalized(r.get("axis", 0), len(axes))
-    _gather_content(r)
+    if r.peek(0) is not None:
+        r.numbers(1)
     indices = r.constant(1)
     size = dims.axis_size(axes[axis])
     if indices is None or size is None or indices.ndim > 1:
@@ -70,17 +71,6 @@ def _renumber(
     remaining = rewriter.indices(axis)
     new = old if remaining is None else np.searchsorted(remaining, old)
     rewriter.set_constant(r.node, 1, new.astype(indices.dtype).reshape((-1,) * indices.ndim))
-
-
-def _gather_content(r: NodeAxes) -> None:
-    if r.get("axis", 0) != 0 or not r.knows_content():
-        return
-    content, indices = r.peek(0), r.numbers(1)
-    position = r.node.input(1)
-    if content is None or indices is None or content.ndim != 1 or position is None:
-        return
-    picked = content[np.array(indices, np.int64)]
-    r.follow(picked.reshape(()) if position.rank == 0 else picked)
 
 
 @rule("GatherElements", traits=Trait.MOVES | Trait.INDEXES)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..axes import dims
-from ..axes.contents import Content, Size, content_of, evaluate
 from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
 from ..axes.rewriting import Rewriting
-from ..axes.sizes import is_size_of
-from .elementwise import INTEGER_TYPES
+from ..axes.sizes import evaluate, evaluate_all, is_size_of
+from ..symbolic import expressions as e
+from ..symbolic.expressions import Size
+from ..symbolic.facts import Contents, contents_of
 from .records import Trait, rule
 from .reduction import normalized, reduced_axes
 from .shapes import axis_of_size
@@ -54,29 +55,11 @@ def concat(r: NodeAxes) -> None:
         total = r.literal(sum(filter(None, sizes)), "joined from too many parts")
     else:
         total = dims.concat(joined)
-    _concat_content(r)
     r.set((*operands[0][:axis], total, *operands[0][axis + 1 :]))
 
 
 _MOST_PARTS = 2**16
-"""Parts of an axis, and elements of a shape, up to which they are followed one by one."""
-
-
-def _concat_content(r: NodeAxes) -> None:
-    """Follow a shape that is put together from pieces."""
-    output = r.node.output(0)
-    if output is None or output.dtype not in INTEGER_TYPES or output.rank not in (1, None):
-        return
-    pieces: list[Content] = []
-    for index, value in enumerate(r.node.inputs):
-        content = r.peek(index)
-        if content is None:
-            size = value.shape[0] if value is not None and value.shape else None
-            if not isinstance(size, int):
-                return
-            content = np.full(min(size, _MOST_PARTS + 1), None, object)
-        pieces.append(content)
-    r.follow(np.concatenate(pieces))
+"""Parts of an axis up to which they are followed one by one."""
 
 
 @rule("Split", traits=Trait.MOVES)
@@ -91,7 +74,7 @@ def split(r: NodeAxes) -> None:
     sizes, content = r.get("split"), None
     if sizes is None and r.has(1):
         content = r.content(1)
-        sizes = None if content is None else [evaluate(e) for e in content.ravel()]
+        sizes = None if content is None else evaluate_all(content)
         if content is None or sizes is None or any(s is None for s in sizes):
             raise Opaque("the sizes of the parts are known only at run time")
     if sizes is None:
@@ -99,23 +82,12 @@ def split(r: NodeAxes) -> None:
     if len(sizes) != count or sum(sizes) != total or any(s < 0 for s in sizes):
         raise Opaque(f"parts of {sizes} don't make {total}")
     parts = dims.partition(axes[axis], sizes)
-    _split_content(r, sizes)
     for index, part in enumerate(parts):
         r.set((*axes[:axis], part, *axes[axis + 1 :]), index)
     if content is not None:
         r.expect(1, content, parts)
     else:
         r.rewrite(lambda rewriter: _rewrite_split(r, rewriter, parts))
-
-
-def _split_content(r: NodeAxes, sizes: Sequence[int]) -> None:
-    """Take a shape apart."""
-    if r.node.input(0) not in r.analysis.contents:
-        return
-    content = r.peek(0)
-    if content is not None and content.ndim == 1:
-        for index, part in enumerate(np.split(content, np.cumsum(sizes)[:-1])):
-            r.follow(part, index)
 
 
 def equal_parts(total: int, count: int) -> list[int]:
@@ -159,7 +131,6 @@ class Bound:
 def slice_(r: NodeAxes) -> None:
     axes = r.axes(0)
     bounds = _slice_bounds(r, len(axes))
-    _slice_content(r, bounds)
     result = list(axes)
     starts: list[Axis | int | None] = []
     stops: list[Axis | int | None] = []
@@ -178,29 +149,30 @@ def slice_(r: NodeAxes) -> None:
     wholes = [axes[bound.axis] for bound in bounds]
     for name, index, required in (("starts", 1, starts), ("ends", 2, stops)):
         if r.opset < 10:
-            content = content_of(np.array(r.get(name), np.int64))
+            content = contents_of(np.array(r.get(name), np.int64))
             assert content is not None
-            r.expect_attribute(name, _positions(content, wholes, required), required)
+            r.expect_attribute(name, _positions(r, content, wholes, required), required)
         else:
             content = r.content(index)
             assert content is not None
-            r.expect(index, _positions(content, wholes, required), required)
+            r.expect(index, _positions(r, content, wholes, required), required)
     r.set(tuple(result))
 
 
 def _positions(
-    content: Content, wholes: Sequence[Axis], required: Sequence[Axis | int | None]
-) -> Content:
+    r: NodeAxes, content: Contents, wholes: Sequence[Axis], required: Sequence[Axis | int | None]
+) -> Contents:
     """Bounds that count from the end or lie behind it, as the positions that they mean."""
 
-    def position(bound: int, size: int) -> int:
-        return max(0, bound + size) if bound < 0 else min(bound, size)
+    def position(bound: Size, size: Size) -> Size:
+        behind = e.maximum(0, e.add(bound, size))
+        return e.choose(e.less(bound, 0), behind, e.minimum(bound, size))
 
     result = np.empty(content.size, object)
     for i, (bound, whole, wanted) in enumerate(zip(content.ravel(), wholes, required, strict=True)):
         moves = wanted is not None and not isinstance(wanted, int)
         moves = moves and not is_size_of(bound, whole)
-        result[i] = Size(compute=position, arguments=(bound, Size(whole))) if moves else bound
+        result[i] = position(bound, r.size(whole)) if moves else bound
     return result
 
 
@@ -247,24 +219,13 @@ def _elements(r: NodeAxes, index: int) -> list[int | None]:
     content = r.content(index)
     if content is None:
         raise Opaque("the number of bounds is known only at run time")
-    return [evaluate(e) for e in content.ravel()]
+    return evaluate_all(content)
 
 
 def _inferred(r: NodeAxes, axis: int) -> Axis:
     shape = r.out_shape()
     size = shape[axis] if shape is not None else None
     return r.literal(size if isinstance(size, int) else None, "a part of an unknown size")
-
-
-def _slice_content(r: NodeAxes, bounds: Sequence[Bound]) -> None:
-    if len(bounds) != 1 or not r.knows_content():
-        return
-    bound, content = bounds[0], r.peek(0)
-    if content is None or content.ndim != 1:
-        return
-    if bound.start is not None and bound.stop is not None and bound.step is not None:
-        picked = slice(*slice(bound.start, bound.stop, bound.step).indices(len(content)))
-        r.follow(content[picked])
 
 
 @rule("Pad", traits=Trait.INDEXES | Trait.ENLARGES)
@@ -289,7 +250,7 @@ def pad(r: NodeAxes) -> None:
         required[i], required[i + len(listed)] = front, back
         result[axis] = dims.concat([front, axes[axis], back])
     if r.get("pads") is not None:
-        content = content_of(np.array(pads, np.int64))
+        content = contents_of(np.array(pads, np.int64))
         assert content is not None
         r.expect_attribute("pads", content, required)
     else:
@@ -304,7 +265,7 @@ def _pads(r: NodeAxes, rank: int) -> tuple[list[int], list[int]]:
     if r.get("pads") is not None:
         return list(r.get("pads")), list(range(rank))
     content = r.content(1)
-    pads = [] if content is None else [evaluate(e) for e in content.ravel()]
+    pads = [] if content is None else evaluate_all(content)
     known = [p for p in pads if p is not None]
     if content is None or len(known) != len(pads):
         raise Opaque("pads are known only at run time")
@@ -322,7 +283,7 @@ def expand(r: NodeAxes) -> None:
     content = r.content(1)
     if content is None:
         raise Opaque("the shape is known only at run time")
-    targets = [evaluate(e) for e in content.ravel()]
+    targets = evaluate_all(content)
     rank = max(len(axes), len(targets))
     padded = (ONE,) * (rank - len(axes)) + tuple(axes)
     offset = rank - len(targets)
@@ -381,7 +342,6 @@ def squeeze(r: NodeAxes) -> None:
         removed = reduced_axes(r, len(axes))
     if any(dims.axis_size(axes[i]) not in (1, None) for i in removed):
         raise Opaque("squeezes an axis that isn't of size 1")
-    _reshape_content(r)
     r.set(tuple(a for i, a in enumerate(axes) if i not in removed))
 
 
@@ -406,17 +366,4 @@ def unsqueeze(r: NodeAxes) -> None:
     rank = len(axes) + len(added)
     positions = {normalized(a, rank) for a in added}
     rest = iter(axes)
-    _reshape_content(r)
     r.set(tuple(ONE if i in positions else next(rest) for i in range(rank)))
-
-
-def _reshape_content(r: NodeAxes) -> None:
-    """Squeeze and Unsqueeze of a shape keep what it says."""
-    shape = r.out_shape()
-    content = r.peek(0)
-    if content is None:
-        return
-    if content.size == 1 and shape is not None:
-        r.follow(content.reshape((1,) * len(shape)))
-    elif shape is not None and all(isinstance(s, int) for s in shape):
-        r.follow(content.reshape([s for s in shape if isinstance(s, int)]))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from ..axes.contents import Size, is_small, multiply_all
 from ..axes.dims import ONE
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
@@ -53,21 +50,8 @@ def reduce(r: NodeAxes) -> None:
     if r.node.input(0) in r.analysis.lasting:
         why = f"{r.node.op_type} over this axis of what isn't zero for channels that are zero"
         r.lock_all([axes[i] for i in reduced], why)
-    _follow_content(r)
     keep = r.get("keepdims", 1)
     r.set(tuple(ONE if i in reduced else a for i, a in enumerate(axes) if keep or i not in reduced))
-
-
-def _follow_content(r: NodeAxes) -> None:
-    if r.node.op_type != "ReduceProd" or not r.knows_content():
-        return
-    content = r.peek(0)
-    if content is None or content.ndim != 1:
-        return
-    result = np.empty(1, object)
-    result[0] = Size(compute=multiply_all, arguments=tuple(content))
-    if is_small(result):
-        r.follow(result if r.get("keepdims", 1) else result.reshape(()))
 
 
 @rule("ArgMax", "ArgMin", traits=Trait.NON_NEGATIVE)

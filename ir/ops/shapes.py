@@ -14,19 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..axes import dims
-from ..axes.contents import (
-    Content,
-    Element,
-    Size,
-    content_of,
-    evaluate,
-    multiply_all,
-    shape_content,
-)
 from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
-from ..axes.sizes import polynomial, whole
+from ..axes.sizes import axes_of, evaluate, over_dims, whole
+from ..symbolic import expressions as e
+from ..symbolic.expressions import Size
+from ..symbolic.facts import Contents, contents_of, unknown_elements
 from .records import Trait, rule
 
 UNKNOWN = "its size is known only at run time"
@@ -65,19 +59,20 @@ def axis_monomial(axis: Axis) -> Monomial | None:
     return None if size is None else Monomial.of(size[0], Counter(size[1]))
 
 
-def element_monomial(element: Element) -> Monomial | None:
-    size = polynomial(element, whole)
-    product = None if size is None else size.monomial
-    return None if product is None else Monomial.of(product[0], Counter(map(id, product[1])))
+def element_monomial(element: Size) -> Monomial | None:
+    product = e.single_term(over_dims(element, whole))
+    if product is None or not all(isinstance(atom.of, dims.Dim) for atom in product[1]):
+        return None
+    return Monomial.of(product[0], Counter(id(atom.of) for atom in product[1]))
 
 
-def axis_of_size(r: NodeAxes, element: Element, label: str = "") -> Axis:
+def axis_of_size(r: NodeAxes, element: Size, label: str = "") -> Axis:
     """An axis along which nothing differs, whose size is an element of a shape."""
     size = evaluate(element)
     if size is not None:
         return r.fresh(size, label)
     wanted = element_monomial(element)
-    for axis in element.axes() if isinstance(element, Size) else ():
+    for axis in axes_of(element):
         base = axis_monomial(axis)
         times = None if wanted is None or base is None else wanted.divide(base)
         if times is not None and not times.unknown:
@@ -89,13 +84,13 @@ def axis_of_size(r: NodeAxes, element: Element, label: str = "") -> Axis:
 def reshape(r: NodeAxes) -> None:
     axes = r.axes(0)
     if r.get("shape") is not None:  # opset 1 to 4
-        content = content_of(np.array(r.get("shape"), np.int64))
+        content = contents_of(np.array(r.get("shape"), np.int64))
     else:
         content = r.content(1)
     if content is None:
-        content = _content_by_rank(r)
+        content = _unknown_contents(r)
     if not r.get("allowzero", 0):
-        content = _copied_sizes(content, axes)
+        content = _copied_sizes(r, content, axes)
     elements = list(content.ravel())
     targets = _target_monomials(r, axes, elements)
     result = _line_up(r, axes, targets)
@@ -106,40 +101,34 @@ def reshape(r: NodeAxes) -> None:
         r.expect_attribute("shape", content, required)
     else:
         r.expect(1, content, required)
-    if r.node.input(0) in r.analysis.contents:
-        source, shape = r.peek(0), r.out_shape()
-        if source is not None and shape is not None and all(isinstance(s, int) for s in shape):
-            r.follow(source.reshape([int(s) for s in shape if s is not None]))
     r.set(result)
 
 
-def _copied_sizes(content: Content, axes: Axes) -> Content:
+def _copied_sizes(r: NodeAxes, content: Contents, axes: Axes) -> Contents:
     """A target in which 0 is the size of the input's axis at the same place."""
     result = content.copy()
     for position, element in enumerate(content):
         if isinstance(element, int) and element == 0:
             if position >= len(axes):
                 raise Opaque("0 in the target shape copies an axis that the input doesn't have")
-            result[position] = Size(axes[position])
+            result[position] = r.size(axes[position])
     return result
 
 
-def _content_by_rank(r: NodeAxes) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
+def _unknown_contents(r: NodeAxes) -> Contents:
     """Nothing is known of the target but how many elements it has."""
     shape = r.out_shape()
     if shape is None:
         raise Opaque("the target shape is known only at run time")
-    return np.full(len(shape), None, object)
+    return unknown_elements(len(shape))
 
 
-def _target_monomials(
-    r: NodeAxes, axes: Axes, elements: Sequence[Element]
-) -> list[Monomial | None]:
+def _target_monomials(r: NodeAxes, axes: Axes, elements: Sequence[Size]) -> list[Monomial | None]:
     """Sizes of the target; one element that is -1 or unknown follows from the others.
 
     What inference or the file says of the output is used only where that isn't enough.
     """
-    targets = [None if e == -1 else element_monomial(e) for e in elements]
+    targets = [None if x == -1 else element_monomial(x) for x in elements]
     _complete(targets, axes)
     shape = r.out_shape()
     if None in targets and shape is not None and len(shape) == len(targets):
@@ -294,7 +283,6 @@ def shape(r: NodeAxes) -> None:
     start = int(r.get("start", 0))
     stop = r.get("end")
     part = axes[slice(start, None if stop is None else int(stop))]
-    r.follow(shape_content(part))
     r.set((r.literal(len(part), "a shape"),))
 
 
@@ -303,10 +291,6 @@ def size(r: NodeAxes) -> None:
     r.measure(0)
     if r.is_parameter(0):
         return
-    sizes = tuple(Size(axis) for axis in r.axes(0))
-    content = np.empty((), object)
-    content[()] = Size(compute=multiply_all, arguments=sizes)
-    r.follow(content)
     r.set(())
 
 
@@ -320,24 +304,7 @@ def constant_of_shape(r: NodeAxes) -> None:
     for position, element in enumerate(elements):
         axes.append(axis_of_size(r, element, f"axis{position}"))
     r.expect(0, content, axes)
-    _constant_content(r, [evaluate(e) for e in elements])
     r.set(tuple(axes))
-
-
-def _constant_content(r: NodeAxes, shape: Sequence[int | None]) -> None:
-    """A shape-sized vector of ones, as exporters put into Expand."""
-    attribute = r.node.attributes.get("value")
-    if attribute is None or any(s is None or s > 64 for s in shape) or len(shape) > 1:
-        return
-    fill = content_of(np.asarray(_fill_value(r)))
-    if fill is not None:
-        r.follow(np.full([s for s in shape if s is not None], fill.ravel()[0], object))
-
-
-def _fill_value(r: NodeAxes) -> object:
-    from onnx import numpy_helper
-
-    return numpy_helper.to_array(r.get("value")).ravel()[0]
 
 
 @rule("Range", traits=Trait.ENLARGES)

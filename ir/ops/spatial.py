@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 from ..axes import dims
-from ..axes.contents import evaluate
 from ..axes.dims import ONE
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
-from ..axes.sizes import is_size_of
+from ..axes.sizes import evaluate, is_size_of
 from .convolution import SPATIAL
 from .records import MICROSOFT, Trait, rule
 from .reduction import normalized

@@ -11,7 +11,17 @@ from onnx import TensorProto, numpy_helper
 from ..graph import Node
 from . import expressions as e
 from .expressions import Size
-from .facts import INTEGERS, LIMIT, Contents, Facts, Misfit, position, scalar, vector
+from .facts import (
+    INTEGERS,
+    LIMIT,
+    Contents,
+    Facts,
+    Misfit,
+    position,
+    scalar,
+    unknown_elements,
+    vector,
+)
 from .registry import contents_rule
 from .shapes import equal_parts, reduced_axes
 
@@ -162,7 +172,7 @@ def concat(node: Node, facts: Facts) -> Found:
             size = shape[0] if shape is not None and len(shape) == 1 else None
             if not isinstance(size, int) or size > LIMIT:
                 return [None]
-            parts[index] = facts.unknown_elements(size)
+            parts[index] = unknown_elements(size)
     known = [part for part in parts if part is not None]
     rank = known[0].ndim
     if rank == 0 or any(part.ndim != rank for part in known):
@@ -205,7 +215,7 @@ def tile(node: Node, facts: Facts) -> Found:
 @contents_rule("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 def binary(node: Node, facts: Facts) -> Found:
     a, b = facts.contents(node.input(0)), facts.contents(node.input(1))
-    if a is None or b is None:
+    if a is None or b is None or (facts.opset < 7 and a.shape != b.shape):
         return [None]
     if node.op_type == "Mod" and node.get("fmod", 0):
         return [elementwise(_truncated_rest, a, b)]

@@ -129,18 +129,18 @@ def symbol(
         return low
     key = name if name.isidentifier() else repr(name)
     if divisor == 1:
-        return _single(Atom(key, Range(low, high), of=of))
+        return single(Atom(key, Range(low, high), of=of))
     whole = symbol(name, low, high, of=of)
     part = Range(
         None if low is None else -(-low // divisor), None if high is None else high // divisor
     )
-    return multiply(_single(Atom(f"{key}/{divisor}", part, "part", (whole, divisor))), divisor)
+    return multiply(single(Atom(f"{key}/{divisor}", part, "part", (whole, divisor))), divisor)
 
 
 def unknown(number: int, range: Range = NATURAL) -> Expression:
     """A size, or with another range a number, of which nothing else is known; `number` tells
     it from all others."""
-    return _single(Atom(f"unknown({number})", range, "unknown"))
+    return single(Atom(f"unknown({number})", range, "unknown"))
 
 
 def is_unknown(size: Size) -> bool:
@@ -194,7 +194,7 @@ def add(*sizes: Size) -> Size:
         return sum(size for size in sizes if isinstance(size, int))
     total: dict[Monomial, int] = {}
     for size in sizes:
-        for monomial, factor in _terms(size).items():
+        for monomial, factor in terms_of(size).items():
             total[monomial] = total.get(monomial, 0) + factor
     return _normal(total)
 
@@ -223,7 +223,7 @@ def _multiply(a: Size, b: Size) -> Size:
         return b
     if b == 1:
         return a
-    left, right = _terms(a), _terms(b)
+    left, right = terms_of(a), terms_of(b)
     if len(left) * len(right) > _MOST_TERMS:
         return _function("product", (a, b), _range_of_product([range_of(a), range_of(b)]))
     total: dict[Monomial, int] = {}
@@ -240,12 +240,12 @@ def divide_exactly(a: Size, b: Size) -> Size | None:
         return None
     if a == b:
         return 1
-    terms = _terms(b)
+    terms = terms_of(b)
     if len(terms) != 1:
         return None
     ((divisor, number),) = terms.items()
     quotient: dict[Monomial, int] = {}
-    for monomial, factor in _terms(a).items():
+    for monomial, factor in terms_of(a).items():
         rest = _without(monomial, divisor)
         if rest is None or factor % number:
             return None
@@ -255,7 +255,7 @@ def divide_exactly(a: Size, b: Size) -> Size | None:
 
 def single_term(size: Size) -> tuple[int, Monomial] | None:
     """Factor and atoms of a size that is a product; None for a sum."""
-    terms = _terms(size)
+    terms = terms_of(size)
     if len(terms) != 1:
         return None
     return next((factor, monomial) for monomial, factor in terms.items())
@@ -308,7 +308,7 @@ def floor_divide(a: Size, b: Size) -> Size:
         return _function("floor", (a, b), _range_of_quotient(range_of(a), range_of(b)))
     whole: dict[Monomial, int] = {}
     rest: dict[Monomial, int] = {}
-    for monomial, factor in _terms(a).items():
+    for monomial, factor in terms_of(a).items():
         quotient, remainder = divmod(factor, b)
         if quotient:
             whole[monomial] = quotient
@@ -446,7 +446,7 @@ def _function(op: str, operands: tuple[Size, ...], range: Range) -> Size:
     key = f"{op}({', '.join(map(str, operands))})"
     if len(key) > _LONGEST:
         return _cut_off(key, range)
-    return _single(Atom(key, range, op, operands))
+    return single(Atom(key, range, op, operands))
 
 
 def _ordered(a: Size, b: Size) -> tuple[Size, Size]:
@@ -528,11 +528,13 @@ def _greatest(a: int | None, b: int | None) -> int | None:
 # --- terms and texts ---------------------------------------------------------------------
 
 
-def _single(atom: Atom) -> Expression:
+def single(atom: Atom) -> Expression:
+    """An atom as a size."""
     return Expression({(atom,): 1})
 
 
-def _terms(size: Size) -> dict[Monomial, int]:
+def terms_of(size: Size) -> dict[Monomial, int]:
+    """The factor of each product of atoms in a sum of such."""
     return {(): size} if isinstance(size, int) else size.terms
 
 
@@ -560,7 +562,7 @@ def _shortened(size: Expression) -> Expression:
 def _cut_off(text: str, range: Range) -> Expression:
     """An atom in the place of what is too long to go on with, equal only to its equals."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16)
-    return _single(Atom(f"long({digest.hexdigest()})", range, "long"))
+    return single(Atom(f"long({digest.hexdigest()})", range, "long"))
 
 
 def _key(atom: Atom) -> str:

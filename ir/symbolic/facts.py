@@ -15,7 +15,7 @@ from .expressions import ANY, NATURAL, Expression, Range, Size, unknown
 
 Shape = tuple[Size, ...]
 
-Contents = npt.NDArray[np.object_]
+Contents = npt.NDArray[Any]
 """The elements of a small tensor of integers or truth values, each a `Size`."""
 
 LIMIT = 1024
@@ -102,12 +102,10 @@ class Facts:
         """A size, or with another range a number, about which nothing is known."""
         return unknown(next(_COUNTER), range)
 
-    def unknown_elements(self, *shape: int) -> Contents:
-        """Numbers about which nothing is known."""
-        result = np.empty(shape, object)
-        for index in np.ndindex(*shape):
-            result[index] = self.unknown(ANY)
-        return result
+
+def unknown_elements(count: int) -> Contents:
+    """A vector of numbers about which nothing is known."""
+    return vector([unknown(next(_COUNTER), ANY) for _ in range(count)])
 
 
 def position(axis: int, rank: int) -> int:

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from ...ir.axes.contents import Content, Element, Size, evaluate
 from ...ir.axes.dims import Axis, axis_size
 from ...ir.axes.facts import Analysis, Axes, Parameter
 from ...ir.axes.selection import Indices, Selection
-from ...ir.axes.sizes import Polynomial, axis_polynomial, polynomial, ratio, selected
+from ...ir.axes.sizes import axes_of, evaluate, over_dims, ratio, selected, size_over_dims
 from ...ir.graph import Node, Use, Value
 from ...ir.model import Model
+from ...ir.symbolic.expressions import Size
+from ...ir.symbolic.facts import Contents
 from ...ir.tensor import Array, Tensor
 from ..simplify.initializers import separate_initializers
 
@@ -52,7 +53,7 @@ class Rewriter:
         node.set_input(index, self.model.graph.add_initializer(name, tensor))
 
     def _set_elements(
-        self, node: Node, index: int, changes: dict[int, _Change], content: Content
+        self, node: Node, index: int, changes: dict[int, _Change], content: Contents
     ) -> None:
         """Change elements of an integer vector that a node reads."""
         tensor = self.model.constant(node.input(index))
@@ -65,7 +66,7 @@ class Rewriter:
             self._compute_elements(node, index, changes, content.size)
 
     def match(
-        self, node: Node, index: int, content: Content, required: Sequence[Axis | int | None]
+        self, node: Node, index: int, content: Contents, required: Sequence[Axis | int | None]
     ) -> None:
         """Make the elements of an integer input what they have to be now.
 
@@ -78,7 +79,7 @@ class Rewriter:
             self._set_elements(node, index, changes, content)
 
     def match_attribute(
-        self, node: Node, name: str, content: Content, required: Sequence[Axis | int | None]
+        self, node: Node, name: str, content: Contents, required: Sequence[Axis | int | None]
     ) -> None:
         """The same for an attribute."""
         changes = self._mismatches(content, required)
@@ -89,32 +90,26 @@ class Rewriter:
             node.set(name, values)
 
     def _mismatches(
-        self, content: Content, required: Sequence[Axis | int | None]
+        self, content: Contents, required: Sequence[Axis | int | None]
     ) -> dict[int, _Change]:
         changes: dict[int, _Change] = {}
         sizes = selected(self.selection)
         for position, (element, wanted) in enumerate(zip(content.ravel(), required, strict=True)):
             if wanted is None or not self._may_differ(element, wanted):
                 continue
-            target = (
-                polynomial(wanted, sizes)
-                if isinstance(wanted, int)
-                else axis_polynomial(wanted, sizes)
-            )
-            assert target is not None
-            actual = self._value(element)
+            target = wanted if isinstance(wanted, int) else size_over_dims(wanted, sizes)
+            actual = over_dims(element, sizes)
             if actual == target:
                 continue
-            if target.value is not None:
-                changes[position] = _Change(number=target.value)
+            if isinstance(target, int):
+                changes[position] = _Change(number=target)
             else:
-                assert actual is not None  # else locked by the analysis
                 factors = ratio(target, actual)
-                assert factors is not None
+                assert factors is not None  # else locked by the analysis
                 changes[position] = _Change(times=factors[0], over=factors[1])
         return changes
 
-    def _may_differ(self, element: Element, wanted: Axis | int) -> bool:
+    def _may_differ(self, element: Size, wanted: Axis | int) -> bool:
         """Whether pruning changes what is required, or what the element says."""
         if isinstance(wanted, int):
             return evaluate(element, self.selection) is not None or self._depends(element)
@@ -122,15 +117,8 @@ class Rewriter:
             return True
         return isinstance(element, int) and axis_size(wanted) is not None
 
-    def _depends(self, element: Element) -> bool:
-        return isinstance(element, Size) and self.changes(*element.axes())
-
-    def _value(self, element: Element) -> Polynomial | None:
-        """What an element says now, also where that is no polynomial."""
-        value = evaluate(element, self.selection)
-        if value is not None:
-            return Polynomial.of(value)
-        return polynomial(element, selected(self.selection))
+    def _depends(self, element: Size) -> bool:
+        return self.changes(*axes_of(element))
 
     def _compute_elements(
         self, node: Node, index: int, changes: dict[int, _Change], size: int
