@@ -111,12 +111,6 @@ def softplus(e: VectorCode, x: Any) -> Any:
     return e.at_least(x, e.number(0.0)) + (log(e, u) + lost / u)
 
 
-def mish(e: VectorCode, x: Any) -> Any:
-    """x * tanh(softplus(x))"""
-    x = e.opaque(x)
-    return x * tanh(e, e.in_memory(softplus(e, x)))
-
-
 _TANH_P = (
     -5.70498872745e-3,
     2.06390887954e-2,

@@ -19,6 +19,7 @@ from ..targets import Target
 from ..tensorir.builder import KernelBuilder, cast, constant, llvm, reinterpret
 from ..tensorir.vectors import VectorCode
 from . import mathematics
+from .definitions import FUNCTIONS, Function
 from .rounding import packs, round_and_pack
 
 _MAGIC = 12582912.0
@@ -51,7 +52,7 @@ class ProgramCode(VectorCode):
                 [values[a] for a in instruction.arguments],
                 [types[a] for a in instruction.arguments],
             )
-            self.deep = self.deep or instruction.name in _FUNCTIONS
+            self.deep = self.deep or instruction.name in _DEEP
             types.append("float32" if id(instruction) in self.floats else instruction.dtype)
             multiple = uses.get(len(values), 0) > 1 or instruction.name in _BOUND
             values.append(self.bind(value, types[-1]) if multiple else value)
@@ -206,81 +207,91 @@ def _clip(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any
     return value
 
 
-def _leaky_relu(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
-    x = e.opaque(a[0])
-    return tirx.Select(x < e.number(0.0), x * e.literal(s["alpha"]), x)
-
-
 def _prelu(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
     x = e.opaque(a[0])
     return tirx.Select(x < e.number(0.0), x * a[1], x)
 
 
-def _hard_sigmoid(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
-    value = a[0] * e.literal(s["alpha"]) + e.literal(s["beta"])
-    return e.at_most(e.at_least(value, e.number(0.0)), e.number(1.0))
+class VectorArithmetic:
+    """Formulas on vectors of one type."""
+
+    def __init__(self, code: VectorCode, dtype: str = "float32") -> None:
+        self.code = code
+        self.dtype = dtype
+
+    def number(self, value: float) -> Any:
+        return self.code.number(value, self.dtype)
+
+    def parameter(self, value: float) -> Any:
+        return self.code.literal(value)
+
+    def named(self, x: Any) -> Any:
+        return self.code.opaque(x)
+
+    def kept(self, x: Any) -> Any:
+        return self.code.in_memory(x)
+
+    def where(self, condition: Any, x: Any, y: Any) -> Any:
+        return tirx.Select(condition, x, y)
+
+    def at_least(self, x: Any, bound: Any) -> Any:
+        return self.code.at_least(x, bound, self.dtype)
+
+    def at_most(self, x: Any, bound: Any) -> Any:
+        return self.code.at_most(x, bound, self.dtype)
+
+    def negative(self, x: Any) -> Any:
+        return -x
+
+    def magnitude(self, x: Any) -> Any:
+        return self.code.magnitude(x)
+
+    def floor(self, x: Any) -> Any:
+        return tirx.floor(x)
+
+    def ceil(self, x: Any) -> Any:
+        return tirx.ceil(x)
+
+    def round(self, x: Any) -> Any:
+        return tirx.nearbyint(x)
+
+    def sqrt(self, x: Any) -> Any:
+        return tirx.sqrt(x)
+
+    def exp(self, x: Any) -> Any:
+        return mathematics.exp(self.code, x)
+
+    def decay(self, x: Any) -> Any:
+        return mathematics.exp(self.code, self.at_most(x, self.number(0))) - self.number(1)
+
+    def log(self, x: Any) -> Any:
+        return mathematics.log(self.code, x)
+
+    def tanh(self, x: Any) -> Any:
+        return mathematics.tanh(self.code, x)
+
+    def erf(self, x: Any) -> Any:
+        return mathematics.erf(self.code, x)
+
+    def sigmoid(self, x: Any) -> Any:
+        return mathematics.sigmoid(self.code, x)
+
+    def softplus(self, x: Any) -> Any:
+        return mathematics.softplus(self.code, x)
 
 
-def _hard_swish(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
-    gate = a[0] * e.number(1.0 / 6.0) + e.number(0.5)
-    return a[0] * e.at_most(e.at_least(gate, e.number(0.0)), e.number(1.0))
+def _function(function: Function) -> Rule:
+    def rule(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+        return function.formula(VectorArithmetic(e, s.dtype), a[0], **dict(s.parameters))
 
-
-def _sigmoid(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
-    return mathematics.sigmoid(e, a[0])
-
-
-def _silu(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
-    return a[0] * mathematics.sigmoid(e, a[0])
-
-
-def _elu(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
-    zero, one = e.number(0.0), e.number(1.0)
-    x = e.opaque(a[0])
-    negative = (mathematics.exp(e, e.at_most(x, zero)) - one) * e.literal(s["alpha"])
-    return tirx.Select(x > zero, x, negative)
-
-
-def _root(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
-    """x to the power of 1/2: infinity of -infinity, 0 of -0, where the square root is NaN, -0."""
-    x = e.opaque(a[0])
-    return tirx.Select(x > e.number(-math.inf), e.magnitude(tirx.sqrt(x)), x * x)
-
-
-def _gelu_erf(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
-    inner = mathematics.erf(e, a[0] * e.number(1.0 / math.sqrt(2.0)))
-    return a[0] * e.number(0.5) * (inner + e.number(1.0))
-
-
-_UNARY: dict[str, Callable[[ProgramCode, Any], Any]] = {
-    "identity": lambda e, x: x,
-    "rounded": lambda e, x: e.fence(x),
-    "pool_average": lambda e, x: x,
-    "neg": lambda e, x: -x,
-    "sqrt": lambda e, x: tirx.sqrt(x),
-    "exp": mathematics.exp,
-    "tanh": mathematics.tanh,
-    "erf": mathematics.erf,
-    "log": mathematics.log,
-    "softplus": mathematics.softplus,
-    "mish": mathematics.mish,
-    "floor": lambda e, x: tirx.floor(x),
-    "ceil": lambda e, x: tirx.ceil(x),
-    "round": lambda e, x: tirx.nearbyint(x),
-    "reciprocal": lambda e, x: e.number(1.0) / x,
-    "softsign": lambda e, x: x / (e.number(1.0) + e.magnitude(x)),
-}
-
-
-def _unary(function: Callable[[ProgramCode, Any], Any]) -> Rule:
-    return lambda e, s, a, types: function(e, a[0])
+    return rule
 
 
 _RULES: dict[str, Rule] = {
-    **{name: _unary(function) for name, function in _UNARY.items()},
+    **{name: _function(function) for name, function in FUNCTIONS.items()},
+    "rounded": lambda e, s, a, types: e.fence(a[0]),
+    "pool_average": lambda e, s, a, types: a[0],
     "constant": _constant,
-    "relu": lambda e, s, a, types: e.at_least(a[0], e.number(0, s.dtype), s.dtype),
-    "abs": lambda e, s, a, types: e.magnitude(a[0]),
     "add": lambda e, s, a, types: a[0] + a[1],
     "sub": lambda e, s, a, types: e.difference(a[0], a[1]),
     "mul": lambda e, s, a, types: a[0] * a[1],
@@ -289,15 +300,7 @@ _RULES: dict[str, Rule] = {
     "min": lambda e, s, a, types: e.smaller(a[0], a[1], s.dtype),
     "cast": _cast_rule,
     "clip": _clip,
-    "leaky_relu": _leaky_relu,
     "prelu": _prelu,
-    "hard_sigmoid": _hard_sigmoid,
-    "hard_swish": _hard_swish,
-    "sigmoid": _sigmoid,
-    "silu": _silu,
-    "elu": _elu,
-    "root": _root,
-    "gelu": _gelu_erf,
     "dequantize": _dequantize,
     "quantize": _quantize,
     "quantize_average": _quantize_average,
@@ -332,10 +335,7 @@ def _only_floats(program: Program) -> set[int]:
     }
 
 
-_FUNCTIONS = frozenset(
-    {"exp", "log", "tanh", "erf", "softplus", "mish", "sigmoid", "silu", "elu", "gelu"}
-)
-"""Steps of many operations, with conditions on what they take."""
+_DEEP = frozenset(name for name, function in FUNCTIONS.items() if function.is_deep)
 
 _BOUND = frozenset({"requantize", "qlinear_add", "qlinear_mul"})
 """Steps whose result is named even if used once: it keeps expressions shallow."""

@@ -16,6 +16,7 @@ from ....ir.tensor import Array
 from ..plan.operations import ElementwiseOp, Fused, Plan
 from ..plan.programs import Instruction, Program, integer_range, rebuild
 from ..targets import Target
+from .definitions import FUNCTIONS, Function
 
 _LONG = 7
 """Steps from which a table is faster than computing them."""
@@ -126,67 +127,97 @@ def _quantize_average(s: Instruction, a: Sequence[Array]) -> Array:
     return _round(a[0] / np.float32(s["scale"]) + np.float32(s["zero_point"]), 0, s.dtype)
 
 
-def _sigmoid(x: Array) -> Array:
-    return 1.0 / (1.0 + np.exp(-x.astype(np.float64)))
+class NumpyArithmetic:
+    """Formulas on arrays of one type; functions are computed in float64 and rounded once."""
+
+    def __init__(self, dtype: npt.DTypeLike = np.float32) -> None:
+        self.dtype = np.dtype(dtype)
+
+    def number(self, value: float) -> Array:
+        return np.asarray(value, self.dtype)
+
+    parameter = number
+
+    def named(self, x: Array) -> Array:
+        return x
+
+    kept = named
+
+    def where(self, condition: Array, x: Array, y: Array) -> Array:
+        return np.where(condition, x, y)
+
+    def at_least(self, x: Array, bound: Array) -> Array:
+        return np.maximum(x, bound)
+
+    def at_most(self, x: Array, bound: Array) -> Array:
+        return np.minimum(x, bound)
+
+    def negative(self, x: Array) -> Array:
+        return -x
+
+    def magnitude(self, x: Array) -> Array:
+        return np.abs(x)
+
+    def floor(self, x: Array) -> Array:
+        return np.floor(x)
+
+    def ceil(self, x: Array) -> Array:
+        return np.ceil(x)
+
+    def round(self, x: Array) -> Array:
+        return np.rint(x)
+
+    def sqrt(self, x: Array) -> Array:
+        return self._rounded(np.sqrt(self._exact(x)))
+
+    def exp(self, x: Array) -> Array:
+        return self._rounded(np.exp(self._exact(x)))
+
+    def decay(self, x: Array) -> Array:
+        return self._rounded(np.expm1(self._exact(x)))
+
+    def log(self, x: Array) -> Array:
+        return self._rounded(np.log(self._exact(x)))
+
+    def tanh(self, x: Array) -> Array:
+        return self._rounded(np.tanh(self._exact(x)))
+
+    def erf(self, x: Array) -> Array:
+        return self._rounded(np.vectorize(math.erf, otypes=[np.float64])(self._exact(x)))
+
+    def sigmoid(self, x: Array) -> Array:
+        return self._rounded(1.0 / (1.0 + np.exp(-self._exact(x))))
+
+    def softplus(self, x: Array) -> Array:
+        return self._rounded(np.logaddexp(0.0, self._exact(x)))
+
+    def _exact(self, x: Array) -> Array:
+        return np.asarray(x, np.float64)
+
+    def _rounded(self, x: Array) -> Array:
+        return x.astype(self.dtype)
 
 
-def _erf(x: Array) -> Array:
-    return np.array([math.erf(v) for v in x])
+Rule = Callable[[Instruction, Sequence[Array]], Array]
 
 
-def _exact(function: Callable[[Array], Array]) -> Callable[[Instruction, Sequence[Array]], Array]:
-    """A function of a float that is computed in float64 and rounded once."""
-    return lambda s, a: _float(function(a[0].astype(np.float64)))
+def _function(function: Function) -> Rule:
+    def rule(s: Instruction, a: Sequence[Array]) -> Array:
+        found: Array = function.formula(NumpyArithmetic(a[0].dtype), a[0], **dict(s.parameters))
+        return found
+
+    return rule
 
 
-def _hard_sigmoid(s: Instruction, a: Sequence[Array]) -> Array:
-    value: Array = a[0] * np.float32(s["alpha"]) + np.float32(s["beta"])
-    return np.clip(value, np.float32(0), np.float32(1))
-
-
-def _hard_swish(s: Instruction, a: Sequence[Array]) -> Array:
-    gate: Array = np.clip(a[0] * np.float32(1 / 6) + np.float32(0.5), np.float32(0), np.float32(1))
-    return a[0] * gate
-
-
-def _gelu(s: Instruction, a: Sequence[Array]) -> Array:
-    inner = _float(_erf(a[0] * np.float32(1 / math.sqrt(2))))
-    half: Array = a[0] * np.float32(0.5)
-    return half * (inner + np.float32(1))
-
-
-_RULES: dict[str, Callable[[Instruction, Sequence[Array]], Array]] = {
-    "identity": lambda s, a: a[0],
+_RULES: dict[str, Rule] = {
+    **{name: _function(function) for name, function in FUNCTIONS.items()},
     "constant": lambda s, a: np.asarray(s["value"], s.dtype),
     "dequantize": _dequantize,
     "quantize": lambda s, a: _round(a[0] / np.float32(s["scale"]), s["zero_point"], s.dtype),
     "quantize_average": _quantize_average,
     "qlinear_add": _qlinear_add,
     "qlinear_mul": _qlinear_mul,
-    "relu": lambda s, a: np.maximum(a[0], np.asarray(0, a[0].dtype)),
     "clip": lambda s, a: _float(np.clip(a[0], s["low"], s["high"])),
-    "sigmoid": _exact(_sigmoid),
-    "silu": lambda s, a: a[0] * _float(_sigmoid(a[0])),
-    "tanh": _exact(np.tanh),
-    "exp": _exact(np.exp),
-    "erf": _exact(_erf),
-    "log": _exact(np.log),
-    "sqrt": _exact(np.sqrt),
-    "root": lambda s, a: _float(np.power(a[0].astype(np.float64), 0.5)),
-    "gelu": _gelu,
-    "hard_sigmoid": _hard_sigmoid,
-    "hard_swish": _hard_swish,
-    "elu": lambda s, a: _float(
-        np.where(a[0] > 0, a[0], np.float32(s["alpha"]) * _float(np.expm1(a[0].astype(float))))
-    ),
-    "leaky_relu": lambda s, a: np.where(a[0] < 0, a[0] * np.float32(s["alpha"]), a[0]),
-    "neg": lambda s, a: -a[0],
-    "abs": lambda s, a: np.abs(a[0]),
-    "reciprocal": lambda s, a: np.float32(1) / a[0],
-    "floor": lambda s, a: np.floor(a[0]),
-    "ceil": lambda s, a: np.ceil(a[0]),
-    "round": lambda s, a: np.rint(a[0]),
-    "softsign": lambda s, a: a[0] / (np.float32(1) + np.abs(a[0])),
     "add": lambda s, a: a[0] + a[1],
     "sub": lambda s, a: a[0] - a[1],
     "mul": lambda s, a: a[0] * a[1],
@@ -195,6 +226,4 @@ _RULES: dict[str, Callable[[Instruction, Sequence[Array]], Array]] = {
     "min": lambda s, a: np.minimum(a[0], a[1]),
 }
 
-_COSTLY = frozenset(
-    {"sigmoid", "silu", "tanh", "exp", "erf", "log", "gelu", "elu", "softsign", "reciprocal", "div"}
-)
+_COSTLY = frozenset({"div", *(name for name, f in FUNCTIONS.items() if f.is_costly)})

@@ -10,8 +10,8 @@ from typing import Any
 
 from tvm import tirx
 
-from ..functions import mathematics
-from ..functions.program_code import ProgramCode
+from ..functions.definitions import FUNCTIONS
+from ..functions.program_code import ProgramCode, VectorArithmetic
 from ..plan.recurrent import Recurrent
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, constant, load, splat
@@ -187,11 +187,7 @@ class _Recurrent:
         return self.bind(self.apply(name, value))
 
     def apply(self, name: str, value: Any) -> Any:
-        if name == "sigmoid":
-            return mathematics.sigmoid(self.code, value)
-        if name == "tanh":
-            return mathematics.tanh(self.code, value)
-        return self.code.at_least(value, self.code.number(0.0))
+        return FUNCTIONS[name].formula(VectorArithmetic(self.code), value)
 
     def keep(self, value: Any, n: Any, unit: Any, after: Any, at: Any) -> None:
         """The new hidden state, also into the output."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....ir.graph import Node, Value
+from ..functions.definitions import by_operator
 from ..plan.programs import Program, ProgramBuilder, quantize
 from ..plan.tensors import PlanTensor, View
 from .context import Constant, Lowering, Quantized, Stored
@@ -16,31 +17,21 @@ from .context import Constant, Lowering, Quantized, Stored
 LARGEST = float(np.finfo(np.float32).max)
 """RequiredRange of a Clip that has none."""
 
-_UNARY: dict[str, str] = {
-    "Relu": "relu",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Exp": "exp",
-    "Log": "log",
-    "Softplus": "softplus",
-    "Mish": "mish",
-    "Sqrt": "sqrt",
-    "Abs": "abs",
-    "Neg": "neg",
-    "Erf": "erf",
-    "Floor": "floor",
-    "Ceil": "ceil",
-    "Round": "round",
-    "Reciprocal": "reciprocal",
-    "Softsign": "softsign",
-    "HardSwish": "hard_swish",
-}
 _BINARY: dict[str, str] = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
 _VARIADIC: dict[str, str] = {"Max": "max", "Min": "min", "Sum": "add"}
 
 
+PLAIN_FUNCTIONS = {
+    "Swish": "of -infinity it is NaN, but the vectors' sigmoid doesn't become zero",
+}
+"""Functions that are left to plain loops, and why."""
+
+
 def unary(lowering: Lowering, node: Node) -> bool:
-    return _emit(lowering, node, lambda b: b.add(_UNARY[node.op_type], (0,), "float32"))
+    """The operator's function, whose parameters are attributes."""
+    function = by_operator()[node.op_type]
+    given = {name: float(node.get(name, v)) for name, v in function.parameters.items()}
+    return _emit(lowering, node, lambda b: b.add(function.name, (0,), "float32", **given))
 
 
 def binary(lowering: Lowering, node: Node) -> bool:
@@ -107,25 +98,6 @@ def _bounds(lowering: Lowering, node: Node) -> dict[int, float]:
         if array.ndim <= max(ranks, default=-1):
             found[i] = float(array.reshape(()))
     return found
-
-
-def leaky_relu(lowering: Lowering, node: Node) -> bool:
-    alpha = float(node.get("alpha", 0.01))
-    return _emit(lowering, node, lambda b: b.add("leaky_relu", (0,), "float32", alpha=alpha))
-
-
-def elu(lowering: Lowering, node: Node) -> bool:
-    alpha = float(node.get("alpha", 1.0))
-    return _emit(lowering, node, lambda b: b.add("elu", (0,), "float32", alpha=alpha))
-
-
-def hard_sigmoid(lowering: Lowering, node: Node) -> bool:
-    alpha, beta = float(node.get("alpha", 0.2)), float(node.get("beta", 0.5))
-    return _emit(
-        lowering,
-        node,
-        lambda b: b.add("hard_sigmoid", (0,), "float32", alpha=alpha, beta=beta),
-    )
 
 
 def gelu(lowering: Lowering, node: Node) -> bool:
@@ -274,13 +246,10 @@ def _broadcast_to(shapes: Sequence[tuple[int, ...]], result: tuple[int, ...]) ->
 
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
-    **dict.fromkeys(_UNARY, unary),
+    **dict.fromkeys(by_operator().keys() - PLAIN_FUNCTIONS.keys(), unary),
     "Pow": power,
     **dict.fromkeys(_BINARY, binary),
     **dict.fromkeys(_VARIADIC, variadic),
-    "LeakyRelu": leaky_relu,
-    "Elu": elu,
-    "HardSigmoid": hard_sigmoid,
     "Gelu": gelu,
     "Clip": clip,
     "PRelu": prelu,

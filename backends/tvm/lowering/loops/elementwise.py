@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from tvm import tirx
 
 from ...faults import Fault
+from ...functions.definitions import FUNCTIONS, by_operator
 from ...tensorir.builder import KernelBuilder
 from . import mathematics as m
 from .base import (
@@ -86,29 +88,7 @@ def _libm(name: str) -> Function:
     return lambda x: m.libm(name, x)
 
 
-def _floats_only(name: str) -> Function:
-    """A rounding function, nothing to do for integers."""
-    return lambda x: m.libm(name, x) if is_float(dtype_of(x)) else x
-
-
 _UNARY: dict[str, Function] = {
-    "Abs": m.absolute,
-    "Neg": lambda x: lit(0, x) - x if not is_float(dtype_of(x)) else x * lit(-1, x),
-    "Reciprocal": lambda x: lit(1, x) / x,
-    "Exp": m.exp,
-    "Log": m.log,
-    "Sqrt": m.sqrt,
-    "Tanh": m.tanh,
-    "Sigmoid": m.sigmoid,
-    "Erf": _libm("erf"),
-    "Floor": _floats_only("floor"),
-    "Ceil": _floats_only("ceil"),
-    "Round": _floats_only("rint"),
-    "Relu": lambda x: select(x < lit(0, x), lit(0, x), x),
-    "Softplus": m.softplus,
-    "Softsign": lambda x: x / (lit(1, x) + m.absolute(x)),
-    "HardSwish": lambda x: x * _hard_sigmoid(x, 1 / 6, 0.5),
-    "Mish": lambda x: x * m.tanh(m.softplus(x)),
     "IsNaN": m.is_nan,
     "Not": lambda x: tirx.Not(x),
     "BitwiseNot": lambda x: ~x,
@@ -134,11 +114,6 @@ for _name, _function in _UNARY.items():
     rule(_name)(_unary(_function))
 
 
-def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
-    value = x * m.factor(alpha, x) + lit(beta, x)
-    return m.largest(lit(0, x), m.smallest(lit(1, x), value))
-
-
 def _with(function: Function, **defaults: Any) -> Callable[[OperatorCall], None]:
     """A unary operator with numbers as attributes."""
 
@@ -149,18 +124,14 @@ def _with(function: Function, **defaults: Any) -> Callable[[OperatorCall], None]
     return lower
 
 
-def _elu(x: Any, alpha: float) -> Any:
-    return select(x < lit(0, x), m.factor(alpha, x) * (m.exp(x) - lit(1, x)), x)
+for _op_type, _definition in by_operator().items():
+    rule(_op_type)(_with(functools.partial(m.evaluate, _definition), **_definition.parameters))
 
 
-def _celu(x: Any, alpha: float) -> Any:
-    low = m.factor(alpha, x) * (m.exp(x / lit(alpha, x)) - lit(1, x))
-    return m.largest(lit(0, x), x) + m.smallest(lit(0, x), low)
-
-
-def _selu(x: Any, alpha: float, gamma: float) -> Any:
-    low = m.factor(alpha, x) * (m.exp(x) - lit(1, x))
-    return m.factor(gamma, x) * select(x > lit(0, x), x, low)
+@rule("Gelu")
+def gelu(call: OperatorCall) -> None:
+    name = "gelu_tanh" if call.node.get("approximate", "none") == "tanh" else "gelu"
+    elementwise(call, functools.partial(m.evaluate, FUNCTIONS[name]), [0])
 
 
 def _shrink(x: Any, lambd: float, bias: float) -> Any:
@@ -181,18 +152,8 @@ def _is_infinite(x: Any, detect_negative: int, detect_positive: int) -> Any:
     return tirx.any(*found) if found else number(0, "bool")
 
 
-rule("Elu")(_with(_elu, alpha=1.0))
-rule("Celu")(_with(_celu, alpha=1.0))
-rule("Selu")(_with(_selu, alpha=1.6732632423543772, gamma=1.0507009873554805))
 rule("Shrink")(_with(_shrink, lambd=0.5, bias=0.0))
-rule("HardSigmoid")(_with(_hard_sigmoid, alpha=0.2, beta=0.5))
-rule("LeakyRelu")(
-    _with(lambda x, alpha: select(x < lit(0, x), x * m.factor(alpha, x), x), alpha=0.01)
-)
-rule("ThresholdedRelu")(_with(lambda x, alpha: select(x > lit(alpha, x), x, lit(0, x)), alpha=1.0))
-rule("Swish")(_with(lambda x, alpha: x * m.sigmoid(x * m.factor(alpha, x)), alpha=1.0))
 rule("IsInf")(_with(_is_infinite, detect_negative=1, detect_positive=1))
-rule("Gelu")(_with(lambda x, approximate: m.gelu(x, approximate == "tanh"), approximate="none"))
 
 
 @rule("Identity")

@@ -6,6 +6,7 @@ from typing import Any
 
 from tvm import tirx
 
+from ...functions.definitions import Function
 from ...tensorir.builder import llvm
 from .base import dtype_of, is_float, number, select, to
 
@@ -123,12 +124,75 @@ def sign(x: Any) -> Any:
     return select(x > zero, one, select(x < zero, zero - one, x))
 
 
-def gelu(x: Any, approximate: bool) -> Any:
-    half = lit(0.5, x) * x
-    if approximate:
-        inner = lit(0.7978845608028654, x) * (x + lit(0.044715, x) * x * x * x)
-        return half * (lit(1, x) + tanh(inner))
-    return half * (lit(1, x) + libm("erf", x * lit(0.7071067811865476, x)))
+class ScalarArithmetic:
+    """Formulas on expressions of one type."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+
+    def number(self, value: float) -> Any:
+        return number(value, self.dtype)
+
+    def parameter(self, value: float) -> Any:
+        return factor(value, self.number(value))
+
+    def named(self, x: Any) -> Any:
+        return x
+
+    kept = named
+
+    def where(self, condition: Any, x: Any, y: Any) -> Any:
+        return select(condition, x, y)
+
+    def at_least(self, x: Any, bound: Any) -> Any:
+        return select(x < bound, bound, x)
+
+    def at_most(self, x: Any, bound: Any) -> Any:
+        return select(x > bound, bound, x)
+
+    def negative(self, x: Any) -> Any:
+        return x * lit(-1, x) if is_float(self.dtype) else lit(0, x) - x
+
+    def magnitude(self, x: Any) -> Any:
+        return absolute(x)
+
+    def floor(self, x: Any) -> Any:
+        return libm("floor", x) if is_float(self.dtype) else x
+
+    def ceil(self, x: Any) -> Any:
+        return libm("ceil", x) if is_float(self.dtype) else x
+
+    def round(self, x: Any) -> Any:
+        return libm("rint", x) if is_float(self.dtype) else x
+
+    def sqrt(self, x: Any) -> Any:
+        return sqrt(x)
+
+    def exp(self, x: Any) -> Any:
+        return exp(x)
+
+    def decay(self, x: Any) -> Any:
+        return exp(x) - lit(1, x)
+
+    def log(self, x: Any) -> Any:
+        return log(x)
+
+    def tanh(self, x: Any) -> Any:
+        return tanh(x)
+
+    def erf(self, x: Any) -> Any:
+        return libm("erf", x)
+
+    def sigmoid(self, x: Any) -> Any:
+        return sigmoid(x)
+
+    def softplus(self, x: Any) -> Any:
+        return softplus(x)
+
+
+def evaluate(function: Function, x: Any, **parameters: float) -> Any:
+    """A function of an expression."""
+    return function.formula(ScalarArithmetic(dtype_of(x)), x, **parameters)
 
 
 def power(x: Any, y: Any) -> Any:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...functions.definitions import FUNCTIONS
 from . import mathematics as m
-from .base import (
-    Array,
-    OperatorCall,
-    cell,
-    compute_type,
-    nest,
-    number,
-    rule,
-    select,
-    to,
-    when,
-    within,
-)
-from .mathematics import lit
+from .base import Array, OperatorCall, cell, compute_type, nest, number, rule, to, when, within
 
 Activation = Callable[[Any], Any]
 
@@ -28,37 +17,35 @@ _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "T
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
 
-def _activation(
-    call: OperatorCall, name: str, alpha: float | None, beta: float | None
-) -> Activation:
-    def default(value: float | None, other: float) -> float:
-        return other if value is None else value
+_ACTIVATIONS = {
+    name.replace("_", ""): FUNCTIONS[name]
+    for name in (
+        "affine",
+        "elu",
+        "hard_sigmoid",
+        "leaky_relu",
+        "relu",
+        "scaled_tanh",
+        "sigmoid",
+        "softplus",
+        "softsign",
+        "tanh",
+        "thresholded_relu",
+    )
+}
+"""The activations that ONNX has, by name in lower case."""
 
-    kind = name.lower()
-    a, b = alpha, beta
-    table: dict[str, Activation] = {
-        "tanh": m.tanh,
-        "sigmoid": m.sigmoid,
-        "relu": lambda x: select(x < lit(0, x), lit(0, x), x),
-        "affine": lambda x: x * m.factor(default(a, 1.0), x) + lit(default(b, 0.0), x),
-        "leakyrelu": lambda x: select(x < lit(0, x), x * m.factor(default(a, 0.01), x), x),
-        "thresholdedrelu": lambda x: select(x > lit(default(a, 1.0), x), x, lit(0, x)),
-        "scaledtanh": lambda x: (
-            m.factor(default(a, 1.0), x) * m.tanh(x * m.factor(default(b, 1.0), x))
-        ),
-        "hardsigmoid": lambda x: m.largest(
-            lit(0, x),
-            m.smallest(lit(1, x), x * m.factor(default(a, 0.2), x) + lit(default(b, 0.5), x)),
-        ),
-        "elu": lambda x: select(
-            x < lit(0, x), m.factor(default(a, 1.0), x) * (m.exp(x) - lit(1, x)), x
-        ),
-        "softsign": lambda x: x / (lit(1, x) + m.absolute(x)),
-        "softplus": m.softplus,
-    }
-    if kind not in table:
+
+def _activation(call: OperatorCall, name: str, numbers: Sequence[list[float]]) -> Activation:
+    """The function of that name; its parameters are taken off the lists of numbers."""
+    function = _ACTIVATIONS.get(name.lower())
+    if function is None:
         call.fail(f"activation '{name}'")
-    return table[kind]
+    given = dict(function.parameters)
+    for parameter, values in zip(given, numbers, strict=False):
+        if values:
+            given[parameter] = float(values.pop(0))
+    return functools.partial(m.evaluate, function, **given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +74,9 @@ def recurrent(call: OperatorCall) -> None:
     if len(names) != count * directions:
         call.fail(f"{len(names)} activations")
     for i, name in enumerate(names):
-        takes = name.lower() not in ("tanh", "sigmoid", "relu", "softsign", "softplus")
-        alpha = float(alphas.pop(0)) if takes and alphas else None
-        two = name.lower() in ("affine", "scaledtanh", "hardsigmoid")
-        beta = float(betas.pop(0)) if two and betas else None
         if i % count == 0:
             functions.append([])
-        functions[-1].append(_activation(call, name, alpha, beta))
+        functions[-1].append(_activation(call, name, (alphas, betas)))
     layer = _Layer(
         kind,
         hidden,
