@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import onnx
 from onnx import ModelProto, NodeProto, TypeProto, helper
 
-from . import pooled_shapes
-from .errors import ModelError, UnsupportedError
+from . import inference_faults, pooled_shapes
+from .errors import MISFITS, ModelError, UnsupportedError
 from .graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from .model import Model
 from .onnx_io import to_proto_without_weights
@@ -86,14 +86,26 @@ def _infer(proto: ModelProto) -> ModelProto:
     for node in all_nodes(proto.graph):
         _say_default(node)
     try:
-        return onnx.shape_inference.infer_shapes(
-            proto,
-            check_type=_has_type_rules(proto),
-            strict_mode=False,
-            data_prop=not (_builds_long_vectors(proto) or _makes_long_vectors(proto)),
-        )
+        for node in all_nodes(proto.graph):
+            inference_faults.check_node(node)
+        is_partial = inference_faults.hide(proto)
+        found = _infer_shown(proto)
+        while is_partial and inference_faults.show_typed(found):
+            found = _infer_shown(found)
     except _REFUSALS as error:
         raise ModelError(f"shape inference: {_first_line(error)}") from None
+    if is_partial:
+        inference_faults.show_all(found)
+    return found
+
+
+def _infer_shown(proto: ModelProto) -> ModelProto:
+    return onnx.shape_inference.infer_shapes(
+        proto,
+        check_type=_has_type_rules(proto),
+        strict_mode=False,
+        data_prop=not (_builds_long_vectors(proto) or _makes_long_vectors(proto)),
+    )
 
 
 def _say_default(node: NodeProto) -> None:
@@ -227,8 +239,9 @@ def _infer_node(
     proto.output.extend("" if v is None else names[v] for v in node.outputs)
     proto.attribute.extend(a.proto for a in node.attributes.values())
     _say_default(proto)
+    inference_faults.check_node(proto)
     read = [v for v in dict.fromkeys(node.inputs) if v is not None]
-    if any(v.type is None for v in read):
+    if any(v.type is None for v in read) or inference_faults.lacks_operand(proto):
         return nothing
     constants = ((v, known.get(v) or model.constant(v)) for v in read)
     schema = onnx.defs.get_schema(node.op_type, version, domain)
@@ -269,6 +282,15 @@ def inferred_types(proto: onnx.GraphProto) -> dict[str, TypeProto]:
     """The types of a graph's results, as inference left them, by name."""
     infos = (*proto.value_info, *proto.output)
     return {info.name: info.type for info in infos if info.HasField("type")}
+
+
+@contextlib.contextmanager
+def blamed(node: Node, model: Model) -> Iterator[None]:
+    """Raise UnsupportedError that blames the node where a rule of its operator fails on it."""
+    try:
+        yield
+    except MISFITS as error:
+        raise misfit(node, error, model) from error
 
 
 def misfit(node: Node, error: Exception, model: Model) -> UnsupportedError:

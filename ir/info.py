@@ -22,12 +22,13 @@ def read_declaration(info: ValueInfoProto) -> ValueInfoProto:
 
     Exporters write -1 for sizes known at run time only, and runtimes take it for that. The
     symbols "?", "-1" and "None" mean the same.
-    Raises ModelError for element types that ONNX doesn't have.
+    Raises ModelError for element types that ONNX doesn't have, and symbols that are no text.
     """
     is_open = False
     for tensor in _tensor_types(info.type):
         if tensor.elem_type not in _ELEMENT_TYPES:
             raise ModelError(f"'{info.name}' has the unknown element type {tensor.elem_type}")
+        check_text(*(dimension.dim_param for dimension in tensor.shape.dim))
         is_open |= any(map(_is_left_open, tensor.shape.dim))
     if not is_open:
         return info
@@ -37,6 +38,13 @@ def read_declaration(info: ValueInfoProto) -> ValueInfoProto:
         for dimension in filter(_is_left_open, tensor.shape.dim):
             dimension.ClearField("value")
     return copy
+
+
+def check_text(*texts: str) -> None:
+    """Refuse names that are not UTF-8: the protobuf library hands those out as bytes."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise ModelError(f"the name {text!r} is not UTF-8 text")
 
 
 def _is_left_open(dimension: TensorShapeProto.Dimension) -> bool:

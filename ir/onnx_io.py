@@ -30,7 +30,7 @@ from .errors import ModelError, SecateurError
 from .external import ExternalData
 from .files import check_replaceable, open_regular
 from .graph import Attribute, Graph, Node, Value
-from .info import import_once, read_declaration
+from .info import check_text, import_once, read_declaration
 from .model import Function, Model
 from .scratch import scratch_folder
 from .tensor import Tensor
@@ -83,12 +83,12 @@ _MOST_BYTES = 2**31 - 1
 
 def from_proto(proto: ModelProto, path: Path | None = None) -> Model:
     """Build the IR of a model proto, which must not be changed afterwards."""
-    _check_text(*(o.domain for o in proto.opset_import))
+    check_text(*(o.domain for o in proto.opset_import))
     base_dir = path.parent if path is not None else None
     functions = [_read_function(f, base_dir) for f in proto.functions]
     seen: set[tuple[str, str, str]] = set()
     for function in functions:
-        _check_text(*function.key, *(o.domain for o in function.extra.opset_import))
+        check_text(*function.key, *(o.domain for o in function.extra.opset_import))
         if function.key in seen:
             raise ModelError(f"function '{function.extra.name}' is defined twice")
         seen.add(function.key)
@@ -217,7 +217,7 @@ class _GraphReader:
             if field.name in _GRAPH_EXTRA or (field.name == "name" and not value):
                 _copy_field(extra, field.name, value)
         copy_unknown_fields(proto, extra)
-        _check_text(proto.name)
+        check_text(proto.name)
         self.graph = Graph(proto.name, extra)
 
     def read(self) -> Graph:
@@ -267,7 +267,7 @@ class _GraphReader:
             self.graph.restated["value_info", info.name] = info
 
     def _define(self, value: Value) -> None:
-        _check_text(value.name)
+        check_text(value.name)
         if value.name in self.scope.local:
             raise ModelError(f"value '{value.name}' is defined twice")
         self.scope.local[value.name] = value
@@ -290,7 +290,7 @@ class _GraphReader:
 
     def _read_node(self, proto: NodeProto, infos: Mapping[str, ValueInfoProto]) -> None:
         op_type, domain, label, overload = proto.op_type, proto.domain, proto.name, proto.overload
-        _check_text(op_type, domain, label, overload)
+        check_text(op_type, domain, label, overload)
         if not op_type:
             raise ModelError(f"node '{label or next(iter(proto.output), '?')}' has no operator")
         find = self.scope.find
@@ -298,7 +298,7 @@ class _GraphReader:
         for name in proto.input:
             found = find(name) if name else None
             if name and found is None:
-                _check_text(name)
+                check_text(name)
                 raise ModelError(
                     f"node '{label or next(iter(proto.output), '?')}' ({op_type}) reads "
                     f"'{name}' before anything defines it"
@@ -307,7 +307,7 @@ class _GraphReader:
         attributes: dict[str, Attribute] = {}
         for attribute in proto.attribute:
             key = attribute.name
-            _check_text(key, attribute.ref_attr_name)
+            check_text(key, attribute.ref_attr_name)
             if key in attributes:
                 raise ModelError(f"node '{label}': attribute '{key}' is given twice")
             attributes[key] = self._read_attribute(attribute)
@@ -402,13 +402,6 @@ def _node_extra(proto: NodeProto) -> NodeProto | None:
     if unknown:
         copy_unknown_fields(proto, extra)
     return extra
-
-
-def _check_text(*texts: str) -> None:
-    """Refuse names that are not UTF-8: the protobuf library hands those out as bytes."""
-    for text in texts:
-        if not isinstance(text, str):
-            raise ModelError(f"the name {text!r} is not UTF-8 text")
 
 
 def _read_function(proto: FunctionProto, base_dir: Path | None) -> Function:

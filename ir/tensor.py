@@ -35,6 +35,9 @@ _PACKED_BITS: dict[int, int] = {
 }
 """Bits of one element, for the types whose elements share bytes."""
 
+_BYTES_IN_NUMBERS = frozenset(dtype for dtype, bits in _PACKED_BITS.items() if 8 % bits == 0)
+"""Of these types, those whose typed field holds a packed byte in each number."""
+
 _PLAIN_TYPES = frozenset(
     {
         TensorProto.FLOAT,
@@ -380,17 +383,18 @@ _TYPED_FIELDS = (
 
 def _check_embedded_size(proto: TensorProto, shape: tuple[int, ...]) -> None:
     """Whether the data in the proto is as long as its shape says."""
-    where, count = f"tensor '{proto.name}'", math.prod(shape)
+    where = f"tensor '{proto.name}'"
+    if proto.HasField("segment"):
+        raise ModelError(f"{where}: data in segments is not supported")
     if proto.HasField("raw_data") and proto.data_type != TensorProto.STRING:
         stored, need, unit = len(proto.raw_data), storage_bytes(proto.data_type, shape), "bytes"
     else:
-        stored, unit = max(len(getattr(proto, field)) for field in _TYPED_FIELDS), "numbers"
-        need = count
+        field = helper.tensor_dtype_to_field(proto.data_type)
+        stored, need, unit = len(getattr(proto, field)), math.prod(shape), "numbers"
         if proto.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
-            need = 2 * count
-        elif proto.data_type in _PACKED_BITS:
-            # Writers pack these by bytes or store one element per number.
-            need = stored if stored == count else storage_bytes(proto.data_type, shape)
+            need *= 2
+        elif proto.data_type in _BYTES_IN_NUMBERS:
+            need = storage_bytes(proto.data_type, shape)
     if stored != need:
         raise ModelError(f"{where}: {stored} {unit} stored, its shape {list(shape)} needs {need}")
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
+import sys
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -17,13 +23,17 @@ from secateur.ir.declarations import correct_declarations
 from secateur.ir.errors import ModelError, SecateurError, UnsupportedError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
-from secateur.ir.onnx_io import from_proto, load, save
+from secateur.ir.onnx_io import from_proto, load, save, to_proto
+from secateur.ir.tensor import Tensor
+from secateur.ir.text import print_model
 from secateur.ir.unknown_fields import varint
 from secateur.ir.verify import verify
 from secateur.passes.compare import random_feeds
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import inspect_groups
 from secateur.passes.simplify import simplify_pipeline
+from secateur.passes.sizes import infer_sizes
+from tests import odd_types, oddities
 
 
 def model_with(*initializers: TensorProto) -> ModelProto:
@@ -99,6 +109,45 @@ def test_flipped_bytes_never_crash(data: st.DataObject) -> None:
         assert "\n" not in message
 
 
+def text_fields(message: Message) -> Iterator[tuple[Message, FieldDescriptor]]:
+    """Every field of text in a message and those inside of it, set or not."""
+    for field in message.DESCRIPTOR.fields:
+        if field.type == FieldDescriptor.TYPE_STRING:
+            yield message, field
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            for item in value if field.is_repeated else [value]:
+                yield from text_fields(item)
+
+
+@pytest.mark.parametrize("base", oddities.BASES)
+def test_text_that_is_none(base: str) -> None:
+    """Bytes that are not UTF-8 instead of any text: refused, or kept as they are."""
+    make, refused, kept = oddities.BASES[base], 0, 0
+    for number in range(len(list(text_fields(make())))):
+        proto = make()
+        message, field = list(text_fields(proto))[number]
+        if not field.is_repeated:
+            setattr(message, field.name, "marker")
+        elif texts := getattr(message, field.name):
+            texts[0] = "marker"
+        else:
+            texts.append("marker")
+        content = proto.SerializeToString().replace(b"marker", b"\xff\xfe\x80\x1b:)")
+        try:
+            model = from_proto(ModelProto.FromString(content))
+            infer_sizes(model)
+            print_model(model)
+            PassManager(simplify_pipeline()).run(model)
+        except SecateurError:
+            refused += 1
+        else:
+            to_proto(model).SerializeToString()
+            kept += 1
+    assert refused > 5
+    assert kept > 2
+
+
 @pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "a/../../secret", "link"])
 def test_external_data_outside_the_folder(tmp_path: Path, location: str) -> None:
     (tmp_path / "secret").write_bytes(bytes(100))
@@ -148,12 +197,59 @@ def test_external_data_without_a_file() -> None:
         TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[-1], float_data=[1.0]),
         TensorProto(name="w", data_type=99, dims=[1], float_data=[1.0]),
         TensorProto(name="w", dims=[1], float_data=[1.0]),
+        TensorProto(name="w", data_type=TensorProto.INT2, dims=[2], uint64_data=[1, 2]),
+        TensorProto(name="w", data_type=TensorProto.INT4, dims=[2], int32_data=[1, 2]),
     ],
-    ids=["absent", "raw", "few", "many", "strings", "negative", "unknown-type", "no-type"],
+    ids=[
+        "absent",
+        "raw",
+        "few",
+        "many",
+        "strings",
+        "negative",
+        "unknown-type",
+        "no-type",
+        "field",
+        "unpacked",
+    ],
 )
 def test_data_that_does_not_fit_its_shape(tensor: TensorProto) -> None:
     with pytest.raises(ModelError, match="tensor 'w'"):
         from_proto(model_with(tensor))
+
+
+FIELDS = {
+    "float_data": [1.0, math.nan],
+    "double_data": [1.0, -math.inf],
+    "int32_data": [-1, 2**31 - 1, -(2**31)],
+    "int64_data": [-1, -(2**63)],
+    "uint64_data": [1, 2**64 - 1],
+    "string_data": [b"a", b"\xff"],
+    "raw_data": b"\xff\x00\x7f",
+    "segment": TensorProto.Segment(begin=0, end=4),
+}
+
+
+@pytest.mark.parametrize("dtype", [d for d in TensorProto.DataType.values() if d])
+def test_elements_are_there_where_a_tensor_is_accepted(dtype: int) -> None:
+    """Whatever field they are stored in, whatever their number."""
+    shapes = ([], [0], [1], [2], [3], [4], [8], [2, 2])
+    accepted = 0
+    for (field, values), length, shape in product(FIELDS.items(), range(17), shapes):
+        proto = TensorProto(name="w", data_type=dtype, dims=shape)
+        if field == "raw_data":
+            proto.raw_data = (values * 6)[:length]
+        elif field == "segment":
+            proto.segment.CopyFrom(values)
+        else:
+            getattr(proto, field).extend((values * 9)[:length])
+        try:
+            tensor = Tensor.from_proto(proto)
+        except ModelError:
+            continue
+        accepted += 1
+        assert tensor.numpy().shape == tuple(shape)
+    assert accepted >= len(shapes)
 
 
 def huge_sparse() -> ModelProto:
@@ -402,3 +498,80 @@ def test_random_inputs_have_a_limit() -> None:
     model = from_proto(helper.make_model(graph))
     with pytest.raises(SecateurError, match=r"'image'.*too many.*--input-shape"):
         random_feeds(model)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_inference_survives_operands_of_unknown_types() -> None:
+    """Some of ONNX's rules read the type of an operand that has none."""
+    found = odd_types.failures(list(odd_types.models(kinds=2)), infer_shapes)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_inference_survives_operands_of_any_type() -> None:
+    found = odd_types.failures(list(odd_types.models()), infer_shapes)
+    assert not found, "\n".join(found)
+
+
+def chain(op_type: str, domain: str = "", **attributes: object) -> Model:
+    """An operator on a value of unknown type, and on one whose type inference finds."""
+    nodes = [
+        helper.make_node("Unknown", ["x"], ["u"], domain="elsewhere"),
+        helper.make_node(op_type, ["u"], ["a"], domain=domain, **attributes),
+        helper.make_node("Relu", ["x"], ["v"]),
+        helper.make_node(op_type, ["v"], ["b"], domain=domain, **attributes),
+    ]
+    outputs = [onnx.ValueInfoProto(name=name) for name in "ab"]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])
+    graph = helper.make_graph(nodes, "g", [x], outputs)
+    imports = [("", 22), ("elsewhere", 1), ("ai.onnx.ml", 4)]
+    opsets = [helper.make_opsetid(*entry) for entry in imports]
+    return from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+
+
+@pytest.mark.parametrize(
+    ("op_type", "domain", "attributes"),
+    [
+        ("EyeLike", "", {}),
+        ("LabelEncoder", "ai.onnx.ml", {"keys_floats": [0.0], "values_floats": [1.0]}),
+    ],
+)
+def test_operators_that_need_types_have_them_inferred(
+    op_type: str, domain: str, attributes: dict[str, object]
+) -> None:
+    model = chain(op_type, domain, **attributes)
+    infer_shapes(model)
+    unknown, known = model.graph.outputs
+    assert unknown.type is None or unknown.shape is None
+    assert known.shape == (2, 3)
+    assert [n.domain for n in model.graph.nodes if n.op_type == op_type] == [domain] * 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "outputs", "attributes"),
+    [
+        *(
+            ("LayerNormalization", 2, 3, {"axis": axis})
+            for axis in (2**31, 2**32 - 2, 2**62, 2**63 - 1, -(2**63))
+        ),
+        *(("Split", 1, outputs, {"num_outputs": outputs - 1}) for outputs in (2, 3, 9)),
+    ],
+)
+def test_inference_survives_attributes(
+    op_type: str, inputs: int, outputs: int, attributes: dict[str, int]
+) -> None:
+    names = [f"y{i}" for i in range(outputs)]
+    node = helper.make_node(op_type, ["x", "s"][:inputs], names, **attributes)
+    infos = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3]),
+        helper.make_tensor_value_info("s", TensorProto.FLOAT, [3]),
+    ]
+    results = [onnx.ValueInfoProto(name=name) for name in names]
+    graph = helper.make_graph([node], "g", infos, results)
+    opsets = [helper.make_opsetid("", 18)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    assert not odd_types.failures([("model", proto)], infer_shapes)
+    with pytest.raises(ModelError, match=rf"node 'y0' \({op_type}\): "):
+        infer_shapes(from_proto(proto))

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from onnx import TypeProto
 
-from ...ir.errors import MISFITS
 from ...ir.graph import Attribute, Graph, Node, Value, normalize_domain
-from ...ir.infer import misfit
+from ...ir.infer import blamed
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from ..base import Note
@@ -107,10 +106,8 @@ class Rewriter:
         while self._queue:
             node = self._queue.popleft()
             self._queued.discard(node)
-            try:
+            with blamed(node, self.model):
                 self._apply_rules(node)
-            except MISFITS as error:
-                raise misfit(node, error, self.model) from error
         for node in self._made:
             if node.graph is not None and node.outputs[0] is not None:
                 self.analysis.note_new(node.outputs[0], node)

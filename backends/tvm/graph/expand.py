@@ -10,7 +10,7 @@ from onnx import FunctionProto, ModelProto, NodeProto, TypeProto
 
 from ....ir.errors import ModelError, UnsupportedError
 from ....ir.graph import Attribute, Node, Value, normalize_domain
-from ....ir.infer import infer_shapes
+from ....ir.infer import blamed, infer_shapes
 from ....ir.model import Model
 from ....ir.onnx_io import from_proto
 from ....passes.inline import InlineFunctions
@@ -61,8 +61,9 @@ def expand(model: Model, refused: dict[Node, str], bounds: dict[Value, RequiredR
             return number > 0
         for node in nodes:
             try:
-                bound = _bound(node)
-                _add_function(model, node)
+                with blamed(node, model):
+                    bound = _bound(node)
+                    _add_function(model, node)
                 if bound is not None:
                     bounds[bound[0]] = bound[1]
             except UnsupportedError as error:
@@ -148,21 +149,26 @@ def _definition(model: Model, node: Node, schema: Any) -> FunctionProto:
     if version in schema.function_opset_versions:
         data: bytes = schema.get_function_with_opset_version(version)
     else:
-        types = [
-            TypeProto().SerializeToString()
-            if v is None
-            else (v.type or TypeProto()).SerializeToString()
-            for v in node.inputs
-        ]
+        types = [_type_of(v, node).SerializeToString() for v in node.inputs]
         data = schema.get_context_dependent_function_with_opset_version(
             version, _proto(node).SerializeToString(), types
         )
-    if not data:
+    definition: FunctionProto = FunctionProto.FromString(data)
+    if any(value is not None for value in node.outputs[len(definition.output) :]):
         raise UnsupportedError(
             f"node '{node.label}' ({node.op_type}): the standard has no definition for this form"
         )
-    definition: FunctionProto = FunctionProto.FromString(data)
     return definition
+
+
+def _type_of(operand: Value | None, node: Node) -> TypeProto:
+    if operand is None:
+        return TypeProto()
+    if operand.type is None or operand.type.WhichOneof("value") is None:
+        raise UnsupportedError(
+            f"node '{node.label}' ({node.op_type}): the type of '{operand.name}' is unknown"
+        )
+    return operand.type
 
 
 def _proto(node: Node) -> NodeProto:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ....ir.errors import ModelError
 from ....ir.graph import Node, Value, normalize_domain
+from ....ir.infer import blamed
 from ....ir.model import Model
 from ....ir.tensor import Tensor
 
@@ -31,7 +32,9 @@ class _Resolver:
         graph = self.model.graph
         for node in graph.nodes:
             rule = _RULES.get(node.op_type) if normalize_domain(node.domain) == "" else None
-            if rule is None or not rule(self, node):
+            with blamed(node, self.model):
+                is_resolved = rule is not None and rule(self, node)
+            if not is_resolved:
                 self.nodes.append(node)
         if self.changed:
             graph.nodes = self.nodes

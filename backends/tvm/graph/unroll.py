@@ -10,6 +10,7 @@ from onnx import TensorProto
 from ....ir.copying import Copier
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Graph, Node, Value, normalize_domain
+from ....ir.infer import blamed
 from ....ir.model import Model
 from ....ir.stand_ins import REQUIRE
 from ....ir.tensor import Tensor
@@ -32,7 +33,8 @@ def unroll(model: Model, refused: dict[Node, str]) -> bool:
         made = None
         if normalize_domain(node.domain) == "" and node not in refused:
             try:
-                made = _copies(model, node)
+                with blamed(node, model):
+                    made = _copies(model, node)
             except UnsupportedError as error:
                 refused[node] = str(error)
         if made is None:
@@ -190,8 +192,11 @@ class _Loop(_Unroller):
             for rows, value in zip(scans, results[1 + carried_count :], strict=True):
                 rows.append(value)
             steps += 1
-            decided = True if results[0] is true else self._decide(results[0])
+            keep = self._copied(results[0])
+            decided = True if keep is true else self._decide(keep)
             proceed = results[0] if decided is None else decided
+            if decided and most is None and not counted_at_run_time and keep.producer is None:
+                raise UnsupportedError(f"node '{self.node.label}' (Loop): it never ends")
         if counted_at_run_time or isinstance(proceed, Value) or required:
             if steps != declared:
                 raise UnsupportedError(
@@ -256,6 +261,15 @@ class _Loop(_Unroller):
             if shape and isinstance(shape[0], int):
                 return shape[0]
         return None
+
+    def _copied(self, value: Value) -> Value:
+        """The value that a chain of Identity nodes in the copies hands on."""
+        while value.producer is not None and value.producer.op_type == "Identity":
+            source = value.producer.input(0)
+            if source is None or value.producer.graph is not None:
+                break
+            value = source
+        return value
 
     def _decide(self, keep: Value) -> bool | None:
         """Whether the loop goes on, where that depends on constants only."""
