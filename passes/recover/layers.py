@@ -1,0 +1,299 @@
+"""Nodes that are linear in their weights: what multiplies them, and where they are stored.
+
+A layer's rows [groups, rows, in] times its matrix [groups, in, out] plus its bias
+[groups, out] are its output, at the positions that were picked of it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ...ir.graph import Node, Value
+from ...ir.model import Model
+from ...ir.tensor import Array, Tensor
+from .moments import Doubles
+
+Positions = npt.NDArray[np.int64]
+
+
+class Layer(ABC):
+    """A node, its input, and the output that its weights should make right."""
+
+    def __init__(self, model: Model, node: Node, source: Value, result: Value) -> None:
+        self.model = model
+        self.node = node
+        self.source = source
+        self.result = result
+
+    @abstractmethod
+    def places(self, output: Array) -> int:
+        """Positions that an output has, each of which gives a row."""
+
+    @abstractmethod
+    def rows(self, source: Array, output: Sequence[int], picked: Positions) -> Array:
+        """What the weights multiply at the picked positions of an output of a shape."""
+
+    @abstractmethod
+    def targets(self, output: Array, picked: Positions) -> Array:
+        """The output's values there: [groups, rows, out]."""
+
+    @abstractmethod
+    def read(self) -> tuple[Doubles, Doubles]:
+        """The matrix and the bias."""
+
+    @abstractmethod
+    def write(self, matrix: Doubles, bias: Doubles) -> None:
+        """Replace both."""
+
+    def _replace(self, position: int, array: npt.NDArray[np.floating], like: Tensor) -> None:
+        """Let an input of the node read other values, of the type of a tensor."""
+        _replace(self.model, self.node, position, array, like)
+
+
+def _replace(
+    model: Model, node: Node, position: int, array: npt.NDArray[np.floating], like: Tensor
+) -> None:
+    tensor = Tensor.from_array(array.astype(like.numpy().dtype), like.dtype)
+    old = node.input(position)
+    if old is not None and old.const is not None and len(old.uses) == 1:
+        old.const = tensor
+        old.set_tensor_type(tensor.dtype, tensor.shape)
+        return
+    hint = f"{node.label}_recovered" if old is None else f"{old.name}_recovered"
+    node.set_input(position, model.graph.add_initializer(model.fresh_name(hint), tensor))
+
+
+def _vector(model: Model, node: Node, position: int, size: int) -> Doubles:
+    """A constant vector that may be left out."""
+    tensor = model.constant(node.input(position))
+    return np.zeros(size) if tensor is None else np.asarray(tensor.numpy(), np.float64).reshape(-1)
+
+
+class Convolution(Layer):
+    """Conv and ConvTranspose in any number of dimensions, with groups."""
+
+    def __init__(self, model: Model, node: Node, source: Value, result: Value) -> None:
+        super().__init__(model, node, source, result)
+        weights = model.constant(node.input(1))
+        assert weights is not None
+        self.weights = weights
+        self.transposed = node.op_type == "ConvTranspose"
+        self.kernel = weights.shape[2:]
+        self.groups = int(node.get("group", 1))
+        self._indices: tuple[tuple[int, ...], tuple[int, ...], Positions] | None = None
+
+    def places(self, output: Array) -> int:
+        return math.prod(output.shape[2:])
+
+    def rows(self, source: Array, output: Sequence[int], picked: Positions) -> Array:
+        batch, channels = source.shape[:2]
+        taps = self._taps(tuple(source.shape[2:]), tuple(output[2:]))[picked]
+        flat = source.reshape(batch, channels, -1)
+        if (taps < 0).any():
+            flat = np.concatenate([flat, np.zeros((batch, channels, 1), flat.dtype)], axis=2)
+        values = flat[:, :, taps]  # batch, channels, positions, taps
+        width = channels // self.groups
+        values = values.reshape(batch, self.groups, width, *taps.shape)
+        rows = values.transpose(1, 0, 3, 2, 4)
+        found: Array = np.ascontiguousarray(rows, np.float32)
+        return found.reshape(self.groups, batch * len(picked), width * taps.shape[1])
+
+    def targets(self, output: Array, picked: Positions) -> Array:
+        batch, channels = output.shape[:2]
+        values = output.reshape(batch, self.groups, channels // self.groups, -1)[..., picked]
+        found: Array = np.ascontiguousarray(values.transpose(1, 0, 3, 2), np.float32)
+        return found.reshape(self.groups, batch * len(picked), channels // self.groups)
+
+    def read(self) -> tuple[Doubles, Doubles]:
+        weights = np.asarray(self.weights.numpy(), np.float64)
+        first, second = weights.shape[:2]
+        split = weights.reshape(self.groups, first // self.groups, second, -1)
+        # [groups, in, out, taps] or [groups, out, in, taps]
+        matrix = split.transpose((0, 1, 3, 2) if self.transposed else (0, 2, 3, 1))
+        out = matrix.shape[-1]
+        bias = _vector(self.model, self.node, 2, self.groups * out)
+        return matrix.reshape(self.groups, -1, out), bias.reshape(self.groups, out)
+
+    def write(self, matrix: Doubles, bias: Doubles) -> None:
+        taps = math.prod(self.kernel)
+        out = matrix.shape[-1]
+        split = matrix.reshape(self.groups, -1, taps, out)
+        order = (0, 1, 3, 2) if self.transposed else (0, 3, 1, 2)
+        self._replace(1, split.transpose(order).reshape(self.weights.shape), self.weights)
+        self._replace(2, bias.reshape(-1), self.weights)
+
+    def _taps(self, source: tuple[int, ...], output: tuple[int, ...]) -> Positions:
+        """[positions, taps]: the element of the input under each tap, -1 where there is none."""
+        if self._indices is not None and self._indices[:2] == (source, output):
+            return self._indices[2]
+        rank = len(self.kernel)
+        strides = self.node.get("strides") or [1] * rank
+        dilations = self.node.get("dilations") or [1] * rank
+        begins = self._begins(source, output, strides, dilations)
+        axes = []
+        for size, out, kernel, stride, dilation, begin in zip(
+            source, output, self.kernel, strides, dilations, begins, strict=True
+        ):
+            at, tap = np.arange(out)[:, None], np.arange(kernel)[None, :]
+            if self.transposed:
+                moved = at + begin - tap * dilation
+                place = np.where(moved % stride == 0, moved // stride, -1)
+            else:
+                place = at * stride - begin + tap * dilation
+            axes.append(np.where((place >= 0) & (place < size), place, -1))
+        taps = np.zeros((1, 1), np.int64)
+        outside = np.zeros((1, 1), bool)
+        for size, place in zip(source, axes, strict=True):
+            joined = taps[:, None, :, None] * size + place[None, :, None, :]
+            missing = outside[:, None, :, None] | (place < 0)[None, :, None, :]
+            taps = joined.reshape(taps.shape[0] * place.shape[0], -1)
+            outside = missing.reshape(taps.shape)
+        taps = np.where(outside, -1, taps)
+        self._indices = (source, output, taps)
+        return taps
+
+    def _begins(
+        self,
+        source: tuple[int, ...],
+        output: tuple[int, ...],
+        strides: Sequence[int],
+        dilations: Sequence[int],
+    ) -> list[int]:
+        """Padding in front of each spatial axis (ONNX, Conv and ConvTranspose: auto_pad)."""
+        rank = len(self.kernel)
+        auto = self.node.get("auto_pad", "NOTSET")
+        explicit = self.node.get("pads")
+        if auto in ("NOTSET", "") and (
+            not self.transposed or "output_shape" not in self.node.attributes
+        ):
+            return list(explicit[:rank]) if explicit else [0] * rank
+        if auto == "VALID":
+            return [0] * rank
+        begins = []
+        extra = self.node.get("output_padding") or [0] * rank
+        for axis in range(rank):
+            reach = (self.kernel[axis] - 1) * dilations[axis] + 1
+            if self.transposed:
+                whole = strides[axis] * (source[axis] - 1) + extra[axis] + reach
+                total = max(whole - output[axis], 0)
+            else:
+                total = max((output[axis] - 1) * strides[axis] + reach - source[axis], 0)
+            smaller = total // 2
+            # SAME_UPPER puts the odd one behind, ConvTranspose's other modes in front
+            lower = auto != "SAME_UPPER" if self.transposed else auto == "SAME_LOWER"
+            begins.append(total - smaller if lower else smaller)
+        return begins
+
+
+class Product(Layer):
+    """Gemm, and MatMul with a constant matrix as its right operand.
+
+    A MatMul's bias is the constant of the Add that follows it, which `bias_node` is.
+    """
+
+    def __init__(
+        self, model: Model, node: Node, source: Value, result: Value, bias_node: Node | None = None
+    ) -> None:
+        super().__init__(model, node, source, result)
+        weights = model.constant(node.input(1))
+        assert weights is not None
+        self.weights = weights
+        self.gemm = node.op_type == "Gemm"
+        self.bias_node = bias_node
+
+    def places(self, output: Array) -> int:
+        return math.prod(output.shape[1:-1])
+
+    def rows(self, source: Array, output: Sequence[int], picked: Positions) -> Array:
+        if self.gemm and self.node.get("transA", 0):
+            source = source.T
+        return self._picked(source, picked)
+
+    def targets(self, output: Array, picked: Positions) -> Array:
+        return self._picked(output, picked)
+
+    @staticmethod
+    def _picked(array: Array, picked: Positions) -> Array:
+        width = array.shape[-1]
+        batch = array.shape[0] if array.ndim > 1 else 1
+        rows = array.reshape(batch, -1, width)[:, picked]
+        found: Array = np.ascontiguousarray(rows, np.float32)
+        return found.reshape(1, -1, width)
+
+    def read(self) -> tuple[Doubles, Doubles]:
+        matrix = np.asarray(self.weights.numpy(), np.float64)
+        if self._transposed:
+            matrix = matrix.T
+        node, position, scale = self._bias()
+        bias = _vector(self.model, node, position, 1)
+        matrix = matrix * (self.node.get("alpha", 1.0) if self.gemm else 1.0)
+        return matrix[None], np.broadcast_to(bias * scale, (1, matrix.shape[1])).copy()
+
+    def write(self, matrix: Doubles, bias: Doubles) -> None:
+        alpha = self.node.get("alpha", 1.0) if self.gemm else 1.0
+        weights = matrix[0] / alpha
+        self._replace(1, weights.T if self._transposed else weights, self.weights)
+        node, position, scale = self._bias()
+        _replace(self.model, node, position, bias[0] / scale, self.weights)
+
+    @property
+    def _transposed(self) -> bool:
+        return self.gemm and bool(self.node.get("transB", 0))
+
+    def _bias(self) -> tuple[Node, int, float]:
+        """The node and the position of its input that holds the bias, and its factor."""
+        if self.gemm:
+            return self.node, 2, float(self.node.get("beta", 1.0))
+        assert self.bias_node is not None
+        first = self.bias_node.input(0)
+        return self.bias_node, 1 if first is self.node.outputs[0] else 0, 1.0
+
+
+class Normalization(Layer):
+    """Scale and shift behind a normalization: each channel for itself.
+
+    BatchNormalization is an affine function of its input; the others divide by statistics of
+    it, which `normalized` computes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        node: Node,
+        source: Value,
+        result: Value,
+        axis: int,
+        normalized: Callable[[Array], Array],
+    ) -> None:
+        super().__init__(model, node, source, result)
+        scale = model.constant(node.input(1))
+        assert scale is not None
+        self.scale = scale
+        self.axis = axis  # of the channels
+        self.normalized = normalized
+
+    def places(self, output: Array) -> int:
+        return math.prod(output.shape[1:]) // int(output.shape[self.axis])
+
+    def rows(self, source: Array, output: Sequence[int], picked: Positions) -> Array:
+        return self.targets(self.normalized(source), picked)
+
+    def targets(self, output: Array, picked: Positions) -> Array:
+        channels = output.shape[self.axis]
+        first = np.moveaxis(output, self.axis, 0).reshape(channels, output.shape[0], -1)
+        found: Array = np.ascontiguousarray(first[:, :, picked], np.float32)
+        return found.reshape(channels, -1, 1)
+
+    def read(self) -> tuple[Doubles, Doubles]:
+        scale = np.asarray(self.scale.numpy(), np.float64)
+        bias = _vector(self.model, self.node, 2, scale.size)
+        return scale.reshape(-1, 1, 1), bias.reshape(-1, 1)
+
+    def write(self, matrix: Doubles, bias: Doubles) -> None:
+        self._replace(1, matrix.reshape(-1), self.scale)
+        self._replace(2, bias.reshape(-1), self.scale)

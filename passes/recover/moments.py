@@ -1,0 +1,112 @@
+"""Second moments of inputs and targets, and the linear map that they determine.
+
+Accumulated in double precision over products of single precision, centred before solving, so
+that the bias is exact whatever the weights are. The ridge pulls towards given weights: where
+those explain the targets they come out again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...ir.tensor import Array
+
+Doubles = npt.NDArray[np.float64]
+
+RIDGE = 1e-3
+"""Of the mean variance of the inputs; the result hardly depends on it from 1e-6 to 1e-2."""
+
+SCARCE = 200
+"""Rows for each unknown below which the ridge grows: a few samples fit anything."""
+
+
+@dataclass
+class Moments:
+    """Sums over rows of `inputs` [groups, rows, in] and `targets` [groups, rows, out]."""
+
+    rows: int
+    inputs: Doubles  # [groups, in]
+    targets: Doubles  # [groups, out]
+    squares: Doubles  # [groups, in, in]
+    products: Doubles  # [groups, in, out]
+    energy: Doubles  # [groups, out], sums of squares of the targets
+
+    @classmethod
+    def zeros(cls, groups: int, width: int, outputs: int) -> Moments:
+        return cls(
+            0,
+            np.zeros((groups, width)),
+            np.zeros((groups, outputs)),
+            np.zeros((groups, width, width)),
+            np.zeros((groups, width, outputs)),
+            np.zeros((groups, outputs)),
+        )
+
+    def add(self, inputs: Array, targets: Array) -> None:
+        self.rows += inputs.shape[1]
+        self.inputs += inputs.sum(axis=1, dtype=np.float64)
+        self.squares += inputs.transpose(0, 2, 1) @ inputs
+        self.add_targets(inputs, targets)
+
+    def add_targets(self, inputs: Array, targets: Array) -> None:
+        """Only what depends on the targets."""
+        self.targets += targets.sum(axis=1, dtype=np.float64)
+        self.products += inputs.transpose(0, 2, 1) @ targets
+        self.energy += np.square(targets, dtype=np.float64).sum(axis=1)
+
+    def reset_targets(self) -> None:
+        for sums in (self.targets, self.products, self.energy):
+            sums[...] = 0
+
+    @property
+    def mean(self) -> Doubles:
+        return self.inputs / self.rows
+
+    @property
+    def target_mean(self) -> Doubles:
+        return self.targets / self.rows
+
+    def covariance(self) -> Doubles:
+        """Of the inputs: [groups, in, in]."""
+        mean = self.mean
+        return self.squares / self.rows - mean[:, :, None] * mean[:, None, :]
+
+    def cross_covariance(self) -> Doubles:
+        """Of inputs and targets: [groups, in, out]."""
+        return self.products / self.rows - self.mean[:, :, None] * self.target_mean[:, None, :]
+
+    def error(self, weights: Doubles, bias: Doubles) -> float:
+        """Mean squared distance of `inputs @ weights + bias` from the targets, summed over them."""
+        offset = np.einsum("gi,gio->go", self.mean, weights) + bias - self.target_mean
+        variance = self.energy / self.rows - np.square(self.target_mean)
+        explained = np.einsum("gio,gio->go", weights, self.cross_covariance())
+        moved = np.einsum("gio,gio->go", weights, self.covariance() @ weights)
+        return max(float((variance - 2 * explained + moved + np.square(offset)).sum()), 0.0)
+
+    def spread(self) -> float:
+        """Variance of the targets, summed over them."""
+        return max(float((self.energy / self.rows - np.square(self.target_mean)).sum()), 0.0)
+
+
+class Solver:
+    """The normal equations of some moments, factored once for any number of targets."""
+
+    def __init__(self, moments: Moments, ridge: float = RIDGE) -> None:
+        self._covariance = moments.covariance()
+        width = self._covariance.shape[1]
+        variance = np.einsum("gii->gi", self._covariance).mean(axis=1)
+        scarce = max(1.0, SCARCE * width / max(moments.rows, 1))
+        self.ridge = ridge * scarce * variance
+        """Added to the diagonal of each group's covariance."""
+        floor = np.where(self.ridge > 0, self.ridge, 1.0)
+        self._inverse = np.linalg.inv(self._covariance + floor[:, None, None] * np.eye(width))
+
+    def solve(self, moments: Moments, old: Doubles) -> tuple[Doubles, Doubles]:
+        """Weights [groups, in, out] near `old` with the least error, and their bias."""
+        residual = moments.cross_covariance() - self._covariance @ old
+        weights = old + self._inverse @ residual
+        bias = moments.target_mean - np.einsum("gi,gio->go", moments.mean, weights)
+        return weights, bias

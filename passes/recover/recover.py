@@ -1,0 +1,228 @@
+"""One pass over a pruned model that lets every layer make up for what its input lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...ir.errors import SecateurError
+from ...ir.graph import Node
+from ...ir.model import Model
+from ...ir.scratch import scratch_folder
+from ...ir.tensor import Array
+from ..base import Note
+from ..prune.masking import Keep, PruningRecord
+from .find import Aim, drop_zero_biases, find_aim, find_layer, give_biases
+from .layers import Layer, Positions
+from .moments import Moments, Solver
+from .walk import Walk, reads
+
+ROWS = 16384
+"""Rows that a layer is solved from where its outputs have so many positions."""
+
+ROWS_FOR_EACH = 16
+"""Rows for each unknown, where that is more."""
+
+ROUNDS = 2
+"""Times that targets behind a clipping activation are adapted to what was reached."""
+
+UNCHANGED = 1e-10
+"""Share of the targets' variance up to which a layer counts as right as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovered:
+    """Error of a layer as a share of its target's variance, before and after it was solved."""
+
+    node: str
+    op_type: str
+    before: float
+    after: float
+    rows: int
+    unknowns: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """What became of every layer behind something pruned."""
+
+    layers: list[Recovered]
+    notes: list[Note]
+
+
+def recover(
+    original: Model,
+    pruned: Model,
+    record: PruningRecord,
+    runs: Sequence[Mapping[str, Array]],
+    *,
+    seed: int = 0,
+) -> Recovery:
+    """Solve, in execution order, every layer of `pruned` whose input or weights lost something.
+
+    `runs` are inputs of both models, several of them each a batch. `record` says what of
+    `original` is left. Changes the weights of `pruned` in place.
+    """
+    added = give_biases(pruned)
+    touched = _touched(pruned, record)
+    with scratch_folder() as first, scratch_folder() as second:
+        pass_ = _Pass(original, pruned, record, runs, (first, second), seed)
+        found = pass_.run(touched)
+    drop_zero_biases(pruned, added)
+    return found
+
+
+def _touched(model: Model, record: PruningRecord) -> set[Node]:
+    """Nodes of the main graph that a removed index may have a part in."""
+    changed: set[str] = set(record.values)
+    cut = {first for first, _ in record.constants}
+    found = set()
+    for node in model.graph.nodes:
+        names = {v.name for v in reads(node)}
+        outputs = [v.name for v in node.outputs if v is not None]
+        if names & changed or cut & set(outputs):
+            found.add(node)
+            changed.update(outputs)
+    return found
+
+
+class _Pass:
+    def __init__(
+        self,
+        original: Model,
+        pruned: Model,
+        record: PruningRecord,
+        runs: Sequence[Mapping[str, Array]],
+        folders: tuple[Path, Path],
+        seed: int,
+    ) -> None:
+        self.pruned = pruned
+        self.record = record
+        self.runs = len(runs)
+        self.seed = seed
+        self.before = Walk(original, runs, folders[0])
+        self.now = Walk(pruned, runs, folders[1])
+        self.positions = {node: i for i, node in enumerate(pruned.graph.nodes)}
+        self.made = {
+            value.name: position
+            for position, node in enumerate(original.graph.nodes)
+            for value in node.outputs
+            if value is not None
+        }
+
+    def run(self, touched: set[Node]) -> Recovery:
+        layers: list[Recovered] = []
+        notes: list[Note] = []
+        plan: list[tuple[Layer, Aim]] = []
+        for node in self.pruned.graph.nodes:
+            layer = find_layer(self.pruned, node) if node in touched else None
+            if isinstance(layer, str):
+                notes.append(Note.at(node, f"not solved anew: {layer}"))
+            elif layer is not None:
+                plan.append((layer, find_aim(self.pruned, layer, self.positions)))
+        for layer, aim in plan:
+            at = self.positions[layer.node]
+            self.before.keep(aim.value.name, at)
+            if aim.beside is not None:
+                self.now.keep(aim.beside.name, at)
+        for layer, aim in plan:
+            if aim.value.name not in self.made:
+                continue
+            self._advance(self.positions[layer.node], self.made[aim.value.name] + 1)
+            layers.append(self._solve(layer, aim))
+        return Recovery(layers, notes)
+
+    def _advance(self, now: int, before: int) -> None:
+        self.now.advance(now)
+        self.before.advance(max(before, self.before.position))
+
+    def _solve(self, layer: Layer, aim: Aim) -> Recovered:
+        matrix, bias = layer.read()
+        groups, width, outputs = matrix.shape
+        moments = Moments.zeros(groups, width, outputs)
+        for rows, targets, _ in self._rows(layer, aim, width):
+            moments.add(rows, targets)
+        spread = moments.spread()
+        before = _share(moments.error(matrix, bias), spread)
+
+        def report(after: float) -> Recovered:
+            return Recovered(
+                layer.node.label, layer.node.op_type, before, after, moments.rows, width + 1
+            )
+
+        if not math.isfinite(before):
+            raise SecateurError(
+                f"recovery: values around node '{layer.node.label}' ({layer.node.op_type}) are "
+                "not finite"
+            )
+        if before <= UNCHANGED:
+            return report(before)
+        solver = Solver(moments)
+        new, shift = solver.solve(moments, matrix)
+        after = _share(moments.error(new, shift), spread)
+        if (aim.low, aim.high) != (-np.inf, np.inf):
+            for _ in range(ROUNDS):
+                moments.reset_targets()
+                for rows, targets, beside in self._rows(layer, aim, width):
+                    predicted = rows @ new.astype(np.float32) + shift[:, None].astype(np.float32)
+                    adapted = _adapted(targets, predicted, beside, aim)
+                    moments.add_targets(rows, adapted)
+                new, shift = solver.solve(moments, matrix)
+            after = _share(moments.error(new, shift), spread)
+        layer.write(new, shift)
+        return report(after)
+
+    def _rows(
+        self, layer: Layer, aim: Aim, width: int
+    ) -> Iterator[tuple[Array, Array, Array | float]]:
+        """Of each run: rows, targets, and what is added to both before they are clipped."""
+        kept = self.record.values.get(aim.value.name, ())
+        generator = np.random.default_rng(self.seed)
+        wanted = max(ROWS, ROWS_FOR_EACH * width) / self.runs
+        for run in range(self.runs):
+            target = take(self.before.value(aim.value.name, run), kept)
+            source = self.now.value(layer.source.name, run)
+            picked = _pick(generator, layer.places(target), wanted / max(len(target), 1))
+            rows = layer.rows(source, target.shape, picked)
+            targets = layer.targets(target, picked)
+            beside: Array | float = 0.0
+            if aim.beside is not None:
+                beside = layer.targets(self.now.value(aim.beside.name, run), picked)
+                targets = targets - beside
+            yield rows, targets, beside
+
+
+def _adapted(targets: Array, predicted: Array, beside: Array | float, aim: Aim) -> Array:
+    """Targets beyond a limit become what was reached, where that is beyond it, too."""
+    wanted, reached = targets + beside, predicted + beside
+    if aim.low > -np.inf:
+        wanted = np.where(wanted > aim.low, wanted, np.minimum(reached, aim.low))
+    if aim.high < np.inf:
+        wanted = np.where(wanted < aim.high, wanted, np.maximum(reached, aim.high))
+    found: Array = np.asarray(wanted - beside, np.float32)
+    return found
+
+
+def _pick(generator: np.random.Generator, places: int, wanted: float) -> Positions:
+    count = max(1, math.ceil(wanted))
+    if count >= places:
+        return np.arange(places)
+    return np.sort(generator.choice(places, count, replace=False))
+
+
+def take(array: Array, kept: Sequence[Keep | None]) -> Array:
+    """The elements of an original value that the pruned one still has."""
+    for axis, keep in enumerate(kept):
+        if keep is not None:
+            array = np.compress(keep.mask(array.shape[axis]), array, axis=axis)
+    return array
+
+
+def _share(error: float, spread: float) -> float:
+    if not (math.isfinite(error) and math.isfinite(spread)):
+        return math.inf
+    return error / spread if spread > 0 else (0.0 if error == 0 else 1.0)

@@ -1,0 +1,181 @@
+"""Running a model over many samples part by part, so that it can be changed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...ir.copying import Copier
+from ...ir.graph import Graph, Node, Value
+from ...ir.model import Model
+from ...ir.tensor import Array
+from ..reference import Session
+
+MEMORY = 2**29
+"""Bytes of values that a walk keeps in memory; what is beyond lies in files."""
+
+FOREVER = 2**62
+"""A position behind every node's."""
+
+
+class Walk:
+    """A model's values at a position among its nodes, for each of several runs.
+
+    `runs` holds the inputs of each. `advance` executes nodes, with the weights that they
+    then have; a value is kept as long as a node that is to come reads it, or `keep` asks
+    for it. `folder` takes what doesn't fit in `memory` bytes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        runs: Sequence[Mapping[str, Array]],
+        folder: Path,
+        *,
+        memory: int = MEMORY,
+    ) -> None:
+        self.model = model
+        self.position = 0
+        self.runs = len(runs)
+        self._until = last_readers(model)
+        self._store = _Store(folder, memory)
+        for name in runs[0] if runs else ():
+            self._store.put(name, [run[name] for run in runs])
+
+    def keep(self, name: str, position: int = FOREVER) -> None:
+        """Keep a value until the walk has gone past a position, whoever reads it."""
+        self._until[name] = max(self._until.get(name, -1), position)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._store
+
+    def value(self, name: str, run: int) -> Array:
+        """A value that is kept, in one of the runs."""
+        return self._store.get(name, run)
+
+    def advance(self, position: int) -> None:
+        """Execute all nodes in front of a position."""
+        if position <= self.position:
+            return
+        nodes = self.model.graph.nodes[self.position : position]
+        made = {v.name for node in nodes for v in node.outputs if v is not None}
+        outputs = [name for name in made if self._until.get(name, -1) >= position]
+        if outputs:
+            segment = extract(self.model, nodes, outputs)
+            session = Session(segment, threads=0)
+            found: dict[str, list[Array]] = {name: [] for name in outputs}
+            for run in range(self.runs):
+                feeds = {name: self._store.get(name, run) for name in session.input_names}
+                for name, array in session.run(feeds).items():
+                    found[name].append(array)
+            for name, arrays in found.items():
+                self._store.put(name, arrays)
+        self.position = position
+        for name in self._store.names():
+            if self._until.get(name, -1) < position:
+                self._store.drop(name)
+
+    def rest(self, outputs: Sequence[str]) -> Session:
+        """A session of all nodes that are to come; its inputs are values that are kept."""
+        nodes = self.model.graph.nodes[self.position :]
+        return Session(extract(self.model, nodes, outputs), threads=0)
+
+
+class _Store:
+    """Arrays by name and run; in files once there are more than fit in memory."""
+
+    def __init__(self, folder: Path, memory: int) -> None:
+        self._folder = folder
+        self._memory = memory
+        self._arrays: dict[str, list[Array]] = {}
+        self._used = 0
+        self._files = 0
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def names(self) -> list[str]:
+        return list(self._arrays)
+
+    def put(self, name: str, arrays: Sequence[Array]) -> None:
+        self.drop(name)
+        self._arrays[name] = [self._placed(array) for array in arrays]
+
+    def get(self, name: str, run: int) -> Array:
+        return self._arrays[name][run]
+
+    def drop(self, name: str) -> None:
+        for array in self._arrays.pop(name, ()):
+            if isinstance(array, np.memmap):
+                Path(str(array.filename)).unlink(missing_ok=True)
+            else:
+                self._used -= array.nbytes
+
+    def _placed(self, array: Array) -> Array:
+        if self._used + array.nbytes <= self._memory or not array.nbytes:
+            self._used += array.nbytes
+            return array
+        self._files += 1
+        path = self._folder / f"{self._files}.npy"
+        np.save(path, array, allow_pickle=False)
+        loaded: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return loaded
+
+
+def last_readers(model: Model) -> dict[str, int]:
+    """For each value of the main graph the position of the last node that reads it.
+
+    Nodes of subgraphs read at the position of the node that they belong to. Outputs of the
+    graph are read behind the last node.
+    """
+    graph = model.graph
+    until: dict[str, int] = {}
+    for position, node in enumerate(graph.nodes):
+        for value in reads(node):
+            until[value.name] = position
+    for value in graph.outputs:
+        until[value.name] = FOREVER
+    return until
+
+
+def reads(node: Node) -> list[Value]:
+    """Values that a node reads, with those that its subgraphs take from around it."""
+    found = [value for value in node.inputs if value is not None]
+    for body in node.subgraphs():
+        inside = set(body.values())
+        for inner in body.nodes:
+            found += [value for value in reads(inner) if value not in inside]
+        found += [value for value in body.outputs if value not in inside]
+    return list(dict.fromkeys(found))
+
+
+def extract(model: Model, nodes: Iterable[Node], outputs: Collection[str]) -> Model:
+    """A model of some nodes of the main graph, in order.
+
+    Its inputs are what they read and don't make themselves; constants come along.
+    """
+    graph = Graph("part")
+    mapping: dict[Value, Value | None] = {}
+    copier = Copier(mapping)
+    wanted: list[Value] = []
+    for node in nodes:
+        for value in reads(node):
+            if value in mapping:
+                continue
+            tensor = model.constant(value)
+            if tensor is not None:
+                mapping[value] = graph.add_initializer(value.name, tensor)
+            else:
+                mapping[value] = copy = Value(value.name, value.type)
+                graph.add_input(copy)
+        graph.add_node(copier.node(node))
+        for value in node.outputs:
+            if value is not None and value.name in outputs:
+                made = mapping[value]
+                assert made is not None
+                wanted.append(made)
+    for value in wanted:
+        graph.add_output(value)
+    return Model(graph, model.extra, list(model.functions.values()), model.path)
