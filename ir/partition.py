@@ -42,7 +42,7 @@ def partition(model: Model, left: Collection[Node]) -> list[Part]:
     parts = []
     for position, stage in enumerate(sorted(groups)):
         constants = loose if position == 0 else []
-        parts.append(_extract(model, groups[stage], stage % 2 == 0, constants))
+        parts.append(_part(model, groups[stage], stage % 2 == 0, constants))
     return [part for part in parts if part.model.graph.outputs]
 
 
@@ -62,13 +62,26 @@ def _stages(nodes: Sequence[Node], left: Collection[Node]) -> dict[Node, int]:
     return stages
 
 
-def _extract(model: Model, nodes: Sequence[Node], compiled: bool, loose: Sequence[Value]) -> Part:
-    """The nodes as a model, with the constants among the model's outputs in `loose`."""
+def _part(model: Model, nodes: Sequence[Node], compiled: bool, loose: Sequence[Value]) -> Part:
+    inside = set(nodes)
+    results = [v for n in nodes for v in n.outputs if v is not None and _is_result(v, inside)]
+    extracted, origin = extract(model, nodes, [*results, *loose])
+    return Part(compiled, extracted, origin)
+
+
+def extract(
+    model: Model, nodes: Sequence[Node], outputs: Sequence[Value]
+) -> tuple[Model, dict[Node, Node]]:
+    """Some nodes of the main graph, in order, as a model; and whose copies its nodes are.
+
+    Its inputs are what the nodes read and don't make themselves. Constants that they read, or
+    that are among the outputs, come along.
+    """
     graph = Graph(model.graph.name)
     copier = Copier()
     inside = set(nodes)
     reads = dict.fromkeys(v for n in nodes for v in outer_reads(n))
-    for value in (*reads, *loose):
+    for value in dict.fromkeys((*reads, *outputs)):
         if value.producer in inside or value in copier.mapping:
             continue
         constant = model.constant(value)
@@ -82,15 +95,14 @@ def _extract(model: Model, nodes: Sequence[Node], compiled: bool, loose: Sequenc
     for node in nodes:
         copied = graph.add_node(copier.node(node))
         origin[copied] = node
-    results = [v for n in nodes for v in n.outputs if v is not None and _is_result(v, inside)]
-    for value in (*results, *loose):
+    for value in outputs:
         output = copier.mapping[value]
         assert output is not None
         graph.add_output(output)
     extra = ModelProto()
     extra.CopyFrom(model.extra)
     functions = [Function(Copier().graph(f.graph), f.extra) for f in model.functions.values()]
-    return Part(compiled, Model(graph, extra, functions, model.path), origin)
+    return Model(graph, extra, functions, model.path), origin
 
 
 def _is_result(value: Value, inside: set[Node]) -> bool:

@@ -57,11 +57,9 @@ def give_biases(model: Model) -> list[Node]:
         if node.op_type != "MatMul" or normalize_domain(node.domain) != "":
             continue
         layer = find_layer(model, node)
-        if layer != _NO_BIAS:
+        if not isinstance(layer, Product) or layer.bias_node is not None:
             continue
-        weights, result = model.constant(node.input(1)), node.output(0)
-        assert weights is not None
-        assert result is not None
+        weights, result = layer.weights, layer.result
         hidden = Value(model.fresh_name(f"{result.name}_product"), result.type)
         node.outputs = (hidden,)
         hidden.producer, hidden.output_index = node, 0
@@ -144,9 +142,6 @@ def _clipped(model: Model, node: Node) -> tuple[float, float] | None:
     return limits[0], limits[1]
 
 
-_NO_BIAS = "it has no bias"
-
-
 def _convolution(
     model: Model, node: Node, source: Value, result: Value, weights: Tensor
 ) -> Layer | str:
@@ -171,17 +166,23 @@ def _gemm(model: Model, node: Node, source: Value, result: Value, weights: Tenso
 def _matmul(model: Model, node: Node, source: Value, result: Value, weights: Tensor) -> Layer | str:
     if len(weights.shape) != 2:
         return "its weights are not one matrix"
-    users = result.users
-    if len(users) != 1 or len(result.uses) != 1 or users[0].op_type != "Add":
-        return _NO_BIAS
-    add = users[0]
-    other = next((v for v in add.inputs if v is not result), None)
-    vector, total = model.constant(other), add.output(0)
-    if vector is None or total is None or other is None or len(other.uses) > 1:
-        return _NO_BIAS
-    if len(vector.shape) > 1 or vector.size not in (1, weights.shape[1]):
-        return _NO_BIAS
+    add = _adds_vector(model, result, weights.shape[1])
+    total = result if add is None else add.output(0)
+    assert total is not None
     return Product(model, node, source, total, add)
+
+
+def _adds_vector(model: Model, value: Value, size: int) -> Node | None:
+    """The Add of a constant vector, all that reads a value."""
+    users = value.users
+    if len(users) != 1 or len(value.uses) != 1 or users[0].op_type != "Add":
+        return None
+    add = users[0]
+    other = next((v for v in add.inputs if v is not value), None)
+    vector = model.constant(other)
+    if vector is None or other is None or len(other.uses) > 1 or add.output(0) is None:
+        return None
+    return add if len(vector.shape) <= 1 and vector.size in (1, size) else None
 
 
 def _batch_normalization(

@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from ...ir.axes.batch import find_batch
+
+from ...ir.dependencies.batch import find_batch
 from ...ir.errors import SecateurError
 from ...ir.graph import Node, Value, normalize_domain
 from ...ir.model import Model
+from ...ir.reference import Session
 from ...ir.tensor import Array, Tensor
-from ..reference import Session
 from ..sizes import infer_sizes
 
 SAMPLES = "samples"

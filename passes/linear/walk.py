@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ...ir.copying import Copier
-from ...ir.graph import Graph, Node, Value
+from ...ir.graph import outer_reads
 from ...ir.model import Model
+from ...ir.partition import extract
+from ...ir.reference import Session
 from ...ir.tensor import Array
-from ..reference import Session
 
 MEMORY = 2**29
 """Bytes of values that a walk keeps in memory; what is beyond lies in files."""
@@ -60,12 +60,11 @@ class Walk:
         if position <= self.position:
             return
         nodes = self.model.graph.nodes[self.position : position]
-        made = {v.name for node in nodes for v in node.outputs if v is not None}
-        outputs = [name for name in made if self._until.get(name, -1) >= position]
+        made = [value for node in nodes for value in node.outputs if value is not None]
+        outputs = [value for value in made if self._until.get(value.name, -1) >= position]
         if outputs:
-            segment = extract(self.model, nodes, outputs)
-            session = Session(segment, threads=0)
-            found: dict[str, list[Array]] = {name: [] for name in outputs}
+            session = Session(extract(self.model, nodes, outputs)[0], threads=0)
+            found: dict[str, list[Array]] = {value.name: [] for value in outputs}
             for run in range(self.runs):
                 feeds = {name: self._store.get(name, run) for name in session.input_names}
                 for name, array in session.run(feeds).items():
@@ -77,10 +76,12 @@ class Walk:
             if self._until.get(name, -1) < position:
                 self._store.drop(name)
 
-    def rest(self, outputs: Sequence[str]) -> Session:
+    def rest(self) -> Session:
         """A session of all nodes that are to come; its inputs are values that are kept."""
         nodes = self.model.graph.nodes[self.position :]
-        return Session(extract(self.model, nodes, outputs), threads=0)
+        inside = set(nodes)
+        outputs = [value for value in self.model.graph.outputs if value.producer in inside]
+        return Session(extract(self.model, nodes, outputs)[0], threads=0)
 
 
 class _Store:
@@ -133,49 +134,8 @@ def last_readers(model: Model) -> dict[str, int]:
     graph = model.graph
     until: dict[str, int] = {}
     for position, node in enumerate(graph.nodes):
-        for value in reads(node):
+        for value in outer_reads(node):
             until[value.name] = position
     for value in graph.outputs:
         until[value.name] = FOREVER
     return until
-
-
-def reads(node: Node) -> list[Value]:
-    """Values that a node reads, with those that its subgraphs take from around it."""
-    found = [value for value in node.inputs if value is not None]
-    for body in node.subgraphs():
-        inside = set(body.values())
-        for inner in body.nodes:
-            found += [value for value in reads(inner) if value not in inside]
-        found += [value for value in body.outputs if value not in inside]
-    return list(dict.fromkeys(found))
-
-
-def extract(model: Model, nodes: Iterable[Node], outputs: Collection[str]) -> Model:
-    """A model of some nodes of the main graph, in order.
-
-    Its inputs are what they read and don't make themselves; constants come along.
-    """
-    graph = Graph("part")
-    mapping: dict[Value, Value | None] = {}
-    copier = Copier(mapping)
-    wanted: list[Value] = []
-    for node in nodes:
-        for value in reads(node):
-            if value in mapping:
-                continue
-            tensor = model.constant(value)
-            if tensor is not None:
-                mapping[value] = graph.add_initializer(value.name, tensor)
-            else:
-                mapping[value] = copy = Value(value.name, value.type)
-                graph.add_input(copy)
-        graph.add_node(copier.node(node))
-        for value in node.outputs:
-            if value is not None and value.name in outputs:
-                made = mapping[value]
-                assert made is not None
-                wanted.append(made)
-    for value in wanted:
-        graph.add_output(value)
-    return Model(graph, model.extra, list(model.functions.values()), model.path)

@@ -193,7 +193,8 @@ class Convolution(Layer):
 class Product(Layer):
     """Gemm, and MatMul with a constant matrix as its right operand.
 
-    A MatMul's bias is the constant of the Add that follows it, which `bias_node` is.
+    A MatMul's bias is the constant of the Add that follows it, which `bias_node` is; one
+    without has none, and can't be written.
     """
 
     def __init__(
@@ -227,22 +228,25 @@ class Product(Layer):
 
     def read(self) -> tuple[Doubles, Doubles]:
         matrix = np.asarray(self.weights.numpy(), np.float64)
-        if self._transposed:
+        if self.transposed:
             matrix = matrix.T
-        node, position, scale = self._bias()
-        bias = _vector(self.model, node, position, 1)
         matrix = matrix * (self.node.get("alpha", 1.0) if self.gemm else 1.0)
-        return matrix[None], np.broadcast_to(bias * scale, (1, matrix.shape[1])).copy()
+        bias = np.zeros(1)
+        if self.gemm or self.bias_node is not None:
+            node, position, scale = self._bias()
+            bias = scale * _vector(self.model, node, position, 1)
+        return matrix[None], np.broadcast_to(bias, (1, matrix.shape[1])).copy()
 
     def write(self, matrix: Doubles, bias: Doubles) -> None:
         alpha = self.node.get("alpha", 1.0) if self.gemm else 1.0
         weights = matrix[0] / alpha
-        self._replace(1, weights.T if self._transposed else weights, self.weights)
+        self._replace(1, weights.T if self.transposed else weights, self.weights)
         node, position, scale = self._bias()
         _replace(self.model, node, position, bias[0] / scale, self.weights)
 
     @property
-    def _transposed(self) -> bool:
+    def transposed(self) -> bool:
+        """Whether the matrix is stored [out, in]."""
         return self.gemm and bool(self.node.get("transB", 0))
 
     def _bias(self) -> tuple[Node, int, float]:
@@ -297,3 +301,11 @@ class Normalization(Layer):
     def write(self, matrix: Doubles, bias: Doubles) -> None:
         self._replace(1, matrix.reshape(-1), self.scale)
         self._replace(2, bias.reshape(-1), self.scale)
+
+
+def pick(generator: np.random.Generator, places: int, wanted: float) -> Positions:
+    """Some of an output's positions in ascending order, all of them where that is too few."""
+    count = max(1, math.ceil(wanted))
+    if count >= places:
+        return np.arange(places)
+    return np.sort(generator.choice(places, count, replace=False))

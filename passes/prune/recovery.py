@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from ...ir.errors import SecateurError
-from ...ir.graph import Node
+from ...ir.graph import Node, outer_reads
 from ...ir.model import Model
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 from ..base import Note
-from ..prune.masking import Keep, PruningRecord
-from .find import Aim, drop_zero_biases, find_aim, find_layer, give_biases
-from .layers import Layer, Positions
-from .moments import Moments, Solver
-from .walk import Walk, reads
+from ..linear.find import Aim, drop_zero_biases, find_aim, find_layer, give_biases
+from ..linear.layers import Layer, pick
+from ..linear.moments import Moments, Solver
+from ..linear.walk import Walk
+from .masking import Keep, PruningRecord
 
 ROWS = 16384
 """Rows that a layer is solved from where its outputs have so many positions."""
@@ -82,7 +82,7 @@ def _touched(model: Model, record: PruningRecord) -> set[Node]:
     cut = {first for first, _ in record.constants}
     found = set()
     for node in model.graph.nodes:
-        names = {v.name for v in reads(node)}
+        names = {v.name for v in outer_reads(node)}
         outputs = [v.name for v in node.outputs if v is not None]
         if names & changed or cut & set(outputs):
             found.add(node)
@@ -186,7 +186,7 @@ class _Pass:
         for run in range(self.runs):
             target = take(self.before.value(aim.value.name, run), kept)
             source = self.now.value(layer.source.name, run)
-            picked = _pick(generator, layer.places(target), wanted / max(len(target), 1))
+            picked = pick(generator, layer.places(target), wanted / max(len(target), 1))
             rows = layer.rows(source, target.shape, picked)
             targets = layer.targets(target, picked)
             beside: Array | float = 0.0
@@ -205,13 +205,6 @@ def _adapted(targets: Array, predicted: Array, beside: Array | float, aim: Aim) 
         wanted = np.where(wanted < aim.high, wanted, np.maximum(reached, aim.high))
     found: Array = np.asarray(wanted - beside, np.float32)
     return found
-
-
-def _pick(generator: np.random.Generator, places: int, wanted: float) -> Positions:
-    count = max(1, math.ceil(wanted))
-    if count >= places:
-        return np.arange(places)
-    return np.sort(generator.choice(places, count, replace=False))
 
 
 def take(array: Array, kept: Sequence[Keep | None]) -> Array:

@@ -1,0 +1,63 @@
+"""How far outputs are from those of the original, where no labels say what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...ir.tensor import Array
+
+FLOOR = 1e-12
+
+
+class Divergence:
+    """Mean distance over runs: from each output, one number.
+
+    Of an output [samples, classes] of scores the Kullback-Leibler divergence of the classes'
+    probabilities, which are the scores themselves where those are not negative and sum to
+    one, else their softmax. Of any other the squared error as a share of the variance. Outputs
+    of other types don't count.
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+
+    def add(self, original: Mapping[str, Array], other: Mapping[str, Array]) -> None:
+        for name, array in original.items():
+            if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not array.size:
+                continue
+            want, have = array.astype(np.float64), np.asarray(other[name], np.float64)
+            if want.shape != have.shape:
+                continue
+            if want.ndim == 2 and want.shape[1] > 1:
+                total, weight = _kullback_leibler(want, have)
+            else:
+                total = float(np.square(want - have).sum())
+                weight = float(np.square(want - want.mean()).sum())
+            self._totals[name] = self._totals.get(name, 0.0) + total
+            self._weights[name] = self._weights.get(name, 0.0) + weight
+
+    @property
+    def value(self) -> float:
+        """Summed over the outputs; infinite where any is not a number."""
+        found = sum(total / max(self._weights[name], FLOOR) for name, total in self._totals.items())
+        return found if np.isfinite(found) else float("inf")
+
+
+def _kullback_leibler(want: Array, have: Array) -> tuple[float, float]:
+    """Sum over the rows, and how many there are."""
+    if (want >= 0).all() and np.allclose(want.sum(axis=1), 1, atol=1e-3):
+        p, log_p = want, np.log(np.maximum(want, FLOOR))
+        log_q = np.log(np.maximum(have, FLOOR))
+    else:
+        log_p, log_q = _log_softmax(want), _log_softmax(have)
+        p = np.exp(log_p)
+    return float((p * (log_p - log_q)).sum()), float(len(want))
+
+
+def _log_softmax(scores: Array) -> Array:
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    found: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found
