@@ -10,11 +10,14 @@ import dataclasses
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..ir.graph import Node
 from ..ir.model import Model
 from ..ir.tensor import Array
+
+if TYPE_CHECKING:
+    from .prune.plan import Pruned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +54,19 @@ class PassResult:
 class Context:
     """What passes may need besides the model.
 
-    `calibration` maps input names to arrays whose first axis counts samples.
+    `calibration` maps input names to arrays whose first axis counts samples, `seed` starts
+    what passes draw at random. `pruned` is what a pass that cut the model before left for
+    one that recovers it.
     """
 
     calibration: Mapping[str, Array] | None = None
+    seed: int = 0
+    pruned: Pruned | None = None
+
+    def after(self, result: PassResult) -> Context:
+        """The context of the pass that comes next."""
+        pruned = result.artifacts.get("pruned")
+        return self if pruned is None else dataclasses.replace(self, pruned=pruned)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,6 +89,8 @@ class PassManager:
                 ran = f" (after {before})" if before else ""
                 raise type(error)(f"pass '{text}'{ran}: {error}") from error
             records.append(record)
+            if context is not None:
+                context = context.after(record.result)
             self._dump(model, index + 1, pass_.name)
         return records
 

@@ -172,7 +172,7 @@ def test_wrong_result_is_not_written(tmp_path: Path, existed: bool) -> None:
         out.write_bytes(b"before")
     step = Step("break", "broken", [BreakWeights()], oracle="original")
     with pytest.raises(SecateurError, match="broken model against original"):
-        transform_file(tmp_path / "source.onnx", out, step)
+        transform_file(tmp_path / "source.onnx", out, [step])
     assert out.exists() == existed
     assert not existed or out.read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 1 + existed

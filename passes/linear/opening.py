@@ -95,6 +95,9 @@ class _Opened:
             node.set_input(1, value)
         for value, (kind, info) in self._types.items():
             value.type, value.info = kind, info
+        for value in self._model.graph.values():
+            if value.const is None and value not in self._types:
+                value.type = None  # made within the block
         for graph, value_info, restated in self._declared:
             graph.value_info, graph.restated = value_info, restated
         self._targets.clear()

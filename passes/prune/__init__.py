@@ -4,12 +4,14 @@ from .channels import PruneChannels
 from .groups import Group, find_groups
 from .inspection import GroupReport, inspect_groups
 from .masking import PruningRecord, mask
+from .recovery import Recover
 
 __all__ = [
     "Group",
     "GroupReport",
     "PruneChannels",
     "PruningRecord",
+    "Recover",
     "find_groups",
     "inspect_groups",
     "mask",

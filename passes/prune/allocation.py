@@ -1,8 +1,8 @@
 """From a budget to kept indices.
 
 A group loses its least important indices, one per dim at each step. *Uniform* takes the
-same share from every group; *global* ranks the steps of all groups against each other. A
-goal in MACs or parameters is met by bisecting how much is taken.
+same share from every group; *global* ranks the steps of all groups against each other, by
+what `Ranking` says. A goal in MACs or parameters is met by bisecting how much is taken.
 """
 
 from __future__ import annotations
@@ -51,6 +51,40 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """What orders the steps of all groups: their damage, by what they save to a power.
+
+    `damage` gives that of each step of a group, least first. A power of 1 takes most from
+    the widest layers; 0 spares narrow ones that cost the most.
+    """
+
+    damage: Callable[[Group], Scores]
+    power: float
+
+
+def noise_to_signal(scores: Mapping[Dim, Scores]) -> Ranking:
+    """By the increase of (removed / kept) importance, and the root of what is saved."""
+
+    def damage(group: Group) -> Scores:
+        return _noise_to_signal(_ranked(group, scores), sum(scores[d].sum() for d in group.move))
+
+    return Ranking(damage, 0.5)
+
+
+def plain(scores: Mapping[Dim, Scores], *others: Mapping[Dim, Scores]) -> Ranking:
+    """By the importance that a step removes per what it saves; of several their mean.
+
+    The mean is the geometric one, which asks nothing of their units.
+    """
+
+    def damage(group: Group) -> Scores:
+        tables = [np.maximum(_ranked(group, table), 1e-30) for table in (scores, *others)]
+        return np.asarray(np.exp(np.mean(np.log(tables), axis=0)))
+
+    return Ranking(damage, 1.0)
+
+
+@dataclass(frozen=True)
 class Allocation:
     """Kept indices, and what widths are multiples of."""
 
@@ -67,31 +101,36 @@ def allocate(
     shape_of: ShapeOf = known_shape,
     scope: str = "global",
     align: int = 1,
+    ranking: Ranking | None = None,
 ) -> Allocation:
     """Kept indices of every free group.
 
-    `shape_of` gives the sizes at which multiply-accumulates count. Widths are multiples of
-    `align`, or of the largest half, quarter, ... of it with which the goal can be reached.
-    Raises SecateurError where it can't be at all.
+    `scores` order the indices of each dim, `ranking` (by default `noise_to_signal` of the
+    scores) the steps of all groups. `shape_of` gives the sizes at which multiply-accumulates
+    count. Widths are multiples of `align`, or of the largest half, quarter, ... of it with
+    which the goal can be reached. Raises SecateurError where it can't be at all.
     """
     free = [g for g in groups if g.lock is None]
+    ranking = ranking or noise_to_signal(scores)
+    damages = [ranking.damage(group) for group in free]
     model: Cost
     if goal.kind == "channels":
-        plain = [_Steps(g, scores, 1) for g in free]
-        removed = _removal(scope, plain, [s.damage for s in plain])(1.0 - goal.keep, 1.0)
+        single = [_Steps(g, 1) for g in free]
+        removed = _removal(scope, single, damages)(1.0 - goal.keep, 1.0)
         model = Channels(free)
-        target = float(model.cost(_kept_counts(plain, removed)))
+        target = float(model.cost(_kept_counts(single, removed)))
         if align == 1:
-            return Allocation(_select(plain, removed, scores), align)
+            return Allocation(_select(single, removed, scores), align)
     else:
         kind = "macs" if goal.kind == "macs" else "parameters"
         model = CostModel(analysis, kind, shape_of=shape_of)
         target = goal.keep * model.full
     while True:
-        steps = [_Steps(g, scores, align) for g in free]
-        rank = [s.worth(model.saving(_kept_counts([s], [1]))) for s in steps]
-        if goal.kind == "channels":
-            rank = [s.damage for s in steps]
+        steps = [_Steps(g, align) for g in free]
+        rank = damages
+        if goal.kind != "channels":
+            saved = [max(model.saving(_kept_counts([s], [1])), 1) for s in steps]
+            rank = [d / n**ranking.power for d, n in zip(damages, saved, strict=True)]
         found = _reach(model, steps, _removal(scope, steps, rank), target)
         if isinstance(found, list):
             if scope == "global":
@@ -196,26 +235,12 @@ def _give_back(
 
 
 class _Steps:
-    """The order in which a group loses its indices, step by step."""
+    """The steps of a group, in widths that are multiples of something."""
 
-    def __init__(self, group: Group, scores: dict[Dim, Scores], align: int) -> None:
+    def __init__(self, group: Group, align: int) -> None:
         self.group = group
         # Widths are weight * kept, so fewer indices make a multiple of `align`.
         self.step = align // math.gcd(align, group.weight)
-        self.most = group.size - 1
-        ranked = np.zeros(self.most)
-        for dim, count in group.move.items():
-            ascending = np.sort(scores[dim])[: self.most * count]
-            ranked += ascending.reshape(self.most, count).sum(axis=1)
-        self.damage = _noise_to_signal(ranked, sum(scores[d].sum() for d in group.move))
-
-    def worth(self, saved: int) -> Scores:
-        """What ranks steps: damage, eased for groups whose steps save much.
-
-        The square root stands between ranking by damage alone, which spares narrow
-        layers that cost the most, and by damage per saving, which strips the widest.
-        """
-        return self.damage / math.sqrt(max(saved, 1))
 
     def aligned(self, removed: int) -> int:
         """At most `removed`, such that what is kept is a multiple of the step."""
@@ -224,6 +249,16 @@ class _Steps:
             return removed
         rounded = -(-(size - removed) // self.step) * self.step
         return size - rounded if rounded < size else 0
+
+
+def _ranked(group: Group, scores: Mapping[Dim, Scores]) -> Scores:
+    """The importance that each step of a group removes, least first."""
+    most = group.size - 1
+    ranked = np.zeros(most)
+    for dim, count in group.move.items():
+        ascending = np.sort(scores[dim])[: most * count]
+        ranked += ascending.reshape(most, count).sum(axis=1)
+    return ranked
 
 
 def _noise_to_signal(lost: Scores, total: float) -> Scores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +10,18 @@ from ...ir.axes.facts import Analysis
 from ...ir.axes.selection import Selection
 from ...ir.cost import ShapeOf, count
 from ...ir.errors import SecateurError
-from ...ir.graph import Value
 from ...ir.model import Model
+from ...ir.tensor import Array
 from ..base import Context, Note, Pass, PassResult
 from ..inline import InlineFunctions
 from ..simplify.defaults import inputs_with_defaults
 from ..sizes import CountedSizes, infer_sizes
 from .allocation import Allocation, Goal, allocate
-from .apply import apply_selection
-from .computed_weights import analyze_folded
-from .groups import Group, find_groups
+from .groups import Group
 from .importance import IMPORTANCE, group_scores
-from .masking import PruningRecord
-from .sharing import tie_costly
+from .plan import Plan, Pruned
+from .portfolio import Search, Trial, choose
+from .recovery import calibration_runs
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,11 @@ class PruneChannels(Pass):
     `normalized` also prunes axes that layer normalization runs over (statistics are
     then those of the kept indices).
 
+    With calibration samples, and unless `recovery` is off, what follows a cut makes up for
+    it (pass `recover`). Then the order of channels is by what reconstruction can't make up
+    for (`surgeon.py`), axes of normalization are pruned like any other, and the widths are
+    the best of several candidates (`portfolio.py`).
+
     Raises SecateurError where the goal can't be reached, saying what can.
     """
 
@@ -47,6 +51,7 @@ class PruneChannels(Pass):
     align: int = 1
     ignore: tuple[str, ...] = ()
     normalized: bool = False
+    recovery: bool = True
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         goal = self._goal()
@@ -55,15 +60,24 @@ class PruneChannels(Pass):
         sizes = CountedSizes.of(model)
         shape_of = sizes.shapes(model)
         before = count(model, shape_of)
-        analysis = analyze_folded(model, prune_normalized=self.normalized)
+        data = context if self.recovery and context is not None else None
+        samples = None if data is None else data.calibration
+        recovers = bool(samples)
+        plan = Plan(model, ignore=self.ignore, normalized=self.normalized or recovers)
+        trials: list[Trial] = []
         try:
-            groups, allocation, tied = self._choose(analysis, goal, shape_of)
+            if samples and data is not None:
+                trials = self._try(model, plan, goal, samples, data.seed)
+                selection, align = plan.selection(trials[0].cut), trials[0].align
+            else:
+                allocation = self._allocate(plan, goal, shape_of)
+                selection, align = allocation.selection, allocation.align
         except SecateurError as error:
             raise SecateurError(f"{error}{_hint(model)}") from None
-        selection = allocation.selection
-        record = PruningRecord.of(analysis, selection)
-        statistics = _statistics(analysis, groups, selection)
-        apply_selection(analysis, selection)
+        statistics = _statistics(plan.groups, selection)
+        notes = inlined.notes + _notes(plan.analysis, plan.groups)
+        original = model.clone() if recovers else model
+        record = plan.apply(selection)
         infer_sizes(model)
         after = sizes.count(model)
         statistics.update(
@@ -71,41 +85,51 @@ class PruneChannels(Pass):
             macs_after=after.macs,
             parameters_before=before.parameters,
             parameters_after=after.parameters,
-            align=allocation.align,
+            align=align,
             align_asked=self.align,
-            tied=sorted(value.name for value in tied),
+            tied=sorted(value.name for value in plan.tied),
+            candidates=[trial.as_dict() for trial in trials],
         )
-        return PassResult(
-            bool(selection) or inlined.changed,
-            statistics,
-            inlined.notes + _notes(analysis, groups),
-            {"selection": record},
-        )
+        artifacts: dict[str, Any] = {"selection": record}
+        if recovers:
+            artifacts["pruned"] = Pruned(original, record, trials[0].helps)
+        return PassResult(bool(selection) or inlined.changed, statistics, notes, artifacts)
 
-    def _choose(
-        self, analysis: Analysis, goal: Goal, shape_of: ShapeOf
-    ) -> tuple[list[Group], Allocation, set[Value]]:
-        """Groups, what they lose, and constants whose uses were tied for it.
+    def _allocate(self, plan: Plan, goal: Goal, shape_of: ShapeOf) -> Allocation:
+        """What groups lose.
 
         Chosen again as long as constants that nodes share would grow by being cut in
         several ways; a goal in parameters weighs that by itself.
         """
-        tied: set[Value] = set()
         while True:
-            groups = find_groups(analysis, self.ignore)
-            free = [g for g in groups if g.lock is None]
             allocation = allocate(
-                analysis,
-                groups,
-                group_scores(free, self.importance),
+                plan.analysis,
+                plan.groups,
+                group_scores(plan.free, self.importance),
                 goal,
                 shape_of=shape_of,
                 scope=self.scope,
                 align=self.align,
             )
-            kept = {dim: len(indices) for dim, indices in allocation.selection.kept.items()}
-            if goal.kind == "params" or not tie_costly(analysis, kept, tied):
-                return groups, allocation, tied
+            if goal.kind == "params" or not plan.tie(allocation.selection):
+                return allocation
+
+    def _try(
+        self, model: Model, plan: Plan, goal: Goal, arrays: Mapping[str, Array], seed: int
+    ) -> list[Trial]:
+        """Candidates by trial, the best first, made on a copy that takes many samples at once."""
+        for opened in (True, False):
+            copy = model.clone()
+            with calibration_runs([copy], arrays, seed, opened=opened) as runs:
+                other = Plan(copy, ignore=plan.ignore, normalized=plan.normalized)
+                if not plan.agrees(other):
+                    continue
+                shape_of = CountedSizes.of(copy).shapes(copy)
+                search = Search(goal, shape_of, self.align, self.scope)
+                trials = choose(other, search, runs, importance=self.importance, seed=seed)
+                plan.tie_like(other)
+                return trials
+        raise SecateurError("prune-channels: a copy of the model has other groups")
 
     def _goal(self) -> Goal:
         goals = {"macs": self.macs, "params": self.params}
@@ -134,9 +158,7 @@ def _hint(model: Model) -> str:
     return f"; {count} inputs with default values stay whole (--freeze-defaults: constants)"
 
 
-def _statistics(
-    analysis: Analysis, groups: Sequence[Group], selection: Selection
-) -> dict[str, Any]:
+def _statistics(groups: Sequence[Group], selection: Selection) -> dict[str, Any]:
     table, locked = [], []
     for group in groups:
         if group.lock is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +15,21 @@ from ...ir.graph import Node, outer_reads
 from ...ir.model import Model
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
-from ..base import Note
+from ..base import Context, Note, Pass, PassResult
 from ..linear.find import Aim, drop_zero_biases, find_aim, find_layer, give_biases
 from ..linear.layers import Layer, pick
 from ..linear.moments import Moments, Solver
+from ..linear.opening import open_batch
 from ..linear.walk import Walk
+from ..samples import Samples
+from ..sizes import infer_sizes
 from .masking import Keep, PruningRecord
+
+SAMPLES = 512
+"""Samples that are used at most: twice as many gain little, and take twice as long."""
+
+BATCH = 32
+"""Samples in one run at most; there are several runs, half of which may be held back."""
 
 ROWS = 16384
 """Rows that a layer is solved from where its outputs have so many positions."""
@@ -32,6 +42,59 @@ ROUNDS = 2
 
 UNCHANGED = 1e-10
 """Share of the targets' variance up to which a layer counts as right as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recover(Pass):
+    """Let the layers of a model that was pruned before make up for what is gone.
+
+    Least squares on calibration samples: each layer, in execution order, comes as near as it
+    can to what it put out in the original (`recover`). Needs samples, and the original that
+    the pass which pruned the model leaves behind; without them it changes nothing and says so.
+    """
+
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        if context is None or not context.calibration or context.pruned is None:
+            why = "nothing was recovered: no calibration samples, or nothing pruned before"
+            return PassResult(False, notes=[Note("", self.name, why)])
+        pruned = context.pruned
+        if pruned.helps is False:
+            why = "not recovered: on samples held back it made outputs worse"
+            return PassResult(False, notes=[Note("", self.name, why)])
+        original = pruned.original.clone()
+        infer_sizes(original)
+        arrays, seed = context.calibration, context.seed
+        with calibration_runs([original, model], arrays, seed) as runs:
+            found = recover(original, model, pruned.record, runs, seed=seed)
+        layers = [dataclasses.asdict(layer) for layer in found.layers]
+        changed = any(layer.after != layer.before for layer in found.layers)
+        return PassResult(changed, {"layers": layers}, found.notes)
+
+
+@contextlib.contextmanager
+def calibration_runs(
+    models: Sequence[Model], arrays: Mapping[str, Array], seed: int, *, opened: bool = True
+) -> Iterator[list[dict[str, Array]]]:
+    """Inputs of several runs of models that take the same, in a block in which they take them.
+
+    Samples in random order, so that each run has some of every kind; many in one run where
+    they are proven to be independent, and `opened` allows to change the models for that.
+    """
+    arrays = _drawn(models[0], arrays, seed)
+    with contextlib.ExitStack() as stack:
+        many = opened and all([stack.enter_context(open_batch(m, arrays)) for m in models])
+        if opened and not many:
+            stack.close()  # none or all
+        samples = Samples(models[0], arrays)
+        size = max(1, min(BATCH, len(samples) // 8)) if many else 1
+        yield [feeds for feeds, _ in samples.feeds(size)]
+
+
+def _drawn(model: Model, arrays: Mapping[str, Array], seed: int) -> dict[str, Array]:
+    count = len(Samples(model, arrays))
+    chosen = np.random.default_rng(seed).permutation(count)[:SAMPLES]
+    names = [value.name for value in model.graph.inputs if value.const is None]
+    return {name: arrays[name][chosen] if arrays[name].ndim else arrays[name] for name in names}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ ties nothing. A large weight that layers share would then be needed in several v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ...ir.axes import dims
 from ...ir.axes.balance import settle
@@ -40,6 +40,16 @@ def tie_costly(analysis: Analysis, kept: Mapping[Dim, int], tied: set[Value]) ->
     if chosen:
         settle(analysis.families)
     return bool(chosen)
+
+
+def tie(analysis: Analysis, names: Collection[str]) -> set[Value]:
+    """Tie the uses of the constants of given names; returns the constants."""
+    chosen = [c for c in shared_constants(analysis) if c.value.name in names]
+    for constant in chosen:
+        _tie(analysis, constant)
+    if chosen:
+        settle(analysis.families)
+    return {constant.value for constant in chosen}
 
 
 def _tie(analysis: Analysis, constant: SharedConstant) -> None:

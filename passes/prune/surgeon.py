@@ -67,10 +67,8 @@ class Consumer:
     @functools.cached_property
     def inverse(self) -> Doubles:
         ridge = RIDGE * float(np.trace(self.covariance)) / len(self.covariance)
-        found: Doubles = np.linalg.inv(
-            self.covariance + (ridge or 1.0) * np.eye(len(self.covariance))
-        )
-        return found
+        regular = self.covariance + (ridge or 1.0) * np.eye(len(self.covariance))
+        return np.asarray(np.linalg.inv(regular), np.float64)
 
 
 def reconstruction_scores(

@@ -167,6 +167,11 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
             is_flag=True,
             help="Also prune axes that layer normalization runs over.",
         ),
+        "recovery": click.option(
+            "--recovery/--no-recovery",
+            default=True,
+            help="Whether layers make up for what went, where there are calibration samples.",
+        ),
     }
 
     @functools.wraps(function)

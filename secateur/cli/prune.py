@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
-    data_option,
+    calibration_option,
     file_option,
     fixed_inputs_options,
     has_goal,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @file_option
 @fixed_inputs_options
 @pruning_options
-@data_option
+@calibration_option
 @seed_option
 @json_option
 def command(
@@ -36,21 +36,25 @@ def command(
     output: Path,
     fixed: FixedInputs,
     pruning: dict[str, Any],
-    data: Path | None,
+    calibration: Path | None,
     seed: int,
     as_json: bool,
 ) -> None:
     """Remove channels from MODEL until the goal is met.
 
     Weights are sliced: the result is a smaller dense model, which is compared with
-    the original with the same channels masked.
+    the original with the same channels masked. With --calibration the layers that are left
+    then make up for what went, without training.
     """
     if not has_goal(pruning):
         raise click.UsageError("Give a goal: --macs, --ratio or --params.")
     from ..passes.prune import PruneChannels
-    from ..pipeline.steps import prune_step
+    from ..pipeline.steps import prune_step, recover_step
     from ..pipeline.transform import transform_file
 
     pass_ = PruneChannels(**{**pruning, "align": pruning["align"] or 1})
-    report = transform_file(model, output, prune_step(pass_), fixed=fixed, data=data, seed=seed)
+    steps = [prune_step(pass_)]
+    if calibration is not None and pass_.recovery:
+        steps.append(recover_step())
+    report = transform_file(model, output, steps, fixed=fixed, data=calibration, seed=seed)
     print_transformation(report, output, as_json)

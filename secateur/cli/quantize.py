@@ -41,5 +41,5 @@ def command(
     from ..pipeline.transform import transform_file
 
     step = quantize_step(QuantizeStatic())
-    report = transform_file(model, output, step, fixed=fixed, data=calibration, seed=seed)
+    report = transform_file(model, output, [step], fixed=fixed, data=calibration, seed=seed)
     print_transformation(report, output, as_json)

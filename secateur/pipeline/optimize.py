@@ -34,7 +34,7 @@ from ..passes.quantize import QuantizeStatic
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
 from .output import output_folder
-from .steps import Step, prune_step, quantize_step, run_step, simplify_step
+from .steps import Step, prune_step, quantize_step, recover_step, run_step, simplify_step
 
 FILES = ("model.onnx", "model.onnx.data", "model.so", "report.json", "report.md")
 """What an output folder may hold; `model.onnx.data` only where a model needs it."""
@@ -83,6 +83,7 @@ class Settings:
     align: int | None = None
     ignore: tuple[str, ...] = ()
     normalized: bool = False
+    recovery: bool = True
     tune: float = 0.0
     fallback: bool = False
     declared_sizes: bool = False
@@ -101,8 +102,8 @@ class Settings:
         """What the user fixes of the model's inputs."""
         return FixedInputs(self.input_shapes, self.freeze_defaults, self.input_values)
 
-    def steps(self) -> list[Step]:
-        """The steps that these settings ask for, in order."""
+    def steps(self, *, recovers: bool) -> list[Step]:
+        """The steps that these settings ask for, in order; `recovers` where there is data."""
         steps = [simplify_step()]
         if not (self.macs is self.ratio is self.params is None):
             prune = PruneChannels(
@@ -114,8 +115,11 @@ class Settings:
                 align=self.align or parse_target(self.target).lanes,
                 ignore=self.ignore,
                 normalized=self.normalized,
+                recovery=self.recovery,
             )
             steps.append(prune_step(prune))
+            if recovers and self.recovery:
+                steps.append(recover_step())
         if self.quantize is not None:
             steps.append(quantize_step(QuantizeStatic()))
         return steps
@@ -140,6 +144,7 @@ def optimize(
     align: int | None = None,
     ignore: Sequence[str] = (),
     normalized: bool = False,
+    recovery: bool = True,
     tune: float = 0.0,
     fallback: bool = False,
     declared_sizes: bool = False,
@@ -173,6 +178,7 @@ def optimize(
         align=align,
         ignore=tuple(ignore),
         normalized=normalized,
+        recovery=recovery,
         tune=tune,
         fallback=fallback,
         declared_sizes=declared_sizes,
@@ -210,7 +216,6 @@ class _Run:
         self.settings = settings
         self.cache = cache
         self.target: Target = parse_target(settings.target)
-        self.steps = settings.steps()
         self.observer = observer
         self.started = time.perf_counter()
         self.runners: dict[str, Runner] = {}
@@ -238,9 +243,11 @@ class _Run:
     def transform(self) -> None:
         """Apply the steps, keeping a session of every result."""
         arrays = None if self.calibration is None else self.calibration.samples.arrays
-        for step in self.steps:
+        context = Context(arrays, self.settings.seed)
+        for step in self.settings.steps(recovers=self.calibration is not None):
             with self._stage(step.name):
-                result = run_step(step, self.model, Context(calibration=arrays))
+                result = run_step(step, self.model, context)
+                context = result.context
                 self.report.passes += result.runs
                 if result.oracle is not None:
                     self.oracles.append((step, result.oracle, self.model.clone()))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..ir.model import Model
 from ..passes.base import Context, Note, Pass
 from ..passes.manager import PassManager, PassRecord
-from ..passes.prune import PruneChannels
+from ..passes.prune import PruneChannels, Recover
 from ..passes.prune.masking import mask
 from ..passes.quantize import QuantizeStatic
 from ..passes.simplify import simplify_pipeline
@@ -37,6 +37,8 @@ class StepResult:
     runs: list[PassRun]
     seconds: float
     oracle: Model | None
+    context: Context
+    """That of the step that comes next."""
 
 
 def simplify_step() -> Step:
@@ -47,11 +49,15 @@ def prune_step(pass_: PruneChannels) -> Step:
     return Step("prune", "pruned", [pass_], oracle="channel-masked original")
 
 
+def recover_step() -> Step:
+    return Step("recover", "recovered", [Recover()])
+
+
 def quantize_step(pass_: QuantizeStatic) -> Step:
     return Step("quantize", "quantized", [pass_])
 
 
-def run_step(step: Step, model: Model, context: Context | None = None) -> StepResult:
+def run_step(step: Step, model: Model, context: Context) -> StepResult:
     """Apply the step to `model` in place and infer the shapes of the result."""
     before = model.clone() if step.oracle else None
     records = PassManager(step.passes).run(model, context)
@@ -59,7 +65,10 @@ def run_step(step: Step, model: Model, context: Context | None = None) -> StepRe
     selection = records[-1].result.artifacts.get("selection")
     if before is not None and selection is not None:
         before = mask(before, selection)
+    for record in records:
+        context = context.after(record.result)
     return StepResult(
+        context=context,
         runs=[_pass_run(step, record) for record in records],
         seconds=sum(record.seconds for record in records),
         oracle=before,

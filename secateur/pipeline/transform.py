@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..checking.checks import check_equivalent, check_feeds, check_file
@@ -24,13 +25,13 @@ from .steps import Step, run_step
 def transform_file(
     source: Path,
     output: Path,
-    step: Step,
+    steps: Sequence[Step],
     *,
     fixed: FixedInputs | None = None,
     data: DataSource | None = None,
     seed: int = 0,
 ) -> Report:
-    """Apply `step` to the model in `source`, check the result, and write it to `output`.
+    """Apply `steps` to the model in `source`, check the result, and write it to `output`.
 
     `data` are the samples to calibrate with and to compare on; by default the latter are
     random.
@@ -42,7 +43,7 @@ def transform_file(
     samples = None if data is None else load_dataset(data, model)
     report = Report(
         model=describe_model(model),
-        options={"step": step.name, "seed": seed},
+        options={"step": steps[0].name, "seed": seed},
         environment=environment(),
         stages=[measure_stage("original", model, 0.0)],
     )
@@ -52,11 +53,14 @@ def transform_file(
             feeds = check_feeds(model, samples, seed)
         except DataError as error:
             report.notes.append(f"nothing was compared: {error}")
-        result = run_step(step, model, Context(None if samples is None else samples.samples.arrays))
-        report.passes += result.runs
-        report.stages.append(measure_stage(step.result, model, result.seconds))
-        if result.oracle is not None:
-            report.checks.append(_check_result(step, result.oracle, model, feeds))
+        context = Context(None if samples is None else samples.samples.arrays, seed)
+        for step in steps:
+            result = run_step(step, model, context)
+            context = result.context
+            report.passes += result.runs
+            report.stages.append(measure_stage(step.result, model, result.seconds))
+            if result.oracle is not None:
+                report.checks.append(_check_result(step, result.oracle, model, feeds))
         save(model, file)
         report.checks.append(check_file(file, feeds, original))
     report.seconds = time.perf_counter() - start
