@@ -82,7 +82,7 @@ def calibration_runs(
     """
     arrays = _drawn(models[0], arrays, seed)
     with contextlib.ExitStack() as stack:
-        many = opened and all([stack.enter_context(open_batch(m, arrays)) for m in models])
+        many = opened and all(stack.enter_context(open_batch(m, arrays)) for m in models)
         if opened and not many:
             stack.close()  # none or all
         samples = Samples(models[0], arrays)
