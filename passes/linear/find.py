@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -182,7 +183,9 @@ def _adds_vector(model: Model, value: Value, size: int) -> Node | None:
     vector = model.constant(other)
     if vector is None or other is None or len(other.uses) > 1 or add.output(0) is None:
         return None
-    return add if len(vector.shape) <= 1 and vector.size in (1, size) else None
+    shape = vector.shape
+    is_vector = len(shape) <= max(value.rank or 1, 1) and shape[-1:] in ((), (1,), (size,))
+    return add if is_vector and math.prod(shape[:-1]) == 1 else None
 
 
 def _batch_normalization(

@@ -39,7 +39,8 @@ class Walk:
         self.model = model
         self.position = 0
         self.runs = len(runs)
-        self._until = last_readers(model)
+        self._readers = last_readers(model)
+        self._until = dict(self._readers)
         self._store = _Store(folder, memory)
         for name in runs[0] if runs else ():
             self._store.put(name, [run[name] for run in runs])
@@ -48,8 +49,11 @@ class Walk:
         """Keep a value until the walk has gone past a position, whoever reads it."""
         self._until[name] = max(self._until.get(name, -1), position)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._store
+    def release(self, name: str) -> None:
+        """Keep a value no longer than nodes read it."""
+        self._until[name] = self._readers.get(name, -1)
+        if self._until[name] < self.position:
+            self._store.drop(name)
 
     def value(self, name: str, run: int) -> Array:
         """A value that is kept, in one of the runs."""
@@ -93,9 +97,6 @@ class _Store:
         self._arrays: dict[str, list[Array]] = {}
         self._used = 0
         self._files = 0
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._arrays
 
     def names(self) -> list[str]:
         return list(self._arrays)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -187,21 +188,21 @@ class _Pass:
                 notes.append(Note.at(node, f"not solved anew: {layer}"))
             elif layer is not None:
                 plan.append((layer, find_aim(self.pruned, layer, self.positions)))
+        plan = [(layer, aim) for layer, aim in plan if aim.value.name in self.made]
+        waiting = Counter(aim.value.name for _, aim in plan)
         for layer, aim in plan:
-            at = self.positions[layer.node]
-            self.before.keep(aim.value.name, at)
+            self.before.keep(aim.value.name)
             if aim.beside is not None:
-                self.now.keep(aim.beside.name, at)
+                self.now.keep(aim.beside.name, self.positions[layer.node])
         for layer, aim in plan:
-            if aim.value.name not in self.made:
-                continue
-            self._advance(self.positions[layer.node], self.made[aim.value.name] + 1)
+            name = aim.value.name
+            self.now.advance(self.positions[layer.node])
+            self.before.advance(self.made[name] + 1)
             layers.append(self._solve(layer, aim))
+            waiting[name] -= 1
+            if not waiting[name]:
+                self.before.release(name)
         return Recovery(layers, notes)
-
-    def _advance(self, now: int, before: int) -> None:
-        self.now.advance(now)
-        self.before.advance(max(before, self.before.position))
 
     def _solve(self, layer: Layer, aim: Aim) -> Recovered:
         matrix, bias = layer.read()

@@ -1,0 +1,246 @@
+"""Recovery: what is gone and can be made up for is, and nothing else changes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from secateur.ir.dependencies.analysis import analyze
+from secateur.ir.errors import SecateurError
+from secateur.ir.infer import infer_shapes
+from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.ir.reference import Session
+from secateur.models import zoo
+from secateur.passes.base import Context
+from secateur.passes.linear.divergence import Divergence
+from secateur.passes.linear.opening import open_batch
+from secateur.passes.manager import PassManager
+from secateur.passes.prune import PruneChannels, Recover
+from secateur.passes.prune.plan import Plan
+from secateur.passes.prune.recovery import recover
+from secateur.passes.sizes import infer_sizes
+from tests.axes.graphs import network
+
+TOLERANCE = 2e-2
+"""Relative to an output's deviation: the ridge keeps weights that much nearer to the old ones."""
+
+
+class Net:
+    """Writes a small network with random weights."""
+
+    def __init__(self, seed):
+        self.random = np.random.default_rng(seed)
+        self.nodes, self.weights = [], []
+
+    def constant(self, array):
+        name = f"c{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(array, np.float32), name))
+        return name
+
+    def add(self, op_type, *inputs, **attributes):
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, inputs, [name], **attributes))
+        return name
+
+    def model(self, shape, output, opset=21):
+        self.nodes.append(helper.make_node("Identity", [output], ["y"]))
+        graph = helper.make_graph(
+            self.nodes,
+            "net",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            self.weights,
+        )
+        opsets = [helper.make_opsetid("", opset)]
+        model = from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=9))
+        infer_shapes(model)
+        return model
+
+
+def redundant(random, kept, extra, *shape):
+    """Rows of weights of which the last `extra` are combinations of the others."""
+    base = random.standard_normal((kept, *shape))
+    mixed = np.tensordot(random.standard_normal((extra, kept)), base, 1) / np.sqrt(kept)
+    return np.concatenate([base, mixed])
+
+
+def linear_readers(kind, seed):
+    """A layer with redundant outputs, something linear behind it, and a layer that reads it."""
+    net = Net(seed)
+    random = net.random
+    if kind in ("gemm", "matmul"):
+        first = net.constant(redundant(random, 6, 3, 8).T)
+        hidden = net.add("MatMul", "x", first)
+        if kind == "gemm":
+            return net.model(
+                ["n", 8], net.add("Gemm", hidden, net.constant(random.standard_normal((9, 4))))
+            ), [8]
+        return net.model(
+            ["n", 5, 8], net.add("MatMul", hidden, net.constant(random.standard_normal((9, 4))))
+        ), [5, 8]
+    rank = int(kind[-2])
+    kernel, image = (3,) * rank, (6, 5, 4)[:rank]
+    hidden = net.add("Conv", "x", net.constant(redundant(random, 6, 3, 4, *kernel)))
+    if kind.startswith("transposed"):
+        weights = random.standard_normal((9, 5, *kernel))
+        out = net.add("ConvTranspose", hidden, net.constant(weights), strides=[2] * rank)
+    elif kind.startswith("depthwise"):
+        weights = np.broadcast_to(random.standard_normal((1, 1, *kernel)), (9, 1, *kernel))
+        hidden = net.add("Conv", hidden, net.constant(weights), group=9, pads=[1] * 2 * rank)
+        out = net.add("Conv", hidden, net.constant(random.standard_normal((5, 9, *[1] * rank))))
+    else:
+        weights = random.standard_normal((5, 9, *kernel))
+        out = net.add("Conv", hidden, net.constant(weights), pads=[1] * 2 * rank)
+    return net.model(["n", 4, *image], out), [4, *image]
+
+
+KINDS = ["gemm", "matmul"] + [
+    f"{kind}{rank}d" for kind in ("conv", "transposed", "depthwise") for rank in (1, 2, 3)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_combinations_of_others_are_made_up_for(kind):
+    model, shape = linear_readers(kind, 0)
+    random = np.random.default_rng(5)
+    runs = [{"x": random.standard_normal((16, *shape)).astype(np.float32)} for _ in range(16)]
+    group = next(g for g in Plan(model.clone()).free if g.size == 9)
+    plan = Plan(model.clone())
+    cut = {group.name: [np.arange(6)] * len(group.dims)}
+    record = plan.apply(plan.selection(cut))
+    infer_sizes(plan.model)
+    fresh = {"x": random.standard_normal((16, *shape)).astype(np.float32)}
+    want = Session(model).run(fresh)["y"]
+    lost = Session(plan.model).run(fresh)["y"]
+    found = recover(model, plan.model, record, runs)
+    onnx.checker.check_model(to_proto(plan.model), full_check=True)
+    have = Session(plan.model).run(fresh)["y"]
+    assert np.abs(lost - want).max() > want.std() / 2
+    assert np.sqrt(np.square(have - want).mean()) < TOLERANCE * want.std()
+    assert all(layer.after <= layer.before for layer in found.layers)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "mobilenet_v2", "bert", "densenet121", "unet"])
+def test_nothing_pruned_changes_nothing(name):
+    model = zoo.load_tiny(name, "folded")
+    infer_sizes(model)
+    runs = [zoo.random_inputs(model, seed=seed) for seed in range(2)]
+    pruned = model.clone()
+    plan = Plan(pruned)
+    record = plan.apply(plan.selection({}))
+    before = to_proto(pruned).SerializeToString()
+    recover(model, pruned, record, runs)
+    assert to_proto(pruned).SerializeToString() == before
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_networks_stay_valid(seed):
+    """Whatever a network consists of, recovery changes weights and nothing else of it."""
+    proto, feeds = network(seed)
+    model = from_proto(proto)
+    infer_sizes(model)
+    try:
+        Session(model)
+        plan = Plan(model.clone())
+        cut = {
+            g.name: [np.arange(max(d.size - n, 1)) for d, n in g.move.items()] for g in plan.free
+        }
+        record = plan.apply(plan.selection(cut))
+        infer_sizes(plan.model)
+    except SecateurError:
+        pytest.skip("not one that ONNX Runtime takes, or that can be pruned")
+    nodes = [node.op_type for node in plan.model.graph.nodes]
+    shapes = [value.shape for value in plan.model.graph.outputs]
+    with contextlib.suppress(SecateurError):  # values that are not finite
+        recover(model, plan.model, record, [feeds])
+    result = [node.op_type for node in plan.model.graph.nodes]
+    assert [n for n in result if n != "Add"] == [n for n in nodes if n != "Add"]
+    assert [value.shape for value in plan.model.graph.outputs] == shapes
+    onnx.checker.check_model(to_proto(plan.model))
+    Session(plan.model).run(feeds)
+
+
+def digits_like(seed=0):
+    net = Net(seed)
+    random = net.random
+    hidden = net.add("Relu", net.add("Conv", "x", net.constant(redundant(random, 8, 8, 1, 3, 3))))
+    hidden = net.add(
+        "Relu", net.add("Conv", hidden, net.constant(redundant(random, 8, 8, 16, 3, 3)))
+    )
+    pooled = net.add("Flatten", net.add("GlobalAveragePool", hidden))
+    return net.model(
+        [1, 1, 8, 8], net.add("Gemm", pooled, net.constant(random.standard_normal((16, 5))))
+    )
+
+
+def test_passes_with_samples_bring_outputs_nearer():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((200, 1, 8, 8)).astype(np.float32)
+    original = digits_like()
+    distances = {}
+    for recovery in (False, True):
+        model = original.clone()
+        passes = [PruneChannels(macs=0.5, recovery=recovery), Recover()]
+        records = PassManager(passes).run(model, Context({"x": x[:128]}))
+        infer_sizes(model)
+        distance = Divergence()
+        for k in range(128, 200):
+            feeds = {"x": x[k : k + 1]}
+            distance.add(Session(original).run(feeds), Session(model).run(feeds))
+        distances[recovery] = distance.value
+    assert distances[True] < distances[False] / 5
+    candidates = records[0].result.statistics["candidates"]
+    assert candidates[0]["divergence"] == min(c["divergence"] for c in candidates)
+    layers = records[1].result.statistics["layers"]
+    assert any(layer["after"] < layer["before"] for layer in layers)
+    assert model.graph.inputs[0].shape == (1, 1, 8, 8)
+
+
+def test_without_samples_nothing_is_recovered_and_that_is_said():
+    model = digits_like()
+    records = PassManager([PruneChannels(macs=0.5), Recover()]).run(model, Context())
+    assert "nothing was recovered" in str(records[1].result.notes[0])
+
+
+def test_values_that_are_not_finite_are_an_error():
+    model = digits_like()
+    x = np.full((64, 1, 8, 8), np.nan, np.float32)
+    with pytest.raises(SecateurError, match=r"not finite|NaN"):
+        PassManager([PruneChannels(macs=0.5), Recover()]).run(model, Context({"x": x}))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_few_samples_are_enough_to_run(count):
+    model = digits_like()
+    x = np.random.default_rng(0).standard_normal((count, 1, 8, 8)).astype(np.float32)
+    PassManager([PruneChannels(macs=0.5), Recover()]).run(model, Context({"x": x}))
+    Session(model).run({"x": x[:1]})
+
+
+def test_models_of_one_sample_are_opened_and_closed_again():
+    model = digits_like()
+    before = to_proto(model).SerializeToString()
+    x = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    with open_batch(model, {"x": x}) as opened:
+        assert opened
+        assert Session(model).run({"x": x})["y"].shape[0] == 4
+    assert to_proto(model).SerializeToString() == before
+
+
+def test_samples_that_mix_are_not_run_together():
+    net = Net(0)
+    mixed = net.add("Softmax", net.add("Relu", "x"), axis=0)
+    model = net.model([1, 4], mixed)
+    with open_batch(model, {"x": np.ones((4, 4), np.float32)}) as opened:
+        assert not opened
+    assert model.graph.inputs[0].shape == (1, 4)
+
+
+def test_analysis_of_redundant_layers_is_what_the_tests_take_it_for():
+    model, _ = linear_readers("conv2d", 0)
+    assert any(g.size == 9 for g in Plan(model).free)
+    assert analyze(model).parameters
