@@ -209,6 +209,7 @@ _BODIES: dict[tuple[str, str], Body] = {
             "Gelu": _like_first,
             "GemmFastGelu": _fused_matmul,
             "GroupNorm": _like_first,
+            "Inverse": _like_first,
             "MatMulIntegerToFloat": _float_product,
             "DynamicQuantizeMatMul": _float_product,
             "MultiHeadAttention": _multi_head_attention,

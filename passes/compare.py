@@ -1,31 +1,54 @@
-"""How far two models' outputs lie apart, and inputs to measure that with."""
+"""How far two outputs lie apart: the one notion of distance that every check uses."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
 import numpy as np
-from onnx import TensorProto, helper
 
-from ..ir.errors import SecateurError
-from ..ir.graph import Value
-from ..ir.model import Model
 from ..ir.tensor import Array
 
 
-def allowed_deviation(output: object, tolerance: float) -> float:
-    """`tolerance`, or a few roundings where the output's type is coarser than that."""
-    if isinstance(output, np.ndarray) and output.dtype.kind == "f":
-        return max(tolerance, 4 * float(np.finfo(output.dtype).eps))
-    return tolerance
+def is_discrete(output: Array) -> bool:
+    """Whether elements are equal or not, as integers and strings, and never just close."""
+    return output.dtype.kind not in "fcV"  # the small floats of ml_dtypes are V
+
+
+def gaps(expected: Array, actual: Array) -> Array:
+    """Absolute differences of two outputs of one shape, element by element.
+
+    0 where both are NaN or the same infinity; infinite where one alone is, and between
+    elements that are no floats and differ.
+    """
+    if is_discrete(expected) or is_discrete(actual):
+        different: Array = np.where(expected == actual, 0.0, np.inf)
+        return different
+    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+    want, have = expected.astype(wide), actual.astype(wide)
+    with np.errstate(invalid="ignore"):
+        found: Array = np.asarray(np.abs(want - have))
+    found[np.isnan(found)] = np.inf
+    found[(want == have) | (np.isnan(want) & np.isnan(have))] = 0.0
+    return found
+
+
+def magnitude(output: Array) -> float:
+    """The largest finite magnitude in an output; 0 where there is none."""
+    if is_discrete(output):
+        return 0.0
+    wide = np.abs(output.astype(np.complex128 if output.dtype.kind == "c" else np.float64))
+    return float(wide[np.isfinite(wide)].max(initial=0.0))
+
+
+def relative(difference: float, to: float) -> float:
+    """A difference relative to a magnitude; infinite where only the latter is zero."""
+    if difference == 0.0:
+        return 0.0
+    return difference / to if to else float("inf")
 
 
 def deviation(expected: object, actual: object) -> float:
     """Largest difference of two outputs, relative to the largest finite magnitude expected.
 
-    Infinite where shapes, types, non-finite elements or elements that are no floats
-    differ. Sequences deviate as their worst element.
+    Infinite where shapes or types differ. Sequences deviate as their worst element.
     """
     if isinstance(expected, list):
         if not isinstance(actual, list) or len(actual) != len(expected):
@@ -35,66 +58,11 @@ def deviation(expected: object, actual: object) -> float:
         return 0.0 if expected == actual else float("inf")
     if expected.shape != actual.shape or expected.dtype != actual.dtype:
         return float("inf")
-    if expected.dtype.kind not in "fcV":
-        return 0.0 if np.array_equal(expected, actual) else float("inf")
-    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    return _float_deviation(expected.astype(wide), actual.astype(wide))
+    return relative(float(gaps(expected, actual).max(initial=0.0)), magnitude(expected))
 
 
-def _float_deviation(expected: Array, actual: Array) -> float:
-    finite = np.isfinite(expected)
-    same_special = np.array_equal(finite, np.isfinite(actual)) and np.array_equal(
-        expected[~finite], actual[~finite], equal_nan=True
-    )
-    if not same_special:
-        return float("inf")
-    if not finite.any():
-        return 0.0
-    difference = float(np.abs(expected[finite] - actual[finite]).max())
-    return difference / magnitude(expected)
-
-
-def magnitude(output: Array) -> float:
-    """The largest finite magnitude in an output, and never 0."""
-    finite = np.abs(output[np.isfinite(output)])
-    return max(float(finite.max(initial=0.0)), float(np.finfo(np.float32).tiny))
-
-
-MOST_ELEMENTS = 1 << 27
-"""Elements of one random input: what a file declares may be any number."""
-
-
-def random_feeds(
-    model: Model, seed: int = 0, sizes: Mapping[str, int] | None = None, default: int = 2
-) -> dict[str, Array]:
-    """One run's random inputs: normal floats, integers 0 and 1, random booleans.
-
-    Symbolic sizes are looked up in `sizes`; those not found there, and unknown ones,
-    are `default`. Raises SecateurError for inputs that are no tensors of numbers.
-    """
-    generator = np.random.default_rng(seed)
-    return {
-        value.name: _random_input(value, generator, sizes or {}, default)
-        for value in model.graph.inputs
-        if value.const is None
-    }
-
-
-def _random_input(
-    value: Value, generator: np.random.Generator, sizes: Mapping[str, int], default: int
-) -> Array:
-    shape = value.shape
-    if shape is None or value.dtype in (TensorProto.UNDEFINED, TensorProto.STRING):
-        raise SecateurError(f"input '{value.name}': can't make random data of its type")
-    concrete = [size if isinstance(size, int) else sizes.get(size or "", default) for size in shape]
-    if math.prod(concrete) > MOST_ELEMENTS:
-        raise SecateurError(
-            f"input '{value.name}': {'x'.join(map(str, concrete))} elements are too many for "
-            f"random data; --input-shape gives an input other sizes"
-        )
-    dtype = helper.tensor_dtype_to_np_dtype(value.dtype)
-    if dtype == np.bool_:
-        return generator.integers(0, 2, concrete).astype(np.bool_)
-    if dtype.kind in "iu":
-        return generator.integers(0, 2, concrete).astype(dtype)
-    return np.asarray(generator.standard_normal(concrete)).astype(dtype)
+def allowed_deviation(output: object, tolerance: float) -> float:
+    """`tolerance`, or a few roundings where the output's type is coarser than that."""
+    if isinstance(output, np.ndarray) and output.dtype.kind == "f":
+        return max(tolerance, 4 * float(np.finfo(output.dtype).eps))
+    return tolerance

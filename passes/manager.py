@@ -14,7 +14,7 @@ from ..ir.onnx_io import save
 from ..ir.tensor import Array
 from ..ir.verify import verify
 from .base import Context, Pass, PassResult
-from .compare import allowed_deviation, deviation, magnitude
+from .compare import allowed_deviation, deviation, magnitude, relative
 from .pipeline import format_pass
 
 
@@ -122,7 +122,8 @@ class PassManager:
                 found = deviation(wanted[name], actual)
                 allowed = allowed_deviation(wanted[name], check.tolerance)
                 if found > allowed and name in check.slack:
-                    allowed = max(allowed, check.slack[name] / magnitude(wanted[name]))
+                    slack = relative(check.slack[name], magnitude(wanted[name]))
+                    allowed = max(allowed, slack)
                 if not found <= allowed:
                     raise SecateurError(
                         f"changed output '{name}' by {found:.3g} (relative), "

@@ -26,6 +26,7 @@ from ..ir.model import Model
 from ..ir.onnx_io import from_proto, node_to_proto
 from ..ir.signature import at, type_string
 from .base import Context, Pass, PassResult
+from .initializers import SEPARATE_SINCE, separate_initializers
 from .inline import InlineFunctions
 from .opset_rules import (
     broadcasts,
@@ -85,7 +86,10 @@ def _set_ir_version(model: Model, source: int) -> None:
     needed = helper.find_min_ir_version_for(list(model.extra.opset_import), ignore_unknown=True)
     before = int(model.extra.ir_version)
     lowered = max(_OLDEST_IR, needed) if model.opset < source else before
-    model.extra.ir_version = min(before, lowered) if model.opset < source else max(before, needed)
+    result = min(before, lowered) if model.opset < source else max(before, needed)
+    if result >= SEPARATE_SINCE:
+        separate_initializers(model)
+    model.extra.ir_version = result
 
 
 def _convert_graph(model: Model, graph: Graph, target: int) -> int:

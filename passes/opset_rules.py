@@ -22,6 +22,9 @@ _MEANING_CHANGED = {
 }
 """Versions that gave an operator another meaning without another signature."""
 
+OWN_RULES = frozenset({*_MEANING_CHANGED, "Constant", "Resize", "Shape", "Upsample"})
+"""Operators that this module converts, and not only by making inputs attributes."""
+
 
 def crosses(op_type: str, version: int, one: int, other: int) -> bool:
     """Whether `version`, between two, changed what the operator means."""

@@ -48,6 +48,22 @@ def test_the_edit_in_graphsurgeon(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [p.value for p in edited.extra.metadata_props] == ["somebody"]
 
 
+def test_the_operator_that_is_added() -> None:
+    """The steps are the code that is there, and what they add works."""
+    text = (ROOT / "docs" / "adding-an-operator.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^`(\S+\.py)`\n\n```\w+\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    assert len(steps) == 4
+    for path, code in steps:
+        assert code in (ROOT / path).read_text(encoding="utf-8"), path
+
+
+def test_the_operator_that_was_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tvm")
+    monkeypatch.chdir(tmp_path)
+    example = blocks("adding-an-operator.md", "python")[-1]
+    exec(compile(example, "adding-an-operator.md", "exec"), {})
+
+
 def test_the_example_of_the_text_form() -> None:
     text = (ROOT / "docs" / "ir.md").read_text(encoding="utf-8")
     found = re.search(r"^    model <.*?^    }$", text, re.DOTALL | re.MULTILINE)

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from secateur.data.random_inputs import random_feed
 from secateur.ir.declarations import correct_declarations
 from secateur.ir.errors import ModelError, SecateurError, UnsupportedError
 from secateur.ir.infer import infer_shapes
@@ -28,7 +29,6 @@ from secateur.ir.tensor import Tensor
 from secateur.ir.text import print_model
 from secateur.ir.unknown_fields import varint
 from secateur.ir.verify import verify
-from secateur.passes.compare import random_feeds
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import inspect_groups
 from secateur.passes.simplify import simplify_pipeline
@@ -497,7 +497,7 @@ def test_random_inputs_have_a_limit() -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["image"], ["y"])], "g", [info], [out])
     model = from_proto(helper.make_model(graph))
     with pytest.raises(SecateurError, match=r"'image'.*too many.*--input-shape"):
-        random_feeds(model)
+        random_feed(model, 0)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from secateur.checking.measurements import distance, evaluate, measure_latency
+from secateur.checking.measurements import evaluate, measure_latency
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
@@ -104,16 +104,3 @@ def test_latency_is_measured_in_turns() -> None:
         assert least <= found[name].min_ms <= found[name].median_ms <= found[name].max_ms
     with pytest.raises(SecateurError, match="at least one repeat"):
         measure_latency(runners, {}, repeats=0)
-
-
-def test_distance() -> None:
-    exact = np.array([[1.0, 2.0], [-4.0, 0.0]], np.float32)
-    other = np.array([[1.0, 2.5], [-4.0, -5.0]], np.float32)
-    found = distance(exact, other)
-    assert (found.absolute_error, found.relative_error) == (5.0, 1.25)
-    assert found.sqnr_db == pytest.approx(10 * math.log10(21 / 25.25))
-    assert found.same_argmax == 0.5
-    assert distance(exact, exact).sqnr_db == math.inf
-    assert distance(exact[:0], exact[:0]).same_argmax == 1.0
-    with pytest.raises(SecateurError, match="differ"):
-        distance(exact, other[:1])

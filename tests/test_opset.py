@@ -15,11 +15,12 @@ from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
 from secateur.ir.verify import verify
 from secateur.models.zoo import load_tiny, random_inputs
-from secateur.passes.compare import allowed_deviation, deviation, random_feeds
+from secateur.passes.compare import allowed_deviation, deviation
 from secateur.passes.manager import OutputCheck, PassManager
 from secateur.passes.opset import ConvertOpset
 from secateur.passes.simplify import Simplify
 from tests.backend_cases import Case, generated_cases
+from tests.feeds import random_feeds
 from tests.test_simplify_backend import expected_outputs
 
 NEWEST = onnx.defs.onnx_opset_version()

@@ -13,7 +13,7 @@ from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.reference import Session
-from secateur.passes.compare import deviation, random_feeds
+from secateur.passes.compare import deviation
 from secateur.passes.manager import PassManager
 from secateur.passes.simplify import (
     FoldBatchNormalization,
@@ -22,6 +22,7 @@ from secateur.passes.simplify import (
     RemoveNoOps,
     simplify_pipeline,
 )
+from tests.feeds import random_feeds
 
 X = ["N", 4, 6, 6]
 RANDOM = np.random.default_rng(0)

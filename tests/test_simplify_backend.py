@@ -9,10 +9,11 @@ import pytest
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto, load
 from secateur.ir.reference import Session
-from secateur.passes.compare import allowed_deviation, deviation, random_feeds
+from secateur.passes.compare import allowed_deviation, deviation
 from secateur.passes.manager import OutputCheck, PassManager
 from secateur.passes.simplify import simplify_pipeline
 from tests.backend_cases import Case, generated_cases, light_models, shipped_cases
+from tests.feeds import random_feeds
 
 FRESH = 1e-6
 """Largest relative deviation; half precision is allowed a few of its own roundings."""

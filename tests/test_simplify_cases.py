@@ -20,8 +20,9 @@ from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
-from secateur.passes.compare import allowed_deviation, deviation, random_feeds
+from secateur.passes.compare import allowed_deviation, deviation
 from secateur.passes.simplify import Simplify
+from tests.feeds import random_feeds
 
 OPSETS = (7, 11, 13, 17, 20, 23, 24)
 TOLERANCE = 2e-6

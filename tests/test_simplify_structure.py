@@ -17,9 +17,10 @@ from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
 from secateur.ir.verify import verify
 from secateur.models.zoo import list_models, load_tiny, random_inputs
-from secateur.passes.compare import deviation, random_feeds
+from secateur.passes.compare import deviation
 from secateur.passes.manager import OutputCheck, PassManager
 from secateur.passes.simplify import InlineFunctions, Simplify
+from tests.feeds import random_feeds
 
 HEADER = 'model <ir_version = 8, opset = ["" = {opset}]>\n'
 

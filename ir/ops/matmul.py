@@ -163,6 +163,21 @@ def det(r: NodeAxes) -> None:
     r.set(axes[:-2])
 
 
+@rule("Inverse", domain=MICROSOFT, traits=Trait.SAME_SHAPE)
+def inverse(r: NodeAxes) -> None:
+    """[..., n, n]: a matrix for each index of the axes before."""
+    axes = r.axes(0)
+    r.lock_all(axes[-2:], "inverse of this matrix")
+    r.set(axes)
+
+
+@macs("Inverse", domain=MICROSOFT)
+def inverse_macs(node: Node, shape: ShapeOf) -> int:
+    """n steps of elimination, each over the n rows of a matrix and its inverse."""
+    *matrices, n, _ = shape(node.input(0))
+    return math.prod(matrices) * n * n * 2 * n
+
+
 @macs("Gemm")
 @macs("FusedGemm", domain=MICROSOFT)
 def gemm_macs(node: Node, shape: ShapeOf) -> int:

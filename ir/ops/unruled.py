@@ -254,7 +254,6 @@ without_rule(
     "ComplexMul",
     "ComplexMulConj",
     "DynamicTimeWarping",
-    "Inverse",
     "IsAllFinite",
     "MaxpoolWithMask",
     "SampleOp",

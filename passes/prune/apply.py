@@ -19,7 +19,7 @@ from ...ir.model import Model
 from ...ir.symbolic.expressions import Size
 from ...ir.symbolic.facts import Contents
 from ...ir.tensor import Array, Tensor
-from ..simplify.initializers import separate_initializers
+from ..initializers import separate_initializers
 
 
 class Rewriter:

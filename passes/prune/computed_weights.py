@@ -16,7 +16,7 @@ from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.schemas import is_deterministic
 from ...ir.tensor import Array, Tensor, storage_bytes
-from ..simplify.initializers import SEPARATE_SINCE, separate_initializers
+from ..initializers import SEPARATE_SINCE, separate_initializers
 
 SIZE_LIMIT = 2**29
 """Bytes of a weight above which it stays computed, and its axes locked."""

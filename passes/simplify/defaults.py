@@ -7,7 +7,7 @@ import dataclasses
 from ...ir.graph import Value
 from ...ir.model import Model
 from ..base import Context, Pass, PassResult
-from .initializers import SEPARATE_SINCE
+from ..initializers import SEPARATE_SINCE
 
 
 @dataclasses.dataclass(frozen=True)

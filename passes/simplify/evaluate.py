@@ -12,7 +12,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
-from .initializers import SEPARATE_SINCE
+from ..initializers import SEPARATE_SINCE
 
 _EMBEDDED_ELEMENTS = 4096
 """Constants up to this size go into the session's model, larger ones are fed in."""

@@ -16,9 +16,9 @@ from ...ir.ops import Trait, operator_of, traits
 from ...ir.schemas import is_deterministic
 from ...ir.tensor import Array, Tensor, storage_bytes
 from ..base import Context, Note, Pass, PassResult
+from ..initializers import separate_initializers
 from .dead import remove_dead_nodes, remove_unused_initializers
 from .evaluate import EXCHANGED_TYPES, ConstantGraph, evaluate
-from .initializers import separate_initializers
 from .kernels import KERNELS, compute
 from .shapes import static_shape
 

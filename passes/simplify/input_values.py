@@ -14,7 +14,7 @@ from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from ..base import Context, Pass, PassResult
-from .initializers import SEPARATE_SINCE, separate_initializers
+from ..initializers import SEPARATE_SINCE, separate_initializers
 from .input_shapes import replace_symbols
 
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}

@@ -21,7 +21,7 @@ from ...ir.infer import blamed
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from ..base import Note
-from .initializers import separate_initializers
+from ..initializers import separate_initializers
 from .known_sizes import KnownSizes
 
 _MANY_READERS = 64

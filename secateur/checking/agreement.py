@@ -9,6 +9,7 @@ import numpy as np
 
 from ..ir.errors import SecateurError
 from ..ir.tensor import Array
+from ..passes.compare import gaps, is_discrete, magnitude, relative
 from .measurements import Runner
 from .rounding import Rounding
 
@@ -91,30 +92,19 @@ class _Output:
             raise SecateurError(
                 f"output '{self.name}': shapes {list(want.shape)} and {list(have.shape)} differ"
             )
-        self.discrete = want.dtype.kind not in "fV"  # ml_dtypes are V
-        equal = want == have
-        if not self.discrete:
-            equal |= np.isnan(want) & np.isnan(have)
+        self.discrete = is_discrete(want)
+        found = gaps(want, have)
         for draw in draws:
-            equal |= have == draw if self.discrete else np.isfinite(draw) != np.isfinite(want)
+            found[have == draw if self.discrete else np.isfinite(draw) != np.isfinite(want)] = 0.0
         self.elements += want.size
-        self.equal += int(np.count_nonzero(equal))
-        if self.discrete or not want.size:
-            return
-        exact, other = want.astype(np.float64), have.astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            gap = np.where(equal, 0.0, np.abs(exact - other))
-        gap[np.isnan(gap)] = np.inf
-        self.difference = max(self.difference, float(gap.max()))
-        finite = np.abs(exact[np.isfinite(exact)])
-        self.magnitude = max(self.magnitude, float(finite.max(initial=0.0)))
+        self.equal += int(np.count_nonzero(found == 0))
+        if not self.discrete:
+            self.difference = max(self.difference, float(found.max(initial=0.0)))
+            self.magnitude = max(self.magnitude, magnitude(want))
 
     @property
     def relative(self) -> float:
-        difference = self.difference - self.slack
-        if difference <= 0.0:
-            return 0.0
-        return difference / self.magnitude if self.magnitude else float("inf")
+        return relative(max(0.0, self.difference - self.slack), self.magnitude)
 
 
 def _summary(outputs: list[_Output], runs: int) -> Agreement:

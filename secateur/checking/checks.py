@@ -74,23 +74,27 @@ def check_loads(name: str, model: Model, source: Model) -> Check:
     return Check(name, False, f"like the input, does not load: {problem}")
 
 
-def check_file(path: Path, feeds: Feeds, source: Model) -> Check:
-    """Check a written ONNX file with onnx.checker and by running it on the first of `feeds`.
+def check_file(path: Path, feeds: Feeds, source: Model, *, full: bool = True) -> Check:
+    """Check a written ONNX file with onnx.checker, by loading it in ONNX Runtime and by
+    running it on the first of `feeds`.
 
-    What `source`, the model as the user gave it, does not pass either is reported
-    and not held against the result. Raises SecateurError for everything else.
+    `full` infers shapes in the checker, which needs the memory of all weights. What `source`,
+    the model as the user gave it, does not pass either is reported and not held against the
+    result. Raises SecateurError for everything else.
     """
-    problem = _checker_problem(path)
+    checker = f"passes onnx.checker{' (full)' if full else ''}"
+    problem = _checker_problem(path, full)
     if problem is not None:
-        if source.path is None or _checker_problem(source.path) is None:
+        if source.path is None or _checker_problem(source.path, full) is None:
             raise SecateurError(f"{path.name}: onnx.checker rejects the result: {problem}")
-        return Check(path.name, False, f"like the input, rejected by onnx.checker: {problem}")
+        checker = f"like the input, rejected by onnx.checker: {problem}"
     loaded = load(path)
     check = check_loads(path.name, loaded, source)
-    if not check.passed or not feeds:
-        return dataclasses.replace(check, detail=f"passes onnx.checker (full), {check.detail}")
-    Session(loaded).run(feeds[0])
-    return Check(path.name, True, "passes onnx.checker (full), runs in ONNX Runtime")
+    passed, detail = check.passed and problem is None, check.detail
+    if check.passed and feeds:
+        Session(loaded).run(feeds[0])
+        detail = "runs in ONNX Runtime"
+    return Check(path.name, passed, f"{checker}, {detail}")
 
 
 def verify_file(path: Path) -> list[Check]:
@@ -100,7 +104,7 @@ def verify_file(path: Path) -> list[Check]:
     """
     model = load(path)
     verify(model)
-    problem = _checker_problem(path)
+    problem = _checker_problem(path, full=True)
     if problem is not None:
         raise SecateurError(f"{path}: onnx.checker rejects it: {problem}")
     Session(model)
@@ -122,9 +126,9 @@ def describe(agreement: Agreement) -> str:
     return text
 
 
-def _checker_problem(path: Path) -> str | None:
+def _checker_problem(path: Path, full: bool) -> str | None:
     try:
-        onnx.checker.check_model(str(path), full_check=True)
+        onnx.checker.check_model(str(path), full_check=full)
     except Exception as error:  # the checker raises several unrelated types
         return one_line(error)
     return None

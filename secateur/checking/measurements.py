@@ -1,4 +1,4 @@
-"""Measurements on anything that runs a model: accuracy, latency, distance from a reference.
+"""Measurements on anything that runs a model: accuracy, latency.
 
 ONNX Runtime's sessions (`ir/reference.py`) and compiled artifacts alike are runners.
 """
@@ -6,7 +6,6 @@ ONNX Runtime's sessions (`ir/reference.py`) and compiled artifacts alike are run
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 import time
 from collections.abc import Mapping
@@ -95,44 +94,3 @@ def measure_latency(
             runner.run(feeds)
             times[name].append((time.perf_counter_ns() - start) / 1e6)
     return {name: Latency(statistics.median(t), min(t), max(t)) for name, t in times.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Distance:
-    """How far an output is from its reference.
-
-    `relative_error` is the largest error relative to the reference's largest magnitude,
-    `sqnr_db` the signal-to-quantization-noise ratio in decibels (infinite where equal),
-    `same_argmax` the share of rows whose largest element is at the same place.
-    """
-
-    absolute_error: float
-    relative_error: float
-    sqnr_db: float
-    same_argmax: float
-
-
-def distance(reference: Array, other: Array) -> Distance:
-    """Compare two outputs of the same shape, the first axis counting rows."""
-    if reference.shape != other.shape:
-        raise SecateurError(f"shapes {list(reference.shape)} and {list(other.shape)} differ")
-    if reference.size == 0:
-        return Distance(0.0, 0.0, math.inf, 1.0)
-    exact = np.asarray(reference, np.float64)
-    error = np.asarray(other, np.float64) - exact
-    largest, scale = float(np.abs(error).max()), float(np.abs(exact).max())
-    signal, noise = float(np.square(exact).sum()), float(np.square(error).sum())
-    rows = exact.reshape(len(exact), -1) if exact.ndim > 1 else exact.reshape(1, -1)
-    same = rows.argmax(axis=1) == np.asarray(other).reshape(rows.shape).argmax(axis=1)
-    return Distance(
-        absolute_error=largest,
-        relative_error=largest / scale if scale else (math.inf if largest else 0.0),
-        sqnr_db=_decibels(signal, noise),
-        same_argmax=float(same.mean()),
-    )
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0.0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf

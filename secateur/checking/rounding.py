@@ -16,6 +16,7 @@ import numpy as np
 from ..ir.model import Model
 from ..ir.reference import Session
 from ..ir.tensor import Array, Tensor
+from ..passes.compare import gaps
 
 UNITS = 4
 """Units in the last place by which weights and inputs move."""
@@ -85,9 +86,8 @@ def movement(model: Model, feeds: Sequence[Mapping[str, Array]]) -> dict[str, fl
 
 
 def _distance(want: Array, have: Array) -> float:
-    with np.errstate(invalid="ignore"):
-        gap = np.abs(want.astype(np.float64) - have.astype(np.float64))
-    return float(gap[np.isfinite(gap)].max(initial=0.0))
+    found = gaps(want, have)
+    return float(found[np.isfinite(found)].max(initial=0.0))
 
 
 def _moved_weights(model: Model, random: np.random.Generator) -> Model:

@@ -197,11 +197,11 @@ class _Search:
     def _feed(self, assignment: Assignment) -> dict[str, Array]:
         generator = np.random.default_rng(self.seed)
         return {
-            value.name: _random_array(
+            value.name: random_array(
                 value,
                 self._shape(value, assignment),
-                assignment.get(f"{_VALUES}{value.name}", _RANDOM),
                 generator,
+                assignment.get(f"{_VALUES}{value.name}", _RANDOM),
             )
             for value in self.inputs
         }
@@ -216,7 +216,11 @@ class _Search:
                 size = assignment[name] if name in self.symbols else size_at(name, assignment)
             shape.append(size)
         if max(math.prod(shape), *shape, 0) > _ELEMENTS:
-            raise DataError(f"input '{value.name}' of shape {shape} is too large")
+            sizes = "x".join(map(str, shape))
+            raise DataError(
+                f"input '{value.name}': {sizes} elements are too many for random data; "
+                f"--input-shape gives an input other sizes"
+            )
         return shape
 
 
@@ -272,8 +276,8 @@ def _numbers(model: Model) -> tuple[int, ...]:
     return tuple(usable[:_MODEL_NUMBERS])
 
 
-def _random_array(
-    value: Value, shape: list[int], fill: int, generator: np.random.Generator
+def random_array(
+    value: Value, shape: Sequence[int], generator: np.random.Generator, fill: int = _RANDOM
 ) -> Array:
     """Normal floats, integers 0 and 1 or all `fill`, random booleans, short strings."""
     if value.dtype == TensorProto.STRING:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 
-import onnx
-
-from ..checking.checks import check_feeds, check_loads
-from ..checking.measure import describe_model, environment, measure_stage
+from ..checking.checks import check_feeds
+from ..checking.measure import measure_stage
 from ..checking.rounding import movement
 from ..data.datasets import DataSource, load_dataset
 from ..data.fixed_inputs import FixedInputs
 from ..data.npz import DataError
 from ..data.random_inputs import describe_feeds
 from ..ir.declarations import correct_declarations
-from ..ir.errors import SecateurError
 from ..ir.infer import infer_shapes
-from ..ir.onnx_io import atomic_files, load, save
-from ..ir.reference import load_problem, one_line
+from ..ir.onnx_io import load
+from ..ir.reference import load_problem
 from ..passes.base import Pass
 from ..passes.manager import OutputCheck, PassManager
 from ..passes.simplify import ConvertOpset, InlineFunctions, Simplify
-from ..reporting.report import Check, PassRun, Report
+from ..reporting.report import Check, Report
+from .steps import pass_run
+from .transform import Transformation
 
 TOLERANCE = 1e-5
 """Largest deviation of an output, relative to its magnitude, that `check` accepts."""
@@ -73,7 +71,6 @@ def simplify_file(
     does; with `check` its outputs are also compared with the original's in ONNX Runtime, on
     `data` or on random inputs. Raises SecateurError.
     """
-    start = time.perf_counter()
     original = load(source)
     model = original.clone()
     corrections = correct_declarations(model)
@@ -81,15 +78,11 @@ def simplify_file(
     fixed = model.clone()
     for pass_ in options.fixed.passes():
         pass_.run(fixed)
-    passes = options.passes()
-    report = Report(
-        model=describe_model(fixed),
-        options={"step": "simplify", "check": check, "seed": seed, **dataclasses.asdict(options)},
-        environment=environment(),
-        stages=[measure_stage("original", fixed, 0.0)],
-        notes=corrections,
-    )
-    with atomic_files(output, output.with_name(output.name + ".data")) as (file, _):
+    settings = {"step": "simplify", "check": check, "seed": seed, **dataclasses.asdict(options)}
+    job = Transformation(original, fixed, settings)
+    report = job.report
+    report.notes += corrections
+    with job.writing(output):
         comparison = None
         if check:
             samples = None if data is None else load_dataset(data, fixed)
@@ -100,21 +93,11 @@ def simplify_file(
                 comparison = OutputCheck(complete[0], TOLERANCE, complete[1:], slack)
             except DataError as error:
                 report.checks.append(Check(_COMPARED, False, f"not compared: {error}"))
-        records = PassManager(passes, check=comparison).run(model)
+        records = PassManager(options.passes(), check=comparison).run(model)
         infer_shapes(model)
         seconds = sum(record.seconds for record in records)
         report.stages.append(measure_stage("simplified", model, seconds))
-        for record in records:
-            notes = [dataclasses.asdict(note) for note in record.result.notes]
-            run = PassRun(
-                "simplified",
-                record.pass_text,
-                record.seconds,
-                record.result.changed,
-                record.result.statistics,
-                notes,
-            )
-            report.passes.append(run)
+        report.passes += [pass_run("simplified", record) for record in records]
         if comparison is not None:
             worst = max(record.deviation or 0.0 for record in records)
             kind = "random inputs" if data is None else "samples"
@@ -128,25 +111,5 @@ def simplify_file(
             for pass_ in options.fixed.passes():
                 pass_.run(model)
             report.notes.append(f"left as it is: simplified it would not load ({problem})")
-        save(model, file)
-        report.checks.append(_check_file(file, source))
-        report.checks.append(check_loads(file.name, model, original))
-    report.seconds = time.perf_counter() - start
+        job.save(model, full=False)
     return report
-
-
-def _check_file(file: Path, source: Path) -> Check:
-    problem = _problem(file)
-    if problem is None:
-        return Check(file.name, True, "passes onnx.checker")
-    if _problem(source) is None:
-        raise SecateurError(f"{file.name}: onnx.checker rejects the result: {problem}")
-    return Check(file.name, False, f"like the input, rejected by onnx.checker: {problem}")
-
-
-def _problem(path: Path) -> str | None:
-    try:
-        onnx.checker.check_model(str(path))
-    except Exception as error:  # the checker raises several unrelated types
-        return one_line(error)
-    return None

@@ -69,16 +69,17 @@ def run_step(step: Step, model: Model, context: Context) -> StepResult:
         context = context.after(record.result)
     return StepResult(
         context=context,
-        runs=[_pass_run(step, record) for record in records],
+        runs=[pass_run(step.result, record) for record in records],
         seconds=sum(record.seconds for record in records),
         oracle=before,
     )
 
 
-def _pass_run(step: Step, record: PassRecord) -> PassRun:
+def pass_run(stage: str, record: PassRecord) -> PassRun:
+    """What the report says of an executed pass."""
     result = record.result
     return PassRun(
-        stage=step.result,
+        stage=stage,
         text=record.pass_text,
         seconds=record.seconds,
         changed=result.changed,

@@ -1,10 +1,12 @@
-"""One step on one file: ONNX in, ONNX out, checked before it appears."""
+"""One change to one file: ONNX in, ONNX out, checked before it appears."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..checking.checks import check_equivalent, check_feeds, check_file
 from ..checking.measure import describe_model, environment, measure_stage
@@ -22,6 +24,36 @@ from ..reporting.report import Check, Report
 from .steps import Step, run_step
 
 
+class Transformation:
+    """A file being made of another one. `original` is the model as the user gave it."""
+
+    def __init__(self, original: Model, before: Model, options: dict[str, Any]) -> None:
+        self.original = original
+        self.report = Report(
+            model=describe_model(before),
+            options=options,
+            environment=environment(),
+            stages=[measure_stage("original", before, 0.0)],
+        )
+        self.feeds: list[dict[str, Array]] = []
+        self._file: Path | None = None
+
+    @contextlib.contextmanager
+    def writing(self, output: Path) -> Iterator[None]:
+        """What `save` writes within this block appears as `output` when it ends, or never."""
+        start = time.perf_counter()
+        with atomic_files(output, output.with_name(output.name + ".data")) as (file, _):
+            self._file = file
+            yield
+        self.report.seconds = time.perf_counter() - start
+
+    def save(self, model: Model, *, full: bool = True) -> None:
+        """Write the result and check it (see `check_file`)."""
+        assert self._file is not None
+        save(model, self._file)
+        self.report.checks.append(check_file(self._file, self.feeds, self.original, full=full))
+
+
 def transform_file(
     source: Path,
     output: Path,
@@ -37,20 +69,14 @@ def transform_file(
     random.
     `output` appears whole or not at all, and may be `source`. Raises SecateurError.
     """
-    start = time.perf_counter()
     original = open_model(source, fixed)
     model = original.clone()
     samples = None if data is None else load_dataset(data, model)
-    report = Report(
-        model=describe_model(model),
-        options={"step": steps[0].name, "seed": seed},
-        environment=environment(),
-        stages=[measure_stage("original", model, 0.0)],
-    )
-    with atomic_files(output, output.with_name(output.name + ".data")) as (file, _):
-        feeds: list[dict[str, Array]] = []
+    job = Transformation(original, model, {"step": steps[0].name, "seed": seed})
+    report = job.report
+    with job.writing(output):
         try:
-            feeds = check_feeds(model, samples, seed)
+            job.feeds = check_feeds(model, samples, seed)
         except DataError as error:
             report.notes.append(f"nothing was compared: {error}")
         context = Context(None if samples is None else samples.samples.arrays, seed)
@@ -60,10 +86,8 @@ def transform_file(
             report.passes += result.runs
             report.stages.append(measure_stage(step.result, model, result.seconds))
             if result.oracle is not None:
-                report.checks.append(_check_result(step, result.oracle, model, feeds))
-        save(model, file)
-        report.checks.append(check_file(file, feeds, original))
-    report.seconds = time.perf_counter() - start
+                report.checks.append(_check_result(step, result.oracle, model, job.feeds))
+        job.save(model)
     return report
 
 

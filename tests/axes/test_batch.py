@@ -19,8 +19,8 @@ from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import to_proto
 from secateur.ir.text import parse_model
 from secateur.models.zoo import list_models, load_tiny
-from secateur.passes.compare import random_feeds
 from secateur.passes.simplify import simplify_pipeline
+from tests.feeds import random_feeds
 
 from ..backend_cases import generated_cases
 from .graphs import network

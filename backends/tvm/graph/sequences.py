@@ -31,7 +31,7 @@ class _Resolver:
     def run(self) -> bool:
         graph = self.model.graph
         for node in graph.nodes:
-            rule = _RULES.get(node.op_type) if normalize_domain(node.domain) == "" else None
+            rule = RULES.get(node.op_type) if normalize_domain(node.domain) == "" else None
             with blamed(node, self.model):
                 is_resolved = rule is not None and rule(self, node)
             if not is_resolved:
@@ -239,7 +239,7 @@ def _get_element(r: _Resolver, node: Node) -> bool:
     return r.define(node, held[0]) if len(held) == 1 else False
 
 
-_RULES = {
+RULES = {
     "SequenceConstruct": _construct,
     "SequenceEmpty": _empty,
     "SequenceInsert": _insert,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from onnx import TensorProto
@@ -52,13 +52,8 @@ def unroll(model: Model, refused: dict[Node, str]) -> bool:
 
 def _copies(model: Model, node: Node) -> list[Node] | None:
     """What a node of control flow becomes; None where it stays."""
-    if node.op_type == "Loop":
-        return _Loop(model, node).copies()
-    if node.op_type == "Scan":
-        return _scan(model, node)
-    if node.op_type == "If":
-        return _select(model, node)
-    return None
+    unroll = UNROLLED.get(node.op_type)
+    return None if unroll is None else unroll(model, node)
 
 
 class _Unroller:
@@ -383,3 +378,11 @@ def _select(model: Model, node: Node) -> list[Node] | None:
         if result is not None:
             made.append(Node("Where", [condition, yes, no], [result]))
     return made
+
+
+UNROLLED: dict[str, Callable[[Model, Node], list[Node] | None]] = {
+    "If": _select,
+    "Loop": lambda model, node: _Loop(model, node).copies(),
+    "Scan": _scan,
+}
+"""What puts copies of an operator's body in its place."""

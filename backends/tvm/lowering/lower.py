@@ -38,6 +38,7 @@ from . import (
 )
 from .context import Constant, Lowering, Stored
 from .loops import RULES as LOOPS
+from .loops import key
 from .loops.base import OperatorCall, to, within
 from .loops.expectations import expect, require
 from .loops.operands import check_operands
@@ -53,6 +54,18 @@ RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **shapes.RULES,
     **resize.RULES,
 }
+"""Fast rules by the operators' `key`; each may leave a node to plain loops."""
+
+NOT_LOWERED = {
+    "Constant": "constants are folded before",
+    **dict.fromkeys(
+        ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit"),
+        "compiled models have no strings",
+    ),
+    "ImageDecoder": "it decodes files, for which compiled models have no library",
+    "TfIdfVectorizer": "it looks up words, of which compiled models have none",
+}
+"""Operators that have been considered and aren't lowered, and why."""
 
 
 def lower(model: Model, target: Target) -> Plan:
@@ -151,23 +164,21 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
     outputs = [v for v in node.outputs if v is not None]
     if outputs and all(v in lowering.items for v in outputs):
         return  # a rule of an earlier node covered this one
-    if _is_standard(node):
-        _confirm(lowering, node, claims)
-        check_operands(OperatorCall(lowering, node))
-        rule = None if _has_empty(lowering, node) else RULES.get(node.op_type)
-        if rule is not None and rule(lowering, node):
-            return
-        loops = LOOPS.get(node.op_type)
-        if loops is not None:
-            loops(OperatorCall(lowering, node))
-            return
-        raise UnsupportedError(f"node '{node.label}' ({node.op_type}): no lowering")
     if (node.domain, node.op_type) == REQUIRE:
         require(OperatorCall(lowering, node))
         return
-    raise UnsupportedError(
-        f"node '{node.label}' ({node.domain}::{node.op_type}): no lowering for this operator"
-    )
+    name = key(node.op_type, node.domain)
+    if _is_standard(node):
+        _confirm(lowering, node, claims)
+        check_operands(OperatorCall(lowering, node))
+    rule = None if _has_empty(lowering, node) else RULES.get(name)
+    if rule is not None and rule(lowering, node):
+        return
+    loops = LOOPS.get(name)
+    if loops is None:
+        why = NOT_LOWERED.get(name, "there is no lowering for this operator")
+        raise UnsupportedError(f"node '{node.label}' ({name}): {why}")
+    loops(OperatorCall(lowering, node))
 
 
 def _confirm(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> None:
@@ -196,7 +207,7 @@ def _is_standard(node: Node) -> bool:
 
 
 def _has_rule(node: Node) -> bool:
-    return node.op_type in RULES or node.op_type in LOOPS
+    return key(node.op_type, node.domain) in {*RULES, *LOOPS}
 
 
 def _lower_within(lowering: Lowering, node: Node, prepared: Prepared) -> None:

@@ -189,7 +189,10 @@ def _extents(shape: Sequence[int], start: int, end: int) -> tuple[int, int, int]
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **dict.fromkeys(("Softmax", "LogSoftmax"), softmax),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), layer_normalization),
+    **dict.fromkeys(
+        ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"),
+        layer_normalization,
+    ),
     **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), group_normalization),
     **dict.fromkeys(_REDUCTIONS, reduction),
 }

@@ -20,7 +20,7 @@ from .random_nodes import ENTRIES, LEFT_OUT
 
 def test_every_lowered_operator_is_drawn() -> None:
     """An operator has an entry, or a reason why it has none."""
-    lowered = RULES.keys() | LOOPS.keys() | EXPANDED
+    lowered = {name for name in {*RULES, *LOOPS, *EXPANDED} if "::" not in name}
     assert lowered - ENTRIES.keys() == LEFT_OUT.keys()
     assert ENTRIES.keys() <= lowered
 

@@ -1,6 +1,6 @@
 """Every ONNX operator without a tuned kernel: plain loops with the standard's semantics.
 
-`RULES` maps operator types of the standard domain to rules. Each emits a `LoopsOp`, or
+`RULES` maps operators to rules, by `key`. Each emits a `LoopsOp`, or
 raises UnsupportedError where the node's form has no static meaning.
 """
 
@@ -9,6 +9,7 @@ from . import (  # noqa: F401  # each registers its rules
     elementwise,
     generators,
     indexing,
+    linear_algebra,
     matmul,
     movement,
     normalization,
@@ -22,6 +23,6 @@ from . import (  # noqa: F401  # each registers its rules
     signal,
     sorting,
 )
-from .base import RULES
+from .base import RULES, key
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "key"]

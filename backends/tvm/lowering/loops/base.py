@@ -12,7 +12,7 @@ import numpy as np
 from tvm import tirx
 
 from .....ir.errors import UnsupportedError
-from .....ir.graph import Node, Value
+from .....ir.graph import Node, Value, normalize_domain
 from ...faults import Fault
 from ...plan.operations import LoopsOp
 from ...plan.tensors import PlanTensor
@@ -26,16 +26,22 @@ NumpyArray = Any
 Rule = Callable[["OperatorCall"], None]
 
 RULES: dict[str, Rule] = {}
+"""Rules by the operators' `key`."""
 
 
-def rule(*op_types: str) -> Callable[[Rule], Rule]:
-    """Register the rule of some operators of the standard domain."""
+def key(op_type: str, domain: str = "") -> str:
+    """What rules are found by: the operator, with its domain where that isn't the standard's."""
+    return f"{domain}::{op_type}" if normalize_domain(domain) else op_type
+
+
+def rule(*op_types: str, domain: str = "") -> Callable[[Rule], Rule]:
+    """Register the rule of some operators of a domain."""
 
     def register(function: Rule) -> Rule:
-        for op_type in op_types:
-            if op_type in RULES:
-                raise ValueError(f"{op_type} has two rules")
-            RULES[op_type] = function
+        for name in (key(op_type, domain) for op_type in op_types):
+            if name in RULES:
+                raise ValueError(f"{name} has two rules")
+            RULES[name] = function
         return function
 
     return register
@@ -230,7 +236,8 @@ class OperatorCall:
         attributes = tuple(
             a.proto.SerializeToString() for _, a in sorted(self.node.attributes.items())
         )
-        described = None if key is None else (self.node.op_type, self.opset, attributes, key)
+        operator = self.node.domain, self.node.op_type
+        described = None if key is None else (*operator, self.opset, attributes, key)
         presence = [t is not None for t in results]
         scratches = [PlanTensor("scratch", dtype, tuple(shape)) for shape, dtype in scratch]
 

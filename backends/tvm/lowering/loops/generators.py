@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Array, OperatorCall, equal, limited, nest, number, rule, select, to
+from .base import Array, OperatorCall, rule, to
 
 
 @rule("Range")
@@ -62,50 +62,3 @@ def random(call: OperatorCall) -> None:
 @rule("Bernoulli", "Multinomial")
 def random_draw(call: OperatorCall) -> None:
     call.fail("compiled models draw no random numbers")
-
-
-@rule("Det")
-def determinant(call: OperatorCall) -> None:
-    """By Gaussian elimination with pivoting."""
-    *outer, n, _ = call.shape()
-
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        from . import mathematics as m
-        from .base import cell, when
-
-        x, y, work = xs[0], ys[0], ys[1]
-        with nest(k, outer) as index:
-            with nest(k, (n, n)) as (r, c):
-                work.store(x[[*index, r, c]], (r, c))
-            result = cell(k, x.dtype, 1, "result")
-            with k.loop(n, "step") as step:
-                pivot = cell(k, "int32", step, "pivot")
-                with k.loop(n, "r") as r:
-                    found = limited(k, pivot.get(), 0, n)
-                    size, best = m.absolute(work[r, step]), m.absolute(work[found, step])
-                    larger = size > best
-                    if not isinstance(step, int):
-                        from .base import all_of
-
-                        larger = all_of(r > step, larger)
-                    with when(k, larger):
-                        pivot.set(r)
-                chosen = limited(k, pivot.get(), 0, n)
-                swapped = equal(chosen, step)
-                result.set(select(swapped, result.get(), result.get() * number(-1, x.dtype)))
-                with k.loop(n, "c") as c:
-                    kept = cell(k, x.dtype, work[step, c], "kept")
-                    work.store(work[chosen, c], (step, c))
-                    work.store(kept.get(), (chosen, c))
-                result.set(result.get() * work[step, step])
-                with k.loop(n, "r2") as r:  # noqa: SIM117 - loops nest as they run
-                    with when(k, r > step if not isinstance(r, int) else False):
-                        singular = equal(work[step, step], 0)
-                        factor = cell(k, x.dtype, 0, "factor")
-                        quotient = work[r, step] / work[step, step]
-                        factor.set(select(singular, number(0, x.dtype), quotient))
-                        with k.loop(n, "c2") as c:
-                            work.store(work[r, c] - factor.get() * work[step, c], (r, c))
-            y.store(result.get(), index)
-
-    call.loops(body, key=(), scratch=[((n, n), call.dtype())])

@@ -80,14 +80,14 @@ def _moments(
     return mean, variance
 
 
-@rule("LayerNormalization", "RMSNormalization")
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_normalization(call: OperatorCall) -> None:
     """Over the axes from `axis` on; statistics in float32 (`stash_type`)."""
     shape = call.shape()
     axis = call.axis(len(shape), -1)
     size = math.prod(shape[axis:])
     epsilon = float(call.node.get("epsilon", 1e-5))
-    root_only = call.node.op_type == "RMSNormalization"
+    root_only = call.node.op_type != "LayerNormalization"
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         x, scale = xs[0], xs[1]
@@ -120,7 +120,7 @@ def layer_normalization(call: OperatorCall) -> None:
                     value = value + to(bias.broadcast(index), dtype)
                 ys[0].store(value, index)
             place = [*outer, *(0 for _ in shape[axis:])]
-            results = (mean, inverse)
+            results = (inverse,) if root_only else (mean, inverse)
             for y, result in zip(ys[1:], results, strict=False):
                 if y is not None and result is not None:
                     y.store(result.get(), place)

@@ -267,6 +267,7 @@ _RULES: dict[str, Callable[[OperatorCall], None]] = {
     "QLinearMatMul": _qlinear_matmul,
     "QuantizeLinear": _linear,
     "RMSNormalization": _layer_normalization,
+    "SimplifiedLayerNormalization": _layer_normalization,
     "RNN": _recurrent,
     "ReverseSequence": _reverse_sequence,
     "RoiAlign": _roi_align,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ir.model import Model
+from ..ir.model import Model
 
 SEPARATE_SINCE = 4
 """IR version from which initializers need not be graph inputs."""
