@@ -32,7 +32,7 @@ from .files import check_replaceable, open_regular
 from .graph import Attribute, Graph, Node, Value
 from .info import check_text, import_once, read_declaration
 from .model import Function, Model
-from .scratch import scratch_folder
+from .scratch import replace_together, scratch_folder
 from .tensor import Tensor
 from .unknown_fields import copy_unknown_fields, has_unknown_fields, varint
 
@@ -166,10 +166,8 @@ def atomic_files(*paths: Path) -> Iterator[list[Path]]:
         with scratch_folder(folder) as scratch:
             temporaries = [scratch / p.name for p in paths]
             yield temporaries
-            # The first last: it may refer to the others.
-            for temporary, target in reversed(list(zip(temporaries, paths, strict=True))):
-                if temporary.exists():
-                    os.replace(temporary, target)
+            pairs = zip(temporaries, paths, strict=True)
+            replace_together([(new, target) for new, target in pairs if new.exists()])
     except OSError as error:
         raise SecateurError(f"{folder}: can't write here ({error.strerror or error})") from None
 

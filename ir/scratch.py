@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 try:
@@ -41,6 +41,37 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def replace_together(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Move new files to their targets, which belong together and lie in one folder.
+
+    A target whose new file doesn't exist is removed. Several old files leave before the first
+    new one comes, and the first target, which may refer to the others, comes last: a process
+    killed in between leaves files of one generation, never some of both. Raises OSError, with
+    the old files where they were.
+    """
+    pairs = [pair for pair in pairs if any(path.exists() for path in pair)]
+    if len(pairs) < 2:
+        for new, target in pairs:
+            if new.exists():
+                os.replace(new, target)
+            else:
+                target.unlink()
+        return
+    folder = pairs[0][1].parent
+    with scratch_folder(folder) as aside:
+        try:
+            for _, target in pairs:
+                if target.exists():
+                    os.replace(target, aside / target.name)
+            for new, target in reversed(pairs):
+                if new.exists():
+                    os.replace(new, target)
+        except BaseException:
+            for old in list(aside.iterdir()):
+                os.replace(old, folder / old.name)
+            raise
 
 
 def remove_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 
@@ -65,41 +66,33 @@ class CountedSizes:
     chosen: Mapping[str, int]
 
     @classmethod
-    def of(cls, model: Model) -> CountedSizes:
+    def usual(cls, model: Model) -> tuple[CountedSizes, ShapeOf]:
         """The usual sizes of such inputs (images, tokens, sound), as far as inference
-        accepts them. Shapes must have been inferred (`infer_sizes`)."""
+        accepts them, and the shapes of the model's values at them.
+
+        Shapes must have been inferred (`infer_sizes`).
+        """
         inputs = [v for v in model.graph.inputs if v.const is None]
         batches = {axis_name(v, 0) for v in inputs if v.shape}
         usual = {n: s for v in inputs for n, s in _usual_sizes(v).items() if n not in batches}
         if not usual:
-            return cls({})
+            return cls({}), known_shape
         for scale in _SCALES:
             sizes = cls({name: int(size * scale) for name, size in usual.items()})
-            try:
-                sizes._at_sizes(model)
-            except SecateurError:
-                continue
-            return sizes
-        return cls({})
+            with contextlib.suppress(SecateurError):
+                return sizes, sizes._shapes(model)
+        return cls({}), known_shape
 
     def count(self, model: Model) -> Cost:
         """What the model costs at these sizes."""
-        return count(model, self.shapes(model))
+        shape_of: ShapeOf = known_shape
+        if self.chosen:
+            with contextlib.suppress(SecateurError):
+                shape_of = self._shapes(model)
+        return count(model, shape_of)
 
-    def shapes(self, model: Model) -> ShapeOf:
-        """The shapes of a model's values at these sizes."""
-        if not self.chosen:
-            return known_shape
-        try:
-            fixed = self._at_sizes(model)
-        except SecateurError:
-            return known_shape
-        pairs = zip(_values(model), _values(fixed), strict=True)
-        shapes = {value: known_shape(other) for value, other in pairs}
-        return lambda value: shapes[value] if value in shapes else known_shape(value)
-
-    def _at_sizes(self, model: Model) -> Model:
-        """A copy of the model with inputs of these sizes, inferred."""
+    def _shapes(self, model: Model) -> ShapeOf:
+        """The shapes of a model's values at these sizes. Raises where they contradict it."""
         fixed = model.clone()
         replace_symbols(fixed, self.chosen)
         for value in fixed.graph.inputs:
@@ -110,7 +103,9 @@ class CountedSizes:
                 ]
                 value.set_tensor_type(value.dtype, sizes)
         infer_sizes(fixed)
-        return fixed
+        pairs = zip(_values(model), _values(fixed), strict=True)
+        shapes = {value: known_shape(other) for value, other in pairs}
+        return lambda value: shapes[value] if value in shapes else known_shape(value)
 
 
 def axis_name(value: Value, axis: int) -> str:

@@ -80,7 +80,7 @@ def assert_harmless(text: str, where: str) -> None:
         )
 
 
-EACH = [pytest.param(name, marks=pytest.mark.exhaustive) for name in HOSTILE]
+EACH = [pytest.param(name, marks=pytest.mark.slow) for name in HOSTILE]
 
 
 @pytest.fixture(params=["all", *EACH])

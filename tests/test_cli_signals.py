@@ -79,7 +79,7 @@ def left(place: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.exhaustive)],
+    [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)],
 )
 def test_signals_end_a_command_with_their_code_and_one_line(
     place: Path, number: signal.Signals
@@ -133,7 +133,7 @@ def test_what_a_killed_command_leaves_is_removed_by_the_next(place: Path) -> Non
     assert left(place) == ["out"]
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_kills_at_random_moments_leave_no_half_written_output(place: Path) -> None:
     def run() -> subprocess.Popen[str]:
         return start(place, "compile", "m.onnx", "-o", "place/out", "--target", "x86-64-v3")
@@ -156,7 +156,7 @@ def test_kills_at_random_moments_leave_no_half_written_output(place: Path) -> No
     assert left(place) == ["out"]
 
 
-@pytest.mark.parametrize("megabytes", [300, pytest.param(420, marks=pytest.mark.exhaustive), 900])
+@pytest.mark.parametrize("megabytes", [300, pytest.param(420, marks=pytest.mark.slow), 900])
 def test_too_little_address_space_is_one_line(place: Path, megabytes: int) -> None:
     """Libraries bear it badly: they must neither abort nor leave a traceback."""
     command = f"ulimit -v {megabytes * 1024}; exec {sys.executable} -m secateur compile m.onnx"

@@ -106,8 +106,8 @@ def test_some_oddities(tmp_path: Path, part: int) -> None:
         check(base, oddity, tmp_path / str(number), compile=False)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("oddity", list(oddities.ODDITIES)[3::14])
+@pytest.mark.slow
+@pytest.mark.parametrize("oddity", list(oddities.ODDITIES)[3::28])
 def test_oddities_of_every_base(tmp_path: Path, oddity: str) -> None:
     for number, base in enumerate(oddities.BASES):
         (tmp_path / base).mkdir()

@@ -57,8 +57,7 @@ class PruneChannels(Pass):
         goal = self._goal()
         inlined = InlineFunctions().run(model)
         infer_sizes(model)
-        sizes = CountedSizes.of(model)
-        shape_of = sizes.shapes(model)
+        sizes, shape_of = CountedSizes.usual(model)
         before = count(model, shape_of)
         data = context if self.recovery and context is not None else None
         samples = None if data is None else data.calibration

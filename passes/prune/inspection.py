@@ -58,7 +58,7 @@ def inspect_groups(
     analysis = analyze_folded(model, prune_normalized=prune_normalized)
     groups = find_groups(analysis, ignore)
     passed = _operators(analysis)
-    shape_of = CountedSizes.of(model).shapes(model)
+    _, shape_of = CountedSizes.usual(model)
     macs = CostModel(analysis, "macs", shape_of=shape_of, locked=True)
     parameters = CostModel(analysis, "parameters", locked=True)
     reports = []

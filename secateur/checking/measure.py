@@ -12,7 +12,7 @@ from typing import Any
 
 from onnx import TensorProto
 
-from ..ir.cost import Cost
+from ..ir.cost import Cost, count
 from ..ir.graph import Value
 from ..ir.model import Model
 from ..ir.onnx_io import proto_bytes
@@ -45,16 +45,22 @@ def measure_stage(name: str, model: Model, seconds: float) -> Stage:
 
 def cost_of(model: Model) -> Cost:
     """As `count`, where a function's multiply-accumulates count at each of its calls."""
-    cost = CountedSizes.of(model).count(model)
+    cost = _count(model)
     if not model.functions:
         return cost
     model = model.clone()
     InlineFunctions().run(model)
     infer_sizes(model)
-    running = CountedSizes.of(model).count(model)
+    running = _count(model)
     return dataclasses.replace(
         cost, macs=running.macs, per_node=running.per_node, uncounted=running.uncounted
     )
+
+
+def _count(model: Model) -> Cost:
+    """What a model costs at the usual sizes of its inputs."""
+    _, shape_of = CountedSizes.usual(model)
+    return count(model, shape_of)
 
 
 def open_sizes(model: Model) -> list[str]:
@@ -92,7 +98,7 @@ def latencies(runners: Mapping[str, Runner], feed: Mapping[str, Array]) -> dict[
 
 def describe_model(model: Model) -> dict[str, Any]:
     """What a reader wants to know about the input model."""
-    counted = dict(CountedSizes.of(model).chosen)
+    counted = dict(CountedSizes.usual(model)[0].chosen)
     return {
         "file": None if model.path is None else str(model.path),
         "ir_version": int(model.extra.ir_version),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..ir.errors import SecateurError
 from ..ir.files import check_replaceable
-from ..ir.scratch import scratch_folder
+from ..ir.scratch import replace_together, scratch_folder
 
 
 @contextlib.contextmanager
@@ -69,8 +69,4 @@ def _publish(built: Path, folder: Path, names: tuple[str, ...]) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(built, folder)
         return
-    for name in names:
-        if (built / name).exists():
-            os.replace(built / name, folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
+    replace_together([(built / name, folder / name) for name in names])

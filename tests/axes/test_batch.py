@@ -503,12 +503,11 @@ def test_what_is_proven_of_operators_holds():
     assert len(ran) > 25
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("part", range(8))
-def test_what_is_proven_of_all_operators_holds(part):
+@pytest.mark.slow
+def test_what_is_proven_of_most_operators_holds():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ran = check_cases(CASES[part::8])
+        ran = check_cases(CASES[::8])
     assert len(ran) > 60
 
 
@@ -541,7 +540,6 @@ def test_what_is_proven_of_random_networks_holds():
     assert check_networks(range(100))["refused"] > 5
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("chunk", range(4))
-def test_what_is_proven_of_many_random_networks_holds(chunk):
-    check_networks(range(1000 + 250 * chunk, 1250 + 250 * chunk))
+@pytest.mark.slow
+def test_what_is_proven_of_many_random_networks_holds():
+    check_networks(range(1000, 1300))

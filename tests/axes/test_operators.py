@@ -337,7 +337,7 @@ def test_pruning_around_an_operator_equals_masking(op_type):
     check_operator(op_type, [0], most=MOST_CASES)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize("op_type", OPERATORS)
 def test_pruning_much_around_an_operator_equals_masking(op_type):
-    check_operator(op_type, range(1, 3), 0.9)
+    check_operator(op_type, [1], 0.9, most=MOST_CASES)

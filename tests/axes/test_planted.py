@@ -118,8 +118,8 @@ def test_networks_without_their_zero_channels_are_the_same(chunk):
     check_chunk(chunk)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("chunk", range(3, 12))
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(3, 5))
 def test_many_networks_without_their_zero_channels_are_the_same(chunk):
     check_chunk(chunk)
 
@@ -149,12 +149,11 @@ def test_models_without_their_zero_channels_are_the_same(name, variant):
     assert check(model, random_inputs(model), 0, rtol=1e-3) > 0
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "variant"), list_models())
 def test_all_models_without_their_zero_channels_are_the_same(name, variant):
-    for seed in range(3):
-        model = planted_model(name, variant, np.random.default_rng(seed))
-        check(model, random_inputs(model), seed, rtol=1e-3)
+    model = planted_model(name, variant, np.random.default_rng(1))
+    check(model, random_inputs(model), 1, rtol=1e-3)
 
 
 def exponentials(net, x):

@@ -227,14 +227,17 @@ runtime = Runtime(sys.argv[1], 2)
 inputs = {"x": np.zeros((1, 3, 9, 9), np.float32)}
 for _ in range(2_000):
     runtime.run(inputs)
-before = resident()
-for _ in range(100_000):
-    runtime.run(inputs)
-assert resident() - before < 1 << 18, resident() - before
+sizes = [resident()]
+for _ in range(4):
+    for _ in range(25_000):
+        runtime.run(inputs)
+    sizes.append(resident())
+grown = [after - before for before, after in zip(sizes, sizes[1:])]
+assert min(grown) < 25_000, grown  # allocators grow once, what leaks a byte a run does each time
 """
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_many_runs_take_no_more_memory(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _MANY_RUNS, str(compiled(network(9), tmp_path))]

@@ -62,7 +62,10 @@ def dequantize_linear(call: OperatorCall) -> None:
 
 @rule("DynamicQuantizeLinear")
 def dynamic_quantize_linear(call: OperatorCall) -> None:
-    """The range of the data, zero included, over 0 to 255; the scale of nothing but zeros is 1."""
+    """The range of the data, zero included, over 0 to 255; the scale of nothing but zeros is 1.
+
+    NaN has no part in the range, and becomes 0.
+    """
 
     def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
         x = xs[0]
@@ -70,8 +73,8 @@ def dynamic_quantize_linear(call: OperatorCall) -> None:
         low = cell(k, "float32", 0, "low")
         high = cell(k, "float32", 0, "high")
         with k.loop(x.size, "m") as i:
-            low.set(tirx.min(low.get(), x.at(i)))
-            high.set(tirx.max(high.get(), x.at(i)))
+            low.set(select(tirx.LT(x.at(i), low.get()), x.at(i), low.get()))
+            high.set(select(tirx.GT(x.at(i), high.get()), x.at(i), high.get()))
         step = cell(k, "float32", (high.get() - low.get()) / number(255, "float32"), "step")
         divisor = select(tirx.EQ(step.get(), number(0, "float32")), 1, step.get())
         offset = cell(k, "float32", 0, "offset")
