@@ -123,7 +123,7 @@ class PruneChannels(Pass):
                 other = Plan(copy, ignore=plan.ignore, normalized=plan.normalized)
                 if not plan.agrees(other):
                     continue
-                shape_of = CountedSizes.of(copy).shapes(copy)
+                _, shape_of = CountedSizes.usual(copy)
                 search = Search(goal, shape_of, self.align, self.scope)
                 trials = choose(other, search, runs, importance=self.importance, seed=seed)
                 plan.tie_like(other)
