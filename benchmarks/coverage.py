@@ -37,6 +37,9 @@ TIME_LIMIT = 60.0
 HALF_ROUNDING = 2.0**-9
 """Relative difference of two units in the last place of float16, which 1e-3 is less than."""
 
+ROUNDING = 2.0**-23
+"""Difference, as a share of the largest number of an output, that float32's rounding may make."""
+
 STATUSES = ("pass", "error", "wrong", "crash", "hang")
 
 
@@ -214,8 +217,11 @@ def difference(found: Sequence[Any], expected: Sequence[Any], case: Case) -> str
         if other.dtype.kind in "Vf":
             own, other = own.astype(np.float64), other.astype(np.float64)
         rtol = max(case.rtol, HALF_ROUNDING) if half else case.rtol
-        if not np.allclose(own, other, rtol, case.atol, equal_nan=True):
-            at = ~np.isclose(own, other, rtol, case.atol, equal_nan=True)
+        atol = case.atol
+        if other.dtype.kind == "f":
+            atol = max(atol, ROUNDING * float(np.abs(other[np.isfinite(other)]).max(initial=0.0)))
+        if not np.allclose(own, other, rtol, atol, equal_nan=True):
+            at = ~np.isclose(own, other, rtol, atol, equal_nan=True)
             pair = f"{own[at].flat[0]} instead of {other[at].flat[0]}"
             return f"output {index}: {int(at.sum())} of {at.size} differ, {pair}"
     return ""

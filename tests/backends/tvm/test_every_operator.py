@@ -77,22 +77,22 @@ def cases(per_operator: int) -> list[Part]:
         nodes = case.model.graph.node
         if not case.data or len(nodes) != 1 or found[nodes[0].op_type] >= per_operator:
             continue
-        part = part_of(case.name, case.model, _arrays(case))
-        if nodes[0].op_type in lowered() and part is not None and _has_numbers(part):
+        part = part_of(case.name, case.model, arrays_of(case))
+        if nodes[0].op_type in lowered() and part is not None and has_numbers(part):
             found[nodes[0].op_type] += 1
             parts.append(part)
     return [*parts, *OWN]
 
 
-def _arrays(case: Case) -> list[Any]:
+def arrays_of(case: Case) -> list[Any]:
     return [numpy_helper.to_array(x) if isinstance(x, TensorProto) else x for x in case.data[0][0]]
 
 
-def _has_numbers(part: Part) -> bool:
+def has_numbers(part: Part) -> bool:
     return all(x.dtype.kind in "fiub" for x in part.feeds.values())
 
 
-def _own(
+def model_of(
     op_type: str,
     feeds: dict[str, Array],
     constants: dict[str, Array] | None = None,
@@ -115,13 +115,13 @@ def _own(
 _X = np.random.default_rng(0).standard_normal((2, 3, 6, 5)).astype(np.float32)
 
 OWN = [
-    _own("GlobalLpPool", {"x": _X}, p=2),
-    _own("MaxRoiPool", {"x": _X}, {"r": np.float32([[0, 0, 0, 3, 4], [1, 1, 1, 4, 5]])},
+    model_of("GlobalLpPool", {"x": _X}, p=2),
+    model_of("MaxRoiPool", {"x": _X}, {"r": np.float32([[0, 0, 0, 3, 4], [1, 1, 1, 4, 5]])},
          pooled_shape=[2, 2]),
-    _own("MelWeightMatrix", {},
+    model_of("MelWeightMatrix", {},
          {"bins": np.int64(8), "length": np.int64(16), "rate": np.int64(8192),
           "low": np.float32(0), "high": np.float32(4096)}),
-    _own("STFT", {"x": _X.reshape(2, -1, 1)},
+    model_of("STFT", {"x": _X.reshape(2, -1, 1)},
          {"step": np.int64(8), "window": np.ones(16, np.float32), "length": np.int64(16)}),
 ]  # fmt: skip
 """Operators of which ONNX has no case of one node on tensors, or none whose sizes are constant."""
@@ -209,7 +209,7 @@ def assert_close(have: Array, want: Array, what: str, operators: set[str]) -> No
 def test_all_cases(tmp_path: Path, tenth: int) -> None:
     """Every case of ONNX with tensors of numbers, as ONNX Runtime computes it or as ONNX says,
     which differ in places. Most refusals are for types that kernels lack."""
-    chosen = [pair for pair in _all_parts() if _has_numbers(pair[0])][tenth::10]
+    chosen = [pair for pair in _all_parts() if has_numbers(pair[0])][tenth::10]
     stated = {part.name: outputs for part, outputs in chosen}
     refused: dict[str, str] = {}
     for joined in compile_parts([part for part, _ in chosen], tmp_path, refused=refused):
@@ -234,7 +234,7 @@ def _differ(have: list[Array], want: list[Array], part: Part) -> str:
 
 def _all_parts() -> Iterator[tuple[Part, list[Array]]]:
     for case in generated_cases():
-        part = part_of(case.name, case.model, _arrays(case)) if case.data else None
+        part = part_of(case.name, case.model, arrays_of(case)) if case.data else None
         if part is not None and not part.operators & RANDOM:
             outputs = case.data[0][1]
             yield (
