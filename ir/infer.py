@@ -15,8 +15,8 @@ from .errors import MISFITS, ModelError, UnsupportedError
 from .graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from .model import Model
 from .onnx_io import to_proto_without_weights
-from .ops import Trait, with_trait
-from .stand_ins import REPLACED, add_stand_ins, all_nodes
+from .ops import Trait, operators, with_trait
+from .stand_ins import add_stand_ins, all_nodes, replaced
 from .tensor import Tensor
 
 VALUE_LIMIT = 4096
@@ -63,12 +63,13 @@ def _infer_right(proto: ModelProto) -> tuple[ModelProto, set[str]]:
 
 
 def _infer_whole(proto: ModelProto) -> ModelProto:
-    foreign = any(node.op_type in REPLACED for node in all_nodes(proto.graph))
-    if foreign:
-        replaced = _copy(proto)
-        if add_stand_ins(replaced):
+    operators()  # with the stand-ins that packages bring along
+    foreign = replaced()
+    if any(node.op_type in foreign for node in all_nodes(proto.graph)):
+        copy = _copy(proto)
+        if add_stand_ins(copy):
             with contextlib.suppress(ModelError):  # maybe of the stand-ins' own making
-                return _infer(replaced)
+                return _infer(copy)
     return _infer(proto)
 
 

@@ -92,7 +92,8 @@ def _attributes(node: NodeProto, names: str) -> list[AttributeProto]:
     return [a for a in node.attribute if a.name in names.split()]
 
 
-def _like_first(node: NodeProto) -> list[NodeProto]:
+def like_first(node: NodeProto) -> list[NodeProto]:
+    """A result that has the type and shape of the first operand."""
     return [_call("Identity", ["i0"], "o0")]
 
 
@@ -193,23 +194,23 @@ def _quantized_concat(node: NodeProto) -> list[NodeProto]:
 
 
 _BODIES: dict[tuple[str, str], Body] = {
-    ("", "SimplifiedLayerNormalization"): _like_first,
-    REQUIRE: _like_first,
+    ("", "SimplifiedLayerNormalization"): like_first,
+    REQUIRE: like_first,
     **{
         (_MICROSOFT, op_type): body
         for op_type, body in {
             "Attention": _attention,
-            "BiasAdd": _like_first,
+            "BiasAdd": like_first,
             "BiasGelu": _sum,
             "BiasSoftmax": _sum,
-            "FastGelu": _like_first,
+            "FastGelu": like_first,
             "FusedConv": _fused_conv,
             "FusedGemm": _fused_gemm,
             "FusedMatMul": _fused_matmul,
-            "Gelu": _like_first,
+            "Gelu": like_first,
             "GemmFastGelu": _fused_matmul,
-            "GroupNorm": _like_first,
-            "Inverse": _like_first,
+            "GroupNorm": like_first,
+            "Inverse": like_first,
             "MatMulIntegerToFloat": _float_product,
             "DynamicQuantizeMatMul": _float_product,
             "MultiHeadAttention": _multi_head_attention,
@@ -218,19 +219,34 @@ _BODIES: dict[tuple[str, str], Body] = {
             "QLinearAveragePool": _quantized("AveragePool", [0], 3, _WINDOW),
             "QLinearConcat": _quantized_concat,
             "QLinearGlobalAveragePool": _quantized("GlobalAveragePool", [0], 3),
-            "QLinearLeakyRelu": _like_first,
+            "QLinearLeakyRelu": like_first,
             "QLinearMul": _quantized("Mul", [0, 3], 6),
-            "QLinearSigmoid": _like_first,
-            "QLinearSoftmax": _like_first,
+            "QLinearSigmoid": like_first,
+            "QLinearSoftmax": like_first,
             "QLinearWhere": _quantized_where,
-            "QuickGelu": _like_first,
-            "RotaryEmbedding": _like_first,
-            "SimplifiedLayerNormalization": _like_first,
+            "QuickGelu": like_first,
+            "RotaryEmbedding": like_first,
+            "SimplifiedLayerNormalization": like_first,
             "SkipLayerNormalization": _skip_normalization,
             "SkipSimplifiedLayerNormalization": _skip_normalization,
         }.items()
     },
 }
 
-REPLACED = frozenset(op_type for _, op_type in _BODIES)
-"""Names of the operators that there are stand-ins for, whatever their domain."""
+
+def replaced() -> set[str]:
+    """Names of the operators that there are stand-ins for, whatever their domain."""
+    return {op_type for _, op_type in _BODIES}
+
+
+def stand_in(*op_types: str, domain: str) -> Callable[[Body], Body]:
+    """Register what stands in for some operators of a domain."""
+
+    def register(body: Body) -> Body:
+        for op_type in op_types:
+            if (domain, op_type) in _BODIES:
+                raise ValueError(f"{domain}::{op_type} has two stand-ins")
+            _BODIES[domain, op_type] = body
+        return body
+
+    return register

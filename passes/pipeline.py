@@ -11,6 +11,7 @@ Field names are written with hyphens or underscores. `format_pipeline` and
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import difflib
 import importlib
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..ir.errors import SecateurError
+from ..ir.plugins import plugins
 from .base import Pass
 
 _TOKEN = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|([{}\[\],=])|([^\s{}\[\],="]+)|(\S))')
@@ -58,11 +60,13 @@ def format_pass(pass_: Pass) -> str:
 
 
 def known_passes() -> dict[str, type[Pass]]:
-    """Every pass by its name: those of this package and any imported subclass of `Pass`."""
+    """Every pass by its name: those of this package, those that installed packages bring along,
+    and any imported subclass of `Pass`."""
     package = importlib.import_module(__package__ or "")
     for module in pkgutil.iter_modules(package.__path__):
         if module.ispkg:
             importlib.import_module(f"{package.__name__}.{module.name}")
+    plugins("passes", abc.ABCMeta)
     classes = _subclasses(Pass)  # type: ignore[type-abstract]
     return {cls.name: cls for cls in classes if not inspect.isabstract(cls)}
 

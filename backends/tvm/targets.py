@@ -11,6 +11,7 @@ import platform
 from typing import Any
 
 from ...ir.errors import SecateurError
+from ...ir.plugins import plugins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _aarch64(name: str, description: str, cpu: str, features: str = "", flags: s
     )
 
 
-TARGETS: dict[str, Target] = {
+_TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
         _x86("x86-64-v2", "x86-64 with SSE4.2 (2009 and later)", 16, "", _V2),
@@ -157,6 +158,17 @@ TARGETS: dict[str, Target] = {
 }
 
 
+@functools.cache
+def targets() -> dict[str, Target]:
+    """All targets by name, with those that installed packages bring along."""
+    found = dict(_TARGETS)
+    for target in plugins("targets", Target).values():
+        if target.name in found:
+            raise SecateurError(f"an installed package brings another target '{target.name}'")
+        found[target.name] = target
+    return found
+
+
 def parse_target(name: str) -> Target:
     """The target called `name`; `native` is the best one that this machine runs.
 
@@ -164,9 +176,11 @@ def parse_target(name: str) -> Target:
     """
     if name == "native":
         return _native()
-    if name in TARGETS:
-        return TARGETS[name]
-    raise SecateurError(f"unknown target '{name}'; known: native, {', '.join(TARGETS)}")
+    if name in _TARGETS:  # from which those of packages are made
+        return _TARGETS[name]
+    if name in targets():
+        return targets()[name]
+    raise SecateurError(f"unknown target '{name}'; known: native, {', '.join(targets())}")
 
 
 def can_run_here(target: Target) -> bool:
@@ -195,8 +209,8 @@ _PREFERENCE = (
 
 def _native() -> Target:
     for name in _PREFERENCE:
-        if can_run_here(TARGETS[name]):
-            return TARGETS[name]
+        if can_run_here(_TARGETS[name]):
+            return _TARGETS[name]
     raise SecateurError(f"no known target fits this machine ({platform.machine()})")
 
 

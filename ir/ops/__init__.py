@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from importlib import import_module
+from types import ModuleType
 
 from ..graph import Node, normalize_domain
+from ..plugins import plugins
 from .records import Macs, Operator, Rule, Trait, table
 
 FAMILIES = (
@@ -59,6 +61,7 @@ def operators() -> dict[tuple[str, str], list[Operator]]:
     """All records by domain and operator type, later versions first."""
     for family in FAMILIES:
         import_module(f".{family}", __name__)
+    plugins("operators", ModuleType)
     return table
 
 

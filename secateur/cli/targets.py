@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..backends.tvm.targets import TARGETS
+from ..backends.tvm.targets import targets
 from .console import print_json, print_table
 from .options import json_option
 
@@ -22,9 +22,9 @@ def command(as_json: bool) -> None:
                     "triple": target.triple,
                     "features": sorted(target.features),
                 }
-                for target in TARGETS.values()
+                for target in targets().values()
             ]
         )
         return
-    rows = [[target.name, target.description] for target in TARGETS.values()]
+    rows = [[target.name, target.description] for target in targets().values()]
     print_table(["target", "description"], rows, text_columns=2)

@@ -20,7 +20,7 @@ from ..ir.graph import Node, normalize_domain
 from ..ir.ops import Operator, Trait, operator, operators
 from ..ir.ops.records import MICROSOFT
 from ..ir.schemas import is_deterministic
-from ..ir.stand_ins import REPLACED
+from ..ir.stand_ins import replaced
 from ..ir.symbolic.registry import contents_rules, shape_rules
 from ..passes.opset_rules import OWN_RULES
 from ..passes.quantize.rules import REASONS, rule_of
@@ -96,7 +96,7 @@ def sizes(name: Name) -> str:
         schema = defs.get_schema(name.op_type, domain=name.domain)
         if schema.has_type_and_shape_inference_function or _is_defined(schema):
             found.append("ONNX")
-    if name.op_type in REPLACED and not defs.has(name.op_type, domain=name.domain):
+    if name.op_type in replaced() and not defs.has(name.op_type, domain=name.domain):
         found.append("stand-in")
     return ", ".join(found) or "not: nothing infers its types"
 

@@ -18,7 +18,7 @@ from secateur.backends.tvm.artifact.build import check_symbols
 from secateur.backends.tvm.artifact.symbols import LIBC, undefined
 from secateur.backends.tvm.artifact.toolchain import compile_source, link_shared
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.targets import TARGETS, parse_target
+from secateur.backends.tvm.targets import parse_target, targets
 from secateur.ir.errors import UnsupportedError
 from secateur.ir.onnx_io import from_proto
 
@@ -27,7 +27,7 @@ from .test_threads import network
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", targets())
 def test_artifacts_need_nothing_but_libc(tmp_path: Path, target: str) -> None:
     compile_model(from_proto(quantize(network())), parse_target(target), tmp_path / "m.so")
     command = ["nm", "-D", "--undefined-only", "--format=just-symbols", tmp_path / "m.so"]

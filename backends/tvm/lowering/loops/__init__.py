@@ -4,6 +4,9 @@
 raises UnsupportedError where the node's form has no static meaning.
 """
 
+from types import ModuleType
+
+from .....ir.plugins import plugins
 from . import (  # noqa: F401  # each registers its rules
     convolution,
     elementwise,
@@ -24,5 +27,7 @@ from . import (  # noqa: F401  # each registers its rules
     sorting,
 )
 from .base import RULES, key
+
+plugins("lowerings", ModuleType)
 
 __all__ = ["RULES", "key"]
