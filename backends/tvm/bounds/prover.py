@@ -22,6 +22,7 @@ from tvm.ir.prim import expr as prim
 from tvm_ffi import Object
 
 from ..tensorir.builder import leaves
+from ..tensorir.types import BufferVar, Node, PrimFunc, Statement
 from .facts import Facts, Linear
 from .values import LIMITS, Condition, Number, Values
 
@@ -47,13 +48,13 @@ class Verdict:
     writes: tuple[int, ...]
 
 
-def prove(function: Any, ranges: Ranges | None = None) -> Verdict:
+def prove(function: PrimFunc, ranges: Ranges | None = None) -> Verdict:
     """Analyse a kernel whose constant parameters have elements in `ranges`."""
     return _Prover(function, ranges or {}).verdict()
 
 
 class _Prover:
-    def __init__(self, function: Any, ranges: Ranges) -> None:
+    def __init__(self, function: PrimFunc, ranges: Ranges) -> None:
         self.function, self.ranges = function, ranges
         self.facts = Facts()
         self.values = Values(self.facts)
@@ -84,7 +85,7 @@ class _Prover:
 
     # --- statements ---
 
-    def block(self, statement: Any, given: tuple[Linear, ...]) -> None:
+    def block(self, statement: Statement, given: tuple[Linear, ...]) -> None:
         """A statement where all of `given` are at least 0."""
         outer, self.scopes = self.scopes, contextlib.ExitStack()
         with self.scopes:
@@ -92,18 +93,18 @@ class _Prover:
             self.statement(statement)
         self.scopes = outer
 
-    def statement(self, s: Any) -> None:
+    def statement(self, s: Statement) -> None:
         rule = _STATEMENTS.get(type(s))
         if rule is None:
             self.fail(f"a {type(s).__name__} statement")
         else:
             rule(self, s)
 
-    def sequence(self, s: Any) -> None:
+    def sequence(self, s: Statement) -> None:
         for part in s.seq:
             self.statement(part)
 
-    def loop(self, s: Any) -> None:
+    def loop(self, s: Statement) -> None:
         first, extent = self.expression(s.min), self.expression(s.extent)
         if not isinstance(first, Number) or not isinstance(extent, Number):
             self.fail("a loop whose extent is no integer")
@@ -125,7 +126,7 @@ class _Prover:
         self.forget(written)
         self.concurrent = concurrent
 
-    def branch(self, s: Any) -> None:
+    def branch(self, s: Statement) -> None:
         condition = self.condition(s.condition)
         self.block(s.then_case, condition.true)
         if s.else_case is not None:
@@ -134,16 +135,16 @@ class _Prover:
         if leaves(s.then_case):
             self.scopes.enter_context(self.facts.given(condition.false))
 
-    def while_(self, s: Any) -> None:
+    def while_(self, s: Statement) -> None:
         written = self.stored(s.body)
         self.forget(written)
         self.block(s.body, self.condition(s.condition).true)
         self.forget(written)
 
-    def bind(self, s: Any) -> None:
+    def bind(self, s: Statement) -> None:
         self.variables[hash(s.var)] = self.expression(s.value)
 
-    def store(self, s: Any) -> None:
+    def store(self, s: Statement) -> None:
         value = self.expression(s.value)
         at = [self.index(i) for i in s.indices]
         buffer = self.access("store", s.buffer, s.indices, at)
@@ -153,10 +154,10 @@ class _Prover:
             if isinstance(value, Number) and buffer.size == 1 and not self.shares(buffer):
                 buffer.contents[_key(at)] = value
 
-    def evaluate(self, s: Any) -> None:
+    def evaluate(self, s: Statement) -> None:
         self.expression(s.value)
 
-    def allocate(self, s: Any) -> None:
+    def allocate(self, s: Statement) -> None:
         self.declare(s.buffer, None)
 
     def forget(self, written: frozenset[int]) -> None:
@@ -166,7 +167,7 @@ class _Prover:
                 self.buffers[buffer].version += 1
                 self.buffers[buffer].contents.clear()
 
-    def declare(self, buffer: Any, parameter: int | None) -> None:
+    def declare(self, buffer: BufferVar, parameter: int | None) -> None:
         sizes = []
         for size in buffer.shape:
             if not isinstance(size, prim.IntImm):
@@ -192,7 +193,7 @@ class _Prover:
 
     # --- expressions ---
 
-    def expression(self, e: Any) -> Known:
+    def expression(self, e: Node) -> Known:
         """What is known of a value; checks the accesses that computing it makes."""
         rule = _EXPRESSIONS.get(type(e))
         if rule is None:
@@ -200,58 +201,58 @@ class _Prover:
             return None
         return rule(self, e)
 
-    def condition(self, e: Any) -> Condition:
+    def condition(self, e: Node) -> Condition:
         """A condition, of which nothing is known where a type may not hold its numbers."""
         found = self.expression(e)
         if not isinstance(found, Condition) or not self.values.holds(found.doubts):
             return Condition()
         return found
 
-    def variable(self, e: Any) -> Known:
+    def variable(self, e: Node) -> Known:
         known = self.variables.get(hash(e))
         if isinstance(known, Number):
             low, high = self.facts.narrow(known.form, known.low, known.high)
             return Number(known.kind, known.form, low, high, known.doubts)
         return known
 
-    def integer(self, e: Any) -> Known:
+    def integer(self, e: Node) -> Known:
         kind = _type(e)
         if kind == "bool":
             return _ALWAYS if int(e.value) else ~_ALWAYS
         return self.values.literal(int(e.value), kind)
 
-    def nothing(self, e: Any) -> Known:
+    def nothing(self, e: Node) -> Known:
         return None
 
-    def arithmetic(self, e: Any, compute: Callable[[Values, Number, Number], Number]) -> Known:
+    def arithmetic(self, e: Node, compute: Callable[[Values, Number, Number], Number]) -> Known:
         a, b = self.expression(e.a), self.expression(e.b)
         if isinstance(a, Number) and isinstance(b, Number):
             return compute(self.values, a, b)
         return None
 
-    def comparison(self, e: Any, name: str) -> Known:
+    def comparison(self, e: Node, name: str) -> Known:
         a, b = self.expression(e.a), self.expression(e.b)
         if isinstance(a, Number) and isinstance(b, Number):
             return self.values.compare(name, a, b)
         return Condition()
 
-    def both(self, e: Any) -> Known:
+    def both(self, e: Node) -> Known:
         a, b = self.expression(e.a), self.expression(e.b)
         return a & b if isinstance(a, Condition) and isinstance(b, Condition) else None
 
-    def either(self, e: Any) -> Known:
+    def either(self, e: Node) -> Known:
         a, b = self.expression(e.a), self.expression(e.b)
         return a | b if isinstance(a, Condition) and isinstance(b, Condition) else None
 
-    def negation(self, e: Any) -> Known:
+    def negation(self, e: Node) -> Known:
         a = self.expression(e.a)
         return ~a if isinstance(a, Condition) else None
 
-    def complement(self, e: Any) -> Known:
+    def complement(self, e: Node) -> Known:
         a = self.expression(e.a)
         return self.values.opaque(a, a) if isinstance(a, Number) else None
 
-    def select(self, e: Any) -> Known:
+    def select(self, e: Node) -> Known:
         condition = self.expression(e.condition)
         yes, no = self.expression(e.true_value), self.expression(e.false_value)
         if not isinstance(condition, Condition):
@@ -260,7 +261,7 @@ class _Prover:
             return self.values.select(condition, yes, no)
         return Condition() if isinstance(yes, Condition) else None
 
-    def choice(self, e: Any) -> Known:
+    def choice(self, e: Node) -> Known:
         """`if_then_else`: each side is evaluated only where it is chosen."""
         condition = self.condition(e.args[0])
         with self.facts.given(condition.true):
@@ -271,7 +272,7 @@ class _Prover:
             return self.values.select(condition, yes, no)
         return Condition() if isinstance(yes, Condition) else None
 
-    def cast(self, e: Any) -> Known:
+    def cast(self, e: Node) -> Known:
         value, kind = self.expression(e.value), _type(e)
         if kind == "bool":
             return Condition()
@@ -284,7 +285,7 @@ class _Prover:
             return self.values.select(value, one, zero)
         return self.values.of_type(kind)
 
-    def call(self, e: Any) -> Known:
+    def call(self, e: Node) -> Known:
         name = getattr(e.op, "name", str(e.op)).rpartition(".")[2]
         if name == "if_then_else":
             return self.choice(e)
@@ -302,7 +303,7 @@ class _Prover:
             return Condition()
         return self.values.of_type(kind) if kind in LIMITS else None
 
-    def parts(self, e: Any) -> Known:
+    def parts(self, e: Node) -> Known:
         """Vectors: only what computing their elements reads."""
         for name in _PARTS[type(e)]:
             part = getattr(e, name)
@@ -310,7 +311,7 @@ class _Prover:
                 self.expression(one)
         return None
 
-    def load(self, e: Any) -> Known:
+    def load(self, e: Node) -> Known:
         at = [self.index(i) for i in e.indices]
         buffer = self.access("load", e.source, e.indices, at)
         if buffer is None or any(i is None or i.lanes > 1 for i in at):
@@ -339,7 +340,7 @@ class _Prover:
 
     # --- accesses ---
 
-    def index(self, e: Any) -> _Index | None:
+    def index(self, e: Node) -> _Index | None:
         """An index; a ramp is its first one with a step."""
         step, lanes = 0, 1
         if isinstance(e, prim.Ramp):
@@ -349,7 +350,7 @@ class _Prover:
         value = self.expression(e)
         return _Index(value, step, lanes) if isinstance(value, Number) else None
 
-    def access(self, what: str, buffer: Any, indices: Any, at: list[_Index | None]) -> Any:
+    def access(self, what: str, buffer: BufferVar, indices: Any, at: list[_Index | None]) -> Any:
         """Count an access as proven, or say what isn't; the buffer, where it is known."""
         known = self.buffers.get(hash(buffer))
         if known is None:
@@ -429,13 +430,13 @@ class _Stored:
     def __init__(self) -> None:
         self.known: dict[int, frozenset[int]] = {}
 
-    def __call__(self, s: Any) -> frozenset[int]:
+    def __call__(self, s: Statement) -> frozenset[int]:
         found = self.known.get(hash(s))
         if found is None:
             found = self.known[hash(s)] = frozenset(self.of(s))
         return found
 
-    def of(self, s: Any) -> Iterator[int]:
+    def of(self, s: Statement) -> Iterator[int]:
         if isinstance(s, tirx.BufferStore):
             yield hash(s.buffer)
         elif isinstance(s, tirx.SeqStmt):
@@ -457,7 +458,7 @@ _TYPES: dict[int, tuple[Any, str]] = {}
 """Types and their names by the types' identity, which a type kept here keeps."""
 
 
-def _type(e: Any) -> str:
+def _type(e: Node) -> str:
     """The name of an expression's type; TVM has one object for all expressions of a type."""
     kind = e.ty
     identity = Object.__hash__(kind)

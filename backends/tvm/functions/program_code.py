@@ -17,6 +17,7 @@ from tvm import tirx
 from ..plan.programs import Instruction, Program, integer_range
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, cast, constant, llvm, reinterpret
+from ..tensorir.types import Expression
 from ..tensorir.vectors import VectorCode
 from . import mathematics
 from .definitions import FUNCTIONS, Function
@@ -33,7 +34,7 @@ class ProgramCode(VectorCode):
         super().__init__(builder, target, lanes)
         self.floats: set[int] = set()
 
-    def evaluate(self, program: Program, operands: Sequence[Any]) -> Any:
+    def evaluate(self, program: Program, operands: Sequence[Expression]) -> Expression:
         """The program's result; intermediate results used twice are computed once."""
         values = list(operands)
         uses: dict[int, int] = {}
@@ -58,15 +59,17 @@ class ProgramCode(VectorCode):
             values.append(self.bind(value, types[-1]) if multiple else value)
         return values[program.result]
 
-    def instruction(self, instruction: Instruction, arguments: list[Any], types: list[str]) -> Any:
+    def instruction(
+        self, instruction: Instruction, arguments: list[Expression], types: list[str]
+    ) -> Expression:
         rule = _RULES.get(instruction.name)
         if rule is None:
             raise KeyError(f"no rule for the instruction '{instruction.name}'")
         return rule(self, instruction, arguments, types)
 
     def round_to(
-        self, value: Any, instruction: Instruction, zero_point: int, *, bounded: bool = False
-    ) -> Any:
+        self, value: Expression, instruction: Instruction, zero_point: int, *, bounded: bool = False
+    ) -> Expression:
         """Round half to even, add the zero point, saturate: the end of every quantization.
 
         Adding 1.5 * 2^23 leaves the rounded number in the low bits; from above those bits
@@ -96,10 +99,12 @@ class ProgramCode(VectorCode):
         return cast(limited, instruction.dtype, self.lanes)
 
 
-Rule = Callable[[ProgramCode, Instruction, list[Any], list[str]], Any]
+Rule = Callable[[ProgramCode, Instruction, list[Expression], list[str]], Any]
 
 
-def _dequantize(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _dequantize(
+    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
+) -> Expression:
     if types[0] == "float32":
         value = a[0] - e.number(float(s["zero_point"]))
     else:
@@ -110,27 +115,33 @@ def _dequantize(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) 
     return e.fence(value * e.number(s["scale"]))
 
 
-def _quantize(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _quantize(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
     return e.round_to(a[0] / e.number(s["scale"]), s, s["zero_point"])
 
 
-def _quantize_average(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _quantize_average(
+    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
+) -> Expression:
     """QLinearAveragePool adds the zero point before it rounds."""
     value = a[0] / e.number(s["scale"]) + e.number(float(s["zero_point"]))
     return e.round_to(value, s, 0)
 
 
-def _scale_accumulator(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _scale_accumulator(
+    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
+) -> Expression:
     """Integer accumulator to float: a[1] holds input scale * weight scale, per channel."""
     return e.fence(e.to_float(a[0]) * (a[1]))
 
 
-def _requantize(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _requantize(
+    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
+) -> Expression:
     """MlasRequantizeOutput; a[1] holds (input scale * weight scale) / output scale."""
     return e.round_to(e.to_float(a[0]) * a[1], s, s["zero_point"], bounded=s["bounded"])
 
 
-def _table(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _table(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
     """A function of a byte: two lookups by its low seven bits (AVX-512 VBMI), one chosen."""
     lanes, parts = e.lanes, []
     for start in range(0, 256, 64):
@@ -152,19 +163,23 @@ def _table(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> An
     return found if s.dtype == "int8" else reinterpret(found, "uint8", lanes)
 
 
-def _scale_sum(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _scale_sum(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
     """The mean of dequantized values from the sum of the integers."""
     value = a[0] - e.number(s["zero_point"] * s["count"], "int32")
     return e.fence(e.to_float(value) * e.number(s["input_scale"])) / e.number(float(s["count"]))
 
 
-def _requantize_sum(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _requantize_sum(
+    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
+) -> Expression:
     """MlasQLinearGlobalAveragePool."""
     value = e.to_float(a[0] + e.number(s["bias"], "int32")) * e.number(s["scale"])
     return e.round_to(value, s, s["zero_point"])
 
 
-def _qlinear_add(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _qlinear_add(
+    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
+) -> Expression:
     """MlasQLinearAdd (AVX2): a * ra + (b * rb + fixed), each instruction rounded once."""
     f32 = np.float32
     ratio_a, ratio_b = f32(s["scale_a"]) / f32(s["scale"]), f32(s["scale_b"]) / f32(s["scale"])
@@ -180,7 +195,9 @@ def _largest(*factors: np.float32) -> float:
     return 256.0 * sum(abs(float(f)) for f in factors)
 
 
-def _qlinear_mul(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _qlinear_mul(
+    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
+) -> Expression:
     """MlasQLinearMul: (a - za) * (b - zb) * ratio + zero point, rounded after each instruction."""
     f32 = np.float32
     ratio = f32(s["scale_a"]) * f32(s["scale_b"]) / f32(s["scale"])
@@ -190,15 +207,15 @@ def _qlinear_mul(e: ProgramCode, s: Instruction, a: list[Any], types: list[str])
     return e.round_to(product + e.number(float(s["zero_point"])), s, 0)
 
 
-def _constant(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _constant(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
     return e.literal(s["value"]) if s.dtype == "float32" else e.number(s["value"], s.dtype)
 
 
-def _cast_rule(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _cast_rule(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
     return cast(a[0], s.dtype, e.lanes)
 
 
-def _clip(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _clip(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
     value = a[0]
     if s["low"] > -math.inf:
         value = e.at_least(value, e.number(s["low"], s.dtype), s.dtype)
@@ -207,7 +224,7 @@ def _clip(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any
     return value
 
 
-def _prelu(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+def _prelu(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
     x = e.opaque(a[0])
     return tirx.Select(x < e.number(0.0), x * a[1], x)
 
@@ -219,69 +236,69 @@ class VectorArithmetic:
         self.code = code
         self.dtype = dtype
 
-    def number(self, value: float) -> Any:
+    def number(self, value: float) -> Expression:
         return self.code.number(value, self.dtype)
 
-    def parameter(self, value: float) -> Any:
+    def parameter(self, value: float) -> Expression:
         return self.code.literal(value)
 
-    def named(self, x: Any) -> Any:
+    def named(self, x: Expression) -> Expression:
         return self.code.opaque(x)
 
-    def kept(self, x: Any) -> Any:
+    def kept(self, x: Expression) -> Expression:
         return self.code.in_memory(x)
 
-    def where(self, condition: Any, x: Any, y: Any) -> Any:
+    def where(self, condition: Expression, x: Expression, y: Expression) -> Expression:
         return tirx.Select(condition, x, y)
 
-    def at_least(self, x: Any, bound: Any) -> Any:
+    def at_least(self, x: Expression, bound: Expression) -> Expression:
         return self.code.at_least(x, bound, self.dtype)
 
-    def at_most(self, x: Any, bound: Any) -> Any:
+    def at_most(self, x: Expression, bound: Expression) -> Expression:
         return self.code.at_most(x, bound, self.dtype)
 
-    def negative(self, x: Any) -> Any:
+    def negative(self, x: Expression) -> Expression:
         return -x
 
-    def magnitude(self, x: Any) -> Any:
+    def magnitude(self, x: Expression) -> Expression:
         return self.code.magnitude(x)
 
-    def floor(self, x: Any) -> Any:
+    def floor(self, x: Expression) -> Expression:
         return tirx.floor(x)
 
-    def ceil(self, x: Any) -> Any:
+    def ceil(self, x: Expression) -> Expression:
         return tirx.ceil(x)
 
-    def round(self, x: Any) -> Any:
+    def round(self, x: Expression) -> Expression:
         return tirx.nearbyint(x)
 
-    def sqrt(self, x: Any) -> Any:
+    def sqrt(self, x: Expression) -> Expression:
         return tirx.sqrt(x)
 
-    def exp(self, x: Any) -> Any:
+    def exp(self, x: Expression) -> Expression:
         return mathematics.exp(self.code, x)
 
-    def decay(self, x: Any) -> Any:
+    def decay(self, x: Expression) -> Expression:
         return mathematics.exp(self.code, self.at_most(x, self.number(0))) - self.number(1)
 
-    def log(self, x: Any) -> Any:
+    def log(self, x: Expression) -> Expression:
         return mathematics.log(self.code, x)
 
-    def tanh(self, x: Any) -> Any:
+    def tanh(self, x: Expression) -> Expression:
         return mathematics.tanh(self.code, x)
 
-    def erf(self, x: Any) -> Any:
+    def erf(self, x: Expression) -> Expression:
         return mathematics.erf(self.code, x)
 
-    def sigmoid(self, x: Any) -> Any:
+    def sigmoid(self, x: Expression) -> Expression:
         return mathematics.sigmoid(self.code, x)
 
-    def softplus(self, x: Any) -> Any:
+    def softplus(self, x: Expression) -> Expression:
         return mathematics.softplus(self.code, x)
 
 
 def _function(function: Function) -> Rule:
-    def rule(e: ProgramCode, s: Instruction, a: list[Any], types: list[str]) -> Any:
+    def rule(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
         return function.formula(VectorArithmetic(e, s.dtype), a[0], **dict(s.parameters))
 
     return rule

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from tvm import tirx
 
@@ -14,6 +13,7 @@ from ..plan.blocked import Blocked
 from ..plan.programs import Program
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, constant, join, load, splat
+from ..tensorir.types import BufferVar, Expr, Expression
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Operand:
 
 def declare(
     builder: KernelBuilder, operands: Sequence[Operand], output: Blocked, channels: int
-) -> list[Any]:
+) -> list[Expression]:
     """Declare a kernel's operand parameters."""
     buffers = []
     for index, operand in enumerate(operands):
@@ -56,9 +56,9 @@ class Epilogue:
         target: Target,
         program: Program,
         operands: Sequence[Operand],
-        buffers: Sequence[Any],
+        buffers: Sequence[Expr],
         output: Blocked,
-        result: Any,
+        result: Expr,
         lanes: int,
     ) -> None:
         self.builder, self.target, self.program = builder, target, program
@@ -68,7 +68,9 @@ class Epilogue:
         self.width = PACKED if together else 1
         """Pixels that are finished together."""
 
-    def finish(self, values: Sequence[Any], n: Any, channel: Any, h: Any, w: Any) -> None:
+    def finish(
+        self, values: Sequence[Expression], n: Expr, channel: Expr, h: Expr, w: Expr
+    ) -> None:
         """Store the results of neighbouring pixels of image n, from (h, w) on."""
         for first in range(0, len(values), self.width):
             run = values[first : first + self.width]
@@ -81,8 +83,15 @@ class Epilogue:
             self._store(value, n, channel, self.output.position(h, w + first), len(run))
 
     def _read(
-        self, operand: Operand, buffer: Any, n: Any, channel: Any, h: Any, w: Any, pixels: int
-    ) -> Any:
+        self,
+        operand: Operand,
+        buffer: BufferVar,
+        n: Expr,
+        channel: Expr,
+        h: Expr,
+        w: Expr,
+        pixels: int,
+    ) -> Expression:
         """The operand's lanes for a run of pixels."""
         lanes, layout = self.lanes, operand.layout
         if layout is not None:
@@ -99,7 +108,9 @@ class Epilogue:
             return join([load(buffer, channel, lanes=lanes)] * pixels, lanes)
         return splat(load(buffer, 0), lanes * pixels)
 
-    def _lanes(self, buffer: Any, layout: Blocked, at: Any, position: Any, lane: Any) -> Any:
+    def _lanes(
+        self, buffer: BufferVar, layout: Blocked, at: Expr, position: Expr, lane: Expr
+    ) -> Expression:
         """One pixel's vector; blocks shorter than a vector are repeated."""
         count = min(self.lanes, layout.block)
         value = load(buffer, at, position, lane, lanes=count)
@@ -109,7 +120,9 @@ class Epilogue:
             return splat(value, self.lanes)
         return tirx.Shuffle([value] * -(-self.lanes // count), list(range(self.lanes)))
 
-    def _store(self, value: Any, n: Any, channel: Any, position: Any, pixels: int) -> None:
+    def _store(
+        self, value: Expression, n: Expr, channel: Expr, position: Expr, pixels: int
+    ) -> None:
         """Store vectors; blocks shorter than a vector take its first lanes."""
         layout, lanes = self.output, self.lanes * pixels
         if self.lanes > layout.block:
@@ -120,13 +133,13 @@ class Epilogue:
         self.builder.store(self.result, value, at, position, lane, lanes=lanes)
 
 
-def _split(channel: Any, block: int) -> tuple[Any, Any]:
+def _split(channel: Expr, block: int) -> tuple[Expr, Expr]:
     if isinstance(channel, int):
         return channel // block, channel % block
     return tirx.floordiv(channel, block), tirx.floormod(channel, block)
 
 
-def fill_border(builder: KernelBuilder, buffer: Any, layout: Blocked, dtype: str) -> None:
+def fill_border(builder: KernelBuilder, buffer: BufferVar, layout: Blocked, dtype: str) -> None:
     """Write the physical padding around each image."""
     if not any(layout.pads):
         return
@@ -134,7 +147,7 @@ def fill_border(builder: KernelBuilder, buffer: Any, layout: Blocked, dtype: str
     rows, columns = layout.rows, layout.columns
     with builder.loop(layout.shape[0], "b") as b:
 
-        def run(count: int, start: Any) -> None:
+        def run(count: int, start: Expr) -> None:
             if count > 0:
                 with builder.loop(count, "p") as p:
                     builder.store(buffer, value, b, start + p, 0, lanes=layout.block)

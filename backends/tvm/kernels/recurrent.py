@@ -6,7 +6,7 @@ same hidden units, so that the gates' arithmetic follows in registers.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from tvm import tirx
 
@@ -15,9 +15,13 @@ from ..functions.program_code import ProgramCode, VectorArithmetic
 from ..plan.recurrent import Recurrent
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, constant, load, splat
+from ..tensorir.types import BufferVar, Expr, Expression, PrimFunc
+
+Rule = Callable[[list[Expression], Expr, Expr], None]
+"""What follows the products of a tile: takes a vector of sums per gate, batch and unit."""
 
 
-def build(layer: Recurrent, target: Target) -> Any:
+def build(layer: Recurrent, target: Target) -> PrimFunc:
     """The kernel.
 
     Arguments: projections [steps, batch, columns] of each direction, packed weights, for
@@ -64,7 +68,7 @@ class _Recurrent:
         accumulators = 4 if self.bias is not None else layer.gates
         self.rows = max(1, min(layer.batch, (target.registers - layer.gates - 2) // accumulators))
 
-    def build(self) -> Any:
+    def build(self) -> PrimFunc:
         k, layer = self.k, self.layer
         for d, reverse in enumerate(layer.reverse):
             self.direction = d
@@ -78,7 +82,7 @@ class _Recurrent:
                 self.finish(self.c, 0, self.last_c)
         return k.finish()
 
-    def start(self, state: Any, initial: Any) -> None:
+    def start(self, state: BufferVar, initial: BufferVar | None) -> None:
         k, layer = self.k, self.layer
         with k.loop(layer.batch, "n") as n, k.loop(self.padded, "i") as i:
             k.store(state, constant(0.0, "float32"), n * self.padded + i)
@@ -87,17 +91,17 @@ class _Recurrent:
                 at = (self.direction * layer.batch + n) * layer.hidden + i
                 k.store(state, load(initial, at), n * self.padded + i)
 
-    def finish(self, state: Any, offset: int, result: Any) -> None:
+    def finish(self, state: BufferVar, offset: int, result: BufferVar) -> None:
         k, layer = self.k, self.layer
         with k.loop(layer.batch, "n") as n, k.loop(layer.hidden, "i") as i:
             at = (self.direction * layer.batch + n) * layer.hidden + i
             k.store(result, load(state, offset + n * self.padded + i), at)
 
-    def step(self, t: Any, at: Any) -> None:
+    def step(self, t: Expr, at: Expr) -> None:
         """One time step; the state before it is in half t % 2."""
         layer = self.layer
         half = layer.batch * self.padded
-        parity: Any = t % 2
+        parity: Expr = t % 2
         before, after = parity * half, (1 - parity) * half
         if layer.kind == "GRU" and not layer.reset_after:
             self.pass_over((0, 1), before, at, self.gru_gates(before))
@@ -107,7 +111,12 @@ class _Recurrent:
         self.pass_over(tuple(range(layer.gates)), before, at, rule(before, after, at))
 
     def pass_over(
-        self, gates: tuple[int, ...], before: Any, at: Any, rule: Any, source: Any = None
+        self,
+        gates: tuple[int, ...],
+        before: Expr,
+        at: Expr,
+        rule: Rule,
+        source: BufferVar | None = None,
     ) -> None:
         """Some gates of all units: `rule(sums, n, unit)` takes a vector of sums per gate."""
         k, layer = self.k, self.layer
@@ -123,12 +132,12 @@ class _Recurrent:
     def tile(
         self,
         gates: tuple[int, ...],
-        before: Any,
-        at: Any,
-        rule: Any,
-        source: Any,
-        unit: Any,
-        first: Any,
+        before: Expr,
+        at: Expr,
+        rule: Rule,
+        source: BufferVar,
+        unit: Expr,
+        first: Expr,
         rows: int,
     ) -> None:
         k, layer, lanes = self.k, self.layer, self.lanes
@@ -161,24 +170,24 @@ class _Recurrent:
             sums = [self.bind(load(acc, place(r, i), lanes=lanes)) for i in range(len(gates))]
             rule(sums, first + r, unit)
 
-    def fresh(self, value: Any) -> Any:
+    def fresh(self, value: Expression) -> Expression:
         variable = tirx.Var("w", f"float32x{self.lanes}")
         self.k.statement(tirx.Bind(variable, value))
         return variable
 
-    def bind(self, value: Any) -> Any:
+    def bind(self, value: Expression) -> Expression:
         return self.code.bind(value, "float32")
 
-    def projected(self, n: Any, at: Any, unit: Any, gate: int) -> Any:
+    def projected(self, n: Expr, at: Expr, unit: Expr, gate: int) -> Expression:
         """What the inputs contribute to a gate, its biases included."""
         row = (at * self.layer.batch + n) * self.units + unit
         start = row * self.width + gate * self.lanes
         return load(self.x[self.direction], start, lanes=self.lanes)
 
-    def state(self, buffer: Any, offset: Any, n: Any, unit: Any) -> Any:
+    def state(self, buffer: BufferVar, offset: Expr, n: Expr, unit: Expr) -> Expression:
         return load(buffer, offset + n * self.padded + unit * self.lanes, lanes=self.lanes)
 
-    def activate(self, index: int, value: Any) -> Any:
+    def activate(self, index: int, value: Expression) -> Expression:
         """Clip and apply the direction's activation function number `index`."""
         e, clip = self.code, self.layer.clip
         if clip:
@@ -186,10 +195,10 @@ class _Recurrent:
         name = self.layer.activations[self.direction][index]
         return self.bind(self.apply(name, value))
 
-    def apply(self, name: str, value: Any) -> Any:
+    def apply(self, name: str, value: Expression) -> Expression:
         return FUNCTIONS[name].formula(VectorArithmetic(self.code), value)
 
-    def keep(self, value: Any, n: Any, unit: Any, after: Any, at: Any) -> None:
+    def keep(self, value: Expression, n: Expr, unit: Expr, after: Expr, at: Expr) -> None:
         """The new hidden state, also into the output."""
         k, layer, lanes = self.k, self.layer, self.lanes
         k.store(self.h, value, after + n * self.padded + unit * lanes, lanes=lanes)
@@ -208,14 +217,14 @@ class _Recurrent:
 
     # --- kinds ---
 
-    def rnn(self, before: Any, after: Any, at: Any) -> Any:
-        def rule(sums: list[Any], n: Any, unit: Any) -> None:
+    def rnn(self, before: Expr, after: Expr, at: Expr) -> Rule:
+        def rule(sums: list[Expression], n: Expr, unit: Expr) -> None:
             self.keep(self.activate(0, sums[0]), n, unit, after, at)
 
         return rule
 
-    def lstm(self, before: Any, after: Any, at: Any) -> Any:
-        def rule(sums: list[Any], n: Any, unit: Any) -> None:
+    def lstm(self, before: Expr, after: Expr, at: Expr) -> Rule:
+        def rule(sums: list[Expression], n: Expr, unit: Expr) -> None:
             i, o, f = (self.activate(0, sums[g]) for g in (0, 1, 2))
             candidate = self.activate(1, sums[3])
             cell = self.bind(f * self.state(self.c, 0, n, unit) + i * candidate)
@@ -226,10 +235,10 @@ class _Recurrent:
 
         return rule
 
-    def gru(self, before: Any, after: Any, at: Any) -> Any:
+    def gru(self, before: Expr, after: Expr, at: Expr) -> Rule:
         """The reset gate scales the product with the state."""
 
-        def rule(sums: list[Any], n: Any, unit: Any) -> None:
+        def rule(sums: list[Expression], n: Expr, unit: Expr) -> None:
             z, r = self.activate(0, sums[0]), self.activate(0, sums[1])
             own = self.projected(n, at, unit, 2)
             candidate = self.activate(1, own + r * sums[2])
@@ -237,10 +246,10 @@ class _Recurrent:
 
         return rule
 
-    def gru_gates(self, before: Any) -> Any:
+    def gru_gates(self, before: Expr) -> Rule:
         """Update and reset gates; the update gate waits in the cell state's buffer."""
 
-        def rule(sums: list[Any], n: Any, unit: Any) -> None:
+        def rule(sums: list[Expression], n: Expr, unit: Expr) -> None:
             z, r = self.activate(0, sums[0]), self.activate(0, sums[1])
             place = n * self.padded + unit * self.lanes
             self.k.store(self.c, z, place, lanes=self.lanes)
@@ -249,15 +258,22 @@ class _Recurrent:
 
         return rule
 
-    def gru_state(self, before: Any, after: Any, at: Any) -> Any:
-        def rule(sums: list[Any], n: Any, unit: Any) -> None:
+    def gru_state(self, before: Expr, after: Expr, at: Expr) -> Rule:
+        def rule(sums: list[Expression], n: Expr, unit: Expr) -> None:
             z = self.bind(self.state(self.c, 0, n, unit))
             self.mix(z, self.activate(1, sums[0]), n, unit, before, after, at)
 
         return rule
 
     def mix(
-        self, z: Any, candidate: Any, n: Any, unit: Any, before: Any, after: Any, at: Any
+        self,
+        z: Expression,
+        candidate: Expression,
+        n: Expr,
+        unit: Expr,
+        before: Expr,
+        after: Expr,
+        at: Expr,
     ) -> None:
         old = self.state(self.h, before, n, unit)
         value = (self.code.number(1.0) - z) * candidate + z * old

@@ -15,9 +15,7 @@ import numpy as np
 from tvm import tirx
 
 from ..faults import Fault
-
-Expr = Any
-"""A TensorIR expression, or a Python number."""
+from .types import BufferVar, Expr, Expression, PrimFunc, Statement
 
 SHARES = 16
 """Iterations that a parallel loop should have: enough for threads to share evenly."""
@@ -27,34 +25,34 @@ class KernelBuilder:
     """Collects parameters and statements of one function."""
 
     def __init__(self) -> None:
-        self._parameters: list[Any] = []
-        self._blocks: list[list[Any]] = [[]]
+        self._parameters: list[BufferVar] = []
+        self._blocks: list[list[Statement]] = [[]]
         self._shared: list[dict[Any, Any]] = [{}]
 
-    def parameter(self, name: str, shape: Sequence[int], dtype: str) -> Any:
+    def parameter(self, name: str, shape: Sequence[int], dtype: str) -> Expression:
         """A buffer argument; arguments keep the order of these calls."""
         buffer = tirx.decl_buffer([int(d) for d in shape], dtype, name)
         self._parameters.append(buffer)
         return buffer
 
-    def local(self, size: int, dtype: str, name: str = "acc") -> Any:
+    def local(self, size: int, dtype: str, name: str = "acc") -> Expression:
         """A buffer private to the innermost loop body; lives in registers where it fits."""
         buffer = tirx.decl_buffer([size], dtype, name, scope="local")
         self.statement(tirx.AllocBuffer(buffer))
         return buffer
 
-    def statement(self, statement: Any) -> None:
+    def statement(self, statement: Expr) -> None:
         self._blocks[-1].append(statement)
 
     def _open(self) -> None:
         self._blocks.append([])
         self._shared.append({})
 
-    def _close(self) -> Any:
+    def _close(self) -> Statement:
         self._shared.pop()
         return _sequence(self._blocks.pop())
 
-    def shared(self, key: Any, value: Callable[[], Any], dtype: str) -> Any:
+    def shared(self, key: Any, value: Callable[[], Expression], dtype: str) -> Expression:
         """A variable with a value that doesn't change, one for each loop body that needs it."""
         for known in self._shared:
             if key in known:
@@ -141,42 +139,42 @@ class KernelBuilder:
             return
         self.statement(tirx.IfThenElse(condition, leave, None))
 
-    def store(self, buffer: Any, value: Expr, *indices: Expr, lanes: int = 1) -> None:
+    def store(self, buffer: BufferVar, value: Expr, *indices: Expr, lanes: int = 1) -> None:
         """Store `value`; with `lanes` > 1 a vector along the last axis from the last index."""
         self.statement(tirx.BufferStore(buffer, value, _indices(indices, lanes)))
 
-    def finish(self) -> Any:
+    def finish(self) -> PrimFunc:
         """The function. Its buffers are taken not to overlap."""
         return tirx.PrimFunc(self._parameters, _sequence(self._blocks[0])).with_attr(
             {"tirx.noalias": True, "s_tir": True}
         )
 
 
-def leaves(statement: Any) -> bool:
+def leaves(statement: Expr) -> bool:
     """Whether a statement leaves the kernel, as what `fail_if` puts under its condition does."""
     last = statement.seq[-1] if isinstance(statement, tirx.SeqStmt) else statement
     value = last.value if isinstance(last, tirx.Evaluate) else None
     return getattr(getattr(value, "op", None), "name", "") == "tirx.tvm_throw_last_error"
 
 
-def load(buffer: Any, *indices: Expr, lanes: int = 1) -> Any:
+def load(buffer: BufferVar, *indices: Expr, lanes: int = 1) -> Expression:
     """Read a scalar, or `lanes` consecutive elements of the last axis."""
     return tirx.BufferLoad(buffer, _indices(indices, lanes))
 
 
-def splat(value: Expr, lanes: int) -> Any:
+def splat(value: Expression, lanes: int) -> Expression:
     """A vector of `lanes` copies of a scalar."""
     return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
 
-def join(vectors: Sequence[Expr], lanes: int) -> Any:
+def join(vectors: Sequence[Expression], lanes: int) -> Expression:
     """One vector of all the elements of vectors of `lanes`, in turn."""
     if len(vectors) == 1:
         return vectors[0]
     return tirx.Shuffle(list(vectors), list(range(len(vectors) * lanes)))
 
 
-def constant(value: float, dtype: str, lanes: int = 1) -> Any:
+def constant(value: float, dtype: str, lanes: int = 1) -> Expression:
     """An immediate, splat over `lanes`; infinities and NaN by their bits."""
     if dtype == "float32" and not math.isfinite(value):
         bits = int(np.float32(value).view(np.int32))
@@ -184,11 +182,11 @@ def constant(value: float, dtype: str, lanes: int = 1) -> Any:
     return splat(tirx.const(value, dtype), lanes)
 
 
-def cast(value: Any, dtype: str, lanes: int) -> Any:
+def cast(value: Expression, dtype: str, lanes: int) -> Expression:
     return tirx.Cast(vector_type(dtype, lanes), value)
 
 
-def reinterpret(value: Any, dtype: str, lanes: int) -> Any:
+def reinterpret(value: Expression, dtype: str, lanes: int) -> Expression:
     """The same bits as another type."""
     return tirx.reinterpret(vector_type(dtype, lanes), value)
 
@@ -197,7 +195,7 @@ def vector_type(dtype: str, lanes: int) -> str:
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
-def llvm(name: str, dtype: str, *arguments: Any) -> Any:
+def llvm(name: str, dtype: str, *arguments: Expr) -> Expression:
     """Call a pure LLVM intrinsic by its mangled name."""
     return tirx.call_llvm_pure_intrin(dtype, name, *arguments)
 
@@ -211,18 +209,26 @@ def _pieces(batch: int, channels: int, extent: int) -> int:
     return pieces if pieces > channels else 1
 
 
-def as_int(value: Expr) -> Any:
-    return tirx.IntImm("int32", value) if isinstance(value, int) else value
+def smaller(index: Expr, limit: int) -> Expr:
+    """The smaller one of an index and a limit."""
+    if isinstance(index, int):
+        return min(index, limit)
+    return tirx.min(index, tirx.IntImm("int32", limit))
 
 
-def _indices(indices: Sequence[Expr], lanes: int) -> list[Any]:
+def as_int(value: Expr) -> Expression:
+    """An index as an expression."""
+    return value if not isinstance(value, (int, float)) else tirx.IntImm("int32", value)
+
+
+def _indices(indices: Sequence[Expr], lanes: int) -> list[Expression]:
     result = [as_int(i) for i in indices]
     if lanes > 1:
         result[-1] = tirx.Ramp(result[-1], tirx.IntImm("int32", 1), lanes)
     return result
 
 
-def _sequence(statements: list[Any]) -> Any:
+def _sequence(statements: list[Statement]) -> Statement:
     if not statements:
         return tirx.Evaluate(tirx.IntImm("int32", 0))
     return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from tvm import tirx
 
+from .....ir.tensor import Array
 from ...functions.rounding import PACKED, packs
 from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, cast, llvm, load, reinterpret, splat
+from ...tensorir.types import BufferVar, Expr, Expression, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from ..matrix.dot import SIGN_BITS
 from .direct import _start
@@ -54,7 +55,7 @@ def extra_columns(kernel_w: int) -> int:
     return -kernel_w % 4
 
 
-def pack_weights(conv: Depthwise, target: Target, weights: Any) -> Any:
+def pack_weights(conv: Depthwise, target: Target, weights: Array) -> Array:
     """[C, 1, KH, KW] to [KH * KW, padded channels], or to four taps per channel."""
     channels, _, kernel_h, kernel_w = weights.shape
     if conv.by_dot_product(target):
@@ -68,7 +69,7 @@ def pack_weights(conv: Depthwise, target: Target, weights: Any) -> Any:
     return packed
 
 
-def build(conv: Depthwise, target: Target, parallel: bool = False) -> Any:
+def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, weights, bias, operands, output."""
     dot = conv.by_dot_product(target)
     x, y, geometry = conv.input, conv.output, conv.geometry
@@ -128,7 +129,7 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> Any:
     return k.finish()
 
 
-def _four_taps(conv: Depthwise, source: Any, block: Any, position: Any) -> Any:
+def _four_taps(conv: Depthwise, source: BufferVar, block: Expr, position: Expr) -> Expression:
     """Four neighbouring pixels, as unsigned bytes, the taps of each channel together."""
     dtype = conv.input_dtype
     flat = tirx.BufferLoad(source, [block, as_int(position), tirx.Ramp(as_int(0), as_int(1), 64)])

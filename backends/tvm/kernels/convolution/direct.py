@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -16,6 +15,7 @@ from ...plan.geometry import Geometry, Upsampling
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, load
+from ...tensorir.types import BufferVar, Expr, Expression, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from ..matrix.dot import Dot, MaddDot, choose
 
@@ -142,7 +142,7 @@ def _slope(starts: Sequence[int]) -> int | None:
     return slope if affine else None
 
 
-def build(conv: Convolution, target: Target, tile: Tile, parallel: bool = False) -> Any:
+def build(conv: Convolution, target: Target, tile: Tile, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, weights, bias, operands, [block starts], output."""
     return _Emitter(conv, target, tile, parallel).build()
 
@@ -160,7 +160,7 @@ class _Emitter:
         assert self.width >= tile.columns
         self.starts, self.count = conv.input_blocks(target, tile)
 
-    def build(self) -> Any:
+    def build(self) -> PrimFunc:
         k, conv, tile = self.k, self.conv, self.tile
         kernel_h, kernel_w = conv.geometry.kernel
         steps = conv.input.block // self.dot.depth
@@ -200,7 +200,7 @@ class _Emitter:
                 self.one_tile(n, g, i, j)
         return k.finish()
 
-    def one_tile(self, n: Any, group: Any, i: Any, j: Any) -> None:
+    def one_tile(self, n: Expr, group: Expr, i: Expr, j: Expr) -> None:
         """Accumulate and write one output tile; the last tiles overlap their neighbours."""
         k, tile, conv = self.k, self.tile, self.conv
         row = _start(i, tile.rows, self.height)
@@ -225,7 +225,9 @@ class _Emitter:
                 for c, value in enumerate(values):
                     self.write_phase(conv.upsampling, value, n, vector, row + r, column + c)
 
-    def write_phase(self, up: Upsampling, value: Any, n: Any, vector: Any, h: Any, w: Any) -> None:
+    def write_phase(
+        self, up: Upsampling, value: Expression, n: Expr, vector: Expr, h: Expr, w: Expr
+    ) -> None:
         """Write where the vector's phase of the pixel lies, if that is inside the image."""
         own = self.conv.phase_vectors(self.target)
         phase, channel = vector // own, vector % own * self.lanes
@@ -244,10 +246,10 @@ class _Emitter:
         with self.k.when(tirx.all(*inside) if len(inside) > 1 else inside[0]):
             self.epilogue.finish([value], n, channel, y, x)
 
-    def reduce(self, acc: Any, n: Any, group: Any, row: Any, column: Any) -> None:
+    def reduce(self, acc: BufferVar, n: Expr, group: Expr, row: Expr, column: Expr) -> None:
         """Sum over all taps of the input's blocks; of the last one over its channels alone."""
         steps, last = self.conv.block_steps(self.target)
-        first = load(self.table, group) if self.table is not None else group * self.slope
+        first = load(self.table, group) if self.slope is None else group * self.slope
         block = n * self.conv.input.blocks + first
         whole = self.count if last == steps else self.count - 1
         if whole:
@@ -258,7 +260,14 @@ class _Emitter:
             self.reduce_block(acc, group, ic, block + ic, last, row, column)
 
     def reduce_block(
-        self, acc: Any, group: Any, ic: Any, block: Any, count: int, row: Any, column: Any
+        self,
+        acc: BufferVar,
+        group: Expr,
+        ic: Expr,
+        block: Expr,
+        count: int,
+        row: Expr,
+        column: Expr,
     ) -> None:
         """Sum over the taps and the first `count` steps of one block."""
         k, tile = self.k, self.tile
@@ -280,15 +289,15 @@ class _Emitter:
 
     def multiply(
         self,
-        acc: Any,
-        group: Any,
-        index: Any,
-        block: Any,
-        step: Any,
-        row: Any,
-        column: Any,
-        kh: Any,
-        kw: Any,
+        acc: BufferVar,
+        group: Expr,
+        index: Expr,
+        block: Expr,
+        step: Expr,
+        row: Expr,
+        column: Expr,
+        kh: Expr,
+        kw: Expr,
     ) -> None:
         """One reduction step of the whole tile."""
         k, tile, geometry, x = self.k, self.tile, self.conv.geometry, self.conv.input
@@ -319,7 +328,7 @@ def _flat(conv: Convolution) -> bool:
     )
 
 
-def _start(index: Any, size: int, extent: int) -> Any:
+def _start(index: Expr, size: int, extent: int) -> Expr:
     """First pixel of a tile, moved back where the tile would pass the edge."""
     if isinstance(index, int):
         return as_int(min(index * size, extent - size))

@@ -19,7 +19,8 @@ from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry
 from ...plan.programs import Program
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, constant, load, splat
+from ...tensorir.builder import KernelBuilder, constant, load, smaller, splat
+from ...tensorir.types import Expr, Expression, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from .direct import divisors
 
@@ -137,7 +138,7 @@ def pack_weights(conv: Winograd, weights: Array) -> Array:
     return np.ascontiguousarray(packed.transpose(0, 1, 3, 2))
 
 
-def build(conv: Winograd, target: Target, parallel: bool = False) -> Any:
+def build(conv: Winograd, target: Target, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, weights, bias, operands; results, two scratch buffers."""
     x, y = conv.input, conv.output
     rows, columns = conv.tiles
@@ -178,15 +179,13 @@ def build(conv: Winograd, target: Target, parallel: bool = False) -> Any:
     return k.finish()
 
 
-def _row(chunk: Any, size: int, rows: int) -> Any:
-    if isinstance(chunk, int):
-        return min(chunk * size, rows - size)
-    return tirx.min(chunk * size, tirx.IntImm("int32", rows - size))
+def _row(chunk: Expr, size: int, rows: int) -> Expr:
+    return smaller(chunk * size, rows - size)
 
 
-def _combine(coefficients: Sequence[int], values: Sequence[Any], lanes: int) -> Any:
+def _combine(coefficients: Sequence[int], values: Sequence[Expression], lanes: int) -> Expression:
     """The linear combination, without multiplications by one."""
-    total: Any = None
+    total: Expression | None = None
     for c, value in zip(coefficients, values, strict=True):
         if c == 0:
             continue
@@ -198,19 +197,20 @@ def _combine(coefficients: Sequence[int], values: Sequence[Any], lanes: int) -> 
             total = total - value
         else:
             total = total + value * constant(float(c), "float32", lanes)
+    assert total is not None  # no row of the transformations is zero
     return total
 
 
 def _transform_input(
     k: KernelBuilder,
     conv: Winograd,
-    source: Any,
-    transformed: Any,
-    n: Any,
-    cb: Any,
-    row: Any,
-    own_row: Any,
-    tw: Any,
+    source: Expr,
+    transformed: Expr,
+    n: Expr,
+    cb: Expr,
+    row: Expr,
+    own_row: Expr,
+    tw: Expr,
     count: int,
 ) -> None:
     x, lanes = conv.input, conv.input.block
@@ -241,11 +241,11 @@ def _multiply(
     k: KernelBuilder,
     conv: Winograd,
     target: Target,
-    transformed: Any,
-    weights: Any,
-    products: Any,
-    q: Any,
-    group: Any,
+    transformed: Expr,
+    weights: Expression,
+    products: Expr,
+    q: Expr,
+    group: Expr,
     count: int,
 ) -> None:
     """One of 36 matrix products, for one group of output channels and all tiles."""
@@ -284,20 +284,20 @@ def _multiply(
         for v in range(vectors):
             for t in range(tiles):
                 value = load(acc, (v * tiles + t) * lanes, lanes=lanes)
-                at = (group * vectors + v) * count + first + t
-                k.store(products, value, q, at, 0, lanes=lanes)
+                column = (group * vectors + v) * count + first + t
+                k.store(products, value, q, column, 0, lanes=lanes)
 
 
 def _transform_output(
     k: KernelBuilder,
     conv: Winograd,
     target: Target,
-    buffers: tuple[Any, Any, Any, list[Any]],
-    n: Any,
-    cb: Any,
-    row: Any,
-    own_row: Any,
-    tw: Any,
+    buffers: tuple[Any, Any, Any, list[Expression]],
+    n: Expr,
+    cb: Expr,
+    row: Expr,
+    own_row: Expr,
+    tw: Expr,
     count: int,
 ) -> None:
     products, bias, result, operands = buffers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 from ...functions.program_code import ProgramCode
 from ...plan.blocked import Blocked
@@ -12,6 +11,7 @@ from ...plan.geometry import Geometry
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, load, splat
+from ...tensorir.types import Expr, Expression, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 
 
@@ -43,7 +43,7 @@ class Pooling:
         return "float32"
 
 
-def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
+def build(pool: Pooling, target: Target, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, [divisors], operands, output."""
     x, y, geometry = pool.input, pool.output, pool.geometry
     lanes = min(target.lanes, y.block)
@@ -68,7 +68,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> Any:
         acc = k.local(lanes, pool.accumulator)
         k.store(acc, constant(_start_value(pool), pool.accumulator, lanes), 0, lanes=lanes)
 
-        def element(kh: Any, kw: Any) -> Any:
+        def element(kh: Expr, kw: Expr) -> Expression:
             h = oh * geometry.strides[0] + kh * geometry.dilations[0] + top
             w = ow * geometry.strides[1] + kw * geometry.dilations[1] + left
             value = load(source, n * x.blocks + cb, h * x.columns + w, part * lanes, lanes=lanes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -14,6 +13,7 @@ from ...plan.blocked import Blocked
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import SHARES, KernelBuilder, constant, load, splat
+from ...tensorir.types import Expr, Expression, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 
 UNROLLED = 8
@@ -68,7 +68,7 @@ class Resize:
         return max(sizes, default=1)
 
 
-def build(kernel: Resize, target: Target, parallel: bool = False) -> Any:
+def build(kernel: Resize, target: Target, parallel: bool = False) -> PrimFunc:
     """The kernel.
 
     Arguments: input, positions of rows [out, taps], positions of columns [out, taps] where
@@ -102,7 +102,7 @@ class _Builder:
             k, target, kernel.program, kernel.operands, buffers, y, self.y, self.lanes
         )
 
-    def build(self, *, parallel: bool) -> Any:
+    def build(self, *, parallel: bool) -> PrimFunc:
         k, y = self.k, self.kernel.output
         run = self.kernel.run(parallel=parallel)
         extents = (y.batch, y.blocks, y.height // run, 1)
@@ -116,12 +116,12 @@ class _Builder:
 class _Row:
     """One block of channels of an image, row by row."""
 
-    def __init__(self, builder: _Builder, n: Any, block: Any) -> None:
+    def __init__(self, builder: _Builder, n: Expr, block: Expr) -> None:
         self.b, self.k, self.kernel = builder, builder.k, builder.kernel
         self.lanes, self.parts = builder.lanes, builder.parts
         self.n, self.block = n, block
         self.at = n * self.kernel.input.blocks + block
-        self.oh: Any = 0
+        self.oh: Expr = 0
         kernel, (ty, tx) = self.kernel, self.kernel.taps
         self.size = kernel.input.width * kernel.input.block
         if kernel.order != "none" and kernel.groups is None:
@@ -130,7 +130,7 @@ class _Row:
         if kernel.order == "corners":
             self.corners = self.k.local(ty * tx * kernel.output.width, "float32", "corners")
 
-    def make(self, oh: Any) -> None:
+    def make(self, oh: Expr) -> None:
         """One row of output pixels."""
         kernel = self.kernel
         self.oh = oh
@@ -149,12 +149,12 @@ class _Row:
                 self.fill_corners()
             self.pixels(self.weighted)
 
-    def pixels(self, value: Callable[[Any, Any], Any]) -> None:
+    def pixels(self, value: Callable[[Expr, Expr], Expression]) -> None:
         """Finish a row of pixels, as many at a time as the epilogue takes."""
         width = self.kernel.output.width
         together = 1 if self.kernel.moves else min(self.b.epilogue.width, width)
 
-        def finish(w: Any, count: int) -> None:
+        def finish(w: Expr, count: int) -> None:
             with self.k.loop(self.parts, "part") as part:
                 lane = part * self.lanes
                 self.finish([value(w + i, lane) for i in range(count)], w, lane)
@@ -164,7 +164,7 @@ class _Row:
         if width % together:
             finish(width - width % together, width % together)
 
-    def finish(self, values: list[Any], w: Any, lane: Any) -> None:
+    def finish(self, values: list[Expression], w: Expr, lane: Expr) -> None:
         """Store neighbouring pixels."""
         channel = self.block * self.kernel.output.block + lane
         self.b.epilogue.finish(values, self.n, channel, self.oh, w)
@@ -189,7 +189,7 @@ class _Row:
         count = min(width, max(1, room // factor))
         copies = max(d for d in range(1, factor + 1) if factor % d == 0 and d <= max(1, room))
 
-        def pixels(w: Any) -> None:
+        def pixels(w: Expr) -> None:
             value = load(self.b.x, self.at, first + w, 0, lanes=count * block)
             value = ProgramCode(k, self.b.target, count * block).bind(value, kernel.input_dtype)
             order = [
@@ -205,12 +205,12 @@ class _Row:
         if width % count:  # the last vector overlaps the one before
             pixels(width - count)
 
-    def load(self, position: Any, lane: Any, lanes: int) -> Any:
+    def load(self, position: Expr, lane: Expr, lanes: int) -> Expression:
         """A vector of the input, as floats or as it is."""
         value = load(self.b.x, self.at, position, lane, lanes=lanes)
         return ProgramCode(self.k, self.b.target, lanes).evaluate(self.kernel.element, [value])
 
-    def column(self, w: Any, tap: Any) -> Any:
+    def column(self, w: Expr, tap: Expr) -> Expression:
         """The input column of a tap of output column `w`."""
         return load(self.b.columns, w * self.kernel.taps[1] + tap)
 
@@ -218,7 +218,7 @@ class _Row:
         """The input rows of an output row: their weighted sum, or each of them."""
         kernel, ty = self.kernel, self.kernel.taps[0]
 
-        def fill(place: Any, lanes: int) -> None:
+        def fill(place: Expr, lanes: int) -> None:
             if kernel.order == "blended":
                 self.k.store(self.rows, self.blend(place, lanes), place, lanes=lanes)
                 return
@@ -228,7 +228,7 @@ class _Row:
 
         self.vectors(self.size, fill)
 
-    def vectors(self, size: int, body: Callable[[Any, int], None]) -> None:
+    def vectors(self, size: int, body: Callable[[Expr, int], None]) -> None:
         """A body for each vector of a row; the last vector may overlap the one before."""
         lanes = min(self.b.target.lanes, 1 << (size.bit_length() - 1))
         with self.k.loop(size // lanes, "v") as v:
@@ -236,11 +236,11 @@ class _Row:
         if size % lanes:
             body(size - lanes, lanes)
 
-    def blend(self, place: Any, lanes: int) -> Any:
+    def blend(self, place: Expr, lanes: int) -> Expression:
         """The weighted sum of the input rows at an element of them."""
         ty = self.kernel.taps[0]
 
-        def term(t: Any) -> Any:
+        def term(t: Expr) -> Expression:
             value = self.load(load(self.b.rows, self.oh * ty + t), place, lanes)
             return value * splat(load(self.b.row_weights, self.oh * ty + t), lanes)
 
@@ -256,7 +256,7 @@ class _Row:
             lane = part * lanes
             kept = k.local(lanes, "float32", "left")
 
-            def between(left: Any, right: Any, w: Any, count: int) -> None:
+            def between(left: Expression, right: Expression, w: Expr, count: int) -> None:
                 values = []
                 for i in range(count):
                     a, b = (load(self.b.column_weights, tap * width + w + i) for tap in (0, 1))
@@ -280,7 +280,7 @@ class _Row:
         for t in range(ty):
             for tap in range(tx):
 
-                def fill(w: Any, lanes: int, t: int = t, tap: int = tap) -> None:
+                def fill(w: Expr, lanes: int, t: int = t, tap: int = tap) -> None:
                     column = load(self.b.column_weights, tap * width + w, lanes=lanes)
                     row = splat(load(self.b.row_weights, self.oh * ty + t), lanes)
                     self.k.store(
@@ -289,26 +289,26 @@ class _Row:
 
                 self.vectors(width, fill)
 
-    def weighted(self, w: Any, lane: Any) -> Any:
+    def weighted(self, w: Expr, lane: Expr) -> Expression:
         """The weighted sum of a pixel's taps, from the rows kept."""
         order, (ty, tx), width = self.kernel.order, self.kernel.taps, self.kernel.output.width
         lanes, size = self.lanes, self.kernel.input.block
 
-        def sample(t: Any, tap: Any) -> Any:
+        def sample(t: Expr, tap: Expr) -> Expression:
             place = t * self.size + self.column(w, tap) * size + lane
             return load(self.rows, place, lanes=lanes)
 
-        def across(t: Any) -> Any:
-            def term(tap: Any) -> Any:
+        def across(t: Expr) -> Expression:
+            def term(tap: Expr) -> Expression:
                 weight = load(self.b.column_weights, tap * width + w)
                 return sample(t, tap) * splat(weight, lanes)
 
             return self.total(tx, term, lanes, fenced=order == "nested")
 
-        def down(t: Any) -> Any:
+        def down(t: Expr) -> Expression:
             return across(t) * splat(load(self.b.row_weights, self.oh * ty + t), lanes)
 
-        def corner(i: int) -> Any:
+        def corner(i: Expr) -> Expression:
             return sample(i // tx, i % tx) * splat(load(self.corners, i * width + w), lanes)
 
         if order == "blended":
@@ -317,11 +317,13 @@ class _Row:
             return self.total(ty, down, lanes, fenced=True)
         return self.total(ty * tx, corner, lanes, fenced=True)
 
-    def total(self, count: int, term: Callable[[Any], Any], lanes: int, *, fenced: bool) -> Any:
+    def total(
+        self, count: int, term: Callable[[Expr], Expression], lanes: int, *, fenced: bool
+    ) -> Expression:
         """The sum of terms, each rounded where they are fenced."""
         code = ProgramCode(self.k, self.b.target, lanes)
 
-        def rounded(t: Any) -> Any:
+        def rounded(t: Expr) -> Expression:
             return code.fence(term(t)) if fenced else term(t)
 
         if count <= UNROLLED:
@@ -331,6 +333,6 @@ class _Row:
             return code.bind(value, "float32")
         acc = self.k.local(lanes, "float32")
         self.k.store(acc, constant(0.0, "float32", lanes), 0, lanes=lanes)
-        with self.k.loop(count, "t") as t:
-            self.k.store(acc, load(acc, 0, lanes=lanes) + rounded(t), 0, lanes=lanes)
+        with self.k.loop(count, "t") as tap:
+            self.k.store(acc, load(acc, 0, lanes=lanes) + rounded(tap), 0, lanes=lanes)
         return load(acc, 0, lanes=lanes)

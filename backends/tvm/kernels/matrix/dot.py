@@ -7,7 +7,6 @@ one pixel, broadcast to all lanes, by the weights of `lanes` output channels.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -24,6 +23,7 @@ from ...tensorir.builder import (
     splat,
     vector_type,
 )
+from ...tensorir.types import BufferVar, Expr, Expression
 
 SIGN_BITS = -0x7F7F7F80
 """0x80808080: flips four bytes between signed and unsigned, which adds or takes away 128."""
@@ -51,18 +51,22 @@ class Dot:
         """[..., lanes, depth] to [..., weights_per_step] in the order that `step` reads."""
         return weights.reshape(*weights.shape[:-2], -1).astype(self.weight_dtype)
 
-    def activation(self, builder: KernelBuilder, buffer: Any, *index: Any) -> list[Any]:
+    def activation(
+        self, builder: KernelBuilder, buffer: BufferVar, *index: Expr
+    ) -> list[Expression]:
         """Load `depth` channels of a pixel and broadcast them; named, for several uses."""
         return [splat(load(buffer, *index), self.lanes)]
 
-    def weights(self, builder: KernelBuilder, buffer: Any, *index: Any) -> list[Any]:
+    def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Expression]:
         value = load(buffer, *index, lanes=self.lanes)
         return [_bind(builder, value, self.weight_dtype, self.lanes)]
 
-    def step(self, accumulator: Any, activation: list[Any], weights: list[Any]) -> Any:
+    def step(
+        self, accumulator: Expression, activation: list[Expression], weights: list[Expression]
+    ) -> Expression:
         return accumulator + activation[0] * weights[0]
 
-    def ones(self) -> list[Any]:
+    def ones(self) -> list[Expression]:
         """An activation that is 1 in every channel: it sums the weights."""
         return [constant(1, self.accumulator, self.lanes)]
 
@@ -74,10 +78,14 @@ class WideningDot(Dot):
     accumulator = "int32"
     weight_dtype = "int16"
 
-    def activation(self, builder: KernelBuilder, buffer: Any, *index: Any) -> list[Any]:
+    def activation(
+        self, builder: KernelBuilder, buffer: BufferVar, *index: Expr
+    ) -> list[Expression]:
         return [splat(cast(load(buffer, *index), "int32", 1), self.lanes)]
 
-    def step(self, accumulator: Any, activation: list[Any], weights: list[Any]) -> Any:
+    def step(
+        self, accumulator: Expression, activation: list[Expression], weights: list[Expression]
+    ) -> Expression:
         return accumulator + activation[0] * cast(weights[0], "int32", self.lanes)
 
 
@@ -96,27 +104,29 @@ class FourBytes(Dot):
             return 0 if self.input_dtype == "int8" else -128
         return 128 if self.input_dtype == "int8" else 0
 
-    def word(self, builder: KernelBuilder, buffer: Any, *index: Any) -> Any:
+    def word(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> Expression:
         """Four channels as one 32-bit word, of the signedness that the instruction wants."""
         word = reinterpret(load(buffer, *index, lanes=4), "int32", 1)
         if self.input_offset:
             word = word ^ tirx.const(SIGN_BITS, "int32")
         return word
 
-    def activation(self, builder: KernelBuilder, buffer: Any, *index: Any) -> list[Any]:
+    def activation(
+        self, builder: KernelBuilder, buffer: BufferVar, *index: Expr
+    ) -> list[Expression]:
         word = splat(self.word(builder, buffer, *index), self.lanes)
         dtype = "int8" if self.signed_input else "uint8"
         value = reinterpret(word, dtype, 4 * self.lanes)
         return [_bind(builder, value, dtype, 4 * self.lanes)]
 
-    def weights(self, builder: KernelBuilder, buffer: Any, *index: Any) -> list[Any]:
+    def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Expression]:
         value = load(buffer, *index, lanes=4 * self.lanes)
         return [_bind(builder, value, "int8", 4 * self.lanes)]
 
-    def ones(self) -> list[Any]:
+    def ones(self) -> list[Expression]:
         return [constant(1, "int8" if self.signed_input else "uint8", 4 * self.lanes)]
 
-    def pack_words(self, builder: KernelBuilder, words: Any) -> list[Any]:
+    def pack_words(self, builder: KernelBuilder, words: Expression) -> list[Expression]:
         """Vectors to store as weights, from a 32-bit word of four channels per lane."""
         return [_bind(builder, reinterpret(words, "int8", 4 * self.lanes), "int8", 4 * self.lanes)]
 
@@ -125,7 +135,9 @@ class FourBytes(Dot):
 class VnniDot(FourBytes):
     """AVX-512 VNNI vpdpbusd: unsigned activations, signed weights."""
 
-    def step(self, accumulator: Any, activation: list[Any], weights: list[Any]) -> Any:
+    def step(
+        self, accumulator: Expression, activation: list[Expression], weights: list[Expression]
+    ) -> Expression:
         return llvm(
             "llvm.x86.avx512.vpdpbusd.512", "int32x16", accumulator, activation[0], weights[0]
         )
@@ -137,7 +149,9 @@ class NeonDot(FourBytes):
 
     signed_input = True
 
-    def step(self, accumulator: Any, activation: list[Any], weights: list[Any]) -> Any:
+    def step(
+        self, accumulator: Expression, activation: list[Expression], weights: list[Expression]
+    ) -> Expression:
         name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
         return llvm(name, "int32x4", accumulator, activation[0], weights[0])
 
@@ -163,7 +177,9 @@ class MaddDot(FourBytes):
         pairs = np.stack([weights[..., 0::2], weights[..., 1::2]], axis=-3)
         return pairs.reshape(*weights.shape[:-2], -1).astype("int16")
 
-    def activation(self, builder: KernelBuilder, buffer: Any, *index: Any) -> list[Any]:
+    def activation(
+        self, builder: KernelBuilder, buffer: BufferVar, *index: Expr
+    ) -> list[Expression]:
         word = splat(self.word(builder, buffer, *index), self.lanes)
         pairs = reinterpret(word, "uint16", 2 * self.lanes)
         pairs = _bind(builder, pairs, "uint16", 2 * self.lanes)
@@ -174,7 +190,7 @@ class MaddDot(FourBytes):
             for p in (even, odd)
         ]
 
-    def weights(self, builder: KernelBuilder, buffer: Any, *index: Any) -> list[Any]:
+    def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Expression]:
         *outer, last = index
         return [
             _bind(
@@ -186,10 +202,10 @@ class MaddDot(FourBytes):
             for i in range(2)
         ]
 
-    def ones(self) -> list[Any]:
+    def ones(self) -> list[Expression]:
         return [constant(1, "int16", 2 * self.lanes)] * 2
 
-    def pack_words(self, builder: KernelBuilder, words: Any) -> list[Any]:
+    def pack_words(self, builder: KernelBuilder, words: Expression) -> list[Expression]:
         lanes = 2 * self.lanes
         pairs = _bind(builder, reinterpret(words, "int16", lanes), "int16", lanes)
         eight = constant(8, "int16", lanes)
@@ -198,7 +214,9 @@ class MaddDot(FourBytes):
             for value in ((pairs << eight) >> eight, pairs >> eight)
         ]
 
-    def step(self, accumulator: Any, activation: list[Any], weights: list[Any]) -> Any:
+    def step(
+        self, accumulator: Expression, activation: list[Expression], weights: list[Expression]
+    ) -> Expression:
         dtype = vector_type("int32", self.lanes)
         for a, w in zip(activation, weights, strict=True):
             accumulator = accumulator + llvm(_MADD[self.lanes], dtype, a, w)
@@ -239,7 +257,7 @@ def without_offset(bias: Array, weights: Array, offset: int) -> Array:
     return corrected.astype(np.int32)
 
 
-def _bind(builder: KernelBuilder, value: Any, dtype: str, lanes: int) -> Any:
+def _bind(builder: KernelBuilder, value: Expression, dtype: str, lanes: int) -> Expression:
     variable = tirx.Var("r", vector_type(dtype, lanes))
     builder.statement(tirx.Bind(variable, value))
     return variable

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from tvm import tirx
 
+from .....ir.tensor import Array
 from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, load, splat
+from ...tensorir.types import BufferVar, Expr, Expression, PrimFunc
 from ..convolution.direct import _start, divisors
 from .dot import Dot, FourBytes, MaddDot, choose
 
@@ -90,7 +91,7 @@ def estimate_tiles(matmul: MatMul, target: Target) -> list[tuple[float, MatrixTi
     return found
 
 
-def pack_weights(matmul: MatMul, target: Target, tile: MatrixTile, weights: Any) -> Any:
+def pack_weights(matmul: MatMul, target: Target, tile: MatrixTile, weights: Array) -> Array:
     """[depth, columns] to [group, step, vector * element]."""
     dot, lanes = matmul.dot(target), target.lanes
     steps = -(-matmul.depth // dot.depth)
@@ -103,7 +104,7 @@ def pack_weights(matmul: MatMul, target: Target, tile: MatrixTile, weights: Any)
     )
 
 
-def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = False) -> Any:
+def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, weights, bias, operands, output (row-major, flat)."""
     dot, lanes = matmul.dot(target), target.lanes
     steps = -(-matmul.depth // dot.depth)
@@ -125,7 +126,7 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
             for r in range(tile.rows):
                 k.store(acc, start, (v * tile.rows + r) * lanes, lanes=lanes)
 
-        def multiply(step: Any, tail: int) -> None:
+        def multiply(step: Expr, tail: int) -> None:
             weights = [
                 dot.weights(k, w, group, step, v * dot.weights_per_step)
                 for v in range(tile.vectors)
@@ -148,7 +149,7 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
     return k.finish()
 
 
-def _partial(k: KernelBuilder, dot: Dot, x: Any, at: Any, count: int) -> list[Any]:
+def _partial(k: KernelBuilder, dot: Dot, x: Expression, at: Expr, count: int) -> list[Expression]:
     """The last `count` < 4 elements of a row, assembled without reading past them."""
     assert isinstance(dot, FourBytes)
     four = k.local(4, dot.input_dtype, "last")
@@ -162,17 +163,17 @@ def _write(
     matmul: MatMul,
     target: Target,
     tile: MatrixTile,
-    acc: Any,
-    buffers: list[Any],
-    y: Any,
-    group: Any,
-    row: Any,
+    acc: BufferVar,
+    buffers: list[Expression],
+    y: Expr,
+    group: Expr,
+    row: Expr,
 ) -> None:
     """Apply the program and store; columns past the last vector's end are left out."""
     lanes, columns = target.lanes, matmul.columns
     ragged = columns % lanes
 
-    def one(v: int, r: int, column: Any, width: int, lane: Any) -> None:
+    def one(v: int, r: int, column: Expr, width: int, lane: Expr) -> None:
         code = ProgramCode(k, target, width)
         values = [load(acc, (v * tile.rows + r) * lanes + lane, lanes=width)]
         for operand, buffer in zip(matmul.operands, buffers, strict=True):

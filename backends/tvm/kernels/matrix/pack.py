@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tvm import tirx
 
 from ...tensorir.builder import KernelBuilder, cast, constant, load, reinterpret, splat
+from ...tensorir.types import BufferVar, Expr, Expression
 from ..movement.transposition import transpose
 from .dot import SIGN_BITS, Dot, FourBytes
 
@@ -23,7 +22,14 @@ class Packer:
         self.lanes = dot.lanes
 
     def pack(
-        self, x: Any, base: Any, depth: int, columns: int, result: Any, outer: Any, at: int
+        self,
+        x: Expression,
+        base: Expr,
+        depth: int,
+        columns: int,
+        result: Expr,
+        outer: Expr,
+        at: int,
     ) -> None:
         """Columns from `base` on to result[outer, step, at ...], zero past `columns`."""
         full = depth // self.dot.depth
@@ -43,7 +49,9 @@ class Packer:
     def _vectorises(self) -> bool:
         return self.dtype == "float32" or isinstance(self.dot, FourBytes)
 
-    def _rows(self, x: Any, base: Any, full: int, result: Any, outer: Any, at: int) -> None:
+    def _rows(
+        self, x: Expression, base: Expr, full: int, result: Expr, outer: Expr, at: int
+    ) -> None:
         """Vectors of columns, for bytes four rows of them interleaved."""
         k, lanes, dot = self.k, self.lanes, self.dot
         with k.loop(full, "k") as step:
@@ -56,7 +64,9 @@ class Packer:
             words = reinterpret(tirx.Shuffle(rows, order), "int32", lanes)
             self._store_words(words, result, outer, step, at)
 
-    def _squares(self, x: Any, base: Any, full: int, result: Any, outer: Any, at: int) -> None:
+    def _squares(
+        self, x: Expression, base: Expr, full: int, result: Expr, outer: Expr, at: int
+    ) -> None:
         """Squares of 32-bit elements, or of four bytes, transposed; the last overlaps."""
         k, lanes, dot = self.k, self.lanes, self.dot
         dtype = "float32" if not isinstance(dot, FourBytes) else "int32"
@@ -75,7 +85,9 @@ class Packer:
                 else:
                     k.store(result, column, outer, first + i, at, lanes=lanes)
 
-    def _store_words(self, words: Any, result: Any, outer: Any, step: Any, at: int) -> None:
+    def _store_words(
+        self, words: Expression, result: BufferVar, outer: Expr, step: Expr, at: int
+    ) -> None:
         assert isinstance(self.dot, FourBytes)
         if self.dtype == "uint8":
             words = words ^ splat(tirx.const(SIGN_BITS, "int32"), self.lanes)
@@ -86,13 +98,13 @@ class Packer:
 
     def _single(
         self,
-        x: Any,
-        base: Any,
+        x: Expression,
+        base: Expr,
         depth: int,
         columns: int,
-        step: Any,
-        result: Any,
-        outer: Any,
+        step: Expr,
+        result: Expr,
+        outer: Expr,
         at: int,
     ) -> None:
         """One vector, element by element."""

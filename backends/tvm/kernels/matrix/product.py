@@ -11,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from tvm import tirx
 
 from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, cast, constant, load, splat
+from ...tensorir.builder import KernelBuilder, cast, constant, load, smaller, splat
+from ...tensorir.types import BufferVar, Expr, Expression, PrimFunc
 from .dot import Dot, FourBytes, choose
 from .matmul import MatrixTile
 from .pack import Packer
@@ -35,9 +35,9 @@ class Matrices:
     column: int
     offset: int = 0
 
-    def base(self, index: Sequence[Any]) -> Any:
+    def base(self, index: Sequence[Expr]) -> Expr:
         """Where the matrix with this index in the batch begins."""
-        at: Any = self.offset
+        at: Expr = self.offset
         for i, stride in zip(index, self.batch, strict=True):
             at = at + i * stride
         return at
@@ -113,7 +113,9 @@ def choose_tile(product: BatchedProduct, target: Target) -> MatrixTile:
     return min(found, key=lambda f: f[0])[1]
 
 
-def build(product: BatchedProduct, target: Target, tile: MatrixTile, parallel: bool = False) -> Any:
+def build(
+    product: BatchedProduct, target: Target, tile: MatrixTile, parallel: bool = False
+) -> PrimFunc:
     """The kernel. Arguments: left, right, operands, output, scratch (`BatchedProduct.scratch`)."""
     return _Product(product, target, tile, parallel=parallel).build()
 
@@ -143,7 +145,7 @@ class _Product:
         self.column_sums = made.pop(0) if self.left_zero else None
         self.row_sums = made.pop(0) if self.right_zero else None
 
-    def build(self) -> Any:
+    def build(self) -> PrimFunc:
         k, product = self.k, self.product
         count = math.prod(product.batch)
         with k.outer(count, self.groups, parallel=self.parallel) as (n, group):
@@ -155,9 +157,9 @@ class _Product:
             self.multiply(outer // self.groups, outer, outer % self.groups, i)
         return k.finish()
 
-    def index(self, n: Any) -> list[Any]:
+    def index(self, n: Expr) -> list[Expr]:
         """Position in the batch of its n-th matrix."""
-        result: list[Any] = []
+        result: list[Expr] = []
         for size in reversed(self.product.batch):
             if size == 1:
                 result.insert(0, 0)
@@ -166,12 +168,12 @@ class _Product:
             n = n // size
         return result
 
-    def column(self, group: Any) -> Any:
+    def column(self, group: Expr) -> Expr:
         """First column of a group; the last one overlaps its neighbour where it can."""
         last = max(0, self.product.columns - self.width)
-        return _smaller(group * self.width, last)
+        return smaller(group * self.width, last)
 
-    def pack(self, n: Any, group: Any) -> None:
+    def pack(self, n: Expr, group: Expr) -> None:
         product, dot = self.product, self.dot
         packer = Packer(self.k, dot, product.right.dtype, product.right.row, product.right.column)
         base = product.right.base(self.index(n)) + self.column(group) * product.right.column
@@ -191,7 +193,7 @@ class _Product:
         if self.column_sums is not None:
             self.sum_columns(outer)
 
-    def sum_columns(self, outer: Any) -> None:
+    def sum_columns(self, outer: Expr) -> None:
         """What the left operand's zero point adds to each column."""
         k, dot, product = self.k, self.dot, self.product
         assert self.column_sums is not None
@@ -224,15 +226,15 @@ class _Product:
             at = n * product.rows + row
             k.store(self.row_sums, load(total, 0) * constant(-self.right_zero, "int32"), at)
 
-    def multiply(self, n: Any, outer: Any, group: Any, i: Any) -> None:
+    def multiply(self, n: Expr, outer: Expr, group: Expr, i: Expr) -> None:
         k, product, dot, tile = self.k, self.product, self.dot, self.tile
-        row = _smaller(i * tile.rows, product.rows - tile.rows)
+        row = smaller(i * tile.rows, product.rows - tile.rows)
         index = self.index(n)
         acc = k.local(tile.vectors * tile.rows * self.lanes, dot.accumulator)
         self.start(acc, n, outer, row)
         base = product.left.base(index) + row * product.left.row
 
-        def step(at: Any, tail: int) -> None:
+        def step(at: Expr, tail: int) -> None:
             weights = [
                 dot.weights(k, self.packed, outer, at, v * dot.weights_per_step)
                 for v in range(tile.vectors)
@@ -255,7 +257,7 @@ class _Product:
             step(full, rest)
         self.write(acc, index, self.column(group), row)
 
-    def activation(self, position: Any, tail: int) -> list[Any]:
+    def activation(self, position: Expr, tail: int) -> list[Expression]:
         """Elements of one row along the depth; the last few without reading past them."""
         if not tail:
             return self.dot.activation(self.k, self.x, position)
@@ -265,7 +267,7 @@ class _Product:
             self.k.store(four, value, i)
         return self.dot.activation(self.k, four, 0)
 
-    def start(self, acc: Any, n: Any, outer: Any, row: Any) -> None:
+    def start(self, acc: BufferVar, n: Expr, outer: Expr, row: Expr) -> None:
         k, tile, lanes = self.k, self.tile, self.lanes
         for v in range(tile.vectors):
             first = constant(0, self.dot.accumulator, lanes)
@@ -278,11 +280,11 @@ class _Product:
                     value = value + splat(own, lanes)
                 k.store(acc, value, (v * tile.rows + r) * lanes, lanes=lanes)
 
-    def write(self, acc: Any, index: list[Any], column: Any, row: Any) -> None:
+    def write(self, acc: BufferVar, index: list[Expr], column: Expr, row: Expr) -> None:
         """Apply the program and store."""
         k, product, tile = self.k, self.product, self.tile
 
-        def one(v: int, r: int, width: int, lane: Any) -> None:
+        def one(v: int, r: int, width: int, lane: Expr) -> None:
             code = ProgramCode(k, self.target, width)
             at = column + v * self.lanes + lane
             values = [load(acc, (v * tile.rows + r) * self.lanes + lane, lanes=width)]
@@ -303,9 +305,3 @@ class _Product:
                 else:
                     with k.loop(product.columns - v * self.lanes, "t") as t:
                         one(v, r, 1, t)
-
-
-def _smaller(value: Any, limit: int) -> Any:
-    if isinstance(value, int):
-        return min(value, limit)
-    return tirx.min(value, tirx.IntImm("int32", limit))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from tvm import tirx
 
 from ...plan.blocked import Blocked
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, load
+from ...tensorir.types import Expr, PrimFunc
 from ..epilogue import fill_border
 
 
-def build_plain(outer: int, runs: Sequence[int], dtype: str, target: Target) -> Any:
+def build_plain(outer: int, runs: Sequence[int], dtype: str, target: Target) -> PrimFunc:
     """Concatenate row-major inputs of `outer` runs each. Arguments: inputs, output."""
     k = KernelBuilder()
     buffers = [k.parameter(f"X{i}", (outer * r,), dtype) for i, r in enumerate(runs)]
@@ -36,7 +36,9 @@ def build_plain(outer: int, runs: Sequence[int], dtype: str, target: Target) -> 
     return k.finish()
 
 
-def build_blocked(inputs: Sequence[Blocked], output: Blocked, dtype: str, target: Target) -> Any:
+def build_blocked(
+    inputs: Sequence[Blocked], output: Blocked, dtype: str, target: Target
+) -> PrimFunc:
     """Concatenate blocked inputs along the channels. Arguments: inputs, output."""
     k = KernelBuilder()
     buffers = [k.parameter(f"X{i}", x.shape, dtype) for i, x in enumerate(inputs)]
@@ -70,7 +72,7 @@ def build_blocked(inputs: Sequence[Blocked], output: Blocked, dtype: str, target
     return k.finish()
 
 
-def _zero_tail(k: KernelBuilder, result: Any, output: Blocked, dtype: str) -> None:
+def _zero_tail(k: KernelBuilder, result: Expr, output: Blocked, dtype: str) -> None:
     """Lanes past the last channel hold zeros, not what was in memory before."""
     rest = output.padded_channels - output.channels
     if not rest:
@@ -86,9 +88,9 @@ def _zero_tail(k: KernelBuilder, result: Any, output: Blocked, dtype: str) -> No
         k.store(result, zero, (n + 1) * output.blocks - 1, output.position(h, w), lane)
 
 
-def _div(value: Any, by: int) -> Any:
+def _div(value: Expr, by: int) -> Expr:
     return value // by if isinstance(value, int) else tirx.floordiv(value, by)
 
 
-def _mod(value: Any, by: int) -> Any:
+def _mod(value: Expr, by: int) -> Expr:
     return value % by if isinstance(value, int) else tirx.floormod(value, by)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from tvm import tirx
 
@@ -12,12 +11,13 @@ from ...functions.program_code import ProgramCode
 from ...plan.strides import collapse
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, splat
+from ...tensorir.types import BufferVar, Expr, Expression, PrimFunc
 from ..epilogue import fill_border
 from . import permutation, squares
 from .sources import Elementwise, Source
 
 
-def build(kernel: Elementwise, target: Target, parallel: bool = False) -> Any:
+def build(kernel: Elementwise, target: Target, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: sources, output."""
     if kernel.layout is not None:
         return _to_blocked(kernel, target, parallel)
@@ -26,11 +26,11 @@ def build(kernel: Elementwise, target: Target, parallel: bool = False) -> Any:
     return _plain(kernel, target, parallel)
 
 
-def _declare(k: KernelBuilder, kernel: Elementwise) -> list[Any]:
+def _declare(k: KernelBuilder, kernel: Elementwise) -> list[Expression]:
     return [k.parameter(f"X{i}", s.buffer_shape, s.dtype) for i, s in enumerate(kernel.sources)]
 
 
-def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
+def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Expression:
     y = kernel.layout
     assert y is not None
     k = KernelBuilder()
@@ -51,7 +51,7 @@ def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
         _interleave(k, kernel, target, buffers, result, strides, parallel=parallel)
         return k.finish()
 
-    def values(n: Any, c: Any, h: Any, w: Any) -> list[Any]:
+    def values(n: Expr, c: Expr, h: Expr, w: Expr) -> list[Expression]:
         found = []
         for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
             if source.layout is not None:
@@ -103,8 +103,8 @@ def _interleave(
     k: KernelBuilder,
     kernel: Elementwise,
     target: Target,
-    buffers: Sequence[Any],
-    result: Any,
+    buffers: Sequence[Expr],
+    result: Expr,
     strides: Sequence[Sequence[int]],
     *,
     parallel: bool,
@@ -114,7 +114,7 @@ def _interleave(
     assert y is not None
     dtype = kernel.program.dtype
 
-    def pixels(n: Any, h: Any, w: Any, lanes: int) -> None:
+    def pixels(n: Expr, h: Expr, w: Expr, lanes: int) -> None:
         code = ProgramCode(k, target, lanes)
         vectors = []
         for c in range(y.block):
@@ -148,7 +148,7 @@ def _interleave(
                 pixels(n, h, w, 1)
 
 
-def _mask(value: Any, channel: Any, channels: int, dtype: str, lanes: int) -> Any:
+def _mask(value: Expression, channel: Expr, channels: int, dtype: str, lanes: int) -> Expression:
     """Zero the lanes past the last channel, which may hold infinities otherwise."""
     if lanes == 1:
         return tirx.Select(channel < channels, value, constant(0, dtype))
@@ -157,7 +157,9 @@ def _mask(value: Any, channel: Any, channels: int, dtype: str, lanes: int) -> An
     return tirx.Select(keep, value, constant(0, dtype, lanes))
 
 
-def _load_blocked(source: Source, buffer: Any, n: Any, c: Any, h: Any, w: Any, lanes: int) -> Any:
+def _load_blocked(
+    source: Source, buffer: BufferVar, n: Expr, c: Expr, h: Expr, w: Expr, lanes: int
+) -> Expression:
     layout = source.layout
     assert layout is not None
     image = n if layout.batch > 1 else 0
@@ -171,7 +173,7 @@ def _load_blocked(source: Source, buffer: Any, n: Any, c: Any, h: Any, w: Any, l
     return load(buffer, outer, layout.position(h, w), lane, lanes=lanes)
 
 
-def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
+def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Expression:
     """Row-major output of inputs of which some are blocked."""
     k = KernelBuilder()
     buffers = _declare(k, kernel)
@@ -201,7 +203,7 @@ def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Any:
     return k.finish()
 
 
-def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Any:
+def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Expression:
     """Row-major throughout: adjacent axes with the same broadcasting are one."""
     k = KernelBuilder()
     buffers = _declare(k, kernel)
@@ -217,10 +219,10 @@ def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Any:
     whole = all(s[-1] in (0, 1) for s in strides)
     width = min(target.lanes, 1 << (inner.bit_length() - 1)) if whole else 1
 
-    def body(indices: Sequence[Any], at: Any, lanes: int) -> None:
+    def body(indices: Sequence[Expr], at: Expr, lanes: int) -> None:
         values = []
         for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
-            base: Any = source.offset + at * stride[-1]
+            base: Expr = source.offset + at * stride[-1]
             for i, s in zip(indices, stride[:-1], strict=True):
                 base = base + i * s
             if stride[-1] == 0:
@@ -228,18 +230,18 @@ def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Any:
             else:
                 values.append(load(buffer, base, lanes=lanes))
         value = ProgramCode(k, target, lanes).evaluate(kernel.program, values)
-        offset: Any = 0
+        offset: Expr = 0
         for i, size in zip(indices, outer, strict=True):
             offset = offset * size + i
         k.store(result, value, offset * inner + at, lanes=lanes)
 
-    def row(indices: Sequence[Any]) -> None:
+    def row(indices: Sequence[Expr]) -> None:
         with k.loop(inner // width, "v", parallel=parallel and not indices) as v:
             body(indices, v * width, width)
         if inner % width:  # the last vector overlaps the one before
             body(indices, inner - width, width)
 
-    def nest(indices: list[Any]) -> None:
+    def nest(indices: list[Expr]) -> None:
         depth = len(indices)
         if depth == len(outer):
             row(indices)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-from tvm import tirx
 
 from ...functions.program_code import ProgramCode
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, load
+from ...tensorir.builder import KernelBuilder, load, smaller
+from ...tensorir.types import BufferVar, Expr
 from .sources import Elementwise
 from .transposition import transpose
 
@@ -33,8 +31,8 @@ def build(
     k: KernelBuilder,
     kernel: Elementwise,
     target: Target,
-    buffer: Any,
-    result: Any,
+    buffer: BufferVar,
+    result: Expr,
     sizes: Sequence[int],
     strides: Sequence[int],
     *,
@@ -59,8 +57,8 @@ def build(
         for a in reversed(others):
             at[a] = rest % sizes[a]
             rest = rest // sizes[a]
-        base: Any = source.offset
-        target_at: Any = 0
+        base: Expr = source.offset
+        target_at: Expr = 0
         for a in range(len(sizes)):
             base = base + at[a] * strides[a]
             target_at = target_at + at[a] * outputs[a]
@@ -71,10 +69,8 @@ def build(
             k.store(result, value, target_at + n * outputs[axis], lanes=side)
 
 
-def _start(index: Any, side: int, size: int) -> Any:
+def _start(index: Expr, side: int, size: int) -> Expr:
     """First element of a square, moved back where it would pass the edge."""
     if size % side == 0:
         return index * side
-    if isinstance(index, int):
-        return min(index * side, size - side)
-    return tirx.min(index * side, tirx.IntImm("int32", size - side))
+    return smaller(index * side, size - side)

@@ -8,14 +8,14 @@ the program has run, so are its results for a row-major output.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from tvm import tirx
 
 from ...functions.program_code import ProgramCode
 from ...plan.blocked import Blocked
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, load, splat
+from ...tensorir.builder import KernelBuilder, load, smaller, splat
+from ...tensorir.types import BufferVar, Expr, Expression
 from .sources import Elementwise, Source
 from .transposition import transpose
 
@@ -50,8 +50,8 @@ class Squares:
         k: KernelBuilder,
         kernel: Elementwise,
         target: Target,
-        buffers: Sequence[Any],
-        result: Any,
+        buffers: Sequence[Expr],
+        result: Expr,
         strides: Sequence[Sequence[int]],
         size: tuple[int, int, int, int],
     ) -> None:
@@ -91,7 +91,7 @@ class Squares:
                 w = min(w, last) if isinstance(w, int) else tirx.min(w, tirx.IntImm("int32", last))
             self.square(n, cb, h, w)
 
-    def square(self, n: Any, cb: Any, h: Any, w: Any) -> None:
+    def square(self, n: Expr, cb: Expr, h: Expr, w: Expr) -> None:
         k, kernel, block = self.k, self.kernel, self.block
         columns = [
             self.source(source, buffer, stride, n, cb, h, w)
@@ -126,11 +126,11 @@ class Squares:
             else:
                 self.put(short, n, channel, h, w)
 
-    def put(self, value: Any, n: Any, channel: Any, h: Any, w: Any) -> None:
+    def put(self, value: Expression, n: Expr, channel: Expr, h: Expr, w: Expr) -> None:
         at = ((n * self.channels + channel) * self.height + h) * self.width + w
         self.k.store(self.result, value, at, lanes=self.pixels)
 
-    def position(self, layout: Blocked, h: Any, w: Any) -> Any:
+    def position(self, layout: Blocked, h: Expr, w: Expr) -> Expr:
         if (layout.height, layout.width) == (1, 1):
             return layout.position(0, 0)
         if self.height == 1 and layout.height > 1:
@@ -140,13 +140,13 @@ class Squares:
     def source(
         self,
         source: Source,
-        buffer: Any,
+        buffer: BufferVar,
         stride: Sequence[int],
-        n: Any,
-        cb: Any,
-        h: Any,
-        w: Any,
-    ) -> list[Any]:
+        n: Expr,
+        cb: Expr,
+        h: Expr,
+        w: Expr,
+    ) -> list[Expression]:
         """The vector of channels of each pixel of the square."""
         k, block = self.k, self.block
         code = ProgramCode(k, self.target, block)
@@ -176,7 +176,9 @@ class Squares:
             rows.append(row)
         return transpose(k, rows, source.dtype)[: self.pixels]
 
-    def across(self, source: Source, buffer: Any, base: Any, stride: int, cb: Any) -> Any:
+    def across(
+        self, source: Source, buffer: BufferVar, base: Expr, stride: int, cb: Expr
+    ) -> Expression:
         """A vector of channels that all pixels share."""
         k, block = self.k, self.block
         if not stride:
@@ -186,11 +188,9 @@ class Squares:
             k.store(own, load(buffer, base + self.channel(cb, i) * stride), i)
         return ProgramCode(k, self.target, block).bind(load(own, 0, lanes=block), source.dtype)
 
-    def channel(self, cb: Any, i: int) -> Any:
+    def channel(self, cb: Expr, i: int) -> Expr:
         """A channel of a block, the last one in place of those past it."""
         channel = cb * self.block + i
         if self.channels % self.block == 0:
             return channel
-        if isinstance(channel, int):
-            return min(channel, self.channels - 1)
-        return tirx.min(channel, tirx.IntImm("int32", self.channels - 1))
+        return smaller(channel, self.channels - 1)

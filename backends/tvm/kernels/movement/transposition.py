@@ -7,14 +7,14 @@ layout changes and packing cost instead of one load and store for each element.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from tvm import tirx
 
 from ...tensorir.builder import KernelBuilder, vector_type
+from ...tensorir.types import Expression
 
 
-def transpose(k: KernelBuilder, rows: Sequence[Any], dtype: str) -> list[Any]:
+def transpose(k: KernelBuilder, rows: Sequence[Expression], dtype: str) -> list[Expression]:
     """The columns of a square: n vectors of n lanes, n a power of two.
 
     Row i interleaved with row i + n/2, log2(n) times over, is the transposition.
@@ -28,7 +28,9 @@ def transpose(k: KernelBuilder, rows: Sequence[Any], dtype: str) -> list[Any]:
     return current
 
 
-def interleave(k: KernelBuilder, a: Any, b: Any, dtype: str, lanes: int) -> tuple[Any, Any]:
+def interleave(
+    k: KernelBuilder, a: Expression, b: Expression, dtype: str, lanes: int
+) -> tuple[Expression, Expression]:
     """a0 b0 a1 b1 ... as two vectors."""
     half = lanes // 2
     low = [i + side * lanes for i in range(half) for side in (0, 1)]
@@ -40,7 +42,7 @@ def interleave(k: KernelBuilder, a: Any, b: Any, dtype: str, lanes: int) -> tupl
     )
 
 
-def _named(k: KernelBuilder, value: Any, dtype: str, lanes: int) -> Any:
+def _named(k: KernelBuilder, value: Expression, dtype: str, lanes: int) -> Expression:
     if isinstance(value, tirx.Var):
         return value
     variable = tirx.Var("s", vector_type(dtype, lanes))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 from tvm import tirx
 
@@ -19,7 +18,8 @@ from ...functions import mathematics
 from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, constant, load, splat
+from ...tensorir.builder import KernelBuilder, constant, load, smaller, splat
+from ...tensorir.types import Expr, Expression, PrimFunc
 from ...tensorir.vectors import VectorCode
 
 CHAINS = 4
@@ -62,7 +62,7 @@ class Rows:
         return self.kind in REDUCTIONS
 
 
-Combine = Callable[[VectorCode, Any, Any], Any]
+Combine = Callable[[VectorCode, Expression, Expression], Expression]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +71,15 @@ class RowReduction:
 
     join: Combine
     start: float
-    term: Callable[[VectorCode, Any], Any] = lambda e, x: x
-    finish: Callable[[Any, Any], Any] = lambda total, count: total
+    term: Callable[[VectorCode, Expression], Expression] = lambda e, x: x
+    finish: Callable[[Expression, Expression], Expression] = lambda total, count: total
 
 
-def _add(e: VectorCode, element: Any, total: Any) -> Any:
+def _add(e: VectorCode, element: Expression, total: Expression) -> Expression:
     return total + element
 
 
-def _square(e: VectorCode, x: Any) -> Any:
+def _square(e: VectorCode, x: Expression) -> Expression:
     return x * x
 
 
@@ -105,7 +105,7 @@ def mean_part(size: int) -> float:
     return 2.0 ** -(size - 1).bit_length()
 
 
-def build(rows: Rows, target: Target, parallel: bool = False) -> Any:
+def build(rows: Rows, target: Target, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, operands, output."""
     return _Rows(rows, target, parallel=parallel).build()
 
@@ -128,13 +128,13 @@ class _Rows:
         self.y = k.parameter("Y", (count,), rows.program.dtype)
         self.code = ProgramCode(k, target, self.lanes)
 
-    def build(self) -> Any:
+    def build(self) -> PrimFunc:
         k, rows = self.k, self.rows
         vectors = -(-rows.inner // self.lanes) if self.across else 1
         with k.outer(rows.outer, vectors, parallel=self.parallel) as (outer, v):
-            inner: Any = 0
+            inner: Expr = 0
             if self.across:
-                inner = _smaller(v * self.lanes, rows.inner - self.lanes)
+                inner = smaller(v * self.lanes, rows.inner - self.lanes)
             if rows.reduces:
                 self.reduction(outer, inner)
             elif rows.kind in ("softmax", "log_softmax"):
@@ -145,14 +145,16 @@ class _Rows:
 
     # --- walking a row ---
 
-    def each(self, function: Callable[[Any, Any, Any], None]) -> None:
+    def each(self, function: Callable[[Expr, Expr, Expr | None], None]) -> None:
         """`function(number, first element, lanes that count)` for every vector of a row.
 
         The lanes are a mask, or None where all count.
         """
         self.each_part(lambda number, s, mask, _: function(number, s, mask), 1)
 
-    def each_part(self, function: Callable[[Any, Any, Any, int], None], parts: int) -> None:
+    def each_part(
+        self, function: Callable[[Expr, Expr, Expression | None, int], None], parts: int
+    ) -> None:
         """As `each`, with which of `parts` independent chains the vector belongs to."""
         step = 1 if self.across else self.lanes
         full, rest = divmod(self.rows.size, step)
@@ -172,14 +174,14 @@ class _Rows:
         """How often `each` calls."""
         return self.rows.size if self.across else -(-self.rows.size // self.lanes)
 
-    def position(self, outer: Any, s: Any, inner: Any) -> Any:
+    def position(self, outer: Expr, s: Expr, inner: Expr) -> Expr:
         return (outer * self.rows.size + s) * self.rows.inner + inner
 
     def fold(
         self,
         reduction: RowReduction,
-        element: Callable[[Any, Any], Any],
-    ) -> Any:
+        element: Callable[[Expr, Expr], Expression],
+    ) -> Expression:
         """All elements of the row joined; `element(number, first)` is a vector of them."""
         k, lanes = self.k, self.lanes
         parts = CHAINS if self.vectors >= 2 * CHAINS else 1
@@ -187,7 +189,7 @@ class _Rows:
         for part in range(parts):
             k.store(acc, self.number(reduction.start), part * lanes, lanes=lanes)
 
-        def join(number: Any, s: Any, mask: Any, part: int) -> None:
+        def join(number: Expr, s: Expr, mask: Expression | None, part: int) -> None:
             value = element(number, s)
             if mask is not None:
                 value = tirx.Select(mask, value, self.number(reduction.start))
@@ -202,7 +204,7 @@ class _Rows:
             value = reduction.join(self.code, other, value)
         return value if self.across else splat(self.horizontal(value, reduction.join), lanes)
 
-    def horizontal(self, value: Any, join: Combine) -> Any:
+    def horizontal(self, value: Expression, join: Combine) -> Expression:
         """One number from the lanes of a vector, by halves."""
         lanes = self.lanes
         while lanes > 1:
@@ -216,13 +218,13 @@ class _Rows:
             value = join(ProgramCode(self.k, self.target, lanes), high, low)
         return ProgramCode(self.k, self.target, 1).bind(value, "float32")
 
-    def number(self, value: float) -> Any:
+    def number(self, value: float) -> Expression:
         return constant(value, "float32", self.lanes)
 
-    def bind(self, value: Any) -> Any:
+    def bind(self, value: Expression) -> Expression:
         return self.code.bind(value, "float32")
 
-    def store(self, value: Any, outer: Any, s: Any, inner: Any) -> None:
+    def store(self, value: Expression, outer: Expr, s: Expr, inner: Expr) -> None:
         """Apply the program to a vector of results and store it."""
         values = [value]
         for operand, buffer in zip(self.rows.operands, self.buffers, strict=True):
@@ -237,17 +239,17 @@ class _Rows:
 
     # --- kinds ---
 
-    def softmax(self, outer: Any, inner: Any) -> None:
+    def softmax(self, outer: Expr, inner: Expr) -> None:
         k, lanes, logarithm = self.k, self.lanes, self.rows.kind == "log_softmax"
         kept = not logarithm and self.vectors * lanes * 4 <= KEPT
         row = k.local(self.vectors * lanes, "float32", "row") if kept else None
 
-        def element(s: Any) -> Any:
+        def element(s: Expr) -> Expression:
             return load(self.x, self.position(outer, s, inner), lanes=lanes)
 
         top = self.bind(self.fold(_TOP, lambda _, s: element(s)))
 
-        def exponential(number: Any, s: Any) -> Any:
+        def exponential(number: Expr, s: Expr) -> Expression:
             value = self.bind(mathematics.exp_nonpositive(self.code, element(s) - top))
             if row is not None:
                 k.store(row, value, number * lanes, lanes=lanes)
@@ -257,14 +259,14 @@ class _Rows:
         if logarithm:
             shift = self.bind(tirx.log(total))  # apart from `top`, in which it may vanish
 
-            def difference(number: Any, s: Any, _: Any) -> None:
+            def difference(number: Expr, s: Expr, _: Expr | None) -> None:
                 self.store(self.bind(element(s) - top) - shift, outer, s, inner)
 
             self.each(difference)
             return
         factor = self.bind(self.number(1.0) / total)
 
-        def quotient(number: Any, s: Any, _: Any) -> None:
+        def quotient(number: Expr, s: Expr, _: Expr | None) -> None:
             if row is not None:
                 value = load(row, number * lanes, lanes=lanes)
             else:
@@ -273,22 +275,22 @@ class _Rows:
 
         self.each(quotient)
 
-    def normalization(self, outer: Any, inner: Any) -> None:
+    def normalization(self, outer: Expr, inner: Expr) -> None:
         lanes, count = self.lanes, self.number(float(self.rows.size))
         part = mean_part(self.rows.size)
 
-        def element(s: Any) -> Any:
+        def element(s: Expr) -> Expression:
             return load(self.x, self.position(outer, s, inner), lanes=lanes)
 
-        mean: Any = None
+        mean: Expr | None = None
         if self.rows.kind == "normalize":
             parts = self.fold(REDUCTIONS["sum"], lambda _, s: element(s) * self.number(part))
             mean = self.bind(parts / self.number(self.rows.size * part))
 
-        def centred(s: Any) -> Any:
+        def centred(s: Expr) -> Expression:
             return element(s) if mean is None else element(s) - mean
 
-        def square(_: Any, s: Any) -> Any:
+        def square(_: Expr, s: Expr) -> Expression:
             value = self.bind(centred(s))
             return value * value
 
@@ -297,10 +299,10 @@ class _Rows:
         factor = self.bind(self.number(1.0) / root)
         self.each(lambda number, s, _: self.store(centred(s) * factor, outer, s, inner))
 
-    def reduction(self, outer: Any, inner: Any) -> None:
+    def reduction(self, outer: Expr, inner: Expr) -> None:
         reduction = REDUCTIONS[self.rows.kind]
 
-        def term(_: Any, s: Any) -> Any:
+        def term(_: Expr, s: Expr) -> Expression:
             value = load(self.x, self.position(outer, s, inner), lanes=self.lanes)
             return reduction.term(self.code, self.bind(value))
 
@@ -317,9 +319,3 @@ class _Rows:
         single = tirx.Shuffle([self.bind(result)], [0]) if self.lanes > 1 else result
         values = [one.bind(single, "float32"), *(load(b, 0) for b in self.buffers)]
         self.k.store(self.y, one.evaluate(self.rows.program, values), at)
-
-
-def _smaller(value: Any, limit: int) -> Any:
-    if isinstance(value, int):
-        return min(value, limit)
-    return tirx.min(value, tirx.IntImm("int32", limit))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from tvm import tirx
 
 from ...tensorir.builder import KernelBuilder, cast, constant, load, reinterpret
+from ...tensorir.types import Expr, Expression, PrimFunc
 
 _MAGIC = 12582912.0
 
@@ -25,7 +25,7 @@ class QuantizedSoftmax:
     output_zero: int
 
 
-def exponentials(kernel: QuantizedSoftmax, input_scale: float) -> Any:
+def exponentials(kernel: QuantizedSoftmax, input_scale: float) -> PrimFunc:
     """exp of every 8-bit value below the largest, scaled so that sums fit 32 bits.
 
     The entries behind them are those of values above the largest, of which there are none:
@@ -39,7 +39,7 @@ def exponentials(kernel: QuantizedSoftmax, input_scale: float) -> Any:
     return np.pad(values, (0, 255), mode="edge")
 
 
-def build(kernel: QuantizedSoftmax) -> Any:
+def build(kernel: QuantizedSoftmax) -> PrimFunc:
     """The kernel. Arguments: input, exponentials, output."""
     k = KernelBuilder()
     count = kernel.rows * kernel.size
@@ -54,7 +54,7 @@ def build(kernel: QuantizedSoftmax) -> Any:
         k.store(largest, tirx.const(low, "int32"), 0)
         k.store(total, constant(0.0, "float32"), 0)
 
-        def entry(i: Any) -> Any:
+        def entry(i: Expr) -> Expression:
             value = cast(load(x, r * kernel.size + i), "int32", 1)
             return load(table, value + (255 - most))
 

@@ -17,10 +17,9 @@ from ...faults import Fault
 from ...plan.operations import LoopsOp
 from ...plan.tensors import PlanTensor
 from ...tensorir.builder import KernelBuilder, llvm, load
+from ...tensorir.types import Expr, PrimFunc
 from ..context import Constant, Lowering, Stored
 
-Expr = Any
-"""A TensorIR expression, or a Python number."""
 NumpyArray = Any
 
 Rule = Callable[["OperatorCall"], None]
@@ -69,14 +68,14 @@ class Array:
             at = at * size + i
         return at
 
-    def __getitem__(self, index: Sequence[Expr]) -> Any:
+    def __getitem__(self, index: Sequence[Expr]) -> Expr:
         return load(self.buffer, self.flat(tuple(index)))
 
-    def at(self, position: Expr) -> Any:
+    def at(self, position: Expr) -> Expr:
         """The element at a position in memory."""
         return load(self.buffer, position)
 
-    def broadcast(self, index: Sequence[Expr]) -> Any:
+    def broadcast(self, index: Sequence[Expr]) -> Expr:
         """The element that an index into a larger, broadcast shape means."""
         own = list(index)[len(index) - self.rank :]
         return self[[0 if size == 1 else i for i, size in zip(own, self.shape, strict=True)]]
@@ -94,7 +93,7 @@ def _stand_in(empty: PlanTensor) -> PlanTensor:
     return PlanTensor(empty.name, empty.dtype, (1,), const=np.zeros(1, empty.dtype))
 
 
-Body = Callable[[KernelBuilder, list[Array], list[Any]], None]
+Body = Callable[[KernelBuilder, list[Array], list[Array]], None]
 """Builds a kernel from its inputs and outputs; outputs that nothing names are None."""
 
 
@@ -241,7 +240,7 @@ class OperatorCall:
         presence = [t is not None for t in results]
         scratches = [PlanTensor("scratch", dtype, tuple(shape)) for shape, dtype in scratch]
 
-        def build() -> Any:
+        def build() -> PrimFunc:
             k = KernelBuilder()
             sources = [Array(k, f"X{i}", t.shape, t.dtype) for i, t in enumerate(tensors)]
             made = [Array(k, f"Y{i}", t.shape, t.dtype) for i, t in enumerate((*given, *scratches))]
@@ -261,12 +260,11 @@ class OperatorCall:
 
 
 @contextlib.contextmanager
-def nest(k: KernelBuilder, shape: Sequence[int], name: str = "i") -> Iterator[list[Expr]]:
+def nest(k: KernelBuilder, shape: Sequence[Expr], name: str = "i") -> Iterator[list[Expr]]:
     """Loops over every index of a shape."""
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(k.loop(int(size), f"{name}{axis}"))
-            for axis, size in enumerate(shape)
+            stack.enter_context(k.loop(size, f"{name}{axis}")) for axis, size in enumerate(shape)
         ]
 
 
@@ -283,7 +281,7 @@ class Cell:
         self.buffer = k.local(1, dtype, name)
         self.set(value)
 
-    def get(self) -> Any:
+    def get(self) -> Expr:
         return load(self.buffer, 0)
 
     def set(self, value: Expr) -> None:
@@ -293,7 +291,7 @@ class Cell:
         self.set(self.get() + to(value, self.dtype))
 
 
-def bind(k: KernelBuilder, value: Expr) -> Any:
+def bind(k: KernelBuilder, value: Expr) -> Expr:
     """Name a value, so that it is computed once.
 
     Floats get a variable in memory: TVM's analysis of named ones fails on divisions.
@@ -308,7 +306,7 @@ def bind(k: KernelBuilder, value: Expr) -> Any:
     return variable
 
 
-def held(k: KernelBuilder, value: Expr) -> Any:
+def held(k: KernelBuilder, value: Expr) -> Expr:
     """A value kept in memory: of chains of named ones TVM's analysis takes exponential time."""
     if isinstance(value, (int, float, bool)):
         return value
@@ -322,17 +320,17 @@ def dtype_of(value: Expr) -> str:
         return "int32"
     if isinstance(value, float):
         return "float32"
-    return str(value.ty.dtype) if hasattr(value, "ty") else str(value.dtype)
+    return str(value.ty.dtype)
 
 
-def to(value: Expr, dtype: str) -> Any:
+def to(value: Expr, dtype: str) -> Expr:
     """Convert; anything but zero is true.
 
     Integers wrap. Floats that an integer type doesn't hold become its nearest number, NaN
     zero; `convert` is as ONNX Runtime instead. All types reach float16 by way of float32.
     """
     if isinstance(value, (bool, int, float, np.generic)):
-        return number(value, dtype)  # type: ignore[arg-type]
+        return number(value, dtype)
     own = dtype_of(value)
     if own == dtype:
         return value
@@ -352,7 +350,7 @@ def to(value: Expr, dtype: str) -> Any:
     return tirx.Cast(dtype, value)
 
 
-def number(value: float, dtype: str) -> Any:
+def number(value: float, dtype: str) -> Expr:
     """A literal; infinities and NaN included."""
     if dtype == "bool":
         return tirx.const(bool(value), "bool")
@@ -369,7 +367,7 @@ def number(value: float, dtype: str) -> Any:
     return tirx.const(number_, dtype)
 
 
-def index_of(value: Expr) -> Any:
+def index_of(value: Expr) -> Expr:
     """A number read from a tensor, as an index."""
     return to(value, "int32")
 
@@ -439,7 +437,7 @@ def limited(k: KernelBuilder, value: Expr, low: int, high: int) -> Expr:
     return bind(k, maximum(minimum(value, high - 1), low))
 
 
-def select(condition: Expr, yes: Expr, no: Expr) -> Any:
+def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
     """One of two values, both evaluated."""
     if isinstance(condition, (bool, np.bool_)):
         return yes if condition else no
@@ -447,7 +445,7 @@ def select(condition: Expr, yes: Expr, no: Expr) -> Any:
     return tirx.Select(condition, to(yes, dtype), to(no, dtype))
 
 
-def guarded(condition: Expr, yes: Expr, no: Expr) -> Any:
+def guarded(condition: Expr, yes: Expr, no: Expr) -> Expr:
     """One of two values, only that one evaluated: for reads that may be out of bounds."""
     if isinstance(condition, (bool, np.bool_)):
         return yes if condition else no
@@ -455,9 +453,9 @@ def guarded(condition: Expr, yes: Expr, no: Expr) -> Any:
     return tirx.if_then_else(condition, to(yes, dtype), to(no, dtype))
 
 
-def all_of(*conditions: Expr) -> Any:
+def all_of(*conditions: Expr) -> Expr:
     """Conjunction that knows Python's booleans."""
-    left: list[Any] = []
+    left: list[Expr] = []
     for condition in conditions:
         if isinstance(condition, (bool, np.bool_)):
             if not condition:
@@ -469,8 +467,8 @@ def all_of(*conditions: Expr) -> Any:
     return left[0] if len(left) == 1 else tirx.all(*left)
 
 
-def any_of(*conditions: Expr) -> Any:
-    left: list[Any] = []
+def any_of(*conditions: Expr) -> Expr:
+    left: list[Expr] = []
     for condition in conditions:
         if isinstance(condition, (bool, np.bool_)):
             if condition:
@@ -497,7 +495,7 @@ def when(k: KernelBuilder, condition: Expr) -> Iterator[None]:
         yield
 
 
-def equal(a: Expr, b: Expr) -> Any:
+def equal(a: Expr, b: Expr) -> Expr:
     if isinstance(a, int) and isinstance(b, int):
         return a == b
     if isinstance(a, int):
@@ -505,28 +503,28 @@ def equal(a: Expr, b: Expr) -> Any:
     return tirx.EQ(a, to(b, dtype_of(a)))
 
 
-def differ(a: Expr, b: Expr) -> Any:
+def differ(a: Expr, b: Expr) -> Expr:
     same = equal(a, b)
     return not same if isinstance(same, bool) else tirx.Not(same)
 
 
-def divide(a: Expr, b: Expr) -> Any:
+def divide(a: Expr, b: Expr) -> Expr:
     return a // b if isinstance(a, int) and isinstance(b, int) else tirx.floordiv(a, b)
 
 
-def modulo(a: Expr, b: Expr) -> Any:
+def modulo(a: Expr, b: Expr) -> Expr:
     return a % b if isinstance(a, int) and isinstance(b, int) else tirx.floormod(a, b)
 
 
-def minimum(a: Expr, b: Expr) -> Any:
+def minimum(a: Expr, b: Expr) -> Expr:
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else tirx.min(a, b)
 
 
-def maximum(a: Expr, b: Expr) -> Any:
+def maximum(a: Expr, b: Expr) -> Expr:
     return max(a, b) if isinstance(a, int) and isinstance(b, int) else tirx.max(a, b)
 
 
-def wrap(index: Expr, size: int) -> Any:
+def wrap(index: Expr, size: int) -> Expr:
     """An index that may count from the end."""
     if isinstance(index, int):
         return index % size

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from tvm import tirx
 
 from .....ir.pooled_shapes import same_pads
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
 from .base import (
     Array,
@@ -46,7 +47,7 @@ class Window:
     def rank(self) -> int:
         return len(self.kernel)
 
-    def places(self, out: Sequence[Any], within: Sequence[Any]) -> list[Any]:
+    def places(self, out: Sequence[Expr], within: Sequence[Expr]) -> list[Expr]:
         """Where the window's element `within` lies for the output element `out`."""
         return [
             out[a] * self.strides[a] + within[a] * self.dilations[a] - self.before[a]
@@ -54,7 +55,7 @@ class Window:
         ]
 
 
-def inside(places: Sequence[Any], sizes: Sequence[int]) -> Any:
+def inside(places: Sequence[Expr], sizes: Sequence[int]) -> Expr:
     return all_of(*(c for i, s in zip(places, sizes, strict=True) for c in (i >= 0, i < s)))
 
 
@@ -84,13 +85,13 @@ def window_of(
 
 def _convolve(
     call: OperatorCall,
-    k: Any,
+    k: KernelBuilder,
     x: Array,
     w: Array,
-    y: Any,
+    y: Array,
     dtype: str,
-    element: Any,
-    finish: Any,
+    element: Callable[[Expr, Expr, Expr], Expr],
+    finish: Callable[[Expr, Expr], Expr],
 ) -> None:
     """Direct convolution; `element(x, w, m)` is one product, `finish(sum, m)` the result.
 
@@ -114,8 +115,8 @@ def _convolve(
 def conv(call: OperatorCall) -> None:
     dtype = compute_type(call.output_dtype())
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        def finish(total: Any, o: Any) -> Any:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+        def finish(total: Expr, o: Expr) -> Expr:
             return total + to(xs[2].at(o), dtype) if len(xs) > 2 else total
 
         _convolve(
@@ -130,11 +131,11 @@ def conv(call: OperatorCall) -> None:
 def conv_integer(call: OperatorCall) -> None:
     present = [i for i in range(4) if call.has(i)]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         given = dict(zip(present, xs, strict=True))
         x0, w0 = given.get(2), given.get(3)
 
-        def element(x: Any, w: Any, o: Any) -> Any:
+        def element(x: Expr, w: Expr, o: Expr) -> Expr:
             left = to(x, "int32") - (0 if x0 is None else to(x0.at(0), "int32"))
             right = to(w, "int32")
             if w0 is not None:
@@ -150,14 +151,14 @@ def conv_integer(call: OperatorCall) -> None:
 def qlinear_conv(call: OperatorCall) -> None:
     """Inputs: x, scale, zero, w, scale, zero, output scale, zero, bias."""
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, *bias = xs
 
-        def element(a: Any, b: Any, o: Any) -> Any:
+        def element(a: Expr, b: Expr, o: Expr) -> Expr:
             zero = to(w_zero.at(0 if w_zero.size == 1 else o), "int32")
             return (to(a, "int32") - to(x_zero.at(0), "int32")) * (to(b, "int32") - zero)
 
-        def finish(total: Any, o: Any) -> Any:
+        def finish(total: Expr, o: Expr) -> Expr:
             if bias:
                 total = total + bias[0].at(o)
             scale = x_scale.at(0) * w_scale.at(0 if w_scale.size == 1 else o) / y_scale.at(0)
@@ -194,13 +195,14 @@ def conv_transpose(call: OperatorCall) -> None:
     own, per_group = x_shape[1] // groups, w_shape[1]
     dtype = compute_type(call.output_dtype())
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, w, *bias = xs
         with nest(k, (out[0], groups, per_group, *out[2:])) as (n, group, channel, *place):
             o = group * per_group + channel
             total = cell(k, dtype, to(bias[0].at(o), dtype) if bias else 0)
             with nest(k, (own, *kernel), "r") as (c, *within):
-                at, conditions = [], []
+                at: list[Expr] = []
+                conditions: list[Expr] = []
                 for a in range(rank):
                     shifted = place[a] + pads[a] - within[a] * dilations[a]
                     source = divide(shifted, strides[a])
@@ -230,7 +232,7 @@ def deform_conv(call: OperatorCall) -> None:
     per_offset = x_shape[1] // offset_groups
     dtype = compute_type(call.output_dtype())
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         given = dict(zip(present, xs, strict=True))
         x, w, offset = given[0], given[1], given[2]
         bias, mask = given.get(3), given.get(4)
@@ -255,13 +257,13 @@ def deform_conv(call: OperatorCall) -> None:
     call.loops(body, present, key=tuple(present))
 
 
-def bilinear(k: Any, x: Array, outer: list[Any], h: Any, w: Any, dtype: str) -> Any:
+def bilinear(k: KernelBuilder, x: Array, outer: list[Expr], h: Expr, w: Expr, dtype: str) -> Expr:
     """Interpolation at (h, w) of an image whose surroundings are zero."""
     height, width = x.shape[-2:]
     h, w = bind(k, h), bind(k, w)
     top, left = bind(k, m.libm("floor", h)), bind(k, m.libm("floor", w))
     ih, iw = clamped(k, top, -2, height + 1), clamped(k, left, -2, width + 1)
-    total: Any = number(0, dtype)
+    total: Expr = number(0, dtype)
     for dh in (0, 1):
         for dw in (0, 1):
             share_h = h - top if dh else number(1, dtype) - (h - top)

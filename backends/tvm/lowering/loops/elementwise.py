@@ -14,6 +14,7 @@ from tvm import tirx
 from ...faults import Fault
 from ...functions.definitions import FUNCTIONS, by_operator
 from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr, Expression
 from . import mathematics as m
 from .base import (
     Array,
@@ -31,7 +32,7 @@ from .base import (
 )
 from .mathematics import lit
 
-Function = Callable[..., Any]
+Function = Callable[..., Expr]
 
 
 def elementwise(
@@ -51,10 +52,10 @@ def elementwise(
     shapes = shapes if inputs is None else [call.shape(i) for i in inputs]
     _check_broadcast(call, shapes)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         y = ys[0]
 
-        def value(elements: list[Any]) -> Any:
+        def value(elements: list[Expr]) -> Expr:
             wide = [
                 bind(k, to(e, compute_type(x.dtype))) for e, x in zip(elements, xs, strict=True)
             ]
@@ -114,7 +115,7 @@ for _name, _function in _UNARY.items():
     rule(_name)(_unary(_function))
 
 
-def _with(function: Function, **defaults: Any) -> Callable[[OperatorCall], None]:
+def _with(function: Function, **defaults: Expr) -> Callable[[OperatorCall], None]:
     """A unary operator with numbers as attributes."""
 
     def lower(call: OperatorCall) -> None:
@@ -134,7 +135,7 @@ def gelu(call: OperatorCall) -> None:
     elementwise(call, functools.partial(m.evaluate, FUNCTIONS[name]), [0])
 
 
-def _shrink(x: Any, lambd: float, bias: float) -> Any:
+def _shrink(x: Expr, lambd: float, bias: float) -> Expr:
     limit, b = float(lambd), float(bias)
     wide = to(x, "float32")
     low, high = wide + number(b, "float32"), wide - number(b, "float32")
@@ -143,7 +144,7 @@ def _shrink(x: Any, lambd: float, bias: float) -> Any:
     return m.convert(select(wide < number(-limit, "float32"), low, inner), dtype_of(x))
 
 
-def _is_infinite(x: Any, detect_negative: int, detect_positive: int) -> Any:
+def _is_infinite(x: Expr, detect_negative: int, detect_positive: int) -> Expr:
     found = []
     if detect_positive:
         found.append(x >= lit(math.inf, x))
@@ -211,7 +212,9 @@ class _Divisor:
             call.fail("an integer is divided by zero")
         return _Divisor(zero=False, minus_one=signed and bool((known == -1).any()))
 
-    def apply(self, k: KernelBuilder, function: Function, a: Any, b: Any, by_minus_one: Any) -> Any:
+    def apply(
+        self, k: KernelBuilder, function: Function, a: Expr, b: Expr, by_minus_one: Expr
+    ) -> Expr:
         """`function(a, b)`, where x86 doesn't stop the process.
 
         It does so for zero, and where the lowest number is divided by -1. That takes
@@ -234,7 +237,7 @@ def _divide(call: OperatorCall) -> None:
     """Towards zero; the lowest number divided by -1 is itself."""
     divisor = _Divisor.of(call)
 
-    def function(k: KernelBuilder, a: Any, b: Any) -> Any:
+    def function(k: KernelBuilder, a: Expr, b: Expr) -> Expr:
         if is_float(dtype_of(a)):
             return a / b
         return divisor.apply(k, tirx.truncdiv, a, b, lit(0, a) - a)
@@ -248,7 +251,7 @@ rule("Div")(_divide)
 def _shift(call: OperatorCall) -> None:
     left = call.node.get("direction") == "LEFT"
 
-    def shift(a: Any, b: Any) -> Any:
+    def shift(a: Expression, b: Expr) -> Expr:
         dtype = dtype_of(a)
         bits = int("".join(c for c in dtype if c.isdigit()))
         within = tirx.all(b >= lit(0, b), b < lit(bits, b))
@@ -296,7 +299,7 @@ def _legacy(call: OperatorCall, function: Function, key: Any, *, builder: bool) 
     else:
         call.lowering.add(ReshapeOp(call.node.label, [aligned], source))
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, ys[0].shape) as index:
             values = [bind(k, xs[0][index]), bind(k, xs[1].broadcast(index))]
             ys[0].store(function(k, *values) if builder else function(*values), index)
@@ -326,7 +329,7 @@ for _name, _function in _BINARY.items():
     rule(_name)(_binary(_function))
 
 
-def _comparable(x: Any) -> Any:
+def _comparable(x: Expr) -> Expr:
     return to(x, "int8") if dtype_of(x) == "bool" else x
 
 
@@ -335,7 +338,7 @@ def power(call: OperatorCall) -> None:
     """Squares and cubes of integers by one exponent are products, as in ONNX Runtime."""
     whole = not is_float(call.dtype(0)) and math.prod(call.shape(1)) == 1
 
-    def function(x: Any, y: Any) -> Any:
+    def function(x: Expr, y: Expr) -> Expr:
         result = m.power(x, y)
         if not whole:
             return result
@@ -351,7 +354,7 @@ def sign(call: OperatorCall) -> None:
     """Of NaN it is NaN, in float16 zero, as in ONNX Runtime."""
     half = call.dtype(0) == "float16"
 
-    def function(x: Any) -> Any:
+    def function(x: Expr) -> Expr:
         return select(m.is_nan(x), lit(0, x), m.sign(x)) if half else m.sign(x)
 
     elementwise(call, function, [0])
@@ -363,7 +366,7 @@ def mod(call: OperatorCall) -> None:
     truncated = bool(call.node.get("fmod", 0))
     divisor = _Divisor.of(call)
 
-    def function(k: KernelBuilder, a: Any, b: Any) -> Any:
+    def function(k: KernelBuilder, a: Expr, b: Expr) -> Expr:
         floats = is_float(dtype_of(a))
         if floats:
             rest = m.libm("fmod", a, b)
@@ -393,7 +396,7 @@ def _variadic(function: Function, *, mean: bool = False) -> Callable[[OperatorCa
     def lower(call: OperatorCall) -> None:
         count = len(call.node.inputs)
 
-        def total(*values: Any) -> Any:
+        def total(*values: Expr) -> Expr:
             result = values[0]
             for value in values[1:]:
                 result = function(result, value)
@@ -422,7 +425,7 @@ def clip(call: OperatorCall) -> None:
     high = call.node.get("max", extreme)
     inputs = [i for i in range(3) if call.has(i)]
 
-    def function(*values: Any) -> Any:
+    def function(*values: Expr) -> Expr:
         given = dict(zip(inputs, values, strict=True))
         lower = given.get(1, None if low is None else number(low, dtype))
         upper = given.get(2, None if high is None else number(high, dtype))

@@ -11,7 +11,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from tvm import tirx
 
@@ -21,9 +20,9 @@ from ...errors import UnsupportedNodesError
 from ...faults import Fault
 from ...plan.operations import LoopsOp
 from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr, PrimFunc
 from .base import (
     Array,
-    Expr,
     OperatorCall,
     all_of,
     any_of,
@@ -71,7 +70,7 @@ class Expectation:
             self.call.fail(f"operand {index} is not one number")
         return found[0]
 
-    def _near(self, element: Any, dtype: str) -> Any:
+    def _near(self, element: Expr, dtype: str) -> Expr:
         if is_float(dtype):
             return bind(self.k, element)
         if dtype == "uint64":
@@ -109,7 +108,7 @@ def names_axes(found: Sequence[Expr], axes: Sequence[int], rank: int) -> Expr:
     )
 
 
-def wide_(value: int) -> Any:
+def wide_(value: int) -> Expr:
     return number(value, "int64")
 
 
@@ -351,7 +350,7 @@ def _resize(e: Expectation) -> None:
     crops = Sampling.of(node, e.call.opset).crops
     roi = e.values(1) if crops else None
     for i, (axis, scale) in enumerate(zip(axes, scales, strict=True)):
-        extent: Any = number(shape[axis], "float32")
+        extent: Expr = number(shape[axis], "float32")
         if roi is not None:
             ends = [to(roi[n], "float32") for n in (i, i + len(axes))]
             extent = extent * (ends[1] - ends[0])
@@ -473,7 +472,7 @@ def require(call: OperatorCall) -> None:
         elif not constant.reshape(-1).all():
             call.fail("the number of steps contradicts the declared shape of a result")
 
-    def build() -> Any:
+    def build() -> PrimFunc:
         k = KernelBuilder()
         for i, tensor in enumerate(computed):
             array = Array(k, f"X{i}", tensor.shape, tensor.dtype)

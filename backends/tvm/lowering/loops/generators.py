@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from ...tensorir.builder import KernelBuilder
 from .base import Array, OperatorCall, rule, to
 
 
@@ -13,7 +12,7 @@ from .base import Array, OperatorCall, rule, to
 def range_(call: OperatorCall) -> None:
     """The length shows in the result's shape."""
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         start, delta = xs
         with k.loop(ys[0].size, "i") as i:
             ys[0].put(start.at(0) + to(i, start.dtype) * delta.at(0), i)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tvm import tirx
 
 from ...faults import Fault
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
 from .base import (
     Array,
@@ -29,7 +29,7 @@ def gather(call: OperatorCall) -> None:
     axis = call.axis(len(shape), 0)
     rank = call.rank(1)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, ys[0].shape[: axis + rank]) as index:
             chosen = checked(k, xs[1][index[axis:]], shape[axis])
             with nest(k, shape[axis + 1 :], "j") as inner:
@@ -43,7 +43,7 @@ def gather_elements(call: OperatorCall) -> None:
     shape = call.shape()
     axis = call.axis(len(shape), 0)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, ys[0].shape) as index:
             at = list(index)
             at[axis] = checked(k, xs[1][index], shape[axis])
@@ -59,7 +59,7 @@ def gather_nd(call: OperatorCall) -> None:
     depth = indices[-1]
     outer = len(indices) - 1
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, ys[0].shape[:outer]) as index:
             chosen = [checked(k, xs[1][[*index, i]], shape[batch + i]) for i in range(depth)]
             with nest(k, ys[0].shape[outer:], "j") as inner:
@@ -68,7 +68,7 @@ def gather_nd(call: OperatorCall) -> None:
     call.loops(body, key=())
 
 
-def _combine(reduction: str, old: Any, new: Any) -> Any:
+def _combine(reduction: str, old: Expr, new: Expr) -> Expr:
     if reduction == "add":
         return old + new
     if reduction == "mul":
@@ -83,7 +83,7 @@ def _combine(reduction: str, old: Any, new: Any) -> Any:
 _REDUCTIONS = ("none", "add", "mul", "max", "min")
 
 
-def _copy(k: Any, source: Array, target: Any) -> None:
+def _copy(k: KernelBuilder, source: Array, target: Array) -> None:
     with k.loop(source.size, "copy") as i:
         target.put(source.at(i), i)
 
@@ -102,7 +102,7 @@ def scatter_elements(call: OperatorCall) -> None:
     axis = call.axis(len(shape), 0)
     reduction = _reduction(call)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         data, indices, updates = xs
         _copy(k, data, ys[0])
         if not indices.size:
@@ -121,7 +121,7 @@ def scatter_nd(call: OperatorCall) -> None:
     depth = indices_shape[-1]
     reduction = _reduction(call)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         data, indices, updates = xs
         _copy(k, data, ys[0])
         if not updates.size:
@@ -143,7 +143,7 @@ def one_hot(call: OperatorCall) -> None:
     axis = call.axis(len(shape), -1)
     depth = shape[axis]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         indices, values = xs
         with nest(k, shape) as index:
             chosen = bind(k, to(indices[[*index[:axis], *index[axis + 1 :]]], "int64"))
@@ -162,10 +162,10 @@ def tensor_scatter(call: OperatorCall) -> None:
     size = shape[axis]
     circular = call.node.get("mode", "linear") == "circular"
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         _copy(k, xs[0], ys[0])
         with nest(k, update[:1]) as sample:
-            first = 0
+            first: Expr = 0
             if len(xs) > 2:
                 given = bind(k, to(xs[2][sample], "int64"))
                 if circular:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tvm import tirx
 
 from ...functions.definitions import Function
 from ...tensorir.builder import llvm
+from ...tensorir.types import Expr
 from .base import dtype_of, is_float, number, select, to
 
 
-def libm(name: str, *arguments: Any) -> Any:
+def libm(name: str, *arguments: Expr) -> Expr:
     """OperatorCall a function of C's mathematics library in the arguments' precision."""
     dtype = dtype_of(arguments[0])
     wide = "float64" if dtype == "float64" else "float32"
@@ -20,11 +19,11 @@ def libm(name: str, *arguments: Any) -> Any:
     return to(tirx.call_pure_extern(wide, name + suffix, *values), dtype)
 
 
-def lit(value: float, like: Any) -> Any:
+def lit(value: float, like: Expr) -> Expr:
     return number(value, dtype_of(like))
 
 
-def factor(value: float, like: Any) -> Any:
+def factor(value: float, like: Expr) -> Expr:
     """A literal to multiply with: TVM takes products with a literal zero for zero."""
     dtype = dtype_of(like)
     if value != 0 or not is_float(dtype):
@@ -33,13 +32,13 @@ def factor(value: float, like: Any) -> Any:
     return llvm(f"llvm.fabs.{suffix}", dtype, lit(0, like))
 
 
-def fence(x: Any) -> Any:
+def fence(x: Expr) -> Expr:
     """Keep LLVM from contracting a product into a fused multiply-add."""
     dtype = dtype_of(x)
     return llvm(f"llvm.arithmetic.fence.{'f64' if dtype == 'float64' else 'f32'}", dtype, x)
 
 
-def convert(x: Any, dtype: str) -> Any:
+def convert(x: Expr, dtype: str) -> Expr:
     """Convert as ONNX Runtime does on x86. `x` is evaluated several times.
 
     Floats that int32 and int64 don't hold, NaN included, become their lowest number.
@@ -59,65 +58,65 @@ def convert(x: Any, dtype: str) -> Any:
     return select(x >= half, upper, to(_truncated(x, bits), dtype))
 
 
-def _truncated(x: Any, bits: int) -> Any:
+def _truncated(x: Expr, bits: int) -> Expr:
     """A float towards zero as a signed integer; the lowest one where there is none."""
     dtype = f"int{bits}"
     return select(x < lit(2.0 ** (bits - 1), x), to(x, dtype), tirx.min_value(dtype))
 
 
-def exp(x: Any) -> Any:
+def exp(x: Expr) -> Expr:
     return libm("exp", x)
 
 
-def log(x: Any) -> Any:
+def log(x: Expr) -> Expr:
     return libm("log", x)
 
 
-def sqrt(x: Any) -> Any:
+def sqrt(x: Expr) -> Expr:
     return libm("sqrt", x)
 
 
-def tanh(x: Any) -> Any:
+def tanh(x: Expr) -> Expr:
     return libm("tanh", x)
 
 
-def sigmoid(x: Any) -> Any:
+def sigmoid(x: Expr) -> Expr:
     return lit(1, x) / (lit(1, x) + exp(lit(0, x) - x))
 
 
-def softplus(x: Any) -> Any:
+def softplus(x: Expr) -> Expr:
     """log(1 + exp(x)) without overflow."""
     return largest(x, lit(0, x)) + libm("log1p", exp(lit(0, x) - absolute(x)))
 
 
-def absolute(x: Any) -> Any:
+def absolute(x: Expr) -> Expr:
     if is_float(dtype_of(x)):
         return libm("fabs", x)
     return x if dtype_of(x).startswith("uint") else select(x < lit(0, x), lit(0, x) - x, x)
 
 
-def is_nan(x: Any) -> Any:
+def is_nan(x: Expr) -> Expr:
     return tirx.isnan(x)
 
 
-def largest(a: Any, b: Any) -> Any:
+def largest(a: Expr, b: Expr) -> Expr:
     """The larger one, NaN if any is."""
     if not is_float(dtype_of(a)):
         return tirx.max(a, b)
     return select(tirx.any(a > b, is_nan(a)), a, b)
 
 
-def smallest(a: Any, b: Any) -> Any:
+def smallest(a: Expr, b: Expr) -> Expr:
     if not is_float(dtype_of(a)):
         return tirx.min(a, b)
     return select(tirx.any(a < b, is_nan(a)), a, b)
 
 
-def round_even(x: Any) -> Any:
+def round_even(x: Expr) -> Expr:
     return libm("rint", x)
 
 
-def sign(x: Any) -> Any:
+def sign(x: Expr) -> Expr:
     zero, one = lit(0, x), lit(1, x)
     if dtype_of(x).startswith("uint"):
         return select(x > zero, one, zero)
@@ -130,72 +129,72 @@ class ScalarArithmetic:
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
 
-    def number(self, value: float) -> Any:
+    def number(self, value: float) -> Expr:
         return number(value, self.dtype)
 
-    def parameter(self, value: float) -> Any:
+    def parameter(self, value: float) -> Expr:
         return factor(value, self.number(value))
 
-    def named(self, x: Any) -> Any:
+    def named(self, x: Expr) -> Expr:
         return x
 
     kept = named
 
-    def where(self, condition: Any, x: Any, y: Any) -> Any:
+    def where(self, condition: Expr, x: Expr, y: Expr) -> Expr:
         return select(condition, x, y)
 
-    def at_least(self, x: Any, bound: Any) -> Any:
+    def at_least(self, x: Expr, bound: Expr) -> Expr:
         return select(x < bound, bound, x)
 
-    def at_most(self, x: Any, bound: Any) -> Any:
+    def at_most(self, x: Expr, bound: Expr) -> Expr:
         return select(x > bound, bound, x)
 
-    def negative(self, x: Any) -> Any:
+    def negative(self, x: Expr) -> Expr:
         return x * lit(-1, x) if is_float(self.dtype) else lit(0, x) - x
 
-    def magnitude(self, x: Any) -> Any:
+    def magnitude(self, x: Expr) -> Expr:
         return absolute(x)
 
-    def floor(self, x: Any) -> Any:
+    def floor(self, x: Expr) -> Expr:
         return libm("floor", x) if is_float(self.dtype) else x
 
-    def ceil(self, x: Any) -> Any:
+    def ceil(self, x: Expr) -> Expr:
         return libm("ceil", x) if is_float(self.dtype) else x
 
-    def round(self, x: Any) -> Any:
+    def round(self, x: Expr) -> Expr:
         return libm("rint", x) if is_float(self.dtype) else x
 
-    def sqrt(self, x: Any) -> Any:
+    def sqrt(self, x: Expr) -> Expr:
         return sqrt(x)
 
-    def exp(self, x: Any) -> Any:
+    def exp(self, x: Expr) -> Expr:
         return exp(x)
 
-    def decay(self, x: Any) -> Any:
+    def decay(self, x: Expr) -> Expr:
         return exp(x) - lit(1, x)
 
-    def log(self, x: Any) -> Any:
+    def log(self, x: Expr) -> Expr:
         return log(x)
 
-    def tanh(self, x: Any) -> Any:
+    def tanh(self, x: Expr) -> Expr:
         return tanh(x)
 
-    def erf(self, x: Any) -> Any:
+    def erf(self, x: Expr) -> Expr:
         return libm("erf", x)
 
-    def sigmoid(self, x: Any) -> Any:
+    def sigmoid(self, x: Expr) -> Expr:
         return sigmoid(x)
 
-    def softplus(self, x: Any) -> Any:
+    def softplus(self, x: Expr) -> Expr:
         return softplus(x)
 
 
-def evaluate(function: Function, x: Any, **parameters: float) -> Any:
+def evaluate(function: Function, x: Expr, **parameters: float) -> Expr:
     """A function of an expression."""
     return function.formula(ScalarArithmetic(dtype_of(x)), x, **parameters)
 
 
-def power(x: Any, y: Any) -> Any:
+def power(x: Expr, y: Expr) -> Expr:
     """x to the y; integers by way of doubles, as ONNX Runtime."""
     dtype = dtype_of(x)
     if is_float(dtype):
@@ -206,7 +205,7 @@ def power(x: Any, y: Any) -> Any:
     return convert(result, dtype)
 
 
-def saturate(x: Any, dtype: str) -> Any:
+def saturate(x: Expr, dtype: str) -> Expr:
     """A rounded float as an integer type, limited to its range; NaN as its lowest number."""
     import numpy as np
 

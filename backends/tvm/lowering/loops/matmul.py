@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import string
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
 from .base import (
     Array,
@@ -28,8 +30,12 @@ def _dims(shape: tuple[int, ...], first: bool) -> tuple[int, ...]:
     return (1, *shape) if first else (*shape, 1)
 
 
+Take = Callable[[Expr, Expr, Expr, Expr], Expr]
+Finish = Callable[[Expr, list[Expr], Expr], None]
+
+
 def _product(
-    call: OperatorCall, k: Any, a: Array, b: Array, finish: Any, dtype: str, take: Any
+    call: OperatorCall, k: KernelBuilder, a: Array, b: Array, finish: Finish, dtype: str, take: Take
 ) -> None:
     """For each element of a (broadcast) matrix product: `finish(position, index, sum)`.
 
@@ -47,15 +53,15 @@ def _product(
             x = a.at(own_a + r * depth + d)
             w = b.at(own_b + d * columns + c)
             total.add(take(x, w, r, c))
-        position: Any = 0
+        position: Expr = 0
         for i, size in zip(index, (*batch, rows, columns), strict=True):
             position = position * size + i
         finish(position, index, total.get())
 
 
-def _batch_offset(outer: list[Any], shape: tuple[int, ...]) -> Any:
+def _batch_offset(outer: list[Expr], shape: tuple[int, ...]) -> Expr:
     own = outer[len(outer) - len(shape) :]
-    at: Any = 0
+    at: Expr = 0
     for i, size in zip(own, shape, strict=True):
         at = at * size + (0 if size == 1 else i)
     return at
@@ -65,7 +71,7 @@ def _batch_offset(outer: list[Any], shape: tuple[int, ...]) -> Any:
 def matmul(call: OperatorCall) -> None:
     dtype = compute_type(call.output_dtype())
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         _product(
             call,
             k,
@@ -86,7 +92,7 @@ def gemm(call: OperatorCall) -> None:
     dtype = compute_type(call.output_dtype())
     depth = call.shape(0)[0 if trans_a else 1]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, ys[0].shape) as (r, c):
             total = cell(k, dtype, 0)
             with k.loop(depth, "d") as d:
@@ -104,7 +110,7 @@ def gemm(call: OperatorCall) -> None:
     call.loops(body, key=())
 
 
-def _zero_point(x: Array | None, row_or_column: Any) -> Any:
+def _zero_point(x: Array | None, row_or_column: Expr) -> Expr:
     """A zero point for the whole matrix, or per row or column."""
     if x is None:
         return 0
@@ -115,14 +121,14 @@ def _zero_point(x: Array | None, row_or_column: Any) -> Any:
 def matmul_integer(call: OperatorCall) -> None:
     present = [i for i in range(4) if call.has(i)]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         given = dict(zip(present, xs, strict=True))
         a0, b0 = given.get(2), given.get(3)
         for zero in (a0, b0):
             if zero is not None and zero.rank > 1:
                 call.fail("zero points per matrix")
 
-        def take(x: Any, w: Any, r: Any, c: Any) -> Any:
+        def take(x: Expr, w: Expr, r: Expr, c: Expr) -> Expr:
             return (to(x, "int32") - _zero_point(a0, r)) * (to(w, "int32") - _zero_point(b0, c))
 
         _product(call, k, xs[0], xs[1], lambda p, _, total: ys[0].put(total, p), "int32", take)
@@ -134,16 +140,16 @@ def matmul_integer(call: OperatorCall) -> None:
 def qlinear_matmul(call: OperatorCall) -> None:
     """Inputs: a, scale, zero, b, scale, zero, output scale, zero."""
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = xs
         if any(x.rank > 1 for x in (a_scale, b_scale, y_scale)):
             call.fail("quantization parameters per matrix")
 
-        def take(x: Any, w: Any, r: Any, c: Any) -> Any:
+        def take(x: Expr, w: Expr, r: Expr, c: Expr) -> Expr:
             left = to(x, "int32") - _zero_point(a_zero, r)
             return left * (to(w, "int32") - _zero_point(b_zero, c))
 
-        def finish(position: Any, index: list[Any], total: Any) -> None:
+        def finish(position: Expr, index: list[Expr], total: Expr) -> None:
             r, c = index[-2], index[-1]
             s = to(a_scale.at(0 if a_scale.size == 1 else r), "float32")
             s = s * to(b_scale.at(0 if b_scale.size == 1 else c), "float32")
@@ -190,13 +196,13 @@ def einsum(call: OperatorCall) -> None:
     summed = [c for c in sizes if c not in result]
     dtype = compute_type(call.output_dtype())
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, [sizes[c] for c in result]) as outer:
             place = dict(zip(result, outer, strict=True))
             total = cell(k, dtype, 0)
             with nest(k, [sizes[c] for c in summed], "s") as inner:
                 place.update(zip(summed, inner, strict=True))
-                product: Any = number(1, dtype)
+                product: Expr = number(1, dtype)
                 for i, (x, term) in enumerate(zip(xs, expanded, strict=True)):
                     index = [
                         0 if size == 1 else place[c] for c, size in zip(term, x.shape, strict=True)

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...faults import Fault
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from .base import (
     Array,
+    Cell,
     OperatorCall,
     all_of,
     cell,
@@ -65,9 +68,9 @@ def transpose(call: OperatorCall) -> None:
     rank = call.rank()
     order = [int(p) for p in call.node.get("perm", list(range(rank))[::-1])]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, ys[0].shape) as index:
-            source: list[Any] = [0] * rank
+            source: list[Expr] = [0] * rank
             for axis, place in enumerate(order):
                 source[place] = index[axis]
             ys[0].store(xs[0][source], index)
@@ -77,7 +80,7 @@ def transpose(call: OperatorCall) -> None:
 
 @rule("Expand")
 def expand(call: OperatorCall) -> None:
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, ys[0].shape) as index:
             ys[0].store(xs[0].broadcast(index), index)
 
@@ -90,7 +93,7 @@ def tile(call: OperatorCall) -> None:
     given = call.shape(0)
     repeats = [o // s if s else 0 for o, s in zip(call.output_shape(), given, strict=True)]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         pairs = [size_ for pair in zip(repeats, given, strict=True) for size_ in pair]
         with nest(k, pairs) as index:
             source = index[1::2]
@@ -108,7 +111,7 @@ def concat(call: OperatorCall) -> None:
     axis = call.axis(len(shape), 1)
     inputs = [i for i, v in enumerate(call.node.inputs) if v is not None]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         first = 0
         for x in xs:
             if x.size:
@@ -123,7 +126,7 @@ def concat(call: OperatorCall) -> None:
 def split(call: OperatorCall) -> None:
     axis = call.axis(call.rank(), 0)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         first = 0
         for number_, y in enumerate(ys):
             size_ = call.output_shape(number_)[axis]
@@ -156,10 +159,10 @@ def slice_(call: OperatorCall) -> None:
     out = call.output_shape()
     rank = len(shape)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         arrays = dict(zip([0, *runtime], xs, strict=True))
 
-        def given(index: int, constant: Any, i: int, default: int) -> Any:
+        def given(index: int, constant: Any, i: int, default: int) -> Expr:
             if index in arrays:
                 return clamped(k, arrays[index][[i]], -_FAR, _FAR)
             return default if constant is None else max(min(int(constant[i]), _FAR), -_FAR)
@@ -167,7 +170,7 @@ def slice_(call: OperatorCall) -> None:
         first = [cell(k, "int32", 0, f"first{a}") for a in range(rank)]
         stride = [cell(k, "int32", 1, f"stride{a}") for a in range(rank)]
         length = [cell(k, "int32", size, f"length{a}") for a, size in enumerate(shape)]
-        taken: list[Any] = []
+        taken: list[Expr] = []
         for i in range(count):
             axis = checked(k, arrays[3][[i]] if 3 in arrays else given(3, axes, i, i), rank)
             for other in taken:
@@ -203,7 +206,7 @@ _FAR = 2**30
 """Beyond the end of every axis."""
 
 
-def _sliced(k: Any, start: Any, end: Any, step: Any, size_: int) -> tuple[Any, Any]:
+def _sliced(k: KernelBuilder, start: Expr, end: Expr, step: Expr, size_: int) -> tuple[Expr, Expr]:
     """Where a slice of an axis begins, and how many elements it has."""
     back = step < 0
     low, high = select(back, -1, 0), select(back, size_ - 1, size_)
@@ -238,13 +241,14 @@ def pad(call: OperatorCall) -> None:
 
     out = call.output_shape()
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         arrays = dict(zip(inputs, xs, strict=True))
-        edges: list[list[Any]] = [[0] * rank, [0] * rank]
+        edges: list[list[Expr]] = [[0] * rank, [0] * rank]
+        cells: list[list[Cell]] = []
         if axes is None:
             names = ("before", "after")
             cells = [[cell(k, "int32", 0, f"{n}{a}") for a in range(rank)] for n in names]
-        taken: list[Any] = []
+        taken: list[Expr] = []
         for i in range(count):
             sizes = [
                 within(k, arrays[1][[j]], -_FAR, _FAR, Fault.VALUE)
@@ -262,13 +266,13 @@ def pad(call: OperatorCall) -> None:
             taken.append(axis)
             for a in range(rank):
                 with when(k, equal(axis, a)):
-                    for edge, size_ in zip(cells, sizes, strict=True):
-                        edge[a].set(size_)
+                    for bounds, size_ in zip(cells, sizes, strict=True):
+                        bounds[a].set(size_)
         if axes is None:
             edges = [[limited(k, c.get(), -_FAR, _FAR) for c in edge] for edge in cells]
         for size_, before, after, declared in zip(shape, *edges, out, strict=True):
             k.fail_if(differ(before + after, declared - size_), Fault.VALUE)
-        fill: Any = number(value, dtype)
+        fill: Expr = number(value, dtype)
         if 2 in arrays:
             fill = arrays[2].at(0)
         kept = [_kept(k, mode, *sides) for sides in zip(shape, *edges, strict=True)]
@@ -295,11 +299,11 @@ def pad(call: OperatorCall) -> None:
     call.loops(body, inputs)
 
 
-def _safe(x: Array, at: Sequence[Any]) -> Any:
+def _safe(x: Array, at: Sequence[Expr]) -> Expr:
     return x[at] if x.size else number(0, x.dtype)
 
 
-def _kept(k: Any, mode: str, size_: int, before: Any, after: Any) -> tuple[Any, Any]:
+def _kept(k: KernelBuilder, mode: str, size_: int, before: Expr, after: Expr) -> tuple[Expr, Expr]:
     """The part of an axis that negative pads leave, as its first and its number of elements.
 
     The kernel fails where the mode needs more elements than there are.
@@ -314,7 +318,9 @@ def _kept(k: Any, mode: str, size_: int, before: Any, after: Any) -> tuple[Any, 
     return first, count
 
 
-def _outside(k: Any, at: Any, kept: tuple[Any, Any], mode: str, reach: int, size_: int) -> Any:
+def _outside(
+    k: KernelBuilder, at: Expr, kept: tuple[Expr, Expr], mode: str, reach: int, size_: int
+) -> Expr:
     """The place inside an axis that a place outside of it stands for."""
     first, count = kept
     index = at - first
@@ -328,7 +334,7 @@ def _outside(k: Any, at: Any, kept: tuple[Any, Any], mode: str, reach: int, size
     return maximum(minimum(index + first, size_ - 1), 0)
 
 
-def _folded(k: Any, index: Any, period: Any, reach: int) -> Any:
+def _folded(k: KernelBuilder, index: Expr, period: Expr, reach: int) -> Expr:
     """The index modulo a period.
 
     Where the period is known, by as many subtractions as padding may take: LLVM's loop
@@ -351,7 +357,7 @@ def center_crop_pad(call: OperatorCall) -> None:
         larger = wanted > size_
         shift.append(-((wanted - size_) // 2) if larger else (size_ - wanted) // 2)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, ys[0].shape) as index:
             at = [i + s for i, s in zip(index, shift, strict=True)]
             inside = [
@@ -375,7 +381,7 @@ def depth_to_space(call: OperatorCall) -> None:
     n, _, height, width = call.shape()
     channels = call.output_shape()[1]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, (n, channels, height, b, width, b)) as (i, c, h, row, w, column):
             block = row * b + column
             source = c * (b * b) + block if by_columns else block * channels + c
@@ -391,7 +397,7 @@ def space_to_depth(call: OperatorCall) -> None:
     n, _, height, width = call.output_shape()
     channels = call.shape()[1]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, (n, channels, b, b, height, width)) as (i, c, row, column, h, w):
             block = row * b + column
             target = c * (b * b) + block if by_columns else block * channels + c
@@ -405,7 +411,7 @@ def reverse_sequence(call: OperatorCall) -> None:
     batch = int(call.node.get("batch_axis", 1))
     time = int(call.node.get("time_axis", 0))
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         shape = ys[0].shape
         with nest(k, shape[: batch + 1]) as outer:
             length = within(k, xs[1][[outer[batch]]], 0, shape[time] + 1)
@@ -422,7 +428,7 @@ def reverse_sequence(call: OperatorCall) -> None:
 def trilu(call: OperatorCall) -> None:
     upper = bool(call.node.get("upper", 1))
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, ys[0].shape) as index:
             diagonal = clamped(k, xs[1].at(0), -_FAR, _FAR) if len(xs) > 1 else 0
             row, column = index[-2], index[-1]
@@ -444,22 +450,24 @@ def col2im(call: OperatorCall) -> None:
     strides, dilations, pads = _col2im_window(call, rank)
     blocks = col2im_blocks(call)
 
-    def add_columns(k: Any, x: Array, y: Any, block: tuple[int, ...], counts: list[int]) -> None:
+    def add_columns(
+        k: KernelBuilder, x: Array, y: Array, block: tuple[int, ...], counts: list[int]
+    ) -> None:
         with nest(k, (n, channels, *block, *counts)) as (sample, c, *rest):
             within, place = rest[:rank], rest[rank:]
-            column: Any = 0
+            column: Expr = 0
             for i, size_ in zip(place, counts, strict=True):
                 column = column * size_ + i
             at = [place[a] * strides[a] + within[a] * dilations[a] - pads[a] for a in range(rank)]
             inside = [b for i, s in zip(at, image, strict=True) for b in (i >= 0, i < s)]
-            row: Any = c
+            row: Expr = c
             for a in range(rank):
                 row = row * block[a] + within[a]
             with when(k, all_of(*inside)):
                 target = (sample, c, *at)
                 y.store(y[target] + x[sample, row, column], target)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with k.loop(ys[0].size, "zero") as i:
             ys[0].put(0, i)
         for block, counts in blocks.items():

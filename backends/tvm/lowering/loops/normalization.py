@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ...kernels.rows.rows import mean_part
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
 from .base import (
     Array,
+    Cell,
     OperatorCall,
     all_of,
     cell,
@@ -37,12 +39,12 @@ def softmax(call: OperatorCall) -> None:
     inner = 1 if flat else math.prod(shape[axis + 1 :])
     logarithm = call.node.op_type == "LogSoftmax"
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, y = xs[0], ys[0]
         dtype = compute_type(x.dtype)
         with nest(k, (outer, inner)) as (o, i):
 
-            def at(r: Any) -> Any:
+            def at(r: Expr) -> Expr:
                 return (o * size + r) * inner + i
 
             top = cell(k, dtype, number(-math.inf, dtype), "top")
@@ -62,8 +64,8 @@ def softmax(call: OperatorCall) -> None:
 
 
 def _moments(
-    k: Any, dtype: str, count: int, each: Callable[[Callable[[Any], None]], None]
-) -> tuple[Any, Any]:
+    k: KernelBuilder, dtype: str, count: int, each: Callable[[Callable[[Expr], None]], None]
+) -> tuple[Cell, Cell]:
     """Mean and variance (of the population) of the elements that `each` visits."""
     part = mean_part(count)
     mean = cell(k, dtype, 0, "mean")
@@ -71,7 +73,7 @@ def _moments(
     mean.set(mean.get() / number(count * part, dtype))
     variance = cell(k, dtype, 0, "variance")
 
-    def square(element: Any) -> None:
+    def square(element: Expr) -> None:
         difference = to(element, dtype) - mean.get()
         variance.add(difference * difference)
 
@@ -89,13 +91,13 @@ def layer_normalization(call: OperatorCall) -> None:
     epsilon = float(call.node.get("epsilon", 1e-5))
     root_only = call.node.op_type != "LayerNormalization"
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, scale = xs[0], xs[1]
         bias = xs[2] if len(xs) > 2 else None
         dtype = compute_type(x.dtype)
         with nest(k, shape[:axis]) as outer:
 
-            def each(function: Callable[[Any], None]) -> None:
+            def each(function: Callable[[Expr], None]) -> None:
                 with nest(k, shape[axis:], "r") as inner:
                     function(x[[*outer, *inner]])
 
@@ -139,12 +141,12 @@ def group_normalization(call: OperatorCall) -> None:
     each_channels = shape[1] // groups
     size = each_channels * math.prod(shape[2:])
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, scale, bias = xs
         dtype = compute_type(x.dtype)
         with nest(k, (shape[0], groups)) as (n, g):
 
-            def each(function: Callable[[Any], None]) -> None:
+            def each(function: Callable[[Expr], None]) -> None:
                 with nest(k, (each_channels, *shape[2:]), "r") as (c, *inner):
                     function(x[[n, g * each_channels + c, *inner]])
 
@@ -175,16 +177,16 @@ def batch_normalization(call: OperatorCall) -> None:
     rank = len(shape)
     channels = shape[1] if rank > 1 else 1
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, scale, bias, mean_in, variance_in = xs
         dtype = compute_type(x.dtype)
         with k.loop(channels, "c") as c:
             where = [s for i, s in enumerate(shape) if i != 1]
 
-            def index(inner: list[Any]) -> list[Any]:
+            def index(inner: list[Expr]) -> list[Expr]:
                 return inserted(inner, 1, c) if rank > 1 else inner
 
-            def each(function: Callable[[Any], None]) -> None:
+            def each(function: Callable[[Expr], None]) -> None:
                 with nest(k, where, "r") as inner:
                     function(x[index(inner)])
 
@@ -216,7 +218,7 @@ def lp_normalization(call: OperatorCall) -> None:
     axis = call.axis(len(shape), -1)
     p = int(call.node.get("p", 2))
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         dtype = compute_type(xs[0].dtype)
         with nest(k, [s for i, s in enumerate(shape) if i != axis]) as index:
             total = cell(k, dtype, 0)
@@ -240,7 +242,7 @@ def local_response_normalization(call: OperatorCall) -> None:
     alpha = float(call.node.get("alpha", 1e-4))
     beta, bias = float(call.node.get("beta", 0.75)), float(call.node.get("bias", 1.0))
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         dtype = compute_type(xs[0].dtype)
         with nest(k, shape) as (n, c, *inner):
             total = cell(k, dtype, 0)
@@ -264,19 +266,19 @@ def mean_variance_normalization(call: OperatorCall) -> None:
     kept = [i for i in range(len(shape)) if i not in axes]
     count = math.prod(shape[a] for a in axes)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         dtype = compute_type(xs[0].dtype)
         with nest(k, [shape[i] for i in kept]) as outer:
 
-            def index(inner: Sequence[Any]) -> list[Any]:
-                place: list[Any] = [0] * len(shape)
+            def index(inner: Sequence[Expr]) -> list[Expr]:
+                place: list[Expr] = [0] * len(shape)
                 for i, axis in zip(outer, kept, strict=True):
                     place[axis] = i
                 for i, axis in zip(inner, axes, strict=True):
                     place[axis] = i
                 return place
 
-            def each(function: Callable[[Any], None]) -> None:
+            def each(function: Callable[[Expr], None]) -> None:
                 with nest(k, [shape[a] for a in axes], "r") as inner:
                     function(xs[0][index(inner)])
 

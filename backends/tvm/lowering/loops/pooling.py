@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from tvm import tirx
 
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
 from .base import (
     Array,
@@ -40,7 +41,7 @@ def max_pool(call: OperatorCall) -> None:
     window = _windows(call, call.output_shape()[2:])
     column_major = bool(call.node.get("storage_order", 0))
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, y = xs[0], ys[0]
         indices = ys[1] if len(ys) > 1 else None
         dtype = compute_type(x.dtype)
@@ -57,7 +58,7 @@ def max_pool(call: OperatorCall) -> None:
                         better = tirx.any(better, m.is_nan(element))
                     with when(k, better):
                         best.set(element)
-                        position: Any = n * shape[1] + c
+                        position: Expr = n * shape[1] + c
                         if column_major:
                             order = list(zip(place, sizes, strict=True))[::-1]
                         else:
@@ -83,7 +84,7 @@ def average_pool(call: OperatorCall) -> None:
     include_pad = bool(call.node.get("count_include_pad", 0))
     p = int(call.node.get("p", 2)) if call.node.op_type == "LpPool" else 0
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         dtype = compute_type(xs[0].dtype)
         with nest(k, ys[0].shape) as (n, c, *out):
             total = cell(k, dtype, 0)
@@ -111,7 +112,7 @@ def average_pool(call: OperatorCall) -> None:
     call.loops(body, key=())
 
 
-def _power(x: Any, p: int) -> Any:
+def _power(x: Expr, p: int) -> Expr:
     size = m.absolute(x)
     result = size
     for _ in range(p - 1):
@@ -125,7 +126,7 @@ def global_pool(call: OperatorCall) -> None:
     op_type = call.node.op_type
     p = int(call.node.get("p", 2))
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         dtype = compute_type(xs[0].dtype)
         largest = op_type == "GlobalMaxPool"
         with nest(k, shape[:2]) as outer:
@@ -159,7 +160,7 @@ def max_unpool(call: OperatorCall) -> None:
         (shape[2 + a] - 1) * strides[a] + kernel[a] - pads[a] - pads[a + rank] for a in range(rank)
     ]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         from .base import unravel
 
         y = ys[0]
@@ -184,12 +185,12 @@ def max_roi_pool(call: OperatorCall) -> None:
     height, width = (int(s) for s in call.node.get("pooled_shape"))
     scale = float(call.node.get("spatial_scale", 1.0))
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, rois = xs
         dtype = "float32"
         with nest(k, ys[0].shape) as (r, c, ph, pw):
 
-            def corner(i: int) -> Any:
+            def corner(i: int) -> Expr:
                 value = to(rois[r, i], dtype) * number(scale, dtype)
                 return clamped(k, m.libm("round", value), -_FAR, _FAR)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tvm import tirx
 
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
 from .base import Array, OperatorCall, cell, divide, nest, number, rule, select, to
 
 _INTEGERS = ("int8", "uint8", "int16", "uint16", "int32")
 
 
-def _parameter(call: OperatorCall, x: Array, index: list[Any]) -> Any:
+def _parameter(call: OperatorCall, x: Array, index: list[Expr]) -> Expr:
     """The scale or zero point of the element at `index`."""
     if x.size == 1:
         return x.at(0)
@@ -31,7 +31,7 @@ def quantize_linear(call: OperatorCall) -> None:
     if target not in ("int8", "uint8", "int16", "uint16"):
         call.fail(f"quantization to {target}")
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, scale, *zero = xs
         with nest(k, ys[0].shape) as index:
             own = to(_parameter(call, scale, index), "float32")
@@ -48,7 +48,7 @@ def dequantize_linear(call: OperatorCall) -> None:
     if call.dtype() not in _INTEGERS:
         call.fail(f"dequantization of {call.dtype()}")
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, scale, *zero = xs
         with nest(k, ys[0].shape) as index:
             value = to(x[index], "int32")
@@ -67,7 +67,7 @@ def dynamic_quantize_linear(call: OperatorCall) -> None:
     NaN has no part in the range, and becomes 0.
     """
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x = xs[0]
         y, scale, zero = (*ys, None, None)[:3]
         low = cell(k, "float32", 0, "low")

@@ -5,13 +5,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ...functions.definitions import FUNCTIONS
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
-from .base import Array, OperatorCall, cell, compute_type, nest, number, rule, to, when, within
+from .base import (
+    Array,
+    Cell,
+    OperatorCall,
+    cell,
+    compute_type,
+    nest,
+    number,
+    rule,
+    to,
+    when,
+    within,
+)
 
-Activation = Callable[[Any], Any]
+Activation = Callable[[Expr], Expr]
 
 _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -92,7 +105,7 @@ def recurrent(call: OperatorCall) -> None:
     present = [i for i in range(8) if call.has(i)]
     scratch = [((_GATES[kind], hidden), dtype), ((2, hidden), dtype)]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         given = dict(zip(present, xs, strict=True))
         outputs = [*ys[: len(ys) - 2], None, None, None][:3]
         gates, state = ys[-2], ys[-1]
@@ -108,14 +121,14 @@ def recurrent(call: OperatorCall) -> None:
 
 def _sequence(
     call: OperatorCall,
-    k: Any,
+    k: KernelBuilder,
     layer: _Layer,
     given: dict[int, Array],
-    outputs: list[Any],
+    outputs: Sequence[Array | None],
     gates: Array,
     state: Array,
     d: int,
-    n: Any,
+    n: Expr,
     steps: int,
     backwards: bool,
     dtype: str,
@@ -126,7 +139,7 @@ def _sequence(
     y, y_h, y_c = outputs
     first = layer.batch_first
 
-    def start(source: Array | None, h: Any) -> Any:
+    def start(source: Array | None, h: Expr) -> Expr:
         if source is None:
             return number(0, dtype)
         return to(source[n, d, h] if first else source[d, n, h], dtype)
@@ -134,19 +147,19 @@ def _sequence(
     with k.loop(layer.hidden, "h") as h:
         state.store(start(initial_h, h), (0, h))
         state.store(start(initial_c, h), (1, h))
-    length: Any = steps
+    length: Expr = steps
     if lengths is not None:
         length = within(k, lengths[[n]], 0, steps + 1)
     with k.loop(steps, "t") as t:
-        inside: Any = True if lengths is None else t < length
+        inside: Expr = True if lengths is None else t < length
         at = (length - 1 - t) if backwards else t
 
-        def store_output(value: Any, h: Any, at: Any) -> None:
+        def store_output(value: Expr, h: Expr, at: Expr) -> None:
             if y is not None:
                 y.store(value, (n, at, d, h) if first else (at, d, n, h))
 
         def active() -> None:
-            def element(i: Any) -> Any:
+            def element(i: Expr) -> Expr:
                 return to(x[n, at, i] if first else x[at, n, i], dtype)
 
             _step(k, layer, given, gates, state, d, element, dtype)
@@ -167,13 +180,13 @@ def _sequence(
 
 
 def _step(
-    k: Any,
+    k: KernelBuilder,
     layer: _Layer,
     given: dict[int, Array],
     gates: Array,
     state: Array,
     d: int,
-    element: Callable[[Any], Any],
+    element: Callable[[Expr], Expr],
     dtype: str,
 ) -> None:
     w, r, b = given[1], given[2], given.get(3)
@@ -181,18 +194,18 @@ def _step(
     kind, functions = layer.kind, layer.functions[d]
     count = _GATES[kind]
 
-    def limited(value: Any) -> Any:
+    def limited(value: Expr) -> Expr:
         if not layer.clip:
             return value
         low, high = number(-layer.clip, dtype), number(layer.clip, dtype)
         return m.largest(low, m.smallest(high, value))
 
-    def bias(row: Any, *, recurrent_: bool) -> Any:
+    def bias(row: Expr, *, recurrent_: bool) -> Expr:
         if b is None:
             return number(0, dtype)
         return to(b[d, row + (count * hidden if recurrent_ else 0)], dtype)
 
-    def add_products(total: Any, row: Any, h_factor: Callable[[Any], Any] | None) -> None:
+    def add_products(total: Cell, row: Expr, h_factor: Callable[[Expr], Expr] | None) -> None:
         """W x + R (h or what `h_factor` makes of it)."""
         with k.loop(size, "i") as i:
             total.add(to(w[d, row, i], dtype) * element(i))
@@ -213,7 +226,7 @@ def _step(
         return
     peephole = given.get(7)
 
-    def peep(index: int, h: Any, row: Any) -> Any:
+    def peep(index: int, h: Expr, row: Expr) -> Expr:
         if peephole is None:
             return number(0, dtype)
         return to(peephole[d, index * hidden + h], dtype) * row
@@ -236,15 +249,15 @@ def _step(
 
 
 def _gru_step(
-    k: Any,
+    k: KernelBuilder,
     layer: _Layer,
     given: dict[int, Array],
     gates: Array,
     state: Array,
     d: int,
     add_products: Callable[..., None],
-    bias: Callable[..., Any],
-    limited: Callable[[Any], Any],
+    bias: Callable[..., Expr],
+    limited: Callable[[Expr], Expr],
     dtype: str,
 ) -> None:
     hidden = layer.hidden

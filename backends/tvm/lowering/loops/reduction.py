@@ -6,10 +6,11 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from tvm import tirx
 
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
 from .base import (
     Array,
@@ -19,6 +20,7 @@ from .base import (
     cell,
     checked,
     compute_type,
+    dtype_of,
     equal,
     is_float,
     nest,
@@ -40,26 +42,26 @@ class Reduction:
     number become the lowest integer.
     """
 
-    join: Callable[[Any, Any], Any]
-    start: Callable[[str], Any]
-    finish: Callable[[Any, int], Any] = lambda total, count: total
+    join: Callable[[Expr, Expr], Expr]
+    start: Callable[[str], Expr]
+    finish: Callable[[Expr, int], Expr] = lambda total, count: total
     real: bool = False
     undefined: bool = False
 
 
-def _zero(dtype: str) -> Any:
+def _zero(dtype: str) -> Expr:
     return number(0, dtype)
 
 
-def _lowest(dtype: str) -> Any:
+def _lowest(dtype: str) -> Expr:
     return number(-math.inf, dtype) if is_float(dtype) else tirx.min_value(dtype)
 
 
-def _highest(dtype: str) -> Any:
+def _highest(dtype: str) -> Expr:
     return number(math.inf, dtype) if is_float(dtype) else tirx.max_value(dtype)
 
 
-def _add(total: Any, x: Any) -> Any:
+def _add(total: Expr, x: Expr) -> Expr:
     return total + x
 
 
@@ -80,10 +82,10 @@ _REDUCTIONS: dict[str, Reduction] = {
 }
 
 
-def _over(total: Any, count: int) -> Any:
+def _over(total: Expr, count: int) -> Expr:
     """A mean, as ONNX Runtime's zero of no elements."""
     divisor = lit(max(count, 1), total)
-    return total / divisor if is_float(str(total.ty.dtype)) else tirx.truncdiv(total, divisor)
+    return total / divisor if is_float(dtype_of(total)) else tirx.truncdiv(total, divisor)
 
 
 @rule(*_REDUCTIONS, "ReduceLogSumExp")
@@ -136,9 +138,9 @@ def _reduce_over(call: OperatorCall, candidates: list[tuple[int, ...]]) -> None:
     rank = len(shape)
     op_type = call.node.op_type
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         for axes in candidates:
-            condition: Any = True
+            condition: Expr = True
             if len(candidates) > 1:
                 found = [checked(k, xs[1][[i]], rank) for i in range(len(axes))]
                 matches = [tirx.any(*(equal(f, a) for f in found)) for a in axes]
@@ -153,20 +155,23 @@ def _reduce_over(call: OperatorCall, candidates: list[tuple[int, ...]]) -> None:
 
 
 def _walk(
-    k: Any, x: Array, axes: Sequence[int], visit: Callable[[Any, Callable[[Any], None]], None]
+    k: KernelBuilder,
+    x: Array,
+    axes: Sequence[int],
+    visit: Callable[[Expr, Callable[[Callable[[Expr], None]], None]], None],
 ) -> None:
     """For each kept index: `visit(position, each)`, where `each` runs over reduced elements."""
     kept = [i for i in range(x.rank) if i not in axes]
     with nest(k, [x.shape[i] for i in kept]) as outer:
-        position: Any = 0
+        position: Expr = 0
         for i, axis in zip(outer, kept, strict=True):
             position = position * x.shape[axis] + i
 
-        def each(function: Callable[[Any], None]) -> None:
+        def each(function: Callable[[Expr], None]) -> None:
             if 0 in [x.shape[a] for a in axes]:
                 return
             with nest(k, [x.shape[a] for a in axes], "r") as inner:
-                index: list[Any] = [0] * x.rank
+                index: list[Expr] = [0] * x.rank
                 for i, axis in zip(outer, kept, strict=True):
                     index[axis] = i
                 for i, axis in zip(inner, axes, strict=True):
@@ -176,13 +181,13 @@ def _walk(
         visit(position, each)
 
 
-def _plain(k: Any, x: Array, y: Any, axes: Sequence[int], reduction: Reduction) -> None:
+def _plain(k: KernelBuilder, x: Array, y: Array, axes: Sequence[int], reduction: Reduction) -> None:
     dtype = "uint8" if x.dtype == "bool" else compute_type(x.dtype)
     if not is_float(x.dtype) and reduction.real:
         dtype = "float64"
     count = math.prod(x.shape[a] for a in axes)
 
-    def visit(position: Any, each: Callable[[Callable[[Any], None]], None]) -> None:
+    def visit(position: Expr, each: Callable[[Callable[[Expr], None]], None]) -> None:
         total = cell(k, dtype, reduction.start(dtype))
         each(lambda element: total.set(reduction.join(total.get(), to(element, dtype))))
         result = reduction.finish(total.get(), count)
@@ -191,7 +196,7 @@ def _plain(k: Any, x: Array, y: Any, axes: Sequence[int], reduction: Reduction) 
     _walk(k, x, axes, visit)
 
 
-def _log_sum_exp(k: Any, x: Array, y: Any, axes: Sequence[int]) -> None:
+def _log_sum_exp(k: KernelBuilder, x: Array, y: Array, axes: Sequence[int]) -> None:
     """Relative to the largest element, where that is finite.
 
     Of integers ONNX Runtime rounds each exponential towards zero, which leaves the number of
@@ -201,7 +206,7 @@ def _log_sum_exp(k: Any, x: Array, y: Any, axes: Sequence[int]) -> None:
     dtype = compute_type(x.dtype)
     wide = dtype if real else "float64"
 
-    def visit(position: Any, each: Callable[[Callable[[Any], None]], None]) -> None:
+    def visit(position: Expr, each: Callable[[Callable[[Expr], None]], None]) -> None:
         top = cell(k, dtype, _lowest(dtype), "top")
         each(lambda element: top.set(m.largest(top.get(), to(element, dtype))))
         if real:
@@ -209,7 +214,7 @@ def _log_sum_exp(k: Any, x: Array, y: Any, axes: Sequence[int]) -> None:
             top.set(select(finite, top.get(), number(0, dtype)))
         total = cell(k, wide, 0)
 
-        def add(element: Any) -> None:
+        def add(element: Expr) -> None:
             own = to(element, dtype)
             total.add(m.exp(own - top.get()) if real else to(equal(own, top.get()), wide))
 
@@ -227,7 +232,7 @@ def arg(call: OperatorCall) -> None:
     last = bool(call.node.get("select_last_index", 0))
     maximal = call.node.op_type == "ArgMax"
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         outer = [s for i, s in enumerate(shape) if i != axis]
         dtype = compute_type(xs[0].dtype)
         with nest(k, outer) as index:
@@ -256,7 +261,7 @@ def running(call: OperatorCall) -> None:
     product = call.node.op_type == "CumProd"
     axes = range(len(shape)) if given is None else [int(given.reshape(())) % len(shape)]
 
-    def along(k: Any, x: Array, y: Any, axis: int) -> None:
+    def along(k: KernelBuilder, x: Array, y: Array, axis: int) -> None:
         dtype = compute_type(x.dtype)
         with nest(k, [s for i, s in enumerate(shape) if i != axis]) as index:
             total = cell(k, dtype, 1 if product else 0)
@@ -270,9 +275,9 @@ def running(call: OperatorCall) -> None:
                 if not exclusive:
                     y.store(total.get(), place)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         for axis in axes:
-            condition: Any = True
+            condition: Expr = True
             if given is None:
                 condition = equal(checked(k, xs[1].at(0), len(shape)), axis)
             with when(k, condition):

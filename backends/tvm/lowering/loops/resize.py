@@ -11,6 +11,8 @@ import numpy as np
 from tvm import tirx
 
 from ...plan.sampling import Axis, Sampling, cubic, fitted_scale, is_old
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
 from .base import (
     Array,
@@ -65,11 +67,11 @@ class _Expressions:
     where = staticmethod(select)
 
     @staticmethod
-    def minimum(a: Any, b: Any) -> Any:
+    def minimum(a: Expr, b: Expr) -> Expr:
         return tirx.min(a, to(b, "float32"))
 
     @staticmethod
-    def maximum(a: Any, b: Any) -> Any:
+    def maximum(a: Expr, b: Expr) -> Expr:
         return tirx.max(a, to(b, "float32"))
 
 
@@ -104,14 +106,14 @@ def resize(call: OperatorCall) -> None:
         scratch += [(table, "int32"), (table, "float32"), ((axis.sampled.out,), "int32")]
     value = float(node.get("extrapolation_value", 0.0))
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         arrays = dict(zip(inputs, xs, strict=True))
         y, x = ys[0], xs[0]
         tables = {a.axis: ys[1 + 3 * i : 4 + 3 * i] for i, a in enumerate(axes)}
         for axis in axes:
             place = chosen.index(axis.axis)
             scale = bind(k, scale_of(arrays, axis.axis))
-            window: Any = (0.0, 1.0)
+            window: Sequence[Expr] = (0.0, 1.0)
             if crops:
                 window = [to(arrays[1].at(place + n), "float32") for n in (0, len(chosen))]
             _make_table(k, sampling, axis, scale, window, tables[axis.axis])
@@ -155,7 +157,7 @@ def _scales(
     if policy == "stretch":
         return lambda _, axis: number(out[axis] / shape[axis], "float32"), True
 
-    def kept(arrays: dict[int, Array], axis: int) -> Any:
+    def kept(arrays: dict[int, Array], axis: int) -> Expr:
         ratios = [
             to(arrays[3].at(i), "float32") / number(shape[a], "float32") for i, a in enumerate(axes)
         ]
@@ -165,11 +167,11 @@ def _scales(
 
 
 def _make_table(
-    k: Any,
+    k: KernelBuilder,
     sampling: Sampling,
     axis: _Axis,
-    scale: Any,
-    window: Sequence[Any],
+    scale: Expr,
+    window: Sequence[Expr],
     table: Sequence[Array],
 ) -> None:
     positions, weights, outside = table
@@ -198,13 +200,13 @@ def _make_table(
 
 
 def _sample(
-    k: Any,
+    k: KernelBuilder,
     x: Array,
-    index: list[Any],
+    index: list[Expr],
     axes: Sequence[_Axis],
     tables: Mapping[int, Sequence[Array]],
     mode: str,
-) -> Any:
+) -> Expr:
     """One output element."""
     place = list(index)
     if mode == "nearest":
@@ -215,7 +217,7 @@ def _sample(
     dtype = compute_type(x.dtype) if is_float(x.dtype) else "float32"
     total = cell(k, dtype, 0)
     with nest(k, [a.taps for a in axes], "t") as taps:
-        weight: Any = number(1, dtype)
+        weight: Expr = number(1, dtype)
         for axis, tap in zip(axes, taps, strict=True):
             positions, weights, _ = tables[axis.axis]
             position = positions[index[axis.axis], tap]
@@ -238,7 +240,7 @@ def grid_sample(call: OperatorCall) -> None:
     padding = call.node.get("padding_mode", "zeros")
     corners = bool(call.node.get("align_corners", 0))
 
-    def read(x: Array, outer: list[Any], place: list[Any], dtype: str) -> Any:
+    def read(x: Array, outer: list[Expr], place: list[Expr], dtype: str) -> Expr:
         if padding == "zeros":
             element = to(x[[*outer, *place]], dtype)
             return guarded(inside(place, shape[2:]), element, number(0, dtype))
@@ -248,7 +250,7 @@ def grid_sample(call: OperatorCall) -> None:
             place = [_reflect(i, s, corners) for i, s in zip(place, shape[2:], strict=True)]
         return to(x[[*outer, *place]], dtype)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, grid = xs
         dtype = compute_type(x.dtype)
         one = number(1, dtype)
@@ -277,7 +279,7 @@ def grid_sample(call: OperatorCall) -> None:
             firsts = [clamped(k, floor, -_FAR, _FAR) for floor in floors]
             total = cell(k, dtype, 0)
             for offset in np.ndindex(*(taps,) * rank):
-                weight: Any = one
+                weight: Expr = one
                 place = []
                 for axis, o in enumerate(offset):
                     fraction = coordinates[axis] - floors[axis]
@@ -296,12 +298,12 @@ def grid_sample(call: OperatorCall) -> None:
     call.loops(body, key=())
 
 
-def _cubic_weight(t: Any, tap: int) -> Any:
+def _cubic_weight(t: Expr, tap: int) -> Expr:
     """The weight of tap 0 to 3 at fraction `t`."""
     return cubic(_Expressions, [t + lit(1, t), t, lit(1, t) - t, lit(2, t) - t][tap], -0.75)
 
 
-def _reflect(index: Any, size: int, corners: bool) -> Any:
+def _reflect(index: Expr, size: int, corners: bool) -> Expr:
     """An index mirrored at the edges' centres (align_corners) or at the edges."""
     if size == 1:
         return 0
@@ -320,7 +322,7 @@ def affine_grid(call: OperatorCall) -> None:
     rank = out[-1]
     corners = bool(call.node.get("align_corners", 0))
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         theta = xs[0]
         dtype = compute_type(theta.dtype)
         with nest(k, out[:-1]) as (n, *place):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from tvm import tirx
 
 from ...faults import SAMPLE_LIMIT, Fault
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
 from .base import (
     Array,
@@ -38,7 +38,7 @@ def roi_align(call: OperatorCall) -> None:
     transform = call.node.get("coordinate_transformation_mode", "half_pixel")
     half = 0.5 if call.opset >= 16 and transform == "half_pixel" else 0.0
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, rois, images = xs
         dtype = compute_type(x.dtype)
         _, _, bins_h, bins_w = ys[0].shape
@@ -58,7 +58,7 @@ def roi_align(call: OperatorCall) -> None:
                 roi_w, roi_h = tirx.max(roi_w, one), tirx.max(roi_h, one)
             bin_h = bind(k, roi_h / number(bins_h, dtype))
             bin_w = bind(k, roi_w / number(bins_w, dtype))
-            counts: list[Any] = []
+            counts: list[Expr] = []
             for size in (bin_h, bin_w):
                 if ratio > 0:
                     counts.append(ratio)
@@ -70,22 +70,22 @@ def roi_align(call: OperatorCall) -> None:
             total = cell(k, dtype, 0)
             first = cell(k, "int32", 1, "first")
 
-            def place(start: Any, part: Any, i: Any, axis: int) -> Any:
+            def place(start: Expr, part: Expr, i: Expr, axis: int) -> Expr:
                 size, count = (bin_h, bin_w)[axis], to(counts[axis], dtype)
                 sample = (to(i, dtype) + number(0.5, dtype)) * size / count
                 return bind(k, start + to(part, dtype) * size + sample)
 
-            def is_outside(at: Any, size: int) -> Any:
+            def is_outside(at: Expr, size: int) -> Expr:
                 return tirx.any(at < number(-1, dtype), at > number(size, dtype))
 
-            def around(at: Any, size: int) -> tuple[Any, Any, Any]:
+            def around(at: Expr, size: int) -> tuple[Expr, Expr, Expr]:
                 """The two pixels around a place, and the share of the second."""
                 at = bind(k, tirx.max(at, zero))
                 low = clamped(k, at, 0, size)
                 share = select(low >= size - 1, zero, at - to(low, dtype))
                 return low, bind(k, minimum(low + 1, size - 1)), bind(k, share)
 
-            def take(value: Any) -> None:
+            def take(value: Expr) -> None:
                 if maximal:
                     larger = tirx.any(value > total.get(), m.is_nan(value))
                     with when(k, tirx.any(first.get() > 0, larger)):

@@ -6,11 +6,11 @@ fails instead of giving a wrong result.
 
 from __future__ import annotations
 
-from typing import Any
-
 from tvm import tirx
 
 from ...faults import Fault
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from .base import (
     Array,
     OperatorCall,
@@ -42,7 +42,7 @@ def _declared(call: OperatorCall, axis: int) -> int:
     return int(shape[axis])  # type: ignore[arg-type]
 
 
-def _is_set(value: Any) -> Any:
+def _is_set(value: Expr) -> Expr:
     """Whether a number isn't zero; NaN isn't."""
     found = to(value, "bool")
     return tirx.any(found, tirx.isnan(value)) if is_float(dtype_of(value)) else found
@@ -59,7 +59,7 @@ def non_zero(call: OperatorCall) -> None:
     count = _declared(call, 1)
     shape = call.shape()
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         found = cell(k, "int32", 0, "found")
         with nest(k, shape) as index, when(k, _is_set(xs[0][index])):
             at = within(k, found.get(), 0, count, Fault.COUNT)
@@ -82,7 +82,7 @@ def compress(call: OperatorCall) -> None:
         call.fail(f"its result is declared as {list(call.output_shape())}")
     length = call.shape(1)[0]
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, condition = xs
         y = ys[0]
         found = cell(k, "int32", 0, "found")
@@ -108,7 +108,7 @@ def non_max_suppression(call: OperatorCall) -> None:
     centered = bool(call.node.get("center_point_box", 0))
     present = [i for i in range(5) if call.has(i)]
 
-    def corners(boxes: Array, b: Any, i: Any) -> list[Any]:
+    def corners(boxes: Array, b: Expr, i: Expr) -> list[Expr]:
         """(y1, x1, y2, x2) with the smaller coordinates first."""
         p = [boxes[b, i, c] for c in range(4)]
         if centered:
@@ -118,7 +118,7 @@ def non_max_suppression(call: OperatorCall) -> None:
         low = [tirx.min(p[0], p[2]), tirx.min(p[1], p[3])]
         return [*low, tirx.max(p[0], p[2]), tirx.max(p[1], p[3])]
 
-    def overlap(boxes: Array, k: Any, b: Any, i: Any, j: Any) -> Any:
+    def overlap(boxes: Array, k: KernelBuilder, b: Expr, i: Expr, j: Expr) -> Expr:
         one, other = corners(boxes, b, i), corners(boxes, b, j)
         zero = number(0, boxes.dtype)
         height = tirx.max(tirx.min(one[2], other[2]) - tirx.max(one[0], other[0]), zero)
@@ -128,7 +128,7 @@ def non_max_suppression(call: OperatorCall) -> None:
         union = bind(k, areas[0] + areas[1] - shared)
         return select(union > zero, shared / union, zero)
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         given = dict(zip(present, xs, strict=True))
         boxes, scores = given[0], given[1]
         y, alive = ys

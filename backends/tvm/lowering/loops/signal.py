@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from tvm import tirx
 
 from ...faults import Fault
 from ...plan.tensors import PlanTensor
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from .base import (
     Array,
+    Cell,
     OperatorCall,
     any_of,
     cell,
@@ -51,8 +52,8 @@ def dft(call: OperatorCall) -> None:
     tables = [_twiddles(call, n, dtype, 1.0 if inverse else -1.0) for n in lengths]
     chosen = [2] if len(axes) > 1 else []
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
-        given: Any = None
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+        given: Expr = 0
         if chosen:
             given = checked(k, xs[-1].at(0), call.rank())
             k.fail_if(tirx.Not(any_of(*(equal(given, axis) for axis in axes))), Fault.VALUE)
@@ -88,7 +89,7 @@ def _dft_length(call: OperatorCall, axis: int, mirrored: bool, onesided: bool) -
 
 
 def _transform(
-    k: Any,
+    k: KernelBuilder,
     x: Array,
     y: Array,
     roots: Array,
@@ -126,7 +127,7 @@ def _transform(
             y.store(imaginary.get() * factor, [*index, 1])
 
 
-def _advance(turn: Any, step: Any, length: int) -> None:
+def _advance(turn: Cell, step: Expr, length: int) -> None:
     """Go on by `step` on a circle of `length` places."""
     turn.set(turn.get() + step)
     turn.set(select(turn.get() >= length, turn.get() - length, turn.get()))
@@ -142,7 +143,7 @@ def stft(call: OperatorCall) -> None:
     table = _twiddles(call, length, dtype, -1.0)
     complex_in = len(shape) == 3 and shape[2] == 2
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, roots = xs[0], xs[-1]
         room = shape[1] - length
         most = room // (frames - 1) if frames > 1 else room + 1
@@ -212,7 +213,7 @@ def bit_cast(call: OperatorCall) -> None:
     if np.dtype(source).itemsize != np.dtype(target).itemsize:
         call.fail("types of different widths")
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with k.loop(ys[0].size, "i") as i:
             element = xs[0].at(i)
             ys[0].put(element if source == target else tirx.reinterpret(target, element), i)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from tvm import tirx
 
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
 from .base import (
     Array,
@@ -36,7 +37,7 @@ def top_k(call: OperatorCall) -> None:
     count = call.output_shape(0 if call.node.output(0) is not None else 1)[axis]
     size = shape[axis]
 
-    def before(a: Any, i: Any, b: Any, j: Any, dtype: str) -> Any:
+    def before(a: Expr, i: Expr, b: Expr, j: Expr, dtype: str) -> Expr:
         """Whether element `a` at `i` comes before `b` at `j`."""
         better = a > b if largest else a < b
         if is_float(dtype):
@@ -47,7 +48,7 @@ def top_k(call: OperatorCall) -> None:
             same = tirx.EQ(a, b)
         return tirx.any(better, tirx.all(same, i < j))
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, (values, indices) = xs[0], (*ys, None)[:2]
         dtype = compute_type(x.dtype)
         with nest(k, [s for i, s in enumerate(shape) if i != axis]) as index:
@@ -91,7 +92,7 @@ def hardmax(call: OperatorCall) -> None:
     size = math.prod(shape[axis:]) if flat else shape[axis]
     inner = 1 if flat else math.prod(shape[axis + 1 :])
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         with nest(k, (outer, inner)) as (o, i):
             at = cell(k, "int32", 0, "at")
             best = cell(k, compute_type(xs[0].dtype), xs[0].at(o * size * inner + i), "best")
