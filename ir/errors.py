@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from .display import printable
 
 
@@ -34,6 +37,18 @@ catches these and blames the node: analyses then know nothing of it, rewrites st
 
 class ModelError(SecateurError):
     """The model itself is malformed or unreadable."""
+
+
+class RuleError(SecateurError):
+    """A rule failed on a node by a mistake of its own, which is no reason to do without it."""
+
+    def __init__(
+        self, label: str, op_type: str, rule: Callable[..., Any], error: Exception
+    ) -> None:
+        super().__init__(
+            f"node '{label}' ({op_type}): the rule {rule.__module__}.{rule.__qualname__} failed: "
+            f"{type(error).__name__}: {error}; please report this"
+        )
 
 
 class UnsupportedError(SecateurError):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import onnx
 from onnx import ModelProto, NodeProto, TypeProto, helper
 
 from . import inference_faults, pooled_shapes
-from .errors import MISFITS, ModelError, UnsupportedError
+from .errors import MISFITS, ModelError, RuleError, UnsupportedError
 from .graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from .model import Model
 from .onnx_io import to_proto_without_weights
@@ -286,17 +287,26 @@ def inferred_types(proto: onnx.GraphProto) -> dict[str, TypeProto]:
 
 
 @contextlib.contextmanager
-def blamed(node: Node, model: Model) -> Iterator[None]:
-    """Raise UnsupportedError that blames the node where a rule of its operator fails on it."""
+def blamed(node: Node, model: Model, rule: Callable[..., Any]) -> Iterator[None]:
+    """Raise an error that names the node where a rule of its operator fails on it."""
     try:
         yield
     except MISFITS as error:
-        raise misfit(node, error, model) from error
+        raise misfit(node, error, model, rule) from error
 
 
-def misfit(node: Node, error: Exception, model: Model) -> UnsupportedError:
-    """The error for a node that a rule of its operator failed on, as ONNX puts it if it can."""
-    reason = refusal(model, node) or f"its attributes or operands don't fit together ({error})"
+def misfit(
+    node: Node, error: Exception, model: Model, rule: Callable[..., Any]
+) -> UnsupportedError | RuleError:
+    """The error for a node that a rule of its operator failed on.
+
+    Where ONNX refuses the node, in its words. Sizes and indices that lead nowhere are taken for
+    the node's own, too; any other error is a mistake of the rule.
+    """
+    reason = refusal(model, node)
+    if reason is None and not isinstance(error, (ArithmeticError, IndexError, ValueError)):
+        return RuleError(node.label, node.op_type, rule, error)
+    reason = reason or f"its attributes or operands don't fit together ({error})"
     return UnsupportedError(f"node '{node.label}' ({node.op_type}): {reason}")
 
 

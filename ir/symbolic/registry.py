@@ -8,7 +8,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import TypeVar
 
-from ..errors import SecateurError
+from ..errors import RuleError, SecateurError
 from ..graph import Node, normalize_domain
 from .facts import Contents, Facts, Misfit, Shape
 
@@ -20,10 +20,6 @@ ContentsRule = Callable[[Node, Facts], Sequence["Contents | None"]]
 
 _shape_rules: dict[str, ShapeRule] = {}
 _contents_rules: dict[str, ContentsRule] = {}
-
-
-class RuleError(SecateurError):
-    """A rule failed on a node by a mistake of its own."""
 
 
 def shape_rule(*op_types: str) -> Callable[[ShapeRule], ShapeRule]:
@@ -78,17 +74,16 @@ def _load() -> None:
 
 def find_shapes(node: Node, facts: Facts) -> Sequence[Shape | None]:
     """What the operator's rule says of the shapes of a node's results; nothing without one."""
-    return _apply(shape_rules(), "shapes", node, facts)
+    return _apply(shape_rules(), node, facts)
 
 
 def find_contents(node: Node, facts: Facts) -> Sequence[Contents | None]:
     """The same of their elements."""
-    return _apply(contents_rules(), "elements", node, facts)
+    return _apply(contents_rules(), node, facts)
 
 
 def _apply(
     table: Mapping[str, Callable[[Node, Facts], Sequence[_Found | None]]],
-    kind: str,
     node: Node,
     facts: Facts,
 ) -> Sequence[_Found | None]:
@@ -102,7 +97,4 @@ def _apply(
     except SecateurError:
         raise
     except Exception as error:
-        raise RuleError(
-            f"node '{node.label}': the rule for {kind} of {node.op_type}, {rule.__module__}."
-            f"{rule.__name__}, failed: {type(error).__name__}: {error}; please report this"
-        ) from error
+        raise RuleError(node.label, node.op_type, rule, error) from error

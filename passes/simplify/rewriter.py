@@ -106,8 +106,7 @@ class Rewriter:
         while self._queue:
             node = self._queue.popleft()
             self._queued.discard(node)
-            with blamed(node, self.model):
-                self._apply_rules(node)
+            self._apply_rules(node)
         for node in self._made:
             if node.graph is not None and node.outputs[0] is not None:
                 self.analysis.note_new(node.outputs[0], node)
@@ -119,7 +118,9 @@ class Rewriter:
         for rule in self._rules.find(node):
             if node.graph is None:
                 break
-            if rule(node, self):
+            with blamed(node, self.model, rule):
+                applies = rule(node, self)
+            if applies:
                 self.applied[rule.__name__] += 1
                 self.visit(node)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ....ir.errors import MISFITS, RuleError
 from ..bounds import Verdicts
 from ..plan.aliases import is_in_place
 from ..plan.operations import (
@@ -40,7 +41,12 @@ def emit(
     emission = Emission(plan, target, choices, verdicts)
     for op in plan.operations:
         emission.current = op
-        _RULES[type(op)](emission, op)
+        rule = _RULES[type(op)]
+        try:
+            rule(emission, op)
+        except MISFITS as error:
+            operator = plan.operators.get(op.label, type(op).__name__)
+            raise RuleError(op.label, operator, rule, error) from error
     emission.current = None
     emission.schedule.outputs = [emission.read(t, None) for _, t in plan.outputs]
     for (_, tensor), buffer in zip(plan.outputs, emission.schedule.outputs, strict=True):

@@ -61,7 +61,7 @@ def expand(model: Model, refused: dict[Node, str], bounds: dict[Value, RequiredR
             return number > 0
         for node in nodes:
             try:
-                with blamed(node, model):
+                with blamed(node, model, _add_function):
                     bound = _bound(node)
                     _add_function(model, node)
                 if bound is not None:

@@ -32,8 +32,10 @@ class _Resolver:
         graph = self.model.graph
         for node in graph.nodes:
             rule = RULES.get(node.op_type) if normalize_domain(node.domain) == "" else None
-            with blamed(node, self.model):
-                is_resolved = rule is not None and rule(self, node)
+            is_resolved = False
+            if rule is not None:
+                with blamed(node, self.model, rule):
+                    is_resolved = rule(self, node)
             if not is_resolved:
                 self.nodes.append(node)
         if self.changed:

@@ -33,7 +33,7 @@ def unroll(model: Model, refused: dict[Node, str]) -> bool:
         made = None
         if normalize_domain(node.domain) == "" and node not in refused:
             try:
-                with blamed(node, model):
+                with blamed(node, model, _copies):
                     made = _copies(model, node)
             except UnsupportedError as error:
                 refused[node] = str(error)

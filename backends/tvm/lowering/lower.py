@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ....ir.errors import MISFITS, UnsupportedError
+from ....ir.errors import UnsupportedError
 from ....ir.graph import Node, Value, outer_reads, type_shape
-from ....ir.infer import infer_node, misfit
+from ....ir.infer import blamed, infer_node
 from ....ir.model import Model
 from ....ir.stand_ins import REQUIRE
 from ....ir.tensor import Tensor as Constants
@@ -42,6 +42,8 @@ from .loops import key
 from .loops.base import OperatorCall, to, within
 from .loops.expectations import expect, require
 from .loops.operands import check_operands
+
+_Result = TypeVar("_Result")
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     **elementwise.RULES,
@@ -127,8 +129,6 @@ class _Failures:
             step()
         except UnsupportedError as error:
             self.add(node, str(error), lowering)
-        except MISFITS as error:
-            self.add(node, str(misfit(node, error, lowering.model)), lowering)
 
     def add(self, node: Node, reason: str, lowering: Lowering) -> None:
         """Note a failure."""
@@ -165,20 +165,28 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
     if outputs and all(v in lowering.items for v in outputs):
         return  # a rule of an earlier node covered this one
     if (node.domain, node.op_type) == REQUIRE:
-        require(OperatorCall(lowering, node))
+        _apply(require, lowering, node, OperatorCall(lowering, node))
         return
     name = key(node.op_type, node.domain)
     if _is_standard(node):
-        _confirm(lowering, node, claims)
-        check_operands(OperatorCall(lowering, node))
+        _apply(_confirm, lowering, node, lowering, node, claims)
+        _apply(check_operands, lowering, node, OperatorCall(lowering, node))
     rule = None if _has_empty(lowering, node) else RULES.get(name)
-    if rule is not None and rule(lowering, node):
+    if rule is not None and _apply(rule, lowering, node, lowering, node):
         return
     loops = LOOPS.get(name)
     if loops is None:
         why = NOT_LOWERED.get(name, "there is no lowering for this operator")
         raise UnsupportedError(f"node '{node.label}' ({name}): {why}")
-    loops(OperatorCall(lowering, node))
+    _apply(loops, lowering, node, OperatorCall(lowering, node))
+
+
+def _apply(
+    rule: Callable[..., _Result], lowering: Lowering, node: Node, *arguments: object
+) -> _Result:
+    """What a rule makes of a node; an error that names both where it fails by itself."""
+    with blamed(node, lowering.model, rule):
+        return rule(*arguments)
 
 
 def _confirm(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> None:

@@ -169,7 +169,7 @@ def dropout(call: OperatorCall) -> None:
         mode = call.known(2, "training_mode")
         ratio = call.constant(1)
         training = bool(mode.reshape(())) and (ratio is None or float(ratio.reshape(())) != 0)
-        if training and (call.has(1) or True):
+        if training:
             call.fail("training mode draws random numbers")
     elif call.opset < 7 and not call.node.get("is_test", 0):
         call.fail("training mode draws random numbers")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from ...tensorir.builder import KernelBuilder
+from ...tensorir.types import Expr
 from . import mathematics as m
 from .base import (
     Array,
-    Expr,
     OperatorCall,
     all_of,
     cell,
@@ -27,7 +26,7 @@ from .base import (
 def determinant(call: OperatorCall) -> None:
     *outer, n, _ = call.shape()
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, y, work = xs[0], ys[0], ys[1]
         with nest(k, outer) as index:
             with nest(k, (n, n)) as (r, c):
@@ -57,7 +56,7 @@ def inverse(call: OperatorCall) -> None:
     *outer, n, _ = call.shape()
     dtype = compute_type(call.dtype())
 
-    def body(k: Any, xs: list[Array], ys: list[Any]) -> None:
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, y, work = xs[0], ys[0], ys[1]
         with nest(k, outer) as index:
             with nest(k, (n, n)) as (r, c):
@@ -80,13 +79,13 @@ def inverse(call: OperatorCall) -> None:
     call.loops(body, key=(), scratch=[((n, 2 * n), dtype)])
 
 
-def _bring_pivot(k: Any, work: Array, step: Expr) -> Expr:
+def _bring_pivot(k: KernelBuilder, work: Array, step: Expr) -> Expr:
     """Swap a row with the one, from it on, of the largest element in its column; which."""
     n, columns = work.shape
     pivot = cell(k, "int32", step, "row")
     with k.loop(n, "r") as r:
         found = limited(k, pivot.get(), 0, n)
-        larger = m.absolute(work[r, step]) > m.absolute(work[found, step])
+        larger: Expr = m.absolute(work[r, step]) > m.absolute(work[found, step])
         if not isinstance(step, int):
             larger = all_of(r > step, larger)
         with when(k, larger):
