@@ -42,10 +42,10 @@ class ModelError(SecateurError):
 class RuleError(SecateurError):
     """A rule failed on a node by a mistake of its own, which is no reason to do without it."""
 
-    def __init__(
-        self, label: str, op_type: str, rule: Callable[..., Any], error: Exception
-    ) -> None:
-        super().__init__(
+    @classmethod
+    def of(cls, label: str, op_type: str, rule: Callable[..., Any], error: Exception) -> RuleError:
+        """The error for what a rule raised on a node."""
+        return cls(
             f"node '{label}' ({op_type}): the rule {rule.__module__}.{rule.__qualname__} failed: "
             f"{type(error).__name__}: {error}; please report this"
         )

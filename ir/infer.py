@@ -305,7 +305,7 @@ def misfit(
     """
     reason = refusal(model, node)
     if reason is None and not isinstance(error, (ArithmeticError, IndexError, ValueError)):
-        return RuleError(node.label, node.op_type, rule, error)
+        return RuleError.of(node.label, node.op_type, rule, error)
     reason = reason or f"its attributes or operands don't fit together ({error})"
     return UnsupportedError(f"node '{node.label}' ({node.op_type}): {reason}")
 

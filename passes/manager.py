@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 from ..ir.declarations import check_declarations
 from ..ir.errors import SecateurError
 from ..ir.model import Model
-from ..ir.onnx_io import save
 from ..ir.tensor import Array
+from ..ir.text import print_model
 from ..ir.verify import verify
 from .base import Context, Pass, PassResult
 from .compare import allowed_deviation, deviation, magnitude, relative
 from .pipeline import format_pass
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -56,7 +59,7 @@ class PassManager:
     The model is verified before the first pass, where its declared types must agree with
     inference, too, and after each (`verify`), compared
     with its original state after each (`check`), and written to the folder `dump`
-    as `NN-name.onnx` before the first pass and after each. `observe` is called with
+    as text, `NN-name.txt`, before the first pass and after each. `observe` is called with
     each pass's index and text before it runs. A failure names the pass.
     """
 
@@ -89,6 +92,9 @@ class PassManager:
                 ran = f" (after {before})" if before else ""
                 raise type(error)(f"pass '{text}'{ran}: {error}") from error
             records.append(record)
+            log.debug(
+                "%s: %s", text, "changed the model" if record.result.changed else "changed nothing"
+            )
             if context is not None:
                 context = context.after(record.result)
             self._dump(model, index + 1, pass_.name)
@@ -135,7 +141,8 @@ class PassManager:
     def _dump(self, model: Model, index: int, name: str) -> None:
         if self.dump is not None:
             self.dump.mkdir(parents=True, exist_ok=True)
-            save(model, self.dump / f"{index:02}-{name}.onnx")
+            text = print_model(model)
+            (self.dump / f"{index:02}-{name}.txt").write_text(text, encoding="utf-8")
 
 
 def _outputs(model: Model, check: OutputCheck) -> list[dict[str, Array]]:

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 from secateur.ir.errors import ModelError, SecateurError, UnsupportedError
 from secateur.ir.graph import Value
 from secateur.ir.model import Model
-from secateur.ir.onnx_io import from_proto, load
+from secateur.ir.onnx_io import from_proto
+from secateur.ir.text import parse_model
 from secateur.passes.base import Context, Pass, PassResult
 from secateur.passes.manager import OutputCheck, PassManager
 
@@ -105,6 +106,7 @@ def test_changed_outputs_are_noticed() -> None:
 def test_dumps_show_the_model_after_each_pass(tmp_path: Path) -> None:
     PassManager([SetOperator()], dump=tmp_path / "dumps").run(small())
     names = sorted(p.name for p in (tmp_path / "dumps").iterdir())
-    assert names == ["00-input.onnx", "01-set-operator.onnx"]
-    operators = [[n.op_type for n in load(tmp_path / "dumps" / n).graph.nodes] for n in names]
+    assert names == ["00-input.txt", "01-set-operator.txt"]
+    texts = [(tmp_path / "dumps" / name).read_text() for name in names]
+    operators = [[n.op_type for n in parse_model(text).graph.nodes] for text in texts]
     assert operators == [["Relu", "Neg"], ["Relu", "Abs"]]

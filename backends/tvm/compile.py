@@ -36,6 +36,7 @@ from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
 from .plan.operations import Plan
 from .plan.tensors import PlanTensor
+from .plan.text import print_plan
 from .targets import Target, can_run_here
 from .tuning.tune import TuneReport, check_tunable, tune
 
@@ -73,6 +74,7 @@ def compile_model(
     tune_minutes: float = 0,
     fallback: bool = False,
     declared_sizes: bool = False,
+    dump_plan: str | os.PathLike[str] | None = None,
 ) -> CompileReport:
     """Compile `model` (unchanged) for `target` into the artifact `path`.
 
@@ -91,6 +93,8 @@ def compile_model(
     An input that gives a result its size is refused, or, with `declared_sizes`, the size is
     the declared one, and the artifact fails where the input gives another.
 
+    `dump_plan` is a file for the text of the plan, of each compiled part in turn.
+
     Raises UnsupportedError naming the nodes that can't be lowered, or, without `fallback`,
     the one that mixes samples, and SecateurError where linking or writing fails. The file
     appears whole or not at all.
@@ -106,7 +110,14 @@ def compile_model(
     if batch.is_proven:
         take_one_sample(work, batch)
     samples = _with_samples(batch)
-    compiler = _Compiler(target, cache or Cache.of_user(), winograd, tune_minutes, declared_sizes)
+    compiler = _Compiler(
+        target,
+        cache or Cache.of_user(),
+        winograd=winograd,
+        minutes=tune_minutes,
+        declared_sizes=declared_sizes,
+        dumps=dump_plan is not None,
+    )
     with atomic_files(path) as (temporary,):
         try:
             check_batch(batch)
@@ -116,6 +127,9 @@ def compile_model(
                 raise
             compiler.container(work, samples, error, temporary)
         size = temporary.stat().st_size
+        if dump_plan is not None:
+            with atomic_files(Path(dump_plan)) as (text,):
+                text.write_text("\n".join(compiler.plans), encoding="utf-8")
     return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
 
 
@@ -137,15 +151,23 @@ def _check_sizes(model: Model) -> None:
 
 
 class _Compiler:
-    """Compiles graphs with the same options; `report` sums up what it made."""
+    """Compiles graphs with the same options; `report` sums up what it made, `plans` their text."""
 
     def __init__(
-        self, target: Target, cache: Cache, winograd: bool, minutes: float, declared_sizes: bool
+        self,
+        target: Target,
+        cache: Cache,
+        *,
+        winograd: bool,
+        minutes: float,
+        declared_sizes: bool,
+        dumps: bool,
     ) -> None:
         self.target, self.cache, self.winograd, self.minutes = target, cache, winograd, minutes
         self.declared_sizes = declared_sizes
         if minutes > 0:
             check_tunable(target)
+        self.dumps, self.plans = dumps, list[str]()
         self.report = CompileReport(0, 0, 0, 0, Accesses(), (), None, 0)
 
     def library(self, model: Model, samples: Set[str], path: Path) -> None:
@@ -154,6 +176,8 @@ class _Compiler:
         if not self.declared_sizes:
             refuse_sizes_of_inputs(model)
         plan = lower(model, self.target)
+        if self.dumps:
+            self.plans.append(print_plan(plan, self.target.name))
         choices, tuning = self._choices(plan)
         emission = emit(plan, self.target, choices, Verdicts(self.cache))
         accesses = Accesses.of(emission.proofs.values())
@@ -196,6 +220,7 @@ class _Compiler:
             left.update(error.all_reasons())
         while True:
             self.report = dataclasses.replace(empty, left=tuple(left.values()))
+            self.plans = []
             parts = partition(model, left)
             with scratch_folder() as folder:
                 files, failures = self._parts(parts, folder)

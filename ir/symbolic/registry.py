@@ -97,4 +97,4 @@ def _apply(
     except SecateurError:
         raise
     except Exception as error:
-        raise RuleError(node.label, node.op_type, rule, error) from error
+        raise RuleError.of(node.label, node.op_type, rule, error) from error

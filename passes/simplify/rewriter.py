@@ -9,6 +9,7 @@ once at the end, so that a run is linear in the graph and its rewrites.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -57,6 +58,9 @@ class RuleSet:
             for op_type, rules in source._rules.items():
                 both._rules.setdefault(op_type, []).extend(rules)
         return both
+
+
+log = logging.getLogger(__name__)
 
 
 class Rewriter:
@@ -121,6 +125,7 @@ class Rewriter:
             with blamed(node, self.model, rule):
                 applies = rule(node, self)
             if applies:
+                log.debug("%s (%s): %s", node.label, node.op_type, rule.__name__)
                 self.applied[rule.__name__] += 1
                 self.visit(node)
 

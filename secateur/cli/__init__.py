@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import resource
 import warnings
@@ -95,6 +96,28 @@ def readable_warnings() -> Iterator[None]:
         yield
 
 
+class _Lines(logging.Formatter):
+    """Records as lines without controls: names of a model are not to be trusted."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def show_decisions(ctx: click.Context) -> None:
+    """Write what the package's loggers say to stderr until the command ends."""
+    logger, handler = logging.getLogger("secateur"), logging.StreamHandler()
+    handler.setFormatter(_Lines("%(name)s: %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+
+    def restore() -> None:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+    ctx.call_on_close(restore)
+
+
 def memory_limit() -> str:
     """What to say of a limit on the process's address space, which libraries bear badly."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -110,5 +133,9 @@ def _one_line(error: BaseException) -> str:
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="secateur")
-def main() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is decided, and where.")
+@click.pass_context
+def main(ctx: click.Context, verbose: bool) -> None:
     """Prune, quantize and compile ONNX models for edge devices."""
+    if verbose:
+        show_decisions(ctx)

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 @target_option
 @fixed_inputs_options
 @compiler_options
+@click.option(
+    "--dump-plan",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the plan as text: the fused operations that kernels are made for.",
+)
 @json_option
 def command(
     model: Path,
@@ -36,6 +42,7 @@ def command(
     target: str,
     fixed: FixedInputs,
     compiler: dict[str, Any],
+    dump_plan: Path | None,
     as_json: bool,
 ) -> None:
     """Compile MODEL for a target, as it is: writes model.so into a folder."""
@@ -61,6 +68,7 @@ def command(
                 tune_minutes=compiler["tune"],
                 fallback=compiler["fallback"],
                 declared_sizes=compiler["declared_sizes"],
+                dump_plan=dump_plan,
             )
             size = (folder / "model.so").stat().st_size
             progress.end()

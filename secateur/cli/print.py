@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     metavar="PIPELINE",
     help="Show what passes change, as in 'fold-constants, remove-no-ops'.",
 )
+@click.option(
+    "--dump",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="With --passes: write the model's text before the first pass and after each.",
+)
 @click.option("--all-constants", is_flag=True, help="Write out every constant's elements.")
 @json_option
 def command(
@@ -37,6 +43,7 @@ def command(
     node: str | None,
     radius: int,
     passes: str | None,
+    dump: Path | None,
     all_constants: bool,
     as_json: bool,
 ) -> None:
@@ -45,12 +52,14 @@ def command(
     Without --all-constants larger constants are left out. With --passes the text
     before and after them is compared.
     """
+    if dump is not None and passes is None:
+        raise click.UsageError("--dump needs --passes.")
     from ..ir.onnx_io import load
 
     loaded = load(model)
     limit = None if all_constants else 16
     if passes is not None:
-        text = _difference(loaded, passes, limit)
+        text = _difference(loaded, passes, limit, dump)
     elif node is not None:
         text = _surroundings(loaded, node, radius)
     else:
@@ -64,13 +73,13 @@ def command(
             say(line)
 
 
-def _difference(model: Model, passes: str, limit: int | None) -> str:
+def _difference(model: Model, passes: str, limit: int | None, dump: Path | None) -> str:
     from ..ir.text import print_model
     from ..passes.manager import PassManager
     from ..passes.pipeline import parse_pipeline
 
     before = print_model(model, limit)
-    PassManager(parse_pipeline(passes)).run(model)
+    PassManager(parse_pipeline(passes), dump=dump).run(model)
     after = print_model(model, limit)
     lines = difflib.unified_diff(
         before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=2

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ....ir.errors import UnsupportedError
 from ..cache import Cache
 from ..targets import Target
 from .toolchain import compile_source
+
+log = logging.getLogger(__name__)
 
 _CPU = 1
 """DLPack's device type."""
@@ -88,7 +91,9 @@ def _provide(path: Path, cache: Cache, key: str, make: Callable[[], None]) -> bo
     found = cache.get(key)
     if found is not None:
         path.write_bytes(found)
+        log.debug("%s: from the cache", key)
         return True
+    log.debug("%s: compiled", key)
     make()
     cache.put(key, path.read_bytes())
     return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ from ..targets import Target
 from ..tensorir.digest import digest
 from .choices import Choices
 from .work import is_parallel, macs
+
+log = logging.getLogger(__name__)
 
 
 class Emission:
@@ -187,7 +190,8 @@ class Emission:
         """As `call`, for all buffers that the kernel writes."""
         if key not in self.kernels:
             kind = key[0] if isinstance(key[0], str) else type(key[0]).__name__.lower()
-            self.kernels[key] = self.add_function(kind, build())
+            name = self.kernels[key] = self.add_function(kind, build())
+            log.debug("%s: new kernel %s: %s", self.where(), name, key)
         written = [self.allocate(shape, dtype) for shape, dtype in results]
         if into is not None:
             written[0] = into
@@ -208,7 +212,7 @@ class Emission:
     def call_function(self, name: str, arguments: Sequence[Buffer]) -> None:
         """Call a function on all of its buffers.
 
-        Raises UnprovenError where it isn't proven that the function is_in_place within them.
+        Raises UnprovenError where it isn't proven that the function stays within them.
         """
         function, constants = self.functions[name], constant_arguments(arguments)
         verdict = self.verdicts.of(function, self.digests[name], constants)

@@ -46,7 +46,7 @@ def emit(
             rule(emission, op)
         except MISFITS as error:
             operator = plan.operators.get(op.label, type(op).__name__)
-            raise RuleError(op.label, operator, rule, error) from error
+            raise RuleError.of(op.label, operator, rule, error) from error
     emission.current = None
     emission.schedule.outputs = [emission.read(t, None) for _, t in plan.outputs]
     for (_, tensor), buffer in zip(plan.outputs, emission.schedule.outputs, strict=True):

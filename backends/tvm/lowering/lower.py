@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
@@ -42,6 +43,8 @@ from .loops import key
 from .loops.base import OperatorCall, to, within
 from .loops.expectations import expect, require
 from .loops.operands import check_operands
+
+log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -132,6 +135,7 @@ class _Failures:
 
     def add(self, node: Node, reason: str, lowering: Lowering) -> None:
         """Note a failure."""
+        log.debug("%s (%s): refused: %s", node.label, node.op_type, reason)
         self.reasons[node] = reason
         self._pretend(node, lowering)
 
@@ -173,11 +177,14 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
         _apply(check_operands, lowering, node, OperatorCall(lowering, node))
     rule = None if _has_empty(lowering, node) else RULES.get(name)
     if rule is not None and _apply(rule, lowering, node, lowering, node):
+        log.debug("%s (%s): by %s.%s", node.label, name, rule.__module__, rule.__qualname__)
         return
     loops = LOOPS.get(name)
     if loops is None:
         why = NOT_LOWERED.get(name, "there is no lowering for this operator")
         raise UnsupportedError(f"node '{node.label}' ({name}): {why}")
+    declined = ", which the rule for it declined" if rule is not None else ""
+    log.debug("%s (%s): as plain loops%s", node.label, name, declined)
     _apply(loops, lowering, node, OperatorCall(lowering, node))
 
 

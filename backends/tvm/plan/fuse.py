@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from .operations import ElementwiseOp, Fused, MatMulOp, Plan, ProductOp, RowsOp
 from .programs import Program, ProgramBuilder, compose, merge_operands, simplify
 from .tensors import Operation, PlanTensor, View
 from .views import absorb_copies
+
+log = logging.getLogger(__name__)
 
 
 def fuse(plan: Plan) -> None:
@@ -31,6 +34,12 @@ def fuse(plan: Plan) -> None:
                 if found is None:
                     break
                 producer, view = found
+                log.debug(
+                    "%s: fused into %s of %s",
+                    current.label,
+                    type(producer).__name__,
+                    producer.label,
+                )
                 del result[producer]
                 gone |= {producer, current}
                 current = _merge(producer, current, view)

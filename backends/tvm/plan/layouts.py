@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from .aliases import Alias, Padding, choose_aliases
 from .blocked import Blocked
 from .operations import ConcatOp, ConvolutionOp, ElementwiseOp, Plan, PoolingOp, ResizeOp
 from .tensors import Operation, PlanTensor, View
+
+log = logging.getLogger(__name__)
 
 Pads = tuple[int, int, int, int]
 """top, left, bottom, right"""
@@ -38,6 +41,9 @@ def choose_layouts(
     for tensor, layout in layouts.items():
         padding = paddings[aliases[tensor].whole if tensor in aliases else tensor]
         layouts[tensor] = layout.with_pads(padding.pads, padding.fill or 0)
+        log.debug("%s: %s", tensor.name, layouts[tensor])
+    for tensor, alias in aliases.items():
+        log.debug("%s: in %s from block %d", tensor.name, alias.whole.name, alias.first_block)
     return layouts, aliases
 
 
