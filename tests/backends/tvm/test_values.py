@@ -343,12 +343,12 @@ def test_nan_has_no_part_in_the_range_of_dynamic_quantization(tmp_path: Path, si
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("size", [1, 3, 17, 69])
+@pytest.mark.parametrize("size", [3, 69])
 def test_special_floats_in_every_vector(tmp_path: Path, target: str, size: int) -> None:
     check(tmp_path, target, "float32", size)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float16", "float64", *INTEGERS])
-def test_special_values_of_every_type(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "float64", *INTEGERS[1::2]])
+def test_special_values_of_other_types(tmp_path: Path, dtype: str) -> None:
     check(tmp_path, "native", dtype, 19)
