@@ -23,7 +23,6 @@ import numpy as np
 from .operations import (
     ElementwiseOp,
     Fused,
-    LoopsOp,
     Plan,
     PoolingOp,
     ProductOp,
@@ -133,8 +132,6 @@ class _Printer:
             ):
                 continue
             found.append(f"{field.name} = {_value(value)}")
-        if isinstance(op, LoopsOp) and op.key is not None:
-            found.insert(0, f"operator = {op.key[0]}")
         return found
 
     def program(self, program: Program, operands: list[str]) -> str:
