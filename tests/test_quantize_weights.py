@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
-from secateur.passes.quantize.parameters import SMALLEST_SCALE, QuantParams, Range
+from secateur.passes.quantize.parameters import SMALLEST_SCALE, QuantParams, ValueRange
 from secateur.passes.quantize.weights import (
     FULL_RANGE,
     LARGEST_BIAS,
@@ -109,7 +109,7 @@ def test_biases_are_rounded_exactly_and_fit(bias, weight, input_scale):
     st.sampled_from([np.dtype(np.uint8), np.dtype(np.int8)]),
 )
 def test_activation_parameters_cover_the_range_and_zero(ends, dtype):
-    affine = QuantParams.covering(Range(*ends), dtype)
+    affine = QuantParams.covering(ValueRange(*ends), dtype)
     limits = np.iinfo(dtype)
     assert limits.min <= affine.zero_point <= limits.max
     low = (limits.min - affine.zero_point) * affine.scale
@@ -127,13 +127,13 @@ def test_activation_parameters_cover_the_range_and_zero(ends, dtype):
 @pytest.mark.parametrize(
     ("range_", "bounds", "redundant"),
     [
-        (Range(0.0, 5.0), Range(0.0, np.inf), True),
-        (Range(0.0, 6.0), Range(0.0, 6.0), True),
-        (Range(0.0, 0.0), Range(0.0, np.inf), True),
-        (Range(-1.0, 1.0), Range(-1.0, 1.0), True),
-        (Range(-3.0, 5.0), Range(0.0, np.inf), False),
-        (Range(0.0, 6.0), Range(0.0, 5.0), False),
-        (Range(-2.0, -1.0), Range(-2.0, -1.0), False),
+        (ValueRange(0.0, 5.0), ValueRange(0.0, np.inf), True),
+        (ValueRange(0.0, 6.0), ValueRange(0.0, 6.0), True),
+        (ValueRange(0.0, 0.0), ValueRange(0.0, np.inf), True),
+        (ValueRange(-1.0, 1.0), ValueRange(-1.0, 1.0), True),
+        (ValueRange(-3.0, 5.0), ValueRange(0.0, np.inf), False),
+        (ValueRange(0.0, 6.0), ValueRange(0.0, 5.0), False),
+        (ValueRange(-2.0, -1.0), ValueRange(-2.0, -1.0), False),
     ],
 )
 def test_which_clips_quantization_makes_redundant(range_, bounds, redundant):

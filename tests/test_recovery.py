@@ -20,7 +20,7 @@ from secateur.passes.linear.divergence import Divergence
 from secateur.passes.linear.opening import open_batch
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import PruneChannels, Recover
-from secateur.passes.prune.plan import Plan
+from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.recovery import recover
 from secateur.passes.sizes import infer_sizes
 from tests.axes.graphs import network
@@ -108,8 +108,8 @@ def test_combinations_of_others_are_made_up_for(kind):
     model, shape = linear_readers(kind, 0)
     random = np.random.default_rng(5)
     runs = [{"x": random.standard_normal((16, *shape)).astype(np.float32)} for _ in range(16)]
-    group = next(g for g in Plan(model.clone()).free if g.size == 9)
-    plan = Plan(model.clone())
+    group = next(g for g in PruningPlan(model.clone()).free if g.size == 9)
+    plan = PruningPlan(model.clone())
     cut = {group.name: [np.arange(6)] * len(group.dims)}
     record = plan.apply(plan.selection(cut))
     infer_sizes(plan.model)
@@ -130,7 +130,7 @@ def test_nothing_pruned_changes_nothing(name):
     infer_sizes(model)
     runs = [zoo.random_inputs(model, seed=seed) for seed in range(2)]
     pruned = model.clone()
-    plan = Plan(pruned)
+    plan = PruningPlan(pruned)
     record = plan.apply(plan.selection({}))
     before = to_proto(pruned).SerializeToString()
     recover(model, pruned, record, runs)
@@ -145,7 +145,7 @@ def test_random_networks_stay_valid(seed):
     infer_sizes(model)
     try:
         Session(model)
-        plan = Plan(model.clone())
+        plan = PruningPlan(model.clone())
         cut = {
             g.name: [np.arange(max(d.size - n, 1)) for d, n in g.move.items()] for g in plan.free
         }
@@ -242,5 +242,5 @@ def test_samples_that_mix_are_not_run_together():
 
 def test_analysis_of_redundant_layers_is_what_the_tests_take_it_for():
     model, _ = linear_readers("conv2d", 0)
-    assert any(g.size == 9 for g in Plan(model).free)
+    assert any(g.size == 9 for g in PruningPlan(model).free)
     assert analyze(model).parameters

@@ -113,11 +113,11 @@ def allocate(
     free = [g for g in groups if g.lock is None]
     ranking = ranking or noise_to_signal(scores)
     damages = [ranking.damage(group) for group in free]
-    model: Cost
+    model: Measure
     if goal.kind == "channels":
         single = [_Steps(g, 1) for g in free]
         removed = _removal(scope, single, damages)(1.0 - goal.keep, 1.0)
-        model = Channels(free)
+        model = ChannelCount(free)
         target = float(model.cost(_kept_counts(single, removed)))
         if align == 1:
             return Allocation(_select(single, removed, scores), align)
@@ -145,7 +145,7 @@ def allocate(
         align //= 2
 
 
-class Cost(Protocol):
+class Measure(Protocol):
     """What a goal counts, as a function of the kept indices of dims that lose some."""
 
     full: int
@@ -157,7 +157,7 @@ class Cost(Protocol):
         """What is saved."""
 
 
-class Channels:
+class ChannelCount:
     """The number of indices of all dims of some groups."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -170,7 +170,9 @@ class Channels:
         return sum((d.size or 0) - n for d, n in kept.items())
 
 
-def _reach(model: Cost, steps: Sequence[_Steps], remove: Removal, target: float) -> list[int] | int:
+def _reach(
+    model: Measure, steps: Sequence[_Steps], remove: Removal, target: float
+) -> list[int] | int:
     """Steps of each group that reach the target, or the least cost that can be reached."""
 
     def cost(removed: Sequence[int]) -> int:
@@ -204,7 +206,7 @@ def _bisect(
 
 
 def _give_back(
-    model: Cost,
+    model: Measure,
     steps: Sequence[_Steps],
     rank: Sequence[Scores],
     removed: list[int],

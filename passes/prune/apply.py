@@ -22,7 +22,7 @@ from ...ir.tensor import Array, Tensor
 from ..initializers import separate_initializers
 
 
-class Rewriter:
+class Applier:
     """What an operator's rewrite may ask of a selection and do to its node."""
 
     def __init__(self, model: Model, selection: Selection) -> None:
@@ -162,7 +162,7 @@ def apply_selection(analysis: Analysis, selection: Selection) -> None:
         separate_initializers(model)
     changed = _sliced_types(analysis, selection)
     _slice_parameters(analysis, selection)
-    rewriter = Rewriter(model, selection)
+    rewriter = Applier(model, selection)
     for rewrite in analysis.rewrites:
         rewrite(rewriter)
     for value, shape in changed.items():
@@ -248,4 +248,4 @@ def _remove_unused(model: Model) -> None:
     graph.remove_nodes(dead)
 
 
-__all__ = ["Rewriter", "Use", "apply_selection", "slice_blocks"]
+__all__ = ["Applier", "Use", "apply_selection", "slice_blocks"]

@@ -19,7 +19,7 @@ from ..sizes import CountedSizes, infer_sizes
 from .allocation import Allocation, Goal, allocate
 from .groups import Group
 from .importance import IMPORTANCE, group_scores
-from .plan import Plan, Pruned
+from .plan import Pruned, PruningPlan
 from .portfolio import Search, Trial, choose
 from .recovery import calibration_runs
 
@@ -62,7 +62,7 @@ class PruneChannels(Pass):
         data = context if self.recovery and context is not None else None
         samples = None if data is None else data.calibration
         recovers = bool(samples)
-        plan = Plan(model, ignore=self.ignore, normalized=self.normalized or recovers)
+        plan = PruningPlan(model, ignore=self.ignore, normalized=self.normalized or recovers)
         trials: list[Trial] = []
         try:
             if samples and data is not None:
@@ -94,7 +94,7 @@ class PruneChannels(Pass):
             artifacts["pruned"] = Pruned(original, record, trials[0].helps)
         return PassResult(bool(selection) or inlined.changed, statistics, notes, artifacts)
 
-    def _allocate(self, plan: Plan, goal: Goal, shape_of: ShapeOf) -> Allocation:
+    def _allocate(self, plan: PruningPlan, goal: Goal, shape_of: ShapeOf) -> Allocation:
         """What groups lose.
 
         Chosen again as long as constants that nodes share would grow by being cut in
@@ -114,13 +114,13 @@ class PruneChannels(Pass):
                 return allocation
 
     def _try(
-        self, model: Model, plan: Plan, goal: Goal, arrays: Mapping[str, Array], seed: int
+        self, model: Model, plan: PruningPlan, goal: Goal, arrays: Mapping[str, Array], seed: int
     ) -> list[Trial]:
         """Candidates by trial, the best first, made on a copy that takes many samples at once."""
         for opened in (True, False):
             copy = model.clone()
             with calibration_runs([copy], arrays, seed, opened=opened) as runs:
-                other = Plan(copy, ignore=plan.ignore, normalized=plan.normalized)
+                other = PruningPlan(copy, ignore=plan.ignore, normalized=plan.normalized)
                 if not plan.agrees(other):
                     continue
                 _, shape_of = CountedSizes.usual(copy)

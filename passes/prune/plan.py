@@ -32,7 +32,7 @@ class Pruned:
     helps: bool | None = None
 
 
-class Plan:
+class PruningPlan:
     """The groups of a model, under options of `PruneChannels`."""
 
     def __init__(
@@ -58,19 +58,19 @@ class Plan:
         self.groups = find_groups(self.analysis, self.ignore)
         return True
 
-    def copy(self) -> Plan:
+    def copy(self) -> PruningPlan:
         """A plan of a copy of the model, with the same groups."""
-        other = Plan(self.model.clone(), ignore=self.ignore, normalized=self.normalized)
+        other = PruningPlan(self.model.clone(), ignore=self.ignore, normalized=self.normalized)
         other.tie_like(self)
         return other
 
-    def tie_like(self, other: Plan) -> None:
+    def tie_like(self, other: PruningPlan) -> None:
         """Tie the constants that another plan has tied."""
         if other.tied:
             self.tied = tie(self.analysis, {value.name for value in other.tied})
             self.groups = find_groups(self.analysis, self.ignore)
 
-    def agrees(self, other: Plan) -> bool:
+    def agrees(self, other: PruningPlan) -> bool:
         """Whether both have the same groups, so that a cut of one is one of the other."""
         mine, theirs = ([_shape(group) for group in plan.free] for plan in (self, other))
         return mine == theirs

@@ -22,7 +22,7 @@ from ...ir.tensor import Array
 from ..linear.divergence import Divergence
 from .allocation import Goal, Ranking, allocate, noise_to_signal, plain
 from .importance import Scores, group_scores
-from .plan import Cut, Plan
+from .plan import Cut, PruningPlan
 from .recovery import recover
 from .surgeon import reconstruction_scores
 
@@ -67,7 +67,9 @@ class Search:
     scope: str
 
 
-def choose(plan: Plan, search: Search, runs: Runs, *, importance: str, seed: int) -> list[Trial]:
+def choose(
+    plan: PruningPlan, search: Search, runs: Runs, *, importance: str, seed: int
+) -> list[Trial]:
     """All candidates, the best first.
 
     `runs` are inputs of the plan's model, of which every second is left for judging; with a
@@ -108,7 +110,7 @@ def _outputs(model: Model, runs: Runs) -> list[dict[str, Array]]:
     return [session.run(run) for run in runs]
 
 
-def _scores(plan: Plan, runs: Runs, importance: str, seed: int) -> dict[Dim, Scores]:
+def _scores(plan: PruningPlan, runs: Runs, importance: str, seed: int) -> dict[Dim, Scores]:
     """By reconstruction; of groups that no layer reads by magnitude, in like units."""
     magnitudes = group_scores(plan.free, importance)
     found = reconstruction_scores(plan.analysis, list(magnitudes), runs, seed=seed)
@@ -120,7 +122,7 @@ def _scores(plan: Plan, runs: Runs, importance: str, seed: int) -> dict[Dim, Sco
 
 
 def _candidates(
-    plan: Plan, search: Search, scores: dict[Dim, Scores], importance: str
+    plan: PruningPlan, search: Search, scores: dict[Dim, Scores], importance: str
 ) -> list[Trial]:
     """Different widths, of the same order of channels."""
     magnitudes = group_scores(plan.free, importance)

@@ -19,7 +19,7 @@ from ...ir.reference import Session
 from ...ir.tensor import element_bits
 from ..samples import Samples
 from .observers import MinMax, Observer
-from .parameters import Range
+from .parameters import ValueRange
 
 BUDGET = 256 * 2**20
 """Bytes of watched values that one run may hand out."""
@@ -40,7 +40,7 @@ def calibrate(
     *,
     observer: Callable[[], Observer] = MinMax,
     budget: int = BUDGET,
-) -> dict[Value, Range]:
+) -> dict[Value, ValueRange]:
     """Ranges of float values of the main graph over all samples.
 
     Raises SecateurError, naming the value, where one becomes NaN.
@@ -137,7 +137,7 @@ def _chunks(values: Sequence[Value], sizes: dict[Value, int], budget: int) -> It
         yield chunk
 
 
-def _refuse_nan(ranges: dict[Value, Range]) -> None:
+def _refuse_nan(ranges: dict[Value, ValueRange]) -> None:
     """Raise SecateurError where a value is NaN, naming the first that is not finite."""
     limits = [(value, limit) for value, r in ranges.items() for limit in (r.low, r.high)]
     if not any(math.isnan(limit) for _, limit in limits):

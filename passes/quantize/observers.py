@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from ...ir.tensor import Array
-from .parameters import Range, range_of
+from .parameters import ValueRange, range_of
 
 
 class Observer(Protocol):
@@ -15,7 +15,7 @@ class Observer(Protocol):
 
     def update(self, array: Array) -> None: ...
 
-    def range(self) -> Range: ...
+    def range(self) -> ValueRange: ...
 
 
 class MinMax:
@@ -30,5 +30,5 @@ class MinMax:
         self._low = float(np.minimum(self._low, seen.low))
         self._high = float(np.maximum(self._high, seen.high))
 
-    def range(self) -> Range:
-        return Range(self._low, self._high)
+    def range(self) -> ValueRange:
+        return ValueRange(self._low, self._high)

@@ -17,7 +17,7 @@ SMALLEST_SCALE = 2.0**-60
 
 
 @dataclasses.dataclass(frozen=True)
-class Range:
+class ValueRange:
     """Real values that a tensor takes, both ends included."""
 
     low: float
@@ -33,7 +33,9 @@ class QuantParams:
     dtype: np.dtype[np.uint8] | np.dtype[np.int8]
 
     @classmethod
-    def covering(cls, range: Range, dtype: np.dtype[np.uint8] | np.dtype[np.int8]) -> QuantParams:
+    def covering(
+        cls, range: ValueRange, dtype: np.dtype[np.uint8] | np.dtype[np.int8]
+    ) -> QuantParams:
         """The finest asymmetric parameters whose integers reach all of `range` and zero.
 
         Zero is exact, so that padding is. The scale is rounded towards zero, so that both
@@ -59,7 +61,7 @@ class QuantParams:
         integers: Array = np.clip(scaled + self.zero_point, limits.min, limits.max)
         return integers.astype(self.dtype)
 
-    def makes_redundant(self, bounds: Range) -> bool:
+    def makes_redundant(self, bounds: ValueRange) -> bool:
         """Whether quantizing saturates everything that clipping to `bounds` would.
 
         Quantizing is monotonic: if both bounds map to the ends, what lies beyond does too.
@@ -69,8 +71,8 @@ class QuantParams:
         return int(ends[0]) == limits.min and int(ends[1]) == limits.max
 
 
-def range_of(array: Array) -> Range:
+def range_of(array: Array) -> ValueRange:
     """The values' range; zero alone for an empty array."""
     if array.size == 0:
-        return Range(0.0, 0.0)
-    return Range(float(array.min()), float(array.max()))
+        return ValueRange(0.0, 0.0)
+    return ValueRange(float(array.min()), float(array.max()))

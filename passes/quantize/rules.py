@@ -18,7 +18,7 @@ from ...ir.graph import Node, Value
 from ...ir.model import Model
 from ...ir.ops import Trait, traits
 from ...ir.tensor import Tensor
-from .parameters import Range
+from .parameters import ValueRange
 
 
 class Role(enum.Enum):
@@ -114,10 +114,10 @@ def rule_of(node: Node) -> Rule | None:
     return RULES.get(node.op_type, _movement if Trait.MOVES in traits(node) else None)
 
 
-def clip_bounds(node: Node, constants: Constants) -> Range | None:
+def clip_bounds(node: Node, constants: Constants) -> ValueRange | None:
     """What a Relu or Clip limits its input to; None where that is not constant."""
     if node.op_type == "Relu":
-        return Range(0.0, np.inf)
+        return ValueRange(0.0, np.inf)
     limits = [-np.inf, np.inf]
     for index in (1, 2):
         if node.input(index) is not None:
@@ -125,7 +125,7 @@ def clip_bounds(node: Node, constants: Constants) -> Range | None:
             if tensor is None or tensor.size != 1:
                 return None
             limits[index - 1] = float(tensor.numpy().reshape(()))
-    return Range(limits[0], limits[1])
+    return ValueRange(limits[0], limits[1])
 
 
 # --- checks ----------------------------------------------------------------------

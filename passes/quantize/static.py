@@ -22,7 +22,7 @@ from ..samples import Samples
 from .calibrate import calibrate
 from .insert import insert
 from .opset import raise_opset
-from .parameters import QuantParams, Range, range_of
+from .parameters import QuantParams, ValueRange, range_of
 from .place import Placement, notes, place
 from .rules import Constants, clip_bounds
 from .weights import FULL_RANGE, REDUCED_RANGE
@@ -103,7 +103,7 @@ class QuantizeStatic(Pass):
         """Placement and parameters. Repeats where ranges show that a decision won't do."""
         refused = self._ignored(model)
         standalone: set[Node] = set()
-        ranges: dict[Value, Range] = {}
+        ranges: dict[Value, ValueRange] = {}
         while True:
             placement = place(model, constants, refused, standalone)
             sources = list(dict.fromkeys(placement.sources.values()))
@@ -150,11 +150,11 @@ def _measure(
     model: Model,
     constants: Constants,
     sources: list[Value],
-    known: dict[Value, Range],
+    known: dict[Value, ValueRange],
     samples: Samples,
-) -> dict[Value, Range]:
+) -> dict[Value, ValueRange]:
     """Ranges of those sources that are not known yet."""
-    found: dict[Value, Range] = {}
+    found: dict[Value, ValueRange] = {}
     computed = []
     for value in sources:
         if value in known:
@@ -169,7 +169,7 @@ def _measure(
     return found
 
 
-def _infinite(placement: Placement, ranges: dict[Value, Range]) -> dict[Node, str]:
+def _infinite(placement: Placement, ranges: dict[Value, ValueRange]) -> dict[Node, str]:
     """Nodes that can't be integer since a value they touch becomes infinite.
 
     Masks do that on purpose, next to cheap operators, which can stay float. In front of
@@ -195,7 +195,7 @@ def _infinite(placement: Placement, ranges: dict[Value, Range]) -> dict[Node, st
     return refused
 
 
-def _is_finite(range: Range) -> bool:
+def _is_finite(range: ValueRange) -> bool:
     return math.isfinite(range.low) and math.isfinite(range.high)
 
 

@@ -23,7 +23,7 @@ from tvm_ffi import Object
 
 from ..tensorir.builder import leaves
 from ..tensorir.types import BufferVar, Node, PrimFunc, Statement
-from .facts import Facts, Linear
+from .inequalities import Inequalities, Linear
 from .values import LIMITS, Condition, Number, Values
 
 Known = Number | Condition | None
@@ -56,8 +56,8 @@ def prove(function: PrimFunc, ranges: Ranges | None = None) -> Verdict:
 class _Prover:
     def __init__(self, function: PrimFunc, ranges: Ranges) -> None:
         self.function, self.ranges = function, ranges
-        self.facts = Facts()
-        self.values = Values(self.facts)
+        self.inequalities = Inequalities()
+        self.values = Values(self.inequalities)
         self.variables: dict[int, Known] = {}
         self.buffers: dict[int, _Buffer] = {}
         self.loads: dict[tuple[object, ...], Number] = {}
@@ -89,7 +89,7 @@ class _Prover:
         """A statement where all of `given` are at least 0."""
         outer, self.scopes = self.scopes, contextlib.ExitStack()
         with self.scopes:
-            self.scopes.enter_context(self.facts.given(given))
+            self.scopes.enter_context(self.inequalities.given(given))
             self.statement(statement)
         self.scopes = outer
 
@@ -119,7 +119,9 @@ class _Prover:
             self.concurrent = concurrent | written
         self.forget(written)
         low, high = first.low, max(first.low, last.high)
-        index = self.values.unknown(first.kind, low, high, data=self.facts.is_data(first.form))
+        index = self.values.unknown(
+            first.kind, low, high, data=self.inequalities.is_data(first.form)
+        )
         self.variables[hash(s.loop_var)] = index
         given = (index.form.plus(first.form, -1), last.form.plus(index.form, -1))
         self.block(s.body, given if first.form.terms or last.form.terms else ())
@@ -133,7 +135,7 @@ class _Prover:
             self.block(s.else_case, condition.false)
         self.forget(self.stored(s))
         if leaves(s.then_case):
-            self.scopes.enter_context(self.facts.given(condition.false))
+            self.scopes.enter_context(self.inequalities.given(condition.false))
 
     def while_(self, s: Statement) -> None:
         written = self.stored(s.body)
@@ -211,7 +213,7 @@ class _Prover:
     def variable(self, e: Node) -> Known:
         known = self.variables.get(hash(e))
         if isinstance(known, Number):
-            low, high = self.facts.narrow(known.form, known.low, known.high)
+            low, high = self.inequalities.narrow(known.form, known.low, known.high)
             return Number(known.kind, known.form, low, high, known.doubts)
         return known
 
@@ -264,9 +266,9 @@ class _Prover:
     def choice(self, e: Node) -> Known:
         """`if_then_else`: each side is evaluated only where it is chosen."""
         condition = self.condition(e.args[0])
-        with self.facts.given(condition.true):
+        with self.inequalities.given(condition.true):
             yes = self.expression(e.args[1])
-        with self.facts.given(condition.false):
+        with self.inequalities.given(condition.false):
             no = self.expression(e.args[2])
         if isinstance(yes, Number) and isinstance(no, Number):
             return self.values.select(condition, yes, no)
@@ -335,7 +337,7 @@ class _Prover:
         return self.narrowed(self.loads[where])
 
     def narrowed(self, n: Number) -> Number:
-        low, high = self.facts.narrow(n.form, n.low, n.high)
+        low, high = self.inequalities.narrow(n.form, n.low, n.high)
         return Number(n.kind, n.form, low, high, n.doubts)
 
     # --- accesses ---
@@ -364,7 +366,7 @@ class _Prover:
             self.fail(f"{what} {buffer.name}[{shown[:200]}] of {list(known.shape)}")
             return known
         self.accesses += 1
-        self.guarded += any(self.facts.is_data(i.value.form) for i in found)
+        self.guarded += any(self.inequalities.is_data(i.value.form) for i in found)
         return known
 
     def within(self, buffer: _Buffer, at: list[_Index]) -> bool:
@@ -391,7 +393,7 @@ class _Prover:
         below, above = min(reach, 0), max(reach, 0)
         if value.low + below >= 0 and value.high + above < size:
             return True
-        prove = self.facts.is_at_least_0
+        prove = self.inequalities.is_at_least_0
         return prove(value.form.shifted(below)) and prove(
             value.form.times(-1).shifted(size - 1 - above)
         )

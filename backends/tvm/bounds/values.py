@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from .facts import Atom, Case, Facts, Linear
+from .inequalities import Case, Inequalities, Linear, Quantity
 
 _BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
 LIMITS = {
@@ -58,8 +58,8 @@ class Condition:
 class Values:
     """Arithmetic on numbers as TensorIR defines it."""
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    def __init__(self, inequalities: Inequalities) -> None:
+        self.inequalities = inequalities
         self._atoms: dict[tuple[object, ...], Linear] = {}
 
     def literal(self, value: int, kind: str) -> Number:
@@ -69,7 +69,7 @@ class Values:
         self, kind: str, low: int, high: int, *, data: bool, cases: tuple[Case, ...] = ()
     ) -> Number:
         """A number of which its bounds, and perhaps cases, are known."""
-        return Number(kind, self.facts.atom(Atom(low, high, data, cases)), low, high)
+        return Number(kind, self.inequalities.quantity(Quantity(low, high, data, cases)), low, high)
 
     def of_type(self, kind: str) -> Number:
         """Any number of a type, read from memory."""
@@ -81,7 +81,7 @@ class Values:
         Its bounds stay those of integers without limits: were they cut to the type's, what
         follows from them would prove that the type holds it.
         """
-        low, high = self.facts.narrow(form, low, high)
+        low, high = self.inequalities.narrow(form, low, high)
         least, most = LIMITS[kind]
         if low < least or high > most:
             doubts = (*doubts, Doubt(form, kind))
@@ -93,7 +93,7 @@ class Values:
 
     def fits(self, form: Linear, kind: str) -> bool:
         least, most = LIMITS[kind]
-        prove = self.facts.is_at_least_0
+        prove = self.inequalities.is_at_least_0
         return prove(form.shifted(-least)) and prove(form.times(-1).shifted(most))
 
     # --- arithmetic ---
@@ -173,7 +173,7 @@ class Values:
         cases = (Case(condition.true, yes.form), Case(condition.false, no.form))
         low, high = min(yes.low, no.low), max(yes.high, no.high)
         data = self._is_data(yes, no) or any(
-            self.facts.is_data(f) for f in (*condition.true, *condition.false)
+            self.inequalities.is_data(f) for f in (*condition.true, *condition.false)
         )
         found = self.unknown(yes.kind, low, high, data=data, cases=cases)
         return dataclasses.replace(found, doubts=condition.doubts + yes.doubts + no.doubts)
@@ -221,10 +221,10 @@ class Values:
             return Condition((less, more), (), doubts)
         return Condition((), (less, more), doubts)
 
-    # --- atoms of expressions ---
+    # --- quantities of expressions ---
 
     def _is_data(self, *numbers: Number) -> bool:
-        return any(self.facts.is_data(n.form) for n in numbers)
+        return any(self.inequalities.is_data(n.form) for n in numbers)
 
     def _derived(
         self,
@@ -233,7 +233,7 @@ class Values:
         bounds: Callable[..., Range],
         cases: tuple[Case, ...] = (),
     ) -> Linear:
-        """The atom of a function of operands, of whose bounds `bounds` makes its own.
+        """The quantity of a function of operands, of whose bounds `bounds` makes its own.
 
         It is the same one wherever operands are the same, so its bounds are those that hold
         everywhere; closer ones are known of it here.
@@ -241,27 +241,27 @@ class Values:
         key = (name, *(n.form.key() for n in operands))
         found = self._atoms.get(key)
         if found is None:
-            widest = bounds(*(self.facts.widest(n.form) for n in operands))
-            atom = Atom(*widest, self._is_data(*operands), cases)
-            found = self._atoms[key] = self.facts.atom(atom)
+            widest = bounds(*(self.inequalities.widest(n.form) for n in operands))
+            quantity = Quantity(*widest, self._is_data(*operands), cases)
+            found = self._atoms[key] = self.inequalities.quantity(quantity)
         low, high = bounds(*map(_range, operands))
-        least, most = self.facts.widest(found)
+        least, most = self.inequalities.widest(found)
         if low > least:
-            self.facts.add(found.shifted(-low))
+            self.inequalities.add(found.shifted(-low))
         if high < most:
-            self.facts.add(found.times(-1).shifted(high))
+            self.inequalities.add(found.times(-1).shifted(high))
         return found
 
     def _quotient(self, a: Number, b: Number) -> Linear:
         """floor(a / b) for a constant b, of which the remainder's bounds are known."""
         form, divisor = a.form, b.form.const
         if form.const % divisor == 0 and all(c % divisor == 0 for c in form.terms.values()):
-            terms = {atom: c // divisor for atom, c in form.terms.items()}
+            terms = {quantity: c // divisor for quantity, c in form.terms.items()}
             return Linear(form.const // divisor, terms)
         quotient = self._derived("divide", (a, b), _quotients)
         rest = form.plus(quotient, -divisor)
-        self.facts.add(rest)
-        self.facts.add(rest.times(-1).shifted(divisor - 1))
+        self.inequalities.add(rest)
+        self.inequalities.add(rest.times(-1).shifted(divisor - 1))
         return quotient
 
     def opaque(self, a: Number, b: Number) -> Number:

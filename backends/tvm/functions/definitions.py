@@ -75,7 +75,7 @@ Formula = Callable[..., Element]
 
 
 @dataclasses.dataclass(frozen=True)
-class Function:
+class ScalarFunction:
     """A function of one number.
 
     `op_type` is the ONNX operator that computes it, if one does, `parameters` its attributes
@@ -131,7 +131,7 @@ class _Trace:
         return self
 
 
-FUNCTIONS: dict[str, Function] = {}
+FUNCTIONS: dict[str, ScalarFunction] = {}
 """All functions by name."""
 
 
@@ -139,14 +139,14 @@ def define(name: str, op_type: str = "", **parameters: float) -> Callable[[Formu
     """Define a function by its formula."""
 
     def register(formula: Formula) -> Formula:
-        FUNCTIONS[name] = Function(name, op_type, formula, MappingProxyType(parameters))
+        FUNCTIONS[name] = ScalarFunction(name, op_type, formula, MappingProxyType(parameters))
         return formula
 
     return register
 
 
 @functools.cache
-def by_operator() -> dict[str, Function]:
+def by_operator() -> dict[str, ScalarFunction]:
     """The functions that operators compute, by operator."""
     return {f.op_type: f for f in FUNCTIONS.values() if f.op_type}
 

@@ -12,7 +12,7 @@ import numpy as np
 from tvm import tirx
 
 from ..tensorir.builder import cast, constant, join, llvm, reinterpret
-from ..tensorir.types import Expression
+from ..tensorir.types import Computed
 from ..tensorir.vectors import VectorCode
 
 _LOG2E = 1.4426950408889634
@@ -22,7 +22,7 @@ _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.66
 """Cephes' expf: minimax polynomial of (exp(r) - 1 - r) / r^2 on [-ln2/2, ln2/2]."""
 
 
-def exp(e: VectorCode, x: Expression) -> Expression:
+def exp(e: VectorCode, x: Computed) -> Computed:
     """e^x: reduction to [-ln2/2, ln2/2], a polynomial, and the exponent's bits.
 
     Infinity above 88.73, zero below -86.99 (no subnormals): the bits of the limits' own
@@ -32,12 +32,12 @@ def exp(e: VectorCode, x: Expression) -> Expression:
     return _exp(e, e.at_most(limited, e.number(89.0)))
 
 
-def exp_nonpositive(e: VectorCode, x: Expression) -> Expression:
+def exp_nonpositive(e: VectorCode, x: Computed) -> Computed:
     """e^x for x <= 0."""
     return _exp(e, e.at_least(e.opaque(x), e.number(-87.336544)))
 
 
-def _exp(e: VectorCode, x: Expression) -> Expression:
+def _exp(e: VectorCode, x: Computed) -> Computed:
     """e^x within [-87.34, 89]."""
     x = e.bind(x, "float32")
     n = e.bind(tirx.nearbyint(x * e.number(_LOG2E)), "float32")
@@ -49,12 +49,12 @@ def _exp(e: VectorCode, x: Expression) -> Expression:
     return y * reinterpret(exponent, "float32", e.lanes) * e.number(2.0)
 
 
-def sigmoid(e: VectorCode, x: Expression) -> Expression:
+def sigmoid(e: VectorCode, x: Computed) -> Computed:
     limited = e.at_least(e.opaque(-x), e.number(-87.336544))
     return _reciprocal(e, e.number(1.0) + _exp(e, e.at_most(limited, e.number(87.0))))
 
 
-def _reciprocal(e: VectorCode, x: Expression) -> Expression:
+def _reciprocal(e: VectorCode, x: Computed) -> Computed:
     """1 / x for normal x, within about two units in the last place."""
     if "avx512" not in e.target.features or e.lanes % 16:
         return e.number(1.0) / x
@@ -80,7 +80,7 @@ _LOG = (
 """Cephes' logf: (log(1 + f) - f + f^2 / 2) / f^3 for 1 + f in [sqrt(1/2), sqrt(2)]."""
 
 
-def log(e: VectorCode, x: Expression) -> Expression:
+def log(e: VectorCode, x: Computed) -> Computed:
     """Natural logarithm: -infinity at zero, NaN below, infinity and NaN as they are."""
     x = e.opaque(x)
     small = x < e.number(1.17549435e-38)
@@ -102,7 +102,7 @@ def log(e: VectorCode, x: Expression) -> Expression:
     return e.bind(tirx.Select(x <= e.number(0.0), limit, y), "float32")
 
 
-def softplus(e: VectorCode, x: Expression) -> Expression:
+def softplus(e: VectorCode, x: Computed) -> Computed:
     """log(1 + e^x): with u = 1 + y rounded, log(1 + y) is log(u) + (y - (u - 1)) / u."""
     x = e.opaque(x)
     y = e.bind(exp_nonpositive(e, -e.magnitude(x)), "float32")
@@ -121,7 +121,7 @@ _TANH_P = (
 """Cephes' tanhf on |x| < 0.625: x + x^3 * P(x^2)."""
 
 
-def tanh(e: VectorCode, x: Expression) -> Expression:
+def tanh(e: VectorCode, x: Computed) -> Computed:
     x = e.opaque(x)
     magnitude = e.bind(e.magnitude(x), "float32")
     square = e.bind(x * x, "float32")
@@ -154,7 +154,7 @@ _ERF_LARGE = (
 """Above: 1 - exp(-|x| + |x| * P(|x|))."""
 
 
-def erf(e: VectorCode, x: Expression) -> Expression:
+def erf(e: VectorCode, x: Computed) -> Computed:
     """erf(x), within about one unit in the last place."""
     x = e.opaque(x)
     magnitude = e.bind(e.magnitude(x), "float32")
@@ -167,7 +167,7 @@ def erf(e: VectorCode, x: Expression) -> Expression:
     return tirx.Select(magnitude > e.number(0.921875), large, small)
 
 
-def _polynomial(e: VectorCode, x: Expression, coefficients: tuple[float, ...]) -> Expression:
+def _polynomial(e: VectorCode, x: Computed, coefficients: tuple[float, ...]) -> Computed:
     """Horner's scheme, highest power first."""
     value = e.number(float(np.float32(coefficients[0])))
     for c in coefficients[1:]:

@@ -17,10 +17,10 @@ from tvm import tirx
 from ..plan.programs import Instruction, Program, integer_range
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, cast, constant, llvm, reinterpret
-from ..tensorir.types import Expression
+from ..tensorir.types import Computed
 from ..tensorir.vectors import VectorCode
 from . import mathematics
-from .definitions import FUNCTIONS, Function
+from .definitions import FUNCTIONS, ScalarFunction
 from .rounding import packs, round_and_pack
 
 _MAGIC = 12582912.0
@@ -34,7 +34,7 @@ class ProgramCode(VectorCode):
         super().__init__(builder, target, lanes)
         self.floats: set[int] = set()
 
-    def evaluate(self, program: Program, operands: Sequence[Expression]) -> Expression:
+    def evaluate(self, program: Program, operands: Sequence[Computed]) -> Computed:
         """The program's result; intermediate results used twice are computed once."""
         values = list(operands)
         uses: dict[int, int] = {}
@@ -60,16 +60,16 @@ class ProgramCode(VectorCode):
         return values[program.result]
 
     def instruction(
-        self, instruction: Instruction, arguments: list[Expression], types: list[str]
-    ) -> Expression:
+        self, instruction: Instruction, arguments: list[Computed], types: list[str]
+    ) -> Computed:
         rule = _RULES.get(instruction.name)
         if rule is None:
             raise KeyError(f"no rule for the instruction '{instruction.name}'")
         return rule(self, instruction, arguments, types)
 
     def round_to(
-        self, value: Expression, instruction: Instruction, zero_point: int, *, bounded: bool = False
-    ) -> Expression:
+        self, value: Computed, instruction: Instruction, zero_point: int, *, bounded: bool = False
+    ) -> Computed:
         """Round half to even, add the zero point, saturate: the end of every quantization.
 
         Adding 1.5 * 2^23 leaves the rounded number in the low bits; from above those bits
@@ -99,12 +99,10 @@ class ProgramCode(VectorCode):
         return cast(limited, instruction.dtype, self.lanes)
 
 
-Rule = Callable[[ProgramCode, Instruction, list[Expression], list[str]], Any]
+Rule = Callable[[ProgramCode, Instruction, list[Computed], list[str]], Any]
 
 
-def _dequantize(
-    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
-) -> Expression:
+def _dequantize(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     if types[0] == "float32":
         value = a[0] - e.number(float(s["zero_point"]))
     else:
@@ -115,33 +113,31 @@ def _dequantize(
     return e.fence(value * e.number(s["scale"]))
 
 
-def _quantize(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
+def _quantize(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     return e.round_to(a[0] / e.number(s["scale"]), s, s["zero_point"])
 
 
 def _quantize_average(
-    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
-) -> Expression:
+    e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]
+) -> Computed:
     """QLinearAveragePool adds the zero point before it rounds."""
     value = a[0] / e.number(s["scale"]) + e.number(float(s["zero_point"]))
     return e.round_to(value, s, 0)
 
 
 def _scale_accumulator(
-    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
-) -> Expression:
+    e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]
+) -> Computed:
     """Integer accumulator to float: a[1] holds input scale * weight scale, per channel."""
     return e.fence(e.to_float(a[0]) * (a[1]))
 
 
-def _requantize(
-    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
-) -> Expression:
+def _requantize(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     """MlasRequantizeOutput; a[1] holds (input scale * weight scale) / output scale."""
     return e.round_to(e.to_float(a[0]) * a[1], s, s["zero_point"], bounded=s["bounded"])
 
 
-def _table(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
+def _table(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     """A function of a byte: two lookups by its low seven bits (AVX-512 VBMI), one chosen."""
     lanes, parts = e.lanes, []
     for start in range(0, 256, 64):
@@ -163,23 +159,21 @@ def _table(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
     return found if s.dtype == "int8" else reinterpret(found, "uint8", lanes)
 
 
-def _scale_sum(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
+def _scale_sum(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     """The mean of dequantized values from the sum of the integers."""
     value = a[0] - e.number(s["zero_point"] * s["count"], "int32")
     return e.fence(e.to_float(value) * e.number(s["input_scale"])) / e.number(float(s["count"]))
 
 
 def _requantize_sum(
-    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
-) -> Expression:
+    e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]
+) -> Computed:
     """MlasQLinearGlobalAveragePool."""
     value = e.to_float(a[0] + e.number(s["bias"], "int32")) * e.number(s["scale"])
     return e.round_to(value, s, s["zero_point"])
 
 
-def _qlinear_add(
-    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
-) -> Expression:
+def _qlinear_add(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     """MlasQLinearAdd (AVX2): a * ra + (b * rb + fixed), each instruction rounded once."""
     f32 = np.float32
     ratio_a, ratio_b = f32(s["scale_a"]) / f32(s["scale"]), f32(s["scale_b"]) / f32(s["scale"])
@@ -195,9 +189,7 @@ def _largest(*factors: np.float32) -> float:
     return 256.0 * sum(abs(float(f)) for f in factors)
 
 
-def _qlinear_mul(
-    e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]
-) -> Expression:
+def _qlinear_mul(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     """MlasQLinearMul: (a - za) * (b - zb) * ratio + zero point, rounded after each instruction."""
     f32 = np.float32
     ratio = f32(s["scale_a"]) * f32(s["scale_b"]) / f32(s["scale"])
@@ -207,15 +199,15 @@ def _qlinear_mul(
     return e.round_to(product + e.number(float(s["zero_point"])), s, 0)
 
 
-def _constant(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
+def _constant(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     return e.literal(s["value"]) if s.dtype == "float32" else e.number(s["value"], s.dtype)
 
 
-def _cast_rule(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
+def _cast_rule(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     return cast(a[0], s.dtype, e.lanes)
 
 
-def _clip(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
+def _clip(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     value = a[0]
     if s["low"] > -math.inf:
         value = e.at_least(value, e.number(s["low"], s.dtype), s.dtype)
@@ -224,7 +216,7 @@ def _clip(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str])
     return value
 
 
-def _prelu(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
+def _prelu(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     x = e.opaque(a[0])
     return tirx.Select(x < e.number(0.0), x * a[1], x)
 
@@ -236,69 +228,69 @@ class VectorArithmetic:
         self.code = code
         self.dtype = dtype
 
-    def number(self, value: float) -> Expression:
+    def number(self, value: float) -> Computed:
         return self.code.number(value, self.dtype)
 
-    def parameter(self, value: float) -> Expression:
+    def parameter(self, value: float) -> Computed:
         return self.code.literal(value)
 
-    def named(self, x: Expression) -> Expression:
+    def named(self, x: Computed) -> Computed:
         return self.code.opaque(x)
 
-    def kept(self, x: Expression) -> Expression:
+    def kept(self, x: Computed) -> Computed:
         return self.code.in_memory(x)
 
-    def where(self, condition: Expression, x: Expression, y: Expression) -> Expression:
+    def where(self, condition: Computed, x: Computed, y: Computed) -> Computed:
         return tirx.Select(condition, x, y)
 
-    def at_least(self, x: Expression, bound: Expression) -> Expression:
+    def at_least(self, x: Computed, bound: Computed) -> Computed:
         return self.code.at_least(x, bound, self.dtype)
 
-    def at_most(self, x: Expression, bound: Expression) -> Expression:
+    def at_most(self, x: Computed, bound: Computed) -> Computed:
         return self.code.at_most(x, bound, self.dtype)
 
-    def negative(self, x: Expression) -> Expression:
+    def negative(self, x: Computed) -> Computed:
         return -x
 
-    def magnitude(self, x: Expression) -> Expression:
+    def magnitude(self, x: Computed) -> Computed:
         return self.code.magnitude(x)
 
-    def floor(self, x: Expression) -> Expression:
+    def floor(self, x: Computed) -> Computed:
         return tirx.floor(x)
 
-    def ceil(self, x: Expression) -> Expression:
+    def ceil(self, x: Computed) -> Computed:
         return tirx.ceil(x)
 
-    def round(self, x: Expression) -> Expression:
+    def round(self, x: Computed) -> Computed:
         return tirx.nearbyint(x)
 
-    def sqrt(self, x: Expression) -> Expression:
+    def sqrt(self, x: Computed) -> Computed:
         return tirx.sqrt(x)
 
-    def exp(self, x: Expression) -> Expression:
+    def exp(self, x: Computed) -> Computed:
         return mathematics.exp(self.code, x)
 
-    def decay(self, x: Expression) -> Expression:
+    def decay(self, x: Computed) -> Computed:
         return mathematics.exp(self.code, self.at_most(x, self.number(0))) - self.number(1)
 
-    def log(self, x: Expression) -> Expression:
+    def log(self, x: Computed) -> Computed:
         return mathematics.log(self.code, x)
 
-    def tanh(self, x: Expression) -> Expression:
+    def tanh(self, x: Computed) -> Computed:
         return mathematics.tanh(self.code, x)
 
-    def erf(self, x: Expression) -> Expression:
+    def erf(self, x: Computed) -> Computed:
         return mathematics.erf(self.code, x)
 
-    def sigmoid(self, x: Expression) -> Expression:
+    def sigmoid(self, x: Computed) -> Computed:
         return mathematics.sigmoid(self.code, x)
 
-    def softplus(self, x: Expression) -> Expression:
+    def softplus(self, x: Computed) -> Computed:
         return mathematics.softplus(self.code, x)
 
 
-def _function(function: Function) -> Rule:
-    def rule(e: ProgramCode, s: Instruction, a: list[Expression], types: list[str]) -> Expression:
+def _function(function: ScalarFunction) -> Rule:
+    def rule(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
         return function.formula(VectorArithmetic(e, s.dtype), a[0], **dict(s.parameters))
 
     return rule

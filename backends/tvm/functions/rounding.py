@@ -6,7 +6,7 @@ from tvm import tirx
 
 from ..targets import Target
 from ..tensorir.builder import constant, llvm, reinterpret
-from ..tensorir.types import Expression
+from ..tensorir.types import Computed
 from ..tensorir.vectors import VectorCode
 
 PACKED = 4
@@ -22,8 +22,8 @@ def packs(target: Target, dtype: str) -> bool:
 
 
 def round_and_pack(
-    e: VectorCode, value: Expression, dtype: str, zero: int, *, bounded: bool
-) -> Expression:
+    e: VectorCode, value: Computed, dtype: str, zero: int, *, bounded: bool
+) -> Computed:
     """Round half to even, add the zero point, saturate; up to `PACKED` vectors of the target.
 
     `bounded` promises that every value is below 2^31: others are limited first, since
@@ -48,7 +48,7 @@ def round_and_pack(
     return reinterpret(found, dtype, e.lanes)
 
 
-def _to_integers(x: Expression, lanes: int) -> Expression:
+def _to_integers(x: Computed, lanes: int) -> Computed:
     if lanes == 16:
         mask, current = tirx.const(-1, "int16"), tirx.const(4, "int32")
         zero = constant(0, "int32", 16)
@@ -57,12 +57,12 @@ def _to_integers(x: Expression, lanes: int) -> Expression:
     return llvm("llvm.x86.avx.cvt.ps2dq.256", "int32x8", x)
 
 
-def _pack_words(a: Expression, b: Expression, lanes: int) -> Expression:
+def _pack_words(a: Computed, b: Computed, lanes: int) -> Computed:
     name = "llvm.x86.avx512.packssdw.512" if lanes == 16 else "llvm.x86.avx2.packssdw"
     return llvm(name, f"int16x{2 * lanes}", a, b)
 
 
-def _pack_bytes(a: Expression, b: Expression, dtype: str, lanes: int) -> Expression:
+def _pack_bytes(a: Computed, b: Computed, dtype: str, lanes: int) -> Computed:
     name = "packuswb" if dtype == "uint8" else "packsswb"
     name = f"llvm.x86.avx512.{name}.512" if lanes == 16 else f"llvm.x86.avx2.{name}"
     return llvm(name, f"{dtype}x{4 * lanes}", a, b)

@@ -16,7 +16,7 @@ from ....ir.tensor import Array
 from ..plan.operations import ElementwiseOp, Fused, Plan
 from ..plan.programs import Instruction, Program, integer_range, rebuild
 from ..targets import Target
-from .definitions import FUNCTIONS, Function
+from .definitions import FUNCTIONS, ScalarFunction
 
 _LONG = 7
 """Steps from which a table is faster than computing them."""
@@ -201,7 +201,7 @@ class NumpyArithmetic:
 Rule = Callable[[Instruction, Sequence[Array]], Array]
 
 
-def _function(function: Function) -> Rule:
+def _function(function: ScalarFunction) -> Rule:
     def rule(s: Instruction, a: Sequence[Array]) -> Array:
         found: Array = function.formula(NumpyArithmetic(a[0].dtype), a[0], **dict(s.parameters))
         return found

@@ -13,7 +13,7 @@ from ..plan.blocked import Blocked
 from ..plan.programs import Program
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, constant, join, load, splat
-from ..tensorir.types import BufferVar, Expr, Expression
+from ..tensorir.types import BufferVar, Computed, Expr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Operand:
 
 def declare(
     builder: KernelBuilder, operands: Sequence[Operand], output: Blocked, channels: int
-) -> list[Expression]:
+) -> list[Computed]:
     """Declare a kernel's operand parameters."""
     buffers = []
     for index, operand in enumerate(operands):
@@ -68,9 +68,7 @@ class Epilogue:
         self.width = PACKED if together else 1
         """Pixels that are finished together."""
 
-    def finish(
-        self, values: Sequence[Expression], n: Expr, channel: Expr, h: Expr, w: Expr
-    ) -> None:
+    def finish(self, values: Sequence[Computed], n: Expr, channel: Expr, h: Expr, w: Expr) -> None:
         """Store the results of neighbouring pixels of image n, from (h, w) on."""
         for first in range(0, len(values), self.width):
             run = values[first : first + self.width]
@@ -91,7 +89,7 @@ class Epilogue:
         h: Expr,
         w: Expr,
         pixels: int,
-    ) -> Expression:
+    ) -> Computed:
         """The operand's lanes for a run of pixels."""
         lanes, layout = self.lanes, operand.layout
         if layout is not None:
@@ -110,7 +108,7 @@ class Epilogue:
 
     def _lanes(
         self, buffer: BufferVar, layout: Blocked, at: Expr, position: Expr, lane: Expr
-    ) -> Expression:
+    ) -> Computed:
         """One pixel's vector; blocks shorter than a vector are repeated."""
         count = min(self.lanes, layout.block)
         value = load(buffer, at, position, lane, lanes=count)
@@ -120,9 +118,7 @@ class Epilogue:
             return splat(value, self.lanes)
         return tirx.Shuffle([value] * -(-self.lanes // count), list(range(self.lanes)))
 
-    def _store(
-        self, value: Expression, n: Expr, channel: Expr, position: Expr, pixels: int
-    ) -> None:
+    def _store(self, value: Computed, n: Expr, channel: Expr, position: Expr, pixels: int) -> None:
         """Store vectors; blocks shorter than a vector take its first lanes."""
         layout, lanes = self.output, self.lanes * pixels
         if self.lanes > layout.block:

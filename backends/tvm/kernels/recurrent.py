@@ -15,9 +15,9 @@ from ..functions.program_code import ProgramCode, VectorArithmetic
 from ..plan.recurrent import Recurrent
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, constant, load, splat
-from ..tensorir.types import BufferVar, Expr, Expression, PrimFunc
+from ..tensorir.types import BufferVar, Computed, Expr, PrimFunc
 
-Rule = Callable[[list[Expression], Expr, Expr], None]
+Rule = Callable[[list[Computed], Expr, Expr], None]
 """What follows the products of a tile: takes a vector of sums per gate, batch and unit."""
 
 
@@ -170,24 +170,24 @@ class _Recurrent:
             sums = [self.bind(load(acc, place(r, i), lanes=lanes)) for i in range(len(gates))]
             rule(sums, first + r, unit)
 
-    def fresh(self, value: Expression) -> Expression:
+    def fresh(self, value: Computed) -> Computed:
         variable = tirx.Var("w", f"float32x{self.lanes}")
         self.k.statement(tirx.Bind(variable, value))
         return variable
 
-    def bind(self, value: Expression) -> Expression:
+    def bind(self, value: Computed) -> Computed:
         return self.code.bind(value, "float32")
 
-    def projected(self, n: Expr, at: Expr, unit: Expr, gate: int) -> Expression:
+    def projected(self, n: Expr, at: Expr, unit: Expr, gate: int) -> Computed:
         """What the inputs contribute to a gate, its biases included."""
         row = (at * self.layer.batch + n) * self.units + unit
         start = row * self.width + gate * self.lanes
         return load(self.x[self.direction], start, lanes=self.lanes)
 
-    def state(self, buffer: BufferVar, offset: Expr, n: Expr, unit: Expr) -> Expression:
+    def state(self, buffer: BufferVar, offset: Expr, n: Expr, unit: Expr) -> Computed:
         return load(buffer, offset + n * self.padded + unit * self.lanes, lanes=self.lanes)
 
-    def activate(self, index: int, value: Expression) -> Expression:
+    def activate(self, index: int, value: Computed) -> Computed:
         """Clip and apply the direction's activation function number `index`."""
         e, clip = self.code, self.layer.clip
         if clip:
@@ -195,10 +195,10 @@ class _Recurrent:
         name = self.layer.activations[self.direction][index]
         return self.bind(self.apply(name, value))
 
-    def apply(self, name: str, value: Expression) -> Expression:
+    def apply(self, name: str, value: Computed) -> Computed:
         return FUNCTIONS[name].formula(VectorArithmetic(self.code), value)
 
-    def keep(self, value: Expression, n: Expr, unit: Expr, after: Expr, at: Expr) -> None:
+    def keep(self, value: Computed, n: Expr, unit: Expr, after: Expr, at: Expr) -> None:
         """The new hidden state, also into the output."""
         k, layer, lanes = self.k, self.layer, self.lanes
         k.store(self.h, value, after + n * self.padded + unit * lanes, lanes=lanes)
@@ -218,13 +218,13 @@ class _Recurrent:
     # --- kinds ---
 
     def rnn(self, before: Expr, after: Expr, at: Expr) -> Rule:
-        def rule(sums: list[Expression], n: Expr, unit: Expr) -> None:
+        def rule(sums: list[Computed], n: Expr, unit: Expr) -> None:
             self.keep(self.activate(0, sums[0]), n, unit, after, at)
 
         return rule
 
     def lstm(self, before: Expr, after: Expr, at: Expr) -> Rule:
-        def rule(sums: list[Expression], n: Expr, unit: Expr) -> None:
+        def rule(sums: list[Computed], n: Expr, unit: Expr) -> None:
             i, o, f = (self.activate(0, sums[g]) for g in (0, 1, 2))
             candidate = self.activate(1, sums[3])
             cell = self.bind(f * self.state(self.c, 0, n, unit) + i * candidate)
@@ -238,7 +238,7 @@ class _Recurrent:
     def gru(self, before: Expr, after: Expr, at: Expr) -> Rule:
         """The reset gate scales the product with the state."""
 
-        def rule(sums: list[Expression], n: Expr, unit: Expr) -> None:
+        def rule(sums: list[Computed], n: Expr, unit: Expr) -> None:
             z, r = self.activate(0, sums[0]), self.activate(0, sums[1])
             own = self.projected(n, at, unit, 2)
             candidate = self.activate(1, own + r * sums[2])
@@ -249,7 +249,7 @@ class _Recurrent:
     def gru_gates(self, before: Expr) -> Rule:
         """Update and reset gates; the update gate waits in the cell state's buffer."""
 
-        def rule(sums: list[Expression], n: Expr, unit: Expr) -> None:
+        def rule(sums: list[Computed], n: Expr, unit: Expr) -> None:
             z, r = self.activate(0, sums[0]), self.activate(0, sums[1])
             place = n * self.padded + unit * self.lanes
             self.k.store(self.c, z, place, lanes=self.lanes)
@@ -259,7 +259,7 @@ class _Recurrent:
         return rule
 
     def gru_state(self, before: Expr, after: Expr, at: Expr) -> Rule:
-        def rule(sums: list[Expression], n: Expr, unit: Expr) -> None:
+        def rule(sums: list[Computed], n: Expr, unit: Expr) -> None:
             z = self.bind(self.state(self.c, 0, n, unit))
             self.mix(z, self.activate(1, sums[0]), n, unit, before, after, at)
 
@@ -267,8 +267,8 @@ class _Recurrent:
 
     def mix(
         self,
-        z: Expression,
-        candidate: Expression,
+        z: Computed,
+        candidate: Computed,
         n: Expr,
         unit: Expr,
         before: Expr,

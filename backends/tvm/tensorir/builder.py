@@ -15,7 +15,7 @@ import numpy as np
 from tvm import tirx
 
 from ..faults import Fault
-from .types import BufferVar, Expr, Expression, PrimFunc, Statement
+from .types import BufferVar, Computed, Expr, PrimFunc, Statement
 
 SHARES = 16
 """Iterations that a parallel loop should have: enough for threads to share evenly."""
@@ -29,13 +29,13 @@ class KernelBuilder:
         self._blocks: list[list[Statement]] = [[]]
         self._shared: list[dict[Any, Any]] = [{}]
 
-    def parameter(self, name: str, shape: Sequence[int], dtype: str) -> Expression:
+    def parameter(self, name: str, shape: Sequence[int], dtype: str) -> Computed:
         """A buffer argument; arguments keep the order of these calls."""
         buffer = tirx.decl_buffer([int(d) for d in shape], dtype, name)
         self._parameters.append(buffer)
         return buffer
 
-    def local(self, size: int, dtype: str, name: str = "acc") -> Expression:
+    def local(self, size: int, dtype: str, name: str = "acc") -> Computed:
         """A buffer private to the innermost loop body; lives in registers where it fits."""
         buffer = tirx.decl_buffer([size], dtype, name, scope="local")
         self.statement(tirx.AllocBuffer(buffer))
@@ -52,7 +52,7 @@ class KernelBuilder:
         self._shared.pop()
         return _sequence(self._blocks.pop())
 
-    def shared(self, key: Any, value: Callable[[], Expression], dtype: str) -> Expression:
+    def shared(self, key: Any, value: Callable[[], Computed], dtype: str) -> Computed:
         """A variable with a value that doesn't change, one for each loop body that needs it."""
         for known in self._shared:
             if key in known:
@@ -157,24 +157,24 @@ def leaves(statement: Expr) -> bool:
     return getattr(getattr(value, "op", None), "name", "") == "tirx.tvm_throw_last_error"
 
 
-def load(buffer: BufferVar, *indices: Expr, lanes: int = 1) -> Expression:
+def load(buffer: BufferVar, *indices: Expr, lanes: int = 1) -> Computed:
     """Read a scalar, or `lanes` consecutive elements of the last axis."""
     return tirx.BufferLoad(buffer, _indices(indices, lanes))
 
 
-def splat(value: Expression, lanes: int) -> Expression:
+def splat(value: Computed, lanes: int) -> Computed:
     """A vector of `lanes` copies of a scalar."""
     return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
 
-def join(vectors: Sequence[Expression], lanes: int) -> Expression:
+def join(vectors: Sequence[Computed], lanes: int) -> Computed:
     """One vector of all the elements of vectors of `lanes`, in turn."""
     if len(vectors) == 1:
         return vectors[0]
     return tirx.Shuffle(list(vectors), list(range(len(vectors) * lanes)))
 
 
-def constant(value: float, dtype: str, lanes: int = 1) -> Expression:
+def constant(value: float, dtype: str, lanes: int = 1) -> Computed:
     """An immediate, splat over `lanes`; infinities and NaN by their bits."""
     if dtype == "float32" and not math.isfinite(value):
         bits = int(np.float32(value).view(np.int32))
@@ -182,11 +182,11 @@ def constant(value: float, dtype: str, lanes: int = 1) -> Expression:
     return splat(tirx.const(value, dtype), lanes)
 
 
-def cast(value: Expression, dtype: str, lanes: int) -> Expression:
+def cast(value: Computed, dtype: str, lanes: int) -> Computed:
     return tirx.Cast(vector_type(dtype, lanes), value)
 
 
-def reinterpret(value: Expression, dtype: str, lanes: int) -> Expression:
+def reinterpret(value: Computed, dtype: str, lanes: int) -> Computed:
     """The same bits as another type."""
     return tirx.reinterpret(vector_type(dtype, lanes), value)
 
@@ -195,7 +195,7 @@ def vector_type(dtype: str, lanes: int) -> str:
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
-def llvm(name: str, dtype: str, *arguments: Expr) -> Expression:
+def llvm(name: str, dtype: str, *arguments: Expr) -> Computed:
     """Call a pure LLVM intrinsic by its mangled name."""
     return tirx.call_llvm_pure_intrin(dtype, name, *arguments)
 
@@ -216,12 +216,12 @@ def smaller(index: Expr, limit: int) -> Expr:
     return tirx.min(index, tirx.IntImm("int32", limit))
 
 
-def as_int(value: Expr) -> Expression:
+def as_int(value: Expr) -> Computed:
     """An index as an expression."""
     return value if not isinstance(value, (int, float)) else tirx.IntImm("int32", value)
 
 
-def _indices(indices: Sequence[Expr], lanes: int) -> list[Expression]:
+def _indices(indices: Sequence[Expr], lanes: int) -> list[Computed]:
     result = [as_int(i) for i in indices]
     if lanes > 1:
         result[-1] = tirx.Ramp(result[-1], tirx.IntImm("int32", 1), lanes)

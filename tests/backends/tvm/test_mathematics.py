@@ -13,7 +13,7 @@ from onnx import helper
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm.functions.definitions import FUNCTIONS, Function, by_operator
+from secateur.backends.tvm.functions.definitions import FUNCTIONS, ScalarFunction, by_operator
 from secateur.backends.tvm.functions.tables import NumpyArithmetic, tabulate
 from secateur.backends.tvm.lowering.elementwise import PLAIN_FUNCTIONS, RULES
 from secateur.backends.tvm.lowering.loops import RULES as LOOPS
@@ -56,7 +56,7 @@ def grid(count: int) -> Array:
     return np.concatenate([x, np.geomspace(1e-44, 1e38, count // 4), SPECIAL])
 
 
-def variants(dtype: str = "float32") -> Iterator[tuple[Function, dict[str, float]]]:
+def variants(dtype: str = "float32") -> Iterator[tuple[ScalarFunction, dict[str, float]]]:
     """Functions that have operators on numbers of a type, with parameters."""
     kind = {"float16": "tensor(float16)", "float32": "tensor(float)", "float64": "tensor(double)"}
     for op_type, function in sorted(by_operator().items()):
@@ -69,7 +69,7 @@ def variants(dtype: str = "float32") -> Iterator[tuple[Function, dict[str, float
             yield function, {**function.parameters, **given}
 
 
-def exact(function: Function, parameters: dict[str, float], x: Array) -> Array:
+def exact(function: ScalarFunction, parameters: dict[str, float], x: Array) -> Array:
     with np.errstate(all="ignore"):
         single = {name: float(np.float32(value)) for name, value in parameters.items()}
         return function.formula(NumpyArithmetic(np.float64), x.astype(np.float64), **single)
@@ -81,7 +81,7 @@ def run_all(target: str, folder: Path, x: Array) -> list[Array]:
 
 
 def model_of(
-    nodes: list[tuple[Function, dict[str, float]]], x: Array, opset: int
+    nodes: list[tuple[ScalarFunction, dict[str, float]]], x: Array, opset: int
 ) -> onnx.ModelProto:
     """A model that computes functions of one input."""
     net = Net(None, 0)
@@ -94,7 +94,7 @@ def model_of(
     return model
 
 
-def assert_near(found: Array, wanted: Array, x: Array, function: Function) -> None:
+def assert_near(found: Array, wanted: Array, x: Array, function: ScalarFunction) -> None:
     with np.errstate(all="ignore"):
         narrow = wanted.astype(x.dtype)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted), function.op_type)

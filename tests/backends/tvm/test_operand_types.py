@@ -8,9 +8,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm.lowering.expand import EXPANDED
-from secateur.backends.tvm.lowering.prepare import prepare
-
+from secateur.backends.tvm.graph.expand import EXPANDED
+from secateur.backends.tvm.graph.prepare import prepare
 from tests import odd_types
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")

@@ -14,7 +14,7 @@ from ...plan.geometry import Geometry
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, cast, llvm, load, reinterpret, splat
-from ...tensorir.types import BufferVar, Expr, Expression, PrimFunc
+from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from ..matrix.dot import SIGN_BITS
 from .direct import _start
@@ -129,7 +129,7 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
     return k.finish()
 
 
-def _four_taps(conv: Depthwise, source: BufferVar, block: Expr, position: Expr) -> Expression:
+def _four_taps(conv: Depthwise, source: BufferVar, block: Expr, position: Expr) -> Computed:
     """Four neighbouring pixels, as unsigned bytes, the taps of each channel together."""
     dtype = conv.input_dtype
     flat = tirx.BufferLoad(source, [block, as_int(position), tirx.Ramp(as_int(0), as_int(1), 64)])

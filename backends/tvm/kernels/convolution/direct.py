@@ -15,7 +15,7 @@ from ...plan.geometry import Geometry, Upsampling
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, load
-from ...tensorir.types import BufferVar, Expr, Expression, PrimFunc
+from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from ..matrix.dot import Dot, MaddDot, choose
 
@@ -226,7 +226,7 @@ class _Emitter:
                     self.write_phase(conv.upsampling, value, n, vector, row + r, column + c)
 
     def write_phase(
-        self, up: Upsampling, value: Expression, n: Expr, vector: Expr, h: Expr, w: Expr
+        self, up: Upsampling, value: Computed, n: Expr, vector: Expr, h: Expr, w: Expr
     ) -> None:
         """Write where the vector's phase of the pixel lies, if that is inside the image."""
         own = self.conv.phase_vectors(self.target)

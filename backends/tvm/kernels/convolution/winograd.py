@@ -20,7 +20,7 @@ from ...plan.geometry import Geometry
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, smaller, splat
-from ...tensorir.types import Expr, Expression, PrimFunc
+from ...tensorir.types import Computed, Expr, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from .direct import divisors
 
@@ -183,9 +183,9 @@ def _row(chunk: Expr, size: int, rows: int) -> Expr:
     return smaller(chunk * size, rows - size)
 
 
-def _combine(coefficients: Sequence[int], values: Sequence[Expression], lanes: int) -> Expression:
+def _combine(coefficients: Sequence[int], values: Sequence[Computed], lanes: int) -> Computed:
     """The linear combination, without multiplications by one."""
-    total: Expression | None = None
+    total: Computed | None = None
     for c, value in zip(coefficients, values, strict=True):
         if c == 0:
             continue
@@ -242,7 +242,7 @@ def _multiply(
     conv: Winograd,
     target: Target,
     transformed: Expr,
-    weights: Expression,
+    weights: Computed,
     products: Expr,
     q: Expr,
     group: Expr,
@@ -292,7 +292,7 @@ def _transform_output(
     k: KernelBuilder,
     conv: Winograd,
     target: Target,
-    buffers: tuple[Any, Any, Any, list[Expression]],
+    buffers: tuple[Any, Any, Any, list[Computed]],
     n: Expr,
     cb: Expr,
     row: Expr,

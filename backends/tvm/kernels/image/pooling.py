@@ -11,7 +11,7 @@ from ...plan.geometry import Geometry
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, load, splat
-from ...tensorir.types import Expr, Expression, PrimFunc
+from ...tensorir.types import Computed, Expr, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 
 
@@ -68,7 +68,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> PrimFunc:
         acc = k.local(lanes, pool.accumulator)
         k.store(acc, constant(_start_value(pool), pool.accumulator, lanes), 0, lanes=lanes)
 
-        def element(kh: Expr, kw: Expr) -> Expression:
+        def element(kh: Expr, kw: Expr) -> Computed:
             h = oh * geometry.strides[0] + kh * geometry.dilations[0] + top
             w = ow * geometry.strides[1] + kw * geometry.dilations[1] + left
             value = load(source, n * x.blocks + cb, h * x.columns + w, part * lanes, lanes=lanes)

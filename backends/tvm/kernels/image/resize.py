@@ -13,7 +13,7 @@ from ...plan.blocked import Blocked
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import SHARES, KernelBuilder, constant, load, splat
-from ...tensorir.types import Expr, Expression, PrimFunc
+from ...tensorir.types import Computed, Expr, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 
 UNROLLED = 8
@@ -149,7 +149,7 @@ class _Row:
                 self.fill_corners()
             self.pixels(self.weighted)
 
-    def pixels(self, value: Callable[[Expr, Expr], Expression]) -> None:
+    def pixels(self, value: Callable[[Expr, Expr], Computed]) -> None:
         """Finish a row of pixels, as many at a time as the epilogue takes."""
         width = self.kernel.output.width
         together = 1 if self.kernel.moves else min(self.b.epilogue.width, width)
@@ -164,7 +164,7 @@ class _Row:
         if width % together:
             finish(width - width % together, width % together)
 
-    def finish(self, values: list[Expression], w: Expr, lane: Expr) -> None:
+    def finish(self, values: list[Computed], w: Expr, lane: Expr) -> None:
         """Store neighbouring pixels."""
         channel = self.block * self.kernel.output.block + lane
         self.b.epilogue.finish(values, self.n, channel, self.oh, w)
@@ -205,12 +205,12 @@ class _Row:
         if width % count:  # the last vector overlaps the one before
             pixels(width - count)
 
-    def load(self, position: Expr, lane: Expr, lanes: int) -> Expression:
+    def load(self, position: Expr, lane: Expr, lanes: int) -> Computed:
         """A vector of the input, as floats or as it is."""
         value = load(self.b.x, self.at, position, lane, lanes=lanes)
         return ProgramCode(self.k, self.b.target, lanes).evaluate(self.kernel.element, [value])
 
-    def column(self, w: Expr, tap: Expr) -> Expression:
+    def column(self, w: Expr, tap: Expr) -> Computed:
         """The input column of a tap of output column `w`."""
         return load(self.b.columns, w * self.kernel.taps[1] + tap)
 
@@ -236,11 +236,11 @@ class _Row:
         if size % lanes:
             body(size - lanes, lanes)
 
-    def blend(self, place: Expr, lanes: int) -> Expression:
+    def blend(self, place: Expr, lanes: int) -> Computed:
         """The weighted sum of the input rows at an element of them."""
         ty = self.kernel.taps[0]
 
-        def term(t: Expr) -> Expression:
+        def term(t: Expr) -> Computed:
             value = self.load(load(self.b.rows, self.oh * ty + t), place, lanes)
             return value * splat(load(self.b.row_weights, self.oh * ty + t), lanes)
 
@@ -256,7 +256,7 @@ class _Row:
             lane = part * lanes
             kept = k.local(lanes, "float32", "left")
 
-            def between(left: Expression, right: Expression, w: Expr, count: int) -> None:
+            def between(left: Computed, right: Computed, w: Expr, count: int) -> None:
                 values = []
                 for i in range(count):
                     a, b = (load(self.b.column_weights, tap * width + w + i) for tap in (0, 1))
@@ -289,26 +289,26 @@ class _Row:
 
                 self.vectors(width, fill)
 
-    def weighted(self, w: Expr, lane: Expr) -> Expression:
+    def weighted(self, w: Expr, lane: Expr) -> Computed:
         """The weighted sum of a pixel's taps, from the rows kept."""
         order, (ty, tx), width = self.kernel.order, self.kernel.taps, self.kernel.output.width
         lanes, size = self.lanes, self.kernel.input.block
 
-        def sample(t: Expr, tap: Expr) -> Expression:
+        def sample(t: Expr, tap: Expr) -> Computed:
             place = t * self.size + self.column(w, tap) * size + lane
             return load(self.rows, place, lanes=lanes)
 
-        def across(t: Expr) -> Expression:
-            def term(tap: Expr) -> Expression:
+        def across(t: Expr) -> Computed:
+            def term(tap: Expr) -> Computed:
                 weight = load(self.b.column_weights, tap * width + w)
                 return sample(t, tap) * splat(weight, lanes)
 
             return self.total(tx, term, lanes, fenced=order == "nested")
 
-        def down(t: Expr) -> Expression:
+        def down(t: Expr) -> Computed:
             return across(t) * splat(load(self.b.row_weights, self.oh * ty + t), lanes)
 
-        def corner(i: Expr) -> Expression:
+        def corner(i: Expr) -> Computed:
             return sample(i // tx, i % tx) * splat(load(self.corners, i * width + w), lanes)
 
         if order == "blended":
@@ -318,12 +318,12 @@ class _Row:
         return self.total(ty * tx, corner, lanes, fenced=True)
 
     def total(
-        self, count: int, term: Callable[[Expr], Expression], lanes: int, *, fenced: bool
-    ) -> Expression:
+        self, count: int, term: Callable[[Expr], Computed], lanes: int, *, fenced: bool
+    ) -> Computed:
         """The sum of terms, each rounded where they are fenced."""
         code = ProgramCode(self.k, self.b.target, lanes)
 
-        def rounded(t: Expr) -> Expression:
+        def rounded(t: Expr) -> Computed:
             return code.fence(term(t)) if fenced else term(t)
 
         if count <= UNROLLED:

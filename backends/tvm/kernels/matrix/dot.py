@@ -23,7 +23,7 @@ from ...tensorir.builder import (
     splat,
     vector_type,
 )
-from ...tensorir.types import BufferVar, Expr, Expression
+from ...tensorir.types import BufferVar, Computed, Expr
 
 SIGN_BITS = -0x7F7F7F80
 """0x80808080: flips four bytes between signed and unsigned, which adds or takes away 128."""
@@ -51,22 +51,20 @@ class Dot:
         """[..., lanes, depth] to [..., weights_per_step] in the order that `step` reads."""
         return weights.reshape(*weights.shape[:-2], -1).astype(self.weight_dtype)
 
-    def activation(
-        self, builder: KernelBuilder, buffer: BufferVar, *index: Expr
-    ) -> list[Expression]:
+    def activation(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         """Load `depth` channels of a pixel and broadcast them; named, for several uses."""
         return [splat(load(buffer, *index), self.lanes)]
 
-    def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Expression]:
+    def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         value = load(buffer, *index, lanes=self.lanes)
         return [_bind(builder, value, self.weight_dtype, self.lanes)]
 
     def step(
-        self, accumulator: Expression, activation: list[Expression], weights: list[Expression]
-    ) -> Expression:
+        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
+    ) -> Computed:
         return accumulator + activation[0] * weights[0]
 
-    def ones(self) -> list[Expression]:
+    def ones(self) -> list[Computed]:
         """An activation that is 1 in every channel: it sums the weights."""
         return [constant(1, self.accumulator, self.lanes)]
 
@@ -78,14 +76,12 @@ class WideningDot(Dot):
     accumulator = "int32"
     weight_dtype = "int16"
 
-    def activation(
-        self, builder: KernelBuilder, buffer: BufferVar, *index: Expr
-    ) -> list[Expression]:
+    def activation(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         return [splat(cast(load(buffer, *index), "int32", 1), self.lanes)]
 
     def step(
-        self, accumulator: Expression, activation: list[Expression], weights: list[Expression]
-    ) -> Expression:
+        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
+    ) -> Computed:
         return accumulator + activation[0] * cast(weights[0], "int32", self.lanes)
 
 
@@ -104,29 +100,27 @@ class FourBytes(Dot):
             return 0 if self.input_dtype == "int8" else -128
         return 128 if self.input_dtype == "int8" else 0
 
-    def word(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> Expression:
+    def word(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> Computed:
         """Four channels as one 32-bit word, of the signedness that the instruction wants."""
         word = reinterpret(load(buffer, *index, lanes=4), "int32", 1)
         if self.input_offset:
             word = word ^ tirx.const(SIGN_BITS, "int32")
         return word
 
-    def activation(
-        self, builder: KernelBuilder, buffer: BufferVar, *index: Expr
-    ) -> list[Expression]:
+    def activation(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         word = splat(self.word(builder, buffer, *index), self.lanes)
         dtype = "int8" if self.signed_input else "uint8"
         value = reinterpret(word, dtype, 4 * self.lanes)
         return [_bind(builder, value, dtype, 4 * self.lanes)]
 
-    def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Expression]:
+    def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         value = load(buffer, *index, lanes=4 * self.lanes)
         return [_bind(builder, value, "int8", 4 * self.lanes)]
 
-    def ones(self) -> list[Expression]:
+    def ones(self) -> list[Computed]:
         return [constant(1, "int8" if self.signed_input else "uint8", 4 * self.lanes)]
 
-    def pack_words(self, builder: KernelBuilder, words: Expression) -> list[Expression]:
+    def pack_words(self, builder: KernelBuilder, words: Computed) -> list[Computed]:
         """Vectors to store as weights, from a 32-bit word of four channels per lane."""
         return [_bind(builder, reinterpret(words, "int8", 4 * self.lanes), "int8", 4 * self.lanes)]
 
@@ -136,8 +130,8 @@ class VnniDot(FourBytes):
     """AVX-512 VNNI vpdpbusd: unsigned activations, signed weights."""
 
     def step(
-        self, accumulator: Expression, activation: list[Expression], weights: list[Expression]
-    ) -> Expression:
+        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
+    ) -> Computed:
         return llvm(
             "llvm.x86.avx512.vpdpbusd.512", "int32x16", accumulator, activation[0], weights[0]
         )
@@ -150,8 +144,8 @@ class NeonDot(FourBytes):
     signed_input = True
 
     def step(
-        self, accumulator: Expression, activation: list[Expression], weights: list[Expression]
-    ) -> Expression:
+        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
+    ) -> Computed:
         name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
         return llvm(name, "int32x4", accumulator, activation[0], weights[0])
 
@@ -177,9 +171,7 @@ class MaddDot(FourBytes):
         pairs = np.stack([weights[..., 0::2], weights[..., 1::2]], axis=-3)
         return pairs.reshape(*weights.shape[:-2], -1).astype("int16")
 
-    def activation(
-        self, builder: KernelBuilder, buffer: BufferVar, *index: Expr
-    ) -> list[Expression]:
+    def activation(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         word = splat(self.word(builder, buffer, *index), self.lanes)
         pairs = reinterpret(word, "uint16", 2 * self.lanes)
         pairs = _bind(builder, pairs, "uint16", 2 * self.lanes)
@@ -190,7 +182,7 @@ class MaddDot(FourBytes):
             for p in (even, odd)
         ]
 
-    def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Expression]:
+    def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         *outer, last = index
         return [
             _bind(
@@ -202,10 +194,10 @@ class MaddDot(FourBytes):
             for i in range(2)
         ]
 
-    def ones(self) -> list[Expression]:
+    def ones(self) -> list[Computed]:
         return [constant(1, "int16", 2 * self.lanes)] * 2
 
-    def pack_words(self, builder: KernelBuilder, words: Expression) -> list[Expression]:
+    def pack_words(self, builder: KernelBuilder, words: Computed) -> list[Computed]:
         lanes = 2 * self.lanes
         pairs = _bind(builder, reinterpret(words, "int16", lanes), "int16", lanes)
         eight = constant(8, "int16", lanes)
@@ -215,8 +207,8 @@ class MaddDot(FourBytes):
         ]
 
     def step(
-        self, accumulator: Expression, activation: list[Expression], weights: list[Expression]
-    ) -> Expression:
+        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
+    ) -> Computed:
         dtype = vector_type("int32", self.lanes)
         for a, w in zip(activation, weights, strict=True):
             accumulator = accumulator + llvm(_MADD[self.lanes], dtype, a, w)
@@ -257,7 +249,7 @@ def without_offset(bias: Array, weights: Array, offset: int) -> Array:
     return corrected.astype(np.int32)
 
 
-def _bind(builder: KernelBuilder, value: Expression, dtype: str, lanes: int) -> Expression:
+def _bind(builder: KernelBuilder, value: Computed, dtype: str, lanes: int) -> Computed:
     variable = tirx.Var("r", vector_type(dtype, lanes))
     builder.statement(tirx.Bind(variable, value))
     return variable

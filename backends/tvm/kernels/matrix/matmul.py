@@ -12,7 +12,7 @@ from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, load, splat
-from ...tensorir.types import BufferVar, Expr, Expression, PrimFunc
+from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..convolution.direct import _start, divisors
 from .dot import Dot, FourBytes, MaddDot, choose
 
@@ -149,7 +149,7 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
     return k.finish()
 
 
-def _partial(k: KernelBuilder, dot: Dot, x: Expression, at: Expr, count: int) -> list[Expression]:
+def _partial(k: KernelBuilder, dot: Dot, x: Computed, at: Expr, count: int) -> list[Computed]:
     """The last `count` < 4 elements of a row, assembled without reading past them."""
     assert isinstance(dot, FourBytes)
     four = k.local(4, dot.input_dtype, "last")
@@ -164,7 +164,7 @@ def _write(
     target: Target,
     tile: MatrixTile,
     acc: BufferVar,
-    buffers: list[Expression],
+    buffers: list[Computed],
     y: Expr,
     group: Expr,
     row: Expr,

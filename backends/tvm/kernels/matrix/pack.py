@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import tirx
 
 from ...tensorir.builder import KernelBuilder, cast, constant, load, reinterpret, splat
-from ...tensorir.types import BufferVar, Expr, Expression
+from ...tensorir.types import BufferVar, Computed, Expr
 from ..movement.transposition import transpose
 from .dot import SIGN_BITS, Dot, FourBytes
 
@@ -23,7 +23,7 @@ class Packer:
 
     def pack(
         self,
-        x: Expression,
+        x: Computed,
         base: Expr,
         depth: int,
         columns: int,
@@ -49,9 +49,7 @@ class Packer:
     def _vectorises(self) -> bool:
         return self.dtype == "float32" or isinstance(self.dot, FourBytes)
 
-    def _rows(
-        self, x: Expression, base: Expr, full: int, result: Expr, outer: Expr, at: int
-    ) -> None:
+    def _rows(self, x: Computed, base: Expr, full: int, result: Expr, outer: Expr, at: int) -> None:
         """Vectors of columns, for bytes four rows of them interleaved."""
         k, lanes, dot = self.k, self.lanes, self.dot
         with k.loop(full, "k") as step:
@@ -65,7 +63,7 @@ class Packer:
             self._store_words(words, result, outer, step, at)
 
     def _squares(
-        self, x: Expression, base: Expr, full: int, result: Expr, outer: Expr, at: int
+        self, x: Computed, base: Expr, full: int, result: Expr, outer: Expr, at: int
     ) -> None:
         """Squares of 32-bit elements, or of four bytes, transposed; the last overlaps."""
         k, lanes, dot = self.k, self.lanes, self.dot
@@ -86,7 +84,7 @@ class Packer:
                     k.store(result, column, outer, first + i, at, lanes=lanes)
 
     def _store_words(
-        self, words: Expression, result: BufferVar, outer: Expr, step: Expr, at: int
+        self, words: Computed, result: BufferVar, outer: Expr, step: Expr, at: int
     ) -> None:
         assert isinstance(self.dot, FourBytes)
         if self.dtype == "uint8":
@@ -98,7 +96,7 @@ class Packer:
 
     def _single(
         self,
-        x: Expression,
+        x: Computed,
         base: Expr,
         depth: int,
         columns: int,

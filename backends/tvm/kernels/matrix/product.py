@@ -18,7 +18,7 @@ from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, load, smaller, splat
-from ...tensorir.types import BufferVar, Expr, Expression, PrimFunc
+from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from .dot import Dot, FourBytes, choose
 from .matmul import MatrixTile
 from .pack import Packer
@@ -257,7 +257,7 @@ class _Product:
             step(full, rest)
         self.write(acc, index, self.column(group), row)
 
-    def activation(self, position: Expr, tail: int) -> list[Expression]:
+    def activation(self, position: Expr, tail: int) -> list[Computed]:
         """Elements of one row along the depth; the last few without reading past them."""
         if not tail:
             return self.dot.activation(self.k, self.x, position)

@@ -11,7 +11,7 @@ from ...functions.program_code import ProgramCode
 from ...plan.strides import collapse
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, splat
-from ...tensorir.types import BufferVar, Expr, Expression, PrimFunc
+from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..epilogue import fill_border
 from . import permutation, squares
 from .sources import Elementwise, Source
@@ -26,11 +26,11 @@ def build(kernel: Elementwise, target: Target, parallel: bool = False) -> PrimFu
     return _plain(kernel, target, parallel)
 
 
-def _declare(k: KernelBuilder, kernel: Elementwise) -> list[Expression]:
+def _declare(k: KernelBuilder, kernel: Elementwise) -> list[Computed]:
     return [k.parameter(f"X{i}", s.buffer_shape, s.dtype) for i, s in enumerate(kernel.sources)]
 
 
-def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Expression:
+def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
     y = kernel.layout
     assert y is not None
     k = KernelBuilder()
@@ -51,7 +51,7 @@ def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Expressi
         _interleave(k, kernel, target, buffers, result, strides, parallel=parallel)
         return k.finish()
 
-    def values(n: Expr, c: Expr, h: Expr, w: Expr) -> list[Expression]:
+    def values(n: Expr, c: Expr, h: Expr, w: Expr) -> list[Computed]:
         found = []
         for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
             if source.layout is not None:
@@ -148,7 +148,7 @@ def _interleave(
                 pixels(n, h, w, 1)
 
 
-def _mask(value: Expression, channel: Expr, channels: int, dtype: str, lanes: int) -> Expression:
+def _mask(value: Computed, channel: Expr, channels: int, dtype: str, lanes: int) -> Computed:
     """Zero the lanes past the last channel, which may hold infinities otherwise."""
     if lanes == 1:
         return tirx.Select(channel < channels, value, constant(0, dtype))
@@ -159,7 +159,7 @@ def _mask(value: Expression, channel: Expr, channels: int, dtype: str, lanes: in
 
 def _load_blocked(
     source: Source, buffer: BufferVar, n: Expr, c: Expr, h: Expr, w: Expr, lanes: int
-) -> Expression:
+) -> Computed:
     layout = source.layout
     assert layout is not None
     image = n if layout.batch > 1 else 0
@@ -173,7 +173,7 @@ def _load_blocked(
     return load(buffer, outer, layout.position(h, w), lane, lanes=lanes)
 
 
-def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Expression:
+def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
     """Row-major output of inputs of which some are blocked."""
     k = KernelBuilder()
     buffers = _declare(k, kernel)
@@ -203,7 +203,7 @@ def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Expres
     return k.finish()
 
 
-def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Expression:
+def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
     """Row-major throughout: adjacent axes with the same broadcasting are one."""
     k = KernelBuilder()
     buffers = _declare(k, kernel)

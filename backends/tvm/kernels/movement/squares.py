@@ -15,7 +15,7 @@ from ...functions.program_code import ProgramCode
 from ...plan.blocked import Blocked
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, load, smaller, splat
-from ...tensorir.types import BufferVar, Expr, Expression
+from ...tensorir.types import BufferVar, Computed, Expr
 from .sources import Elementwise, Source
 from .transposition import transpose
 
@@ -126,7 +126,7 @@ class Squares:
             else:
                 self.put(short, n, channel, h, w)
 
-    def put(self, value: Expression, n: Expr, channel: Expr, h: Expr, w: Expr) -> None:
+    def put(self, value: Computed, n: Expr, channel: Expr, h: Expr, w: Expr) -> None:
         at = ((n * self.channels + channel) * self.height + h) * self.width + w
         self.k.store(self.result, value, at, lanes=self.pixels)
 
@@ -146,7 +146,7 @@ class Squares:
         cb: Expr,
         h: Expr,
         w: Expr,
-    ) -> list[Expression]:
+    ) -> list[Computed]:
         """The vector of channels of each pixel of the square."""
         k, block = self.k, self.block
         code = ProgramCode(k, self.target, block)
@@ -178,7 +178,7 @@ class Squares:
 
     def across(
         self, source: Source, buffer: BufferVar, base: Expr, stride: int, cb: Expr
-    ) -> Expression:
+    ) -> Computed:
         """A vector of channels that all pixels share."""
         k, block = self.k, self.block
         if not stride:

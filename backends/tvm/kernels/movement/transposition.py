@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from tvm import tirx
 
 from ...tensorir.builder import KernelBuilder, vector_type
-from ...tensorir.types import Expression
+from ...tensorir.types import Computed
 
 
-def transpose(k: KernelBuilder, rows: Sequence[Expression], dtype: str) -> list[Expression]:
+def transpose(k: KernelBuilder, rows: Sequence[Computed], dtype: str) -> list[Computed]:
     """The columns of a square: n vectors of n lanes, n a power of two.
 
     Row i interleaved with row i + n/2, log2(n) times over, is the transposition.
@@ -29,8 +29,8 @@ def transpose(k: KernelBuilder, rows: Sequence[Expression], dtype: str) -> list[
 
 
 def interleave(
-    k: KernelBuilder, a: Expression, b: Expression, dtype: str, lanes: int
-) -> tuple[Expression, Expression]:
+    k: KernelBuilder, a: Computed, b: Computed, dtype: str, lanes: int
+) -> tuple[Computed, Computed]:
     """a0 b0 a1 b1 ... as two vectors."""
     half = lanes // 2
     low = [i + side * lanes for i in range(half) for side in (0, 1)]
@@ -42,7 +42,7 @@ def interleave(
     )
 
 
-def _named(k: KernelBuilder, value: Expression, dtype: str, lanes: int) -> Expression:
+def _named(k: KernelBuilder, value: Computed, dtype: str, lanes: int) -> Computed:
     if isinstance(value, tirx.Var):
         return value
     variable = tirx.Var("s", vector_type(dtype, lanes))

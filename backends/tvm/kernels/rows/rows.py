@@ -19,7 +19,7 @@ from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, smaller, splat
-from ...tensorir.types import Expr, Expression, PrimFunc
+from ...tensorir.types import Computed, Expr, PrimFunc
 from ...tensorir.vectors import VectorCode
 
 CHAINS = 4
@@ -62,7 +62,7 @@ class Rows:
         return self.kind in REDUCTIONS
 
 
-Combine = Callable[[VectorCode, Expression, Expression], Expression]
+Combine = Callable[[VectorCode, Computed, Computed], Computed]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +71,15 @@ class RowReduction:
 
     join: Combine
     start: float
-    term: Callable[[VectorCode, Expression], Expression] = lambda e, x: x
-    finish: Callable[[Expression, Expression], Expression] = lambda total, count: total
+    term: Callable[[VectorCode, Computed], Computed] = lambda e, x: x
+    finish: Callable[[Computed, Computed], Computed] = lambda total, count: total
 
 
-def _add(e: VectorCode, element: Expression, total: Expression) -> Expression:
+def _add(e: VectorCode, element: Computed, total: Computed) -> Computed:
     return total + element
 
 
-def _square(e: VectorCode, x: Expression) -> Expression:
+def _square(e: VectorCode, x: Computed) -> Computed:
     return x * x
 
 
@@ -153,7 +153,7 @@ class _Rows:
         self.each_part(lambda number, s, mask, _: function(number, s, mask), 1)
 
     def each_part(
-        self, function: Callable[[Expr, Expr, Expression | None, int], None], parts: int
+        self, function: Callable[[Expr, Expr, Computed | None, int], None], parts: int
     ) -> None:
         """As `each`, with which of `parts` independent chains the vector belongs to."""
         step = 1 if self.across else self.lanes
@@ -180,8 +180,8 @@ class _Rows:
     def fold(
         self,
         reduction: RowReduction,
-        element: Callable[[Expr, Expr], Expression],
-    ) -> Expression:
+        element: Callable[[Expr, Expr], Computed],
+    ) -> Computed:
         """All elements of the row joined; `element(number, first)` is a vector of them."""
         k, lanes = self.k, self.lanes
         parts = CHAINS if self.vectors >= 2 * CHAINS else 1
@@ -189,7 +189,7 @@ class _Rows:
         for part in range(parts):
             k.store(acc, self.number(reduction.start), part * lanes, lanes=lanes)
 
-        def join(number: Expr, s: Expr, mask: Expression | None, part: int) -> None:
+        def join(number: Expr, s: Expr, mask: Computed | None, part: int) -> None:
             value = element(number, s)
             if mask is not None:
                 value = tirx.Select(mask, value, self.number(reduction.start))
@@ -204,7 +204,7 @@ class _Rows:
             value = reduction.join(self.code, other, value)
         return value if self.across else splat(self.horizontal(value, reduction.join), lanes)
 
-    def horizontal(self, value: Expression, join: Combine) -> Expression:
+    def horizontal(self, value: Computed, join: Combine) -> Computed:
         """One number from the lanes of a vector, by halves."""
         lanes = self.lanes
         while lanes > 1:
@@ -218,13 +218,13 @@ class _Rows:
             value = join(ProgramCode(self.k, self.target, lanes), high, low)
         return ProgramCode(self.k, self.target, 1).bind(value, "float32")
 
-    def number(self, value: float) -> Expression:
+    def number(self, value: float) -> Computed:
         return constant(value, "float32", self.lanes)
 
-    def bind(self, value: Expression) -> Expression:
+    def bind(self, value: Computed) -> Computed:
         return self.code.bind(value, "float32")
 
-    def store(self, value: Expression, outer: Expr, s: Expr, inner: Expr) -> None:
+    def store(self, value: Computed, outer: Expr, s: Expr, inner: Expr) -> None:
         """Apply the program to a vector of results and store it."""
         values = [value]
         for operand, buffer in zip(self.rows.operands, self.buffers, strict=True):
@@ -244,12 +244,12 @@ class _Rows:
         kept = not logarithm and self.vectors * lanes * 4 <= KEPT
         row = k.local(self.vectors * lanes, "float32", "row") if kept else None
 
-        def element(s: Expr) -> Expression:
+        def element(s: Expr) -> Computed:
             return load(self.x, self.position(outer, s, inner), lanes=lanes)
 
         top = self.bind(self.fold(_TOP, lambda _, s: element(s)))
 
-        def exponential(number: Expr, s: Expr) -> Expression:
+        def exponential(number: Expr, s: Expr) -> Computed:
             value = self.bind(mathematics.exp_nonpositive(self.code, element(s) - top))
             if row is not None:
                 k.store(row, value, number * lanes, lanes=lanes)
@@ -279,7 +279,7 @@ class _Rows:
         lanes, count = self.lanes, self.number(float(self.rows.size))
         part = mean_part(self.rows.size)
 
-        def element(s: Expr) -> Expression:
+        def element(s: Expr) -> Computed:
             return load(self.x, self.position(outer, s, inner), lanes=lanes)
 
         mean: Expr | None = None
@@ -287,10 +287,10 @@ class _Rows:
             parts = self.fold(REDUCTIONS["sum"], lambda _, s: element(s) * self.number(part))
             mean = self.bind(parts / self.number(self.rows.size * part))
 
-        def centred(s: Expr) -> Expression:
+        def centred(s: Expr) -> Computed:
             return element(s) if mean is None else element(s) - mean
 
-        def square(_: Expr, s: Expr) -> Expression:
+        def square(_: Expr, s: Expr) -> Computed:
             value = self.bind(centred(s))
             return value * value
 
@@ -302,7 +302,7 @@ class _Rows:
     def reduction(self, outer: Expr, inner: Expr) -> None:
         reduction = REDUCTIONS[self.rows.kind]
 
-        def term(_: Expr, s: Expr) -> Expression:
+        def term(_: Expr, s: Expr) -> Computed:
             value = load(self.x, self.position(outer, s, inner), lanes=self.lanes)
             return reduction.term(self.code, self.bind(value))
 

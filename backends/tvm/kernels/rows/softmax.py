@@ -9,7 +9,7 @@ import numpy as np
 from tvm import tirx
 
 from ...tensorir.builder import KernelBuilder, cast, constant, load, reinterpret
-from ...tensorir.types import Expr, Expression, PrimFunc
+from ...tensorir.types import Computed, Expr, PrimFunc
 
 _MAGIC = 12582912.0
 
@@ -54,7 +54,7 @@ def build(kernel: QuantizedSoftmax) -> PrimFunc:
         k.store(largest, tirx.const(low, "int32"), 0)
         k.store(total, constant(0.0, "float32"), 0)
 
-        def entry(i: Expr) -> Expression:
+        def entry(i: Expr) -> Computed:
             value = cast(load(x, r * kernel.size + i), "int32", 1)
             return load(table, value + (255 - most))
 

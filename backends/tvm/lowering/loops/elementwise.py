@@ -14,7 +14,7 @@ from tvm import tirx
 from ...faults import Fault
 from ...functions.definitions import FUNCTIONS, by_operator
 from ...tensorir.builder import KernelBuilder
-from ...tensorir.types import Expr, Expression
+from ...tensorir.types import Computed, Expr
 from . import mathematics as m
 from .base import (
     Array,
@@ -251,7 +251,7 @@ rule("Div")(_divide)
 def _shift(call: OperatorCall) -> None:
     left = call.node.get("direction") == "LEFT"
 
-    def shift(a: Expression, b: Expr) -> Expr:
+    def shift(a: Computed, b: Expr) -> Expr:
         dtype = dtype_of(a)
         bits = int("".join(c for c in dtype if c.isdigit()))
         within = tirx.all(b >= lit(0, b), b < lit(bits, b))

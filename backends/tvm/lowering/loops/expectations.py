@@ -42,7 +42,7 @@ _FAR = 2**40
 """Beyond every size, and near enough to zero for sums and differences of 64-bit numbers."""
 
 
-class Expectation:
+class ShapeCheck:
     """The operands of a node inside the kernel that checks them; `out` is the result's shape."""
 
     def __init__(self, call: OperatorCall, k: KernelBuilder, arrays: dict[int, Array]) -> None:
@@ -116,7 +116,7 @@ def same(a: Expr, b: int) -> Expr:
     return int(a) == b if isinstance(a, (int, float)) else equal(a, b)
 
 
-Check = Callable[[Expectation], None]
+Check = Callable[[ShapeCheck], None]
 
 _CHECKS: dict[str, tuple[tuple[int, ...], Check]] = {}
 
@@ -187,7 +187,7 @@ def expect(call: OperatorCall) -> None:
     arrays = {
         i: Array(k, f"X{i}", t.shape, t.dtype) for i, t in zip(computed, tensors, strict=True)
     }
-    expectation = Expectation(call, k, arrays)
+    expectation = ShapeCheck(call, k, arrays)
     check(expectation)
     if not expectation.is_empty:
         function = k.finish()
@@ -195,13 +195,13 @@ def expect(call: OperatorCall) -> None:
 
 
 @expects("GroupNormalization", "MeanVarianceNormalization", operands=[])
-def _like_first(e: Expectation) -> None:
+def _like_first(e: ShapeCheck) -> None:
     """ONNX's inference doesn't say that the result has the input's shape."""
     e.require(e.out == e.call.shape())
 
 
 @expects("MelWeightMatrix", operands=[])
-def _mel_weight_matrix(e: Expectation) -> None:
+def _mel_weight_matrix(e: ShapeCheck) -> None:
     bins, length = (e.call.known(i, "a size") for i in range(2))
     e.require(e.out == (int(length.reshape(())) // 2 + 1, int(bins.reshape(()))))
 
@@ -210,7 +210,7 @@ def _mel_weight_matrix(e: Expectation) -> None:
 
 
 @expects("Reshape", operands=[1])
-def _reshape(e: Expectation) -> None:
+def _reshape(e: ShapeCheck) -> None:
     """0 copies an axis, one -1 is what remains."""
     target, shape, k = e.values(1) or [], e.call.shape(), e.k
     copies = not e.call.node.get("allowzero", 0)
@@ -231,7 +231,7 @@ def _reshape(e: Expectation) -> None:
 
 
 @expects("Expand", operands=[1])
-def _expand(e: Expectation) -> None:
+def _expand(e: ShapeCheck) -> None:
     target, own = e.values(1) or [], e.call.shape()
     e.require(len(e.out) == max(len(target), len(own)))
     own = (1,) * (len(e.out) - len(own)) + own
@@ -241,7 +241,7 @@ def _expand(e: Expectation) -> None:
 
 
 @expects("Tile", operands=[1])
-def _tile(e: Expectation) -> None:
+def _tile(e: ShapeCheck) -> None:
     repeats, shape = e.values(1) or [], e.call.shape()
     e.require(len(repeats) == len(shape) == len(e.out))
     for count, own, n in zip(repeats, shape, e.out, strict=True):
@@ -252,39 +252,39 @@ def _tile(e: Expectation) -> None:
 
 
 @expects("ConstantOfShape", operands=[0])
-def _constant_of_shape(e: Expectation) -> None:
+def _constant_of_shape(e: ShapeCheck) -> None:
     e.require_shape(e.values(0) or [], e.out)
 
 
 @expects("CenterCropPad", operands=[1])
-def _center_crop_pad(e: Expectation) -> None:
+def _center_crop_pad(e: ShapeCheck) -> None:
     rank = len(e.out)
     axes = [int(a) % rank for a in e.call.node.get("axes", list(range(rank)))]
     e.require_shape(e.values(1) or [], [e.out[a] for a in axes])
 
 
 @expects("Col2Im", operands=[1, 2])
-def _col2im(e: Expectation) -> None:
+def _col2im(e: ShapeCheck) -> None:
     e.require_shape(e.values(1) or [], e.out[2:])
     blocks, block = col2im_blocks(e.call), e.values(2) or []
     e.require(any_of(*(all_of(*map(same, block, sizes)) for sizes in blocks)))
 
 
 @expects("Split", operands=[1])
-def _split(e: Expectation) -> None:
+def _split(e: ShapeCheck) -> None:
     axis = e.call.axis(e.call.rank(), 0)
     outputs = range(len(e.call.node.outputs))
     e.require_shape(e.values(1) or [], [e.call.output_shape(i)[axis] for i in outputs])
 
 
 @expects("Squeeze", operands=[1])
-def _squeeze(e: Expectation) -> None:
+def _squeeze(e: ShapeCheck) -> None:
     shape = e.call.shape()
     e.require_axes(1, len(shape), _ones_removed(shape, e.out))
 
 
 @expects("Unsqueeze", operands=[1])
-def _unsqueeze(e: Expectation) -> None:
+def _unsqueeze(e: ShapeCheck) -> None:
     e.require_axes(1, len(e.out), _ones_removed(e.out, e.call.shape()))
 
 
@@ -298,7 +298,7 @@ def _ones_removed(shape: Sequence[int], result: Sequence[int]) -> list[tuple[int
     ]
 
 
-def _reduction(e: Expectation) -> None:
+def _reduction(e: ShapeCheck) -> None:
     shape, count = e.call.shape(), e.call.shape(1)[0]
     keep = bool(e.call.node.get("keepdims", 1))
     if count == 0:
@@ -324,7 +324,7 @@ def reduced(shape: Sequence[int], axes: Sequence[int], *, keep: bool) -> tuple[i
 
 
 @expects("Resize", "Upsample", operands=[1, 2, 3])
-def _resize(e: Expectation) -> None:
+def _resize(e: ShapeCheck) -> None:
     from ...plan.sampling import Sampling, is_old
 
     node, shape = e.call.node, e.call.shape()
@@ -361,7 +361,7 @@ def _resize(e: Expectation) -> None:
 _FITTING = {"not_larger": tirx.min, "not_smaller": tirx.max}
 
 
-def _require_floor(e: Expectation, value: Expr, size: int) -> None:
+def _require_floor(e: ShapeCheck, value: Expr, size: int) -> None:
     found = bind(e.k, value)
     dtype = dtype_of(found)
     e.require(found >= number(size, dtype), found < number(size + 1, dtype))
@@ -373,14 +373,14 @@ def _others_stay(shape: Sequence[int], out: Sequence[int], axes: Sequence[int]) 
 
 
 @expects("AffineGrid", operands=[1])
-def _affine_grid(e: Expectation) -> None:
+def _affine_grid(e: ShapeCheck) -> None:
     """Sizes are [N, C, ...]; the grid is [N, ..., rank]."""
     sizes = e.values(1) or []
     e.require_shape([sizes[0], *sizes[2:]], e.out[:-1])
 
 
 @expects("MaxUnpool", operands=[2])
-def _max_unpool(e: Expectation) -> None:
+def _max_unpool(e: ShapeCheck) -> None:
     e.require_shape(e.values(2) or [], e.out)
 
 
@@ -388,14 +388,14 @@ def _max_unpool(e: Expectation) -> None:
 
 
 @expects("TopK", operands=[1])
-def _top_k(e: Expectation) -> None:
+def _top_k(e: ShapeCheck) -> None:
     shape = e.call.shape()
     axis = e.call.axis(len(shape), -1)
     e.require(e.out[axis] <= shape[axis], same(e.value(1), e.out[axis]))
 
 
 @expects("OneHot", operands=[1])
-def _one_hot(e: Expectation) -> None:
+def _one_hot(e: ShapeCheck) -> None:
     depth = e.value(1)
     n = e.out[e.call.axis(len(e.out), -1)]
     if isinstance(depth, (int, float)) or not is_float(e.call.dtype(1)):
@@ -405,7 +405,7 @@ def _one_hot(e: Expectation) -> None:
 
 
 @expects("Range", operands=[0, 1, 2])
-def _range(e: Expectation) -> None:
+def _range(e: ShapeCheck) -> None:
     """The smallest whole number that is at least (limit - start) / delta."""
     dtype = e.call.dtype()
     start, limit, delta = (e.value(i) for i in range(3))
@@ -421,12 +421,12 @@ def _range(e: Expectation) -> None:
 
 
 @expects("HannWindow", "HammingWindow", "BlackmanWindow", operands=[0])
-def _window(e: Expectation) -> None:
+def _window(e: ShapeCheck) -> None:
     e.require(same(e.value(0), e.out[0]))
 
 
 @expects("DFT", operands=[1, 2])
-def _dft(e: Expectation) -> None:
+def _dft(e: ShapeCheck) -> None:
     call, node, shape = e.call, e.call.node, e.call.shape()
     rank = len(shape)
     inverse, onesided = bool(node.get("inverse", 0)), bool(node.get("onesided", 0))
@@ -451,7 +451,7 @@ def _dft(e: Expectation) -> None:
 
 
 @expects("STFT", operands=[])
-def _stft(e: Expectation) -> None:
+def _stft(e: ShapeCheck) -> None:
     """The kernel itself counts the frames."""
     call, shape = e.call, e.call.shape()
     length = int(call.known(3, "frame_length").reshape(())) if call.has(3) else call.shape(2)[0]

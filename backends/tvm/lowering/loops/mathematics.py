@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from ...functions.definitions import Function
+from ...functions.definitions import ScalarFunction
 from ...tensorir.builder import llvm
 from ...tensorir.types import Expr
 from .base import dtype_of, is_float, number, select, to
@@ -189,7 +189,7 @@ class ScalarArithmetic:
         return softplus(x)
 
 
-def evaluate(function: Function, x: Expr, **parameters: float) -> Expr:
+def evaluate(function: ScalarFunction, x: Expr, **parameters: float) -> Expr:
     """A function of an expression."""
     return function.formula(ScalarArithmetic(dtype_of(x)), x, **parameters)
 

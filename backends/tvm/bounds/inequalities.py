@@ -1,6 +1,6 @@
-"""Linear forms over atoms, and what is known of them: ranges, inequalities, cases.
+"""Linear forms over quantities, and what is known of them: ranges, inequalities, cases.
 
-An atom is an integer that the analysis doesn't look into: a loop's variable, an element of
+A quantity is an integer that the analysis doesn't look into: a loop's variable, an element of
 memory, a quotient. Everything is integers without limits here, in Python's own arithmetic;
 whether machine integers agree is for `values.py` to ask.
 """
@@ -17,7 +17,7 @@ _DEPTH = 4
 
 
 class Linear:
-    """`const` + the sum of coefficient * atom; coefficients aren't zero."""
+    """`const` + the sum of coefficient * quantity; coefficients aren't zero."""
 
     __slots__ = ("const", "terms")
 
@@ -30,12 +30,12 @@ class Linear:
         if not other.terms:
             return Linear(self.const + factor * other.const, self.terms)
         terms = dict(self.terms)
-        for atom, coefficient in other.terms.items():
-            total = terms.get(atom, 0) + factor * coefficient
+        for quantity, coefficient in other.terms.items():
+            total = terms.get(quantity, 0) + factor * coefficient
             if total:
-                terms[atom] = total
+                terms[quantity] = total
             else:
-                del terms[atom]
+                del terms[quantity]
         return Linear(self.const + factor * other.const, terms)
 
     def times(self, factor: int) -> Linear:
@@ -61,14 +61,14 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Where all of `given` are at least 0, the atom is `value`."""
+    """Where all of `given` are at least 0, the quantity is `value`."""
 
     given: tuple[Linear, ...]
     value: Linear
 
 
 @dataclasses.dataclass(frozen=True)
-class Atom:
+class Quantity:
     """`low` and `high` hold everywhere; one of `cases`, if any, does. `data` says that the
     integer depends on what memory holds when the kernel runs."""
 
@@ -81,22 +81,22 @@ class Atom:
 Direction = tuple[tuple[int, int], ...]
 
 
-class Facts:
-    """All atoms, and the inequalities that hold at the place that the analysis looks at."""
+class Inequalities:
+    """All quantities, and the inequalities that hold at the place that the analysis looks at."""
 
     def __init__(self) -> None:
-        self.atoms: list[Atom] = []
+        self.quantities: list[Quantity] = []
         self._ranges: dict[Direction, tuple[float, float]] = {}
-        self._directions: dict[int, list[Direction]] = {}  # by the atoms in them
+        self._directions: dict[int, list[Direction]] = {}  # by the quantities in them
         self._unreachable = False  # where a condition holds that never does
 
-    def atom(self, atom: Atom) -> Linear:
-        """A new atom."""
-        self.atoms.append(atom)
-        return Linear(0, {len(self.atoms) - 1: 1})
+    def quantity(self, quantity: Quantity) -> Linear:
+        """A new quantity."""
+        self.quantities.append(quantity)
+        return Linear(0, {len(self.quantities) - 1: 1})
 
     def is_data(self, form: Linear) -> bool:
-        return any(self.atoms[a].data for a in form.terms)
+        return any(self.quantities[a].data for a in form.terms)
 
     @contextlib.contextmanager
     def given(self, forms: Sequence[Linear]) -> Iterator[None]:
@@ -115,8 +115,8 @@ class Facts:
         direction, factor = form.direction()
         found = self._ranges.get(direction)
         if found is None:
-            for atom, _ in direction:
-                known = self._directions.setdefault(atom, [])
+            for quantity, _ in direction:
+                known = self._directions.setdefault(quantity, [])
                 if direction not in known:
                     known.append(direction)
         low, high = found or (-math.inf, math.inf)
@@ -129,19 +129,22 @@ class Facts:
     def widest(self, form: Linear) -> tuple[int, int]:
         """Bounds of a form that hold everywhere."""
         low = high = form.const
-        for atom, coefficient in form.terms.items():
-            ends = [coefficient * end for end in (self.atoms[atom].low, self.atoms[atom].high)]
+        for quantity, coefficient in form.terms.items():
+            ends = [
+                coefficient * end
+                for end in (self.quantities[quantity].low, self.quantities[quantity].high)
+            ]
             low, high = low + min(ends), high + max(ends)
         return low, high
 
     def narrow(self, form: Linear, low: int, high: int) -> tuple[int, int]:
-        """Bounds of a form, made tighter by its atoms' and by what is known of it directly."""
+        """Bounds of a form, made tighter by its quantities' and by what is known of it directly."""
         const, terms = form.const, form.terms
         if not terms:
             return const, const
         least = most = const
-        for atom, coefficient in terms.items():
-            bottom, top = self.bounds(atom)
+        for quantity, coefficient in terms.items():
+            bottom, top = self.bounds(quantity)
             if coefficient > 0:
                 least += coefficient * bottom
                 most += coefficient * top
@@ -168,7 +171,7 @@ class Facts:
         related = dict.fromkeys(d for a in form.terms for d in self._directions.get(a, ()))
         for direction in related:
             if len(direction) == 1 or direction not in self._ranges:
-                continue  # of an atom by itself `_least` knows
+                continue  # of a quantity by itself `_least` knows
             low, high = self._ranges[direction]
             for scale, factor in _factors(form, direction):
                 end = low if factor > 0 else high
@@ -179,25 +182,25 @@ class Facts:
                 rest = scaled.plus(Linear(-int(end), dict(direction)), -factor)
                 if self.is_at_least_0(rest, depth - 1):
                     return True
-        for atom, coefficient in form.terms.items():
-            cases = self.atoms[atom].cases
-            if cases and all(self._holds(form, atom, coefficient, c, depth) for c in cases):
+        for quantity, coefficient in form.terms.items():
+            cases = self.quantities[quantity].cases
+            if cases and all(self._holds(form, quantity, coefficient, c, depth) for c in cases):
                 return True
         return False
 
-    def _holds(self, form: Linear, atom: int, coefficient: int, case: Case, depth: int) -> bool:
-        replaced = form.plus(Linear(0, {atom: 1}), -coefficient).plus(case.value, coefficient)
-        given = [*case.given, _equal(atom, case.value), _equal(atom, case.value).times(-1)]
+    def _holds(self, form: Linear, quantity: int, coefficient: int, case: Case, depth: int) -> bool:
+        replaced = form.plus(Linear(0, {quantity: 1}), -coefficient).plus(case.value, coefficient)
+        given = [*case.given, _equal(quantity, case.value), _equal(quantity, case.value).times(-1)]
         with self.given(given):
             if any(self._most(g) < 0 for g in case.given):
                 return True  # this case doesn't occur
             return self.is_at_least_0(replaced, depth - 1)
 
     def _least(self, form: Linear) -> float:
-        """A lower bound of a form, from what is known of each atom."""
+        """A lower bound of a form, from what is known of each quantity."""
         least: float = form.const
-        for atom, coefficient in form.terms.items():
-            low, high = self.bounds(atom)
+        for quantity, coefficient in form.terms.items():
+            low, high = self.bounds(quantity)
             least += coefficient * (low if coefficient > 0 else high)
         direct = -math.inf
         if form.terms and self._ranges:
@@ -207,27 +210,27 @@ class Facts:
     def _most(self, form: Linear) -> float:
         return -self._least(form.times(-1))
 
-    def bounds(self, atom: int) -> tuple[int, int]:
-        """What is known here of an atom by itself."""
-        known = self.atoms[atom]
+    def bounds(self, quantity: int) -> tuple[int, int]:
+        """What is known here of a quantity by itself."""
+        known = self.quantities[quantity]
         if not self._ranges:
             return known.low, known.high
-        low, high = self._ranges.get(((atom, 1),), (known.low, known.high))
+        low, high = self._ranges.get(((quantity, 1),), (known.low, known.high))
         return max(known.low, low), min(known.high, high)  # type: ignore[return-value]
 
 
 _WIDEST = -(1 << 200), 1 << 200
 
 
-def _equal(atom: int, value: Linear) -> Linear:
-    return Linear(0, {atom: 1}).plus(value, -1)
+def _equal(quantity: int, value: Linear) -> Linear:
+    return Linear(0, {quantity: 1}).plus(value, -1)
 
 
 def _factors(form: Linear, direction: Direction) -> Iterator[tuple[int, int]]:
     """Scales of a form and multiples of a direction that cancel one of the form's terms."""
     seen = set()
-    for atom, coefficient in direction:
-        own = form.terms.get(atom)
+    for quantity, coefficient in direction:
+        own = form.terms.get(quantity)
         if own is not None:
             common = math.gcd(own, coefficient)
             scale, factor = abs(coefficient) // common, own // common
