@@ -7,22 +7,22 @@ without their dilation, and may be negative.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper
 
 from .graph import Node, normalize_domain, type_shape
+from .symbolic.expressions import symbol
+from .symbolic.spatial import automatic_padding, pooled_sizes
 
 POOLING = ("AveragePool", "LpPool", "MaxPool")
 
 
 def automatic_pads(size: int, kernel: int, stride: int, *, lower: bool) -> tuple[int, int]:
-    """What `auto_pad` adds before and after an axis; `lower`: the odd one before.
-
-    Where strides are longer than windows it may be negative: pixels that pooling leaves out.
-    """
-    total = (-(-size // stride) - 1) * stride + kernel - size
+    """What `auto_pad` adds before and after an axis; `lower`: the odd one before."""
+    total = automatic_padding(size, kernel, stride)
+    assert isinstance(total, int)
     before = int((total + lower) / 2)
     return before, total - before
 
@@ -37,34 +37,6 @@ def same_pads(node: Node, size: int, kernel: int, stride: int, dilation: int) ->
         return automatic_pads(size, kernel, stride, lower=lower)
     before, after = automatic_pads(size, (kernel - 1) * dilation + 1, stride, lower=lower)
     return max(0, before), max(0, after)
-
-
-def pooled_sizes(attributes: Mapping[str, Any], sizes: Sequence[int | None]) -> list[int | None]:
-    """The size of each spatial axis after pooling, None where it was unknown."""
-    rank = len(sizes)
-    kernel = attributes["kernel_shape"]
-    strides = attributes.get("strides") or [1] * rank
-    dilations = attributes.get("dilations") or [1] * rank
-    pads = attributes.get("pads") or [0] * 2 * rank
-    automatic = attributes.get("auto_pad", "NOTSET")
-    result: list[int | None] = []
-    for axis, size in enumerate(sizes):
-        if size is None:
-            result.append(None)
-            continue
-        before, after = pads[axis], pads[axis + rank]
-        if automatic == "VALID":
-            before = after = 0
-        elif automatic in ("SAME_UPPER", "SAME_LOWER"):
-            lower = automatic == "SAME_LOWER"
-            before, after = automatic_pads(size, kernel[axis], strides[axis], lower=lower)
-        room = size + before + after - dilations[axis] * (kernel[axis] - 1) - 1
-        count = room // strides[axis] + 1
-        if attributes.get("ceil_mode", 0):
-            count = -(-room // strides[axis]) + 1
-            count -= (count - 1) * strides[axis] >= size + before
-        result.append(count)
-    return result
 
 
 def may_differ(node: NodeProto) -> bool:
@@ -141,7 +113,9 @@ def _sizes(node: NodeProto, before: TypeProto | None) -> tuple[list[int | None],
     if shape is None or len(shape) - 2 != len(given.get("kernel_shape", [])):
         return [], []
     sizes = [size if isinstance(size, int) else None for size in shape[2:]]
-    return sizes, pooled_sizes(given, sizes)
+    symbols = [symbol(f"axis{i}") if size is None else size for i, size in enumerate(sizes)]
+    counts = pooled_sizes(given.get, symbols)
+    return sizes, [count if isinstance(count, int) else None for count in counts]
 
 
 def _forget(graph: GraphProto, names: set[str]) -> None:

@@ -10,8 +10,8 @@ from ..infer import infer_node
 from ..model import Model
 from . import expressions as e
 from .expressions import Expression, Size, bounded, symbol
-from .facts import HEAVIEST, INTEGERS, LIMIT, Contents, Facts, Shape, constant_contents
-from .registry import contents_rules, find_contents, find_shapes
+from .facts import HEAVIEST, LIMIT, Contents, Facts, Shape, constant_contents
+from .registry import find_contents, find_shapes
 
 
 class Admitted(NamedTuple):
@@ -123,8 +123,6 @@ class SizeAnalysis(Facts):
         self._find_contents(node)
 
     def _find_contents(self, node: Node) -> None:
-        if node.op_type not in contents_rules() or not _may_hold_sizes(node):
-            return
         for value, found in zip(node.outputs, find_contents(node, self), strict=False):
             if value is None or found is None or found.size > LIMIT:
                 continue
@@ -183,17 +181,6 @@ class SizeAnalysis(Facts):
                 name += "'"
             self._sizes[name], self._names[size] = size, name
         return self._names[size]
-
-
-def _may_hold_sizes(node: Node) -> bool:
-    """Whether the results are small tensors of integers, as far as is known."""
-    output = node.output(0)
-    if output is None or output.dtype not in INTEGERS:
-        return False
-    count = 1
-    for size in output.shape or ():
-        count *= size if isinstance(size, int) else 1
-    return count <= LIMIT
 
 
 def _is_vague(size: Size) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from types import MappingProxyType
 from typing import TypeVar
 
+from onnx import TensorProto
+
 from ..errors import RuleError, SecateurError
 from ..graph import Node, normalize_domain
-from .facts import Contents, Facts, Misfit, Shape
+from .facts import INTEGERS, LIMIT, Contents, Facts, Misfit, Shape
 
 ShapeRule = Callable[[Node, Facts], Sequence["Shape | None"]]
 """The shapes of a node's results; None for those of which nothing is known."""
@@ -79,7 +82,17 @@ def find_shapes(node: Node, facts: Facts) -> Sequence[Shape | None]:
 
 def find_contents(node: Node, facts: Facts) -> Sequence[Contents | None]:
     """The same of their elements."""
+    if node.op_type not in contents_rules() or not _may_hold_sizes(node):
+        return ()
     return _apply(contents_rules(), node, facts)
+
+
+def _may_hold_sizes(node: Node) -> bool:
+    """Whether the first result is a small tensor of integers, as far as is known."""
+    output = node.output(0)
+    if output is None or output.dtype not in (*INTEGERS, TensorProto.UNDEFINED):
+        return False
+    return math.prod(size for size in output.shape or () if isinstance(size, int)) <= LIMIT
 
 
 def _apply(
