@@ -64,6 +64,7 @@ class Copier:
             overload=node.overload,
             extra=node.extra,
         )
+        copy.inference = node.inference
         for body in copy.subgraphs():
             body.parent = copy
         return copy

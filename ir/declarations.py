@@ -10,9 +10,19 @@ from collections.abc import Callable
 
 from onnx import GraphProto, TensorProto, TypeProto
 
+from .collection import paused_garbage_collection
 from .errors import ModelError
 from .graph import Graph, Node, Value, tensor_type, type_shape
-from .infer import VALUE_LIMIT, infer_node, infer_proto, infer_shapes, inferred_types
+from .infer import (
+    VALUE_LIMIT,
+    covers,
+    infer_changed,
+    infer_node,
+    infer_proto,
+    infer_shapes,
+    inferred_types,
+)
+from .inferred import is_static, note_inference
 from .model import Model
 from .onnx_io import to_proto_without_weights
 from .pooled_shapes import may_differ
@@ -23,14 +33,33 @@ from .stand_ins import all_nodes
 def check_declarations(model: Model) -> set[Value]:
     """Raise ModelError, naming value and node, where a declaration contradicts inference.
 
-    Returns the values of which the declaration says more than inference finds.
+    Returns the values of which the declaration says more than inference finds. Only nodes
+    that have changed since the last time are looked at, as long as these are few.
 
     First everything is inferred from the inputs alone. Behind values of which that says
     less than their declaration, each node is inferred from the types declared for its
     operands, so that two declarations that exclude each other are found, too. Declarations
-    behind pooling that repeat a mistake of ONNX's inference are corrected instead.
+    behind pooling that repeat a mistake of ONNX's inference are corrected instead. Values
+    get the static types that are found, so that later inference need not find them again.
     """
-    return _walk(model, _refuse)
+    if infer_changed(model, _compare):
+        nodes = [node for graph in model.graph.all_graphs() for node in graph.nodes]
+        if all(
+            node.inference is not None and node.inference.is_proven is not None for node in nodes
+        ):
+            return {
+                value
+                for node in nodes
+                for value in node.outputs
+                if value is not None and not (node.inference and node.inference.is_proven)
+            }
+    with paused_garbage_collection():
+        return _walk(model, _refuse)
+
+
+def _compare(node: Node, value: Value, found: TypeProto) -> None:
+    if _contradict(value.type, found):
+        _refuse(node, value, found)
 
 
 def correct_declarations(model: Model) -> list[str]:
@@ -93,6 +122,7 @@ class _Checker:
         self.model = model
         self.resolve = resolve
         self.claims: set[Value] = set()
+        self.versions = model.opsets
 
     def check(self, graph: Graph, proto: GraphProto) -> None:
         types = inferred_types(proto)
@@ -104,20 +134,38 @@ class _Checker:
             ]
             for inner, body in zip(node.subgraphs(), inferred, strict=False):
                 self.check(inner, body)
+            follows_claims = not self.claims.isdisjoint(node.inputs)
             local = self._local_types(node)
+            is_proven = True
             for value, found in zip(node.outputs, local, strict=True):
                 if value is None:
                     continue
-                for type in (types.get(value.name), found):
+                whole = types.get(value.name)
+                if found is None and _take_static_type(value, whole):
+                    continue
+                for type in (whole, found):
                     if type is not None and _contradict(value.type, type):
                         self.resolve(node, value, type)
-                if not _covers(types.get(value.name), value.type):
+                if not covers(whole, value):
                     self.claims.add(value)
+                    is_proven = False
+            if not follows_claims and all(map(is_static, node.outputs)):
+                note_inference(node, self.model, self.versions, is_proven=is_proven)
 
     def _local_types(self, node: Node) -> list[TypeProto | None]:
         if self.claims.isdisjoint(node.inputs):
             return [None] * len(node.outputs)
         return infer_node(self.model, node)
+
+
+def _take_static_type(value: Value, found: TypeProto | None) -> bool:
+    """Let a value of which the file declares nothing have its type, where sizes are known."""
+    if value.type is not None or found is None or value.info is not None or value.is_graph_output:
+        return False
+    value.type = found
+    if not is_static(value):
+        value.type = None
+    return value.type is not None
 
 
 def _contradict(claim: TypeProto | None, found: TypeProto) -> bool:
@@ -161,14 +209,3 @@ def _shown(type: TypeProto | None) -> str:
     name = TensorProto.DataType.Name(tensor.elem_type).lower() if known else "?"
     sizes = "" if shape is None else ", ".join("?" if s is None else str(s) for s in shape)
     return name if shape is None else f"{name}[{sizes}]"
-
-
-def _covers(found: TypeProto | None, declared: TypeProto | None) -> bool:
-    """Whether inference alone knows what a declaration says."""
-    known, claimed = type_shape(found), type_shape(declared)
-    if claimed is None:
-        return True
-    return known is not None and all(
-        isinstance(size, int) or not isinstance(claim, int)
-        for size, claim in zip(known, claimed, strict=False)
-    )

@@ -190,6 +190,17 @@ class Attribute:
         return value
 
 
+class Inference(NamedTuple):
+    """What is noted at a node whose results' types are inferred (inferred.py).
+
+    `basis` is what they were inferred from and what they are. `is_proven` says whether
+    inference from the operands alone gives them; None where that wasn't asked.
+    """
+
+    basis: tuple[object, ...]
+    is_proven: bool | None
+
+
 class Node:
     """One operation. Inputs and outputs may hold None where ONNX allows an empty name."""
 
@@ -199,6 +210,7 @@ class Node:
         "domain",
         "extra",
         "graph",
+        "inference",
         "name",
         "op_type",
         "outputs",
@@ -224,6 +236,7 @@ class Node:
         self.attributes = attributes if attributes is not None else {}
         self.extra = extra
         self.graph: Graph | None = None
+        self.inference: Inference | None = None
         self._inputs: list[Value | None] = list(inputs)
         for index, value in enumerate(self._inputs):
             if value is not None:

@@ -12,8 +12,10 @@ import onnx
 from onnx import ModelProto, NodeProto, TypeProto, helper
 
 from . import inference_faults, pooled_shapes
+from .collection import paused_garbage_collection
 from .errors import MISFITS, ModelError, RuleError, UnsupportedError
 from .graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
+from .inferred import ComputedSizes, is_fresh, is_static, note_inference
 from .model import Model
 from .onnx_io import to_proto_without_weights
 from .ops import Trait, operators, with_trait
@@ -39,10 +41,78 @@ def infer_shapes(model: Model) -> None:
     """Fill in `Value.type` wherever ONNX's inference (with data propagation) finds it.
 
     Known types are kept where inference says less. Raises ModelError, naming the
-    node, where the model contradicts itself.
+    node, where the model contradicts itself. Only nodes that have changed since the last
+    time are looked at, as long as these are few.
     """
-    found, corrected = _infer_right(to_proto_without_weights(model, VALUE_LIMIT))
-    _take_graph_types(model.graph, found.graph, corrected)
+    with paused_garbage_collection():
+        if infer_changed(model):
+            return
+        found, corrected = _infer_right(to_proto_without_weights(model, VALUE_LIMIT))
+        _take_graph_types(model.graph, found.graph, corrected)
+        versions = model.opsets
+        for graph in model.graph.all_graphs():
+            for node in graph.nodes:
+                note_inference(node, model, versions, is_proven=None)
+
+
+_FEW = 16
+"""Nodes about which ONNX is asked one by one in any graph; in large ones a sixteenth of all,
+since asking about one takes as long as ten of a whole model."""
+
+
+def infer_changed(
+    model: Model, resolve: Callable[[Node, Value, TypeProto], None] | None = None
+) -> bool:
+    """Infer the results of the nodes that have changed since the model was inferred.
+
+    False where that takes inference of the whole model: it never ran, much has changed, or
+    something that only it follows. `resolve` is called for what is found of a value.
+    """
+    if all(node.inference is None for node in model.graph.nodes):
+        return False
+    versions, sizes = model.opsets, ComputedSizes(model)
+    left = max(_FEW, len(model.graph.nodes) // 16)
+    for node in model.graph.nodes:
+        if is_fresh(node, versions):
+            continue
+        if sizes.confirms(node):
+            note_inference(node, model, versions, is_proven=True)
+            continue
+        left -= 1
+        if left < 0 or not _is_inferred_alone(node, model):
+            return False
+        known = sizes.known(node)
+        found = infer_node(model, node, known or {})
+        for value, type in zip(node.outputs, found, strict=True):
+            if value is not None and type is not None and resolve is not None:
+                resolve(node, value, type)
+            if value is not None:
+                _take_type(value, type)
+        if known is None and not all(map(is_static, node.outputs)):
+            return False  # propagation by value knows more of symbols
+        is_proven = all(map(covers, found, node.outputs))
+        note_inference(node, model, versions, is_proven=is_proven)
+    return True
+
+
+def _is_inferred_alone(node: Node, model: Model) -> bool:
+    return (
+        not node.subgraphs()
+        and node.op_type not in REPLACED
+        and (node.domain, node.op_type, node.overload) not in model.functions
+    )
+
+
+def covers(found: TypeProto | None, value: Value | None) -> bool:
+    """Whether an inferred type says all that is known of a value."""
+    claimed = None if value is None else type_shape(value.type)
+    if claimed is None:
+        return True
+    known = type_shape(found)
+    return known is not None and all(
+        isinstance(size, int) or not isinstance(claim, int)
+        for size, claim in zip(known, claimed, strict=False)
+    )
 
 
 def infer_proto(proto: ModelProto) -> ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..ir.declarations import check_declarations
 from ..ir.dependencies.batch import Batch, find_batch
 from ..ir.errors import UnsupportedError
 from ..ir.graph import tensor_type
@@ -37,4 +38,4 @@ def take_one_sample(model: Model, batch: Batch) -> None:
     for value, shape in batch.shapes.items():
         if value.const is None and tensor_type(value.type) is not None:
             value.set_tensor_type(value.dtype, shape)
-    infer_shapes(model)
+    check_declarations(model)

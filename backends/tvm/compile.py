@@ -101,8 +101,8 @@ def compile_model(
     """
     start = time.perf_counter()
     path = Path(path)
-    check_declarations(model)
     work = model.clone()
+    check_declarations(work)
     for step in simplify_pipeline():
         step.run(work)
     infer_shapes(work)

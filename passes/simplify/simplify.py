@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from onnx import TypeProto
 
+from ...ir.collection import paused_garbage_collection
 from ...ir.graph import Value, make_tensor_type, tensor_type, type_shape
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
@@ -75,7 +75,7 @@ class Simplify(Pass):
         limits = Limits(self.size_limit, self.weight_limit)
         run = _Run(model, limits, allow_contrib=self.allow_contrib)
         run.applied["fold_constants"] += lifted
-        with _paused_garbage_collection():
+        with paused_garbage_collection():
             run.until_known()
             stopped = stop_impossible_branches(model)
             if stopped:
@@ -163,19 +163,6 @@ class _Run:
         analysis.is_stale |= has_declared
         analysis.has_declared |= has_declared
         return constants + results
-
-
-@contextmanager
-def _paused_garbage_collection() -> Iterator[None]:
-    """Graphs are large webs of objects that live on: looking through them again and again
-    for garbage would take a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextmanager
