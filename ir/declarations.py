@@ -15,6 +15,7 @@ from .errors import ModelError
 from .graph import Graph, Node, Value, tensor_type, type_shape
 from .infer import (
     VALUE_LIMIT,
+    contradict,
     covers,
     infer_changed,
     infer_node,
@@ -58,7 +59,7 @@ def check_declarations(model: Model) -> set[Value]:
 
 
 def _compare(node: Node, value: Value, found: TypeProto) -> None:
-    if _contradict(value.type, found):
+    if contradict(value.type, found):
         _refuse(node, value, found)
 
 
@@ -144,7 +145,7 @@ class _Checker:
                 if found is None and _take_static_type(value, whole):
                     continue
                 for type in (whole, found):
-                    if type is not None and _contradict(value.type, type):
+                    if type is not None and contradict(value.type, type):
                         self.resolve(node, value, type)
                 if not covers(whole, value):
                     self.claims.add(value)
@@ -166,27 +167,6 @@ def _take_static_type(value: Value, found: TypeProto | None) -> bool:
     if not is_static(value):
         value.type = None
     return value.type is not None
-
-
-def _contradict(claim: TypeProto | None, found: TypeProto) -> bool:
-    """Whether a declared type excludes an inferred one; a size of 0 counts as left open."""
-    if claim is None:
-        return False
-    kinds = {claim.WhichOneof("value"), found.WhichOneof("value")} - {None}
-    if len(kinds) > 1:
-        return True
-    declared, inferred = tensor_type(claim), tensor_type(found)
-    if declared is None or inferred is None:
-        return False
-    types = (declared.elem_type, inferred.elem_type)
-    if TensorProto.UNDEFINED not in types and types[0] != types[1]:
-        return True
-    claimed, known = type_shape(claim), type_shape(found)
-    if claimed is None or known is None:
-        return False
-    sizes = zip(claimed, known, strict=False)
-    differ = any(isinstance(a, int) and isinstance(b, int) and a and a != b for a, b in sizes)
-    return differ or len(claimed) != len(known)
 
 
 def _refuse(node: Node, value: Value, found: TypeProto) -> None:

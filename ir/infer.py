@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import onnx
-from onnx import ModelProto, NodeProto, TypeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper
 
 from . import inference_faults, pooled_shapes
 from .collection import paused_garbage_collection
@@ -90,8 +90,11 @@ def infer_changed(
                 _take_type(value, type)
         if known is None and not all(map(is_static, node.outputs)):
             return False  # propagation by value knows more of symbols
-        is_proven = all(map(covers, found, node.outputs))
-        note_inference(node, model, versions, is_proven=is_proven)
+        node.inference = None
+        pairs = [(v, t) for v, t in zip(node.outputs, found, strict=True) if v is not None]
+        if not any(type is not None and contradict(value.type, type) for value, type in pairs):
+            is_proven = all(covers(type, value) for value, type in pairs)
+            note_inference(node, model, versions, is_proven=is_proven)
     return True
 
 
@@ -101,6 +104,27 @@ def _is_inferred_alone(node: Node, model: Model) -> bool:
         and node.op_type not in REPLACED
         and (node.domain, node.op_type, node.overload) not in model.functions
     )
+
+
+def contradict(claim: TypeProto | None, found: TypeProto) -> bool:
+    """Whether a declared type excludes an inferred one; a size of 0 counts as left open."""
+    if claim is None:
+        return False
+    kinds = {claim.WhichOneof("value"), found.WhichOneof("value")} - {None}
+    if len(kinds) > 1:
+        return True
+    declared, inferred = tensor_type(claim), tensor_type(found)
+    if declared is None or inferred is None:
+        return False
+    types = (declared.elem_type, inferred.elem_type)
+    if TensorProto.UNDEFINED not in types and types[0] != types[1]:
+        return True
+    claimed, known = type_shape(claim), type_shape(found)
+    if claimed is None or known is None:
+        return False
+    sizes = zip(claimed, known, strict=False)
+    differ = any(isinstance(a, int) and isinstance(b, int) and a and a != b for a, b in sizes)
+    return differ or len(claimed) != len(known)
 
 
 def covers(found: TypeProto | None, value: Value | None) -> bool:

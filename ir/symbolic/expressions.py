@@ -299,7 +299,7 @@ def floor_divide(a: Size, b: Size) -> Size:
     """Integer division that rounds down. The divisor is taken to be other than zero."""
     if isinstance(a, int) and isinstance(b, int) and b != 0:
         return a // b
-    if b == 1:
+    if b == 1 or a == 0:
         return a
     exact = divide_exactly(a, b)
     if exact is not None:
@@ -442,7 +442,9 @@ FUNCTIONS: dict[str, Callable[..., Size]] = {
 
 
 def _function(op: str, operands: tuple[Size, ...], range: Range) -> Size:
-    """A function of sizes that is equal to itself only."""
+    """A function of sizes that is equal to itself only; what can only be one number is that."""
+    if range.low is not None and range.low == range.high:
+        return range.low
     key = f"{op}({', '.join(map(str, operands))})"
     if len(key) > _LONGEST:
         return _cut_off(key, range)
@@ -509,7 +511,7 @@ def _range_of_product(ranges: list[Range]) -> Range:
 def _range_of_quotient(a: tuple[int | None, int | None], b: tuple[int | None, int | None]) -> Range:
     """The range of a / b, rounded down, where b is positive."""
     (p, q), (r, s) = a, b
-    if r is None or r < 0:
+    if r is None or r < 0 or s == 0:
         return ANY
     r = max(r, 1)  # nothing is divided by zero
     low = None if p is None else p // r if p < 0 else 0 if s is None else p // s

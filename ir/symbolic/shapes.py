@@ -71,7 +71,7 @@ def is_size(element: Size) -> bool:
         return element >= 0
     return e.is_nonnegative(element) or not (
         e.mentions(element, "choose", "equal", "less", "long")
-        or any(leaf.op == "unknown" and leaf.range.low is None for leaf in e.leaves(element))
+        or any(leaf.range.low is None or leaf.range.low < 0 for leaf in e.leaves(element))
     )
 
 
