@@ -70,7 +70,8 @@ def infer_changed(
     """
     if all(node.inference is None for node in model.graph.nodes):
         return False
-    versions, sizes = model.opsets, ComputedSizes(model)
+    operators()  # with the stand-ins that packages bring along
+    foreign, versions, sizes = replaced(), model.opsets, ComputedSizes(model)
     left = max(_FEW, len(model.graph.nodes) // 16)
     for node in model.graph.nodes:
         if is_fresh(node, versions):
@@ -79,7 +80,7 @@ def infer_changed(
             note_inference(node, model, versions, is_proven=True)
             continue
         left -= 1
-        if left < 0 or not _is_inferred_alone(node, model):
+        if left < 0 or node.op_type in foreign or not _is_inferred_alone(node, model):
             return False
         known = sizes.known(node)
         found = infer_node(model, node, known or {})
@@ -100,9 +101,7 @@ def infer_changed(
 
 def _is_inferred_alone(node: Node, model: Model) -> bool:
     return (
-        not node.subgraphs()
-        and node.op_type not in REPLACED
-        and (node.domain, node.op_type, node.overload) not in model.functions
+        not node.subgraphs() and (node.domain, node.op_type, node.overload) not in model.functions
     )
 
 
