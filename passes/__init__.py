@@ -1,0 +1,1 @@
+"""What changes a model: passes, their manager, and the text form of pipelines of them."""

@@ -181,6 +181,31 @@ def test_the_root_folders_are_imported_through_the_package() -> None:
     assert not wrong
 
 
+def packages() -> list[Path]:
+    """The `__init__.py` of every folder of the package."""
+    paths = [*own_sources(), *(path for folder in LAYERS for path in sources(folder))]
+    return [path for path in paths if path.name == "__init__.py"]
+
+
+def test_every_folder_says_what_it_holds() -> None:
+    folders = {path.parent for folder in (*LAYERS, "secateur") for path in sources(folder)}
+    linked = {ROOT / "secateur" / folder for folder in (*LAYERS, "models")}
+    own = {f for f in folders if not any(f == other or other in f.parents for other in linked)}
+    assert not [f for f in own if not (f / "__init__.py").exists()]
+    silent = [p for p in packages() if not ast.get_docstring(ast.parse(p.read_text("utf-8")))]
+    assert not silent
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """One word, one meaning: docs/lexicon.md. What begins with an underscore is its file's own."""
+    found: dict[str, list[str]] = {}
+    for path in [*own_sources(), *(path for folder in LAYERS for path in sources(folder))]:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert not {name: paths for name, paths in found.items() if len(paths) > 1}
+
+
 @pytest.mark.parametrize("folder", [*LAYERS, "models", "tests", "secateur"])
 def test_files_stay_readable(folder: str) -> None:
     paths = own_sources() if folder == "secateur" else sources(folder)

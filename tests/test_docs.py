@@ -27,9 +27,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_pages_are_listed() -> None:
     listed = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    listed += (ROOT / "README.md").read_text(encoding="utf-8")
     for page in PAGES[1:]:
-        assert page.name in listed, f"nothing links {page.name}"
+        assert page.name == "README.md" or f"]({page.name})" in listed, f"no line for {page.name}"
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "lexicon.md"])
+def test_files_that_pages_name_are_there(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+(?:\.py|\.c|/))`", text)
+    assert len(named) >= 4
+    assert not [name for name in named if not (ROOT / name).exists()]
 
 
 def blocks(page: str, language: str) -> list[str]:
