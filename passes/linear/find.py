@@ -11,7 +11,7 @@ import numpy as np
 from ...ir.graph import Node, Value, normalize_domain
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
-from .layers import Convolution, Layer, Normalization, Product
+from .layers import ConvolutionLayer, Layer, Normalization, Product
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _convolution(
 ) -> Layer | str:
     if node.input(2) is not None and model.constant(node.input(2)) is None:
         return "its bias is computed"
-    return Convolution(model, node, source, result)
+    return ConvolutionLayer(model, node, source, result)
 
 
 def _gemm(model: Model, node: Node, source: Value, result: Value, weights: Tensor) -> Layer | str:

@@ -74,7 +74,7 @@ def _vector(model: Model, node: Node, position: int, size: int) -> Doubles:
     return np.zeros(size) if tensor is None else np.asarray(tensor.numpy(), np.float64).reshape(-1)
 
 
-class Convolution(Layer):
+class ConvolutionLayer(Layer):
     """Conv and ConvTranspose in any number of dimensions, with groups."""
 
     def __init__(self, model: Model, node: Node, source: Value, result: Value) -> None:

@@ -24,7 +24,7 @@ from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 from ..linear.divergence import Divergence
 from ..linear.find import find_layer
-from ..linear.layers import Convolution, Layer, Normalization, Product, pick
+from ..linear.layers import ConvolutionLayer, Layer, Normalization, Product, pick
 from ..linear.moments import RIDGE, Doubles, Moments
 from ..linear.walk import Walk
 from .importance import Scores
@@ -246,7 +246,7 @@ def _sensitivity(layer: Layer, walk: Walk, outputs: Sequence[str], seed: int) ->
 
 
 def _taps(layer: Layer) -> int:
-    return int(np.prod(layer.kernel)) if isinstance(layer, Convolution) else 1
+    return int(np.prod(layer.kernel)) if isinstance(layer, ConvolutionLayer) else 1
 
 
 def _labels(analysis: Analysis, layer: Layer, wanted: set[Dim]) -> list[dict[Dim, Labels]]:
@@ -254,11 +254,11 @@ def _labels(analysis: Analysis, layer: Layer, wanted: set[Dim]) -> list[dict[Dim
     parameter = analysis.parameters.get(Use(layer.node, 1))
     if parameter is None or isinstance(layer, Normalization):
         return []
-    groups = layer.groups if isinstance(layer, Convolution) else 1
+    groups = layer.groups if isinstance(layer, ConvolutionLayer) else 1
     position = 0
     if isinstance(layer, Product):
         position = 1 if layer.transposed else 0
-    elif isinstance(layer, Convolution):
+    elif isinstance(layer, ConvolutionLayer):
         position = 0 if layer.transposed else 1
     axes = [block[position] for block in parameter.blocks]
     if len(axes) not in (1, groups):
