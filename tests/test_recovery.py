@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from secateur.passes.linear.divergence import Divergence
 from secateur.passes.linear.opening import open_batch
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import PruneChannels, Recover
+from secateur.passes.prune.importance import CRITERIA, group_scores
 from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.recovery import recover
 from secateur.passes.sizes import infer_sizes
@@ -244,3 +246,60 @@ def test_analysis_of_redundant_layers_is_what_the_tests_take_it_for():
     model, _ = linear_readers("conv2d", 0)
     assert any(g.size == 9 for g in PruningPlan(model).free)
     assert analyze(model).parameters
+
+
+def test_every_criterion_orders_channels_in_its_own_way():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((64, 1, 8, 8)).astype(np.float32)
+    kept = {}
+    for name in CRITERIA:
+        model = digits_like()
+        pruning = PruneChannels(macs=0.5, importance=name, scope="uniform")
+        records = PassManager([pruning]).run(model, Context({"x": x}))
+        record = records[0].result.artifacts["selection"]
+        kept[name] = tuple(
+            array.tobytes()
+            for blocks, _ in record.constants.values()
+            for block in blocks
+            for array in block
+            if array is not None
+        )
+    assert len(set(kept.values())) >= len(CRITERIA) - 3, "l1, l2 and bn-scale may agree"
+
+
+@pytest.mark.parametrize("name", [n for n, c in CRITERIA.items() if c.needs_samples])
+def test_criteria_that_need_samples_say_so_without(name):
+    with pytest.raises(SecateurError, match="needs calibration samples"):
+        PassManager([PruneChannels(macs=0.5, importance=name)]).run(digits_like(), Context())
+
+
+def nearest_to_zero_last(weights):
+    return -np.abs(weights).sum(axis=1)
+
+
+def of_wrong_shape(weights):
+    return weights
+
+
+def test_a_function_of_ones_own_orders_channels(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    groups = PruningPlan(digits_like()).free
+    smallest = group_scores(groups, "l1")
+    largest = group_scores(groups, "mine:nearest_to_zero_last")
+    dim = groups[0].dims[0]
+    assert smallest[dim].argmin() == largest[dim].argmax()
+    with pytest.raises(SecateurError, match="returned"):
+        group_scores(groups, "mine:of_wrong_shape")
+    with pytest.raises(SecateurError, match="can't be imported"):
+        group_scores(groups, "mine:missing")
+
+
+def test_search_never_ends_with_less_than_it_began_with():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((64, 1, 8, 8)).astype(np.float32)
+    model = digits_like()
+    records = PassManager([PruneChannels(macs=0.5, search=0.05)]).run(model, Context({"x": x}))
+    candidates = records[0].result.statistics["candidates"]
+    assert candidates[0]["divergence"] == min(c["divergence"] for c in candidates)
+    statistics = records[0].result.statistics
+    assert statistics["macs_after"] <= 0.5 * statistics["macs_before"]

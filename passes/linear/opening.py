@@ -125,5 +125,7 @@ def _equal(batch: Array, samples: list[Array]) -> bool:
     together = np.concatenate(samples) if samples[0].ndim else np.stack(samples)
     if batch.shape != together.shape:
         return False
-    scale = float(np.abs(together).max(initial=0)) if together.dtype.kind == "f" else 0.0
-    return bool(np.allclose(batch, together, rtol=0, atol=TOLERANCE * scale))
+    if together.dtype.kind != "f":
+        return bool((batch == together).all())
+    scale = float(np.abs(together[np.isfinite(together)]).max(initial=0))
+    return bool(np.allclose(batch, together, rtol=0, atol=TOLERANCE * scale, equal_nan=True))

@@ -86,10 +86,57 @@ def plain(scores: Mapping[Dim, Scores], *others: Mapping[Dim, Scores]) -> Rankin
 
 @dataclass(frozen=True)
 class Allocation:
-    """Kept indices, and what widths are multiples of."""
+    """Kept indices, what widths are multiples of, and the steps that each free group takes."""
 
     selection: Selection
     align: int
+    removed: tuple[int, ...]
+    _space: _Space
+
+    def exchange(self, take: int, count: int, give: int) -> Allocation | None:
+        """Take `count` more steps of one free group, and give another what that saves.
+
+        Groups are told by their place among the free ones. None where nothing changes, or
+        where the goal would be missed.
+        """
+        space = self._space
+        removed = list(self.removed)
+        most = space.steps[take].group.size - 1
+        removed[take] = space.steps[take].aligned(min(removed[take] + count, most))
+        if removed[take] <= self.removed[take] or take == give:
+            return None
+        low, high = 0, removed[give]  # the least that the other has to lose
+        while low < high:
+            middle = (low + high) // 2
+            removed[give] = middle
+            if space.cost(removed) <= space.target:
+                high = middle
+            else:
+                low = middle + 1
+        removed[give] = space.steps[give].aligned(low)
+        if space.cost(removed) > space.target:
+            removed[give] = self.removed[give]
+        if removed[give] == self.removed[give] or space.cost(removed) > space.target:
+            return None
+        return space.allocation(removed)
+
+
+@dataclass(frozen=True)
+class _Space:
+    """What an allocation was made from."""
+
+    model: Cost
+    steps: Sequence[_Steps]
+    scores: dict[Dim, Scores]
+    target: float
+    align: int
+
+    def cost(self, removed: Sequence[int]) -> int:
+        return self.model.cost(_kept_counts(self.steps, removed))
+
+    def allocation(self, removed: Sequence[int]) -> Allocation:
+        selection = _select(self.steps, removed, self.scores)
+        return Allocation(selection, self.align, tuple(removed), self)
 
 
 def allocate(
@@ -120,7 +167,7 @@ def allocate(
         model = ChannelCount(free)
         target = float(model.cost(_kept_counts(single, removed)))
         if align == 1:
-            return Allocation(_select(single, removed, scores), align)
+            return _Space(model, single, scores, target, align).allocation(removed)
     else:
         kind = "macs" if goal.kind == "macs" else "parameters"
         model = CostModel(analysis, kind, shape_of=shape_of)
@@ -135,7 +182,7 @@ def allocate(
         if isinstance(found, list):
             if scope == "global":
                 found = _give_back(model, steps, rank, found, target)
-            return Allocation(_select(steps, found, scores), align)
+            return _Space(model, steps, scores, target, align).allocation(found)
         if align == 1:
             noun = {"macs": "MACs", "params": "parameters"}.get(goal.kind, goal.kind)
             raise SecateurError(

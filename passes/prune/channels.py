@@ -18,8 +18,8 @@ from ..simplify.defaults import inputs_with_defaults
 from ..sizes import CountedSizes, infer_sizes
 from .allocation import Allocation, Goal, allocate
 from .groups import Group
-from .importance import IMPORTANCE, group_scores
-from .plan import Pruned, PruningPlan
+from .importance import DEFAULT, find_criterion, group_scores
+from .plan import PruningPlan, Pruned
 from .portfolio import Search, Trial, choose
 from .recovery import calibration_runs
 
@@ -36,9 +36,10 @@ class PruneChannels(Pass):
     then those of the kept indices).
 
     With calibration samples, and unless `recovery` is off, what follows a cut makes up for
-    it (pass `recover`). Then the order of channels is by what reconstruction can't make up
-    for (`surgeon.py`), axes of normalization are pruned like any other, and the widths are
-    the best of several candidates (`portfolio.py`).
+    it (pass `recover`). Then axes of normalization are pruned like any other, and the widths
+    are the best of several candidates (`portfolio.py`), improved for `search` minutes.
+    `importance` names what orders channels (`importance.py`), by default the best that
+    there is data for.
 
     Raises SecateurError where the goal can't be reached, saying what can.
     """
@@ -46,12 +47,13 @@ class PruneChannels(Pass):
     macs: float | None = None
     params: float | None = None
     ratio: float | None = None
-    importance: str = "l2"
+    importance: str | None = None
     scope: str = "global"
     align: int = 1
     ignore: tuple[str, ...] = ()
     normalized: bool = False
     recovery: bool = True
+    search: float = 0.0
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         goal = self._goal()
@@ -67,9 +69,10 @@ class PruneChannels(Pass):
         try:
             if samples and data is not None:
                 trials = self._try(model, plan, goal, samples, data.seed)
-                selection, align = plan.selection(trials[0].cut), trials[0].align
+                selection = plan.selection(trials[0].cut)
+                align = trials[0].allocation.align
             else:
-                allocation = self._allocate(plan, goal, shape_of)
+                allocation = self._allocate(plan, goal, shape_of, context.seed if context else 0)
                 selection, align = allocation.selection, allocation.align
         except SecateurError as error:
             raise SecateurError(f"{error}{_hint(model)}") from None
@@ -94,7 +97,7 @@ class PruneChannels(Pass):
             artifacts["pruned"] = Pruned(original, record, trials[0].helps)
         return PassResult(bool(selection) or inlined.changed, statistics, notes, artifacts)
 
-    def _allocate(self, plan: PruningPlan, goal: Goal, shape_of: ShapeOf) -> Allocation:
+    def _allocate(self, plan: PruningPlan, goal: Goal, shape_of: ShapeOf, seed: int) -> Allocation:
         """What groups lose.
 
         Chosen again as long as constants that nodes share would grow by being cut in
@@ -104,7 +107,7 @@ class PruneChannels(Pass):
             allocation = allocate(
                 plan.analysis,
                 plan.groups,
-                group_scores(plan.free, self.importance),
+                group_scores(plan.free, self.importance or DEFAULT, seed=seed),
                 goal,
                 shape_of=shape_of,
                 scope=self.scope,
@@ -124,7 +127,7 @@ class PruneChannels(Pass):
                 if not plan.agrees(other):
                     continue
                 _, shape_of = CountedSizes.usual(copy)
-                search = Search(goal, shape_of, self.align, self.scope)
+                search = Search(goal, shape_of, self.align, self.scope, self.search)
                 trials = choose(other, search, runs, importance=self.importance, seed=seed)
                 plan.tie_like(other)
                 return trials
@@ -139,9 +142,10 @@ class PruneChannels(Pass):
             raise SecateurError("prune-channels: give exactly one of macs, params and ratio")
         if not 0 < given[0].keep <= 1:
             raise SecateurError("prune-channels: the goal has to lie between 0 and 1")
-        if self.importance not in IMPORTANCE:
-            known = ", ".join(IMPORTANCE)
-            raise SecateurError(f"prune-channels: unknown importance '{self.importance}' ({known})")
+        if self.importance is not None:
+            find_criterion(self.importance)
+        if self.search < 0:
+            raise SecateurError("prune-channels: search takes no negative number of minutes")
         if self.scope not in ("global", "uniform"):
             raise SecateurError(f"prune-channels: unknown scope '{self.scope}' (global, uniform)")
         if self.align < 1:

@@ -8,6 +8,7 @@ on samples that were fitted every candidate looks well.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,13 +21,21 @@ from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.tensor import Array
 from ..linear.divergence import Divergence
-from .allocation import Goal, Ranking, allocate, noise_to_signal, plain
-from .importance import Scores, group_scores
+from .allocation import Allocation, Goal, Ranking, allocate, noise_to_signal, plain
+from .importance import DEFAULT_WITH_SAMPLES, Scores, find_criterion, group_scores
 from .plan import Cut, PruningPlan
+from .readers import Reader, find_readers
 from .recovery import recover
-from .surgeon import reconstruction_scores
 
 Runs = Sequence[Mapping[str, Array]]
+
+LARGEST_EXCHANGE = 0.2
+"""Share of a group's indices that an exchange takes at most."""
+
+PATIENCE = 400
+"""Exchanges without success, most of which can't be made, after which the search ends."""
+
+EXCHANGED = ", exchanged"
 
 
 @dataclasses.dataclass
@@ -38,7 +47,7 @@ class Trial:
 
     name: str
     cut: Cut
-    align: int
+    allocation: Allocation
     divergence: float = float("inf")
     cut_divergence: float = float("inf")
 
@@ -59,41 +68,88 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What candidates are allocated by."""
+    """What candidates are allocated by, and for how long better ones are looked for."""
 
     goal: Goal
     shape_of: ShapeOf
     align: int
     scope: str
+    minutes: float = 0.0
 
 
 def choose(
-    plan: PruningPlan, search: Search, runs: Runs, *, importance: str, seed: int
+    plan: PruningPlan, search: Search, runs: Runs, *, importance: str | None = None, seed: int = 0
 ) -> list[Trial]:
     """All candidates, the best first.
 
     `runs` are inputs of the plan's model, of which every second is left for judging; with a
     single one there is nothing to judge by, and the candidates stay in the order of merit
-    that they have on most models. Ties constants in `plan` where that is needed.
+    that they have on most models. `importance` orders the indices of each group. Ties
+    constants in `plan` where that is needed.
     """
     fitted, judged = list(runs[::2]), list(runs[1::2])
+    importance = importance or DEFAULT_WITH_SAMPLES
+    readers: list[Reader] | None = None
     while True:
-        scores = _scores(plan, fitted, importance, seed)
-        trials = _candidates(plan, search, scores, importance)
-        if search.goal.kind == "params" or not any(plan.tie(plan.selection(t.cut)) for t in trials):
+        if readers is None and find_criterion(importance).needs_samples:
+            dims = [dim for group in plan.free for dim in group.move]
+            readers = find_readers(plan.analysis, dims, fitted, seed=seed)
+        scores = group_scores(plan.free, importance, readers, seed=seed)
+        trials = _candidates(plan, search, scores)
+        if search.goal.kind == "params":
             break
+        if not any(plan.tie(t.allocation.selection) for t in trials):
+            break
+        readers = None  # of dims that are others now
     if not judged:
         return trials
-    outputs = _outputs(plan.model, judged)
+    judge = _Judge(plan, fitted, judged, seed)
     for trial in trials:
+        judge(trial)
+    trials.sort(key=lambda trial: trial.divergence)
+    if search.minutes > 0:
+        trials = [_improve(plan, trials[0], judge, search.minutes, seed), *trials]
+    return trials
+
+
+class _Judge:
+    """Cuts a copy of the model for a trial, recovers it, and sees how far its outputs are."""
+
+    def __init__(self, plan: PruningPlan, fitted: Runs, judged: Runs, seed: int) -> None:
+        self._plan = plan
+        self._fitted, self._judged = fitted, judged
+        self._seed = seed
+        self._outputs = _outputs(plan.model, judged)
+
+    def __call__(self, trial: Trial) -> None:
+        plan = self._plan
         copy = plan.copy()
         if not plan.agrees(copy):
             raise SecateurError("prune-channels: a copy of the model has other groups")
         record = copy.apply(copy.selection(trial.cut))
-        trial.cut_divergence = divergence(outputs, copy.model, judged)
-        recover(plan.model, copy.model, record, fitted, seed=seed)
-        trial.divergence = divergence(outputs, copy.model, judged)
-    return sorted(trials, key=lambda trial: trial.divergence)
+        trial.cut_divergence = divergence(self._outputs, copy.model, self._judged)
+        recover(plan.model, copy.model, record, self._fitted, seed=self._seed, rounds=0)
+        trial.divergence = divergence(self._outputs, copy.model, self._judged)
+
+
+def _improve(plan: PruningPlan, best: Trial, judge: _Judge, minutes: float, seed: int) -> Trial:
+    """Exchange widths between two groups as long as time allows, keeping what is better."""
+    generator = np.random.default_rng(seed)
+    end = time.monotonic() + 60 * minutes
+    free, failed = plan.free, 0
+    while time.monotonic() < end and failed < PATIENCE:
+        take, give = (int(i) for i in generator.integers(len(free), size=2))
+        most = max(1, round(LARGEST_EXCHANGE * free[take].size))
+        allocation = best.allocation.exchange(take, 1 + int(generator.integers(most)), give)
+        failed += 1
+        if allocation is None:
+            continue
+        cut = plan.cut_of(allocation.selection)
+        trial = Trial(f"{best.name.removesuffix(EXCHANGED)}{EXCHANGED}", cut, allocation)
+        judge(trial)
+        if trial.divergence < best.divergence:
+            best, failed = trial, 0
+    return best
 
 
 def divergence(outputs: Sequence[Mapping[str, Array]], model: Model, runs: Runs) -> float:
@@ -110,22 +166,9 @@ def _outputs(model: Model, runs: Runs) -> list[dict[str, Array]]:
     return [session.run(run) for run in runs]
 
 
-def _scores(plan: PruningPlan, runs: Runs, importance: str, seed: int) -> dict[Dim, Scores]:
-    """By reconstruction; of groups that no layer reads by magnitude, in like units."""
-    magnitudes = group_scores(plan.free, importance)
-    found = reconstruction_scores(plan.analysis, list(magnitudes), runs, seed=seed)
-    ratios = [
-        found[dim].sum() / magnitudes[dim].sum() for dim in found if magnitudes[dim].sum() > 0
-    ]
-    scale = float(np.median(ratios)) if ratios else 1.0
-    return {dim: found.get(dim, scores * scale) for dim, scores in magnitudes.items()}
-
-
-def _candidates(
-    plan: PruningPlan, search: Search, scores: dict[Dim, Scores], importance: str
-) -> list[Trial]:
+def _candidates(plan: PruningPlan, search: Search, scores: dict[Dim, Scores]) -> list[Trial]:
     """Different widths, of the same order of channels."""
-    magnitudes = group_scores(plan.free, importance)
+    magnitudes = group_scores(plan.free)
     ways: dict[str, tuple[str, Ranking | None]] = {
         "mean": ("global", plain(scores, magnitudes)),
         "reconstruction": ("global", plain(scores)),
@@ -149,7 +192,7 @@ def _candidates(
         )
         cut = plan.cut_of(found.selection)
         if not any(_same(cut, trial.cut) for trial in trials):
-            trials.append(Trial(name, cut, found.align))
+            trials.append(Trial(name, cut, found))
     return trials
 
 

@@ -125,16 +125,18 @@ def recover(
     runs: Sequence[Mapping[str, Array]],
     *,
     seed: int = 0,
+    rounds: int = ROUNDS,
 ) -> Recovery:
     """Solve, in execution order, every layer of `pruned` whose input or weights lost something.
 
     `runs` are inputs of both models, several of them each a batch. `record` says what of
-    `original` is left. Changes the weights of `pruned` in place.
+    `original` is left. `rounds` is how often targets behind activations are adapted. Changes
+    the weights of `pruned` in place.
     """
     added = give_biases(pruned)
     touched = _touched(pruned, record)
     with scratch_folder() as first, scratch_folder() as second:
-        pass_ = _Pass(original, pruned, record, runs, (first, second), seed)
+        pass_ = _Pass(original, pruned, record, runs, (first, second), seed, rounds)
         found = pass_.run(touched)
     drop_zero_biases(pruned, added)
     return found
@@ -163,7 +165,9 @@ class _Pass:
         runs: Sequence[Mapping[str, Array]],
         folders: tuple[Path, Path],
         seed: int,
+        rounds: int,
     ) -> None:
+        self.rounds = rounds
         self.pruned = pruned
         self.record = record
         self.runs = len(runs)
@@ -229,7 +233,7 @@ class _Pass:
         new, shift = solver.solve(moments, matrix)
         after = _share(moments.error(new, shift), spread)
         if (aim.low, aim.high) != (-np.inf, np.inf):
-            for _ in range(ROUNDS):
+            for _ in range(self.rounds):
                 moments.reset_targets()
                 for rows, targets, beside in self._rows(layer, aim, width):
                     predicted = rows @ new.astype(np.float32) + shift[:, None].astype(np.float32)

@@ -145,10 +145,17 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
         ),
         "importance": click.option(
             "--importance",
-            type=click.Choice(["l1", "l2"]),
-            default="l2",
-            show_default=True,
-            help="Norm that ranks channels.",
+            metavar="NAME",
+            help="What ranks channels: l1, l2, fpgm, lamp, bn-scale, random; with calibration "
+            "also activation, nonzero, wanda, flap, reconstruction; or module:function. "
+            "[default: reconstruction, without calibration l2]",
+        ),
+        "search": click.option(
+            "--search",
+            type=click.FloatRange(0),
+            default=0.0,
+            metavar="MINUTES",
+            help="Look that long for better widths of layers; needs calibration samples.",
         ),
         "align": click.option(
             "--align",

@@ -79,11 +79,12 @@ class Settings:
     params: float | None = None
     quantize: str | None = None
     scope: str = "global"
-    importance: str = "l2"
+    importance: str | None = None
     align: int | None = None
     ignore: tuple[str, ...] = ()
     normalized: bool = False
     recovery: bool = True
+    search: float = 0.0
     tune: float = 0.0
     fallback: bool = False
     declared_sizes: bool = False
@@ -116,6 +117,7 @@ class Settings:
                 ignore=self.ignore,
                 normalized=self.normalized,
                 recovery=self.recovery,
+                search=self.search,
             )
             steps.append(prune_step(prune))
             if recovers and self.recovery:
@@ -140,11 +142,12 @@ def optimize(
     calibration: DataSource | None = None,
     evaluation: DataSource | None = None,
     scope: str = "global",
-    importance: str = "l2",
+    importance: str | None = None,
     align: int | None = None,
     ignore: Sequence[str] = (),
     normalized: bool = False,
     recovery: bool = True,
+    search: float = 0.0,
     tune: float = 0.0,
     fallback: bool = False,
     declared_sizes: bool = False,
@@ -179,6 +182,7 @@ def optimize(
         ignore=tuple(ignore),
         normalized=normalized,
         recovery=recovery,
+        search=search,
         tune=tune,
         fallback=fallback,
         declared_sizes=declared_sizes,
