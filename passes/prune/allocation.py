@@ -125,7 +125,7 @@ class Allocation:
 class _Space:
     """What an allocation was made from."""
 
-    model: Cost
+    model: Measure
     steps: Sequence[_Steps]
     scores: dict[Dim, Scores]
     target: float

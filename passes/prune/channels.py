@@ -19,7 +19,7 @@ from ..sizes import CountedSizes, infer_sizes
 from .allocation import Allocation, Goal, allocate
 from .groups import Group
 from .importance import DEFAULT, find_criterion, group_scores
-from .plan import PruningPlan, Pruned
+from .plan import Pruned, PruningPlan
 from .portfolio import Search, Trial, choose
 from .recovery import calibration_runs
 

@@ -23,7 +23,7 @@ from .surgeon import surgeon_scores
 
 Scores = npt.NDArray[np.float64]
 
-Measure = Callable[[Scores], Scores]
+OfWeights = Callable[[Scores], Scores]
 """From weights [indices, weights of each] to a value for each index."""
 
 Readers = Sequence[Reader]
@@ -38,7 +38,7 @@ class Criterion:
     """
 
     source: str
-    of_weights: Measure | None = None
+    of_weights: OfWeights | None = None
     of_reader: Callable[[Reader], Scores] | None = None
     by_reconstruction: bool = False
     shares: bool = True
@@ -138,7 +138,7 @@ def find_criterion(name: str) -> Criterion:
     return CRITERIA[name]
 
 
-def _imported(name: str) -> Measure:
+def _imported(name: str) -> OfWeights:
     module, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
@@ -256,7 +256,7 @@ def _tied_axes(groups: Sequence[Group]) -> list[Tie]:
     return list(found.values())
 
 
-def _marginal(tie: Tie, measure: Measure, shares: bool) -> Scores:
+def _marginal(tie: Tie, measure: OfWeights, shares: bool) -> Scores:
     """Each index's value in one block, as a share of all where those compare."""
     array = tie.parameter.tensor.numpy()
     blocks = len(tie.parameter.blocks)

@@ -128,7 +128,9 @@ def _measured(
     covariance, mean = moments.covariance(), moments.mean
     if not np.isfinite(covariance).all():
         node = layer.node
-        raise SecateurError(f"values that node '{node.label}' ({node.op_type}) reads are not finite")
+        raise SecateurError(
+            f"values that node '{node.label}' ({node.op_type}) reads are not finite"
+        )
     if together:
         matrix = matrix.reshape(groups, -1, taps, out).sum(axis=2)
     importance = _sensitivity(layer, walk, outputs, seed) / max(moments.spread(), 1e-30)
