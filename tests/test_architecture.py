@@ -134,6 +134,20 @@ def test_parts_of_a_folder_import_those_before_them(folder: str) -> None:
     assert seen >= set(order)
 
 
+def test_the_command_line_only_speaks_to_the_package_root() -> None:
+    """Errors, how text is shown and scratch folders apart."""
+    common = ("errors", "display", "scratch")
+    allowed = ("secateur.cli", *(f"secateur.{room}" for room in ORDER["secateur"]))
+    allowed += tuple(f"secateur.ir.{module}" for module in common)
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in sources("secateur/cli")
+        for module in imports(path)
+        if module.startswith("secateur.") and not module.startswith(allowed)
+    ]
+    assert not wrong
+
+
 @pytest.mark.parametrize("folder", ["graph", "plan"])
 def test_what_comes_before_kernels_knows_no_compiler(folder: str) -> None:
     wrong = [

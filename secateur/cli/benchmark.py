@@ -13,7 +13,6 @@ from .console import print_json, print_table
 from .options import data_option, fixed_inputs_options, json_option, seed_option, threads_option
 
 if TYPE_CHECKING:
-    from ..checking.measurements import Runner
     from ..data.fixed_inputs import FixedInputs
 
 
@@ -39,15 +38,9 @@ def command(
     """
     if len(set(models)) < len(models):
         raise click.UsageError("Give every model once.")
-    from ..checking.measure import latencies
-    from ..checking.running import feeds_for, open_model, open_runner
-    from ..ir.reference import Session
+    from ..checking.comparison import benchmark_files
 
-    first = open_model(models[0], fixed)
-    feed = next(iter(feeds_for(first, data, seed)))
-    runners: dict[str, Runner] = {str(models[0]): Session(first, threads=threads)}
-    runners.update({str(path): open_runner(path, threads) for path in models[1:]})
-    measured = latencies(runners, feed)
+    measured = benchmark_files(models, fixed=fixed, data=data, threads=threads, seed=seed)
     if as_json:
         print_json({name: dataclasses.asdict(value) for name, value in measured.items()})
     else:

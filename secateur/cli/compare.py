@@ -41,27 +41,13 @@ def command(
 
     REFERENCE is an ONNX model, OTHER an ONNX model or a compiled artifact (.so).
     """
-    from ..checking.agreement import compare
     from ..checking.checks import describe
-    from ..checking.running import feeds_for, open_model, open_runner
-    from ..ir.errors import SecateurError
-    from ..ir.reference import Session
+    from ..checking.comparison import compare_files, demand_agreement
 
-    model = open_model(reference, fixed)
-    feeds = feeds_for(model, data, seed)
-    agreement = compare(Session(model), open_runner(other), feeds)
+    agreement = compare_files(reference, other, fixed=fixed, data=data, seed=seed)
     if as_json:
         print_json(dataclasses.asdict(agreement))
     else:
         say(f"{describe(agreement)}, {100 * agreement.identical:.2f} % identical")
-    if tolerance is not None and agreement.flips:
-        share = 1 - agreement.identical_discrete
-        raise SecateurError(
-            f"{other}: differs from {reference} in {100 * share:.2g} % of the elements "
-            f"of outputs that are no floats"
-        )
-    if tolerance is not None and not agreement.within(tolerance):
-        raise SecateurError(
-            f"{other}: differs from {reference} by {agreement.relative_difference:.3g} "
-            f"(relative), more than {tolerance:g}"
-        )
+    if tolerance is not None:
+        demand_agreement(agreement, reference, other, tolerance)

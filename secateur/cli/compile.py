@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,45 +45,24 @@ def command(
     as_json: bool,
 ) -> None:
     """Compile MODEL for a target, as it is: writes model.so into a folder."""
+    from ..pipeline.compilation import compile_file
+
     with StageProgress() as progress:
-        from ..backends.tvm.targets import can_run_here, parse_target
-        from ..checking.running import open_model
-        from ..pipeline.output import output_folder
-
-        machine = parse_target(target)
-        with output_folder(output, ("model.so",)) as folder:
-            progress.begin("import")
-            loaded = open_model(model, fixed)
-            progress.end()
-            progress.begin("compile")
-            from ..backends.tvm.cache import Cache
-            from ..backends.tvm.compile import compile_model
-
-            built = compile_model(
-                loaded,
-                machine,
-                folder / "model.so",
-                cache=Cache.open(compiler["cache"]),
-                tune_minutes=compiler["tune"],
-                fallback=compiler["fallback"],
-                declared_sizes=compiler["declared_sizes"],
-                dump_plan=dump_plan,
-            )
-            size = (folder / "model.so").stat().st_size
-            progress.end()
-    runs_here = can_run_here(machine)
+        built = compile_file(
+            model, output, target, progress, fixed=fixed, dump_plan=dump_plan, **compiler
+        )
     if as_json:
         print_json(
             {
-                "target": machine.name,
-                "file_bytes": size,
-                "runs_here": runs_here,
-                "compiler": dataclasses.asdict(built),
+                "target": built.target,
+                "file_bytes": built.file_bytes,
+                "runs_here": built.runs_here,
+                "compiler": built.compiler,
             }
         )
         return
-    say(f"Wrote {output / 'model.so'}: {bytes_text(size)} for {machine.name}.")
-    for line in compiler_lines(dataclasses.asdict(built)):
+    say(f"Wrote {built.file}: {bytes_text(built.file_bytes)} for {built.target}.")
+    for line in compiler_lines(built.compiler):
         say(line)
-    if not runs_here:
-        say(f"This machine can't run {machine.name} code.")
+    if not built.runs_here:
+        say(f"This machine can't run {built.target} code.")

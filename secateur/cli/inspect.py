@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,9 @@ if TYPE_CHECKING:
 @json_option
 def command(model: Path, details: bool, fixed: FixedInputs, as_json: bool) -> None:
     """Show what MODEL is made of, what it costs, and which channels can go together."""
-    facts = _inspect(model, fixed)
+    from ..checking.inspection import inspect_file
+
+    facts = inspect_file(model, fixed)
     if as_json:
         print_json(facts)
         return
@@ -40,35 +41,6 @@ def command(model: Path, details: bool, fixed: FixedInputs, as_json: bool) -> No
     if details:
         for group in facts["groups"]:
             _print_details(group)
-
-
-def _inspect(path: Path, fixed: FixedInputs) -> dict[str, Any]:
-    from ..checking.measure import cost_of, describe_model, file_bytes
-    from ..checking.running import open_model
-    from ..passes.batch import inspect_batch
-    from ..passes.prune import inspect_groups
-
-    model = open_model(path, fixed)
-    cost = cost_of(model)
-    nodes = Counter(node.op_type for node in model.all_nodes())
-    macs: Counter[str] = Counter()
-    for node in cost.per_node:
-        macs[node.op_type] += node.macs
-    return {
-        **describe_model(model),
-        "batch": inspect_batch(model).as_dict(),
-        "nodes": cost.nodes,
-        "parameters": cost.parameters,
-        "macs": cost.macs,
-        "uncounted": cost.uncounted,
-        "weight_bytes": cost.weight_bytes,
-        "file_bytes": file_bytes(model),
-        "operators": [
-            {"type": name, "nodes": number, "macs": macs[name]}
-            for name, number in nodes.most_common()
-        ],
-        "groups": [group.as_dict() for group in inspect_groups(model)],
-    }
 
 
 def _print(facts: dict[str, Any]) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from .console import print_json, say
 from .options import json_option, model_argument
-
-if TYPE_CHECKING:
-    from ..ir.model import Model
 
 
 @click.command("print")
@@ -54,47 +49,17 @@ def command(
     """
     if dump is not None and passes is None:
         raise click.UsageError("--dump needs --passes.")
-    from ..ir.onnx_io import load
+    from ..pipeline.printing import print_difference, print_file, print_surroundings
 
-    loaded = load(model)
     limit = None if all_constants else 16
     if passes is not None:
-        text = _difference(loaded, passes, limit, dump)
+        text = print_difference(model, passes, limit, dump)
     elif node is not None:
-        text = _surroundings(loaded, node, radius)
+        text = print_surroundings(model, node, radius)
     else:
-        from ..ir.text import print_model
-
-        text = print_model(loaded, limit)
+        text = print_file(model, limit)
     if as_json:
         print_json({"text": text})
     else:
         for line in text.removesuffix("\n").split("\n"):
             say(line)
-
-
-def _difference(model: Model, passes: str, limit: int | None, dump: Path | None) -> str:
-    from ..ir.text import print_model
-    from ..passes.manager import PassManager
-    from ..passes.pipeline import parse_pipeline
-
-    before = print_model(model, limit)
-    PassManager(parse_pipeline(passes), dump=dump).run(model)
-    after = print_model(model, limit)
-    lines = difflib.unified_diff(
-        before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=2
-    )
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _surroundings(model: Model, name: str, radius: int) -> str:
-    from ..ir.errors import SecateurError
-    from ..ir.text import print_neighbourhood
-
-    for node in model.all_nodes():
-        if name == node.name or any(v is not None and v.name == name for v in node.outputs):
-            return print_neighbourhood(node, radius)
-    names = [n.label for n in model.all_nodes()]
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    raise SecateurError(f"the model has no node '{name}'{hint}")

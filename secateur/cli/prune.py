@@ -48,13 +48,7 @@ def command(
     """
     if not has_goal(pruning):
         raise click.UsageError("Give a goal: --macs, --ratio or --params.")
-    from ..passes.prune import PruneChannels
-    from ..pipeline.steps import prune_step, recover_step
-    from ..pipeline.transform import transform_file
+    from ..pipeline.transform import prune_file
 
-    pass_ = PruneChannels(**{**pruning, "align": pruning["align"] or 1})
-    steps = [prune_step(pass_)]
-    if calibration is not None and pass_.recovery:
-        steps.append(recover_step())
-    report = transform_file(model, output, steps, fixed=fixed, data=calibration, seed=seed)
+    report = prune_file(model, output, pruning, fixed=fixed, data=calibration, seed=seed)
     print_transformation(report, output, as_json)

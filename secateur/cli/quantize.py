@@ -36,10 +36,7 @@ def command(
     model: Path, output: Path, fixed: FixedInputs, calibration: Path, seed: int, as_json: bool
 ) -> None:
     """Quantize MODEL to int8 (QuantizeLinear and DequantizeLinear pairs)."""
-    from ..passes.quantize import QuantizeStatic
-    from ..pipeline.steps import quantize_step
-    from ..pipeline.transform import transform_file
+    from ..pipeline.transform import quantize_file
 
-    step = quantize_step(QuantizeStatic())
-    report = transform_file(model, output, [step], fixed=fixed, data=calibration, seed=seed)
+    report = quantize_file(model, output, fixed=fixed, data=calibration, seed=seed)
     print_transformation(report, output, as_json)

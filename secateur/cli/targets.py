@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..backends.tvm.targets import targets
+from ..pipeline.compilation import known_targets
 from .console import print_json, print_table
 from .options import json_option
 
@@ -22,9 +22,9 @@ def command(as_json: bool) -> None:
                     "triple": target.triple,
                     "features": sorted(target.features),
                 }
-                for target in targets().values()
+                for target in known_targets()
             ]
         )
         return
-    rows = [[target.name, target.description] for target in targets().values()]
+    rows = [[target.name, target.description] for target in known_targets()]
     print_table(["target", "description"], rows, text_columns=2)

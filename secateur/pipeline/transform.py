@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from ..ir.onnx_io import atomic_files, save
 from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.base import Context
+from ..passes.prune import PruneChannels
+from ..passes.quantize import QuantizeStatic
 from ..reporting.report import Check, Report
-from .steps import Step, run_step
+from .steps import Step, prune_step, quantize_step, recover_step, run_step
 
 
 class Transformation:
@@ -89,6 +91,36 @@ def transform_file(
                 report.checks.append(_check_result(step, result.oracle, model, job.feeds))
         job.save(model)
     return report
+
+
+def prune_file(
+    source: Path,
+    output: Path,
+    options: Mapping[str, Any],
+    *,
+    fixed: FixedInputs | None = None,
+    data: DataSource | None = None,
+    seed: int = 0,
+) -> Report:
+    """Prune, by the options of `PruneChannels`; with samples, recover what that costs."""
+    pass_ = PruneChannels(**{**options, "align": options["align"] or 1})
+    steps = [prune_step(pass_)]
+    if data is not None and pass_.recovery:
+        steps.append(recover_step())
+    return transform_file(source, output, steps, fixed=fixed, data=data, seed=seed)
+
+
+def quantize_file(
+    source: Path,
+    output: Path,
+    *,
+    fixed: FixedInputs | None = None,
+    data: DataSource,
+    seed: int = 0,
+) -> Report:
+    """Quantize to int8, calibrated with samples."""
+    step = quantize_step(QuantizeStatic())
+    return transform_file(source, output, [step], fixed=fixed, data=data, seed=seed)
 
 
 def _check_result(step: Step, oracle: Model, model: Model, feeds: list[dict[str, Array]]) -> Check:
