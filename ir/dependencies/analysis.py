@@ -18,8 +18,9 @@ from ..axes.dims import Axis, Lock
 from ..axes.facts import Analysis, Expectation, freeze, literal_axes
 from ..axes.node_axes import NodeAxes, Opaque
 from ..axes.sizes import axes_of, follows
-from ..errors import MISFITS, SecateurError
+from ..errors import MISFITS, RuleError, SecateurError
 from ..graph import Graph, Node, Use, node_reads
+from ..infer import misfit
 from ..model import Model
 from ..ops import operator_of
 from .zeros import is_lasting
@@ -135,7 +136,14 @@ def _run_rule(view: NodeAxes) -> str | None:
             raise Opaque("subgraphs of this operator are not followed")
     except Opaque as reason:
         return str(reason)
-    except (*MISFITS, SecateurError) as error:
+    except MISFITS as error:
+        assert record is not None
+        assert callable(record.axes)
+        failure = misfit(node, error, analysis.model, record.axes)
+        if isinstance(failure, RuleError):
+            raise failure from error
+        return f"attributes or inputs don't fit the operator ({error})"
+    except SecateurError as error:
         return f"attributes or inputs don't fit the operator ({error})"
     for index, value in enumerate(node.inputs):
         if value is not None and index not in view.visited:

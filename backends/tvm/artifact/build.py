@@ -17,6 +17,7 @@ from ..plan.memory import assign_memory
 from ..plan.memory_check import check_memory
 from ..plan.schedule import Schedule
 from ..targets import Target
+from ..tensorir.types import PrimFunc
 from .entry import source
 from .objects import compile_functions, compile_runtime
 from .symbols import LIBC, undefined
@@ -25,7 +26,7 @@ from .toolchain import compile_source, link_shared
 
 def build_library(
     schedule: Schedule,
-    functions: Mapping[str, Any],
+    functions: Mapping[str, PrimFunc],
     digests: Mapping[str, str],
     writes: Mapping[str, Sequence[int]],
     metadata: Mapping[str, Any],

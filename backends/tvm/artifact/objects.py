@@ -17,6 +17,7 @@ from tvm import tirx
 from ....ir.errors import UnsupportedError
 from ..cache import Cache
 from ..targets import Target
+from ..tensorir.types import PrimFunc
 from .toolchain import compile_source
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Objects:
 
 
 def compile_functions(
-    functions: Mapping[str, Any],
+    functions: Mapping[str, PrimFunc],
     digests: Mapping[str, str],
     target: Target,
     cache: Cache,
@@ -99,7 +100,7 @@ def _provide(path: Path, cache: Cache, key: str, make: Callable[[], None]) -> bo
     return False
 
 
-def _compile(name: str, function: Any, machine: Any, path: Path) -> None:
+def _compile(name: str, function: PrimFunc, machine: Any, path: Path) -> None:
     module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
     module = _pipeline(machine)(module)
     tvm.get_global_func("target.build.llvm")(module, machine).write_to_file(str(path))
@@ -155,7 +156,7 @@ def _by_pointers(module: Any, _: Any) -> Any:
     )
 
 
-def _take_pointers(function: Any) -> Any:
+def _take_pointers(function: PrimFunc) -> Any:
     pointers, body = [], []
     for buffer in function.params:
         kind = tvm.ir.PointerType(tvm.ir.PrimType(str(buffer.dtype)), "global")

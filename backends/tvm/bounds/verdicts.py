@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..cache import Cache
+from ..tensorir.types import PrimFunc
 from .prover import Ranges, Verdict, prove
 
 _PROVEN: dict[str, Verdict] = {}
@@ -29,7 +30,7 @@ class Verdicts:
 
     cache: Cache = dataclasses.field(default_factory=Cache.none)
 
-    def of(self, function: Any, content: str, constants: Mapping[int, Any]) -> Verdict:
+    def of(self, function: PrimFunc, content: str, constants: Mapping[int, Any]) -> Verdict:
         """The verdict on a function whose digest is `content`.
 
         `constants` are the elements of parameters that are constants of this call, by the
@@ -42,7 +43,7 @@ class Verdicts:
         ranges = {i: (int(a.min()), int(a.max())) for i, a in sorted(tables.items())}
         return self._find(function, content, ranges)
 
-    def _find(self, function: Any, content: str, ranges: Ranges) -> Verdict:
+    def _find(self, function: PrimFunc, content: str, ranges: Ranges) -> Verdict:
         text = json.dumps([_analysis(), content, sorted(ranges.items())])
         key = hashlib.sha256(text.encode()).hexdigest()
         verdict = _PROVEN.get(key) or _parse(self.cache.get(key))

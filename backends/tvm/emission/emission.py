@@ -25,6 +25,7 @@ from ..plan.schedule import Buffer, KernelCall, Schedule, nbytes
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
 from ..tensorir.digest import digest
+from ..tensorir.types import PrimFunc
 from .choices import Choices
 from .work import is_parallel, macs
 
@@ -54,7 +55,7 @@ class Emission:
         self.choices = choices or Choices(target)
         self.schedule = Schedule()
         self.kernels: dict[Any, str] = {}
-        self.functions: dict[str, Any] = {}
+        self.functions: dict[str, PrimFunc] = {}
         self.digests: dict[str, str] = {}
         self.proofs: dict[str, Verdict] = {}
         self.origins: list[Operation | None] = []
@@ -154,7 +155,7 @@ class Emission:
         self,
         tensor: PlanTensor,
         key: Any,
-        build: Callable[[], Any],
+        build: Callable[[], PrimFunc],
         arguments: Sequence[Buffer],
         scratch: Sequence[tuple[Sequence[int], str]] = (),
     ) -> None:
@@ -165,7 +166,7 @@ class Emission:
     def call(
         self,
         key: Any,
-        build: Callable[[], Any],
+        build: Callable[[], PrimFunc],
         arguments: Sequence[Buffer],
         shape: Sequence[int],
         dtype: str,
@@ -182,7 +183,7 @@ class Emission:
     def call_all(
         self,
         key: Any,
-        build: Callable[[], Any],
+        build: Callable[[], PrimFunc],
         arguments: Sequence[Buffer],
         results: Sequence[tuple[Sequence[int], str]],
         into: Buffer | None = None,
@@ -198,7 +199,7 @@ class Emission:
         self.call_function(self.kernels[key], [*arguments, *written])
         return written
 
-    def add_function(self, kind: str, function: Any) -> str:
+    def add_function(self, kind: str, function: PrimFunc) -> str:
         """The function's name, which is its content's.
 
         Equal functions, in whatever model, have the same name and the same object file.
@@ -314,7 +315,9 @@ class Emission:
         return Source(tensor.dtype, padded), self.read(tensor, None)
 
 
-def _check_sizes(where: str, function: Any, verdict: Verdict, arguments: Sequence[Buffer]) -> None:
+def _check_sizes(
+    where: str, function: PrimFunc, verdict: Verdict, arguments: Sequence[Buffer]
+) -> None:
     """That buffers are as large as the function takes them to be, but for what it leaves alone."""
     for index, (parameter, buffer) in enumerate(zip(function.params, arguments, strict=True)):
         declared = nbytes([int(d) for d in parameter.shape], str(parameter.dtype))

@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ..plan.programs import Program
 from ..plan.tensors import PlanTensor, View
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, load
+from ..tensorir.types import PrimFunc
 from . import (
     convolution,
     convolution_transpose,
@@ -244,7 +245,7 @@ def _require_within(lowering: Lowering, value: Value, bound: RequiredRange) -> N
     source = lowering.stored(value)
     checked = lowering.tensor(value)
 
-    def build() -> Any:
+    def build() -> PrimFunc:
         k = KernelBuilder()
         x = k.parameter("X", (max(1, source.elements),), source.dtype)
         y = k.parameter("Y", (max(1, source.elements),), source.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -43,7 +42,7 @@ def gemm(lowering: Lowering, node: Node) -> bool:
             if found is not None:
                 matrix = integer.T if transposed else integer
                 return _integer(lowering, node, item, matrix, scales, *found)
-    if not _float(lowering, item) or weights.dequantized().dtype != np.float32:
+    if not lowering.is_float(a) or weights.dequantized().dtype != np.float32:
         return False
     matrix = weights.dequantized()
     matrix = (matrix.T if transposed else matrix) * np.float32(alpha)
@@ -54,7 +53,7 @@ def gemm(lowering: Lowering, node: Node) -> bool:
     if c is not None and bias is not None and _is_per_column(bias.shape, columns):
         zeros = np.broadcast_to(bias.astype(np.float32).reshape(-1) * np.float32(beta), (columns,))
     elif c is not None:
-        if beta != 1.0 or not _float(lowering, lowering.item(c)):
+        if beta != 1.0 or not lowering.is_float(c):
             return False
         operands = [lowering.stored(c)]
         builder = ProgramBuilder(("float32", "float32"))
@@ -84,7 +83,7 @@ def matmul(lowering: Lowering, node: Node) -> bool:
             scales = accumulator_scales(item, weights, columns)
             bias = np.zeros(columns, np.int64)
             return _integer(lowering, node, item, integer, scales, bias, None)
-    if not _float(lowering, item) or weights.dequantized().dtype != np.float32:
+    if not lowering.is_float(a) or weights.dequantized().dtype != np.float32:
         return False
     output = lowering.tensor(y, "float32")
     lowering.add(
@@ -134,12 +133,6 @@ def _integer(
 def _is_per_column(shape: tuple[int, ...], columns: int) -> bool:
     """Whether a bias is the same in every row."""
     return len(shape) <= 2 and shape[:-1] in ((), (1,)) and shape[-1:] in ((), (1,), (columns,))
-
-
-def _float(lowering: Lowering, item: Any) -> bool:
-    if isinstance(item, Constant):
-        return item.scale is not None or item.array.dtype == np.float32
-    return isinstance(item, Quantized) or item.tensor.dtype == "float32"
 
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {

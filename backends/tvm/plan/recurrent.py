@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
+from ....ir.tensor import Array
 from ..targets import Target
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -47,7 +47,7 @@ class Recurrent:
         """Columns of an input projection: of each vector of units all gates."""
         return self.units(target) * self.gates * target.lanes
 
-    def arrange(self, target: Target, gates: Any) -> Any:
+    def arrange(self, target: Target, gates: Array) -> Array:
         """[..., gates * hidden] to [..., columns], zero past the last hidden unit."""
         lanes, units = target.lanes, self.units(target)
         lead = gates.shape[:-1]
@@ -56,7 +56,7 @@ class Recurrent:
         split = padded.reshape(*lead, self.gates, units, lanes)
         return np.ascontiguousarray(np.moveaxis(split, -3, -2)).reshape(*lead, -1)
 
-    def pack(self, target: Target, weights: Any) -> Any:
+    def pack(self, target: Target, weights: Array) -> Array:
         """Recurrent weights [directions, gates * hidden, hidden] to [direction, unit, k, lanes]."""
         arranged = self.arrange(target, weights.transpose(0, 2, 1))
         units, width = self.units(target), self.gates * target.lanes

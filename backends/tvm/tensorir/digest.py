@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import tvm
 
+from .types import PrimFunc
 
-def digest(function: Any) -> str:
+
+def digest(function: PrimFunc) -> str:
     """A hexadecimal digest of a function's TensorIR."""
     return hashlib.sha256(tvm.ir.save_json(function).encode()).hexdigest()

@@ -7,7 +7,6 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from ..kernels.matrix.dot import choose
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, load
 from ..tensorir.digest import digest
+from ..tensorir.types import PrimFunc
 
 ROUNDS = 5
 SECONDS_PER_ROUND = 4e-3
@@ -30,7 +30,7 @@ _PEAK_STEPS = 100_000
 
 
 def time_functions(
-    functions: Mapping[str, Any],
+    functions: Mapping[str, PrimFunc],
     digests: Mapping[str, str],
     target: Target,
     cache: Cache,
@@ -64,7 +64,7 @@ def time_functions(
     return times
 
 
-def _arguments(function: Any) -> list[Array]:
+def _arguments(function: PrimFunc) -> list[Array]:
     """Memory for a kernel: random data; zeros where integers may be positions."""
     random = np.random.default_rng(0)
     result = []

@@ -26,6 +26,7 @@ from ..kernels.matrix import matmul
 from ..plan.operations import ConvolutionOp, MatMulOp, Plan
 from ..plan.tensors import Operation
 from ..targets import Target, can_run_here
+from ..tensorir.types import PrimFunc
 from .measure import ROUNDS, time_functions
 
 TILES = 12
@@ -169,7 +170,7 @@ class _Emitted:
     kernel: Any
     choice: Choice
     name: str
-    function: Any
+    function: PrimFunc
     digest: str
 
 
