@@ -266,7 +266,7 @@ class _Compiler:
 
 
 def _blame(part: Part, error: UnsupportedError) -> dict[Node, str]:
-    """The nodes of the whole model because of which a part can't be compiled."""
+    """Map a part's compile failure back to nodes of the full model."""
     if isinstance(error, UnprovenError):
         nodes = {o for o in part.origin.values() if o.label == error.label}
         if nodes:

@@ -1,4 +1,4 @@
-"""Shared objects that were made of models: loading and calling them."""
+"""Loading the shared objects that models are compiled to, and calling them."""
 
 from __future__ import annotations
 

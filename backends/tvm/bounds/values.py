@@ -17,7 +17,7 @@ LIMITS = {
 
 @dataclasses.dataclass(frozen=True)
 class Doubt:
-    """An integer that its type must hold, or what was computed from it means nothing."""
+    """An integer that must fit its type: where it overflows, nothing computed from it holds."""
 
     form: Linear
     kind: str
@@ -28,7 +28,7 @@ Doubts = tuple[Doubt, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A scalar integer. If types hold all that is in doubt, it is `form`, within the bounds."""
+    """A scalar integer: `form`, within the bounds, where none of its `doubts` overflows."""
 
     kind: str
     form: Linear

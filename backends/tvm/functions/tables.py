@@ -75,7 +75,7 @@ def _cone(instructions: dict[int, Instruction], index: int, root: int) -> dict[i
 
 
 def _values(cone: dict[int, Instruction], root: int, dtype: str) -> Array | None:
-    """The last instruction's results for all bytes; None where a instruction has no rule here."""
+    """The last instruction's results for all bytes; None where an instruction has no rule here."""
     known: dict[int, Array] = {root: np.arange(256, dtype=np.uint8).view(dtype)}
     with np.errstate(all="ignore"):
         for index, instruction in cone.items():

@@ -1,4 +1,4 @@
-"""Shapes told by what a value becomes: declared outputs fix what leads to them."""
+"""Backward shape inference: a static output shape is copied to what it was made of."""
 
 from __future__ import annotations
 

@@ -19,8 +19,11 @@ _ROUNDS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Nodes that have no place in a compiled model, with the reasons; and values of which
-    only a declaration says the type; and what runs must check of values."""
+    """What is known of a prepared model.
+
+    `refused` are nodes that can't be compiled, with the reasons; `claims` values whose type
+    only a declaration says; `bounds` ranges of values that runs must check.
+    """
 
     refused: dict[Node, str]
     claims: set[Value]

@@ -17,7 +17,7 @@ def resize(lowering: Lowering, node: Node) -> bool:
     """Bytes stay bytes where the nearest is taken, and are interpolated as floats.
 
     Everything else (other axes, types and ranks, regions of interest, scales computed at
-    run time) is for the plain loops of `operators/resize.py`.
+    run time) is for the plain loops of `lowering/loops/resize.py`.
     """
     x, y = node.input(0), node.output(0)
     if x is None or y is None:

@@ -1,4 +1,4 @@
-"""Tensors inside other tensors' buffers: channels joined and cut apart without copies.
+"""In-place Concat and Split: tensors that lie in other tensors' buffers.
 
 Of one image successive blocks of channels are one piece of memory. So the operands of a
 concatenation can lie in its result's buffer, where their producers write them, and a slice

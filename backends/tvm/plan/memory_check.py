@@ -1,4 +1,4 @@
-"""The check of a schedule's memory, made of every artifact, apart from what plans it.
+"""An independent check of memory planning, made for every artifact.
 
 Kernels are proven to stay within their buffers; this shows that buffers lie where they may,
 so that no two that are needed at the same time share a byte.

@@ -175,6 +175,8 @@ class ElementwiseOp(Operation):
 
 @dataclasses.dataclass(eq=False)
 class ConcatOp(Operation):
+    """Tensors one after the other along an axis."""
+
     inputs: list[PlanTensor]
     axis: int
 

@@ -49,7 +49,7 @@ class Program:
         return len(self.operands) + len(self.instructions) - 1 if self.instructions else 0
 
     def then(self, name: str, dtype: str | None = None, **parameters: Any) -> Program:
-        """Append a instruction of one argument, the result so far."""
+        """Append an instruction of one argument, the result so far."""
         instruction = Instruction(
             name, (self.result,), dtype or self.dtype, tuple(parameters.items())
         )

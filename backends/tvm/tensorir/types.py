@@ -1,4 +1,4 @@
-"""Types of TensorIR: TVM has none, so that annotations would say `Any` of all of it."""
+"""Types of TensorIR objects, which TVM leaves untyped."""
 
 from __future__ import annotations
 

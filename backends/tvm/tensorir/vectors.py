@@ -1,4 +1,4 @@
-"""Pieces of vector code that programs' steps are made of."""
+"""Pieces of vector code that instructions of programs are made of."""
 
 from __future__ import annotations
 

@@ -144,10 +144,10 @@ def _slope(starts: Sequence[int]) -> int | None:
 
 def build(conv: Convolution, target: Target, tile: Tile, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, weights, bias, operands, [block starts], output."""
-    return _Emitter(conv, target, tile, parallel).build()
+    return _Builder(conv, target, tile, parallel).build()
 
 
-class _Emitter:
+class _Builder:
     def __init__(self, conv: Convolution, target: Target, tile: Tile, parallel: bool) -> None:
         self.conv, self.target, self.tile, self.parallel = conv, target, tile, parallel
         self.dot = conv.dot(target)

@@ -1,4 +1,7 @@
-"""Programs of one row-major tensor whose neighbours are not the output's, by squares."""
+"""Elementwise programs that read one row-major tensor in another order of axes.
+
+Squares of elements are transposed in registers.
+"""
 
 from __future__ import annotations
 
