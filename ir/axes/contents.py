@@ -7,7 +7,7 @@ from onnx import TensorProto
 from ..graph import Value
 from ..symbolic import expressions as e
 from ..symbolic.facts import HEAVIEST, Contents, Facts, Shape
-from ..symbolic.registry import find_contents
+from ..symbolic.registry import contents_rules, find_contents
 from .facts import contents_of_value
 from .node_axes import NodeAxes
 from .sizes import settled
@@ -18,6 +18,8 @@ def follow_contents(r: NodeAxes) -> None:
 
     What gets too heavy isn't followed: what the node reads is then frozen.
     """
+    if r.node.op_type not in contents_rules():
+        return
     for index, found in enumerate(find_contents(r.node, _Operands(r))):
         if found is None or not all(_is_light(element) for element in found.flat):
             continue

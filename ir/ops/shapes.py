@@ -7,9 +7,7 @@ in which axes merge, split, or both. Sizes known only at run time take part by i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from ..axes import dims
 from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
-from ..axes.sizes import axes_of, evaluate, over_dims, whole
+from ..axes.sizes import axes_of, evaluate, over_dims, size_over_dims, whole
 from ..symbolic import expressions as e
 from ..symbolic.expressions import Size
 from ..symbolic.facts import Contents, contents_of, unknown_elements
@@ -26,44 +24,19 @@ from .records import Trait, rule
 UNKNOWN = "its size is known only at run time"
 
 
-@dataclass(frozen=True)
-class Monomial:
-    """A size as a known factor times dims of unknown size."""
-
-    factor: int
-    unknown: tuple[tuple[int, int], ...] = ()
-
-    @classmethod
-    def of(cls, factor: int, unknown: Counter[int]) -> Monomial:
-        return cls(factor, tuple(sorted((k, n) for k, n in unknown.items() if n)))
-
-    def __mul__(self, other: Monomial) -> Monomial:
-        return Monomial.of(
-            self.factor * other.factor, Counter(dict(self.unknown)) + Counter(dict(other.unknown))
-        )
-
-    def divide(self, other: Monomial) -> Monomial | None:
-        """self / other, None where it isn't whole."""
-        have, take = Counter(dict(self.unknown)), Counter(dict(other.unknown))
-        if other.factor == 0 or self.factor % other.factor or any(have[k] < take[k] for k in take):
-            return None
-        return Monomial.of(self.factor // other.factor, have - take)
+def product_size(axis: Axis) -> Size | None:
+    """Size of an axis as a product of dims of unknown size and a number; None for a sum."""
+    size = size_over_dims(axis, whole)
+    return size if e.single_term(size) is not None else None
 
 
-ONE_ELEMENT = Monomial(1)
-
-
-def axis_monomial(axis: Axis) -> Monomial | None:
-    """Size of an axis; None for a sum with parts of unknown size."""
-    size = dims.unknown_size(axis)
-    return None if size is None else Monomial.of(size[0], Counter(size[1]))
-
-
-def element_monomial(element: Size) -> Monomial | None:
-    product = e.single_term(over_dims(element, whole))
+def product_of_dims(element: Size) -> Size | None:
+    """The same of an element of a shape."""
+    size = over_dims(element, whole)
+    product = e.single_term(size)
     if product is None or not all(isinstance(atom.of, dims.Dim) for atom in product[1]):
         return None
-    return Monomial.of(product[0], Counter(id(atom.of) for atom in product[1]))
+    return size
 
 
 def axis_of_size(r: NodeAxes, element: Size, label: str = "") -> Axis:
@@ -71,12 +44,12 @@ def axis_of_size(r: NodeAxes, element: Size, label: str = "") -> Axis:
     size = evaluate(element)
     if size is not None:
         return r.fresh(size, label)
-    wanted = element_monomial(element)
+    wanted = product_of_dims(element)
     for axis in axes_of(element):
-        base = axis_monomial(axis)
-        times = None if wanted is None or base is None else wanted.divide(base)
-        if times is not None and not times.unknown:
-            return dims.product([axis, r.literal(times.factor, "a computed size")])
+        base = product_size(axis)
+        times = None if wanted is None or base is None else e.divide_exactly(wanted, base)
+        if isinstance(times, int):
+            return dims.product([axis, r.literal(times, "a computed size")])
     return r.fresh(None)
 
 
@@ -92,7 +65,7 @@ def reshape(r: NodeAxes) -> None:
     if not r.get("allowzero", 0):
         content = _copied_sizes(r, content, axes)
     elements = list(content.ravel())
-    targets = _target_monomials(r, axes, elements)
+    targets = _target_sizes(r, axes, elements)
     result = _line_up(r, axes, targets)
     required = [
         None if element == -1 else axis for element, axis in zip(elements, result, strict=True)
@@ -123,47 +96,42 @@ def _unknown_contents(r: NodeAxes) -> Contents:
     return unknown_elements(len(shape))
 
 
-def _target_monomials(r: NodeAxes, axes: Axes, elements: Sequence[Size]) -> list[Monomial | None]:
+def _target_sizes(r: NodeAxes, axes: Axes, elements: Sequence[Size]) -> list[Size | None]:
     """Sizes of the target; one element that is -1 or unknown follows from the others.
 
     What inference or the file says of the output is used only where that isn't enough.
     """
-    targets = [None if x == -1 else element_monomial(x) for x in elements]
+    targets = [None if x == -1 else product_of_dims(x) for x in elements]
     _complete(targets, axes)
     shape = r.out_shape()
     if None in targets and shape is not None and len(shape) == len(targets):
         for i, size in enumerate(shape):
             if targets[i] is None and isinstance(size, int):
-                targets[i] = Monomial(size)
+                targets[i] = size
         _complete(targets, axes)
     return targets
 
 
-def _complete(targets: list[Monomial | None], axes: Axes) -> None:
+def _complete(targets: list[Size | None], axes: Axes) -> None:
     """Divide the input's size by that of all other axes, if one is missing."""
     missing = [i for i, t in enumerate(targets) if t is None]
-    sizes = [axis_monomial(axis) for axis in axes]
-    if len(missing) != 1 or any(s is None for s in sizes):
+    sizes = [product_size(axis) for axis in axes]
+    known = [size for size in sizes if size is not None]
+    if len(missing) != 1 or len(known) != len(sizes):
         return
-    total, rest = ONE_ELEMENT, ONE_ELEMENT
-    for size in sizes:
-        assert size is not None
-        total = total * size
-    for t in targets:
-        if t is not None:
-            rest = rest * t
-    targets[missing[0]] = total.divide(rest)
+    rest = e.multiply(*(t for t in targets if t is not None))
+    targets[missing[0]] = e.divide_exactly(e.multiply(*known), rest)
 
 
-def _line_up(r: NodeAxes, axes: Axes, targets: Sequence[Monomial | None]) -> Axes:
+def _line_up(r: NodeAxes, axes: Axes, targets: Sequence[Size | None]) -> Axes:
     """Axes of the result, group by group of equal products.
 
     From the front; where sizes there can't be compared, from the back. What is left in
     the middle is one locked group.
     """
     result: list[Axis] = [ONE] * len(targets)
-    ins = [(factor, axis_monomial(factor)) for axis in axes for factor in _factors(axis)]
-    outs = [(j, t) for j, t in enumerate(targets) if t != ONE_ELEMENT]
+    ins = [(factor, product_size(factor)) for axis in axes for factor in _factors(axis)]
+    outs = [(j, t) for j, t in enumerate(targets) if t != 1]
     while (taken := _group([m for _, m in ins], [t for _, t in outs])) is not None:
         i, j = taken
         _relate(r, [axis for axis, _ in ins[:i]], outs[:j], result)
@@ -175,8 +143,7 @@ def _line_up(r: NodeAxes, axes: Axes, targets: Sequence[Monomial | None]) -> Axe
     for axis, _ in ins:
         r.lock(axis, f"reshaped; {UNKNOWN}")
     for j, target in outs:
-        known = target is not None and not target.unknown
-        result[j] = r.literal(target.factor if known and target else None, UNKNOWN)
+        result[j] = r.literal(target if isinstance(target, int) else None, UNKNOWN)
     return tuple(result)
 
 
@@ -188,11 +155,11 @@ def _factors(axis: Axis) -> list[Axis]:
     return [((dim,),) for dim in axis[0]]
 
 
-def _group(
-    ins: Sequence[Monomial | None], outs: Sequence[Monomial | None]
-) -> tuple[int, int] | None:
+def _group(ins: Sequence[Size | None], outs: Sequence[Size | None]) -> tuple[int, int] | None:
     """How many sizes of each side the first group of equal products takes, if there is one."""
-    left, right, i, j = ONE_ELEMENT, ONE_ELEMENT, 0, 0
+    left: Size = 1
+    right: Size = 1
+    i = j = 0
     while True:
         if left == right and i and j:
             return i, j
@@ -203,22 +170,23 @@ def _group(
         if step is None:
             return None
         if take_left:
-            left, i = left * step, i + 1
+            left, i = e.multiply(left, step), i + 1
         else:
-            right, j = right * step, j + 1
+            right, j = e.multiply(right, step), j + 1
 
 
-def _larger(left: Monomial, right: Monomial) -> bool:
+def _larger(left: Size, right: Size) -> bool:
     """Whether the right side has to catch up."""
-    if left.unknown == right.unknown:
-        return left.factor > right.factor
-    return right.divide(left) is None
+    a, b = e.single_term(left), e.single_term(right)
+    if a is not None and b is not None and a[1] == b[1]:
+        return a[0] > b[0]
+    return e.divide_exactly(right, left) is None
 
 
 def _relate(
     r: NodeAxes,
     ins: Sequence[Axis],
-    outs: Sequence[tuple[int, Monomial | None]],
+    outs: Sequence[tuple[int, Size | None]],
     result: list[Axis],
 ) -> None:
     if len(outs) == 1:
@@ -227,33 +195,32 @@ def _relate(
     if _relate_known(r, ins, outs, result):
         return
     whole = dims.product(ins)
-    if any(t is None or t.unknown for _, t in outs):
+    if not all(isinstance(t, int) for _, t in outs):
         r.lock(whole, f"reshaped; {UNKNOWN}")
         for j, target in outs:
-            known = target is not None and not target.unknown
-            result[j] = r.literal(target.factor if known and target else None, UNKNOWN)
+            result[j] = r.literal(target if isinstance(target, int) else None, UNKNOWN)
         return
     for j, target in outs:
-        assert target is not None
-        result[j] = r.fresh(target.factor, f"axis{j}")
+        assert isinstance(target, int)
+        result[j] = r.fresh(target, f"axis{j}")
     r.unify(whole, dims.product([result[j] for j, _ in outs]), "reshaped across factors")
 
 
 def _relate_known(
     r: NodeAxes,
     ins: Sequence[Axis],
-    outs: Sequence[tuple[int, Monomial | None]],
+    outs: Sequence[tuple[int, Size | None]],
     result: list[Axis],
 ) -> bool:
     """What is of unknown size and outermost on both sides stays: [N, h*s] -> [N*h, s].
 
     The rest is locked. Whether the sizes are of that kind.
     """
-    first, target = axis_monomial(ins[0]), outs[0][1]
-    if first is None or not first.unknown or target is None:
+    first, target = product_size(ins[0]), outs[0][1]
+    if first is None or isinstance(first, int) or target is None:
         return False
-    sizes = [target.divide(first), *(t for _, t in outs[1:])]
-    known = [t.factor for t in sizes if t is not None and not t.unknown]
+    sizes = [e.divide_exactly(target, first), *(t for _, t in outs[1:])]
+    known = [t for t in sizes if isinstance(t, int)]
     rest = dims.product(ins[1:])
     if len(known) < len(sizes) or dims.axis_size(rest) is None:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 
@@ -58,7 +59,7 @@ def constant_of_shape(node: Node, facts: Facts) -> Found:
     sizes, value = facts.integers(node.input(0)), node.get("value")
     if sizes is None or value is None or value.data_type not in INTEGERS:
         return [None]
-    if any(size < 0 for size in sizes) or int(np.prod(sizes, dtype=object)) > LIMIT:
+    if any(size < 0 for size in sizes) or math.prod(sizes) > LIMIT:
         return [None]
     filled = np.empty(sizes, object)
     filled[...] = int(numpy_helper.to_array(value).reshape(-1)[0])
@@ -90,7 +91,7 @@ def forward(node: Node, facts: Facts) -> Found:
     sizes = [size for size in shape if isinstance(size, int)]
     if len(sizes) < len(shape):
         return [data.reshape(-1) if len(shape) == 1 else None]
-    if int(np.prod(sizes, dtype=object)) != data.size:
+    if math.prod(sizes) != data.size:
         return [None]
     return [data.reshape(sizes)]
 
@@ -193,7 +194,7 @@ def expand(node: Node, facts: Facts) -> Found:
     result = [b if a == 1 else a for a, b in zip(*shapes, strict=True)]
     if any(1 != b != a for a, b in zip(result, shapes[1], strict=True)):
         raise Misfit(f"{data.shape} doesn't expand to {sizes}")
-    if int(np.prod(result, dtype=object)) > LIMIT:
+    if math.prod(result) > LIMIT:
         return [None]
     return [np.broadcast_to(data, result)]
 
@@ -203,7 +204,7 @@ def tile(node: Node, facts: Facts) -> Found:
     data, repeats = facts.contents(node.input(0)), facts.integers(node.input(1))
     if data is None or repeats is None or len(repeats) != data.ndim:
         return [None]
-    if min(repeats, default=1) < 0 or data.size * int(np.prod(repeats, dtype=object)) > LIMIT:
+    if min(repeats, default=1) < 0 or data.size * math.prod(repeats) > LIMIT:
         return [None]
     return [np.tile(data, repeats)]
 

@@ -76,13 +76,14 @@ Monomial = tuple[Atom, ...]
 class Expression:
     """A polynomial that is not a plain integer: `terms` leads from monomials to factors."""
 
-    __slots__ = ("_hash", "_range", "_text", "terms")
+    __slots__ = ("_hash", "_range", "_text", "_weight", "terms")
 
     def __init__(self, terms: dict[Monomial, int]) -> None:
         self.terms = terms
         self._hash: int | None = None
         self._range: Range | None = None
         self._text: str | None = None
+        self._weight: int | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Expression) and self.terms == other.terms
@@ -98,6 +99,12 @@ class Expression:
         if self._text is None:
             self._text = _text(self.terms)
         return self._text
+
+    @property
+    def weight(self) -> int:
+        if self._weight is None:
+            self._weight = sum(1 + sum(atom.weight for atom in m) for m in self.terms)
+        return self._weight
 
     @property
     def range(self) -> Range:
@@ -171,9 +178,7 @@ def mentions(size: Size, *ops: str) -> bool:
 
 def weight(size: Size) -> int:
     """How much a size is to compute: its terms, factors and functions."""
-    if isinstance(size, int):
-        return 1
-    return sum(1 + sum(atom.weight for atom in monomial) for monomial in size.terms)
+    return 1 if isinstance(size, int) else size.weight
 
 
 def is_long(size: Size) -> bool:
@@ -183,7 +188,7 @@ def is_long(size: Size) -> bool:
 
 def bounded(size: Size, limit: int) -> Size:
     """A size of at most some weight: what is heavier is an atom, equal only to its equals."""
-    return size if isinstance(size, int) or weight(size) <= limit else _shortened(size)
+    return size if isinstance(size, int) or size.weight <= limit else _shortened(size)
 
 
 # --- polynomials -------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,10 @@ class Facts:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.opset = model.opset
+
+    @cached_property
+    def opset(self) -> int:
+        return self.model.opset
 
     # Whoever runs the rules knows the values.
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from onnx import TypeProto
 
+from ...ir.errors import MISFITS
 from ...ir.graph import Attribute, Graph, Node, Value, normalize_domain
-from ...ir.infer import blamed
+from ...ir.infer import misfit
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from ..base import Note
@@ -122,8 +123,10 @@ class Rewriter:
         for rule in self._rules.find(node):
             if node.graph is None:
                 break
-            with blamed(node, self.model, rule):
+            try:
                 applies = rule(node, self)
+            except MISFITS as error:
+                raise misfit(node, error, self.model, rule) from error
             if applies:
                 log.debug("%s (%s): %s", node.label, node.op_type, rule.__name__)
                 self.applied[rule.__name__] += 1
