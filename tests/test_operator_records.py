@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from secateur.ir.ops.records import Operator, add, table
 from .backend_cases import Case, generated_cases
 
 Array = Any
+
+ROOT = Path(__file__).parent.parent
 
 GRID = np.float32([-50, -7.5, -2, -1, -0.75, -0.5, -0.1, 0, 0.1, 0.25, 0.5, 0.9, 1, 1.5, 3, 50])
 """Numbers on both sides of where functions of one number turn."""
@@ -181,6 +185,15 @@ MADE_OF_OTHERS = {"AffineGrid", "CausalConvWithState", "If", "LinearAttention", 
 """Operators with functions or subgraphs, of which their schemas don't say what is random."""
 
 
+def test_reshapes_keep_elements_in_order() -> None:
+    checked = set()
+    for op_type, inputs, outputs, case in cases():
+        if Trait.IN_ORDER in known(op_type) and is_numeric(inputs[0]):
+            np.testing.assert_array_equal(inputs[0].ravel(), outputs[0].ravel(), case.name)
+            checked.add(op_type)
+    assert checked == with_trait(Trait.IN_ORDER)
+
+
 def test_random_operators_are_those_that_schemas_call_random() -> None:
     random = onnx.defs.OpSchema.NodeDeterminism.NonDeterministic  # type: ignore[attr-defined]
     schemas = onnx.defs.get_all_schemas()
@@ -227,3 +240,30 @@ def test_macs_belong_to_operators_with_rules() -> None:
     for (domain, op_type), records in operators().items():
         for record in records:
             assert record.macs is None or not isinstance(record.axes, str), (domain, op_type)
+
+
+# --- who else lists operators ------------------------------------------------------------
+
+
+def lists_of_operators() -> Iterator[tuple[str, set[str]]]:
+    """Where four operators or more are listed outside of the records, and which."""
+    names = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}
+    for folder in ("ir", "passes", "backends"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if path.is_relative_to(ROOT / "ir" / "ops"):
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Set | ast.Tuple | ast.List):
+                    values = [e.value for e in node.elts if isinstance(e, ast.Constant)]
+                    listed = {v for v in values if isinstance(v, str)}
+                    if len(listed) >= 4 and len(listed) == len(node.elts) and listed <= names:
+                        yield f"{path.relative_to(ROOT)}:{node.lineno}", listed
+
+
+def test_no_list_repeats_a_trait() -> None:
+    """Neither as a whole nor but for a few operators, which is how such lists differ."""
+    for place, listed in lists_of_operators():
+        for trait in Trait:
+            stated = with_trait(trait)
+            apart = len(listed ^ stated)
+            assert apart > len(listed | stated) // 4, f"{place} lists what {trait} says"

@@ -330,7 +330,7 @@ def tile(r: NodeAxes) -> None:
     r.set(tuple(result))
 
 
-@rule("Squeeze", traits=Trait.MOVES)
+@rule("Squeeze", traits=Trait.IN_ORDER)
 def squeeze(r: NodeAxes) -> None:
     axes = r.axes(0)
     if r.get("axes") is None and not r.has(1):
@@ -355,7 +355,7 @@ def _name_axes(r: NodeAxes, rewriter: Rewriting, axes: Axes, removed: set[int]) 
         rewriter.set_constant(r.node, 1, np.array(sorted(removed), np.int64))
 
 
-@rule("Unsqueeze", traits=Trait.MOVES)
+@rule("Unsqueeze", traits=Trait.IN_ORDER)
 def unsqueeze(r: NodeAxes) -> None:
     axes = r.axes(0)
     added = r.get("axes")

@@ -40,6 +40,9 @@ class Trait(enum.Flag):
     MOVES = enum.auto()
     """Every element of a result is an element of the first operand."""
 
+    IN_ORDER = enum.auto()
+    """The result has the elements of the first operand, in their order, in another shape."""
+
     NON_NEGATIVE = enum.auto()
     """No element of the first result is below zero."""
     MONOTONE = enum.auto()
@@ -71,6 +74,7 @@ class Trait(enum.Flag):
 
 _IMPLIED = {
     Trait.POINTWISE: Trait.SAME_SHAPE,
+    Trait.IN_ORDER: Trait.MOVES | Trait.ZERO_AT_ZERO,
     Trait.MOVES: Trait.ZERO_AT_ZERO,
     Trait.ZERO_AT_ANY_ZERO: Trait.ZERO_AT_ZERO,
 }

@@ -53,7 +53,7 @@ def axis_of_size(r: NodeAxes, element: Size, label: str = "") -> Axis:
     return r.fresh(None)
 
 
-@rule("Reshape", traits=Trait.MOVES)
+@rule("Reshape", traits=Trait.IN_ORDER)
 def reshape(r: NodeAxes) -> None:
     axes = r.axes(0)
     if r.get("shape") is not None:  # opset 1 to 4
@@ -231,7 +231,7 @@ def _relate_known(
     return True
 
 
-@rule("Flatten", traits=Trait.MOVES)
+@rule("Flatten", traits=Trait.IN_ORDER)
 def flatten(r: NodeAxes) -> None:
     axes = r.axes(0)
     axis = int(r.get("axis", 1))

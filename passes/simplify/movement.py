@@ -15,7 +15,7 @@ RULES = RuleSet()
 
 _UNBOUNDED = 2**31 - 1
 
-RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+RESHAPES = tuple(sorted(with_trait(Trait.IN_ORDER)))
 
 
 # --- reshapes ------------------------------------------------------------------------------

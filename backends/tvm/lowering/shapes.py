@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ....ir.graph import Node, Value
+from ....ir.ops import Trait, with_trait
 from ..plan.operations import ConcatOp, ElementwiseOp, ReshapeOp
 from ..plan.programs import Program, dequantize, quantize, simplify
 from ..plan.tensors import PlanTensor, View
@@ -235,7 +236,7 @@ def _strides(shape: Sequence[int]) -> list[int]:
 
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"), reshape),
+    **dict.fromkeys((*with_trait(Trait.IN_ORDER), "Identity", "Dropout"), reshape),
     "Transpose": transpose,
     "Expand": expand,
     "Slice": slice_,
