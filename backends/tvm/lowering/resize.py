@@ -72,8 +72,13 @@ def _taps(sampling: Sampling, size: int, out: int, scale: float) -> Taps | None:
 def _scales(
     lowering: Lowering, node: Node, shape: Sequence[int], out: Sequence[int]
 ) -> list[float] | None:
-    """The scale of every axis, None where it is computed at run time."""
+    """The scale of every axis, None where it is computed at run time.
+
+    Where no axis changes its size ONNX Runtime copies, whatever the scales.
+    """
     rank = len(shape)
+    if shape == out:
+        return [1.0] * rank
     axes = [int(a) % rank for a in node.get("axes", list(range(rank)))]
     old = is_old(node, lowering.model.opset)
     given = node.get("scales")

@@ -1,7 +1,8 @@
 """Where Resize reads: coordinates, taps and weights, of ONNX's operator specification.
 
 The formulas take arrays of numbers, or expressions inside a kernel: `xp` is numpy, or what
-gives expressions the same functions. All numbers are float32, as in ONNX Runtime.
+gives expressions the same functions. All numbers are float32 unless said otherwise, and are
+rounded in the order of ONNX Runtime: the nearest element depends on the last bit.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ Number = Any
 
 MODES = ("nearest", "linear", "cubic")
 NEAREST_MODES = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+
+HALF_WAY = 1e-6
+"""Coordinates nearer to the middle of two elements than this count as halfway between them."""
+
+WHOLE_LENGTH = 2.0**-22
+"""Relative difference of scale times size from a whole number that rounding may make."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Sampling:
         return cls(
             str(node.get("mode", "nearest")).replace("bilinear", "linear"),
             "asymmetric" if old else node.get("coordinate_transformation_mode", "half_pixel"),
-            "floor" if old else node.get("nearest_mode", "round_prefer_floor"),
+            "by_scale" if old else node.get("nearest_mode", "round_prefer_floor"),
             float(node.get("cubic_coeff_a", -0.75)),
             bool(node.get("exclude_outside", 0)),
             bool(node.get("antialias", 0)),
@@ -101,7 +108,7 @@ class Sampling:
             return f"mode '{self.mode}'"
         if self.transform not in _TRANSFORMS:
             return f"coordinate_transformation_mode '{self.transform}'"
-        if self.mode == "nearest" and self.nearest_mode not in NEAREST_MODES:
+        if self.mode == "nearest" and self.nearest_mode not in (*NEAREST_MODES, "by_scale"):
             return f"nearest_mode '{self.nearest_mode}'"
         return None
 
@@ -124,17 +131,24 @@ class Sampling:
             return 2 * reach
         return 2 * (math.ceil(reach * axis.size / max(axis.out, 1)) + 1)
 
-    def coordinate(self, axis: Axis, i: Number, scale: Number, window: Sequence[Number]) -> Number:
+    def coordinate(
+        self, xp: Any, axis: Axis, i: Number, scale: Number, window: Sequence[Number]
+    ) -> Number:
         """Where output element `i` lies in the input; `window` is the region of interest."""
-        return _TRANSFORMS[self.transform](i, scale, axis, window)
+        return _TRANSFORMS[self.transform](xp, i, scale, axis, window)
 
-    def nearest(self, xp: Any, at: Number) -> Number:
+    def nearest(self, xp: Any, at: Number, scale: Number) -> Number:
         """The element nearest to a coordinate, perhaps outside of the input."""
-        if self.nearest_mode == "round_prefer_floor":
-            return xp.ceil(at - 0.5)
-        if self.nearest_mode == "round_prefer_ceil":
-            return xp.floor(at + 0.5)
-        return xp.floor(at) if self.nearest_mode == "floor" else xp.ceil(at)
+        below = xp.floor(at)
+        if self.nearest_mode == "floor":
+            return below
+        if self.nearest_mode == "ceil":
+            return xp.ceil(at)
+        if self.nearest_mode == "by_scale":  # before there was an attribute
+            return xp.where(scale < 1.0, xp.ceil(at), below)
+        past = at - below - 0.5
+        up = past > -HALF_WAY if self.nearest_mode == "round_prefer_ceil" else past >= HALF_WAY
+        return xp.where(up, below + 1.0, below)
 
     def inside(self, xp: Any, axis: Axis, at: Number) -> Number:
         """The coordinate to interpolate at.
@@ -171,9 +185,9 @@ class Sampling:
         """The taps of a whole axis, where the region of interest doesn't count."""
         factor, window = np.float32(scale), (np.float32(0), np.float32(1))
         i = np.arange(axis.out, dtype=np.float32)
-        at = np.broadcast_to(self.coordinate(axis, i, factor, window), i.shape)
+        at = np.broadcast_to(self.coordinate(np, axis, i, factor, window), i.shape)
         if self.mode == "nearest":
-            return Taps(_clamped(self.nearest(np, at)[:, None], axis), None)
+            return Taps(_clamped(self.nearest(np, at, factor)[:, None], axis), None)
         at = self.inside(np, axis, at)[:, None]
         count = self.taps(axis)
         places = np.floor(at) + np.arange(1 - count // 2, 1 + count // 2, dtype=np.float32)
@@ -211,43 +225,53 @@ def cubic(xp: Any, x: Number, a: float) -> Number:
     return xp.where(x <= 1.0, near, xp.where(x < 2.0, far, 0.0))
 
 
-def _half_pixel(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _half_pixel(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
     return (i + 0.5) / scale - 0.5
 
 
-def _half_pixel_symmetric(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _half_pixel_symmetric(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+    """ONNX Runtime divides and adds in float64 here."""
     adjustment = float(axis.out) / (scale * float(axis.size))
-    return (1.0 - adjustment) * (axis.size / 2) + _half_pixel(i, scale, axis, window)
+    offset = (1.0 - adjustment) * (axis.size / 2)
+    return xp.single(xp.double(offset) + (xp.double(i) + 0.5) / xp.double(scale) - 0.5)
 
 
-def _pytorch_half_pixel(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
-    return _half_pixel(i, scale, axis, window) if axis.out > 1 else i * 0.0
+def _pytorch_half_pixel(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+    return _half_pixel(xp, i, scale, axis, window) if axis.out > 1 else i * 0.0
 
 
-def _align_corners(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _align_corners(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+    """The length is scale times size, which may have a fraction that the output hasn't."""
     if axis.out == 1:
         return i * 0.0
-    return i * float(axis.size - 1) / (scale * float(axis.size) - 1.0)
+    length = scale * float(axis.size)
+    whole = xp.abs(length - float(axis.out)) <= axis.out * WHOLE_LENGTH
+    length = xp.where(whole, xp.single(axis.out), length)
+    return i * float(axis.size - 1) / (length - 1.0)
 
 
-def _asymmetric(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _asymmetric(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
     return i / scale
 
 
-def _crop_and_resize(i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _tf_half_pixel(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+    return (i + 0.5) / scale
+
+
+def _crop_and_resize(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
     start, end = window
     last = float(axis.size - 1)
     if axis.out == 1:
         return (start + end) * 0.5 * last
-    return start * last + i * ((end - start) * last / float(axis.out - 1))
+    return xp.single(start * last) + i * (end - start) * last / float(axis.out - 1)
 
 
-_TRANSFORMS: dict[str, Callable[[Number, Number, Axis, Any], Number]] = {
+_TRANSFORMS: dict[str, Callable[[Any, Number, Number, Axis, Any], Number]] = {
     "half_pixel": _half_pixel,
     "half_pixel_symmetric": _half_pixel_symmetric,
     "pytorch_half_pixel": _pytorch_half_pixel,
     "align_corners": _align_corners,
     "asymmetric": _asymmetric,
-    "tf_half_pixel_for_nn": lambda i, scale, axis, window: (i + 0.5) / scale,
+    "tf_half_pixel_for_nn": _tf_half_pixel,
     "tf_crop_and_resize": _crop_and_resize,
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -18,12 +21,13 @@ from secateur.backends.tvm.artifact.library import Library
 from secateur.backends.tvm.emission import work
 from secateur.backends.tvm.lowering.lower import RULES, lower
 from secateur.backends.tvm.plan.operations import LoopsOp, ResizeOp
-from secateur.backends.tvm.plan.sampling import NEAREST_MODES
+from secateur.backends.tvm.plan.sampling import NEAREST_MODES, Axis, Sampling
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 
 from .graphs import Net, feeds, quantize, reference
+from .joined import Part, compile_parts
 from .test_networks import SETTINGS, TARGETS, run
 
 TRANSFORMS = (
@@ -156,10 +160,15 @@ def single(
     opset: int = 18,
     **attributes: Any,
 ) -> onnx.ModelProto:
-    """A model of one node whose inputs after the first are constants, or 'scales' at run time."""
+    """A model of one node whose inputs after the first are constants.
+
+    Or 'scales' or 'sizes', which are then computed at run time.
+    """
     inputs = [helper.make_tensor_value_info("x", dtype, shape)]
     if "scales" in names and "scales" not in constants:
         inputs.append(helper.make_tensor_value_info("scales", TensorProto.FLOAT, [len(shape)]))
+    if "sizes" in names and "sizes" not in constants:
+        inputs.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, [len(shape)]))
     graph = helper.make_graph(
         [helper.make_node(op_type, ["x", *names], ["y"], name=op_type, **attributes)],
         "single",
@@ -322,3 +331,98 @@ def test_threads_share_rows(
             continue
         inputs = feeds(source)
         check(run(source, TARGETS[-1], tmp_path, inputs, 2), reference(source, inputs), limit)
+
+
+MODES: tuple[dict[str, Any], ...] = (
+    *({"mode": "nearest", "nearest_mode": m} for m in NEAREST_MODES),
+    {"mode": "linear"},
+    {"mode": "cubic"},
+)
+
+
+def pairs(step: int) -> Iterator[tuple[int, int]]:
+    """Different sizes before and after, every one of `step`."""
+    chosen = itertools.islice(itertools.product(range(1, 41), repeat=2), 0, None, step)
+    return ((size, out) for size, out in chosen if size != out)
+
+
+@pytest.mark.parametrize("operand", ["sizes", "scales"])
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_tables_match_in_every_size(step: int, operand: str) -> None:
+    """The nearest element depends on the last bit of a coordinate, and on what counts as halfway.
+
+    But where a scale leaves a fraction of an element, which `align_corners` counts here.
+    """
+    for transform, mode in itertools.product((*TRANSFORMS, "tf_half_pixel_for_nn"), MODES):
+        attributes = {**mode, "coordinate_transformation_mode": transform}
+        names = ["", "scales"] if operand == "scales" else ["", "", "sizes"]
+        model = single("Resize", (2, 1), {}, names, opset=19, **attributes)
+        x, other = model.graph.input
+        x.type.tensor_type.shape.dim[1].dim_param = "size"
+        assert other.name == operand
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        sampling = Sampling.of(from_proto(model).graph.nodes[0], 19)
+        for size, out in pairs(step):
+            scale = np.float32(out) / np.float32(size)
+            values = np.float32([1, scale]) if operand == "scales" else np.int64([2, out])
+            row = np.arange(size, dtype=np.float32) if mode["mode"] == "nearest" else \
+                np.random.default_rng(size).standard_normal(size, np.float32)  # fmt: skip
+            (expected,) = session.run(None, {"x": np.stack([row, -row]), operand: values})
+            length = expected.shape[1]
+            if length == size or (transform == "align_corners" and length != out):
+                continue
+            taps = sampling.table(Axis(size, length), float(scale))
+            found = row[taps.places[:, 0]]
+            if taps.weights is not None:
+                found = (row[taps.places] * taps.weights).sum(1)
+            limit = 0 if mode["mode"] == "nearest" else 2e-5
+            different = np.abs(found - expected[0]) > limit
+            assert not different.any(), f"{attributes}: {size} to {out}, {operand}"
+
+
+def test_kernels_match_where_the_last_bit_counts(tmp_path: Path) -> None:
+    """Coordinates in kernels: rounded as in the tables, and products not fused with sums."""
+    parts = []
+    for transform in (*TRANSFORMS, "tf_half_pixel_for_nn", "tf_crop_and_resize"):
+        for mode, shape, out in (
+            ({"mode": "nearest", "nearest_mode": "round_prefer_floor"}, (11, 14), (13, 19)),
+            ({"mode": "nearest", "nearest_mode": "round_prefer_ceil"}, (7, 14), (8, 39)),
+            ({"mode": "nearest", "nearest_mode": "floor"}, (13, 3), (7, 11)),
+            ({"mode": "linear"}, (10, 14), (12, 39)),
+        ):
+            constants: dict[str, Any] = {"sizes": np.int64(out)}
+            names = ["", "", "sizes"]
+            if transform == "tf_crop_and_resize":
+                constants["roi"] = np.float32([0.1, 0, 0.7, 1.1])
+                names[0] = "roi"
+            attributes = {**mode, "coordinate_transformation_mode": transform}
+            model = single("Resize", shape, constants, names, opset=19, **attributes)
+            x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+            parts.append(Part(f"{transform} {mode}", model, {"x": x}))
+    for joined in compile_parts(parts, tmp_path, len(parts)):
+        results = joined.run({prefix: part.feeds for prefix, part in joined.parts.items()})
+        for prefix, part in joined.parts.items():
+            expected = part.reference(part.feeds)
+            assert expected is not None
+            np.testing.assert_allclose(results[prefix]["y"], expected["y"], rtol=0, atol=1e-4,
+                                       err_msg=part.name)  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("shape", [(29, 29), (1, 3, 29, 29)])
+def test_copies_where_no_size_changes(tmp_path: Path, mode: str, shape: tuple[int, ...]) -> None:
+    """As ONNX Runtime does, whatever the scales."""
+    scales = np.float32([1] * (len(shape) - 2) + [1.0344827, 1.02])
+    model = single("Resize", shape, {"s": scales}, ["", "s"], mode=mode)
+    inputs = feeds(model)
+    check(run(model, TARGETS[-1], tmp_path, inputs), reference(model, inputs), 0)
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.6, 0.7, 1.3, 2])
+def test_nearest_before_it_had_a_mode(tmp_path: Path, scale: float) -> None:
+    """In opset 10: the element above where the image gets smaller, below where it grows."""
+    scales = np.float32([1, 1, scale, 1])
+    for shape in ((1, 3, 17, 5), (3, 1, 17, 5)):
+        model = single("Resize", shape, {"s": scales}, ["s"], mode="nearest", opset=10)
+        inputs = feeds(model)
+        check(run(model, TARGETS[-1], tmp_path, inputs), reference(model, inputs), 0)

@@ -67,6 +67,15 @@ class _Expressions:
     where = staticmethod(select)
 
     @staticmethod
+    def double(x: Expr) -> Expr:
+        return to(x, "float64")
+
+    @staticmethod
+    def single(x: Expr) -> Expr:
+        """Rounded, also where it is a product that is added to something."""
+        return m.fence(to(x, "float32"))
+
+    @staticmethod
     def minimum(a: Expr, b: Expr) -> Expr:
         return tirx.min(a, to(b, "float32"))
 
@@ -142,8 +151,13 @@ def _rounding_axes(call: OperatorCall, sampling: Sampling) -> range:
 def _scales(
     call: OperatorCall, shape: tuple[int, ...], out: tuple[int, ...], axes: list[int]
 ) -> tuple[_Scale, bool]:
-    """How the kernel gets an axis's scale; whether axes of equal sizes stay as they are."""
+    """How the kernel gets an axis's scale; whether axes of equal sizes stay as they are.
+
+    Where no axis changes its size ONNX Runtime copies, whatever the scales.
+    """
     node = call.node
+    if shape == out:
+        return lambda *_: number(1.0, "float32"), True
     at = 1 if is_old(node, call.opset) else 2
     given = node.get("scales")
     constant = call.constant(at) if given is None else np.asarray(given)
@@ -178,11 +192,11 @@ def _make_table(
     sampled, xp = axis.sampled, _Expressions
     last = sampled.size - 1
     with k.loop(sampled.out, "o") as o:
-        at = bind(k, sampling.coordinate(sampled, to(o, "float32"), scale, window))
+        at = bind(k, sampling.coordinate(xp, sampled, to(o, "float32"), scale, window))
         past = tirx.any(at < number(0, "float32"), at > number(last, "float32"))
         outside.store(to(past, "int32"), (o,))
         if sampling.mode == "nearest":
-            positions.store(clamped(k, sampling.nearest(xp, at), 0, last + 1), (o, 0))
+            positions.store(clamped(k, sampling.nearest(xp, at, scale), 0, last + 1), (o, 0))
             return
         at = bind(k, sampling.inside(xp, sampled, at))
         first = bind(k, clamped(k, xp.floor(at), -_FAR, _FAR) - (axis.taps // 2 - 1))
