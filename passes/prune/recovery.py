@@ -32,10 +32,10 @@ SAMPLES = 512
 BATCH = 32
 """Samples in one run at most; there are several runs, half of which may be held back."""
 
-ROWS = 16384
+ROWS = 8192
 """Rows that a layer is solved from where its outputs have so many positions."""
 
-ROWS_FOR_EACH = 16
+ROWS_FOR_EACH = 24
 """Rows for each unknown, where that is more."""
 
 ROUNDS = 2

@@ -30,6 +30,7 @@ def to_markdown(report: Report) -> str:
         _head(report),
         _stages(report),
         _pruning(report),
+        _recovery(report),
         _quantization(report),
         _artifact(report),
         _checks(report),
@@ -174,7 +175,57 @@ def _pruning(report: Report) -> str:
     header = ["channel group", "before", "after", "removed", "parameters"]
     lines = [f"## Pruning: {_code(run.text)}"]
     lines.append(table(header, rows) if rows else "No channel group could be pruned.")
+    trials = run.statistics.get("candidates", [])
+    if trials:
+        lines.append(
+            "Ways to share the cuts out, by the divergence of the outputs from the original's, on "
+            "samples held back, before and after recovery with the others. The first was taken."
+        )
+        lines.append(
+            table(
+                ["widths by", "cut", "recovered"],
+                [
+                    [
+                        _plain(t["name"]),
+                        _number(t["divergence_unrecovered"]),
+                        _number(t["divergence"]),
+                    ]
+                    for t in trials
+                ],
+            )
+        )
     return "\n\n".join([*lines, *_left_alone("Not pruned", run)])
+
+
+def _recovery(report: Report) -> str:
+    """Error of each layer's output, as a share of its variance."""
+    run = report.pass_run("recover")
+    if run is None:
+        return ""
+    layers = run.statistics.get("layers", [])
+    lines = ["## Recovery"]
+    if layers:
+        lines.append(
+            "Squared error of what each layer puts out, as a share of its variance in the "
+            "original, before and after the layer was solved anew."
+        )
+        rows = [
+            [
+                f"{short(layer['node'])} ({_plain(layer['op_type'])})",
+                _number(layer["before"]),
+                _number(layer["after"]),
+                f"{layer['rows']:,} / {layer['unknowns']:,}",
+            ]
+            for layer in layers
+        ]
+        lines.append(table(["layer", "before", "after", "rows / unknowns"], rows))
+    else:
+        lines.append("No layer was solved anew.")
+    return "\n\n".join([*lines, *_left_alone("Not recovered", run)])
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _quantization(report: Report) -> str:
