@@ -16,9 +16,9 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.emission import work
 
-from .graphs import Net, feeds, quantize, reference
-from .joined import Part, compile_parts
-from .test_networks import SETTINGS, TARGETS, run
+from ..graphs import Net, feeds, quantize, reference
+from ..joined import Part, compile_parts
+from ..test_networks import SETTINGS, TARGETS, run
 
 
 @st.composite

@@ -28,7 +28,7 @@ from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.simplify import simplify_pipeline
 
-from .graphs import quantize
+from ..graphs import quantize
 
 Build = Callable[[], Any]
 

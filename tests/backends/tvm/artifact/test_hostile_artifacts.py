@@ -17,7 +17,7 @@ from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 
-from .graphs import Net
+from ..graphs import Net
 
 GOOD = {
     "version": 1,

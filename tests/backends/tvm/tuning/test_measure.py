@@ -13,7 +13,7 @@ from secateur.backends.tvm.targets import parse_target
 from secateur.backends.tvm.tuning.measure import measure_peak, profile
 from secateur.ir.onnx_io import from_proto
 
-from .graphs import Net, feeds
+from ..graphs import Net, feeds
 
 NATIVE = parse_target("native")
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("tvm")
 
-from .test_networks import SETTINGS, TARGETS, run
+from ..test_networks import SETTINGS, TARGETS, run
 
 Array = Any
 

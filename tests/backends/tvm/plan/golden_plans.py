@@ -1,4 +1,4 @@
-"""Plans of small models as text. `python -m tests.backends.tvm.golden_plans` writes them anew.
+"""Plans of small models as text; `python -m tests.backends.tvm.plan.golden_plans` writes them.
 
 A file in `tests/golden/plans` holds `// TARGET: name`, a model, `// PLAN:`, and its plan.
 """
@@ -14,7 +14,7 @@ from secateur.ir.infer import infer_shapes
 from secateur.ir.text import parse_model
 from secateur.passes.simplify import simplify_pipeline
 
-FOLDER = Path(__file__).parents[2] / "golden" / "plans"
+FOLDER = Path(__file__).parents[3] / "golden" / "plans"
 TARGET, PLAN = "// TARGET: ", "// PLAN:\n"
 
 

@@ -21,7 +21,7 @@ from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 
-from .graphs import Net, feeds, reference
+from ..graphs import Net, feeds, reference
 
 
 def network(seed: int = 0) -> onnx.ModelProto:

@@ -25,7 +25,7 @@ from secateur.backends.tvm.tuning import tune as tuning
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 
-from .graphs import Net, feeds, quantize, reference
+from ..graphs import Net, feeds, quantize, reference
 
 NATIVE = parse_target("native")
 

@@ -19,8 +19,8 @@ from secateur.backends.tvm.lowering.elementwise import PLAIN_FUNCTIONS, RULES
 from secateur.backends.tvm.lowering.loops import RULES as LOOPS
 from secateur.backends.tvm.plan.programs import dequantize, quantize
 
-from .graphs import Net, feeds, reference
-from .test_networks import TARGETS, run
+from ..graphs import Net, feeds, reference
+from ..test_networks import TARGETS, run
 
 Array = Any
 

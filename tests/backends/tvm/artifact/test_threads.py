@@ -28,8 +28,8 @@ from secateur.backends.tvm.tensorir import builder
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 
-from .graphs import Net, feeds, quantize, reference
-from .test_networks import SETTINGS, networks
+from ..graphs import Net, feeds, quantize, reference
+from ..test_networks import SETTINGS, networks
 
 NATIVE = parse_target("native")
 

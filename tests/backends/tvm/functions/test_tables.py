@@ -12,9 +12,9 @@ pytest.importorskip("tvm")
 from secateur.backends.tvm.functions.tables import tabulate
 from secateur.backends.tvm.plan.programs import ProgramBuilder, dequantize, quantize
 
-from .graphs import Net, feeds, reference
-from .graphs import quantize as quantize_model
-from .test_networks import TARGETS, run
+from ..graphs import Net, feeds, reference
+from ..graphs import quantize as quantize_model
+from ..test_networks import TARGETS, run
 
 
 def test_sigmoid_of_a_byte_is_one_lookup() -> None:

@@ -22,7 +22,7 @@ from secateur.backends.tvm.targets import can_run_here, parse_target
 from secateur.ir.errors import SecateurError, UnsupportedError
 from secateur.ir.onnx_io import from_proto
 
-from .graphs import feeds, reference
+from ..graphs import feeds, reference
 
 NATIVE = parse_target("native")
 

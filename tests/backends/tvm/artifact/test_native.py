@@ -22,7 +22,7 @@ from secateur.backends.tvm.targets import parse_target, targets
 from secateur.ir.errors import UnsupportedError
 from secateur.ir.onnx_io import from_proto
 
-from .graphs import quantize
+from ..graphs import quantize
 from .test_threads import network
 
 
