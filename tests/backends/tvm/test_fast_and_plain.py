@@ -234,7 +234,7 @@ def check_answers(record: Record) -> None:
     accepted = {op for op, answers in record.items() if True in answers}
     declined = {op for op, answers in record.items() if False in answers}
     assert set(PAIRS) - accepted == NO_PART.keys()
-    assert set(PAIRS) - declined - NO_PART.keys() == ONLY_CONSTANTS
+    assert set(PAIRS) - declined - NO_PART.keys() <= ONLY_CONSTANTS
 
 
 def test_fast_rules_compute_what_plain_loops_do(
