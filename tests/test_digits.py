@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from secateur.checking.measurements import evaluate
+from secateur.checking.runners import evaluate
 from secateur.ir.onnx_io import load, to_proto
 from secateur.ir.reference import Session
 from secateur.models import digits

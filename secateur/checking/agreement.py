@@ -10,8 +10,8 @@ import numpy as np
 from ..ir.errors import SecateurError
 from ..ir.tensor import Array
 from ..passes.compare import gaps, is_discrete, magnitude, relative
-from .measurements import Runner
 from .rounding import Rounding
+from .runners import Runner
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ..ir.reference import Session
 from ..reporting.report import Latency
 from .agreement import Agreement, compare
 from .measure import latencies
-from .measurements import Runner
+from .runners import Runner
 from .running import feeds_for, open_model, open_runner
 
 

@@ -19,8 +19,8 @@ from ..passes.batch import inspect_batch
 from ..reporting.report import Check
 from .agreement import compare
 from .checks import ROUNDING, Feeds, check_feeds, describe
-from .measurements import Runner
 from .rounding import Rounding
+from .runners import Runner
 from .running import open_model
 
 STEPS = 0.05

@@ -21,7 +21,7 @@ from ..passes.inline import InlineFunctions
 from ..passes.simplify.defaults import inputs_with_defaults
 from ..passes.sizes import CountedSizes, axis_name, infer_sizes
 from ..reporting.report import Latency, Stage
-from .measurements import Runner, measure_latency
+from .runners import Runner, measure_latency
 
 LATENCY_SECONDS = 2.0
 """Time that measuring the latency of all runners together should take."""

@@ -16,7 +16,7 @@ from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..ir.verify import verify
 from ..passes.sizes import infer_sizes
-from .measurements import Runner
+from .runners import Runner
 
 
 def open_model(

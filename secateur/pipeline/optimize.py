@@ -16,7 +16,7 @@ from ..checking.agreement import compare
 from ..checking.checks import check_equivalent, check_feeds, check_file
 from ..checking.independence import check_independent
 from ..checking.measure import describe_model, environment, latencies, measure_stage
-from ..checking.measurements import Runner, evaluate
+from ..checking.runners import Runner, evaluate
 from ..checking.running import open_model
 from ..data.batches import batch_sizes
 from ..data.datasets import Dataset, DataSource, load_dataset

@@ -12,9 +12,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from .blocked import Blocked
+from .copies import is_copy
 from .operations import ConcatOp, ConvolutionOp, ElementwiseOp, Plan, PoolingOp, ResizeOp
 from .tensors import Operation, PlanTensor
-from .views import is_copy
 
 _WRITERS = (ConcatOp, ConvolutionOp, ElementwiseOp, PoolingOp, ResizeOp)
 """Operations that write their results to where these lie."""

@@ -7,10 +7,10 @@ import logging
 
 import numpy as np
 
+from .copies import absorb_copies
 from .operations import ElementwiseOp, Fused, MatMulOp, Plan, ProductOp, RowsOp
 from .programs import Program, ProgramBuilder, compose, merge_operands, simplify
 from .tensors import Operation, PlanTensor, View
-from .views import absorb_copies
 
 log = logging.getLogger(__name__)
 

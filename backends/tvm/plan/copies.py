@@ -1,4 +1,4 @@
-"""Views of views: copies that only move data become strides of what reads them."""
+"""Copies that only move data become strides of what reads them: views of views."""
 
 from __future__ import annotations
 

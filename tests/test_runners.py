@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from secateur.checking.measurements import evaluate, measure_latency
+from secateur.checking.runners import evaluate, measure_latency
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
