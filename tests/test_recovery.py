@@ -24,6 +24,7 @@ from secateur.passes.prune import PruneChannels, Recover
 from secateur.passes.prune.importance import CRITERIA, group_scores
 from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.recovery import recover
+from secateur.passes.simplify import simplify_pipeline
 from secateur.passes.sizes import infer_sizes
 from tests.axes.graphs import network
 
@@ -303,3 +304,42 @@ def test_search_never_ends_with_less_than_it_began_with():
     assert candidates[0]["divergence"] == min(c["divergence"] for c in candidates)
     statistics = records[0].result.statistics
     assert statistics["macs_after"] <= 0.5 * statistics["macs_before"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bert",
+        "bidirectional_lstm",
+        "ds_cnn",
+        "efficientnet_b0",
+        "gqa_decoder",
+        "mobilenet_v3_small",
+        "resnext50",
+        "shufflenet_v1",
+        "super_resolution",
+        "tcn",
+        "vit_tiny",
+    ],
+)
+def test_whole_architectures_are_recovered_or_that_is_undone(name):
+    model = zoo.load_tiny(name, "kept")
+    PassManager(simplify_pipeline()).run(model)
+    infer_sizes(model)
+    feeds = [zoo.random_inputs(model, seed=seed) for seed in range(12)]
+    arrays = {}
+    for value in model.graph.inputs:
+        rows = [feed[value.name] for feed in feeds]
+        joins = bool(value.shape) and rows[0].shape[0] == 1
+        arrays[value.name] = np.concatenate(rows) if joins else np.stack(rows)
+    pruned = model.clone()
+    records = PassManager([PruneChannels(macs=0.6), Recover()]).run(pruned, Context(arrays))
+    infer_sizes(pruned)
+    best = records[0].result.statistics["candidates"][0]
+    if best["divergence"] > best["divergence_unrecovered"]:
+        assert not records[1].result.changed
+        assert "held back" in str(records[1].result.notes[0])
+    else:
+        assert records[1].result.changed
+    assert Session(pruned).run(feeds[0]).keys() == Session(model).run(feeds[0]).keys()
