@@ -190,7 +190,7 @@ def test_tuning_for_another_machine_is_refused(tmp_path: Path) -> None:
 
 _INTERRUPTED = """
 import _thread, signal, sys
-from secateur.backends.tvm import choices, tune
+from secateur.backends.tvm.tuning import tune
 from secateur.backends.tvm.cache import Cache
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import parse_target
