@@ -38,7 +38,7 @@ _RANKS = (2, 4, 3, 1, 0, 5)
 """Numbers of axes to try for an input that declares none."""
 
 _SECONDS = 10.0
-"""Time after which the search gives up."""
+"""Processor time after which the search gives up."""
 
 _ELEMENTS = 2**24
 """Largest number of elements of an input."""
@@ -106,7 +106,7 @@ class _Search:
             raise DataError(f"no random inputs that the model runs with ({error})") from None
         self.tried = 0
         self.problem = ""
-        self.deadline = time.monotonic() + _SECONDS
+        self.deadline = time.process_time() + _SECONDS
 
     def first(self) -> dict[str, Array]:
         """The first inputs found with which the model runs. Raises DataError."""
@@ -122,7 +122,7 @@ class _Search:
             if reached == self.length:
                 self.found = assignment
                 return self._feed(assignment)
-            if time.monotonic() > self.deadline:
+            if time.process_time() > self.deadline:
                 break
         tried = f"{self.tried} combinations of sizes" if self.choices else "its inputs"
         raise DataError(
@@ -136,7 +136,7 @@ class _Search:
             before = furthest
             for name, values in self.choices.items():
                 for value in values:
-                    if furthest == self.length or time.monotonic() > self.deadline:
+                    if furthest == self.length or time.process_time() > self.deadline:
                         return best, furthest
                     reached = self._reach({**best, name: value})
                     if reached > furthest:
