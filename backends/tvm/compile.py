@@ -109,6 +109,8 @@ def compile_model(
     batch = find_batch(work)
     if batch.is_proven:
         take_one_sample(work, batch)
+    if declared_sizes:
+        _declare_empty(work, model)
     samples = _with_samples(batch)
     compiler = _Compiler(
         target,
@@ -131,6 +133,20 @@ def compile_model(
             with atomic_files(Path(dump_plan)) as (text,):
                 text.write_text("\n".join(compiler.plans), encoding="utf-8")
     return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
+
+
+def _declare_empty(work: Model, model: Model) -> None:
+    """Let outputs be as empty as they are declared, where inference finds no other sizes.
+
+    It takes a declared 0 for a size that the exporter didn't know.
+    """
+    for output, declared in zip(work.graph.outputs, model.graph.outputs, strict=True):
+        sizes, given = output.shape, declared.shape
+        if sizes is None or given is None or len(sizes) != len(given) or output.dtype is None:
+            continue
+        pairs = zip(sizes, given, strict=True)
+        found = [0 if own == 0 and not isinstance(size, int) else size for size, own in pairs]
+        output.set_tensor_type(output.dtype, found)
 
 
 MOST_ELEMENTS = 2**31 - 1

@@ -204,7 +204,7 @@ def assert_close(have: Array, want: Array, what: str, operators: set[str]) -> No
     np.testing.assert_allclose(have, want, rtol=rtol, atol=atol, err_msg=what)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize("tenth", range(10))
 def test_all_cases(tmp_path: Path, tenth: int) -> None:
     """Every case of ONNX with tensors of numbers, as ONNX Runtime computes it or as ONNX says,

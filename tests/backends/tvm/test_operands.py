@@ -357,3 +357,27 @@ def test_inputs_that_give_sizes_are_refused_unless_asked_for(name: str, tmp_path
     assert not (tmp_path / "no.so").exists()
     compile_model(model, parse_target("native"), tmp_path / "yes.so", declared_sizes=True)
     assert (tmp_path / "yes.so").exists()
+
+
+EMPTY = {
+    "Reshape": ("""
+graph g (%x: float[0, 3, 4], %k: int64[3]) -> (%y: float[3, 4, 0]) {
+  %y = Reshape(%x, %k) {allowzero = 1}
+}""", [3, 4, 0], [3, 0, 4]),
+    "ConstantOfShape": ("""
+graph g (%k: int64[1]) -> (%y: float[0]) {
+  %y = ConstantOfShape(%k)
+}""", [0], [2]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_outputs_are_empty_where_that_is_declared(name: str, tmp_path: Path) -> None:
+    """Also where nothing else says so; elsewhere a declared 0 may be a size not known."""
+    text, good, bad = EMPTY[name]
+    compile_model(parse(text), parse_target("native"), tmp_path / "m.so", declared_sizes=True)
+    runtime = Runtime(tmp_path / "m.so")
+    feeds = {"x": np.zeros((0, 3, 4), F)} if name == "Reshape" else {}
+    assert runtime.run({**feeds, "k": np.int64(good)})["y"].shape == tuple(good)
+    with pytest.raises(SecateurError, match=rf"\({name}\)"):
+        runtime.run({**feeds, "k": np.int64(bad)})
