@@ -176,10 +176,11 @@ def test_every_operand_has_a_model() -> None:
     assert named - covered == {("DFT", 1)}  # a length, of which test_operands.py has cases
 
 
-def test_optional_operands_are_obeyed_or_checked(tmp_path: Path) -> None:
-    outcomes = check_all([part for part in covering() if has_optional(part)], tmp_path)
-    assert outcomes["equal"] > 200
-    assert outcomes["error"] > 50
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_optional_operands_are_obeyed_or_checked(tmp_path: Path, step: int) -> None:
+    outcomes = check_all([part for part in covering() if has_optional(part)][::step], tmp_path)
+    assert outcomes["equal"] > 200 / step
+    assert outcomes["error"] > 50 / step
     assert outcomes["unknown"] < 10
 
 

@@ -98,7 +98,7 @@ def check(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 2e
         np.testing.assert_allclose(found[name], array, rtol=tolerance, atol=tolerance * scale)
 
 
-@settings(SETTINGS, max_examples=30)
+@settings(SETTINGS, max_examples=8)
 @given(networks(), st.sampled_from(TARGETS))
 def test_networks_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:
     """With one kernel for Resize and all that follows it, without changes of layout."""
@@ -107,7 +107,7 @@ def test_networks_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> 
     assert calls_of(tmp_path / "model.so", "Resize") == ["resize"]
 
 
-@settings(SETTINGS, max_examples=20)
+@settings(SETTINGS, max_examples=6)
 @given(
     networks(("nearest", "linear")), st.sampled_from(TARGETS), st.sampled_from(("uint8", "int8"))
 )
@@ -205,7 +205,7 @@ def test_the_smaller_side_changes_its_layout(
     assert outputs == (["elementwise"] if kernels == ["resize"] else [])
 
 
-@settings(SETTINGS, max_examples=20)
+@settings(SETTINGS, max_examples=8)
 @given(st.data())
 def test_kernels_match_loops(tmp_path: Path, data: st.DataObject) -> None:
     """Also where ONNX Runtime isn't ONNX: fractions of pixels and corners, antialiasing."""
