@@ -122,6 +122,16 @@ def test_the_example_brings_a_target(installed: Path) -> None:
     assert "the board on our desk" in result.stdout
 
 
+def test_the_example_brings_a_criterion(installed: Path) -> None:
+    code = """
+import numpy as np
+from secateur.passes.prune.importance import find_criterion
+assert find_criterion("largest").of_weights(np.array([[1.0, -3.0], [2.0, 0.0]])).tolist() == [3, 2]
+"""
+    result = run(installed, "-c", code)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("group", "value", "code", "says"),
     [

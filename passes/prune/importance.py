@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ...ir.axes.dims import Axis, Dim, resolve, term_size
 from ...ir.errors import SecateurError
+from ...ir.plugins import plugins
 from .groups import Group, Tie
 from .readers import Reader
 from .surgeon import surgeon_scores
@@ -132,10 +133,12 @@ def find_criterion(name: str) -> Criterion:
     """
     if ":" in name:
         return Criterion("a function of the user's", of_weights=_imported(name))
-    if name not in CRITERIA:
-        known = ", ".join(CRITERIA)
+    known_ones = {**plugins("importance", Criterion), **CRITERIA}
+    if name not in known_ones:
+        known = ", ".join(known_ones)
         raise SecateurError(f"unknown importance '{name}' (there are {known}, and module:function)")
-    return CRITERIA[name]
+    found: Criterion = known_ones[name]
+    return found
 
 
 def _imported(name: str) -> OfWeights:
