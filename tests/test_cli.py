@@ -121,6 +121,17 @@ def test_prune_leaves_ignored_weights_alone(place: Path) -> None:
     assert "reached" in run(*arguments, exit_code=1).stderr
 
 
+def test_prune_recovers_and_measures_where_there_are_samples(place: Path) -> None:
+    samples = ("--calibration", "data.npz", "--evaluation", "data.npz")
+    arguments = ("prune", "model.onnx", "-o", "out.onnx", "--macs", "0.5", *samples)
+    report = run_json(*arguments)
+    assert [stage["name"] for stage in report["stages"]] == ["original", "pruned", "recovered"]
+    assert all(0 <= stage["top1"] <= 1 for stage in report["stages"])
+    assert "top-1" in run(*arguments).stdout
+    whole = run_json(*arguments, "--no-recovery")
+    assert [stage["name"] for stage in whole["stages"]] == ["original", "pruned"]
+
+
 def test_quantize(place: Path) -> None:
     arguments = ("quantize", "model.onnx", "-o", "q.onnx", "--calibration", "data.npz")
     report = run_json(*arguments)

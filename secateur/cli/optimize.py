@@ -13,6 +13,7 @@ from .console import StageProgress, print_json, print_table, say
 from .options import (
     calibration_option,
     compiler_options,
+    evaluation_option,
     fixed_inputs_options,
     folder_option,
     json_option,
@@ -35,11 +36,7 @@ if TYPE_CHECKING:
 @pruning_options
 @click.option("--quantize", type=click.Choice(["int8"]), help="Quantize; needs --calibration.")
 @calibration_option
-@click.option(
-    "--evaluation",
-    type=click.Path(path_type=Path),
-    help="Samples to measure with, in the same form; 'labels' (class indices) gives accuracy.",
-)
+@evaluation_option
 @compiler_options
 @threads_option
 @seed_option

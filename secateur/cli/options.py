@@ -123,6 +123,12 @@ calibration_option = click.option(
     help="Samples to calibrate with: .npz with one array per model input, first axis samples.",
 )
 
+evaluation_option = click.option(
+    "--evaluation",
+    type=click.Path(path_type=Path),
+    help="Samples to measure with, in the same form; 'labels' (class indices) gives accuracy.",
+)
+
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path),

@@ -9,6 +9,7 @@ import click
 
 from .options import (
     calibration_option,
+    evaluation_option,
     file_option,
     fixed_inputs_options,
     has_goal,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @fixed_inputs_options
 @pruning_options
 @calibration_option
+@evaluation_option
 @seed_option
 @json_option
 def command(
@@ -37,6 +39,7 @@ def command(
     fixed: FixedInputs,
     pruning: dict[str, Any],
     calibration: Path | None,
+    evaluation: Path | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -50,5 +53,13 @@ def command(
         raise click.UsageError("Give a goal: --macs, --ratio or --params.")
     from ..pipeline.transform import prune_file
 
-    report = prune_file(model, output, pruning, fixed=fixed, data=calibration, seed=seed)
+    report = prune_file(
+        model,
+        output,
+        pruning,
+        fixed=fixed,
+        data=calibration,
+        evaluation=evaluation,
+        seed=seed,
+    )
     print_transformation(report, output, as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..reporting.markdown import SIZE_HEADER, reasons, size_row
-from ..reporting.report import Report
+from ..reporting.report import Report, percent_text
 from .console import print_json, print_table, say
 
 
@@ -14,7 +14,13 @@ def print_transformation(report: Report, output: Path, as_json: bool) -> None:
     if as_json:
         print_json(report.to_dict())
         return
-    print_table(SIZE_HEADER, [size_row(stage) for stage in report.stages])
+    header, rows = SIZE_HEADER, [size_row(stage) for stage in report.stages]
+    if any(stage.top1 is not None for stage in report.stages):
+        header = [*header, "top-1"]
+        rows = [
+            [*row, percent_text(stage.top1)] for row, stage in zip(rows, report.stages, strict=True)
+        ]
+    print_table(header, rows)
     for run in report.passes:
         for line in reasons(run):
             say(f"Left alone: {line}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..checking.checks import check_equivalent, check_feeds, check_file
 from ..checking.measure import describe_model, environment, measure_stage
+from ..checking.runners import evaluate
 from ..checking.running import open_model
 from ..data.datasets import DataSource, load_dataset
 from ..data.fixed_inputs import FixedInputs
@@ -22,7 +23,7 @@ from ..ir.tensor import Array
 from ..passes.base import Context
 from ..passes.prune import PruneChannels
 from ..passes.quantize import QuantizeStatic
-from ..reporting.report import Check, Report
+from ..reporting.report import Check, Report, Stage
 from .steps import Step, prune_step, quantize_step, recover_step, run_step
 
 
@@ -63,30 +64,41 @@ def transform_file(
     *,
     fixed: FixedInputs | None = None,
     data: DataSource | None = None,
+    evaluation: DataSource | None = None,
     seed: int = 0,
 ) -> Report:
     """Apply `steps` to the model in `source`, check the result, and write it to `output`.
 
     `data` are the samples to calibrate with and to compare on; by default the latter are
-    random.
+    random. With `evaluation`, samples with labels, accuracy is measured before and after.
     `output` appears whole or not at all, and may be `source`. Raises SecateurError.
     """
     original = open_model(source, fixed)
     model = original.clone()
     samples = None if data is None else load_dataset(data, model)
+    labelled = None if evaluation is None else load_dataset(evaluation, model)
     job = Transformation(original, model, {"step": steps[0].name, "seed": seed})
     report = job.report
+
+    def measure(stage: Stage) -> None:
+        if labelled is not None and labelled.labels is not None:
+            session = Session(model, threads=0)
+            stage.top1 = evaluate(session, labelled.samples, labelled.labels).top1
+            report.evaluation_samples = len(labelled.samples)
+
     with job.writing(output):
         try:
             job.feeds = check_feeds(model, samples, seed)
         except DataError as error:
             report.notes.append(f"nothing was compared: {error}")
+        measure(report.stages[0])
         context = Context(None if samples is None else samples.samples.arrays, seed)
         for step in steps:
             result = run_step(step, model, context)
             context = result.context
             report.passes += result.runs
             report.stages.append(measure_stage(step.result, model, result.seconds))
+            measure(report.stages[-1])
             if result.oracle is not None:
                 report.checks.append(_check_result(step, result.oracle, model, job.feeds))
         job.save(model)
@@ -100,6 +112,7 @@ def prune_file(
     *,
     fixed: FixedInputs | None = None,
     data: DataSource | None = None,
+    evaluation: DataSource | None = None,
     seed: int = 0,
 ) -> Report:
     """Prune, by the options of `PruneChannels`; with samples, recover what that costs."""
@@ -107,7 +120,9 @@ def prune_file(
     steps = [prune_step(pass_)]
     if data is not None and pass_.recovery:
         steps.append(recover_step())
-    return transform_file(source, output, steps, fixed=fixed, data=data, seed=seed)
+    return transform_file(
+        source, output, steps, fixed=fixed, data=data, evaluation=evaluation, seed=seed
+    )
 
 
 def quantize_file(
