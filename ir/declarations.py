@@ -150,13 +150,18 @@ class _Checker:
                 if not covers(whole, value):
                     self.claims.add(value)
                     is_proven = False
-            if not follows_claims and all(map(is_static, node.outputs)):
+            if not follows_claims and all(map(_is_settled, node.outputs)):
                 note_inference(node, self.model, self.versions, is_proven=is_proven)
 
     def _local_types(self, node: Node) -> list[TypeProto | None]:
         if self.claims.isdisjoint(node.inputs):
             return [None] * len(node.outputs)
         return infer_node(self.model, node)
+
+
+def _is_settled(value: Value | None) -> bool:
+    """Whether all sizes are known, none of them a declared 0 that inference may find anew."""
+    return is_static(value) and (value is None or 0 not in (value.shape or ()))
 
 
 def _take_static_type(value: Value, found: TypeProto | None) -> bool:

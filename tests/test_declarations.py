@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import onnx
 import pytest
 from onnx import TensorProto, TypeProto, helper
 
-from secateur.ir.declarations import check_declarations
+from secateur.ir.declarations import check_declarations, correct_declarations
 from secateur.ir.errors import ModelError, SecateurError
+from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.manager import PassManager
 from secateur.passes.simplify import simplify_pipeline
@@ -136,6 +138,26 @@ def test_a_declared_intermediate_value(declared: str, problem: str | None) -> No
         check_declarations(from_proto(model))
     with pytest.raises(ModelError, match=r"declared as|is a tensor"):
         PassManager(simplify_pipeline()).run(from_proto(model))
+
+
+@pytest.mark.parametrize("declared", ["float[0, 3]", "float[2, 0]", "float[0, 0]"])
+@pytest.mark.parametrize("settle", [check_declarations, correct_declarations])
+def test_a_declared_zero_gives_way_to_inference(declared: str, settle: Callable[..., Any]) -> None:
+    """Also after declarations were compared with what inference finds."""
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["t"]), helper.make_node("Shape", ["t"], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+            [helper.make_tensor_value_info("y", TensorProto.INT64, [2])],
+            value_info=[_value_info("t", declared)],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    found = from_proto(model)
+    settle(found)
+    infer_shapes(found)
+    assert next(v for v in found.graph.values() if v.name == "t").shape == (2, 3)
 
 
 def _value_info(name: str, text: str) -> onnx.ValueInfoProto:

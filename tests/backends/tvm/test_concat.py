@@ -81,7 +81,7 @@ def _slice(draw: Any, net: Net, value: str, channels: int) -> tuple[str, int]:
     return net.node("Slice", value, *names), end - start
 
 
-@settings(SETTINGS, max_examples=40)
+@settings(SETTINGS, max_examples=14)
 @given(joined(), st.sampled_from(TARGETS))
 def test_joined_networks_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:
     inputs = feeds(model, 1)
@@ -91,7 +91,7 @@ def test_joined_networks_match(tmp_path: Path, model: onnx.ModelProto, target: s
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=2e-5 * scale)
 
 
-@settings(SETTINGS, max_examples=30)
+@settings(SETTINGS, max_examples=10)
 @given(joined(), st.sampled_from(TARGETS))
 def test_quantized_joined_networks_are_bit_identical(
     tmp_path: Path, model: onnx.ModelProto, target: str

@@ -31,7 +31,7 @@ def transpositions(draw: Any) -> onnx.ModelProto:
     return net.model({"x": tuple(shape)}, [value])
 
 
-@settings(SETTINGS, max_examples=30)
+@settings(SETTINGS, max_examples=15)
 @given(transpositions(), st.sampled_from(TARGETS), st.booleans())
 def test_transpositions_match(
     tmp_path: Path, model: onnx.ModelProto, target: str, quantized: bool
@@ -71,7 +71,7 @@ def branches(draw: Any) -> onnx.ModelProto:
     return net.model({"x": (draw(st.integers(1, 2)), 5, *sizes)}, [value, parts[1]])
 
 
-@settings(SETTINGS, max_examples=25)
+@settings(SETTINGS, max_examples=12)
 @given(branches(), st.sampled_from(TARGETS))
 def test_slices_of_channels_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:
     inputs = feeds(model, 1)
