@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import secateur.backends.tvm as backend
+import secateur.backends.tvm.artifact as artifact
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc"),
@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 SOURCE = Path(__file__).with_name("launches.c")
-RUNTIME = Path(backend.__file__).with_name("native") / "runtime.c"
+RUNTIME = Path(artifact.__file__).with_name("native") / "runtime.c"
 
 
 def run(folder: Path, flags: list[str], launches: int, threads: int, forks: int) -> None:
