@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,22 @@ from hypothesis import settings
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None, print_blob=True)
 settings.load_profile("fixed")  # the same examples in every run; README.md says how to draw others
+
+
+WORKERS = 2
+"""Processes that run the whole suite, a file at a time each (pytest-xdist)."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Share the suite out where all of it runs; where files are named, one process is quicker."""
+    whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    if not whole or not config.pluginmanager.hasplugin("xdist"):
+        return
+    option = config.option
+    if option.numprocesses is None and not option.usepdb and not hasattr(config, "workerinput"):
+        option.numprocesses = min(WORKERS, os.cpu_count() or 1)
+        option.dist = "loadfile"
 
 
 @pytest.fixture(scope="session", autouse=True)
