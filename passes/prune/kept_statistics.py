@@ -54,6 +54,8 @@ def _statistic_axes(model: Model, node: Node, rank: int) -> list[int]:
         tensor = model.constant(node.input(1))
         if axes is None and tensor is not None:
             axes = tensor.numpy().tolist()
+        if axes is None and node.input(1) is not None:
+            return []  # computed, from sizes as a rule: they say which of them stay
         return [int(a) % rank for a in axes] if axes else list(range(rank))
     return []
 

@@ -172,8 +172,11 @@ def working_types(model: Model) -> Iterator[None]:
     Inside, sizes have names that mean something to the analysis only. When the block
     ends, values keep known sizes and the names that the model had before.
     """
-    declared = {v.name: v.type for v in model.graph.outputs}
     names = {n for v in _typed_values(model) for n in v.shape or () if isinstance(n, str)}
+    names -= {n for n in names if n.startswith(_MADE_UP)} - _names_of_inputs(model)
+    for value in model.graph.outputs:
+        _restrict_names(value, names)
+    declared = {v.name: v.type for v in model.graph.outputs}
     if not _has_all_types(model):
         infer_shapes(model)
     yield
@@ -183,6 +186,14 @@ def working_types(model: Model) -> Iterator[None]:
         kept = declared.get(value.name)
         if kept is not None:
             value.type = _completed(kept, value)
+
+
+_MADE_UP = "unk__"
+"""What names begin with that ONNX's inference gives to sizes that it doesn't know."""
+
+
+def _names_of_inputs(model: Model) -> set[str]:
+    return {n for v in model.graph.inputs for n in v.shape or () if isinstance(n, str)}
 
 
 def _has_all_types(model: Model) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from ..ir.display import printable
-from ..ir.errors import SecateurError
+from ..ir.errors import RuleError, SecateurError
 from .signals import interruptible
 
 COMMANDS = {
@@ -71,7 +71,8 @@ class _Commands(click.Group):
             if os.environ.get(TRACEBACK) or isinstance(error, BrokenPipeError):
                 raise
             text = "not enough memory" if isinstance(error, MemoryError) else _one_line(error)
-            limit = "" if isinstance(error, SecateurError) else memory_limit()
+            known = isinstance(error, SecateurError) and not isinstance(error, RuleError)
+            limit = "" if known else memory_limit()
             raise click.ClickException(text + limit) from error
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
