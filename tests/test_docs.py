@@ -11,7 +11,7 @@ import pytest
 from secateur.ir.onnx_io import load
 from secateur.ir.text import parse_model, print_model
 from secateur.ir.verify import verify
-from tests.test_ir_graphsurgeon import chain
+from tests.ir.test_ir_graphsurgeon import chain
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -26,8 +26,7 @@ from secateur.passes.base import Context
 from secateur.passes.batch import inspect_batch
 from secateur.passes.quantize import QuantizeStatic
 from secateur.passes.simplify import FixInputShapes
-
-from ...axes.graphs import network
+from tests.ir.axes.graphs import network
 
 Array = Any
 SIZES = (1, 3, 5)

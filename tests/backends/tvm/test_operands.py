@@ -26,7 +26,7 @@ from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError, UnsupportedError
 from secateur.ir.onnx_io import from_proto
-from tests.test_simplify_structure import parse
+from tests.passes.test_simplify_structure import parse
 
 from .graphs import reference
 

@@ -15,7 +15,7 @@ from secateur.ir.errors import ModelError
 from secateur.ir.graph import normalize_domain
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto, load, save, to_proto
-from tests.test_ir_roundtrip import check_round_trip, everything
+from tests.ir.test_ir_roundtrip import check_round_trip, everything
 
 UNKNOWN = bytes.fromhex("c23e03616263 c83e9601 d53e01020304 d93e0102030405060788 e33e0805e43e")
 """Unknown fields 1000 to 1004, of every wire type: bytes, varint, fixed32, fixed64, a group."""

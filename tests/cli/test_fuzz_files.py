@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "fuzz_files.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz_files.py"
 LIMITS = {"seconds": 60.0, "memory": 2 * 10**9}
 
 

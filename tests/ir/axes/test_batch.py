@@ -20,9 +20,9 @@ from secateur.ir.onnx_io import to_proto
 from secateur.ir.text import parse_model
 from secateur.models.zoo import list_models, load_tiny
 from secateur.passes.simplify import simplify_pipeline
+from tests.backend_cases import generated_cases
 from tests.feeds import random_feeds
 
-from ..backend_cases import generated_cases
 from .graphs import network
 from .independence import analyzed, assert_independent, open_first_axes
 

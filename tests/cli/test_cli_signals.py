@@ -163,7 +163,7 @@ def test_too_little_address_space_is_one_line(place: Path, megabytes: int) -> No
     done = subprocess.run(
         ["sh", "-c", f"{command} -o out --target native --no-cache"],
         cwd=place,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
     )

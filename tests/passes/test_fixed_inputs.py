@@ -18,7 +18,7 @@ from secateur.ir.reference import Session
 from secateur.models.zoo import load_tiny, random_inputs
 from secateur.passes.manager import OutputCheck, PassManager
 from secateur.passes.simplify import FixInputShapes, FreezeDefaults, Simplify
-from tests.test_simplify_structure import parse
+from tests.passes.test_simplify_structure import parse
 
 
 def test_fixed_input_shapes_make_chains_constant() -> None:

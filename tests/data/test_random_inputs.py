@@ -8,7 +8,7 @@ import pytest
 from secateur.data.npz import DataError
 from secateur.data.random_inputs import describe_feeds, random_feed, random_feeds
 from secateur.ir.reference import Session
-from tests.test_simplify_structure import parse
+from tests.passes.test_simplify_structure import parse
 
 CASES = {
     "weights": (

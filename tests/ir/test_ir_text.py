@@ -30,10 +30,10 @@ from secateur.models.zoo import list_models, load_tiny
 from secateur.passes.base import Context
 from secateur.passes.pipeline import parse_pipeline
 from tests.backend_cases import generated_cases, model_files
+from tests.ir.test_ir_roundtrip import everything
 from tests.strategies import models
-from tests.test_ir_roundtrip import everything
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.txt"))
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.txt"))
 
 
 def check_round_trip(model: Model) -> Model:

@@ -19,7 +19,7 @@ import secateur
 from secateur.ir.reference import Session
 from secateur.reporting.report import Report
 
-SHARED = Path(__file__).parent.parent.parent / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 FILES = {"model.onnx", "model.so", "report.json", "report.md"}
 
 
@@ -170,7 +170,7 @@ def test_a_given_model_is_not_changed(digits: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_open_shapes_are_fixed_where_asked(tmp_path: Path) -> None:
-    model = Path(__file__).parent.parent / "models/zoo/data/gru.dynamo.onnx"
+    model = Path(__file__).parents[2] / "models/zoo/data/gru.dynamo.onnx"
     with pytest.raises(secateur.SecateurError, match=r"frames.* is not static .*--input-shape"):
         secateur.optimize(model, tmp_path / "out", target="native")
     report = secateur.optimize(

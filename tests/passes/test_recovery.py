@@ -26,7 +26,7 @@ from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.recovery import recover
 from secateur.passes.simplify import simplify_pipeline
 from secateur.passes.sizes import infer_sizes
-from tests.axes.graphs import network
+from tests.ir.axes.graphs import network
 
 TOLERANCE = 2e-2
 """Relative to an output's deviation: the ridge keeps weights that much nearer to the old ones."""

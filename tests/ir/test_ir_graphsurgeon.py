@@ -19,7 +19,7 @@ from secateur.ir.verify import verify  # noqa: E402
 from secateur.models.zoo import list_models, load_tiny  # noqa: E402
 from secateur.passes.simplify import FoldBatchNormalization, RemoveNoOps  # noqa: E402
 from tests.backend_cases import generated_cases  # noqa: E402
-from tests.test_ir_roundtrip import everything  # noqa: E402
+from tests.ir.test_ir_roundtrip import everything  # noqa: E402
 
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
 

@@ -21,7 +21,7 @@ from secateur.ir.reference import Session, load_problem
 from secateur.passes.simplify import Simplify
 from tests import oddities
 from tests.oddities.registry import loads
-from tests.test_simplify_structure import parse
+from tests.passes.test_simplify_structure import parse
 
 
 def run(*arguments: str | Path) -> Result:

@@ -7,7 +7,7 @@ import pytest
 
 from secateur.passes.manager import OutputCheck, PassManager
 from secateur.passes.simplify import Simplify
-from tests.test_simplify_structure import operators, parse, simplified
+from tests.passes.test_simplify_structure import operators, parse, simplified
 
 
 def test_broadcast_and_expand_of_symbolic_sizes() -> None:

@@ -16,8 +16,8 @@ from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
 from secateur.passes.base import Context, PassResult
 from secateur.passes.quantize import QuantizeStatic
-from tests.quantization_error import check
-from tests.test_quantize_integer import build, random
+from tests.passes.quantization_error import check
+from tests.passes.test_quantize_integer import build, random
 
 IMAGES = random(0, 12, 3, 6, 6)
 

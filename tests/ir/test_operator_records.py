@@ -16,12 +16,11 @@ from onnx.reference import ReferenceEvaluator
 
 from secateur.ir.ops import Trait, operator, operators, with_trait
 from secateur.ir.ops.records import Operator, add, table
-
-from .backend_cases import Case, generated_cases
+from tests.backend_cases import Case, generated_cases
 
 Array = Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 GRID = np.float32([-50, -7.5, -2, -1, -0.75, -0.5, -0.1, 0, 0.1, 0.25, 0.5, 0.9, 1, 1.5, 3, 50])
 """Numbers on both sides of where functions of one number turn."""

@@ -14,7 +14,7 @@ from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import load, save
 from secateur.models.zoo import ZOO, load_tiny, random_inputs, tiny_path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeStatic
 from secateur.passes.quantize.calibrate import calibrate
 from secateur.passes.samples import Samples
-from tests.quantization_error import check
-from tests.test_quantize import IMAGES, W, conv, reasons, run
-from tests.test_quantize_integer import build, quantize, random
+from tests.passes.quantization_error import check
+from tests.passes.test_quantize import IMAGES, W, conv, reasons, run
+from tests.passes.test_quantize_integer import build, quantize, random
 
 PLAIN = build([conv("x", "w")], {"w": W}, ["N", 3, 6, 6])
 

@@ -16,7 +16,7 @@ from secateur.ir.reference import Session
 from secateur.ir.verify import verify
 from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeStatic
-from tests.quantization_error import check
+from tests.passes.quantization_error import check
 from tests.strategies import Builder, Draw, models
 
 RELAXED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]

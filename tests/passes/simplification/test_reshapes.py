@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.verify import verify
-from tests.test_simplify_structure import operators, parse, simplified
+from tests.passes.test_simplify_structure import operators, parse, simplified
 
 SHUFFLE = """
 graph g (%x: float[2, 12, 4, 4]) -> (%y: float[2, 12, 4, 4]) {{

@@ -16,8 +16,7 @@ from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.manager import PassManager
 from secateur.passes.simplify import simplify_pipeline
-
-from .backend_cases import Case, generated_cases
+from tests.backend_cases import Case, generated_cases
 
 
 def _cases() -> Iterator[Case]:

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
+from tests.backend_cases import generated_cases
 
-from ..backend_cases import generated_cases
 from .oracle import assert_equals, assert_equals_masked, prune_at_random, run_masked
 
 

@@ -21,7 +21,7 @@ from secateur.passes.opset import ConvertOpset
 from secateur.passes.simplify import Simplify
 from tests.backend_cases import Case, generated_cases
 from tests.feeds import random_feeds
-from tests.test_simplify_backend import expected_outputs
+from tests.passes.test_simplify_backend import expected_outputs
 
 NEWEST = onnx.defs.onnx_opset_version()
 
