@@ -309,6 +309,10 @@ def unify(a: Axis, b: Axis, why: Lock) -> bool:
         lock(a, why)
         lock(b, why)
         return False
+    for whole, parts in ((a, b), (b, a)):
+        if len(whole) == 1 < len(parts) and len(whole[0]) == 1 and whole[0][0].lock is None:
+            whole[0][0].binding = parts  # as cutting it at their ends would, at less cost
+            return True
     while not (is_plain(a) and is_plain(b)):
         ends_a, ends_b = _boundaries(a), _boundaries(b)
         if ends_a == ends_b:

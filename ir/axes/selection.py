@@ -59,6 +59,8 @@ class Selection:
         return np.concatenate(pieces)
 
     def _term_indices(self, term: Term) -> Indices | None:
+        if len(term) == 1:
+            return self._factor_indices(term[0])
         factors = [self._factor_indices(dim) for dim in term]
         if all(factor is None for factor in factors):
             return None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ...ir.axes.dims import Axis, Dim, axis_size, dims_of, resolve
+from ...ir.axes.dims import Axis, Dim, Term, axis_size, dims_of, resolve
 from ...ir.axes.facts import Analysis, Axes
 from ...ir.cost import UNKNOWN_SHAPE, ShapeOf, count, known_shape
 from ...ir.graph import Node, Use, Value
@@ -17,11 +18,48 @@ Counts = Mapping[Dim, int]
 """Kept indices of the dims that lose some."""
 
 
+class Length:
+    """The size of an axis as a function of kept counts; parts of unknown size count as 1.
+
+    What some dims change is found from the terms that have them, however wide the axis is.
+    """
+
+    def __init__(self, axis: Axis) -> None:
+        self._terms = resolve(axis)
+        self._by_dim: dict[Dim, list[int]] = defaultdict(list)
+        for index, term in enumerate(self._terms):
+            for dim in dict.fromkeys(dims_of((term,))):
+                self._by_dim[dim].append(index)
+        self._sizes = [_term_size(term, {}) for term in self._terms]
+        self.full = sum(self._sizes)
+        """Size with nothing removed."""
+
+    @property
+    def dims(self) -> Collection[Dim]:
+        """What the axis consists of."""
+        return self._by_dim.keys()
+
+    def __call__(self, kept: Counts) -> int:
+        few, many = sorted((kept, self._by_dim), key=len)
+        touched = {i for dim in few if dim in many for i in self._by_dim[dim]}
+        return self.full - sum(self._sizes[i] - _term_size(self._terms[i], kept) for i in touched)
+
+
+def _term_size(term: Term, kept: Counts) -> int:
+    size = 1
+    for dim in term:
+        if dim.binding is not None:
+            size *= sum(_term_size(part, kept) for part in resolve(dim.binding))
+        else:
+            size *= kept.get(dim, 1 if dim.size is None else dim.size)
+    return size
+
+
 @dataclass(frozen=True)
 class Scaled:
     """An axis that changes; `factor` stands for its parts of unknown size."""
 
-    axis: Axis
+    length: Length
     factor: float
 
 
@@ -50,14 +88,14 @@ class CostModel:
         """
         self._locked = locked
         self._shape_of = shape_of
-        self._items: list[Callable[[_Sizes], int]] = []
+        self._items: list[Callable[[Counts], int]] = []
         self._by_dim: dict[Dim, list[int]] = defaultdict(list)
+        self._lengths = _Lengths()
         if kind == "macs":
             self._add_nodes(analysis)
         else:
             self._add_parameters(analysis)
-        whole = _Sizes({})
-        self._full = [item(whole) for item in self._items]
+        self._full = [item({}) for item in self._items]
         self.full = sum(self._full)
         """Cost with nothing removed."""
 
@@ -67,13 +105,13 @@ class CostModel:
 
     def saving(self, kept: Counts) -> int:
         """How much less that is than with nothing removed."""
-        sizes = _Sizes(kept)
         touched = dict.fromkeys(i for dim in kept for i in self._by_dim.get(dim, ()))
-        return sum(self._full[i] - self._items[i](sizes) for i in touched)
+        return sum(self._full[i] - self._items[i](kept) for i in touched)
 
-    def _add(self, item: Callable[[_Sizes], int], axes: set[Axis]) -> None:
-        for dim in {d for axis in axes for d in dims_of(axis) if self._follows(d)}:
-            self._by_dim[dim].append(len(self._items))
+    def _add(self, item: Callable[[Counts], int], dims: Iterable[Dim]) -> None:
+        for dim in set(dims):
+            if self._follows(dim):
+                self._by_dim[dim].append(len(self._items))
         self._items.append(item)
 
     def _add_nodes(self, analysis: Analysis) -> None:
@@ -86,14 +124,15 @@ class CostModel:
             shapes = {v: self._sizes_or_axes(v, found) for v, found in axes.items()}
 
             def item(
-                sizes: _Sizes,
+                kept: Counts,
                 node: Node = node,
                 shapes: dict[Value, Shape] = shapes,
                 rule: Callable[..., int] = rule,
             ) -> int:
-                return rule(node, lambda value: sizes.shape(value, shapes, self._shape_of))
+                return rule(node, lambda value: self._shape(value, shapes, kept))
 
-            self._add(item, {axis for found in axes.values() for axis in found})
+            sizes = itertools.chain(*shapes.values())
+            self._add(item, (d for s in sizes if isinstance(s, Scaled) for d in s.length.dims))
 
     def _follows(self, dim: Dim) -> bool:
         return dim.size is not None if self._locked else dim.lock is None
@@ -109,54 +148,73 @@ class CostModel:
         found: list[int | Scaled] = []
         for axis, known in zip(axes, inferred, strict=True):
             size = axis_size(axis)
-            if any(self._follows(dim) for dim in dims_of(axis)):
-                counted = _Sizes({}).size(axis)
-                found.append(Scaled(resolve(axis), 1 if size is not None else known / counted))
+            length = self._lengths(axis)
+            if any(self._follows(dim) for dim in length.dims):
+                found.append(Scaled(length, 1 if size is not None else known / length.full))
             else:
                 found.append(known if size is None else size)
         return tuple(found)
 
+    def _shape(
+        self, value: Value | None, shapes: Mapping[Value, Shape], kept: Counts
+    ) -> tuple[int, ...]:
+        known = shapes.get(value) if value is not None else None
+        if known is None:
+            return self._shape_of(value) or UNKNOWN_SHAPE
+        return tuple(s if isinstance(s, int) else round(s.factor * s.length(kept)) for s in known)
+
     def _add_parameters(self, analysis: Analysis) -> None:
         """Each constant once, and once more for each way in which its uses cut it."""
-        constants = shared_constants(analysis)
+        constants = shared_constants(analysis, self._lengths)
         rest = count(analysis.model).parameters - sum(c.elements for c in constants)
-        self._add(lambda sizes: rest, set())
+        self._add(lambda kept: rest, ())
         for constant in constants:
-            axes = {axis for blocks in constant.variants for block in blocks for axis in block}
-            self._add(constant.needed, axes)
+            self._add(constant.needed, constant.dims())
 
 
 @dataclass(frozen=True)
 class SharedConstant:
     """A constant and the ways in which nodes that read it cut it, each once.
 
-    `stays` tells that something, a graph output for one, needs it whole.
+    Each way is blocks of lengths. `stays` tells that something, a graph output for one, needs
+    it whole.
     """
 
     value: Value
     elements: int
-    variants: tuple[tuple[Axes, ...], ...]
+    variants: tuple[tuple[tuple[Length, ...], ...], ...]
     stays: bool
 
-    def needed(self, sizes: _Sizes) -> int:
-        """Elements of it and of its parts that are needed at the sizes."""
-        needed = [sum(sizes.elements(block) for block in blocks) for blocks in self.variants]
+    def dims(self) -> Iterator[Dim]:
+        """What its axes consist of, some of it more than once."""
+        for blocks in self.variants:
+            for block in blocks:
+                for length in block:
+                    yield from length.dims
+
+    def needed(self, kept: Counts) -> int:
+        """Elements of it and of its parts that are needed."""
+        needed = [
+            sum(math.prod(length(kept) for length in block) for block in blocks)
+            for blocks in self.variants
+        ]
         cut = sum(n for n in needed if n != self.elements)
         whole = self.stays or self.elements in needed
         return cut + (self.elements if whole else 0)
 
     def growth(self, kept: Counts) -> int:
         """Elements that are needed besides those that it has."""
-        return self.needed(_Sizes(kept)) - self.elements
+        return self.needed(kept) - self.elements
 
 
-def shared_constants(analysis: Analysis) -> list[SharedConstant]:
+def shared_constants(analysis: Analysis, lengths: _Lengths | None = None) -> list[SharedConstant]:
     """All constants whose axes are followed, as nodes share them."""
-    variants: dict[Value, dict[tuple[Axes, ...], None]] = defaultdict(dict)
+    lengths = _Lengths() if lengths is None else lengths
+    variants: dict[Value, dict[tuple[tuple[Length, ...], ...], None]] = defaultdict(dict)
     elements: dict[Value, int] = {}
     tracked: Counter[Value] = Counter()
     for parameter in analysis.parameters.values():
-        blocks = tuple(tuple(resolve(a) for a in block) for block in parameter.blocks)
+        blocks = tuple(tuple(lengths(a) for a in block) for block in parameter.blocks)
         variants[parameter.value][blocks] = None
         elements[parameter.value] = parameter.tensor.size
         tracked[parameter.value] += 1
@@ -166,40 +224,18 @@ def shared_constants(analysis: Analysis) -> list[SharedConstant]:
     ]
 
 
-class _Sizes:
-    """Sizes of axes under kept counts; axes of unknown size count as 1."""
+class _Lengths:
+    """The length of each axis, once."""
 
-    def __init__(self, kept: Counts) -> None:
-        self._kept = kept
-        self._known: dict[Axis, int] = {}
+    def __init__(self) -> None:
+        self._known: dict[Axis, Length] = {}
 
-    def size(self, axis: Axis) -> int:
+    def __call__(self, axis: Axis) -> Length:
+        axis = resolve(axis)
         known = self._known.get(axis)
         if known is None:
-            known = self._known[axis] = sum(self._term(term) for term in resolve(axis))
+            known = self._known[axis] = Length(axis)
         return known
-
-    def shape(
-        self, value: Value | None, shapes: dict[Value, Shape], shape_of: ShapeOf
-    ) -> tuple[int, ...]:
-        known = shapes.get(value) if value is not None else None
-        if known is None:
-            return shape_of(value) or UNKNOWN_SHAPE
-        return tuple(
-            s if isinstance(s, int) else round(s.factor * self.size(s.axis)) for s in known
-        )
-
-    def elements(self, axes: Axes) -> int:
-        return math.prod(self.size(axis) for axis in axes)
-
-    def _term(self, term: tuple[Dim, ...]) -> int:
-        size = 1
-        for dim in term:
-            if dim.binding is not None:
-                size *= self.size(dim.binding)
-            else:
-                size *= self._kept.get(dim, 1 if dim.size is None else dim.size)
-        return size
 
 
 def _node_axes(analysis: Analysis, node: Node) -> dict[Value, Axes]:
