@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from .scratch import restore_interrupted
+
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFCHR: "a device",
@@ -17,9 +19,16 @@ _KINDS = {
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file to read. Raises OSError, whose `strerror` is fit for users, at once."""
+    """Open a regular file to read. Raises OSError, whose `strerror` is fit for users, at once.
+
+    A file that a killed process was about to replace is brought back first.
+    """
     # Opening a FIFO would wait for a writer; a device is opened, but never read.
-    descriptor = os.open(path, os.O_RDONLY | _NO_WAIT)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_WAIT)
+    except FileNotFoundError:
+        restore_interrupted(Path(path).parent)
+        descriptor = os.open(path, os.O_RDONLY | _NO_WAIT)
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ....ir.errors import SecateurError
+from ....ir.scratch import restore_interrupted
 from ....ir.tensor import Array
 from ..targets import missing_flags, parse_target
 from .container import Container, is_container
@@ -31,6 +32,8 @@ class Runtime:
     def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
         path = Path(path)
         self.threads = _check_threads(threads)
+        if not path.exists():
+            restore_interrupted(path.parent)
         if not path.is_file():
             problem = "not a regular file" if path.exists() else "no such file"
             raise SecateurError(f"{path}: {problem}")
