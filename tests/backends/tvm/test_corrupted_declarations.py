@@ -1,4 +1,4 @@
-"""Random graphs whose declarations are wrong: an error while compiling, or the right result.
+"""Random graphs whose declarations are wrong: an error, maybe of the run, or the right result.
 
 What a model declares of values that nodes compute is a claim (`ir/declarations.py`). One claim
 of a graph is changed, or all of a kind; whatever still compiles or can be simplified computes
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,12 +22,13 @@ from onnx import TensorProto, TypeProto
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.faults import Fault
 from secateur.ir.declarations import check_declarations
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 from secateur.pipeline.simplification import Options, simplify_file
 
-from .joined import Part, compile_parts
+from .joined import Feeds, Part, compile_parts
 from .random_graphs import Graph, compare, draw, settings
 
 Array = Any
@@ -150,16 +152,38 @@ def error_of(function: Callable[[], object]) -> str | None:
     return text
 
 
+def run_parts(parts: Sequence[Part], folder: Path, refused: dict[str, str]) -> dict[str, Feeds]:
+    """Results by part; `refused` receives the parts that are refused, maybe by a run.
+
+    A run may refuse where operands lead elsewhere than is declared. It names a node and with it
+    the part, without which the others run again.
+    """
+    found: dict[str, Feeds] = {}
+    for joined in compile_parts(parts, folder, 32, refused):
+        try:
+            results = joined.run({prefix: part.feeds for prefix, part in joined.parts.items()})
+        except SecateurError as error:
+            text = str(error)
+            assert Fault.VALUE.text in text or Fault.COUNT.text in text, text
+            named = re.search(r"node '(p\d+/)", text)
+            assert named is not None, text
+            refused[joined.parts[named[1]].name] = text
+            rest = [part for prefix, part in joined.parts.items() if prefix != named[1]]
+            (folder / "rest").mkdir(exist_ok=True)
+            found |= run_parts(rest, folder / "rest", refused)
+        else:
+            found |= {part.name: results[prefix] for prefix, part in joined.parts.items()}
+    return found
+
+
 def check_compiled(cases: Sequence[Corrupted], folder: Path) -> Counter[str]:
-    """Compile cases; how many of each kind are refused. All others are right."""
+    """Compile and run cases; how many of each kind are refused. All others are right."""
     errors = {c: error_of(lambda c=c: check_declarations(from_proto(c.part.model))) for c in cases}
     assert all("declared" in error for error in errors.values() if error)
     left = {c.part.name: c for c, error in errors.items() if error is None}
     reasons: dict[str, str] = {}
-    for joined in compile_parts([c.part for c in left.values()], folder, 32, reasons):
-        found = joined.run({prefix: part.feeds for prefix, part in joined.parts.items()})
-        for prefix, part in joined.parts.items():
-            left[part.name].check(found[prefix])
+    for name, results in run_parts([c.part for c in left.values()], folder, reasons).items():
+        left[name].check(results)
     refused = [c.kind for c, error in errors.items() if error or c.part.name in reasons]
     return Counter(refused)
 
@@ -198,7 +222,7 @@ def test_wrong_declarations_are_refused_or_do_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(200, 296, 16))
+@pytest.mark.parametrize("start", [200, 216, 232, 248, 264, 280, 344])
 def test_many_wrong_declarations(tmp_path: Path, start: int) -> None:
     cases = drawn(range(start, start + 16))
     check_compiled(cases, tmp_path)
