@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper
 
 from . import inference_faults, pooled_shapes
 from .collection import paused_garbage_collection
+from .element_count import element_count
 from .errors import MISFITS, ModelError, RuleError, UnsupportedError
 from .graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from .inferred import ComputedSizes, is_fresh, is_static, note_inference
@@ -270,12 +270,18 @@ def _builds_long_vectors(proto: ModelProto) -> bool:
     bodies = [proto.graph.node, *(function.node for function in proto.functions)]
     if not any(node.op_type == "Concat" for body in bodies for node in body):
         return False
-    lengths = {t.name: math.prod(t.dims) for t in proto.graph.initializer}
+    lengths = {t.name: _length(t) for t in proto.graph.initializer}
     for info in (*proto.graph.input, *proto.graph.value_info):
         sizes = info.type.tensor_type.shape.dim
         if len(sizes) == 1:
             lengths[info.name] = sizes[0].dim_value
     return any(_exceeds(body, dict(lengths)) for body in bodies)
+
+
+def _length(tensor: TensorProto) -> int:
+    """The number of elements, no further than past the limit."""
+    count = element_count(tensor.dims, _VECTOR_LIMIT)
+    return _VECTOR_LIMIT + 1 if count is None else count
 
 
 def _exceeds(nodes: Iterable[NodeProto], lengths: dict[str, int]) -> bool:
@@ -284,7 +290,7 @@ def _exceeds(nodes: Iterable[NodeProto], lengths: dict[str, int]) -> bool:
         if node.op_type == "Concat":
             found = sum(known) if len(known) == len(node.input) else 0
         elif node.op_type == "Constant":
-            found = max((math.prod(a.t.dims) for a in node.attribute if a.HasField("t")), default=0)
+            found = max((_length(a.t) for a in node.attribute if a.HasField("t")), default=0)
         else:
             found = max(known, default=1) if node.op_type in _PROPAGATING else 0
         if found > _VECTOR_LIMIT:

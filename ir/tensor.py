@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import SparseTensorProto, TensorProto, external_data_helper, helper, numpy_helper
 
+from .element_count import element_count
 from .errors import ModelError
 from .unknown_fields import copy_unknown_fields, varint
 
@@ -324,13 +325,9 @@ class Tensor:
 
 
 def _check_shape(where: str, shape: tuple[int, ...]) -> None:
-    """Refuse what no array can have: the sizes besides 0 must multiply to what fits a word."""
-    if len(shape) > _MOST_AXES or math.prod(size for size in shape if size) >= 2**59:
+    """Refuse what no array can have."""
+    if element_count(shape) is None:
         raise ModelError(f"{where}: impossible shape {list(shape[:8])}")
-
-
-_MOST_AXES = 64
-"""Axes that numpy's arrays can have."""
 
 
 def set_external(proto: TensorProto, location: str, offset: int, length: int) -> None:
@@ -447,7 +444,7 @@ def _densify(sparse: SparseTensorProto) -> Array:
     values = numpy_helper.to_array(sparse.values)
     indices = numpy_helper.to_array(sparse.indices)
     shape = tuple(sparse.dims)
-    if math.prod(shape) * values.itemsize > _DENSE_LIMIT:
+    if element_count(shape, _DENSE_LIMIT // max(1, values.itemsize)) is None:
         raise ModelError(f"sparse tensor '{sparse.values.name}': {list(shape)} is too large")
     dense = np.zeros(shape, dtype=values.dtype)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence, Set
@@ -14,6 +13,7 @@ import onnx
 
 from ...ir.declarations import check_declarations
 from ...ir.dependencies.batch import Batch, find_batch
+from ...ir.element_count import element_count
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node, Value
 from ...ir.infer import infer_shapes
@@ -157,7 +157,7 @@ def _check_sizes(model: Model) -> None:
     """Raise UnsupportedError where a tensor is too large for kernels, or for any machine."""
     for value in model.graph.values():
         sizes = [size for size in value.shape or () if isinstance(size, int)]
-        if math.prod(sizes) > MOST_ELEMENTS:
+        if 0 not in sizes and element_count(sizes, MOST_ELEMENTS) is None:
             node = value.producer
             where = f"node '{node.label}' ({node.op_type}): result" if node is not None else "input"
             raise UnsupportedError(

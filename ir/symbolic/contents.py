@@ -9,6 +9,7 @@ from functools import reduce
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
+from ..element_count import element_count
 from ..graph import Node
 from . import expressions as e
 from .expressions import Size
@@ -59,7 +60,7 @@ def constant_of_shape(node: Node, facts: Facts) -> Found:
     sizes, value = facts.integers(node.input(0)), node.get("value")
     if sizes is None or value is None or value.data_type not in INTEGERS:
         return [None]
-    if any(size < 0 for size in sizes) or math.prod(sizes) > LIMIT:
+    if element_count(sizes, LIMIT) is None:
         return [None]
     filled = np.empty(sizes, object)
     filled[...] = int(numpy_helper.to_array(value).reshape(-1)[0])
@@ -194,7 +195,7 @@ def expand(node: Node, facts: Facts) -> Found:
     result = [b if a == 1 else a for a, b in zip(*shapes, strict=True)]
     if any(1 != b != a for a, b in zip(result, shapes[1], strict=True)):
         raise Misfit(f"{data.shape} doesn't expand to {sizes}")
-    if math.prod(result) > LIMIT:
+    if element_count(result, LIMIT) is None:
         return [None]
     return [np.broadcast_to(data, result)]
 
@@ -204,7 +205,7 @@ def tile(node: Node, facts: Facts) -> Found:
     data, repeats = facts.contents(node.input(0)), facts.integers(node.input(1))
     if data is None or repeats is None or len(repeats) != data.ndim:
         return [None]
-    if min(repeats, default=1) < 0 or data.size * math.prod(repeats) > LIMIT:
+    if element_count((*data.shape, *repeats), LIMIT) is None:
         return [None]
     return [np.tile(data, repeats)]
 

@@ -20,6 +20,7 @@ from onnx import (
     helper,
 )
 
+from ..element_count import element_count
 from ..errors import ModelError
 from ..graph import Attribute, Dimension, Graph, Node, Value, make_tensor_type
 from ..model import Function, Model
@@ -483,7 +484,7 @@ class _Parser:
             return Tensor.from_proto(TensorProto(data_type=dtype, dims=shape, raw_data=data))
         start = self.tokens[self.position][2]
         elements = self._flat()
-        if len(elements) != int(np.prod(shape, dtype=object)):
+        if len(elements) != element_count(shape):
             self._fail_at(start, f"{len(elements)} elements do not fill the shape {shape}")
         if dtype == TensorProto.STRING:
             strings = np.array(elements, dtype=object).reshape(shape)

@@ -19,6 +19,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from ..ir.element_count import element_count
 from ..ir.errors import SecateurError
 from ..ir.files import open_regular
 from ..ir.tensor import Array
@@ -29,7 +30,6 @@ MOST_UNPACKED = 1 << 30
 _MAGIC = b"\x93NUMPY"
 _LENGTHS = {1: "<H", 2: "<I", 3: "<I"}
 _MOST_HEADER = 10_000
-_MOST_AXES = 32
 _BLOCK = 1 << 20
 _LOCAL = struct.Struct("<4s22xHH")
 """The header before a member's data: its mark, and how long the name and what follows it are."""
@@ -195,9 +195,7 @@ class NpzFile:
         sizes = isinstance(shape, tuple) and all(type(size) is int for size in shape)
         if not sizes or type(fortran) is not bool or len(entries) != 3:
             raise self._error(name, "has a malformed header")
-        if len(shape) > _MOST_AXES or min(shape, default=0) < 0:
-            raise self._error(name, f"has the impossible shape {str(list(shape))[:100]}")
-        if math.prod(size for size in shape if size) >= 1 << 59:
+        if element_count(shape) is None:
             raise self._error(name, f"has the impossible shape {str(list(shape))[:100]}")
         dtype = self._dtype(description, name)
         offset = len(start) + struct.calcsize(form) + length

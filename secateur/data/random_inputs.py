@@ -19,6 +19,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from ..ir.cost import size_at, symbols_of
+from ..ir.element_count import element_count
 from ..ir.errors import SecateurError
 from ..ir.graph import Value, tensor_type
 from ..ir.model import Model
@@ -215,7 +216,7 @@ class _Search:
                 name = axis_name(value, axis)
                 size = assignment[name] if name in self.symbols else size_at(name, assignment)
             shape.append(size)
-        if max(math.prod(shape), *shape, 0) > _ELEMENTS:
+        if element_count(shape, _ELEMENTS) is None:
             sizes = "x".join(map(str, shape))
             raise DataError(
                 f"input '{value.name}': {sizes} elements are too many for random data; "
