@@ -52,6 +52,11 @@ _PLAIN_TYPES = frozenset(
 )
 """Types whose arrays hold the very bytes that are stored."""
 
+FLOAT_TYPES = frozenset(
+    {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+)
+"""Types in which models compute: those that arithmetic operators take."""
+
 _DATA_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
 

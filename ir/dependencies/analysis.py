@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 
-from onnx import TensorProto
-
 from ..axes import dims
 from ..axes.balance import settle
 from ..axes.contents import follow_contents
@@ -23,14 +21,8 @@ from ..graph import Graph, Node, Use, node_reads
 from ..infer import misfit
 from ..model import Model
 from ..ops import operator_of
+from ..tensor import FLOAT_TYPES
 from .zeros import is_lasting
-
-FLOAT_TYPES = {
-    TensorProto.FLOAT,
-    TensorProto.DOUBLE,
-    TensorProto.FLOAT16,
-    TensorProto.BFLOAT16,
-}
 
 
 def analyze(model: Model, *, prune_normalized: bool = False) -> Analysis:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir.graph import Node, Value, normalize_domain
 from ...ir.model import Model
-from ...ir.tensor import Array, Tensor
+from ...ir.tensor import FLOAT_TYPES, Array, Tensor
 from .layers import ConvolutionLayer, Layer, Normalization, Product
 
 
@@ -30,15 +30,15 @@ class Aim:
 
 def find_layer(model: Model, node: Node) -> Layer | str | None:
     """The layer that a node is, why it can't be solved, or None where it has no weights."""
-    if normalize_domain(node.domain) != "":
-        return None
-    build = _BUILDERS.get(node.op_type)
+    build = _BUILDERS.get(node.op_type) if normalize_domain(node.domain) == "" else None
     source, result = node.input(0), node.output(0)
     if build is None or source is None or result is None:
-        return None
+        return "no rule solves this operator" if _has_matrix(model, node) else None
     weights = model.constant(node.input(1))
     if weights is None:
-        return None if node.op_type in ("Gemm", "MatMul") else "its weights are computed"
+        if node.op_type not in ("Gemm", "MatMul"):
+            return "its weights are computed"
+        return "its weights are the left operand" if _has_matrix(model, node) else None
     value = node.input(1)
     assert value is not None
     if len(value.uses) > 1:
@@ -46,6 +46,17 @@ def find_layer(model: Model, node: Node) -> Layer | str | None:
     if model.constant(source) is not None:
         return None
     return build(model, node, source, result, weights)
+
+
+def _has_matrix(model: Model, node: Node) -> bool:
+    """Whether a node combines values of its input with constants of two axes or more."""
+    constants = [model.constant(value) for value in node.inputs if value is not None]
+    floats = [t for t in constants if t is not None and t.dtype in FLOAT_TYPES]
+    computed = any(
+        value is not None and value.dtype in FLOAT_TYPES and tensor is None
+        for value, tensor in zip((v for v in node.inputs if v is not None), constants, strict=True)
+    )
+    return computed and any(sum(size > 1 for size in t.shape) >= 2 for t in floats)
 
 
 def give_biases(model: Model) -> list[Node]:

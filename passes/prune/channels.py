@@ -64,6 +64,9 @@ class PruneChannels(Pass):
         data = context if self.recovery and context is not None else None
         samples = None if data is None else data.calibration
         recovers = bool(samples)
+        if self.search and not recovers:
+            missing = "calibration samples" if self.recovery else "recovery, which is off"
+            raise SecateurError(f"prune-channels: search needs {missing}")
         plan = PruningPlan(model, ignore=self.ignore, normalized=self.normalized or recovers)
         trials: list[Trial] = []
         try:
@@ -78,6 +81,9 @@ class PruneChannels(Pass):
             raise SecateurError(f"{error}{_hint(model)}") from None
         statistics = _statistics(plan.groups, selection)
         notes = inlined.notes + _notes(plan.analysis, plan.groups)
+        if trials and trials[0].helps is None:
+            why = "one run of samples leaves none to hold back: widths were not compared"
+            notes.append(Note("", self.name, why))
         original = model.clone() if recovers else model
         record = plan.apply(selection)
         infer_sizes(model)

@@ -32,10 +32,10 @@ SAMPLES = 512
 BATCH = 32
 """Samples in one run at most; there are several runs, half of which may be held back."""
 
-ROWS = 8192
+ROWS = 16384
 """Rows that a layer is solved from where its outputs have so many positions."""
 
-ROWS_FOR_EACH = 24
+ROWS_FOR_EACH = 16
 """Rows for each unknown, where that is more."""
 
 ROUNDS = 2
@@ -108,6 +108,8 @@ class Recovered:
     after: float
     rows: int
     unknowns: int
+    remark: str = ""
+    """Why less came of it than could have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,12 +189,19 @@ class _Pass:
         notes: list[Note] = []
         plan: list[tuple[Layer, Aim]] = []
         for node in self.pruned.graph.nodes:
-            layer = find_layer(self.pruned, node) if node in touched else None
+            if node not in touched:
+                continue
+            layer = find_layer(self.pruned, node)
+            if node.subgraphs():
+                layer = "it runs subgraphs, whose layers keep their weights"
             if isinstance(layer, str):
                 notes.append(Note.at(node, f"not solved anew: {layer}"))
             elif layer is not None:
-                plan.append((layer, find_aim(self.pruned, layer, self.positions)))
-        plan = [(layer, aim) for layer, aim in plan if aim.value.name in self.made]
+                aim = find_aim(self.pruned, layer, self.positions)
+                if aim.value.name in self.made:
+                    plan.append((layer, aim))
+                else:
+                    notes.append(Note.at(node, "not solved anew: the original has no such value"))
         waiting = Counter(aim.value.name for _, aim in plan)
         for layer, aim in plan:
             self.before.keep(aim.value.name)
@@ -202,7 +211,10 @@ class _Pass:
             name = aim.value.name
             self.now.advance(self.positions[layer.node])
             self.before.advance(self.made[name] + 1)
-            layers.append(self._solve(layer, aim))
+            found = self._solve(layer, aim)
+            layers.append(found)
+            if found.remark:
+                notes.append(Note.at(layer.node, found.remark))
             waiting[name] -= 1
             if not waiting[name]:
                 self.before.release(name)
@@ -217,10 +229,9 @@ class _Pass:
         spread = moments.spread()
         before = _share(moments.error(matrix, bias), spread)
 
-        def report(after: float) -> Recovered:
-            return Recovered(
-                layer.node.label, layer.node.op_type, before, after, moments.rows, width + 1
-            )
+        def report(after: float, remark: str = "") -> Recovered:
+            node, rows = layer.node, moments.rows
+            return Recovered(node.label, node.op_type, before, after, rows, width + 1, remark)
 
         if not math.isfinite(before):
             raise SecateurError(
@@ -242,7 +253,7 @@ class _Pass:
                 new, shift = solver.solve(moments, matrix)
             after = _share(moments.error(new, shift), spread)
         layer.write(new, shift)
-        return report(after)
+        return report(after, _remark(moments, width + 1))
 
     def _rows(
         self, layer: Layer, aim: Aim, width: int
@@ -262,6 +273,17 @@ class _Pass:
                 beside = layer.targets(self.now.value(aim.beside.name, run), picked)
                 targets = targets - beside
             yield rows, targets, beside
+
+
+def _remark(moments: Moments, unknowns: int) -> str:
+    variance = np.einsum("gii->gi", moments.covariance()).sum()
+    if variance <= UNCHANGED * np.square(moments.mean).sum():
+        return "what it reads is the same in all samples, so only its bias was adapted"
+    if moments.rows < unknowns:
+        return (
+            f"fewer rows ({moments.rows}) than unknowns ({unknowns}), so it stays near its weights"
+        )
+    return ""
 
 
 def _adapted(targets: Array, predicted: Array, beside: Array | float, aim: Aim) -> Array:

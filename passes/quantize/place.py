@@ -12,14 +12,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container, Iterable, Mapping
 
-from onnx import TensorProto
-
 from ...ir.graph import Graph, Node, Value
 from ...ir.model import Model
+from ...ir.tensor import FLOAT_TYPES
 from ..base import Note
 from .rules import Constants, Operands, Role, plan
 
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 UNREAD = "no integer operator reads its result"
 UNFED = "no integer operator computes its input"
@@ -250,7 +248,7 @@ def _computes(node: Node) -> bool:
     """Whether a node does floating-point work that a user may expect to be quantized."""
     results = [v for v in node.outputs if v is not None]
     return node.op_type != "Constant" and any(
-        v.dtype in FLOATS or (v.type is None and v.const is None) for v in results
+        v.dtype in FLOAT_TYPES or (v.type is None and v.const is None) for v in results
     )
 
 

@@ -14,7 +14,7 @@ from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.ops import Trait, operator_of, traits
 from ...ir.schemas import is_deterministic
-from ...ir.tensor import Array, Tensor, storage_bytes
+from ...ir.tensor import FLOAT_TYPES, Array, Tensor, storage_bytes
 from ..base import Context, Note, Pass, PassResult
 from ..initializers import separate_initializers
 from .dead import remove_dead_nodes, remove_unused_initializers
@@ -182,7 +182,7 @@ class _Round:
         """Whether a node's result depends on its inputs only, and folding it is wanted."""
         domain = normalize_domain(node.domain)
         if self.opsets.get("", 1) < _CONSTANT_OF_ALL_TYPES and any(
-            v is not None and v.is_graph_output and v.dtype not in _FLOATS for v in node.outputs
+            v is not None and v.is_graph_output and v.dtype not in FLOAT_TYPES for v in node.outputs
         ):
             return False
         return (
@@ -246,7 +246,7 @@ class _Round:
             return True
         tensors = [self.model.constant(v) for v in node.inputs]
         if any(t is None for t in tensors):
-            return all(v is not None and v.dtype in _FLOATS for v in node.inputs)
+            return all(v is not None and v.dtype in FLOAT_TYPES for v in node.inputs)
         dividend, divisor = (t.numpy() for t in tensors if t is not None)
         if divisor.dtype.kind not in "iu":
             return True
@@ -290,8 +290,6 @@ class _ConstantOutputs:
 
 _CONSTANT_OF_ALL_TYPES = 9
 """Opset since which Constant gives integers too, which as a graph output need such a node."""
-
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def _known_shape(node: Node) -> Array | None:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from onnx import TensorProto
-
 from ...ir.graph import Node, Value
 from ...ir.ops import Trait, traits
-from ...ir.tensor import Array
+from ...ir.tensor import FLOAT_TYPES, Array
 from .movement import RESHAPES
 from .rewriter import Rewriter, RuleSet, only_reader, producer
 from .shape_chains import reshape_target
 
 RULES = RuleSet()
-
-_GEMM_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @RULES.on("Add")
@@ -29,7 +25,7 @@ def gemm_of_product_and_bias(node: Node, rewriter: Rewriter) -> bool:
         matmul = producer(product, "MatMul")
         if matmul is None or product is None or bias is None or only_reader(product) is not node:
             continue
-        if product.rank != 2 or product.dtype not in _GEMM_TYPES:
+        if product.rank != 2 or product.dtype not in FLOAT_TYPES:
             continue
         if any(v is None or v.rank != 2 for v in matmul.inputs):
             continue
@@ -85,7 +81,7 @@ def _match_linear(matmul: Node, source: Value, rewriter: Rewriter) -> _Linear | 
         return None
     product, weight = matmul.outputs[0], rewriter.tensor(matmul.input(1))
     add = None if product is None else only_reader(product)
-    if weight is None or len(weight.shape) != 2 or weight.dtype not in _GEMM_TYPES:
+    if weight is None or len(weight.shape) != 2 or weight.dtype not in FLOAT_TYPES:
         return None
     if add is None or add.op_type != "Add" or add.domain:
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 SHARE = click.FloatRange(0, 1, min_open=True)
 
@@ -191,11 +192,28 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
     def command(*args: Any, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in options}
         check_goals(pruning["macs"], pruning["ratio"], pruning["params"])
+        _check_recovery(pruning, kwargs.get("calibration"))
         function(*args, pruning=pruning, **kwargs)
 
     for option in reversed(options.values()):
         command = option(command)
     return command
+
+
+def _check_recovery(pruning: dict[str, Any], calibration: Path | None) -> None:
+    """Raises UsageError where nothing could come of what is asked of recovery."""
+    source = click.get_current_context().get_parameter_source("recovery")
+    asked = {
+        "--search": bool(pruning["search"]),
+        "--recovery": pruning["recovery"] and source is ParameterSource.COMMANDLINE,
+    }
+    for name in (name for name, given in asked.items() if given):
+        if not has_goal(pruning):
+            raise click.UsageError(f"{name} needs a goal: --macs, --ratio or --params.")
+        if calibration is None:
+            raise click.UsageError(f"{name} needs samples: --calibration.")
+    if pruning["search"] and not pruning["recovery"]:
+        raise click.UsageError("Give --search or --no-recovery, not both.")
 
 
 def compiler_options(function: Callable[..., None]) -> Callable[..., None]:

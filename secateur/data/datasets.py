@@ -24,6 +24,8 @@ from .npz import DataError, NpzFile
 LABELS = "labels"
 """Key of the class indices; a model input of that name takes precedence."""
 
+UNLABELLED = f"no accuracy: the samples to evaluate on have no '{LABELS}'"
+
 DataSource = str | os.PathLike[str] | Mapping[str, Array]
 
 

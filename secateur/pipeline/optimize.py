@@ -19,7 +19,7 @@ from ..checking.measure import describe_model, environment, latencies, measure_s
 from ..checking.runners import Runner, evaluate
 from ..checking.running import open_model
 from ..data.batches import batch_sizes
-from ..data.datasets import Dataset, DataSource, load_dataset
+from ..data.datasets import UNLABELLED, Dataset, DataSource, load_dataset
 from ..data.fixed_inputs import FixedInputs
 from ..data.npz import DataError
 from ..ir.errors import SecateurError
@@ -307,6 +307,8 @@ class _Run:
         with self._stage("measure"):
             if self.evaluation is not None and self.evaluation.labels is not None:
                 self._measure_accuracy(self.evaluation, self.evaluation.labels)
+            elif self.evaluation is not None:
+                self.report.notes.append(UNLABELLED)
             if self.feeds:
                 measured = latencies(self.runners, self.feeds[0])
                 for stage in self.report.stages:

@@ -12,7 +12,7 @@ from ..checking.checks import check_equivalent, check_feeds, check_file
 from ..checking.measure import describe_model, environment, measure_stage
 from ..checking.runners import evaluate
 from ..checking.running import open_model
-from ..data.datasets import DataSource, load_dataset
+from ..data.datasets import UNLABELLED, DataSource, load_dataset
 from ..data.fixed_inputs import FixedInputs
 from ..data.npz import DataError
 from ..ir.errors import SecateurError
@@ -91,6 +91,8 @@ def transform_file(
             job.feeds = check_feeds(model, samples, seed)
         except DataError as error:
             report.notes.append(f"nothing was compared: {error}")
+        if labelled is not None and labelled.labels is None:
+            report.notes.append(UNLABELLED)
         measure(report.stages[0])
         context = Context(None if samples is None else samples.samples.arrays, seed)
         for step in steps:

@@ -132,6 +132,32 @@ def test_prune_recovers_and_measures_where_there_are_samples(place: Path) -> Non
     assert [stage["name"] for stage in whole["stages"]] == ["original", "pruned"]
 
 
+@pytest.mark.parametrize("command", ["prune", "optimize"])
+def test_options_of_recovery_that_nothing_could_come_of_are_refused(
+    place: Path, command: str
+) -> None:
+    target = ("--target", "x86-64-v3") if command == "optimize" else ()
+    start = (command, "model.onnx", "-o", "out.onnx", *target)
+    goal, samples = ("--macs", "0.5"), ("--calibration", "data.npz")
+    for option, said in (("--search", "--search"), ("--recovery", "--recovery")):
+        value = ("1",) if option == "--search" else ()
+        assert f"{said} needs samples" in run(*start, *goal, option, *value, exit_code=2).stderr
+        if command == "optimize":
+            result = run(*start, *samples, option, *value, exit_code=2)
+            assert f"{said} needs a goal" in result.stderr
+    both = (*goal, *samples, "--search", "1", "--no-recovery")
+    assert "not both" in run(*start, *both, exit_code=2).stderr
+    assert not Path("out.onnx").exists()
+
+
+def test_samples_without_labels_give_no_accuracy_and_that_is_said(place: Path) -> None:
+    with np.load("data.npz") as file:
+        np.savez("unlabelled.npz", **{k: v for k, v in file.items() if k != "labels"})
+    arguments = ("prune", "model.onnx", "-o", "out.onnx", "--macs", "0.5")
+    report = run_json(*arguments, "--evaluation", "unlabelled.npz")
+    assert any("labels" in note for note in report["notes"])
+
+
 def test_quantize(place: Path) -> None:
     arguments = ("quantize", "model.onnx", "-o", "q.onnx", "--calibration", "data.npz")
     report = run_json(*arguments)

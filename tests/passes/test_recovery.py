@@ -44,6 +44,11 @@ class Net:
         self.weights.append(numpy_helper.from_array(np.asarray(array, np.float32), name))
         return name
 
+    def axes(self, array):
+        name = f"c{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(array, np.int64), name))
+        return name
+
     def add(self, op_type, *inputs, **attributes):
         name = f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, inputs, [name], **attributes))
@@ -207,6 +212,61 @@ def test_without_samples_nothing_is_recovered_and_that_is_said():
     model = digits_like()
     records = PassManager([PruneChannels(macs=0.5), Recover()]).run(model, Context())
     assert "nothing was recovered" in str(records[1].result.notes[0])
+
+
+def recovered_notes(model, x, macs=0.5):
+    """What pruning and recovery say of single nodes, by their operators."""
+    records = PassManager([PruneChannels(macs=macs), Recover()]).run(model, Context({"x": x}))
+    return {note.op_type: note.reason for record in records for note in record.result.notes}
+
+
+def test_what_is_not_solved_is_named_with_the_reason():
+    net = Net(0)
+    random = net.random
+    hidden = net.add("MatMul", "x", net.constant(redundant(random, 8, 8, 6).T))
+    mixed = net.add(
+        "Einsum", hidden, net.constant(random.standard_normal((16, 12))), equation="bti,io->bto"
+    )
+    shared = net.constant(random.standard_normal((12, 12)))
+    summed = net.add("Gemm", net.add("ReduceSum", mixed, net.axes([1]), keepdims=0), shared)
+    model = net.model(["n", 5, 6], net.add("Gemm", net.add("Tanh", summed), shared))
+    x = random.standard_normal((64, 5, 6)).astype(np.float32)
+    notes = recovered_notes(model, x)
+    assert "other nodes read its weights" in notes["Gemm"]
+    assert "no rule" in notes["Einsum"]
+
+
+@pytest.mark.parametrize("count", [4, 6, 7, 24])
+def test_layers_with_fewer_rows_than_unknowns_are_named(count):
+    model, shape = linear_readers("gemm", 0)
+    random = np.random.default_rng(5)
+    runs = [{"x": random.standard_normal((count, *shape)).astype(np.float32)}]
+    plan = PruningPlan(model.clone())
+    group = next(g for g in plan.free if g.size == 9)
+    record = plan.apply(plan.selection({group.name: [np.arange(6)] * len(group.dims)}))
+    infer_sizes(plan.model)
+    notes = {note.op_type: note.reason for note in recover(model, plan.model, record, runs).notes}
+    assert ("fewer rows" in notes.get("Gemm", "")) == (count < 6 + 1)
+
+
+def test_inputs_that_never_change_are_named():
+    x = np.full((64, 1, 8, 8), 0.5, np.float32)
+    assert "same in all samples" in recovered_notes(digits_like(), x)["Conv"]
+
+
+def test_one_run_leaves_nothing_to_judge_by_and_that_is_said():
+    model = digits_like()
+    x = np.zeros((1, 1, 8, 8), np.float32)
+    assert "hold back" in recovered_notes(model, x)["prune-channels"]
+
+
+@pytest.mark.parametrize("recovery", [False, True])
+def test_search_without_what_it_needs_is_refused(recovery):
+    pruning = PruneChannels(macs=0.5, search=1.0, recovery=recovery)
+    x = np.zeros((1, 1, 8, 8), np.float32)
+    context = Context() if recovery else Context({"x": x})
+    with pytest.raises(SecateurError, match="calibration" if recovery else "is off"):
+        PassManager([pruning]).run(digits_like(), context)
 
 
 def test_values_that_are_not_finite_are_an_error():
