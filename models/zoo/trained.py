@@ -1,0 +1,265 @@
+"""Three small classifiers trained on CIFAR-10: `python -m secateur.models.zoo.trained`.
+
+What pruning costs can only be measured on weights that have learned something. Architecture,
+schedule, seed and the accuracy to expect are fixed here; the weights are not kept, since a
+processor with two cores trains each of the nets in 10 to 40 minutes. Needs torch, and pillow
+where the images are JPEGs.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ...ir.onnx_io import atomic_files
+from .layers import Classifier, ConvNormAct
+from .mobilenet import mobilenet_v2 as zoo_mobilenet_v2
+from .resnet import basic_block
+from .transformers import ViT
+
+SEED = 0
+INPUT = "image"
+MEAN, DEVIATION = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
+"""Of the training images' red, green and blue, in 0..255."""
+
+WARM_UP = 0.2
+"""Share of all steps during which the rate rises (one cycle: Smith and Topin 2019)."""
+
+
+class Normalized(nn.Module):
+    """A net that takes images in 0..255, [N, 3, H, W], and returns class scores [N, 10]."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1))
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net((x - self.mean) / self.deviation)
+
+
+def resnet20() -> nn.Module:
+    """ResNet-20 of 16, 32 and 64 channels (He et al. 2016), projections as shortcuts."""
+    layers: list[nn.Module] = [ConvNormAct(3, 16, 3, activation=nn.ReLU())]
+    channels = 16
+    for stage, width in enumerate((16, 32, 64)):
+        for block in range(3):
+            layers.append(basic_block(channels, width, 2 if stage and not block else 1))
+            channels = width
+    return nn.Sequential(*layers, Classifier(channels, 10))
+
+
+def mobilenet_v2() -> nn.Module:
+    """A small MobileNetV2 (Sandler et al. 2018): 8 blocks, of which 7 expand fourfold, ReLU6."""
+    stages = ((1, 16, 1, 1), (4, 24, 2, 1), (4, 32, 3, 2), (4, 64, 2, 2))
+    return zoo_mobilenet_v2(stem=16, stages=stages, head=192, classes=10)
+
+
+def vit() -> nn.Module:
+    """ViT of 4 layers and 1.1 million parameters, with a stem of three convolutions.
+
+    The stem (Xiao et al., "Early Convolutions Help Transformers See Better", 2021) makes 16
+    tokens of 144 values; there are 3 heads.
+    """
+    net = ViT(image=32, patch=8, width=144, depth=4, heads=3, classes=10)
+    net.embed = nn.Sequential(
+        ConvNormAct(3, 32, 3, 2, activation=nn.ReLU()),
+        ConvNormAct(32, 64, 3, 2, activation=nn.ReLU()),
+        nn.Conv2d(64, 144, 3, 2, 1),
+    )
+    return net
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A net and how it is trained.
+
+    `sizes` holds (epochs, size in pixels of the images they see), in order; `top1` is the
+    share of test images that the trained net is right about, at least.
+    """
+
+    build: Callable[[], nn.Module]
+    sizes: tuple[tuple[int, int], ...]
+    batch: int
+    rate: float
+    decay: float
+    adam: bool
+    top1: float
+
+    @property
+    def epochs(self) -> int:
+        return sum(count for count, _ in self.sizes)
+
+
+RECIPES: dict[str, Recipe] = {
+    "resnet20": Recipe(resnet20, ((6, 20), (2, 24), (3, 32)), 64, 0.1, 5e-4, False, 0.84),
+    "mobilenet_v2": Recipe(mobilenet_v2, ((8, 32),), 128, 0.2, 2e-4, False, 0.72),
+    "vit": Recipe(vit, ((8, 32),), 64, 1e-3, 0.05, True, 0.60),
+}
+
+
+def load_images(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images [N, 3, H, W] as uint8 and labels [N] of an .npz file.
+
+    It holds `labels` and either an array [N, 3, H, W] in 0..255 of any other name, or the
+    images' files one after another (`jpeg`), with where each begins and the last ends
+    (`offsets`).
+    """
+    with np.load(path) as file:
+        arrays = dict(file)
+    labels = torch.from_numpy(arrays.pop("labels").astype(np.int64))
+    if "jpeg" in arrays:
+        return torch.from_numpy(_decode(arrays["jpeg"], arrays["offsets"])), labels
+    (images,) = arrays.values()
+    return torch.from_numpy(images.astype(np.uint8)), labels
+
+
+def _decode(data: Any, offsets: Any) -> Any:
+    from PIL import Image
+
+    files = data.tobytes()
+    images = [
+        np.asarray(Image.open(io.BytesIO(files[start:end])).convert("RGB"))
+        for start, end in itertools.pairwise(offsets)
+    ]
+    return np.stack(images).transpose(0, 3, 1, 2).copy()
+
+
+def train(
+    recipe: Recipe, images: torch.Tensor, labels: torch.Tensor, seed: int = SEED
+) -> nn.Module:
+    """A net of the recipe, in evaluation mode, trained on flipped and shifted images."""
+    torch.manual_seed(seed)
+    net = Normalized(recipe.build()).to(memory_format=torch.channels_last)
+    optimizer = _optimizer(recipe, net)
+    steps = recipe.epochs * (len(images) // recipe.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.rate, total_steps=steps, pct_start=WARM_UP
+    )
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [size for count, size in recipe.sizes for _ in range(count)]
+    for epoch, size in enumerate(sizes):
+        start, total = time.perf_counter(), 0.0
+        order = torch.randperm(len(images), generator=generator)
+        for chosen in order.split(recipe.batch)[: len(images) // recipe.batch]:
+            seen = _augmented(images[chosen].float(), size, generator)
+            loss = functional.cross_entropy(net(seen), labels[chosen], label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        click.echo(
+            f"  epoch {epoch + 1} of {len(sizes)}: loss {total / (steps / recipe.epochs):.3f}, "
+            f"{time.perf_counter() - start:.0f} s"
+        )
+    return net.eval()
+
+
+def _optimizer(recipe: Recipe, net: nn.Module) -> torch.optim.Optimizer:
+    """Weight decay falls on matrices and kernels, not on vectors."""
+    groups = [
+        {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": recipe.decay},
+        {"params": [p for p in net.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.adam:
+        return torch.optim.AdamW(groups, recipe.rate)
+    return torch.optim.SGD(groups, recipe.rate, momentum=0.9, nesterov=True)
+
+
+def _augmented(images: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
+    """Half of the images mirrored, each shifted by up to an eighth, then scaled to `size`."""
+    count, _, height, width = images.shape
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    pad = height // 8
+    padded = functional.pad(images, (pad, pad, pad, pad), mode="reflect")
+    down, right = torch.randint(0, 2 * pad + 1, (2, count), generator=generator)
+    rows = (down[:, None] + torch.arange(height))[:, :, None]
+    columns = (right[:, None] + torch.arange(width))[:, None, :]
+    shifted = padded.permute(0, 2, 3, 1)[torch.arange(count)[:, None, None], rows, columns]
+    seen = shifted.permute(0, 3, 1, 2)  # channels last in memory
+    if size == height:
+        return seen
+    return functional.interpolate(seen, size=(size, size), mode="bilinear", antialias=True)
+
+
+def top1(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of images whose highest score is their label's."""
+    with torch.no_grad():
+        right = [
+            (net(part.float()).argmax(1) == wanted).sum().item()
+            for part, wanted in zip(images.split(250), labels.split(250), strict=True)
+        ]
+    return float(sum(right)) / len(images)
+
+
+def write(net: nn.Module, size: int, path: Path) -> None:
+    """As ONNX with an open batch, BatchNormalization kept, and beside it the weights as .pt."""
+    file = io.BytesIO()
+    torch.onnx.export(
+        net.to(memory_format=torch.contiguous_format),
+        (torch.zeros(1, 3, size, size),),
+        file,
+        dynamo=False,
+        opset_version=17,
+        training=torch.onnx.TrainingMode.PRESERVE,
+        do_constant_folding=False,
+        input_names=[INPUT],
+        output_names=["scores"],
+        dynamic_axes={INPUT: {0: "batch"}, "scores": {0: "batch"}},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_files(path, path.with_suffix(".pt")) as (model, weights):
+        model.write_bytes(file.getvalue())
+        torch.save(net.state_dict(), weights)
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--images", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--test", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@click.option("--threads", type=int, default=2, show_default=True)
+def main(names: tuple[str, ...], images: Path, test: Path, output: Path, threads: int) -> None:
+    """Train nets (by default all) on --images and write them to DIR/NAME.onnx and .pt.
+
+    Says the top-1 on --test, which nothing is chosen by, and fails where it is below what
+    the recipe states.
+    """
+    unknown = [name for name in names if name not in RECIPES]
+    if unknown:
+        raise click.UsageError(f"no net {unknown[0]!r}; there are {', '.join(RECIPES)}")
+    torch.set_num_threads(threads)
+    seen, labels = load_images(images)
+    held_out, wanted = load_images(test)
+    failed = False
+    for name in names or tuple(RECIPES):
+        recipe = RECIPES[name]
+        click.echo(f"{name}: {recipe.epochs} epochs of {len(seen)} images")
+        net = train(recipe, seen, labels)
+        write(net, seen.shape[-1], output / f"{name}.onnx")
+        reached = top1(net, held_out, wanted)
+        count = sum(p.numel() for p in net.parameters())
+        click.echo(f"{name}: {reached:.2%} of {len(held_out)} test images, {count} parameters")
+        if reached < recipe.top1:
+            click.echo(f"error: {name} should reach {recipe.top1:.0%}", err=True)
+            failed = True
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
