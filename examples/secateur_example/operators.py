@@ -9,7 +9,7 @@ DOMAIN = "org.example"
 @rule(
     "Softcap",
     domain=DOMAIN,
-    traits=Trait.POINTWISE | Trait.ZERO_AT_ZERO | Trait.MONOTONE,
+    traits=Trait.POINTWISE | Trait.ZERO_AT_ZERO,
 )
 def softcap(r):
     r.set(r.axes(0))

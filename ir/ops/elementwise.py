@@ -11,58 +11,58 @@ from ..axes.node_axes import NodeAxes, Opaque
 from .records import MICROSOFT, Trait, rule
 
 _ZERO, _ANY, _FIRST = Trait.ZERO_AT_ZERO, Trait.ZERO_AT_ANY_ZERO, Trait.ZERO_AT_FIRST_ZERO
-_RISES, _POSITIVE, _NONE = Trait.MONOTONE, Trait.NON_NEGATIVE, Trait.NONE
+_POSITIVE, _NONE = Trait.NON_NEGATIVE, Trait.NONE
 
 UNARY = {
     "Abs": _ZERO | _POSITIVE,
     "Acos": _POSITIVE,
-    "Acosh": _RISES | _POSITIVE,
-    "Asin": _ZERO | _RISES,
-    "Asinh": _ZERO | _RISES,
-    "Atan": _ZERO | _RISES,
-    "Atanh": _ZERO | _RISES,
+    "Acosh": _POSITIVE,
+    "Asin": _ZERO,
+    "Asinh": _ZERO,
+    "Atan": _ZERO,
+    "Atanh": _ZERO,
     "BitCast": _ZERO,
     "BitwiseNot": _NONE,
-    "Ceil": _ZERO | _RISES,
+    "Ceil": _ZERO,
     "Celu": _ZERO,
     "Cos": _NONE,
     "Cosh": _POSITIVE,
     "Elu": _ZERO,
-    "Erf": _ZERO | _RISES,
-    "Exp": _RISES | _POSITIVE,
-    "Floor": _ZERO | _RISES,
+    "Erf": _ZERO,
+    "Exp": _POSITIVE,
+    "Floor": _ZERO,
     "Gelu": _ZERO,
     "HardSigmoid": _POSITIVE,
     "HardSwish": _ZERO,
-    "Identity": _ZERO | _RISES | Trait.MOVES,
+    "Identity": _ZERO | Trait.MOVES,
     "IsInf": _ZERO,
     "IsNaN": _ZERO,
     "LeakyRelu": _ZERO,
-    "Log": _RISES,
+    "Log": _NONE,
     "Mish": _ZERO,
     "Neg": _ZERO,
     "Not": _NONE,
     "Reciprocal": _NONE,
-    "Relu": _ZERO | _RISES | _POSITIVE,
-    "Round": _ZERO | _RISES,
+    "Relu": _ZERO | _POSITIVE,
+    "Round": _ZERO,
     "Selu": _ZERO,
     "Shrink": _ZERO,
-    "Sigmoid": _RISES | _POSITIVE,
-    "Sign": _ZERO | _RISES,
+    "Sigmoid": _POSITIVE,
+    "Sign": _ZERO,
     "Sin": _ZERO,
-    "Sinh": _ZERO | _RISES,
-    "Softplus": _RISES | _POSITIVE,
-    "Softsign": _ZERO | _RISES,
-    "Sqrt": _ZERO | _RISES | _POSITIVE,
+    "Sinh": _ZERO,
+    "Softplus": _POSITIVE,
+    "Softsign": _ZERO,
+    "Sqrt": _ZERO | _POSITIVE,
     "Swish": _ZERO,
     "Tan": _ZERO,
-    "Tanh": _ZERO | _RISES,
+    "Tanh": _ZERO,
     "ThresholdedRelu": _ZERO,
 }
 """Operators of one operand, and what is true of them whatever their attributes."""
 
 VARIADIC = {
-    "Add": _ZERO | _RISES,
+    "Add": _ZERO,
     "And": _ANY,
     "BitShift": _FIRST,
     "BitwiseAnd": _ANY,
@@ -74,16 +74,16 @@ VARIADIC = {
     "GreaterOrEqual": _NONE,
     "Less": _ZERO,
     "LessOrEqual": _NONE,
-    "Max": _ZERO | _RISES,
-    "Mean": _ZERO | _RISES,
-    "Min": _ZERO | _RISES,
+    "Max": _ZERO,
+    "Mean": _ZERO,
+    "Min": _ZERO,
     "Mod": _FIRST,
     "Mul": _ANY,
     "Or": _ZERO,
     "Pow": _FIRST,
     "PRelu": _FIRST,
     "Sub": _ZERO,
-    "Sum": _ZERO | _RISES,
+    "Sum": _ZERO,
     "SwiGLU": _ANY,
     "Where": _ZERO,
     "Xor": _ZERO,
@@ -159,7 +159,7 @@ def legacy_elementwise(r: NodeAxes) -> None:
     elementwise(r)
 
 
-@rule("Clip", traits=Trait.POINTWISE | Trait.MONOTONE)
+@rule("Clip", traits=Trait.POINTWISE)
 def clip(r: NodeAxes) -> None:
     """Bounds are scalars."""
     r.set(r.axes(0))
@@ -176,12 +176,12 @@ def dropout(r: NodeAxes) -> None:
     r.set(axes, 1)
 
 
-@rule("Cast", traits=Trait.POINTWISE | Trait.ZERO_AT_ZERO | Trait.MONOTONE)
+@rule("Cast", traits=Trait.POINTWISE | Trait.ZERO_AT_ZERO)
 def cast(r: NodeAxes) -> None:
     r.set(r.axes(0))
 
 
-@rule("CastLike", traits=Trait.POINTWISE | Trait.ZERO_AT_ZERO | Trait.MONOTONE)
+@rule("CastLike", traits=Trait.POINTWISE | Trait.ZERO_AT_ZERO)
 def cast_like(r: NodeAxes) -> None:
     r.measure(1)
     r.set(r.axes(0))

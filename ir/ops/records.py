@@ -45,8 +45,6 @@ class Trait(enum.Flag):
 
     NON_NEGATIVE = enum.auto()
     """No element of the first result is below zero."""
-    MONOTONE = enum.auto()
-    """The result doesn't fall where an operand rises."""
 
     ZERO_AT_ZERO = enum.auto()
     """The result is zero where all operands are."""

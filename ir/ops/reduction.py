@@ -34,11 +34,9 @@ def reduced_axes(r: NodeAxes, rank: int, position: int = 1) -> set[int]:
 
 
 @rule("ReduceL1", "ReduceL2", "ReduceSumSquare", traits=Trait.ZERO_AT_ZERO | Trait.NON_NEGATIVE)
-@rule(
-    "ReduceSum", "ReduceMax", "ReduceMean", "ReduceMin", traits=Trait.ZERO_AT_ZERO | Trait.MONOTONE
-)
+@rule("ReduceSum", "ReduceMax", "ReduceMean", "ReduceMin", traits=Trait.ZERO_AT_ZERO)
 @rule("ReduceProd", traits=Trait.ZERO_AT_ZERO)
-@rule("ReduceLogSum", "ReduceLogSumExp", traits=Trait.MONOTONE)
+@rule("ReduceLogSum", "ReduceLogSumExp")
 def reduce(r: NodeAxes) -> None:
     axes = r.axes(0)
     reduced = reduced_axes(r, len(axes))
