@@ -1,4 +1,4 @@
-"""How model-local functions call each other: never in a circle, never without bound.
+"""Check that model-local functions never call themselves and expand to a bounded number of nodes.
 
 A few functions that each call the next one twice stand for more nodes than any memory
 holds, and inference, inlining and runtimes expand every call.

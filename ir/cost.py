@@ -40,7 +40,7 @@ class Cost:
 
 
 ShapeOf = Callable[["Value | None"], "tuple[int, ...] | None"]
-"""Gives the sizes at which a value counts; None where its rank isn't known."""
+"""Gives a value's shape with a number for every symbol; None where its rank isn't known."""
 
 
 def node_macs(node: Node, shape_of: ShapeOf) -> int | None:

@@ -1,4 +1,4 @@
-"""Whether what a model declares of its values agrees with what inference finds of them.
+"""Check the types that a model declares against those that inference finds.
 
 A declared type (a graph output's, a value_info entry) is a claim: runtimes compute what the
 operators say. ONNX's own inference keeps a declaration that contradicts it.

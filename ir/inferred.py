@@ -32,14 +32,18 @@ def note_inference(
 ) -> None:
     """Note that the types of a node's results are inferred from what it reads now.
 
-    They may become known although that stays the same where sizes that it reads are computed.
+    Nothing is noted where a result's type is incomplete and depends on sizes that other nodes
+    compute: these may become known although the node and its operands stay the same.
     """
     can_change = not all(map(is_complete, node.outputs)) and any(computed_sizes(node, model))
     node.inference = None if can_change else Inference(basis(node, versions), is_proven)
 
 
 def basis(node: Node, versions: Mapping[str, int]) -> tuple[object, ...]:
-    """Types are never changed in place: those that nobody replaced are equal at once."""
+    """What the types of a node's results follow from, to be compared with what it is later.
+
+    Types are replaced, never changed in place, so that comparing unchanged ones is quick.
+    """
     return (
         node.op_type,
         node.overload,

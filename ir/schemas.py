@@ -1,4 +1,4 @@
-"""What operators' schemas say that passes ask for every node."""
+"""Facts of operators' ONNX schemas, cached since passes ask for them at every node."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ def _leaves_sizes_open(model: Model) -> bool:
 # --- sizes at which costs are counted ----------------------------------------------
 
 _IMAGE, _TOKENS, _WAVE, _VOLUME = 224, 128, 16_000, 32
-"""Rows and columns of an image, steps of a sequence, samples of a sound, a volume's edge."""
+"""Usual sizes: rows and columns of an image, steps of a sequence, samples of a sound, the edge
+of a volume."""
 
 _SCALES = (1.0, 2.0, 0.5, 0.25, 4.0)
 """Tried in turn, where the model contradicts itself at the usual sizes."""

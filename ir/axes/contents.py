@@ -1,4 +1,4 @@
-"""Elements of shape computations whose sizes are those of axes."""
+"""Elements of integer tensors that shape computations make, as sizes of axes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from .sizes import settled
 def follow_contents(r: NodeAxes) -> None:
     """Let a node's results have the elements that its operator's rule computes.
 
-    What gets too heavy isn't followed: what the node reads is then frozen.
+    Elements that would become too large expressions aren't followed: those that the node
+    reads are then kept as they are (`freeze`).
     """
     if r.node.op_type not in contents_rules():
         return

@@ -111,10 +111,10 @@ def literal_axes(value: Value, why: Lock, symbols: dict[str, Axis] | None = None
 
 
 def freeze(analysis: Analysis, use: Use | None, value: Value, why: Lock) -> None:
-    """A content leaves shape arithmetic: what it says must not change.
+    """Keep the elements of a value as they are: an operator reads them as data, not as sizes.
 
-    Where all of it is known now, the use is replaced by a constant when it would
-    change; otherwise the axes that it depends on are locked.
+    Where all elements are known before the model runs, pruning replaces the use by a constant
+    if it would change them; otherwise the axes that the elements depend on are locked.
     """
     content = analysis.contents.get(value)
     if content is None:

@@ -33,7 +33,7 @@ _BROADCAST = """
 
 @shape_rule(*_SAME.split())
 def same(node: Node, facts: Facts) -> Sequence[Shape | None]:
-    """The first result is as its first operand; of others ONNX's inference knows more."""
+    """The first result has the shape of the first operand; other results are left to ONNX."""
     return [facts.shape(node.input(0))]
 
 

@@ -17,7 +17,7 @@ from ...ir.tensor import Array
 Doubles = npt.NDArray[np.float64]
 
 RIDGE = 1e-3
-"""Of the mean variance of the inputs; the result hardly depends on it from 1e-6 to 1e-2."""
+"""The ridge, relative to the inputs' mean variance; between 1e-6 and 1e-2 results hardly differ."""
 
 SCARCE = 200
 """Rows for each unknown below which the ridge grows: a few samples fit anything."""

@@ -18,7 +18,8 @@ from ..sizes import infer_sizes
 SAMPLES = "samples"
 
 TOLERANCE = 1e-3
-"""Of an output's largest value, between a batch and its samples: nothing but rounding."""
+"""Largest difference between a batch's outputs and those of its samples run one by one, relative
+to the largest output: what rounding explains."""
 
 
 @contextlib.contextmanager

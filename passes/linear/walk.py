@@ -17,7 +17,7 @@ MEMORY = 2**29
 """Bytes of values that a walk keeps in memory; what is beyond lies in files."""
 
 FOREVER = 2**62
-"""A position behind every node's."""
+"""A position after every node of a model: a value kept until then is kept to the end."""
 
 
 class Walk:

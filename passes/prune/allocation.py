@@ -34,7 +34,7 @@ GIVE_BACK = 256
 
 
 class Removal(Protocol):
-    """Steps to take of each group when a share of all indices goes, and of none over `most`."""
+    """Maps the share of all indices to remove, and the most that any group may lose, to steps."""
 
     def __call__(self, share: float, most: float) -> list[int]: ...
 

@@ -64,7 +64,7 @@ class Scaled:
 
 
 Shape = tuple[int | Scaled, ...]
-"""Sizes where nothing can change them, else axes."""
+"""An axis as a number where pruning can't change its size, else as itself."""
 
 
 class CostModel:

@@ -160,7 +160,7 @@ class PruneChannels(Pass):
 
 
 def _hint(model: Model) -> str:
-    """Why so little may go, where it is because weights are inputs with default values."""
+    """A hint for the error message where weights are locked since they are inputs with defaults."""
     count = len(inputs_with_defaults(model))
     if not count:
         return ""

@@ -44,7 +44,7 @@ class Group:
 
     @property
     def size(self) -> int:
-        """Steps, and the one that always stays, that the smallest dim is good for."""
+        """Number of pruning steps the smallest dim allows, plus one: a dim keeps an index."""
         return 1 + min((_size(d) - 1) // n for d, n in self.move.items())
 
     def parameters(self) -> list[str]:
@@ -98,7 +98,7 @@ def find_groups(analysis: Analysis, ignore: Sequence[str] = ()) -> list[Group]:
 
 
 def _taken_apart(analysis: Analysis) -> list[Group]:
-    """Axes of parameters that nodes take apart index by index, so that none can go."""
+    """Parameters that nodes split into single indices, none of which can be removed."""
     found: dict[str, Group] = {}
     for parameter in analysis.parameters.values():
         for block in parameter.blocks if len(parameter.tensor.shape) > 1 else ():

@@ -33,7 +33,7 @@ LARGEST_EXCHANGE = 0.2
 """Share of a group's indices that an exchange takes at most."""
 
 PATIENCE = 400
-"""Exchanges without success, most of which can't be made, after which the search ends."""
+"""Failed exchanges in a row after which the search ends; most of them can't be made at all."""
 
 EXCHANGED = ", exchanged"
 

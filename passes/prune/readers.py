@@ -25,19 +25,20 @@ from ..linear.moments import Doubles, Moments
 from ..linear.walk import Walk
 
 ROWS = 8192
-"""Rows that a layer's statistics are of, where its outputs have so many positions."""
+"""Rows, one for each position of an output, that a layer's statistics take if there are as many."""
 
 ROWS_FOR_EACH = 3
-"""Rows for each unknown, where that is more."""
+"""Rows for each input of the layer, where that makes more than `ROWS`."""
 
 WIDEST = 2304
 """Unknowns beyond which a convolution's taps count together, so that the inverse stays small."""
 
 NOISE = 0.05
-"""Share of an output's variance that noise has which tells how much the output matters."""
+"""Variance, relative to that of a layer's output, of the noise added there to measure how much
+the model's outputs depend on it."""
 
 NOISY_RUNS = 2
-"""Runs on which that is measured."""
+"""Runs with noise that this is measured on."""
 
 Labels = npt.NDArray[np.int64]
 

@@ -33,16 +33,16 @@ BATCH = 32
 """Samples in one run at most; there are several runs, half of which may be held back."""
 
 ROWS = 16384
-"""Rows that a layer is solved from where its outputs have so many positions."""
+"""Rows, one for each position of an output, that a layer is solved from if there are as many."""
 
 ROWS_FOR_EACH = 16
-"""Rows for each unknown, where that is more."""
+"""Rows for each unknown of an output, where that makes more than `ROWS`."""
 
 ROUNDS = 2
 """Times that targets behind a clipping activation are adapted to what was reached."""
 
 UNCHANGED = 1e-10
-"""Share of the targets' variance up to which a layer counts as right as it is."""
+"""Error, as a share of the targets' variance, up to which a layer is left as it is."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -179,7 +179,7 @@ def _absorbed(nodes: Mapping[Node, Operands]) -> tuple[dict[Value, Node], dict[V
 
 
 def _passes_on(node: Node) -> bool:
-    """Whether all elements that `node` moves go to one place."""
+    """Whether a node moves all elements of its input to a single result."""
     return len(node.outputs) == 1
 
 

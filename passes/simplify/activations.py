@@ -159,7 +159,7 @@ def _one_plus(value: Value, rewriter: Rewriter) -> Value | None:
 
 
 def _half_of_one_plus(value: Value, rewriter: Rewriter) -> Value | None:
-    """`z` of a value that is 0.5 * z + 0.5."""
+    """The value `z` where `value` computes 0.5 * z + 0.5, else None."""
     node = producer(value, "Add")
     found = None if node is None else scalar_operand(node, rewriter)
     scaled = None if found is None else scaled_by(found[0], rewriter)
@@ -334,7 +334,7 @@ def divide_instead_of_reciprocal(node: Node, rewriter: Rewriter) -> bool:
 
 
 def _inverted(value: Value | None, rewriter: Rewriter) -> Value | None:
-    """`y` of a value that is 1 / y."""
+    """The value `y` where `value` computes 1 / y, else None."""
     node = producer(value, "Reciprocal", "Div")
     if node is None:
         return None

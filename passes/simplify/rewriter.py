@@ -29,7 +29,7 @@ from .known_sizes import KnownSizes
 _MANY_READERS = 64
 
 FURTHEST = 16
-"""Steps down from a node that its rules look at most."""
+"""Most nodes in a row that a rule looks at below the node it is applied to."""
 
 Rule = Callable[[Node, "Rewriter"], bool]
 

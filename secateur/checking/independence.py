@@ -1,4 +1,4 @@
-"""Runs of batches and of their samples, which hold what is proven of models to their word."""
+"""Comparison of a batch's outputs with those of its samples run one by one, to confirm a proof."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far rounding alone moves a model's outputs.
+"""How much a model's outputs change by rounding alone.
 
 A sigmoid far below zero, a difference of large numbers or a near-constant normalization
 magnify what the last places of their operands say. Moving weights and inputs by a few of

@@ -38,7 +38,7 @@ class StepResult:
     seconds: float
     oracle: Model | None
     context: Context
-    """That of the step that comes next."""
+    """What the next step finds as its context."""
 
 
 def simplify_step() -> Step:

@@ -264,7 +264,7 @@ def test_no_list_repeats_a_trait() -> None:
 
 
 def test_every_trait_is_read() -> None:
-    """By an analysis, a pass or the compiler, or by a test that asks for a case of each operator."""
+    """By an analysis, a pass or the compiler, or by a test that asks for cases of operators."""
     readers = [
         path
         for folder in ("ir", "passes", "backends", "tests/backends")
