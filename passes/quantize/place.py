@@ -18,7 +18,6 @@ from ...ir.tensor import FLOAT_TYPES
 from ..base import Note
 from .rules import Constants, Operands, Role, plan
 
-
 UNREAD = "no integer operator reads its result"
 UNFED = "no integer operator computes its input"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+
 from ...ir.graph import Node, Value
 from ...ir.ops import Trait, traits
 from ...ir.tensor import FLOAT_TYPES, Array

@@ -92,6 +92,9 @@ class Record:
 
     def pytest_sessionfinish(self) -> None:
         sys.settrace(None)
+        self.write()
+
+    def write(self) -> None:
         tests = [test for test in self.ran if test not in self.useless]
         lines: dict[str, dict[int, list[int]]] = {}
         for number, test in enumerate(tests):

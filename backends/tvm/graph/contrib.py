@@ -7,13 +7,14 @@ fallback. Semantics are those of its ContribOperators.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import onnx
 from onnx import FunctionProto, helper, numpy_helper
 
+from ....ir.display import printable
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Node
 
@@ -126,6 +127,51 @@ def _fused_matmul(b: Body) -> list[str]:
     return [product if alpha == 1.0 else b("Mul", product, b.number(alpha))]
 
 
+_ACTIVATIONS: dict[str, dict[str, float]] = {
+    "": {},
+    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
+    "LeakyRelu": {"alpha": 0.01},
+    "Relu": {},
+    "Sigmoid": {},
+    "Tanh": {},
+}
+"""Activations that a fused operator may end in, with the default values of their parameters."""
+
+
+def _activated(b: Body, x: str, given: Sequence[float | None]) -> str:
+    """What the activation that the node names makes of a value; `given` are its parameters."""
+    name = str(b.node.get("activation", ""))
+    if name == "Clip" and len(given) == 2 and None not in given:
+        return b("Clip", x, *(b.number(float(bound or 0)) for bound in given))
+    if name not in _ACTIVATIONS:
+        b.fail(f"activation '{printable(name)}' isn't supported")
+    parameters = dict(_ACTIVATIONS[name])
+    for key, value in zip(parameters, given, strict=False):
+        if value is not None:
+            parameters[key] = float(value)
+    return b(name, x, **parameters) if name else x
+
+
+def _attributes(b: Body, *names: str) -> dict[str, Any]:
+    """Those attributes that the node has, to be handed on."""
+    return {name: b.node.get(name) for name in names if name in b.node.attributes}
+
+
+def _fused_conv(b: Body) -> list[str]:
+    """The sum of a convolution and of an optional fourth operand, then the activation."""
+    windows = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+    result = b("Conv", b.required(0), b.required(1), b.given(2) or "", **_attributes(b, *windows))
+    beside = b.given(3)
+    result = result if beside is None else b("Add", result, beside)
+    return [_activated(b, result, list(b.node.get("activation_params", ())))]
+
+
+def _fused_gemm(b: Body) -> list[str]:
+    products = _attributes(b, "alpha", "beta", "transA", "transB")
+    result = b("Gemm", b.required(0), b.required(1), b.given(2) or "", **products)
+    return [_activated(b, result, [b.node.get(f"activation_{x}") for x in ("alpha", "beta")])]
+
+
 def _skip_sum(b: Body, bias: int) -> str:
     total = b("Add", b.required(0), b.required(1))
     given = b.given(bias)
@@ -167,6 +213,8 @@ def _skip_simplified(b: Body) -> list[str]:
 DEFINITIONS: dict[str, Callable[[Body], list[str]]] = {
     "BiasGelu": _bias_gelu,
     "FastGelu": _fast_gelu,
+    "FusedConv": _fused_conv,
+    "FusedGemm": _fused_gemm,
     "FusedMatMul": _fused_matmul,
     "Gelu": _gelu,
     "QuickGelu": _quick_gelu,

@@ -22,7 +22,7 @@ from secateur.ir.onnx_io import from_proto
 
 from .graphs import feeds, reference
 
-X, V = (2, 3, 8), (8,)
+X, V, IMAGE = (2, 3, 8), (8,), (1, 3, 8, 8)
 CASES: list[tuple[str, list[Any], list[int], dict[str, Any]]] = [
     ("Gelu", [X], [0], {}),
     ("BiasGelu", [X, V], [0], {}),
@@ -32,6 +32,34 @@ CASES: list[tuple[str, list[Any], list[int], dict[str, Any]]] = [
     ("QuickGelu", [X], [0], {"alpha": 0.5}),
     ("FusedMatMul", [X, (2, 8, 4)], [0], {"alpha": 0.25}),
     ("FusedMatMul", [(2, 8, 3), (2, 4, 8)], [0], {"transA": 1, "transB": 1}),
+    ("FusedConv", [IMAGE, (4, 3, 3, 3)], [0], {}),
+    ("FusedConv", [IMAGE, (4, 3, 3, 3), (4,)], [0], {"pads": [1] * 4, "activation": "Relu"}),
+    (
+        "FusedConv",
+        [IMAGE, (3, 1, 3, 3), (3,), (1, 3, 3, 3)],
+        [0],
+        {"strides": [2, 2], "group": 3, "activation": "LeakyRelu", "activation_params": [0.3]},
+    ),
+    (
+        "FusedConv",
+        [IMAGE, (4, 3, 1, 1)],
+        [0],
+        {"activation": "Clip", "activation_params": [-0.1, 0.2]},
+    ),
+    (
+        "FusedConv",
+        [IMAGE, (4, 3, 1, 1)],
+        [0],
+        {"activation": "HardSigmoid", "activation_params": [0.3, 0.4]},
+    ),
+    ("FusedGemm", [(2, 8), (8, 4), (4,)], [0], {"alpha": 0.5, "activation": "Tanh"}),
+    ("FusedGemm", [(8, 2), (4, 8)], [0], {"transA": 1, "transB": 1, "activation": "Sigmoid"}),
+    (
+        "FusedGemm",
+        [(2, 8), (8, 4), (4,)],
+        [0],
+        {"beta": 2.0, "activation": "LeakyRelu", "activation_alpha": 0.2},
+    ),
     ("SkipLayerNormalization", [X, X, V], [0], {}),
     ("SkipLayerNormalization", [X, X, V, V, V], [0, 3], {"epsilon": 0.1}),
     ("SkipSimplifiedLayerNormalization", [X, X, V], [0], {"epsilon": 1e-5}),
@@ -79,6 +107,13 @@ def test_definitions(
 def test_every_definition_has_a_case() -> None:
     own = {name.removeprefix("com.microsoft::") for name in LOOPS if "::" in name}
     assert {case[0] for case in CASES} == {*DEFINITIONS, *STANDARD_DOMAIN, *own}
+
+
+def test_an_activation_that_is_unknown_is_refused_by_name(tmp_path: Path) -> None:
+    attributes = {"activation": "Softplus"}
+    proto = model("FusedGemm", [(2, 8), (8, 4), (4,)], [0], attributes)
+    with pytest.raises(UnsupportedError, match="activation 'Softplus'"):
+        compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")
 
 
 def test_the_rest_is_refused_by_name(tmp_path: Path) -> None:
