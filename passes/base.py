@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..ir.graph import Node
@@ -17,6 +17,7 @@ from ..ir.model import Model
 from ..ir.tensor import Array
 
 if TYPE_CHECKING:
+    from .prune.budget import KernelCost
     from .prune.plan import Pruned
 
 
@@ -56,12 +57,14 @@ class Context:
 
     `calibration` maps input names to arrays whose first axis counts samples, `seed` starts
     what passes draw at random. `pruned` is what a pass that cut the model before left for
-    one that recovers it.
+    one that recovers it. `kernels` say what the model costs in time on the machine that it is
+    compiled for, which goals in latency are counted by.
     """
 
     calibration: Mapping[str, Array] | None = None
     seed: int = 0
     pruned: Pruned | None = None
+    kernels: Sequence[KernelCost] | None = None
 
     def after(self, result: PassResult) -> Context:
         """The context of the pass that comes next."""

@@ -36,6 +36,7 @@ ORDER = {
         "artifact",
         "tuning",
         "compile",
+        "latency",
     ),
     "secateur": ("data", "reporting", "checking", "pipeline", "cli"),
 }

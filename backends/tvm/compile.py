@@ -101,14 +101,7 @@ def compile_model(
     """
     start = time.perf_counter()
     path = Path(path)
-    work = model.clone()
-    check_declarations(work)
-    for step in simplify_pipeline():
-        step.run(work)
-    infer_shapes(work)
-    batch = find_batch(work)
-    if batch.is_proven:
-        take_one_sample(work, batch)
+    work, batch = one_sample(model)
     if declared_sizes:
         _declare_empty(work, model)
     samples = _with_samples(batch)
@@ -133,6 +126,19 @@ def compile_model(
             with atomic_files(Path(dump_plan)) as (text,):
                 text.write_text("\n".join(compiler.plans), encoding="utf-8")
     return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
+
+
+def one_sample(model: Model) -> tuple[Model, Batch]:
+    """A copy as it is compiled: simplified, for one sample where it is proven to have a batch."""
+    work = model.clone()
+    check_declarations(work)
+    for step in simplify_pipeline():
+        step.run(work)
+    infer_shapes(work)
+    batch = find_batch(work)
+    if batch.is_proven:
+        take_one_sample(work, batch)
+    return work, batch
 
 
 def _declare_empty(work: Model, model: Model) -> None:

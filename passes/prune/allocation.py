@@ -2,7 +2,7 @@
 
 A group loses its least important indices, one per dim at each step. *Uniform* takes the
 same share from every group; *global* ranks the steps of all groups against each other, by
-what `Ranking` says. A goal in MACs or parameters is met by bisecting how much is taken.
+what `Ranking` says. A goal in a cost (`CostModel`) is met by bisecting how much is taken.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ...ir.axes.facts import Analysis
 from ...ir.axes.selection import Selection
 from ...ir.cost import ShapeOf, known_shape
 from ...ir.errors import SecateurError
-from .budget import CostModel
-from .groups import Group
+from .budget import CostModel, KernelCost
+from .groups import Group, Limit
 from .importance import Scores
 
 MOST = 0.9
@@ -33,6 +33,10 @@ GIVE_BACK = 256
 """Attempts to undo a step that the goal doesn't need; large models don't need any."""
 
 
+NEAR = 0.95
+"""Share of a goal that aligned widths have to come to; else the goal overrides alignment."""
+
+
 class Removal(Protocol):
     """Maps the share of all indices to remove, and the most that any group may lose, to steps."""
 
@@ -41,13 +45,33 @@ class Removal(Protocol):
 
 @dataclass(frozen=True)
 class Goal:
-    """What to reach: a share of the original MACs or parameters, or a share of channels.
+    """What to reach: a share of one of the original's costs, or of its channels.
 
     `keep` is the share that may remain, in (0, 1].
     """
 
-    kind: str  # "macs", "params" or "channels"
+    kind: str  # "macs", "params", "bytes", "latency" or "channels"
     keep: float
+
+    @property
+    def noun(self) -> str:
+        return {"macs": "MACs", "params": "parameters"}.get(self.kind, self.kind)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What widths are allocated under.
+
+    `shape_of` gives the sizes at which multiply-accumulates count, `kernels` what latency is
+    counted by. Widths are multiples of `align`, or of the largest half, quarter, ... of it with
+    which the goal can be reached and is not missed by far; `limits` bound single groups.
+    """
+
+    shape_of: ShapeOf = known_shape
+    scope: str = "global"
+    align: int = 1
+    limits: Sequence[Limit] = ()
+    kernels: Sequence[KernelCost] = ()
 
 
 @dataclass(frozen=True)
@@ -144,52 +168,66 @@ def allocate(
     groups: Sequence[Group],
     scores: dict[Dim, Scores],
     goal: Goal,
+    terms: Terms | None = None,
     *,
-    shape_of: ShapeOf = known_shape,
-    scope: str = "global",
-    align: int = 1,
     ranking: Ranking | None = None,
 ) -> Allocation:
     """Kept indices of every free group.
 
     `scores` order the indices of each dim, `ranking` (by default `noise_to_signal` of the
-    scores) the steps of all groups. `shape_of` gives the sizes at which multiply-accumulates
-    count. Widths are multiples of `align`, or of the largest half, quarter, ... of it with
-    which the goal can be reached. Raises SecateurError where it can't be at all.
+    scores) the steps of all groups. Raises SecateurError where the goal can't be reached at
+    all, saying what can.
     """
+    terms = terms or Terms()
     free = [g for g in groups if g.lock is None]
     ranking = ranking or noise_to_signal(scores)
     damages = [ranking.damage(group) for group in free]
-    model: Measure
+    model = measure(analysis, free, goal, terms)
+    target = goal.keep * model.full
     if goal.kind == "channels":
-        single = [_Steps(g, 1) for g in free]
-        removed = _removal(scope, single, damages)(1.0 - goal.keep, 1.0)
-        model = ChannelCount(free)
+        single = _all_steps(free, 1, terms.limits)
+        removed = _removal(terms.scope, single, damages)(1.0 - goal.keep, 1.0)
         target = float(model.cost(_kept_counts(single, removed)))
-        if align == 1:
-            return _Space(model, single, scores, target, align).allocation(removed)
-    else:
-        kind = "macs" if goal.kind == "macs" else "parameters"
-        model = CostModel(analysis, kind, shape_of=shape_of)
-        target = goal.keep * model.full
+        if terms.align == 1:
+            return _Space(model, single, scores, target, 1).allocation(removed)
+    align, best = terms.align, None
     while True:
-        steps = [_Steps(g, align) for g in free]
+        steps = _all_steps(free, align, terms.limits)
         rank = damages
         if goal.kind != "channels":
-            saved = [max(model.saving(_kept_counts([s], [1])), 1) for s in steps]
+            saved = [_saving_of_a_step(model, s, goal) for s in steps]
             rank = [d / n**ranking.power for d, n in zip(damages, saved, strict=True)]
-        found = _reach(model, steps, _removal(scope, steps, rank), target)
+        found = _reach(model, steps, _removal(terms.scope, steps, rank), target)
         if isinstance(found, list):
-            if scope == "global":
-                found = _give_back(model, steps, rank, found, target)
-            return _Space(model, steps, scores, target, align).allocation(found)
-        if align == 1:
-            noun = {"macs": "MACs", "params": "parameters"}.get(goal.kind, goal.kind)
+            if terms.scope == "global":
+                slack = 1.0 if goal.kind == "latency" else 0.99  # many steps of which are free
+                found = _give_back(model, steps, rank, found, slack * target, target)
+            space = _Space(model, steps, scores, target, align)
+            if best is None or space.cost(found) > best[0].cost(best[1]):
+                best = space, found
+            if align == 1 or space.cost(found) >= NEAR * target or goal.kind == "channels":
+                return best[0].allocation(best[1])
+        elif align == 1:
+            within = " within the limits" if terms.limits else ""
             raise SecateurError(
-                f"{goal.keep:.3%} of the {noun} can't be reached: pruning everything that may go "
-                f"leaves {found / model.full if model.full else 1.0:.3%}"
+                f"{goal.keep:.3%} of the {goal.noun} can't be reached: pruning everything that may "
+                f"go{within} leaves {found / model.full if model.full else 1.0:.3%}"
             )
         align //= 2
+
+
+def measure(analysis: Analysis, free: Sequence[Group], goal: Goal, terms: Terms) -> Measure:
+    """What the goal counts."""
+    if goal.kind == "channels":
+        return ChannelCount(free)
+    kind = {"params": "parameters"}.get(goal.kind, goal.kind)
+    return CostModel(analysis, kind, shape_of=terms.shape_of, kernels=terms.kernels)
+
+
+def _saving_of_a_step(model: Measure, steps: _Steps, goal: Goal) -> float:
+    """Of the first one; in latency, where most save nothing and some much, the mean of half."""
+    many = max(1, steps.group.size // 2) if goal.kind == "latency" else 1
+    return max(model.saving(_kept_counts([steps], [many])) / many, 1.0)
 
 
 class Measure(Protocol):
@@ -257,14 +295,15 @@ def _give_back(
     steps: Sequence[_Steps],
     rank: Sequence[Scores],
     removed: list[int],
+    near: float,
     target: float,
 ) -> list[int]:
     """Undo steps that the goal doesn't need, the most damaging first.
 
     Aligned widths and groups that many layers share make coarse steps, so that the
-    least share that suffices may take far too much.
+    least share that suffices may take far too much. What costs `near` or more is left.
     """
-    if model.cost(_kept_counts(steps, removed)) >= 0.99 * target:
+    if model.cost(_kept_counts(steps, removed)) >= near:
         return removed
     removed = list(removed)
     open_groups = {i for i, count in enumerate(removed) if count}
@@ -286,18 +325,42 @@ def _give_back(
 class _Steps:
     """The steps of a group, in widths that are multiples of something."""
 
-    def __init__(self, group: Group, align: int) -> None:
+    def __init__(self, group: Group, align: int, limits: Sequence[Limit] = ()) -> None:
         self.group = group
         # Widths are weight * kept, so fewer indices make a multiple of `align`.
         self.step = align // math.gcd(align, group.weight)
+        size = group.size
+        self.least, self.most = 0, size - 1
+        for limit in limits:
+            if limit.matches(group):
+                self.least = max(self.least, size - max(1, math.floor(limit.most * size)))
+                self.most = min(self.most, size - math.ceil(limit.least * size - 1e-9))
+        self.most = max(0, self.most)
+        self.least = min(self.least, self.most)
 
     def aligned(self, removed: int) -> int:
-        """At most `removed`, such that what is kept is a multiple of the step."""
+        """At most `removed`, such that what is kept is a multiple of the step.
+
+        Where limits ask for more, the least that they ask for.
+        """
+        removed = min(max(removed, self.least), self.most)
         size = min(d.size or 0 for d in self.group.move)
         if self.step == 1 or any(n > 1 for n in self.group.move.values()):
             return removed
         rounded = -(-(size - removed) // self.step) * self.step
-        return size - rounded if rounded < size else 0
+        fewer = size - rounded if rounded < size else 0
+        return fewer if fewer >= self.least else removed
+
+
+def _all_steps(groups: Sequence[Group], align: int, limits: Sequence[Limit]) -> list[_Steps]:
+    """The steps of all groups, which together leave an index of each dim."""
+    steps = [_Steps(group, align, limits) for group in groups]
+    capacity = {d: (d.size or 0) - 1 for group in groups for d in group.move}
+    for own in steps:
+        own.least = min([own.least, *(capacity[d] // n for d, n in own.group.move.items())])
+        for dim, n in own.group.move.items():
+            capacity[dim] -= own.least * n
+    return steps
 
 
 def _ranked(group: Group, scores: Mapping[Dim, Scores]) -> Scores:
@@ -327,7 +390,7 @@ def _allowed(steps: Sequence[_Steps], share: float) -> list[int]:
             capacity[dim] = min(size - 1, int(share * size + 0.5))
     allowed = []
     for s in steps:
-        most = min(capacity[d] // n for d, n in s.group.move.items())
+        most = min([s.most, *(capacity[d] // n for d, n in s.group.move.items())])
         for dim, n in s.group.move.items():
             capacity[dim] -= most * n
         allowed.append(most)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from ...ir.axes.dims import Axis, Dim, Term, axis_size, dims_of, resolve
 from ...ir.axes.facts import Analysis, Axes
@@ -67,10 +68,34 @@ Shape = tuple[int | Scaled, ...]
 """An axis as a number where pruning can't change its size, else as itself."""
 
 
-class CostModel:
-    """MACs or parameters of an analyzed model as a function of kept counts.
+class KernelCost(Protocol):
+    """What the kernels of one node cost: whoever compiles models knows.
 
-    A sum of items (a node's MACs, a constant's elements); each knows the dims that it
+    `node` is the node's label; `values` names the values of the model whose sizes count.
+    """
+
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def values(self) -> Sequence[str]: ...
+
+    def cost(
+        self,
+        sizes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+        weights: tuple[int, ...] | None,
+        /,
+    ) -> int:
+        """Nanoseconds (or what stands for them) where values change from some shapes to others.
+
+        `weights` is then the shape of the node's weights, where they are constant.
+        """
+
+
+class CostModel:
+    """What an analyzed model costs as a function of kept counts.
+
+    A sum of items (a node's MACs or time, a constant's elements); each knows the dims that it
     depends on, so that what a single dim saves is found without counting everything.
     """
 
@@ -81,10 +106,12 @@ class CostModel:
         *,
         shape_of: ShapeOf = known_shape,
         locked: bool = False,
+        kernels: Sequence[KernelCost] = (),
     ) -> None:
-        """`kind` is "macs" or "parameters"; `locked` also follows dims that are locked.
+        """`kind` is macs, parameters, bytes (of constants) or latency (what `kernels` cost).
 
-        `shape_of` gives the sizes of values of which the axes don't tell them.
+        `locked` also follows dims that are locked. `shape_of` gives the sizes of values of
+        which the axes don't tell them.
         """
         self._locked = locked
         self._shape_of = shape_of
@@ -93,8 +120,10 @@ class CostModel:
         self._lengths = _Lengths()
         if kind == "macs":
             self._add_nodes(analysis)
+        elif kind == "latency":
+            self._add_kernels(analysis, kernels)
         else:
-            self._add_parameters(analysis)
+            self._add_constants(analysis, in_bytes=kind == "bytes")
         self._full = [item({}) for item in self._items]
         self.full = sum(self._full)
         """Cost with nothing removed."""
@@ -163,13 +192,57 @@ class CostModel:
             return self._shape_of(value) or UNKNOWN_SHAPE
         return tuple(s if isinstance(s, int) else round(s.factor * s.length(kept)) for s in known)
 
-    def _add_parameters(self, analysis: Analysis) -> None:
+    def _add_constants(self, analysis: Analysis, *, in_bytes: bool) -> None:
         """Each constant once, and once more for each way in which its uses cut it."""
-        constants = shared_constants(analysis, self._lengths)
-        rest = count(analysis.model).parameters - sum(c.elements for c in constants)
+        whole = count(analysis.model)
+        rest = whole.weight_bytes if in_bytes else whole.parameters
+        for constant in shared_constants(analysis, self._lengths):
+            unit = constant.item_bytes if in_bytes else 1
+            rest -= constant.elements * unit
+
+            def item(kept: Counts, constant: SharedConstant = constant, unit: int = unit) -> int:
+                return unit * constant.needed(kept)
+
+            self._add(item, constant.dims())
         self._add(lambda kept: rest, ())
-        for constant in constants:
-            self._add(constant.needed, constant.dims())
+
+    def _add_kernels(self, analysis: Analysis, kernels: Sequence[KernelCost]) -> None:
+        values = {v.name: v for v in analysis.axes if v.const is None}
+        nodes = {node.label: node for node in analysis.model.graph.all_nodes()}
+        for kernel in kernels:
+            lengths: dict[str, list[Length]] = {}
+            for name in kernel.values:
+                found = analysis.axes.get(values[name]) if name in values else None
+                if found is not None:
+                    lengths[name] = [self._lengths(axis) for axis in found]
+            weights = self._weights(analysis, nodes.get(kernel.node))
+
+            def item(
+                kept: Counts,
+                kernel: KernelCost = kernel,
+                lengths: Mapping[str, list[Length]] = lengths,
+                weights: list[Length] = weights,
+            ) -> int:
+                sizes = {
+                    name: (tuple(length.full for length in own), _sizes(own, kept))
+                    for name, own in lengths.items()
+                }
+                return kernel.cost(sizes, _sizes(weights, kept) if weights else None)
+
+            every = itertools.chain(weights, *lengths.values())
+            self._add(item, (dim for length in every for dim in length.dims))
+
+    def _weights(self, analysis: Analysis, node: Node | None) -> list[Length]:
+        """Of a node's second input, where that is a constant whose axes are followed."""
+        if node is None or Use(node, 1) not in analysis.parameters:
+            return []
+        second = node.inputs[1]
+        axes = _node_axes(analysis, node).get(second) if second is not None else None
+        return [self._lengths(axis) for axis in axes or ()]
+
+
+def _sizes(lengths: Sequence[Length], kept: Counts) -> tuple[int, ...]:
+    return tuple(length(kept) for length in lengths)
 
 
 @dataclass(frozen=True)
@@ -182,6 +255,7 @@ class SharedConstant:
 
     value: Value
     elements: int
+    item_bytes: int
     variants: tuple[tuple[tuple[Length, ...], ...], ...]
     stays: bool
 
@@ -211,15 +285,16 @@ def shared_constants(analysis: Analysis, lengths: _Lengths | None = None) -> lis
     """All constants whose axes are followed, as nodes share them."""
     lengths = _Lengths() if lengths is None else lengths
     variants: dict[Value, dict[tuple[tuple[Length, ...], ...], None]] = defaultdict(dict)
-    elements: dict[Value, int] = {}
+    sizes: dict[Value, tuple[int, int]] = {}
     tracked: Counter[Value] = Counter()
     for parameter in analysis.parameters.values():
         blocks = tuple(tuple(lengths(a) for a in block) for block in parameter.blocks)
         variants[parameter.value][blocks] = None
-        elements[parameter.value] = parameter.tensor.size
+        tensor = parameter.tensor
+        sizes[parameter.value] = tensor.size, tensor.nbytes // max(tensor.size, 1)
         tracked[parameter.value] += 1
     return [
-        SharedConstant(value, elements[value], tuple(uses), tracked[value] < len(value.uses))
+        SharedConstant(value, *sizes[value], tuple(uses), tracked[value] < len(value.uses))
         for value, uses in variants.items()
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,9 @@ from ..base import Context, Note, Pass, PassResult
 from ..inline import InlineFunctions
 from ..simplify.defaults import inputs_with_defaults
 from ..sizes import CountedSizes, infer_sizes
-from .allocation import Allocation, Goal, allocate
-from .groups import Group
+from .allocation import Allocation, Goal, Terms, allocate
+from .budget import CostModel
+from .groups import Group, Limit
 from .importance import DEFAULT, find_criterion, group_scores
 from .plan import Pruned, PruningPlan
 from .portfolio import Search, Trial, choose
@@ -28,10 +30,12 @@ from .recovery import calibration_runs
 class PruneChannels(Pass):
     """Remove the least important indices until a budget is met.
 
-    Exactly one goal: `macs` or `params`, the share of the original that may remain, or
+    Exactly one goal: `macs`, `params`, `bytes` (of constants) or `latency` (of the compiled
+    model, as `Context.kernels` tell), the share of the original that may remain, or
     `ratio`, the share of channels to remove. `scope` ranks globally or takes the same
     share of every group; kept widths are multiples of `align` where the original and the
-    goal allow; parameters, nodes or groups that match an `ignore` pattern stay whole.
+    goal allow; parameters, nodes or groups that match an `ignore` pattern stay whole, and
+    those that match one of the `limits` (`Limit.parse`) keep a share between two bounds.
     `normalized` also prunes axes that layer normalization runs over (statistics are
     then those of the kept indices).
 
@@ -46,11 +50,14 @@ class PruneChannels(Pass):
 
     macs: float | None = None
     params: float | None = None
+    bytes: float | None = None
+    latency: float | None = None
     ratio: float | None = None
     importance: str | None = None
     scope: str = "global"
     align: int = 1
     ignore: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
     normalized: bool = False
     recovery: bool = True
     search: float = 0.0
@@ -69,17 +76,20 @@ class PruneChannels(Pass):
             raise SecateurError(f"prune-channels: search needs {missing}")
         plan = PruningPlan(model, ignore=self.ignore, normalized=self.normalized or recovers)
         trials: list[Trial] = []
+        terms = self._terms(plan, goal, shape_of, context)
         try:
             if samples and data is not None:
-                trials = self._try(model, plan, goal, samples, data.seed)
+                trials = self._try(model, plan, goal, terms, samples, data.seed)
                 selection = plan.selection(trials[0].cut)
                 align = trials[0].allocation.align
             else:
-                allocation = self._allocate(plan, goal, shape_of, context.seed if context else 0)
+                allocation = self._allocate(plan, goal, terms, context.seed if context else 0)
                 selection, align = allocation.selection, allocation.align
         except SecateurError as error:
             raise SecateurError(f"{error}{_hint(model)}") from None
         statistics = _statistics(plan.groups, selection)
+        if terms.kernels:
+            statistics["latency"] = _latency(plan, selection, terms)
         notes = inlined.notes + _notes(plan.analysis, plan.groups)
         if trials and trials[0].helps is None:
             why = "one run of samples leaves none to hold back: widths were not compared"
@@ -103,7 +113,21 @@ class PruneChannels(Pass):
             artifacts["pruned"] = Pruned(original, record, trials[0].helps)
         return PassResult(bool(selection) or inlined.changed, statistics, notes, artifacts)
 
-    def _allocate(self, plan: PruningPlan, goal: Goal, shape_of: ShapeOf, seed: int) -> Allocation:
+    def _terms(
+        self, plan: PruningPlan, goal: Goal, shape_of: ShapeOf, context: Context | None
+    ) -> Terms:
+        kernels = (context.kernels if context is not None else None) or ()
+        if goal.kind == "latency" and not kernels:
+            raise SecateurError(
+                "prune-channels: a goal in latency needs a target that the model is compiled for"
+            )
+        limits = [Limit.parse(text) for text in self.limits]
+        for limit in limits:
+            if not any(limit.matches(group) for group in plan.groups):
+                raise SecateurError(f"no group has a name that matches the limit '{limit.pattern}'")
+        return Terms(shape_of, self.scope, self.align, limits, kernels)
+
+    def _allocate(self, plan: PruningPlan, goal: Goal, terms: Terms, seed: int) -> Allocation:
         """What groups lose.
 
         Chosen again as long as constants that nodes share would grow by being cut in
@@ -115,15 +139,19 @@ class PruneChannels(Pass):
                 plan.groups,
                 group_scores(plan.free, self.importance or DEFAULT, seed=seed),
                 goal,
-                shape_of=shape_of,
-                scope=self.scope,
-                align=self.align,
+                terms,
             )
-            if goal.kind == "params" or not plan.tie(allocation.selection):
+            if goal.kind in ("params", "bytes") or not plan.tie(allocation.selection):
                 return allocation
 
     def _try(
-        self, model: Model, plan: PruningPlan, goal: Goal, arrays: Mapping[str, Array], seed: int
+        self,
+        model: Model,
+        plan: PruningPlan,
+        goal: Goal,
+        terms: Terms,
+        arrays: Mapping[str, Array],
+        seed: int,
     ) -> list[Trial]:
         """Candidates by trial, the best first, made on a copy that takes many samples at once."""
         for opened in (True, False):
@@ -133,19 +161,22 @@ class PruneChannels(Pass):
                 if not plan.agrees(other):
                     continue
                 _, shape_of = CountedSizes.usual(copy)
-                search = Search(goal, shape_of, self.align, self.scope, self.search)
+                own = dataclasses.replace(terms, shape_of=shape_of)
+                search = Search(goal, own, self.search)
                 trials = choose(other, search, runs, importance=self.importance, seed=seed)
                 plan.tie_like(other)
                 return trials
         raise SecateurError("prune-channels: a copy of the model has other groups")
 
     def _goal(self) -> Goal:
-        goals = {"macs": self.macs, "params": self.params}
+        goals = {kind: getattr(self, kind) for kind in ("macs", "params", "bytes", "latency")}
         given = [Goal(kind, keep) for kind, keep in goals.items() if keep is not None]
         if self.ratio is not None:
             given.append(Goal("channels", 1.0 - self.ratio))
         if len(given) != 1:
-            raise SecateurError("prune-channels: give exactly one of macs, params and ratio")
+            raise SecateurError(
+                "prune-channels: give exactly one of macs, params, bytes, latency and ratio"
+            )
         if not 0 < given[0].keep <= 1:
             raise SecateurError("prune-channels: the goal has to lie between 0 and 1")
         if self.importance is not None:
@@ -184,6 +215,13 @@ def _statistics(groups: Sequence[Group], selection: Selection) -> dict[str, Any]
             }
         )
     return {"groups": table, "locked": locked}
+
+
+def _latency(plan: PruningPlan, selection: Selection, terms: Terms) -> dict[str, float]:
+    """Microseconds that the kernels are expected to take, before and after."""
+    model = CostModel(plan.analysis, "latency", kernels=terms.kernels)
+    kept = {dim: len(indices) for dim, indices in selection.kept.items()}
+    return {"before": model.full / 1000, "after": model.cost(kept) / 1000}
 
 
 def _notes(analysis: Analysis, groups: Sequence[Group]) -> list[Note]:

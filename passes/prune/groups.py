@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ...ir.axes.balance import Move, moves, settle
 from ...ir.axes.dims import SINGLE_ELEMENTS, Axis, Dim, Lock, axis_size, dims_of, resolve, term_size
 from ...ir.axes.facts import Analysis, Parameter
+from ...ir.errors import SecateurError
 
 TAKEN_APART = "its channels are taken apart one by one on their way"
 
@@ -56,6 +57,42 @@ class Group:
         """Labels of the nodes that read the tied parameters."""
         labels = (t.parameter.node.label for ties in self.ties.values() for t in ties)
         return list(dict.fromkeys(labels))
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Shares of its indices, from `least` to `most`, that a group may keep.
+
+    It holds for groups of which a parameter or a node has a name that matches `pattern`.
+    """
+
+    pattern: str
+    least: float = 0.0
+    most: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """The limit of `pattern=least..most`, where either number may be left out.
+
+        Raises SecateurError.
+        """
+        pattern, equals, bounds = text.rpartition("=")
+        low, dots, high = bounds.partition("..")
+        try:
+            found = cls(pattern, float(low or 0), float(high or 1))
+        except ValueError:
+            found = None
+        known = pattern and equals and dots and bounds != dots
+        if found is None or not known or not 0 <= found.least <= found.most <= 1 or not found.most:
+            raise SecateurError(
+                f"limit '{text}' is not of the form pattern=least..most, such as 'stem*=0.5..', "
+                "with shares between 0 and 1"
+            )
+        return found
+
+    def matches(self, group: Group) -> bool:
+        names = (*group.parameters(), *group.nodes())
+        return any(fnmatch.fnmatchcase(name, self.pattern) for name in names)
 
 
 def _size(dim: Dim) -> int:

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from ...ir.axes.dims import Dim
-from ...ir.cost import ShapeOf
 from ...ir.errors import SecateurError
 from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.tensor import Array
 from ..linear.divergence import Divergence
-from .allocation import Allocation, Goal, Ranking, allocate, noise_to_signal, plain
+from .allocation import Allocation, Goal, Ranking, Terms, allocate, noise_to_signal, plain
 from .importance import DEFAULT_WITH_SAMPLES, Scores, find_criterion, group_scores
 from .plan import Cut, PruningPlan
 from .readers import Reader, find_readers
@@ -71,9 +70,7 @@ class Search:
     """What candidates are allocated by, and for how long better ones are looked for."""
 
     goal: Goal
-    shape_of: ShapeOf
-    align: int
-    scope: str
+    terms: Terms
     minutes: float = 0.0
 
 
@@ -96,7 +93,7 @@ def choose(
             readers = find_readers(plan.analysis, dims, fitted, seed=seed)
         scores = group_scores(plan.free, importance, readers, seed=seed)
         trials = _candidates(plan, search, scores)
-        if search.goal.kind == "params":
+        if search.goal.kind in ("params", "bytes"):
             break
         if not any(plan.tie(t.allocation.selection) for t in trials):
             break
@@ -176,7 +173,7 @@ def _candidates(plan: PruningPlan, search: Search, scores: dict[Dim, Scores]) ->
         "magnitude": ("global", noise_to_signal(magnitudes)),
         "uniform": ("uniform", None),
     }
-    if search.scope == "uniform":
+    if search.terms.scope == "uniform":
         ways = {"uniform": ways["uniform"]}
     trials: list[Trial] = []
     for name, (scope, ranking) in ways.items():
@@ -185,9 +182,7 @@ def _candidates(plan: PruningPlan, search: Search, scores: dict[Dim, Scores]) ->
             plan.groups,
             scores,
             search.goal,
-            shape_of=search.shape_of,
-            scope=scope,
-            align=search.align,
+            dataclasses.replace(search.terms, scope=scope),
             ranking=ranking,
         )
         cut = plan.cut_of(found.selection)

@@ -141,8 +141,18 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
     """What to prune and how much. The command gets them as one dict, `pruning`."""
     options = {
         "macs": click.option("--macs", type=SHARE, help="Share of the MACs to keep."),
-        "ratio": click.option("--ratio", type=SHARE, help="Share of the channels to remove."),
         "params": click.option("--params", type=SHARE, help="Share of the parameters to keep."),
+        "bytes": click.option(
+            "--bytes",
+            metavar="SIZE",
+            help="Share of the bytes of weights to keep, or a file's size, as 200kB.",
+        ),
+        "latency": click.option(
+            "--latency",
+            metavar="TIME",
+            help="Share of the latency on the target to keep, or a time, as 2ms.",
+        ),
+        "ratio": click.option("--ratio", type=SHARE, help="Share of the channels to remove."),
         "scope": click.option(
             "--scope",
             type=click.Choice(["global", "uniform"]),
@@ -176,6 +186,14 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
             metavar="PATTERN",
             help="Leave nodes and weights whose name matches alone; repeatable.",
         ),
+        "limits": click.option(
+            "--limit",
+            "limits",
+            multiple=True,
+            metavar="PATTERN=LOW..HIGH",
+            help="Keep between two shares of the channels of groups whose nodes or weights match, "
+            "as in 'stem*=0.5..'; repeatable.",
+        ),
         "normalized": click.option(
             "--normalized",
             is_flag=True,
@@ -191,7 +209,7 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(*args: Any, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in options}
-        check_goals(pruning["macs"], pruning["ratio"], pruning["params"])
+        check_goals(pruning)
         _check_recovery(pruning, kwargs.get("calibration"))
         function(*args, pruning=pruning, **kwargs)
 
@@ -209,7 +227,7 @@ def _check_recovery(pruning: dict[str, Any], calibration: Path | None) -> None:
     }
     for name in (name for name, given in asked.items() if given):
         if not has_goal(pruning):
-            raise click.UsageError(f"{name} needs a goal: --macs, --ratio or --params.")
+            raise click.UsageError(f"{name} needs a goal, one of {goal_names()}.")
         if calibration is None:
             raise click.UsageError(f"{name} needs samples: --calibration.")
     if pruning["search"] and not pruning["recovery"]:
@@ -266,12 +284,21 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+GOALS = ("macs", "params", "bytes", "latency", "ratio")
+
+
 def has_goal(pruning: dict[str, Any]) -> bool:
     """Whether a pruning goal is given."""
-    return any(pruning[name] is not None for name in ("macs", "ratio", "params"))
+    return any(pruning[name] is not None for name in GOALS)
 
 
-def check_goals(*goals: float | None) -> None:
-    """Raises UsageError where there are several goals."""
-    if len([goal for goal in goals if goal is not None]) > 1:
-        raise click.UsageError("Give one of --macs, --ratio and --params, not several.")
+def check_goals(pruning: dict[str, Any]) -> None:
+    """Raises UsageError where there are several goals, or amounts that can't be read."""
+    if len([name for name in GOALS if pruning[name] is not None]) > 1:
+        raise click.UsageError(f"Give one of {goal_names()}, not several.")
+
+
+def goal_names() -> str:
+    """The options that give goals, as a list in words."""
+    names = [f"--{name}" for name in GOALS]
+    return f"{', '.join(names[:-1])} and {names[-1]}"

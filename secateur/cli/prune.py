@@ -12,6 +12,7 @@ from .options import (
     evaluation_option,
     file_option,
     fixed_inputs_options,
+    goal_names,
     has_goal,
     json_option,
     model_argument,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @file_option
 @fixed_inputs_options
 @pruning_options
+@click.option("--target", help="Machine on which --latency counts; see 'secateur targets'.")
 @calibration_option
 @evaluation_option
 @seed_option
@@ -38,6 +40,7 @@ def command(
     output: Path,
     fixed: FixedInputs,
     pruning: dict[str, Any],
+    target: str | None,
     calibration: Path | None,
     evaluation: Path | None,
     seed: int,
@@ -50,13 +53,16 @@ def command(
     then make up for what went, without training.
     """
     if not has_goal(pruning):
-        raise click.UsageError("Give a goal: --macs, --ratio or --params.")
+        raise click.UsageError(f"Give a goal, one of {goal_names()}.")
+    if pruning["latency"] is not None and target is None:
+        raise click.UsageError("--latency needs --target.")
     from ..pipeline.transform import prune_file
 
     report = prune_file(
         model,
         output,
         pruning,
+        target=target,
         fixed=fixed,
         data=calibration,
         evaluation=evaluation,

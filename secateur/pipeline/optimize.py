@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..backends.tvm.cache import Cache
 from ..backends.tvm.targets import Target, can_run_here, parse_target
@@ -29,12 +29,13 @@ from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.base import Context
 from ..passes.batch import inspect_batch
-from ..passes.prune import PruneChannels
 from ..passes.quantize import QuantizeStatic
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
+from .latency import Machine
 from .output import output_folder
-from .steps import Step, prune_step, quantize_step, recover_step, run_step, simplify_step
+from .pruning import check_amounts, prune_model
+from .steps import Step, StepResult, quantize_step, recover_step, run_step, simplify_step
 
 FILES = ("model.onnx", "model.onnx.data", "model.so", "report.json", "report.md")
 """What an output folder may hold; `model.onnx.data` only where a model needs it."""
@@ -60,12 +61,13 @@ class _Silent:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the user asked for. At most one of `macs`, `ratio` and `params` prunes.
+    """What the user asked for. At most one of the goals, `macs` to `ratio`, prunes.
 
-    `macs` and `params` are shares of the original to keep, `ratio` a share of the
-    channels to remove. `align` is what channel counts stay multiples of where the goal
-    allows; by default the target's vector width. `tune` is for how many minutes to
-    measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
+    `macs` and `params` are shares of the original to keep; so are `bytes`, of the file, and
+    `latency`, of the artifact, or they are amounts with a unit, as `200kB` and `2ms`. `ratio`
+    is a share of the channels to remove. `align` is what channel counts stay multiples of
+    where the goal allows; by default the target's vector width. `tune` is for how many minutes
+    to measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
     `declared_sizes` whether inputs that give results their sizes have the declared ones.
     The rest is as in `PruneChannels`.
     """
@@ -75,13 +77,16 @@ class Settings:
     freeze_defaults: bool = False
     input_values: Mapping[str, str] = dataclasses.field(default_factory=dict)
     macs: float | None = None
-    ratio: float | None = None
     params: float | None = None
+    bytes: float | str | None = None
+    latency: float | str | None = None
+    ratio: float | None = None
     quantize: str | None = None
     scope: str = "global"
     importance: str | None = None
     align: int | None = None
     ignore: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
     normalized: bool = False
     recovery: bool = True
     search: float = 0.0
@@ -94,6 +99,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.quantize not in (None, "int8"):
             raise SecateurError(f"quantize: '{self.quantize}' is unknown; there is int8")
+        check_amounts(self.goals())
         if self.threads < 1:
             raise SecateurError(f"threads: {self.threads} is not a positive number")
         if self.tune > 0 and not can_run_here(parse_target(self.target)):
@@ -103,28 +109,21 @@ class Settings:
         """What the user fixes of the model's inputs."""
         return FixedInputs(self.input_shapes, self.freeze_defaults, self.input_values)
 
-    def steps(self, *, recovers: bool) -> list[Step]:
-        """The steps that these settings ask for, in order; `recovers` where there is data."""
-        steps = [simplify_step()]
-        if not (self.macs is self.ratio is self.params is None):
-            prune = PruneChannels(
-                macs=self.macs,
-                ratio=self.ratio,
-                params=self.params,
-                scope=self.scope,
-                importance=self.importance,
-                align=self.align or parse_target(self.target).lanes,
-                ignore=self.ignore,
-                normalized=self.normalized,
-                recovery=self.recovery,
-                search=self.search,
-            )
-            steps.append(prune_step(prune))
-            if recovers and self.recovery:
-                steps.append(recover_step())
-        if self.quantize is not None:
-            steps.append(quantize_step(QuantizeStatic()))
-        return steps
+    def goals(self) -> dict[str, Any]:
+        """The options of `PruneChannels` that say how much is to be pruned."""
+        names = ("macs", "params", "bytes", "latency", "ratio")
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+
+    def pruning(self) -> dict[str, Any]:
+        """The options of `PruneChannels`; empty where nothing is to be pruned."""
+        if not self.goals():
+            return {}
+        names = ("scope", "importance", "ignore", "limits", "normalized", "recovery", "search")
+        return {
+            **self.goals(),
+            **{name: getattr(self, name) for name in names},
+            "align": self.align or parse_target(self.target).lanes,
+        }
 
 
 def optimize(
@@ -136,8 +135,10 @@ def optimize(
     freeze_defaults: bool = False,
     input_values: Mapping[str, str] | None = None,
     macs: float | None = None,
-    ratio: float | None = None,
     params: float | None = None,
+    bytes: float | str | None = None,
+    latency: float | str | None = None,
+    ratio: float | None = None,
     quantize: str | None = None,
     calibration: DataSource | None = None,
     evaluation: DataSource | None = None,
@@ -145,6 +146,7 @@ def optimize(
     importance: str | None = None,
     align: int | None = None,
     ignore: Sequence[str] = (),
+    limits: Sequence[str] = (),
     normalized: bool = False,
     recovery: bool = True,
     search: float = 0.0,
@@ -173,13 +175,16 @@ def optimize(
         freeze_defaults=freeze_defaults,
         input_values=dict(input_values or {}),
         macs=macs,
-        ratio=ratio,
         params=params,
+        bytes=bytes,
+        latency=latency,
+        ratio=ratio,
         quantize=quantize,
         scope=scope,
         importance=importance,
         align=align,
         ignore=tuple(ignore),
+        limits=tuple(limits),
         normalized=normalized,
         recovery=recovery,
         search=search,
@@ -247,15 +252,44 @@ class _Run:
     def transform(self) -> None:
         """Apply the steps, keeping a session of every result."""
         arrays = None if self.calibration is None else self.calibration.samples.arrays
-        context = Context(arrays, self.settings.seed)
-        for step in self.settings.steps(recovers=self.calibration is not None):
-            with self._stage(step.name):
-                result = run_step(step, self.model, context)
-                context = result.context
-                self.report.passes += result.runs
-                if result.oracle is not None:
-                    self.oracles.append((step, result.oracle, self.model.clone()))
-                self._record(step.result, result.seconds)
+        self.context = Context(arrays, self.settings.seed)
+        self._apply(simplify_step())
+        options = self.settings.pruning()
+        if options:
+            with self._stage("prune"):
+                pruned, result = prune_model(
+                    self.model,
+                    options,
+                    self.context,
+                    machine=self._machine(),
+                    prepare=self._quantized if self.settings.quantize else Model.clone,
+                )
+                self._keep(result, pruned)
+            if self.calibration is not None and self.settings.recovery:
+                self._apply(recover_step())
+        if self.settings.quantize is not None:
+            self._apply(quantize_step(QuantizeStatic()))
+
+    def _apply(self, step: Step) -> None:
+        with self._stage(step.name):
+            self._keep(run_step(step, self.model, self.context), self.model)
+
+    def _keep(self, result: StepResult, model: Model) -> None:
+        self.model, self.context = model, result.context
+        self.report.passes += result.runs
+        if result.oracle is not None:
+            self.oracles.append((result.step, result.oracle, self.model.clone()))
+        self._record(result.step.result, result.seconds)
+
+    def _machine(self) -> Machine:
+        feed = self.feeds[0] if self.feeds else None
+        return Machine(self.target, self.cache, self.settings.threads, feed)
+
+    def _quantized(self, model: Model) -> Model:
+        """A quantized copy, by which a budget is counted."""
+        copy = model.clone()
+        run_step(quantize_step(QuantizeStatic()), copy, self.context)
+        return copy
 
     def verify(self, path: Path) -> None:
         """Compare steps with oracles and batches with their samples; write and check the file."""

@@ -30,10 +30,11 @@ class Step:
     oracle: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class StepResult:
     """What a step did, and the model that its result must equal, if there is one."""
 
+    step: Step
     runs: list[PassRun]
     seconds: float
     oracle: Model | None
@@ -68,6 +69,7 @@ def run_step(step: Step, model: Model, context: Context) -> StepResult:
     for record in records:
         context = context.after(record.result)
     return StepResult(
+        step=step,
         context=context,
         runs=[pass_run(step.result, record) for record in records],
         seconds=sum(record.seconds for record in records),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..backends.tvm.cache import Cache
+from ..backends.tvm.targets import parse_target
 from ..checking.checks import check_equivalent, check_feeds, check_file
 from ..checking.measure import describe_model, environment, measure_stage
 from ..checking.runners import evaluate
@@ -21,10 +23,11 @@ from ..ir.onnx_io import atomic_files, save
 from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.base import Context
-from ..passes.prune import PruneChannels
 from ..passes.quantize import QuantizeStatic
 from ..reporting.report import Check, Report, Stage
-from .steps import Step, prune_step, quantize_step, recover_step, run_step
+from .latency import Machine
+from .pruning import check_amounts, prune_model
+from .steps import Step, StepResult, quantize_step, recover_step, run_step
 
 
 class Transformation:
@@ -57,30 +60,36 @@ class Transformation:
         self.report.checks.append(check_file(self._file, self.feeds, self.original, full=full))
 
 
+Change = Callable[[Model, Context, list[dict[str, Array]]], Iterator[tuple[Model, StepResult]]]
+"""Makes one model of another, step by step, given inputs to try it on."""
+
+
 def transform_file(
     source: Path,
     output: Path,
-    steps: Sequence[Step],
+    name: str,
+    change: Change,
     *,
     fixed: FixedInputs | None = None,
     data: DataSource | None = None,
     evaluation: DataSource | None = None,
     seed: int = 0,
 ) -> Report:
-    """Apply `steps` to the model in `source`, check the result, and write it to `output`.
+    """Change the model in `source`, check the result, and write it to `output`.
 
-    `data` are the samples to calibrate with and to compare on; by default the latter are
-    random. With `evaluation`, samples with labels, accuracy is measured before and after.
-    `output` appears whole or not at all, and may be `source`. Raises SecateurError.
+    `name` is what reports call the change. `data` are the samples to calibrate with and to
+    compare on; by default the latter are random. With `evaluation`, samples with labels,
+    accuracy is measured before and after. `output` appears whole or not at all, and may be
+    `source`. Raises SecateurError.
     """
     original = open_model(source, fixed)
     model = original.clone()
     samples = None if data is None else load_dataset(data, model)
     labelled = None if evaluation is None else load_dataset(evaluation, model)
-    job = Transformation(original, model, {"step": steps[0].name, "seed": seed})
+    job = Transformation(original, model, {"step": name, "seed": seed})
     report = job.report
 
-    def measure(stage: Stage) -> None:
+    def measure(model: Model, stage: Stage) -> None:
         if labelled is not None and labelled.labels is not None:
             session = Session(model, threads=0)
             stage.top1 = evaluate(session, labelled.samples, labelled.labels).top1
@@ -93,16 +102,16 @@ def transform_file(
             report.notes.append(f"nothing was compared: {error}")
         if labelled is not None and labelled.labels is None:
             report.notes.append(UNLABELLED)
-        measure(report.stages[0])
+        measure(model, report.stages[0])
         context = Context(None if samples is None else samples.samples.arrays, seed)
-        for step in steps:
-            result = run_step(step, model, context)
-            context = result.context
+        for changed, result in change(model, context, job.feeds):
+            model = changed
             report.passes += result.runs
-            report.stages.append(measure_stage(step.result, model, result.seconds))
-            measure(report.stages[-1])
+            report.stages.append(measure_stage(result.step.result, model, result.seconds))
+            measure(model, report.stages[-1])
             if result.oracle is not None:
-                report.checks.append(_check_result(step, result.oracle, model, job.feeds))
+                check = _check_result(result.step, result.oracle, model, job.feeds)
+                report.checks.append(check)
         job.save(model)
     return report
 
@@ -112,18 +121,36 @@ def prune_file(
     output: Path,
     options: Mapping[str, Any],
     *,
+    target: str | None = None,
     fixed: FixedInputs | None = None,
     data: DataSource | None = None,
     evaluation: DataSource | None = None,
     seed: int = 0,
 ) -> Report:
-    """Prune, by the options of `PruneChannels`; with samples, recover what that costs."""
-    pass_ = PruneChannels(**{**options, "align": options["align"] or 1})
-    steps = [prune_step(pass_)]
-    if data is not None and pass_.recovery:
-        steps.append(recover_step())
+    """Prune, by the options of `prune_model`; with samples, recover what that costs.
+
+    `target` names the machine on which latency counts.
+    """
+    options = {**options, "align": options["align"] or 1}
+    check_amounts(options)
+    goal = options.get("latency") is not None
+    if goal and target is None:
+        raise SecateurError("a budget of latency needs a target to compile for (--target)")
+    machine = None if target is None else parse_target(target)
+
+    def change(
+        model: Model, context: Context, feeds: list[dict[str, Array]]
+    ) -> Iterator[tuple[Model, StepResult]]:
+        where = None
+        if machine is not None:
+            where = Machine(machine, Cache.of_user(), feed=feeds[0] if feeds else None)
+        model, result = prune_model(model, options, context, machine=where)
+        yield model, result
+        if context.calibration and options.get("recovery", True):
+            yield model, run_step(recover_step(), model, result.context)
+
     return transform_file(
-        source, output, steps, fixed=fixed, data=data, evaluation=evaluation, seed=seed
+        source, output, "prune", change, fixed=fixed, data=data, evaluation=evaluation, seed=seed
     )
 
 
@@ -137,7 +164,13 @@ def quantize_file(
 ) -> Report:
     """Quantize to int8, calibrated with samples."""
     step = quantize_step(QuantizeStatic())
-    return transform_file(source, output, [step], fixed=fixed, data=data, seed=seed)
+
+    def change(
+        model: Model, context: Context, feeds: list[dict[str, Array]]
+    ) -> Iterator[tuple[Model, StepResult]]:
+        yield model, run_step(step, model, context)
+
+    return transform_file(source, output, step.name, change, fixed=fixed, data=data, seed=seed)
 
 
 def _check_result(step: Step, oracle: Model, model: Model, feeds: list[dict[str, Array]]) -> Check:

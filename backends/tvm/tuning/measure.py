@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ....ir.errors import SecateurError
 from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
 from ..artifact.library import Library, aligned, load_library
@@ -127,6 +128,69 @@ class KernelTime:
     calls: int
     microseconds: float
     macs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeTimes:
+    """Microseconds of a run of a model, and of the kernels of each of its nodes by label."""
+
+    whole: float
+    nodes: dict[str, float]
+
+    def times(self, factor: float) -> NodeTimes:
+        return NodeTimes(
+            factor * self.whole, {label: factor * t for label, t in self.nodes.items()}
+        )
+
+
+def time_nodes(
+    paths: Sequence[Path], feeds: Mapping[str, Array], *, threads: int = 1, seconds: float = 2.0
+) -> list[NodeTimes]:
+    """Of several shared objects that take the same inputs, measured in turns for some seconds.
+
+    Medians over all turns. The least of `seconds` and what `RUNS` turns take is spent. Of
+    `feeds` that hold more samples than the artifacts compute the first are taken.
+    """
+    libraries = [Library(path, threads) for path in paths]
+    wanted = {i["name"]: tuple(i["shape"]) for i in libraries[0].metadata["inputs"]}
+    feeds = {name: _fitting(name, feeds[name], shape) for name, shape in wanted.items()}
+    labels = [[call["operation"] for call in lib.metadata["calls"]] for lib in libraries]
+    nodes: list[dict[str, list[float]]] = [{label: [] for label in own} for own in labels]
+    whole: list[list[float]] = [[] for _ in libraries]
+    for library in libraries:
+        library.invoke(feeds)
+    start = time.perf_counter()
+    for turn in range(RUNS):
+        if turn >= FEWEST_RUNS and time.perf_counter() - start > seconds:
+            break
+        for library, own, spent, runs in zip(libraries, labels, nodes, whole, strict=True):
+            before = time.perf_counter()
+            library.invoke(feeds)
+            runs.append(time.perf_counter() - before)
+            sums = dict.fromkeys(own, 0.0)
+            for label, took in zip(own, library.time_calls(feeds), strict=True):
+                sums[label] += took
+            for label, took in sums.items():
+                spent[label].append(took)
+    return [
+        NodeTimes(
+            float(np.median(runs)) * 1e6,
+            {label: float(np.median(times)) * 1e6 for label, times in spent.items()},
+        )
+        for runs, spent in zip(whole, nodes, strict=True)
+    ]
+
+
+def _fitting(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    if array.ndim == len(shape) > 0 and len(array) > shape[0]:
+        array = array[: shape[0]]
+    if array.shape != shape:
+        raise SecateurError(f"input '{name}' has the shape {array.shape}, not {shape}")
+    return array
+
+
+RUNS, FEWEST_RUNS = 200, 9
+"""Turns at most and at least."""
 
 
 def profile(

@@ -116,6 +116,23 @@ def pays(
     return tiles >= (4 if cached else 12) and wasted <= 2.0
 
 
+def estimate(conv: Winograd, target: Target) -> float:
+    """About how many cycles the kernel takes: both transformations, and 36 products."""
+    x, y = conv.input, conv.output
+    rows, columns = conv.tiles
+    tiles = rows * columns * x.batch
+    per_vector = max(1, x.block // target.lanes)
+    wide = target.vector_bytes == 64
+    products = 36 * tiles * y.blocks * per_vector * x.padded_channels / (1 if wide else 2)
+    loads = products * (0.25 if conv.vectors() > 1 else 0.5)
+    moved = per_vector * tiles * (x.blocks * 144 + y.blocks * (160 + 16 * FINISH))
+    return products + loads + moved
+
+
+FINISH = 4
+"""Cycles for each vector of results, besides the transformation."""
+
+
 def needed_pads(
     shape: Sequence[int], output: Sequence[int], geometry: Geometry
 ) -> tuple[int, int, int, int]:

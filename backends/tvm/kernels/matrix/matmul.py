@@ -91,6 +91,16 @@ def estimate_tiles(matmul: MatMul, target: Target) -> list[tuple[float, MatrixTi
     return found
 
 
+def estimate(matmul: MatMul, target: Target) -> float:
+    """About how many cycles the kernel takes with the tile that is fastest."""
+    lanes, columns = target.lanes, matmul.columns
+    steps = -(-matmul.depth // matmul.dot(target).depth)
+    step = min(cost for cost, _ in estimate_tiles(matmul, target))
+    finish = 4.0 + len(matmul.program.instructions)
+    single = columns % lanes  # columns past the last whole vector are written one by one
+    return steps * step + matmul.rows * finish * (columns // lanes + single)
+
+
 def pack_weights(matmul: MatMul, target: Target, tile: MatrixTile, weights: Array) -> Array:
     """[depth, columns] to [group, step, vector * element]."""
     dot, lanes = matmul.dot(target), target.lanes
