@@ -54,6 +54,8 @@ class LatencyModel:
         for op in plan.operations:
             found[op.label].append(Estimator(op, target, choices, layouts))
         self._estimators = dict(found)
+        nodes = {node.label: node.outputs[0] for node in work.graph.nodes if node.outputs}
+        self._results = {label: v.name for label, v in nodes.items() if v is not None}
         self._points: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self._fixed = 0.0
 
@@ -77,12 +79,17 @@ class LatencyModel:
         """What each node's kernels cost; the first stands for what widths don't change."""
         ratios = [us / c for points in self._points.values() for c, us in points]
         usual = float(np.median(ratios)) if ratios else 1 / (1000 * GIGAHERTZ)
-        found = [Kernel("", (), (), self._origins, _Correction((), 0.0), self._fixed)]
+        found = [Kernel("", (), (), {}, _Correction((), 0.0), self._fixed)]
         for label, estimators in self._estimators.items():
             correction = _Correction.of(self._points.get(label, []), usual)
-            names = {self._origins.get(t.name, t.name) for e in estimators for t in e.tensors}
-            values = tuple(sorted(names))
-            found.append(Kernel(label, values, tuple(estimators), self._origins, correction))
+            names = {
+                tensor: self._origins.get(tensor.name, tensor.name)
+                for estimator in estimators
+                for tensor in estimator.tensors
+                if tensor.const is None
+            }
+            result = self._origins.get(self._results.get(label, ""), self._results.get(label, ""))
+            found.append(Kernel(label, result, tuple(estimators), names, correction))
         return found
 
 
@@ -135,14 +142,22 @@ class _Correction:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """The kernels of one node: nanoseconds as a function of the sizes of some values."""
+    """The kernels of one node: nanoseconds as a function of the sizes of some values.
+
+    `result` is the value that the node defines, `names` are those that tensors stand for.
+    """
 
     node: str
-    values: tuple[str, ...]
+    result: str
     estimators: tuple[Estimator, ...]
-    origins: Mapping[str, str]
+    names: Mapping[PlanTensor, str]
     correction: _Correction
     fixed: float = 0.0
+
+    @property
+    def values(self) -> list[str]:
+        """Names of the values whose sizes count."""
+        return sorted({self.result, *self.names.values()} - {""})
 
     def cost(self, sizes: Sizes, weights: Shape | None = None) -> int:
         """Nanoseconds where values have these sizes; others keep theirs.
@@ -151,8 +166,16 @@ class Kernel:
         """
 
         def shape_of(tensor: PlanTensor) -> Shape:
-            name = self.origins.get(tensor.name, tensor.name)
-            return _resized(tensor.shape, *sizes[name]) if name in sizes else tensor.shape
+            name = self.names.get(tensor)
+            if name is None or not tensor.shape:
+                return tensor.shape
+            if name in sizes:
+                return _resized(tensor.shape, *sizes[name])
+            if self.result not in sizes:
+                return tensor.shape
+            # Of a tensor that lies within the node, such as gates, the last axis goes along.
+            before, after = (shape[-1] if shape else 1 for shape in sizes[self.result])
+            return (*tensor.shape[:-1], max(1, tensor.shape[-1] * after // max(before, 1)))
 
         cycles = sum(each(shape_of, weights) for each in self.estimators)
         return round(1000 * (self.fixed + self.correction.microseconds(cycles)))

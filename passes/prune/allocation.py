@@ -34,7 +34,10 @@ GIVE_BACK = 256
 
 
 NEAR = 0.95
-"""Share of a goal that aligned widths have to come to; else the goal overrides alignment."""
+"""Share of a goal in latency that aligned widths have to come to, or they are aligned to less.
+
+There the cost of every width is known, so that alignment is worth nothing by itself.
+"""
 
 
 class Removal(Protocol):
@@ -64,7 +67,7 @@ class Terms:
 
     `shape_of` gives the sizes at which multiply-accumulates count, `kernels` what latency is
     counted by. Widths are multiples of `align`, or of the largest half, quarter, ... of it with
-    which the goal can be reached and is not missed by far; `limits` bound single groups.
+    which the goal can be reached; `limits` bound single groups.
     """
 
     shape_of: ShapeOf = known_shape
@@ -200,12 +203,12 @@ def allocate(
         found = _reach(model, steps, _removal(terms.scope, steps, rank), target)
         if isinstance(found, list):
             if terms.scope == "global":
-                slack = 1.0 if goal.kind == "latency" else 0.99  # many steps of which are free
-                found = _give_back(model, steps, rank, found, slack * target, target)
+                near = math.inf if goal.kind == "latency" else 0.99 * target
+                found = _give_back(model, steps, rank, found, near, target)
             space = _Space(model, steps, scores, target, align)
             if best is None or space.cost(found) > best[0].cost(best[1]):
                 best = space, found
-            if align == 1 or space.cost(found) >= NEAR * target or goal.kind == "channels":
+            if align == 1 or goal.kind != "latency" or space.cost(found) >= NEAR * target:
                 return best[0].allocation(best[1])
         elif align == 1:
             within = " within the limits" if terms.limits else ""
@@ -301,7 +304,8 @@ def _give_back(
     """Undo steps that the goal doesn't need, the most damaging first.
 
     Aligned widths and groups that many layers share make coarse steps, so that the
-    least share that suffices may take far too much. What costs `near` or more is left.
+    least share that suffices may take far too much. What costs `near` or more is left as it is;
+    in latency many steps cost nothing.
     """
     if model.cost(_kept_counts(steps, removed)) >= near:
         return removed

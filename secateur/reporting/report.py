@@ -172,7 +172,8 @@ def alignment_remark(statistics: Mapping[str, Any]) -> str:
     align, asked = statistics.get("align", 1), statistics.get("align_asked", 1)
     if align >= asked:
         return ""
-    return f"Widths are multiples of {align}: with multiples of {asked} the goal is out of reach."
+    why = "come less near to the goal" if "latency" in statistics else "don't reach the goal"
+    return f"Widths are multiples of {align}: multiples of {asked} {why}."
 
 
 def uncounted_remark(count: int) -> str:

@@ -121,6 +121,31 @@ def test_prune_leaves_ignored_weights_alone(place: Path) -> None:
     assert "reached" in run(*arguments, exit_code=1).stderr
 
 
+def test_prune_to_bytes_and_to_a_size(place: Path) -> None:
+    whole = run_json("prune", "model.onnx", "-o", "out.onnx", "--bytes", "1.0")["stages"][0]
+    size = int(0.7 * whole["file_bytes"])
+    for budget in ("0.5", f"{size}B"):
+        report = run_json("prune", "model.onnx", "-o", "out.onnx", "--bytes", budget)
+        after = report["stages"][-1]
+        if budget == "0.5":
+            assert after["parameters"] <= 0.5 * whole["parameters"]
+        else:
+            assert 0.8 * size < after["file_bytes"] <= 1.02 * size
+
+
+def test_prune_to_latency(place: Path) -> None:
+    arguments = ("prune", "model.onnx", "-o", "out.onnx", "--latency", "0.6")
+    report = run_json(*arguments, "--target", "aarch64")
+    latency = report["passes"][0]["statistics"]["latency"]
+    assert 0.3 * latency["before"] < latency["after"] <= 0.6 * latency["before"]
+    assert "measured_after" not in latency
+
+
+def test_limits(place: Path) -> None:
+    arguments = ("prune", "model.onnx", "-o", "out.onnx", "--macs", "0.5", "--limit", "w*=0.9..")
+    assert "within the limits" in run(*arguments, exit_code=1).stderr
+
+
 def test_prune_recovers_and_measures_where_there_are_samples(place: Path) -> None:
     samples = ("--calibration", "data.npz", "--evaluation", "data.npz")
     arguments = ("prune", "model.onnx", "-o", "out.onnx", "--macs", "0.5", *samples)

@@ -188,6 +188,32 @@ def test_goal_out_of_reach(place: Path) -> None:
     assert_fails(place, lambda: optimize("--macs", "0.0001"), "reached", "leaves 1.")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--latency", "0.0001"), ("latency can't be reached", "leaves")),
+        (("--latency", "soon"), ("latency: 'soon' is neither", "us, ms, s")),
+        (("--bytes", "2.5"), ("bytes: '2.5' is neither", "kB")),
+        (("--bytes", "10B"), ("bytes 10B", "besides its weights")),
+        (("--macs", "0.5", "--limit", "first"), ("limit 'first'", "pattern=least..most")),
+        (("--macs", "0.5", "--limit", "stem*=0.5.."), ("matches the limit 'stem*'",)),
+    ],
+)
+def test_budgets_that_make_no_sense(place: Path, options: list[str], said: list[str]) -> None:
+    assert_fails(place, lambda: optimize(*options, target="aarch64"), *said)
+
+
+def test_a_time_is_for_machines_that_can_be_asked(place: Path) -> None:
+    said = ("latency 2ms", "can't run code for riscv64", "share")
+    assert_fails(place, lambda: optimize("--latency", "2ms", target="riscv64"), *said)
+
+
+def test_latency_of_what_does_not_compile(place: Path) -> None:
+    onnx.save(convnet("RandomNormalLike"), place / "model.onnx")
+    said = ("compile whole", "middle", "RandomNormalLike")
+    assert_fails(place, lambda: optimize("--latency", "0.5", target="aarch64"), *said)
+
+
 def test_operator_that_nothing_knows(place: Path) -> None:
     onnx.save(convnet("Mystery", domain="com.example"), place / "model.onnx")
     assert_fails(place, optimize, "middle", "Mystery")
@@ -208,6 +234,8 @@ def test_operator_that_cannot_be_lowered(place: Path) -> None:
         ["optimize", "model.onnx", "-o", "out", "--target", "x86-64-v3", "--quantize", "int8"],
         ["optimize", "model.onnx", "-o", "out", "--target", "x86-64-v3", "--quantize", "int3"],
         ["prune", "model.onnx", "-o", "out.onnx"],
+        ["prune", "model.onnx", "-o", "out.onnx", "--latency", "0.5"],
+        ["prune", "model.onnx", "-o", "out.onnx", "--bytes", "0.5", "--latency", "0.5"],
         ["quantize", "model.onnx", "-o", "out.onnx"],
         ["frobnicate"],
         ["inspect"],

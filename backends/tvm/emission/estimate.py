@@ -70,25 +70,35 @@ class Estimator:
             return CALL + self._convolution(self.op, now, weights)
         if isinstance(self.op, MatMulOp):
             return CALL + self._product(self.op, now)
+        if isinstance(self.op, RecurrentOp):
+            return CALL + self._recurrent(self.op, now)
         ratio = self._ratio(now)
         if isinstance(self.op, LoopsOp):
-            elements = sum(t.elements for t in self.tensors)
-            return CALL + SCALAR * elements * ratio
+            return CALL + SCALAR * self._elements(lambda tensor: tensor.shape) * ratio
         return CALL + vector_operations(self.op, self.target) * ratio
 
     def _ratio(self, now: Mapping[PlanTensor, Shape]) -> float:
         """Of the work to that at the original widths, for kernels without a model of their own."""
-
-        def share(tensor: PlanTensor) -> float:
-            return math.prod(now[tensor]) / max(tensor.elements, 1)
-
         op = self.op
-        if isinstance(op, ProductOp):  # [m, k] @ [k, n]: the root of mk * kn * mn is mkn
-            return math.sqrt(share(op.left.tensor) * share(op.right.tensor) * share(op.output))
-        if isinstance(op, RecurrentOp):  # every unit reads all units
-            return share(op.output) ** 2
-        whole = sum(t.elements for t in self.tensors)
-        return sum(math.prod(now[t]) for t in self.tensors) / max(whole, 1)
+        if isinstance(op, ProductOp):
+            tensors = (op.left.tensor, op.right.tensor, op.output)
+            shares = [math.prod(now[t]) / max(t.elements, 1) for t in tensors]
+            # [m, k] @ [k, n]: the root of mk * kn * mn is mkn. Axes that all three have, such
+            # as heads, count once.
+            return max(math.sqrt(math.prod(shares)), min(shares))
+        return self._elements(now.__getitem__) / max(self._elements(lambda t: t.shape), 1)
+
+    def _elements(self, shape_of: Resized) -> int:
+        """Elements that are read and written; of constants, such as tables, little is read."""
+        return sum(math.prod(shape_of(t)) for t in self.tensors if t.const is None)
+
+    def _recurrent(self, op: RecurrentOp, now: Mapping[PlanTensor, Shape]) -> float:
+        """Every unit reads all units at each step; and the elements are written."""
+        directions, gates, hidden = op.weights.shape
+        positions = op.projections[0].elements / max(gates, 1)
+        share = math.prod(now[op.output]) / max(op.output.elements, 1)
+        macs = positions * directions * gates * hidden * share**2
+        return macs / self.target.lanes + self._elements(now.__getitem__)
 
     def _convolution(
         self, op: ConvolutionOp, now: Mapping[PlanTensor, Shape], weights: Shape | None
