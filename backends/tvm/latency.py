@@ -79,7 +79,7 @@ class LatencyModel:
         """What each node's kernels cost; the first stands for what widths don't change."""
         ratios = [us / c for points in self._points.values() for c, us in points]
         usual = float(np.median(ratios)) if ratios else 1 / (1000 * GIGAHERTZ)
-        found = [Kernel("", (), (), {}, _Correction((), 0.0), self._fixed)]
+        found = [Kernel("", "", (), {}, _Correction((), 0.0), self._fixed)]
         for label, estimators in self._estimators.items():
             correction = _Correction.of(self._points.get(label, []), usual)
             names = {

@@ -141,8 +141,21 @@ def test_a_limit_has_to_match_something():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "w0", "w0=", "w0=..", "=0.5..", "w0=0.5", "w0=1.5..", "w0=0.6..0.5", "w0=..0", "w0=a..b"]
-    + ["w0=nan..", "w0=-0.1..", "w0=0.5..inf"],
+    [
+        "",
+        "w0",
+        "w0=",
+        "w0=..",
+        "=0.5..",
+        "w0=0.5",
+        "w0=1.5..",
+        "w0=0.6..0.5",
+        "w0=..0",
+        "w0=a..b",
+        "w0=nan..",
+        "w0=-0.1..",
+        "w0=0.5..inf",
+    ],
 )
 def test_what_is_no_limit(text):
     with pytest.raises(SecateurError, match="not of the form"):

@@ -26,8 +26,24 @@ def test_sizes(text: str, size: float) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["", "2", 2, 0, "0", "-1ms", "ms", "2 minutes", "2mS", "1e999ms", "nan", "inf", "0ms", "1.2.3ms"]
-    + [float("nan"), "0x1p3us", "2ms3"],
+    [
+        "",
+        "2",
+        2,
+        0,
+        "0",
+        "-1ms",
+        "ms",
+        "2 minutes",
+        "2mS",
+        "1e999ms",
+        "nan",
+        "inf",
+        "0ms",
+        "1.2.3ms",
+        "0x1us",
+        "2ms3",
+    ],
 )
 def test_what_is_no_amount(given: str | float) -> None:
     with pytest.raises(SecateurError, match="neither a share"):

@@ -21,17 +21,17 @@ def test_allocations_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "PROBES", (0.5,))
     monkeypatch.setattr(latency, "ATTEMPTS", 1)
     monkeypatch.setattr(latency, "SECONDS", 0.2)
-    model = zoo.load_tiny("lenet5", "folded")
+    model = zoo.load_tiny("super_resolution", "folded")
     infer_sizes(model)
     feed = zoo.random_inputs(model, seed=0)
     machine = latency.Machine(parse_target("native"), Cache.of_user(), feed=feed)
     pass_ = PruneChannels(latency=1.0, align=8)
     budget = latency.LatencyBudget(model, pass_, machine)
-    pruned, result = budget.prune(Context(), Amount.parse(0.8, TIMES))
+    pruned, result = budget.prune(Context(), Amount.parse(0.6, TIMES))
     found = result.runs[-1].statistics["latency"]
-    assert found["budget"] == 0.8
+    assert found["budget"] == 0.6
     assert 0 < found["measured_after"] < found["measured_before"]
-    assert found["after"] <= 0.8 * found["before"]
+    assert found["after"] <= 0.6 * found["before"]
     learned = sum(kernel.cost({}) for kernel in budget.costs.kernels())
     assert learned == pytest.approx(1000 * found["measured_before"], rel=0.5)
     assert len(pruned.graph.nodes) == len(model.graph.nodes)
@@ -46,5 +46,5 @@ graph g (%x: float[1, 4]) -> (%noise: float[1, 4]) {
 """
     )
     machine = latency.Machine(parse_target("aarch64"), Cache.none())
-    with pytest.raises(UnsupportedError, match="compile whole: .*noise"):
+    with pytest.raises(UnsupportedError, match=r"compile whole: .*noise"):
         latency.LatencyBudget(model, PruneChannels(latency=0.5), machine)
