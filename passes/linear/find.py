@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir.graph import Node, Value, normalize_domain
+from ...ir.graph import Graph, Node, Value, normalize_domain
 from ...ir.model import Model
 from ...ir.tensor import FLOAT_TYPES, Array, Tensor
-from .layers import ConvolutionLayer, Layer, Normalization, Product
+from .contraction import Contraction, einsum_labelling, gemm_labelling, matmul_labelling
+from .layers import BiasPlace, ConvolutionLayer, Layer, Normalization
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,14 @@ class Aim:
 
 def find_layer(model: Model, node: Node) -> Layer | str | None:
     """The layer that a node is, why it can't be solved, or None where it has no weights."""
-    build = _BUILDERS.get(node.op_type) if normalize_domain(node.domain) == "" else None
+    build = _BUILDERS.get((normalize_domain(node.domain), node.op_type))
     source, result = node.input(0), node.output(0)
     if build is None or source is None or result is None:
         return "no rule solves this operator" if _has_matrix(model, node) else None
-    weights = model.constant(node.input(1))
-    if weights is None:
-        if node.op_type not in ("Gemm", "MatMul"):
-            return "its weights are computed"
-        return "its weights are the left operand" if _has_matrix(model, node) else None
-    value = node.input(1)
-    assert value is not None
-    if len(value.uses) > 1:
+    found = build(model, node, source, result)
+    if isinstance(found, Layer) and len(found.stored.uses) > 1:
         return "other nodes read its weights, too"
-    if model.constant(source) is not None:
-        return None
-    return build(model, node, source, result, weights)
+    return found
 
 
 def _has_matrix(model: Model, node: Node) -> bool:
@@ -60,29 +53,30 @@ def _has_matrix(model: Model, node: Node) -> bool:
 
 
 def give_biases(model: Model) -> list[Node]:
-    """Let every MatMul with a constant matrix be followed by an Add of a constant vector.
+    """Let every product with constants that has no bias be followed by an Add of zeros.
 
-    Returns the nodes that this needed; those whose vector stays zero can go again.
+    Returns the nodes that this needed; those whose zeros stay can go again.
     """
     added = []
-    for node in list(model.graph.nodes):
-        if node.op_type != "MatMul" or normalize_domain(node.domain) != "":
-            continue
-        layer = find_layer(model, node)
-        if not isinstance(layer, Product) or layer.bias_node is not None:
-            continue
-        weights, result = layer.weights, layer.result
-        hidden = Value(model.fresh_name(f"{result.name}_product"), result.type)
-        node.outputs = (hidden,)
-        hidden.producer, hidden.output_index = node, 0
-        zeros = Tensor.from_array(np.zeros(weights.shape[1], weights.numpy().dtype), weights.dtype)
-        bias = model.graph.add_initializer(model.fresh_name(f"{result.name}_bias"), zeros)
-        name = model.fresh_name(f"{node.label}_bias")
-        add = Node("Add", [hidden, bias], [result], name=name)
-        add.graph = model.graph
-        model.graph.nodes.insert(model.graph.nodes.index(node) + 1, add)
-        added.append(add)
+    for graph in model.all_graphs():
+        for node in list(graph.nodes):
+            layer = find_layer(model, node)
+            if isinstance(layer, Contraction) and layer.place is None:
+                added.append(_give_bias(model, graph, layer))
     return added
+
+
+def _give_bias(model: Model, graph: Graph, layer: Contraction) -> Node:
+    node, weights, result = layer.node, layer.weights, layer.result
+    hidden = Value(model.fresh_name(f"{result.name}_product"), result.type)
+    node.outputs = (hidden,)
+    hidden.producer, hidden.output_index = node, 0
+    zeros = Tensor.from_array(np.zeros(layer.bias_shape, weights.numpy().dtype), weights.dtype)
+    bias = model.graph.add_initializer(model.fresh_name(f"{result.name}_bias"), zeros)
+    add = Node("Add", [hidden, bias], [result], name=model.fresh_name(f"{node.label}_bias"))
+    add.graph = graph
+    graph.nodes.insert(graph.nodes.index(node) + 1, add)
+    return add
 
 
 def drop_zero_biases(model: Model, added: list[Node]) -> None:
@@ -154,54 +148,135 @@ def _clipped(model: Model, node: Node) -> tuple[float, float] | None:
     return limits[0], limits[1]
 
 
-def _convolution(
-    model: Model, node: Node, source: Value, result: Value, weights: Tensor
-) -> Layer | str:
+_Found = Layer | str | None
+
+
+def _weights(model: Model, node: Node, source: Value, position: int = 1) -> Tensor | str | None:
+    """A node's constant weights; why it has none that could be solved for."""
+    tensor = model.constant(node.input(position))
+    if tensor is None:
+        return "its weights are computed"
+    return None if model.constant(source) is not None else tensor
+
+
+def _convolution(model: Model, node: Node, source: Value, result: Value) -> _Found:
+    weights = _weights(model, node, source)
+    if not isinstance(weights, Tensor):
+        return weights
     if node.input(2) is not None and model.constant(node.input(2)) is None:
         return "its bias is computed"
     return ConvolutionLayer(model, node, source, result)
 
 
-def _gemm(model: Model, node: Node, source: Value, result: Value, weights: Tensor) -> Layer | str:
-    bias = node.input(2)
-    tensor = model.constant(bias)
-    if bias is not None and tensor is None:
+def _product(model: Model, node: Node, source: Value, result: Value) -> _Found:
+    constants = [model.constant(value) for value in node.inputs[:2]]
+    if len(constants) < 2 or constants.count(None) != 1:
+        return None  # of two values that are computed, or of constants alone
+    position = 0 if constants[0] is not None else 1
+    weights, value = constants[position], node.input(1 - position)
+    assert weights is not None
+    assert value is not None
+    if math.prod(weights.shape) == 0:
+        return None
+    scale, place = 1.0, None
+    try:
+        if node.op_type == "Einsum":
+            labelling = einsum_labelling(node, position)
+        elif node.op_type == "MatMul":
+            labelling = matmul_labelling(value, weights.shape, position)
+        else:
+            labelling = gemm_labelling(node, position)
+            scale, factor = float(node.get("alpha", 1.0)), float(node.get("beta", 1.0))
+            if not scale or not factor:
+                return "it multiplies by zero"
+            place = BiasPlace(node, 2, factor)
+    except ValueError as error:
+        return f"{error}"
+    layer = Contraction(model, node, value, result, position, labelling, scale=scale, place=place)
+    if node.op_type != "Gemm":
+        return _with_bias(model, layer)
+    bias = model.constant(node.input(2))
+    if node.input(2) is not None and bias is None:
         return "its bias is computed"
-    width = weights.shape[0 if node.get("transB", 0) else 1]
-    if tensor is not None and tensor.size not in (1, width):
+    if bias is not None and not layer.is_bias(bias.shape):
         return "its bias differs from row to row"
-    if not node.get("alpha", 1.0) or not node.get("beta", 1.0):
-        return "it multiplies by zero"
-    return Product(model, node, source, result)
+    return layer
 
 
-def _matmul(model: Model, node: Node, source: Value, result: Value, weights: Tensor) -> Layer | str:
-    if len(weights.shape) != 2:
-        return "its weights are not one matrix"
-    add = _adds_vector(model, result, weights.shape[1])
-    total = result if add is None else add.output(0)
+def _with_bias(model: Model, layer: Contraction) -> Contraction:
+    """The layer with the Add of its bias, if there is one."""
+    add = _adds_constant(model, layer.result, layer.is_bias)
+    if add is None:
+        return layer
+    total = add.output(0)
     assert total is not None
-    return Product(model, node, source, total, add)
+    position = 1 if add.input(0) is layer.result else 0
+    return Contraction(
+        model,
+        layer.node,
+        layer.source,
+        total,
+        layer.position,
+        layer.labelling,
+        place=BiasPlace(add, position),
+    )
 
 
-def _adds_vector(model: Model, value: Value, size: int) -> Node | None:
-    """The Add of a constant vector, all that reads a value."""
+def _adds_constant(
+    model: Model, value: Value, fits: Callable[[Sequence[int]], bool]
+) -> Node | None:
+    """The Add of a constant of a fitting shape, which nothing else reads, to a value that
+    nothing else reads."""
     users = value.users
     if len(users) != 1 or len(value.uses) != 1 or users[0].op_type != "Add":
         return None
     add = users[0]
     other = next((v for v in add.inputs if v is not value), None)
-    vector = model.constant(other)
-    if vector is None or other is None or len(other.uses) > 1 or add.output(0) is None:
+    constant = model.constant(other)
+    if constant is None or other is None or len(other.uses) > 1 or add.output(0) is None:
         return None
-    shape = vector.shape
-    is_vector = len(shape) <= max(value.rank or 1, 1) and shape[-1:] in ((), (1,), (size,))
-    return add if is_vector and math.prod(shape[:-1]) == 1 else None
+    return add if fits(constant.shape) else None
 
 
-def _batch_normalization(
-    model: Model, node: Node, source: Value, result: Value, weights: Tensor
-) -> Layer | str:
+def _scaling(model: Model, node: Node, source: Value, result: Value) -> _Found:
+    """A Mul by a constant for each channel, as of a normalization that was written out."""
+    constants = [model.constant(value) for value in node.inputs]
+    if len(constants) != 2 or constants.count(None) != 1:
+        return None
+    position = 0 if constants[0] is not None else 1
+    weights, value = constants[position], node.input(1 - position)
+    assert value is not None
+    assert weights is not None
+    rank = value.rank
+    axes = [axis - len(weights.shape) for axis, size in enumerate(weights.shape) if size > 1]
+    if rank is None or len(axes) != 1 or rank + axes[0] < 1 or len(weights.shape) > rank:
+        return None
+    shape = value.shape
+    if shape is None or shape[axes[0]] != weights.size:
+        return None
+
+    def fits(other: Sequence[int]) -> bool:
+        behind = len(other) + axes[0]
+        return all(size == 1 or axis == behind for axis, size in enumerate(other))
+
+    add = _adds_constant(model, result, fits)
+    place = None
+    if add is not None and add.output(0) is not None:
+        place = BiasPlace(add, 1 if add.input(0) is result else 0)
+        result = add.outputs[0]  # type: ignore[assignment]
+    return Normalization(
+        model, node, value, result, rank + axes[0], _as_it_is, position=position, place=place
+    )
+
+
+def _as_it_is(x: Array) -> Array:
+    return x
+
+
+def _batch_normalization(model: Model, node: Node, source: Value, result: Value) -> _Found:
+    weights = _weights(model, node, source)
+    if not isinstance(weights, Tensor):
+        return weights
     tensors = [model.constant(node.input(position)) for position in (2, 3, 4)]
     if any(t is None for t in tensors) or node.get("training_mode", 0):
         return "its statistics are computed"
@@ -213,12 +288,15 @@ def _batch_normalization(
         found: Array = (x - mean.reshape(shape)) / deviation.reshape(shape)
         return found
 
-    return Normalization(model, node, source, result, 1, normalized)
+    return Normalization(model, node, source, result, 1, normalized, place=BiasPlace(node, 2))
 
 
-def _layer_normalization(
-    model: Model, node: Node, source: Value, result: Value, weights: Tensor
-) -> Layer | str:
+def _layer_normalization(model: Model, node: Node, source: Value, result: Value) -> _Found:
+    """LayerNormalization; RMSNormalization and its older name, which don't centre or shift."""
+    weights = _weights(model, node, source)
+    if not isinstance(weights, Tensor):
+        return weights
+    centres = node.op_type == "LayerNormalization"
     rank = source.rank
     if rank is None or node.get("axis", -1) not in (-1, rank - 1) or len(weights.shape) != 1:
         return "it normalizes several axes"
@@ -227,17 +305,47 @@ def _layer_normalization(
     epsilon = node.get("epsilon", 1e-5)
 
     def normalized(x: Array) -> Array:
-        x = x.astype(np.float64)
-        centred = x - x.mean(axis=-1, keepdims=True)
-        found: Array = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + epsilon)
-        return found
+        return _normalized(x.astype(np.float64), epsilon, centres=centres)
 
-    return Normalization(model, node, source, result, rank - 1, normalized)
+    place = BiasPlace(node, 2) if centres else None
+    return Normalization(model, node, source, result, rank - 1, normalized, place=place)
 
 
-def _instance_normalization(
-    model: Model, node: Node, source: Value, result: Value, weights: Tensor
-) -> Layer | str:
+def _normalized(x: Array, epsilon: float, *, centres: bool) -> Array:
+    """Over the last axis."""
+    if centres:
+        x = x - x.mean(axis=-1, keepdims=True)
+    found: Array = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + epsilon)
+    return found
+
+
+def _skip_normalization(model: Model, node: Node, source: Value, result: Value) -> _Found:
+    """The contributed operators that normalize a sum, which is their fourth result."""
+    total = node.output(3)
+    weights = _weights(model, node, source, 2)
+    if not isinstance(weights, Tensor):
+        return weights
+    if total is None:
+        return "the sum that it normalizes is no result of it"
+    centres = node.op_type == "SkipLayerNormalization"
+    if centres and node.input(3) is not None and model.constant(node.input(3)) is None:
+        return "its bias is computed"
+    rank = source.rank
+    if rank is None:
+        return "the rank of its input is unknown"
+    epsilon = node.get("epsilon", 1e-12)
+
+    def normalized(x: Array) -> Array:
+        return _normalized(x.astype(np.float64), epsilon, centres=centres)
+
+    place = BiasPlace(node, 3) if centres else None
+    return Normalization(model, node, total, result, rank - 1, normalized, position=2, place=place)
+
+
+def _instance_normalization(model: Model, node: Node, source: Value, result: Value) -> _Found:
+    weights = _weights(model, node, source)
+    if not isinstance(weights, Tensor):
+        return weights
     groups = int(node.get("num_groups", 0))
     if model.constant(node.input(2)) is None:
         return "its bias is computed"
@@ -249,21 +357,26 @@ def _instance_normalization(
     def normalized(x: Array) -> Array:
         parts = groups or x.shape[1]
         split = x.astype(np.float64).reshape(x.shape[0], parts, -1)
-        centred = split - split.mean(axis=-1, keepdims=True)
-        deviation = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + epsilon)
-        found: Array = (centred / deviation).reshape(x.shape)
-        return found
+        return _normalized(split, epsilon, centres=True).reshape(x.shape)
 
-    return Normalization(model, node, source, result, 1, normalized)
+    return Normalization(model, node, source, result, 1, normalized, place=BiasPlace(node, 2))
 
 
-_BUILDERS: dict[str, Callable[[Model, Node, Value, Value, Tensor], Layer | str]] = {
-    "BatchNormalization": _batch_normalization,
-    "Conv": _convolution,
-    "ConvTranspose": _convolution,
-    "Gemm": _gemm,
-    "GroupNormalization": _instance_normalization,
-    "InstanceNormalization": _instance_normalization,
-    "LayerNormalization": _layer_normalization,
-    "MatMul": _matmul,
+MICROSOFT = "com.microsoft"
+
+_BUILDERS: dict[tuple[str, str], Callable[[Model, Node, Value, Value], _Found]] = {
+    ("", "BatchNormalization"): _batch_normalization,
+    ("", "Conv"): _convolution,
+    ("", "ConvTranspose"): _convolution,
+    ("", "Einsum"): _product,
+    ("", "Gemm"): _product,
+    ("", "GroupNormalization"): _instance_normalization,
+    ("", "InstanceNormalization"): _instance_normalization,
+    ("", "LayerNormalization"): _layer_normalization,
+    ("", "MatMul"): _product,
+    ("", "Mul"): _scaling,
+    ("", "RMSNormalization"): _layer_normalization,
+    ("", "SimplifiedLayerNormalization"): _layer_normalization,
+    (MICROSOFT, "SkipLayerNormalization"): _skip_normalization,
+    (MICROSOFT, "SkipSimplifiedLayerNormalization"): _skip_normalization,
 }

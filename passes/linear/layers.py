@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +22,50 @@ from .moments import Doubles
 Positions = npt.NDArray[np.int64]
 
 
-class Layer(ABC):
-    """A node, its input, and the output that its weights should make right."""
+@dataclass(frozen=True)
+class BiasPlace:
+    """The input of a node that holds a bias, and what it is multiplied by."""
 
-    def __init__(self, model: Model, node: Node, source: Value, result: Value) -> None:
+    node: Node
+    position: int
+    factor: float = 1.0
+
+
+class Layer(ABC):
+    """A node, its input, and the output that its weights should make right.
+
+    `position` is that of the weights among the node's inputs. `has_bias` tells whether a
+    constant is added to the product, which `write` can replace.
+    """
+
+    has_bias = True
+
+    def __init__(
+        self, model: Model, node: Node, source: Value, result: Value, position: int = 1
+    ) -> None:
         self.model = model
         self.node = node
         self.source = source
         self.result = result
+        self.position = position
+        weights = model.constant(node.input(position))
+        assert weights is not None
+        self.weights = weights
+
+    @property
+    def stored(self) -> Value:
+        """The value that holds the weights."""
+        value = self.node.input(self.position)
+        assert value is not None
+        return value
+
+    def samples(self, output: Array) -> int:
+        """Parts of an output of which each gives rows at the positions that are picked."""
+        return int(output.shape[0])
 
     @abstractmethod
     def places(self, output: Array) -> int:
-        """Positions that an output has, each of which gives a row."""
+        """Positions that each of these parts has, each of which gives a row."""
 
     @abstractmethod
     def rows(self, source: Array, output: Sequence[int], picked: Positions) -> Array:
@@ -48,16 +81,30 @@ class Layer(ABC):
 
     @abstractmethod
     def write(self, matrix: Doubles, bias: Doubles) -> None:
-        """Replace both."""
+        """Replace both. Weights that several nodes share change for all of them."""
 
-    def _replace(self, position: int, array: npt.NDArray[np.floating], like: Tensor) -> None:
-        """Let an input of the node read other values, of the type of a tensor."""
-        _replace(self.model, self.node, position, array, like)
+    def pick(self, generator: np.random.Generator, output: Array, wanted: float) -> Positions:
+        """Positions that give about as many rows as are wanted of one output."""
+        return pick(generator, self.places(output), wanted / max(self.samples(output), 1))
+
+    def _replace_weights(self, array: npt.NDArray[np.floating]) -> None:
+        value = self.stored
+        tensor = Tensor.from_array(array.astype(self.weights.numpy().dtype), self.weights.dtype)
+        if value.const is not None:
+            value.const = tensor
+            value.set_tensor_type(tensor.dtype, tensor.shape)
+            return
+        name = self.model.fresh_name(f"{value.name}_recovered")
+        new = self.model.graph.add_initializer(name, tensor)
+        for user, position in list(value.uses):
+            if isinstance(user, Node):
+                user.set_input(position, new)
 
 
-def _replace(
+def replace(
     model: Model, node: Node, position: int, array: npt.NDArray[np.floating], like: Tensor
 ) -> None:
+    """Let an input of a node, and no other node, read other values, of the type of a tensor."""
     tensor = Tensor.from_array(array.astype(like.numpy().dtype), like.dtype)
     old = node.input(position)
     if old is not None and old.const is not None and len(old.uses) == 1:
@@ -79,11 +126,8 @@ class ConvolutionLayer(Layer):
 
     def __init__(self, model: Model, node: Node, source: Value, result: Value) -> None:
         super().__init__(model, node, source, result)
-        weights = model.constant(node.input(1))
-        assert weights is not None
-        self.weights = weights
         self.transposed = node.op_type == "ConvTranspose"
-        self.kernel = weights.shape[2:]
+        self.kernel = self.weights.shape[2:]
         self.groups = int(node.get("group", 1))
         self._indices: tuple[tuple[int, ...], tuple[int, ...], Positions] | None = None
 
@@ -124,8 +168,8 @@ class ConvolutionLayer(Layer):
         out = matrix.shape[-1]
         split = matrix.reshape(self.groups, -1, taps, out)
         order = (0, 1, 3, 2) if self.transposed else (0, 3, 1, 2)
-        self._replace(1, split.transpose(order).reshape(self.weights.shape), self.weights)
-        self._replace(2, bias.reshape(-1), self.weights)
+        self._replace_weights(split.transpose(order).reshape(self.weights.shape))
+        replace(self.model, self.node, 2, bias.reshape(-1), self.weights)
 
     def _taps(self, source: tuple[int, ...], output: tuple[int, ...]) -> Positions:
         """[positions, taps]: the element of the input under each tap, -1 where there is none."""
@@ -190,79 +234,11 @@ class ConvolutionLayer(Layer):
         return begins
 
 
-class Product(Layer):
-    """Gemm, and MatMul with a constant matrix as its right operand.
-
-    A MatMul's bias is the constant of the Add that follows it, which `bias_node` is; one
-    without has none, and can't be written.
-    """
-
-    def __init__(
-        self, model: Model, node: Node, source: Value, result: Value, bias_node: Node | None = None
-    ) -> None:
-        super().__init__(model, node, source, result)
-        weights = model.constant(node.input(1))
-        assert weights is not None
-        self.weights = weights
-        self.gemm = node.op_type == "Gemm"
-        self.bias_node = bias_node
-
-    def places(self, output: Array) -> int:
-        return math.prod(output.shape[1:-1])
-
-    def rows(self, source: Array, output: Sequence[int], picked: Positions) -> Array:
-        if self.gemm and self.node.get("transA", 0):
-            source = source.T
-        return self._picked(source, picked)
-
-    def targets(self, output: Array, picked: Positions) -> Array:
-        return self._picked(output, picked)
-
-    @staticmethod
-    def _picked(array: Array, picked: Positions) -> Array:
-        width = array.shape[-1]
-        batch = array.shape[0] if array.ndim > 1 else 1
-        rows = array.reshape(batch, -1, width)[:, picked]
-        found: Array = np.ascontiguousarray(rows, np.float32)
-        return found.reshape(1, -1, width)
-
-    def read(self) -> tuple[Doubles, Doubles]:
-        matrix = np.asarray(self.weights.numpy(), np.float64)
-        if self.transposed:
-            matrix = matrix.T
-        matrix = matrix * (self.node.get("alpha", 1.0) if self.gemm else 1.0)
-        bias = np.zeros(1)
-        if self.gemm or self.bias_node is not None:
-            node, position, scale = self._bias()
-            bias = scale * _vector(self.model, node, position, 1)
-        return matrix[None], np.broadcast_to(bias, (1, matrix.shape[1])).copy()
-
-    def write(self, matrix: Doubles, bias: Doubles) -> None:
-        alpha = self.node.get("alpha", 1.0) if self.gemm else 1.0
-        weights = matrix[0] / alpha
-        self._replace(1, weights.T if self.transposed else weights, self.weights)
-        node, position, scale = self._bias()
-        _replace(self.model, node, position, bias[0] / scale, self.weights)
-
-    @property
-    def transposed(self) -> bool:
-        """Whether the matrix is stored [out, in]."""
-        return self.gemm and bool(self.node.get("transB", 0))
-
-    def _bias(self) -> tuple[Node, int, float]:
-        """The node and the position of its input that holds the bias, and its factor."""
-        if self.gemm:
-            return self.node, 2, float(self.node.get("beta", 1.0))
-        assert self.bias_node is not None
-        first = self.bias_node.input(0)
-        return self.bias_node, 1 if first is self.node.outputs[0] else 0, 1.0
-
-
 class Normalization(Layer):
     """Scale and shift behind a normalization: each channel for itself.
 
     BatchNormalization is an affine function of its input; the others divide by statistics of
-    it, which `normalized` computes.
+    it, which `normalized` computes. `place` holds the shift, where there is one.
     """
 
     def __init__(
@@ -273,11 +249,13 @@ class Normalization(Layer):
         result: Value,
         axis: int,
         normalized: Callable[[Array], Array],
+        *,
+        position: int = 1,
+        place: BiasPlace | None = None,
     ) -> None:
-        super().__init__(model, node, source, result)
-        scale = model.constant(node.input(1))
-        assert scale is not None
-        self.scale = scale
+        super().__init__(model, node, source, result, position)
+        self.has_bias = place is not None
+        self.place = place
         self.axis = axis  # of the channels
         self.normalized = normalized
 
@@ -294,13 +272,19 @@ class Normalization(Layer):
         return found.reshape(channels, -1, 1)
 
     def read(self) -> tuple[Doubles, Doubles]:
-        scale = np.asarray(self.scale.numpy(), np.float64)
-        bias = _vector(self.model, self.node, 2, scale.size)
+        scale = np.asarray(self.weights.numpy(), np.float64)
+        bias = np.zeros(scale.size)
+        if self.place is not None:
+            bias = _vector(self.model, self.place.node, self.place.position, scale.size)
         return scale.reshape(-1, 1, 1), bias.reshape(-1, 1)
 
     def write(self, matrix: Doubles, bias: Doubles) -> None:
-        self._replace(1, matrix.reshape(-1), self.scale)
-        self._replace(2, bias.reshape(-1), self.scale)
+        self._replace_weights(matrix.reshape(self.weights.shape))
+        if self.place is not None:
+            node, position = self.place.node, self.place.position
+            held = self.model.constant(node.input(position))
+            shape = (-1,) if held is None or held.size != bias.size else held.shape
+            replace(self.model, node, position, bias.reshape(shape), self.weights)
 
 
 def pick(generator: np.random.Generator, places: int, wanted: float) -> Positions:

@@ -33,9 +33,11 @@ class Moments:
     squares: Doubles  # [groups, in, in]
     products: Doubles  # [groups, in, out]
     energy: Doubles  # [groups, out], sums of squares of the targets
+    centred: bool = True
+    """Whether there is a bias; without one all moments are about zero."""
 
     @classmethod
-    def zeros(cls, groups: int, width: int, outputs: int) -> Moments:
+    def zeros(cls, groups: int, width: int, outputs: int, *, centred: bool = True) -> Moments:
         return cls(
             0,
             np.zeros((groups, width)),
@@ -43,6 +45,7 @@ class Moments:
             np.zeros((groups, width, width)),
             np.zeros((groups, width, outputs)),
             np.zeros((groups, outputs)),
+            centred,
         )
 
     def add(self, inputs: Array, targets: Array) -> None:
@@ -63,11 +66,11 @@ class Moments:
 
     @property
     def mean(self) -> Doubles:
-        return self.inputs / self.rows
+        return self.inputs / self.rows if self.centred else np.zeros_like(self.inputs)
 
     @property
     def target_mean(self) -> Doubles:
-        return self.targets / self.rows
+        return self.targets / self.rows if self.centred else np.zeros_like(self.targets)
 
     def covariance(self) -> Doubles:
         """Of the inputs: [groups, in, in]."""

@@ -12,15 +12,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ...ir.axes.dims import Axis, Dim, resolve, term_size
+from ...ir.axes.dims import Axis, Dim, product, resolve, term_size
 from ...ir.axes.facts import Analysis
 from ...ir.errors import SecateurError
 from ...ir.graph import Node, Use
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
+from ..linear.contraction import Contraction
 from ..linear.divergence import Divergence
 from ..linear.find import find_layer
-from ..linear.layers import ConvolutionLayer, Layer, Normalization, Product, pick
+from ..linear.layers import ConvolutionLayer, Layer
 from ..linear.moments import Doubles, Moments
 from ..linear.walk import Walk
 
@@ -119,7 +120,7 @@ def _measured(
     for run in range(walk.runs):
         result = walk.value(layer.result.name, run)
         source = walk.value(layer.source.name, run)
-        picked = pick(generator, layer.places(result), wanted / max(len(result), 1))
+        picked = layer.pick(generator, result, wanted)
         rows = layer.rows(source, result.shape, picked)
         if together:
             rows = np.ascontiguousarray(rows.reshape(*rows.shape[:2], -1, taps).mean(axis=3))
@@ -180,15 +181,20 @@ def _taps(layer: Layer) -> int:
 
 def _labels(analysis: Analysis, layer: Layer, wanted: set[Dim]) -> list[dict[Dim, Labels]]:
     """For each group of a layer and each dim that its inputs have, the index of each input."""
-    parameter = analysis.parameters.get(Use(layer.node, 1))
-    if parameter is None or isinstance(layer, Normalization):
+    parameter = analysis.parameters.get(Use(layer.node, layer.position))
+    if parameter is None:
         return []
-    groups = layer.groups if isinstance(layer, ConvolutionLayer) else 1
-    position = 0
-    if isinstance(layer, Product):
-        position = 1 if layer.transposed else 0
-    elif isinstance(layer, ConvolutionLayer):
-        position = 0 if layer.transposed else 1
+    if isinstance(layer, Contraction):
+        if layer.labelling.groups or len(parameter.blocks) > 1:
+            return []
+        weights = layer.labelling.weights
+        inner = [parameter.blocks[0][weights.index(label)] for label in layer.labelling.inner]
+        labels = axis_labels(product(inner), wanted)
+        return [{dim: indices for dim, indices in labels.items() if (indices >= 0).any()}]
+    if not isinstance(layer, ConvolutionLayer):
+        return []
+    groups = layer.groups
+    position = 0 if layer.transposed else 1
     axes = [block[position] for block in parameter.blocks]
     if len(axes) not in (1, groups):
         return []

@@ -18,7 +18,7 @@ from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 from ..base import Context, Note, Pass, PassResult
 from ..linear.find import Aim, drop_zero_biases, find_aim, find_layer, give_biases
-from ..linear.layers import Layer, pick
+from ..linear.layers import Layer
 from ..linear.moments import Moments, Solver
 from ..linear.opening import open_batch
 from ..linear.walk import Walk
@@ -223,7 +223,7 @@ class _Pass:
     def _solve(self, layer: Layer, aim: Aim) -> Recovered:
         matrix, bias = layer.read()
         groups, width, outputs = matrix.shape
-        moments = Moments.zeros(groups, width, outputs)
+        moments = Moments.zeros(groups, width, outputs, centred=layer.has_bias)
         for rows, targets, _ in self._rows(layer, aim, width):
             moments.add(rows, targets)
         spread = moments.spread()
@@ -265,7 +265,7 @@ class _Pass:
         for run in range(self.runs):
             target = take(self.before.value(aim.value.name, run), kept)
             source = self.now.value(layer.source.name, run)
-            picked = pick(generator, layer.places(target), wanted / max(len(target), 1))
+            picked = layer.pick(generator, target, wanted)
             rows = layer.rows(source, target.shape, picked)
             targets = layer.targets(target, picked)
             beside: Array | float = 0.0

@@ -23,7 +23,11 @@ def build(nodes, shape, weights, opset=22):
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()],
     )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    proto = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=10,
+    )
     model = from_proto(proto)
     infer_shapes(model)
     return model
@@ -92,6 +96,109 @@ def test_matmul(shape, add):
     check(build(nodes, shape, weights))
 
 
+def products():
+    """Constant operands and what they are multiplied by, over all ways to have a batch."""
+    for shape, weights in [
+        ([5], [5, 6]),
+        ([7, 5], [5]),
+        ([5], [5]),
+        ([2, 3, 7, 5], [3, 5, 6]),
+        ([2, 3, 7, 5], [2, 3, 5, 6]),
+        ([2, 3, 7, 5], [2, 1, 5, 6]),
+        ([2, 1, 7, 5], [4, 5, 6]),
+        ([7, 5], [3, 5, 6]),
+        ([7, 5], [1, 1, 5, 6]),
+    ]:
+        yield pytest.param(shape, weights, False, id=f"{shape}{weights}".replace(" ", ""))
+    for weights, shape in [
+        ([6, 5], [5, 7]),
+        ([6, 5], [2, 5, 7]),
+        ([6, 5], [5]),
+        ([5], [2, 5, 7]),
+        ([3, 6, 5], [2, 3, 5, 7]),
+        ([3, 6, 5], [5, 7]),
+        ([3, 6, 5], [2, 1, 5, 7]),
+    ]:
+        yield pytest.param(shape, weights, True, id=f"left{weights}{shape}".replace(" ", ""))
+
+
+@pytest.mark.parametrize(("shape", "weights", "left"), list(products()))
+def test_matmul_of_any_ranks(shape, weights, left):
+    random = np.random.default_rng(0)
+    operands = ["w", "x"] if left else ["x", "w"]
+    node = helper.make_node("MatMul", operands, ["y"])
+    check(build([node], shape, {"w": random.standard_normal(weights)}))
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape", "weights"),
+    [
+        ("ij,jk->ik", [7, 5], [5, 6]),
+        ("ij,jk", [7, 5], [5, 6]),
+        ("bsd,dhk->bhsk", [2, 7, 5], [5, 3, 4]),
+        ("bsd,dhk->bshk", [2, 7, 5], [5, 3, 4]),
+        ("bhsk,hkd->bsd", [2, 3, 7, 4], [3, 4, 5]),
+        ("bhsk, hkd -> bhsd", [2, 3, 7, 4], [3, 4, 5]),
+        ("bhsk,khd->dhsb", [2, 3, 7, 4], [4, 3, 5]),
+        ("bs,hd->bshd", [2, 7], [3, 5]),
+    ],
+)
+@pytest.mark.parametrize("left", [False, True])
+def test_einsum(equation, shape, weights, left):
+    random = np.random.default_rng(0)
+    if left:
+        operands, arrow, output = equation.partition("->")
+        equation = ",".join(reversed(operands.split(","))) + arrow + output
+    node = helper.make_node("Einsum", ["w", "x"] if left else ["x", "w"], ["y"], equation=equation)
+    check(build([node], shape, {"w": random.standard_normal(weights)}))
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape", "weights", "reason"),
+    [
+        ("...d,dk->...k", [2, 7, 5], [5, 6], "ellipsis"),
+        ("ii,ij->ij", [5, 5], [5, 6], "repeated"),
+        ("bsd,dk->bk", [2, 7, 5], [5, 6], "summed"),
+    ],
+)
+def test_einsums_that_are_no_products_say_so(equation, shape, weights, reason):
+    random = np.random.default_rng(0)
+    node = helper.make_node("Einsum", ["x", "w"], ["y"], equation=equation)
+    model = build([node], shape, {"w": random.standard_normal(weights)})
+    assert reason in find_layer(model, model.graph.nodes[0])
+
+
+@pytest.mark.parametrize("scale", [(6, 1, 1), (1, 6, 1, 1), (3,), (5, 1)])
+@pytest.mark.parametrize("add", ["first", "second", "none"])
+def test_multiplication_by_a_vector(scale, add):
+    random = np.random.default_rng(0)
+    weights = {"w": random.standard_normal(scale)}
+    nodes = [helper.make_node("Mul", ["w", "x"], ["y" if add == "none" else "m"])]
+    if add != "none":
+        weights["b"] = random.standard_normal(scale)
+        operands = ["b", "m"] if add == "first" else ["m", "b"]
+        nodes.append(helper.make_node("Add", operands, ["y"]))
+    check(build(nodes, [2, 6, 5, 3], weights))
+
+
+@pytest.mark.parametrize("op_type", ["RMSNormalization", "SimplifiedLayerNormalization"])
+def test_root_mean_square_normalization(op_type):
+    scale = np.random.default_rng(0).standard_normal(6)
+    node = helper.make_node(op_type, ["x", "s"], ["y"], epsilon=0.1)
+    check(build([node], [2, 5, 6], {"s": scale}, opset=23))
+
+
+@pytest.mark.parametrize("op_type", ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"])
+def test_normalization_of_a_sum(op_type):
+    random = np.random.default_rng(0)
+    inputs = ["x", "x", "s", "b"] if op_type == "SkipLayerNormalization" else ["x", "x", "s"]
+    node = helper.make_node(
+        op_type, inputs, ["y", "", "", "sum"], domain="com.microsoft", epsilon=0.1
+    )
+    weights = {name: random.standard_normal(6) for name in inputs[2:]}
+    check(build([node], [2, 5, 6], weights), lambda x: 2 * x)
+
+
 @pytest.mark.parametrize(
     ("op_type", "attributes", "extra"),
     [
@@ -111,8 +218,11 @@ def test_normalization(op_type, attributes, extra):
     check(build([node], shape, weights))
 
 
-def check(model):
-    """Rows times matrix are the outputs; what is written is what is read and computed."""
+def check(model, source=lambda x: x):
+    """Rows times matrix are the outputs; what is written is what is read and computed.
+
+    `source` computes what the layer reads from the model's input.
+    """
     random = np.random.default_rng(1)
     x = random.standard_normal([int(s) for s in model.graph.inputs[0].shape]).astype(np.float32)
     give_biases(model)
@@ -129,10 +239,11 @@ def check(model):
         )
         again, shifted = layer.read()
         np.testing.assert_allclose(again, scale * matrix, rtol=1e-6)
-        np.testing.assert_allclose(shifted, bias + scale, rtol=1e-5, atol=1e-6)
+        wanted = bias + scale if layer.has_bias else 0 * bias
+        np.testing.assert_allclose(shifted, wanted, rtol=1e-5, atol=1e-6)
         output = Session(model, optimize=False).run({"x": x})["y"]
         places = np.arange(layer.places(output))[::2]
-        rows = layer.rows(x, output.shape, places)
+        rows = layer.rows(source(x), output.shape, places)
         np.testing.assert_allclose(
             rows @ again + shifted[:, None],
             layer.targets(output, places),
