@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir.graph import Graph, Node, Value, normalize_domain
+from ...ir.graph import Node, Value, normalize_domain
 from ...ir.model import Model
 from ...ir.tensor import FLOAT_TYPES, Array, Tensor
 from .contraction import Contraction, einsum_labelling, gemm_labelling, matmul_labelling
-from .layers import BiasPlace, ConvolutionLayer, Layer, Normalization
+from .layers import BiasPlace, ConvolutionLayer, Layer, Normalization, Solvable
+from .recurrent import find_recurrent
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,19 @@ class Aim:
     high: float
 
 
-def find_layer(model: Model, node: Node) -> Layer | str | None:
-    """The layer that a node is, why it can't be solved, or None where it has no weights."""
-    build = _BUILDERS.get((normalize_domain(node.domain), node.op_type))
+def find_layer(model: Model, node: Node) -> Solvable | str | None:
+    """The layer that a node is, why it can't be solved, or None where it has no weights.
+
+    Other nodes may read the same weights.
+    """
+    kind = normalize_domain(node.domain), node.op_type
+    if kind in _RECURRENT:
+        return find_recurrent(model, node)
+    build = _BUILDERS.get(kind)
     source, result = node.input(0), node.output(0)
     if build is None or source is None or result is None:
         return "no rule solves this operator" if _has_matrix(model, node) else None
-    found = build(model, node, source, result)
-    if isinstance(found, Layer) and len(found.stored.uses) > 1:
-        return "other nodes read its weights, too"
-    return found
+    return build(model, node, source, result)
 
 
 def _has_matrix(model: Model, node: Node) -> bool:
@@ -58,15 +62,14 @@ def give_biases(model: Model) -> list[Node]:
     Returns the nodes that this needed; those whose zeros stay can go again.
     """
     added = []
-    for graph in model.all_graphs():
-        for node in list(graph.nodes):
-            layer = find_layer(model, node)
-            if isinstance(layer, Contraction) and layer.place is None:
-                added.append(_give_bias(model, graph, layer))
+    for node in list(model.graph.nodes):
+        layer = find_layer(model, node)
+        if isinstance(layer, Contraction) and layer.place is None:
+            added.append(_give_bias(model, layer))
     return added
 
 
-def _give_bias(model: Model, graph: Graph, layer: Contraction) -> Node:
+def _give_bias(model: Model, layer: Contraction) -> Node:
     node, weights, result = layer.node, layer.weights, layer.result
     hidden = Value(model.fresh_name(f"{result.name}_product"), result.type)
     node.outputs = (hidden,)
@@ -74,8 +77,8 @@ def _give_bias(model: Model, graph: Graph, layer: Contraction) -> Node:
     zeros = Tensor.from_array(np.zeros(layer.bias_shape, weights.numpy().dtype), weights.dtype)
     bias = model.graph.add_initializer(model.fresh_name(f"{result.name}_bias"), zeros)
     add = Node("Add", [hidden, bias], [result], name=model.fresh_name(f"{node.label}_bias"))
-    add.graph = graph
-    graph.nodes.insert(graph.nodes.index(node) + 1, add)
+    add.graph = model.graph
+    model.graph.nodes.insert(model.graph.nodes.index(node) + 1, add)
     return add
 
 
@@ -83,8 +86,10 @@ def drop_zero_biases(model: Model, added: list[Node]) -> None:
     """Undo `give_biases` where nothing became of it."""
     dead = []
     for add in added:
-        vector = model.constant(add.input(1))
+        zeros = add.input(1)
+        vector = model.constant(zeros)
         hidden, result = add.input(0), add.output(0)
+        assert zeros is not None
         assert hidden is not None
         assert result is not None
         if vector is None or vector.numpy().any():
@@ -96,11 +101,15 @@ def drop_zero_biases(model: Model, added: list[Node]) -> None:
         result.producer, result.output_index = product, 0
         add.outputs = ()
         dead.append(add)
+        if not zeros.uses:
+            del model.graph.initializers[zeros.name]
     model.graph.remove_nodes(dead)
 
 
 def find_aim(model: Model, layer: Layer, positions: Mapping[Node, int]) -> Aim:
     """The sum that a layer's output goes into, where the other summand is known by then.
+
+    `positions` are those of nodes among all; without the layer's there is no such sum.
 
     The multi-branch rule of He et al., "Channel Pruning for Accelerating Very Deep Neural
     Networks", 2017: what the other summand now lacks, this one makes up for.
@@ -117,6 +126,7 @@ def find_aim(model: Model, layer: Layer, positions: Mapping[Node, int]) -> Aim:
             and model.constant(other) is None
             and value.shape is not None
             and value.shape == other.shape == result.shape
+            and layer.node in positions
             and positions.get(other.producer, -1) < positions[layer.node]  # type: ignore[arg-type]
         ):
             value, beside = result, other
@@ -363,6 +373,8 @@ def _instance_normalization(model: Model, node: Node, source: Value, result: Val
 
 
 MICROSOFT = "com.microsoft"
+
+_RECURRENT = {("", "GRU"), ("", "LSTM"), ("", "RNN")}
 
 _BUILDERS: dict[tuple[str, str], Callable[[Model, Node, Value, Value], _Found]] = {
     ("", "BatchNormalization"): _batch_normalization,

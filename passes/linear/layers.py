@@ -31,8 +31,8 @@ class BiasPlace:
     factor: float = 1.0
 
 
-class Layer(ABC):
-    """A node, its input, and the output that its weights should make right.
+class Solvable(ABC):
+    """A node that is linear in its weights, or has a part that is.
 
     `position` is that of the weights among the node's inputs. `has_bias` tells whether a
     constant is added to the product, which `write` can replace.
@@ -40,13 +40,9 @@ class Layer(ABC):
 
     has_bias = True
 
-    def __init__(
-        self, model: Model, node: Node, source: Value, result: Value, position: int = 1
-    ) -> None:
+    def __init__(self, model: Model, node: Node, position: int = 1) -> None:
         self.model = model
         self.node = node
-        self.source = source
-        self.result = result
         self.position = position
         weights = model.constant(node.input(position))
         assert weights is not None
@@ -58,6 +54,38 @@ class Layer(ABC):
         value = self.node.input(self.position)
         assert value is not None
         return value
+
+    @abstractmethod
+    def read(self) -> tuple[Doubles, Doubles]:
+        """The matrix and the bias."""
+
+    @abstractmethod
+    def write(self, matrix: Doubles, bias: Doubles) -> None:
+        """Replace both. Weights that several nodes share change for all of them."""
+
+    def _replace_weights(self, array: npt.NDArray[np.floating]) -> None:
+        value = self.stored
+        tensor = Tensor.from_array(array.astype(self.weights.numpy().dtype), self.weights.dtype)
+        if value.const is not None:
+            value.const = tensor
+            value.set_tensor_type(tensor.dtype, tensor.shape)
+            return
+        name = self.model.fresh_name(f"{value.name}_recovered")
+        new = self.model.graph.add_initializer(name, tensor)
+        for user, position in list(value.uses):
+            if isinstance(user, Node):
+                user.set_input(position, new)
+
+
+class Layer(Solvable):
+    """A node, its input, and the output that its weights should make right."""
+
+    def __init__(
+        self, model: Model, node: Node, source: Value, result: Value, position: int = 1
+    ) -> None:
+        super().__init__(model, node, position)
+        self.source = source
+        self.result = result
 
     def samples(self, output: Array) -> int:
         """Parts of an output of which each gives rows at the positions that are picked."""
@@ -75,30 +103,9 @@ class Layer(ABC):
     def targets(self, output: Array, picked: Positions) -> Array:
         """The output's values there: [groups, rows, out]."""
 
-    @abstractmethod
-    def read(self) -> tuple[Doubles, Doubles]:
-        """The matrix and the bias."""
-
-    @abstractmethod
-    def write(self, matrix: Doubles, bias: Doubles) -> None:
-        """Replace both. Weights that several nodes share change for all of them."""
-
     def pick(self, generator: np.random.Generator, output: Array, wanted: float) -> Positions:
         """Positions that give about as many rows as are wanted of one output."""
         return pick(generator, self.places(output), wanted / max(self.samples(output), 1))
-
-    def _replace_weights(self, array: npt.NDArray[np.floating]) -> None:
-        value = self.stored
-        tensor = Tensor.from_array(array.astype(self.weights.numpy().dtype), self.weights.dtype)
-        if value.const is not None:
-            value.const = tensor
-            value.set_tensor_type(tensor.dtype, tensor.shape)
-            return
-        name = self.model.fresh_name(f"{value.name}_recovered")
-        new = self.model.graph.add_initializer(name, tensor)
-        for user, position in list(value.uses):
-            if isinstance(user, Node):
-                user.set_input(position, new)
 
 
 def replace(

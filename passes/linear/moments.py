@@ -7,6 +7,7 @@ those explain the targets they come out again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,11 @@ class Moments:
         """Of inputs and targets: [groups, in, out]."""
         return self.products / self.rows - self.mean[:, :, None] * self.target_mean[:, None, :]
 
+    def bias(self, weights: Doubles) -> Doubles:
+        """The best one [groups, out] of given weights."""
+        found: Doubles = self.target_mean - np.einsum("gi,gio->go", self.mean, weights)
+        return found
+
     def error(self, weights: Doubles, bias: Doubles) -> float:
         """Mean squared distance of `inputs @ weights + bias` from the targets, summed over them."""
         offset = np.einsum("gi,gio->go", self.mean, weights) + bias - self.target_mean
@@ -94,10 +100,50 @@ class Moments:
         return max(float((self.energy / self.rows - np.square(self.target_mean)).sum()), 0.0)
 
 
+class Joint:
+    """Moments of several uses of the same weights, each with a bias of its own."""
+
+    def __init__(self, uses: Sequence[Moments]) -> None:
+        self.uses = uses
+
+    @property
+    def rows(self) -> int:
+        return sum(use.rows for use in self.uses)
+
+    def covariance(self) -> Doubles:
+        """Of the inputs within each use: [groups, in, in]."""
+        return self._mean([use.covariance() for use in self.uses])
+
+    def cross_covariance(self) -> Doubles:
+        """Of inputs and targets within each use: [groups, in, out]."""
+        return self._mean([use.cross_covariance() for use in self.uses])
+
+    def biases(self, weights: Doubles) -> list[Doubles]:
+        """The best bias of each use."""
+        return [use.bias(weights) for use in self.uses]
+
+    def error(self, weights: Doubles, biases: Sequence[Doubles]) -> float:
+        errors = [use.error(weights, bias) for use, bias in zip(self.uses, biases, strict=True)]
+        return sum(self._shares(errors))
+
+    def spread(self) -> float:
+        return sum(self._shares([use.spread() for use in self.uses]))
+
+    def _shares(self, numbers: Sequence[float]) -> list[float]:
+        pairs = zip(numbers, self.uses, strict=True)
+        return [number * use.rows / self.rows for number, use in pairs]
+
+    def _mean(self, arrays: Sequence[Doubles]) -> Doubles:
+        if len(arrays) == 1:
+            return arrays[0]
+        pairs = zip(arrays, self.uses, strict=True)
+        return np.asarray(sum(array * (use.rows / self.rows) for array, use in pairs))
+
+
 class Solver:
     """The normal equations of some moments, factored once for any number of targets."""
 
-    def __init__(self, moments: Moments, ridge: float = RIDGE) -> None:
+    def __init__(self, moments: Joint, ridge: float = RIDGE) -> None:
         self._covariance = moments.covariance()
         width = self._covariance.shape[1]
         variance = np.einsum("gii->gi", self._covariance).mean(axis=1)
@@ -107,9 +153,8 @@ class Solver:
         floor = np.where(self.ridge > 0, self.ridge, 1.0)
         self._inverse = np.linalg.inv(self._covariance + floor[:, None, None] * np.eye(width))
 
-    def solve(self, moments: Moments, old: Doubles) -> tuple[Doubles, Doubles]:
-        """Weights [groups, in, out] near `old` with the least error, and their bias."""
+    def solve(self, moments: Joint, old: Doubles) -> tuple[Doubles, list[Doubles]]:
+        """Weights [groups, in, out] near `old` with the least error, and a bias for each use."""
         residual = moments.cross_covariance() - self._covariance @ old
         weights = old + self._inverse @ residual
-        bias = moments.target_mean - np.einsum("gi,gio->go", moments.mean, weights)
-        return weights, bias
+        return weights, moments.biases(weights)

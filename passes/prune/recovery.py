@@ -6,25 +6,33 @@ import contextlib
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ...ir.errors import SecateurError
-from ...ir.graph import Node, outer_reads
+from ...ir.graph import Node, Value, outer_reads
 from ...ir.model import Model
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 from ..base import Context, Note, Pass, PassResult
-from ..linear.find import Aim, drop_zero_biases, find_aim, find_layer, give_biases
-from ..linear.layers import Layer
-from ..linear.moments import Moments, Solver
+from ..linear.find import drop_zero_biases, find_aim, find_layer, give_biases
+from ..linear.layers import Layer, Solvable
+from ..linear.moments import Joint, Moments, Solver
 from ..linear.opening import open_batch
+from ..linear.recurrent import RecurrentLayer
 from ..linear.walk import Walk
 from ..samples import Samples
 from ..sizes import infer_sizes
-from .masking import Keep, PruningRecord
+from .equations import (
+    EquationRows,
+    Equations,
+    LayerEquations,
+    RecurrentEquations,
+    loses_sequences,
+)
+from .masking import PruningRecord, first_output
 
 SAMPLES = 512
 """Samples that are used at most: twice as many gain little, and take twice as long."""
@@ -36,7 +44,7 @@ ROWS = 16384
 """Rows, one for each position of an output, that a layer is solved from if there are as many."""
 
 ROWS_FOR_EACH = 16
-"""Rows for each unknown of an output, where that makes more than `ROWS`."""
+"""EquationRows for each unknown of an output, where that makes more than `ROWS`."""
 
 ROUNDS = 2
 """Times that targets behind a clipping activation are adapted to what was reached."""
@@ -145,17 +153,33 @@ def recover(
 
 
 def _touched(model: Model, record: PruningRecord) -> set[Node]:
-    """Nodes of the main graph that a removed index may have a part in."""
+    """Nodes of the main graph that a removed index may have a part in.
+
+    Where it has a part in one of several that share weights, it has in all: what is made up for
+    in one changes the others.
+    """
     changed: set[str] = set(record.values)
     cut = {first for first, _ in record.constants}
-    found = set()
-    for node in model.graph.nodes:
-        names = {v.name for v in outer_reads(node)}
-        outputs = [v.name for v in node.outputs if v is not None]
-        if names & changed or cut & set(outputs):
-            found.add(node)
-            changed.update(outputs)
-    return found
+    found: set[Node] = set()
+    while True:
+        count = len(found)
+        for node in model.graph.nodes:
+            names = {v.name for v in outer_reads(node)}
+            outputs = [v.name for v in node.outputs if v is not None]
+            if node in found or names & changed or cut & set(outputs):
+                found.add(node)
+                changed.update(outputs)
+        if len(found) == count:
+            return found
+        for layer in list(_sharing(model, found)):
+            found.update(use.user for use in layer.stored.uses if isinstance(use.user, Node))
+
+
+def _sharing(model: Model, nodes: Collection[Node]) -> Iterator[Solvable]:
+    for node in nodes:
+        layer = find_layer(model, node)
+        if isinstance(layer, Solvable) and len(layer.stored.uses) > 1:
+            yield layer
 
 
 class _Pass:
@@ -170,6 +194,7 @@ class _Pass:
         rounds: int,
     ) -> None:
         self.rounds = rounds
+        self.original = original
         self.pruned = pruned
         self.record = record
         self.runs = len(runs)
@@ -177,17 +202,39 @@ class _Pass:
         self.before = Walk(original, runs, folders[0])
         self.now = Walk(pruned, runs, folders[1])
         self.positions = {node: i for i, node in enumerate(pruned.graph.nodes)}
-        self.made = {
-            value.name: position
-            for position, node in enumerate(original.graph.nodes)
-            for value in node.outputs
-            if value is not None
-        }
+        self.made = {v.name: -1 for v in original.graph.inputs}
+        for position, node in enumerate(original.graph.nodes):
+            self.made.update((v.name, position) for v in node.outputs if v is not None)
+        self.notes: list[Note] = []
 
     def run(self, touched: set[Node]) -> Recovery:
         layers: list[Recovered] = []
-        notes: list[Note] = []
-        plan: list[tuple[Layer, Aim]] = []
+        plan = self._plan(touched)
+        ends = [max(self.made[n] for e in uses for n in e.reads_before) + 1 for uses in plan]
+        waiting = Counter(name for uses in plan for e in uses for name in e.reads_before)
+        for uses in plan:
+            for equations in uses:
+                for name in equations.reads_before:
+                    self.before.keep(name)
+                for name in equations.reads_now:
+                    self.now.keep(name, self.positions[uses[0].layer.node])
+        for uses, end in zip(plan, ends, strict=True):
+            node = uses[0].layer.node
+            self.now.advance(self.positions[node])
+            self.before.advance(end)
+            found = self._solve(uses)
+            layers.append(found)
+            if found.remark:
+                self.notes.append(Note.at(node, found.remark))
+            for name in (name for equations in uses for name in equations.reads_before):
+                waiting[name] -= 1
+                if not waiting[name]:
+                    self.before.release(name)
+        return Recovery(layers, self.notes)
+
+    def _plan(self, touched: set[Node]) -> list[list[Equations]]:
+        """What is solved, in order: equations of one layer, or of several that share weights."""
+        layers: dict[Node, Solvable] = {}
         for node in self.pruned.graph.nodes:
             if node not in touched:
                 continue
@@ -195,43 +242,81 @@ class _Pass:
             if node.subgraphs():
                 layer = "it runs subgraphs, whose layers keep their weights"
             if isinstance(layer, str):
-                notes.append(Note.at(node, f"not solved anew: {layer}"))
+                self._leave(node, layer)
             elif layer is not None:
-                aim = find_aim(self.pruned, layer, self.positions)
-                if aim.value.name in self.made:
-                    plan.append((layer, aim))
-                else:
-                    notes.append(Note.at(node, "not solved anew: the original has no such value"))
-        waiting = Counter(aim.value.name for _, aim in plan)
-        for layer, aim in plan:
-            self.before.keep(aim.value.name)
-            if aim.beside is not None:
-                self.now.keep(aim.beside.name, self.positions[layer.node])
-        for layer, aim in plan:
-            name = aim.value.name
-            self.now.advance(self.positions[layer.node])
-            self.before.advance(self.made[name] + 1)
-            found = self._solve(layer, aim)
-            layers.append(found)
-            if found.remark:
-                notes.append(Note.at(layer.node, found.remark))
-            waiting[name] -= 1
-            if not waiting[name]:
-                self.before.release(name)
-        return Recovery(layers, notes)
+                layers[node] = layer
+        found: list[list[Equations]] = []
+        seen: set[Value] = set()
+        for node, layer in layers.items():
+            uses = layer.stored.uses
+            if len(uses) > 1 and not self._alike(layer, layers):
+                self._leave(node, "other nodes read its weights, too, in another way")
+                continue
+            if layer.stored in seen:
+                continue
+            seen.add(layer.stored)
+            together = [other for other in layers.values() if other.stored is layer.stored]
+            equations = [self._equations(one, foreseen=one is not layer) for one in together]
+            why = [e for e in equations if isinstance(e, str)]
+            if why:
+                self._leave(node, why[0])
+            else:
+                found.append([e for e in equations if isinstance(e, Equations)])
+        return found
 
-    def _solve(self, layer: Layer, aim: Aim) -> Recovered:
-        matrix, bias = layer.read()
+    def _alike(self, layer: Solvable, layers: Mapping[Node, Solvable]) -> bool:
+        """Whether all that reads a layer's weights multiplies by the same matrix."""
+        matrix, _ = layer.read()
+        for use in layer.stored.uses:
+            other = layers.get(use.user) if isinstance(use.user, Node) else None
+            if other is None or other.position != use.position:
+                return False
+            if other.has_bias != layer.has_bias or not np.array_equal(other.read()[0], matrix):
+                return False
+        return True
+
+    def _leave(self, node: Node, reason: str) -> None:
+        self.notes.append(Note.at(node, f"not solved anew: {reason}"))
+
+    def _equations(self, layer: Solvable, *, foreseen: bool) -> Equations | str:
+        """Those of a layer, or why there are none."""
+        found: Equations
+        if isinstance(layer, RecurrentLayer):
+            first = first_output(layer.node)
+            nodes = self.original.graph.nodes
+            twin = nodes[self.made[first]] if self.made.get(first, -1) >= 0 else None
+            original = None if twin is None else find_layer(self.original, twin)
+            if not isinstance(original, RecurrentLayer):
+                return "the original has no such node"
+            if loses_sequences(original, self.record.values):
+                return "it loses some of its sequences"
+            found = RecurrentEquations(layer, original, self.record.values)
+        else:
+            assert isinstance(layer, Layer)
+            aim = find_aim(self.pruned, layer, {} if foreseen else self.positions)
+            found = LayerEquations(layer, aim, self.record.values, foreseen=foreseen)
+        there = all(name in self.made for name in found.reads_before)
+        return found if there else "the original has no such value"
+
+    def _solve(self, uses: Sequence[Equations]) -> Recovered:
+        layer = uses[0].layer
+        matrix, _ = layer.read()
+        biases = [use.layer.read()[1] for use in uses]
         groups, width, outputs = matrix.shape
-        moments = Moments.zeros(groups, width, outputs, centred=layer.has_bias)
-        for rows, targets, _ in self._rows(layer, aim, width):
-            moments.add(rows, targets)
+        moments = Joint(
+            [Moments.zeros(groups, width, outputs, centred=layer.has_bias) for _ in uses]
+        )
+        for use, sums in zip(uses, moments.uses, strict=True):
+            for rows in self._rows(use, width, len(uses)):
+                sums.add(rows.inputs, rows.targets)
         spread = moments.spread()
-        before = _share(moments.error(matrix, bias), spread)
+        before = _share(moments.error(matrix, biases), spread)
 
         def report(after: float, remark: str = "") -> Recovered:
-            node, rows = layer.node, moments.rows
-            return Recovered(node.label, node.op_type, before, after, rows, width + 1, remark)
+            node = layer.node
+            return Recovered(
+                node.label, node.op_type, before, after, moments.rows, width + 1, remark
+            )
 
         if not math.isfinite(before):
             raise SecateurError(
@@ -241,43 +326,33 @@ class _Pass:
         if before <= UNCHANGED:
             return report(before)
         solver = Solver(moments)
-        new, shift = solver.solve(moments, matrix)
-        after = _share(moments.error(new, shift), spread)
-        if (aim.low, aim.high) != (-np.inf, np.inf):
+        new, shifts = solver.solve(moments, matrix)
+        after = _share(moments.error(new, shifts), spread)
+        if any((use.low, use.high) != (-np.inf, np.inf) for use in uses):
             for _ in range(self.rounds):
-                moments.reset_targets()
-                for rows, targets, beside in self._rows(layer, aim, width):
-                    predicted = rows @ new.astype(np.float32) + shift[:, None].astype(np.float32)
-                    adapted = _adapted(targets, predicted, beside, aim)
-                    moments.add_targets(rows, adapted)
-                new, shift = solver.solve(moments, matrix)
-            after = _share(moments.error(new, shift), spread)
-        layer.write(new, shift)
+                for use, sums, shift in zip(uses, moments.uses, shifts, strict=True):
+                    sums.reset_targets()
+                    for rows in self._rows(use, width, len(uses)):
+                        reached = rows.inputs @ new.astype(np.float32)
+                        reached += shift[:, None].astype(np.float32)
+                        sums.add_targets(rows.inputs, _adapted(rows, reached, use))
+                new, shifts = solver.solve(moments, matrix)
+            after = _share(moments.error(new, shifts), spread)
+        for use, shift in zip(uses, shifts, strict=True):
+            use.layer.write(new, shift)
         return report(after, _remark(moments, width + 1))
 
-    def _rows(
-        self, layer: Layer, aim: Aim, width: int
-    ) -> Iterator[tuple[Array, Array, Array | float]]:
-        """Of each run: rows, targets, and what is added to both before they are clipped."""
-        kept = self.record.values.get(aim.value.name, ())
+    def _rows(self, equations: Equations, width: int, uses: int) -> Iterator[EquationRows]:
+        """Those of each run; of several uses of the same weights as many together."""
         generator = np.random.default_rng(self.seed)
-        wanted = max(ROWS, ROWS_FOR_EACH * width) / self.runs
+        wanted = max(ROWS, ROWS_FOR_EACH * width) / self.runs / uses
         for run in range(self.runs):
-            target = take(self.before.value(aim.value.name, run), kept)
-            source = self.now.value(layer.source.name, run)
-            picked = layer.pick(generator, target, wanted)
-            rows = layer.rows(source, target.shape, picked)
-            targets = layer.targets(target, picked)
-            beside: Array | float = 0.0
-            if aim.beside is not None:
-                beside = layer.targets(self.now.value(aim.beside.name, run), picked)
-                targets = targets - beside
-            yield rows, targets, beside
+            yield equations.rows(self.before, self.now, run, generator, wanted)
 
 
-def _remark(moments: Moments, unknowns: int) -> str:
+def _remark(moments: Joint, unknowns: int) -> str:
     variance = np.einsum("gii->gi", moments.covariance()).sum()
-    if variance <= UNCHANGED * np.square(moments.mean).sum():
+    if variance <= UNCHANGED * sum(np.square(use.mean).sum() for use in moments.uses):
         return "what it reads is the same in all samples, so only its bias was adapted"
     if moments.rows < unknowns:
         return (
@@ -286,23 +361,15 @@ def _remark(moments: Moments, unknowns: int) -> str:
     return ""
 
 
-def _adapted(targets: Array, predicted: Array, beside: Array | float, aim: Aim) -> Array:
+def _adapted(rows: EquationRows, reached: Array, equations: Equations) -> Array:
     """Targets beyond a limit become what was reached, where that is beyond it, too."""
-    wanted, reached = targets + beside, predicted + beside
-    if aim.low > -np.inf:
-        wanted = np.where(wanted > aim.low, wanted, np.minimum(reached, aim.low))
-    if aim.high < np.inf:
-        wanted = np.where(wanted < aim.high, wanted, np.maximum(reached, aim.high))
-    found: Array = np.asarray(wanted - beside, np.float32)
+    wanted, reached = rows.targets + rows.beside, reached + rows.beside
+    if equations.low > -np.inf:
+        wanted = np.where(wanted > equations.low, wanted, np.minimum(reached, equations.low))
+    if equations.high < np.inf:
+        wanted = np.where(wanted < equations.high, wanted, np.maximum(reached, equations.high))
+    found: Array = np.asarray(wanted - rows.beside, np.float32)
     return found
-
-
-def take(array: Array, kept: Sequence[Keep | None]) -> Array:
-    """The elements of an original value that the pruned one still has."""
-    for axis, keep in enumerate(kept):
-        if keep is not None:
-            array = np.compress(keep.mask(array.shape[axis]), array, axis=axis)
-    return array
 
 
 def _share(error: float, spread: float) -> float:

@@ -229,11 +229,42 @@ def test_what_is_not_solved_is_named_with_the_reason():
     )
     shared = net.constant(random.standard_normal((12, 12)))
     summed = net.add("Gemm", mixed, shared)
-    model = net.model(["n", 5, 6], net.add("Gemm", net.add("Tanh", summed), shared))
+    model = net.model(["n", 5, 6], net.add("Gemm", net.add("Tanh", summed), shared, transB=1))
     x = random.standard_normal((64, 5, 6)).astype(np.float32)
     notes = recovered_notes(model, x)
     assert "other nodes read its weights" in notes["Gemm"]
     assert "summed by itself" in notes["Einsum"]
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_layers_that_share_weights_are_solved_together(biased):
+    """Both read channels of which some are combinations of others, mixed in their own ways."""
+    net = Net(0)
+    random = net.random
+    shared = net.constant(random.standard_normal((9, 7)))
+    hidden = [
+        net.add("MatMul", "x", net.constant(redundant(np.random.default_rng(s), 6, 3, 8).T))
+        for s in (1, 1)
+    ]
+    read = [net.add("MatMul", value, shared) for value in (hidden[0], net.add("Neg", hidden[1]))]
+    if biased:
+        read = [net.add("Add", v, net.constant(random.standard_normal(7))) for v in read]
+    model = net.model(["n", 8], net.add("Concat", *read, axis=1))
+    runs = [{"x": random.standard_normal((64, 8)).astype(np.float32)} for _ in range(8)]
+    plan = PruningPlan(model.clone())
+    cut = {g.name: [np.arange(6)] * len(g.dims) for g in plan.free if g.size == 9}
+    assert cut
+    record = plan.apply(plan.selection(cut))
+    infer_sizes(plan.model)
+    fresh = {"x": random.standard_normal((64, 8)).astype(np.float32)}
+    want, lost = Session(model).run(fresh)["y"], Session(plan.model).run(fresh)["y"]
+    found = recover(model, plan.model, record, runs)
+    have = Session(plan.model).run(fresh)["y"]
+    assert np.abs(lost - want).max() > want.std() / 2
+    assert np.sqrt(np.square(have - want).mean()) < TOLERANCE * want.std()
+    products = [node for node in plan.model.graph.nodes if node.op_type == "MatMul"]
+    assert products[2].input(1) is products[3].input(1)
+    assert len([layer for layer in found.layers if layer.op_type == "MatMul"]) == 1
 
 
 @pytest.mark.parametrize("count", [4, 6, 7, 24])
