@@ -44,9 +44,13 @@ class Solvable(ABC):
         self.model = model
         self.node = node
         self.position = position
-        weights = model.constant(node.input(position))
-        assert weights is not None
-        self.weights = weights
+
+    @property
+    def weights(self) -> Tensor:
+        """As they are now."""
+        found = self.model.constant(self.node.input(self.position))
+        assert found is not None
+        return found
 
     @property
     def stored(self) -> Value:

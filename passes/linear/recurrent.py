@@ -16,7 +16,7 @@ from ...ir.graph import Node, Value
 from ...ir.model import Model
 from ...ir.partition import extract
 from ...ir.reference import Session
-from ...ir.tensor import Array
+from ...ir.tensor import Array, Tensor
 from .layers import Solvable, replace
 from .moments import Doubles
 
@@ -57,13 +57,17 @@ class RecurrentLayer(Solvable):
 
     def __init__(self, model: Model, node: Node) -> None:
         super().__init__(model, node)
-        recurrence = model.constant(node.input(2))
-        assert recurrence is not None
-        self.recurrence = recurrence
         self.directions = self.weights.shape[0]
-        self.hidden = recurrence.shape[2]
+        self.hidden = self.recurrence.shape[2]
         self.width = self.weights.shape[2]
         self.parts = _parts(node)
+
+    @property
+    def recurrence(self) -> Tensor:
+        """The weights of previous states, as they are now."""
+        found = self.model.constant(self.node.input(2))
+        assert found is not None
+        return found
 
     @property
     def inputs(self) -> list[Value]:

@@ -24,12 +24,14 @@ Cut = Mapping[str, Sequence[Indices]]
 class Pruned:
     """A model before it was cut, what is left of it, and whether recovery was seen to help.
 
-    `helps` is None where nothing was held back to judge that by.
+    `helps` is None where nothing was held back to judge that by. `rematch` asks for the cheap
+    way to recover.
     """
 
     original: Model
     record: PruningRecord
     helps: bool | None = None
+    rematch: bool = False
 
 
 class PruningPlan:

@@ -75,7 +75,13 @@ class Search:
 
 
 def choose(
-    plan: PruningPlan, search: Search, runs: Runs, *, importance: str | None = None, seed: int = 0
+    plan: PruningPlan,
+    search: Search,
+    runs: Runs,
+    *,
+    importance: str | None = None,
+    seed: int = 0,
+    rematch: bool = False,
 ) -> list[Trial]:
     """All candidates, the best first.
 
@@ -100,7 +106,7 @@ def choose(
         readers = None  # of dims that are others now
     if not judged:
         return trials
-    judge = _Judge(plan, fitted, judged, seed)
+    judge = _Judge(plan, fitted, judged, seed, rematch=rematch)
     for trial in trials:
         judge(trial)
     trials.sort(key=lambda trial: trial.divergence)
@@ -112,10 +118,13 @@ def choose(
 class _Judge:
     """Cuts a copy of the model for a trial, recovers it, and sees how far its outputs are."""
 
-    def __init__(self, plan: PruningPlan, fitted: Runs, judged: Runs, seed: int) -> None:
+    def __init__(
+        self, plan: PruningPlan, fitted: Runs, judged: Runs, seed: int, *, rematch: bool
+    ) -> None:
         self._plan = plan
         self._fitted, self._judged = fitted, judged
         self._seed = seed
+        self._rematch = rematch
         self._outputs = _outputs(plan.model, judged)
 
     def __call__(self, trial: Trial) -> None:
@@ -125,7 +134,15 @@ class _Judge:
             raise SecateurError("prune-channels: a copy of the model has other groups")
         record = copy.apply(copy.selection(trial.cut))
         trial.cut_divergence = divergence(self._outputs, copy.model, self._judged)
-        recover(plan.model, copy.model, record, self._fitted, seed=self._seed, rounds=0)
+        recover(
+            plan.model,
+            copy.model,
+            record,
+            self._fitted,
+            seed=self._seed,
+            rounds=0,
+            rematch=self._rematch,
+        )
         trial.divergence = divergence(self._outputs, copy.model, self._judged)
 
 

@@ -19,6 +19,7 @@ from ...ir.tensor import Array
 from ..base import Context, Note, Pass, PassResult
 from ..linear.find import drop_zero_biases, find_aim, find_layer, give_biases
 from ..linear.layers import Layer, Solvable
+from ..linear.levels import Levels
 from ..linear.moments import Joint, Moments, Solver
 from ..linear.opening import open_batch
 from ..linear.recurrent import RecurrentLayer
@@ -74,7 +75,7 @@ class Recover(Pass):
         infer_sizes(original)
         arrays, seed = context.calibration, context.seed
         with calibration_runs([original, model], arrays, seed) as runs:
-            found = recover(original, model, pruned.record, runs, seed=seed)
+            found = recover(original, model, pruned.record, runs, seed=seed, rematch=pruned.rematch)
         layers = [dataclasses.asdict(layer) for layer in found.layers]
         changed = any(layer.after != layer.before for layer in found.layers)
         return PassResult(changed, {"layers": layers}, found.notes)
@@ -136,17 +137,19 @@ def recover(
     *,
     seed: int = 0,
     rounds: int = ROUNDS,
+    rematch: bool = False,
 ) -> Recovery:
     """Solve, in execution order, every layer of `pruned` whose input or weights lost something.
 
     `runs` are inputs of both models, several of them each a batch. `record` says what of
-    `original` is left. `rounds` is how often targets behind activations are adapted. Changes
-    the weights of `pruned` in place.
+    `original` is left. `rounds` is how often targets behind activations are adapted. With
+    `rematch` layers get the means and deviations of their outputs back, and nothing is solved.
+    Changes the weights of `pruned` in place.
     """
     added = give_biases(pruned)
     touched = _touched(pruned, record)
     with scratch_folder() as first, scratch_folder() as second:
-        pass_ = _Pass(original, pruned, record, runs, (first, second), seed, rounds)
+        pass_ = _Pass(original, pruned, record, runs, (first, second), seed, rounds, rematch)
         found = pass_.run(touched)
     drop_zero_biases(pruned, added)
     return found
@@ -192,8 +195,10 @@ class _Pass:
         folders: tuple[Path, Path],
         seed: int,
         rounds: int,
+        rematch: bool,
     ) -> None:
         self.rounds = rounds
+        self.rematch = rematch
         self.original = original
         self.pruned = pruned
         self.record = record
@@ -222,7 +227,7 @@ class _Pass:
             node = uses[0].layer.node
             self.now.advance(self.positions[node])
             self.before.advance(end)
-            found = self._solve(uses)
+            found = self._rematch(uses) if self.rematch else self._solve(uses)
             layers.append(found)
             if found.remark:
                 self.notes.append(Note.at(node, found.remark))
@@ -298,6 +303,41 @@ class _Pass:
         there = all(name in self.made for name in found.reads_before)
         return found if there else "the original has no such value"
 
+    def _rematch(self, uses: Sequence[Equations]) -> Recovered:
+        """Give each output channel its mean and deviation back; of weights that several nodes
+        share the first one's deviations count."""
+        layer = uses[0].layer
+        before = [self._levels(use, len(uses)) for use in uses]
+        rows, unknowns = sum(levels.rows for levels in before), layer.read()[0].shape[1] + 1
+
+        def report(share: float) -> Recovered:
+            node = layer.node
+            return Recovered(node.label, node.op_type, _mean_share(before), share, rows, unknowns)
+
+        self._check_finite(layer.node, _mean_share(before))
+        if _mean_share(before) <= UNCHANGED:
+            return report(_mean_share(before))
+        factor = before[0].factor(biased=layer.has_bias)
+        for use, levels in zip(uses, before, strict=True):
+            matrix, bias = use.layer.read()
+            matrix = matrix if use is not uses[0] else matrix * factor[:, None, :]
+            use.layer.write(matrix, levels.bias(bias, factor) if layer.has_bias else bias)
+        return report(_mean_share([self._levels(use, len(uses)) for use in uses]))
+
+    def _levels(self, use: Equations, uses: int) -> Levels:
+        matrix, bias = use.layer.read()
+        levels = Levels.zeros(matrix.shape[0], matrix.shape[2])
+        for rows in self._rows(use, matrix.shape[1], uses):
+            reached = rows.inputs @ matrix.astype(np.float32)
+            levels.add(reached + bias[:, None].astype(np.float32), rows.targets)
+        return levels
+
+    def _check_finite(self, node: Node, error: float) -> None:
+        if not math.isfinite(error):
+            raise SecateurError(
+                f"recovery: values around node '{node.label}' ({node.op_type}) are not finite"
+            )
+
     def _solve(self, uses: Sequence[Equations]) -> Recovered:
         layer = uses[0].layer
         matrix, _ = layer.read()
@@ -318,11 +358,7 @@ class _Pass:
                 node.label, node.op_type, before, after, moments.rows, width + 1, remark
             )
 
-        if not math.isfinite(before):
-            raise SecateurError(
-                f"recovery: values around node '{layer.node.label}' ({layer.node.op_type}) are "
-                "not finite"
-            )
+        self._check_finite(layer.node, before)
         if before <= UNCHANGED:
             return report(before)
         solver = Solver(moments)
@@ -348,6 +384,10 @@ class _Pass:
         wanted = max(ROWS, ROWS_FOR_EACH * width) / self.runs / uses
         for run in range(self.runs):
             yield equations.rows(self.before, self.now, run, generator, wanted)
+
+
+def _mean_share(levels: Sequence[Levels]) -> float:
+    return float(np.mean([_share(one.error, one.spread) for one in levels]))
 
 
 def _remark(moments: Joint, unknowns: int) -> str:

@@ -434,3 +434,35 @@ def test_whole_architectures_are_recovered_or_that_is_undone(name):
     else:
         assert records[1].result.changed
     assert Session(pruned).run(feeds[0]).keys() == Session(model).run(feeds[0]).keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_means_and_deviations_come_back(kind):
+    """Those of every output channel, to the share of values that none reached before."""
+    model, shape = linear_readers(kind, 0)
+    random = np.random.default_rng(5)
+    runs = [{"x": 1 + random.standard_normal((16, *shape)).astype(np.float32)} for _ in range(16)]
+    plan = PruningPlan(model.clone())
+    group = next(g for g in plan.free if g.size == 9)
+    record = plan.apply(plan.selection({group.name: [np.arange(6)] * len(group.dims)}))
+    infer_sizes(plan.model)
+    found = recover(model, plan.model, record, runs, rematch=True)
+    want = np.concatenate([Session(model).run(run)["y"] for run in runs])
+    have = np.concatenate([Session(plan.model).run(run)["y"] for run in runs])
+    axes = tuple(range(want.ndim - 1)) if kind in ("gemm", "matmul") else (0, *range(2, want.ndim))
+    np.testing.assert_allclose(have.mean(axes), want.mean(axes), atol=0.1 * want.std())
+    np.testing.assert_allclose(have.std(axes), want.std(axes), rtol=0.1)
+    assert any(layer.after != layer.before for layer in found.layers)
+
+
+def test_rematching_is_less_than_solving_and_more_than_nothing():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((200, 1, 8, 8)).astype(np.float32)
+    distances = {}
+    for rematch in (False, True):
+        pruning = PruneChannels(macs=0.5, rematch=rematch)
+        model = digits_like()
+        records = PassManager([pruning, Recover()]).run(model, Context({"x": x}))
+        best = records[0].result.statistics["candidates"][0]
+        distances[rematch] = best["divergence"]
+    assert distances[False] < distances[True] < best["divergence_unrecovered"]
