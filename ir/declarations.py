@@ -23,7 +23,7 @@ from .infer import (
     infer_shapes,
     inferred_types,
 )
-from .inferred import is_static, note_inference
+from .inferred import note_inference
 from .model import Model
 from .onnx_io import to_proto_without_weights
 from .pooled_shapes import may_differ
@@ -124,6 +124,9 @@ class _Checker:
         self.resolve = resolve
         self.claims: set[Value] = set()
         self.versions = model.opsets
+        self.names = {
+            size for v in model.graph.inputs for size in v.shape or () if isinstance(size, str)
+        }
 
     def check(self, graph: Graph, proto: GraphProto) -> None:
         types = inferred_types(proto)
@@ -142,7 +145,7 @@ class _Checker:
                 if value is None:
                     continue
                 whole = types.get(value.name)
-                if found is None and _take_static_type(value, whole):
+                if found is None and self._take_type(value, whole):
                     continue
                 for type in (whole, found):
                     if type is not None and contradict(value.type, type):
@@ -150,7 +153,7 @@ class _Checker:
                 if not covers(whole, value):
                     self.claims.add(value)
                     is_proven = False
-            if not follows_claims and all(map(_is_settled, node.outputs)):
+            if not follows_claims and all(map(self._is_settled, node.outputs)):
                 note_inference(node, self.model, self.versions, is_proven=is_proven)
 
     def _local_types(self, node: Node) -> list[TypeProto | None]:
@@ -158,20 +161,31 @@ class _Checker:
             return [None] * len(node.outputs)
         return infer_node(self.model, node)
 
+    def _is_settled(self, value: Value | None) -> bool:
+        """Whether each size is a number, or one that an input of the model has by that name.
 
-def _is_settled(value: Value | None) -> bool:
-    """Whether all sizes are known, none of them a declared 0 that inference may find anew."""
-    return is_static(value) and (value is None or 0 not in (value.shape or ()))
+        Inference may find other sizes where 0 is declared.
+        """
+        if value is None:
+            return True
+        sizes = value.shape
+        return (
+            value.dtype != TensorProto.UNDEFINED
+            and sizes is not None
+            and all(isinstance(n, int) or n in self.names for n in sizes)
+            and 0 not in sizes
+        )
 
-
-def _take_static_type(value: Value, found: TypeProto | None) -> bool:
-    """Let a value of which the file declares nothing have its type, where sizes are known."""
-    if value.type is not None or found is None or value.info is not None or value.is_graph_output:
-        return False
-    value.type = found
-    if not is_static(value):
-        value.type = None
-    return value.type is not None
+    def _take_type(self, value: Value, found: TypeProto | None) -> bool:
+        """Let a value of which the file declares nothing have its type, where that is settled."""
+        if value.type is not None or found is None or value.info is not None:
+            return False
+        if value.is_graph_output:
+            return False
+        value.type = found
+        if not self._is_settled(value):
+            value.type = None
+        return value.type is not None
 
 
 def _refuse(node: Node, value: Value, found: TypeProto) -> None:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from .graph import Inference, Node, Value, normalize_domain, tensor_type
 from .model import Model
+from .symbolic.expressions import Size, symbol
 from .symbolic.facts import INTEGERS, LIMIT, Contents, Facts, Shape, constant_contents
 from .symbolic.registry import find_contents, find_shapes
 from .tensor import Tensor
@@ -94,6 +95,27 @@ def _is_few(size: int | str) -> bool:
     return isinstance(size, str) or size <= LIMIT
 
 
+def _named(shape: Shape | None) -> tuple[int | str, ...] | None:
+    """A shape as types say it; None where a size is neither a number nor a name alone."""
+    names: list[int | str] = []
+    for size in shape or ():
+        atom = None if isinstance(size, int) else size.atom
+        name = size if isinstance(size, int) else atom.of if atom is not None else None
+        if not isinstance(name, int | str):
+            return None
+        names.append(name)
+    return None if shape is None else tuple(names)
+
+
+def _allows(value: Value, shape: tuple[int | str, ...]) -> bool:
+    """Whether what is known of a value's shape is part of another one."""
+    known = value.shape
+    return known is None or (
+        len(known) == len(shape)
+        and all(a is None or a == b for a, b in zip(known, shape, strict=True))
+    )
+
+
 class ComputedSizes(Facts):
     """Elements of shape computations, found on demand from the nodes before."""
 
@@ -106,14 +128,24 @@ class ComputedSizes(Facts):
         self._depth = 0
 
     def confirms(self, node: Node) -> bool:
-        """Whether the operator's rule gives the types that a node's results have, all static."""
-        if not node.outputs or not all(map(is_static, node.outputs)):
+        """Whether the operator's rule gives the types that a node's results have.
+
+        Every size has to be a number or the name of one. Results of which the element type is
+        known, but not all sizes, get those that the rule gives.
+        """
+        if not node.outputs or not all(value is None or value.dtype for value in node.outputs):
             return False
         found = find_shapes(node, self)
-        return len(found) >= len(node.outputs) and all(
-            value is None or value.shape == shape
-            for value, shape in zip(node.outputs, found, strict=False)
-        )
+        if len(found) < len(node.outputs):
+            return False
+        shapes = [_named(shape) for shape in found]
+        pairs = [(v, s) for v, s in zip(node.outputs, shapes, strict=False) if v is not None]
+        if not all(shape is not None and _allows(value, shape) for value, shape in pairs):
+            return False
+        for value, shape in pairs:
+            if value.shape != shape:
+                value.set_tensor_type(value.dtype, shape)
+        return True
 
     def known(self, node: Node) -> dict[Value, Tensor] | None:
         """The computed sizes that a node reads, as constants; None where a run tells them."""
@@ -130,7 +162,12 @@ class ComputedSizes(Facts):
         shape = None if value is None else value.shape
         if shape is None:
             return None
-        return tuple(size if isinstance(size, int) else self.unknown() for size in shape)
+        return tuple(self._size(size) for size in shape)
+
+    def _size(self, size: int | str | None) -> Size:
+        if size is None:
+            return self.unknown()
+        return size if isinstance(size, int) else symbol(size, of=size)
 
     def contents(self, value: Value | None) -> Contents | None:
         if value is None:

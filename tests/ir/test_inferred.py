@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from secateur.ir.declarations import check_declarations
+from secateur.ir.dependencies.batch import find_batch
 from secateur.ir.errors import ModelError, SecateurError
 from secateur.ir.graph import Node, Value
 from secateur.ir.infer import infer_shapes
@@ -15,6 +16,7 @@ from secateur.ir.inferred import is_static
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.text import parse_model
+from secateur.passes.batch import take_one_sample
 from secateur.passes.simplify import simplify_pipeline
 from tests.strategies import models
 
@@ -81,14 +83,38 @@ MODEL = f"""{HEADER}graph g (%x: float[2, 3]) -> (%y49: float[2, 3]) {{
 }}"""
 
 
-def test_a_static_model_is_inferred_as_a_whole_once(whole: list[int]) -> None:
-    model = parse_model(MODEL)
+@pytest.mark.parametrize("size", ["2", "N"])
+def test_a_model_is_inferred_as_a_whole_once_on_its_way_to_the_compiler(
+    whole: list[int], size: str
+) -> None:
+    model = parse_model(MODEL.replace("[2, 3]", f"[{size}, 3]"))
     check_declarations(model)
     assert whole == [100]
     copy = model.clone()
     simplify(copy)
     infer_shapes(copy)
+    assert all(
+        v.shape in ((2, 3), ("N", 3)) for node in copy.graph.nodes for v in node.outputs if v
+    )
+    batch = find_batch(copy)
+    assert batch.is_proven == (size == "N")
+    if batch.is_proven:
+        take_one_sample(copy, batch)
+        assert copy.graph.outputs[0].shape == (1, 3)
     assert not check_declarations(copy)
+    infer_shapes(copy)
+    assert whole == [100]
+
+
+def test_a_rule_gives_sizes_by_name(whole: list[int]) -> None:
+    model = parse_model(MODEL.replace("[2, 3]", "[N, 3]"))
+    infer_shapes(model)
+    for node in model.graph.nodes[40:]:
+        for value in node.outputs:
+            assert value is not None
+            value.set_tensor_type(value.dtype, [None, None])
+    infer_shapes(model)
+    assert all(v.shape == ("N", 3) for node in model.graph.nodes for v in node.outputs if v)
     assert whole == [100]
 
 
