@@ -112,6 +112,18 @@ def plain(scores: Mapping[Dim, Scores], *others: Mapping[Dim, Scores]) -> Rankin
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What a group's cut takes of its score: the share, the most that went, the least that stays.
+
+    The latter two are None where nothing went, or where several dims lose indices at each step.
+    """
+
+    share: float
+    removed: float | None = None
+    kept: float | None = None
+
+
+@dataclass(frozen=True)
 class Allocation:
     """Kept indices, what widths are multiples of, and the steps that each free group takes."""
 
@@ -119,6 +131,23 @@ class Allocation:
     align: int
     removed: tuple[int, ...]
     _space: _Space
+
+    def losses(self) -> dict[str, Loss]:
+        """What every free group's cut takes of its score, by the group's name."""
+        scores = self._space.scores
+        found = {}
+        for steps, removed in zip(self._space.steps, self.removed, strict=True):
+            group = steps.group
+            total = float(sum(scores[dim].sum() for dim in group.move))
+            lost = float(_ranked(group, scores)[:removed].sum())
+            share = lost / total if total > 0 else 0.0
+            if removed and list(group.move.values()) == [1]:
+                ordered = np.sort(scores[group.dims[0]])
+                least, most = float(ordered[removed]), float(ordered[removed - 1])
+                found[group.name] = Loss(share, most, least)
+            else:
+                found[group.name] = Loss(share)
+        return found
 
     def exchange(self, take: int, count: int, give: int) -> Allocation | None:
         """Take `count` more steps of one free group, and give another what that saves.

@@ -19,8 +19,9 @@ from ..simplify.defaults import inputs_with_defaults
 from ..sizes import CountedSizes, infer_sizes
 from .allocation import Allocation, Goal, Terms, allocate
 from .budget import CostModel
+from .explanation import explain
 from .groups import Group, Limit
-from .importance import DEFAULT, find_criterion, group_scores
+from .importance import DEFAULT, DEFAULT_WITH_SAMPLES, find_criterion, group_scores
 from .plan import Pruned, PruningPlan
 from .portfolio import Search, Trial, choose
 from .recovery import calibration_runs
@@ -82,14 +83,15 @@ class PruneChannels(Pass):
         try:
             if samples and data is not None:
                 trials = self._try(model, plan, goal, terms, samples, data.seed)
+                allocation = trials[0].allocation
                 selection = plan.selection(trials[0].cut)
-                align = trials[0].allocation.align
             else:
                 allocation = self._allocate(plan, goal, terms, context.seed if context else 0)
-                selection, align = allocation.selection, allocation.align
+                selection = allocation.selection
         except SecateurError as error:
             raise SecateurError(f"{error}{_hint(model)}") from None
-        statistics = _statistics(plan.groups, selection)
+        default = DEFAULT_WITH_SAMPLES if samples else DEFAULT
+        statistics = explain(plan, selection, allocation.losses(), self.importance or default)
         if terms.kernels:
             statistics["latency"] = _latency(plan, selection, terms)
         notes = inlined.notes + _notes(plan.analysis, plan.groups)
@@ -105,7 +107,7 @@ class PruneChannels(Pass):
             macs_after=after.macs,
             parameters_before=before.parameters,
             parameters_after=after.parameters,
-            align=align,
+            align=allocation.align,
             align_asked=self.align,
             tied=sorted(value.name for value in plan.tied),
             candidates=[trial.as_dict() for trial in trials],
@@ -205,25 +207,6 @@ def _hint(model: Model) -> str:
     if not count:
         return ""
     return f"; {count} inputs with default values stay whole (--freeze-defaults: constants)"
-
-
-def _statistics(groups: Sequence[Group], selection: Selection) -> dict[str, Any]:
-    table, locked = [], []
-    for group in groups:
-        if group.lock is not None:
-            locked.append({"name": group.name, "size": group.size, "reason": str(group.lock)})
-            continue
-        sizes = [d.size or 0 for d in group.dims]
-        kept = [len(selection.kept[d]) if d in selection.kept else d.size or 0 for d in group.dims]
-        table.append(
-            {
-                "name": group.name,
-                "size": sum(sizes),
-                "kept": sum(kept),
-                "parameters": group.parameters(),
-            }
-        )
-    return {"groups": table, "locked": locked}
 
 
 def _latency(plan: PruningPlan, selection: Selection, terms: Terms) -> dict[str, float]:

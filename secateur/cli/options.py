@@ -210,7 +210,7 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
     def command(*args: Any, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in options}
         check_goals(pruning)
-        _check_recovery(pruning, kwargs.get("calibration"))
+        _check_recovery(pruning, kwargs.get("calibration"), bool(kwargs.get("sweep")))
         function(*args, pruning=pruning, **kwargs)
 
     for option in reversed(options.values()):
@@ -218,7 +218,7 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _check_recovery(pruning: dict[str, Any], calibration: Path | None) -> None:
+def _check_recovery(pruning: dict[str, Any], calibration: Path | None, sweeps: bool) -> None:
     """Raises UsageError where nothing could come of what is asked of recovery."""
     source = click.get_current_context().get_parameter_source("recovery")
     asked = {
@@ -226,7 +226,7 @@ def _check_recovery(pruning: dict[str, Any], calibration: Path | None) -> None:
         "--recovery": pruning["recovery"] and source is ParameterSource.COMMANDLINE,
     }
     for name in (name for name, given in asked.items() if given):
-        if not has_goal(pruning):
+        if not (has_goal(pruning) or sweeps):
             raise click.UsageError(f"{name} needs a goal, one of {goal_names()}.")
         if calibration is None:
             raise click.UsageError(f"{name} needs samples: --calibration.")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..reporting.curve import CURVE_HEADER, Curve
+from .console import print_json, print_table, say
 from .options import (
+    GOALS,
     calibration_option,
     evaluation_option,
     file_option,
@@ -31,6 +35,19 @@ if TYPE_CHECKING:
 @fixed_inputs_options
 @pruning_options
 @click.option("--target", help="Machine on which --latency counts; see 'secateur targets'.")
+@click.option(
+    "--sweep",
+    metavar="SHARES",
+    help="Prune to each of several budgets, as 0.9,0.8,0.7, and write a curve instead of a model: "
+    "its points to OUTPUT, as JSON, and a drawing beside it, as SVG.",
+)
+@click.option(
+    "--sweep-of",
+    type=click.Choice(["macs", "params", "bytes", "latency", "ratio"]),
+    default="macs",
+    show_default=True,
+    help="What the budgets of --sweep are shares of; ratio: of the channels.",
+)
 @calibration_option
 @evaluation_option
 @seed_option
@@ -41,6 +58,8 @@ def command(
     fixed: FixedInputs,
     pruning: dict[str, Any],
     target: str | None,
+    sweep: str | None,
+    sweep_of: str,
     calibration: Path | None,
     evaluation: Path | None,
     seed: int,
@@ -52,10 +71,31 @@ def command(
     the original with the same channels masked. With --calibration the layers that are left
     then make up for what went, without training.
     """
-    if not has_goal(pruning):
+    if sweep is None and not has_goal(pruning):
         raise click.UsageError(f"Give a goal, one of {goal_names()}.")
-    if pruning["latency"] is not None and target is None:
-        raise click.UsageError("--latency needs --target.")
+    if sweep is not None and has_goal(pruning):
+        raise click.UsageError("Give a goal or --sweep, not both.")
+    by_latency = pruning["latency"] is not None or (sweep is not None and sweep_of == "latency")
+    if by_latency and target is None:
+        raise click.UsageError("A budget of latency needs --target.")
+    if sweep is not None:
+        from ..pipeline.sweep import parse_budgets, sweep_file
+
+        rest = {name: value for name, value in pruning.items() if name not in GOALS}
+        curve = sweep_file(
+            model,
+            output,
+            sweep_of,
+            parse_budgets(sweep),
+            rest,
+            target=target,
+            fixed=fixed,
+            data=calibration,
+            evaluation=evaluation,
+            seed=seed,
+        )
+        _print_curve(curve, output, as_json)
+        return
     from ..pipeline.transform import prune_file
 
     report = prune_file(
@@ -69,3 +109,14 @@ def command(
         seed=seed,
     )
     print_transformation(report, output, as_json)
+
+
+def _print_curve(curve: Curve, output: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(dataclasses.asdict(curve))
+        return
+    print_table(CURVE_HEADER, curve.rows())
+    for point in curve.points:
+        if point.error:
+            say(f"Not reached: {point.error}")
+    say(f"Wrote {output} and {output.with_suffix('.svg')}.")

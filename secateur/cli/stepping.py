@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..reporting.markdown import SIZE_HEADER, reasons, size_row
+from ..reporting.markdown import (
+    GROUP_HEADER,
+    SIZE_HEADER,
+    group_rows,
+    latency_lines,
+    reasons,
+    size_row,
+)
 from ..reporting.report import Report, percent_text
 from .console import print_json, print_table, say
 
@@ -21,6 +28,12 @@ def print_transformation(report: Report, output: Path, as_json: bool) -> None:
             [*row, percent_text(stage.top1)] for row, stage in zip(rows, report.stages, strict=True)
         ]
     print_table(header, rows)
+    groups = group_rows(report)
+    if groups:
+        print_table(GROUP_HEADER, groups)
+    for run in report.passes:
+        for line in latency_lines(run):
+            say(line)
     for run in report.passes:
         for line in reasons(run):
             say(f"Left alone: {line}")

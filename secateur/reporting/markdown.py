@@ -161,20 +161,12 @@ def _pruning(report: Report) -> str:
     run = report.pass_run("prune-channels")
     if run is None:
         return ""
-    groups = run.statistics.get("groups", [])
-    rows = [
-        [
-            short(g["name"]),
-            f"{g['size']:,}",
-            f"{g['kept']:,}",
-            percent_text(1 - g["kept"] / g["size"]) if g["size"] else "-",
-            f"{len(g['parameters']):,}",
-        ]
-        for g in groups
-    ]
-    header = ["channel group", "before", "after", "removed", "parameters"]
+    rows = group_rows(report)
     lines = [f"## Pruning: {_code(run.text)}"]
-    lines.append(table(header, rows) if rows else "No channel group could be pruned.")
+    lines.append(table(GROUP_HEADER, rows) if rows else "No channel group could be pruned.")
+    if rows:
+        lines.append(GROUP_LEGEND.format(importance=_plain(run.statistics["importance"])))
+    lines += [_plain(line) for line in latency_lines(run)]
     trials = run.statistics.get("candidates", [])
     if trials:
         lines.append(
@@ -195,6 +187,54 @@ def _pruning(report: Report) -> str:
             )
         )
     return "\n\n".join([*lines, *_left_alone("Not pruned", run)])
+
+
+GROUP_HEADER = ["channel group", "before", "after", "removed", "score lost", "readers", "error"]
+
+GROUP_LEGEND = (
+    "Channels go in the order of their score by {importance}; the share of the score that went is "
+    "lost. Error: how far the outputs of the worst of the layers that read the channels are off, "
+    "as a share of their variance, before these were solved anew and after."
+)
+
+
+def group_rows(report: Report) -> list[list[str]]:
+    """What became of each channel group and why, under `GROUP_HEADER`."""
+    run, recovery = report.pass_run("prune-channels"), report.pass_run("recover")
+    layers = recovery.statistics.get("layers", []) if recovery is not None else []
+    errors = {layer["node"]: layer for layer in layers}
+    rows = []
+    for g in run.statistics.get("groups", []) if run is not None else []:
+        known = [errors[name] for name in g["readers"] if name in errors]
+        worst = max(known, key=lambda layer: layer["after"], default=None)
+        rows.append(
+            [
+                short(g["name"]),
+                f"{g['size']:,}",
+                f"{g['kept']:,}",
+                percent_text(1 - g["kept"] / g["size"]) if g["size"] else "-",
+                percent_text(g["score_lost"]),
+                f"{len(g['readers']):,}",
+                f"{worst['before']:.3g} -> {worst['after']:.3g}" if worst else "-",
+            ]
+        )
+    return rows
+
+
+def latency_lines(run: PassRun) -> list[str]:
+    """What a budget of latency came to."""
+    latency = run.statistics.get("latency")
+    if not latency:
+        return []
+    if "measured_after" not in latency:
+        share = latency["after"] / latency["before"] if latency["before"] else 1.0
+        return [f"Latency by the cost model of the kernels: {percent_text(share)} of the original."]
+    share = latency["measured_after"] / latency["measured_before"]
+    return [
+        f"Latency measured: {latency['measured_after']:.0f} us "
+        f"of {latency['measured_before']:.0f}, "
+        f"{percent_text(share)} where {percent_text(latency['budget'])} were asked for."
+    ]
 
 
 def _recovery(report: Report) -> str:

@@ -6,6 +6,7 @@ import importlib
 import json
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import click
 import numpy as np
@@ -139,6 +140,61 @@ def test_prune_to_latency(place: Path) -> None:
     latency = report["passes"][0]["statistics"]["latency"]
     assert 0.3 * latency["before"] < latency["after"] <= 0.6 * latency["before"]
     assert "measured_after" not in latency
+
+
+@pytest.mark.parametrize("data", ["none", "calibration", "evaluation"])
+def test_sweep_writes_a_curve(place: Path, data: str) -> None:
+    options: dict[str, tuple[str, ...]] = {
+        "none": (),
+        "calibration": ("--calibration", "data.npz"),
+        "evaluation": ("--calibration", "data.npz", "--evaluation", "data.npz"),
+    }
+    arguments = ("prune", "model.onnx", "-o", "curve.json", "--sweep", "0.7,0.9,0.7")
+    printed = run(*arguments, *options[data]).stdout
+    assert "divergence" in printed
+    points = json.loads((place / "curve.json").read_text())["points"]
+    assert [point["budget"] for point in points] == [1.0, 0.9, 0.7]
+    assert points[0]["divergence"] == 0
+    assert all(point["macs"] <= point["budget"] for point in points)
+    assert all((point["top1"] is not None) == (data == "evaluation") for point in points)
+    assert all(point["divergence"] is not None for point in points)
+    drawing = ElementTree.parse(place / "curve.svg").getroot()
+    dots = drawing.findall("{http://www.w3.org/2000/svg}circle")
+    assert len(dots) == 3
+    before = (place / "curve.json").read_bytes(), (place / "curve.svg").read_bytes()
+    run(*arguments, *options[data])
+    assert before == ((place / "curve.json").read_bytes(), (place / "curve.svg").read_bytes())
+
+
+def test_sweep_says_which_budgets_are_out_of_reach(place: Path) -> None:
+    arguments = ("prune", "model.onnx", "-o", "curve.json", "--sweep")
+    printed = run(*arguments, "0.8,0.0001").stdout
+    assert "Not reached" in printed
+    assert "leaves" in printed
+    assert "leaves" in run(*arguments, "0.0001", "--sweep-of", "params", exit_code=1).stderr
+
+
+def test_sweep_of_latency(place: Path) -> None:
+    arguments = ("--sweep", "0.8,0.6", "--sweep-of", "latency", "--target", "aarch64")
+    points = run_json("prune", "model.onnx", "-o", "curve.json", *arguments)["points"]
+    assert all(0 < point["latency"] <= point["budget"] for point in points)
+
+
+def test_pruned_groups_are_explained(place: Path) -> None:
+    arguments = ("prune", "model.onnx", "-o", "out.onnx", "--macs", "0.5")
+    report = run_json(*arguments, "--calibration", "data.npz")
+    statistics = report["passes"][0]["statistics"]
+    assert statistics["importance"] == "reconstruction"
+    for group in statistics["groups"]:
+        assert 0 <= group["score_lost"] <= 1
+        assert (group["score_lost"] > 0) == (group["kept"] < group["size"])
+        assert group["readers"]
+        if group["score_removed"] is not None:
+            assert group["score_removed"] <= group["score_kept"]
+    printed = run(*arguments, "--calibration", "data.npz").stdout
+    assert "score lost" in printed
+    solved = report["passes"][-1]["statistics"].get("layers")
+    assert ("->" in printed) == bool(solved)
 
 
 def test_limits(place: Path) -> None:

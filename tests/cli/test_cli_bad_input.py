@@ -203,6 +203,20 @@ def test_budgets_that_make_no_sense(place: Path, options: list[str], said: list[
     assert_fails(place, lambda: optimize(*options, target="aarch64"), *said)
 
 
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        (("out.json", "--sweep", "0.9,high"), ("'high' is neither a share",)),
+        (("out.json", "--sweep", "0.9,,0.5"), ("'' is neither a share",)),
+        (("out.json", "--sweep", "1.5"), ("'1.5' is neither a share",)),
+        (("out.svg", "--sweep", "0.9"), ("the drawing goes there",)),
+        (("out.json", "--sweep", "0.0001"), ("can't be reached",)),
+    ],
+)
+def test_sweeps_that_make_no_sense(place: Path, sweep: list[str], said: list[str]) -> None:
+    assert_fails(place, lambda: run("prune", "model.onnx", "-o", *sweep), *said)
+
+
 def test_a_time_is_for_machines_that_can_be_asked(place: Path) -> None:
     said = ("latency 2ms", "can't run code for riscv64", "share")
     assert_fails(place, lambda: optimize("--latency", "2ms", target="riscv64"), *said)
@@ -235,6 +249,8 @@ def test_operator_that_cannot_be_lowered(place: Path) -> None:
         ["optimize", "model.onnx", "-o", "out", "--target", "x86-64-v3", "--quantize", "int3"],
         ["prune", "model.onnx", "-o", "out.onnx"],
         ["prune", "model.onnx", "-o", "out.onnx", "--latency", "0.5"],
+        ["prune", "model.onnx", "-o", "o.json", "--sweep", "0.5", "--sweep-of", "latency"],
+        ["prune", "model.onnx", "-o", "o.json", "--sweep", "0.5", "--macs", "0.5"],
         ["prune", "model.onnx", "-o", "out.onnx", "--bytes", "0.5", "--latency", "0.5"],
         ["quantize", "model.onnx", "-o", "out.onnx"],
         ["frobnicate"],
