@@ -5,8 +5,9 @@
 Small models of every kind are mutated: bytes of the file, and fields of the proto (values
 cleared, copied, replaced by extremes, entries dropped, repeated and swapped). Each is
 inspected, printed, simplified and pruned, every tenth is compiled, too. What must not happen
-is a traceback, an internal error, the end of the process, more than `--seconds` for a model or
-more than `--memory` bytes. Failing files are kept in `--keep`.
+is a traceback, an internal error, the end of the process, more than `--seconds` of processor time
+for a model (or ten times as much of waiting) or more than `--memory` bytes. Failing files are
+kept in `--keep`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,9 +195,11 @@ class Worker:
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         limit = self.seconds * (3 if compile else 1)
-        if not select.select([process.stdout], [], [], limit)[0]:
-            self.stop()
-            return f"takes more than {limit:g} seconds"
+        begun, ends = _processor_seconds(process.pid), time.monotonic() + 10 * limit
+        while not select.select([process.stdout], [], [], limit / 10)[0]:
+            if _processor_seconds(process.pid) - begun > limit or time.monotonic() > ends:
+                self.stop()
+                return f"takes more than {limit:g} seconds"
         answer = process.stdout.readline()
         if not answer:
             code = process.wait()
@@ -230,6 +234,12 @@ class Worker:
             text=True,
             preexec_fn=limited,
         )
+
+
+def _processor_seconds(pid: int) -> float:
+    """Processor time of a process and of those that it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _peak(pid: int) -> int:

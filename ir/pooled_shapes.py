@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, helper
 
 from .graph import Node, normalize_domain, type_shape
 from .symbolic.expressions import symbol
+from .symbolic.facts import Misfit
 from .symbolic.spatial import automatic_padding, pooled_sizes
 
 POOLING = ("AveragePool", "LpPool", "MaxPool")
@@ -108,13 +109,17 @@ def _correct_node(node: NodeProto, types: Mapping[str, TypeProto]) -> bool:
 
 
 def _sizes(node: NodeProto, before: TypeProto | None) -> tuple[list[int | None], list[int | None]]:
-    """The spatial sizes before and after a pooling node; none where the rank is unknown."""
+    """The spatial sizes before and after a pooling node; none where the rank is unknown, or
+    where attributes don't fit it: whoever computes the node refuses it."""
     shape, given = type_shape(before), _attributes(node)
     if shape is None or len(shape) - 2 != len(given.get("kernel_shape", [])):
         return [], []
     sizes = [size if isinstance(size, int) else None for size in shape[2:]]
     symbols = [symbol(f"axis{i}") if size is None else size for i, size in enumerate(sizes)]
-    counts = pooled_sizes(given.get, symbols)
+    try:
+        counts = pooled_sizes(given.get, symbols)
+    except Misfit:
+        return [], []
     return sizes, [count if isinstance(count, int) else None for count in counts]
 
 
@@ -145,6 +150,18 @@ def _bodies(node: NodeProto) -> Iterable[GraphProto]:
         yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
+_KINDS: dict[str, AttributeProto.AttributeType] = {
+    **dict.fromkeys(("kernel_shape", "strides", "dilations", "pads"), AttributeProto.INTS),
+    "auto_pad": AttributeProto.STRING,
+    "ceil_mode": AttributeProto.INT,
+}
+"""The attributes that sizes depend on; others, and those of other types, are not looked at."""
+
+
 def _attributes(node: NodeProto) -> dict[str, Any]:
-    found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return {name: v.decode() if isinstance(v, bytes) else v for name, v in found.items()}
+    known = (a for a in node.attribute if a.type == _KINDS.get(a.name))
+    found = {a.name: helper.get_attribute_value(a) for a in known}
+    return {
+        name: value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+        for name, value in found.items()
+    }

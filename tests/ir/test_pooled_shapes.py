@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from secateur.ir.declarations import check_declarations
+from secateur.ir.errors import ModelError
 from secateur.ir.infer import infer_node, infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.simplify import simplify_pipeline
@@ -135,3 +137,34 @@ def test_declaration_that_repeats_the_mistake_is_corrected() -> None:
     read = from_proto(model("MaxPool", 12, WRONG, wrong))
     check_declarations(read)
     assert read.graph.outputs[0].shape == right
+
+
+ODD: dict[str, list[Any]] = {
+    "kernel_shape": [[], [3, 3], [0], [-1], [2**62], 2, "x"],
+    "strides": [[], [1, 1], [0], [-1], [2**62]],
+    "dilations": [[], [2] * 4, [0], [-1], [2**62], 2.5],
+    "pads": [[], [1], [0] * 4, ["x", "y"], [-9, -9], [2**62, 2**62]],
+    "auto_pad": ["SAME_UPPER", "SAMEUPPER", b"\xff", [1]],
+    "ceil_mode": [1, -1, 2**62, "x"],
+}
+
+
+@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool", "LpPool"])
+def test_attributes_that_do_not_fit_are_the_models_mistake(op_type: str) -> None:
+    """Whatever they are, inference ends with an error of the model or finds no shape."""
+    usual = {"kernel_shape": [2], "strides": [2], "dilations": [2]}
+    pairs = [(name, value) for name, values in ODD.items() for value in values]
+    for changes in random.Random(op_type).sample(list(itertools.combinations(pairs, 2)), 60):
+        for declared in (None, [2, 3, 2]):
+            proto = model(op_type, 18, (5, usual), declared)
+            node = proto.graph.node[0]
+            for name, value in changes:
+                kept = [a for a in node.attribute if a.name != name]
+                del node.attribute[:]
+                node.attribute.extend(kept)
+                kind = None if value else onnx.AttributeProto.INTS
+                node.attribute.append(helper.make_attribute(name, value, attr_type=kind))
+            with contextlib.suppress(ModelError):
+                read = from_proto(proto)
+                infer_shapes(read)
+                infer_node(read, read.graph.nodes[0])
