@@ -35,7 +35,11 @@ class ProgramCode(VectorCode):
         self.floats: set[int] = set()
 
     def evaluate(self, program: Program, operands: Sequence[Computed]) -> Computed:
-        """The program's result; intermediate results used twice are computed once."""
+        """The program's result; intermediate results used twice are computed once.
+
+        TVM spells out names, so that what follows a result grows with all that leads to it, and
+        doubles where it is used twice: past a size results are kept in memory.
+        """
         values = list(operands)
         uses: dict[int, int] = {}
         for instruction in program.instructions:
@@ -46,6 +50,7 @@ class ProgramCode(VectorCode):
                 values[i] = self.bind(values[i], program.operands[i])
         self.floats = _only_floats(program)
         types = list(program.operands)
+        spelled = [1] * len(values)  # instructions that each value is, once spelled out
         self.deep = False
         for instruction in program.instructions:
             value = self.instruction(
@@ -55,6 +60,10 @@ class ProgramCode(VectorCode):
             )
             self.deep = self.deep or instruction.name in _DEEP
             types.append("float32" if id(instruction) in self.floats else instruction.dtype)
+            spelled.append(1 + sum(spelled[a] for a in instruction.arguments))
+            if spelled[-1] > _LONGEST and types[-1] != "bool":
+                spelled[-1] = 1
+                value = self.in_memory(value, types[-1])
             multiple = uses.get(len(values), 0) > 1 or instruction.name in _BOUND
             values.append(self.bind(value, types[-1]) if multiple else value)
         return values[program.result]
@@ -98,6 +107,9 @@ class ProgramCode(VectorCode):
             limited = tirx.max(limited, self.number(low, "int32"))
         return cast(limited, instruction.dtype, self.lanes)
 
+
+_LONGEST = 128
+"""Instructions that a value may be, names spelled out."""
 
 Rule = Callable[[ProgramCode, Instruction, list[Computed], list[str]], Any]
 

@@ -13,11 +13,14 @@ from ....ir.graph import Graph, Node, Value, normalize_domain
 from ....ir.infer import blamed
 from ....ir.model import Model
 from ....ir.stand_ins import REQUIRE
-from ....ir.tensor import Tensor
+from ....ir.tensor import Array, Tensor
 from ....passes.simplify.evaluate import evaluate
 
 NODE_LIMIT = 50_000
 """Nodes that one loop may become."""
+
+_KEPT = 4096
+"""Elements that a condition may depend on in one step, for these to be kept for the next."""
 
 
 def unroll(model: Model, refused: dict[Node, str]) -> bool:
@@ -159,6 +162,11 @@ class _Loop(_Unroller):
     output, and the results hold only if the run comes to the same number (`REQUIRE`).
     """
 
+    def __init__(self, model: Model, node: Node) -> None:
+        super().__init__(model, node)
+        self.sources: dict[Value, Value] = {}
+        self.known: dict[Value, Array] = {}
+
     def copies(self) -> list[Node] | None:
         carried_count = len(self.node.inputs) - 2
         limit = self.node.input(0)
@@ -259,33 +267,43 @@ class _Loop(_Unroller):
 
     def _copied(self, value: Value) -> Value:
         """The value that a chain of Identity nodes in the copies hands on."""
+        chain = []
         while value.producer is not None and value.producer.op_type == "Identity":
-            source = value.producer.input(0)
+            source = self.sources.get(value, value.producer.input(0))
             if source is None or value.producer.graph is not None:
                 break
+            chain.append(value)
             value = source
+        self.sources.update(dict.fromkeys(chain, value))
         return value
 
     def _decide(self, keep: Value) -> bool | None:
-        """Whether the loop goes on, where that depends on constants only."""
+        """Whether the loop goes on, where that depends on constants only.
+
+        What was computed for the steps before is not computed again: a counter that is handed
+        on is followed back by one step.
+        """
         constant = self.model.constant(keep)
         if constant is not None:
             return bool(constant.numpy().reshape(()))
-        made = set(self.made)
         needed: dict[Node, None] = {}
-        stack = [keep]
+        stack: list[Value | Node] = [keep]
         while stack:
-            value = stack.pop()
-            if self.model.constant(value) is not None:
+            item = stack.pop()
+            if isinstance(item, Node):  # all that it reads has been added
+                needed[item] = None
                 continue
-            producer = value.producer
-            if producer is None or producer not in made or producer.subgraphs():
+            producer = item.producer
+            if item in self.known or self.model.constant(item) is not None or producer in needed:
+                continue
+            if producer is None or producer.graph is not None or producer.subgraphs():
                 return None
-            if producer not in needed:
-                needed[producer] = None
-                stack.extend(v for v in producer.inputs if v is not None)
-        order = [n for n in self.made if n in needed]
-        found = evaluate(self.model, order, [keep])
+            stack.append(producer)
+            stack.extend(v for v in producer.inputs if v is not None)
+        values = [v for n in needed for v in n.outputs if v is not None]
+        found = evaluate(self.model, list(needed), values, self.known)
+        if sum(array.size for array in found.values()) <= _KEPT:
+            self.known |= found
         return bool(found[keep].reshape(())) if keep in found else None
 
     def _empty(self, index: int, required: Sequence[Value]) -> None:

@@ -80,12 +80,22 @@ def _can_merge(producer: Operation, op: ElementwiseOp, view: View) -> bool:
         return False
     if sum(v.tensor is tensor for v in op.views) != 1:
         return False
+    if isinstance(producer, (ElementwiseOp, Fused)) and _length(producer, op) > _LONGEST:
+        return False
     if isinstance(producer, ElementwiseOp):
         return True
     if not isinstance(producer, Fused):
         return False
     others = [v for v in op.views if v is not view]
     return all(v.is_whole and _fits(producer, v.tensor, op.output.shape) for v in others)
+
+
+_LONGEST = 256
+"""Instructions of a program: longer ones take TVM more than a share of their own."""
+
+
+def _length(producer: ElementwiseOp | Fused, op: ElementwiseOp) -> int:
+    return len(producer.program.instructions) + len(op.program.instructions)
 
 
 def _fits(producer: Fused, tensor: PlanTensor, shape: tuple[int, ...]) -> bool:

@@ -42,8 +42,8 @@ class VectorCode:
         """
         return self.in_memory(value) if self.deep else self.bind(value, "float32")
 
-    def in_memory(self, value: Computed) -> Computed:
-        buffer = self.builder.local(self.lanes, "float32", "t")
+    def in_memory(self, value: Computed, dtype: str = "float32") -> Computed:
+        buffer = self.builder.local(self.lanes, dtype, "t")
         self.builder.store(buffer, value, 0, lanes=self.lanes)
         return load(buffer, 0, lanes=self.lanes)
 
