@@ -56,13 +56,15 @@ class Context:
     """What passes may need besides the model.
 
     `calibration` maps input names to arrays whose first axis counts samples, `seed` starts
-    what passes draw at random. `pruned` is what a pass that cut the model before left for
-    one that recovers it. `kernels` say what the model costs in time on the machine that it is
-    compiled for, which goals in latency are counted by.
+    what passes draw at random. `synthetic` tells that the samples are made up. `pruned` is
+    what a pass that cut the model before left for one that recovers it. `kernels` say what the
+    model costs in time on the machine that it is compiled for, which goals in latency are
+    counted by.
     """
 
     calibration: Mapping[str, Array] | None = None
     seed: int = 0
+    synthetic: bool = False
     pruned: Pruned | None = None
     kernels: Sequence[KernelCost] | None = None
 

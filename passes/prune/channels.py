@@ -82,7 +82,7 @@ class PruneChannels(Pass):
         terms = self._terms(plan, goal, shape_of, context)
         try:
             if samples and data is not None:
-                trials = self._try(model, plan, goal, terms, samples, data.seed)
+                trials = self._try(model, plan, goal, terms, samples, data)
                 allocation = trials[0].allocation
                 selection = plan.selection(trials[0].cut)
             else:
@@ -90,8 +90,8 @@ class PruneChannels(Pass):
                 selection = allocation.selection
         except SecateurError as error:
             raise SecateurError(f"{error}{_hint(model)}") from None
-        default = DEFAULT_WITH_SAMPLES if samples else DEFAULT
-        statistics = explain(plan, selection, allocation.losses(), self.importance or default)
+        importance = self.importance or _usual(context, samples)
+        statistics = explain(plan, selection, allocation.losses(), importance)
         if terms.kernels:
             statistics["latency"] = _latency(plan, selection, terms)
         notes = inlined.notes + _notes(plan.analysis, plan.groups)
@@ -155,9 +155,10 @@ class PruneChannels(Pass):
         goal: Goal,
         terms: Terms,
         arrays: Mapping[str, Array],
-        seed: int,
+        context: Context,
     ) -> list[Trial]:
         """Candidates by trial, the best first, made on a copy that takes many samples at once."""
+        seed = context.seed
         for opened in (True, False):
             copy = model.clone()
             with calibration_runs([copy], arrays, seed, opened=opened) as runs:
@@ -171,7 +172,7 @@ class PruneChannels(Pass):
                     other,
                     search,
                     runs,
-                    importance=self.importance,
+                    importance=self.importance or _usual(context, arrays),
                     seed=seed,
                     rematch=self.rematch,
                 )
@@ -199,6 +200,12 @@ class PruneChannels(Pass):
         if self.align < 1:
             raise SecateurError("prune-channels: align has to be at least 1")
         return given[0]
+
+
+def _usual(context: Context | None, samples: object) -> str:
+    """What orders channels by default: made-up samples say less of them than weights do."""
+    made_up = context is not None and context.synthetic
+    return DEFAULT_WITH_SAMPLES if samples and not made_up else DEFAULT
 
 
 def _hint(model: Model) -> str:

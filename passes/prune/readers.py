@@ -16,6 +16,8 @@ from ...ir.axes.dims import Axis, Dim, product, resolve, term_size
 from ...ir.axes.facts import Analysis
 from ...ir.errors import SecateurError
 from ...ir.graph import Node, Use
+from ...ir.model import Model
+from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 from ..linear.contraction import Contraction
@@ -38,8 +40,14 @@ NOISE = 0.05
 """Variance, relative to that of a layer's output, of the noise added there to measure how much
 the model's outputs depend on it."""
 
-NOISY_RUNS = 2
-"""Runs with noise that this is measured on."""
+NOISY_SAMPLES = 1024
+"""Samples on which that is measured, of all layers together."""
+
+NOISY_LEAST, NOISY_MOST = 8, 64
+"""Samples of one layer."""
+
+NOISY_LAYERS = 96
+"""Layers that are measured at most; others are taken for what the nearest of these are."""
 
 Labels = npt.NDArray[np.int64]
 
@@ -87,16 +95,16 @@ def find_readers(
                 plan.append((layer, labels))
     positions = {node: i for i, node in enumerate(model.graph.nodes)}
     found: list[Reader] = []
-    outputs = [value.name for value in model.graph.outputs]
     with scratch_folder() as folder:
         walk = Walk(model, runs, folder)
         ends = [_end(layer, positions) for layer, _ in plan]
         for (layer, _), end in zip(plan, ends, strict=True):
             walk.keep(layer.source.name, end)
             walk.keep(layer.result.name, end)
+        noise = _Noise(model, walk, runs, len(plan), seed)
         for (layer, labels), end in sorted(zip(plan, ends, strict=True), key=lambda p: p[1]):
             walk.advance(end)
-            found += _measured(layer, labels, walk, outputs, seed)
+            found += _measured(layer, labels, walk, noise, seed)
     return found
 
 
@@ -106,7 +114,7 @@ def _end(layer: Layer, positions: Mapping[Node, int]) -> int:
 
 
 def _measured(
-    layer: Layer, labels: list[dict[Dim, Labels]], walk: Walk, outputs: Sequence[str], seed: int
+    layer: Layer, labels: list[dict[Dim, Labels]], walk: Walk, noise: _Noise, seed: int
 ) -> list[Reader]:
     matrix, _ = layer.read()
     groups, width, out = matrix.shape
@@ -135,7 +143,7 @@ def _measured(
         )
     if together:
         matrix = matrix.reshape(groups, -1, taps, out).sum(axis=2)
-    importance = _sensitivity(layer, walk, outputs, seed) / max(moments.spread(), 1e-30)
+    importance = noise.sensitivity(layer) / max(moments.spread(), 1e-30)
     found = []
     for group in range(groups):
         named = labels[group]
@@ -155,24 +163,77 @@ def _measured(
     return found
 
 
-def _sensitivity(layer: Layer, walk: Walk, outputs: Sequence[str], seed: int) -> float:
-    """Divergence of the model's outputs per relative variance of noise at a layer's output."""
-    name = layer.result.name
-    if name in outputs:
-        return 1.0
-    session = walk.rest()
-    generator = np.random.default_rng(seed)
-    distance = Divergence()
-    for run in range(min(walk.runs, NOISY_RUNS)):
-        feeds = {n: walk.value(n, run) for n in session.input_names}
-        if name not in feeds:
+class _Noise:
+    """How much the model's outputs move with noise at one layer after another.
+
+    Every layer of the graph's order takes a run of all that is behind it, so that deep models
+    are measured on fewer samples and at some of the layers only.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        walk: Walk,
+        runs: Sequence[Mapping[str, Array]],
+        layers: int,
+        seed: int,
+    ) -> None:
+        self._walk = walk
+        self._outputs = {value.name for value in model.graph.outputs}
+        self._every = -(-layers // NOISY_LAYERS)
+        self._seed = seed
+        self._count = 0
+        self._last = 1.0
+        samples = min(max(NOISY_SAMPLES // max(layers, 1), NOISY_LEAST), NOISY_MOST)
+        session = Session(model, threads=0)
+        self._runs: list[tuple[int, int, dict[str, Array]]] = []
+        for number, run in enumerate(runs):
+            if samples <= 0:
+                break
+            outputs = session.run(run)
+            size = _batch([*run.values(), *outputs.values()])
+            taken = min(samples, size) if size else 0
+            self._runs.append((number, taken, outputs))
+            samples -= size or 1
+
+    def sensitivity(self, layer: Layer) -> float:
+        """Divergence of the outputs per relative variance of noise at a layer's output."""
+        name = layer.result.name
+        if name in self._outputs:
             return 1.0
-        result = feeds[name]
-        deviation = np.sqrt(NOISE * float(result.var(dtype=np.float64)))
-        noise = generator.standard_normal(result.shape, np.float32) * deviation
-        noisy = (result + noise).astype(result.dtype)
-        distance.add(session.run(feeds), session.run({**feeds, name: noisy}))
-    return distance.value / NOISE
+        if self._count % self._every == 0:
+            self._last = self._measured(name)
+        self._count += 1
+        return self._last
+
+    def _measured(self, name: str) -> float:
+        session = self._walk.rest()
+        if name not in session.input_names:
+            return 1.0
+        generator = np.random.default_rng(self._seed)
+        distance = Divergence()
+        for run, samples, outputs in self._runs:
+            feeds = {n: self._walk.value(n, run) for n in session.input_names}
+            if samples and _batch(list(feeds.values())):
+                feeds, outputs = _first(feeds, samples), _first(outputs, samples)
+            result = feeds[name]
+            deviation = np.sqrt(NOISE * float(result.var(dtype=np.float64)))
+            noise = generator.standard_normal(result.shape, np.float32) * deviation
+            noisy = {**feeds, name: (result + noise).astype(result.dtype)}
+            moved = session.run(noisy)
+            distance.add({n: outputs[n] for n in moved}, moved)
+        return distance.value / NOISE
+
+
+def _batch(arrays: Sequence[Array]) -> int:
+    """The size that the first axes of all arrays have; 0 where they differ."""
+    sizes = {array.shape[0] if array.ndim else 0 for array in arrays}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def _first(arrays: Mapping[str, Array], samples: int) -> dict[str, Array]:
+    """Of each array the first samples."""
+    return {name: array[:samples] for name, array in arrays.items()}
 
 
 def _taps(layer: Layer) -> int:

@@ -25,6 +25,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..data.datasets import DataSource
     from ..data.fixed_inputs import FixedInputs
 
 
@@ -48,7 +49,7 @@ def command(
     fixed: FixedInputs,
     pruning: dict[str, Any],
     quantize: str | None,
-    calibration: Path | None,
+    calibration: DataSource | None,
     evaluation: Path | None,
     compiler: dict[str, Any],
     threads: int,

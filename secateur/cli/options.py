@@ -6,10 +6,13 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from ..data.datasets import DataSource
 
 SHARE = click.FloatRange(0, 1, min_open=True)
 
@@ -118,10 +121,30 @@ folder_option = click.option(
     help="Folder to write.",
 )
 
+
+class CalibrationType(click.ParamType):  # type: ignore[type-arg]
+    """A file of samples, or `synthetic`, perhaps with a range, for samples that are made up."""
+
+    name = "FILE|synthetic[:LOW:HIGH]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> DataSource:
+        from ..data.synthetic import PREFIX, Synthetic
+
+        if not isinstance(value, str) or value.split(":")[0] != PREFIX:
+            return Path(value)
+        try:
+            return Synthetic.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 calibration_option = click.option(
     "--calibration",
-    type=click.Path(path_type=Path),
-    help="Samples to calibrate with: .npz with one array per model input, first axis samples.",
+    type=CalibrationType(),
+    help="Samples to calibrate with: .npz with one array per model input, first axis samples. "
+    "synthetic makes some up, images between LOW and HIGH.",
 )
 
 evaluation_option = click.option(
@@ -204,6 +227,12 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
             default=True,
             help="Whether layers make up for what went, where there are calibration samples.",
         ),
+        "rematch": click.option(
+            "--rematch",
+            is_flag=True,
+            help="Only give layers' outputs their means and deviations back: takes less time, and "
+            "recovers less.",
+        ),
     }
 
     @functools.wraps(function)
@@ -218,11 +247,12 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _check_recovery(pruning: dict[str, Any], calibration: Path | None, sweeps: bool) -> None:
+def _check_recovery(pruning: dict[str, Any], calibration: DataSource | None, sweeps: bool) -> None:
     """Raises UsageError where nothing could come of what is asked of recovery."""
     source = click.get_current_context().get_parameter_source("recovery")
     asked = {
         "--search": bool(pruning["search"]),
+        "--rematch": pruning["rematch"],
         "--recovery": pruning["recovery"] and source is ParameterSource.COMMANDLINE,
     }
     for name in (name for name, given in asked.items() if given):
@@ -230,8 +260,9 @@ def _check_recovery(pruning: dict[str, Any], calibration: Path | None, sweeps: b
             raise click.UsageError(f"{name} needs a goal, one of {goal_names()}.")
         if calibration is None:
             raise click.UsageError(f"{name} needs samples: --calibration.")
-    if pruning["search"] and not pruning["recovery"]:
-        raise click.UsageError("Give --search or --no-recovery, not both.")
+    for name in ("search", "rematch"):
+        if pruning[name] and not pruning["recovery"]:
+            raise click.UsageError(f"Give --{name} or --no-recovery, not both.")
 
 
 def compiler_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -26,6 +26,7 @@ from .options import (
 from .stepping import print_transformation
 
 if TYPE_CHECKING:
+    from ..data.datasets import DataSource
     from ..data.fixed_inputs import FixedInputs
 
 
@@ -60,7 +61,7 @@ def command(
     target: str | None,
     sweep: str | None,
     sweep_of: str,
-    calibration: Path | None,
+    calibration: DataSource | None,
     evaluation: Path | None,
     seed: int,
     as_json: bool,

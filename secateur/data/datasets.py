@@ -15,26 +15,31 @@ from pathlib import Path
 import numpy as np
 
 from ..ir.errors import SecateurError
-from ..ir.graph import Value
 from ..ir.model import Model
 from ..ir.tensor import Array
 from ..passes.samples import Described, Samples, check_names, check_samples
+from .inputs import model_inputs
 from .npz import DataError, NpzFile
+from .synthetic import Synthetic, synthetic_arrays
 
 LABELS = "labels"
 """Key of the class indices; a model input of that name takes precedence."""
 
 UNLABELLED = f"no accuracy: the samples to evaluate on have no '{LABELS}'"
 
-DataSource = str | os.PathLike[str] | Mapping[str, Array]
+DataSource = str | os.PathLike[str] | Mapping[str, Array] | Synthetic
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Samples checked against a model, and their class indices `[samples]` if known."""
+    """Samples checked against a model, and their class indices `[samples]` if known.
+
+    `synthetic` tells that they are made up.
+    """
 
     samples: Samples
     labels: Array | None = None
+    synthetic: bool = False
 
     def feeds(
         self, limit: int | None = None, sizes: Sequence[int] = (1,)
@@ -56,12 +61,15 @@ class Dataset:
 
 
 def load_dataset(source: DataSource, model: Model) -> Dataset:
-    """Read samples for `model` from an `.npz` file or take them from a mapping.
+    """Read samples for `model` from an `.npz` file, take them from a mapping, or make them up.
 
     Every model input needs one array of its type whose shape is the input's, with
     any number of samples on the first axis. Raises DataError.
     """
     where = "data" if isinstance(source, Mapping) else str(source)
+    if isinstance(source, Synthetic):
+        made = Samples(model, synthetic_arrays(source, model))
+        return Dataset(made, synthetic=True)
     try:
         if isinstance(source, Mapping):
             return _dataset(model, {name: np.asarray(a) for name, a in source.items()})
@@ -86,11 +94,6 @@ def _dataset(model: Model, arrays: dict[str, Array]) -> Dataset:
     samples = Samples(model, arrays)
     _check_finite(samples.arrays)
     return Dataset(samples, None if labels is None else _check_labels(labels, len(samples)))
-
-
-def model_inputs(model: Model) -> list[Value]:
-    """The inputs that a caller has to feed: those without a default."""
-    return [v for v in model.graph.inputs if v.const is None]
 
 
 # --- checks ----------------------------------------------------------------------

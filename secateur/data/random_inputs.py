@@ -26,7 +26,7 @@ from ..ir.model import Model
 from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.sizes import axis_name
-from .datasets import model_inputs
+from .inputs import model_inputs
 from .npz import DataError
 
 OPEN_SIZES = (8, 32, 128, 512)

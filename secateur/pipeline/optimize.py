@@ -89,6 +89,7 @@ class Settings:
     limits: tuple[str, ...] = ()
     normalized: bool = False
     recovery: bool = True
+    rematch: bool = False
     search: float = 0.0
     tune: float = 0.0
     fallback: bool = False
@@ -118,10 +119,10 @@ class Settings:
         """The options of `PruneChannels`; empty where nothing is to be pruned."""
         if not self.goals():
             return {}
-        names = ("scope", "importance", "ignore", "limits", "normalized", "recovery", "search")
+        names = "scope importance ignore limits normalized recovery rematch search"
         return {
             **self.goals(),
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in names.split()},
             "align": self.align or parse_target(self.target).lanes,
         }
 
@@ -149,6 +150,7 @@ def optimize(
     limits: Sequence[str] = (),
     normalized: bool = False,
     recovery: bool = True,
+    rematch: bool = False,
     search: float = 0.0,
     tune: float = 0.0,
     fallback: bool = False,
@@ -187,6 +189,7 @@ def optimize(
         limits=tuple(limits),
         normalized=normalized,
         recovery=recovery,
+        rematch=rematch,
         search=search,
         tune=tune,
         fallback=fallback,
@@ -252,7 +255,8 @@ class _Run:
     def transform(self) -> None:
         """Apply the steps, keeping a session of every result."""
         arrays = None if self.calibration is None else self.calibration.samples.arrays
-        self.context = Context(arrays, self.settings.seed)
+        made_up = self.calibration is not None and self.calibration.synthetic
+        self.context = Context(arrays, self.settings.seed, synthetic=made_up)
         self._apply(simplify_step())
         options = self.settings.pruning()
         if options:

@@ -103,7 +103,9 @@ def transform_file(
         if labelled is not None and labelled.labels is None:
             report.notes.append(UNLABELLED)
         measure(model, report.stages[0])
-        context = Context(None if samples is None else samples.samples.arrays, seed)
+        arrays = None if samples is None else samples.samples.arrays
+        made_up = samples is not None and samples.synthetic
+        context = Context(arrays, seed, synthetic=made_up)
         for changed, result in change(model, context, job.feeds):
             model = changed
             report.passes += result.runs

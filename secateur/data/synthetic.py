@@ -1,0 +1,306 @@
+"""Inputs made up in place of samples, for recovery where there are no data at all.
+
+Images have the spectrum of natural ones, whose amplitude falls with one over the frequency
+(Field, "Relations between the statistics of natural images", 1987), colours that go together,
+and a brightness and contrast of their own; other inputs are noise. Where the model keeps
+statistics of what it was trained on, in BatchNormalization, the images are those of several
+kinds that come nearest to these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from ..ir.errors import SecateurError
+from ..ir.graph import Node, Value, normalize_domain
+from ..ir.model import Model
+from ..ir.partition import extract
+from ..ir.reference import Session
+from ..ir.tensor import Array
+from .inputs import model_inputs
+from .npz import DataError
+from .random_inputs import random_feed
+
+PREFIX = "synthetic"
+
+COUNT = 512
+"""Samples that are made."""
+
+LOOKED_AT = 32
+"""Samples on which statistics are compared."""
+
+COLOURS = 4
+"""Largest number of channels of an axis that counts colours."""
+
+KINDS = tuple(itertools.product((1.0, 1.4), (0.15, 0.25, 0.35), (0.0, 0.5)))
+"""Exponent of the spectrum, typical contrast, and share of colours of their own."""
+
+STATISTICS = 8
+"""Layers, from the first on, whose statistics are compared."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthetic:
+    """Asks for made-up samples; `low` and `high` bound their values, None to read the model."""
+
+    low: float | None = None
+    high: float | None = None
+    count: int = COUNT
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Synthetic:
+        """`synthetic` or `synthetic:LOW:HIGH`. Raises ValueError."""
+        name, *bounds = text.split(":")
+        if name != PREFIX or len(bounds) not in (0, 2):
+            raise ValueError(f"'{text}' is not {PREFIX} or {PREFIX}:LOW:HIGH")
+        if not bounds:
+            return cls()
+        low, high = (float(bound) for bound in bounds)
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise ValueError(f"'{text}': LOW has to lie below HIGH")
+        return cls(low, high)
+
+    def __str__(self) -> str:
+        return PREFIX if self.low is None else f"{PREFIX}:{self.low:g}:{self.high:g}"
+
+
+def synthetic_arrays(source: Synthetic, model: Model) -> dict[str, Array]:
+    """One array for each input, first axis samples.
+
+    Raises DataError where a model takes no such inputs, or the range of an image can't be
+    read from it and isn't given.
+    """
+    feed = random_feed(model, source.seed)
+    inputs = model_inputs(model)
+    images = {value.name: _Image(model, value, feed[value.name].shape) for value in inputs}
+    found: dict[str, Array] = {}
+    by_rows = len({array.shape[:1] for array in feed.values()} - {()}) == 1
+    for value in inputs:
+        image = images[value.name]
+        if image.channel_axis is None:
+            found[value.name] = _noise(source, feed[value.name], by_rows=by_rows)
+        else:
+            image.read_range(source)
+    drawn = {name: image for name, image in images.items() if image.channel_axis is not None}
+    kind = _nearest_kind(source, model, drawn, found)
+    for name, image in drawn.items():
+        found[name] = image.draw(kind, source.count, source.seed)
+    return {value.name: found[value.name] for value in inputs}
+
+
+class _Image:
+    """What is known of an input that is an image: which axis counts colours, and its range."""
+
+    def __init__(self, model: Model, value: Value, shape: tuple[int, ...]) -> None:
+        self._model, self._value = model, value
+        self.shape = shape
+        self.channel_axis = _channel_axis(shape) if value.dtype in _IMAGES else None
+        self.low, self.high = 0.0, 1.0
+
+    def read_range(self, source: Synthetic) -> None:
+        """Take the range that is asked for, else what the model expects."""
+        if source.low is not None and source.high is not None:
+            self.low, self.high = source.low, source.high
+            return
+        if self._value.dtype == TensorProto.UINT8:
+            self.low, self.high = 0.0, 255.0
+            return
+        centre = _expected_mean(self._model, self._value)
+        if centre is None:
+            raise DataError(
+                f"{PREFIX}: the range of input '{self._value.name}' can't be read from the model; "
+                f"give it as {PREFIX}:LOW:HIGH (as in {PREFIX}:0:255)"
+            )
+        self.low, self.high = next(
+            (bounds for most, bounds in _RANGES if centre <= most), (0.0, 255.0)
+        )
+
+    def draw(self, kind: tuple[float, float, float], count: int, seed: int) -> Array:
+        """Images of a kind within the range."""
+        assert self.channel_axis is not None
+        exponent, contrast, colour = kind
+        random = np.random.default_rng(seed)
+        channels = self.shape[self.channel_axis]
+        sides = [n for axis, n in enumerate(self.shape) if axis not in (0, self.channel_axis)]
+        found = np.empty((count, channels, *sides), np.float32)
+        filter_ = _spectrum(sides, exponent)
+        for index in range(count):
+            grey = _field(random, filter_)
+            strength = contrast * np.exp(0.4 * random.standard_normal())
+            level = 0.5 + 0.15 * random.standard_normal()
+            tint = 0.08 * random.standard_normal(channels)
+            for channel in range(channels):
+                own = _field(random, filter_)
+                mixed = np.sqrt(1 - colour**2 / 4) * grey + colour / 2 * own
+                found[index, channel] = level + tint[channel] + strength * mixed
+        found = np.clip(found, 0, 1) * (self.high - self.low) + self.low
+        moved = np.moveaxis(found, 1, self.channel_axis)
+        if self._value.dtype == TensorProto.UINT8:
+            moved = np.round(moved)
+        dtype = helper.tensor_dtype_to_np_dtype(self._value.dtype)
+        return np.ascontiguousarray(moved, dtype)
+
+
+_IMAGES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8)
+
+_RANGES = ((0.05, (-1.0, 1.0)), (1.0, (0.0, 1.0)))
+"""The largest mean that a model expects, and the usual range that has it; else 0 to 255."""
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
+    if len(shape) != 4 or min(shape[1:]) < 1:
+        return None
+    for axis in (1, 3):
+        if shape[axis] <= COLOURS < min(n for i, n in enumerate(shape) if i not in (0, axis)):
+            return axis
+    return None
+
+
+def _spectrum(sides: list[int], exponent: float) -> Array:
+    grids = np.meshgrid(*(np.fft.fftfreq(n) * n for n in sides), indexing="ij")
+    radius = np.sqrt(sum(np.square(grid) for grid in grids))
+    found: Array = np.where(radius > 0, 1 / np.maximum(radius, 1) ** exponent, 0)
+    return found
+
+
+def _field(random: np.random.Generator, spectrum: Array) -> Array:
+    """Noise of a spectrum, of mean 0 and deviation 1."""
+    noise = np.fft.fftn(random.standard_normal(spectrum.shape)) * spectrum
+    field = np.fft.ifftn(noise).real
+    found: Array = field / max(float(field.std()), 1e-12)
+    return found
+
+
+def _noise(source: Synthetic, like: Array, *, by_rows: bool) -> Array:
+    """Normal, or uniform within the bounds; integers as in the one run that is known to work.
+
+    Either each row or the whole of it is a sample.
+    """
+    random = np.random.default_rng(source.seed)
+    shape = (source.count, *(like.shape[1:] if by_rows and like.ndim else like.shape))
+    if like.dtype.kind == "f":
+        if source.low is not None and source.high is not None:
+            return random.uniform(source.low, source.high, shape).astype(like.dtype)
+        return random.standard_normal(shape).astype(like.dtype)
+    flat = like.reshape(-1)
+    if not flat.size:
+        return np.zeros(shape, like.dtype)
+    return random.choice(flat, shape).astype(like.dtype)
+
+
+def _expected_mean(model: Model, value: Value) -> float | None:
+    """The value that a model takes for the middle of its input, by what it does with it first."""
+    scale, shift = 1.0, 0.0  # what was made of the input so far is scale * input + shift
+    while True:
+        users = [user for user in value.users if isinstance(user, Node)]
+        if len(users) != 1 or normalize_domain(users[0].domain) != "":
+            return None
+        node = users[0]
+        if node.op_type == "BatchNormalization":
+            mean = model.constant(node.input(3))
+            return None if mean is None else (float(np.mean(mean.numpy())) - shift) / scale
+        if node.op_type in ("Add", "Sub", "Mul", "Div"):
+            other = next((v for v in node.inputs if v is not value), None)
+            tensor = model.constant(other)
+            if tensor is None or (node.op_type == "Sub" and node.input(0) is not value):
+                return None
+            number = float(np.mean(tensor.numpy()))
+            if node.op_type in ("Mul", "Div"):
+                if not number or (node.op_type == "Div" and node.input(0) is not value):
+                    return None
+                factor = number if node.op_type == "Mul" else 1 / number
+                scale, shift = scale * factor, shift * factor
+            else:
+                shift += number if node.op_type == "Add" else -number
+                return -shift / scale
+        elif node.op_type not in ("Cast", "Identity", "Reshape", "Transpose"):
+            return None
+        following = node.output(0)
+        if following is None:
+            return None
+        value = following
+
+
+def _nearest_kind(
+    source: Synthetic,
+    model: Model,
+    images: Mapping[str, _Image],
+    others: Mapping[str, Array],
+) -> tuple[float, float, float]:
+    """Images of which the first layers' statistics are nearest to those that the model keeps."""
+    usual = KINDS[len(KINDS) // 2]
+    nodes = _normalizations(model)[:STATISTICS]
+    if not nodes or not images:
+        return usual
+    read = [node.input(0) for node in nodes]
+    needed = list(dict.fromkeys(value for value in read if value is not None))
+    graph = model.graph.nodes
+    position = max(graph.index(v.producer) for v in needed if v.producer is not None)
+    try:
+        session = Session(extract(model, graph[: position + 1], needed)[0], threads=0)
+        distances = [
+            _distance(session, model, nodes, _feeds(source, session, kind, images, others))
+            for kind in KINDS
+        ]
+    except SecateurError:
+        return usual
+    return KINDS[int(np.argmin(distances))]
+
+
+def _normalizations(model: Model) -> list[Node]:
+    """Nodes that hold the statistics of what they read in training."""
+    return [
+        node
+        for node in model.graph.nodes
+        if node.op_type == "BatchNormalization"
+        and normalize_domain(node.domain) == ""
+        and all(model.constant(node.input(position)) is not None for position in (3, 4))
+        and node.input(0) is not None
+        and node.inputs[0].producer is not None  # type: ignore[union-attr]
+    ]
+
+
+def _feeds(
+    source: Synthetic,
+    session: Session,
+    kind: tuple[float, float, float],
+    images: Mapping[str, _Image],
+    others: Mapping[str, Array],
+) -> list[dict[str, Array]]:
+    """Runs of a few samples, in the size that each input declares."""
+    arrays = {name: image.draw(kind, LOOKED_AT, source.seed) for name, image in images.items()}
+    size = min(image.shape[0] for image in images.values())
+    runs = range(0, LOOKED_AT - size + 1, size)
+    return [
+        {
+            name: (arrays[name] if name in arrays else others[name])[start : start + size]
+            for name in session.input_names
+        }
+        for start in runs
+    ]
+
+
+def _distance(
+    session: Session, model: Model, nodes: list[Node], feeds: list[dict[str, Array]]
+) -> float:
+    """Of the statistics on some runs from those that are kept, in units of the deviations."""
+    runs = [session.run(feed) for feed in feeds]
+    total = 0.0
+    for node in nodes:
+        value = node.inputs[0]
+        mean, variance = (model.constant(node.input(position)) for position in (3, 4))
+        assert value is not None
+        assert mean is not None
+        assert variance is not None
+        seen = np.concatenate([run[value.name] for run in runs]).astype(np.float64)
+        axes = (0, *range(2, seen.ndim))
+        deviation = np.sqrt(np.asarray(variance.numpy(), np.float64) + 1e-12)
+        centre = (seen.mean(axes) - mean.numpy()) / deviation
+        total += float(np.mean(np.square(centre) + np.square(seen.std(axes) / deviation - 1)))
+    return total
