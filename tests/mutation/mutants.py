@@ -65,7 +65,7 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
 def expressions(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes but for decorators that declare a class: nobody sees that it isn't frozen."""
     for node in ast.iter_child_nodes(tree):
-        if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "dataclasses.dataclass"):
+        if not (isinstance(node, ast.Call) and ast.unparse(node.func).endswith("dataclass")):
             yield node
             yield from expressions(node)
 
