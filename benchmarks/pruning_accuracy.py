@@ -3,13 +3,20 @@
     python benchmarks/pruning_accuracy.py MODEL POOL.npz TEST.npz --macs 0.7 --macs 0.5
 
 Calibration samples are drawn from POOL, whose labels are not looked at; TEST has labels, and
-nothing is chosen by it. For each share of the MACs: top-1 of the cut and of the recovered
-model, points lost with the standard error of the paired difference, and the divergence of the
-recovered model's scores from the original's.
+nothing is chosen by it. For each share of the MACs a row of a table: top-1 of the cut and of
+the recovered model, points lost with the standard error of the paired difference, the
+divergence of the recovered model's scores from the original's, and with --int8 top-1 after
+quantizing it, too.
+
+With --net NAME, MODEL is a net of `secateur.models.zoo.trained` whose weights lie beside it
+as .pt; where Torch-Pruning is installed, it prunes them to the same MACs, in eight ways, of
+which the best on TEST counts, and the same with BatchNormalization recalibrated on the
+calibration samples.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +32,14 @@ from secateur.passes.linear.divergence import Divergence
 from secateur.passes.linear.opening import open_batch
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import PruneChannels, Recover
+from secateur.passes.quantize import QuantizeStatic
 from secateur.passes.simplify import simplify_pipeline
 from secateur.passes.sizes import infer_sizes
 
 Array = Any
 BATCH = 100
+
+HEADER = ["MACs", "cut", "recovered", "points lost", "between draws", "divergence"]
 
 
 @click.command()
@@ -40,6 +50,8 @@ BATCH = 100
 @click.option("--samples", type=int, default=512, show_default=True, help="Of each draw.")
 @click.option("--draws", type=int, default=5, show_default=True)
 @click.option("--search", type=float, default=0.0, help="Minutes of search for widths.")
+@click.option("--int8", is_flag=True, help="Quantize what was recovered, too.")
+@click.option("--net", help="Name of the net, to compare with Torch-Pruning.")
 def main(
     model: Path,
     pool: Path,
@@ -48,6 +60,8 @@ def main(
     samples: int,
     draws: int,
     search: float,
+    int8: bool,
+    net: str | None,
 ) -> None:
     original = load(model)
     PassManager(simplify_pipeline()).run(original)
@@ -56,36 +70,93 @@ def main(
     arrays = load_dataset(pool, original).samples.arrays
     if labelled.labels is None:
         raise click.UsageError(f"{test} has no labels")
-    scores = outputs(original, labelled.samples.arrays)
-    right = scores.argmax(axis=1) == labelled.labels
-    click.echo(f"original {100 * right.mean():.2f} %, {len(right)} samples")
+    inputs, labels = labelled.samples.arrays, labelled.labels
+    scores = outputs(original, inputs)
+    right = scores.argmax(axis=1) == labels
+    peer = None if net is None else find_peer(net, model, inputs, labels)
+    print(f"original {percent(right)} %, {len(right)} samples, {draws} draws of {samples}\n")
+    header = HEADER + ["int8"] * int8 + ["Torch-Pruning", "recalibrated"] * (peer is not None)
+    print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
     for share in shares:
-        lost, cut, distances = [], [], []
-        for draw in range(draws):
-            chosen = np.random.default_rng(draw).permutation(len(next(iter(arrays.values()))))
-            drawn = {name: array[chosen[:samples]] for name, array in arrays.items()}
-            found = {}
-            for recovery in (False, True):
-                pruned = original.clone()
-                passes = [PruneChannels(macs=share, search=search), *[Recover()] * recovery]
-                PassManager(passes).run(pruned, Context(drawn, seed=draw))
-                infer_sizes(pruned)
-                found[recovery] = outputs(pruned, labelled.samples.arrays)
-            kept = found[True].argmax(axis=1) == labelled.labels
-            cut.append(100 * np.mean(found[False].argmax(axis=1) == labelled.labels))
-            lost.append(100 * (right.astype(float) - kept))
-            distance = Divergence()
-            distance.add({"scores": scores}, {"scores": found[True]})
-            distances.append(distance.value)
+        rows = [
+            Draw(original, arrays, samples, draw, share, search, int8).measure(inputs, labels)
+            for draw in range(draws)
+        ]
+        for row, draw in zip(rows, range(draws), strict=True):
+            print(f"  draw {draw}: {percent(row['recovered'])} %", file=sys.stderr)
+        lost = [100 * (right.astype(float) - row["recovered"]) for row in rows]
         paired = np.mean(lost, axis=0)
         error = paired.std(ddof=1) / np.sqrt(len(paired))
-        draws_error = np.std([each.mean() for each in lost])
-        click.echo(
-            f"{share:.0%} of the MACs: cut {np.mean(cut):.2f} %, recovered "
-            f"{100 * right.mean() - paired.mean():.2f} %: {paired.mean():.2f} points lost "
-            f"(standard error {error:.2f}, between draws {draws_error:.2f}), "
-            f"divergence {np.mean(distances):.4f}"
-        )
+        distances = []
+        for row in rows:
+            distance = Divergence()
+            distance.add({"scores": scores}, {"scores": row["scores"]})
+            distances.append(distance.value)
+        cells = [
+            f"{np.mean([row['macs'] for row in rows]):.1%}",
+            percent([row["cut"] for row in rows]),
+            percent([row["recovered"] for row in rows]),
+            f"{paired.mean():.2f} ± {error:.2f}",
+            f"{np.std([each.mean() for each in lost]):.2f}",
+            f"{np.mean(distances):.3f}",
+        ]
+        if int8:
+            cells.append(percent([row["int8"] for row in rows]))
+        if peer is not None:
+            images = next(iter(arrays.values()))
+            cells += peer.cells(share, [images[drawn(images, samples, d)] for d in range(draws)])
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def drawn(array: Array, samples: int, draw: int) -> Array:
+    """Which samples of a pool a draw takes."""
+    return np.random.default_rng(draw).permutation(len(array))[:samples]
+
+
+def percent(right: Any) -> str:
+    return f"{100 * np.mean(right):.2f}"
+
+
+class Draw:
+    """One draw of calibration samples, and the model that they make."""
+
+    def __init__(
+        self,
+        original: Model,
+        arrays: dict[str, Array],
+        samples: int,
+        draw: int,
+        share: float,
+        search: float,
+        int8: bool,
+    ) -> None:
+        first = next(iter(arrays.values()))
+        chosen = drawn(first, samples, draw)
+        self.context = Context({name: a[chosen] for name, a in arrays.items()}, seed=draw)
+        self.original, self.share, self.search, self.int8 = original, share, search, int8
+
+    def measure(self, inputs: dict[str, Array], labels: Array) -> dict[str, Array]:
+        """Which samples the cut, the recovered and the quantized model are right about."""
+        model = self.original.clone()
+        pruning = PassManager([PruneChannels(macs=self.share, search=self.search)])
+        (record,) = pruning.run(model, self.context)
+        statistics = record.result.statistics
+        infer_sizes(model)
+        cut = outputs(model, inputs).argmax(axis=1) == labels
+        PassManager([Recover()]).run(model, self.context.after(record.result))
+        infer_sizes(model)
+        scores = outputs(model, inputs)
+        found = {
+            "macs": statistics["macs_after"] / statistics["macs_before"],
+            "cut": cut,
+            "recovered": scores.argmax(axis=1) == labels,
+            "scores": scores,
+        }
+        if self.int8:
+            PassManager([QuantizeStatic()]).run(model, self.context)
+            infer_sizes(model)
+            found["int8"] = outputs(model, inputs).argmax(axis=1) == labels
+        return found
 
 
 def outputs(model: Model, arrays: dict[str, Array]) -> Array:
@@ -99,6 +170,15 @@ def outputs(model: Model, arrays: dict[str, Array]) -> Array:
             feeds = {name: array[start : start + size] for name, array in arrays.items()}
             found.append(session.run(feeds)[session.output_names[0]])
     return np.concatenate(found).reshape(count, -1)
+
+
+def find_peer(net: str, model: Path, inputs: dict[str, Array], labels: Array) -> Any:
+    try:
+        from torch_pruning_peer import TorchPruning
+    except ImportError:
+        print("Torch-Pruning is not installed: not compared", file=sys.stderr)
+        return None
+    return TorchPruning(net, model.with_suffix(".pt"), next(iter(inputs.values())), labels)
 
 
 if __name__ == "__main__":

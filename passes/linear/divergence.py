@@ -48,13 +48,24 @@ class Divergence:
 
 def _kullback_leibler(want: Array, have: Array) -> tuple[float, float]:
     """Sum over the rows, and how many there are."""
-    if (want >= 0).all() and np.allclose(want.sum(axis=1), 1, atol=1e-3):
+    if is_distribution(want):
         p, log_p = want, np.log(np.maximum(want, FLOOR))
         log_q = np.log(np.maximum(have, FLOOR))
     else:
         log_p, log_q = _log_softmax(want), _log_softmax(have)
         p = np.exp(log_p)
     return float((p * (log_p - log_q)).sum()), float(len(want))
+
+
+def is_distribution(scores: Array) -> bool:
+    """Whether rows [samples, classes] are probabilities as they are."""
+    return bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-3))
+
+
+def probabilities(scores: Array) -> Array:
+    """The softmax of each row."""
+    found: Array = np.exp(_log_softmax(scores))
+    return found
 
 
 def _log_softmax(scores: Array) -> Array:

@@ -82,7 +82,12 @@ class Solvable(ABC):
 
 
 class Layer(Solvable):
-    """A node, its input, and the output that its weights should make right."""
+    """A node, its input, and the output that its weights should make right.
+
+    `place` holds its bias, if it has one.
+    """
+
+    place: BiasPlace | None = None
 
     def __init__(
         self, model: Model, node: Node, source: Value, result: Value, position: int = 1
@@ -138,6 +143,7 @@ class ConvolutionLayer(Layer):
     def __init__(self, model: Model, node: Node, source: Value, result: Value) -> None:
         super().__init__(model, node, source, result)
         self.transposed = node.op_type == "ConvTranspose"
+        self.place = BiasPlace(node, 2)
         self.kernel = self.weights.shape[2:]
         self.groups = int(node.get("group", 1))
         self._indices: tuple[tuple[int, ...], tuple[int, ...], Positions] | None = None

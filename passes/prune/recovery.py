@@ -34,6 +34,7 @@ from .equations import (
     loses_sequences,
 )
 from .masking import PruningRecord, first_output
+from .refinement import Refined, refine
 
 SAMPLES = 512
 """Samples that are used at most: twice as many gain little, and take twice as long."""
@@ -50,6 +51,9 @@ ROWS_FOR_EACH = 16
 ROUNDS = 2
 """Times that targets behind a clipping activation are adapted to what was reached."""
 
+HELD_OUT = 8
+"""One run in so many is not fitted, to judge by it what all layers together reach."""
+
 UNCHANGED = 1e-10
 """Error, as a share of the targets' variance, up to which a layer is left as it is."""
 
@@ -59,9 +63,13 @@ class Recover(Pass):
     """Let the layers of a model that was pruned before make up for what is gone.
 
     Least squares on calibration samples: each layer, in execution order, comes as near as it
-    can to what it put out in the original (`recover`). Needs samples, and the original that
-    the pass which pruned the model leaves behind; without them it changes nothing and says so.
+    can to what it put out in the original (`recover`). Then, with `refine`, all of them
+    together come nearer to the original's outputs (`refinement.py`). Needs samples, and the
+    original that the pass which pruned the model leaves behind; without them it changes nothing
+    and says so.
     """
+
+    refine: bool = True
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         if context is None or not context.calibration or context.pruned is None:
@@ -74,11 +82,22 @@ class Recover(Pass):
         original = pruned.original.clone()
         infer_sizes(original)
         arrays, seed = context.calibration, context.seed
+        refined = Refined()
         with calibration_runs([original, model], arrays, seed) as runs:
-            found = recover(original, model, pruned.record, runs, seed=seed, rematch=pruned.rematch)
+            refines = self.refine and not pruned.rematch
+            held = runs[HELD_OUT - 1 :: HELD_OUT] if refines else []
+            fitted = [run for k, run in enumerate(runs) if k % HELD_OUT != HELD_OUT - 1 or not held]
+            found = recover(
+                original, model, pruned.record, fitted, seed=seed, rematch=pruned.rematch
+            )
+            changed = any(layer.after != layer.before for layer in found.layers)
+            if refines and changed:
+                refined = refine(original, model, fitted, held, seed=seed)
+        if refined.reason:
+            found.notes.append(Note("", self.name, f"layers together: {refined.reason}"))
         layers = [dataclasses.asdict(layer) for layer in found.layers]
-        changed = any(layer.after != layer.before for layer in found.layers)
-        return PassResult(changed, {"layers": layers}, found.notes)
+        statistics = {"layers": layers, "together": dataclasses.asdict(refined)}
+        return PassResult(changed, statistics, found.notes)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,9 @@ from secateur.passes.manager import PassManager
 from secateur.passes.prune import PruneChannels, Recover
 from secateur.passes.prune.importance import CRITERIA, group_scores
 from secateur.passes.prune.plan import PruningPlan
-from secateur.passes.prune.recovery import recover
+from secateur.passes.prune.portfolio import divergence
+from secateur.passes.prune.recovery import calibration_runs, recover
+from secateur.passes.prune.refinement import refine
 from secateur.passes.simplify import simplify_pipeline
 from secateur.passes.sizes import infer_sizes
 from tests.ir.axes.graphs import network
@@ -466,3 +468,67 @@ def test_rematching_is_less_than_solving_and_more_than_nothing():
         best = records[0].result.statistics["candidates"][0]
         distances[rematch] = best["divergence"]
     assert distances[False] < distances[True] < best["divergence_unrecovered"]
+
+
+def together(model, pruned, x, held=2):
+    """What steps of all layers together make of a pruned model."""
+    with calibration_runs([model, pruned], {"x": x}, 0) as runs:
+        return refine(model, pruned, runs[:-held], runs[-held:])
+
+
+def test_all_layers_together_come_nearer_and_stay_a_valid_model():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((512, 1, 8, 8)).astype(np.float32)
+    net = Net(0)
+    hidden = net.add("Relu", net.add("Conv", "x", net.constant(random.normal(0, 0.3, (12, 1, 3, 3)))))
+    hidden = net.add("Conv", hidden, net.constant(random.normal(0, 0.1, (12, 12, 3, 3))))
+    pooled = net.add("Flatten", net.add("GlobalAveragePool", net.add("Relu", hidden)))
+    model = net.model(
+        ["n", 1, 8, 8], net.add("Gemm", pooled, net.constant(random.normal(0, 5, (12, 5))))
+    )
+    pruned = model.clone()
+    records = PassManager([PruneChannels(macs=0.3)]).run(pruned, Context({"x": x[:128]}))
+    PassManager([Recover(refine=False)]).run(
+        pruned, Context({"x": x[:128]}).after(records[0].result)
+    )
+    infer_sizes(pruned)
+    before = pruned.clone()
+    infer_sizes(before)
+    found = together(model, pruned, x[128:384])
+    assert found.steps > 0
+    assert found.layers == 3
+    assert found.after < 0.9 * found.before
+    onnx.checker.check_model(to_proto(pruned), full_check=True)
+    fresh = [{"x": x[k : k + 1]} for k in range(384, 512)]
+    want = [Session(model).run(run) for run in fresh]
+    assert divergence(want, pruned, fresh) < 0.9 * divergence(want, before, fresh)
+    assert [node.op_type for node in pruned.graph.nodes] == [n.op_type for n in before.graph.nodes]
+
+
+def test_nothing_to_come_nearer_to_changes_nothing():
+    x = np.random.default_rng(0).standard_normal((96, 1, 8, 8)).astype(np.float32)
+    model = digits_like()
+    same = model.clone()
+    infer_sizes(same)
+    before = to_proto(same).SerializeToString()
+    found = together(model, same, x)
+    assert "nothing left" in found.reason
+    assert to_proto(same).SerializeToString() == before
+
+
+def test_too_few_samples_or_too_much_work_is_said():
+    x = np.random.default_rng(0).standard_normal((96, 1, 8, 8)).astype(np.float32)
+    model = digits_like()
+    assert "too few" in together(model, model.clone(), x[:16]).reason
+    with calibration_runs([model], {"x": x}, 0) as runs:
+        assert "time for" in refine(model, model.clone(), runs, runs, macs=1e5).reason
+
+
+def test_models_without_gradients_are_left_alone_and_that_is_said():
+    net = Net(0)
+    random = net.random
+    hidden = net.add("Gemm", "x", net.constant(random.standard_normal((8, 9))))
+    out = net.add("Gemm", hidden, net.constant(random.standard_normal((9, 4))))
+    model = net.model(["n", 8], net.add("Round", out))
+    x = random.standard_normal((128, 8)).astype(np.float32)
+    assert "Round" in together(model, model.clone(), x).reason
