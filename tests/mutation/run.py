@@ -82,7 +82,17 @@ def run(tests: list[str], limit: int) -> int:
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nothing, stream)
-    options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-profile=fixed"]
+    options = [
+        "-q",
+        "-x",
+        "-n",
+        "0",
+        "-m",
+        "",
+        "-p",
+        "no:cacheprovider",
+        "--hypothesis-profile=fixed",
+    ]
     try:
         return int(pytest.main([*options, *tests]))
     except BaseException:

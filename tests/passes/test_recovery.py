@@ -480,7 +480,9 @@ def test_all_layers_together_come_nearer_and_stay_a_valid_model():
     random = np.random.default_rng(0)
     x = random.standard_normal((512, 1, 8, 8)).astype(np.float32)
     net = Net(0)
-    hidden = net.add("Relu", net.add("Conv", "x", net.constant(random.normal(0, 0.3, (12, 1, 3, 3)))))
+    hidden = net.add(
+        "Relu", net.add("Conv", "x", net.constant(random.normal(0, 0.3, (12, 1, 3, 3))))
+    )
     hidden = net.add("Conv", hidden, net.constant(random.normal(0, 0.1, (12, 12, 3, 3))))
     pooled = net.add("Flatten", net.add("GlobalAveragePool", net.add("Relu", hidden)))
     model = net.model(

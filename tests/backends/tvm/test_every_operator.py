@@ -148,13 +148,17 @@ def test_compiled_operators_equal_onnx_runtime(artifacts: list[Joined]) -> None:
 
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_special_values_go_where_onnx_runtime_lets_them(artifacts: list[Joined], kind: str) -> None:
+    assert check_special(artifacts, kind) > 100
+
+
+def check_special(artifacts: list[Joined], kind: str) -> int:
     random = np.random.default_rng(0)
     count = 0
     for joined in artifacts:
         feeds = {p: special(part, kind, random) for p, part in joined.parts.items()}
         skipped = {p for p, part in joined.parts.items() if part.operators & {*UNEQUAL}}
         count += check(joined, feeds, skipped)
-    assert count > 100
+    return count
 
 
 def special(part: Part, kind: str, random: np.random.Generator) -> Feeds:
@@ -202,6 +206,17 @@ def assert_close(have: Array, want: Array, what: str, operators: set[str]) -> No
         largest = float(np.abs(want[np.isfinite(want)]).max(initial=0.0))
         atol = 1e-5 * largest + 1e-6
     np.testing.assert_allclose(have, want, rtol=rtol, atol=atol, err_msg=what)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op_type", sorted(lowered() - {"Unique"}))
+def test_an_operator_by_itself(tmp_path: Path, op_type: str) -> None:
+    """The tests above of one operator, in a second: for who works on it."""
+    parts = [part for part in cases(1) if op_type in part.operators]
+    found = list(compile_parts(parts, tmp_path, refused={}))
+    assert sum(check(j, {p: part.feeds for p, part in j.parts.items()}) for j in found)
+    for kind in SPECIAL:
+        check_special(found, kind)
 
 
 @pytest.mark.slow
