@@ -198,9 +198,14 @@ def matmul_macs(node: Node, shape: ShapeOf) -> int:
 def einsum_macs(node: Node, shape: ShapeOf) -> int:
     """Product of the sizes of all labels; exact for two operands."""
     left = node.get("equation", "").replace(" ", "").partition("->")[0]
-    if "..." in left or "," not in left:
+    if "," not in left:
         return 0
     sizes: dict[str, int] = {}
     for labels, value in zip(left.split(","), node.inputs, strict=False):
-        sizes.update(zip(labels, shape(value), strict=False))
+        own = shape(value)
+        named = labels.replace("...", "")
+        for label, size in zip(
+            labels.replace("...", _ellipsis(len(own) - len(named))), own, strict=False
+        ):
+            sizes[label] = size if sizes.get(label, 1) == 1 else sizes[label]
     return math.prod(sizes.values())

@@ -63,9 +63,13 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
 
 
 def expressions(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but for decorators that declare a class: nobody sees that it isn't frozen."""
+    """All nodes whose change can be seen.
+
+    Nobody sees that a class isn't frozen, or that a loop over pairs doesn't ask for equal lengths.
+    """
     for node in ast.iter_child_nodes(tree):
-        if not (isinstance(node, ast.Call) and ast.unparse(node.func).endswith("dataclass")):
+        declares = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("dataclass")
+        if not declares and not (isinstance(node, ast.keyword) and node.arg == "strict"):
             yield node
             yield from expressions(node)
 

@@ -1,0 +1,117 @@
+"""Forms of operators at the edge of what their rules follow: what is followed stays free."""
+
+from __future__ import annotations
+
+import pytest
+
+from secateur.ir.axes import dims
+from secateur.ir.cost import count
+from secateur.ir.dependencies.analysis import Analysis, analyze
+from secateur.ir.graph import Use
+from secateur.ir.infer import infer_shapes
+from secateur.ir.model import Model
+from secateur.ir.text import parse_model
+
+
+def read(interface: str, nodes: str) -> Model:
+    head = 'model <ir_version = 9, opset = ["" = 17, "com.microsoft" = 1]>\n'
+    model = parse_model(f"{head}graph g {interface} {{\n{nodes}\n}}")
+    infer_shapes(model)
+    return model
+
+
+def free_axes(analysis: Analysis, name: str) -> list[bool]:
+    """Which axes of a value may lose indices."""
+    value = next(v for v in analysis.model.graph.values() if v.name == name)
+    axes = analysis.axes[value]
+    assert axes is not None
+    return [bool(axis) and not dims.is_locked(axis) for axis in axes]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_indices_of_any_depth_are_followed(depth: int) -> None:
+    """GatherND with as many indices as axes takes single elements."""
+    model = read(
+        f"(%x: float[4, 5, 6], %i: int64[7, {depth}]) -> (%y: float[*])",
+        "%a = Relu(%x)\n%y = GatherND(%a, %i)",
+    )
+    analysis = analyze(model)
+    assert not analysis.unruled
+    value = next(v for v in model.graph.values() if v.name == "y")
+    assert len(analysis.axes[value] or ()) == 1 + 3 - depth
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_an_ellipsis_may_stand_for_no_axis(batch: tuple[int, ...]) -> None:
+    sizes = "".join(f"{n}, " for n in batch)
+    model = read(
+        f"(%x: float[{sizes}4, 5], %z: float[{sizes}5, 6]) -> (%y: float[{sizes}4, 6])",
+        '%a = Relu(%x)\n%y = Einsum(%a, %z) {equation = "...ij,...jk->...ik"}',
+    )
+    assert not analyze(model).unruled
+    assert count(model).macs == 4 * 5 * 6 * (2 if batch else 1) * (3 if len(batch) > 1 else 1)
+
+
+def test_sizes_of_one_broadcast_where_products_are_counted() -> None:
+    model = read(
+        "(%x: float[1, 4, 5], %z: float[3, 5, 6]) -> (%y: float[3, 4, 6])",
+        '%y = Einsum(%x, %z) {equation = "...ij,...jk->...ik"}',
+    )
+    assert count(model).macs == 3 * 4 * 5 * 6
+
+
+@pytest.mark.parametrize("position", [3, 5, 6])
+def test_what_there_is_of_each_column_goes_with_it(position: int) -> None:
+    """Scales, zero points and biases of a product of integers with a float result."""
+    model = read(
+        "(%x: uint8[4, 5]) -> (%y: float[4, 6])",
+        """const %one: uint8[1] = [1]
+        const %scale: float[1] = [0.5]
+        const %w: uint8[5, 6] = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6],
+          [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]]
+        const %scales: float[6] = [1, 1, 1, 1, 1, 1]
+        const %zeros: uint8[6] = [0, 1, 2, 3, 4, 5]
+        const %bias: float[6] = [1, 1, 1, 1, 1, 1]
+        %y = "com.microsoft"::MatMulIntegerToFloat(
+          %x, %w, %scale, %scales, %one, %zeros, %bias)""",
+    )
+    analysis = analyze(model)
+    node = model.graph.nodes[-1]
+    (axis,) = analysis.parameters[Use(node, position)].blocks[0]
+    columns = analysis.parameters[Use(node, 1)].blocks[0][1]
+    assert dims.resolve(axis) == dims.resolve(columns)
+
+
+def test_attention_costs_a_product_with_keys_and_one_with_values() -> None:
+    model = read(
+        "(%q: float[2, 3, 8], %k: float[2, 5, 8], %v: float[2, 5, 4]) -> (%y: float[2, 3, 4])",
+        '%y = "com.microsoft"::MultiHeadAttention(%q, %k, %v) {num_heads = 2}',
+    )
+    assert count(model).macs == 2 * 3 * 5 * (8 + 4)
+
+
+@pytest.mark.parametrize("results", ["%y", "%y, %key", "%y, %key, %value"])
+def test_attention_that_also_gives_a_cache_is_locked(results: str) -> None:
+    model = read(
+        "(%q: float[2, 3, 8], %k: float[2, 5, 8], %v: float[2, 5, 8]) -> (%y: float[2, 3, 8])",
+        f'{results} = "com.microsoft"::MultiHeadAttention(%q, %k, %v) {{num_heads = 2}}',
+    )
+    assert bool(analyze(model).unruled) == (results != "%y")
+
+
+def test_values_of_one_unknown_size_broadcast_freely() -> None:
+    """An axis that is a sum has a size that isn't compared, but with itself it is equal."""
+    model = read(
+        "(%x: float[N, 4], %z: float[M, 4]) -> (%y: float[*])",
+        """%a = Concat(%x, %z) {axis = 0}
+        %b = Relu(%a)
+        %c = Sigmoid(%a)
+        %y = Mul(%b, %c)""",
+    )
+    reasons = {
+        lock.reason
+        for axes in analyze(model).all_axes()
+        for lock in [dims.first_lock(axes)]
+        if lock is not None
+    }
+    assert not any("known only at run time" in reason for reason in reasons)
