@@ -78,12 +78,12 @@ def main(
     header = HEADER + ["int8"] * int8 + ["Torch-Pruning", "recalibrated"] * (peer is not None)
     print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
     for share in shares:
-        rows = [
-            Draw(original, arrays, samples, draw, share, search, int8).measure(inputs, labels)
-            for draw in range(draws)
-        ]
-        for row, draw in zip(rows, range(draws), strict=True):
-            print(f"  draw {draw}: {percent(row['recovered'])} %", file=sys.stderr)
+        rows = []
+        for number in range(draws):
+            draw = Draw(original, arrays, samples, number, share, search, int8)
+            rows.append(draw.measure(inputs, labels))
+            reached = percent(rows[-1]["recovered"])
+            print(f"{share:.0%}, draw {number}: {reached} %", file=sys.stderr, flush=True)
         lost = [100 * (right.astype(float) - row["recovered"]) for row in rows]
         paired = np.mean(lost, axis=0)
         error = paired.std(ddof=1) / np.sqrt(len(paired))

@@ -12,6 +12,7 @@ import io
 import itertools
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,18 +211,20 @@ def top1(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
 def write(net: nn.Module, size: int, path: Path) -> None:
     """As ONNX with an open batch, BatchNormalization kept, and beside it the weights as .pt."""
     file = io.BytesIO()
-    torch.onnx.export(
-        net.to(memory_format=torch.contiguous_format),
-        (torch.zeros(1, 3, size, size),),
-        file,
-        dynamo=False,
-        opset_version=17,
-        training=torch.onnx.TrainingMode.PRESERVE,
-        do_constant_folding=False,
-        input_names=[INPUT],
-        output_names=["scores"],
-        dynamic_axes={INPUT: {0: "batch"}, "scores": {0: "batch"}},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net.to(memory_format=torch.contiguous_format),
+            (torch.zeros(1, 3, size, size),),
+            file,
+            dynamo=False,
+            opset_version=17,
+            training=torch.onnx.TrainingMode.PRESERVE,
+            do_constant_folding=False,
+            input_names=[INPUT],
+            output_names=["scores"],
+            dynamic_axes={INPUT: {0: "batch"}, "scores": {0: "batch"}},
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_files(path, path.with_suffix(".pt")) as (model, weights):
         model.write_bytes(file.getvalue())

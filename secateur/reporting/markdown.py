@@ -261,6 +261,13 @@ def _recovery(report: Report) -> str:
         lines.append(table(["layer", "before", "after", "rows / unknowns"], rows))
     else:
         lines.append("No layer was solved anew.")
+    together = run.statistics.get("together", {})
+    if together.get("layers"):
+        lines.append(
+            f"Then {together['steps']:,} steps of {together['layers']:,} layers together brought "
+            "the divergence of the outputs from the original's, on samples held out, from "
+            f"{_number(together['before'])} to {_number(together['after'])}."
+        )
     return "\n\n".join([*lines, *_left_alone("Not recovered", run)])
 
 

@@ -1,0 +1,78 @@
+"""Training the nets that accuracy is measured on. Skipped where the extra `torch` is not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import onnxruntime
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
+
+from PIL import Image  # noqa: E402
+
+from secateur.ir.onnx_io import load  # noqa: E402
+from secateur.models.zoo import trained  # noqa: E402
+from secateur.models.zoo.trained import RECIPES  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def images():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, 128)
+    pixels = random.integers(0, 256, (128, 3, 32, 32)).astype(np.float32)
+    return torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_net_is_trained_and_written(name, images, tmp_path):
+    recipe = dataclasses.replace(
+        RECIPES[name], sizes=((1, 20),) if name == "resnet20" else ((1, 32),)
+    )
+    pixels, labels = images
+    net = trained.train(recipe, pixels, labels)
+    assert 0 <= trained.top1(net, pixels, labels) <= 1
+    path = tmp_path / f"{name}.onnx"
+    trained.write(net, 32, path)
+    assert load(path).graph.inputs[0].shape == ("batch", 3, 32, 32)
+    session = onnxruntime.InferenceSession(path)
+    (found,) = session.run(None, {trained.INPUT: pixels[:5].float().numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, net(pixels[:5].float()).numpy(), atol=1e-3)
+    again = trained.Normalized(recipe.build()).eval()
+    again.load_state_dict(torch.load(path.with_suffix(".pt")))
+    with torch.no_grad():
+        torch.testing.assert_close(again(pixels[:5].float()), net(pixels[:5].float()))
+
+
+def test_shifted_images_keep_their_size_and_range(images):
+    pixels, _ = images
+    for size in (32, 20):
+        seen = trained._augmented(pixels.float(), size, torch.Generator().manual_seed(0))
+        assert seen.shape == (len(pixels), 3, size, size)
+        assert seen.min() >= 0
+        assert seen.max() <= 255
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_images_are_read(encoded, tmp_path):
+    pixels = np.full((4, 3, 32, 32), 200, np.uint8)
+    arrays = {"x": pixels.astype(np.float32)}
+    if encoded:
+        files = []
+        for image in pixels.transpose(0, 2, 3, 1):
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "JPEG")
+            files.append(np.frombuffer(file.getvalue(), np.uint8))
+        offsets = np.cumsum([0, *map(len, files)])
+        arrays = {"jpeg": np.concatenate(files), "offsets": offsets}
+    np.savez(tmp_path / "images.npz", labels=np.arange(4), **arrays)
+    found, labels = trained.load_images(tmp_path / "images.npz")
+    assert found.dtype == torch.uint8
+    assert found.shape == (4, 3, 32, 32)
+    assert abs(int(found.float().mean()) - 200) <= 1
+    assert labels.tolist() == [0, 1, 2, 3]
