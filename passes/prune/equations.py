@@ -14,6 +14,7 @@ from ..linear.layers import Layer, Solvable
 from ..linear.recurrent import RecurrentLayer, Steps, kept_sums
 from ..linear.walk import Walk
 from .masking import Keep
+from .scores import ScoreProduct
 
 Kept = Mapping[str, Sequence[Keep | None]]
 """For each value that lost elements, which ones are left along each axis."""
@@ -64,8 +65,18 @@ class LayerEquations(Equations):
     model has computed: of layers that are solved before they are reached.
     """
 
-    def __init__(self, layer: Layer, aim: Aim, kept: Kept, *, foreseen: bool = False) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        aim: Aim,
+        kept: Kept,
+        *,
+        foreseen: bool = False,
+        product: ScoreProduct | None = None,
+    ) -> None:
         super().__init__(layer)
+        self._product = product
+        self._mixing: Array | None = None
         self._layer = layer
         self._aim = aim
         self._kept = kept
@@ -74,7 +85,8 @@ class LayerEquations(Equations):
 
     @property
     def reads_before(self) -> list[str]:
-        return [self._aim.value.name, *([self._layer.source.name] if self._foreseen else ())]
+        foreseen = [self._layer.source.name] if self._foreseen else []
+        return [self._aim.value.name, *foreseen, *(self._product.reads if self._product else ())]
 
     @property
     def reads_now(self) -> list[str]:
@@ -85,8 +97,8 @@ class LayerEquations(Equations):
     def rows(
         self, before: Walk, now: Walk, run: int, generator: np.random.Generator, wanted: float
     ) -> EquationRows:
-        layer, name = self._layer, self._aim.value.name
-        target = take(before.value(name, run), self._kept.get(name, ()))
+        layer = self._layer
+        target = self._target(before, run)
         source = self._source(before, now, run)
         picked = layer.pick(generator, target, wanted)
         rows = layer.rows(source, target.shape, picked)
@@ -95,6 +107,18 @@ class LayerEquations(Equations):
             return EquationRows(rows, targets)
         beside = layer.targets(now.value(self._aim.beside.name, run), picked)
         return EquationRows(rows, targets - beside, beside)
+
+    def _target(self, before: Walk, run: int) -> Array:
+        name = self._aim.value.name
+        whole = before.value(name, run)
+        if self._product is not None and self._mixing is None:
+            self._mixing = self._product.mixing(before, self._kept)
+            if self._mixing is None:
+                self._product = None
+        if self._mixing is None:
+            return take(whole, self._kept.get(name, ()))
+        found: Array = whole @ self._mixing.astype(whole.dtype)
+        return found
 
     def _source(self, before: Walk, now: Walk, run: int) -> Array:
         name = self._layer.source.name

@@ -35,6 +35,7 @@ from .equations import (
 )
 from .masking import PruningRecord, first_output
 from .refinement import Refined, refine
+from .scores import find_score_products
 
 SAMPLES = 512
 """Samples that are used at most: twice as many gain little, and take twice as long."""
@@ -230,6 +231,8 @@ class _Pass:
         for position, node in enumerate(original.graph.nodes):
             self.made.update((v.name, position) for v in node.outputs if v is not None)
         self.notes: list[Note] = []
+        found = find_score_products(original, record.values)
+        self.products = {product.result.name: product for product in found}
 
     def run(self, touched: set[Node]) -> Recovery:
         layers: list[Recovered] = []
@@ -318,7 +321,10 @@ class _Pass:
         else:
             assert isinstance(layer, Layer)
             aim = find_aim(self.pruned, layer, {} if foreseen else self.positions)
-            found = LayerEquations(layer, aim, self.record.values, foreseen=foreseen)
+            product = None if foreseen or aim.beside else self.products.get(aim.value.name)
+            found = LayerEquations(
+                layer, aim, self.record.values, foreseen=foreseen, product=product
+            )
         there = all(name in self.made for name in found.reads_before)
         return found if there else "the original has no such value"
 

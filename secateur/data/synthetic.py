@@ -1,10 +1,11 @@
 """Inputs made up in place of samples, for recovery where there are no data at all.
 
-Images have the spectrum of natural ones, whose amplitude falls with one over the frequency
-(Field, "Relations between the statistics of natural images", 1987), colours that go together,
-and a brightness and contrast of their own; other inputs are noise. Where the model keeps
-statistics of what it was trained on, in BatchNormalization, the images are those of several
-kinds that come nearest to these.
+Images are made of shapes that lie on top of each other, many small and few large ones (dead
+leaves: Lee, Mumford and Huang, "Occlusion Models for Natural Images", 2001; as training data
+Baradad et al., "Learning to See by Looking at Noise", 2021), and of noise whose amplitude falls
+with the frequency, with colours that go together, and a brightness and contrast of their own.
+Other inputs are noise. Where the model keeps statistics of what it was trained on, in
+BatchNormalization, the images are those of several kinds that come nearest to these.
 """
 
 from __future__ import annotations
@@ -37,8 +38,21 @@ LOOKED_AT = 32
 COLOURS = 4
 """Largest number of channels of an axis that counts colours."""
 
-KINDS = tuple(itertools.product((1.0, 1.4), (0.15, 0.25, 0.35), (0.0, 0.5)))
-"""Exponent of the spectrum, typical contrast, and share of colours of their own."""
+KINDS = tuple(itertools.product((0.09, 0.15), (0.15, 0.2, 0.3), (0.1, 0.3)))
+"""Radius of the smallest shapes over the image's side, typical contrast, and how far colours
+differ."""
+
+USUAL = (0.09, 0.2, 0.3)
+"""The kind that is taken where nothing is known."""
+
+SHAPES = 40
+"""Of an image; most are covered by others."""
+
+TEXTURE = 0.45
+"""Deviation of the noise, over that of the shapes."""
+
+SMOOTHNESS = 1.5
+"""Power of the frequency with which the noise's amplitude falls."""
 
 STATISTICS = 8
 """Layers, from the first on, whose statistics are compared."""
@@ -124,21 +138,19 @@ class _Image:
     def draw(self, kind: tuple[float, float, float], count: int, seed: int) -> Array:
         """Images of a kind within the range."""
         assert self.channel_axis is not None
-        exponent, contrast, colour = kind
+        smallest, contrast, colour = kind
         random = np.random.default_rng(seed)
         channels = self.shape[self.channel_axis]
         sides = [n for axis, n in enumerate(self.shape) if axis not in (0, self.channel_axis)]
         found = np.empty((count, channels, *sides), np.float32)
-        filter_ = _spectrum(sides, exponent)
+        spectrum = _spectrum(sides)
         for index in range(count):
-            grey = _field(random, filter_)
-            strength = contrast * np.exp(0.4 * random.standard_normal())
-            level = 0.5 + 0.15 * random.standard_normal()
-            tint = 0.08 * random.standard_normal(channels)
-            for channel in range(channels):
-                own = _field(random, filter_)
-                mixed = np.sqrt(1 - colour**2 / 4) * grey + colour / 2 * own
-                found[index, channel] = level + tint[channel] + strength * mixed
+            image = _shapes(random, channels, sides, smallest * min(sides), colour)
+            image += TEXTURE * _texture(random, spectrum)
+            image *= contrast * np.exp(0.3 * random.standard_normal()) / max(image.std(), 1e-12)
+            level = 0.47 + 0.12 * random.standard_normal()
+            tint = 0.06 * random.standard_normal((channels, 1, 1))
+            found[index] = level + tint + image
         found = np.clip(found, 0, 1) * (self.high - self.low) + self.low
         moved = np.moveaxis(found, 1, self.channel_axis)
         if self._value.dtype == TensorProto.UINT8:
@@ -162,14 +174,43 @@ def _channel_axis(shape: tuple[int, ...]) -> int | None:
     return None
 
 
-def _spectrum(sides: list[int], exponent: float) -> Array:
-    grids = np.meshgrid(*(np.fft.fftfreq(n) * n for n in sides), indexing="ij")
-    radius = np.sqrt(sum(np.square(grid) for grid in grids))
-    found: Array = np.where(radius > 0, 1 / np.maximum(radius, 1) ** exponent, 0)
+def _shapes(
+    random: np.random.Generator, channels: int, sides: list[int], smallest: float, colour: float
+) -> Array:
+    """Ellipses and rectangles [channels, rows, columns], of mean 0 and deviation 1."""
+    image = np.zeros((channels, *sides))
+    rows, columns = sides
+    largest = 0.75 * min(sides)
+    for _ in range(SHAPES):
+        radius = min(smallest / (np.sqrt(random.random()) + 1e-3), largest)
+        y, x = (random.uniform(-0.1, 1.1) * side for side in sides)
+        angle, flat = random.uniform(0, np.pi), random.uniform(0.3, 1)
+        reach = radius * np.sqrt(2)
+        top, left = max(int(y - reach), 0), max(int(x - reach), 0)
+        bottom, right = min(int(y + reach) + 2, rows), min(int(x + reach) + 2, columns)
+        down, across = np.mgrid[top : max(bottom, top), left : max(right, left)]
+        along = (across - x) * np.cos(angle) + (down - y) * np.sin(angle)
+        beside = ((down - y) * np.cos(angle) - (across - x) * np.sin(angle)) / flat
+        if random.random() < 0.5:
+            inside = np.square(along) + np.square(beside) < radius**2
+        else:
+            inside = (np.abs(along) < radius) & (np.abs(beside) < radius)
+        level = random.standard_normal() + colour * random.standard_normal((channels, 1))
+        part = image[:, top : top + inside.shape[0], left : left + inside.shape[1]]
+        part[:, inside] = level
+    image -= image.mean()
+    found: Array = image / max(float(image.std()), 1e-12)
     return found
 
 
-def _field(random: np.random.Generator, spectrum: Array) -> Array:
+def _spectrum(sides: list[int]) -> Array:
+    grids = np.meshgrid(*(np.fft.fftfreq(n) * n for n in sides), indexing="ij")
+    radius = np.sqrt(sum(np.square(grid) for grid in grids))
+    found: Array = np.where(radius > 0, 1 / np.maximum(radius, 1) ** SMOOTHNESS, 0)
+    return found
+
+
+def _texture(random: np.random.Generator, spectrum: Array) -> Array:
     """Noise of a spectrum, of mean 0 and deviation 1."""
     noise = np.fft.fftn(random.standard_normal(spectrum.shape)) * spectrum
     field = np.fft.ifftn(noise).real
@@ -234,10 +275,9 @@ def _nearest_kind(
     others: Mapping[str, Array],
 ) -> tuple[float, float, float]:
     """Images of which the first layers' statistics are nearest to those that the model keeps."""
-    usual = KINDS[len(KINDS) // 2]
     nodes = _normalizations(model)[:STATISTICS]
     if not nodes or not images:
-        return usual
+        return USUAL
     read = [node.input(0) for node in nodes]
     needed = list(dict.fromkeys(value for value in read if value is not None))
     graph = model.graph.nodes
@@ -249,7 +289,7 @@ def _nearest_kind(
             for kind in KINDS
         ]
     except SecateurError:
-        return usual
+        return USUAL
     return KINDS[int(np.argmin(distances))]
 
 

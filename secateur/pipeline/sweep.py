@@ -99,7 +99,9 @@ class _Sweep:
     ) -> None:
         self.original, self.kind, self.options = original, kind, options
         self.judged = judged
-        self.context = Context(None if samples is None else samples.samples.arrays, seed)
+        arrays = None if samples is None else samples.samples.arrays
+        made_up = samples is not None and samples.synthetic
+        self.context = Context(arrays, seed, synthetic=made_up)
         self.feeds = []
         with contextlib.suppress(DataError):  # open sizes: no outputs to compare, but sizes
             self.feeds = check_feeds(original, judged or samples, seed)

@@ -8,9 +8,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.data.datasets import load_dataset
 from secateur.data.npz import DataError
-from secateur.data.synthetic import LOOKED_AT, Synthetic, synthetic_arrays
+from secateur.data.synthetic import LOOKED_AT, Synthetic, _Image, synthetic_arrays
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.reference import Session
 from secateur.models import zoo
 from secateur.passes.base import Context
 from secateur.passes.manager import PassManager
@@ -115,11 +116,8 @@ def test_images_are_like_those_that_statistics_were_kept_of(contrast):
         {"kernel": kernel},
         [("x", TensorProto.FLOAT, (1, 3, 16, 16))],
     )
-    from secateur.data.synthetic import _Image  # what it draws from
-    from secateur.ir.reference import Session
-
     image = _Image(plain, plain.graph.inputs[0], (1, 3, 16, 16))
-    seen = image.draw((1.0, contrast, 0.5), LOOKED_AT, 7)
+    seen = image.draw((0.09, contrast, 0.3), LOOKED_AT, 7)
     y = np.concatenate([Session(plain).run({"x": seen[k : k + 1]})["y"] for k in range(LOOKED_AT)])
     weights = {
         "kernel": kernel,
