@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from ..plan.sampling import Taps
 from ..plan.schedule import Buffer
 from ..plan.tensors import PlanTensor
 from ..targets import Target
+from ..tensorir.types import PrimFunc
 from .emission import Emission
 from .work import is_parallel
 
@@ -37,7 +37,7 @@ def emit(emission: Emission, op: ResizeOp) -> None:
     kernel = _kernel(op, layout, y, operands, emission.target)
     parallel = is_parallel(op, emission.target)
 
-    def build() -> Any:
+    def build() -> PrimFunc:
         return resize.build(kernel, emission.target, parallel)
 
     key = (kernel, parallel)

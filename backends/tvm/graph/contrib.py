@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import onnx
-from onnx import FunctionProto, helper, numpy_helper
+from onnx import FunctionProto, NodeProto, helper, numpy_helper
 
 from ....ir.display import printable
 from ....ir.errors import UnsupportedError
@@ -26,7 +26,7 @@ class Body:
 
     def __init__(self, node: Node, opset: int) -> None:
         self.node, self.opset = node, opset
-        self.nodes: list[Any] = []
+        self.nodes: list[NodeProto] = []
         self.inputs = [f"in{i}" if v is not None else None for i, v in enumerate(node.inputs)]
 
     def __call__(self, op_type: str, *inputs: str, **attributes: Any) -> str:

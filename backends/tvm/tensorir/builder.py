@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 from tvm import tirx
@@ -27,7 +26,7 @@ class KernelBuilder:
     def __init__(self) -> None:
         self._parameters: list[BufferVar] = []
         self._blocks: list[list[Statement]] = [[]]
-        self._shared: list[dict[Any, Any]] = [{}]
+        self._shared: list[dict[Hashable, Computed]] = [{}]
 
     def parameter(self, name: str, shape: Sequence[int], dtype: str) -> Computed:
         """A buffer argument; arguments keep the order of these calls."""
@@ -52,7 +51,7 @@ class KernelBuilder:
         self._shared.pop()
         return _sequence(self._blocks.pop())
 
-    def shared(self, key: Any, value: Callable[[], Computed], dtype: str) -> Computed:
+    def shared(self, key: Hashable, value: Callable[[], Computed], dtype: str) -> Computed:
         """A variable with a value that doesn't change, one for each loop body that needs it."""
         for known in self._shared:
             if key in known:
