@@ -5,6 +5,7 @@ from .groups import Group, find_groups
 from .inspection import GroupReport, inspect_groups
 from .masking import PruningRecord, mask
 from .recovery import Recover
+from .rotation import RotateStreams
 
 __all__ = [
     "Group",
@@ -12,6 +13,7 @@ __all__ = [
     "PruneChannels",
     "PruningRecord",
     "Recover",
+    "RotateStreams",
     "find_groups",
     "inspect_groups",
     "mask",

@@ -227,6 +227,12 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
             default=True,
             help="Whether layers make up for what went, where there are calibration samples.",
         ),
+        "rotate": click.option(
+            "--rotate",
+            is_flag=True,
+            help="Turn streams that only linear layers and root mean squares see into their "
+            "principal axes first; needs calibration samples.",
+        ),
         "rematch": click.option(
             "--rematch",
             is_flag=True,
@@ -253,6 +259,7 @@ def _check_recovery(pruning: dict[str, Any], calibration: DataSource | None, swe
     asked = {
         "--search": bool(pruning["search"]),
         "--rematch": pruning["rematch"],
+        "--rotate": pruning["rotate"],
         "--recovery": pruning["recovery"] and source is ParameterSource.COMMANDLINE,
     }
     for name in (name for name, given in asked.items() if given):

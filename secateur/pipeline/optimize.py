@@ -90,6 +90,7 @@ class Settings:
     normalized: bool = False
     recovery: bool = True
     rematch: bool = False
+    rotate: bool = False
     search: float = 0.0
     tune: float = 0.0
     fallback: bool = False
@@ -119,7 +120,7 @@ class Settings:
         """The options of `PruneChannels`; empty where nothing is to be pruned."""
         if not self.goals():
             return {}
-        names = "scope importance ignore limits normalized recovery rematch search"
+        names = "scope importance ignore limits normalized recovery rematch rotate search"
         return {
             **self.goals(),
             **{name: getattr(self, name) for name in names.split()},
@@ -151,6 +152,7 @@ def optimize(
     normalized: bool = False,
     recovery: bool = True,
     rematch: bool = False,
+    rotate: bool = False,
     search: float = 0.0,
     tune: float = 0.0,
     fallback: bool = False,
@@ -190,6 +192,7 @@ def optimize(
         normalized=normalized,
         recovery=recovery,
         rematch=rematch,
+        rotate=rotate,
         search=search,
         tune=tune,
         fallback=fallback,

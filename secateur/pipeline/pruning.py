@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..passes.sizes import infer_sizes
 from ..reporting.report import bytes_text
 from .amounts import SIZES, TIMES, Amount
 from .latency import LatencyBudget, Machine, Prepare
-from .steps import StepResult, prune_step, run_step
+from .steps import StepResult, prune_step, rotate_step, run_step
 
 
 def prune_model(
@@ -30,10 +31,17 @@ def prune_model(
 
     `options` are those of `PruneChannels`, but that `bytes` and `latency` may be amounts with a
     unit. Latency counts on `machine`. `prepare` makes of a model what is written and compiled in
-    the end, such as its quantized form: amounts are those of that. Raises SecateurError.
+    the end, such as its quantized form: amounts are those of that. With `rotate` streams are turned
+    into their principal axes first, where there are samples. Raises SecateurError.
     """
     options = dict(options)
     check_amounts(options)
+    if options.pop("rotate", False) and context.calibration:
+        rotated = run_step(rotate_step(), model, context)
+        pruned, result = prune_model(model, options, context, machine=machine, prepare=prepare)
+        runs = [*rotated.runs, *result.runs]
+        seconds = rotated.seconds + result.seconds
+        return pruned, dataclasses.replace(result, runs=runs, seconds=seconds)
     if options.get("latency") is not None:
         if machine is None:
             raise SecateurError("a budget of latency needs a target to compile for")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..ir.model import Model
 from ..passes.base import Context, Note, Pass
 from ..passes.manager import PassManager, PassRecord
-from ..passes.prune import PruneChannels, Recover
+from ..passes.prune import PruneChannels, Recover, RotateStreams
 from ..passes.prune.masking import mask
 from ..passes.quantize import QuantizeStatic
 from ..passes.simplify import simplify_pipeline
@@ -44,6 +44,10 @@ class StepResult:
 
 def simplify_step() -> Step:
     return Step("simplify", "simplified", simplify_pipeline(), oracle="original")
+
+
+def rotate_step() -> Step:
+    return Step("rotate", "rotated", [RotateStreams()])
 
 
 def prune_step(pass_: PruneChannels) -> Step:

@@ -111,7 +111,8 @@ class _Sweep:
         if kind == "latency" and target is not None:
             feed = self.feeds[0] if self.feeds else None
             machine = Machine(parse_target(target), Cache.of_user(), feed=feed)
-            pass_ = PruneChannels(**options, latency=1.0)
+            pruning = {n: value for n, value in options.items() if n != "rotate"}
+            pass_ = PruneChannels(**pruning, latency=1.0)
             self.budget = LatencyBudget(original, pass_, machine)
 
     def whole(self) -> Point:

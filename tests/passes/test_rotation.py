@@ -1,0 +1,111 @@
+"""Rotated streams: the same outputs, and all that a stream carries in a few channels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from secateur.ir.infer import infer_shapes
+from secateur.ir.onnx_io import from_proto
+from secateur.ir.reference import Session
+from secateur.models import zoo
+from secateur.passes.base import Context
+from secateur.passes.manager import PassManager
+from secateur.passes.prune.plan import PruningPlan
+from secateur.passes.prune.recovery import recover
+from secateur.passes.prune.rotation import RotateStreams
+from secateur.passes.sizes import infer_sizes
+
+WIDTH, RANK = 12, 7
+
+
+def decoder(written_out, random):
+    """Two blocks that add to a stream of rank 7 in 12 channels; RMS normalization in between."""
+    weights, nodes = {}, []
+
+    def constant(array):
+        weights[f"c{len(weights)}"] = np.asarray(array, np.float32)
+        return f"c{len(weights) - 1}"
+
+    def add(op_type, *inputs, **attributes):
+        nodes.append(helper.make_node(op_type, inputs, [f"v{len(nodes)}"], **attributes))
+        return f"v{len(nodes) - 1}"
+
+    def normalized(x):
+        scale = constant(random.uniform(0.5, 2, WIDTH))
+        if not written_out:
+            return add("RMSNormalization", x, scale, axis=-1)
+        mean = add("ReduceMean", add("Pow", x, constant(2.0)), axes, keepdims=1)
+        root = add("Sqrt", add("Add", mean, constant(1e-5)))
+        return add("Mul", add("Div", x, root), scale)
+
+    weights["axes"] = np.array([-1], np.int64)
+    axes = "axes"
+    space = random.standard_normal((RANK, WIDTH))
+    stream = add("MatMul", "x", constant(random.standard_normal((5, RANK)) @ space))
+    stream = add("Add", stream, constant(random.standard_normal(RANK) @ space))
+    for _ in range(2):
+        hidden = add("MatMul", normalized(stream), constant(random.standard_normal((WIDTH, 9))))
+        new = constant(random.standard_normal((9, RANK)) @ space / 5)
+        stream = add("Add", stream, add("MatMul", add("Relu", hidden), new))
+    head = constant(random.standard_normal((WIDTH, 4)))
+    nodes.append(helper.make_node("MatMul", [normalized(stream), head], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "decoder",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6, 4])],
+        [numpy_helper.from_array(a, n) for n, a in weights.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    model = from_proto(proto)
+    infer_shapes(model)
+    return model
+
+
+@pytest.mark.parametrize("written_out", [False, True])
+def test_a_stream_of_low_rank_is_cut_to_it_at_no_loss(written_out):
+    random = np.random.default_rng(0)
+    model = decoder(written_out, random)
+    x = random.standard_normal((256, 6, 5)).astype(np.float32)
+    want = Session(model).run({"x": x})["y"]
+    errors = {}
+    for rotates in (False, True):
+        rotated = model.clone()
+        if rotates:
+            result = PassManager([RotateStreams()]).run(rotated, Context({"x": x}))[0].result
+            assert len(result.statistics["streams"]) == 1, result.notes
+            np.testing.assert_allclose(Session(rotated).run({"x": x})["y"], want, atol=1e-3)
+        infer_sizes(rotated)
+        plan = PruningPlan(rotated.clone(), normalized=True)
+        cut = {g.name: [np.arange(RANK)] for g in plan.free if g.dims[0].size == WIDTH}
+        assert len(cut) == 1
+        record = plan.apply(plan.selection(cut))
+        infer_sizes(plan.model)
+        recover(rotated, plan.model, record, [{"x": x[k::8]} for k in range(8)])
+        have = Session(plan.model).run({"x": x})["y"]
+        errors[rotates] = np.sqrt(np.square(have - want).mean()) / want.std()
+    assert errors[True] < 0.03 < errors[False]
+
+
+@pytest.mark.parametrize("name", ["gqa_decoder", "mobilenet_v2", "bert", "resnet8"])
+def test_architectures_compute_the_same(name):
+    model = zoo.load_tiny(name, "folded")
+    infer_sizes(model)
+    feeds = [zoo.random_inputs(model, seed=seed) for seed in range(6)]
+    arrays = {n: np.concatenate([feed[n] for feed in feeds]) for n in feeds[0]}
+    rotated = model.clone()
+    result = PassManager([RotateStreams()]).run(rotated, Context(arrays))[0].result
+    wanted = {"gqa_decoder": 1, "mobilenet_v2": 3, "bert": 0, "resnet8": 0}[name]
+    assert len(result.statistics["streams"]) >= wanted, result.notes
+    assert wanted or not result.statistics["streams"]
+    before, after = (Session(m).run(feeds[0]) for m in (model, rotated))
+    for output, array in before.items():
+        np.testing.assert_allclose(after[output], array, atol=1e-3 * np.abs(array).max())
+
+
+def test_without_samples_nothing_is_rotated_and_that_is_said():
+    model = decoder(False, np.random.default_rng(0))
+    result = PassManager([RotateStreams()]).run(model, Context())[0].result
+    assert "no calibration samples" in str(result.notes[0])
