@@ -8,8 +8,9 @@ machine runs the target's code.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from ...passes.batch import check_batch
 from .cache import Cache
 from .compile import one_sample
 from .emission.choices import Choices, read_table
-from .emission.estimate import Estimator, Shape
+from .emission.estimate import Estimate, Estimator, Shape
 from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
 from .plan.layouts import choose_layouts
@@ -56,32 +57,31 @@ class LatencyModel:
         self._estimators = dict(found)
         nodes = {node.label: node.outputs[0] for node in work.graph.nodes if node.outputs}
         self._results = {label: v.name for label, v in nodes.items() if v is not None}
-        self._points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._rates = _Rates()
         self._fixed = 0.0
 
-    def cycles(self) -> dict[str, float]:
-        """Estimated cycles of each node's kernels, at the model's own widths."""
+    def estimates(self) -> dict[str, Estimate]:
+        """Of each node's kernels, at the model's own widths."""
         return {
-            label: sum(each(lambda tensor: tensor.shape) for each in estimators)
+            label: _together([each(lambda tensor: tensor.shape) for each in estimators])
             for label, estimators in self._estimators.items()
         }
 
-    def correct(self, cycles: Mapping[str, float], times: NodeTimes) -> None:
-        """Learn from measurements of the model at some widths, for which it has such `cycles`."""
+    def correct(self, estimates: Mapping[str, Estimate], times: NodeTimes) -> None:
+        """Learn from measurements of the model at some widths, of which there are `estimates`."""
         for label in self._estimators:
-            if cycles.get(label, 0) > 0 and times.nodes.get(label, 0) > 0:
-                self._points[label].append((cycles[label], times.nodes[label]))
+            estimate, microseconds = estimates.get(label), times.nodes.get(label, 0.0)
+            if estimate is not None and estimate.cycles > 0 and microseconds > 0:
+                self._rates.add(label, estimate, microseconds)
         known = sum(times.nodes.get(label, 0.0) for label in self._estimators)
         rest = max(times.whole - known, 0.0)  # changes of layout at outputs, the call itself
         self._fixed = rest if not self._fixed else min(self._fixed, rest)
 
     def kernels(self) -> list[Kernel]:
         """What each node's kernels cost; the first stands for what widths don't change."""
-        ratios = [us / c for points in self._points.values() for c, us in points]
-        usual = float(np.median(ratios)) if ratios else 1 / (1000 * GIGAHERTZ)
-        found = [Kernel("", "", (), {}, _Correction((), 0.0), self._fixed)]
+        rates = self._rates.copy()
+        found = [Kernel("", "", (), {}, rates, self._fixed)]
         for label, estimators in self._estimators.items():
-            correction = _Correction.of(self._points.get(label, []), usual)
             names = {
                 tensor: self._origins.get(tensor.name, tensor.name)
                 for estimator in estimators
@@ -89,8 +89,14 @@ class LatencyModel:
                 if tensor.const is None
             }
             result = self._origins.get(self._results.get(label, ""), self._results.get(label, ""))
-            found.append(Kernel(label, result, tuple(estimators), names, correction))
+            found.append(Kernel(label, result, tuple(estimators), names, rates))
         return found
+
+
+def _together(estimates: Sequence[Estimate]) -> Estimate:
+    """Of the kernels of one node: its form is that of the one that takes longest."""
+    longest = max(estimates, key=lambda each: each.cycles)
+    return Estimate(longest.form, sum(each.cycles for each in estimates))
 
 
 def _origins(model: Model) -> dict[str, str]:
@@ -115,29 +121,48 @@ def _origins(model: Model) -> dict[str, str]:
 _STEPS = ("QuantizeLinear", "DequantizeLinear")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Correction:
-    """Microseconds per cycle, between what was measured at some numbers of cycles."""
+class _Rates:
+    """Microseconds per cycle, between what was measured at some numbers of cycles.
 
-    cycles: tuple[float, ...]
-    usual: float
-    rates: tuple[float, ...] = ()
+    Each node's kernel of each form has its own; where that was never measured, the form's.
+    """
 
-    @classmethod
-    def of(cls, points: list[tuple[float, float]], usual: float) -> _Correction:
-        by_cycles: dict[float, list[float]] = defaultdict(list)
-        for cycles, microseconds in points:
-            by_cycles[cycles].append(microseconds / cycles)
-        ordered = sorted(by_cycles)
-        return cls(tuple(ordered), usual, tuple(float(np.median(by_cycles[c])) for c in ordered))
+    def __init__(self) -> None:
+        self._points: dict[tuple[str, str], dict[float, list[float]]] = {}
 
-    def microseconds(self, cycles: float) -> float:
-        if cycles <= 0:
+    def copy(self) -> _Rates:
+        other = _Rates()
+        other._points = {key: dict(points) for key, points in self._points.items()}
+        return other
+
+    def add(self, label: str, estimate: Estimate, microseconds: float) -> None:
+        points = self._points.setdefault((label, estimate.form), {})
+        known = points.get(estimate.cycles, [])
+        points[estimate.cycles] = [*known, microseconds / estimate.cycles]
+
+    def microseconds(self, label: str, estimate: Estimate) -> float:
+        if estimate.cycles <= 0:
             return 0.0
-        if not self.cycles:
-            return cycles * self.usual
-        rate = np.exp(np.interp(np.log(cycles), np.log(self.cycles), np.log(self.rates)))
-        return cycles * float(rate)
+        own = self._points.get((label, estimate.form))
+        if own is None:
+            return estimate.cycles * self._usual(estimate.form)
+        cycles = np.array(sorted(own))
+        rates = [np.median(own[c]) for c in sorted(own)]
+        rate = np.exp(np.interp(np.log(estimate.cycles), np.log(cycles), np.log(rates)))
+        return estimate.cycles * float(rate)
+
+    @functools.cached_property
+    def _forms(self) -> dict[str, float]:
+        forms: dict[str, list[float]] = defaultdict(list)
+        for (_, form), points in self._points.items():
+            forms[form] += [rate for rates in points.values() for rate in rates]
+        everything = [rate for rates in forms.values() for rate in rates]
+        found = {form: float(np.median(rates)) for form, rates in forms.items()}
+        found[""] = float(np.median(everything)) if everything else 1 / (1000 * GIGAHERTZ)
+        return found
+
+    def _usual(self, form: str) -> float:
+        return self._forms.get(form, self._forms[""])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +176,7 @@ class Kernel:
     result: str
     estimators: tuple[Estimator, ...]
     names: Mapping[PlanTensor, str]
-    correction: _Correction
+    rates: _Rates
     fixed: float = 0.0
 
     @property
@@ -177,8 +202,10 @@ class Kernel:
             before, after = (shape[-1] if shape else 1 for shape in sizes[self.result])
             return (*tensor.shape[:-1], max(1, tensor.shape[-1] * after // max(before, 1)))
 
-        cycles = sum(each(shape_of, weights) for each in self.estimators)
-        return round(1000 * (self.fixed + self.correction.microseconds(cycles)))
+        if not self.estimators:
+            return round(1000 * self.fixed)
+        estimate = _together([each(shape_of, weights) for each in self.estimators])
+        return round(1000 * (self.fixed + self.rates.microseconds(self.node, estimate)))
 
 
 def _resized(shape: Shape, before: Shape, after: Shape) -> Shape:

@@ -24,6 +24,7 @@ from ...ir.errors import SecateurError
 from .budget import CostModel, KernelCost
 from .groups import Group, Limit
 from .importance import Scores
+from .knapsack import knapsack, levels
 
 MOST = 0.9
 """Share of a group that is removed at most while that suffices for the goal."""
@@ -65,7 +66,8 @@ class Goal:
 class Terms:
     """What widths are allocated under.
 
-    `shape_of` gives the sizes at which multiply-accumulates count, `kernels` what latency is
+    `scope` is global, uniform or knapsack. `shape_of` gives the sizes at which
+    multiply-accumulates count, `kernels` what latency is
     counted by. Widths are multiples of `align`, or of the largest half, quarter, ... of it with
     which the goal can be reached; `limits` bound single groups.
     """
@@ -82,11 +84,13 @@ class Ranking:
     """What orders the steps of all groups: their damage, by what they save to a power.
 
     `damage` gives that of each step of a group, least first. A power of 1 takes most from
-    the widest layers; 0 spares narrow ones that cost the most.
+    the widest layers; 0 spares narrow ones that cost the most. What they save counts in the
+    goal's measure, or, `by_macs`, in multiply-accumulates whatever the goal.
     """
 
     damage: Callable[[Group], Scores]
     power: float
+    by_macs: bool = False
 
 
 def noise_to_signal(scores: Mapping[Dim, Scores]) -> Ranking:
@@ -216,6 +220,9 @@ def allocate(
     damages = [ranking.damage(group) for group in free]
     model = measure(analysis, free, goal, terms)
     target = goal.keep * model.full
+    saving = model
+    if ranking.by_macs:
+        saving = measure(analysis, free, Goal("macs", goal.keep), terms)
     if goal.kind == "channels":
         single = _all_steps(free, 1, terms.limits)
         removed = _removal(terms.scope, single, damages)(1.0 - goal.keep, 1.0)
@@ -227,11 +234,13 @@ def allocate(
         steps = _all_steps(free, align, terms.limits)
         rank = damages
         if goal.kind != "channels":
-            saved = [_saving_of_a_step(model, s, goal) for s in steps]
+            saved = [_saving_of_a_step(saving, s, goal) for s in steps]
             rank = [d / n**ranking.power for d, n in zip(damages, saved, strict=True)]
         found = _reach(model, steps, _removal(terms.scope, steps, rank), target)
+        if isinstance(found, list) and terms.scope == "knapsack":
+            found = _knapsack(model, steps, damages, target) or found
         if isinstance(found, list):
-            if terms.scope == "global":
+            if terms.scope != "uniform":
                 near = math.inf if goal.kind == "latency" else 0.99 * target
                 found = _give_back(model, steps, rank, found, near, target)
             space = _Space(model, steps, scores, target, align)
@@ -301,6 +310,27 @@ def _reach(
         if least <= target:
             return _bisect(functools.partial(remove, most=most), cost, target)
     return least
+
+
+def _knapsack(
+    model: Measure, steps: Sequence[_Steps], damages: Sequence[Scores], target: float
+) -> list[int] | None:
+    """Steps of each group by a table of errors and costs; None where that finds none."""
+
+    @functools.cache
+    def known(removed: tuple[int, ...]) -> int:
+        return model.cost(_kept_counts(steps, removed))
+
+    def cost(removed: Sequence[int]) -> int:
+        return known(tuple(removed))
+
+    for most in (MOST, 1.0):
+        allowed = _allowed(steps, most)
+        options = [levels(s.least, n, s.aligned) for s, n in zip(steps, allowed, strict=True)]
+        found = knapsack(cost, options, damages, target) if steps else None
+        if found is not None:
+            return found
+    return None
 
 
 def _bisect(

@@ -8,6 +8,7 @@ on samples that were fitted every candidate looks well.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,6 +34,9 @@ LARGEST_EXCHANGE = 0.2
 
 PATIENCE = 400
 """Failed exchanges in a row after which the search ends; most of them can't be made at all."""
+
+FINE = 4
+"""What widths are multiples of at most where a table has the latency of each."""
 
 EXCHANGED = ", exchanged"
 
@@ -188,18 +192,29 @@ def _candidates(plan: PruningPlan, search: Search, scores: dict[Dim, Scores]) ->
         "reconstruction": ("global", plain(scores)),
         "magnitude per cost": ("global", plain(magnitudes)),
         "magnitude": ("global", noise_to_signal(magnitudes)),
+        "knapsack": ("knapsack", plain(scores, magnitudes)),
         "uniform": ("uniform", None),
     }
+    by_latency = search.goal.kind == "latency"
+    if by_latency:
+        # The widths of a goal in MACs are candidates, too: there most steps save something.
+        for name in ("mean", "reconstruction", "magnitude per cost", "magnitude"):
+            scope, ranking = ways[name]
+            assert ranking is not None
+            ways[f"{name} by MACs"] = (scope, dataclasses.replace(ranking, by_macs=True))
     if search.terms.scope == "uniform":
         ways = {"uniform": ways["uniform"]}
     trials: list[Trial] = []
     for name, (scope, ranking) in ways.items():
+        terms = dataclasses.replace(search.terms, scope=scope)
+        if scope == "knapsack" and by_latency:  # what widths cost is in the table
+            terms = dataclasses.replace(terms, align=math.gcd(terms.align, FINE))
         found = allocate(
             plan.analysis,
             plan.groups,
             scores,
             search.goal,
-            dataclasses.replace(search.terms, scope=scope),
+            terms,
             ranking=ranking,
         )
         cut = plan.cut_of(found.selection)

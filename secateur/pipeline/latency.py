@@ -117,7 +117,7 @@ class LatencyBudget:
         scale = (self.microseconds or times[0].whole) / times[0].whole
         for model, found in zip(models, times, strict=True):
             own = LatencyModel(model, machine.target, machine.cache)
-            self.costs.correct(own.cycles(), found.times(scale))
+            self.costs.correct(own.estimates(), found.times(scale))
         return [scale * found.whole for found in times]
 
     def prune(self, context: Context, amount: Amount) -> tuple[Model, StepResult]:

@@ -40,6 +40,14 @@ SCALAR = 4.0
 """Cycles of plain loops for each element that they read or write."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Cycles of a kernel of some form; those of different forms compare less well."""
+
+    form: str
+    cycles: float
+
+
 class Estimator:
     """Cycles of one operation as a function of the sizes of what it reads and writes."""
 
@@ -58,24 +66,27 @@ class Estimator:
         self._weight_range = (-128, 127) if weights is None else weight_range(weights)
         self._known = functools.lru_cache(maxsize=None)(self._cycles)
 
-    def __call__(self, shape_of: Resized, weights: Shape | None = None) -> float:
-        """Cycles; `weights` are a convolution's [O, I / groups, ...] where they are known."""
+    def __call__(self, shape_of: Resized, weights: Shape | None = None) -> Estimate:
+        """The estimate; `weights` are a convolution's [O, I / groups, ...] where they are known."""
         return self._known(tuple(shape_of(tensor) for tensor in self.tensors), weights)
 
-    def _cycles(self, shapes: tuple[Shape, ...], weights: Shape | None) -> float:
+    def _cycles(self, shapes: tuple[Shape, ...], weights: Shape | None) -> Estimate:
         now = dict(zip(self.tensors, shapes, strict=True))
         if any(0 in shape for shape in shapes) or isinstance(self.op, ReshapeOp):
-            return 0.0
+            return Estimate("nothing", 0.0)
         if isinstance(self.op, ConvolutionOp):
-            return CALL + self._convolution(self.op, now, weights)
+            form, cycles = self._convolution(self.op, now, weights)
+            return Estimate(form, CALL + cycles)
+        form = type(self.op).__name__
         if isinstance(self.op, MatMulOp):
-            return CALL + self._product(self.op, now)
+            return Estimate(form, CALL + self._product(self.op, now))
         if isinstance(self.op, RecurrentOp):
-            return CALL + self._recurrent(self.op, now)
+            return Estimate(form, CALL + self._recurrent(self.op, now))
         ratio = self._ratio(now)
         if isinstance(self.op, LoopsOp):
-            return CALL + SCALAR * self._elements(lambda tensor: tensor.shape) * ratio
-        return CALL + vector_operations(self.op, self.target) * ratio
+            elements = self._elements(lambda tensor: tensor.shape)
+            return Estimate(form, CALL + SCALAR * elements * ratio)
+        return Estimate(form, CALL + vector_operations(self.op, self.target) * ratio)
 
     def _ratio(self, now: Mapping[PlanTensor, Shape]) -> float:
         """Of the work to that at the original widths, for kernels without a model of their own."""
@@ -102,17 +113,17 @@ class Estimator:
 
     def _convolution(
         self, op: ConvolutionOp, now: Mapping[PlanTensor, Shape], weights: Shape | None
-    ) -> float:
+    ) -> tuple[str, float]:
         source, result = now[op.input], now[op.output]
         x, y = self._blocked(op.input, source), self._blocked(op.output, result)
         if op.is_depthwise:
-            return _depthwise(y, op, self.target)
+            return "depthwise", _depthwise(y, op, self.target)
         groups = 1
         if op.groups > 1:
             per_group = weights[1] if weights is not None and len(weights) > 1 else None
             groups = _groups(op, source[1], result[1], per_group)
         if groups > 1 and groups == source[1] == result[1]:
-            return _depthwise(y, op, self.target)
+            return "depthwise", _depthwise(y, op, self.target)
         resized = dataclasses.replace(
             op,
             input=dataclasses.replace(op.input, shape=source),
@@ -121,7 +132,7 @@ class Estimator:
         )
         if op.groups == 1 and self.choices.by_winograd(resized):
             kernel = winograd.Winograd(x, y, op.geometry, op.program, ())
-            return winograd.estimate(kernel, self.target)
+            return "winograd", winograd.estimate(kernel, self.target)
         pads = op.geometry.pads
         x = dataclasses.replace(x, top=pads[0], left=pads[1], bottom=pads[2], right=pads[3])
         conv = direct.Convolution(
@@ -135,7 +146,7 @@ class Estimator:
             self._weight_range,
             op.upsampling,
         )
-        return min(cycles for cycles, _ in direct.estimate_tiles(conv, self.target))
+        return "direct", min(cycles for cycles, _ in direct.estimate_tiles(conv, self.target))
 
     def _blocked(self, tensor: PlanTensor, shape: Shape) -> Blocked:
         """The layout at another number of channels."""

@@ -78,10 +78,9 @@ def test_measurements_correct_costs():
     """At measured widths costs are what was measured; between them, in between."""
     target = parse_target("x86-64-v3")
     model = LatencyModel(simplified("lenet5"), target)
-    cycles = model.cycles()
-    factors = {label: 1.0 + index for index, label in enumerate(cycles)}
-    nodes = {label: cycles[label] * factors[label] for label in cycles}
-    model.correct(cycles, NodeTimes(sum(nodes.values()) + 5, nodes))
+    estimates = model.estimates()
+    nodes = {label: e.cycles * (1.0 + i) for i, (label, e) in enumerate(estimates.items())}
+    model.correct(estimates, NodeTimes(sum(nodes.values()) + 5, nodes))
     assert sum(k.cost({}) for k in model.kernels()) == pytest.approx(
         1000 * (sum(nodes.values()) + 5), rel=1e-4
     )
@@ -93,6 +92,6 @@ def test_nodes_are_timed(tmp_path):
     compile_model(model, target, tmp_path / "a.so", cache=Cache.of_user())
     feeds = zoo.random_inputs(model, seed=0)
     [times] = time_nodes([tmp_path / "a.so"], feeds, seconds=0.1)
-    labels = {label for label, cycles in LatencyModel(model, target).cycles().items() if cycles}
+    labels = {n for n, e in LatencyModel(model, target).estimates().items() if e.cycles}
     assert labels <= set(times.nodes)
     assert 0 < sum(times.nodes.values()) < 3 * times.whole
