@@ -176,8 +176,8 @@ def test_limits(text, limit):
 
 def test_widths_of_a_goal_in_macs_are_candidates_for_latency_too():
     samples = {"x": np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)}
-    context = Context(samples, kernels=stairs(900, 100, 100))
-    statistics = PruneChannels(latency=0.6).run(mlp(16, 64, 64, 16), context).statistics
+    context = Context(samples, kernels=stairs(200, 100, 0))
+    statistics = PruneChannels(latency=0.7).run(mlp(16, 96, 64, 16), context).statistics
     names = {candidate["name"] for candidate in statistics["candidates"]}
-    assert "knapsack" in names
     assert any(name.endswith("by MACs") for name in names)
+    assert len(names) > 2
