@@ -23,6 +23,7 @@ from ...ir.partition import Part, partition
 from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...passes.batch import check_batch, take_one_sample
+from ...passes.inline import InlineFunctions
 from ...passes.simplify import simplify_pipeline
 from .artifact.build import build_library
 from .artifact.container import PartFile, write_container
@@ -129,8 +130,12 @@ def compile_model(
 
 
 def one_sample(model: Model) -> tuple[Model, Batch]:
-    """A copy as it is compiled: simplified, for one sample where it is proven to have a batch."""
+    """A copy as it is compiled: simplified, for one sample where it is proven to have a batch.
+
+    Calls of the model's functions are put in place first, so that samples are followed through.
+    """
     work = model.clone()
+    InlineFunctions().run(work)
     check_declarations(work)
     for step in simplify_pipeline():
         step.run(work)

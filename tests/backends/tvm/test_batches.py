@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 pytest.importorskip("tvm")
 
@@ -144,6 +145,31 @@ def test_samples_that_affect_each_other_are_refused(tmp_path: Path) -> None:
     x = random(3, 4)
     have = compiled(model, tmp_path).run({"x": x})["y"]
     np.testing.assert_allclose(have, Session(model).run({"x": x})["y"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_samples_are_followed_through_functions(tmp_path: Path, mixes: bool) -> None:
+    """Functions that call functions, in a domain of their own."""
+    mean = helper.make_node("ReduceMean", ["a"], ["m"], axes=[0 if mixes else 1])
+    inner = [mean, helper.make_node("Sub", ["a", "m"], ["b"])]
+    outer = [helper.make_node("F", [a], [b], domain="own") for a, b in (("a", "t"), ("t", "b"))]
+    versions = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    functions = [
+        helper.make_function("own", name, ["a"], ["b"], nodes, versions)
+        for name, nodes in (("F", inner), ("G", outer))
+    ]
+    ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N", 4]) for n in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("G", ["x"], ["y"], domain="own")], "g", ends[:1], ends[1:]
+    )
+    model = from_proto(
+        helper.make_model(graph, opset_imports=versions, functions=functions, ir_version=9)
+    )
+    if mixes:
+        with pytest.raises(UnsupportedError, match=r"ReduceMean.*no batch of independent samples"):
+            compiled(model, tmp_path)
+    else:
+        check_sizes(model, compiled(model, tmp_path), {"x": random(5, 4)})
 
 
 def test_with_fallback_they_are_left_to_onnx_runtime(tmp_path: Path) -> None:
