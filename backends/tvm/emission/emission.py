@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -63,6 +64,7 @@ class Emission:
         self.operators = plan.operators
         self.layouts, self.aliases = choose_layouts(plan, target.block, self.choices.needed_pads)
         self.shared: dict[PlanTensor, Buffer] = {}
+        self.constants: dict[tuple[str, tuple[int, ...], bytes], Buffer] = {}
         self.buffers: dict[tuple[PlanTensor, Blocked | None], Buffer] = {
             (tensor, None): Buffer(nbytes(tensor.shape, tensor.dtype), input=index)
             for index, tensor in enumerate(plan.inputs)
@@ -92,8 +94,10 @@ class Emission:
         return Buffer(nbytes(shape, dtype))
 
     def constant(self, array: Array) -> Buffer:
-        """An array's elements, row-major."""
-        return Buffer(array.nbytes, array=array)
+        """An array's elements, row-major. Equal ones are one buffer, however many read it."""
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        key = (array.dtype.str, array.shape, hashlib.sha256(content.data).digest())
+        return self.constants.setdefault(key, Buffer(array.nbytes, array=array))
 
     def read(self, tensor: PlanTensor, layout: Blocked | None) -> Buffer:
         """The buffer holding a tensor in a layout, converting it (once) where needed."""
