@@ -96,6 +96,7 @@ def model_of(
     op_type: str,
     feeds: dict[str, Array],
     constants: dict[str, Array] | None = None,
+    opset: int = 17,
     **attributes: Any,
 ) -> Part:
     """A model of one node that reads all feeds, then the constants."""
@@ -108,7 +109,7 @@ def model_of(
     output = helper.make_empty_tensor_value_info("y")
     initializers = [numpy_helper.from_array(x, n) for n, x in constants.items()]
     graph = helper.make_graph([node], "own", inputs, [output], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     return Part(f"own {op_type}", model, feeds)
 
 
@@ -116,6 +117,8 @@ _X = np.random.default_rng(0).standard_normal((2, 3, 6, 5)).astype(np.float32)
 
 OWN = [
     model_of("GlobalLpPool", {"x": _X}, p=2),
+    model_of("Hardmax", {"x": _X}, opset=12, axis=1),
+    model_of("Hardmax", {"x": _X}, opset=13, axis=1),
     model_of("MaxRoiPool", {"x": _X}, {"r": np.float32([[0, 0, 0, 3, 4], [1, 1, 1, 4, 5]])},
          pooled_shape=[2, 2]),
     model_of("MelWeightMatrix", {},
@@ -124,7 +127,8 @@ OWN = [
     model_of("STFT", {"x": _X.reshape(2, -1, 1)},
          {"step": np.int64(8), "window": np.ones(16, np.float32), "length": np.int64(16)}),
 ]  # fmt: skip
-"""Operators of which ONNX has no case of one node on tensors, or none whose sizes are constant."""
+"""Operators of which ONNX has no case of one node on tensors, or none whose sizes are constant, or
+which meant something else in older versions."""
 
 
 @pytest.fixture(scope="module")
