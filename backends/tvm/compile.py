@@ -25,11 +25,14 @@ from ...ir.scratch import scratch_folder
 from ...passes.batch import check_batch, take_one_sample
 from ...passes.inline import InlineFunctions
 from ...passes.simplify import simplify_pipeline
-from .artifact.build import build_library
+from .artifact.build import Kernels, build_library
+from .artifact.c_library import build_c_library
 from .artifact.container import PartFile, write_container
+from .artifact.options import LibraryOptions
 from .bounds import Accesses, Verdicts
 from .cache import Cache
 from .emission.choices import Choices, read_table
+from .emission.emission import Emission
 from .emission.emit import emit
 from .errors import UnprovenError, UnsupportedNodesError
 from .faults import LIMITS
@@ -41,7 +44,7 @@ from .plan.text import print_plan
 from .targets import Target, can_run_here
 from .tuning.tune import TuneReport, check_tunable, tune
 
-__all__ = ["CompileReport", "can_run_here", "compile_model"]
+__all__ = ["CompileReport", "can_run_here", "compile_library", "compile_model"]
 
 METADATA_VERSION = 1
 
@@ -124,8 +127,45 @@ def compile_model(
             compiler.container(work, samples, error, temporary)
         size = temporary.stat().st_size
         if dump_plan is not None:
-            with atomic_files(Path(dump_plan)) as (text,):
-                text.write_text("\n".join(compiler.plans), encoding="utf-8")
+            compiler.write_plans(Path(dump_plan))
+    return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
+
+
+def compile_library(
+    model: Model,
+    target: Target,
+    folder: Path,
+    options: LibraryOptions,
+    *,
+    winograd: bool = True,
+    cache: Cache | None = None,
+    tune_minutes: float = 0,
+    declared_sizes: bool = False,
+    dump_plan: str | os.PathLike[str] | None = None,
+) -> CompileReport:
+    """Compile `model` (unchanged) for `target` into a C library: `options.files` in `folder`.
+
+    As `compile_model`, but that every node has to be compiled. The report's bytes are those of
+    the static library. Files that are left by an error are the caller's to remove.
+    """
+    start = time.perf_counter()
+    work, batch = one_sample(model)
+    if declared_sizes:
+        _declare_empty(work, model)
+    check_batch(batch)
+    compiler = _Compiler(
+        target,
+        cache or Cache.of_user(),
+        winograd=winograd,
+        minutes=tune_minutes,
+        declared_sizes=declared_sizes,
+        dumps=dump_plan is not None,
+        threads=options.threads != "none",
+    )
+    compiler.c_library(work, _with_samples(batch), folder, options)
+    if dump_plan is not None:
+        compiler.write_plans(Path(dump_plan))
+    size = (folder / f"lib{options.name}.a").stat().st_size
     return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
 
 
@@ -177,6 +217,28 @@ def _check_sizes(model: Model) -> None:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Emitted:
+    """What a graph became before anything was compiled to machine code."""
+
+    emission: Emission
+    metadata: dict[str, Any]
+    accesses: Accesses
+    operations: int
+    tuning: TuneReport | None
+
+    def kernels(self) -> Kernels:
+        """What artifacts are built from."""
+        emission = self.emission
+        metadata = {
+            **self.metadata,
+            "accesses": dataclasses.asdict(self.accesses),
+            "calls": emission.describe_calls(),
+        }
+        writes = {name: verdict.writes for name, verdict in emission.proofs.items()}
+        return Kernels(emission.schedule, emission.functions, emission.digests, writes, metadata)
+
+
 class _Compiler:
     """Compiles graphs with the same options; `report` sums up what it made, `plans` their text."""
 
@@ -189,9 +251,10 @@ class _Compiler:
         minutes: float,
         declared_sizes: bool,
         dumps: bool,
+        threads: bool = True,
     ) -> None:
         self.target, self.cache, self.winograd, self.minutes = target, cache, winograd, minutes
-        self.declared_sizes = declared_sizes
+        self.declared_sizes, self.threads = declared_sizes, threads
         if minutes > 0:
             check_tunable(target)
         self.dumps, self.plans = dumps, list[str]()
@@ -199,37 +262,47 @@ class _Compiler:
 
     def library(self, model: Model, samples: Set[str], path: Path) -> None:
         """A shared object of the whole model, which changes. Raises UnsupportedError."""
+        made = self._emit(model, samples)
+        reused = build_library(made.kernels(), self.target, self.cache, path)
+        self._report(made, reused)
+
+    def c_library(
+        self, model: Model, samples: Set[str], folder: Path, options: LibraryOptions
+    ) -> None:
+        """A C library of the whole model, which changes. Raises UnsupportedError."""
+        made = self._emit(model, samples)
+        reused = build_c_library(made.kernels(), self.target, self.cache, folder, options)
+        self._report(made, reused)
+
+    def write_plans(self, path: Path) -> None:
+        """The text of the plans of all parts."""
+        with atomic_files(path) as (text,):
+            text.write_text("\n".join(self.plans), encoding="utf-8")
+
+    def _emit(self, model: Model, samples: Set[str]) -> _Emitted:
+        """Kernels and their schedule. The model changes. Raises UnsupportedError."""
         _check_sizes(model)
         if not self.declared_sizes:
             refuse_sizes_of_inputs(model)
+        quantized = _quantized(model)
         plan = lower(model, self.target)
         if self.dumps:
             self.plans.append(print_plan(plan, self.target.name))
         choices, tuning = self._choices(plan)
-        emission = emit(plan, self.target, choices, Verdicts(self.cache))
+        emission = emit(plan, self.target, choices, Verdicts(self.cache), threads=self.threads)
+        interface = _library_interface(plan, quantized)
+        metadata = _metadata(interface, self.target, samples)
         accesses = Accesses.of(emission.proofs.values())
-        metadata = _metadata(_library_interface(plan), self.target, samples)
-        reused = build_library(
-            emission.schedule,
-            emission.functions,
-            emission.digests,
-            {name: verdict.writes for name, verdict in emission.proofs.items()},
-            {
-                **metadata,
-                "accesses": dataclasses.asdict(accesses),
-                "calls": emission.describe_calls(),
-            },
-            self.target,
-            self.cache,
-            path,
-        )
-        before = self.report
+        return _Emitted(emission, metadata, accesses, len(plan.operations), tuning)
+
+    def _report(self, made: _Emitted, reused: int) -> None:
+        before, tuning = self.report, made.tuning
         self.report = dataclasses.replace(
             before,
-            kernels=before.kernels + len(emission.functions),
+            kernels=before.kernels + len(made.emission.functions),
             reused=before.reused + reused,
-            operations=before.operations + len(plan.operations),
-            accesses=before.accesses.plus(accesses),
+            operations=before.operations + made.operations,
+            accesses=before.accesses.plus(made.accesses),
             tuning=tuning if before.tuning is None else before.tuning.and_then(tuning),
         )
 
@@ -330,11 +403,41 @@ def _metadata(interface: _Interface, target: Target, samples: Set[str]) -> dict[
     }
 
 
-def _library_interface(plan: Plan) -> _Interface:
+def _library_interface(plan: Plan, quantized: Mapping[str, dict[str, Any]]) -> _Interface:
     def describe(name: str, tensor: PlanTensor) -> dict[str, Any]:
-        return {"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+        fields = {"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+        return {**fields, **quantized.get(name, {})}
 
     return [describe(t.name, t) for t in plan.inputs], [describe(n, t) for n, t in plan.outputs]
+
+
+def _quantized(model: Model) -> dict[str, dict[str, Any]]:
+    """Scale and zero point of the inputs and outputs that hold quantized numbers."""
+    found = {}
+    for value in model.graph.inputs:
+        nodes = value.users
+        if nodes and all(n.op_type == "DequantizeLinear" and n.input(0) is value for n in nodes):
+            found[value.name] = [_scale_of(n) for n in nodes]
+    for value in model.graph.outputs:
+        node = value.producer
+        if node is not None and node.op_type == "QuantizeLinear":
+            found[value.name] = [_scale_of(node)]
+    return {
+        name: each[0]
+        for name, each in found.items()
+        if each[0] and each.count(each[0]) == len(each)
+    }
+
+
+def _scale_of(node: Node) -> dict[str, Any]:
+    """Of QuantizeLinear and DequantizeLinear of one constant scale for all elements."""
+    scale, zero = node.input(1), node.input(2)
+    if scale is None or scale.const is None or scale.const.size != 1:
+        return {}
+    if zero is not None and (zero.const is None or zero.const.size != 1):
+        return {}
+    point = 0 if zero is None or zero.const is None else int(zero.const.numpy().item())
+    return {"scale": float(scale.const.numpy().item()), "zero_point": point}
 
 
 def _container_interface(model: Model) -> _Interface:

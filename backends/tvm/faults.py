@@ -13,8 +13,6 @@ class Fault(enum.IntEnum):
     LIMIT = 3
     DIVISION = 4
     COUNT = 5
-    MEMORY = 255
-    """The fault of a kernel that fails without a code: it can't be given scratch memory."""
 
     @property
     def text(self) -> str:
@@ -27,7 +25,6 @@ _TEXTS = {
     Fault.LIMIT: "an operand's value asks for more work than the artifact may do",
     Fault.DIVISION: "an integer is divided by zero",
     Fault.COUNT: "the data lead to another number of results than the model declares",
-    Fault.MEMORY: "not enough memory",
 }
 
 SAMPLE_LIMIT = 4096

@@ -6,7 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..backends.tvm.artifact.options import THREADS, LibraryOptions, check_name, name_of_file
 from ..backends.tvm.targets import Target, can_run_here, parse_target, targets
+from ..ir.errors import SecateurError
+from ..ir.files import read_regular
 
 if TYPE_CHECKING:
     from ..data.fixed_inputs import FixedInputs
@@ -14,13 +17,20 @@ if TYPE_CHECKING:
 
 ARTIFACT = "model.so"
 
+LIBRARY_THREADS = THREADS
+"""Who shares parallel loops of a C library."""
+
+MOST_LABEL_BYTES = 16 * 1024 * 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
-    """What was compiled: the file, whether this machine runs it, and the compiler's report."""
+    """What was compiled: the file, of a C library the static one, with the names of all that was
+    written; whether this machine runs it, and the compiler's report."""
 
     target: str
     file: Path
+    files: tuple[str, ...]
     file_bytes: int
     runs_here: bool
     compiler: dict[str, Any]
@@ -43,31 +53,65 @@ def compile_file(
     fallback: bool = False,
     declared_sizes: bool = False,
     dump_plan: Path | None = None,
+    library: LibraryOptions | None = None,
 ) -> Compilation:
-    """Compile the model in `source` into `folder`, which changes whole or not at all."""
+    """Compile the model in `source` into `folder`, which changes whole or not at all: into
+    an artifact, or into a C library.
+
+    Raises SecateurError for a library with `fallback`, whose files can't run a model in parts.
+    """
     from ..checking.running import open_model
     from .output import output_folder
 
     machine = parse_target(target)
-    with output_folder(folder, (ARTIFACT,)) as written:
+    if library is not None and fallback:
+        raise SecateurError("a C library needs every node compiled: leave out --fallback")
+    files = (ARTIFACT,) if library is None else library.files
+    file = ARTIFACT if library is None else library.archive
+    with output_folder(folder, files) as written:
         progress.begin("import")
         model = open_model(source, fixed)
         progress.end()
         progress.begin("compile")
         from ..backends.tvm.cache import Cache
-        from ..backends.tvm.compile import compile_model  # imports TVM
+        from ..backends.tvm.compile import compile_library, compile_model  # imports TVM
 
-        built = compile_model(
-            model,
-            machine,
-            written / ARTIFACT,
-            cache=Cache.open(cache),
-            tune_minutes=tune,
-            fallback=fallback,
-            declared_sizes=declared_sizes,
-            dump_plan=dump_plan,
-        )
-        size = (written / ARTIFACT).stat().st_size
+        options: dict[str, Any] = {
+            "cache": Cache.open(cache),
+            "tune_minutes": tune,
+            "declared_sizes": declared_sizes,
+            "dump_plan": dump_plan,
+        }
+        if library is None:
+            built = compile_model(model, machine, written / file, fallback=fallback, **options)
+        else:
+            built = compile_library(model, machine, written, library, **options)
+        size = (written / file).stat().st_size
         progress.end()
     report = dataclasses.asdict(built)
-    return Compilation(machine.name, folder / ARTIFACT, size, can_run_here(machine), report)
+    return Compilation(machine.name, folder / file, files, size, can_run_here(machine), report)
+
+
+def library_options(
+    source: Path,
+    name: str | None,
+    threads: str,
+    labels: Path | None,
+    weights_apart: bool,
+) -> LibraryOptions:
+    """How a C library of the model in `source` is made; its name is the file's by default.
+
+    `labels` is a text file with the name of a class on each line. Raises SecateurError for a name
+    that C can't have, and for labels that can't be read.
+    """
+    known = check_name(name) if name is not None else name_of_file(source.stem)
+    lines: tuple[str, ...] = ()
+    if labels is not None:
+        try:
+            text = read_regular(labels, MOST_LABEL_BYTES).decode("utf-8")
+        except OSError as error:
+            raise SecateurError(f"{labels}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise SecateurError(f"{labels}: no text of UTF-8") from None
+        lines = tuple(text.splitlines())
+    return LibraryOptions(known, threads, lines, weights_apart)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,43 +15,62 @@ from ....ir.errors import UnsupportedError
 from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
 from ..cache import Cache
-from ..plan.memory import assign_memory
+from ..plan.memory import Memory, assign_memory
 from ..plan.memory_check import check_memory
 from ..plan.schedule import Schedule
 from ..targets import Target
 from ..tensorir.types import PrimFunc
-from .entry import source
-from .objects import compile_functions, compile_runtime
+from .entry import scratch_bytes, source
+from .objects import NATIVE, compile_functions, compile_runtime, lacking_in_libc
 from .symbols import LIBC, undefined
 from .toolchain import compile_source, link_shared
 
 
-def build_library(
-    schedule: Schedule,
-    functions: Mapping[str, PrimFunc],
-    digests: Mapping[str, str],
-    writes: Mapping[str, Sequence[int]],
-    metadata: Mapping[str, Any],
-    target: Target,
-    cache: Cache,
-    path: Path,
-) -> int:
-    """Compile and link the kernels that a schedule calls; how many came from the cache.
+@dataclasses.dataclass(frozen=True)
+class Kernels:
+    """What an artifact is built from: a schedule and the kernels that it calls, by name.
 
-    `digests` are those of the functions' content, `writes` the arguments that each writes.
+    `digests` are those of the functions' content, `writes` the arguments that each writes, and
+    `metadata` what the artifact says of itself.
+    """
+
+    schedule: Schedule
+    functions: Mapping[str, PrimFunc]
+    digests: Mapping[str, str]
+    writes: Mapping[str, Sequence[int]]
+    metadata: Mapping[str, Any]
+
+    def assign_memory(self) -> Memory:
+        """Places of all buffers, checked."""
+        memory = assign_memory(self.schedule)
+        check_memory(self.schedule, memory, self.writes)
+        return memory
+
+
+def build_library(kernels: Kernels, target: Target, cache: Cache, path: Path) -> int:
+    """Compile and link kernels into a shared object; how many came from the cache.
+
     Raises UnsupportedError where TVM can't compile a kernel, SecateurError where linking fails.
     """
-    memory = assign_memory(schedule)
-    check_memory(schedule, memory, writes)
-    text = json.dumps({**metadata, "arena_bytes": memory.arena_bytes})
+    memory = kernels.assign_memory()
     with scratch_folder() as folder:
-        objects = compile_functions(functions, digests, target, cache, folder)
-        _write_constants(folder / "constants", memory.constants)
+        objects = compile_functions(kernels.functions, kernels.digests, target, cache, folder)
+        signatures = objects.signatures
+        scratch = scratch_bytes(signatures)
+        sizes = {"arena_bytes": memory.arena_bytes + scratch, "scratch_bytes": scratch}
+        text = json.dumps({**kernels.metadata, **sizes})
+        write_constants(folder / "constants", memory.constants)
         (folder / "metadata").write_text(text, encoding="utf-8")
         entry = folder / "entry.c"
-        entry.write_text(source(schedule, memory, "constants", "metadata"), encoding="utf-8")
+        entry.write_text(
+            source(kernels.schedule, memory, signatures, "constants", "metadata"), encoding="utf-8"
+        )
+        shutil.copy(NATIVE / "context.h", folder)
         compile_source(target, entry, entry.with_suffix(".o"), freestanding=True)
-        own = [entry.with_suffix(".o"), *compile_runtime(target, cache, folder)]
+        is_shared = any(signature.bodies for signature in signatures.values())
+        sources = ["threads.c"] * is_shared + lacking_in_libc(target)
+        runtime = compile_runtime(target, cache, folder, sources)
+        own = [entry.with_suffix(".o"), *runtime]
         link_shared(target, [*objects.paths, *own], path)
     check_symbols(path, target)
     return objects.reused
@@ -64,7 +85,8 @@ def check_symbols(path: Path, target: Target) -> None:
         )
 
 
-def _write_constants(path: Path, constants: Sequence[tuple[int, Array]]) -> None:
+def write_constants(path: Path, constants: Sequence[tuple[int, Array]]) -> None:
+    """A file of the constants, each at its offset."""
     with path.open("wb") as file:
         for offset, array in constants:
             file.seek(offset)

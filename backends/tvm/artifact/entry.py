@@ -6,22 +6,27 @@
 makes the calls from `first` up to before `last`; `last` beyond the last call copies the
 outputs that need it, too. It returns 0, or, of a call that failed, `fault | call << 8`: a
 code of `faults.py` and the number of the call in the metadata's `calls`. Outputs hold no
-result then, and the next run is as good as any. Pointers need no alignment; the arena is memory
-for `arena_bytes` of the metadata, which is JSON text at `secateur_metadata`.
+result then, and the next run is as good as any. Inputs and outputs are aligned to their elements,
+the arena to 64 bytes; it has `arena_bytes` of the metadata, which is JSON text at
+`secateur_metadata`, and `scratch_bytes` more for each thread after the first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+
 from ..faults import CALL_SHIFT
-from ..plan.memory import Memory, Place
+from ..plan.memory import ALIGNMENT, Memory, Place
 from ..plan.schedule import Schedule
+from .convention import Body, Signature, body_name, loop_name
 
 _SOURCE = """\
-#define HIDDEN __attribute__((visibility("hidden")))
+#include "context.h"
+
 #define STEP(i, call) \\
     case i: \\
         if (last <= i) return 0; \\
-        if (call != 0) return secateur_fault() | i << {shift};
+        if (call != 0) return fault | i << {shift};
 
 __asm__(
     ".section .rodata\\n"
@@ -39,15 +44,14 @@ extern HIDDEN unsigned char secateur_constants[];
 
 {declarations}
 
-HIDDEN void use_threads(int count);
-HIDDEN int secateur_fault(void);
-
 int secateur_run(
     void *const *inputs, void *const *outputs, void *arena, int threads, int first, int last
 ) {{
     unsigned char *const constants = secateur_constants, *const memory = arena;
-    (void)inputs, (void)outputs, (void)constants, (void)memory;
-    use_threads(threads);
+    unsigned char *const scratch = memory + {arena};
+    const secateur_context context = {{threads, scratch, {scratch}, 0}};
+    int fault = 0;
+    (void)inputs, (void)outputs, (void)constants, (void)memory, (void)context, (void)fault;
     switch (first) {{
 {steps}
     default:
@@ -59,31 +63,133 @@ int secateur_run(
 """
 
 
-def source(schedule: Schedule, memory: Memory, constants: str, metadata: str) -> str:
+def scratch_bytes(signatures: Mapping[str, Signature]) -> int:
+    """Bytes that each thread needs for what kernels keep beyond their stack."""
+    sizes = [s.scratch for s in signatures.values()]
+    sizes += [b.scratch for s in signatures.values() for b in s.bodies]
+    return max((_offsets(each)[1] for each in sizes), default=0)
+
+
+def source(
+    schedule: Schedule,
+    memory: Memory,
+    signatures: Mapping[str, Signature],
+    constants: str,
+    metadata: str,
+) -> str:
     """The source, which includes the files `constants` and `metadata` beside it when compiled."""
-    arities = {call.kernel: len(call.arguments) for call in schedule.calls}
-    declarations = [
-        f"HIDDEN int {kernel}({', '.join(['void *'] * count) or 'void'});"
-        for kernel, count in sorted(arities.items())
-    ]
-    steps = [
-        f"    STEP({index}, {call.kernel}"
-        f"({', '.join(_pointer(memory.places[b]) for b in call.arguments)}))"
-        for index, call in enumerate(schedule.calls)
-    ]
-    copies = [
-        f"        __builtin_memcpy(outputs[{c.output}], {_pointer(c.source)}, {c.nbytes});"
-        for c in memory.copies
-    ]
+    steps, copies = run_steps(schedule, memory, signatures)
     return _SOURCE.format(
         constants=constants,
         metadata=metadata,
-        declarations="\n".join(declarations),
-        steps="\n".join(steps),
-        copies="\n".join(copies),
+        declarations=declarations(signatures),
+        steps=steps,
+        copies=copies,
         count=len(schedule.calls),
         shift=CALL_SHIFT,
+        arena=memory.arena_bytes,
+        scratch=scratch_bytes(signatures),
     )
+
+
+def run_steps(
+    schedule: Schedule, memory: Memory, signatures: Mapping[str, Signature]
+) -> tuple[str, str]:
+    """A line `STEP(index, call)` for each call, and lines that copy outputs which need it.
+
+    They refer to `inputs`, `outputs`, `constants`, `memory`, `scratch`, `fault` and `context`.
+    """
+    steps = []
+    for index, call in enumerate(schedule.calls):
+        pointers = [_pointer(memory.places[buffer]) for buffer in call.arguments]
+        steps.append(f"    STEP({index}, {_call(call.kernel, signatures[call.kernel], pointers)})")
+    copies = [
+        f"    __builtin_memcpy(outputs[{c.output}], {_pointer(c.source)}, {c.nbytes});"
+        for c in memory.copies
+    ]
+    return "\n".join(steps), "\n".join(copies)
+
+
+def declarations(signatures: Mapping[str, Signature]) -> str:
+    """Declarations of the kernels, and the functions that share out their parallel loops."""
+    return "\n".join(_declarations(signatures))
+
+
+def single_calls(signatures: Mapping[str, Signature]) -> str:
+    """The source of `int NAME_alone(void *const *arguments, void *scratch)` for each kernel,
+    which calls it on one thread. For measuring; the status is 0 or another number."""
+    lines = ['#include "context.h"', declarations(signatures)]
+    for name, signature in signatures.items():
+        pointers = [f"arguments[{i}]" for i in range(signature.arguments)]
+        call = _call(name, signature, pointers)
+        lines += [
+            f"int {name}_alone(void *const *arguments, unsigned char *scratch) {{",
+            "    const secateur_context context = {1, scratch, 0, 0};",
+            "    int fault = 0;",
+            "    (void)arguments, (void)context, (void)fault;",
+            f"    return {call};",
+            "}",
+        ]
+    return "\n".join(lines)
+
+
+def _call(kernel: str, signature: Signature, pointers: Sequence[str]) -> str:
+    """The call of a kernel on buffers; `scratch`, `fault` and `context` are variables there."""
+    arguments = [*pointers]
+    arguments += [f"scratch + {offset}" for offset in _offsets(signature.scratch)[0]]
+    arguments += ["&fault"] * signature.faults
+    arguments += ["&context"] * bool(signature.bodies)
+    return f"{kernel}({', '.join(arguments)})"
+
+
+def _declarations(signatures: Mapping[str, Signature]) -> Iterator[str]:
+    for name, signature in sorted(signatures.items()):
+        types = ["void *"] * (signature.arguments + len(signature.scratch))
+        types += ["int *"] * signature.faults
+        types += ["const secateur_context *"] * bool(signature.bodies)
+        yield f"HIDDEN int {name}({', '.join(types) or 'void'});"
+        for index, body in enumerate(signature.bodies):
+            yield from _loop(name, index, signature.arguments, body)
+
+
+def _loop(kernel: str, index: int, arguments: int, body: Body) -> Iterator[str]:
+    """The function that shares out one parallel loop of a kernel."""
+    name, inner = loop_name(kernel, index), body_name(kernel, index)
+    pointers = [f"a{i}" for i in range(arguments)]
+    integers = [f"v{i}" for i in range(body.variables)]
+    fields = [*(f"void *{p};" for p in pointers), *(f"int {v};" for v in integers)]
+    types = ["void *"] * arguments + ["int"] * body.variables
+    types += ["void *"] * len(body.scratch) + ["int *"] * body.faults + ["int", "int"]
+    given = [f"d->{field}" for field in (*pointers, *integers)]
+    given += [f"scratch + {offset}" for offset in _offsets(body.scratch)[0]]
+    given += ["&fault"] * body.faults + ["task", "tasks"]
+    call = f"{inner}({', '.join(given)})"
+    taken = [f"void *{p}" for p in pointers] + ["int *fault"] * body.faults
+    taken += [f"int {v}" for v in integers] + ["const secateur_context *context"]
+    initial = ", ".join([*pointers, *integers]) or "0"
+    share = f"secateur_share(context, {name}_task, &d)"
+    yield f"HIDDEN int {inner}({', '.join(types)});"
+    yield f"struct {name} {{ {' '.join(fields) or 'int none;'} }};"
+    yield f"static int {name}_task(void *data, unsigned char *scratch, int task, int tasks) {{"
+    yield f"    const struct {name} *d = data;"
+    yield "    int fault = 0;"
+    yield "    (void)d, (void)scratch, (void)fault;"
+    yield f"    return {call} != 0 ? fault : 0;"
+    yield "}"
+    yield f"HIDDEN int {name}({', '.join(taken)});"
+    yield f"int {name}({', '.join(taken)}) {{"
+    yield f"    struct {name} d = {{{initial}}};"
+    yield f"    return {f'*fault = {share}' if body.faults else share};"
+    yield "}"
+
+
+def _offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Where buffers of these sizes lie, one after the other, and the bytes of all."""
+    offsets, end = [], 0
+    for size in sizes:
+        offsets.append(end)
+        end += -(-size // ALIGNMENT) * ALIGNMENT
+    return offsets, end
 
 
 def _pointer(place: Place) -> str:

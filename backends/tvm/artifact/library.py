@@ -40,7 +40,8 @@ class Library:
         self._run = _RUN(_ctypes.dlsym(library._handle, "secateur_run"))
         text = ctypes.addressof(ctypes.c_char.in_dll(library, "secateur_metadata"))
         self.metadata: dict[str, Any] = json.loads(ctypes.string_at(text))
-        self._arena = aligned(int(self.metadata["arena_bytes"]))
+        others = (threads - 1) * int(self.metadata["scratch_bytes"])
+        self._arena = aligned(int(self.metadata["arena_bytes"]) + others)
         self._arena_pointer = _address(self._arena)
         self._calls = len(self.metadata["calls"])
         self._outputs = [

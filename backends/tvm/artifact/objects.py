@@ -18,25 +18,28 @@ from ....ir.errors import UnsupportedError
 from ..cache import Cache
 from ..targets import Target
 from ..tensorir.types import PrimFunc
+from .convention import Signature, split, take_pointers, take_task
 from .toolchain import compile_source
 
 log = logging.getLogger(__name__)
 
-_CPU = 1
-"""DLPack's device type."""
+NATIVE = Path(__file__).with_name("native")
+"""The folder of C sources that artifacts have parts of."""
 
 _PACKED = 1
 """TVM's calling convention of functions that need no wrapper any more."""
 
-_SCHEME = "3"
+_SCHEME = "4"
 """Part of every key: to be changed with how functions become objects."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """Object files in the order of the functions' names; `reused` came from the cache."""
+    """Object files in the order of the functions' names, and how each function is called;
+    `reused` came from the cache."""
 
     paths: Sequence[Path]
+    signatures: Mapping[str, Signature]
     reused: int
 
 
@@ -54,60 +57,82 @@ def compile_functions(
     """
     names = sorted(functions)
     machine = tvm.target.Target(target.llvm())
-    paths, reused = [], 0
+    paths, signatures, reused = [], {}, 0
     for index, name in enumerate(names):
         path = folder / f"{index:05d}.o"
         paths.append(path)
 
-        def compile_kernel(name: str = name, path: Path = path) -> None:
+        def compile_kernel(name: str = name) -> bytes:
             try:
-                _compile(name, functions[name], machine, path)
+                return _compile(name, functions[name], machine, folder)
             except Exception as error:  # TVM's errors have no common type
                 text = " ".join(str(error).split())[:300]
                 raise UnsupportedError(
                     f"TVM can't compile kernel {name} for {target.name}: {text}"
                 ) from None
 
-        reused += _provide(path, cache, _key(name, digests[name], target), compile_kernel)
+        content, known = _provide(cache, _key(name, digests[name], target), compile_kernel)
+        signature, _, code = content.partition(b"\n")
+        signatures[name] = Signature.from_json(signature.decode())
+        path.write_bytes(code)
+        reused += known
     if reused < len(names):
         cache.trim()
-    return Objects(paths, reused)
+    return Objects(paths, signatures, reused)
 
 
-def compile_runtime(target: Target, cache: Cache, folder: Path) -> list[Path]:
-    """Write the objects of what kernels need besides libc. Raises SecateurError."""
-    names = ["runtime.c", *(["division.c"] if target.machine == "armv7l" else [])]
+def compile_runtime(
+    target: Target, cache: Cache, folder: Path, sources: Sequence[str]
+) -> list[Path]:
+    """Write the objects of C sources of `NATIVE`. Raises SecateurError."""
+    headers = sorted(NATIVE.glob("*.h"))
     paths = []
-    for name in names:
-        source = Path(__file__).with_name("native") / name
-        paths.append(folder / f"{source.stem}.o")
-        key = _key(name, source.read_text(encoding="utf-8"), target)
-        make = functools.partial(compile_source, target, source, paths[-1])
-        _provide(paths[-1], cache, key, make)
+    for name in sources:
+        source = NATIVE / name
+        path = folder / f"{source.stem}.o"
+        paths.append(path)
+
+        def compile_file(source: Path = source, path: Path = path) -> bytes:
+            compile_source(target, source, path)
+            return path.read_bytes()
+
+        text = "\n".join(file.read_text(encoding="utf-8") for file in (source, *headers))
+        path.write_bytes(_provide(cache, _key(name, text, target), compile_file)[0])
     return paths
 
 
-def _provide(path: Path, cache: Cache, key: str, make: Callable[[], None]) -> bool:
-    """Write an object from the cache, else by `make`; whether it was in the cache."""
+def lacking_in_libc(target: Target) -> list[str]:
+    """Sources of what compilers expect of a library of theirs, which artifacts don't need."""
+    return ["division.c"] if target.machine == "armv7l" else []
+
+
+def _provide(cache: Cache, key: str, make: Callable[[], bytes]) -> tuple[bytes, bool]:
+    """What the cache has under a key, else what `make` gives; whether the cache had it."""
     found = cache.get(key)
     if found is not None:
-        path.write_bytes(found)
         log.debug("%s: from the cache", key)
-        return True
+        return found, True
     log.debug("%s: compiled", key)
-    make()
-    cache.put(key, path.read_bytes())
-    return False
+    made = make()
+    cache.put(key, made)
+    return made, False
 
 
-def _compile(name: str, function: PrimFunc, machine: Any, path: Path) -> None:
-    module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
+def _compile(name: str, function: PrimFunc, machine: Any, folder: Path) -> bytes:
+    """A line that says how the kernel is called, then the object file."""
+    functions, signature = split(name, function)
+    module = tvm.IRModule({n: f.with_attr("global_symbol", n) for n, f in functions.items()})
     module = _pipeline(machine)(module)
+    path = folder / "kernel.o"
     tvm.get_global_func("target.build.llvm")(module, machine).write_to_file(str(path))
+    return signature.to_json().encode() + b"\n" + path.read_bytes()
 
 
 def _pipeline(machine: Any) -> Any:
-    """TVM's default passes, those that CPUs need, with a calling convention of our own."""
+    """TVM's default passes, those that CPUs need, with a calling convention of our own.
+
+    Without LowerTVMBuiltin, which gives local buffers to a runtime: they stay on the stack.
+    """
     s, t = tvm.s_tir.transform, tirx.transform
     return tvm.transform.Sequential(
         [
@@ -135,40 +160,26 @@ def _pipeline(machine: Any) -> Any:
             t.CommonSubexprElim(),
             t.FP8ComputeLegalize(),
             t.VerifyMemory(),
-            tvm.transform.module_pass(_by_pointers, opt_level=0),
+            _each(take_pointers),
             t.FP8StorageLegalize(),
             t.BF16StorageLegalize(),
-            t.LowerTVMBuiltin(),
             t.LowerIntrin(),
+            _each(take_task),
         ]
     )
 
 
-def _by_pointers(module: Any, _: Any) -> Any:
-    """Make every function an `int name(void *, ...)` of its buffers' addresses.
+def _each(change: Callable[[PrimFunc], PrimFunc]) -> Any:
+    """A pass that changes every function."""
 
-    TVM's own convention passes tensors, which functions then check. Nothing is said of
-    the addresses' alignment, so that any will do.
-    """
-    return tvm.IRModule(
-        {name: _take_pointers(function) for name, function in module.functions.items()},
-        attrs=module.attrs,
-    )
+    def apply(module: Any, _: Any) -> Any:
+        functions = {
+            name: change(function).with_attr("calling_conv", _PACKED)
+            for name, function in module.functions.items()
+        }
+        return tvm.IRModule(functions, attrs=module.attrs)
 
-
-def _take_pointers(function: PrimFunc) -> Any:
-    pointers, body = [], []
-    for buffer in function.params:
-        kind = tvm.ir.PointerType(tvm.ir.PrimType(str(buffer.dtype)), "global")
-        pointers.append(tirx.Var(f"{buffer.name}_pointer", kind))
-        body.append(tirx.DeclBuffer(buffer, data=pointers[-1]))
-    inner = function.body
-    for key, value in (("device_id", 0), ("device_type", _CPU)):
-        default = tvm.runtime.convert("default")
-        inner = tirx.AttrStmt(default, key, tirx.IntImm("int32", value), inner)
-    body += [inner, tirx.stmt.Return(tirx.IntImm("int32", 0))]
-    result = tirx.PrimFunc(pointers, tirx.SeqStmt(body), tvm.ir.PrimType("int32"), function.attrs)
-    return result.with_attr("calling_conv", _PACKED)
+    return tvm.transform.module_pass(apply, opt_level=0)
 
 
 def _key(name: str, content: str, target: Target) -> str:

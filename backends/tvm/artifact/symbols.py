@@ -15,7 +15,18 @@ _MATHEMATICS = (
 
 LIBC = frozenset(
     [
-        *("abort", "calloc", "free", "getpid", "malloc", "memcmp", "memcpy", "memmove", "memset"),
+        *(
+            "abort",
+            "calloc",
+            "free",
+            "getauxval",
+            "getpid",
+            "malloc",
+            "memcmp",
+            "memcpy",
+            "memmove",
+            "memset",
+        ),
         *("nanosleep", "posix_memalign", "pthread_atfork", "pthread_cond_broadcast"),
         *("pthread_cond_destroy", "pthread_cond_init", "pthread_cond_signal", "pthread_cond_wait"),
         *("pthread_create", "pthread_detach", "pthread_join", "pthread_mutex_destroy"),

@@ -42,15 +42,33 @@ def compile_source(
         _run(target, "compiling", arguments, source.parent, caches)
 
 
-def link_shared(target: Target, objects: Sequence[Path], output: Path) -> None:
+def link_shared(
+    target: Target, objects: Sequence[Path], output: Path, *, name: str | None = None
+) -> None:
     """Link position-independent `objects` into the shared object `output`.
 
-    libc and libm stay undefined symbols that the loading process provides. Raises
-    SecateurError where there is no linker or linking fails.
+    libc and libm stay undefined symbols that the loading process provides. `name` is that by
+    which programs that are linked with it look for it. Raises SecateurError where there is no
+    linker or linking fails.
     """
     zig = _zig()
     command = [zig, "ld.lld"] if zig else [_cross_compiler(target), "-fPIC"]
-    _run(target, "linking", [*command, "-shared", "-s", "-o", str(output), *map(str, objects)])
+    flags = [
+        "-shared",
+        "-s",
+        *([] if name is None else ["-soname" if zig else "-Wl,-soname", name]),
+    ]
+    _run(target, "linking", [*command, *flags, "-o", str(output), *map(str, objects)])
+
+
+def archive(target: Target, objects: Sequence[Path], output: Path) -> None:
+    """Put objects into the static library `output`, the same bytes each time.
+
+    Raises SecateurError.
+    """
+    zig = _zig()
+    command = [zig, "ar"] if zig else [_cross_compiler(target).removesuffix("gcc") + "ar"]
+    _run(target, "archiving", [*command, "rcsD", str(output), *map(str, objects)])
 
 
 def _run(

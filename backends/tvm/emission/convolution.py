@@ -12,7 +12,6 @@ from ..plan.blocked import Blocked
 from ..plan.operations import ConvolutionOp
 from ..plan.schedule import Buffer
 from .emission import Emission, padded
-from .work import is_parallel
 
 
 def emit(emission: Emission, op: ConvolutionOp) -> None:
@@ -49,7 +48,7 @@ def emit(emission: Emission, op: ConvolutionOp) -> None:
     weights = convolution.pack_weights(conv, emission.target, tile, values)
     starts = convolution.start_table(conv, emission.target, tile)
     extra = [emission.constant(starts)] if starts is not None else []
-    parallel = is_parallel(op, emission.target)
+    parallel = emission.is_parallel(op)
     emission.produce(
         op.output,
         (conv, tile, parallel),
@@ -74,7 +73,7 @@ def _depthwise(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked
     bias = without_offset(op.bias, op.weights, 128 if signed else 0)
     bias = padded(bias, y.padded_channels, kernel.accumulator)
     weights = depthwise.pack_weights(kernel, emission.target, op.weights)
-    parallel = is_parallel(op, emission.target)
+    parallel = emission.is_parallel(op)
     emission.produce(
         op.output,
         (kernel, parallel),
@@ -87,7 +86,7 @@ def _winograd(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked)
     y = emission.layouts[op.output]
     operands, arguments = emission.operands(op, y, y.padded_channels)
     kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands)
-    parallel = is_parallel(op, emission.target)
+    parallel = emission.is_parallel(op)
     emission.produce(
         op.output,
         (kernel, parallel),

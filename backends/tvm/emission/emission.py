@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -50,8 +51,10 @@ class Emission:
         target: Target,
         choices: Choices | None = None,
         verdicts: Verdicts | None = None,
+        *,
+        threads: bool = True,
     ) -> None:
-        self.target = target
+        self.target, self.threads = target, threads
         self.verdicts = verdicts or Verdicts()
         self.choices = choices or Choices(target)
         self.schedule = Schedule()
@@ -69,6 +72,10 @@ class Emission:
             (tensor, None): Buffer(nbytes(tensor.shape, tensor.dtype), input=index)
             for index, tensor in enumerate(plan.inputs)
         }
+
+    def is_parallel(self, op: Operation) -> bool:
+        """Whether the operation's kernel is to be shared out among threads."""
+        return self.threads and is_parallel(op, self.target)
 
     def describe_calls(self) -> list[dict[str, Any]]:
         """All calls of kernels in order, each with its node, operator and multiply-accumulates."""
@@ -204,12 +211,14 @@ class Emission:
         return written
 
     def add_function(self, kind: str, function: PrimFunc) -> str:
-        """The function's name, which is its content's.
+        """The function's name, which is its content's and the target's.
 
-        Equal functions, in whatever model, have the same name and the same object file.
+        Equal functions, in whatever model, have the same name and the same object file, so
+        that a program which links several models has one of each.
         """
         content = digest(function)
-        name = f"{kind}_{content[:16]}"
+        machine = json.dumps(self.target.llvm(), sort_keys=True)
+        name = f"{kind}_{hashlib.sha256((content + machine).encode()).hexdigest()[:16]}"
         self.digests[name] = content
         self.functions[name] = function
         return name
@@ -276,7 +285,7 @@ class Emission:
             arguments.append(argument)
         kernel = Elementwise(shape, layout, tuple(sources), op.program)
         out = layout.shape if layout is not None else (math.prod(shape),)
-        parallel = is_parallel(op, self.target)
+        parallel = self.is_parallel(op)
         return self.call(
             (kernel, parallel),
             lambda: elementwise.build(kernel, self.target, parallel),

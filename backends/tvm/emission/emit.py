@@ -32,13 +32,20 @@ from .emission import Emission
 
 
 def emit(
-    plan: Plan, target: Target, choices: Choices | None = None, verdicts: Verdicts | None = None
+    plan: Plan,
+    target: Target,
+    choices: Choices | None = None,
+    verdicts: Verdicts | None = None,
+    *,
+    threads: bool = True,
 ) -> Emission:
     """Call a kernel for every operation; the emission that holds schedule and kernels.
 
+    Without `threads` no loop is to be shared out.
+
     Raises UnprovenError naming the node whose kernel isn't proven to stay within its buffers.
     """
-    emission = Emission(plan, target, choices, verdicts)
+    emission = Emission(plan, target, choices, verdicts, threads=threads)
     for op in plan.operations:
         emission.current = op
         rule = _RULES[type(op)]

@@ -10,7 +10,6 @@ from ..plan.operations import MatMulOp
 from ..plan.strides import collapse
 from ..plan.tensors import broadcast_strides
 from .emission import Emission, padded
-from .work import is_parallel
 
 
 def emit(emission: Emission, op: MatMulOp) -> None:
@@ -47,7 +46,7 @@ def emit(emission: Emission, op: MatMulOp) -> None:
     tile = emission.choices.product(op, kernel)
     dot = kernel.dot(emission.target)
     bias = without_offset(op.bias, op.weights.T, dot.input_offset)
-    parallel = is_parallel(op, emission.target)
+    parallel = emission.is_parallel(op)
     buffer = emission.call(
         (kernel, tile, parallel),
         lambda: matmul.build(kernel, emission.target, tile, parallel),

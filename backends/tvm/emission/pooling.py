@@ -7,7 +7,6 @@ import numpy as np
 from ..kernels.image import pooling
 from ..plan.operations import PoolingOp
 from .emission import Emission
-from .work import is_parallel
 
 
 def emit(emission: Emission, op: PoolingOp) -> None:
@@ -32,7 +31,7 @@ def emit(emission: Emission, op: PoolingOp) -> None:
         op.program,
         operands,
     )
-    parallel = is_parallel(op, emission.target)
+    parallel = emission.is_parallel(op)
     emission.produce(
         op.output,
         (kernel, parallel),

@@ -10,7 +10,6 @@ from ..plan.operations import ProductOp
 from ..plan.strides import collapse, row_major
 from ..plan.tensors import View, broadcast_strides
 from .emission import Emission
-from .work import is_parallel
 
 
 def emit(emission: Emission, op: ProductOp) -> None:
@@ -18,7 +17,7 @@ def emit(emission: Emission, op: ProductOp) -> None:
     target = emission.target
     kernel = describe(op)
     tile = product.choose_tile(kernel, target)
-    parallel = is_parallel(op, target)
+    parallel = emission.is_parallel(op)
     tensors = [op.left.tensor, op.right.tensor, *op.operands]
     buffer = emission.call(
         (kernel, tile, parallel),

@@ -17,7 +17,6 @@ from ..plan.tensors import PlanTensor
 from ..targets import Target
 from ..tensorir.types import PrimFunc
 from .emission import Emission
-from .work import is_parallel
 
 SPELLED_OUT = 16
 """Up to so many output pixels of one input pixel are spelled out in a kernel."""
@@ -35,7 +34,7 @@ def emit(emission: Emission, op: ResizeOp) -> None:
         x, layout = emission.blocked(op.input)
         operands, arguments = emission.operands(op, y, y.padded_channels)
     kernel = _kernel(op, layout, y, operands, emission.target)
-    parallel = is_parallel(op, emission.target)
+    parallel = emission.is_parallel(op)
 
     def build() -> PrimFunc:
         return resize.build(kernel, emission.target, parallel)

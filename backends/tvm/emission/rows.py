@@ -6,7 +6,6 @@ from ..kernels.rows import rows, softmax
 from ..plan.operations import QuantizedSoftmaxOp, RowsOp
 from ..plan.tensors import PlanTensor
 from .emission import Emission
-from .work import is_parallel
 
 
 def emit(emission: Emission, op: RowsOp) -> None:
@@ -18,7 +17,7 @@ def emit(emission: Emission, op: RowsOp) -> None:
         op.program,
         tuple(_operand(t, op.extents) for t in op.operands),
     )
-    parallel = is_parallel(op, emission.target)
+    parallel = emission.is_parallel(op)
     buffer = emission.call(
         (kernel, parallel),
         lambda: rows.build(kernel, emission.target, parallel),

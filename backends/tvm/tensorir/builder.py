@@ -20,6 +20,10 @@ SHARES = 16
 """Iterations that a parallel loop should have: enough for threads to share evenly."""
 
 
+_FAIL = "secateur_fail"
+"""What notes a fault; no such function is left when the kernel is compiled."""
+
+
 class KernelBuilder:
     """Collects parameters and statements of one function."""
 
@@ -130,7 +134,7 @@ class KernelBuilder:
         This is the only way to leave early, for which the entry answers with the fault's code:
         what follows runs only where the condition doesn't hold.
         """
-        note = tirx.call_extern("int32", "secateur_fail", tirx.IntImm("int32", int(fault)))
+        note = tirx.call_extern("int32", _FAIL, tirx.IntImm("int32", int(fault)))
         leave = tirx.SeqStmt([tirx.Evaluate(note), tirx.Evaluate(tirx.tvm_throw_last_error())])
         if isinstance(condition, bool):  # known while building
             if condition:
@@ -154,6 +158,15 @@ def leaves(statement: Expr) -> bool:
     last = statement.seq[-1] if isinstance(statement, tirx.SeqStmt) else statement
     value = last.value if isinstance(last, tirx.Evaluate) else None
     return getattr(getattr(value, "op", None), "name", "") == "tirx.tvm_throw_last_error"
+
+
+def fault_of(statement: Expr) -> int | None:
+    """The code of the fault that a statement notes, as `fail_if` has it do before it leaves."""
+    value: Any = statement.value if isinstance(statement, tirx.Evaluate) else None
+    if getattr(getattr(value, "op", None), "name", "") != "tirx.call_extern":
+        return None
+    name, *arguments = value.args
+    return int(arguments[0]) if name.value == _FAIL else None
 
 
 def load(buffer: BufferVar, *indices: Expr, lanes: int = 1) -> Computed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 from ....ir.errors import SecateurError
 from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
+from ..artifact.entry import scratch_bytes, single_calls
 from ..artifact.library import Library, aligned, load_library
-from ..artifact.objects import compile_functions, compile_runtime
-from ..artifact.toolchain import link_shared
+from ..artifact.objects import NATIVE, compile_functions, compile_runtime
+from ..artifact.toolchain import compile_source, link_shared
 from ..cache import Cache
 from ..kernels.matrix.dot import choose
 from ..targets import Target
@@ -44,22 +46,27 @@ def time_functions(
     """
     with scratch_folder() as folder:
         objects = compile_functions(functions, digests, target, cache, folder)
-        path = folder / "kernels.so"
-        runtime = compile_runtime(target, cache, folder)
-        link_shared(target, [*objects.paths, *runtime], path)
+        path, alone = folder / "kernels.so", folder / "alone.c"
+        alone.write_text(single_calls(objects.signatures), encoding="utf-8")
+        shutil.copy(NATIVE / "context.h", folder)
+        compile_source(target, alone, alone.with_suffix(".o"), freestanding=True)
+        runtime = compile_runtime(target, cache, folder, ["threads.c"])
+        link_shared(target, [*objects.paths, alone.with_suffix(".o"), *runtime], path)
         library = load_library(path)
+    scratch = aligned(scratch_bytes(objects.signatures))
     memory = {name: _arguments(function) for name, function in functions.items()}
     times = dict.fromkeys(functions, float("inf"))
     flushed = np.zeros(FLUSHED_BYTES, np.uint8)
     for _ in range(rounds):
         for name, arrays in memory.items():
-            kernel = library[name]
-            pointers = [ctypes.c_void_p(a.ctypes.data) for a in arrays]
+            kernel = library[f"{name}_alone"]
+            pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
+            own = ctypes.c_void_p(scratch.ctypes.data)
             runs = []
             for _ in range(max(3, min(MOST_RUNS, int(SECONDS_PER_ROUND * 1e6 / times[name])))):
                 flushed += 1
                 start = time.perf_counter()
-                kernel(*pointers)
+                kernel(pointers, own)
                 runs.append(time.perf_counter() - start)
             times[name] = min(times[name], float(np.median(runs)) * 1e6)
     return times

@@ -3,9 +3,11 @@
 
 #include RUNTIME
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 
-enum { CALLERS = 3 };
+enum { CALLERS = 3, MOST_WANTED = 8, SCRATCH = 1000 };
 
 static int launches, forks;
 
@@ -14,28 +16,26 @@ typedef struct {
     int fails;
 } Loop;
 
-static int body(int task, Group *group, void *data) {
+static int body(void *data, unsigned char *scratch, int task, int tasks) {
     Loop *loop = data;
-    int step = group->tasks;
-    if (step == 1) { /* alone: the one task is all of the loop */
+    if (tasks == 1) { /* alone: the one task is all of the loop */
         for (int i = 0; i < MOST_THREADS * TASKS_PER_THREAD; i++) loop->ran[i]++;
     } else {
-        for (int i = task; i < MOST_THREADS * TASKS_PER_THREAD; i += step) loop->ran[i]++;
+        for (int i = task; i < MOST_THREADS * TASKS_PER_THREAD; i += tasks) loop->ran[i]++;
     }
-    char *memory = __TVMBackendAllocWorkspace(1, 0, 100 + 1000 * (task % 40), 0, 8);
-    memory[0] = 1;
-    __TVMBackendFreeWorkspace(1, 0, memory);
-    return loop->fails && task == step - 1 ? 7 : 0;
+    memset(scratch, task, SCRATCH); /* a data race where two threads have the same */
+    return loop->fails && task == tasks - 1 ? 7 : 0;
 }
 
 static void *call(void *argument) {
     static _Thread_local Loop loop;
+    static _Thread_local unsigned char scratch[MOST_WANTED * SCRATCH];
     int wanted = (int)(uintptr_t)argument;
     for (int i = 1; i <= launches; i++) {
-        use_threads(1 + (wanted + i) % wanted);
+        secateur_context context = {1 + (wanted + i) % wanted, scratch, SCRATCH, NULL};
         loop.fails = i % 10 == 0;
-        int status = __TVMBackendParallelLaunch(body, &loop, 0);
-        if ((status != 0) != loop.fails) exit(2);
+        int status = secateur_share(&context, body, &loop);
+        if (status != (loop.fails ? 7 : 0)) exit(2);
         for (int k = 0; k < MOST_THREADS * TASKS_PER_THREAD; k += 97) {
             if (loop.ran[k] != i) exit(3);
         }

@@ -14,7 +14,7 @@ pytest.importorskip("tvm")
 
 from tvm import tirx
 
-from secateur.backends.tvm.artifact.build import build_library
+from secateur.backends.tvm.artifact.build import Kernels, build_library
 from secateur.backends.tvm.artifact.library import Library
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.cache import Cache
@@ -47,7 +47,8 @@ def library(functions: list[Any], path: Path, dtype: str = "int64") -> Path:
     digests = {name: digest(function) for name, function in made.items()}
     schedule = Schedule(calls, results)
     writes = dict.fromkeys(names, (2,))
-    build_library(schedule, made, digests, writes, metadata, NATIVE, Cache.of_user(), path)
+    kernels = Kernels(schedule, made, digests, writes, metadata)
+    build_library(kernels, NATIVE, Cache.of_user(), path)
     return path
 
 

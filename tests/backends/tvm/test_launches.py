@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 SOURCE = Path(__file__).with_name("launches.c")
-RUNTIME = Path(artifact.__file__).with_name("native") / "runtime.c"
+RUNTIME = Path(artifact.__file__).with_name("native") / "threads.c"
 
 
 def run(folder: Path, flags: list[str], launches: int, threads: int, forks: int) -> None:

@@ -1,0 +1,315 @@
+"""A C library of a model: header, static and shared library, description, pkg-config file.
+
+    NAME.h libNAME.a libNAME.so NAME.json NAME.pc [NAME.weights]
+
+The library takes memory from its caller only, and keeps nothing from run to run, but for threads
+of its own where it has some.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ....ir.scratch import scratch_folder
+from ..cache import Cache
+from ..faults import CALL_SHIFT
+from ..plan.memory import ALIGNMENT, Memory
+from ..plan.schedule import Schedule
+from ..targets import Target
+from .build import Kernels, check_symbols, write_constants
+from .convention import Signature
+from .cpu_features import cpu_macros
+from .entry import declarations, run_steps, scratch_bytes
+from .interface import CTensor, Interface, description, expected, header, of_metadata
+from .objects import NATIVE, compile_functions, compile_runtime, lacking_in_libc
+from .options import LibraryOptions
+from .toolchain import archive, compile_source, link_shared
+
+_HEADER_BYTES = 64
+"""Bytes at the beginning of a workspace, and of a file of weights, that say what it is."""
+
+_SOURCE = """\
+#include <stddef.h>
+#include <stdint.h>
+
+#include "{name}.h"
+#include "context.h"
+#include "call.h"
+
+{cpu}
+#include "cpu.h"
+
+#define STEP(i, call) \\
+    if (call != 0) return fault | i << {shift};
+
+{weights}
+{declarations}
+
+static const unsigned char digest[32] = {{{digest}}};
+static const int64_t dimensions[] = {{{dimensions}}};
+static const Expected inputs_expected[] = {{{inputs}}};
+static const Expected outputs_expected[] = {{{outputs}}};
+
+static int run_sample(
+    void *const *inputs, void *const *outputs, unsigned char *constants, unsigned char *memory,
+    const secateur_context *shared
+) {{
+    const secateur_context context = *shared;
+    unsigned char *const scratch = context.scratch;
+    int fault = 0;
+    (void)inputs, (void)outputs, (void)constants, (void)memory, (void)scratch, (void)fault;
+{steps}
+{copies}
+    return 0;
+}}
+
+static size_t threads_of(const secateur_call *call) {{
+    size_t threads = 1;
+    if (call == NULL) return 1;
+    if (call->pool != NULL) threads = {pools} ? call->pool->threads : 1;
+    else if ({own}) threads = call->threads;
+    return threads < 1 ? 1 : threads > 256 ? 256 : threads;
+}}
+
+size_t {name}_workspace_bytes(const secateur_call *call) {{
+    return {workspace}u + (threads_of(call) - 1) * {scratch}u;
+}}
+
+/* Whether the workspace has the mark that a run of this library leaves. */
+static int is_marked(const unsigned char *workspace) {{
+    for (int i = 0; i < 32; i++) {{
+        if (workspace[i] != digest[i]) return 0;
+    }}
+    return 1;
+}}
+
+int {name}_run(const secateur_call *call) {{
+    if (call == NULL || call->version != SECATEUR_INTERFACE ||
+        call->input_count != {input_count} || call->output_count != {output_count} ||
+        (call->inputs == NULL && {input_count} > 0) ||
+        (call->outputs == NULL && {output_count} > 0)) {{
+        return SECATEUR_BAD_CALL;
+    }}
+    if (call->pool != NULL && (call->pool->threads < 1 || call->pool->threads > 256 ||
+                               call->pool->run == NULL)) {{
+        return SECATEUR_BAD_POOL;
+    }}
+    int64_t samples = -1;
+    int status = check_inputs(call->inputs, inputs_expected, dimensions, {input_count}, &samples);
+    if (samples < 0) samples = 1;
+    if (status == 0) {{
+        status = check_outputs(call->outputs, outputs_expected, {output_count}, samples);
+    }}
+    if (status != 0) return status;
+    unsigned char *workspace = call->workspace;
+    if (workspace == NULL || !is_aligned(workspace, {alignment}) ||
+        call->workspace_bytes < {name}_workspace_bytes(call)) {{
+        return SECATEUR_BAD_WORKSPACE;
+    }}
+{find_weights}
+    if (!is_marked(workspace)) {{
+        if (!has_instructions()) return SECATEUR_BAD_CPU;
+        for (int i = 0; i < 32; i++) workspace[i] = digest[i];
+    }}
+    unsigned char *memory = workspace + {header_bytes};
+    const secateur_context context = {{
+        (int)threads_of(call), memory + {arena}, {scratch}, {pools} ? call->pool : NULL}};
+    void *ins[{input_room}], *outs[{output_room}];
+    for (int64_t sample = 0; sample < samples; sample++) {{
+        for (int i = 0; i < {input_count}; i++) {{
+            const Expected *e = &inputs_expected[i];
+            size_t at = e->is_batch ? (size_t)sample * e->bytes : 0;
+            ins[i] = (unsigned char *)call->inputs[i].data + at;
+        }}
+        for (int i = 0; i < {output_count}; i++) {{
+            const Expected *e = &outputs_expected[i];
+            size_t at = e->is_batch ? (size_t)sample * e->bytes : 0;
+            outs[i] = (unsigned char *)call->outputs[i].data + at;
+        }}
+        status = run_sample(ins, outs, (unsigned char *)constants, memory, &context);
+        if (status != 0) return status;
+    }}
+    write_dimensions(call->outputs, outputs_expected, dimensions, {output_count}, samples);
+    return 0;
+}}
+"""
+
+_OWN_WEIGHTS = """\
+__asm__(
+    ".section .rodata\\n"
+    ".balign 64\\n"
+    ".hidden {name}_constants\\n"
+    ".globl {name}_constants\\n"
+    "{name}_constants:\\n"
+    ".incbin \\"constants\\"\\n"
+    ".text\\n");
+extern HIDDEN const unsigned char {name}_constants[];
+"""
+
+_FIND_OWN = """\
+    const unsigned char *constants = {name}_constants;
+"""
+
+_FIND_GIVEN = """\
+    const unsigned char *constants = call->weights;
+    if (constants == NULL || !is_aligned(constants, {alignment}) ||
+        call->weights_bytes < {bytes}u || !is_marked(constants)) {{
+        return SECATEUR_BAD_WEIGHTS;
+    }}
+    constants += {header_bytes};
+"""
+
+
+def build_c_library(
+    kernels: Kernels, target: Target, cache: Cache, folder: Path, options: LibraryOptions
+) -> int:
+    """Write the library's files into `folder`; how many kernels came from the cache.
+
+    Raises UnsupportedError where TVM can't compile a kernel, SecateurError where linking fails.
+    """
+    memory = kernels.assign_memory()
+    metadata = kernels.metadata
+    with scratch_folder() as work:
+        objects = compile_functions(kernels.functions, kernels.digests, target, cache, work)
+        write_constants(work / "constants", memory.constants)
+        interface = _interface(metadata, memory, objects.signatures, options, target, work)
+        entry = work / f"{options.name}.c"
+        texts = work / "description.c"
+        (work / f"{options.name}.h").write_text(header(interface), encoding="utf-8")
+        entry.write_text(
+            _entry(kernels.schedule, memory, objects.signatures, interface, target, options),
+            encoding="utf-8",
+        )
+        texts.write_text(description(interface), encoding="utf-8")
+        for source in NATIVE.glob("*.h"):
+            shutil.copy(source, work)
+        own = []
+        for source in (entry, texts):
+            own.append(source.with_suffix(".o"))
+            compile_source(target, source, own[-1])
+        shares = any(signature.bodies for signature in objects.signatures.values())
+        sources = ["threads.c" if options.threads == "own" else "callback.c"] * shares
+        runtime = compile_runtime(target, cache, work, sources)
+        members = [*own, *runtime, *objects.paths]
+        lacking = compile_runtime(target, cache, work, lacking_in_libc(target))
+        archive(target, members, folder / f"lib{options.name}.a")
+        shared = folder / f"lib{options.name}.so"
+        link_shared(target, [*members, *lacking], shared, name=shared.name)
+        check_symbols(shared, target)
+        shutil.copy(work / f"{options.name}.h", folder)
+        if options.weights_apart:
+            _write_weights(folder / f"{options.name}.weights", interface, work / "constants")
+    sizes = {"arena_bytes": memory.arena_bytes, "scratch_bytes": interface.scratch_bytes}
+    fields = {**metadata, **sizes, **_description_of(interface)}
+    text = json.dumps(fields, indent=1)
+    (folder / f"{options.name}.json").write_text(text + "\n", encoding="utf-8")
+    (folder / f"{options.name}.pc").write_text(_pkg_config(interface, shares), encoding="utf-8")
+    return objects.reused
+
+
+def _interface(
+    metadata: Mapping[str, Any],
+    memory: Memory,
+    signatures: Mapping[str, Signature],
+    options: LibraryOptions,
+    target: Target,
+    work: Path,
+) -> Interface:
+    scratch = scratch_bytes(signatures)
+    digest = hashlib.sha256((work / "constants").read_bytes())
+    digest.update(json.dumps([dict(metadata), options.name], sort_keys=True).encode())
+    apart = _HEADER_BYTES + memory.constant_bytes if options.weights_apart else 0
+    return Interface(
+        options.name,
+        target.name,
+        digest.hexdigest(),
+        tuple(of_metadata(entry) for entry in metadata["inputs"]),
+        tuple(of_metadata(entry) for entry in metadata["outputs"]),
+        options.labels,
+        _HEADER_BYTES + memory.arena_bytes + scratch,
+        scratch,
+        apart,
+        options.threads == "own",
+    )
+
+
+def _entry(
+    schedule: Schedule,
+    memory: Memory,
+    signatures: Mapping[str, Signature],
+    interface: Interface,
+    target: Target,
+    options: LibraryOptions,
+) -> str:
+    name = interface.name
+    steps, copies = run_steps(schedule, memory, signatures)
+    inputs, sizes = expected(interface.inputs, 0)
+    outputs, more = expected(interface.outputs, len(sizes))
+    numbers = {"name": name, "header_bytes": _HEADER_BYTES, "alignment": ALIGNMENT}
+    find = _FIND_GIVEN if options.weights_apart else _FIND_OWN
+    return _SOURCE.format(
+        **numbers,
+        cpu=cpu_macros(target),
+        shift=CALL_SHIFT,
+        weights="" if options.weights_apart else _OWN_WEIGHTS.format(name=name),
+        find_weights=find.format(**numbers, bytes=interface.weights_bytes),
+        declarations=declarations(signatures),
+        digest=", ".join(str(byte) for byte in bytes.fromhex(interface.digest)),
+        dimensions=", ".join(map(str, [*sizes, *more, 0])),
+        inputs=", ".join([*inputs, "{0}"]),
+        outputs=", ".join([*outputs, "{0}"]),
+        steps=steps,
+        copies=copies,
+        pools=int(options.threads != "none"),
+        own=int(interface.has_threads),
+        workspace=interface.workspace_bytes,
+        scratch=interface.scratch_bytes,
+        arena=memory.arena_bytes,
+        input_count=len(interface.inputs),
+        output_count=len(interface.outputs),
+        input_room=max(1, len(interface.inputs)),
+        output_room=max(1, len(interface.outputs)),
+    )
+
+
+def _write_weights(path: Path, interface: Interface, constants: Path) -> None:
+    """The digest, which the library compares, and the constants."""
+    with path.open("wb") as file, constants.open("rb") as source:
+        file.write(bytes.fromhex(interface.digest).ljust(_HEADER_BYTES, b"\0"))
+        shutil.copyfileobj(source, file)
+        file.truncate(interface.weights_bytes)
+
+
+def _description_of(interface: Interface) -> dict[str, Any]:
+    def tensor(t: CTensor) -> dict[str, Any]:
+        return {**dataclasses.asdict(t), "bytes": t.nbytes}
+
+    return {
+        "name": interface.name,
+        "digest": interface.digest,
+        "inputs": [tensor(t) for t in interface.inputs],
+        "outputs": [tensor(t) for t in interface.outputs],
+        "labels": list(interface.labels),
+        "workspace_bytes": interface.workspace_bytes,
+        "weights_bytes": interface.weights_bytes,
+    }
+
+
+def _pkg_config(interface: Interface, shares: bool) -> str:
+    libraries = "-lm -pthread" if interface.has_threads and shares else "-lm"
+    name = interface.name
+    return (
+        "prefix=${pcfiledir}\n\n"
+        f"Name: {name}\n"
+        f"Description: A neural network compiled for {interface.target}\n"
+        f"Version: {interface.digest[:12]}\n"
+        f"Libs: -L${{prefix}} -l{name}\n"
+        f"Libs.private: {libraries}\n"
+        "Cflags: -I${prefix}\n"
+    )

@@ -1,0 +1,34 @@
+/* Sharing out parallel loops among threads that the caller has (`secateur_pool`). */
+
+#include <stdint.h>
+
+#include "context.h"
+#include "interface.h"
+
+enum { TASKS_PER_WORKER = 4 };
+
+typedef struct {
+    const secateur_context *context;
+    secateur_body body;
+    void *data;
+    int tasks, fault;
+} PoolJob;
+
+static void run_pool_task(void *job, uint32_t index, uint32_t worker) {
+    PoolJob *j = job;
+    const secateur_pool *pool = j->context->pool;
+    if (index >= (uint32_t)j->tasks || worker >= pool->threads) {
+        __atomic_store_n(&j->fault, SECATEUR_BAD_POOL, __ATOMIC_RELAXED);
+        return;
+    }
+    unsigned char *scratch = j->context->scratch + worker * j->context->scratch_bytes;
+    int fault = j->body(j->data, scratch, (int)index, j->tasks);
+    if (fault != 0) __atomic_store_n(&j->fault, fault, __ATOMIC_RELAXED);
+}
+
+static int share_in_pool(const secateur_context *context, secateur_body body, void *data) {
+    const secateur_pool *pool = context->pool;
+    PoolJob job = {context, body, data, (int)pool->threads * TASKS_PER_WORKER, 0};
+    pool->run(pool->pool, (uint32_t)job.tasks, run_pool_task, &job);
+    return __atomic_load_n(&job.fault, __ATOMIC_RELAXED);
+}

@@ -1,0 +1,87 @@
+"""How a C library is made, and by what name. Imports no TVM."""
+
+from __future__ import annotations
+
+import dataclasses
+import keyword
+import re
+
+from ....ir.display import printable
+from ....ir.errors import SecateurError
+
+THREADS = ("none", "caller", "own")
+"""Who shares parallel loops: nobody, the caller's pool, or also threads of the library."""
+
+_RESERVED = frozenset(
+    [
+        *("auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else"),
+        *("enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register"),
+        *(
+            "restrict",
+            "return",
+            "short",
+            "signed",
+            "sizeof",
+            "static",
+            "struct",
+            "switch",
+            "typedef",
+        ),
+        *("union", "unsigned", "void", "volatile", "while", "and", "asm", "bool", "catch", "class"),
+        *("delete", "explicit", "export", "false", "friend", "mutable", "namespace", "new", "not"),
+        *("operator", "or", "private", "protected", "public", "template", "this", "throw", "true"),
+        *("try", "typename", "using", "virtual", "xor", "main", "secateur"),
+    ]
+)
+"""Words of C, C++ and names that programs have already."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LibraryOptions:
+    """How a C library is made: its functions begin with `name`; `threads` is one of `THREADS`;
+    `labels` are the names of classes; weights may lie in a file of their own."""
+
+    name: str
+    threads: str = "caller"
+    labels: tuple[str, ...] = ()
+    weights_apart: bool = False
+
+    @property
+    def archive(self) -> str:
+        """The static library's file."""
+        return f"lib{self.name}.a"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it consists of."""
+        name = self.name
+        weights = (f"{name}.weights",) if self.weights_apart else ()
+        return (
+            f"{name}.h",
+            f"lib{name}.a",
+            f"lib{name}.so",
+            f"{name}.json",
+            f"{name}.pc",
+            *weights,
+        )
+
+
+def check_name(name: str) -> str:
+    """`name`, by which a library's functions begin. Raises SecateurError where C can't have it."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
+        problem = "letters of ASCII, digits and _, beginning with a letter, 64 at most"
+        raise SecateurError(f"name '{printable(name)}': a library's name consists of {problem}")
+    if name in _RESERVED or name.startswith("secateur_") or keyword.iskeyword(name):
+        raise SecateurError(f"name '{name}': it means something in C, C++ or Python already")
+    return name
+
+
+def name_of_file(stem: str) -> str:
+    """A library's name for a model file called `stem`."""
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", stem).strip("_")[:57] or "model"
+    if not name[0].isalpha():
+        name = f"model_{name}"
+    try:
+        return check_name(name)
+    except SecateurError:
+        return f"model_{name}"[:64]
