@@ -35,6 +35,11 @@ def constant_tensors(model: Model) -> list[Tensor]:
     return found + [tensor for tensor in attributes if tensor is not None]
 
 
+def external_files(model: Model) -> list[Path]:
+    """The files in which constants of a model lie, each once, in order of their names."""
+    return sorted({t.region.path for t in constant_tensors(model) if t.region is not None})
+
+
 class ExternalData(contextlib.AbstractContextManager["ExternalData"]):
     """Puts tensors into the file `path`, which protos will call `location`.
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "Compare the outputs of two models or artifacts.",
     "benchmark": "Measure the latency of models and artifacts, in turns.",
     "targets": "List the targets that models can be compiled for.",
+    "cmake-dir": "Print the folder of the CMake package.",
 }
 """Every command and its help, so that listing them imports none of them."""
 
@@ -45,7 +46,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f".{cmd_name}", __name__)
+        module = importlib.import_module(f".{cmd_name.replace('-', '_')}", __name__)
         command: click.Command = module.command
         return command
 

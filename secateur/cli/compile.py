@@ -61,6 +61,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Write the library's weights to NAME.weights, which a program loads or maps.",
 )
+@click.option(
+    "--depfile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a rule of Make that says which files the result depends on.",
+)
 @json_option
 def command(
     model: Path,
@@ -74,6 +80,7 @@ def command(
     threads: str | None,
     labels: Path | None,
     weights_apart: bool,
+    depfile: Path | None,
     as_json: bool,
 ) -> None:
     """Compile MODEL for a target, as it is: writes model.so, or a C library, into a folder."""
@@ -95,6 +102,7 @@ def command(
             fixed=fixed,
             dump_plan=dump_plan,
             library=library,
+            depfile=depfile,
             **compiler,
         )
     if as_json:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.tvm.artifact.options import THREADS, LibraryOptions, check_name, name_of_file
 from ..backends.tvm.targets import Target, can_run_here, parse_target, targets
+from ..ir.display import printable
 from ..ir.errors import SecateurError
+from ..ir.external import external_files
 from ..ir.files import read_regular
+from ..ir.onnx_io import atomic_files
 
 if TYPE_CHECKING:
     from ..data.fixed_inputs import FixedInputs
@@ -54,9 +58,11 @@ def compile_file(
     declared_sizes: bool = False,
     dump_plan: Path | None = None,
     library: LibraryOptions | None = None,
+    depfile: Path | None = None,
 ) -> Compilation:
     """Compile the model in `source` into `folder`, which changes whole or not at all: into
-    an artifact, or into a C library.
+    an artifact, or into a C library. `depfile` is a file for a rule of Make that says which files
+    the result depends on.
 
     Raises SecateurError for a library with `fallback`, whose files can't run a model in parts.
     """
@@ -71,6 +77,7 @@ def compile_file(
     with output_folder(folder, files) as written:
         progress.begin("import")
         model = open_model(source, fixed)
+        read = [source, *external_files(model)]
         progress.end()
         progress.begin("compile")
         from ..backends.tvm.cache import Cache
@@ -88,8 +95,28 @@ def compile_file(
             built = compile_library(model, machine, written, library, **options)
         size = (written / file).stat().st_size
         progress.end()
+    if library is not None and library.labels_file is not None:
+        read.append(library.labels_file)
+    if depfile is not None:
+        with atomic_files(depfile) as (text,):
+            text.write_text(make_rule([folder / name for name in files], read), encoding="utf-8")
     report = dataclasses.asdict(built)
     return Compilation(machine.name, folder / file, files, size, can_run_here(machine), report)
+
+
+def make_rule(made: Sequence[Path], read: Sequence[Path]) -> str:
+    """A rule of Make without commands: what was made depends on what was read.
+
+    Raises SecateurError for names that Make can't have.
+    """
+    return f"{' '.join(map(_make_name, made))}: {' '.join(map(_make_name, read))}\n"
+
+
+def _make_name(path: Path) -> str:
+    name = str(path.absolute())
+    if "\n" in name or "\r" in name:
+        raise SecateurError(f"{printable(name)}: Make can't have a name with a line's end")
+    return name.replace("$", "$$").replace("#", "\\#").replace(" ", "\\ ")
 
 
 def library_options(
@@ -114,4 +141,4 @@ def library_options(
         except UnicodeDecodeError:
             raise SecateurError(f"{labels}: no text of UTF-8") from None
         lines = tuple(text.splitlines())
-    return LibraryOptions(known, threads, lines, weights_apart)
+    return LibraryOptions(known, threads, lines, weights_apart, labels)

@@ -20,9 +20,9 @@ from ..plan.memory_check import check_memory
 from ..plan.schedule import Schedule
 from ..targets import Target
 from ..tensorir.types import PrimFunc
-from .entry import scratch_bytes, source
+from .entry import scratch_bytes, shares_loops, source
 from .objects import NATIVE, compile_functions, compile_runtime, lacking_in_libc
-from .symbols import LIBC, undefined
+from .symbols import LIBC, libraries, undefined
 from .toolchain import compile_source, link_shared
 
 
@@ -67,13 +67,23 @@ def build_library(kernels: Kernels, target: Target, cache: Cache, path: Path) ->
         )
         shutil.copy(NATIVE / "context.h", folder)
         compile_source(target, entry, entry.with_suffix(".o"), freestanding=True)
-        is_shared = any(signature.bodies for signature in signatures.values())
-        sources = ["threads.c"] * is_shared + lacking_in_libc(target)
+        sources = ["threads.c"] * shares_loops(signatures) + lacking_in_libc(target)
         runtime = compile_runtime(target, cache, folder, sources)
         own = [entry.with_suffix(".o"), *runtime]
-        link_shared(target, [*objects.paths, *own], path)
-    check_symbols(path, target)
+        link_checked(target, [*objects.paths, *own], path)
     return objects.reused
+
+
+def link_checked(
+    target: Target, objects: Sequence[Path], path: Path, name: str | None = None
+) -> None:
+    """Link a shared object that names the libraries which it needs.
+
+    Raises UnsupportedError where libc and libm don't suffice, SecateurError where linking fails.
+    """
+    link_shared(target, objects, path, name=name)
+    check_symbols(path, target)
+    link_shared(target, objects, path, name=name, needed=libraries(undefined(path)))
 
 
 def check_symbols(path: Path, target: Target) -> None:

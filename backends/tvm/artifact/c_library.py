@@ -22,14 +22,14 @@ from ..faults import CALL_SHIFT
 from ..plan.memory import ALIGNMENT, Memory
 from ..plan.schedule import Schedule
 from ..targets import Target
-from .build import Kernels, check_symbols, write_constants
+from .build import Kernels, link_checked, write_constants
 from .convention import Signature
 from .cpu_features import cpu_macros
-from .entry import declarations, run_steps, scratch_bytes
+from .entry import SHARE_ALONE, declarations, run_steps, scratch_bytes, shares_loops
 from .interface import CTensor, Interface, description, expected, header, of_metadata
 from .objects import NATIVE, compile_functions, compile_runtime, lacking_in_libc
 from .options import LibraryOptions
-from .toolchain import archive, compile_source, link_shared
+from .toolchain import archive, compile_source
 
 _HEADER_BYTES = 64
 """Bytes at the beginning of a workspace, and of a file of weights, that say what it is."""
@@ -49,6 +49,7 @@ _SOURCE = """\
     if (call != 0) return fault | i << {shift};
 
 {weights}
+{alone}
 {declarations}
 
 static const unsigned char digest[32] = {{{digest}}};
@@ -119,7 +120,7 @@ int {name}_run(const secateur_call *call) {{
     }}
     unsigned char *memory = workspace + {header_bytes};
     const secateur_context context = {{
-        (int)threads_of(call), memory + {arena}, {scratch}, {pools} ? call->pool : NULL}};
+        {share}, (int)threads_of(call), memory + {arena}, {scratch}, call->pool}};
     void *ins[{input_room}], *outs[{output_room}];
     for (int64_t sample = 0; sample < samples; sample++) {{
         for (int i = 0; i < {input_count}; i++) {{
@@ -193,15 +194,15 @@ def build_c_library(
         for source in (entry, texts):
             own.append(source.with_suffix(".o"))
             compile_source(target, source, own[-1])
-        shares = any(signature.bodies for signature in objects.signatures.values())
-        sources = ["threads.c" if options.threads == "own" else "callback.c"] * shares
+        shares = shares_loops(objects.signatures)
+        sources = ["pool.c"] * (shares and options.threads != "none")
+        sources += ["threads.c"] * (shares and options.threads == "own")
         runtime = compile_runtime(target, cache, work, sources)
         members = [*own, *runtime, *objects.paths]
         lacking = compile_runtime(target, cache, work, lacking_in_libc(target))
         archive(target, members, folder / f"lib{options.name}.a")
         shared = folder / f"lib{options.name}.so"
-        link_shared(target, [*members, *lacking], shared, name=shared.name)
-        check_symbols(shared, target)
+        link_checked(target, [*members, *lacking], shared, shared.name)
         shutil.copy(work / f"{options.name}.h", folder)
         if options.weights_apart:
             _write_weights(folder / f"{options.name}.weights", interface, work / "constants")
@@ -248,6 +249,7 @@ def _entry(
     options: LibraryOptions,
 ) -> str:
     name = interface.name
+    shares = shares_loops(signatures)
     steps, copies = run_steps(schedule, memory, signatures)
     inputs, sizes = expected(interface.inputs, 0)
     outputs, more = expected(interface.outputs, len(sizes))
@@ -266,6 +268,8 @@ def _entry(
         outputs=", ".join([*outputs, "{0}"]),
         steps=steps,
         copies=copies,
+        alone=SHARE_ALONE if shares else "",
+        share=_sharing(options.threads) if shares else "NULL",
         pools=int(options.threads != "none"),
         own=int(interface.has_threads),
         workspace=interface.workspace_bytes,
@@ -276,6 +280,14 @@ def _entry(
         input_room=max(1, len(interface.inputs)),
         output_room=max(1, len(interface.outputs)),
     )
+
+
+def _sharing(threads: str) -> str:
+    """The function that shares out the loops of a call, as an expression."""
+    if threads == "none":
+        return "share_alone"
+    else_alone = "share_alone" if threads == "caller" else "secateur_share_threads"
+    return f"call->pool != NULL ? secateur_share_in_pool : {else_alone}"
 
 
 def _write_weights(path: Path, interface: Interface, constants: Path) -> None:

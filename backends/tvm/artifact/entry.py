@@ -49,7 +49,7 @@ int secateur_run(
 ) {{
     unsigned char *const constants = secateur_constants, *const memory = arena;
     unsigned char *const scratch = memory + {arena};
-    const secateur_context context = {{threads, scratch, {scratch}, 0}};
+    const secateur_context context = {{{share}, threads, scratch, {scratch}, 0}};
     int fault = 0;
     (void)inputs, (void)outputs, (void)constants, (void)memory, (void)context, (void)fault;
     switch (first) {{
@@ -61,6 +61,14 @@ int secateur_run(
     return 0;
 }}
 """
+
+
+SHARE_ALONE = """\
+static int share_alone(const secateur_context *context, secateur_body body, void *data) {
+    return body(data, context->scratch, 0, 1);
+}
+"""
+"""A `secateur_sharing` without threads."""
 
 
 def scratch_bytes(signatures: Mapping[str, Signature]) -> int:
@@ -89,7 +97,13 @@ def source(
         shift=CALL_SHIFT,
         arena=memory.arena_bytes,
         scratch=scratch_bytes(signatures),
+        share="secateur_share_threads" if shares_loops(signatures) else "0",
     )
+
+
+def shares_loops(signatures: Mapping[str, Signature]) -> bool:
+    """Whether any kernel has a parallel loop."""
+    return any(signature.bodies for signature in signatures.values())
 
 
 def run_steps(
@@ -118,13 +132,13 @@ def declarations(signatures: Mapping[str, Signature]) -> str:
 def single_calls(signatures: Mapping[str, Signature]) -> str:
     """The source of `int NAME_alone(void *const *arguments, void *scratch)` for each kernel,
     which calls it on one thread. For measuring; the status is 0 or another number."""
-    lines = ['#include "context.h"', declarations(signatures)]
+    lines = ['#include "context.h"', SHARE_ALONE, declarations(signatures)]
     for name, signature in signatures.items():
         pointers = [f"arguments[{i}]" for i in range(signature.arguments)]
         call = _call(name, signature, pointers)
         lines += [
             f"int {name}_alone(void *const *arguments, unsigned char *scratch) {{",
-            "    const secateur_context context = {1, scratch, 0, 0};",
+            "    const secateur_context context = {share_alone, 1, scratch, 0, 0};",
             "    int fault = 0;",
             "    (void)arguments, (void)context, (void)fault;",
             f"    return {call};",
@@ -153,7 +167,10 @@ def _declarations(signatures: Mapping[str, Signature]) -> Iterator[str]:
 
 
 def _loop(kernel: str, index: int, arguments: int, body: Body) -> Iterator[str]:
-    """The function that shares out one parallel loop of a kernel."""
+    """The function that shares out one parallel loop of a kernel.
+
+    It is weak, since every library with the kernel has it.
+    """
     name, inner = loop_name(kernel, index), body_name(kernel, index)
     pointers = [f"a{i}" for i in range(arguments)]
     integers = [f"v{i}" for i in range(body.variables)]
@@ -167,7 +184,7 @@ def _loop(kernel: str, index: int, arguments: int, body: Body) -> Iterator[str]:
     taken = [f"void *{p}" for p in pointers] + ["int *fault"] * body.faults
     taken += [f"int {v}" for v in integers] + ["const secateur_context *context"]
     initial = ", ".join([*pointers, *integers]) or "0"
-    share = f"secateur_share(context, {name}_task, &d)"
+    share = f"context->share(context, {name}_task, &d)"
     yield f"HIDDEN int {inner}({', '.join(types)});"
     yield f"struct {name} {{ {' '.join(fields) or 'int none;'} }};"
     yield f"static int {name}_task(void *data, unsigned char *scratch, int task, int tasks) {{"
@@ -176,7 +193,7 @@ def _loop(kernel: str, index: int, arguments: int, body: Body) -> Iterator[str]:
     yield "    (void)d, (void)scratch, (void)fault;"
     yield f"    return {call} != 0 ? fault : 0;"
     yield "}"
-    yield f"HIDDEN int {name}({', '.join(taken)});"
+    yield f"HIDDEN __attribute__((weak)) int {name}({', '.join(taken)});"
     yield f"int {name}({', '.join(taken)}) {{"
     yield f"    struct {name} d = {{{initial}}};"
     yield f"    return {f'*fault = {share}' if body.faults else share};"

@@ -103,7 +103,7 @@ def compile_runtime(
 
 def lacking_in_libc(target: Target) -> list[str]:
     """Sources of what compilers expect of a library of theirs, which artifacts don't need."""
-    return ["division.c"] if target.machine == "armv7l" else []
+    return ["arithmetic.c"] if target.machine == "armv7l" else []
 
 
 def _provide(cache: Cache, key: str, make: Callable[[], bytes]) -> tuple[bytes, bool]:

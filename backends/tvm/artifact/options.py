@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import keyword
 import re
+from pathlib import Path
 
 from ....ir.display import printable
 from ....ir.errors import SecateurError
@@ -45,6 +46,8 @@ class LibraryOptions:
     threads: str = "caller"
     labels: tuple[str, ...] = ()
     weights_apart: bool = False
+    labels_file: Path | None = None
+    """Where the labels were read from."""
 
     @property
     def archive(self) -> str:

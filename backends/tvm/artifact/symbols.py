@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _MATHEMATICS = (
@@ -39,6 +39,19 @@ LIBC = frozenset(
     ]
 )
 """What libc and libm define, among what kernels and the runtime may call."""
+
+
+def libraries(names: Iterable[str]) -> dict[str, list[str]]:
+    """The libraries of a system that define what an artifact needs, and what of it each does.
+
+    The names are glibc's; musl takes them for its own.
+    """
+    mathematics = {name + suffix for name in _MATHEMATICS for suffix in ("", "f")}
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        found.setdefault("libm.so.6" if name in mathematics else "libc.so.6", []).append(name)
+    return found
+
 
 _SYMBOL_TABLE = 11
 _UNDEFINED = 0

@@ -38,19 +38,37 @@ def compile_source(
     files = ["-o", str(output.resolve()), source.name]
     with scratch_folder() as folder:
         caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
-        arguments = [*command, *flags, "-fPIC", "-fno-asynchronous-unwind-tables", "-c", *files]
+        arguments = [
+            *command,
+            *flags,
+            "-g0",
+            "-fPIC",
+            "-fno-asynchronous-unwind-tables",
+            "-c",
+            *files,
+        ]
         _run(target, "compiling", arguments, source.parent, caches)
 
 
 def link_shared(
-    target: Target, objects: Sequence[Path], output: Path, *, name: str | None = None
+    target: Target,
+    objects: Sequence[Path],
+    output: Path,
+    *,
+    name: str | None = None,
+    needed: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Link position-independent `objects` into the shared object `output`.
 
-    libc and libm stay undefined symbols that the loading process provides. `name` is that by
-    which programs that are linked with it look for it. Raises SecateurError where there is no
-    linker or linking fails.
+    What they leave undefined the loading process provides, or the libraries that are `needed`,
+    by name, each with symbols that it defines. `name` is that by which programs that are linked
+    with the output look for it. Raises SecateurError where there is no linker or linking fails.
     """
+    if needed:
+        with scratch_folder() as folder:
+            stand_ins = [_stand_in(target, folder, *each) for each in needed.items()]
+            link_shared(target, [*objects, *stand_ins], output, name=name)
+        return
     zig = _zig()
     command = [zig, "ld.lld"] if zig else [_cross_compiler(target), "-fPIC"]
     flags = [
@@ -59,6 +77,15 @@ def link_shared(
         *([] if name is None else ["-soname" if zig else "-Wl,-soname", name]),
     ]
     _run(target, "linking", [*command, *flags, "-o", str(output), *map(str, objects)])
+
+
+def _stand_in(target: Target, folder: Path, name: str, symbols: Sequence[str]) -> Path:
+    """A library of that name and symbols to link with, since there is none for the target here."""
+    source = folder / f"{name}.c"
+    source.write_text("".join(f"void {symbol}(void) {{}}\n" for symbol in symbols))
+    compile_source(target, source, source.with_suffix(".o"), freestanding=True)
+    link_shared(target, [source.with_suffix(".o")], folder / name, name=name)
+    return folder / name
 
 
 def archive(target: Target, objects: Sequence[Path], output: Path) -> None:

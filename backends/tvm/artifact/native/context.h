@@ -6,19 +6,25 @@
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
-/* Threads to use, and memory that each of them has for itself, one after the other; the caller's
- * threads (a `secateur_pool`), where it has some. */
-typedef struct {
-    int threads;
-    unsigned char *scratch;
-    __SIZE_TYPE__ scratch_bytes;
-    const void *pool;
-} secateur_context;
+typedef struct secateur_context secateur_context;
 
 /* Runs a task of a loop, of `tasks` in all. Returns a fault, 0 for none. */
 typedef int (*secateur_body)(void *data, unsigned char *scratch, int task, int tasks);
 
 /* Runs all tasks of a loop. Returns the fault of one that fails, else 0. */
-HIDDEN int secateur_share(const secateur_context *context, secateur_body body, void *data);
+typedef int (*secateur_sharing)(const secateur_context *context, secateur_body body, void *data);
+
+/* How loops are shared out: threads to use, and memory that each of them has for itself, one after
+ * the other; the caller's threads (a `secateur_pool`), where it has some. */
+struct secateur_context {
+    secateur_sharing share;
+    int threads;
+    unsigned char *scratch;
+    __SIZE_TYPE__ scratch_bytes;
+    const void *pool;
+};
+
+HIDDEN int secateur_share_in_pool(const secateur_context *, secateur_body, void *);
+HIDDEN int secateur_share_threads(const secateur_context *, secateur_body, void *);
 
 #endif

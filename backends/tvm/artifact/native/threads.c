@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <unistd.h>
 
-#include "pool.h"
+#include "context.h"
 
 enum {
     TASKS_PER_THREAD = 8,
@@ -151,8 +151,7 @@ __attribute__((destructor)) static void stop_workers(void) {
     while (workers > 0) pthread_join(handles[--workers], NULL);
 }
 
-int secateur_share(const secateur_context *context, secateur_body body, void *data) {
-    if (context->pool != NULL) return share_in_pool(context, body, data);
+int secateur_share_threads(const secateur_context *context, secateur_body body, void *data) {
     int threads = context->threads > MOST_THREADS ? MOST_THREADS : context->threads;
     if (threads < 2 || !owns_state() || atomic_flag_test_and_set(&taken)) {
         return body(data, context->scratch, 0, 1);

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -47,23 +50,21 @@ def test_what_libc_does_not_suffice_for_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def division(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def arithmetic(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The functions, under names of their own, as this machine's code."""
-    folder = tmp_path_factory.mktemp("division")
-    text = (Path(objects.__file__).with_name("native") / "division.c").read_text()
-    for name in ("divsi3", "modsi3", "divdi3", "moddi3"):
-        text = text.replace(f"__{name}", f"{name}").replace(f"__u{name}", f"u{name}")
-    text = text.replace('visibility("hidden")', 'visibility("default")')
-    (folder / "division.c").write_text(text)
+    folder = tmp_path_factory.mktemp("arithmetic")
+    text = (objects.NATIVE / "arithmetic.c").read_text().replace('"hidden"', '"default"')
+    text = re.sub(r"\b__(?=u?(div|mod|fix|float|aeabi))", "own_", text)
+    (folder / "arithmetic.c").write_text(text)
     native = parse_target("native")
-    compile_source(native, folder / "division.c", folder / "division.o")
-    link_shared(native, [folder / "division.o"], folder / "division.so")
-    return ctypes.CDLL(str(folder / "division.so"))
+    compile_source(native, folder / "arithmetic.c", folder / "arithmetic.o")
+    link_shared(native, [folder / "arithmetic.o"], folder / "arithmetic.so")
+    return ctypes.CDLL(str(folder / "arithmetic.so"))
 
 
 @given(st.sampled_from([32, 64]), st.booleans(), st.data())
 @settings(max_examples=300, deadline=None)
-def test_division(division: ctypes.CDLL, bits: int, signed: bool, data: st.DataObject) -> None:
+def test_division(arithmetic: ctypes.CDLL, bits: int, signed: bool, data: st.DataObject) -> None:
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
     number, by = (data.draw(st.integers(low, high)) for _ in range(2))
     assume(by != 0 and (number, by) != (low, -1))
@@ -72,6 +73,52 @@ def test_division(division: ctypes.CDLL, bits: int, signed: bool, data: st.DataO
     prefix = "" if signed else "u"
     quotient = abs(number) // abs(by) * (1 if (number < 0) == (by < 0) else -1)
     for name, expected in (("div", quotient), ("mod", number - quotient * by)):
-        function = getattr(division, f"{prefix}{name}{suffix}")
+        function = getattr(arithmetic, f"own_{prefix}{name}{suffix}")
         function.restype, function.argtypes = kind, [kind, kind]
         assert function(number, by) == expected
+    if bits == 32:
+        both = getattr(arithmetic, f"own_aeabi_{'' if signed else 'u'}idivmod")
+        both.restype, both.argtypes = ctypes.c_uint64, [kind, kind]
+        pair = both(number, by)
+        assert kind(pair & 0xFFFFFFFF).value == quotient
+        assert kind(pair >> 32).value == number - quotient * by
+
+
+@given(st.booleans(), st.booleans(), st.data())
+@settings(max_examples=500, deadline=None)
+def test_integers_to_floats(
+    arithmetic: ctypes.CDLL, signed: bool, double: bool, data: st.DataObject
+) -> None:
+    low, high = (-(1 << 63), (1 << 63) - 1) if signed else (0, (1 << 64) - 1)
+    near = st.tuples(st.integers(0, 63), st.integers(-3, 3)).map(lambda p: (1 << p[0]) + p[1])
+    halves = st.tuples(st.integers(1, (1 << 25) - 1), st.integers(0, 39)).map(
+        lambda p: p[0] << p[1]
+    )
+    number = data.draw(st.one_of(st.integers(low, high), near, halves))
+    assume(low <= number <= high)
+    name = f"own_float{'' if signed else 'un'}di{'df' if double else 'sf'}"
+    function = getattr(arithmetic, name)
+    function.argtypes = [ctypes.c_int64 if signed else ctypes.c_uint64]
+    function.restype = ctypes.c_double if double else ctypes.c_float
+    exact = np.array(number, np.int64 if signed else np.uint64)
+    assert function(number) == exact.astype(np.float64 if double else np.float32)
+
+
+@given(st.booleans(), st.booleans(), st.data())
+@settings(max_examples=500, deadline=None)
+def test_floats_to_integers(
+    arithmetic: ctypes.CDLL, signed: bool, double: bool, data: st.DataObject
+) -> None:
+    """Toward zero; where a signed integer has no place, its lowest number."""
+    width = 64 if double else 32
+    number = data.draw(
+        st.one_of(st.floats(width=width), st.floats(-(2.0**63), 2.0**64, width=width))
+    )
+    name = f"own_fix{'' if signed else 'uns'}{'df' if double else 'sf'}di"
+    function = getattr(arithmetic, name)
+    function.argtypes = [ctypes.c_double if double else ctypes.c_float]
+    function.restype = ctypes.c_int64 if signed else ctypes.c_uint64
+    if not math.isfinite(number) or abs(number) >= 2.0 ** (63 if signed else 64):
+        assert function(number) == (-(1 << 63) if signed else 1 << 63)
+    elif signed or number >= 0:
+        assert function(number) == int(number)

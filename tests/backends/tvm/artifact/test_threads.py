@@ -78,7 +78,7 @@ def test_small_kernels_are_not_split(tmp_path: Path, size: int, channels: int, s
     compile_model(model, NATIVE, tmp_path / "m.so", cache=cache)
     files = [p.read_bytes() for p in (tmp_path / "objects").rglob("*") if p.is_file()]
     assert any(b'"bodies": [{' in content for content in files) == some
-    assert any(b"secateur_share" in content for content in files) == some
+    assert any(b"secateur_share_threads" in content for content in files) == some
 
 
 def test_numbers_of_threads_alternate(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-/* Sharing out parallel loops among threads that the caller has (`secateur_pool`). */
+/* Parallel loops run on threads that the caller has (`secateur_pool`). */
 
 #include <stdint.h>
 
@@ -26,7 +26,7 @@ static void run_pool_task(void *job, uint32_t index, uint32_t worker) {
     if (fault != 0) __atomic_store_n(&j->fault, fault, __ATOMIC_RELAXED);
 }
 
-static int share_in_pool(const secateur_context *context, secateur_body body, void *data) {
+int secateur_share_in_pool(const secateur_context *context, secateur_body body, void *data) {
     const secateur_pool *pool = context->pool;
     PoolJob job = {context, body, data, (int)pool->threads * TASKS_PER_WORKER, 0};
     pool->run(pool->pool, (uint32_t)job.tasks, run_pool_task, &job);

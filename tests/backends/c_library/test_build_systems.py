@@ -1,0 +1,144 @@
+"""CMake, with Make and Ninja, and Make alone build a program from a model, and build again what
+changed and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+pytest.importorskip("tvm")
+
+from ..tvm.graphs import Net, feeds
+from . import models
+
+EXAMPLES = Path(__file__).parents[3] / "examples" / "device"
+
+pytestmark = pytest.mark.skipif(not models.has("gcc", "make"), reason="needs gcc and make")
+
+
+def classifier(seed: int = 0) -> onnx.ModelProto:
+    net = Net(None, seed)
+    value = net.node("Conv", "x", net.weight(8, 1, 3, 3), net.weight(8))
+    value = net.node("Relu", value)
+    value = net.node("GlobalAveragePool", value)
+    value = net.node("Flatten", value)
+    value = net.node("Gemm", value, net.weight(8, 10), net.weight(10))
+    return net.model({"x": (1, 1, 8, 8)}, [value])
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Path:
+    """The command secateur of this checkout, in a folder whose name has a space."""
+    path = tmp_path / "a bin" / "secateur"
+    path.parent.mkdir()
+    root = Path(__file__).parents[3]
+    path.write_text(f'#!/bin/sh\nPYTHONPATH="{root}" exec "{sys.executable}" -m secateur "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def run(*words: object, folder: Path | None = None) -> str:
+    done = subprocess.run(
+        [*map(str, words)], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def classes(program: Path, model: onnx.ModelProto, *emulator: str) -> tuple[int, int]:
+    """The program's answer, and ONNX Runtime's."""
+    inputs = feeds(model)
+    numbers = " ".join(map(str, inputs["x"].reshape(-1).tolist()))
+    said = subprocess.run([*emulator, program], input=numbers, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return int(said.stdout), int(np.argmax(session.run(None, inputs)[0]))
+
+
+def modified(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+@pytest.mark.parametrize("generator", ["Unix Makefiles", "Ninja"])
+def test_cmake(tmp_path: Path, command: Path, generator: str) -> None:
+    if generator == "Ninja" and shutil.which("ninja") is None:
+        pytest.skip("needs ninja")
+    model, build = tmp_path / "the model.onnx", tmp_path / "the build"
+    onnx.save(
+        classifier(), model, save_as_external_data=True, location="weights", size_threshold=16
+    )
+    folder = run(command, "cmake-dir").strip()
+    run(
+        *("cmake", "-G", generator, "-S", EXAMPLES / "cmake", "-B", build),
+        *(f"-Dsecateur_DIR={folder}", f"-DSECATEUR_EXECUTABLE={command}", f"-DMODEL={model}"),
+    )
+    run("cmake", "--build", build)
+    found, wanted = classes(build / "classify", classifier())
+    assert found == wanted
+    library, program = build / "app_model" / "libapp_model.a", build / "classify"
+    before = modified(library), modified(program)
+    run("cmake", "--build", build)
+    assert (modified(library), modified(program)) == before
+    time.sleep(1.1)  # some file systems and Make count in seconds
+    onnx.save(
+        classifier(1), model, save_as_external_data=True, location="weights", size_threshold=16
+    )
+    os.utime(model, ns=(before[0] - 10**9, before[0] - 10**9))  # only its weights are newer
+    run("cmake", "--build", build)
+    assert modified(library) > before[0]
+    assert modified(program) > before[1]
+    found, wanted = classes(build / "classify", classifier(1))
+    assert found == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not models.has("cmake", "aarch64-linux-gnu-gcc", "qemu-aarch64"), reason="needs a cross gcc"
+)
+def test_cmake_for_another_machine(tmp_path: Path, command: Path) -> None:
+    model, build = tmp_path / "m.onnx", tmp_path / "build"
+    onnx.save(classifier(), model)
+    folder = run(command, "cmake-dir").strip()
+    toolchain = EXAMPLES / "cmake" / "aarch64.cmake"
+    run(
+        *("cmake", "-S", EXAMPLES / "cmake", "-B", build, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"),
+        *(f"-Dsecateur_DIR={folder}", f"-DSECATEUR_EXECUTABLE={command}", f"-DMODEL={model}"),
+        "-DSECATEUR_TARGET=aarch64-cortex-a72",
+    )
+    run("cmake", "--build", build)
+    found, wanted = classes(build / "classify", classifier(), "qemu-aarch64")
+    assert found == wanted
+
+
+def test_make(tmp_path: Path, command: Path) -> None:
+    folder = tmp_path / "device"
+    shutil.copytree(EXAMPLES, folder)
+    model = tmp_path / "m.onnx"
+    onnx.save(classifier(), model)
+    words = ["make", f"MODEL={model}", f"SECATEUR='{command}'"]
+    run(*words, folder=folder / "make")
+    found, wanted = classes(folder / "make" / "classify", classifier())
+    assert found == wanted
+    assert "up to date" in run(*words, folder=folder / "make")
+    time.sleep(1.1)
+    onnx.save(classifier(1), model)
+    assert "compile" in run(*words, folder=folder / "make")
+
+
+def test_a_depfile_has_names_as_make_reads_them(tmp_path: Path, command: Path) -> None:
+    model = tmp_path / "a $b #c.onnx"
+    onnx.save(classifier(), model)
+    depfile = tmp_path / "d"
+    run(command, "compile", model, "-o", tmp_path / "o", "--target", "native", "--depfile", depfile)
+    rule = depfile.read_text()
+    assert rule == f"{tmp_path}/o/model.so: {tmp_path}/a\\ $$b\\ \\#c.onnx\n"

@@ -1,0 +1,159 @@
+"""C libraries for other machines, run under emulation: linked statically and loaded.
+
+Needs Debian's packages qemu-user and gcc for each machine.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.onnx_io import from_proto
+
+from ..tvm.graphs import feeds
+from . import models
+
+pytestmark = pytest.mark.slow
+
+MACHINES = {
+    "aarch64": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "cortex-a53")),
+    "aarch64-cortex-a72": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "cortex-a72")),
+    "aarch64-cortex-a76": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "cortex-a76")),
+    "armv7-a": ("arm-linux-gnueabihf", ("qemu-arm", "-cpu", "cortex-a9")),
+    "riscv64": ("riscv64-linux-gnu", ("qemu-riscv64",)),
+}
+"""GCC's name of each target's machine, and the emulator with a CPU that has no more."""
+
+
+def tools(target: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Compiler, emulator, and emulator of programs that load libraries."""
+    triple, emulator = MACHINES[target]
+    if not models.has(f"{triple}-gcc", emulator[0]):
+        pytest.skip(f"needs {triple}-gcc and {emulator[0]}")
+    return f"{triple}-gcc", emulator, (*emulator, "-L", f"/usr/{triple}")
+
+
+def wanted(model: onnx.ModelProto, folder: Path, inputs: dict[str, Any]) -> bytes:
+    compile_model(from_proto(model), parse_target("native"), folder / "m.so", winograd=False)
+    return b"".join(a.tobytes() for a in Runtime(folder / "m.so").run(inputs).values())
+
+
+@pytest.mark.parametrize("target", MACHINES)
+@pytest.mark.parametrize("make", [models.convolutions, models.integers, models.enlarged])
+def test_results_on_other_machines(
+    tmp_path: Path, target: str, make: Callable[[], onnx.ModelProto]
+) -> None:
+    """int8 to the bit."""
+    compiler, emulator, loading = tools(target)
+    model = make()
+    inputs = feeds(model)
+    right = np.frombuffer(wanted(model, tmp_path, inputs), np.float32)
+    folder = models.build(model, tmp_path, "net", target=target, threads="own")
+    static = models.program(folder, "net", compiler, "-static", "-pthread")
+    for threads, pool in ((1, "own"), (3, "own"), (3, "pool")):
+        done = models.run(static, [*inputs.values()], emulator=emulator, threads=threads, pool=pool)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        found = np.fromfile(static.with_name("out"), np.float32)
+        if make is models.integers:
+            np.testing.assert_array_equal(found, right)
+        np.testing.assert_allclose(found, right, atol=1e-4)
+    (folder / "libnet.a").unlink()
+    command = [compiler, *models.FLAGS, '-DHEADER="net.h"', "-DMODEL=net", f"-I{folder}"]
+    command += [models.RUN, f"-L{folder}", "-lnet", f"-Wl,-rpath,{folder}", "-o", folder / "run"]
+    linked = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert linked.returncode == 0, linked.stderr  # -lm too is the library's own need
+    done = models.run(folder / "run", [*inputs.values()], emulator=loading)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    np.testing.assert_array_equal(np.fromfile(folder / "out", np.float32), found)
+
+
+@pytest.mark.parametrize("target", MACHINES)
+def test_faults_on_other_machines(tmp_path: Path, target: str) -> None:
+    compiler, emulator, _ = tools(target)
+    folder = models.build(models.lookup(), tmp_path, "net", target=target)
+    path = models.program(folder, "net", compiler, "-static")
+    table = np.arange(10, dtype=np.float32).reshape(5, 2)
+    for indices, code in (([4, 0, -5], 0), ([2**32, 0, 0], 1), ([0, 0, -(2**63)], 1)):
+        done = models.run(path, [np.array(indices), table], emulator=emulator)
+        assert done.returncode == code, (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("target", MACHINES)
+def test_libraries_name_what_they_need(tmp_path: Path, target: str) -> None:
+    """Functions and conversions that not every CPU has, in a program that isn't linked with -lm."""
+    compiler, _, loading = tools(target)
+    model = models.text(
+        """agraph (int64[5] i, uint64[5] u, float[5] x, double[5] d) =>
+        (float[5] a, float[5] b, double[5] c, double[5] e, int64[5] f, uint64[5] g, float[5] h,
+         float[5] k, int64[5] m) {
+        a = Cast <to = 1> (i)
+        b = Cast <to = 1> (u)
+        c = Cast <to = 11> (i)
+        e = Cast <to = 11> (u)
+        f = Cast <to = 7> (d)
+        g = Cast <to = 13> (x)
+        h = Round(x)
+        k = Sin(x)
+        m = Div(i, f)
+        }"""
+    )
+    inputs = {
+        "i": np.array([2**53 + 1, -(2**62) - 3, 7, 2**40 + 2**16, -5]),
+        "u": np.array([2**64 - 1, 2**63 + 12345, 5, 2**40 + 2**16, 1], np.uint64),
+        "x": np.array([1.5, 2.5, 3e9, 4, 5], np.float32),
+        "d": np.array([1e18, -7.9, 3.0, 1e10, -2.0]),
+    }
+    right = wanted(model, tmp_path, inputs)
+    folder = models.build(model, tmp_path, "net", target=target)
+    loader = folder / "load.c"
+    loader.write_text(
+        "#include <dlfcn.h>\n#include <stdio.h>\nint main(int n, char **w) {\n"
+        "void *l = dlopen(w[n - 1], RTLD_NOW | RTLD_LOCAL);\n"
+        'if (!l) puts(dlerror()); return l && dlsym(l, "net_run") ? 0 : 1; }\n'
+    )
+    command = [compiler, loader, "-ldl", "-o", folder / "load"]
+    assert subprocess.run([*map(str, command)], check=False).returncode == 0
+    opened = subprocess.run(
+        [*loading, folder / "load", folder / "libnet.so"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert opened.returncode == 0, opened.stdout + opened.stderr
+    command = [compiler, *models.FLAGS, '-DHEADER="net.h"', "-DMODEL=net", f"-I{folder}"]
+    command += [models.RUN, folder / "libnet.so", f"-Wl,-rpath,{folder}", "-o", folder / "run"]
+    linked = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert linked.returncode == 0, linked.stderr
+    done = models.run(folder / "run", [*inputs.values()], emulator=loading)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    found = (folder / "out").read_bytes()
+    sine = slice(5 * (4 + 4 + 8 + 8 + 8 + 8 + 4), 5 * (4 + 4 + 8 + 8 + 8 + 8 + 4 + 4))
+    np.testing.assert_allclose(
+        np.frombuffer(found[sine], np.float32), np.frombuffer(right[sine], np.float32), atol=1e-6
+    )
+    assert found[: sine.start] + found[sine.stop :] == right[: sine.start] + right[sine.stop :]
+    dynamic = subprocess.run(
+        ["readelf", "-dW", folder / "libnet.so"], capture_output=True, text=True, check=True
+    ).stdout
+    assert set(re.findall(r"NEEDED.*\[(.*)\]", dynamic)) <= {"libc.so.6", "libm.so.6"}
+
+
+def test_a_cpu_without_dot_products_is_refused(tmp_path: Path) -> None:
+    compiler, _, _ = tools("aarch64-cortex-a76")
+    folder = models.build(models.integers(), tmp_path, "net", target="aarch64-cortex-a76")
+    path = models.program(folder, "net", compiler, "-static")
+    inputs = [*feeds(models.integers()).values()]
+    done = models.run(path, inputs, emulator=("qemu-aarch64", "-cpu", "cortex-a72"))
+    assert (done.returncode, done.stdout.split()[0]) == (1, "69")
