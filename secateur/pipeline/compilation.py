@@ -99,17 +99,17 @@ def compile_file(
         read.append(library.labels_file)
     if depfile is not None:
         with atomic_files(depfile) as (text,):
-            text.write_text(make_rule([folder / name for name in files], read), encoding="utf-8")
+            text.write_text(make_rule(folder / file, read), encoding="utf-8")
     report = dataclasses.asdict(built)
     return Compilation(machine.name, folder / file, files, size, can_run_here(machine), report)
 
 
-def make_rule(made: Sequence[Path], read: Sequence[Path]) -> str:
+def make_rule(made: Path, read: Sequence[Path]) -> str:
     """A rule of Make without commands: what was made depends on what was read.
 
-    Raises SecateurError for names that Make can't have.
+    It has one target, as Ninja wants it. Raises SecateurError for names that Make can't have.
     """
-    return f"{' '.join(map(_make_name, made))}: {' '.join(map(_make_name, read))}\n"
+    return f"{_make_name(made)}: {' '.join(map(_make_name, read))}\n"
 
 
 def _make_name(path: Path) -> str:
