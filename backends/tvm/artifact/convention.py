@@ -39,8 +39,9 @@ and microcontrollers less."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Body:
-    """The body of a parallel loop: the integers that it takes besides the kernel's arguments."""
+class ParallelLoop:
+    """What the body of a parallel loop takes besides the kernel's arguments: how many integers,
+    bytes of its scratch buffers, and whether it may fail."""
 
     variables: int
     scratch: tuple[int, ...]
@@ -55,7 +56,7 @@ class Signature:
     arguments: int
     scratch: tuple[int, ...]
     faults: bool
-    bodies: tuple[Body, ...]
+    bodies: tuple[ParallelLoop, ...]
 
     def to_json(self) -> str:
         """One line of text."""
@@ -66,7 +67,7 @@ class Signature:
         """The signature that `to_json` wrote."""
         fields = json.loads(text)
         bodies = tuple(
-            Body(b["variables"], tuple(b["scratch"]), b["faults"]) for b in fields["bodies"]
+            ParallelLoop(b["variables"], tuple(b["scratch"]), b["faults"]) for b in fields["bodies"]
         )
         return cls(fields["arguments"], tuple(fields["scratch"]), fields["faults"], bodies)
 
@@ -96,7 +97,7 @@ class _Kernel:
         self.parameters: list[BufferVar] = list(function.params)
         self.context = tirx.Var("context", "handle")
         self.made: dict[str, PrimFunc] = {}
-        self.bodies: list[Body] = []
+        self.bodies: list[ParallelLoop] = []
         own = _Local()
         statement = self.around(function.body, (), own)
         rest = [self.context] if self.bodies else []
@@ -149,7 +150,7 @@ class _Kernel:
             [*self.parameters, *variables, *inside.parameters(), *ends], body
         )
         faults = inside.fault is not None
-        self.bodies.append(Body(len(variables), inside.sizes(), faults))
+        self.bodies.append(ParallelLoop(len(variables), inside.sizes(), faults))
         arguments: list[Any] = [tirx.address_of(_first(p)) for p in self.parameters]
         if faults:
             arguments.append(tirx.address_of(_first(own.needed_fault())))

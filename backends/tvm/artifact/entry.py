@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ..faults import CALL_SHIFT
 from ..plan.memory import ALIGNMENT, Memory, Place
 from ..plan.schedule import Schedule
-from .convention import Body, Signature, body_name, loop_name
+from .convention import ParallelLoop, Signature, body_name, loop_name
 
 _SOURCE = """\
 #include "context.h"
@@ -166,7 +166,7 @@ def _declarations(signatures: Mapping[str, Signature]) -> Iterator[str]:
             yield from _loop(name, index, signature.arguments, body)
 
 
-def _loop(kernel: str, index: int, arguments: int, body: Body) -> Iterator[str]:
+def _loop(kernel: str, index: int, arguments: int, body: ParallelLoop) -> Iterator[str]:
     """The function that shares out one parallel loop of a kernel.
 
     It is weak, since every library with the kernel has it.
