@@ -11,9 +11,7 @@ from ..backends.tvm.artifact.options import THREADS, LibraryOptions, check_name,
 from ..backends.tvm.targets import Target, can_run_here, parse_target, targets
 from ..ir.display import printable
 from ..ir.errors import SecateurError
-from ..ir.external import external_files
 from ..ir.files import read_regular
-from ..ir.onnx_io import atomic_files
 
 if TYPE_CHECKING:
     from ..data.fixed_inputs import FixedInputs
@@ -67,6 +65,8 @@ def compile_file(
     Raises SecateurError for a library with `fallback`, whose files can't run a model in parts.
     """
     from ..checking.running import open_model
+    from ..ir.external import external_files
+    from ..ir.onnx_io import atomic_files
     from .output import output_folder
 
     machine = parse_target(target)
