@@ -25,7 +25,7 @@ typedef struct {
  * `worker`, less than `threads`, tells calls that run at the same time apart. */
 typedef struct {
     void *pool;
-    uint32_t threads;
+    uint32_t threads; /* from 1 to 256 */
     void (*run)(
         void *pool, uint32_t count, void (*task)(void *job, uint32_t index, uint32_t worker),
         void *job);
