@@ -13,6 +13,11 @@ static float pixels[APP_MODEL_INPUT_0_BYTES / sizeof(float)];
 static float scores[APP_MODEL_OUTPUT_0_BYTES / sizeof(float)];
 
 int main(void) {
+    if (APP_MODEL_INPUT_COUNT != 1 || APP_MODEL_INPUT_0_TYPE != SECATEUR_FLOAT32 ||
+        APP_MODEL_OUTPUT_COUNT != 1 || APP_MODEL_OUTPUT_0_TYPE != SECATEUR_FLOAT32) {
+        fprintf(stderr, "this program is for one float32 input and output\n");
+        return 2;
+    }
     for (size_t i = 0; i < sizeof pixels / sizeof *pixels; i++) {
         if (scanf("%f", &pixels[i]) != 1) {
             fprintf(stderr, "%zu numbers are needed\n", sizeof pixels / sizeof *pixels);

@@ -56,15 +56,20 @@ function(secateur_add_model name)
     list(APPEND command --weights-apart)
   endif()
   list(APPEND command ${arg_OPTIONS})
+  set(made "${library}" "${folder}/${name}.h")
+  if(arg_WEIGHTS_APART)
+    list(APPEND made "${folder}/${name}.weights")
+  endif()
   add_custom_command(
-    OUTPUT "${library}" "${folder}/${name}.h"
+    OUTPUT ${made}
+    BYPRODUCTS "${folder}/lib${name}.so" "${folder}/${name}.json" "${folder}/${name}.pc"
     COMMAND ${command}
     DEPENDS ${depends}
     DEPFILE "${folder}.d"
     COMMENT "Compiling ${name} for ${arg_TARGET}"
     VERBATIM
   )
-  add_custom_target(${name}_files DEPENDS "${library}")
+  add_custom_target(${name}_files DEPENDS ${made})
   file(MAKE_DIRECTORY "${folder}")
   add_library(${name} STATIC IMPORTED GLOBAL)
   set_target_properties(

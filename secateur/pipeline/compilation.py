@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,10 +75,18 @@ def compile_file(
         raise SecateurError("a C library needs every node compiled: leave out --fallback")
     files = (ARTIFACT,) if library is None else library.files
     file = ARTIFACT if library is None else library.archive
-    with output_folder(folder, files) as written:
+    replaced = files if library is None else library.replaced
+    with contextlib.ExitStack() as stack:
+        if depfile is not None:  # which appears after the folder, or neither does
+            (rule,) = stack.enter_context(atomic_files(depfile))
+        written = stack.enter_context(output_folder(folder, replaced))
         progress.begin("import")
         model = open_model(source, fixed)
-        read = [source, *external_files(model)]
+        if depfile is not None:
+            read = [source, *external_files(model)]
+            if library is not None and library.labels_file is not None:
+                read.append(library.labels_file)
+            rule.write_text(make_rule(folder / file, read), encoding="utf-8")
         progress.end()
         progress.begin("compile")
         from ..backends.tvm.cache import Cache
@@ -95,27 +104,25 @@ def compile_file(
             built = compile_library(model, machine, written, library, **options)
         size = (written / file).stat().st_size
         progress.end()
-    if library is not None and library.labels_file is not None:
-        read.append(library.labels_file)
-    if depfile is not None:
-        with atomic_files(depfile) as (text,):
-            text.write_text(make_rule(folder / file, read), encoding="utf-8")
     report = dataclasses.asdict(built)
     return Compilation(machine.name, folder / file, files, size, can_run_here(machine), report)
 
 
 def make_rule(made: Path, read: Sequence[Path]) -> str:
-    """A rule of Make without commands: what was made depends on what was read.
+    """Rules of Make without commands: what was made depends on what was read, files that may be
+    gone one day, as compilers write it.
 
-    It has one target, as Ninja wants it. Raises SecateurError for names that Make can't have.
+    The first has one target, as Ninja wants it, named as it was given. Raises SecateurError for
+    names that mean something else to Make.
     """
-    return f"{_make_name(made)}: {' '.join(map(_make_name, read))}\n"
+    names = [_make_name(path) for path in read]
+    return "\n".join([f"{_make_name(made)}: {' '.join(names)}", *(f"{n}:" for n in names), ""])
 
 
 def _make_name(path: Path) -> str:
-    name = str(path.absolute())
-    if "\n" in name or "\r" in name:
-        raise SecateurError(f"{printable(name)}: Make can't have a name with a line's end")
+    name = str(path)
+    if not name.isprintable() or any(c in name for c in "\\:;=%|*?[]<>&\"'`()!~"):
+        raise SecateurError(f"{printable(name)}: Make can't have such a name in a rule")
     return name.replace("$", "$$").replace("#", "\\#").replace(" ", "\\ ")
 
 
@@ -135,10 +142,10 @@ def library_options(
     lines: tuple[str, ...] = ()
     if labels is not None:
         try:
-            text = read_regular(labels, MOST_LABEL_BYTES).decode("utf-8")
+            text = read_regular(labels, MOST_LABEL_BYTES).decode("utf-8-sig")
         except OSError as error:
             raise SecateurError(f"{labels}: {error.strerror or error}") from None
         except UnicodeDecodeError:
             raise SecateurError(f"{labels}: no text of UTF-8") from None
-        lines = tuple(text.splitlines())
+        lines = tuple(line.removesuffix("\r") for line in text.removesuffix("\n").split("\n"))
     return LibraryOptions(known, threads, lines, weights_apart, labels)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ....ir.errors import UnsupportedError
 from ....ir.scratch import scratch_folder
 from ..cache import Cache
 from ..faults import CALL_SHIFT
@@ -31,6 +32,9 @@ from .objects import NATIVE, compile_functions, compile_runtime, lacking_in_libc
 from .options import LibraryOptions
 from .toolchain import archive, compile_source
 
+MOST_THREADS = 256
+"""Of a call, in `threads_of` too."""
+
 _HEADER_BYTES = 64
 """Bytes at the beginning of a workspace, and of a file of weights, that say what it is."""
 
@@ -38,7 +42,7 @@ _SOURCE = """\
 #include <stddef.h>
 #include <stdint.h>
 
-#include "{name}.h"
+#include "secateur_model.h"
 #include "context.h"
 #include "call.h"
 
@@ -102,14 +106,16 @@ int {name}_run(const secateur_call *call) {{
         return SECATEUR_BAD_POOL;
     }}
     int64_t samples = -1;
-    int status = check_inputs(call->inputs, inputs_expected, dimensions, {input_count}, &samples);
+    int status = secateur_check_inputs(
+        call->inputs, inputs_expected, dimensions, {input_count}, &samples);
     if (samples < 0) samples = 1;
+    if (status == 0 && samples == 0 && {shared_outputs}) status = SECATEUR_BAD_INPUT;
     if (status == 0) {{
-        status = check_outputs(call->outputs, outputs_expected, {output_count}, samples);
+        status = secateur_check_outputs(call->outputs, outputs_expected, {output_count}, samples);
     }}
     if (status != 0) return status;
     unsigned char *workspace = call->workspace;
-    if (workspace == NULL || !is_aligned(workspace, {alignment}) ||
+    if (workspace == NULL || !secateur_is_aligned(workspace, {alignment}) ||
         call->workspace_bytes < {name}_workspace_bytes(call)) {{
         return SECATEUR_BAD_WORKSPACE;
     }}
@@ -119,10 +125,13 @@ int {name}_run(const secateur_call *call) {{
         for (int i = 0; i < 32; i++) workspace[i] = digest[i];
     }}
     unsigned char *memory = workspace + {header_bytes};
+    int misuse = 0;
     const secateur_context context = {{
-        {share}, (int)threads_of(call), memory + {arena}, {scratch}, call->pool}};
+        {share}, (int)threads_of(call), memory + {arena}, {scratch}, call->pool, &misuse}};
+    /* Samples without elements are all alike. */
+    int64_t rounds = {no_elements} && samples > 1 ? 1 : samples;
     void *ins[{input_room}], *outs[{output_room}];
-    for (int64_t sample = 0; sample < samples; sample++) {{
+    for (int64_t sample = 0; sample < rounds; sample++) {{
         for (int i = 0; i < {input_count}; i++) {{
             const Expected *e = &inputs_expected[i];
             size_t at = e->is_batch ? (size_t)sample * e->bytes : 0;
@@ -134,9 +143,10 @@ int {name}_run(const secateur_call *call) {{
             outs[i] = (unsigned char *)call->outputs[i].data + at;
         }}
         status = run_sample(ins, outs, (unsigned char *)constants, memory, &context);
+        if (status == 0) status = misuse;
         if (status != 0) return status;
     }}
-    write_dimensions(call->outputs, outputs_expected, dimensions, {output_count}, samples);
+    secateur_write_dimensions(call->outputs, outputs_expected, dimensions, {output_count}, samples);
     return 0;
 }}
 """
@@ -159,7 +169,7 @@ _FIND_OWN = """\
 
 _FIND_GIVEN = """\
     const unsigned char *constants = call->weights;
-    if (constants == NULL || !is_aligned(constants, {alignment}) ||
+    if (constants == NULL || !secateur_is_aligned(constants, {alignment}) ||
         call->weights_bytes < {bytes}u || !is_marked(constants)) {{
         return SECATEUR_BAD_WEIGHTS;
     }}
@@ -180,9 +190,10 @@ def build_c_library(
         objects = compile_functions(kernels.functions, kernels.digests, target, cache, work)
         write_constants(work / "constants", memory.constants)
         interface = _interface(metadata, memory, objects.signatures, options, target, work)
-        entry = work / f"{options.name}.c"
-        texts = work / "description.c"
-        (work / f"{options.name}.h").write_text(header(interface), encoding="utf-8")
+        # No file here is named after the model, whose name may be any other's.
+        entry, texts = work / "secateur_entry.c", work / "secateur_description.c"
+        (work / "secateur_model.h").write_text(header(interface), encoding="utf-8")
+        _check_address_space(interface, target)
         entry.write_text(
             _entry(kernels.schedule, memory, objects.signatures, interface, target, options),
             encoding="utf-8",
@@ -203,7 +214,7 @@ def build_c_library(
         archive(target, members, folder / f"lib{options.name}.a")
         shared = folder / f"lib{options.name}.so"
         link_checked(target, [*members, *lacking], shared, shared.name)
-        shutil.copy(work / f"{options.name}.h", folder)
+        shutil.copy(work / "secateur_model.h", folder / f"{options.name}.h")
         if options.weights_apart:
             _write_weights(folder / f"{options.name}.weights", interface, work / "constants")
     sizes = {"arena_bytes": memory.arena_bytes, "scratch_bytes": interface.scratch_bytes}
@@ -254,6 +265,7 @@ def _entry(
     inputs, sizes = expected(interface.inputs, 0)
     outputs, more = expected(interface.outputs, len(sizes))
     numbers = {"name": name, "header_bytes": _HEADER_BYTES, "alignment": ALIGNMENT}
+    tensors = (*interface.inputs, *interface.outputs)
     find = _FIND_GIVEN if options.weights_apart else _FIND_OWN
     return _SOURCE.format(
         **numbers,
@@ -271,6 +283,8 @@ def _entry(
         alone=SHARE_ALONE if shares else "",
         share=_sharing(options.threads) if shares else "NULL",
         pools=int(options.threads != "none"),
+        shared_outputs=int(any(not t.is_batch for t in interface.outputs)),
+        no_elements=int(all(t.nbytes == 0 for t in tensors if t.is_batch)),
         own=int(interface.has_threads),
         workspace=interface.workspace_bytes,
         scratch=interface.scratch_bytes,
@@ -282,12 +296,30 @@ def _entry(
     )
 
 
+_ADDRESSED = 2**31
+"""Bytes that one block of memory may have where addresses have 32 bits."""
+
+
+def _check_address_space(interface: Interface, target: Target) -> None:
+    """Raise UnsupportedError where sizes don't fit into a 32-bit machine's."""
+    if target.machine != "armv7l":
+        return
+    sizes = {
+        "workspace": interface.workspace_bytes + (MOST_THREADS - 1) * interface.scratch_bytes,
+        "weights": interface.weights_bytes,
+        **{f"tensor '{t.name}'": t.nbytes for t in (*interface.inputs, *interface.outputs)},
+    }
+    for what, size in sizes.items():
+        if size >= _ADDRESSED:
+            raise UnsupportedError(f"{what}: {size:,} bytes are too many for {target.name}")
+
+
 def _sharing(threads: str) -> str:
     """The function that shares out the loops of a call, as an expression."""
     if threads == "none":
         return "share_alone"
-    else_alone = "share_alone" if threads == "caller" else "secateur_share_threads"
-    return f"call->pool != NULL ? secateur_share_in_pool : {else_alone}"
+    else_alone = "share_alone" if threads == "caller" else "secateur_share_threads_1"
+    return f"call->pool != NULL ? secateur_share_in_pool_1 : {else_alone}"
 
 
 def _write_weights(path: Path, interface: Interface, constants: Path) -> None:

@@ -168,6 +168,7 @@ class _Local:
 
     def __init__(self) -> None:
         self.scratch: list[BufferVar] = []
+        self.on_stack = 0
         self.fault: BufferVar | None = None
 
     def parameters(self) -> list[BufferVar]:
@@ -184,11 +185,11 @@ class _Local:
     def rewrite(self, statement: Statement) -> Statement:
         """A statement whose faults are stored, and whose large buffers are parameters."""
         found = [s for s in _statements(statement) if isinstance(s, tirx.AllocBuffer)]
-        on_stack = sum(_nbytes(s.buffer) for s in found)
+        self.on_stack += sum(_nbytes(s.buffer) for s in found)
         for allocation in sorted(found, key=lambda s: -_nbytes(s.buffer)):
-            if on_stack <= STACK_BYTES:
+            if self.on_stack <= STACK_BYTES:
                 break
-            on_stack -= _nbytes(allocation.buffer)
+            self.on_stack -= _nbytes(allocation.buffer)
             self.scratch.append(allocation.buffer)
         moved = {hash(buffer) for buffer in self.scratch}
 
@@ -301,4 +302,5 @@ def _first(buffer: BufferVar) -> Computed:
 
 def _nbytes(buffer: BufferVar) -> int:
     size = math.prod(int(d) for d in buffer.shape)
-    return -(-size * tvm.DataType(str(buffer.dtype)).bits // 8)
+    kind = tvm.DataType(str(buffer.dtype))
+    return -(-size * kind.bits * kind.lanes // 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ....ir.errors import UnsupportedError
 from ..targets import Target
 
 _ECX_1 = {"ssse3": 9, "fma": 12, "sse4_2": 20, "popcnt": 23, "f16c": 29}
@@ -26,7 +27,10 @@ _HWCAP_ARM = {"neon": 12, "vfpv3": 13, "vfpv4": 16}
 
 
 def cpu_macros(target: Target) -> str:
-    """Definitions for `native/cpu.h`. Raises KeyError for a flag that nothing is known of."""
+    """Definitions for `native/cpu.h`.
+
+    Raises UnsupportedError for a flag that nothing is known of.
+    """
     flags = target.cpu_flags
     if target.machine == "x86_64":
         known = (_ECX_1, _EBX_7, _ECX_7)
@@ -56,4 +60,4 @@ def _mask(flags: frozenset[str], bits: dict[str, int]) -> int:
 def _check(flags: frozenset[str], *known: dict[str, int]) -> None:
     for flag in flags:
         if not any(flag in bits for bits in known):
-            raise KeyError(flag)
+            raise UnsupportedError(f"how C code finds out whether a CPU has {flag} isn't known")

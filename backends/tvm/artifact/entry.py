@@ -49,7 +49,7 @@ int secateur_run(
 ) {{
     unsigned char *const constants = secateur_constants, *const memory = arena;
     unsigned char *const scratch = memory + {arena};
-    const secateur_context context = {{{share}, threads, scratch, {scratch}, 0}};
+    const secateur_context context = {{{share}, threads, scratch, {scratch}, 0, 0}};
     int fault = 0;
     (void)inputs, (void)outputs, (void)constants, (void)memory, (void)context, (void)fault;
     switch (first) {{
@@ -97,7 +97,7 @@ def source(
         shift=CALL_SHIFT,
         arena=memory.arena_bytes,
         scratch=scratch_bytes(signatures),
-        share="secateur_share_threads" if shares_loops(signatures) else "0",
+        share="secateur_share_threads_1" if shares_loops(signatures) else "0",
     )
 
 
@@ -138,7 +138,7 @@ def single_calls(signatures: Mapping[str, Signature]) -> str:
         call = _call(name, signature, pointers)
         lines += [
             f"int {name}_alone(void *const *arguments, unsigned char *scratch) {{",
-            "    const secateur_context context = {share_alone, 1, scratch, 0, 0};",
+            "    const secateur_context context = {share_alone, 1, scratch, 0, 0, 0};",
             "    int fault = 0;",
             "    (void)arguments, (void)context, (void)fault;",
             f"    return {call};",

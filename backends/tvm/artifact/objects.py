@@ -19,7 +19,7 @@ from ..cache import Cache
 from ..targets import Target
 from ..tensorir.types import PrimFunc
 from .convention import Signature, split, take_pointers, take_task
-from .toolchain import compile_source
+from .toolchain import compile_source, compiler_version
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ def compile_runtime(
             compile_source(target, source, path)
             return path.read_bytes()
 
-        text = "\n".join(file.read_text(encoding="utf-8") for file in (source, *headers))
+        texts = [file.read_text(encoding="utf-8") for file in (source, *headers)]
+        text = "\n".join([compiler_version(target), *texts])
         path.write_bytes(_provide(cache, _key(name, text, target), compile_file)[0])
     return paths
 

@@ -13,6 +13,17 @@ from ....ir.errors import SecateurError
 THREADS = ("none", "caller", "own")
 """Who shares parallel loops: nobody, the caller's pool, or also threads of the library."""
 
+_SYSTEM = frozenset(
+    [
+        *("c", "dl", "gcc", "m", "pthread", "rt", "util", "assert", "complex", "ctype", "errno"),
+        *("fenv", "fcntl", "inttypes", "iso646", "limits", "locale", "math", "poll", "sched"),
+        *("setjmp", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef", "stdint", "stdio"),
+        *("stdlib", "stdnoreturn", "string", "strings", "tgmath", "threads", "time", "uchar"),
+        *("unistd", "wchar", "wctype", "dlfcn", "memory", "version", "new", "random", "vector"),
+    ]
+)
+"""Libraries and headers that a program looks for in the folder of a library, too."""
+
 _RESERVED = frozenset(
     [
         *("auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else"),
@@ -55,6 +66,11 @@ class LibraryOptions:
         return f"lib{self.name}.a"
 
     @property
+    def replaced(self) -> tuple[str, ...]:
+        """The files that an earlier library of this name may have left."""
+        return (*self.files, *(() if self.weights_apart else (f"{self.name}.weights",)))
+
+    @property
     def files(self) -> tuple[str, ...]:
         """The files that it consists of."""
         name = self.name
@@ -74,6 +90,8 @@ def check_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
         problem = "letters of ASCII, digits and _, beginning with a letter, 64 at most"
         raise SecateurError(f"name '{printable(name)}': a library's name consists of {problem}")
+    if name in _SYSTEM:
+        raise SecateurError(f"name '{name}': a library or header of the system has it")
     if name in _RESERVED or name.startswith("secateur_") or keyword.iskeyword(name):
         raise SecateurError(f"name '{name}': it means something in C, C++ or Python already")
     return name

@@ -44,12 +44,14 @@ LIBC = frozenset(
 def libraries(names: Iterable[str]) -> dict[str, list[str]]:
     """The libraries of a system that define what an artifact needs, and what of it each does.
 
-    The names are glibc's; musl takes them for its own.
+    The names are glibc's, that of threads as before 2.34, which later ones have, too; musl takes
+    them for its own.
     """
     mathematics = {name + suffix for name in _MATHEMATICS for suffix in ("", "f")}
     found: dict[str, list[str]] = {}
     for name in sorted(names):
-        found.setdefault("libm.so.6" if name in mathematics else "libc.so.6", []).append(name)
+        threads = "libpthread.so.0" if name.startswith("pthread_") else "libc.so.6"
+        found.setdefault("libm.so.6" if name in mathematics else threads, []).append(name)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -42,6 +43,7 @@ def compile_source(
             *command,
             *flags,
             "-g0",
+            "-fno-stack-protector",
             "-fPIC",
             "-fno-asynchronous-unwind-tables",
             "-c",
@@ -96,6 +98,13 @@ def archive(target: Target, objects: Sequence[Path], output: Path) -> None:
     zig = _zig()
     command = [zig, "ar"] if zig else [_cross_compiler(target).removesuffix("gcc") + "ar"]
     _run(target, "archiving", [*command, "rcsD", str(output), *map(str, objects)])
+
+
+def compiler_version(target: Target) -> str:
+    """What compiles C for the target, for keys of a cache."""
+    if _zig() is None:
+        return _cross_compiler(target)
+    return f"ziglang {importlib.metadata.version('ziglang')}"
 
 
 def _run(

@@ -26,7 +26,7 @@ from ..plan.programs import Program
 from ..plan.schedule import Buffer, KernelCall, Schedule, nbytes
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
-from ..tensorir.digest import digest
+from ..tensorir.digest import digest, kernel_name
 from ..tensorir.types import PrimFunc
 from .choices import Choices
 from .work import is_parallel, macs
@@ -217,8 +217,7 @@ class Emission:
         that a program which links several models has one of each.
         """
         content = digest(function)
-        machine = json.dumps(self.target.llvm(), sort_keys=True)
-        name = f"{kind}_{hashlib.sha256((content + machine).encode()).hexdigest()[:16]}"
+        name = kernel_name(kind, content, json.dumps(self.target.llvm(), sort_keys=True))
         self.digests[name] = content
         self.functions[name] = function
         return name

@@ -1,7 +1,7 @@
 /* Runs a model by its C library on inputs from a file, in C99 and for any library: compiled with
  * -DHEADER='"NAME.h"' -DMODEL(x)=NAME_##x
  *
- *     run INPUTS OUTPUTS SAMPLES THREADS own|pool [WEIGHTS]
+ *     run INPUTS OUTPUTS SAMPLES THREADS own|pool|few|wrong [WEIGHTS]
  *
  * INPUTS holds all inputs one after the other; OUTPUTS is written likewise. Every tensor lies
  * between guards of other bytes, the workspace too, which must be as they were afterwards. */
@@ -56,6 +56,20 @@ static void run_backwards(
     for (uint32_t i = number; i > 0; i--) task(job, i - 1, i % workers);
 }
 
+/* Pools that break their promise: one that leaves out a task, one that numbers workers wrongly. */
+static void run_few(
+    void *pool, uint32_t number, void (*task)(void *, uint32_t, uint32_t), void *job
+) {
+    (void)pool;
+    for (uint32_t i = 1; i < number; i++) task(job, i, 0);
+}
+
+static void run_wrong(
+    void *pool, uint32_t number, void (*task)(void *, uint32_t, uint32_t), void *job
+) {
+    for (uint32_t i = 0; i < number; i++) task(job, i, i % (*(uint32_t *)pool + 1));
+}
+
 static void *read_file(const char *path, size_t *bytes) {
     FILE *file = fopen(path, "rb");
     if (file == NULL) exit(8);
@@ -100,7 +114,9 @@ int main(int words, char **word) {
     call.version = SECATEUR_INTERFACE;
     call.inputs = inputs;
     call.outputs = outputs;
-    if (strcmp(word[5], "pool") == 0) call.pool = &pool;
+    if (strcmp(word[5], "few") == 0) pool.run = run_few;
+    if (strcmp(word[5], "wrong") == 0) pool.run = run_wrong;
+    if (strcmp(word[5], "own") != 0) call.pool = &pool;
     else call.threads = threads;
     if (words > 6) call.weights = read_file(word[6], &call.weights_bytes);
     call.workspace_bytes = WORKSPACE_BYTES(&call);

@@ -131,8 +131,13 @@ def test_make(tmp_path: Path, command: Path) -> None:
     assert found == wanted
     assert "up to date" in run(*words, folder=folder / "make")
     time.sleep(1.1)
-    onnx.save(classifier(1), model)
+    external = {"save_as_external_data": True, "location": "weights", "size_threshold": 16}
+    onnx.save(classifier(1), model, **external)
     assert "compile" in run(*words, folder=folder / "make")
+    time.sleep(1.1)
+    (tmp_path / "weights").touch()
+    assert "compile" in run(*words, folder=folder / "make")
+    assert "up to date" in run(*words, folder=folder / "make")
 
 
 def test_a_depfile_has_names_as_make_reads_them(tmp_path: Path, command: Path) -> None:
@@ -140,5 +145,25 @@ def test_a_depfile_has_names_as_make_reads_them(tmp_path: Path, command: Path) -
     onnx.save(classifier(), model)
     depfile = tmp_path / "d"
     run(command, "compile", model, "-o", tmp_path / "o", "--target", "native", "--depfile", depfile)
-    rule = depfile.read_text()
-    assert rule == f"{tmp_path}/o/model.so: {tmp_path}/a\\ $$b\\ \\#c.onnx\n"
+    name = f"{tmp_path}/a\\ $$b\\ \\#c.onnx"
+    assert depfile.read_text() == f"{tmp_path}/o/model.so: {name}\n{name}:\n"
+
+
+@pytest.mark.parametrize("location", ["w;touch x", "a:b", "a=b", "%w", "w\tx", "$(x)", "w|x"])
+def test_names_that_mean_something_to_make_are_refused(
+    tmp_path: Path, command: Path, location: str
+) -> None:
+    """And nothing is written."""
+    external = {"save_as_external_data": True, "location": location, "size_threshold": 16}
+    onnx.save(classifier(), tmp_path / "net.onnx", **external)
+    words = [command, "compile", tmp_path / "net.onnx", "-o", tmp_path / "o", "--target", "native"]
+    done = subprocess.run(
+        [*map(str, words), "--depfile", str(tmp_path / "d")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Make can't have such a name" in done.stderr
+    assert not (tmp_path / "d").exists()
+    assert not (tmp_path / "o").exists()

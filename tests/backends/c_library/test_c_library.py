@@ -6,6 +6,7 @@ import ctypes
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def test_results_are_those_of_the_artifact(
         assert path.with_name("out").read_bytes() == wanted, (number, pool)
 
 
-@pytest.mark.parametrize("samples", [0, 1, 5])
+@pytest.mark.parametrize("samples", [1, 5])
 def test_a_batch_has_any_number_of_samples(tmp_path: Path, samples: int) -> None:
     model = models.batch()
     folder = models.build(model, tmp_path, "net", threads="none")
@@ -61,9 +62,61 @@ def test_a_batch_has_any_number_of_samples(tmp_path: Path, samples: int) -> None
     x, w = np.random.default_rng(0).random((samples, 6), np.float32), np.ones(4, np.float32)
     done = models.run(path, [x, w], samples=samples)
     assert done.returncode == 0, done.stdout
-    if samples:
-        wanted = expected(model, tmp_path, {"x": x, "w": w})
-        assert path.with_name("out").read_bytes() == wanted
+    wanted = expected(model, tmp_path, {"x": x, "w": w})
+    assert path.with_name("out").read_bytes() == wanted
+
+
+def test_no_samples(tmp_path: Path) -> None:
+    """Nothing is computed, so that a result without samples can't be had."""
+    w, none = np.ones(4, np.float32), np.empty((0, 6), np.float32)
+    folder = models.build(models.batch(), tmp_path / "both", "net")
+    done = models.run(models.program(folder, "net"), [none, w], samples=0)
+    assert done.stdout.startswith("65 0 ")
+    model = models.text("agraph (float[n, 6] x) => (float[n, 6] y) { y = Relu(x) }")
+    folder = models.build(model, tmp_path / "one", "net")
+    assert models.run(models.program(folder, "net"), [none], samples=0).returncode == 0
+
+
+def test_samples_without_elements(tmp_path: Path) -> None:
+    """However many: they are no work."""
+    model = models.text("agraph (float[n, 0] x) => (float[n, 0] y) { y = Relu(x) }")
+    folder = models.build(model, tmp_path, "net")
+    done = models.run(models.program(folder, "net"), [], samples=2**31 - 1)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pool", "threads_c", "interface", "description", "context", "call", "cpu", "check"),
+        *("arithmetic", "entry", "net_pool", "digest", "dimensions", "constants"),
+    ],
+)
+def test_a_library_may_have_a_name_of_its_own_parts(tmp_path: Path, name: str) -> None:
+    model = models.convolutions()
+    folder = models.build(model, tmp_path, name, threads="own")
+    inputs = feeds(model)
+    path = models.program(folder, name, "gcc", "-pthread")
+    assert models.run(path, [*inputs.values()], threads=3, pool="pool").returncode == 0
+
+
+@pytest.mark.parametrize("pool", ["few", "wrong"])
+def test_a_pool_that_leaves_out_tasks_is_found_out(tmp_path: Path, pool: str) -> None:
+    model = models.convolutions()
+    folder = models.build(model, tmp_path, "net")
+    path = models.program(folder, "net")
+    done = models.run(path, [*feeds(model).values()], threads=3, pool=pool)
+    assert (done.returncode, done.stdout.split()[0]) == (1, "70")
+
+
+def test_what_an_earlier_library_left_goes(tmp_path: Path) -> None:
+    onnx.save(models.batch(), tmp_path / "net.onnx")
+    words = ["compile", tmp_path / "net.onnx", "-o", tmp_path / "o", "--target", "native"]
+    for more in (["--weights-apart"], []):
+        command = [sys.executable, "-m", "secateur", *words, "--format", "library", *more]
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "o" / "net.weights").exists() == bool(more)
 
 
 def test_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
@@ -301,7 +354,22 @@ def test_another_cpu_is_an_error_and_no_signal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "1a", "a-b", "a b", "ä", "int", "class", "main", "secateur_x", "a" * 65, "../x", "a\n"],
+    [
+        "",
+        "1a",
+        "a-b",
+        "a b",
+        "ä",
+        "int",
+        "class",
+        "main",
+        "secateur_x",
+        "a" * 65,
+        "../x",
+        "a\n",
+        "m",
+        "stdio",
+    ],
 )
 def test_names_that_c_cannot_have(name: str) -> None:
     with pytest.raises(SecateurError, match="name "):
@@ -311,8 +379,19 @@ def test_names_that_c_cannot_have(name: str) -> None:
 @pytest.mark.parametrize(
     ("stem", "name"),
     [
-        *[("m", "m"), ("resnet-8 (x)", "resnet_8_x"), ("8net", "model_8net"), ("猫", "model")],
-        *[("int", "model_int"), ("x" * 90, "x" * 57), ("..", "model")],
+        *[
+            ("m", "model_m"),
+            ("resnet-8 (x)", "resnet_8_x"),
+            ("8net", "model_8net"),
+            ("猫", "model"),
+        ],
+        *[
+            ("int", "model_int"),
+            ("x" * 90, "x" * 57),
+            ("..", "model"),
+            ("pool", "pool"),
+            ("math", "model_math"),
+        ],
     ],
 )
 def test_a_library_is_named_after_its_file(stem: str, name: str) -> None:

@@ -10,13 +10,13 @@ typedef struct {
     uint8_t alignment, is_batch;
 } Expected;
 
-static int is_aligned(const void *address, size_t alignment) {
+static int secateur_is_aligned(const void *address, size_t alignment) {
     return (uintptr_t)address % alignment == 0;
 }
 
 /* Whether a tensor's dimensions are those expected, but for the number of samples of a batch,
  * which is `*samples`, or is noted there where that is negative. */
-static int fits(
+static int secateur_fits(
     const int64_t *dimensions, size_t rank, const Expected *e, const int64_t *table,
     int64_t *samples
 ) {
@@ -34,29 +34,29 @@ static int fits(
 }
 
 /* Whether `bytes` hold `count` times what is expected. */
-static int holds(size_t bytes, const Expected *e, int64_t count) {
+static int secateur_holds(size_t bytes, const Expected *e, int64_t count) {
     return count == 0 || e->bytes == 0 || (uint64_t)count <= bytes / e->bytes;
 }
 
-static int check_inputs(
+static int secateur_check_inputs(
     const secateur_input *inputs, const Expected *expected, const int64_t *table, int count,
     int64_t *samples
 ) {
     for (int i = 0; i < count; i++) {
         const secateur_input *t = &inputs[i];
         const Expected *e = &expected[i];
-        if (!fits(t->dimensions, t->rank, e, table, samples)) return SECATEUR_BAD_INPUT | i << 8;
+        if (!secateur_fits(t->dimensions, t->rank, e, table, samples)) return SECATEUR_BAD_INPUT | i << 8;
         int64_t pieces = e->is_batch ? *samples : 1;
         int is_empty = pieces == 0 || e->bytes == 0;
-        if ((t->data == NULL && !is_empty) || !is_aligned(t->data, e->alignment) ||
-            !holds(t->bytes, e, pieces)) {
+        if ((t->data == NULL && !is_empty) || !secateur_is_aligned(t->data, e->alignment) ||
+            !secateur_holds(t->bytes, e, pieces)) {
             return SECATEUR_BAD_INPUT | i << 8;
         }
     }
     return 0;
 }
 
-static int check_outputs(
+static int secateur_check_outputs(
     const secateur_output *outputs, const Expected *expected, int count, int64_t samples
 ) {
     for (int i = 0; i < count; i++) {
@@ -64,15 +64,15 @@ static int check_outputs(
         const Expected *e = &expected[i];
         int64_t pieces = e->is_batch ? samples : 1;
         int is_empty = pieces == 0 || e->bytes == 0;
-        if ((t->data == NULL && !is_empty) || !is_aligned(t->data, e->alignment) ||
-            !holds(t->bytes, e, pieces) || (t->dimensions != NULL && t->rank < e->rank)) {
+        if ((t->data == NULL && !is_empty) || !secateur_is_aligned(t->data, e->alignment) ||
+            !secateur_holds(t->bytes, e, pieces) || (t->dimensions != NULL && t->rank < e->rank)) {
             return SECATEUR_BAD_OUTPUT | i << 8;
         }
     }
     return 0;
 }
 
-static void write_dimensions(
+static void secateur_write_dimensions(
     const secateur_output *outputs, const Expected *expected, const int64_t *table, int count,
     int64_t samples
 ) {

@@ -22,9 +22,12 @@ struct secateur_context {
     unsigned char *scratch;
     __SIZE_TYPE__ scratch_bytes;
     const void *pool;
+    int *misuse; /* where a pool that doesn't do what it promises is noted, as a status */
 };
 
-HIDDEN int secateur_share_in_pool(const secateur_context *, secateur_body, void *);
-HIDDEN int secateur_share_threads(const secateur_context *, secateur_body, void *);
+/* Their number changes with the structure above: libraries that other versions of secateur made
+ * may be in the same program. */
+HIDDEN int secateur_share_in_pool_1(const secateur_context *, secateur_body, void *);
+HIDDEN int secateur_share_threads_1(const secateur_context *, secateur_body, void *);
 
 #endif

@@ -31,7 +31,8 @@ typedef struct {
         void *job);
 } secateur_pool;
 
-/* One run of a model. Set what isn't needed to zero. */
+/* One run of a model. Set what isn't needed to zero. Outputs and the workspace overlap nothing
+ * else that a call names: they are written while inputs and weights are read. */
 typedef struct {
     uint32_t version; /* SECATEUR_INTERFACE: which fields there are */
     uint32_t threads; /* of the library's own, where it has them; 0 and 1: the caller alone */
@@ -61,7 +62,7 @@ enum {
     SECATEUR_BAD_WORKSPACE = 67, /* no, misaligned or too small memory */
     SECATEUR_BAD_WEIGHTS = 68,   /* weights are needed, or are those of another model */
     SECATEUR_BAD_CPU = 69,       /* the CPU lacks instructions that the library uses */
-    SECATEUR_BAD_POOL = 70       /* a pool without threads or without a function */
+    SECATEUR_BAD_POOL = 70       /* a pool without threads or a function, or that left out tasks */
 };
 
 typedef enum {

@@ -151,7 +151,7 @@ __attribute__((destructor)) static void stop_workers(void) {
     while (workers > 0) pthread_join(handles[--workers], NULL);
 }
 
-int secateur_share_threads(const secateur_context *context, secateur_body body, void *data) {
+int secateur_share_threads_1(const secateur_context *context, secateur_body body, void *data) {
     int threads = context->threads > MOST_THREADS ? MOST_THREADS : context->threads;
     if (threads < 2 || !owns_state() || atomic_flag_test_and_set(&taken)) {
         return body(data, context->scratch, 0, 1);
