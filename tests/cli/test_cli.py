@@ -69,7 +69,7 @@ def run_json(*arguments: str) -> dict:  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_the_listed_help(name: str) -> None:
-    command = importlib.import_module(f"secateur.cli.{name}").command
+    command = importlib.import_module(f"secateur.cli.{name.replace('-', '_')}").command
     assert isinstance(command, click.Command)
     assert command.name == name
     assert "--json" in {option for p in command.params for option in p.opts}

@@ -122,6 +122,7 @@ def test_native_code_that_does_not_return_is_left(place: Path) -> None:
     assert not left(place)
 
 
+@pytest.mark.slow
 def test_what_a_killed_command_leaves_is_removed_by_the_next(place: Path) -> None:
     process = compiling(place)
     process.kill()

@@ -120,8 +120,6 @@ class _Kernel:
         if isinstance(statement, tirx.SeqStmt):
             result = []
             for part in statement.seq:
-                if isinstance(part, tirx.AllocBuffer):
-                    raise ValueError(f"kernel {self.name}: a buffer is shared by a loop's threads")
                 result.append(self.around(part, scope, own))
                 if isinstance(part, tirx.Bind):
                     scope = (*scope, part)

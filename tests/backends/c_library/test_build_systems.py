@@ -68,6 +68,7 @@ def modified(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
 @pytest.mark.parametrize("generator", ["Unix Makefiles", "Ninja"])
 def test_cmake(tmp_path: Path, command: Path, generator: str) -> None:

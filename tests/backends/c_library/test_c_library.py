@@ -32,6 +32,13 @@ pytestmark = pytest.mark.skipif(not models.has("gcc", "readelf"), reason="needs 
 NATIVE = parse_target("native")
 
 
+_OWN_PARTS = (
+    *("threads_c", "description", "context", "call", "cpu", "arithmetic", "entry", "net_pool"),
+    *("digest", "dimensions", "constants"),
+)
+"""Names that files and variables of a library's sources have."""
+
+
 def expected(model: onnx.ModelProto, folder: Path, inputs: dict[str, Array]) -> bytes:
     """What the artifact for Python computes."""
     compile_model(from_proto(model), NATIVE, folder / "m.so")
@@ -88,8 +95,8 @@ def test_samples_without_elements(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("pool", "threads_c", "interface", "description", "context", "call", "cpu", "check"),
-        *("arithmetic", "entry", "net_pool", "digest", "dimensions", "constants"),
+        *("pool", "interface", "check"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in _OWN_PARTS),
     ],
 )
 def test_a_library_may_have_a_name_of_its_own_parts(tmp_path: Path, name: str) -> None:
