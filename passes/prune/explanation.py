@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...ir.axes.dims import dims_of
+from ...ir.axes.dims import Dim, dims_of
+from ...ir.axes.facts import Analysis
 from ...ir.axes.selection import Selection
+from ...ir.graph import Node, Value
 from .allocation import Loss
 from .groups import Group
 from .plan import PruningPlan
@@ -19,6 +21,7 @@ def explain(
     `losses` are those of each free group's scores by the criterion `importance`.
     """
     table, locked = [], []
+    readers = _Readers(plan.analysis)
     for group in plan.groups:
         if group.lock is not None:
             locked.append({"name": group.name, "size": group.size, "reason": str(group.lock)})
@@ -32,7 +35,7 @@ def explain(
                 "size": sum(sizes),
                 "kept": sum(kept),
                 "parameters": group.parameters(),
-                "readers": _readers(plan, group),
+                "readers": readers.of(group),
                 "score_lost": loss.share if loss else 0.0,
                 "score_removed": loss.removed if loss else None,
                 "score_kept": loss.kept if loss else None,
@@ -41,14 +44,25 @@ def explain(
     return {"importance": importance, "groups": table, "locked": locked}
 
 
-def _readers(plan: PruningPlan, group: Group) -> list[str]:
-    """Labels of the nodes with weights that read the group's indices: a cut changes their sums."""
-    found = []
-    for ties in group.ties.values():
-        for tie in ties:
-            node = tie.parameter.node
-            source = node.inputs[0] if node.inputs else None
-            axes = plan.analysis.axes.get(source) if source is not None else None
-            if any(dim in group.move for axis in axes or () for dim in dims_of(axis)):
-                found.append(node.label)
-    return list(dict.fromkeys(found))
+class _Readers:
+    """Who reads the indices of groups. The dims of each value are looked up once for all groups."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self._analysis = analysis
+        self._dims: dict[Value, frozenset[Dim]] = {}
+
+    def of(self, group: Group) -> list[str]:
+        """Labels of the nodes with weights that read the indices: a cut changes their sums."""
+        nodes = dict.fromkeys(t.parameter.node for ties in group.ties.values() for t in ties)
+        labels = (n.label for n in nodes if not self._read_by(n).isdisjoint(group.move))
+        return list(dict.fromkeys(labels))
+
+    def _read_by(self, node: Node) -> frozenset[Dim]:
+        """The dims of the axes of a node's first input."""
+        source = node.inputs[0] if node.inputs else None
+        if source is None:
+            return frozenset()
+        if source not in self._dims:
+            axes = self._analysis.axes.get(source) or ()
+            self._dims[source] = frozenset(dim for axis in axes for dim in dims_of(axis))
+        return self._dims[source]
