@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from secateur.checking.checks import check_equivalent, check_file
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, load
-from secateur.ir.tensor import Tensor
+from secateur.ir.tensor import Array, Tensor
 from secateur.passes.base import Context, Pass, PassResult
-from secateur.pipeline.steps import Step
+from secateur.pipeline.steps import Step, StepResult, run_step
 from secateur.pipeline.transform import transform_file
 
 FEED = {"x": np.ones((1, 4), np.float32)}
@@ -171,8 +172,14 @@ def test_wrong_result_is_not_written(tmp_path: Path, existed: bool) -> None:
     if existed:
         out.write_bytes(b"before")
     step = Step("break", "broken", [BreakWeights()], oracle="original")
+
+    def change(
+        model: Model, context: Context, feeds: list[dict[str, Array]]
+    ) -> Iterator[tuple[Model, StepResult]]:
+        yield model, run_step(step, model, context)
+
     with pytest.raises(SecateurError, match="broken model against original"):
-        transform_file(tmp_path / "source.onnx", out, [step])
+        transform_file(tmp_path / "source.onnx", out, step.name, change)
     assert out.exists() == existed
     assert not existed or out.read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 1 + existed
