@@ -40,10 +40,15 @@ SPECIAL = {
 NAN_WINS = {"ReduceMax", "ReduceMin", "MaxPool", "GlobalMaxPool", "MaxRoiPool", "RoiAlign"}
 """Any NaN in their window gives NaN; with ONNX Runtime it depends on where it stands."""
 
-FIRST_ONLY = {"NonMaxSuppression", "Resize", "RoiAlign", "Upsample", "AffineGrid"}
+FIRST_ONLY = {"NonMaxSuppression", "Resize", "RoiAlign", "Upsample", "AffineGrid", "OneHot"}
 FIRST_ONLY |= {"Conv", "ConvTranspose", "RNN", "GRU", "LSTM"}
 """Their other floats are sizes, thresholds and scales, or weights, of which it depends on the
 order of work whether an infinite one meets the zeros of a padding or of a first state."""
+
+FINITE_WEIGHTS = {"BatchNormalization"}
+"""Where their scale is infinite, the order of work decides whether infinity is subtracted from
+infinity: the mean is subtracted before the multiplication by the scale, or a multiple of it after.
+"""
 
 UNEQUAL = {
     "DeformConv": "pixels outside of the image are zeros, which may meet infinite weights",
@@ -156,25 +161,29 @@ def test_special_values_go_where_onnx_runtime_lets_them(artifacts: list[Joined],
 
 
 def check_special(artifacts: list[Joined], kind: str) -> int:
-    random = np.random.default_rng(0)
     count = 0
     for joined in artifacts:
-        feeds = {p: special(part, kind, random) for p, part in joined.parts.items()}
+        feeds = {p: special(part, kind) for p, part in joined.parts.items()}
         skipped = {p for p, part in joined.parts.items() if part.operators & {*UNEQUAL}}
         count += check(joined, feeds, skipped)
     return count
 
 
-def special(part: Part, kind: str, random: np.random.Generator) -> Feeds:
-    """The part's inputs with special values among their floating-point numbers."""
+def special(part: Part, kind: str) -> Feeds:
+    """The part's inputs with special values among their floating-point numbers.
+
+    Each part has draws of its own, which stay the same whatever other parts there are.
+    """
+    random = np.random.default_rng(list(f"{part.name} {kind}".encode()))
     feeds = dict(part.feeds)
-    names = list(feeds)[:1] if part.operators & FIRST_ONLY else list(feeds)
+    first_only = FIRST_ONLY | (FINITE_WEIGHTS if kind == "infinity" else set())
+    names = list(feeds)[:1] if part.operators & first_only else list(feeds)
     names = [] if part.operators & {"Range"} else names
     for name in names:
         x = feeds[name]
         if x.dtype.kind != "f" or not x.size:
             continue
-        chosen = random.random(x.shape) < 0.2
+        chosen = np.asarray(random.random(x.shape) < 0.2)
         chosen.flat[random.integers(x.size)] = True
         with np.errstate(over="ignore"):
             values = random.choice(SPECIAL[kind], x.shape).astype(x.dtype)
