@@ -72,7 +72,8 @@ def test_every_command_has_the_listed_help(name: str) -> None:
     command = importlib.import_module(f"secateur.cli.{name.replace('-', '_')}").command
     assert isinstance(command, click.Command)
     assert command.name == name
-    assert "--json" in {option for p in command.params for option in p.opts}
+    if name != "cmake-dir":  # which prints one path
+        assert "--json" in {option for p in command.params for option in p.opts}
     assert "Usage:" in run(name, "--help").stdout
 
 
