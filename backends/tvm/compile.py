@@ -105,9 +105,7 @@ def compile_model(
     """
     start = time.perf_counter()
     path = Path(path)
-    work, batch = one_sample(model)
-    if declared_sizes:
-        _declare_empty(work, model)
+    work, batch = _prepare(model, declared_sizes)
     samples = _with_samples(batch)
     compiler = _Compiler(
         target,
@@ -149,9 +147,7 @@ def compile_library(
     the static library. Files that are left by an error are the caller's to remove.
     """
     start = time.perf_counter()
-    work, batch = one_sample(model)
-    if declared_sizes:
-        _declare_empty(work, model)
+    work, batch = _prepare(model, declared_sizes)
     check_batch(batch)
     compiler = _Compiler(
         target,
@@ -165,8 +161,16 @@ def compile_library(
     compiler.c_library(work, _with_samples(batch), folder, options)
     if dump_plan is not None:
         compiler.write_plans(Path(dump_plan))
-    size = (folder / f"lib{options.name}.a").stat().st_size
+    size = (folder / options.archive).stat().st_size
     return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
+
+
+def _prepare(model: Model, declared_sizes: bool) -> tuple[Model, Batch]:
+    """A copy as it is compiled, with outputs as empty as they are declared where these count."""
+    work, batch = one_sample(model)
+    if declared_sizes:
+        _declare_empty(work, model)
+    return work, batch
 
 
 def one_sample(model: Model) -> tuple[Model, Batch]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ...ir.model import Model
+from ...ir.reference import Session
 from ...ir.tensor import Array
 
 FLOOR = 1e-12
@@ -72,3 +74,14 @@ def _log_softmax(scores: Array) -> Array:
     shifted = scores - scores.max(axis=1, keepdims=True)
     found: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return found
+
+
+def divergence(
+    outputs: Sequence[Mapping[str, Array]], model: Model, runs: Sequence[Mapping[str, Array]]
+) -> float:
+    """Of a model's outputs on some runs from the given ones."""
+    session = Session(model, threads=0)
+    distance = Divergence()
+    for run, wanted in zip(runs, outputs, strict=True):
+        distance.add(wanted, session.run(run))
+    return distance.value

@@ -80,18 +80,21 @@ class Builder:
 
     def reduced(self, value: Value, result: Value, operand: Value) -> Value:
         """The gradient of an operand that was broadcast, from that of the result."""
-        have, want = shape(result), shape(operand)
-        if have == want:
-            return value
-        extra = len(have) - len(want)
-        axes = list(range(extra))
-        for axis, (size, old) in enumerate(zip(have[extra:], want, strict=True), extra):
-            if size != old:
-                if old != 1:
-                    raise NoRuleError
-                axes.append(axis)
+        axes = _repeated(shape(result), shape(operand))
         summed = self.sum(value, axes, keep=True)
-        return self.like(summed, operand) if extra else summed
+        return summed if len(shape(result)) == len(shape(operand)) else self.like(summed, operand)
+
+
+def _repeated(have: Sequence[object], want: Sequence[object]) -> list[int]:
+    """The axes of sizes `have` over which an operand of sizes `want` was repeated."""
+    extra = len(have) - len(want)
+    axes = list(range(extra))
+    for axis, (size, old) in enumerate(zip(have[extra:], want, strict=True), extra):
+        if size != old:
+            if old != 1:
+                raise NoRuleError
+            axes.append(axis)
+    return axes
 
 
 Rule = Callable[[Builder, Node, Value], "list[Value | None]"]
@@ -193,17 +196,8 @@ def _swapped(b: Builder, value: Value, rank: int) -> Value:
 
 def _unbatched(b: Builder, value: Value, node: Node, operand: Value) -> Value:
     """Sum the axes in front over which an operand of MatMul was repeated."""
-    have, want = shape(_out(node))[:-2], shape(operand)[:-2]
-    if have == want:
-        return value
-    extra = len(have) - len(want)
-    axes = list(range(extra))
-    for axis, (size, old) in enumerate(zip(have[extra:], want, strict=True), extra):
-        if size != old:
-            if old != 1:
-                raise NoRuleError
-            axes.append(axis)
-    return b.like(b.sum(value, axes, keep=True), operand)
+    axes = _repeated(shape(_out(node))[:-2], shape(operand)[:-2])
+    return b.like(b.sum(value, axes, keep=True), operand) if axes else value
 
 
 # --- convolution and pooling -------------------------------------------------------

@@ -20,7 +20,7 @@ from ...ir.errors import SecateurError
 from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.tensor import Array
-from ..linear.divergence import Divergence
+from ..linear.divergence import divergence
 from .allocation import Allocation, Goal, Ranking, Terms, allocate, noise_to_signal, plain
 from .importance import DEFAULT_WITH_SAMPLES, Scores, find_criterion, group_scores
 from .plan import Cut, PruningPlan
@@ -168,15 +168,6 @@ def _improve(plan: PruningPlan, best: Trial, judge: _Judge, minutes: float, seed
         if trial.divergence < best.divergence:
             best, failed = trial, 0
     return best
-
-
-def divergence(outputs: Sequence[Mapping[str, Array]], model: Model, runs: Runs) -> float:
-    """Of a model's outputs on some runs from the given ones."""
-    session = Session(model, threads=0)
-    distance = Divergence()
-    for run, wanted in zip(runs, outputs, strict=True):
-        distance.add(wanted, session.run(run))
-    return distance.value
 
 
 def _outputs(model: Model, runs: Runs) -> list[dict[str, Array]]:

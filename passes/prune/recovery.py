@@ -47,7 +47,7 @@ ROWS = 16384
 """Rows, one for each position of an output, that a layer is solved from if there are as many."""
 
 ROWS_FOR_EACH = 16
-"""EquationRows for each unknown of an output, where that makes more than `ROWS`."""
+"""Rows for each unknown of an output, where that makes more than `ROWS`."""
 
 ROUNDS = 2
 """Times that targets behind a clipping activation are adapted to what was reached."""

@@ -22,7 +22,7 @@ from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array, Tensor
-from ..linear.divergence import Divergence, is_distribution, probabilities
+from ..linear.divergence import divergence, is_distribution, probabilities
 from ..linear.find import drop_zero_biases, find_layer, give_biases
 from ..linear.gradient_rules import Builder
 from ..linear.gradients import Gradients, Loss
@@ -120,7 +120,7 @@ def refine(
     stopped = ", ".join(sorted(gradients.stopped))
     if not state.layers:
         return Refined(reason=f"no gradient reaches any weights: {stopped or 'none'}")
-    before = _divergence(student, held, wanted)
+    before = divergence(wanted, student, held)
     if before < NEGLIGIBLE:
         return Refined(0, before, before, reason="there was nothing left to gain")
     generator = np.random.default_rng(seed)
@@ -130,13 +130,13 @@ def refine(
         for first, second in chosen:
             feeds = _mixed(fitted[first], fitted[second], generator)
             targets = {n: _target(n, a, losses) for n, a in teacher.run(feeds).items()}
-            for name, part in gradients.run(feeds, targets, state.values()).items():
+            for name, part in gradients.run(feeds, targets, state.write()).items():
                 total[name] = total.get(name, 0.0) + part / (group * _rows(feeds))
         if not all(np.isfinite(part).all() for part in total.values()):
             return Refined(step, before, before, reason="gradients are not finite")
         state.step(total, RATE * _course(step, steps))
-    state.values()
-    after = _divergence(student, held, wanted)
+    state.write()
+    after = divergence(wanted, student, held)
     if not after < before:
         return Refined(steps, before, before, reason="it made outputs on samples held out worse")
     added = give_biases(pruned)
@@ -192,8 +192,9 @@ class _State:
         given = set(names)
         self.layers = {k: v for k, v in self.layers.items() if given.issuperset(v.names)}
 
-    def values(self) -> dict[str, Array]:
-        return {n: a for learner in self.layers.values() for n, a in learner.arrays().items()}
+    def write(self) -> dict[str, Array]:
+        """Write the weights into the model; what its constants are then, by name."""
+        return {n: a for learner in self.layers.values() for n, a in learner.write().items()}
 
     def step(self, gradients: Mapping[str, Array], rate: float) -> None:
         self._steps += 1
@@ -230,7 +231,8 @@ class _Learner:
         self._scale = float(np.sqrt(np.square(white).mean()))
         self._averages = [[np.zeros_like(a), np.zeros_like(a)] for a in (white, self.bias)]
 
-    def arrays(self) -> dict[str, Array]:
+    def write(self) -> dict[str, Array]:
+        """Write the weights into the model; the layer's constants, by name."""
         self.layer.write(self.matrix, self.bias)
         return {value.name: _tensor(value).numpy() for value in self._constants}
 
@@ -353,13 +355,3 @@ def _mixed(
         second = other[name][order] if len(array) == count else other[name]
         found[name] = (share * array + (1 - share) * second).astype(array.dtype)
     return found
-
-
-def _divergence(
-    model: Model, runs: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]
-) -> float:
-    session = Session(model, threads=0)
-    distance = Divergence()
-    for run, outputs in zip(runs, wanted, strict=True):
-        distance.add(outputs, session.run(run))
-    return distance.value

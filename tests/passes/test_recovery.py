@@ -17,13 +17,12 @@ from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.reference import Session
 from secateur.models import zoo
 from secateur.passes.base import Context
-from secateur.passes.linear.divergence import Divergence
+from secateur.passes.linear.divergence import Divergence, divergence
 from secateur.passes.linear.opening import open_batch
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import PruneChannels, Recover
 from secateur.passes.prune.importance import CRITERIA, group_scores
 from secateur.passes.prune.plan import PruningPlan
-from secateur.passes.prune.portfolio import divergence
 from secateur.passes.prune.recovery import calibration_runs, recover
 from secateur.passes.prune.refinement import refine
 from secateur.passes.simplify import simplify_pipeline

@@ -22,7 +22,7 @@ from ..targets import Target
 from ..tensorir.types import PrimFunc
 from .entry import scratch_bytes, shares_loops, source
 from .objects import NATIVE, compile_functions, compile_runtime, lacking_in_libc
-from .symbols import LIBC, libraries, undefined
+from .symbols import LIBC, LIBRARIES, undefined
 from .toolchain import compile_source, link_shared
 
 
@@ -81,9 +81,8 @@ def link_checked(
 
     Raises UnsupportedError where libc and libm don't suffice, SecateurError where linking fails.
     """
-    link_shared(target, objects, path, name=name)
+    link_shared(target, objects, path, name=name, libraries=LIBRARIES)
     check_symbols(path, target)
-    link_shared(target, objects, path, name=name, needed=libraries(undefined(path)))
 
 
 def check_symbols(path: Path, target: Target) -> None:

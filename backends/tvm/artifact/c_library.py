@@ -33,7 +33,10 @@ from .options import LibraryOptions
 from .toolchain import archive, compile_source
 
 MOST_THREADS = 256
-"""Of a call, in `threads_of` too."""
+"""Of a call; `native/threads.c` and the header have the number, too."""
+
+_BLOCK = 1 << 20
+"""Bytes of weights that are read at a time."""
 
 _HEADER_BYTES = 64
 """Bytes at the beginning of a workspace, and of a file of weights, that say what it is."""
@@ -79,7 +82,7 @@ static size_t threads_of(const secateur_call *call) {{
     if (call == NULL) return 1;
     if (call->pool != NULL) threads = {pools} ? call->pool->threads : 1;
     else if ({own}) threads = call->threads;
-    return threads < 1 ? 1 : threads > 256 ? 256 : threads;
+    return threads < 1 ? 1 : threads > {most_threads} ? {most_threads} : threads;
 }}
 
 size_t {name}_workspace_bytes(const secateur_call *call) {{
@@ -101,7 +104,7 @@ int {name}_run(const secateur_call *call) {{
         (call->outputs == NULL && {output_count} > 0)) {{
         return SECATEUR_BAD_CALL;
     }}
-    if (call->pool != NULL && (call->pool->threads < 1 || call->pool->threads > 256 ||
+    if (call->pool != NULL && (call->pool->threads < 1 || call->pool->threads > {most_threads} ||
                                call->pool->run == NULL)) {{
         return SECATEUR_BAD_POOL;
     }}
@@ -211,7 +214,7 @@ def build_c_library(
         runtime = compile_runtime(target, cache, work, sources)
         members = [*own, *runtime, *objects.paths]
         lacking = compile_runtime(target, cache, work, lacking_in_libc(target))
-        archive(target, members, folder / f"lib{options.name}.a")
+        archive(target, members, folder / options.archive)
         shared = folder / f"lib{options.name}.so"
         link_checked(target, [*members, *lacking], shared, shared.name)
         shutil.copy(work / "secateur_model.h", folder / f"{options.name}.h")
@@ -234,7 +237,10 @@ def _interface(
     work: Path,
 ) -> Interface:
     scratch = scratch_bytes(signatures)
-    digest = hashlib.sha256((work / "constants").read_bytes())
+    digest = hashlib.sha256()
+    with (work / "constants").open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
     digest.update(json.dumps([dict(metadata), options.name], sort_keys=True).encode())
     apart = _HEADER_BYTES + memory.constant_bytes if options.weights_apart else 0
     return Interface(
@@ -271,6 +277,7 @@ def _entry(
         **numbers,
         cpu=cpu_macros(target),
         shift=CALL_SHIFT,
+        most_threads=MOST_THREADS,
         weights="" if options.weights_apart else _OWN_WEIGHTS.format(name=name),
         find_weights=find.format(**numbers, bytes=interface.weights_bytes),
         declarations=declarations(signatures),

@@ -68,7 +68,7 @@ class LibraryOptions:
     @property
     def replaced(self) -> tuple[str, ...]:
         """The files that an earlier library of this name may have left."""
-        return (*self.files, *(() if self.weights_apart else (f"{self.name}.weights",)))
+        return dataclasses.replace(self, weights_apart=True).files
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ class LibraryOptions:
         weights = (f"{name}.weights",) if self.weights_apart else ()
         return (
             f"{name}.h",
-            f"lib{name}.a",
+            self.archive,
             f"lib{name}.so",
             f"{name}.json",
             f"{name}.pc",

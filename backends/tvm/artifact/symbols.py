@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 _MATHEMATICS = (
@@ -13,47 +13,29 @@ _MATHEMATICS = (
     *("rint", "round", "roundeven", "sin", "sincos", "sinh", "sqrt", "tan", "tanh", "trunc"),
 )
 
-LIBC = frozenset(
-    [
-        *(
-            "abort",
-            "calloc",
-            "free",
-            "getauxval",
-            "getpid",
-            "malloc",
-            "memcmp",
-            "memcpy",
-            "memmove",
-            "memset",
-        ),
-        *("nanosleep", "posix_memalign", "pthread_atfork", "pthread_cond_broadcast"),
-        *("pthread_cond_destroy", "pthread_cond_init", "pthread_cond_signal", "pthread_cond_wait"),
-        *("pthread_create", "pthread_detach", "pthread_join", "pthread_mutex_destroy"),
-        *("pthread_mutex_init", "pthread_mutex_lock", "pthread_mutex_trylock"),
-        *("pthread_mutex_unlock", "pthread_once", "pthread_self", "pthread_sigmask"),
-        *("sched_yield", "sigemptyset", "sigfillset", "__cxa_atexit", "__cxa_finalize"),
-        *("__register_atfork", "__tls_get_addr"),
+LIBRARIES = {
+    "libc.so.6": (
+        *("abort", "calloc", "free", "getauxval", "getpid", "malloc", "memcmp", "memcpy"),
+        *("memmove", "memset", "nanosleep", "posix_memalign", "sched_yield", "sigemptyset"),
+        *("sigfillset", "__cxa_atexit", "__cxa_finalize", "__register_atfork", "__tls_get_addr"),
         *("__aeabi_memcpy", "__aeabi_memmove", "__aeabi_memset", "__aeabi_memclr"),
-        *(name + suffix for name in _MATHEMATICS for suffix in ("", "f")),
-    ]
-)
-"""What libc and libm define, among what kernels and the runtime may call."""
+    ),
+    "libm.so.6": tuple(name + suffix for name in _MATHEMATICS for suffix in ("", "f")),
+    "libpthread.so.0": (
+        *("pthread_atfork", "pthread_cond_broadcast", "pthread_cond_destroy", "pthread_cond_init"),
+        *("pthread_cond_signal", "pthread_cond_wait", "pthread_create", "pthread_detach"),
+        *("pthread_join", "pthread_mutex_destroy", "pthread_mutex_init", "pthread_mutex_lock"),
+        *("pthread_mutex_trylock", "pthread_mutex_unlock", "pthread_once", "pthread_self"),
+        "pthread_sigmask",
+    ),
+}
+"""What a system's libraries define, among what kernels and the runtime may call.
 
+The names are glibc's, that of threads as before 2.34, which later ones have, too; musl takes them
+for its own.
+"""
 
-def libraries(names: Iterable[str]) -> dict[str, list[str]]:
-    """The libraries of a system that define what an artifact needs, and what of it each does.
-
-    The names are glibc's, that of threads as before 2.34, which later ones have, too; musl takes
-    them for its own.
-    """
-    mathematics = {name + suffix for name in _MATHEMATICS for suffix in ("", "f")}
-    found: dict[str, list[str]] = {}
-    for name in sorted(names):
-        threads = "libpthread.so.0" if name.startswith("pthread_") else "libc.so.6"
-        found.setdefault("libm.so.6" if name in mathematics else threads, []).append(name)
-    return found
-
+LIBC = frozenset(name for names in LIBRARIES.values() for name in names)
 
 _SYMBOL_TABLE = 11
 _UNDEFINED = 0

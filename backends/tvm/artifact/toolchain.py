@@ -23,6 +23,15 @@ _CROSS_COMPILERS = {
 }
 
 
+_EMULATIONS = {
+    "aarch64": "aarch64linux",
+    "armv7l": "armelf_linux_eabi",
+    "riscv64": "elf64lriscv",
+    "x86_64": "elf_x86_64",
+}
+"""What a linker that is given no object calls the machines."""
+
+
 def compile_source(
     target: Target, source: Path, output: Path, *, freestanding: bool = False
 ) -> None:
@@ -58,36 +67,43 @@ def link_shared(
     output: Path,
     *,
     name: str | None = None,
-    needed: Mapping[str, Sequence[str]] | None = None,
+    libraries: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Link position-independent `objects` into the shared object `output`.
 
-    What they leave undefined the loading process provides, or the libraries that are `needed`,
-    by name, each with symbols that it defines. `name` is that by which programs that are linked
-    with the output look for it. Raises SecateurError where there is no linker or linking fails.
+    What they leave undefined the loading process provides, or the `libraries`, by name, each with
+    symbols that it defines: the output names those of them that it needs. `name` is that by which
+    programs that are linked with the output look for it. Raises SecateurError where there is no
+    linker or linking fails.
     """
-    if needed:
-        with scratch_folder() as folder:
-            stand_ins = [_stand_in(target, folder, *each) for each in needed.items()]
-            link_shared(target, [*objects, *stand_ins], output, name=name)
-        return
-    zig = _zig()
-    command = [zig, "ld.lld"] if zig else [_cross_compiler(target), "-fPIC"]
-    flags = [
-        "-shared",
-        "-s",
-        *([] if name is None else ["-soname" if zig else "-Wl,-soname", name]),
-    ]
-    _run(target, "linking", [*command, *flags, "-o", str(output), *map(str, objects)])
+    with scratch_folder() as folder:
+        others = [_stand_in(target, folder, *each) for each in (libraries or {}).items()]
+        flags = ["-s", *_linker(["--as-needed"] if others else []), *_soname(name)]
+        _link(target, [*flags, *map(str, (*objects, *others))], output)
 
 
 def _stand_in(target: Target, folder: Path, name: str, symbols: Sequence[str]) -> Path:
     """A library of that name and symbols to link with, since there is none for the target here."""
-    source = folder / f"{name}.c"
-    source.write_text("".join(f"void {symbol}(void) {{}}\n" for symbol in symbols))
-    compile_source(target, source, source.with_suffix(".o"), freestanding=True)
-    link_shared(target, [source.with_suffix(".o")], folder / name, name=name)
+    script = folder / f"{name}.ld"
+    script.write_text("".join(f"{symbol} = 0;\n" for symbol in symbols))
+    machine = ["-m", _EMULATIONS[target.machine]] if _zig() else ["-nostdlib"]
+    _link(target, [*machine, *_soname(name), str(script)], folder / name)
     return folder / name
+
+
+def _link(target: Target, arguments: Sequence[str], output: Path) -> None:
+    zig = _zig()
+    command = [zig, "ld.lld"] if zig else [_cross_compiler(target), "-fPIC"]
+    _run(target, "linking", [*command, "-shared", "-o", str(output), *arguments])
+
+
+def _soname(name: str | None) -> list[str]:
+    return [] if name is None else _linker(["-soname", name])
+
+
+def _linker(options: Sequence[str]) -> list[str]:
+    """Options of the linker as the command that calls it takes them."""
+    return [*options] if _zig() else [word for o in options for word in ("-Xlinker", o)]
 
 
 def archive(target: Target, objects: Sequence[Path], output: Path) -> None:
