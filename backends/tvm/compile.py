@@ -364,7 +364,7 @@ class _Compiler:
                 plan, self.target, minutes, table, self.cache, winograd=self.winograd
             )
         else:
-            measured = read_table(table, self.target) if table is not None else {}
+            measured = read_table(table, self.target)
         chosen = {key: m.choice for key, m in measured.items()}
         return Choices(self.target, chosen, self.winograd), tuning
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...ir.graph import Value
 from ...ir.model import Model
+from ...ir.tensor import Array
 from ...passes.batch import check_batch
 from .cache import Cache
 from .compile import one_sample
@@ -47,8 +48,7 @@ class LatencyModel:
         refuse_sizes_of_inputs(work)
         self._origins = _origins(work)
         plan = lower(work, target)
-        table = cache.table if cache is not None else None
-        measured = read_table(table, target) if table is not None else {}
+        measured = read_table(None if cache is None else cache.table, target)
         choices = Choices(target, {key: m.choice for key, m in measured.items()})
         layouts, _ = choose_layouts(plan, target.block, choices.needed_pads)
         found: dict[str, list[Estimator]] = defaultdict(list)
@@ -122,7 +122,8 @@ _STEPS = ("QuantizeLinear", "DequantizeLinear")
 
 
 class _Rates:
-    """Microseconds per cycle, between what was measured at some numbers of cycles.
+    """Microseconds per cycle, between what was measured at some numbers of cycles: learnt first,
+    asked then, of a copy.
 
     Each node's kernel of each form has its own; where that was never measured, the form's.
     """
@@ -143,13 +144,19 @@ class _Rates:
     def microseconds(self, label: str, estimate: Estimate) -> float:
         if estimate.cycles <= 0:
             return 0.0
-        own = self._points.get((label, estimate.form))
-        if own is None:
+        curve = self._curves.get((label, estimate.form))
+        if curve is None:
             return estimate.cycles * self._usual(estimate.form)
-        cycles = np.array(sorted(own))
-        rates = [np.median(own[c]) for c in sorted(own)]
-        rate = np.exp(np.interp(np.log(estimate.cycles), np.log(cycles), np.log(rates)))
-        return estimate.cycles * float(rate)
+        return estimate.cycles * float(np.exp(np.interp(np.log(estimate.cycles), *curve)))
+
+    @functools.cached_property
+    def _curves(self) -> dict[tuple[str, str], tuple[Array, Array]]:
+        """Logarithms of the cycles that were measured, and of their median rates."""
+        found = {}
+        for key, points in self._points.items():
+            cycles = sorted(points)
+            found[key] = np.log(cycles), np.log([np.median(points[c]) for c in cycles])
+        return found
 
     @functools.cached_property
     def _forms(self) -> dict[str, float]:

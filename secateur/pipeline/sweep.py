@@ -30,7 +30,7 @@ from ..reporting.report import Stage, to_json
 from .amounts import Amount
 from .latency import LatencyBudget, Machine
 from .pruning import prune_model
-from .steps import StepResult, recover_step, run_step
+from .steps import StepResult, recover_step, rotate_step, run_step
 
 KINDS = ("macs", "params", "bytes", "latency", "ratio")
 """What budgets of a sweep may count."""
@@ -113,7 +113,15 @@ class _Sweep:
             machine = Machine(parse_target(target), Cache.of_user(), feed=feed)
             pruning = {n: value for n, value in options.items() if n != "rotate"}
             pass_ = PruneChannels(**pruning, latency=1.0)
-            self.budget = LatencyBudget(original, pass_, machine)
+            self.budget = LatencyBudget(self._rotated(), pass_, machine)
+
+    def _rotated(self) -> Model:
+        """What budgets of latency are for: with streams in their principal axes where asked for."""
+        if not self.options.get("rotate") or not self.context.calibration:
+            return self.original
+        rotated = self.original.clone()
+        run_step(rotate_step(), rotated, self.context)
+        return rotated
 
     def whole(self) -> Point:
         return self._point(1.0, self.original, self.stage, 1.0 if self.budget else None, 0.0)

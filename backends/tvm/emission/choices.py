@@ -154,11 +154,13 @@ def _sizes(sizes: tuple[int, ...]) -> str:
     return "x".join(map(str, sizes))
 
 
-def read_table(path: Path, target: Target) -> dict[str, Measured]:
-    """A target's measurements in a file; none where no file can be read.
+def read_table(path: Path | None, target: Target) -> dict[str, Measured]:
+    """A target's measurements in a file; none where there is none or it can't be read.
 
     Entries that are none, or a file that is something else, are left out with a warning.
     """
+    if path is None:
+        return {}
     table = _read(path)["targets"].get(target.name, {})
     found = {}
     for key, entry in table.items():

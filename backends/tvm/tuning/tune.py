@@ -102,7 +102,7 @@ def tune(
     it at once, so that an interruption loses nothing.
     """
     start = time.monotonic()
-    known = read_table(table, target) if table is not None else {}
+    known = read_table(table, target)
     tasks = _tasks(plan, target)
     found = {key: known[key] for key in tasks if key in known}
     before = len(found)
