@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--sweep-of",
-    type=click.Choice(["macs", "params", "bytes", "latency", "ratio"]),
+    type=click.Choice(GOALS),
     default="macs",
     show_default=True,
     help="What the budgets of --sweep are shares of; ratio: of the channels.",

@@ -85,7 +85,7 @@ def loop_name(kernel: str, index: int) -> str:
 def split(name: str, function: PrimFunc) -> tuple[dict[str, PrimFunc], Signature]:
     """A kernel as functions of the convention, by name, before TVM's passes."""
     kernel = _Kernel(name, function)
-    return kernel.functions(), kernel.signature
+    return kernel.made, kernel.signature
 
 
 class _Kernel:
@@ -105,9 +105,6 @@ class _Kernel:
         self.signature = Signature(
             len(self.parameters), own.sizes(), own.fault is not None, tuple(self.bodies)
         )
-
-    def functions(self) -> dict[str, PrimFunc]:
-        return self.made
 
     def function(self, parameters: Sequence[Any], body: Statement) -> PrimFunc:
         kind = tvm.ir.PrimType("int32")
