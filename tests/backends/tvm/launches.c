@@ -32,9 +32,9 @@ static void *call(void *argument) {
     static _Thread_local unsigned char scratch[MOST_WANTED * SCRATCH];
     int wanted = (int)(uintptr_t)argument;
     for (int i = 1; i <= launches; i++) {
-        secateur_context context = {NULL, 1 + (wanted + i) % wanted, scratch, SCRATCH, NULL};
+        secateur_context context = {NULL, 1 + (wanted + i) % wanted, scratch, SCRATCH, NULL, NULL};
         loop.fails = i % 10 == 0;
-        int status = secateur_share_threads(&context, body, &loop);
+        int status = secateur_share_threads_1(&context, body, &loop);
         if (status != (loop.fails ? 7 : 0)) exit(2);
         for (int k = 0; k < MOST_THREADS * TASKS_PER_THREAD; k += 97) {
             if (loop.ran[k] != i) exit(3);
