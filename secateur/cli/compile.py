@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     type=click.Choice(["artifact", "library"]),
     default="artifact",
     show_default=True,
-    help="artifact: model.so, for secateur.Runtime; library: NAME.h, libNAME.a, libNAME.so, "
-    "NAME.json and NAME.pc, for programs in C and C++.",
+    help="artifact: model.so, for secateur.Runtime; library: NAME.h, NAME.hpp, NAME.py, "
+    "libNAME.a, libNAME.so, NAME.json and NAME.pc, for programs in C, C++ and Python.",
 )
 @click.option("--name", help="Of the library, by which its functions begin. [default: MODEL's]")
 @click.option(

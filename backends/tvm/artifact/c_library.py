@@ -1,6 +1,6 @@
-"""A C library of a model: header, static and shared library, description, pkg-config file.
+"""A C library of a model: headers, static and shared library, description, pkg-config file.
 
-    NAME.h libNAME.a libNAME.so NAME.json NAME.pc [NAME.weights]
+    NAME.h NAME.hpp NAME.py libNAME.a libNAME.so NAME.json NAME.pc [NAME.weights]
 
 The library takes memory from its caller only, and keeps nothing from run to run, but for threads
 of its own where it has some.
@@ -23,6 +23,7 @@ from ..faults import CALL_SHIFT
 from ..plan.memory import ALIGNMENT, Memory
 from ..plan.schedule import Schedule
 from ..targets import Target
+from .bindings import cpp_header, python_module
 from .build import Kernels, link_checked, write_constants
 from .convention import Signature
 from .cpu_features import cpu_macros
@@ -192,7 +193,7 @@ def build_c_library(
     with scratch_folder() as work:
         objects = compile_functions(kernels.functions, kernels.digests, target, cache, work)
         write_constants(work / "constants", memory.constants)
-        interface = _interface(metadata, memory, objects.signatures, options, target, work)
+        interface = _interface(kernels, memory, objects.signatures, options, target, work)
         # No file here is named after the model, whose name may be any other's.
         entry, texts = work / "secateur_entry.c", work / "secateur_description.c"
         (work / "secateur_model.h").write_text(header(interface), encoding="utf-8")
@@ -223,25 +224,33 @@ def build_c_library(
     sizes = {"arena_bytes": memory.arena_bytes, "scratch_bytes": interface.scratch_bytes}
     fields = {**metadata, **sizes, **_description_of(interface)}
     text = json.dumps(fields, indent=1)
-    (folder / f"{options.name}.json").write_text(text + "\n", encoding="utf-8")
-    (folder / f"{options.name}.pc").write_text(_pkg_config(interface, shares), encoding="utf-8")
+    texts_of = {
+        "json": text + "\n",
+        "pc": _pkg_config(interface, shares),
+        "hpp": cpp_header(interface),
+        "py": python_module(interface),
+    }
+    for ending, content in texts_of.items():
+        (folder / f"{options.name}.{ending}").write_text(content, encoding="utf-8")
     return objects.reused
 
 
 def _interface(
-    metadata: Mapping[str, Any],
+    kernels: Kernels,
     memory: Memory,
     signatures: Mapping[str, Signature],
     options: LibraryOptions,
     target: Target,
     work: Path,
 ) -> Interface:
-    scratch = scratch_bytes(signatures)
+    metadata, scratch = kernels.metadata, scratch_bytes(signatures)
     digest = hashlib.sha256()
     with (work / "constants").open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
-    digest.update(json.dumps([dict(metadata), options.name], sort_keys=True).encode())
+    said = [options.name, options.threads, options.labels, options.weights_apart]
+    parts = [dict(metadata), dict(kernels.digests), *said]
+    digest.update(json.dumps(parts, sort_keys=True).encode())
     apart = _HEADER_BYTES + memory.constant_bytes if options.weights_apart else 0
     return Interface(
         options.name,

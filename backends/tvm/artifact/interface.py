@@ -138,6 +138,9 @@ def header(interface: Interface) -> str:
         "/* The model's inputs and outputs, each list followed by one without a name. */",
         f"extern const secateur_tensor {name}_inputs[];",
         f"extern const secateur_tensor {name}_outputs[];",
+        "",
+        "/* All of this in one, for programs that are written for any model. */",
+        f"extern const secateur_model {name}_model;",
     ]
     if interface.labels:
         lines.append(f"extern const char *const {name}_labels[];")
@@ -193,6 +196,14 @@ def description(interface: Interface) -> str:
         '    default: return "unknown status";',
         "    }",
         "}",
+        "",
+        f"const secateur_model {name}_model = {{",
+        f"    SECATEUR_INTERFACE, {quoted(interface.digest)}, {quoted(name)},",
+        f"    {quoted(interface.target)}, {name}_run, {name}_workspace_bytes, {name}_error_text,",
+        f"    {name}_inputs, {name}_outputs, {len(interface.inputs)}, {len(interface.outputs)},",
+        f"    {f'{name}_labels' if interface.labels else 'NULL'}, {len(interface.labels)},",
+        f"    {interface.weights_bytes}u,",
+        "};",
         "",
     ]
     return "\n".join(lines)

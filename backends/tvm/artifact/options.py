@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import keyword
 import re
+import sys
 from pathlib import Path
 
 from ....ir.display import printable
@@ -24,27 +25,19 @@ _SYSTEM = frozenset(
 )
 """Libraries and headers that a program looks for in the folder of a library, too."""
 
-_RESERVED = frozenset(
-    [
-        *("auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else"),
-        *("enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register"),
-        *(
-            "restrict",
-            "return",
-            "short",
-            "signed",
-            "sizeof",
-            "static",
-            "struct",
-            "switch",
-            "typedef",
-        ),
-        *("union", "unsigned", "void", "volatile", "while", "and", "asm", "bool", "catch", "class"),
-        *("delete", "explicit", "export", "false", "friend", "mutable", "namespace", "new", "not"),
-        *("operator", "or", "private", "protected", "public", "template", "this", "throw", "true"),
-        *("try", "typename", "using", "virtual", "xor", "main", "secateur"),
-    ]
-)
+_WORDS = """
+auto break case char const continue default do double else enum extern float for goto if inline
+int long register restrict return short signed sizeof static struct switch typedef union
+unsigned void volatile while
+alignas alignof and and_eq asm bitand bitor bool catch char16_t char32_t char8_t class co_await
+co_return co_yield compl concept const_cast consteval constexpr constinit decltype delete
+dynamic_cast explicit export false friend mutable namespace new noexcept not not_eq nullptr
+operator or or_eq private protected public reinterpret_cast requires static_assert static_cast
+template this thread_local throw true try typeid typename using virtual wchar_t xor xor_eq
+linux unix i386 EOF NULL std numpy main secateur
+"""
+
+_RESERVED = frozenset(_WORDS.split())
 """Words of C, C++ and names that programs have already."""
 
 
@@ -77,6 +70,8 @@ class LibraryOptions:
         weights = (f"{name}.weights",) if self.weights_apart else ()
         return (
             f"{name}.h",
+            f"{name}.hpp",
+            f"{name}.py",
             self.archive,
             f"lib{name}.so",
             f"{name}.json",
@@ -92,6 +87,8 @@ def check_name(name: str) -> str:
         raise SecateurError(f"name '{printable(name)}': a library's name consists of {problem}")
     if name in _SYSTEM:
         raise SecateurError(f"name '{name}': a library or header of the system has it")
+    if name in sys.stdlib_module_names:
+        raise SecateurError(f"name '{name}': a module of Python has it")
     if name in _RESERVED or name.startswith("secateur_") or keyword.iskeyword(name):
         raise SecateurError(f"name '{name}': it means something in C, C++ or Python already")
     return name

@@ -217,7 +217,7 @@ def test_the_same_bytes_each_time(tmp_path: Path) -> None:
     first = models.build(models.integers(), tmp_path / "a", "net")
     second = models.build(models.integers(), tmp_path / "b", "net")
     files = sorted(p.name for p in first.iterdir())
-    assert files == ["libnet.a", "libnet.so", "net.h", "net.json", "net.pc"]
+    assert files == ["libnet.a", "libnet.so", "net.h", "net.hpp", "net.json", "net.pc", "net.py"]
     for name in files:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
@@ -376,6 +376,9 @@ def test_another_cpu_is_an_error_and_no_signal(tmp_path: Path) -> None:
         "a\n",
         "m",
         "stdio",
+        "json",
+        "co_await",
+        "linux",
     ],
 )
 def test_names_that_c_cannot_have(name: str) -> None:

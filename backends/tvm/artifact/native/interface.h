@@ -84,4 +84,22 @@ typedef struct {
     double scale;
 } secateur_tensor;
 
+/* All that a library says of its model, for programs that are written for any. */
+typedef struct {
+    uint32_t version; /* SECATEUR_INTERFACE of the library */
+    const char *digest; /* of weights, kernels and interface: equal to the header's, or they are of
+                         * different models */
+    const char *name, *target;
+    int (*run)(const secateur_call *call);
+    size_t (*workspace_bytes)(const secateur_call *call);
+    const char *(*error_text)(int status);
+    const secateur_tensor *inputs, *outputs;
+    size_t input_count, output_count;
+    const char *const *labels;
+    size_t label_count;
+    size_t weights_bytes; /* of the weights that each call is given; 0: they are in the library */
+} secateur_model;
+
+#elif SECATEUR_INTERFACE != 1
+#error "headers of libraries with different interfaces: compile the older model anew"
 #endif
