@@ -49,6 +49,11 @@ class Target:
         return self.vector_bytes // 4
 
     @property
+    def multiplies_bytes(self) -> bool:
+        """Whether weights that fit 8 bits are multiplied faster than those that don't."""
+        return not {"vnni", "dotprod"}.isdisjoint(self.features)
+
+    @property
     def block(self) -> int:
         """Channels in one block of the blocked activation layout."""
         return max(self.lanes, 8)

@@ -19,7 +19,7 @@ from ..kernels.epilogue import Operand
 from ..kernels.movement import elementwise
 from ..kernels.movement.sources import Elementwise, Source
 from ..plan.aliases import Alias
-from ..plan.blocked import Blocked
+from ..plan.blocked import Blocked, Fill
 from ..plan.layouts import choose_layouts
 from ..plan.operations import ElementwiseOp, Fused, Plan
 from ..plan.programs import Program
@@ -133,7 +133,7 @@ class Emission:
         self,
         tensor: PlanTensor,
         pads: Sequence[int] = (0, 0, 0, 0),
-        fill: float = 0,
+        fill: Fill = 0,
         block: int = 1,
     ) -> tuple[Buffer, Blocked]:
         """A blocked buffer that has at least these pads and this block, and its layout."""
@@ -282,6 +282,8 @@ class Emission:
             source, argument = self.source(view, shape, layout)
             sources.append(source)
             arguments.append(argument)
+        if layout is not None and isinstance(layout.fill, PlanTensor):
+            arguments.append(self.read(layout.fill, None))
         kernel = Elementwise(shape, layout, tuple(sources), op.program)
         out = layout.shape if layout is not None else (math.prod(shape),)
         parallel = self.is_parallel(op)

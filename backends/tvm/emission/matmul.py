@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..kernels.matrix import matmul
-from ..kernels.matrix.dot import weight_range, without_offset
+from ..kernels.matrix.dot import FourBytes, weight_range, without_offset
 from ..plan.operations import MatMulOp
 from ..plan.strides import collapse
 from ..plan.tensors import broadcast_strides
@@ -42,10 +44,17 @@ def emit(emission: Emission, op: MatMulOp) -> None:
         op.program,
         tuple(operands),
         weight_range(op.weights),
+        op.weight_zeros is not None,
     )
     tile = emission.choices.product(op, kernel)
     dot = kernel.dot(emission.target)
     bias = without_offset(op.bias, op.weights.T, dot.input_offset)
+    zeros = []
+    if op.weight_zeros is not None:
+        assert isinstance(dot, FourBytes)
+        more = op.weight_zeros.astype(np.int64) * (dot.input_offset * depth)
+        bias = (bias.astype(np.int64) + more).astype(np.int32)
+        zeros = [emission.constant(padded(op.weight_zeros, width, dot.accumulator))]
     parallel = emission.is_parallel(op)
     buffer = emission.call(
         (kernel, tile, parallel),
@@ -54,9 +63,11 @@ def emit(emission: Emission, op: MatMulOp) -> None:
             emission.read(op.input, None),
             emission.constant(matmul.pack_weights(kernel, emission.target, tile, op.weights)),
             emission.constant(padded(bias, width, dot.accumulator)),
+            *zeros,
             *arguments,
         ],
         (rows * columns,),
         op.output.dtype,
+        scratch=matmul.scratch(kernel),
     )
     emission.define(op.output, buffer)

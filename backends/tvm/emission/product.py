@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..kernels.matrix import product
 from ..plan.operations import ProductOp
 from ..plan.strides import collapse, row_major
-from ..plan.tensors import View, broadcast_strides
+from ..plan.tensors import PlanTensor, View, broadcast_strides
 from .emission import Emission
 
 
@@ -18,7 +18,7 @@ def emit(emission: Emission, op: ProductOp) -> None:
     kernel = describe(op)
     tile = product.choose_tile(kernel, target)
     parallel = emission.is_parallel(op)
-    tensors = [op.left.tensor, op.right.tensor, *op.operands]
+    tensors = op.reads()
     buffer = emission.call(
         (kernel, tile, parallel),
         lambda: product.build(kernel, target, tile, parallel),
@@ -57,14 +57,18 @@ def describe(op: ProductOp) -> product.BatchedProduct:
         columns,
         _matrices(op.left, left),
         _matrices(op.right, right),
-        op.left_zero,
-        op.right_zero,
+        _zero(op.left_zero),
+        _zero(op.right_zero),
         op.program,
         tuple(operands),
         product.Matrices(
             op.program.dtype, math.prod(op.shape), tuple(out), output[-2] if rows > 1 else 0, 1
         ),
     )
+
+
+def _zero(given: int | PlanTensor) -> int | str:
+    return given.dtype if isinstance(given, PlanTensor) else given
 
 
 def _matrices(view: View, batch: Sequence[int]) -> product.Matrices:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ..kernels.rows import rows, softmax
-from ..plan.operations import QuantizedSoftmaxOp, RowsOp
+import math
+
+from ..kernels.rows import quantization_range, rows, softmax
+from ..plan.operations import QuantizationRangeOp, QuantizedSoftmaxOp, RowsOp
 from ..plan.tensors import PlanTensor
 from .emission import Emission
 
@@ -26,6 +28,26 @@ def emit(emission: Emission, op: RowsOp) -> None:
         op.program.dtype,
     )
     emission.define(op.output, buffer)
+
+
+def emit_quantization_range(emission: Emission, op: QuantizationRangeOp) -> None:
+    """Build the kernel where no call has, and call it.
+
+    Blocks are read as they lie, if all that is in them are elements, and zeros as padding.
+    """
+    layout = emission.own(op.input)
+    if layout is not None and (layout.padded_channels != layout.channels or layout.fill != 0):
+        layout = None
+    count = op.input.elements if layout is None else math.prod(layout.shape)
+    results = [((1,), t.dtype) for t in op.outputs]
+    buffers = emission.call_all(
+        ("quantization_range", count),
+        lambda: quantization_range.build(count, emission.target),
+        [emission.read(op.input, layout)],
+        results,
+    )
+    for tensor, buffer in zip(op.outputs, buffers, strict=True):
+        emission.define(tensor, buffer)
 
 
 def emit_quantized_softmax(emission: Emission, op: QuantizedSoftmaxOp) -> None:

@@ -144,6 +144,22 @@ def _scale_accumulator(
     return e.fence(e.to_float(a[0]) * (a[1]))
 
 
+def _scale_integer(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
+    """A 32-bit integer as a float, times a scale: rounded twice."""
+    return e.fence(e.to_float(a[0]) * a[1])
+
+
+def _quantize_by(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
+    """QuantizeLinear by a scale and a zero point that a run computes; NaN becomes the lowest."""
+    low, high = integer_range(s.dtype)
+    zero = e.to_float(cast(a[2], "int32", e.lanes))
+    value = tirx.max(a[0] / a[1], e.number(float(low)) - zero)
+    value = tirx.min(value, e.number(float(high)) - zero)
+    bits = reinterpret(value + e.number(_MAGIC), "int32", e.lanes)
+    rounded = bits - e.number(int(np.float32(_MAGIC).view(np.int32)), "int32")
+    return cast(rounded + cast(a[2], "int32", e.lanes), s.dtype, e.lanes)
+
+
 def _requantize(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     """MlasRequantizeOutput; a[1] holds (input scale * weight scale) / output scale."""
     return e.round_to(e.to_float(a[0]) * a[1], s, s["zero_point"], bounded=s["bounded"])
@@ -314,7 +330,7 @@ _RULES: dict[str, Rule] = {
     "pool_average": lambda e, s, a, types: a[0],
     "constant": _constant,
     "add": lambda e, s, a, types: a[0] + a[1],
-    "sub": lambda e, s, a, types: e.difference(a[0], a[1]),
+    "sub": lambda e, s, a, types: e.difference(a[0], a[1], s.dtype),
     "mul": lambda e, s, a, types: a[0] * a[1],
     "div": lambda e, s, a, types: a[0] / a[1],
     "max": lambda e, s, a, types: e.larger(a[0], a[1], s.dtype),
@@ -325,7 +341,9 @@ _RULES: dict[str, Rule] = {
     "dequantize": _dequantize,
     "quantize": _quantize,
     "quantize_average": _quantize_average,
+    "quantize_by": _quantize_by,
     "scale_accumulator": _scale_accumulator,
+    "scale_integer": _scale_integer,
     "requantize": _requantize,
     "scale_sum": _scale_sum,
     "requantize_sum": _requantize_sum,

@@ -11,6 +11,7 @@ from ..functions.program_code import ProgramCode
 from ..functions.rounding import PACKED, packs
 from ..plan.blocked import Blocked
 from ..plan.programs import Program
+from ..plan.tensors import PlanTensor
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, constant, join, load, splat
 from ..tensorir.types import BufferVar, Computed, Expr
@@ -135,11 +136,21 @@ def _split(channel: Expr, block: int) -> tuple[Expr, Expr]:
     return tirx.floordiv(channel, block), tirx.floormod(channel, block)
 
 
-def fill_border(builder: KernelBuilder, buffer: BufferVar, layout: Blocked, dtype: str) -> None:
-    """Write the physical padding around each image."""
+def fill_border(
+    builder: KernelBuilder,
+    buffer: BufferVar,
+    layout: Blocked,
+    dtype: str,
+    fill: Computed | None = None,
+) -> None:
+    """Write the physical padding around each image; `fill` is what it holds at run time."""
     if not any(layout.pads):
         return
-    value = constant(layout.fill, dtype, layout.block)
+    if fill is not None:
+        value = splat(fill, layout.block)
+    else:
+        assert not isinstance(layout.fill, PlanTensor)
+        value = constant(layout.fill, dtype, layout.block)
     rows, columns = layout.rows, layout.columns
     with builder.loop(layout.shape[0], "b") as b:
 

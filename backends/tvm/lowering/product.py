@@ -89,7 +89,7 @@ def _emit(
     y = node.output(0)
     assert y is not None
     shape = lowering.shape(y)
-    views = [_aligned(item.tensor, len(shape)) for item in (left, right)]
+    views = [aligned(item.tensor, len(shape)) for item in (left, right)]
     if any(0 in v.shape for v in views) or math.prod(shape) >= 2**31:
         return False
     output = lowering.tensor(y, "float32")
@@ -110,7 +110,7 @@ def _emit(
     return True
 
 
-def _aligned(tensor: PlanTensor, rank: int) -> View:
+def aligned(tensor: PlanTensor, rank: int) -> View:
     """The tensor with leading axes of size 1 up to a rank."""
     shape: Sequence[int] = (1,) * (rank - len(tensor.shape)) + tensor.shape
     return View(tensor, tuple(shape), row_major(shape))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from .blocked import Blocked
+from .blocked import Blocked, Fill
 from .copies import is_copy
 from .operations import ConcatOp, ConvolutionOp, ElementwiseOp, Plan, PoolingOp, ResizeOp
 from .tensors import Operation, PlanTensor
@@ -25,10 +25,12 @@ class Padding:
     """Physical padding that readers need: top, left, bottom, right; no `fill` where none."""
 
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
-    fill: float | None = None
+    fill: Fill | None = None
 
     def agrees(self, other: Padding) -> bool:
-        """Whether one border can serve both."""
+        """Whether one border can serve both. One that a run fills is its tensor's own."""
+        if any(isinstance(fill, PlanTensor) for fill in (self.fill, other.fill)):
+            return False
         return self.fill is None or other.fill is None or self.fill == other.fill
 
     def union(self, other: Padding) -> Padding:

@@ -6,6 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from .tensors import PlanTensor
+
+Fill = float | PlanTensor
+"""What padding holds: a number, or the one that a tensor of one element holds at run time."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Blocked:
@@ -27,7 +32,7 @@ class Blocked:
     left: int = 0
     bottom: int = 0
     right: int = 0
-    fill: float = 0
+    fill: Fill = 0
 
     @classmethod
     def of(cls, shape: Sequence[int], block: int, dtype: str) -> Blocked:
@@ -63,13 +68,13 @@ class Blocked:
         """Index of pixel (h, w) on the second physical axis."""
         return (h + self.top) * self.columns + (w + self.left)
 
-    def with_pads(self, pads: Sequence[int], fill: float) -> Blocked:
+    def with_pads(self, pads: Sequence[int], fill: Fill) -> Blocked:
         top, left, bottom, right = pads
         return dataclasses.replace(
             self, top=top, left=left, bottom=bottom, right=right, fill=fill if any(pads) else 0
         )
 
-    def covers(self, pads: Sequence[int], fill: float) -> bool:
+    def covers(self, pads: Sequence[int], fill: Fill) -> bool:
         """Whether a reader that needs `pads` filled with `fill` can read this layout."""
         return not any(pads) or (
             self.fill == fill and all(own >= p for own, p in zip(self.pads, pads, strict=True))

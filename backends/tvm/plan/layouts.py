@@ -29,7 +29,8 @@ def choose_layouts(
     Convolution and pooling write blocked tensors; elementwise operations and
     concatenations along the channels keep what their inputs have, or take it where a
     reader wants it. Layouts have the padding that readers need, of the tensor itself or
-    of others in its buffer. The first reader with padding decides on the fill.
+    of others in its buffer. The first reader with padding decides on the fill;
+    elementwise operations alone write one that a run computes.
     """
     layouts: dict[PlanTensor, Blocked] = {}
     for op in plan.operations:
@@ -52,9 +53,11 @@ def _padding(tensor: PlanTensor, needed_pads: NeededPads) -> Padding:
     for reader in tensor.readers:
         if isinstance(reader, (ConvolutionOp, PoolingOp)) and reader.input is tensor:
             pads = needed_pads(reader)
-            own = Padding(pads, reader.fill) if any(pads) else Padding()
-            if padding.agrees(own):
-                padding = padding.union(own)
+            at_run_time = isinstance(reader.fill, PlanTensor)
+            if not any(pads) or (at_run_time and not isinstance(tensor.producer, ElementwiseOp)):
+                continue
+            if padding.fill is None or padding.fill == reader.fill:
+                padding = padding.union(Padding(pads, reader.fill))
     return padding
 
 

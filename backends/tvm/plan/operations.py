@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ....ir.tensor import Array
+from .blocked import Fill
 from .geometry import Geometry, Upsampling
 from .programs import Program
 from .recurrent import Recurrent
@@ -27,8 +28,8 @@ class ConvolutionOp(Fused):
     """Convolution by constant weights [O, I / groups, KH, KW]; bias in accumulator type.
 
     For 8-bit inputs the bias already holds `-zero_point * sum(weights)`, and padding
-    holds `fill`, the input's zero point. With `upsampling` weights and bias are those of
-    all phases.
+    holds `fill`, the input's zero point; one that a run computes is an operand, too. With
+    `upsampling` weights and bias are those of all phases.
     """
 
     input: PlanTensor
@@ -36,7 +37,7 @@ class ConvolutionOp(Fused):
     bias: Array
     geometry: Geometry
     groups: int
-    fill: float
+    fill: Fill
     upsampling: Upsampling | None = None
 
     def reads(self) -> list[PlanTensor]:
@@ -91,11 +92,15 @@ class ResizeOp(Fused):
 
 @dataclasses.dataclass(eq=False)
 class MatMulOp(Fused):
-    """[..., depth] @ constant [depth, columns]; bias [columns] in accumulator type."""
+    """[..., depth] @ constant [depth, columns]; bias [columns] in accumulator type.
+
+    Bytes as weights may have zero points [columns], where the target multiplies bytes.
+    """
 
     input: PlanTensor
     weights: Array
     bias: Array
+    weight_zeros: Array | None = None
 
     def reads(self) -> list[PlanTensor]:
         return [self.input, *self.operands]
@@ -106,19 +111,24 @@ class ProductOp(Fused):
     """left [..., rows, depth] @ right [..., depth, columns], both run-time values.
 
     Views have the rank of `shape`, the product's; leading axes of size 1 broadcast. 8-bit
-    operands have zero points. `strides`, where given, are those of the product's axes in
-    the output, whose axes are in another order.
+    operands have zero points, numbers or tensors of one element. `strides`, where given, are
+    those of the product's axes in the output, whose axes are in another order.
     """
 
     left: View
     right: View
-    left_zero: int
-    right_zero: int
+    left_zero: int | PlanTensor
+    right_zero: int | PlanTensor
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
 
+    @property
+    def zeros(self) -> list[PlanTensor]:
+        """The zero points that a run computes."""
+        return [z for z in (self.left_zero, self.right_zero) if isinstance(z, PlanTensor)]
+
     def reads(self) -> list[PlanTensor]:
-        return [self.left.tensor, self.right.tensor, *self.operands]
+        return [self.left.tensor, self.right.tensor, *self.zeros, *self.operands]
 
 
 @dataclasses.dataclass(eq=False)
@@ -187,6 +197,17 @@ class ConcatOp(Operation):
 @dataclasses.dataclass(eq=False)
 class ReshapeOp(Operation):
     """The same elements in row-major order under another shape."""
+
+    input: PlanTensor
+
+    def reads(self) -> list[PlanTensor]:
+        return [self.input]
+
+
+@dataclasses.dataclass(eq=False)
+class QuantizationRangeOp(Operation):
+    """Scale (float32) and zero point (uint8) of a float32 tensor's range, as
+    DynamicQuantizeLinear finds them."""
 
     input: PlanTensor
 

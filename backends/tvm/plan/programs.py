@@ -166,6 +166,8 @@ def simplify(program: Program) -> Program:
       (input scale * weight scale) / output scale, as in QLinearConv
     - Add and Mul between dequantized operands, QuantizeLinear are `qlinear_add` and
       `qlinear_mul`
+    - a 32-bit integer as a float times a scale is `scale_integer`, whose product rounds before
+      anything is added to it
     """
     instructions: dict[int, Instruction] = {
         len(program.operands) + i: s for i, s in enumerate(program.instructions)
@@ -186,6 +188,8 @@ def simplify(program: Program) -> Program:
         instruction = instructions[index] = dataclasses.replace(
             instruction, arguments=tuple(resolve(a) for a in instruction.arguments)
         )
+        if instruction.name == "mul":
+            instructions[index] = _scale_integer(instruction, instructions, program)
         if instruction.name != "quantize":
             continue
         source = instruction.arguments[0]
@@ -206,6 +210,21 @@ def simplify(program: Program) -> Program:
         elif uses.get(source) == 1:
             instructions[index] = _fuse_quantize(before, instructions[index], instructions, program)
     return rebuild(program, instructions, resolve(program.result))
+
+
+def _scale_integer(
+    product: Instruction, instructions: Mapping[int, Instruction], program: Program
+) -> Instruction:
+    """`scale_integer` where a factor is an accumulator as a float, else the product itself."""
+    if product.dtype != "float32":
+        return product
+    for index, other in (product.arguments, product.arguments[::-1]):
+        source = instructions.get(index)
+        if source is not None and source.name == "cast" and index != other:
+            integer = source.arguments[0]
+            if _dtype_of(integer, program, instructions) == "int32":
+                return Instruction("scale_integer", (integer, other), "float32")
+    return product
 
 
 def _dtype_of(index: int, program: Program, instructions: Mapping[int, Instruction]) -> str:

@@ -114,7 +114,7 @@ class _Printer:
         if isinstance(op, ElementwiseOp):
             return [self.view(view) for view in op.views]
         if isinstance(op, ProductOp):
-            return [self.view(op.left), self.view(op.right)]
+            return [self.view(op.left), self.view(op.right), *map(self.tensor, op.zeros)]
         read = op.reads()
         own = len(op.operands) if isinstance(op, Fused) else 0
         return [self.tensor(t) for t in read[: len(read) - own]]

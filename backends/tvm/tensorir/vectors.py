@@ -107,9 +107,9 @@ class VectorCode:
     def magnitude(self, value: Computed) -> Computed:
         return self._intrinsic("fabs", value)
 
-    def difference(self, a: Computed, b: Computed) -> Computed:
+    def difference(self, a: Computed, b: Computed, dtype: str = "float32") -> Computed:
         """a - b. TVM takes `x - x` of floats for zero, and `x + y - y` for `x`."""
-        return a + b * self.number(-1.0)
+        return a + b * self.number(-1.0) if dtype == "float32" else a - b
 
     def _intrinsic(self, name: str, *arguments: Expr) -> Computed:
         suffix = "f32" if self.lanes == 1 else f"v{self.lanes}f32"

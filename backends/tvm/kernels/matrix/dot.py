@@ -120,6 +120,15 @@ class FourBytes(Dot):
     def ones(self) -> list[Computed]:
         return [constant(1, "int8" if self.signed_input else "uint8", 4 * self.lanes)]
 
+    def sum_bytes(self, accumulator: Computed, buffer: BufferVar, index: Expr) -> Computed:
+        """Add a vector's bytes, as `activation` takes them, four to each lane."""
+        words = reinterpret(load(buffer, index, lanes=4 * self.lanes), "int32", self.lanes)
+        if self.input_offset:
+            words = words ^ constant(SIGN_BITS, "int32", self.lanes)
+        dtype = "int8" if self.signed_input else "uint8"
+        value = reinterpret(words, dtype, 4 * self.lanes)
+        return self.step(accumulator, [value], [constant(1, "int8", 4 * self.lanes)])
+
     def pack_words(self, builder: KernelBuilder, words: Computed) -> list[Computed]:
         """Vectors to store as weights, from a 32-bit word of four channels per lane."""
         return [_bind(builder, reinterpret(words, "int8", 4 * self.lanes), "int8", 4 * self.lanes)]

@@ -11,7 +11,7 @@ from .....ir.tensor import Array
 from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, as_int, load, splat
+from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..convolution.direct import _start, divisors
 from .dot import Dot, FourBytes, MaddDot, choose
@@ -32,7 +32,11 @@ class MatrixOperand:
 
 @dataclasses.dataclass(frozen=True)
 class MatMul:
-    """[rows, depth] @ [depth, columns]; per-column operands are padded to whole vectors."""
+    """[rows, depth] @ [depth, columns]; per-column operands are padded to whole vectors.
+
+    With `weight_zeros` each column's weights have a zero point, which is multiplied with the sum
+    of a row's inputs, as the instruction takes them, and taken off.
+    """
 
     rows: int
     depth: int
@@ -41,6 +45,7 @@ class MatMul:
     program: Program
     operands: tuple[MatrixOperand, ...]
     weight_range: tuple[int, int] = (-128, 127)
+    weight_zeros: bool = False
 
     def dot(self, target: Target) -> Dot:
         return choose(target, self.input_dtype, *self.weight_range)
@@ -114,8 +119,14 @@ def pack_weights(matmul: MatMul, target: Target, tile: MatrixTile, weights: Arra
     )
 
 
+def scratch(matmul: MatMul) -> list[tuple[tuple[int, ...], str]]:
+    """Sums of the rows, where weights have zero points."""
+    return [((matmul.rows,), "int32")] if matmul.weight_zeros else []
+
+
 def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = False) -> PrimFunc:
-    """The kernel. Arguments: input, weights, bias, operands, output (row-major, flat)."""
+    """The kernel. Arguments: input, weights, bias, zero points of weights where they have any,
+    operands, output (row-major, flat), then `scratch`."""
     dot, lanes = matmul.dot(target), target.lanes
     steps = -(-matmul.depth // dot.depth)
     groups = matmul.vectors(target) // tile.vectors
@@ -124,8 +135,15 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
     x = k.parameter("X", (rows * matmul.depth,), matmul.input_dtype)
     w = k.parameter("W", (groups, steps, tile.vectors * dot.weights_per_step), dot.weight_dtype)
     bias = k.parameter("B", (matmul.vectors(target) * lanes,), dot.accumulator)
+    if matmul.weight_zeros:
+        zeros = k.parameter("Z", (matmul.vectors(target) * lanes,), dot.accumulator)
     buffers = [k.parameter(f"P{i}", (o.elements,), o.dtype) for i, o in enumerate(matmul.operands)]
     y = k.parameter("Y", (rows * columns,), matmul.program.dtype)
+    sums: Computed | None = None
+    if matmul.weight_zeros:
+        sums = k.parameter("S", (rows,), dot.accumulator)
+        with k.loop(rows, "row", parallel=parallel) as row:
+            _sum_row(k, matmul, dot, x, sums, row)
     full = matmul.depth // dot.depth
     unroll = max((u for u in range(1, tile.unroll + 1) if full % u == 0), default=1)
     with k.outer(groups, -(-rows // tile.rows), parallel=parallel) as (group, i):
@@ -155,8 +173,39 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
                     multiply(ko * unroll + u, 0)
         if matmul.depth % dot.depth:
             multiply(full, matmul.depth % dot.depth)
+        if sums is not None:
+            for v in range(tile.vectors):
+                zero = load(zeros, (group * tile.vectors + v) * lanes, lanes=lanes)
+                for r in range(tile.rows):
+                    own = (v * tile.rows + r) * lanes
+                    total = load(acc, own, lanes=lanes)
+                    total = total - splat(load(sums, row + r), lanes) * zero
+                    k.store(acc, total, own, lanes=lanes)
         _write(k, matmul, target, tile, acc, buffers, y, group, row)
     return k.finish()
+
+
+def _sum_row(
+    k: KernelBuilder, matmul: MatMul, dot: Dot, x: Computed, sums: Computed, row: Expr
+) -> None:
+    """The sum of a row's bytes, as the instruction takes them."""
+    assert isinstance(dot, FourBytes)
+    lanes, depth = dot.lanes, matmul.depth
+    width = 4 * lanes
+    full, rest = divmod(depth, width)
+    acc = k.local(lanes, "int32", "parts")
+    k.store(acc, constant(0, "int32", lanes), 0, lanes=lanes)
+    with k.loop(full, "v") as v:
+        total = dot.sum_bytes(load(acc, 0, lanes=lanes), x, row * depth + v * width)
+        k.store(acc, total, 0, lanes=lanes)
+    whole = k.local(1, "int32", "whole")
+    k.store(whole, tirx.const(rest * dot.input_offset, "int32"), 0)
+    with k.loop(lanes, "lane") as lane:
+        k.store(whole, load(whole, 0) + load(acc, lane), 0)
+    with k.loop(rest, "last") as last:
+        byte = cast(load(x, row * depth + full * width + last), "int32", 1)
+        k.store(whole, load(whole, 0) + byte, 0)
+    k.store(sums, load(whole, 0), row)
 
 
 def _partial(k: KernelBuilder, dot: Dot, x: Computed, at: Expr, count: int) -> list[Computed]:

@@ -47,7 +47,8 @@ class Matrices:
 class BatchedProduct:
     """left [*batch, rows, depth] @ right [*batch, depth, columns], then a program.
 
-    8-bit operands have zero points. `output` has columns next to each other.
+    8-bit operands have zero points; of those that a run computes the types are given. `output`
+    has columns next to each other.
     """
 
     batch: tuple[int, ...]
@@ -56,8 +57,8 @@ class BatchedProduct:
     columns: int
     left: Matrices
     right: Matrices
-    left_zero: int
-    right_zero: int
+    left_zero: int | str
+    right_zero: int | str
     program: Program
     operands: tuple[Matrices, ...]
     output: Matrices
@@ -65,13 +66,17 @@ class BatchedProduct:
     def dot(self, target: Target) -> Dot:
         return choose(target, self.left.dtype)
 
-    def zeros(self, target: Target) -> tuple[int, int]:
-        """The zero points of what is multiplied: bytes as the instruction takes them."""
+    def offsets(self, target: Target) -> tuple[int, int]:
+        """What is added to the operands' bytes, as the instruction takes them."""
         dot = self.dot(target)
-        right = self.right_zero
-        if isinstance(dot, FourBytes) and self.right.dtype == "uint8":
-            right -= 128
-        return self.left_zero + dot.input_offset, right
+        signed = isinstance(dot, FourBytes) and self.right.dtype == "uint8"
+        return dot.input_offset, -128 if signed else 0
+
+    def corrects(self, target: Target) -> tuple[bool, bool]:
+        """Whether sums of columns count, for the left zero point, and sums of rows."""
+        zeros = zip((self.left_zero, self.right_zero), self.offsets(target), strict=True)
+        left, right = (isinstance(zero, str) or zero + offset != 0 for zero, offset in zeros)
+        return left, right
 
     def scratch(self, target: Target, tile: MatrixTile) -> list[tuple[tuple[int, ...], str]]:
         """Packed right operand, then sums of its columns and of the left one's rows."""
@@ -79,13 +84,13 @@ class BatchedProduct:
         count = math.prod(self.batch)
         groups = column_groups(self, target, tile)
         steps = -(-self.depth // dot.depth)
-        left_zero, right_zero = self.zeros(target)
+        left, right = self.corrects(target)
         width = tile.vectors * target.lanes
         packed = (count * groups, steps, tile.vectors * dot.weights_per_step)
         shapes: list[tuple[tuple[int, ...], str]] = [(packed, dot.weight_dtype)]
-        if left_zero:
+        if left:
             shapes.append(((count * groups * width,), "int32"))
-        if right_zero:
+        if right:
             shapes.append(((count * self.rows,), "int32"))
         return shapes
 
@@ -116,7 +121,8 @@ def choose_tile(product: BatchedProduct, target: Target) -> MatrixTile:
 def build(
     product: BatchedProduct, target: Target, tile: MatrixTile, parallel: bool = False
 ) -> PrimFunc:
-    """The kernel. Arguments: left, right, operands, output, scratch (`BatchedProduct.scratch`)."""
+    """The kernel. Arguments: left, right, zero points that a run computes, operands, output,
+    scratch (`BatchedProduct.scratch`)."""
     return _Product(product, target, tile, parallel=parallel).build()
 
 
@@ -131,10 +137,19 @@ class _Product:
         self.lanes = target.lanes
         self.groups = column_groups(product, target, tile)
         self.width = tile.vectors * self.lanes
-        self.left_zero, self.right_zero = product.zeros(target)
+        left, right = product.corrects(target)
         k = self.k = KernelBuilder()
         self.x = k.parameter("X", (product.left.elements,), product.left.dtype)
         self.w = k.parameter("W", (product.right.elements,), product.right.dtype)
+        self.left_zero, self.right_zero = (
+            self.zero(name, zero, offset)
+            for name, zero, offset in zip(
+                ("ZX", "ZW"),
+                (product.left_zero, product.right_zero),
+                product.offsets(target),
+                strict=True,
+            )
+        )
         self.buffers = [
             k.parameter(f"P{i}", (o.elements,), o.dtype) for i, o in enumerate(product.operands)
         ]
@@ -142,8 +157,14 @@ class _Product:
         shapes = product.scratch(target, tile)
         made = [k.parameter(f"S{i}", shape, dtype) for i, (shape, dtype) in enumerate(shapes)]
         self.packed = made.pop(0)
-        self.column_sums = made.pop(0) if self.left_zero else None
-        self.row_sums = made.pop(0) if self.right_zero else None
+        self.column_sums = made.pop(0) if left else None
+        self.row_sums = made.pop(0) if right else None
+
+    def zero(self, name: str, given: int | str, offset: int) -> Computed:
+        """A zero point of what is multiplied, in 32 bits."""
+        if isinstance(given, int):
+            return tirx.const(given + offset, "int32")
+        return cast(load(self.k.parameter(name, (1,), given), 0), "int32", 1) + offset
 
     def build(self) -> PrimFunc:
         k, product = self.k, self.product
@@ -198,7 +219,7 @@ class _Product:
         k, dot, product = self.k, self.dot, self.product
         assert self.column_sums is not None
         steps = -(-product.depth // dot.depth)
-        fixed = product.depth * self.left_zero * self.right_zero
+        fixed = splat(self.left_zero * self.right_zero * product.depth, self.lanes)
         for v in range(self.tile.vectors):
             acc = k.local(self.lanes, "int32", "sums")
             k.store(acc, constant(0, "int32", self.lanes), 0, lanes=self.lanes)
@@ -206,9 +227,8 @@ class _Product:
                 weights = dot.weights(k, self.packed, outer, step, v * dot.weights_per_step)
                 total = dot.step(load(acc, 0, lanes=self.lanes), dot.ones(), weights)
                 k.store(acc, total, 0, lanes=self.lanes)
-            total = constant(fixed, "int32", self.lanes) - load(
-                acc, 0, lanes=self.lanes
-            ) * constant(self.left_zero, "int32", self.lanes)
+            sums = load(acc, 0, lanes=self.lanes)
+            total = fixed - sums * splat(self.left_zero, self.lanes)
             at = outer * self.width + v * self.lanes
             k.store(self.column_sums, total, at, lanes=self.lanes)
 
@@ -224,7 +244,7 @@ class _Product:
                 value = load(self.x, base + step * product.left.column)
                 k.store(total, load(total, 0) + cast(value, "int32", 1), 0)
             at = n * product.rows + row
-            k.store(self.row_sums, load(total, 0) * constant(-self.right_zero, "int32"), at)
+            k.store(self.row_sums, load(total, 0) * (0 - self.right_zero), at)
 
     def multiply(self, n: Expr, outer: Expr, group: Expr, i: Expr) -> None:
         k, product, dot, tile = self.k, self.product, self.dot, self.tile

@@ -9,6 +9,7 @@ from tvm import tirx
 
 from ...functions.program_code import ProgramCode
 from ...plan.strides import collapse
+from ...plan.tensors import PlanTensor
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
@@ -18,7 +19,7 @@ from .sources import Elementwise, Source
 
 
 def build(kernel: Elementwise, target: Target, parallel: bool = False) -> PrimFunc:
-    """The kernel. Arguments: sources, output."""
+    """The kernel. Arguments: sources, what padding holds where a run computes it, output."""
     if kernel.layout is not None:
         return _to_blocked(kernel, target, parallel)
     if any(s.layout is not None for s in kernel.sources):
@@ -35,8 +36,11 @@ def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Computed
     assert y is not None
     k = KernelBuilder()
     buffers = _declare(k, kernel)
+    fill: Computed | None = None
+    if isinstance(y.fill, PlanTensor):
+        fill = load(k.parameter("F", (1,), y.fill.dtype), 0)
     result = k.parameter("Y", y.shape, kernel.program.dtype)
-    fill_border(k, result, y, kernel.program.dtype)
+    fill_border(k, result, y, kernel.program.dtype, fill)
     strides = [_image_strides(s) for s in kernel.sources]
     by_lane = any(s.layout is None and st[1] for s, st in zip(kernel.sources, strides, strict=True))
     size = (y.batch, y.channels, y.height, y.width)

@@ -1,0 +1,223 @@
+"""Integer operators whose quantization parameters a run computes: to the bit as ONNX Runtime's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+pytest.importorskip("tvm")
+
+import onnxruntime
+
+from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.onnx_io import from_proto
+
+Array = Any
+SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 3e38, 1e-42]
+
+
+class Parts:
+    """A model of independent nodes, each with inputs and constants of its own."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.random = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.feeds: dict[str, Array] = {}
+        self.constants: dict[str, Array] = {}
+        self.outputs: list[tuple[str, int]] = []
+
+    def bytes(self, dtype: str, shape: tuple[int, ...]) -> Array:
+        info = np.iinfo(dtype)
+        return self.random.integers(info.min, info.max, shape, dtype, endpoint=True)
+
+    def feed(self, array: Array) -> str:
+        self.feeds[f"x{len(self.feeds)}"] = array
+        return f"x{len(self.feeds) - 1}"
+
+    def constant(self, array: Array) -> str:
+        self.constants[f"c{len(self.constants)}"] = np.asarray(array)
+        return f"c{len(self.constants) - 1}"
+
+    def node(self, op_type: str, inputs: list[str], count: int = 1, **attributes: Any) -> list[str]:
+        number = len(self.nodes)
+        names = [f"{op_type}_{number}_{i}" for i in range(count)]
+        self.nodes.append(helper.make_node(op_type, inputs, names, names[0], **attributes))
+        return names
+
+    def output(self, *names: str, dtype: int = TensorProto.INT32) -> None:
+        self.outputs += [(name, dtype) for name in names]
+
+    def model(self) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes,
+            "parts",
+            [
+                helper.make_tensor_value_info(
+                    n, helper.np_dtype_to_tensor_dtype(np.asarray(x).dtype), np.shape(x)
+                )
+                for n, x in self.feeds.items()
+            ],
+            [helper.make_tensor_value_info(n, t, None) for n, t in self.outputs],
+            [numpy_helper.from_array(x, n) for n, x in self.constants.items()],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def compiled(proto: onnx.ModelProto, folder: Path, target: str = "native") -> tuple[Runtime, str]:
+    plan = folder / "plan.txt"
+    compile_model(from_proto(proto), parse_target(target), folder / "m.so", dump_plan=plan)
+    return Runtime(folder / "m.so"), plan.read_text()
+
+
+def expected(proto: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str, Array]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def assert_equal(parts: Parts, folder: Path, target: str = "native") -> str:
+    proto = parts.model()
+    runtime, plan = compiled(proto, folder, target)
+    found = runtime.run(parts.feeds)
+    for name, value in expected(proto, parts.feeds).items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    return plan
+
+
+TARGETS = ["native", "x86-64-v3", "x86-64-v2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_products_of_every_kind_of_zero_point(tmp_path: Path, target: str) -> None:
+    parts = Parts()
+    for left, right in (("uint8", "int8"), ("uint8", "uint8"), ("int8", "int8")):
+        for rows, depth, columns in ((1, 4, 16), (5, 67, 19), (17, 130, 33)):
+            x = parts.feed(parts.bytes(left, (rows, depth)))
+            zero = parts.feed(parts.bytes(left, ()))
+            weights = parts.bytes(right, (depth, columns))
+            w = parts.constant(weights)
+            for point in (None, parts.bytes(right, ()), parts.bytes(right, (columns,))):
+                inputs = [x, w, zero] + ([parts.constant(point)] if point is not None else [])
+                parts.output(*parts.node("MatMulInteger", inputs))
+            parts.output(
+                *parts.node("MatMulInteger", [x, w, parts.constant(parts.bytes(left, ()))])
+            )
+            y = parts.feed(parts.bytes(right, (depth, columns)))
+            parts.output(
+                *parts.node("MatMulInteger", [x, y, zero, parts.feed(parts.bytes(right, ()))])
+            )
+    batch = parts.feed(parts.bytes("uint8", (2, 3, 5, 20)))
+    fixed = parts.constant(parts.bytes("int8", (3, 20, 7)))
+    parts.output(*parts.node("MatMulInteger", [batch, fixed, parts.feed(parts.bytes("uint8", ()))]))
+    plan = assert_equal(parts, tmp_path, target)
+    assert "= loops" not in plan
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_convolutions_pad_with_a_zero_point_that_a_run_computes(
+    tmp_path: Path, target: str
+) -> None:
+    parts = Parts()
+    for channels, weights, attributes in (
+        (3, (16, 3, 3, 3), {"pads": [1] * 4}),
+        (16, (24, 16, 3, 3), {"pads": [0, 1, 2, 1], "strides": [2, 1]}),
+        (20, (20, 1, 3, 3), {"group": 20, "pads": [1] * 4}),
+        (16, (8, 4, 5, 5), {"group": 4, "auto_pad": "SAME_UPPER"}),
+        (16, (32, 16, 1, 1), {}),
+        (6, (5, 6, 3), {"pads": [2, 1], "dilations": [2]}),
+    ):
+        size = (9, 11)[: len(weights) - 2]
+        values = parts.random.standard_normal((2, channels, *size)).astype(np.float32)
+        x, _, zero = parts.node("DynamicQuantizeLinear", [parts.feed(values + 1)], 3)
+        w = parts.constant(parts.bytes("int8", weights))
+        parts.output(*parts.node("ConvInteger", [x, w, zero], **attributes))
+        point = parts.constant(parts.bytes("int8", ()))
+        parts.output(*parts.node("ConvInteger", [x, w, zero, point], **attributes))
+        own = parts.feed(parts.bytes("uint8", ()))  # of bytes that nothing here has quantized
+        raw = parts.feed(parts.bytes("uint8", (1, channels, *size)))
+        parts.output(*parts.node("ConvInteger", [raw, w, own], **attributes))
+    plan = assert_equal(parts, tmp_path, target)
+    assert "= loops" not in plan
+
+
+def test_ranges_of_every_kind(tmp_path: Path) -> None:
+    parts = Parts()
+    normal = parts.random.standard_normal(1000).astype(np.float32)
+    for values in (
+        normal,
+        normal[:1],
+        np.abs(normal[:17]),
+        -np.abs(normal[:129]).reshape(3, 43),
+        np.zeros(5, np.float32),
+        normal.reshape(1, 10, 10, 10),
+    ):
+        y, scale, zero = parts.node("DynamicQuantizeLinear", [parts.feed(values)], 3)
+        parts.output(y, zero, dtype=TensorProto.UINT8)
+        parts.output(scale, dtype=TensorProto.FLOAT)
+    plan = assert_equal(parts, tmp_path)
+    assert "= loops" not in plan
+
+
+def test_extremes_are_quantized_as_by_plain_loops(tmp_path: Path) -> None:
+    parts = Parts()
+    for value in SPECIAL:
+        values = np.float32([1.5, -2.25, value] * 9)
+        y, scale, zero = parts.node("DynamicQuantizeLinear", [parts.feed(values)], 3)
+        parts.output(y, zero, dtype=TensorProto.UINT8)
+        parts.output(scale, dtype=TensorProto.FLOAT)
+    proto = parts.model()
+    runtime, _ = compiled(proto, tmp_path)
+    found, reference = runtime.run(parts.feeds), expected(proto, parts.feeds)
+    for index, value in enumerate(SPECIAL):
+        names = [f"DynamicQuantizeLinear_{index}_{i}" for i in range(3)]
+        for name in names[1:] if np.isinf(value) else names:
+            if not np.isnan(value):  # ONNX Runtime's range then depends on where NaN stands
+                np.testing.assert_array_equal(found[name], reference[name], err_msg=f"{value}")
+    for name in ("DynamicQuantizeLinear_0_1", "DynamicQuantizeLinear_0_2"):
+        without = {"x0": np.nan_to_num(parts.feeds["x0"], nan=0.0)}
+        again = runtime.run({**parts.feeds, **without})
+        np.testing.assert_array_equal(found[name], again[name])
+
+
+def test_one_quantization_serves_readers_with_other_padding(tmp_path: Path) -> None:
+    parts = Parts()
+    values = parts.random.standard_normal((1, 8, 7, 7)).astype(np.float32) + 0.5
+    x, scale, zero = parts.node("DynamicQuantizeLinear", [parts.feed(values)], 3)
+    for kernel, pad in ((3, 1), (5, 2), (1, 0)):
+        w = parts.constant(parts.bytes("int8", (16, 8, kernel, kernel)))
+        sums = parts.node("ConvInteger", [x, w, zero], pads=[pad] * 4)
+        parts.output(*sums)
+        (floats,) = parts.node("Cast", sums, to=TensorProto.FLOAT)
+        (scaled,) = parts.node("Mul", [floats, scale])
+        bias = parts.constant(parts.random.standard_normal((1, 16, 1, 1)).astype(np.float32))
+        parts.output(*parts.node("Add", [scaled, bias]), dtype=TensorProto.FLOAT)
+    parts.output(x, dtype=TensorProto.UINT8)
+    assert_equal(parts, tmp_path)
+
+
+def test_scaled_sums_round_before_the_bias(tmp_path: Path) -> None:
+    """As quantize_dynamic writes a product: no fused multiply-add, which would round once."""
+    parts = Parts(3)
+    values = parts.random.standard_normal((40, 96)).astype(np.float32)
+    x, scale, zero = parts.node("DynamicQuantizeLinear", [parts.feed(values)], 3)
+    w = parts.constant(parts.bytes("int8", (96, 70)))
+    (scales,) = parts.node("Mul", [scale, parts.constant(np.linspace(1e-3, 0.1, 70, dtype="f"))])
+    (sums,) = parts.node("MatMulInteger", [x, w, zero])
+    (floats,) = parts.node("Cast", [sums], to=TensorProto.FLOAT)
+    (scaled,) = parts.node("Mul", [floats, scales])
+    bias = parts.constant(parts.random.standard_normal(70).astype(np.float32))
+    parts.output(*parts.node("Add", [scaled, bias]), dtype=TensorProto.FLOAT)
+    plan = assert_equal(parts, tmp_path)
+    assert "scale_integer" in plan
