@@ -9,6 +9,7 @@ A package names what it brings in its own `pyproject.toml`:
 from __future__ import annotations
 
 import functools
+import importlib
 from importlib import metadata
 from types import MappingProxyType
 from typing import Any
@@ -49,3 +50,18 @@ def plugins(group: str, kind: type | tuple[type, ...] = object) -> MappingProxyT
 
 def _names(kind: type | tuple[type, ...]) -> str:
     return " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+
+
+def imported(name: str, what: str) -> Any:
+    """The user's `module:function`; `what` says in errors what it is for. Raises SecateurError."""
+    module, _, attributes = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for attribute in attributes.split("."):
+            found = getattr(found, attribute)
+    except Exception as error:  # whatever the user's module raises
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SecateurError(f"{what} '{name}' can't be imported: {text}") from error
+    if not callable(found):
+        raise SecateurError(f"{what} '{name}' is no function")
+    return found

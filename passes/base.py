@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..ir.graph import Node
 from ..ir.model import Model
-from ..ir.tensor import Array
 
 if TYPE_CHECKING:
     from .prune.budget import KernelCost
     from .prune.plan import Pruned
+    from .samples import SampleArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Context:
     counted by.
     """
 
-    calibration: Mapping[str, Array] | None = None
+    calibration: Mapping[str, SampleArray] | None = None
     seed: int = 0
     synthetic: bool = False
     pruned: Pruned | None = None

@@ -24,6 +24,20 @@ class Described(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
 
 
+class SampleArray(Described, Protocol):
+    """An array whose first axis counts samples, perhaps one that is read when it is asked for.
+
+    `array[k]` is one sample, `array[slice]` and `array[indices]` are several.
+    """
+
+    @property
+    def ndim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Array: ...
+
+
 class Samples:
     """Arrays `[samples, ...]` that were checked against a model's inputs.
 
@@ -36,7 +50,7 @@ class Samples:
     shape than its input. A model without inputs has one sample, of nothing.
     """
 
-    def __init__(self, model: Model, arrays: Mapping[str, Array]) -> None:
+    def __init__(self, model: Model, arrays: Mapping[str, SampleArray]) -> None:
         self.count = check_samples(model, arrays)
         inputs = _inputs(model)
         self._whole = {name for name, value in inputs.items() if _is_whole(value, arrays[name])}
@@ -47,8 +61,8 @@ class Samples:
                 f"the inputs' first axes differ in size {sorted(sizes)}, so none counts samples; "
                 "give all arrays one axis more, in front"
             )
-        self.arrays = {
-            name: arrays[name] if arrays[name].ndim else np.repeat(arrays[name], self.count)
+        self.arrays: dict[str, SampleArray] = {
+            name: arrays[name] if arrays[name].ndim else np.repeat(arrays[name][()], self.count)
             for name in inputs
         }
         self.batch: int | None = sizes.pop() if sizes else None

@@ -12,9 +12,9 @@ from ...ir.axes.selection import Selection
 from ...ir.cost import ShapeOf, count
 from ...ir.errors import SecateurError
 from ...ir.model import Model
-from ...ir.tensor import Array
 from ..base import Context, Note, Pass, PassResult
 from ..inline import InlineFunctions
+from ..samples import SampleArray
 from ..simplify.defaults import inputs_with_defaults
 from ..sizes import CountedSizes, infer_sizes
 from .allocation import Allocation, Goal, Terms, allocate
@@ -154,7 +154,7 @@ class PruneChannels(Pass):
         plan: PruningPlan,
         goal: Goal,
         terms: Terms,
-        arrays: Mapping[str, Array],
+        arrays: Mapping[str, SampleArray],
         context: Context,
     ) -> list[Trial]:
         """Candidates by trial, the best first, made on a copy that takes many samples at once."""

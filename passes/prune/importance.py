@@ -7,7 +7,6 @@ summed over all parameters that are tied to the index, or over all readers.
 
 from __future__ import annotations
 
-import importlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from ...ir.axes.dims import Axis, Dim, resolve, term_size
 from ...ir.errors import SecateurError
-from ...ir.plugins import plugins
+from ...ir.plugins import imported, plugins
 from .groups import Group, Tie
 from .readers import Reader
 from .surgeon import surgeon_scores
@@ -142,11 +141,7 @@ def find_criterion(name: str) -> Criterion:
 
 
 def _imported(name: str) -> OfWeights:
-    module, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SecateurError(f"importance '{name}' can't be imported: {error}") from None
+    function = imported(name, "importance")
 
     def measure(weights: Scores) -> Scores:
         found = np.asarray(function(weights), np.float64)

@@ -24,7 +24,7 @@ from ..linear.moments import Joint, Moments, Solver
 from ..linear.opening import open_batch
 from ..linear.recurrent import RecurrentLayer
 from ..linear.walk import Walk
-from ..samples import Samples
+from ..samples import SampleArray, Samples
 from ..sizes import infer_sizes
 from .equations import (
     EquationRows,
@@ -103,28 +103,28 @@ class Recover(Pass):
 
 @contextlib.contextmanager
 def calibration_runs(
-    models: Sequence[Model], arrays: Mapping[str, Array], seed: int, *, opened: bool = True
+    models: Sequence[Model], arrays: Mapping[str, SampleArray], seed: int, *, opened: bool = True
 ) -> Iterator[list[dict[str, Array]]]:
     """Inputs of several runs of models that take the same, in a block in which they take them.
 
     Samples in random order, so that each run has some of every kind; many in one run where
     they are proven to be independent, and `opened` allows to change the models for that.
     """
-    arrays = _drawn(models[0], arrays, seed)
+    drawn = _drawn(models[0], arrays, seed)
     with contextlib.ExitStack() as stack:
-        many = opened and all(stack.enter_context(open_batch(m, arrays)) for m in models)
+        many = opened and all(stack.enter_context(open_batch(m, drawn)) for m in models)
         if opened and not many:
             stack.close()  # none or all
-        samples = Samples(models[0], arrays)
+        samples = Samples(models[0], drawn)
         size = max(1, min(BATCH, len(samples) // 8)) if many else 1
         yield [feeds for feeds, _ in samples.feeds(size)]
 
 
-def _drawn(model: Model, arrays: Mapping[str, Array], seed: int) -> dict[str, Array]:
+def _drawn(model: Model, arrays: Mapping[str, SampleArray], seed: int) -> dict[str, Array]:
     count = len(Samples(model, arrays))
     chosen = np.random.default_rng(seed).permutation(count)[:SAMPLES]
     names = [value.name for value in model.graph.inputs if value.const is None]
-    return {name: arrays[name][chosen] if arrays[name].ndim else arrays[name] for name in names}
+    return {name: np.asarray(arrays[name][chosen if arrays[name].ndim else ()]) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)

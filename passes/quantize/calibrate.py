@@ -27,6 +27,9 @@ BUDGET = 256 * 2**20
 BATCH = 1
 """Samples in one run where the batch is free: a free batch is often declared, but not meant."""
 
+BLOCK = 16
+"""Samples of an input that are looked at together."""
+
 ALL_CORES = 0
 
 LARGEST_OPTIMIZED = 5000
@@ -46,9 +49,10 @@ def calibrate(
     Raises SecateurError, naming the value, where one becomes NaN.
     """
     observers = {value: observer() for value in values}
-    for value in values:
-        if value.is_input:
-            observers[value].update(samples.arrays[value.name])
+    inputs = [value for value in values if value.is_input]
+    for start in range(0, len(samples) if inputs else 0, BLOCK):
+        for value in inputs:
+            observers[value].update(samples.arrays[value.name][start : start + BLOCK])
     watched = [v for v in values if not v.is_input]
     for chunk in _chunks(watched, _sizes(model, watched, samples), budget):
         _sweep(model, chunk, samples, observers)

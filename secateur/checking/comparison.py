@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.datasets import DataSource
 from ..data.fixed_inputs import FixedInputs
 from ..ir.errors import SecateurError
 from ..ir.reference import Session
@@ -19,7 +20,7 @@ def benchmark_files(
     paths: Sequence[Path],
     *,
     fixed: FixedInputs | None = None,
-    data: Path | None = None,
+    data: DataSource | None = None,
     threads: int = 1,
     seed: int = 0,
 ) -> dict[str, Latency]:
@@ -36,7 +37,7 @@ def compare_files(
     other: Path,
     *,
     fixed: FixedInputs | None = None,
-    data: Path | None = None,
+    data: DataSource | None = None,
     seed: int = 0,
 ) -> Agreement:
     """How far `other`, a model or an artifact, agrees with the ONNX model `reference`."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,7 +34,12 @@ class Accuracy:
 
 
 def evaluate(
-    runner: Runner, samples: Samples, labels: Array, *, output: str | None = None, batch: int = 1
+    runner: Runner,
+    samples: Samples,
+    labels: Sequence[Any] | Array,
+    *,
+    output: str | None = None,
+    batch: int = 1,
 ) -> Accuracy:
     """Classify all samples and compare with `labels` [samples] of class indices.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..data.batches import batch_sizes
-from ..data.datasets import load_dataset
+from ..data.datasets import DataSource, load_dataset
 from ..data.fixed_inputs import FixedInputs
 from ..data.random_inputs import random_feeds
 from ..ir.model import Model
@@ -44,9 +44,9 @@ def open_runner(path: Path, threads: int = 1) -> Runner:
     return Session(load(path), threads=threads)
 
 
-def feeds_for(model: Model, data: Path | None, seed: int) -> Iterable[dict[str, Array]]:
+def feeds_for(model: Model, data: DataSource | None, seed: int) -> Iterable[dict[str, Array]]:
     """Inputs for one run after the other: all samples of a data file, or a few random runs."""
     if data is None:
         return random_feeds(model, seed)
-    samples = load_dataset(data, model)
+    samples = load_dataset(data, model, labelled=False)
     return samples.feeds(sizes=batch_sizes(model, samples))

@@ -27,6 +27,7 @@ COMMANDS = {
     "print": "Print a model as text, or what passes change in it.",
     "verify": "Check that a model is well formed and runs.",
     "compare": "Compare the outputs of two models or artifacts.",
+    "data": "Look at samples, and whether a model was made for them.",
     "benchmark": "Measure the latency of models and artifacts, in turns.",
     "targets": "List the targets that models can be compiled for.",
     "cmake-dir": "Print the folder of the CMake package.",

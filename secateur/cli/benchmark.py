@@ -10,23 +10,30 @@ import click
 
 from ..reporting.report import latency_text
 from .console import print_json, print_table
-from .options import data_option, fixed_inputs_options, json_option, seed_option, threads_option
+from .options import (
+    fixed_inputs_options,
+    json_option,
+    samples_options,
+    seed_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
+    from ..data.datasets import DataSource
     from ..data.fixed_inputs import FixedInputs
 
 
 @click.command("benchmark")
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
 @fixed_inputs_options
-@data_option
+@samples_options("data")
 @threads_option
 @seed_option
 @json_option
 def command(
     models: tuple[Path, ...],
     fixed: FixedInputs,
-    data: Path | None,
+    data: DataSource | None,
     threads: int,
     seed: int,
     as_json: bool,

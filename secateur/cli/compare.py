@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import print_json, say
-from .options import data_option, fixed_inputs_options, json_option, seed_option
+from .options import fixed_inputs_options, json_option, samples_options, seed_option
 
 if TYPE_CHECKING:
+    from ..data.datasets import DataSource
     from ..data.fixed_inputs import FixedInputs
 
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.argument("other", type=click.Path(path_type=Path))
 @fixed_inputs_options
-@data_option
+@samples_options("data")
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
@@ -32,7 +33,7 @@ def command(
     reference: Path,
     other: Path,
     fixed: FixedInputs,
-    data: Path | None,
+    data: DataSource | None,
     tolerance: float | None,
     seed: int,
     as_json: bool,

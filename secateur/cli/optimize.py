@@ -11,14 +11,13 @@ from ..reporting.markdown import STAGE_HEADER, artifact_lines, headline, stage_r
 from ..reporting.report import Report
 from .console import StageProgress, print_json, print_table, say
 from .options import (
-    calibration_option,
     compiler_options,
-    evaluation_option,
     fixed_inputs_options,
     folder_option,
     json_option,
     model_argument,
     pruning_options,
+    samples_options,
     seed_option,
     target_option,
     threads_option,
@@ -36,8 +35,7 @@ if TYPE_CHECKING:
 @fixed_inputs_options
 @pruning_options
 @click.option("--quantize", type=click.Choice(["int8"]), help="Quantize; needs --calibration.")
-@calibration_option
-@evaluation_option
+@samples_options("calibration", "evaluation")
 @compiler_options
 @threads_option
 @seed_option
@@ -50,7 +48,7 @@ def command(
     pruning: dict[str, Any],
     quantize: str | None,
     calibration: DataSource | None,
-    evaluation: Path | None,
+    evaluation: DataSource | None,
     compiler: dict[str, Any],
     threads: int,
     seed: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,42 +122,101 @@ folder_option = click.option(
 )
 
 
-class CalibrationType(click.ParamType):  # type: ignore[type-arg]
-    """A file of samples, or `synthetic`, perhaps with a range, for samples that are made up."""
+class DataType(click.ParamType):  # type: ignore[type-arg]
+    """A file, folder or function of samples; where `makes_up`, also `synthetic`, perhaps with a
+    range, for samples that are made up."""
 
-    name = "FILE|synthetic[:LOW:HIGH]"
+    def __init__(self, makes_up: bool = False) -> None:
+        self.makes_up = makes_up
+        self.name = "FILE|DIR|FUNCTION" + ("|synthetic[:LOW:HIGH]" if makes_up else "")
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> DataSource:
         from ..data.synthetic import PREFIX, Synthetic
 
-        if not isinstance(value, str) or value.split(":")[0] != PREFIX:
-            return Path(value)
+        if not self.makes_up or not isinstance(value, str) or value.split(":")[0] != PREFIX:
+            return str(value)
         try:
             return Synthetic.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-calibration_option = click.option(
-    "--calibration",
-    type=CalibrationType(),
-    help="Samples to calibrate with: .npz with one array per model input, first axis samples. "
-    "synthetic makes some up, images between LOW and HIGH.",
+_FORMS = (
+    "an .npz file with one array per model input, first axis samples; a folder of pictures or "
+    "recordings, or of .npy files named like inputs; or module:function, which yields dicts"
 )
 
-evaluation_option = click.option(
-    "--evaluation",
-    type=click.Path(path_type=Path),
-    help="Samples to measure with, in the same form; 'labels' (class indices) gives accuracy.",
-)
+SAMPLES = {
+    "calibration": click.option(
+        "--calibration",
+        type=DataType(makes_up=True),
+        help=f"Samples to calibrate with: {_FORMS}. synthetic makes some up, images between LOW "
+        "and HIGH.",
+    ),
+    "evaluation": click.option(
+        "--evaluation",
+        type=DataType(),
+        help="Samples to measure with, in the same forms; with labels (an array of class indices, "
+        "a folder for each class, or labels.csv or labels.json in it) accuracy is measured.",
+    ),
+    "data": click.option(
+        "--data", type=DataType(), help=f"Samples to run on: {_FORMS}. Default: random inputs."
+    ),
+}
 
-data_option = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Samples to run on: .npz with one array per model input. Default: random inputs.",
-)
+
+def samples_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Some of `SAMPLES`, and how pictures and recordings in them become inputs."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        command = preprocess_options(*names)(function)
+        for name in reversed(names):
+            command = SAMPLES[name](command)
+        return command
+
+    return decorate
+
+
+def preprocess_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """How pictures and recordings become inputs, in the samples that a command gets by `names`."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(*args: Any, **kwargs: Any) -> None:
+            texts = kwargs.pop("preprocess")
+            if texts:
+                _with_preprocessing(texts, kwargs, names)
+            function(*args, **kwargs)
+
+        return click.option(
+            "--preprocess",
+            metavar="PRESET|KEY=VALUE",
+            multiple=True,
+            help="How pictures become inputs: imagenet, yolo, tf, caffe or raw, and single "
+            "settings, as size=256x256, fit=letterbox, kernel=bicubic, channels=bgr, "
+            "mean=0.5:0.5:0.5; repeatable (docs/data.md).",
+        )(command)
+
+    return decorate
+
+
+def _with_preprocessing(texts: Sequence[str], given: dict[str, Any], names: Sequence[str]) -> None:
+    from ..data.datasets import FileSource
+    from ..data.npz import DataError
+    from ..data.preprocessing import Preprocessing
+
+    try:
+        how = Preprocessing.parse(texts)
+    except DataError as error:
+        raise click.UsageError(f"--{error}.") from None
+    given_ones = {name: given[name] for name in names if isinstance(given.get(name), str)}
+    files = [name for name, path in given_ones.items() if not path.endswith(".npz")]
+    if not files:
+        raise click.UsageError("--preprocess is for folders of pictures and recordings.")
+    for name in files:
+        given[name] = FileSource(given[name], how)
 
 
 def pruning_options(function: Callable[..., None]) -> Callable[..., None]:

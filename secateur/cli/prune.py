@@ -12,8 +12,6 @@ from ..reporting.curve import CURVE_HEADER, Curve
 from .console import print_json, print_table, say
 from .options import (
     GOALS,
-    calibration_option,
-    evaluation_option,
     file_option,
     fixed_inputs_options,
     goal_names,
@@ -21,6 +19,7 @@ from .options import (
     json_option,
     model_argument,
     pruning_options,
+    samples_options,
     seed_option,
 )
 from .stepping import print_transformation
@@ -49,8 +48,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What the budgets of --sweep are shares of; ratio: of the channels.",
 )
-@calibration_option
-@evaluation_option
+@samples_options("calibration", "evaluation")
 @seed_option
 @json_option
 def command(
@@ -62,7 +60,7 @@ def command(
     sweep: str | None,
     sweep_of: str,
     calibration: DataSource | None,
-    evaluation: Path | None,
+    evaluation: DataSource | None,
     seed: int,
     as_json: bool,
 ) -> None:

@@ -12,11 +12,13 @@ from .options import (
     fixed_inputs_options,
     json_option,
     model_argument,
+    samples_options,
     seed_option,
 )
 from .stepping import print_transformation
 
 if TYPE_CHECKING:
+    from ..data.datasets import DataSource
     from ..data.fixed_inputs import FixedInputs
 
 
@@ -24,19 +26,24 @@ if TYPE_CHECKING:
 @model_argument
 @file_option
 @fixed_inputs_options
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Samples to calibrate with: .npz with one array per model input, first axis samples.",
-)
+@samples_options("calibration", "evaluation")
 @seed_option
 @json_option
 def command(
-    model: Path, output: Path, fixed: FixedInputs, calibration: Path, seed: int, as_json: bool
+    model: Path,
+    output: Path,
+    fixed: FixedInputs,
+    calibration: DataSource | None,
+    evaluation: DataSource | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Quantize MODEL to int8 (QuantizeLinear and DequantizeLinear pairs)."""
+    if calibration is None:
+        raise click.UsageError("Missing option '--calibration'.")
     from ..pipeline.transform import quantize_file
 
-    report = quantize_file(model, output, fixed=fixed, data=calibration, seed=seed)
+    report = quantize_file(
+        model, output, fixed=fixed, data=calibration, evaluation=evaluation, seed=seed
+    )
     print_transformation(report, output, as_json)

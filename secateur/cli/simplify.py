@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import (
-    data_option,
     file_option,
     fixed_inputs_options,
     json_option,
     model_argument,
+    samples_options,
     seed_option,
 )
 from .stepping import print_transformation
 
 if TYPE_CHECKING:
+    from ..data.datasets import DataSource
     from ..data.fixed_inputs import FixedInputs
 
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     help="Allow operators that only ONNX Runtime has (com.microsoft).",
 )
 @click.option("--check", is_flag=True, help="Compare the outputs in ONNX Runtime.")
-@data_option
+@samples_options("data")
 @seed_option
 @json_option
 def command(
@@ -54,7 +55,7 @@ def command(
     size_limit: int | None,
     allow_contrib: bool,
     check: bool,
-    data: Path | None,
+    data: DataSource | None,
     seed: int,
     as_json: bool,
 ) -> None:

@@ -1,45 +1,81 @@
-"""Sample data: one array per model input, first axis samples, from `.npz` files or mappings.
+"""Sample data: one array per model input, first axis samples, from files, folders or mappings.
 
 Headers of files are checked against the model before any data is read, and what no input
-takes is never read.
+takes is never read. What lies in folders is read sample by sample when it is asked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..ir.errors import SecateurError
 from ..ir.model import Model
 from ..ir.tensor import Array
-from ..passes.samples import Described, Samples, check_names, check_samples
+from ..passes.samples import Described, SampleArray, Samples, check_names, check_samples
+from .arrays import ArrayFiles, has_one_kind, read_arrays
+from .folders import ARRAYS, PICTURES, RECORDINGS, FileError, SampleFolder, kind_of
+from .functions import NAME, read_function
 from .inputs import model_inputs
+from .labels import (
+    CLASSES,
+    TABLES,
+    Boxes,
+    LazyLabels,
+    Table,
+    class_indices,
+    numbers,
+    objects,
+    read_table,
+)
 from .npz import DataError, NpzFile
+from .pictures import Pictures
+from .preprocessing import Preprocessing
+from .recordings import Recordings
 from .synthetic import Synthetic, synthetic_arrays
 
 LABELS = "labels"
-"""Key of the class indices; a model input of that name takes precedence."""
+"""Key of the labels; a model input of that name takes precedence."""
 
 UNLABELLED = f"no accuracy: the samples to evaluate on have no '{LABELS}'"
 
-DataSource = str | os.PathLike[str] | Mapping[str, Array] | Synthetic
+
+@dataclasses.dataclass(frozen=True)
+class FileSource:
+    """A file, folder or function of samples, and how pictures and recordings become inputs."""
+
+    path: str | os.PathLike[str]
+    preprocessing: Preprocessing | None = None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+DataSource = str | os.PathLike[str] | Mapping[str, Array] | Synthetic | FileSource
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Samples checked against a model, and their class indices `[samples]` if known.
+    """Samples checked against a model, and a label for each if known.
 
-    `synthetic` tells that they are made up.
+    `kind` is what labels are (`labels.KINDS`): `class` are indices `[samples]`. `synthetic`
+    tells that samples are made up. `notes` say what of the source was left out or taken to mean
+    something. `pictures` is there where samples are pictures of a folder.
     """
 
     samples: Samples
-    labels: Array | None = None
+    labels: Sequence[Any] | Array | None = None
+    kind: str = "class"
     synthetic: bool = False
+    notes: tuple[str, ...] = ()
+    pictures: Pictures | None = None
 
     def feeds(
         self, limit: int | None = None, sizes: Sequence[int] = (1,)
@@ -60,40 +96,60 @@ class Dataset:
             start += size
 
 
-def load_dataset(source: DataSource, model: Model) -> Dataset:
-    """Read samples for `model` from an `.npz` file, take them from a mapping, or make them up.
+def load_dataset(
+    source: DataSource, model: Model, kind: str | None = None, *, labelled: bool = True
+) -> Dataset:
+    """Samples for `model` from an `.npz` file, a folder, a function or a mapping, or made up.
 
     Every model input needs one array of its type whose shape is the input's, with
-    any number of samples on the first axis. Raises DataError.
+    any number of samples on the first axis. `kind` is what labels have to be; by default what
+    the source says, else `class`. Labels are left out unless `labelled`. Raises DataError.
     """
-    where = "data" if isinstance(source, Mapping) else str(source)
     if isinstance(source, Synthetic):
         made = Samples(model, synthetic_arrays(source, model))
         return Dataset(made, synthetic=True)
+    where = "data" if isinstance(source, Mapping) else str(source)
     try:
         if isinstance(source, Mapping):
-            return _dataset(model, {name: np.asarray(a) for name, a in source.items()})
-        with NpzFile(Path(source)) as file:
-            check_names(model, set(file.names) - _labels_of(model))
-            headers = {name: file.header(name) for name in file.names}
-            labels = [headers.pop(name) for name in _labels_of(model) if name in headers]
-            count = check_samples(model, headers)
-            for header in labels:
-                _check_label_type(header, count)
-            return _dataset(model, {name: file.read(name) for name in file.names})
+            arrays = {name: np.asarray(a) for name, a in source.items()}
+            return _dataset(model, arrays, kind or "class", labelled)
+        file = source if isinstance(source, FileSource) else FileSource(source)
+        return _of_file(file, model, kind, labelled)
     except SecateurError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def _of_file(source: FileSource, model: Model, kind: str | None, labelled: bool) -> Dataset:
+    path = Path(source.path)
+    if path.is_dir():
+        return load_folder(path, source.preprocessing, model, kind, labelled)
+    if isinstance(source.path, str) and NAME.fullmatch(source.path) and not path.exists():
+        arrays = read_function(source.path, model, LABELS)
+        return _dataset(model, arrays, kind or "class", labelled)
+    if source.preprocessing is not None:
+        raise DataError("preprocessing is for folders of pictures and recordings")
+    with NpzFile(path) as file:
+        check_names(model, set(file.names) - _labels_of(model))
+        headers = {name: file.header(name) for name in file.names}
+        labels = [headers.pop(name) for name in _labels_of(model) if name in headers]
+        count = check_samples(model, headers)
+        for header in labels if labelled else []:
+            _check_label_type(header, count, kind or "class")
+        arrays = {name: file.read(name) for name in file.names}
+    return _dataset(model, arrays, kind or "class", labelled)
 
 
 def _labels_of(model: Model) -> set[str]:
     return {LABELS} - {value.name for value in model_inputs(model)}
 
 
-def _dataset(model: Model, arrays: dict[str, Array]) -> Dataset:
+def _dataset(model: Model, arrays: dict[str, Array], kind: str, labelled: bool) -> Dataset:
     labels = arrays.pop(LABELS, None) if _labels_of(model) else None
     samples = Samples(model, arrays)
     _check_finite(samples.arrays)
-    return Dataset(samples, None if labels is None else _check_labels(labels, len(samples)))
+    if labels is None or not labelled:
+        return Dataset(samples, kind=kind)
+    return Dataset(samples, _check_labels(labels, len(samples), kind), kind)
 
 
 # --- checks ----------------------------------------------------------------------
@@ -103,11 +159,13 @@ _BLOCK_BYTES = 1 << 24
 """Bytes looked at together: an array may be mapped, and larger than memory."""
 
 
-def _check_finite(arrays: Mapping[str, Array]) -> None:
+def _check_finite(arrays: Mapping[str, SampleArray]) -> None:
     for name, array in arrays.items():
         if array.dtype.kind != "f":
             continue
-        rows = max(1, _BLOCK_BYTES * len(array) // max(1, array.nbytes))
+        rows = max(
+            1, _BLOCK_BYTES * len(array) // max(1, math.prod(array.shape) * array.dtype.itemsize)
+        )
         for start in range(0, len(array), rows):
             finite = np.isfinite(array[start : start + rows])
             if not finite.all():
@@ -118,16 +176,31 @@ def _check_finite(arrays: Mapping[str, Array]) -> None:
                 )
 
 
-def _check_label_type(labels: Described, samples: int) -> None:
-    if labels.dtype.kind not in "iu" or labels.shape not in ((samples,), (samples, 1)):
+def _check_label_type(labels: Described, samples: int, kind: str) -> None:
+    if kind == "class":
+        wanted, shapes = "integers, one per sample", ((samples,), (samples, 1))
+        fits = labels.dtype.kind in "iu" and labels.shape in shapes
+    elif kind == "boxes":
+        wanted = "lists of rows of class, x, y, x, y"
+        fits = labels.dtype.kind in "iuf" and len(labels.shape) == 3 and labels.shape[2] == 5
+    elif kind == "text":
+        wanted = "texts, or lists of symbols' numbers that end in -1"
+        fits = labels.dtype.kind == "U" or (labels.dtype.kind in "iu" and len(labels.shape) == 2)
+    else:
+        wanted, fits = "arrays of numbers", labels.dtype.kind in "biuf"
+    if not fits or labels.shape[:1] != (samples,):
         raise DataError(
-            f"'{LABELS}' must be {samples} integers, one per sample, "
+            f"'{LABELS}' must be {samples} {wanted}, "
             f"not {labels.dtype} of shape {list(labels.shape)}"
         )
 
 
-def _check_labels(labels: Array, samples: int) -> Array:
-    _check_label_type(labels, samples)
+def _check_labels(labels: Array, samples: int, kind: str) -> Array | Sequence[Any]:
+    _check_label_type(labels, samples, kind)
+    if kind == "boxes":
+        return LazyLabels(samples, lambda index: Boxes.of_rows(labels[index]))
+    if kind != "class":
+        return labels
     labels = np.asarray(labels).reshape(samples)
     if labels.min() < 0:
         raise DataError(
@@ -135,3 +208,100 @@ def _check_labels(labels: Array, samples: int) -> Array:
             f"not {int(labels.min())} as for sample {int(labels.argmin())}"
         )
     return labels
+
+
+# --- folders ---------------------------------------------------------------------
+
+
+def load_folder(
+    root: Path, how: Preprocessing | None, model: Model, kind: str | None, labelled: bool
+) -> Dataset:
+    """As `load_dataset`, of a folder of pictures, recordings or `.npy` files."""
+    folder = SampleFolder(root)
+    what = kind_of(folder)
+    if what == "arrays" and how is not None:
+        raise DataError("preprocessing is for folders of pictures and recordings")
+    if what == "arrays" and not has_one_kind(folder, model):
+        arrays, labels = read_arrays(folder, model, LABELS)
+        samples = Samples(model, arrays)
+        if labels is None or not labelled:
+            return Dataset(samples)
+        kind = kind or "class"
+        return Dataset(samples, _check_labels(labels, len(samples), kind), kind)
+    names = folder.of({"pictures": PICTURES, "recordings": RECORDINGS}.get(what, ARRAYS))
+    table = read_table(folder, names) if labelled else None
+    names = names if table is None else table.names
+    source: Pictures | Recordings | ArrayFiles
+    if what == "pictures":
+        if kind in ("mask", "image") and table is not None:
+            _check_other_files(folder, table)
+        source = Pictures(folder, names, model, how)
+    elif what == "recordings":
+        source = Recordings.of(folder, names, model, how)
+    else:
+        source = ArrayFiles(folder, names, model, model_inputs(model)[0].name)
+    samples = Samples(model, {source.input_name: source.array})
+    pictures = source if isinstance(source, Pictures) else None
+    notes = _left_out(folder, names, table)
+    if table is None:
+        return Dataset(samples, notes=notes, pictures=pictures)
+    kind = kind or table.kind or "class"
+    labels_ = _table_labels(table, kind, pictures)
+    return Dataset(samples, labels_, kind, notes=notes, pictures=pictures)
+
+
+def _table_labels(table: Table, kind: str, pictures: Pictures | None) -> Sequence[Any] | Array:
+    """What a folder's labels are as a kind. Raises DataError where they aren't that."""
+    if kind == "boxes":
+        if table.kind != "boxes" or pictures is None:
+            raise DataError("boxes are read from annotations as COCO writes them")
+        placings = pictures.placings
+        return LazyLabels(
+            len(table.names), lambda index: objects(table.labels[index], placings[index])
+        )
+    if table.kind == "boxes":
+        raise DataError(f"labels are boxes, not of the kind {kind}")
+    if kind in ("mask", "image"):
+        if pictures is None:
+            raise DataError(f"labels of the kind {kind} are for pictures")
+        files = [str(label) for label in table.labels]
+        if kind == "mask":
+            return LazyLabels(len(files), lambda index: pictures.mask(index, files[index]))
+        return LazyLabels(len(files), lambda index: pictures.like(files[index]))
+    if kind == "number":
+        return numbers(table)
+    if kind == "text":
+        return [str(label) for label in table.labels]
+    return _check_labels(class_indices(table), len(table.names), "class")
+
+
+def _check_other_files(folder: SampleFolder, table: Table) -> None:
+    """Raise DataError where a label is no picture of the folder."""
+    known = set(folder.of(PICTURES))
+    for name, label in zip(table.names, table.labels, strict=True):
+        if str(label) not in known:
+            raise FileError(name, f"label '{str(label)[:100]}' is no picture of the folder")
+
+
+def _left_out(folder: SampleFolder, names: Sequence[str], table: Table | None) -> tuple[str, ...]:
+    """What of a folder is no sample, and how classes were numbered."""
+    used = {*names, *TABLES, CLASSES}
+    if table is not None:
+        used |= {str(label) for label in table.labels if isinstance(label, str)}
+    rest = [name for name in folder.files if name not in used]
+    notes = []
+    if rest:
+        some = ", ".join(rest[:3]) + (", ..." if len(rest) > 3 else "")
+        notes.append(f"{folder.root}: {len(rest):,} file(s) are no samples: {some}")
+    if (
+        table is not None
+        and table.kind == "class"
+        and table.classes
+        and CLASSES not in folder.files
+    ):
+        first, last = table.classes[0], table.classes[-1]
+        notes.append(
+            f"{folder.root}: its {len(table.classes)} folders are classes 0 ({first}) to "
+            f"{len(table.classes) - 1} ({last}) by their names; {CLASSES} in it can say otherwise"
+        )
+    return tuple(notes)

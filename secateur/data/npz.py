@@ -108,15 +108,15 @@ class NpzFile:
         if name not in self._headers:
             info = self._members[name]
             if info.flag_bits & 1:
-                raise self._error(name, "is encrypted")
+                raise _error(name, "is encrypted")
             try:
                 with self._archive.open(info) as file:
-                    header = self._headers[name] = self._read_header(file, name)
+                    header = self._headers[name] = read_header(file, name)
             except (*_DAMAGE, OSError) as error:
                 raise self._damaged(name, error) from None
             held = info.file_size - header.offset
             if header.nbytes != held:
-                raise self._error(
+                raise _error(
                     name,
                     f"of shape {list(header.shape)} needs {header.nbytes} bytes, "
                     f"the file holds {held}",
@@ -131,7 +131,7 @@ class NpzFile:
         if not mapped:
             self._unpacked += header.nbytes
             if self._unpacked > MOST_UNPACKED:
-                raise self._error(
+                raise _error(
                     name,
                     f"unpacks to {header.nbytes:,} bytes, and {MOST_UNPACKED:,} is the most for "
                     "all arrays; numpy.savez writes files that are read piece by piece",
@@ -175,49 +175,53 @@ class NpzFile:
             members[name] = info
         return members
 
-    def _read_header(self, file: IO[bytes], name: str) -> Header:
-        start = file.read(len(_MAGIC) + 2)
-        if not start.startswith(_MAGIC) or len(start) < len(_MAGIC) + 2:
-            raise self._error(name, "is no .npy file")
-        form = _LENGTHS.get(start[-2])
-        if form is None or start[-1] != 0:
-            raise self._error(name, f"has .npy format {start[-2]}.{start[-1]}; 1 to 3 are read")
-        (length,) = struct.unpack(form, file.read(struct.calcsize(form)))
-        text = file.read(min(length, _MOST_HEADER + 1))
-        if len(text) != length:
-            raise self._error(name, "has a malformed header")
-        try:
-            entries = ast.literal_eval(text.decode("utf-8" if start[-2] == 3 else "latin1"))
-            shape, description = entries["shape"], entries["descr"]
-            fortran = entries["fortran_order"]
-        except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
-            raise self._error(name, "has a malformed header") from None
-        sizes = isinstance(shape, tuple) and all(type(size) is int for size in shape)
-        if not sizes or type(fortran) is not bool or len(entries) != 3:
-            raise self._error(name, "has a malformed header")
-        if element_count(shape) is None:
-            raise self._error(name, f"has the impossible shape {str(list(shape))[:100]}")
-        dtype = self._dtype(description, name)
-        offset = len(start) + struct.calcsize(form) + length
-        return Header(shape, dtype.newbyteorder("="), fortran, offset, not dtype.isnative)
-
-    def _dtype(self, description: Any, name: str) -> np.dtype[Any]:
-        if not isinstance(description, str):
-            raise self._error(name, "has elements of several fields")
-        try:
-            dtype: np.dtype[Any] = np.dtype(description)
-        except (TypeError, ValueError, SyntaxError):
-            raise self._error(name, f"has elements of no type: {description[:50]!r}") from None
-        if dtype.hasobject:
-            raise self._error(name, "holds Python objects, which are not loaded")
-        if dtype.kind not in "biufcSU" or dtype.itemsize == 0 or dtype.subdtype is not None:
-            raise self._error(name, f"has elements of type {description[:50]!r}, no plain numbers")
-        return dtype
-
     def _damaged(self, name: str, error: BaseException) -> DataError:
         if isinstance(error, NotImplementedError):
-            return self._error(name, "is compressed in a way that is not read")
-        return self._error(name, "is damaged or truncated")
+            return _error(name, "is compressed in a way that is not read")
+        return _error(name, "is damaged or truncated")
 
-    def _error(self, name: str, problem: str) -> DataError:
-        return DataError(f"array '{name[:100]}' {problem}")
+
+def read_header(file: IO[bytes], name: str) -> Header:
+    """What an `.npy` file says of its array, which `name` calls in errors. Raises DataError."""
+    start = file.read(len(_MAGIC) + 2)
+    if not start.startswith(_MAGIC) or len(start) < len(_MAGIC) + 2:
+        raise _error(name, "is no .npy file")
+    form = _LENGTHS.get(start[-2])
+    if form is None or start[-1] != 0:
+        raise _error(name, f"has .npy format {start[-2]}.{start[-1]}; 1 to 3 are read")
+    (length,) = struct.unpack(form, file.read(struct.calcsize(form)))
+    text = file.read(min(length, _MOST_HEADER + 1))
+    if len(text) != length:
+        raise _error(name, "has a malformed header")
+    try:
+        entries = ast.literal_eval(text.decode("utf-8" if start[-2] == 3 else "latin1"))
+        shape, description = entries["shape"], entries["descr"]
+        fortran = entries["fortran_order"]
+    except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
+        raise _error(name, "has a malformed header") from None
+    sizes = isinstance(shape, tuple) and all(type(size) is int for size in shape)
+    if not sizes or type(fortran) is not bool or len(entries) != 3:
+        raise _error(name, "has a malformed header")
+    if element_count(shape) is None:
+        raise _error(name, f"has the impossible shape {str(list(shape))[:100]}")
+    dtype = _dtype(description, name)
+    offset = len(start) + struct.calcsize(form) + length
+    return Header(shape, dtype.newbyteorder("="), fortran, offset, not dtype.isnative)
+
+
+def _dtype(description: Any, name: str) -> np.dtype[Any]:
+    if not isinstance(description, str):
+        raise _error(name, "has elements of several fields")
+    try:
+        dtype: np.dtype[Any] = np.dtype(description)
+    except (TypeError, ValueError, SyntaxError):
+        raise _error(name, f"has elements of no type: {description[:50]!r}") from None
+    if dtype.hasobject:
+        raise _error(name, "holds Python objects, which are not loaded")
+    if dtype.kind not in "biufcSU" or dtype.itemsize == 0 or dtype.subdtype is not None:
+        raise _error(name, f"has elements of type {description[:50]!r}, no plain numbers")
+    return dtype
+
+
+def _error(name: str, problem: str) -> DataError:
+    return DataError(f"array '{name[:100]}' {problem}")

@@ -20,12 +20,12 @@ from onnx import TensorProto, helper
 from ..ir.errors import SecateurError
 from ..ir.graph import Node, Value, normalize_domain
 from ..ir.model import Model
-from ..ir.partition import extract
 from ..ir.reference import Session
 from ..ir.tensor import Array
 from .inputs import model_inputs
 from .npz import DataError
 from .random_inputs import random_feed
+from .statistics import distances, normalizations, session_up_to
 
 PREFIX = "synthetic"
 
@@ -275,35 +275,23 @@ def _nearest_kind(
     others: Mapping[str, Array],
 ) -> tuple[float, float, float]:
     """Images of which the first layers' statistics are nearest to those that the model keeps."""
-    nodes = _normalizations(model)[:STATISTICS]
+    nodes = normalizations(model)[:STATISTICS]
     if not nodes or not images:
         return USUAL
-    read = [node.input(0) for node in nodes]
-    needed = list(dict.fromkeys(value for value in read if value is not None))
-    graph = model.graph.nodes
-    position = max(graph.index(v.producer) for v in needed if v.producer is not None)
     try:
-        session = Session(extract(model, graph[: position + 1], needed)[0], threads=0)
-        distances = [
-            _distance(session, model, nodes, _feeds(source, session, kind, images, others))
+        session = session_up_to(model, [node.input(0) for node in nodes])
+        found = [
+            sum(
+                float(distance.mean())
+                for distance in distances(
+                    session, model, nodes, _feeds(source, session, kind, images, others)
+                )
+            )
             for kind in KINDS
         ]
     except SecateurError:
         return USUAL
-    return KINDS[int(np.argmin(distances))]
-
-
-def _normalizations(model: Model) -> list[Node]:
-    """Nodes that hold the statistics of what they read in training."""
-    return [
-        node
-        for node in model.graph.nodes
-        if node.op_type == "BatchNormalization"
-        and normalize_domain(node.domain) == ""
-        and all(model.constant(node.input(position)) is not None for position in (3, 4))
-        and node.input(0) is not None
-        and node.inputs[0].producer is not None  # type: ignore[union-attr]
-    ]
+    return KINDS[int(np.argmin(found))]
 
 
 def _feeds(
@@ -324,23 +312,3 @@ def _feeds(
         }
         for start in runs
     ]
-
-
-def _distance(
-    session: Session, model: Model, nodes: list[Node], feeds: list[dict[str, Array]]
-) -> float:
-    """Of the statistics on some runs from those that are kept, in units of the deviations."""
-    runs = [session.run(feed) for feed in feeds]
-    total = 0.0
-    for node in nodes:
-        value = node.inputs[0]
-        mean, variance = (model.constant(node.input(position)) for position in (3, 4))
-        assert value is not None
-        assert mean is not None
-        assert variance is not None
-        seen = np.concatenate([run[value.name] for run in runs]).astype(np.float64)
-        axes = (0, *range(2, seen.ndim))
-        deviation = np.sqrt(np.asarray(variance.numpy(), np.float64) + 1e-12)
-        centre = (seen.mean(axes) - mean.numpy()) / deviation
-        total += float(np.mean(np.square(centre) + np.square(seen.std(axes) / deviation - 1)))
-    return total

@@ -245,7 +245,7 @@ class _Run:
         with self._stage("import") as seconds:
             self.original = open_model(model, self.settings.fixed_inputs())
             self.model = self.original.clone()
-            self.calibration = _dataset(calibration, self.model)
+            self.calibration = _dataset(calibration, self.model, labelled=False)
             self.evaluation = _dataset(evaluation, self.model)
             self.report = Report(
                 model=describe_model(self.model),
@@ -376,7 +376,7 @@ class _Run:
             agreement = compare(self.runners[reference], self.runners["artifact"], feeds)
             artifact.agreement = dataclasses.asdict(agreement)
 
-    def _measure_accuracy(self, data: Dataset, labels: Array) -> None:
+    def _measure_accuracy(self, data: Dataset, labels: Sequence[Any] | Array) -> None:
         self.report.evaluation_samples = len(data.samples)
         for stage in self.report.stages:
             stage.top1 = evaluate(self.runners[stage.name], data.samples, labels).top1
@@ -412,5 +412,5 @@ class _Run:
         self.observer.end()
 
 
-def _dataset(source: DataSource | None, model: Model) -> Dataset | None:
-    return None if source is None else load_dataset(source, model)
+def _dataset(source: DataSource | None, model: Model, *, labelled: bool = True) -> Dataset | None:
+    return None if source is None else load_dataset(source, model, labelled=labelled)

@@ -67,7 +67,7 @@ def sweep_file(
     if kind == "latency" and target is None:
         raise SecateurError("a budget of latency needs a target to compile for (--target)")
     original = open_model(source, fixed)
-    samples = None if data is None else load_dataset(data, original)
+    samples = None if data is None else load_dataset(data, original, labelled=False)
     judged = None if evaluation is None else load_dataset(evaluation, original)
     options = {**options, "align": options.get("align") or 1}
     job = _Sweep(original, kind, options, samples, judged, target, seed)

@@ -84,7 +84,7 @@ def transform_file(
     """
     original = open_model(source, fixed)
     model = original.clone()
-    samples = None if data is None else load_dataset(data, model)
+    samples = None if data is None else load_dataset(data, model, labelled=False)
     labelled = None if evaluation is None else load_dataset(evaluation, model)
     job = Transformation(original, model, {"step": name, "seed": seed})
     report = job.report
@@ -162,6 +162,7 @@ def quantize_file(
     *,
     fixed: FixedInputs | None = None,
     data: DataSource,
+    evaluation: DataSource | None = None,
     seed: int = 0,
 ) -> Report:
     """Quantize to int8, calibrated with samples."""
@@ -172,7 +173,9 @@ def quantize_file(
     ) -> Iterator[tuple[Model, StepResult]]:
         yield model, run_step(step, model, context)
 
-    return transform_file(source, output, step.name, change, fixed=fixed, data=data, seed=seed)
+    return transform_file(
+        source, output, step.name, change, fixed=fixed, data=data, evaluation=evaluation, seed=seed
+    )
 
 
 def _check_result(step: Step, oracle: Model, model: Model, feeds: list[dict[str, Array]]) -> Check:

@@ -73,7 +73,9 @@ def test_every_command_has_the_listed_help(name: str) -> None:
     assert isinstance(command, click.Command)
     assert command.name == name
     if name != "cmake-dir":  # which prints one path
-        assert "--json" in {option for p in command.params for option in p.opts}
+        subcommands = command.commands.values() if isinstance(command, click.Group) else [command]
+        for one in subcommands:
+            assert "--json" in {option for p in one.params for option in p.opts}
     assert "Usage:" in run(name, "--help").stdout
 
 
