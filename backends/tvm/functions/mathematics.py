@@ -50,12 +50,12 @@ def _exp(e: VectorCode, x: Computed) -> Computed:
 
 
 def sigmoid(e: VectorCode, x: Computed) -> Computed:
-    limited = e.at_least(e.opaque(-x), e.number(-87.336544))
-    return _reciprocal(e, e.number(1.0) + _exp(e, e.at_most(limited, e.number(87.0))))
+    """1 / (1 + e^-x), and zero below -88.73: what large numbers are multiplied by."""
+    return _reciprocal(e, e.number(1.0) + exp(e, -x))
 
 
 def _reciprocal(e: VectorCode, x: Computed) -> Computed:
-    """1 / x for normal x, within about two units in the last place."""
+    """1 / x for normal x and infinity, within about two units in the last place."""
     if "avx512" not in e.target.features or e.lanes % 16:
         return e.number(1.0) / x
     x = e.bind(x, "float32")
@@ -63,7 +63,8 @@ def _reciprocal(e: VectorCode, x: Computed) -> Computed:
     name = "llvm.x86.avx512.rcp14.ps.512"
     parts = e.by_vectors(lambda v: llvm(name, "float32x16", v, zero, mask), x, "float32")
     first = e.bind(join(parts, 16), "float32")
-    return first * (e.number(2.0) - x * first)
+    refined = first * (e.number(2.0) - x * first)
+    return tirx.Select(e.number(math.inf) <= x, e.number(0.0), refined)
 
 
 _LOG = (

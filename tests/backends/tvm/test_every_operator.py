@@ -16,6 +16,7 @@ pytest.importorskip("tvm")
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.backends.tvm.graph.expand import EXPANDED
+from secateur.backends.tvm.lowering import lower
 from secateur.backends.tvm.lowering.loops import RULES as LOOPS
 from secateur.backends.tvm.lowering.lower import RULES
 from secateur.ir.ops import Trait, with_trait
@@ -66,6 +67,13 @@ UNEQUAL = {
     "LinearAttention": "products pass the largest float in another order",
 }
 """Operators whose results on special values aren't compared, with the reason."""
+
+
+MANY = 1000
+"""More than an operator has cases."""
+
+SEVERAL = 8
+"""Cases of an operator that its own test takes, at most, spread over all of them."""
 
 
 def lowered() -> set[str]:
@@ -222,11 +230,20 @@ def assert_close(have: Array, want: Array, what: str, operators: set[str]) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rules", ["all", "plain"])
 @pytest.mark.parametrize("op_type", sorted(lowered() - {"Unique"}))
-def test_an_operator_by_itself(tmp_path: Path, op_type: str) -> None:
-    """The tests above of one operator, in a second: for who works on it."""
-    parts = [part for part in cases(1) if op_type in part.operators]
-    found = list(compile_parts(parts, tmp_path, refused={}))
+def test_an_operator_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, op_type: str, rules: str
+) -> None:
+    """The tests above of one operator, in seconds and on more of its cases, and of its plain loops
+    where it has a fast rule, too: for who works on it."""
+    if rules == "plain":
+        if op_type not in RULES or op_type not in LOOPS:
+            pytest.skip("has one rule")
+        monkeypatch.setattr(lower, "RULES", {})
+    parts = [part for part in cases(MANY) if op_type in part.operators]
+    chosen = parts[:: -(-len(parts) // SEVERAL)]
+    found = list(compile_parts(chosen, tmp_path, refused={}))
     compared = sum(check(j, {p: part.feeds for p, part in j.parts.items()}) for j in found)
     for kind in SPECIAL:
         check_special(found, kind)

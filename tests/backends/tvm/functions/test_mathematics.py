@@ -48,7 +48,7 @@ VARIED: dict[str, list[dict[str, float]]] = {
 }
 """Parameters beside the defaults."""
 
-SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30, -1e-30, 89.0, 1e30, -1e30]
+SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30, -1e-30, 89.0, -89.0, 1e30, -1e30, 3e38, -3e38]
 
 
 def grid(count: int) -> Array:
@@ -100,7 +100,7 @@ def assert_near(found: Array, wanted: Array, x: Array, function: ScalarFunction)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted), function.op_type)
     finite = np.isfinite(narrow) & np.isfinite(x)
     np.testing.assert_array_equal(np.isinf(found[finite]), np.isinf(narrow[finite]))
-    limit, least = LIMITS.get(function.op_type, OTHERS), 2e-38
+    limit, least = LIMITS.get(function.op_type, OTHERS), 1.18e-38
     if x.dtype == np.float16:
         limit, least = 1e-3, 6e-8
     scale = np.abs(wanted[finite])
