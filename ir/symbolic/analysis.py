@@ -159,6 +159,9 @@ class SizeAnalysis(Facts):
     def _take_shape(self, value: Value, shape: Shape) -> None:
         """Keep the more precise of what the rule and the declaration say of each size."""
         declared = self._declared(value)
+        if declared == shape:  # the usual case, and the quick one
+            self._shapes[value] = shape
+            return
         if declared is not None and len(declared) == len(shape):
             shape = tuple(
                 d if isinstance(d, int) or (_is_vague(s) and not e.is_unknown(d)) else s

@@ -195,8 +195,13 @@ def bounded(size: Size, limit: int) -> Size:
 
 
 def add(*sizes: Size) -> Size:
-    if all(isinstance(size, int) for size in sizes):
-        return sum(size for size in sizes if isinstance(size, int))
+    whole = 0
+    for size in sizes:
+        if not isinstance(size, int):
+            break
+        whole += size
+    else:  # the usual case, and the quick one
+        return whole
     total: dict[Monomial, int] = {}
     for size in sizes:
         for monomial, factor in terms_of(size).items():
