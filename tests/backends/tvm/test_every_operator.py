@@ -39,7 +39,10 @@ SPECIAL = {
 """What floating-point inputs hold among other numbers, by the name of the kind."""
 
 NAN_WINS = {"ReduceMax", "ReduceMin", "MaxPool", "GlobalMaxPool", "MaxRoiPool", "RoiAlign"}
-"""Any NaN in their window gives NaN; with ONNX Runtime it depends on where it stands."""
+NAN_WINS |= {"ScatterElements", "ScatterND"}
+NAN_WINS |= {"RNN", "GRU", "LSTM"}
+"""Any NaN in their window, among updates of an element, or in a sequence gives NaN; with ONNX
+Runtime it depends on where it stands, and recurrent layers lose it."""
 
 FIRST_ONLY = {"NonMaxSuppression", "Resize", "RoiAlign", "Upsample", "AffineGrid", "OneHot"}
 FIRST_ONLY |= {"Conv", "ConvTranspose", "RNN", "GRU", "LSTM"}
@@ -64,9 +67,18 @@ UNEQUAL = {
     "DFT": "infinity meets sines that are nearly zero",
     "STFT": "infinity meets sines that are nearly zero",
     "Attention": "scores pass the largest float where sums go in another order",
+    "MaxUnpool": "ONNX Runtime counts places in another shape than ONNX, where one is given",
     "LinearAttention": "products pass the largest float in another order",
 }
 """Operators whose results on special values aren't compared, with the reason."""
+
+UNEQUAL_ON = {
+    ("infinity", "LayerNormalization"): "ONNX Runtime's mean of one infinite number is NaN",
+    ("infinity", "MaxPool"): "ONNX Runtime's maxima start at the lowest finite number",
+    ("infinity", "Resize"): "an infinite pixel may meet a weight of zero, before or after others",
+    ("edges", "ReduceMean"): "large numbers cancel in the order in which they are summed",
+}
+"""The same for one kind of special values."""
 
 
 MANY = 1000
@@ -172,7 +184,8 @@ def check_special(artifacts: list[Joined], kind: str) -> int:
     count = 0
     for joined in artifacts:
         feeds = {p: special(part, kind) for p, part in joined.parts.items()}
-        skipped = {p for p, part in joined.parts.items() if part.operators & {*UNEQUAL}}
+        unequal = {*UNEQUAL, *(op_type for of, op_type in UNEQUAL_ON if of == kind)}
+        skipped = {p for p, part in joined.parts.items() if part.operators & unequal}
         count += check(joined, feeds, skipped)
     return count
 
@@ -241,14 +254,14 @@ def test_an_operator_by_itself(
         if op_type not in RULES or op_type not in LOOPS:
             pytest.skip("has one rule")
         monkeypatch.setattr(lower, "RULES", {})
+    stated = {part.name: outputs for part, outputs in _all_parts()}
     parts = [part for part in cases(MANY) if op_type in part.operators]
     chosen = parts[:: -(-len(parts) // SEVERAL)]
     found = list(compile_parts(chosen, tmp_path, refused={}))
-    compared = sum(check(j, {p: part.feeds for p, part in j.parts.items()}) for j in found)
+    for joined in found:
+        check_one_or_other(joined, stated)
     for kind in SPECIAL:
         check_special(found, kind)
-    if not compared:
-        pytest.skip("compared with what ONNX says, with the other cases")
 
 
 @pytest.mark.slow
@@ -263,14 +276,19 @@ def test_many_cases(tmp_path: Path, share: int) -> None:
     stated = {part.name: outputs for part, outputs in chosen}
     refused: dict[str, str] = {}
     for joined in compile_parts([part for part, _ in chosen], tmp_path, refused=refused):
-        found = joined.run({p: part.feeds for p, part in joined.parts.items()})
-        for prefix, part in joined.parts.items():
-            have = list(found[prefix].values())
-            computed = part.reference(part.feeds)
-            if computed is None or _differ(have, list(computed.values()), part):
-                problem = _differ(have, stated[part.name], part)
-                assert not problem, problem
+        check_one_or_other(joined, stated)
     assert len(refused) <= 0.15 * len(chosen), refused
+
+
+def check_one_or_other(joined: Joined, stated: dict[str, list[Array]]) -> None:
+    """Each part gives what ONNX Runtime computes or, where they differ, what ONNX says."""
+    found = joined.run({p: part.feeds for p, part in joined.parts.items()})
+    for prefix, part in joined.parts.items():
+        have = list(found[prefix].values())
+        computed = part.reference(part.feeds)
+        if computed is None or _differ(have, list(computed.values()), part):
+            problem = _differ(have, stated[part.name], part)
+            assert not problem, problem
 
 
 def _differ(have: list[Array], want: list[Array], part: Part) -> str:

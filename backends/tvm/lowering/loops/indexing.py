@@ -138,7 +138,7 @@ def scatter_nd(call: OperatorCall) -> None:
 
 @rule("OneHot")
 def one_hot(call: OperatorCall) -> None:
-    """The depth shows in the result's shape; indices outside of it give the off value."""
+    """The depth shows in the result's shape; indices outside of it, NaN too, give the off value."""
     shape = call.output_shape()
     axis = call.axis(len(shape), -1)
     depth = shape[axis]
@@ -146,7 +146,8 @@ def one_hot(call: OperatorCall) -> None:
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         indices, values = xs
         with nest(k, shape) as index:
-            chosen = bind(k, to(indices[[*index[:axis], *index[axis + 1 :]]], "int64"))
+            given = bind(k, indices[[*index[:axis], *index[axis + 1 :]]])
+            chosen = bind(k, m.convert(given, "int64"))
             place = to(index[axis], "int64")
             hit = tirx.any(chosen == place, chosen == place - number(depth, "int64"))
             ys[0].store(select(hit, values.at(1), values.at(0)), index)
