@@ -125,7 +125,8 @@ static void announce(uint32_t job) {
 
 /* Whether the state above is this process's own. A fork copies neither the workers nor the
  * threads that held the flag and the lock at that moment: the child's first launch sets all
- * back, and other threads of the child do without workers meanwhile. */
+ * back, the tasks of a job that was under way with it, which new workers would begin, and
+ * other threads of the child do without workers meanwhile. */
 static int owns_state(void) {
     pid_t self = getpid(), owner = atomic_load(&process);
     if (owner == self) return 1;
@@ -135,6 +136,7 @@ static int owns_state(void) {
         wake = finished = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
         atomic_store(&sleepers, 0);
         atomic_store(&waiting, 0);
+        for (int i = 0; i < MOST_THREADS; i++) atomic_store(&tickets[i].next, 0);
         workers = 0;
         atomic_flag_clear(&taken);
     }

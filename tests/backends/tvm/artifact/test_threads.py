@@ -176,7 +176,7 @@ def test_processes_forked_during_runs_run_with_workers_of_their_own(tmp_path: Pa
     for caller in callers:
         caller.start()
     try:
-        for _ in range(15):
+        for _ in range(100):
             child = os.fork()
             if child == 0:
                 signal.alarm(30)  # ends it where it waits for ever
