@@ -50,8 +50,8 @@ class QuantizeStatic(Pass):
     of nodes that stay float.
 
     Statistics: counts by operator of `quantized`, `absorbed` and `skipped` nodes,
-    the numbers of `activations` quantized and calibration `samples`, and `opset`
-    where it was raised.
+    the numbers of `activations` quantized and calibration `samples`, the names of activations
+    that were `constant` over all of these, and `opset` where it was raised.
     """
 
     per_channel: bool = True
@@ -73,7 +73,7 @@ class QuantizeStatic(Pass):
         raised = raise_opset(model, feeds)
         infer_shapes(model)
         constants = Constants(model)
-        placement, affines = self._decide(model, constants, samples)
+        placement, affines, ranges = self._decide(model, constants, samples)
         quantized = Counter(node.op_type for node in placement.nodes)
         absorbed = Counter(node.op_type for node in placement.absorbed.values())
         left = notes(model, placement)
@@ -92,6 +92,7 @@ class QuantizeStatic(Pass):
             "skipped": dict(sorted(Counter(note.op_type for note in left).items())),
             "activations": len(placement.values),
             "samples": len(samples),
+            "constant": sorted(value.name for value, r in ranges.items() if r.low == r.high),
         }
         if raised:
             statistics["opset"] = model.opset
@@ -99,8 +100,11 @@ class QuantizeStatic(Pass):
 
     def _decide(
         self, model: Model, constants: Constants, samples: Samples
-    ) -> tuple[Placement, dict[Value, QuantParams]]:
-        """Placement and parameters. Repeats where ranges show that a decision won't do."""
+    ) -> tuple[Placement, dict[Value, QuantParams], dict[Value, ValueRange]]:
+        """Placement, parameters, and the ranges that were measured.
+
+        Repeats where ranges show that a decision won't do.
+        """
         refused = self._ignored(model)
         standalone: set[Node] = set()
         ranges: dict[Value, ValueRange] = {}
@@ -116,7 +120,8 @@ class QuantizeStatic(Pass):
             affines = {value: QuantParams.covering(ranges[value], dtype) for value in sources}
             clipping = _still_clipping(placement, constants, affines)
             if not clipping:
-                return placement, affines
+                seen = {v: r for v, r in ranges.items() if constants.get(v) is None}
+                return placement, affines, seen
             standalone |= clipping
 
     def _ignored(self, model: Model) -> dict[Node, str]:

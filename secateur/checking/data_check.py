@@ -66,6 +66,18 @@ class DataFindings:
     warnings: list[str]
 
 
+def suspicions(data: Dataset) -> list[str]:
+    """Of inputs that are the same everywhere."""
+    found = []
+    for name, array in data.samples.arrays.items():
+        indices = np.unique(np.linspace(0, len(array) - 1, LOOKED_AT).astype(int))
+        arrays = [np.asarray(array[int(index)]) for index in indices]
+        ranges = channel_ranges(arrays, None)
+        if len(array) > 1 and arrays[0].size > 1 and arrays[0].dtype.kind == "f":
+            found += constant_warnings(name, ranges)
+    return found
+
+
 def check_data_file(
     path: Path, source: DataSource, fixed: FixedInputs | None = None, kind: str | None = None
 ) -> tuple[DataFindings, Model, Dataset]:

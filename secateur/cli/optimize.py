@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..reporting.markdown import STAGE_HEADER, artifact_lines, headline, stage_row
+from ..reporting.markdown import artifact_lines, headline, stage_table, unchanged_text
 from ..reporting.report import Report
 from .console import StageProgress, print_json, print_table, say
 from .options import (
@@ -15,6 +15,7 @@ from .options import (
     fixed_inputs_options,
     folder_option,
     json_option,
+    metric_option,
     model_argument,
     pruning_options,
     samples_options,
@@ -22,6 +23,7 @@ from .options import (
     target_option,
     threads_option,
 )
+from .stepping import print_end
 
 if TYPE_CHECKING:
     from ..data.datasets import DataSource
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 @pruning_options
 @click.option("--quantize", type=click.Choice(["int8"]), help="Quantize; needs --calibration.")
 @samples_options("calibration", "evaluation")
+@metric_option
 @compiler_options
 @threads_option
 @seed_option
@@ -49,6 +52,7 @@ def command(
     quantize: str | None,
     calibration: DataSource | None,
     evaluation: DataSource | None,
+    metrics: tuple[str, ...],
     compiler: dict[str, Any],
     threads: int,
     seed: int,
@@ -79,6 +83,7 @@ def command(
             quantize=quantize,
             calibration=calibration,
             evaluation=evaluation,
+            metrics=metrics,
             threads=threads,
             seed=seed,
             observer=progress,
@@ -92,16 +97,16 @@ def command(
 
 
 def _print(report: Report, output: Path) -> None:
-    print_table(STAGE_HEADER, [stage_row(stage) for stage in report.stages])
+    print_table(*stage_table(report))
     say(headline(report))
     for line in artifact_lines(report):
         say(line)
-    for line in report.remarks():
-        say(f"Note: {line}")
+    print_end(report)
     for check in report.checks:
         if not check.passed:
             say(f"Not verified: {check.name}: {check.detail}")
     left = sum(len(run.notes) for run in report.passes)
     if left:
         say(f"Left alone for {left} reason(s), which the report gives.")
-    say(f"Wrote {output / 'model.onnx'}, model.so, report.json and report.md.")
+    written = f"{output / 'model.onnx'}, model.so, report.json and report.md"
+    say(f"Wrote {written}.{unchanged_text(report)}")

@@ -219,6 +219,17 @@ def _with_preprocessing(texts: Sequence[str], given: dict[str, Any], names: Sequ
         given[name] = FileSource(given[name], how)
 
 
+metric_option = click.option(
+    "--metric",
+    "metrics",
+    metavar="NAME",
+    multiple=True,
+    help="What to measure by labels: top1, top5, f1, auc, miou, map, map50, psnr, ssim, mae, rmse, "
+    "r2, cer, wer or module:function, with options as in map{decoder=yolov8}; repeatable. "
+    "[default: top1 for classes, map for boxes]",
+)
+
+
 def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
     """What to prune and how much. The command gets them as one dict, `pruning`."""
     options = {

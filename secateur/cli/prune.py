@@ -17,6 +17,7 @@ from .options import (
     goal_names,
     has_goal,
     json_option,
+    metric_option,
     model_argument,
     pruning_options,
     samples_options,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     help="What the budgets of --sweep are shares of; ratio: of the channels.",
 )
 @samples_options("calibration", "evaluation")
+@metric_option
 @seed_option
 @json_option
 def command(
@@ -61,6 +63,7 @@ def command(
     sweep_of: str,
     calibration: DataSource | None,
     evaluation: DataSource | None,
+    metrics: tuple[str, ...],
     seed: int,
     as_json: bool,
 ) -> None:
@@ -78,6 +81,8 @@ def command(
     if by_latency and target is None:
         raise click.UsageError("A budget of latency needs --target.")
     if sweep is not None:
+        if metrics:
+            raise click.UsageError("--sweep measures top1: leave out --metric.")
         from ..pipeline.sweep import parse_budgets, sweep_file
 
         rest = {name: value for name, value in pruning.items() if name not in GOALS}
@@ -105,6 +110,7 @@ def command(
         fixed=fixed,
         data=calibration,
         evaluation=evaluation,
+        metrics=metrics,
         seed=seed,
     )
     print_transformation(report, output, as_json)

@@ -11,6 +11,7 @@ from .options import (
     file_option,
     fixed_inputs_options,
     json_option,
+    metric_option,
     model_argument,
     samples_options,
     seed_option,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @file_option
 @fixed_inputs_options
 @samples_options("calibration", "evaluation")
+@metric_option
 @seed_option
 @json_option
 def command(
@@ -35,6 +37,7 @@ def command(
     fixed: FixedInputs,
     calibration: DataSource | None,
     evaluation: DataSource | None,
+    metrics: tuple[str, ...],
     seed: int,
     as_json: bool,
 ) -> None:
@@ -44,6 +47,12 @@ def command(
     from ..pipeline.transform import quantize_file
 
     report = quantize_file(
-        model, output, fixed=fixed, data=calibration, evaluation=evaluation, seed=seed
+        model,
+        output,
+        fixed=fixed,
+        data=calibration,
+        evaluation=evaluation,
+        metrics=metrics,
+        seed=seed,
     )
     print_transformation(report, output, as_json)

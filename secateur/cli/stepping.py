@@ -6,13 +6,15 @@ from pathlib import Path
 
 from ..reporting.markdown import (
     GROUP_HEADER,
-    SIZE_HEADER,
+    fidelity_text,
     group_rows,
     latency_lines,
+    output_table,
     reasons,
-    size_row,
+    stage_table,
+    unchanged_text,
 )
-from ..reporting.report import Report, percent_text
+from ..reporting.report import Report
 from .console import print_json, print_table, say
 
 
@@ -21,13 +23,7 @@ def print_transformation(report: Report, output: Path, as_json: bool) -> None:
     if as_json:
         print_json(report.to_dict())
         return
-    header, rows = SIZE_HEADER, [size_row(stage) for stage in report.stages]
-    if any(stage.top1 is not None for stage in report.stages):
-        header = [*header, "top-1"]
-        rows = [
-            [*row, percent_text(stage.top1)] for row, stage in zip(rows, report.stages, strict=True)
-        ]
-    print_table(header, rows)
+    print_table(*stage_table(report))
     groups = group_rows(report)
     if groups:
         print_table(GROUP_HEADER, groups)
@@ -39,6 +35,19 @@ def print_transformation(report: Report, output: Path, as_json: bool) -> None:
             say(f"Left alone: {line}")
     for check in report.checks:
         say(f"{'Checked' if check.passed else 'Not checked'}: {check.name}: {check.detail}")
+    print_end(report)
+    say(f"Wrote {output}.{unchanged_text(report)}")
+
+
+def print_end(report: Report) -> None:
+    """What a reader has to know, and what is suspicious."""
+    header, rows = output_table(report)
+    if rows:
+        print_table(header, rows)
+    text = fidelity_text(report)
+    if text:
+        say(text)
     for line in report.remarks():
         say(f"Note: {line}")
-    say(f"Wrote {output}.")
+    for line in report.warnings:
+        say(f"Warning: {line}.")

@@ -61,6 +61,18 @@ class FileSource:
 DataSource = str | os.PathLike[str] | Mapping[str, Array] | Synthetic | FileSource
 
 
+def prepared(source: DataSource | None, how: Any) -> DataSource | None:
+    """A source with preprocessing as `Preprocessing.of` takes it, where it has folders' files.
+
+    Raises DataError.
+    """
+    if how is None or not isinstance(source, str | os.PathLike):
+        return source
+    if os.fspath(source).endswith(".npz"):
+        return source
+    return FileSource(source, Preprocessing.of(how))
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """Samples checked against a model, and a label for each if known.
@@ -75,6 +87,8 @@ class Dataset:
     kind: str = "class"
     synthetic: bool = False
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    """Names of classes in their order, where the source has them."""
     pictures: Pictures | None = None
 
     def feeds(
@@ -247,7 +261,7 @@ def load_folder(
         return Dataset(samples, notes=notes, pictures=pictures)
     kind = kind or table.kind or "class"
     labels_ = _table_labels(table, kind, pictures)
-    return Dataset(samples, labels_, kind, notes=notes, pictures=pictures)
+    return Dataset(samples, labels_, kind, False, notes, table.classes, pictures)
 
 
 def _table_labels(table: Table, kind: str, pictures: Pictures | None) -> Sequence[Any] | Array:

@@ -14,14 +14,18 @@ from ..backends.tvm.cache import Cache
 from ..backends.tvm.targets import Target, can_run_here, parse_target
 from ..checking.agreement import compare
 from ..checking.checks import check_equivalent, check_feeds, check_file
+from ..checking.evaluation import evaluate_report
 from ..checking.independence import check_independent
 from ..checking.measure import describe_model, environment, latencies, measure_stage
-from ..checking.runners import Runner, evaluate
+from ..checking.metrics.catalogue import kind_of_labels
+from ..checking.runners import Runner
 from ..checking.running import open_model
 from ..data.batches import batch_sizes
-from ..data.datasets import UNLABELLED, Dataset, DataSource, load_dataset
+from ..data.datasets import UNLABELLED, Dataset, DataSource, load_dataset, prepared
 from ..data.fixed_inputs import FixedInputs
 from ..data.npz import DataError
+from ..data.preprocessing import Preprocessing
+from ..data.random_inputs import random_feeds
 from ..ir.errors import SecateurError
 from ..ir.model import Model
 from ..ir.onnx_io import save
@@ -69,7 +73,8 @@ class Settings:
     where the goal allows; by default the target's vector width. `tune` is for how many minutes
     to measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
     `declared_sizes` whether inputs that give results their sizes have the declared ones.
-    The rest is as in `PruneChannels`.
+    `metrics` are what is measured by labels, by default what the labels are for. The rest is as in
+    `PruneChannels`.
     """
 
     target: str
@@ -97,6 +102,7 @@ class Settings:
     declared_sizes: bool = False
     threads: int = 1
     seed: int = 0
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.quantize not in (None, "int8"):
@@ -144,6 +150,8 @@ def optimize(
     quantize: str | None = None,
     calibration: DataSource | None = None,
     evaluation: DataSource | None = None,
+    preprocess: Preprocessing | str | Sequence[str] | Mapping[str, Any] | None = None,
+    metrics: Sequence[str] = (),
     scope: str = "global",
     importance: str | None = None,
     align: int | None = None,
@@ -165,10 +173,12 @@ def optimize(
     """Simplify, prune, quantize, verify and compile `model`, and measure every stage.
 
     The folder `out` receives `model.onnx`, `model.so`, `report.json` and `report.md`,
-    all or none of them. `calibration` and `evaluation` are `.npz` files or mappings
-    (see `data.load_dataset`); quantization needs the former, accuracy the latter with
-    labels. `input_shapes` fixes inputs of open shape, `freeze_defaults` those that have a
-    default value, `input_values` gives inputs' values as text (`{"rate": "16000"}`).
+    all or none of them. `calibration` and `evaluation` are `.npz` files, folders, functions or
+    mappings (docs/data.md); quantization needs the former, accuracy the latter with labels.
+    `preprocess` says how pictures and recordings of folders become inputs, `metrics` what is
+    measured (docs/metrics.md). `input_shapes` fixes inputs of open shape, `freeze_defaults`
+    those that have a default value, `input_values` gives inputs' values as text
+    (`{"rate": "16000"}`).
     `tune`, `fallback`, `declared_sizes` and `cache` (a
     folder, or whether to use the user's) are those of `compile_model`. A `model` given
     as IR is not changed. Raises SecateurError.
@@ -199,13 +209,14 @@ def optimize(
         declared_sizes=declared_sizes,
         threads=threads,
         seed=seed,
+        metrics=tuple(metrics),
     )
     if quantize is not None and calibration is None:
         raise SecateurError("quantizing to int8 needs calibration data")
     run = _Run(settings, Cache.open(cache), observer or _Silent())
     out = Path(out)
     with output_folder(out, FILES) as folder:
-        run.read(model, calibration, evaluation)
+        run.read(model, prepared(calibration, preprocess), prepared(evaluation, preprocess))
         refuse_overwriting(run.original, *(out / name for name in FILES))
         run.transform()
         run.verify(folder / "model.onnx")
@@ -245,13 +256,17 @@ class _Run:
         with self._stage("import") as seconds:
             self.original = open_model(model, self.settings.fixed_inputs())
             self.model = self.original.clone()
+            kind = kind_of_labels(self.settings.metrics)
             self.calibration = _dataset(calibration, self.model, labelled=False)
-            self.evaluation = _dataset(evaluation, self.model)
+            self.evaluation = _dataset(evaluation, self.model, kind)
             self.report = Report(
                 model=describe_model(self.model),
                 options=dataclasses.asdict(self.settings),
                 environment=environment(),
             )
+            for data in (self.calibration, self.evaluation):
+                self.report.notes += [] if data is None else data.notes
+            self.report.notes = list(dict.fromkeys(self.report.notes))
             self.feeds = self._choose_feeds()
             self._record("original", seconds())
 
@@ -344,12 +359,18 @@ class _Run:
             self._run_artifact(path, artifact)
 
     def measure(self) -> None:
-        """Accuracy of every stage, then latency of all of them in turns."""
+        """Accuracy and fidelity of every stage, then latency of all of them in turns."""
         with self._stage("measure"):
-            if self.evaluation is not None and self.evaluation.labels is not None:
-                self._measure_accuracy(self.evaluation, self.evaluation.labels)
-            elif self.evaluation is not None:
+            if self.evaluation is not None and self.evaluation.labels is None:
                 self.report.notes.append(UNLABELLED)
+            evaluate_report(
+                self.report,
+                self.runners,
+                self.evaluation,
+                self.calibration,
+                lambda: random_feeds(self.original, self.settings.seed),
+                self.settings.metrics,
+            )
             if self.feeds:
                 measured = latencies(self.runners, self.feeds[0])
                 for stage in self.report.stages:
@@ -375,11 +396,6 @@ class _Run:
         if feeds is not None:
             agreement = compare(self.runners[reference], self.runners["artifact"], feeds)
             artifact.agreement = dataclasses.asdict(agreement)
-
-    def _measure_accuracy(self, data: Dataset, labels: Sequence[Any] | Array) -> None:
-        self.report.evaluation_samples = len(data.samples)
-        for stage in self.report.stages:
-            stage.top1 = evaluate(self.runners[stage.name], data.samples, labels).top1
 
     def _all_feeds(self) -> Iterator[dict[str, Array]] | None:
         """Every sample there is, in runs of the model's batch size; or random inputs."""
@@ -412,5 +428,7 @@ class _Run:
         self.observer.end()
 
 
-def _dataset(source: DataSource | None, model: Model, *, labelled: bool = True) -> Dataset | None:
-    return None if source is None else load_dataset(source, model, labelled=labelled)
+def _dataset(
+    source: DataSource | None, model: Model, kind: str | None = None, *, labelled: bool = True
+) -> Dataset | None:
+    return None if source is None else load_dataset(source, model, kind, labelled=labelled)

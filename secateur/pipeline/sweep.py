@@ -11,8 +11,8 @@ from typing import Any
 from ..backends.tvm.cache import Cache
 from ..backends.tvm.targets import parse_target
 from ..checking.checks import check_feeds
+from ..checking.evaluation import evaluate
 from ..checking.measure import measure_stage
-from ..checking.runners import evaluate
 from ..checking.running import open_model
 from ..data.batches import batch_sizes
 from ..data.datasets import Dataset, DataSource, load_dataset
@@ -68,7 +68,7 @@ def sweep_file(
         raise SecateurError("a budget of latency needs a target to compile for (--target)")
     original = open_model(source, fixed)
     samples = None if data is None else load_dataset(data, original, labelled=False)
-    judged = None if evaluation is None else load_dataset(evaluation, original)
+    judged = None if evaluation is None else load_dataset(evaluation, original, "class")
     options = {**options, "align": options.get("align") or 1}
     job = _Sweep(original, kind, options, samples, judged, target, seed)
     with atomic_files(output, drawing) as (file, image):
@@ -167,8 +167,8 @@ class _Sweep:
     ) -> Point:
         top1 = None
         if self.judged is not None and self.judged.labels is not None:
-            session = Session(model, threads=0)
-            top1 = evaluate(session, self.judged.samples, self.judged.labels).top1
+            runners = {"pruned": Session(model, threads=0)}
+            top1 = evaluate(runners, self.judged, texts=["top1"]).metrics["pruned"]["top1"]
         whole = self.stage
         return Point(
             budget,

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..backends.tvm.cache import Cache
 from ..backends.tvm.targets import parse_target
 from ..checking.checks import check_equivalent, check_feeds, check_file
+from ..checking.evaluation import evaluate_report
 from ..checking.measure import describe_model, environment, measure_stage
-from ..checking.runners import evaluate
+from ..checking.metrics.catalogue import kind_of_labels
+from ..checking.runners import Runner
 from ..checking.running import open_model
 from ..data.datasets import UNLABELLED, DataSource, load_dataset
 from ..data.fixed_inputs import FixedInputs
 from ..data.npz import DataError
+from ..data.random_inputs import random_feeds
 from ..ir.errors import SecateurError
 from ..ir.model import Model
 from ..ir.onnx_io import atomic_files, save
@@ -24,7 +27,7 @@ from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.base import Context
 from ..passes.quantize import QuantizeStatic
-from ..reporting.report import Check, Report, Stage
+from ..reporting.report import Check, Report
 from .latency import Machine
 from .pruning import check_amounts, prune_model
 from .steps import Step, StepResult, quantize_step, recover_step, run_step
@@ -73,27 +76,28 @@ def transform_file(
     fixed: FixedInputs | None = None,
     data: DataSource | None = None,
     evaluation: DataSource | None = None,
+    metrics: Sequence[str] = (),
     seed: int = 0,
 ) -> Report:
     """Change the model in `source`, check the result, and write it to `output`.
 
     `name` is what reports call the change. `data` are the samples to calibrate with and to
-    compare on; by default the latter are random. With `evaluation`, samples with labels,
-    accuracy is measured before and after. `output` appears whole or not at all, and may be
-    `source`. Raises SecateurError.
+    compare on; by default the latter are random. On `evaluation` samples, else on `data`, the
+    result's fidelity to the original is measured, and with labels the `metrics`.
+    `output` appears whole or not at all, and may be `source`. Raises SecateurError.
     """
     original = open_model(source, fixed)
     model = original.clone()
     samples = None if data is None else load_dataset(data, model, labelled=False)
-    labelled = None if evaluation is None else load_dataset(evaluation, model)
+    kind = kind_of_labels(metrics)
+    labelled = None if evaluation is None else load_dataset(evaluation, model, kind)
     job = Transformation(original, model, {"step": name, "seed": seed})
     report = job.report
 
-    def measure(model: Model, stage: Stage) -> None:
-        if labelled is not None and labelled.labels is not None:
-            session = Session(model, threads=0)
-            stage.top1 = evaluate(session, labelled.samples, labelled.labels).top1
-            report.evaluation_samples = len(labelled.samples)
+    for loaded in (samples, labelled):
+        report.notes += [] if loaded is None else loaded.notes
+    report.notes = list(dict.fromkeys(report.notes))
+    runners: dict[str, Runner] = {}
 
     with job.writing(output):
         try:
@@ -102,7 +106,7 @@ def transform_file(
             report.notes.append(f"nothing was compared: {error}")
         if labelled is not None and labelled.labels is None:
             report.notes.append(UNLABELLED)
-        measure(model, report.stages[0])
+        _run_later(runners, "original", model, report)
         arrays = None if samples is None else samples.samples.arrays
         made_up = samples is not None and samples.synthetic
         context = Context(arrays, seed, synthetic=made_up)
@@ -110,12 +114,24 @@ def transform_file(
             model = changed
             report.passes += result.runs
             report.stages.append(measure_stage(result.step.result, model, result.seconds))
-            measure(model, report.stages[-1])
+            _run_later(runners, result.step.result, model, report)
             if result.oracle is not None:
                 check = _check_result(result.step, result.oracle, model, job.feeds)
                 report.checks.append(check)
+        evaluate_report(
+            report, runners, labelled, samples, lambda: random_feeds(original, seed), metrics
+        )
         job.save(model)
     return report
+
+
+def _run_later(runners: dict[str, Runner], name: str, model: Model, report: Report) -> None:
+    """Keep a session of a stage, if there is one of the original."""
+    if runners or name == "original":
+        try:
+            runners[name] = Session(model, threads=0)
+        except SecateurError as error:
+            report.notes.append(f"{name}: nothing was measured: {error}")
 
 
 def prune_file(
@@ -127,6 +143,7 @@ def prune_file(
     fixed: FixedInputs | None = None,
     data: DataSource | None = None,
     evaluation: DataSource | None = None,
+    metrics: Sequence[str] = (),
     seed: int = 0,
 ) -> Report:
     """Prune, by the options of `prune_model`; with samples, recover what that costs.
@@ -152,7 +169,15 @@ def prune_file(
             yield model, run_step(recover_step(), model, result.context)
 
     return transform_file(
-        source, output, "prune", change, fixed=fixed, data=data, evaluation=evaluation, seed=seed
+        source,
+        output,
+        "prune",
+        change,
+        fixed=fixed,
+        data=data,
+        evaluation=evaluation,
+        metrics=metrics,
+        seed=seed,
     )
 
 
@@ -163,6 +188,7 @@ def quantize_file(
     fixed: FixedInputs | None = None,
     data: DataSource,
     evaluation: DataSource | None = None,
+    metrics: Sequence[str] = (),
     seed: int = 0,
 ) -> Report:
     """Quantize to int8, calibrated with samples."""
@@ -174,7 +200,15 @@ def quantize_file(
         yield model, run_step(step, model, context)
 
     return transform_file(
-        source, output, step.name, change, fixed=fixed, data=data, evaluation=evaluation, seed=seed
+        source,
+        output,
+        step.name,
+        change,
+        fixed=fixed,
+        data=data,
+        evaluation=evaluation,
+        metrics=metrics,
+        seed=seed,
     )
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..ir.display import printable
 from .report import (
+    Fidelity,
+    OutputFidelity,
     PassRun,
     Report,
     Stage,
     bytes_text,
     compiler_lines,
     count_text,
+    decibel_text,
     latency_text,
+    metric_text,
     percent_text,
     short,
 )
@@ -72,14 +77,56 @@ def size_row(stage: Stage) -> list[str]:
     ]
 
 
-def stage_row(stage: Stage) -> list[str]:
-    """A stage's cells under `STAGE_HEADER`."""
-    return [*size_row(stage), percent_text(stage.top1), latency_text(stage.latency)]
-
-
 SIZE_HEADER = ["stage", "nodes", "parameters", "MACs", "file"]
 
-STAGE_HEADER = [*SIZE_HEADER, "top-1", "latency, ms (range)"]
+FIDELITY_HEADER = ["same top-1", "SQNR, dB", "cosine"]
+
+
+def stage_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of all stages: sizes, what was measured by labels, fidelity to the
+    original (of the output where it is least), and latency."""
+    header = [*SIZE_HEADER, *(info.label for info in report.metrics)]
+    compared = any(stage.fidelity is not None for stage in report.stages)
+    timed = any(stage.latency is not None for stage in report.stages)
+    header += (FIDELITY_HEADER if compared else []) + (["latency, ms (range)"] if timed else [])
+    rows = []
+    for stage in report.stages:
+        row = [*size_row(stage)]
+        row += [metric_text(info, stage.metrics.get(info.name)) for info in report.metrics]
+        if compared:
+            found = stage.fidelity
+            row += ["-"] * 3 if found is None else fidelity_cells(found)
+        rows.append([*row, *([latency_text(stage.latency)] if timed else [])])
+    return header, rows
+
+
+def fidelity_cells(found: Fidelity | OutputFidelity) -> list[str]:
+    """Cells under `FIDELITY_HEADER`."""
+    cosine = "-" if found.cosine is None else f"{found.cosine:.4f}"
+    return [percent_text(found.top1), decibel_text(found.sqnr_db), cosine]
+
+
+def output_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the last stage's fidelity, output by output; no rows for one output."""
+    header = ["output", *FIDELITY_HEADER, "equal elements"]
+    compared = [stage for stage in report.stages if stage.fidelity is not None]
+    last = compared[-1].fidelity if compared else None
+    if last is None or len(last.outputs) < 2:
+        return header, []
+    return header, [
+        [short(o.name), *fidelity_cells(o), percent_text(o.equal)] for o in last.outputs
+    ]
+
+
+def fidelity_text(report: Report) -> str:
+    """On what fidelity was measured; empty where it wasn't."""
+    found = [stage.fidelity for stage in report.stages if stage.fidelity is not None]
+    if not found:
+        return ""
+    return (
+        f"Same top-1, SQNR and cosine compare outputs with the original's on "
+        f"{found[-1].samples:,} {found[-1].data}."
+    )
 
 
 def headline(report: Report) -> str:
@@ -91,8 +138,12 @@ def headline(report: Report) -> str:
         parts.append(f"{percent_text(last.macs / first.macs)} of the MACs")
     if first.file_bytes and last.file_bytes is not None:
         parts.append(f"{percent_text(last.file_bytes / first.file_bytes)} of the file size")
-    if first.top1 is not None and last.top1 is not None:
-        parts.append(f"top-1 {percent_text(first.top1)} -> {percent_text(last.top1)}")
+    for info in report.metrics:
+        before, after = (metric_text(info, s.metrics.get(info.name)) for s in (first, last))
+        parts.append(f"{info.label} {before} -> {after}")
+    if not report.metrics and last.fidelity is not None:
+        same, noise = percent_text(last.fidelity.top1), decibel_text(last.fidelity.sqnr_db)
+        parts.append(f"same top-1 {same}, SQNR {noise} dB")
     return ", ".join(parts)
 
 
@@ -118,15 +169,32 @@ def artifact_lines(report: Report) -> list[str]:
             f"max difference {artifact.agreement['max_difference']:.3g}."
         )
     if compiled is not None and reference is not None:
-        if compiled.top1 is not None:
-            lines.append(
-                f"Top-1 {percent_text(compiled.top1)}; ONNX Runtime {percent_text(reference.top1)}."
+        for info in report.metrics:
+            here, there = (
+                metric_text(info, s.metrics.get(info.name)) for s in (compiled, reference)
             )
+            lines.append(f"{info.label} {here}; ONNX Runtime {there}.")
         lines.append(
             f"Latency {latency_text(compiled.latency)} ms; "
             f"ONNX Runtime {latency_text(reference.latency)} ms."
         )
     return lines
+
+
+def unchanged_text(report: Report) -> str:
+    """A sentence where a quantization left every operator float, and what to do about it."""
+    run = report.pass_run("quantize-static")
+    if run is None or run.statistics.get("quantized"):
+        return ""
+    if report.model.get("inputs_with_defaults"):
+        way = "its weights are inputs with default values: add --freeze-defaults"
+    elif run.notes:
+        causes = Counter(note["reason"] for note in run.notes)
+        reason, count = causes.most_common(1)[0]
+        way = f"{count} of {len(run.notes)} operators: {reason}"
+    else:
+        way = "it has no operator that can work on integers: leave out the quantization"
+    return f" Nothing was quantized, all operators are float: {way}."
 
 
 def reasons(run: PassRun) -> list[str]:
@@ -146,15 +214,20 @@ def _head(report: Report) -> str:
     title = f"# {name} for {report.options['target']}"
     lines = [title, f"{headline(report)[:1].upper()}{headline(report)[1:]}."]
     lines += [f"Note: {_plain(line)}" for line in report.remarks()]
+    lines += [f"Warning: {_plain(line)}." for line in report.warnings]
     return "\n\n".join(lines)
 
 
 def _stages(report: Report) -> str:
-    lines = ["## Stages", table(STAGE_HEADER, map(stage_row, report.stages))]
+    header, rows = stage_table(report)
+    lines = ["## Stages", table(header, rows)]
     explain = f"Latency: median and range of runs in turns, {report.options['threads']} thread(s)."
     if report.evaluation_samples is not None:
-        explain = f"Top-1 over {report.evaluation_samples:,} samples. " + explain
-    return "\n\n".join([*lines, explain])
+        names = ", ".join(info.label for info in report.metrics)
+        explain = f"{names} over {report.evaluation_samples:,} samples. {explain}"
+    lines.append(f"{fidelity_text(report)} {explain}".strip())
+    header, rows = output_table(report)
+    return "\n\n".join([*lines, *([table(header, rows)] if rows else [])])
 
 
 def _pruning(report: Report) -> str:

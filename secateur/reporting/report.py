@@ -24,13 +24,94 @@ class Latency:
     max_ms: float
 
 
+@dataclasses.dataclass(frozen=True)
+class OutputFidelity:
+    """How near one output is to the original's over all samples.
+
+    `identical` where every element is the same, `equal` is the share of those that are.
+    `sqnr_db` is signal over noise in decibels, infinite without noise, and `cosine` that of the
+    angle between both; None for outputs that are no floats, or that have another shape. `top1` is
+    the share of samples with the same highest score, None where rows are no scores.
+    """
+
+    name: str
+    identical: bool
+    equal: float
+    sqnr_db: float | None
+    cosine: float | None
+    top1: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fidelity:
+    """How near a stage's outputs are to the original's; `data` says on what samples."""
+
+    samples: int
+    data: str
+    outputs: tuple[OutputFidelity, ...]
+
+    @property
+    def is_random(self) -> bool:
+        """Whether inputs were random, whose highest scores mean little."""
+        return "random" in self.data
+
+    @property
+    def top1(self) -> float | None:
+        """Of the output where it is least."""
+        known = [o.top1 for o in self.outputs if o.top1 is not None]
+        return min(known) if known and not self.is_random else None
+
+    @property
+    def sqnr_db(self) -> float | None:
+        known = [o.sqnr_db for o in self.outputs if o.sqnr_db is not None]
+        return min(known, default=None)
+
+    @property
+    def cosine(self) -> float | None:
+        known = [o.cosine for o in self.outputs if o.cosine is not None]
+        return min(known, default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricInfo:
+    """A metric by its `name`; `better` is higher or lower, `unit` share, dB or empty."""
+
+    name: str
+    better: str
+    unit: str
+
+    @property
+    def label(self) -> str:
+        """The name as people write it."""
+        return _LABELS.get(self.name, self.name)
+
+
+_LABELS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "f1": "F1",
+    "auc": "AUC",
+    "map": "mAP",
+    "map50": "mAP@50",
+    "miou": "mean IoU",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R2",
+    "cer": "CER",
+    "wer": "WER",
+}
+
+
 @dataclasses.dataclass
 class Stage:
     """The model after one stage. Fields that don't apply or weren't measured are None.
 
     `macs` leave out `uncounted` nodes whose sizes aren't known before the model runs.
-    `seconds` is what the transformation took, `top1` a share of the evaluation samples,
-    `latency` the time of one run at the model's batch size.
+    `seconds` is what the transformation took, `metrics` what `Report.metrics` describe, by name;
+    `top1` is that of them, a share of the evaluation samples. `fidelity` compares outputs with
+    the original's. `latency` is the time of one run at the model's batch size.
     """
 
     name: str
@@ -42,6 +123,8 @@ class Stage:
     file_bytes: int | None = None
     top1: float | None = None
     latency: Latency | None = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    fidelity: Fidelity | None = None
 
 
 @dataclasses.dataclass
@@ -98,6 +181,8 @@ class Report:
     evaluation_samples: int | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+    metrics: list[MetricInfo] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
     def stage(self, name: str) -> Stage | None:
         """The stage called `name`, if the run had it."""
@@ -114,6 +199,7 @@ class Report:
         remarks = [
             *(f"{note}." for note in self.notes),
             *(alignment_remark(run.statistics) for run in self.passes),
+            *(constant_remark(run.statistics) for run in self.passes),
             size_remark(self.model),
             uncounted_remark(uncounted),
             left_to_callers(self.model.get("inputs_with_defaults", 0)),
@@ -176,6 +262,19 @@ def alignment_remark(statistics: Mapping[str, Any]) -> str:
     return f"Widths are multiples of {align}: multiples of {asked} {why}."
 
 
+def constant_remark(statistics: Mapping[str, Any]) -> str:
+    """A sentence about tensors that calibration saw only one value of."""
+    names = statistics.get("constant", [])
+    if not names:
+        return ""
+    some = ", ".join(f"'{short(name)}'" for name in names[:4])
+    rest = f" and {len(names) - 4:,} more" if len(names) > 4 else ""
+    return (
+        f"Calibration saw one value only in {some}{rest}: what samples don't show is lost to "
+        "integers; calibrate on samples like those that the model will meet."
+    )
+
+
 def uncounted_remark(count: int) -> str:
     """A sentence about nodes of which inference found no shapes, if there are any."""
     if not count:
@@ -235,6 +334,21 @@ def compiler_lines(compiler: Mapping[str, Any]) -> list[str]:
                 f"{kernel['calls']} call(s)"
             )
     return lines
+
+
+def metric_text(info: MetricInfo, value: float | None) -> str:
+    """A metric's value in its unit."""
+    if value is None or math.isnan(value):
+        return "-"
+    if info.unit == "share":
+        return percent_text(value)
+    return f"{value:.2f} dB" if info.unit == "dB" else f"{value:.4g}"
+
+
+def decibel_text(value: float | None) -> str:
+    if value is None or math.isfinite(value):
+        return "-" if value is None else f"{value:.1f}"
+    return "equal" if value > 0 else "none"
 
 
 def percent_text(share: float | None) -> str:

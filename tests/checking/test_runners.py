@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from secateur.checking.runners import evaluate, measure_latency
+from secateur.checking.evaluation import evaluate
+from secateur.checking.runners import measure_latency
+from secateur.data.datasets import Dataset
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
@@ -55,21 +57,22 @@ def test_every_sample_counts_once(declared: Any, batch: int, batches: list[int])
     runner = Counting(model)
     wrong = LABELS.copy()
     wrong[[0, 9]] = (wrong[[0, 9]] + 1) % 4
-    accuracy = evaluate(runner, Samples(model, {"x": SCORES}), wrong, batch=batch)
-    assert (accuracy.top1, accuracy.samples) == (0.8, 10)
+    data = Dataset(Samples(model, {"x": SCORES}), wrong)
+    found = evaluate({"it": runner}, data, batch=batch)
+    assert (found.metrics["it"]["top1"], found.samples) == (0.8, 10)
     assert runner.batches == batches
 
 
 def test_trailing_axes_of_one_are_classes_too() -> None:
     model = identity(1, 4, 1, 1)
     samples = Samples(model, {"x": SCORES[:, :, None, None]})
-    assert evaluate(Session(model), samples, LABELS).top1 == 1.0
+    found = evaluate({"it": Session(model)}, Dataset(samples, LABELS))
+    assert found.metrics["it"]["top1"] == 1.0
 
 
 @pytest.mark.parametrize(
     ("shape", "labels", "output", "message"),
     [
-        ((10, 4), LABELS[:9], None, "9 labels for 10 samples"),
         ((10, 4), LABELS + 2, None, "labels reach from 2 to 5, the model scores 4 classes"),
         ((10, 4), LABELS - 5, None, "labels reach from"),
         ((10, 4), LABELS, "z", "no output 'z'"),
@@ -81,8 +84,9 @@ def test_what_is_no_classification(
 ) -> None:
     model = identity("N", *shape[1:])
     samples = Samples(model, {"x": SCORES.reshape(-1)[: math.prod(shape)].reshape(shape)})
+    texts = ["top1" if output is None else f"top1{{output={output}}}"]
     with pytest.raises(SecateurError, match=message):
-        evaluate(Session(model), samples, labels, output=output)
+        evaluate({"it": Session(model)}, Dataset(samples, labels), texts=texts)
 
 
 def test_latency_is_measured_in_turns() -> None:

@@ -12,14 +12,14 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from secateur.checking.runners import evaluate
+from secateur.checking.evaluation import evaluate
+from secateur.data.datasets import load_dataset
 from secateur.ir.onnx_io import load, to_proto
 from secateur.ir.reference import Session
 from secateur.models import digits
 from secateur.models.training import BatchNorm, Block, Convolution, Dense, GlobalPool, Relu
 from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeStatic
-from secateur.passes.samples import Samples
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,9 @@ def folder(digits_folder: Path) -> Path:
 
 def test_accuracy_of_the_file_is_that_of_the_training(folder: Path) -> None:
     model = load(folder / "digits.onnx")
-    data = np.load(folder / "evaluation.npz")
-    samples = Samples(model, {"image": data["image"]})
-    assert evaluate(Session(model), samples, data["labels"]).top1 >= 0.97
-    assert len(data["labels"]) == digits.HELD_OUT
+    data = load_dataset(folder / "evaluation.npz", model)
+    assert evaluate({"model": Session(model)}, data).metrics["model"]["top1"] >= 0.97
+    assert len(data.samples) == digits.HELD_OUT
 
 
 def test_no_held_out_image_is_trained_on(folder: Path) -> None:
@@ -54,9 +53,8 @@ def test_quantized_digits_lose_little(folder: Path) -> None:
     model = load(folder / "digits.onnx")
     result = QuantizeStatic().run(model, Context(dict(np.load(folder / "calibration.npz"))))
     assert result.statistics["quantized"]["Conv"] == 10
-    data = np.load(folder / "evaluation.npz")
-    samples = Samples(model, {"image": data["image"]})
-    assert evaluate(Session(model), samples, data["labels"]).top1 >= 0.96
+    data = load_dataset(folder / "evaluation.npz", model)
+    assert evaluate({"model": Session(model)}, data).metrics["model"]["top1"] >= 0.96
     assert to_proto(model).ByteSize() < 0.4 * (folder / "digits.onnx").stat().st_size
 
 
