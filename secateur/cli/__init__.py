@@ -30,6 +30,7 @@ COMMANDS = {
     "data": "Look at samples, and whether a model was made for them.",
     "benchmark": "Measure the latency of models and artifacts, in turns.",
     "targets": "List the targets that models can be compiled for.",
+    "recipe": "Write and check recipes: files with options of optimize.",
     "cmake-dir": "Print the folder of the CMake package.",
 }
 """Every command and its help, so that listing them imports none of them."""

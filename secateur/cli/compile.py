@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..pipeline.compilation import LIBRARY_THREADS
 from ..reporting.report import bytes_text, compiler_lines
 from .console import StageProgress, print_json, say
 from .options import (
     compiler_options,
+    depfile_option,
     fixed_inputs_options,
     folder_option,
+    format_options,
     json_option,
     model_argument,
     target_option,
@@ -21,6 +22,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..data.fixed_inputs import FixedInputs
+    from ..pipeline.compilation import LibraryOptions
 
 
 @click.command("compile")
@@ -35,38 +37,8 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write the plan as text: the fused operations that kernels are made for.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["artifact", "library"]),
-    default="artifact",
-    show_default=True,
-    help="artifact: model.so, for secateur.Runtime; library: NAME.h, NAME.hpp, NAME.py, "
-    "libNAME.a, libNAME.so, NAME.json and NAME.pc, for programs in C, C++ and Python.",
-)
-@click.option("--name", help="Of the library, by which its functions begin. [default: MODEL's]")
-@click.option(
-    "--threads",
-    type=click.Choice(LIBRARY_THREADS),
-    help="Of the library: none; the caller's, by a pool that a call names; or own ones, too. "
-    "[default: caller]",
-)
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    help="Text file with the name of a class on each line, for the library's header.",
-)
-@click.option(
-    "--weights-apart",
-    is_flag=True,
-    help="Write the library's weights to NAME.weights, which a program loads or maps.",
-)
-@click.option(
-    "--depfile",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write a rule of Make that says which files the result depends on.",
-)
+@format_options
+@depfile_option
 @json_option
 def command(
     model: Path,
@@ -75,24 +47,13 @@ def command(
     fixed: FixedInputs,
     compiler: dict[str, Any],
     dump_plan: Path | None,
-    form: str,
-    name: str | None,
-    threads: str | None,
-    labels: Path | None,
-    weights_apart: bool,
+    library: LibraryOptions | None,
     depfile: Path | None,
     as_json: bool,
 ) -> None:
     """Compile MODEL for a target, as it is: writes model.so, or a C library, into a folder."""
-    from ..pipeline.compilation import compile_file, library_options
+    from ..pipeline.compilation import compile_file
 
-    library = None
-    if form == "library":
-        library = library_options(model, name, threads or "caller", labels, weights_apart)
-    elif name is not None or threads is not None or labels is not None or weights_apart:
-        raise click.UsageError(
-            "--name, --threads, --labels and --weights-apart are for --format library."
-        )
     with StageProgress() as progress:
         built = compile_file(
             model,

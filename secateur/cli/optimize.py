@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..reporting.markdown import artifact_lines, headline, stage_table, unchanged_text
 from ..reporting.report import Report
 from .console import StageProgress, print_json, print_table, say
 from .options import (
     compiler_options,
+    depfile_option,
     fixed_inputs_options,
     folder_option,
+    format_options,
     json_option,
     metric_option,
     model_argument,
     pruning_options,
+    recipe_option,
     samples_options,
     seed_option,
     target_option,
@@ -28,11 +33,13 @@ from .stepping import print_end
 if TYPE_CHECKING:
     from ..data.datasets import DataSource
     from ..data.fixed_inputs import FixedInputs
+    from ..pipeline.compilation import LibraryOptions
 
 
 @click.command("optimize")
 @model_argument
 @folder_option
+@recipe_option
 @target_option
 @fixed_inputs_options
 @pruning_options
@@ -42,10 +49,19 @@ if TYPE_CHECKING:
 @compiler_options
 @threads_option
 @seed_option
+@format_options
+@click.option(
+    "--save-recipe",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the options of this run as a recipe.",
+)
+@depfile_option
 @json_option
 def command(
     model: Path,
     output: Path,
+    recipe: Path | None,
     target: str,
     fixed: FixedInputs,
     pruning: dict[str, Any],
@@ -56,12 +72,15 @@ def command(
     compiler: dict[str, Any],
     threads: int,
     seed: int,
+    library: LibraryOptions | None,
+    save_recipe: Path | None,
+    depfile: Path | None,
     as_json: bool,
 ) -> None:
     """Simplify, prune, quantize and compile MODEL for a target.
 
-    Writes model.onnx, model.so, report.json and report.md into a folder, all or none
-    of them, and prints what was measured before and after each stage.
+    Writes model.onnx, model.so or a C library, report.json and report.md into a folder, all or
+    none of them, and prints what was measured before and after each stage.
 
     \b
     Example:
@@ -70,7 +89,13 @@ def command(
     """
     if quantize is not None and calibration is None:
         raise click.UsageError("--quantize needs --calibration.")
-    with StageProgress() as progress:
+    from ..pipeline.recipe import is_preset, saved_recipe
+
+    read = [] if recipe is None or is_preset(recipe) else [recipe]
+    with contextlib.ExitStack() as stack:
+        if save_recipe is not None:
+            stack.enter_context(saved_recipe(save_recipe, _given()))
+        progress = stack.enter_context(StageProgress())
         from ..pipeline.optimize import optimize
 
         report = optimize(
@@ -86,6 +111,9 @@ def command(
             metrics=metrics,
             threads=threads,
             seed=seed,
+            library=library,
+            depfile=depfile,
+            read=read,
             observer=progress,
             **pruning,
             **compiler,
@@ -108,5 +136,13 @@ def _print(report: Report, output: Path) -> None:
     left = sum(len(run.notes) for run in report.passes)
     if left:
         say(f"Left alone for {left} reason(s), which the report gives.")
-    written = f"{output / 'model.onnx'}, model.so, report.json and report.md"
+    made = () if report.artifact is None else report.artifact.files
+    written = f"{output / 'model.onnx'}, {', '.join(made)}, report.json and report.md"
     say(f"Wrote {written}.{unchanged_text(report)}")
+
+
+def _given() -> dict[str, Any]:
+    """The command's parameters that options or a recipe gave."""
+    context = click.get_current_context()
+    plain = (ParameterSource.DEFAULT, None)
+    return {n: v for n, v in context.params.items() if context.get_parameter_source(n) not in plain}

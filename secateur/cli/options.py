@@ -109,7 +109,7 @@ file_option = click.option(
     "output",
     type=click.Path(path_type=Path),
     required=True,
-    help="ONNX file to write.",
+    help="File to write.",
 )
 
 folder_option = click.option(
@@ -230,6 +230,90 @@ metric_option = click.option(
 )
 
 
+def _use_recipe(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | None:
+    """Take what a recipe says for what isn't given."""
+    if value is None:
+        return None
+    from ..pipeline.recipe import find_recipe, parameters, read_recipe
+
+    path = find_recipe(value)
+    ctx.default_map = {**(ctx.default_map or {}), **parameters(read_recipe(path))}
+    return path
+
+
+recipe_option = click.option(
+    "--recipe",
+    metavar="FILE|NAME",
+    is_eager=True,
+    callback=_use_recipe,
+    help="TOML file with options of this command, which those given here override; see "
+    "'secateur recipe'.",
+)
+
+depfile_option = click.option(
+    "--depfile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a rule of Make that says which files the result depends on.",
+)
+
+
+def format_options(function: Callable[..., None]) -> Callable[..., None]:
+    """What is made of a model. The command gets `LibraryOptions` for a C library, `library`."""
+    from ..pipeline.compilation import LIBRARY_THREADS
+
+    options = [
+        click.option(
+            "--format",
+            "form",
+            type=click.Choice(["artifact", "library"]),
+            default="artifact",
+            show_default=True,
+            help="artifact: model.so, for secateur.Runtime; library: NAME.h, NAME.hpp, NAME.py, "
+            "libNAME.a, libNAME.so, NAME.json and NAME.pc, for programs in C, C++ and Python.",
+        ),
+        click.option(
+            "--name", help="Of the library, by which its functions begin. [default: MODEL's]"
+        ),
+        click.option(
+            "--library-threads",
+            type=click.Choice(LIBRARY_THREADS),
+            help="Of the library: none; the caller's, by a pool that a call names; or own ones, "
+            "too. [default: caller]",
+        ),
+        click.option(
+            "--labels",
+            type=click.Path(path_type=Path),
+            help="Text file with the name of a class on each line, for the library's header.",
+        ),
+        click.option(
+            "--weights-apart",
+            is_flag=True,
+            help="Write the library's weights to NAME.weights, which a program loads or maps.",
+        ),
+    ]
+
+    @functools.wraps(function)
+    def command(*args: Any, model: Path, **kwargs: Any) -> None:
+        from ..pipeline.compilation import library_options
+
+        form, name, threads, labels, apart = (
+            kwargs.pop(n) for n in ("form", "name", "library_threads", "labels", "weights_apart")
+        )
+        library = None
+        if form == "library":
+            library = library_options(model, name, threads or "caller", labels, apart)
+        elif name is not None or threads is not None or labels is not None or apart:
+            raise click.UsageError(
+                "--name, --library-threads, --labels and --weights-apart are for --format library."
+            )
+        function(*args, model=model, library=library, **kwargs)
+
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
     """What to prune and how much. The command gets them as one dict, `pruning`."""
     options = {
@@ -314,6 +398,7 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(*args: Any, **kwargs: Any) -> None:
         pruning = {name: kwargs.pop(name) for name in options}
+        _override_goals(pruning)
         check_goals(pruning)
         _check_recovery(pruning, kwargs.get("calibration"), bool(kwargs.get("sweep")))
         function(*args, pruning=pruning, **kwargs)
@@ -398,6 +483,16 @@ GOALS = ("macs", "params", "bytes", "latency", "ratio")
 def has_goal(pruning: dict[str, Any]) -> bool:
     """Whether a pruning goal is given."""
     return any(pruning[name] is not None for name in GOALS)
+
+
+def _override_goals(pruning: dict[str, Any]) -> None:
+    """Drop a recipe's goal where another is given."""
+    context = click.get_current_context()
+    sources = {name: context.get_parameter_source(name) for name in GOALS}
+    if ParameterSource.COMMANDLINE in sources.values():
+        for name, source in sources.items():
+            if source is ParameterSource.DEFAULT_MAP:
+                pruning[name] = context.params[name] = None
 
 
 def check_goals(pruning: dict[str, Any]) -> None:

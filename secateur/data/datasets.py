@@ -110,6 +110,17 @@ class Dataset:
             start += size
 
 
+def source_files(source: DataSource | None) -> list[Path]:
+    """The files and folders that samples are read from; what a function reads isn't known."""
+    if source is None or isinstance(source, (Mapping, Synthetic)):
+        return []
+    path = Path(source.path if isinstance(source, FileSource) else source)
+    if not path.exists():
+        return []
+    inner = path.rglob("*") if path.is_dir() else ()
+    return [path, *sorted(inner)]
+
+
 def load_dataset(
     source: DataSource, model: Model, kind: str | None = None, *, labelled: bool = True
 ) -> Dataset:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.tvm.artifact.options import THREADS, LibraryOptions, check_name, name_of_file
 from ..backends.tvm.targets import Target, can_run_here, parse_target, targets
-from ..ir.display import printable
 from ..ir.errors import SecateurError
 from ..ir.files import read_regular
+from .depfile import make_rule
 
 if TYPE_CHECKING:
     from ..data.fixed_inputs import FixedInputs
     from .optimize import Progress
+
+__all__ = ["LIBRARY_THREADS", "LibraryOptions", "compile_file", "known_targets", "library_options"]
 
 ARTIFACT = "model.so"
 
@@ -106,24 +107,6 @@ def compile_file(
         progress.end()
     report = dataclasses.asdict(built)
     return Compilation(machine.name, folder / file, files, size, can_run_here(machine), report)
-
-
-def make_rule(made: Path, read: Sequence[Path]) -> str:
-    """Rules of Make without commands: what was made depends on what was read, files that may be
-    gone one day, as compilers write it.
-
-    The first has one target, as Ninja wants it, named as it was given. Raises SecateurError for
-    names that mean something else to Make.
-    """
-    names = [_make_name(path) for path in read]
-    return "\n".join([f"{_make_name(made)}: {' '.join(names)}", *(f"{n}:" for n in names), ""])
-
-
-def _make_name(path: Path) -> str:
-    name = str(path)
-    if not name.isprintable() or any(c in name for c in "\\:;=%|*?[]<>&\"'`()!~"):
-        raise SecateurError(f"{printable(name)}: Make can't have such a name in a rule")
-    return name.replace("$", "$$").replace("#", "\\#").replace(" ", "\\ ")
 
 
 def library_options(

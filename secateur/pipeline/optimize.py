@@ -10,25 +10,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..backends.tvm.artifact.options import LibraryOptions
 from ..backends.tvm.cache import Cache
 from ..backends.tvm.targets import Target, can_run_here, parse_target
 from ..checking.agreement import compare
 from ..checking.checks import check_equivalent, check_feeds, check_file
 from ..checking.evaluation import evaluate_report
 from ..checking.independence import check_independent
+from ..checking.library_runner import LibraryRunner
 from ..checking.measure import describe_model, environment, latencies, measure_stage
 from ..checking.metrics.catalogue import kind_of_labels
 from ..checking.runners import Runner
 from ..checking.running import open_model
 from ..data.batches import batch_sizes
-from ..data.datasets import UNLABELLED, Dataset, DataSource, load_dataset, prepared
+from ..data.datasets import (
+    UNLABELLED,
+    Dataset,
+    DataSource,
+    load_dataset,
+    prepared,
+    source_files,
+)
 from ..data.fixed_inputs import FixedInputs
 from ..data.npz import DataError
 from ..data.preprocessing import Preprocessing
 from ..data.random_inputs import random_feeds
 from ..ir.errors import SecateurError
+from ..ir.external import external_files
 from ..ir.model import Model
-from ..ir.onnx_io import save
+from ..ir.onnx_io import atomic_files, save
 from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.base import Context
@@ -36,13 +46,17 @@ from ..passes.batch import inspect_batch
 from ..passes.quantize import QuantizeStatic
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
+from .depfile import make_rule
 from .latency import Machine
 from .output import output_folder
 from .pruning import check_amounts, prune_model
 from .steps import Step, StepResult, quantize_step, recover_step, run_step, simplify_step
 
-FILES = ("model.onnx", "model.onnx.data", "model.so", "report.json", "report.md")
-"""What an output folder may hold; `model.onnx.data` only where a model needs it."""
+ARTIFACT = "model.so"
+
+FILES = ("model.onnx", "model.onnx.data", ARTIFACT, "report.json", "report.md")
+"""What an output folder may hold besides a C library; `model.onnx.data` only where a model
+needs it."""
 
 
 class Progress(Protocol):
@@ -103,8 +117,16 @@ class Settings:
     threads: int = 1
     seed: int = 0
     metrics: tuple[str, ...] = ()
+    library: LibraryOptions | None = None
+    """What is compiled is a C library, made so."""
 
     def __post_init__(self) -> None:
+        if self.library is not None and self.fallback:
+            raise SecateurError("a C library needs every node compiled: leave out fallback")
+        if self.library is not None and f"{self.library.name}.json" in FILES:
+            raise SecateurError(
+                f"name '{self.library.name}': its description would be a file of the report's"
+            )
         if self.quantize not in (None, "int8"):
             raise SecateurError(f"quantize: '{self.quantize}' is unknown; there is int8")
         check_amounts(self.goals())
@@ -168,6 +190,9 @@ def optimize(
     cache: str | os.PathLike[str] | bool = True,
     threads: int = 1,
     seed: int = 0,
+    library: LibraryOptions | None = None,
+    depfile: Path | None = None,
+    read: Sequence[Path] = (),
     observer: Progress | None = None,
 ) -> Report:
     """Simplify, prune, quantize, verify and compile `model`, and measure every stage.
@@ -180,7 +205,9 @@ def optimize(
     those that have a default value, `input_values` gives inputs' values as text
     (`{"rate": "16000"}`).
     `tune`, `fallback`, `declared_sizes` and `cache` (a
-    folder, or whether to use the user's) are those of `compile_model`. A `model` given
+    folder, or whether to use the user's) are those of `compile_model`. With `library` the result
+    is a C library in place of `model.so`. `depfile` is a file for a rule of Make that says which
+    files the result depends on: those that this function reads, and `read`. A `model` given
     as IR is not changed. Raises SecateurError.
     """
     settings = Settings(
@@ -210,17 +237,26 @@ def optimize(
         threads=threads,
         seed=seed,
         metrics=tuple(metrics),
+        library=library,
     )
     if quantize is not None and calibration is None:
         raise SecateurError("quantizing to int8 needs calibration data")
     run = _Run(settings, Cache.open(cache), observer or _Silent())
     out = Path(out)
-    with output_folder(out, FILES) as folder:
+    names = FILES if library is None else (*FILES, *library.replaced)
+    with contextlib.ExitStack() as stack:
+        if depfile is not None:  # which appears after the folder, or neither does
+            (rule,) = stack.enter_context(atomic_files(depfile))
+        folder = stack.enter_context(output_folder(out, names))
         run.read(model, prepared(calibration, preprocess), prepared(evaluation, preprocess))
-        refuse_overwriting(run.original, *(out / name for name in FILES))
+        refuse_overwriting(run.original, *(out / name for name in names))
+        if depfile is not None:
+            files = [*run.files_read(calibration, evaluation), *read]
+            made = ARTIFACT if library is None else library.archive
+            rule.write_text(make_rule(out / made, files), encoding="utf-8")
         run.transform()
         run.verify(folder / "model.onnx")
-        run.compile(folder / "model.so")
+        run.compile(folder)
         run.measure()
         run.write_report(folder)
     return run.report
@@ -269,6 +305,15 @@ class _Run:
             self.report.notes = list(dict.fromkeys(self.report.notes))
             self.feeds = self._choose_feeds()
             self._record("original", seconds())
+
+    def files_read(
+        self, calibration: DataSource | None, evaluation: DataSource | None
+    ) -> list[Path]:
+        """The files that the result depends on."""
+        library, path = self.settings.library, self.original.path
+        labels = None if library is None else library.labels_file
+        data = [f for each in (calibration, evaluation) for f in source_files(each)]
+        return [f for f in (path, *data, labels) if f is not None] + external_files(self.original)
 
     def transform(self) -> None:
         """Apply the steps, keeping a session of every result."""
@@ -331,24 +376,31 @@ class _Run:
             save(self.model, path)
             self.report.checks.append(check_file(path, self.feeds, self.original))
 
-    def compile(self, path: Path) -> None:
+    def compile(self, folder: Path) -> None:
+        """Compile into `folder`, and run the result where this machine can."""
+        library = self.settings.library
         with self._stage("compile") as seconds:
-            from ..backends.tvm.compile import compile_model  # imports TVM
+            from ..backends.tvm.compile import compile_library, compile_model  # imports TVM
 
-            built = compile_model(
-                self.model,
-                self.target,
-                path,
-                cache=self.cache,
-                tune_minutes=self.settings.tune,
-                fallback=self.settings.fallback,
-                declared_sizes=self.settings.declared_sizes,
-            )
+            options: dict[str, Any] = {
+                "cache": self.cache,
+                "tune_minutes": self.settings.tune,
+                "declared_sizes": self.settings.declared_sizes,
+            }
+            if library is None:
+                files: tuple[str, ...] = (ARTIFACT,)
+                path = folder / ARTIFACT
+                fallback = self.settings.fallback
+                built = compile_model(self.model, self.target, path, fallback=fallback, **options)
+            else:
+                files = (library.archive, *(n for n in library.files if n != library.archive))
+                built = compile_library(self.model, self.target, folder, library, **options)
             artifact = Artifact(
                 target=self.target.name,
-                file_bytes=path.stat().st_size,
+                file_bytes=(folder / files[0]).stat().st_size,
                 seconds=seconds(),
                 ran=False,
+                files=files,
                 compiler=dataclasses.asdict(built),
             )
         self.report.artifact = artifact
@@ -356,7 +408,7 @@ class _Run:
             artifact.reason = f"this machine can't run {self.target.name} code"
             return
         with self._stage("run artifact"):
-            self._run_artifact(path, artifact)
+            self._run_artifact(folder, artifact)
 
     def measure(self) -> None:
         """Accuracy and fidelity of every stage, then latency of all of them in turns."""
@@ -381,12 +433,16 @@ class _Run:
         (folder / "report.json").write_text(self.report.to_json(), encoding="utf-8")
         (folder / "report.md").write_text(to_markdown(self.report), encoding="utf-8")
 
-    def _run_artifact(self, path: Path, artifact: Artifact) -> None:
+    def _run_artifact(self, folder: Path, artifact: Artifact) -> None:
         """Run the artifact and compare it with ONNX Runtime on the same model."""
-        from ..backends.tvm.artifact.runtime import Runtime
+        reference, library = self.report.stages[-1].name, self.settings.library
+        if library is None:
+            from ..backends.tvm.artifact.runtime import Runtime
 
-        reference = self.report.stages[-1].name
-        self.runners["artifact"] = Runtime(path, self.settings.threads)
+            self.runners["artifact"] = Runtime(folder / ARTIFACT, self.settings.threads)
+        else:
+            module = folder / f"{library.name}.py"
+            self.runners["artifact"] = LibraryRunner(module, self.settings.threads)
         self.report.stages.append(
             Stage("artifact", artifact.seconds, file_bytes=artifact.file_bytes)
         )

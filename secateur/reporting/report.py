@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
@@ -153,14 +154,16 @@ class Check:
 class Artifact:
     """The compiled model; where it ran, the stage "artifact" has its speed and accuracy.
 
-    `reference` is the stage it was compiled from, `agreement` compares it with ONNX
-    Runtime on that.
+    `files` are the names of what was written; `file_bytes` are those of the first, the shared
+    object or static library. `reference` is the stage it was compiled from, `agreement` compares
+    it with ONNX Runtime on that.
     """
 
     target: str
     file_bytes: int
     seconds: float
     ran: bool
+    files: tuple[str, ...] = ()
     reason: str = ""
     compiler: dict[str, Any] = dataclasses.field(default_factory=dict)
     reference: str = ""
@@ -229,6 +232,8 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if hasattr(value, "item"):  # numpy scalars
         return _plain(value.item())
+    if isinstance(value, Path):
+        return str(value)
     return value
 
 

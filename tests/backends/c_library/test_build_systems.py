@@ -103,6 +103,38 @@ def test_cmake(tmp_path: Path, command: Path, generator: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not models.has("cmake", "ninja"), reason="needs cmake and ninja")
+def test_cmake_with_a_recipe(tmp_path: Path, command: Path) -> None:
+    """A changed recipe or its data rebuilds."""
+    model, build, recipe = tmp_path / "m.onnx", tmp_path / "build", tmp_path / "a recipe.toml"
+    onnx.save(classifier(), model)
+    images = np.random.default_rng(0).random((16, 1, 8, 8), np.float32)
+    np.savez(tmp_path / "c.npz", x=images)
+    recipe.write_text('[data]\ncalibration = "c.npz"\n[quantize]\nscheme = "int8"\n')
+    folder = run(command, "cmake-dir").strip()
+    run(
+        *("cmake", "-G", "Ninja", "-S", EXAMPLES / "cmake", "-B", build, f"-DRECIPE={recipe}"),
+        *(f"-Dsecateur_DIR={folder}", f"-DSECATEUR_EXECUTABLE={command}", f"-DMODEL={model}"),
+    )
+    run("cmake", "--build", build)
+    library = build / "app_model" / "libapp_model.a"
+    quantized = onnx.load(build / "app_model" / "model.onnx")
+    assert any(n.op_type == "QuantizeLinear" for n in quantized.graph.node)
+    found, wanted = classes(build / "classify", quantized)
+    assert found == wanted
+    before = modified(library)
+    run("cmake", "--build", build)
+    assert modified(library) == before
+    recipe.write_text(recipe.read_text() + "[run]\nseed = 1\n")
+    run("cmake", "--build", build)
+    changed = modified(library)
+    assert changed > before
+    np.savez(tmp_path / "c.npz", x=2 * images)
+    run("cmake", "--build", build)
+    assert modified(library) > changed
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(
     not models.has("cmake", "aarch64-linux-gnu-gcc", "qemu-aarch64"), reason="needs a cross gcc"
 )
