@@ -34,9 +34,16 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kernels and tuning results of the user must not decide what tests see."""
+    """Kernels and tuning results of the user must not decide what tests see.
+
+    The processes of one run share what they compile.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "kernels").mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SECATEUR_CACHE", str(tmp_path_factory.mktemp("kernels")))
+        patch.setenv("SECATEUR_CACHE", str(folder / "kernels"))
         yield
 
 
