@@ -21,7 +21,7 @@ from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.errors import UnsupportedNodesError
 from secateur.backends.tvm.targets import parse_target
-from secateur.ir.errors import SecateurError
+from secateur.ir.errors import RuleError, SecateurError
 from secateur.ir.onnx_io import from_proto
 
 Array = Any
@@ -137,6 +137,8 @@ def _compile(chunk: dict[str, Part], path: Path, refused: dict[str, str]) -> Ite
         return
     try:
         compile_model(from_proto(join(chunk)), NATIVE, path, declared_sizes=True)
+    except RuleError:
+        raise
     except UnsupportedNodesError as error:
         reasons = [(n.name or n.label, r) for n, r in error.all_reasons().items()]
         lost = {p: r for p in chunk for name, r in reasons if name.startswith(p)}
