@@ -81,7 +81,12 @@ UNEQUAL_ON = {
 """The same for one kind of special values."""
 
 
-REASONS = ("has an unsupported type", "computed at run time", "computed operands decide")
+REASONS = (
+    "has an unsupported type",
+    "a type that kernels lack",
+    "computed at run time",
+    "computed operands decide",
+)
 """Why cases may be refused; a rule that fails, or accesses that can't be proven, are no reasons."""
 
 STATED = 1e-3
