@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,12 @@ from ...ir.reference import Session
 from ...ir.tensor import Array
 
 FLOOR = 1e-12
+
+PART = 4
+"""Samples of a part."""
+
+CHANCE = 2.0
+"""Standard errors of a difference up to which it may be chance."""
 
 
 class Divergence:
@@ -80,8 +87,54 @@ def divergence(
     outputs: Sequence[Mapping[str, Array]], model: Model, runs: Sequence[Mapping[str, Array]]
 ) -> float:
     """Of a model's outputs on some runs from the given ones."""
-    session = Session(model, threads=0)
-    distance = Divergence()
-    for run, wanted in zip(runs, outputs, strict=True):
-        distance.add(wanted, session.run(run))
-    return distance.value
+    return Distances(outputs, model, runs).mean
+
+
+class Distances:
+    """Divergence of a model's outputs on some runs from the given ones: of all, and of parts.
+
+    `parts` are some samples each, where outputs have one row for each; else runs.
+    """
+
+    def __init__(
+        self,
+        outputs: Sequence[Mapping[str, Array]],
+        model: Model,
+        runs: Sequence[Mapping[str, Array]],
+    ) -> None:
+        session = Session(model, threads=0)
+        together = Divergence()
+        self.parts: list[float] = []
+        for run, wanted in zip(runs, outputs, strict=True):
+            found = session.run(run)
+            together.add(wanted, found)
+            for ours, theirs in _parts(wanted, found):
+                one = Divergence()
+                one.add(ours, theirs)
+                self.parts.append(one.value)
+        self.mean = together.value
+
+    def is_worse(self, other: Distances) -> bool:
+        """Whether it is more than that of another model on the same runs, beyond chance."""
+        if not math.isfinite(self.mean):
+            return True
+        excess = np.subtract(self.parts, other.parts)
+        error = excess.std(ddof=1) / math.sqrt(len(excess)) if len(excess) > 1 else 0.0
+        return bool(excess.mean() > CHANCE * error)
+
+
+Outputs = Mapping[str, Array]
+
+
+def _parts(wanted: Outputs, found: Outputs) -> list[tuple[Outputs, Outputs]]:
+    """A few samples each, if the first axes of all outputs count the same; else all."""
+    values = [array for outputs in (wanted, found) for array in outputs.values()]
+    shapes = {array.shape[:1] if isinstance(array, np.ndarray) else () for array in values}
+    count = next(iter(shapes))[0] if len(shapes) == 1 and shapes != {()} else 0
+    if count < 2 * PART:
+        return [(wanted, found)]
+    parts = [slice(k, k + PART) for k in range(0, count - count % PART, PART)]
+    return [
+        ({n: a[part] for n, a in wanted.items()}, {n: a[part] for n, a in found.items()})
+        for part in parts
+    ]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from ...ir.graph import Node, Value
 from ...ir.model import Model
@@ -76,7 +77,7 @@ class Builder:
 
     def masked(self, value: Value, condition: Value) -> Value:
         """A value where a condition holds, 0 elsewhere."""
-        return self.op("Where", condition, value, self.number(0.0))
+        return self.op("Mul", value, self.op("Cast", condition, to=TensorProto.FLOAT))
 
     def reduced(self, value: Value, result: Value, operand: Value) -> Value:
         """The gradient of an operand that was broadcast, from that of the result."""
@@ -315,7 +316,7 @@ def _max_pool(b: Builder, node: Node, g: Value) -> list[Value | None]:
 
 
 def _relu(b: Builder, node: Node, g: Value) -> list[Value | None]:
-    return [b.op("Mul", g, b.op("Sign", _out(node)))]
+    return [b.masked(g, b.op("Greater", _out(node), b.number(0.0)))]
 
 
 def _clip(b: Builder, node: Node, g: Value) -> list[Value | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,9 @@ from ...ir.tensor import Array
 
 MEMORY = 2**29
 """Bytes of values that a walk keeps in memory; what is beyond lies in files."""
+
+LARGEST_RECORDING = 2**31
+"""Bytes of values that are recorded, those in files included."""
 
 FOREVER = 2**62
 """A position after every node of a model: a value kept until then is kept to the end."""
@@ -86,6 +89,69 @@ class Walk:
         inside = set(nodes)
         outputs = [value for value in self.model.graph.outputs if value.producer in inside]
         return Session(extract(self.model, nodes, outputs)[0], threads=0)
+
+
+class Recording:
+    """Values of a model that doesn't change, for several passes over it in a row.
+
+    Like `Walk`, but that a value which was asked for once is there at any time. What all of
+    them take is bounded: `fits` tells whether it is less than `largest` bytes; where it isn't,
+    there are no values.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        runs: Sequence[Mapping[str, Array]],
+        folder: Path,
+        *,
+        memory: int = MEMORY,
+        largest: int = LARGEST_RECORDING,
+    ) -> None:
+        self.fits = True
+        self.runs = len(runs)
+        self._model = model
+        self._inputs = runs
+        self._store = _Store(folder, memory)
+        for name in runs[0] if runs else ():
+            self._store.put(name, [run[name] for run in runs])
+        self._left = largest
+
+    def keep(self, name: str, position: int = FOREVER) -> None:
+        """Nothing that is recorded goes before the end."""
+
+    def release(self, name: str) -> None:
+        """See `keep`."""
+
+    def advance(self, position: int) -> None:
+        """All nodes were executed before."""
+
+    def record(self, names: Collection[str]) -> bool:
+        """Compute values that are to be asked for, unless they don't fit."""
+        graph = self._model.graph
+        missing = set(names) - set(self._store.names())
+        outputs = [v for node in graph.nodes for v in node.outputs if v and v.name in missing]
+        if not self.fits or not outputs:
+            return self.fits
+        last = max(graph.nodes.index(v.producer) for v in outputs if v.producer is not None)
+        session = Session(extract(self._model, graph.nodes[: last + 1], outputs)[0], threads=0)
+        found: dict[str, list[Array]] = {value.name: [] for value in outputs}
+        for run in self._inputs:
+            made = session.run({name: run[name] for name in session.input_names})
+            if run is self._inputs[0]:
+                self._left -= len(self._inputs) * sum(array.nbytes for array in made.values())
+                self.fits = self._left >= 0
+                if not self.fits:
+                    return False
+            for name, array in made.items():
+                found[name].append(array)
+        for name, arrays in found.items():
+            self._store.put(name, arrays)
+        return True
+
+    def value(self, name: str, run: int) -> Array:
+        """A value that was recorded, in one of the runs."""
+        return self._store.get(name, run)
 
 
 class _Store:

@@ -14,6 +14,7 @@ from ...ir.errors import SecateurError
 from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
 from ..inline import InlineFunctions
+from ..linear.threads import few_threads
 from ..samples import SampleArray
 from ..simplify.defaults import inputs_with_defaults
 from ..sizes import CountedSizes, infer_sizes
@@ -161,7 +162,10 @@ class PruneChannels(Pass):
         seed = context.seed
         for opened in (True, False):
             copy = model.clone()
-            with calibration_runs([copy], arrays, seed, opened=opened) as runs:
+            with (
+                few_threads(model),
+                calibration_runs([copy], arrays, seed, opened=opened) as runs,
+            ):
                 other = PruningPlan(copy, ignore=plan.ignore, normalized=plan.normalized)
                 if not plan.agrees(other):
                     continue

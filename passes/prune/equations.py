@@ -12,7 +12,7 @@ from ...ir.tensor import Array
 from ..linear.find import Aim
 from ..linear.layers import Layer, Solvable
 from ..linear.recurrent import RecurrentLayer, Steps, kept_sums
-from ..linear.walk import Walk
+from ..linear.walk import Recording, Walk
 from .masking import Keep
 from .scores import ScoreProduct
 
@@ -53,7 +53,12 @@ class Equations(ABC):
 
     @abstractmethod
     def rows(
-        self, before: Walk, now: Walk, run: int, generator: np.random.Generator, wanted: float
+        self,
+        before: Walk | Recording,
+        now: Walk,
+        run: int,
+        generator: np.random.Generator,
+        wanted: float,
     ) -> EquationRows:
         """Those of a run, about as many as are wanted."""
 
@@ -95,7 +100,12 @@ class LayerEquations(Equations):
         return [*source, *(() if beside is None else (beside.name,))]
 
     def rows(
-        self, before: Walk, now: Walk, run: int, generator: np.random.Generator, wanted: float
+        self,
+        before: Walk | Recording,
+        now: Walk,
+        run: int,
+        generator: np.random.Generator,
+        wanted: float,
     ) -> EquationRows:
         layer = self._layer
         target = self._target(before, run)
@@ -108,7 +118,7 @@ class LayerEquations(Equations):
         beside = layer.targets(now.value(self._aim.beside.name, run), picked)
         return EquationRows(rows, targets - beside, beside)
 
-    def _target(self, before: Walk, run: int) -> Array:
+    def _target(self, before: Walk | Recording, run: int) -> Array:
         name = self._aim.value.name
         whole = before.value(name, run)
         if self._product is not None and self._mixing is None:
@@ -120,7 +130,7 @@ class LayerEquations(Equations):
         found: Array = whole @ self._mixing.astype(whole.dtype)
         return found
 
-    def _source(self, before: Walk, now: Walk, run: int) -> Array:
+    def _source(self, before: Walk | Recording, now: Walk, run: int) -> Array:
         name = self._layer.source.name
         if not self._foreseen:
             return now.value(name, run)
@@ -146,7 +156,12 @@ class RecurrentEquations(Equations):
         return [value.name for value in self._pruned.inputs]
 
     def rows(
-        self, before: Walk, now: Walk, run: int, generator: np.random.Generator, wanted: float
+        self,
+        before: Walk | Recording,
+        now: Walk,
+        run: int,
+        generator: np.random.Generator,
+        wanted: float,
     ) -> EquationRows:
         then = self._original.steps({name: before.value(name, run) for name in self.reads_before})
         count = len(then.inputs)

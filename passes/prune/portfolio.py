@@ -2,15 +2,17 @@
 
 No single allocation wins on every model. Each candidate is cut and recovered with one half
 of the samples, and judged by how far its outputs on the other half are from the original's;
-on samples that were fitted every candidate looks well.
+then the other way round. On samples that were fitted every candidate looks well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,10 @@ from ...ir.axes.dims import Dim
 from ...ir.errors import SecateurError
 from ...ir.model import Model
 from ...ir.reference import Session
+from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 from ..linear.divergence import divergence
+from ..linear.walk import MEMORY, Recording
 from .allocation import Allocation, Goal, Ranking, Terms, allocate, noise_to_signal, plain
 from .importance import DEFAULT_WITH_SAMPLES, Scores, find_criterion, group_scores
 from .plan import Cut, PruningPlan
@@ -89,10 +93,10 @@ def choose(
 ) -> list[Trial]:
     """All candidates, the best first.
 
-    `runs` are inputs of the plan's model, of which every second is left for judging; with a
+    `runs` are inputs of the plan's model, of which every second makes one half; with a
     single one there is nothing to judge by, and the candidates stay in the order of merit
-    that they have on most models. `importance` orders the indices of each group. Ties
-    constants in `plan` where that is needed.
+    that they have on most models. `importance` orders the indices of each group, by what is
+    seen on the first half. Ties constants in `plan` where that is needed.
     """
     fitted, judged = list(runs[::2]), list(runs[1::2])
     importance = importance or DEFAULT_WITH_SAMPLES
@@ -110,44 +114,63 @@ def choose(
         readers = None  # of dims that are others now
     if not judged:
         return trials
-    judge = _Judge(plan, fitted, judged, seed, rematch=rematch)
-    for trial in trials:
-        judge(trial)
-    trials.sort(key=lambda trial: trial.divergence)
-    if search.minutes > 0:
-        trials = [_improve(plan, trials[0], judge, search.minutes, seed), *trials]
+    with contextlib.ExitStack() as stack:
+        halves = [
+            _Half(plan.model, fitted, judged, stack.enter_context(scratch_folder())),
+            _Half(plan.model, judged, fitted, stack.enter_context(scratch_folder())),
+        ]
+        judge = _Judge(plan, halves, seed, rematch=rematch)
+        for trial in trials:
+            judge(trial)
+        trials.sort(key=lambda trial: trial.divergence)
+        if search.minutes > 0:
+            trials = [_improve(plan, trials[0], judge, search.minutes, seed), *trials]
     return trials
 
 
+class _Half:
+    """Inputs to recover with, and inputs to judge by; and what the original makes of them."""
+
+    def __init__(self, model: Model, fitted: Runs, judged: Runs, folder: Path) -> None:
+        self.fitted, self.judged = fitted, judged
+        self.recording = Recording(model, fitted, folder, memory=MEMORY // 2)
+        session = Session(model, threads=0)
+        self.outputs = [session.run(run) for run in judged]
+
+
 class _Judge:
-    """Cuts a copy of the model for a trial, recovers it, and sees how far its outputs are."""
+    """Cuts copies of the model for a trial, recovers them, and sees how far their outputs are."""
 
     def __init__(
-        self, plan: PruningPlan, fitted: Runs, judged: Runs, seed: int, *, rematch: bool
+        self, plan: PruningPlan, halves: Sequence[_Half], seed: int, *, rematch: bool
     ) -> None:
         self._plan = plan
-        self._fitted, self._judged = fitted, judged
+        self._halves = halves
         self._seed = seed
         self._rematch = rematch
-        self._outputs = _outputs(plan.model, judged)
 
     def __call__(self, trial: Trial) -> None:
+        found = [self._measured(trial, half) for half in self._halves]
+        trial.cut_divergence, trial.divergence = np.mean(found, axis=0).tolist()
+
+    def _measured(self, trial: Trial, half: _Half) -> tuple[float, float]:
+        """The divergence of the cut model, and after recovery."""
         plan = self._plan
         copy = plan.copy()
         if not plan.agrees(copy):
             raise SecateurError("prune-channels: a copy of the model has other groups")
         record = copy.apply(copy.selection(trial.cut))
-        trial.cut_divergence = divergence(self._outputs, copy.model, self._judged)
+        cut = divergence(half.outputs, copy.model, half.judged)
         recover(
             plan.model,
             copy.model,
             record,
-            self._fitted,
+            half.fitted,
             seed=self._seed,
-            rounds=0,
             rematch=self._rematch,
+            recording=half.recording,
         )
-        trial.divergence = divergence(self._outputs, copy.model, self._judged)
+        return cut, divergence(half.outputs, copy.model, half.judged)
 
 
 def _improve(plan: PruningPlan, best: Trial, judge: _Judge, minutes: float, seed: int) -> Trial:
@@ -168,11 +191,6 @@ def _improve(plan: PruningPlan, best: Trial, judge: _Judge, minutes: float, seed
         if trial.divergence < best.divergence:
             best, failed = trial, 0
     return best
-
-
-def _outputs(model: Model, runs: Runs) -> list[dict[str, Array]]:
-    session = Session(model, threads=0)
-    return [session.run(run) for run in runs]
 
 
 def _candidates(plan: PruningPlan, search: Search, scores: dict[Dim, Scores]) -> list[Trial]:

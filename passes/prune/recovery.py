@@ -7,7 +7,6 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +22,8 @@ from ..linear.levels import Levels
 from ..linear.moments import Joint, Moments, Solver
 from ..linear.opening import open_batch
 from ..linear.recurrent import RecurrentLayer
-from ..linear.walk import Walk
+from ..linear.threads import few_threads
+from ..linear.walk import Recording, Walk
 from ..samples import SampleArray, Samples
 from ..sizes import infer_sizes
 from .equations import (
@@ -84,7 +84,10 @@ class Recover(Pass):
         infer_sizes(original)
         arrays, seed = context.calibration, context.seed
         refined = Refined()
-        with calibration_runs([original, model], arrays, seed) as runs:
+        with (
+            few_threads(original),
+            calibration_runs([original, model], arrays, seed) as runs,
+        ):
             refines = self.refine and not pruned.rematch
             held = runs[HELD_OUT - 1 :: HELD_OUT] if refines else []
             fitted = [run for k, run in enumerate(runs) if k % HELD_OUT != HELD_OUT - 1 or not held]
@@ -158,18 +161,21 @@ def recover(
     seed: int = 0,
     rounds: int = ROUNDS,
     rematch: bool = False,
+    recording: Recording | None = None,
 ) -> Recovery:
     """Solve, in execution order, every layer of `pruned` whose input or weights lost something.
 
     `runs` are inputs of both models, several of them each a batch. `record` says what of
     `original` is left. `rounds` is how often targets behind activations are adapted. With
     `rematch` layers get the means and deviations of their outputs back, and nothing is solved.
-    Changes the weights of `pruned` in place.
+    `recording` holds what the original computes on these runs, for several recoveries. Changes
+    the weights of `pruned` in place.
     """
     added = give_biases(pruned)
     touched = _touched(pruned, record)
     with scratch_folder() as first, scratch_folder() as second:
-        pass_ = _Pass(original, pruned, record, runs, (first, second), seed, rounds, rematch)
+        walks = Walk(original, runs, first), Walk(pruned, runs, second)
+        pass_ = _Pass(original, pruned, record, walks, recording, seed, rounds, rematch)
         found = pass_.run(touched)
     drop_zero_biases(pruned, added)
     return found
@@ -211,8 +217,8 @@ class _Pass:
         original: Model,
         pruned: Model,
         record: PruningRecord,
-        runs: Sequence[Mapping[str, Array]],
-        folders: tuple[Path, Path],
+        walks: tuple[Walk, Walk],
+        recording: Recording | None,
         seed: int,
         rounds: int,
         rematch: bool,
@@ -222,10 +228,10 @@ class _Pass:
         self.original = original
         self.pruned = pruned
         self.record = record
-        self.runs = len(runs)
         self.seed = seed
-        self.before = Walk(original, runs, folders[0])
-        self.now = Walk(pruned, runs, folders[1])
+        self.before: Walk | Recording
+        self.before, self.now = walks
+        self.recording = recording
         self.positions = {node: i for i, node in enumerate(pruned.graph.nodes)}
         self.made = {v.name: -1 for v in original.graph.inputs}
         for position, node in enumerate(original.graph.nodes):
@@ -239,6 +245,8 @@ class _Pass:
         plan = self._plan(touched)
         ends = [max(self.made[n] for e in uses for n in e.reads_before) + 1 for uses in plan]
         waiting = Counter(name for uses in plan for e in uses for name in e.reads_before)
+        if self.recording is not None and self.recording.record(waiting):
+            self.before = self.recording
         for uses in plan:
             for equations in uses:
                 for name in equations.reads_before:
@@ -406,8 +414,8 @@ class _Pass:
     def _rows(self, equations: Equations, width: int, uses: int) -> Iterator[EquationRows]:
         """Those of each run; of several uses of the same weights as many together."""
         generator = np.random.default_rng(self.seed)
-        wanted = max(ROWS, ROWS_FOR_EACH * width) / self.runs / uses
-        for run in range(self.runs):
+        wanted = max(ROWS, ROWS_FOR_EACH * width) / self.now.runs / uses
+        for run in range(self.now.runs):
             yield equations.rows(self.before, self.now, run, generator, wanted)
 
 

@@ -3,9 +3,7 @@
 Recovery solves one layer after another, each towards its own output in the original. What
 that leaves, steps down the gradient of the divergence of the outputs reduce (distillation:
 Hinton et al., "Distilling the Knowledge in a Neural Network", 2015). A few hundred samples are
-learned by heart in no time, so that the steps take mixtures of them (Zhang et al., "mixup",
-2018; Beyer et al., "Knowledge Distillation: A Good Teacher Is Patient and Consistent", 2022),
-for which the original says what is right.
+learned by heart in no time, so that the steps take inputs made of them (`mixtures.py`).
 """
 
 from __future__ import annotations
@@ -22,16 +20,17 @@ from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array, Tensor
-from ..linear.divergence import divergence, is_distribution, probabilities
+from ..linear.divergence import Distances, is_distribution, probabilities
 from ..linear.find import drop_zero_biases, find_layer, give_biases
 from ..linear.gradient_rules import Builder
 from ..linear.gradients import Gradients, Loss
 from ..linear.layers import Layer
+from ..linear.mixtures import Mixtures, rows
 from ..linear.moments import Doubles, Moments
 from ..linear.walk import Walk
 from ..sizes import CountedSizes
 
-STEPS = 300
+STEPS = 400
 """Steps that are taken at most."""
 
 FEWEST = 20
@@ -40,19 +39,22 @@ FEWEST = 20
 STEPS_FOR_EACH = 0.75
 """Steps for each sample, where that is fewer: more would learn the samples by heart."""
 
+STEPS_FOR_EACH_MOVED = 1.25
+"""The same where samples are images that are moved."""
+
 FEWEST_SAMPLES = 48
 """Samples with which nothing is tried, if there are fewer."""
 
 NEGLIGIBLE = 1e-6
 """Divergence at which nothing is tried."""
 
-MACS = 3e11
+MACS = 1e12
 """Multiply-accumulates that all steps may take: about a minute of one processor core."""
 
 SINGLE_RUNS = 2000
 """Runs of a model that takes one sample at a time."""
 
-RATE = 6e-3
+RATE = 1e-2
 """Of a step, as a share of the root mean square of what it changes."""
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
@@ -96,20 +98,23 @@ def refine(
 
     `fitted` and `held` are inputs of both models, each a batch; the latter only judge. `macs`
     is how many multiply-accumulates all steps may take. Changes the weights of `pruned` in
-    place where that makes the divergence on what is held out less.
+    place, unless that makes the divergence on what is held out worse, beyond chance.
     """
     opened = _takes_any_number(pruned)
-    samples = sum(_rows(run) if opened else 1 for run in fitted)
+    samples = sum(rows(run) if opened else 1 for run in fitted)
     if not held or samples < FEWEST_SAMPLES:
         return Refined(reason=f"{samples} samples are too few, {FEWEST_SAMPLES} are needed")
-    group = max(1, math.ceil(BATCH / _rows(fitted[0]))) if opened else BATCH
+    group = max(1, math.ceil(BATCH / rows(fitted[0]))) if opened else BATCH
     cost = _cost(original, pruned) * BATCH
-    steps = min(STEPS, round(STEPS_FOR_EACH * samples), int(macs // max(cost, 1)))
+    steps = min(STEPS, int(macs // max(cost, 1)))
     if not opened:
         steps = min(steps, SINGLE_RUNS // BATCH)
     if steps < FEWEST:
         return Refined(reason=f"time for {steps} steps only, with so many multiply-accumulates")
     teacher = Session(original, threads=0)
+    mixtures = Mixtures(teacher, fitted, np.random.default_rng(seed))
+    for_each = STEPS_FOR_EACH_MOVED if mixtures.moves else STEPS_FOR_EACH
+    steps = min(steps, round(for_each * samples))
     wanted = [teacher.run(run) for run in held]
     student = pruned.clone()
     give_biases(student)
@@ -120,24 +125,23 @@ def refine(
     stopped = ", ".join(sorted(gradients.stopped))
     if not state.layers:
         return Refined(reason=f"no gradient reaches any weights: {stopped or 'none'}")
-    before = divergence(wanted, student, held)
+    unrefined = Distances(wanted, student, held)
+    before = unrefined.mean
     if before < NEGLIGIBLE:
         return Refined(0, before, before, reason="there was nothing left to gain")
-    generator = np.random.default_rng(seed)
     for step in range(steps):
-        chosen = generator.integers(len(fitted), size=(group, 2))
         total: dict[str, Array] = {}
-        for first, second in chosen:
-            feeds = _mixed(fitted[first], fitted[second], generator)
+        for _ in range(group):
+            feeds = mixtures.draw()
             targets = {n: _target(n, a, losses) for n, a in teacher.run(feeds).items()}
             for name, part in gradients.run(feeds, targets, state.write()).items():
-                total[name] = total.get(name, 0.0) + part / (group * _rows(feeds))
+                total[name] = total.get(name, 0.0) + part / (group * rows(feeds))
         if not all(np.isfinite(part).all() for part in total.values()):
             return Refined(step, before, before, reason="gradients are not finite")
         state.step(total, RATE * _course(step, steps))
     state.write()
-    after = divergence(wanted, student, held)
-    if not after < before:
+    refined = Distances(wanted, student, held)
+    if refined.is_worse(unrefined):
         return Refined(steps, before, before, reason="it made outputs on samples held out worse")
     added = give_biases(pruned)
     for position, learner in state.layers.items():
@@ -146,7 +150,7 @@ def refine(
         layer.write(learner.matrix, learner.bias)
     drop_zero_biases(pruned, added)
     reason = f"no gradient passes through {stopped}" if stopped else ""
-    return Refined(steps, before, after, len(state.layers), reason)
+    return Refined(steps, before, refined.mean, len(state.layers), reason)
 
 
 def _course(step: int, steps: int) -> float:
@@ -292,11 +296,6 @@ def _takes_any_number(model: Model) -> bool:
     return all(v.shape and not isinstance(v.shape[0], int) for v in inputs)
 
 
-def _rows(feeds: Mapping[str, Array]) -> int:
-    """The size of the first axis."""
-    return max((len(array) for array in feeds.values() if array.ndim), default=1)
-
-
 def _cost(original: Model, pruned: Model) -> int:
     """Multiply-accumulates for a sample: the original's, and three times those of the other."""
     costs = []
@@ -335,23 +334,3 @@ def _of_probabilities(b: Builder, output: Value, target: Value) -> Value:
 
 def _of_values(b: Builder, output: Value, target: Value) -> Value:
     return b.op("Sub", output, target)
-
-
-def _mixed(
-    one: Mapping[str, Array], other: Mapping[str, Array], generator: np.random.Generator
-) -> dict[str, Array]:
-    """A mixture of two runs in which each sample has a share of its own; every second is whole.
-
-    Of inputs that can't be mixed, since they are not numbers on a scale, those of one run.
-    """
-    if any(a.dtype.kind != "f" or not a.ndim or a.shape != other[n].shape for n, a in one.items()):
-        return dict(one)
-    count = _rows(one)
-    shares = np.where(np.arange(count) % 2, generator.random(count), 1.0)
-    order = generator.permutation(count)
-    found = {}
-    for name, array in one.items():
-        share = shares.reshape(-1, *[1] * (array.ndim - 1)) if len(array) == count else shares[0]
-        second = other[name][order] if len(array) == count else other[name]
-        found[name] = (share * array + (1 - share) * second).astype(array.dtype)
-    return found

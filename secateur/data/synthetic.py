@@ -22,6 +22,7 @@ from ..ir.graph import Node, Value, normalize_domain
 from ..ir.model import Model
 from ..ir.reference import Session
 from ..ir.tensor import Array
+from ..passes.linear.mixtures import colour_axis
 from .inputs import model_inputs
 from .npz import DataError
 from .random_inputs import random_feed
@@ -34,9 +35,6 @@ COUNT = 512
 
 LOOKED_AT = 32
 """Samples on which statistics are compared."""
-
-COLOURS = 4
-"""Largest number of channels of an axis that counts colours."""
 
 KINDS = tuple(itertools.product((0.09, 0.15), (0.15, 0.2, 0.3), (0.1, 0.3)))
 """Radius of the smallest shapes over the image's side, typical contrast, and how far colours
@@ -114,7 +112,7 @@ class _Image:
     def __init__(self, model: Model, value: Value, shape: tuple[int, ...]) -> None:
         self._model, self._value = model, value
         self.shape = shape
-        self.channel_axis = _channel_axis(shape) if value.dtype in _IMAGES else None
+        self.channel_axis = colour_axis(shape) if value.dtype in _IMAGES else None
         self.low, self.high = 0.0, 1.0
 
     def read_range(self, source: Synthetic) -> None:
@@ -163,15 +161,6 @@ _IMAGES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorPro
 
 _RANGES = ((0.05, (-1.0, 1.0)), (1.0, (0.0, 1.0)))
 """The largest mean that a model expects, and the usual range that has it; else 0 to 255."""
-
-
-def _channel_axis(shape: tuple[int, ...]) -> int | None:
-    if len(shape) != 4 or min(shape[1:]) < 1:
-        return None
-    for axis in (1, 3):
-        if shape[axis] <= COLOURS < min(n for i, n in enumerate(shape) if i not in (0, axis)):
-            return axis
-    return None
 
 
 def _shapes(

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
 
 from PIL import Image  # noqa: E402
 
+from secateur.ir.errors import SecateurError  # noqa: E402
 from secateur.ir.onnx_io import load  # noqa: E402
 from secateur.models.zoo import trained  # noqa: E402
 from secateur.models.zoo.trained import RECIPES  # noqa: E402
@@ -47,6 +48,28 @@ def test_a_net_is_trained_and_written(name, images, tmp_path):
     again.load_state_dict(torch.load(path.with_suffix(".pt")))
     with torch.no_grad():
         torch.testing.assert_close(again(pixels[:5].float()), net(pixels[:5].float()))
+
+
+def test_an_interrupted_training_goes_on(images, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(RECIPES["mobilenet_v2"], sizes=((2, 16),), batch=32)
+    pixels, labels = images
+    whole = trained.train(recipe, pixels, labels).state_dict()
+    keep = trained._keep
+
+    def interrupted(*arguments):
+        keep(*arguments)
+        raise KeyboardInterrupt
+
+    checkpoint = tmp_path / "nets" / "mobilenet_v2.checkpoint"
+    with monkeypatch.context() as patch:
+        patch.setattr(trained, "_keep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained.train(recipe, pixels, labels, checkpoint=checkpoint)
+    resumed = trained.train(recipe, pixels, labels, checkpoint=checkpoint).state_dict()
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+    with pytest.raises(SecateurError, match=r"a training with .* seed 0 .*, not with .* seed 1"):
+        trained.train(recipe, pixels, labels, seed=1, checkpoint=checkpoint)
 
 
 def test_shifted_images_keep_their_size_and_range(images):

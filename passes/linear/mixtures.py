@@ -1,0 +1,152 @@
+"""More inputs than there are samples: mixtures of them, and images mirrored and shifted.
+
+What the original puts out for each says what is right, whether or not it looks like a sample
+(Zhang et al., "mixup", 2018; Beyer et al., "Knowledge Distillation: A Good Teacher Is Patient
+and Consistent", 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ...ir.reference import Session
+from ...ir.tensor import Array
+from .divergence import Divergence
+
+COLOURS = 4
+"""Largest number of channels of an axis that counts colours."""
+
+SHIFT = 0.1
+"""Of an image's rows and columns, by which it is shifted at most."""
+
+SAME = 0.25
+"""Divergence of the outputs that a movement makes, as a share of that between samples, up to
+which the model is taken to see the same in a moved image."""
+
+LOOKED_AT = 64
+"""Samples on which that is looked at, or a few more."""
+
+
+def colour_axis(shape: tuple[int, ...]) -> int | None:
+    """Which axis counts the colours of images of a shape [samples, ...]; None if there is none."""
+    if len(shape) != 4 or min(shape[1:]) < 1:
+        return None
+    for axis in (1, 3):
+        if shape[axis] <= COLOURS < min(n for i, n in enumerate(shape) if i not in (0, axis)):
+            return axis
+    return None
+
+
+def rows(feeds: Mapping[str, Array]) -> int:
+    """The size of the first axis."""
+    return max((len(array) for array in feeds.values() if array.ndim), default=1)
+
+
+class Mixtures:
+    """Draws inputs that are like some runs.
+
+    Every second sample is a mixture of two, with a share of its own. Images are mirrored and
+    shifted where the outputs of `model` say that it sees the same in them then.
+    """
+
+    def __init__(
+        self, model: Session, runs: Sequence[Mapping[str, Array]], generator: np.random.Generator
+    ) -> None:
+        self._runs = runs
+        self._generator = generator
+        looked_at = runs[: max(2, -(-LOOKED_AT // rows(runs[0])))]
+        self.mirrored = _sees_the_same(model, looked_at, generator, mirror=True)
+        self.shifted = _sees_the_same(model, looked_at, generator, mirror=False)
+
+    @property
+    def moves(self) -> bool:
+        return self.mirrored or self.shifted
+
+    def draw(self) -> dict[str, Array]:
+        """Inputs of one run."""
+        first, second = self._generator.integers(len(self._runs), size=2)
+        found = mixed(self._runs[first], self._runs[second], self._generator)
+        return moved(found, self._generator, mirror=self.mirrored, shift=self.shifted)
+
+
+def mixed(
+    one: Mapping[str, Array], other: Mapping[str, Array], generator: np.random.Generator
+) -> dict[str, Array]:
+    """A mixture of two runs in which each sample has a share of its own; every second is whole.
+
+    Of inputs that can't be mixed, since they are not numbers on a scale, those of one run.
+    """
+    if any(a.dtype.kind != "f" or not a.ndim or a.shape != other[n].shape for n, a in one.items()):
+        return dict(one)
+    count = rows(one)
+    shares = np.where(np.arange(count) % 2, generator.random(count), 1.0)
+    order = generator.permutation(count)
+    found = {}
+    for name, array in one.items():
+        share = shares.reshape(-1, *[1] * (array.ndim - 1)) if len(array) == count else shares[0]
+        second = other[name][order] if len(array) == count else other[name]
+        found[name] = (share * array + (1 - share) * second).astype(array.dtype)
+    return found
+
+
+def moved(
+    feeds: Mapping[str, Array], generator: np.random.Generator, *, mirror: bool, shift: bool
+) -> dict[str, Array]:
+    """Inputs whose images are mirrored, every second one or so, and shifted.
+
+    Those of one sample move together. Where an image is shifted away its margin is reflected.
+    """
+    count = rows(feeds)
+    mirrors = generator.random(count) < 0.5 if mirror else np.zeros(count, bool)
+    ways = generator.uniform(-1, 1, (count, 2)) if shift else np.zeros((count, 2))
+    found = dict(feeds)
+    for name, array in feeds.items():
+        colours = colour_axis(array.shape) if array.ndim else None
+        if colours is not None and len(array) == count:
+            found[name] = _moved(array, 2 if colours == 1 else 1, mirrors, ways)
+    return found
+
+
+def _moved(images: Array, rows_axis: int, mirrors: Array, ways: Array) -> Array:
+    """Images of which some are mirrored, each shifted by a share of what is allowed."""
+    down, right = (
+        _shifted(images.shape[rows_axis + k], ways[:, k], mirrors if k else None) for k in (0, 1)
+    )
+    samples = np.arange(len(images))[:, None, None]
+    if rows_axis == 1:
+        return np.ascontiguousarray(images[samples, down[:, :, None], right[:, None, :]])
+    samples, colours = samples[..., None], np.arange(images.shape[1])[None, :, None, None]
+    found: Array = images[samples, colours, down[:, None, :, None], right[:, None, None, :]]
+    return found
+
+
+def _shifted(size: int, ways: Array, mirrors: Array | None) -> Array:
+    """For each sample which positions of an axis its own positions are read from."""
+    most = int(SHIFT * size + 0.5)
+    places: Array = np.arange(size)[None] + np.rint(ways * most).astype(int)[:, None]
+    places = np.abs(places)
+    places = np.minimum(places, 2 * (size - 1) - places)
+    if mirrors is not None:
+        places = np.where(mirrors[:, None], size - 1 - places, places)
+    return places
+
+
+def _sees_the_same(
+    model: Session,
+    runs: Sequence[Mapping[str, Array]],
+    generator: np.random.Generator,
+    *,
+    mirror: bool,
+) -> bool:
+    """Whether outputs for moved images are near those for the images as they are."""
+    to_moved, to_others = Divergence(), Divergence()
+    outputs = [model.run(run) for run in runs]
+    for run, wanted, other in zip(runs, outputs, [*outputs[1:], outputs[0]], strict=True):
+        feeds = moved(run, generator, mirror=mirror, shift=not mirror)
+        if all(feeds[name] is array for name, array in run.items()):
+            return False
+        to_moved.add(wanted, model.run(feeds))
+        to_others.add(wanted, other)
+    return to_moved.value < SAME * to_others.value < float("inf")
