@@ -20,6 +20,10 @@ REQUIRE = ("secateur.internal", "Require")
 """Domain and name of an operator of our own inside the compiler: its first input, where all
 others, truth values, hold."""
 
+TREE_SUMS = ("secateur.internal", "TreeSums")
+"""Domain and name of an operator inside the compiler: what decision trees, tables of which are
+inputs, contribute to `targets` for each row of features."""
+
 Body = Callable[[NodeProto], list[NodeProto]]
 """Nodes that compute o0, o1, ... from i0, i1, ... in place of a node; none: no stand-in."""
 
@@ -95,6 +99,22 @@ def _attributes(node: NodeProto, names: str) -> list[AttributeProto]:
 def like_first(node: NodeProto) -> list[NodeProto]:
     """A result that has the type and shape of the first operand."""
     return [_call("Identity", ["i0"], "o0")]
+
+
+def _tree_sums(node: NodeProto) -> list[NodeProto]:
+    """A number for each row and target, of the features' type."""
+    repeats = helper.make_tensor("repeats", TensorProto.INT64, [2], [1, _integer(node, "targets")])
+    one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
+    constants = [
+        _call("Constant", [], name, [helper.make_attribute("value", tensor)])
+        for name, tensor in (("repeats", repeats), ("one", one), ("zero", _zero()))
+    ]
+    first = _call("Slice", ["i0", "zero", "one", "one"], "first")
+    return [*constants, first, _call("Tile", ["first", "repeats"], "o0")]
+
+
+def _zero() -> TensorProto:
+    return helper.make_tensor("zero", TensorProto.INT64, [1], [0])
 
 
 def _sum(node: NodeProto) -> list[NodeProto]:
@@ -196,6 +216,7 @@ def _quantized_concat(node: NodeProto) -> list[NodeProto]:
 _BODIES: dict[tuple[str, str], Body] = {
     ("", "SimplifiedLayerNormalization"): like_first,
     REQUIRE: like_first,
+    TREE_SUMS: _tree_sums,
     **{
         (_MICROSOFT, op_type): body
         for op_type, body in {

@@ -36,6 +36,7 @@ from .emission.emission import Emission
 from .emission.emit import emit
 from .errors import UnprovenError, UnsupportedNodesError
 from .faults import LIMITS
+from .graph.expand import expand_definitions
 from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
 from .plan.operations import Plan
@@ -181,6 +182,7 @@ def one_sample(model: Model) -> tuple[Model, Batch]:
     work = model.clone()
     InlineFunctions().run(work)
     check_declarations(work)
+    expand_definitions(work)
     for step in simplify_pipeline():
         step.run(work)
     infer_shapes(work)

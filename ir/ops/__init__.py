@@ -25,6 +25,7 @@ FAMILIES = (
     "shapes",
     "signal",
     "spatial",
+    "trees",
     "unruled",
 )
 

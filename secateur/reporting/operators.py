@@ -20,7 +20,7 @@ from ..ir.graph import Node, normalize_domain
 from ..ir.ops import Operator, Trait, operator, operators
 from ..ir.ops.records import MICROSOFT
 from ..ir.schemas import is_deterministic
-from ..ir.stand_ins import replaced
+from ..ir.stand_ins import TREE_SUMS, replaced
 from ..ir.symbolic.registry import contents_rules, shape_rules
 from ..passes.opset_rules import OWN_RULES
 from ..passes.quantize.rules import REASONS, rule_of
@@ -131,7 +131,7 @@ def quantization(name: Name) -> str:
 
 def lowering(name: Name) -> str:
     """How the compiler computes it: by fast rules, plain loops, or as other operators."""
-    from ..backends.tvm.graph import contrib, sequences, unroll
+    from ..backends.tvm.graph import definitions, sequences, unroll
     from ..backends.tvm.graph.expand import EXPANDED
     from ..backends.tvm.lowering import loops, lower
 
@@ -150,9 +150,9 @@ def lowering(name: Name) -> str:
             found.append("unrolled")
         if not found and name.op_type in lower.NOT_LOWERED:
             return f"not: {lower.NOT_LOWERED[name.op_type]}"
-    elif name.domain == MICROSOFT and name.op_type in contrib.DEFINITIONS:
+    if (name.domain, name.op_type) in definitions.DEFINITIONS:
         found.append("as its definition")
-    elif not found:
+    if name.domain and not found:
         return f"not: domain {name.domain} is not compiled"
     return ", ".join(found) or _NO
 
@@ -206,7 +206,9 @@ def page() -> str:
     """The whole page. Raises SecateurError where an operator has not been considered."""
     names = known_operators()
     names += [
-        Name(d, o) for d, o in operators() if (d, o) not in {(n.domain, n.op_type) for n in names}
+        Name(d, o)
+        for d, o in operators()
+        if (d, o) not in {(n.domain, n.op_type) for n in names} and d != TREE_SUMS[0]
     ]
     missing = unconsidered(names)
     if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import onnx
@@ -14,7 +15,7 @@ from ....ir.infer import blamed, infer_shapes
 from ....ir.model import Model
 from ....ir.onnx_io import from_proto
 from ....passes.inline import InlineFunctions
-from . import contrib
+from . import definitions
 
 EXPANDED = frozenset(
     {
@@ -29,8 +30,8 @@ EXPANDED = frozenset(
     }
 )
 
-_ROUNDS = 4
-"""How deep definitions may use each other."""
+_ROUNDS = 32
+"""How deep definitions may use each other, or wait for each other's sizes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +44,43 @@ class RequiredRange:
     high: int
 
 
+def expand_definitions(model: Model) -> None:
+    """Put the definitions of operators that aren't the standard's in place, where they have one.
+
+    So that whatever follows axes, samples and sizes meets standard operators. Those that can't
+    be defined stay as they are; `expand` says why.
+    """
+    if any(_is_defined(n) for g in model.graph.all_graphs() for n in g.nodes):
+        infer_shapes(model)
+        _inline(model, {}, {}, _is_defined)
+
+
 def expand(model: Model, refused: dict[Node, str], bounds: dict[Value, RequiredRange]) -> bool:
-    """Inline the definitions of the `EXPANDED` operators; whether there were any.
+    """Inline the definitions of the `EXPANDED` operators and of others'; whether there were any.
 
     What an operator requires of its operands and its definition doesn't is added to `bounds`.
     Nodes stay, with the reason in `refused`, where the standard's definition means
     something else at the model's opset.
     """
+    return _inline(model, refused, bounds, lambda n: _is_defined(n) or _is_expanded(n))
+
+
+def _inline(
+    model: Model,
+    refused: dict[Node, str],
+    bounds: dict[Value, RequiredRange],
+    wanted: Callable[[Node], bool],
+) -> bool:
+    """Inline in rounds, since definitions use each other, and tell sizes to those after them."""
+    declined: set[Node] = set()
     for number in range(_ROUNDS):
+        waiting: dict[Node, str] = {}
         nodes = [
             n
             for g in model.graph.all_graphs()
             for n in g.nodes
-            if _is_expanded(n) and n not in refused
+            if wanted(n) and n not in refused and n not in declined
         ]
-        if not nodes:
-            return number > 0
         for node in nodes:
             try:
                 with blamed(node, model, _add_function):
@@ -66,8 +88,15 @@ def expand(model: Model, refused: dict[Node, str], bounds: dict[Value, RequiredR
                     _add_function(model, node)
                 if bound is not None:
                     bounds[bound[0]] = bound[1]
+            except definitions.Declined:
+                declined.add(node)
+            except definitions.NotReady as error:
+                waiting[node] = str(error)
             except UnsupportedError as error:
                 refused[node] = str(error)
+        if not any(n.overload for n in nodes):
+            refused.update(waiting)
+            return number > 0
         InlineFunctions().run(model)
         infer_shapes(model)
     return True
@@ -75,6 +104,8 @@ def expand(model: Model, refused: dict[Node, str], bounds: dict[Value, RequiredR
 
 def _bound(node: Node) -> tuple[Value, RequiredRange] | None:
     """The operand of a node whose numbers must lie in a range, and that range."""
+    if normalize_domain(node.domain):
+        return None
     if node.op_type == "RotaryEmbedding":  # positions in the tables of sines and cosines
         value, sizes = node.input(3), [(node.input(1), 0)]
     elif node.op_type == "Attention":  # how many keys count
@@ -97,17 +128,22 @@ def _bound(node: Node) -> tuple[Value, RequiredRange] | None:
     return value, RequiredRange(node.label, node.op_type, 0, high)
 
 
+def _is_defined(node: Node) -> bool:
+    key = normalize_domain(node.domain), node.op_type
+    return key in definitions.DEFINITIONS and not node.overload
+
+
 def _is_expanded(node: Node) -> bool:
-    if node.domain == contrib.DOMAIN:
-        return node.op_type in contrib.DEFINITIONS and not node.overload
     return normalize_domain(node.domain) == "" and node.op_type in EXPANDED
 
 
 def _add_function(model: Model, node: Node) -> None:
     """Give the model a function of its own for this node."""
-    if node.domain == contrib.DOMAIN:
-        function = contrib.define(node, model.opset)
+    if _is_defined(node):
+        function = definitions.define(node, model)
         node.attributes.clear()  # the definition has them
+        if node.op_type == "ZipMap" and node.outputs[0] is not None:  # it isn't a map
+            node.outputs[0].type = None
     else:
         function = _standard(model, node)
     node.overload = model.fresh_name(f"{node.label}/definition")

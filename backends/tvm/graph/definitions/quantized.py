@@ -1,0 +1,264 @@
+"""Quantized operators: DequantizeLinear, the operator, QuantizeLinear, which integer rules take.
+
+Those whose activations a run quantizes keep their integers, and the scales that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .body import Body, Declined, definition
+from .movement import channels_first, channels_last
+
+WINDOW = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+
+
+def _operand(b: Body, index: int) -> str:
+    """A tensor, its scale and its zero point: three inputs in turn."""
+    return b.dequantized(b.required(index), b.required(index + 1), b.given(index + 2))
+
+
+def _quantized(b: Body, x: str, index: int) -> str:
+    """By the result's scale, an input, and the zero point after it."""
+    return b("QuantizeLinear", x, b.required(index), b.given(index + 1))
+
+
+def _binary(op_type: str) -> Callable[[Body], list[str]]:
+    def define(b: Body) -> list[str]:
+        return [_quantized(b, b(op_type, _operand(b, 0), _operand(b, 3)), 6)]
+
+    return define
+
+
+for _name in ("Add", "Mul"):
+    definition(f"QLinear{_name}")(_binary(_name))
+
+
+@definition("QLinearSigmoid")
+def _sigmoid(b: Body) -> list[str]:
+    return [_quantized(b, b("Sigmoid", _operand(b, 0)), 3)]
+
+
+@definition("QLinearLeakyRelu")
+def _leaky_relu(b: Body) -> list[str]:
+    alpha = float(b.attribute("alpha", 0.01))
+    return [_quantized(b, b("LeakyRelu", _operand(b, 0), alpha=alpha), 3)]
+
+
+@definition("QLinearSoftmax")
+def _softmax(b: Body) -> list[str]:
+    """The attribute `opset` says which Softmax it was: before 13 all axes from one on were one."""
+    rank = b.rank(0)
+    axis = int(b.attribute("axis", -1)) % max(rank, 1)
+    joint = int(b.attribute("opset", 13)) < 13
+    if axis == rank - 1 or (joint and b.opset < 13) or (not joint and b.opset >= 13):
+        return [_quantized(b, b("Softmax", _operand(b, 0), axis=axis), 3)]
+    if joint:
+        flat = b("Softmax", b("Flatten", _operand(b, 0), axis=axis), axis=-1)
+        return [_quantized(b, b("Reshape", flat, b("Shape", b.required(0))), 3)]
+    order = [i for i in range(rank) if i != axis] + [axis]
+    back = [order.index(i) for i in range(rank)]
+    last = b("Softmax", b("Transpose", _operand(b, 0), perm=order), axis=rank - 1)
+    return [_quantized(b, b("Transpose", last, perm=back), 3)]
+
+
+@definition("QLinearConcat")
+def _concat(b: Body) -> list[str]:
+    """Inputs: the result's scale and zero point, then (tensor, scale, zero point) each."""
+    operands = [_operand(b, i) for i in range(2, len(b.node.inputs), 3)]
+    return [_quantized(b, b("Concat", *operands, axis=int(b.attribute("axis", 0))), 0)]
+
+
+@definition("QLinearWhere")
+def _where(b: Body) -> list[str]:
+    return [_quantized(b, b("Where", b.required(0), _operand(b, 1), _operand(b, 4)), 7)]
+
+
+def _of_images(b: Body, compute: Callable[[str], str], result: int) -> list[str]:
+    """What is computed of input 0 with channels first; bytes are transposed where they are last."""
+    last, x = bool(int(b.attribute("channels_last", 0))), b.required(0)
+    x = channels_first(b, x, b.rank(0)) if last else x
+    y = _quantized(b, compute(b.dequantized(x, b.required(1), b.given(2))), result)
+    return [channels_last(b, y, b.rank(0)) if last else y]
+
+
+@definition("QLinearGlobalAveragePool")
+def _global_average_pool(b: Body) -> list[str]:
+    return _of_images(b, lambda x: b("GlobalAveragePool", x), 3)
+
+
+@definition("QLinearAveragePool")
+def _average_pool(b: Body) -> list[str]:
+    names = ("auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides")
+    return _of_images(b, lambda x: b("AveragePool", x, **b.attributes(*names)), 3)
+
+
+def _check_parameters(b: Body, *indices: int) -> None:
+    """Parameters of the whole tensor as constants: other forms are plain loops."""
+    for index in indices:
+        found = b.constant(index)
+        if b.given(index) is not None and (found is None or found.size != 1):
+            raise Declined
+
+
+def _weights(b: Body, index: int, axis: int) -> str:
+    """Constant weights with scales of all, or along an axis."""
+    scale, zero = b.constant(index + 1), b.constant(index + 2)
+    if b.constant(index) is None or scale is None or (b.given(index + 2) and zero is None):
+        raise Declined
+    if scale.size != 1 and b.opset < 13:
+        raise Declined
+    if scale.ndim > 1 or (zero is not None and zero.size != scale.size):
+        raise Declined
+    along = {"axis": axis} if scale.size != 1 else {}
+    return b.dequantized(b.required(index), b.required(index + 1), b.given(index + 2), **along)
+
+
+@definition("QLinearConv", domain="")
+def _conv(b: Body) -> list[str]:
+    """x, w, y each with scale and zero point, then a bias in units of the accumulator."""
+    _check_parameters(b, 1, 2, 6, 7)
+    if b.dtype(0).itemsize != 1:
+        raise Declined
+    inputs = [_operand(b, 0), _weights(b, 3, 0), *_biases(b, 8, 1, 4)]
+    return [_quantized(b, b("Conv", *inputs, **b.attributes(*WINDOW)), 6)]
+
+
+@definition("QLinearConv")
+def _own_conv(b: Body) -> list[str]:
+    """With channels last, if it says so: of the weights, too, they are the first axis."""
+    for index in (1, 2, 6, 7):
+        if b.given(index) is not None and b.known(index).size != 1:
+            b.fail(f"input {index} isn't one number")
+    if b.known(4).size != 1 and b.opset < 13:
+        b.fail("scales of channels need opset 13")
+    along = {"axis": 0} if b.known(4).size != 1 else {}
+    w = b.dequantized(b.required(3), b.required(4), b.given(5), **along)
+    rest = _biases(b, 8, 1, 4)
+    return _of_images(b, lambda x: b("Conv", x, w, *rest, **b.attributes(*WINDOW)), 6)
+
+
+def _biases(b: Body, index: int, *scales: int, factor: float = 1.0) -> list[str]:
+    """A bias of 32 bits, whose scale is the product of the operands'; none where it isn't given."""
+    if b.given(index) is None:
+        return []
+    known = [b.known(i).astype(np.float32).reshape(-1) for i in scales]
+    scale = known[0] * known[1] * np.float32(factor)
+    if scale.size == 1:
+        return [b.dequantized(b.required(index), b.value(scale.reshape(()), np.float32), None)]
+    if b.opset < 13:
+        return [b("Mul", b.cast(b.required(index), np.float32), b.value(scale, np.float32))]
+    axis = b.rank(index) - 1
+    return [b.dequantized(b.required(index), b.value(scale), None, axis=axis)]
+
+
+@definition("QLinearMatMul", domain="")
+def _matmul(b: Body) -> list[str]:
+    """a, b, y each with scale and zero point."""
+    _check_parameters(b, 1, 2, 6, 7)
+    if b.dtype(0).itemsize != 1 or b.dtype(3).itemsize != 1:
+        raise Declined
+    constant = b.constant(3) is not None and b.rank(3) == 2
+    if not constant:
+        _check_parameters(b, 4, 5)
+    right = _weights(b, 3, 1) if constant else _operand(b, 3)
+    return [_quantized(b, b("MatMul", _operand(b, 0), right), 6)]
+
+
+@definition("QGemm")
+def _gemm(b: Body) -> list[str]:
+    """A, B with scales and zero points, C in units of the accumulator; the result's may follow."""
+    transposed = bool(int(b.attribute("transB", 0)))
+    scale = b.known(4)
+    if scale.size != 1 and b.opset < 13:
+        b.fail("scales of columns need opset 13")
+    along = {"axis": 0 if transposed else 1} if scale.size != 1 else {}
+    right = b.dequantized(b.required(3), b.required(4), b.given(5), **along)
+    alpha = float(b.attribute("alpha", 1.0))
+    names = b.attributes("alpha", "transA", "transB")
+    result = b("Gemm", _operand(b, 0), right, *_biases(b, 6, 1, 4, factor=alpha), **names)
+    return [result if b.given(7) is None else _quantized(b, result, 7)]
+
+
+# --- activations that a run quantizes ------------------------------------------------------
+
+
+def integer_product(
+    b: Body, x: str, zero: str | None, scale: str, weights: tuple[int, int, int], bias: int
+) -> str:
+    """Bytes by weights (inputs: tensor, scale, zero point), scaled, with a float bias."""
+    w, w_scale, w_zero = weights
+    sums = b("MatMulInteger", x, b.required(w), zero, b.given(w_zero))
+    result = b("Mul", b.cast(sums, np.float32), b("Mul", scale, b.required(w_scale)))
+    given = b.given(bias)
+    return result if given is None else b("Add", result, given)
+
+
+@definition("DynamicQuantizeMatMul")
+def _dynamic_matmul(b: Body) -> list[str]:
+    x, scale, zero = b.several("DynamicQuantizeLinear", 3, b.required(0))
+    return [integer_product(b, x, zero, scale, (1, 2, 3), 4)]
+
+
+@definition("MatMulIntegerToFloat")
+def _matmul_to_float(b: Body) -> list[str]:
+    return [integer_product(b, b.required(0), b.given(4), b.required(2), (1, 3, 5), 6)]
+
+
+@definition("DequantizeLinear")
+def _dequantize(b: Body) -> list[str]:
+    axis = int(b.attribute("axis", 1))
+    return [b.dequantized(b.required(0), b.required(1), b.given(2), axis=axis)]
+
+
+@definition("QuantizeLinear")
+def _quantize(b: Body) -> list[str]:
+    along = {"axis": int(b.attribute("axis", 1))} if b.opset >= 13 else {}
+    return [b("QuantizeLinear", b.required(0), b.required(1), b.given(2), **along)]
+
+
+@definition("MatMulInteger16")
+def _matmul_16(b: Body) -> list[str]:
+    return [b("MatMul", b.cast(b.required(0), np.int32), b.cast(b.required(1), np.int32))]
+
+
+# --- weights in blocks ---------------------------------------------------------------------
+
+
+def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
+    """[..., bytes] of 2, 4 or 8 bits, the lowest first, as [..., numbers]."""
+    per_byte = 8 // bits
+    shifts = np.arange(per_byte, dtype=np.uint8) * bits
+    numbers = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+    return numbers.reshape(*packed.shape[:-1], -1)
+
+
+@definition("MatMulNBits")
+def _matmul_n_bits(b: Body) -> list[str]:
+    """[N, blocks, bytes] of a few bits with scale and zero point of each block of a column.
+
+    The weights become floats while compiling.
+    """
+    b.without({4: "order of groups"}, {"weight_prepacked": 0})
+    columns, depth = int(b.attribute("N", 0)), int(b.attribute("K", 0))
+    bits, block = int(b.attribute("bits", 4)), int(b.attribute("block_size", 0))
+    packed, scales = b.known(1), b.known(2)
+    if bits not in (2, 4, 8) or block < 16 or packed.dtype != np.uint8 or packed.ndim != 3:
+        b.fail("weights of this form aren't supported")
+    blocks = -(-depth // block)
+    if packed.shape != (columns, blocks, block * bits // 8) or scales.size != columns * blocks:
+        b.fail("weights and scales don't have the sizes that N, K and block_size say")
+    numbers = _unpacked(packed, bits).astype(np.float32)
+    points: np.ndarray = np.full((columns, blocks), 1 << (bits - 1), np.float32)
+    if b.given(3) is not None:
+        given = b.known(3)
+        if given.dtype == np.uint8:
+            given = _unpacked(given.reshape(columns, -1), bits)[:, :blocks]
+        points = given.astype(np.float32).reshape(columns, blocks)
+    floats = (numbers - points[..., None]) * scales.astype(np.float32).reshape(columns, blocks, 1)
+    matrix = floats.reshape(columns, -1)[:, :depth].T
+    result = b("MatMul", b.required(0), b.value(np.ascontiguousarray(matrix), b.dtype(0)))
+    bias = b.given(5)
+    return [result if bias is None else b("Add", result, bias)]
