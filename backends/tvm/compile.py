@@ -39,6 +39,7 @@ from .faults import LIMITS
 from .graph.expand import expand_definitions
 from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
+from .plan.memory import ArenaBlock, arena_blocks
 from .plan.operations import Plan
 from .plan.tensors import PlanTensor
 from .plan.text import print_plan
@@ -56,7 +57,8 @@ class CompileReport:
 
     `kernels` are the distinct ones, `reused` of them came from the cache, and
     `accesses` what is proven of their accesses to memory. `left` are the nodes left to ONNX
-    Runtime, each with the reason. `tuning` says what was measured, if anything was.
+    Runtime, each with the reason. `tuning` says what was measured, if anything was. `arena` is
+    where the buffers of an artifact of one part lie over its calls of kernels.
     """
 
     seconds: float
@@ -67,6 +69,7 @@ class CompileReport:
     left: tuple[str, ...]
     tuning: TuneReport | None
     bytes: int
+    arena: tuple[ArenaBlock, ...] = ()
 
 
 def compile_model(
@@ -310,6 +313,7 @@ class _Compiler:
             operations=before.operations + made.operations,
             accesses=before.accesses.plus(made.accesses),
             tuning=tuning if before.tuning is None else before.tuning.and_then(tuning),
+            arena=() if before.kernels or before.left else arena_blocks(made.emission.schedule),
         )
 
     def container(

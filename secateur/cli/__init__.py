@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import logging
 import os
 import resource
+import shlex
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +25,7 @@ COMMANDS = {
     "prune": "Remove channels from a model.",
     "quantize": "Quantize a model to int8.",
     "compile": "Compile a model for a target.",
+    "report": "Make a run's report.html again, and open it.",
     "inspect": "Show what a model is made of and what it costs.",
     "print": "Print a model as text, or what passes change in it.",
     "verify": "Check that a model is well formed and runs.",
@@ -37,6 +40,10 @@ COMMANDS = {
 
 TRACEBACK = "SECATEUR_TRACEBACK"
 """Environment variable that shows a failure's traceback, and native code's warnings."""
+
+
+COMMAND = "secateur.command"
+"""Key of the command line in a context's `meta`."""
 
 
 class _Commands(click.Group):
@@ -55,6 +62,20 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[COMMAND] = shlex.join(["secateur", *args])
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            ctx.fail(f"No such command '{printable(name)}'.{hint}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         with interruptible() as interruption, readable_warnings():

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import print_json, say
+from ..reporting.report import bytes_text, count_text, decibel_text, percent_text, short
+from .console import print_json, print_table, say
 from .options import fixed_inputs_options, json_option, samples_options, seed_option
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     help="Fail where the relative difference is more than this, or outputs that are no "
     "floats differ.",
 )
+@click.option(
+    "--layers",
+    is_flag=True,
+    help="Compare values inside, of two ONNX models: where they first depart, the furthest first.",
+)
 @seed_option
 @json_option
 def command(
@@ -35,13 +41,25 @@ def command(
     fixed: FixedInputs,
     data: DataSource | None,
     tolerance: float | None,
+    layers: bool,
     seed: int,
     as_json: bool,
 ) -> None:
     """Compare the outputs of OTHER with those of REFERENCE on the same inputs.
 
-    REFERENCE is an ONNX model, OTHER an ONNX model or a compiled artifact (.so).
+    REFERENCE is an ONNX model, OTHER an ONNX model or a compiled artifact (.so). Of two
+    report.json, the last stages of two runs of optimize are shown side by side.
     """
+    if ".json" in (reference.suffix, other.suffix):
+        if layers or tolerance is not None or data is not None:
+            raise click.UsageError("Reports are compared without --layers, --tolerance and --data.")
+        _compare_reports(reference, other, as_json)
+        return
+    if layers:
+        if tolerance is not None:
+            raise click.UsageError("Give --layers or --tolerance, not both.")
+        _compare_layers(reference, other, fixed, data, seed, as_json)
+        return
     from ..checking.checks import describe
     from ..checking.comparison import compare_files, demand_agreement
 
@@ -52,3 +70,80 @@ def command(
         say(f"{describe(agreement)}, {100 * agreement.identical:.2f} % identical")
     if tolerance is not None:
         demand_agreement(agreement, reference, other, tolerance)
+
+
+def _compare_layers(
+    reference: Path,
+    other: Path,
+    fixed: FixedInputs,
+    data: DataSource | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from ..checking.layers import compare_layers_of_files, first_departure
+
+    found = compare_layers_of_files(reference, other, fixed=fixed, data=data, seed=seed)
+    first = first_departure(found)
+    if as_json:
+        print_json({"first": first, "layers": found})
+        return
+    far = sorted((d for d in found if d.departs), key=lambda d: _decibels(d.sqnr_db))
+    print_table(
+        ["node", "operator", "SQNR, dB", "cosine", "least", "most"],
+        [
+            [
+                short(d.node),
+                d.op_type,
+                decibel_text(d.sqnr_db),
+                "-" if d.cosine is None else f"{d.cosine:.4f}",
+                f"{d.low:.4g}",
+                f"{d.high:.4g}",
+            ]
+            for d in far
+        ],
+        text_columns=2,
+    )
+    if first is None:
+        say(f"All {len(found):,} values that both have are the same but for rounding.")
+    else:
+        say(
+            f"{len(far):,} of {len(found):,} values that both have differ by more than rounding, "
+            f"first that of '{first.node}' ({first.op_type})."
+        )
+
+
+def _decibels(value: float | None) -> float:
+    return float("-inf") if value is None else value
+
+
+def _compare_reports(reference: Path, other: Path, as_json: bool) -> None:
+    from ..pipeline.reports import compare_reports, different_options
+
+    rows = compare_reports([reference, other])
+    if as_json:
+        print_json(rows)
+        return
+    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    header = ["report", "MACs", "of the original", "parameters", "file", *metrics]
+    print_table(
+        [*header, "cosine", "latency, ms"],
+        [
+            [
+                row["report"],
+                count_text(row["macs"]),
+                percent_text(row["macs_share"]),
+                count_text(row["parameters"]),
+                bytes_text(row["file_bytes"]),
+                *(_number(row["metrics"].get(name)) for name in metrics),
+                _number(row["cosine"]),
+                _number(row["latency_ms"]),
+            ]
+            for row in rows
+        ],
+    )
+    for name, values in different_options(rows):
+        say(f"{name}: {' | '.join(values)}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -27,10 +27,22 @@ if TYPE_CHECKING:
 @click.option(
     "--details", is_flag=True, help="List each group's tied parameters and the nodes it passes."
 )
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page with a drawing of the network, its groups and locks.",
+)
 @fixed_inputs_options
 @json_option
-def command(model: Path, details: bool, fixed: FixedInputs, as_json: bool) -> None:
+def command(
+    model: Path, details: bool, html: Path | None, fixed: FixedInputs, as_json: bool
+) -> None:
     """Show what MODEL is made of, what it costs, and which channels can go together."""
+    if html is not None:
+        from ..pipeline.reports import write_inspection
+
+        write_inspection(model, html, fixed)
     from ..checking.inspection import inspect_file
 
     facts = inspect_file(model, fixed)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ..reporting.html import has_templates
 from ..reporting.markdown import artifact_lines, headline, stage_table, unchanged_text
 from ..reporting.report import Report
+from . import COMMAND
 from .console import StageProgress, print_json, print_table, say
 from .options import (
     compiler_options,
@@ -79,8 +81,8 @@ def command(
 ) -> None:
     """Simplify, prune, quantize and compile MODEL for a target.
 
-    Writes model.onnx, model.so or a C library, report.json and report.md into a folder, all or
-    none of them, and prints what was measured before and after each stage.
+    Writes model.onnx, model.so or a C library, report.json, report.md and report.html into a
+    folder, all or none of them, and prints what was measured before and after each stage.
 
     \b
     Example:
@@ -115,6 +117,7 @@ def command(
             depfile=depfile,
             read=read,
             observer=progress,
+            command=click.get_current_context().meta.get(COMMAND, ""),
             **pruning,
             **compiler,
         )
@@ -137,7 +140,10 @@ def _print(report: Report, output: Path) -> None:
     if left:
         say(f"Left alone for {left} reason(s), which the report gives.")
     made = () if report.artifact is None else report.artifact.files
-    written = f"{output / 'model.onnx'}, {', '.join(made)}, report.json and report.md"
+    pages = "report.json, report.md and report.html"
+    if not has_templates():
+        pages = "report.json and report.md (report.html needs the extra 'report')"
+    written = f"{output / 'model.onnx'}, {', '.join(made)}, {pages}"
     say(f"Wrote {written}.{unchanged_text(report)}")
 
 

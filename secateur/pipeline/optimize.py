@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +16,16 @@ from ..backends.tvm.cache import Cache
 from ..backends.tvm.targets import Target, can_run_here, parse_target
 from ..checking.agreement import compare
 from ..checking.checks import check_equivalent, check_feeds, check_file
+from ..checking.drawing import draw
 from ..checking.evaluation import evaluate_report
 from ..checking.independence import check_independent
+from ..checking.layers import compare_layers
 from ..checking.library_runner import LibraryRunner
 from ..checking.measure import describe_model, environment, latencies, measure_stage
 from ..checking.metrics.catalogue import kind_of_labels
 from ..checking.runners import Runner
 from ..checking.running import open_model
+from ..checking.thumbnails import thumbnails
 from ..data.batches import batch_sizes
 from ..data.datasets import (
     UNLABELLED,
@@ -44,6 +48,7 @@ from ..ir.tensor import Array
 from ..passes.base import Context
 from ..passes.batch import inspect_batch
 from ..passes.quantize import QuantizeStatic
+from ..reporting.html import has_templates, report_page
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
 from .depfile import make_rule
@@ -54,9 +59,9 @@ from .steps import Step, StepResult, quantize_step, recover_step, run_step, simp
 
 ARTIFACT = "model.so"
 
-FILES = ("model.onnx", "model.onnx.data", ARTIFACT, "report.json", "report.md")
+FILES = ("model.onnx", "model.onnx.data", ARTIFACT, "report.json", "report.md", "report.html")
 """What an output folder may hold besides a C library; `model.onnx.data` only where a model
-needs it."""
+needs it, and `report.html` only with Jinja2."""
 
 
 class Progress(Protocol):
@@ -194,12 +199,14 @@ def optimize(
     depfile: Path | None = None,
     read: Sequence[Path] = (),
     observer: Progress | None = None,
+    command: str = "",
 ) -> Report:
     """Simplify, prune, quantize, verify and compile `model`, and measure every stage.
 
-    The folder `out` receives `model.onnx`, `model.so`, `report.json` and `report.md`,
-    all or none of them. `calibration` and `evaluation` are `.npz` files, folders, functions or
-    mappings (docs/data.md); quantization needs the former, accuracy the latter with labels.
+    The folder `out` receives `model.onnx`, `model.so`, `report.json`, `report.md` and, where
+    Jinja2 is installed, `report.html`, all or none of them. `calibration` and `evaluation` are
+    `.npz` files, folders, functions or mappings (docs/data.md); quantization needs the former,
+    accuracy the latter with labels.
     `preprocess` says how pictures and recordings of folders become inputs, `metrics` what is
     measured (docs/metrics.md). `input_shapes` fixes inputs of open shape, `freeze_defaults`
     those that have a default value, `input_values` gives inputs' values as text
@@ -207,7 +214,8 @@ def optimize(
     `tune`, `fallback`, `declared_sizes` and `cache` (a
     folder, or whether to use the user's) are those of `compile_model`. With `library` the result
     is a C library in place of `model.so`. `depfile` is a file for a rule of Make that says which
-    files the result depends on: those that this function reads, and `read`. A `model` given
+    files the result depends on: those that this function reads, and `read`. `command` is what
+    the report says was run. A `model` given
     as IR is not changed. Raises SecateurError.
     """
     settings = Settings(
@@ -258,7 +266,7 @@ def optimize(
         run.verify(folder / "model.onnx")
         run.compile(folder)
         run.measure()
-        run.write_report(folder)
+        run.write_report(folder, command)
     return run.report
 
 
@@ -321,6 +329,7 @@ class _Run:
         made_up = self.calibration is not None and self.calibration.synthetic
         self.context = Context(arrays, self.settings.seed, synthetic=made_up)
         self._apply(simplify_step())
+        self.simplified = self.model.clone()
         options = self.settings.pruning()
         if options:
             with self._stage("prune"):
@@ -334,6 +343,7 @@ class _Run:
                 self._keep(result, pruned)
             if self.calibration is not None and self.settings.recovery:
                 self._apply(recover_step())
+        self.float_model = self.model.clone()
         if self.settings.quantize is not None:
             self._apply(quantize_step(QuantizeStatic()))
 
@@ -428,10 +438,34 @@ class _Run:
                 for stage in self.report.stages:
                     stage.latency = measured.get(stage.name)
 
-    def write_report(self, folder: Path) -> None:
+    def write_report(self, folder: Path, command: str) -> None:
+        with self._stage("report"):
+            self._look_inside(folder / ARTIFACT)
+        self.report.command = command
         self.report.seconds = time.perf_counter() - self.started
         (folder / "report.json").write_text(self.report.to_json(), encoding="utf-8")
         (folder / "report.md").write_text(to_markdown(self.report), encoding="utf-8")
+        if has_templates():
+            page = report_page(json.loads(self.report.to_json()), thumbnails(self._data()))
+            (folder / "report.html").write_text(page, encoding="utf-8")
+
+    def _look_inside(self, artifact: Path) -> None:
+        """What a report shows besides stages: the network, its inner values, time by operator."""
+        self.report.drawing = draw(self.simplified, self.float_model)
+        if self.settings.quantize is not None and self.feeds:
+            with contextlib.suppress(SecateurError):  # no value inside that both have
+                found = compare_layers(self.float_model, self.model, self.feeds)
+                self.report.layers = [dataclasses.asdict(layer) for layer in found]
+        built = self.report.artifact
+        whole = built is not None and built.ran and not built.compiler["left"]
+        if whole and self.feeds and self.settings.library is None:
+            from ..backends.tvm.tuning.measure import time_operators  # imports TVM
+
+            times = time_operators(artifact, self.feeds[0], threads=self.settings.threads)
+            self.report.operators = [dataclasses.asdict(time) for time in times]
+
+    def _data(self) -> Dataset | None:
+        return self.evaluation or self.calibration
 
     def _run_artifact(self, folder: Path, artifact: Artifact) -> None:
         """Run the artifact and compare it with ONNX Runtime on the same model."""
@@ -455,7 +489,7 @@ class _Run:
 
     def _all_feeds(self) -> Iterator[dict[str, Array]] | None:
         """Every sample there is, in runs of the model's batch size; or random inputs."""
-        data = self.evaluation or self.calibration
+        data = self._data()
         if data is None:
             return iter(self.feeds) if self.feeds else None
         return data.feeds(sizes=batch_sizes(self.model, data))
@@ -463,7 +497,7 @@ class _Run:
     def _choose_feeds(self) -> list[dict[str, Array]]:
         """Inputs for comparisons and timings; none, with a note, where sizes are unknown."""
         try:
-            return check_feeds(self.model, self.evaluation or self.calibration, self.settings.seed)
+            return check_feeds(self.model, self._data(), self.settings.seed)
         except DataError as error:
             self.report.notes.append(f"nothing was compared or timed: {error}")
             return []

@@ -172,7 +172,12 @@ class Artifact:
 
 @dataclasses.dataclass
 class Report:
-    """One run from model to artifact."""
+    """One run from model to artifact.
+
+    `command` is what was run, if it was one. `drawing` is the simplified network (as
+    `checking.drawing` has it), `layers` how far inner values of the last model are from it, and
+    `operators` the time that the artifact's operators take.
+    """
 
     model: dict[str, Any]
     options: dict[str, Any]
@@ -186,6 +191,10 @@ class Report:
     seconds: float = 0.0
     metrics: list[MetricInfo] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    command: str = ""
+    drawing: dict[str, Any] | None = None
+    layers: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    operators: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def stage(self, name: str) -> Stage | None:
         """The stage called `name`, if the run had it."""

@@ -17,10 +17,12 @@ import pytest
 
 import secateur
 from secateur.ir.reference import Session
+from secateur.reporting.html import has_templates
 from secateur.reporting.report import Report
 
 SHARED = Path(__file__).parents[3] / "shared"
 FILES = {"model.onnx", "model.so", "report.json", "report.md"}
+FILES |= {"report.html"} if has_templates() else set()
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,31 @@ class Memory:
     copies: tuple[Copy, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class ArenaBlock:
+    """Where a buffer lies in the arena, from its first call to its last, by their numbers."""
+
+    first: int
+    last: int
+    offset: int
+    nbytes: int
+
+
+def arena_blocks(schedule: Schedule) -> tuple[ArenaBlock, ...]:
+    """The buffers of the arena over time."""
+    memory = assign_memory(schedule)
+    ends: dict[Buffer, tuple[int, int]] = {}
+    for now, call in enumerate(schedule.calls):
+        for buffer in call.arguments:
+            root, _ = buffer.root()
+            if memory.places[root].kind == "arena":
+                ends[root] = (ends.get(root, (now, now))[0], now)
+    return tuple(
+        ArenaBlock(first, last, memory.places[root].offset, root.nbytes)
+        for root, (first, last) in ends.items()
+    )
+
+
 def assign_memory(schedule: Schedule) -> Memory:
     """Place every buffer.
 

@@ -199,6 +199,32 @@ def _fitting(name: str, array: Array, shape: tuple[int, ...]) -> Array:
     return array
 
 
+@dataclasses.dataclass(frozen=True)
+class OperatorTime:
+    """What the kernels of one node cost in a run, and its multiply-accumulates."""
+
+    node: str
+    op_type: str
+    microseconds: float
+    macs: int
+
+
+def time_operators(
+    path: Path, feeds: Mapping[str, Array], *, threads: int = 1, seconds: float = 1.0
+) -> list[OperatorTime]:
+    """Of the nodes of a shared object, in the order in which it computes them."""
+    (times,) = time_nodes([path], feeds, threads=threads, seconds=seconds)
+    operators: dict[str, str] = {}
+    macs: dict[str, int] = {}
+    for call in Library(path, threads).metadata["calls"]:
+        operators.setdefault(call["operation"], call["operator"])
+        macs[call["operation"]] = macs.get(call["operation"], 0) + call["macs"]
+    return [
+        OperatorTime(label, operators[label], took, macs[label])
+        for label, took in times.nodes.items()
+    ]
+
+
 RUNS, FEWEST_RUNS = 200, 9
 """Turns at most and at least."""
 
