@@ -7,6 +7,7 @@ several sweeps of the data.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -16,7 +17,7 @@ from ...ir.errors import SecateurError
 from ...ir.graph import Graph, Node, Value
 from ...ir.model import Model
 from ...ir.reference import Session
-from ...ir.tensor import element_bits
+from ...ir.tensor import Array, element_bits
 from ..samples import Samples
 from .observers import MinMax, Observer
 from .parameters import ValueRange
@@ -46,33 +47,72 @@ def calibrate(
 ) -> dict[Value, ValueRange]:
     """Ranges of float values of the main graph over all samples.
 
-    Raises SecateurError, naming the value, where one becomes NaN.
+    Raises SecateurError, naming value and sample, where one becomes NaN.
     """
-    observers = {value: observer() for value in values}
+    watch = Watch({value: observer() for value in values})
     inputs = [value for value in values if value.is_input]
     for start in range(0, len(samples) if inputs else 0, BLOCK):
         for value in inputs:
-            observers[value].update(samples.arrays[value.name][start : start + BLOCK])
+            watch.update(value, samples.arrays[value.name][start : start + BLOCK], start)
     watched = [v for v in values if not v.is_input]
-    for chunk in _chunks(watched, _sizes(model, watched, samples), budget):
-        _sweep(model, chunk, samples, observers)
-    ranges = {value: watcher.range() for value, watcher in observers.items()}
-    _refuse_nan(ranges)
-    return ranges
+    sweep(model, watched, samples, watch.update, budget=budget)
+    return watch.ranges()
+
+
+class Watch:
+    """Observers of several values, and which sample first made each infinite or NaN."""
+
+    def __init__(self, observers: dict[Value, Observer]) -> None:
+        self._observers = observers
+        self._samples: dict[Value, int] = {}
+
+    def update(self, value: Value, array: Array, sample: int) -> None:
+        """Take in what a run of the samples from `sample` on gave."""
+        self._observers[value].update(array)
+        if value not in self._samples:
+            rows = np.isfinite(array).reshape(len(array) if array.ndim else 1, -1).all(axis=1)
+            if not rows.all():
+                self._samples[value] = sample + int(np.argmin(rows))
+
+    def ranges(self) -> dict[Value, ValueRange]:
+        found = {
+            value: dataclasses.replace(watcher.range(), broken=self._samples.get(value))
+            for value, watcher in self._observers.items()
+        }
+        _refuse_nan(found)
+        return found
+
+
+def sweep(
+    model: Model,
+    values: Sequence[Value],
+    samples: Samples,
+    visit: Callable[[Value, Array, int], None],
+    *,
+    budget: int = BUDGET,
+) -> None:
+    """Call `visit` with each of the computed values in every run, and the run's first sample.
+
+    Runs over the samples as often as it takes to hand out no more than `budget` bytes at once.
+    """
+    for chunk in _chunks(values, _sizes(model, values, samples), budget):
+        _sweep(model, chunk, samples, visit)
 
 
 def _sweep(
     model: Model,
     values: Sequence[Value],
     samples: Samples,
-    observers: dict[Value, Observer],
+    visit: Callable[[Value, Array, int], None],
 ) -> None:
     names = {value.name: value for value in values}
     optimize = len(model.graph.nodes) <= LARGEST_OPTIMIZED
     session = Session(exposing(model, names), optimize=optimize, threads=ALL_CORES)
-    for feeds, _ in samples.feeds(BATCH):
+    start = 0
+    for feeds, valid in samples.feeds(BATCH):
         for name, array in session.run(feeds).items():
-            observers[names[name]].update(array)
+            visit(names[name], array, start)
+        start += valid
 
 
 def exposing(model: Model, names: Iterable[str]) -> Model:
@@ -151,4 +191,12 @@ def _refuse_nan(ranges: dict[Value, ValueRange]) -> None:
     if value.producer is not None:
         where = f"value '{value.name}' of node '{value.producer.label}' ({value.producer.op_type})"
     what = "NaN" if math.isnan(limit) else "infinite"
-    raise SecateurError(f"calibration: {where} becomes {what}; check the samples and the model")
+    raise SecateurError(
+        f"calibration: {where} becomes {what}{at_sample(ranges[value])}; "
+        "check the samples and the model"
+    )
+
+
+def at_sample(range: ValueRange) -> str:
+    """Words that say which sample made a value infinite or NaN."""
+    return "" if range.broken is None else f" with sample {range.broken}"

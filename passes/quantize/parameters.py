@@ -18,10 +18,14 @@ SMALLEST_SCALE = 2.0**-60
 
 @dataclasses.dataclass(frozen=True)
 class ValueRange:
-    """Real values that a tensor takes, both ends included."""
+    """Real values that a tensor takes, both ends included.
+
+    `broken` is the first sample, counted from zero, that made it infinite or NaN.
+    """
 
     low: float
     high: float
+    broken: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,9 @@ from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ..base import Context, Pass, PassResult
 from ..samples import Samples
-from .calibrate import calibrate
+from .calibrate import at_sample, calibrate
 from .insert import insert
+from .observers import calibrator
 from .opset import raise_opset
 from .parameters import QuantParams, ValueRange, range_of
 from .place import Placement, notes, place
@@ -45,9 +46,10 @@ class QuantizeStatic(Pass):
     """Quantize to int8 with ranges measured on `Context.calibration`.
 
     `per_channel`: one weight scale per output channel instead of one per tensor.
-    `activation`: "uint8" or "int8". `reduce_range`: weights within [-64, 64], for x86
-    processors without VNNI, whose 8-bit products saturate otherwise. `ignore`: names
-    of nodes that stay float.
+    `activation`: "uint8" or "int8"; `symmetric`: its ranges reach as far below zero as above.
+    `reduce_range`: weights within [-64, 64], for x86 processors without VNNI, whose 8-bit
+    products saturate otherwise. `ignore`: names of nodes that stay float. `calibrator`: how
+    ranges come from the samples (`observers.CALIBRATORS`).
 
     Statistics: counts by operator of `quantized`, `absorbed` and `skipped` nodes,
     the numbers of `activations` quantized and calibration `samples`, the names of activations
@@ -58,6 +60,8 @@ class QuantizeStatic(Pass):
     activation: str = "uint8"
     reduce_range: bool = False
     ignore: tuple[str, ...] = ()
+    calibrator: str = "min-max"
+    symmetric: bool = False
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         """Quantize `model` in place.
@@ -67,6 +71,7 @@ class QuantizeStatic(Pass):
         """
         if self.activation not in _TYPES:
             raise SecateurError(f"activation type '{self.activation}': choose uint8 or int8")
+        calibrator(self.calibrator)
         _refuse_quantized(model)
         samples = _samples(model, context)
         feeds, _ = next(samples.feeds(1))
@@ -111,18 +116,48 @@ class QuantizeStatic(Pass):
         while True:
             placement = place(model, constants, refused, standalone)
             sources = list(dict.fromkeys(placement.sources.values()))
-            ranges.update(_measure(model, constants, sources, ranges, samples))
+            ranges.update(self._measure(model, constants, sources, ranges, samples))
             infinite = _infinite(placement, ranges)
             if infinite:
                 refused.update(infinite)
                 continue
-            dtype = _TYPES[self.activation]
-            affines = {value: QuantParams.covering(ranges[value], dtype) for value in sources}
+            affines = {value: self._params(ranges[value]) for value in sources}
             clipping = _still_clipping(placement, constants, affines)
             if not clipping:
                 seen = {v: r for v, r in ranges.items() if constants.get(v) is None}
                 return placement, affines, seen
             standalone |= clipping
+
+    def _measure(
+        self,
+        model: Model,
+        constants: Constants,
+        sources: list[Value],
+        known: dict[Value, ValueRange],
+        samples: Samples,
+    ) -> dict[Value, ValueRange]:
+        """Ranges of those sources that are not known yet."""
+        found: dict[Value, ValueRange] = {}
+        computed = []
+        for value in sources:
+            if value in known:
+                continue
+            tensor = constants.get(value)
+            if tensor is not None:
+                found[value] = range_of(tensor.numpy())
+            else:
+                computed.append(value)
+        if computed:
+            observer = calibrator(self.calibrator)
+            found.update(calibrate(model, computed, samples, observer=observer))
+        return found
+
+    def _params(self, range: ValueRange) -> QuantParams:
+        dtype = _TYPES[self.activation]
+        if self.symmetric:
+            reach = max(-range.low, range.high)
+            range = ValueRange(-reach, reach)
+        return QuantParams.covering(range, dtype)
 
     def _ignored(self, model: Model) -> dict[Node, str]:
         wanted = set(self.ignore)
@@ -151,29 +186,6 @@ def _samples(model: Model, context: Context | None) -> Samples:
         raise SecateurError(f"calibration: {error}") from None
 
 
-def _measure(
-    model: Model,
-    constants: Constants,
-    sources: list[Value],
-    known: dict[Value, ValueRange],
-    samples: Samples,
-) -> dict[Value, ValueRange]:
-    """Ranges of those sources that are not known yet."""
-    found: dict[Value, ValueRange] = {}
-    computed = []
-    for value in sources:
-        if value in known:
-            continue
-        tensor = constants.get(value)
-        if tensor is not None:
-            found[value] = range_of(tensor.numpy())
-        else:
-            computed.append(value)
-    if computed:
-        found.update(calibrate(model, computed, samples))
-    return found
-
-
 def _infinite(placement: Placement, ranges: dict[Value, ValueRange]) -> dict[Node, str]:
     """Nodes that can't be integer since a value they touch becomes infinite.
 
@@ -192,9 +204,11 @@ def _infinite(placement: Placement, ranges: dict[Value, ValueRange]) -> dict[Nod
                 continue
             assert value is not None
             if operands.role.is_compute:
+                sample = at_sample(ranges[placement.sources[value]])
                 raise SecateurError(
                     f"calibration: value '{value.name}' at node '{node.label}' "
-                    f"({node.op_type}) becomes infinite; check the samples and the model"
+                    f"({node.op_type}) becomes infinite{sample}; "
+                    "check the samples and the model"
                 )
             refused[node] = f"'{value.name}' becomes infinite on the calibration samples"
     return refused
