@@ -127,11 +127,11 @@ class Histogram:
     @property
     def edges(self) -> NDArray[np.float64]:
         """Where bins start, and where the last ends."""
-        return (self.first + np.arange(self.counts.size + 1)) * self.width
+        return np.arange(self.first, self.first + self.counts.size + 1) * np.float64(self.width)
 
     @property
     def centres(self) -> NDArray[np.float64]:
-        return (self.first + np.arange(self.counts.size) + 0.5) * self.width
+        return self.edges[:-1] + self.width / 2
 
     def _cover(self, low: float, high: float) -> None:
         """Let bins reach from `low` to `high` and what they reached before, zero included."""

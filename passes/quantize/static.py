@@ -20,6 +20,7 @@ from ...ir.model import Model
 from ..base import Context, Pass, PassResult
 from ..samples import Samples
 from .calibrate import at_sample, calibrate
+from .equalize import equalize
 from .insert import insert
 from .observers import calibrator
 from .opset import raise_opset
@@ -49,11 +50,13 @@ class QuantizeStatic(Pass):
     `activation`: "uint8" or "int8"; `symmetric`: its ranges reach as far below zero as above.
     `reduce_range`: weights within [-64, 64], for x86 processors without VNNI, whose 8-bit
     products saturate otherwise. `ignore`: names of nodes that stay float. `calibrator`: how
-    ranges come from the samples (`observers.CALIBRATORS`).
+    ranges come from the samples (`observers.CALIBRATORS`). `equalize`: scale channels first, so
+    that one step suits them all (`equalize.py`).
 
     Statistics: counts by operator of `quantized`, `absorbed` and `skipped` nodes,
     the numbers of `activations` quantized and calibration `samples`, the names of activations
-    that were `constant` over all of these, and `opset` where it was raised.
+    that were `constant` over all of these, regions that were `equalized`, and `opset` where it
+    was raised.
     """
 
     per_channel: bool = True
@@ -62,6 +65,7 @@ class QuantizeStatic(Pass):
     ignore: tuple[str, ...] = ()
     calibrator: str = "min-max"
     symmetric: bool = False
+    equalize: bool = False
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         """Quantize `model` in place.
@@ -77,6 +81,7 @@ class QuantizeStatic(Pass):
         feeds, _ = next(samples.feeds(1))
         raised = raise_opset(model, feeds)
         infer_shapes(model)
+        even = equalize(model, samples, per_channel=self.per_channel) if self.equalize else []
         constants = Constants(model)
         placement, affines, ranges = self._decide(model, constants, samples)
         quantized = Counter(node.op_type for node in placement.nodes)
@@ -99,9 +104,11 @@ class QuantizeStatic(Pass):
             "samples": len(samples),
             "constant": sorted(value.name for value, r in ranges.items() if r.low == r.high),
         }
+        if self.equalize:
+            statistics["equalized"] = [dataclasses.asdict(region) for region in even]
         if raised:
             statistics["opset"] = model.opset
-        return PassResult(raised or bool(quantized), statistics, left)
+        return PassResult(raised or bool(even) or bool(quantized), statistics, left)
 
     def _decide(
         self, model: Model, constants: Constants, samples: Samples
