@@ -51,7 +51,7 @@ class Target:
     @property
     def multiplies_bytes(self) -> bool:
         """Whether weights that fit 8 bits are multiplied faster than those that don't."""
-        return not {"vnni", "dotprod"}.isdisjoint(self.features)
+        return not {"vnni", "neon"}.isdisjoint(self.features)
 
     @property
     def block(self) -> int:

@@ -69,8 +69,7 @@ def _depthwise(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked
         operands,
         weight_range(op.weights),
     )
-    signed = kernel.by_dot_product(emission.target) and op.input.dtype == "int8"
-    bias = without_offset(op.bias, op.weights, 128 if signed else 0)
+    bias = without_offset(op.bias, op.weights, kernel.input_offset(emission.target))
     bias = padded(bias, y.padded_channels, kernel.accumulator)
     weights = depthwise.pack_weights(kernel, emission.target, op.weights)
     parallel = emission.is_parallel(op)

@@ -21,10 +21,7 @@ from ..tensorir.types import Computed
 from ..tensorir.vectors import VectorCode
 from . import mathematics
 from .definitions import FUNCTIONS, ScalarFunction
-from .rounding import packs, round_and_pack
-
-_MAGIC = 12582912.0
-"""1.5 * 2^23: adding it rounds a small float to an integer, ties to even, in its low bits."""
+from .rounding import MAGIC, packs, round_and_pack
 
 
 class ProgramCode(VectorCode):
@@ -95,9 +92,9 @@ class ProgramCode(VectorCode):
         if floats:
             value = tirx.min(value, self.number(float(high - zero_point)))
             # Both sums are exact but for the rounding that is wanted.
-            return self.fence(value + self.number(_MAGIC)) - self.number(_MAGIC - zero_point)
-        bits = reinterpret(value + self.number(_MAGIC), "int32", self.lanes)
-        offset = int(np.float32(_MAGIC).view(np.int32)) - zero_point
+            return self.fence(value + self.number(MAGIC)) - self.number(MAGIC - zero_point)
+        bits = reinterpret(value + self.number(MAGIC), "int32", self.lanes)
+        offset = int(np.float32(MAGIC).view(np.int32)) - zero_point
         bits = bits - self.number(offset, "int32")
         if low == 0:
             unsigned = reinterpret(bits, "uint32", self.lanes)
@@ -155,8 +152,8 @@ def _quantize_by(e: ProgramCode, s: Instruction, a: list[Computed], types: list[
     zero = e.to_float(cast(a[2], "int32", e.lanes))
     value = tirx.max(a[0] / a[1], e.number(float(low)) - zero)
     value = tirx.min(value, e.number(float(high)) - zero)
-    bits = reinterpret(value + e.number(_MAGIC), "int32", e.lanes)
-    rounded = bits - e.number(int(np.float32(_MAGIC).view(np.int32)), "int32")
+    bits = reinterpret(value + e.number(MAGIC), "int32", e.lanes)
+    rounded = bits - e.number(int(np.float32(MAGIC).view(np.int32)), "int32")
     return cast(rounded + cast(a[2], "int32", e.lanes), s.dtype, e.lanes)
 
 

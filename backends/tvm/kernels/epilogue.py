@@ -47,8 +47,9 @@ def declare(
 class Epilogue:
     """Evaluates a kernel's program on its results and stores them.
 
-    Results are vectors of channels. Bytes of neighbouring pixels are rounded and stored
-    four vectors at a time where the target has an instruction for it.
+    Results are vectors of `lanes` channels, one of the target's vectors or `joined` ones. Bytes
+    of neighbouring pixels are rounded and stored four of the target's vectors at a time where it
+    has instructions for that and results are whole blocks.
     """
 
     def __init__(
@@ -65,9 +66,15 @@ class Epilogue:
         self.builder, self.target, self.program = builder, target, program
         self.operands = list(zip(operands, buffers, strict=True))
         self.output, self.result, self.lanes = output, result, lanes
-        together = packs(target, program.dtype) and output.block == lanes == target.lanes
-        self.width = PACKED if together else 1
+        together = packs(target, program.dtype) and output.block == lanes
+        self.width = max(1, PACKED * target.lanes // lanes) if together else 1
         """Pixels that are finished together."""
+
+    @staticmethod
+    def joined(target: Target, dtype: str, output: Blocked, vectors: int) -> int:
+        """How many of the target's vectors make a result, where `vectors` are neighbours."""
+        count = output.block // target.lanes
+        return count if count > 1 and packs(target, dtype) and vectors % count == 0 else 1
 
     def finish(self, values: Sequence[Computed], n: Expr, channel: Expr, h: Expr, w: Expr) -> None:
         """Store the results of neighbouring pixels of image n, from (h, w) on."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 from tvm import tirx
@@ -49,6 +51,23 @@ class Depthwise:
             and high <= 127
         )
 
+    def by_pairs(self, target: Target) -> bool:
+        """Whether NEON multiplies bytes, eight channels and two taps at a time."""
+        low, high = self.weight_range
+        return (
+            "neon" in target.features
+            and self.input_dtype != "float32"
+            and self.input.block == 8
+            and low >= -128
+            and high <= 127
+        )
+
+    def input_offset(self, target: Target) -> int:
+        """What is added to each input element: corrected in the bias."""
+        if self.by_dot_product(target):
+            return 128 if self.input_dtype == "int8" else 0
+        return -128 if self.by_pairs(target) and self.input_dtype == "uint8" else 0
+
 
 def extra_columns(kernel_w: int) -> int:
     """Pixels that loads of four taps read past the window."""
@@ -64,17 +83,18 @@ def pack_weights(conv: Depthwise, target: Target, weights: Array) -> Array:
         dense[:channels, :, :kernel_w] = weights[:, 0]
         dense = dense.reshape(-1, 16, kernel_h * groups, 4).transpose(0, 2, 1, 3)
         return np.ascontiguousarray(dense.reshape(-1, kernel_h * groups, 64))
-    packed = np.zeros((kernel_h * kernel_w, conv.output.padded_channels), conv.accumulator)
+    dtype = "int8" if conv.by_pairs(target) else conv.accumulator
+    packed = np.zeros((kernel_h * kernel_w, conv.output.padded_channels), dtype)
     packed[:, :channels] = weights.reshape(channels, -1).T
     return packed
 
 
 def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, weights, bias, operands, output."""
-    dot = conv.by_dot_product(target)
+    dot, pairs = conv.by_dot_product(target), conv.by_pairs(target)
     x, y, geometry = conv.input, conv.output, conv.geometry
     kernel_h, kernel_w = geometry.kernel
-    lanes = min(target.lanes, y.block)
+    lanes = y.block if pairs else min(target.lanes, y.block)
     columns = choose_columns(conv, target)
     k = KernelBuilder()
     acc_dtype = conv.accumulator
@@ -83,7 +103,8 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
     if dot:
         weights = k.parameter("W", (y.blocks, kernel_h * groups, 64), "int8")
     else:
-        weights = k.parameter("W", (kernel_h * kernel_w, y.padded_channels), acc_dtype)
+        dtype = "int8" if pairs else acc_dtype
+        weights = k.parameter("W", (kernel_h * kernel_w, y.padded_channels), dtype)
     bias = k.parameter("B", (y.padded_channels,), acc_dtype)
     buffers = declare(k, conv.operands, y, y.padded_channels)
     result = k.parameter("Y", y.shape, conv.program.dtype)
@@ -100,33 +121,62 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
         start = load(bias, channel, lanes=lanes)
         for p in range(columns):
             k.store(acc, start, p * lanes, lanes=lanes)
-        for kh in range(kernel_h):
+
+        def place(kh: int, kw: int, p: int) -> tuple[Expr, Expr]:
             h = oh * geometry.strides[0] + (kh * geometry.dilations[0] + top)
-            for tap in range(groups if dot else kernel_w):
-                kw = 4 * tap if dot else tap
-                offset = kw * geometry.dilations[1] + left
-                at = [
-                    (n * x.blocks + cb, h * x.columns + (column + p) * geometry.strides[1] + offset)
-                    for p in range(columns)
-                ]
+            offset = kw * geometry.dilations[1] + left
+            at = h * x.columns + (column + p) * geometry.strides[1] + offset
+            return n * x.blocks + cb, at
+
+        taps = [(kh, tap) for kh in range(kernel_h) for tap in range(groups if dot else kernel_w)]
+        if pairs:
+            together = 2 if conv.weight_range[0] > -128 else 1
+            for first in range(0, len(taps), together):
+                own = taps[first : first + together]
+                factors = [load(weights, kh * kernel_w + kw, channel, lanes=8) for kh, kw in own]
+                for p in range(columns):
+                    values = [_signed(conv, source, *place(*tap, p)) for tap in own]
+                    total = load(acc, p * 8, lanes=8) + _products(values, factors)
+                    k.store(acc, total, p * 8, lanes=8)
+            taps = []
+        for kh, tap in taps:
+            at = [place(kh, 4 * tap if dot else tap, p) for p in range(columns)]
+            if dot:
+                w = load(weights, cb, kh * groups + tap, 0, lanes=64)
+                values = [_four_taps(conv, source, *i) for i in at]
+            else:
+                w = load(weights, kh * kernel_w + tap, channel, lanes=lanes)
+                values = [load(source, *i, part * lanes, lanes=lanes) for i in at]
+            for p, value in enumerate(values):
+                total = load(acc, p * lanes, lanes=lanes)
                 if dot:
-                    w = load(weights, cb, kh * groups + tap, 0, lanes=64)
-                    values = [_four_taps(conv, source, *i) for i in at]
+                    total = llvm("llvm.x86.avx512.vpdpbusd.512", "int32x16", total, value, w)
+                elif acc_dtype == "int32":
+                    total = total + cast(value, "int32", lanes) * w
                 else:
-                    w = load(weights, kh * kernel_w + kw, channel, lanes=lanes)
-                    values = [load(source, *i, part * lanes, lanes=lanes) for i in at]
-                for p, value in enumerate(values):
-                    total = load(acc, p * lanes, lanes=lanes)
-                    if dot:
-                        total = llvm("llvm.x86.avx512.vpdpbusd.512", "int32x16", total, value, w)
-                    elif acc_dtype == "int32":
-                        total = total + cast(value, "int32", lanes) * w
-                    else:
-                        total = total + value * w
-                    k.store(acc, total, p * lanes, lanes=lanes)
+                    total = total + value * w
+                k.store(acc, total, p * lanes, lanes=lanes)
         values = [load(acc, p * lanes, lanes=lanes) for p in range(columns)]
         epilogue.finish(values, n, channel, oh, column)
     return k.finish()
+
+
+def _signed(conv: Depthwise, source: BufferVar, block: Expr, position: Expr) -> Computed:
+    """The eight channels of a pixel, as signed bytes."""
+    value = load(source, block, position, 0, lanes=8)
+    if conv.input_dtype == "int8":
+        return value
+    words = reinterpret(value, "int32", 2) ^ splat(tirx.const(SIGN_BITS, "int32"), 2)
+    return reinterpret(words, "int8", 8)
+
+
+def _products(values: Sequence[Computed], factors: Sequence[Computed]) -> Computed:
+    """The sum of products of bytes, of at most two that don't pass 16 bits together."""
+    products = [
+        cast(value, "int16", 8) * cast(factor, "int16", 8)
+        for value, factor in zip(values, factors, strict=True)
+    ]
+    return cast(functools.reduce(lambda a, b: a + b, products), "int32", 8)
 
 
 def _four_taps(conv: Depthwise, source: BufferVar, block: Expr, position: Expr) -> Computed:
@@ -148,6 +198,9 @@ def choose_columns(conv: Depthwise, target: Target) -> int:
     width = conv.output.width
     if conv.by_dot_product(target) and packs(target, conv.program.dtype):
         return 2 * PACKED if width % (2 * PACKED) == 0 else min(width, PACKED)
+    if conv.by_pairs(target):
+        most = 4 if target.registers < 32 else 6
+        return min(range(1, min(width, most) + 1), key=lambda c: (-(-width // c)) * (c + c % 2 + 2))
     taps = conv.geometry.kernel[0] * conv.geometry.kernel[1]
     most = max(4, min(14, target.registers - min(taps, 9) - 2))
     return min(range(1, min(width, most) + 1), key=lambda c: (-(-width // c)) * (c + 1.5))

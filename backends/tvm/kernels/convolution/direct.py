@@ -14,10 +14,18 @@ from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry, Upsampling
 from ...plan.programs import Program
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, as_int, load
+from ...tensorir.builder import KernelBuilder, as_int, join, load
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
-from ..matrix.dot import Dot, MaddDot, choose
+from ..matrix.dot import (
+    Dot,
+    MaddDot,
+    choose,
+    instructions,
+    multiply,
+    runs,
+    stays_in_registers,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +191,11 @@ class _Builder:
         self.table = k.parameter("S", (groups,), "int32") if self.slope is None else None
         self.y = k.parameter("Y", conv.output.shape, conv.program.dtype)
         fill_border(k, self.y, conv.output, conv.program.dtype)
+        program, output = conv.program, conv.output
+        self.joined = Epilogue.joined(self.target, program.dtype, output, tile.vectors)
+        lanes = self.joined * self.lanes
         self.epilogue = Epilogue(
-            k, self.target, conv.program, conv.operands, operands, conv.output, self.y, self.lanes
+            k, self.target, program, conv.operands, operands, output, self.y, lanes
         )
         rows = -(-self.height // tile.rows)
         columns = -(-self.width // tile.columns)
@@ -213,17 +224,22 @@ class _Builder:
             for p in range(pixels):
                 k.store(acc, start, (v * pixels + p) * self.lanes, lanes=self.lanes)
         self.reduce(acc, n, group, row, column)
-        for v in range(tile.vectors):
+        for v in range(0, tile.vectors, self.joined):
             vector = group * tile.vectors + v
             for r in range(tile.rows):
-                first = v * pixels + r * tile.columns
-                own = range(first, first + tile.columns)
-                values = [load(acc, p * self.lanes, lanes=self.lanes) for p in own]
+                values = [
+                    self.result(acc, v, r * tile.columns + c, pixels) for c in range(tile.columns)
+                ]
                 if conv.upsampling is None:
                     self.epilogue.finish(values, n, vector * self.lanes, row + r, column)
                     continue
                 for c, value in enumerate(values):
                     self.write_phase(conv.upsampling, value, n, vector, row + r, column + c)
+
+    def result(self, acc: BufferVar, vector: int, pixel: int, pixels: int) -> Computed:
+        """A pixel's channels from a vector on, as many as are finished together."""
+        places = [(v * pixels + pixel) * self.lanes for v in range(vector, vector + self.joined)]
+        return join([load(acc, at, lanes=self.lanes) for at in places], self.lanes)
 
     def write_phase(
         self, up: Upsampling, value: Computed, n: Expr, vector: Expr, h: Expr, w: Expr
@@ -282,14 +298,15 @@ class _Builder:
         ):
             for tap in range(taps):
                 kw = tap if taps > 1 else outer
-                for u in range(unroll):
-                    step = ko * unroll + u
+                for first, together in runs(unroll, self.dot.together):
+                    step = ko * unroll + first
                     index = ((ic * kernel_h + kh) * kernel_w + kw) * steps + step
-                    self.multiply(acc, group, index, block, step, row, column, kh, kw)
+                    self.multiply(acc, together, group, index, block, step, row, column, kh, kw)
 
     def multiply(
         self,
         acc: BufferVar,
+        steps: int,
         group: Expr,
         index: Expr,
         block: Expr,
@@ -299,25 +316,21 @@ class _Builder:
         kh: Expr,
         kw: Expr,
     ) -> None:
-        """One reduction step of the whole tile."""
-        k, tile, geometry, x = self.k, self.tile, self.conv.geometry, self.conv.input
+        """Some reduction steps of the whole tile, whose channels lie together."""
+        k, tile, geometry, x, dot = self.k, self.tile, self.conv.geometry, self.conv.input, self.dot
         stride_h, stride_w = geometry.strides
         top = x.top - geometry.pads[0]
         left = x.left - geometry.pads[1]
-        pixels = tile.rows * tile.columns
-        weights = [
-            self.dot.weights(k, self.w, group, index, v * self.dot.weights_per_step)
-            for v in range(tile.vectors)
-        ]
-        for p in range(pixels):
+
+        def read(p: int) -> list[Computed]:
             h = (row + p // tile.columns) * stride_h + kh * geometry.dilations[0] + top
             w = (column + p % tile.columns) * stride_w + kw * geometry.dilations[1] + left
-            position = h * self.in_columns + w
-            value = self.dot.activation(k, self.x, block, position, step * self.dot.depth)
-            for v in range(tile.vectors):
-                at = (v * pixels + p) * self.lanes
-                total = self.dot.step(load(acc, at, lanes=self.lanes), value, weights[v])
-                k.store(acc, total, at, lanes=self.lanes)
+            return dot.read(k, steps, self.x, block, h * self.in_columns + w, step * dot.depth)
+
+        def weights(i: int, v: int) -> list[Computed]:
+            return dot.weights(k, self.w, group, index + i, v * dot.weights_per_step)
+
+        multiply(k, dot, acc, steps, tile.vectors, tile.rows * tile.columns, read, weights)
 
 
 def _flat(conv: Convolution) -> bool:
@@ -413,10 +426,19 @@ def estimate_tiles(conv: Convolution, target: Target) -> list[tuple[float, Tile]
                 pixels = rows * columns
                 if rows > 1 and columns < width:
                     continue
+                tile = Tile(v, rows, columns)
+                tiles = -(-height // rows) * -(-width // columns) * (vectors // v)
+                if dot.together > 1:
+                    if not stays_in_registers(dot, target, v, pixels):
+                        continue
+                    joined = Epilogue.joined(target, conv.program.dtype, conv.output, v)
+                    even = joined > 1 and columns % 2 == 0
+                    finish = 5.5 if even else 6.5 if joined > 1 else 10
+                    cycles = _by_instructions(tile, dot, steps, finish)
+                    found.append((tiles * cycles, tile))
+                    continue
                 if v * (pixels + per_step) + per_step > target.registers - 1 and v * pixels > 1:
                     continue
-                tiles = -(-height // rows) * -(-width // columns) * (vectors // v)
-                tile = Tile(v, rows, columns)
                 cycles = _tile_cycles(tile, steps, per_step, most, weight_bytes, costs, target)
                 found.append((tiles * cycles, tile))
     return found
@@ -439,6 +461,16 @@ _SINGLE = _Costs(tile=12, result=4, beyond=0, ragged=0, load=0.15)
 _TOGETHER = _Costs(tile=12, result=2.75, beyond=0, ragged=6, load=0.15)
 _TOGETHER_WIDE = _Costs(tile=3, result=3.5, beyond=0.7, ragged=12, load=0.04)
 """Fitted to 24 convolutions of MobileNetV2 and ResNet-50 on Zen 4: 0.3 % above the best tiles."""
+
+
+def _by_instructions(tile: Tile, dot: Dot, steps: int, finish: float) -> float:
+    """About how many instructions a tile takes, `finish` for each of its results.
+
+    For CPUs whose issue width is what limits them.
+    """
+    pixels = tile.rows * tile.columns
+    step = instructions(dot, tile.vectors, pixels) + 1
+    return steps * step + tile.vectors * pixels * finish + 2 * tile.vectors + 12
 
 
 def _tile_cycles(

@@ -7,6 +7,7 @@ one pixel, broadcast to all lanes, by the weights of `lanes` output channels.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from tvm import tirx
@@ -37,6 +38,16 @@ class Dot:
     input_dtype: str
 
     depth = 1
+    together = 1
+    """Steps whose channels are better read by one load."""
+    reads = 1
+    """Instructions that read the channels of such steps."""
+    multiplies = 1
+    """Instructions of a step for each accumulator."""
+    factors = 0
+    """Instructions that take the channels of one step from what was read."""
+    temporaries = 1
+    """Registers that a step takes besides accumulators, weights and what was read."""
     accumulator = "float32"
     weight_dtype = "float32"
     input_offset = 0
@@ -54,6 +65,17 @@ class Dot:
     def activation(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         """Load `depth` channels of a pixel and broadcast them; named, for several uses."""
         return [splat(load(buffer, *index), self.lanes)]
+
+    def read(
+        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Expr
+    ) -> list[Computed]:
+        """Load the channels of one step, or of `together` ones; `factor` takes them apart."""
+        assert steps == 1
+        return self.activation(builder, buffer, *index)
+
+    def factor(self, read: list[Computed], steps: int, step: int) -> list[Computed]:
+        """The activation of one of the `steps` that `read` has loaded."""
+        return read
 
     def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         value = load(buffer, *index, lanes=self.lanes)
@@ -147,16 +169,131 @@ class VnniDot(FourBytes):
 
 
 @dataclasses.dataclass(frozen=True)
-class NeonDot(FourBytes):
-    """ARMv8.2 sdot: both operands signed."""
+class NeonFloat(Dot):
+    """Multiply-add by one of the elements of a register, which one load fills."""
+
+    together = 4
+
+    def read(
+        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Expr
+    ) -> list[Computed]:
+        if steps == 1:
+            return [splat(load(buffer, *index), self.lanes)]
+        return [_bind(builder, load(buffer, *index, lanes=steps), "float32", steps)]
+
+    def factor(self, read: list[Computed], steps: int, step: int) -> list[Computed]:
+        return read if steps == 1 else [_copies(read[0], steps, step, self.lanes)]
+
+
+@dataclasses.dataclass(frozen=True)
+class NeonBytes(FourBytes):
+    """Base of ARM's instructions on 8-bit channels, both operands signed.
+
+    Channels of several steps are read at once, and each word of them is broadcast from there.
+    """
 
     signed_input = True
+    together = 2
+
+    def activation(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
+        return self.factor(self.read(builder, 1, buffer, *index), 1, 0)
+
+    @property
+    def reads(self) -> int:  # type: ignore[override]
+        return 2 if self.input_offset else 1
+
+    def read(
+        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Expr
+    ) -> list[Computed]:
+        words = reinterpret(load(buffer, *index, lanes=4 * steps), "int32", steps)
+        if self.input_offset:
+            words = words ^ splat(tirx.const(SIGN_BITS, "int32"), steps)
+        return [_bind(builder, words, "int32", steps)]
+
+
+@dataclasses.dataclass(frozen=True)
+class NeonDot(NeonBytes):
+    """ARMv8.2 sdot, the word of channels by its place in a register."""
+
+    def factor(self, read: list[Computed], steps: int, step: int) -> list[Computed]:
+        word = _copies(read[0], steps, step, self.lanes)
+        return [reinterpret(word, "int8", 4 * self.lanes)]
 
     def step(
         self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
     ) -> Computed:
         name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
         return llvm(name, "int32x4", accumulator, activation[0], weights[0])
+
+
+_PAIRS = (0, 2, 4, 6, 1, 3, 5, 7)
+"""Order of the pairs of channels of four outputs: the first ones, then the second ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NeonPairs(NeonBytes):
+    """ARM without dot products: 8-bit products, two of which fit 16 bits, added in pairs.
+
+    Of a word of channels a, b, c, d one half of the weights is multiplied by a and b, the
+    other by c and d, into the same 16-bit sums unless two products of the lowest numbers
+    would pass them (`narrow` promises that no weight is -128); pairs of neighbours are then
+    added to the 32-bit accumulators.
+    """
+
+    narrow: bool = False
+    is_64_bit: bool = True
+
+    multiplies = 3
+    factors = 1
+    temporaries = 5
+
+    def pack(self, weights: Array) -> Array:
+        pairs = weights.reshape(*weights.shape[:-2], 2 * self.lanes, 2)[..., _PAIRS, :]
+        return super().pack(pairs.reshape(weights.shape))
+
+    def pack_words(self, builder: KernelBuilder, words: Computed) -> list[Computed]:
+        pairs = tirx.Shuffle([reinterpret(words, "int16", 2 * self.lanes)], list(_PAIRS))
+        return [_bind(builder, reinterpret(pairs, "int8", 4 * self.lanes), "int8", 4 * self.lanes)]
+
+    def factor(self, read: list[Computed], steps: int, step: int) -> list[Computed]:
+        pairs = reinterpret(read[0], "int16", 2 * steps)
+        order = [2 * step + i // self.lanes for i in range(2 * self.lanes)]
+        return [reinterpret(_shuffle(pairs, 2 * steps, order), "int8", 4 * self.lanes)]
+
+    def step(
+        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
+    ) -> Computed:
+        low, high = (self._products(activation[0], weights[0], half) for half in (0, 1))
+        for sums in [low + high] if self.narrow else [low, high]:
+            accumulator = self._add_pairs(accumulator, sums)
+        return accumulator
+
+    def _products(self, a: Computed, w: Computed, half: int) -> Computed:
+        lanes = 2 * self.lanes
+        own = list(range(half * lanes, (half + 1) * lanes))
+        first, second = (tirx.Shuffle([v], own) for v in (a, w))
+        if self.is_64_bit:
+            return llvm("llvm.aarch64.neon.smull.v8i16", "int16x8", first, second)
+        return cast(first, "int16", lanes) * cast(second, "int16", lanes)
+
+    def _add_pairs(self, accumulator: Computed, sums: Computed) -> Computed:
+        if not self.is_64_bit:
+            return llvm("llvm.arm.neon.vpadals.v4i32.v8i16", "int32x4", accumulator, sums)
+        total = accumulator + llvm("llvm.aarch64.neon.saddlp.v4i32.v8i16", "int32x4", sums)
+        # Lest LLVM adds all sums of a loop's body first, which then don't fit the registers.
+        bits = reinterpret(total, "float32", 4)
+        bits = llvm("llvm.arithmetic.fence.v4f32", "float32x4", bits)
+        return reinterpret(bits, "int32", 4)
+
+
+def _copies(vector: Computed, lanes: int, index: int, count: int) -> Computed:
+    """One element of a vector, or a scalar, `count` times."""
+    return splat(vector, count) if lanes == 1 else _shuffle(vector, lanes, [index] * count)
+
+
+def _shuffle(vector: Computed, lanes: int, order: Sequence[int]) -> Computed:
+    """Elements of a vector in any order, also more than it has."""
+    return tirx.Shuffle([vector] * -(-len(order) // lanes), list(order))
 
 
 _MADD = {
@@ -224,24 +361,83 @@ class MaddDot(FourBytes):
         return accumulator
 
 
+def multiply(
+    builder: KernelBuilder,
+    dot: Dot,
+    accumulators: BufferVar,
+    steps: int,
+    vectors: int,
+    pixels: int,
+    read: Callable[[int], list[Computed]],
+    weights: Callable[[int, int], list[Computed]],
+) -> None:
+    """Some reduction steps of a tile of `vectors` times `pixels` accumulators.
+
+    `read(pixel)` loads the channels of these steps, `weights(step, vector)` a vector of weights.
+    """
+    known: list[list[Computed]] = []
+    for step in range(steps):
+        factors = [weights(step, v) for v in range(vectors)]
+        for p in range(pixels):
+            if step == 0:
+                known.append(read(p))
+            value = dot.factor(known[p], steps, step)
+            for v in range(vectors):
+                at = (v * pixels + p) * dot.lanes
+                total = dot.step(load(accumulators, at, lanes=dot.lanes), value, factors[v])
+                builder.store(accumulators, total, at, lanes=dot.lanes)
+
+
+_SPARE = 5
+"""Registers that LLVM needs beside those that a tile holds, lest it keeps some on the stack."""
+
+
+def stays_in_registers(dot: Dot, target: Target, vectors: int, pixels: int) -> bool:
+    """Whether a loop over reduction steps that are read together keeps a tile in registers:
+
+    accumulators, weights of a step, what was read, and temporary ones.
+    """
+    results = vectors * pixels
+    held = results + vectors + pixels + dot.temporaries
+    return results == 1 or held <= target.registers - _SPARE
+
+
+def instructions(dot: Dot, vectors: int, pixels: int) -> float:
+    """Instructions of one reduction step of a tile, where several steps are read together."""
+    reads = pixels * (dot.reads + dot.factors * dot.together) / dot.together
+    return vectors * pixels * dot.multiplies + vectors + reads
+
+
+def runs(steps: int, together: int) -> list[tuple[int, int]]:
+    """First step and number of steps of each of the loads that read the channels of `steps`."""
+    whole = steps // together * together if together > 1 else steps
+    size = together
+    return [(i, size) for i in range(0, whole, size)] + [(i, 1) for i in range(whole, steps)]
+
+
 def choose(target: Target, input_dtype: str, low: int = -128, high: int = 127) -> Dot:
     """The fastest exact way to multiply inputs of a type by weights within [low, high]."""
     lanes = target.lanes
     if input_dtype == "float32":
-        return Dot(lanes, input_dtype)
+        return (NeonFloat if "neon" in target.features else Dot)(lanes, input_dtype)
     fits = low >= -128 and high <= 127
     if "vnni" in target.features and fits:
         return VnniDot(lanes, input_dtype)
     if "dotprod" in target.features and fits:
         return NeonDot(lanes, input_dtype)
+    if "neon" in target.features and fits:
+        is_64_bit = target.machine == "aarch64"
+        return NeonPairs(lanes, input_dtype, low > -128, is_64_bit)
     if target.machine == "x86_64":
         return MaddDot(lanes, input_dtype)
     return WideningDot(lanes, input_dtype)
 
 
 def weight_range(weights: Array) -> tuple[int, int]:
-    """8 bits unless integer weights need more."""
-    if weights.dtype == np.float32 or (weights.min() >= -128 and weights.max() <= 127):
+    """8 bits, with the lowest number or without, unless integer weights need more."""
+    if weights.dtype == np.float32 or (weights.min() >= -127 and weights.max() <= 127):
+        return -127, 127
+    if weights.min() >= -128 and weights.max() <= 127:
         return -128, 127
     return int(weights.min()), int(weights.max())
 

@@ -14,7 +14,16 @@ from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..convolution.direct import _start, divisors
-from .dot import Dot, FourBytes, MaddDot, choose
+from .dot import (
+    Dot,
+    FourBytes,
+    MaddDot,
+    choose,
+    instructions,
+    multiply,
+    runs,
+    stays_in_registers,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +90,17 @@ def fits(matmul: MatMul, target: Target, tile: MatrixTile) -> bool:
 
 def estimate_tiles(matmul: MatMul, target: Target) -> list[tuple[float, MatrixTile]]:
     """As for convolutions: most multiply-adds per load that the registers hold."""
-    double = 2 if isinstance(matmul.dot(target), MaddDot) else 1
+    dot = matmul.dot(target)
+    double = 2 if isinstance(dot, MaddDot) else 1
     budget = target.registers - 2
     found = []
     for v in divisors(matmul.vectors(target)):
         for rows in range(1, min(matmul.rows, 16) + 1):
+            if dot.together > 1:
+                if stays_in_registers(dot, target, v, rows):
+                    count = -(-matmul.rows // rows) * (matmul.vectors(target) // v)
+                    found.append((count * instructions(dot, v, rows), MatrixTile(v, rows)))
+                continue
             extra = v * double + (double if target.registers < 32 else 0)
             if v > 16 or v * rows + extra > budget:
                 continue
@@ -154,25 +169,22 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
             for r in range(tile.rows):
                 k.store(acc, start, (v * tile.rows + r) * lanes, lanes=lanes)
 
-        def multiply(step: Expr, tail: int) -> None:
-            weights = [
-                dot.weights(k, w, group, step, v * dot.weights_per_step)
-                for v in range(tile.vectors)
-            ]
-            for r in range(tile.rows):
+        def reduce(step: Expr, count: int, tail: int) -> None:
+            def read(r: int) -> list[Computed]:
                 at = (row + r) * matmul.depth + step * dot.depth
-                value = _partial(k, dot, x, at, tail) if tail else dot.activation(k, x, at)
-                for v in range(tile.vectors):
-                    own = (v * tile.rows + r) * lanes
-                    total = dot.step(load(acc, own, lanes=lanes), value, weights[v])
-                    k.store(acc, total, own, lanes=lanes)
+                return _partial(k, dot, x, at, tail) if tail else dot.read(k, count, x, at)
+
+            def weights(i: int, v: int) -> list[Computed]:
+                return dot.weights(k, w, group, step + i, v * dot.weights_per_step)
+
+            multiply(k, dot, acc, count, tile.vectors, tile.rows, read, weights)
 
         if full:
             with k.loop(full // unroll, "ko") as ko:
-                for u in range(unroll):
-                    multiply(ko * unroll + u, 0)
+                for first, count in runs(unroll, dot.together):
+                    reduce(ko * unroll + first, count, 0)
         if matmul.depth % dot.depth:
-            multiply(full, matmul.depth % dot.depth)
+            reduce(full, 1, matmul.depth % dot.depth)
         if sums is not None:
             for v in range(tile.vectors):
                 zero = load(zeros, (group * tile.vectors + v) * lanes, lanes=lanes)
@@ -214,7 +226,7 @@ def _partial(k: KernelBuilder, dot: Dot, x: Computed, at: Expr, count: int) -> l
     four = k.local(4, dot.input_dtype, "last")
     for i in range(4):
         k.store(four, load(x, at + i) if i < count else tirx.const(0, dot.input_dtype), i)
-    return dot.activation(k, four, 0)
+    return dot.read(k, 1, four, 0)
 
 
 def _write(

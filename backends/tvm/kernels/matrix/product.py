@@ -19,7 +19,15 @@ from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, load, smaller, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
-from .dot import Dot, FourBytes, choose
+from .dot import (
+    Dot,
+    FourBytes,
+    choose,
+    instructions,
+    multiply,
+    runs,
+    stays_in_registers,
+)
 from .matmul import MatrixTile
 from .pack import Packer
 
@@ -102,16 +110,22 @@ def column_groups(product: BatchedProduct, target: Target, tile: MatrixTile) -> 
 def choose_tile(product: BatchedProduct, target: Target) -> MatrixTile:
     """The tile with the fewest estimated cycles, overlapping parts counted in full."""
     budget = target.registers - 2
-    double = 2 if product.dot(target).weight_dtype == "int16" else 1
+    dot = product.dot(target)
+    double = 2 if dot.weight_dtype == "int16" else 1
     wide = max(1, product.columns // target.lanes)
     found = []
     for vectors in range(1, min(wide, 8) + 1):
         for rows in range(1, min(product.rows, 16) + 1):
+            groups = -(-product.columns // (vectors * target.lanes))
+            tiles = groups * -(-product.rows // rows)
+            if dot.together > 1:
+                if stays_in_registers(dot, target, vectors, rows):
+                    cost = tiles * instructions(dot, vectors, rows)
+                    found.append((cost, MatrixTile(vectors, rows)))
+                continue
             extra = vectors * double + (double if target.registers < 32 else 0)
             if vectors * rows + extra > budget and vectors * rows > 1:
                 continue
-            groups = -(-product.columns // (vectors * target.lanes))
-            tiles = groups * -(-product.rows // rows)
             loads = (vectors + rows) * double
             cost = tiles * max(vectors * rows * double / 2, loads / 2, 4.0)
             found.append((cost, MatrixTile(vectors, rows)))
@@ -254,38 +268,36 @@ class _Product:
         self.start(acc, n, outer, row)
         base = product.left.base(index) + row * product.left.row
 
-        def step(at: Expr, tail: int) -> None:
-            weights = [
-                dot.weights(k, self.packed, outer, at, v * dot.weights_per_step)
-                for v in range(tile.vectors)
-            ]
-            for r in range(tile.rows):
+        def reduce(at: Expr, count: int, tail: int) -> None:
+            def read(r: int) -> list[Computed]:
                 position = base + r * product.left.row + at * dot.depth * product.left.column
-                value = self.activation(position, tail)
-                for v in range(tile.vectors):
-                    own = (v * tile.rows + r) * self.lanes
-                    total = dot.step(load(acc, own, lanes=self.lanes), value, weights[v])
-                    k.store(acc, total, own, lanes=self.lanes)
+                return self.read(position, count, tail)
+
+            def weights(i: int, v: int) -> list[Computed]:
+                return dot.weights(k, self.packed, outer, at + i, v * dot.weights_per_step)
+
+            multiply(k, dot, acc, count, tile.vectors, tile.rows, read, weights)
 
         full, rest = divmod(product.depth, dot.depth)
         unroll = max((u for u in range(1, tile.unroll + 1) if full % u == 0), default=1)
+        together = dot.together if product.left.column == 1 else 1
         if full:
             with k.loop(full // unroll, "ko") as ko:
-                for u in range(unroll):
-                    step(ko * unroll + u, 0)
+                for first, count in runs(unroll, together):
+                    reduce(ko * unroll + first, count, 0)
         if rest:
-            step(full, rest)
+            reduce(full, 1, rest)
         self.write(acc, index, self.column(group), row)
 
-    def activation(self, position: Expr, tail: int) -> list[Computed]:
+    def read(self, position: Expr, steps: int, tail: int) -> list[Computed]:
         """Elements of one row along the depth; the last few without reading past them."""
         if not tail:
-            return self.dot.activation(self.k, self.x, position)
+            return self.dot.read(self.k, steps, self.x, position)
         four = self.k.local(4, self.dot.input_dtype, "last")
         for i in range(4):
             value = load(self.x, position + i) if i < tail else tirx.const(0, self.dot.input_dtype)
             self.k.store(four, value, i)
-        return self.dot.activation(self.k, four, 0)
+        return self.dot.read(self.k, 1, four, 0)
 
     def start(self, acc: BufferVar, n: Expr, outer: Expr, row: Expr) -> None:
         k, tile, lanes = self.k, self.tile, self.lanes
