@@ -18,6 +18,7 @@ import torch_pruning
 from torch import nn
 
 from secateur.models.zoo.trained import RECIPES, Normalized
+from secateur.models.zoo.transformers import FusedAttention
 
 Array = Any
 BATCH = 100
@@ -31,6 +32,17 @@ CRITERIA: dict[str, Callable[[], Any]] = {
 }
 
 
+class SizedByWeights(FusedAttention):
+    """The same attention, whose heads are as large as its weights make them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        weights = ((query * self.scale) @ key.transpose(-2, -1)).softmax(-1)
+        return self.project((weights @ value).transpose(1, 2).flatten(2))
+
+
 class TorchPruning:
     """A trained net, and the samples on which its pruned versions are measured."""
 
@@ -38,6 +50,9 @@ class TorchPruning:
         self.net: nn.Module = Normalized(RECIPES[net].build())
         self.net.load_state_dict(torch.load(weights))
         self.net.eval()
+        for module in self.net.modules():
+            if isinstance(module, FusedAttention):
+                module.__class__ = SizedByWeights
         self.images, self.labels = torch.from_numpy(images), labels
         self.example = self.images[:1]
         self.whole = macs(self.net, self.example)
@@ -71,6 +86,7 @@ class TorchPruning:
         torch.manual_seed(0)
         net = copy.deepcopy(self.net)
         last = [m for m in net.modules() if isinstance(m, nn.Linear)][-1]
+        attention = [m for m in net.modules() if isinstance(m, FusedAttention)]
         pruner = torch_pruning.pruner.BasePruner(
             net,
             self.example,
@@ -79,6 +95,8 @@ class TorchPruning:
             pruning_ratio=ratio,
             max_pruning_ratio=0.95,
             ignored_layers=[last],
+            num_heads={module.qkv: module.heads for module in attention},
+            prune_head_dims=True,
         )
         pruner.step()
         return net
