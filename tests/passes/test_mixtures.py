@@ -8,7 +8,7 @@ import pytest
 from secateur.ir.reference import Session
 from secateur.passes.linear.divergence import Distances
 from secateur.passes.linear.mixtures import Mixtures, colour_axis, mixed, moved
-from tests.passes.test_recovery import Net
+from tests.passes.nets import Net
 
 
 def images(count: int, *shape: int) -> np.ndarray:
