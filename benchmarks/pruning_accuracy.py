@@ -11,7 +11,7 @@ quantizing it, too.
 With --net NAME, MODEL is a net of `secateur.models.zoo.trained` whose weights lie beside it
 as .pt; where Torch-Pruning is installed, it prunes them to the same MACs, in eight ways, of
 which the best on TEST counts, and the same with BatchNormalization recalibrated on the
-calibration samples.
+calibration samples of the first draw.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def main(
             cells.append(percent([row["int8"] for row in rows]))
         if peer is not None:
             images = next(iter(arrays.values()))
-            cells += peer.cells(share, [images[drawn(images, samples, d)] for d in range(draws)])
+            cells += peer.cells(share, images[drawn(images, samples, 0)])
         print(f"| {' | '.join(cells)} |", flush=True)
 
 

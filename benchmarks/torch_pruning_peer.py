@@ -8,7 +8,7 @@ products fit. Written for Torch-Pruning 1.6.1 and torch 2.13.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class TorchPruning:
         self.example = self.images[:1]
         self.whole = macs(self.net, self.example)
 
-    def cells(self, share: float, draws: Sequence[Array]) -> list[str]:
+    def cells(self, share: float, images: Array) -> list[str]:
         """Top-1 of the best way, and of the best with BatchNormalization recalibrated."""
         plain, tuned = {}, {}
         for name in CRITERIA:
@@ -66,8 +66,7 @@ class TorchPruning:
                 pruned = self.pruned(name, ranked, share)
                 plain[way] = self.top1(pruned)
                 if any(isinstance(m, nn.BatchNorm2d) for m in pruned.modules()):
-                    found = [self.top1(recalibrated(pruned, images)) for images in draws]
-                    tuned[way] = float(np.mean(found))
+                    tuned[way] = self.top1(recalibrated(pruned, images))
         return [best(plain), best(tuned)]
 
     def pruned(self, criterion: str, ranked: bool, share: float) -> nn.Module:
