@@ -10,7 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
+from ..ir.errors import SecateurError
 from ..ir.tensor import Array
+
+_FIRST_LINE = b'"""Runs a model by the shared library beside this file.'
+
+
+def module_of(library: Path) -> Path | None:
+    """The module for Python beside a C library's shared object; None where it isn't one."""
+    module = library.with_name(f"{library.stem.removeprefix('lib')}.py")
+    if not library.name.startswith("lib") or not module.is_file():
+        return None
+    with module.open("rb") as file:
+        return module if file.read(len(_FIRST_LINE)) == _FIRST_LINE else None
 
 
 class LibraryRunner:
@@ -24,14 +36,21 @@ class LibraryRunner:
         module = importlib.util.module_from_spec(spec)
         with _no_bytecode():
             spec.loader.exec_module(module)
-        self._model = module.Model(threads)
+        self._error: type[Exception] = module.ModelError
+        try:
+            self._model = module.Model(threads)
+        except self._error as error:
+            raise SecateurError(f"{path}: {error}") from None
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         # The module has no bfloat16: bits.
         given = {
             n: a.view(np.uint16) if a.dtype.name == "bfloat16" else a for n, a in feeds.items()
         }
-        results: dict[str, Array] = self._model.run(given)
+        try:
+            results: dict[str, Array] = self._model.run(given)
+        except self._error as error:
+            raise SecateurError(f"C library: {error}") from None
         return results
 
 

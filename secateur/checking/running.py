@@ -16,6 +16,7 @@ from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..ir.verify import verify
 from ..passes.sizes import infer_sizes
+from .library_runner import LibraryRunner, module_of
 from .runners import Runner
 
 
@@ -36,8 +37,14 @@ def open_model(
 
 
 def open_runner(path: Path, threads: int = 1) -> Runner:
-    """A session of an ONNX file, or the runtime of an artifact (`.so`)."""
+    """A session of an ONNX file, or the runtime of an artifact or a C library (`.so`).
+
+    The latter has the module that was made with it beside it, which is code, too.
+    """
     if path.suffix == ".so":
+        module = module_of(path)
+        if module is not None:
+            return LibraryRunner(module, threads)
         from ..backends.tvm.artifact.runtime import Runtime
 
         return Runtime(path, threads)

@@ -35,6 +35,7 @@ COMMANDS = {
     "targets": "List the targets that models can be compiled for.",
     "recipe": "Write and check recipes: files with options of optimize.",
     "cmake-dir": "Print the folder of the CMake package.",
+    "bazel-dir": "Print the folder of the Bazel rules.",
 }
 """Every command and its help, so that listing them imports none of them."""
 

@@ -173,6 +173,69 @@ def test_make(tmp_path: Path, command: Path) -> None:
     assert "up to date" in run(*words, folder=folder / "make")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not models.has("meson", "ninja"), reason="needs meson and ninja")
+def test_meson(tmp_path: Path, command: Path) -> None:
+    folder, model, build = tmp_path / "meson", tmp_path / "m.onnx", tmp_path / "build"
+    shutil.copytree(EXAMPLES / "meson", folder)
+    onnx.save(classifier(), model)
+    run("meson", "setup", build, folder, f"-Dmodel={model}", f"-Dsecateur={command}")
+    run("ninja", "-C", build)
+    assert len(set(classes(build / "classify", classifier()))) == 1
+    assert "no work to do" in run("ninja", "-C", build)
+    time.sleep(1.1)
+    external = {"save_as_external_data": True, "location": "weights", "size_threshold": 16}
+    onnx.save(classifier(1), model, **external)
+    run("ninja", "-C", build)
+    assert len(set(classes(build / "classify", classifier(1)))) == 1
+    time.sleep(1.1)
+    (tmp_path / "weights").touch()
+    assert "no work to do" not in run("ninja", "-C", build)
+    assert "no work to do" in run("ninja", "-C", build)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not models.has("pkg-config"), reason="needs pkg-config")
+def test_pkg_config(tmp_path: Path, command: Path) -> None:
+    folder, model = tmp_path / "device", tmp_path / "m.onnx"
+    shutil.copytree(EXAMPLES, folder)
+    onnx.save(classifier(), model)
+    run("make", f"MODEL={model}", f"SECATEUR='{command}'", folder=folder / "pkg-config")
+    assert len(set(classes(folder / "pkg-config" / "classify", classifier()))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not models.has("bazel"), reason="needs bazel")
+@pytest.mark.parametrize("recipe", [False, True])
+def test_bazel(tmp_path: Path, command: Path, recipe: bool) -> None:
+    """In a sandbox, where the rule has the files that it names and no others; offline."""
+    folder = tmp_path / "workspace"
+    shutil.copytree(EXAMPLES / "bazel", folder)
+    external = {"save_as_external_data": True, "location": "weights", "size_threshold": 16}
+    onnx.save(classifier(), folder / "model.onnx", **external)
+    attributes = 'data = ["weights"], '
+    if recipe:
+        np.savez(folder / "c.npz", x=np.random.default_rng(0).random((16, 1, 8, 8), np.float32))
+        (folder / "r.toml").write_text(
+            '[data]\ncalibration = "c.npz"\n[quantize]\nscheme = "int8"\n'
+        )
+        attributes = 'data = ["weights", "c.npz"], recipe = "r.toml", '
+    build = (folder / "BUILD").read_text()
+    given = f'{attributes}secateur = "{command}",'
+    (folder / "BUILD").write_text(build.replace('target = "', given + '\n    target = "'))
+    rules = run(command, "bazel-dir").strip()
+    words = ["bazel", "--batch", f"--output_user_root={tmp_path / 'root'}", "build"]
+    words += [f"--override_repository=secateur={rules}", "--action_env=PATH", "//:program"]
+    run(*words, folder=folder)
+    made = classifier()
+    description = (folder / "bazel-bin" / "app_model.files" / "app_model.json").read_text()
+    assert ("int8" in description) == recipe
+    if not recipe:
+        found, wanted = classes(folder / "bazel-bin" / "classify", made)
+        assert found == wanted
+    subprocess.run(["chmod", "-R", "u+w", tmp_path / "root"], check=True)
+
+
 def test_a_depfile_has_names_as_make_reads_them(tmp_path: Path, command: Path) -> None:
     model = tmp_path / "a $b #c.onnx"
     onnx.save(classifier(), model)

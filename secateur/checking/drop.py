@@ -1,0 +1,108 @@
+"""What a model or artifact lost against the original, for continuous integration to judge."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..data.batches import batch_sizes
+from ..data.datasets import DataSource, load_dataset
+from ..data.fixed_inputs import FixedInputs
+from ..data.random_inputs import random_feeds
+from ..ir.display import printable
+from ..ir.errors import SecateurError
+from ..ir.reference import Session
+from ..reporting.report import Check, Fidelity, MetricInfo, OutputFidelity
+from .evaluation import RANDOM, evaluate
+from .metrics.catalogue import kind_of_labels
+from .runners import Runner
+from .running import open_model, open_runner
+
+
+def parse_drop(text: str) -> float:
+    """The share of `1%` or `0.01`. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) ?(%?)", text.strip())
+    if match is None:
+        raise ValueError(f"'{text}' is no share, as 1% or 0.01 are")
+    share = float(match[1]) / (100 if match[2] else 1)
+    if share > 1:
+        raise ValueError(f"'{text}' is more than all")
+    return share
+
+
+def check_drop(
+    path: Path,
+    original: Path,
+    most: float,
+    *,
+    fixed: FixedInputs | None = None,
+    data: DataSource | None = None,
+    metrics: Sequence[str] = (),
+    threads: int = 1,
+    seed: int = 0,
+) -> list[Check]:
+    """Compare what `path`, a model, artifact or C library, computes with the ONNX model `original`.
+
+    With labels each metric counts: those that are shares by their difference, others by the
+    difference's share of the original's value. Without, on samples or else on random inputs, each
+    output: by the share of samples whose highest score is another; of outputs without scores, by
+    the share of elements that differ, for floats by the noise's share of the signal's power.
+    Raises SecateurError where one lost more than the share `most`, or was not to be measured.
+    """
+    model = open_model(original, fixed)
+    dataset = None if data is None else load_dataset(data, model, kind_of_labels(metrics))
+    feeds = random_feeds(model, seed) if dataset is None else ()
+    runners: dict[str, Runner] = {"original": Session(model), "result": open_runner(path, threads)}
+    size = 1 if dataset is None else batch_sizes(model, dataset)[0]
+    found = evaluate(runners, dataset, texts=metrics, feeds=feeds, what="samples", batch=size)
+    if found.infos:
+        checks = _of_metrics(found.metrics, found.infos, found.samples or 0, most)
+    else:
+        if metrics:
+            raise SecateurError("metrics need samples with labels")
+        what = RANDOM if dataset is None else "samples"
+        checks = _of_outputs(found.fidelity["result"], what, most)
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        lines = "; ".join(f"{check.name}: {check.detail}" for check in failed)
+        raise SecateurError(f"{path}: lost more than {100 * most:g} % against {original}: {lines}")
+    return checks
+
+
+def _of_metrics(
+    metrics: Mapping[str, Mapping[str, float]],
+    infos: Sequence[MetricInfo],
+    samples: int,
+    most: float,
+) -> list[Check]:
+    checks = []
+    for info in infos:
+        before, after = metrics["original"][info.name], metrics["result"][info.name]
+        lost = before - after if info.better == "higher" else after - before
+        if info.unit != "share" and before != after:
+            lost = lost / abs(before) if before else float("inf") * (1 if lost > 0 else -1)
+        detail = f"{before:.4g} to {after:.4g} on {samples:,} samples, {_lost(lost)}"
+        checks.append(Check(f"metric {info.name}", lost <= most, detail))  # NaN doesn't pass
+    return checks
+
+
+def _of_outputs(fidelity: Fidelity, what: str, most: float) -> list[Check]:
+    checks = []
+    for output in fidelity.outputs:
+        lost, measure = _loss(output)
+        detail = f"{_lost(lost)}, by {measure}, in {fidelity.samples:,} {what}"
+        checks.append(Check(f"output '{printable(output.name)}'", lost <= most, detail))
+    return checks
+
+
+def _loss(output: OutputFidelity) -> tuple[float, str]:
+    if output.top1 is not None:
+        return 1 - output.top1, "highest scores"
+    if output.sqnr_db is None:
+        return 1 - output.equal, "elements that differ"
+    return 10 ** (-output.sqnr_db / 10), "noise in the signal"
+
+
+def _lost(share: float) -> str:
+    return f"{100 * share:.3g} % lost" if share > 0 else "nothing lost"
