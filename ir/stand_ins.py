@@ -104,17 +104,13 @@ def like_first(node: NodeProto) -> list[NodeProto]:
 def _tree_sums(node: NodeProto) -> list[NodeProto]:
     """A number for each row and target, of the features' type."""
     repeats = helper.make_tensor("repeats", TensorProto.INT64, [2], [1, _integer(node, "targets")])
-    one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
+    zero = helper.make_tensor("zero", TensorProto.INT64, [1], [0])
     constants = [
         _call("Constant", [], name, [helper.make_attribute("value", tensor)])
-        for name, tensor in (("repeats", repeats), ("one", one), ("zero", _zero()))
+        for name, tensor in (("repeats", repeats), ("zero", zero))
     ]
-    first = _call("Slice", ["i0", "zero", "one", "one"], "first")
+    first = _call("Gather", ["i0", "zero"], "first", [helper.make_attribute("axis", 1)])
     return [*constants, first, _call("Tile", ["first", "repeats"], "o0")]
-
-
-def _zero() -> TensorProto:
-    return helper.make_tensor("zero", TensorProto.INT64, [1], [0])
 
 
 def _sum(node: NodeProto) -> list[NodeProto]:

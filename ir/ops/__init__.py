@@ -16,6 +16,7 @@ FAMILIES = (
     "convolution",
     "elementwise",
     "indexing",
+    "internal",
     "layout",
     "matmul",
     "normalization",
@@ -25,7 +26,6 @@ FAMILIES = (
     "shapes",
     "signal",
     "spatial",
-    "trees",
     "unruled",
 )
 

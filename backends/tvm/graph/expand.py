@@ -30,6 +30,9 @@ EXPANDED = frozenset(
     }
 )
 
+_OPSET = 17
+"""The operator set of definitions in models that import none."""
+
 _ROUNDS = 32
 """How deep definitions may use each other, or wait for each other's sizes."""
 
@@ -51,6 +54,8 @@ def expand_definitions(model: Model) -> None:
     be defined stay as they are; `expand` says why.
     """
     if any(_is_defined(n) for g in model.graph.all_graphs() for n in g.nodes):
+        if "" not in model.opsets:  # a model of another domain's operators alone
+            model.extra.opset_import.append(onnx.helper.make_opsetid("", _OPSET))
         infer_shapes(model)
         _inline(model, {}, {}, _is_defined)
 
@@ -142,8 +147,9 @@ def _add_function(model: Model, node: Node) -> None:
     if _is_defined(node):
         function = definitions.define(node, model)
         node.attributes.clear()  # the definition has them
-        if node.op_type == "ZipMap" and node.outputs[0] is not None:  # it isn't a map
-            node.outputs[0].type = None
+        scores, result = node.input(0), node.outputs[0]
+        if node.op_type == "ZipMap" and scores is not None and result is not None:
+            result.set_tensor_type(scores.dtype, (None, None))  # it isn't a map
     else:
         function = _standard(model, node)
     node.overload = model.fresh_name(f"{node.label}/definition")

@@ -50,9 +50,11 @@ def _refuse_strings(b: Body, *names: str) -> None:
 @definition("ArrayFeatureExtractor", domain=ML)
 def _extract(b: Body) -> list[str]:
     """Elements of the last axis by their number, from 0 on; a vector becomes one row."""
-    index = b.reshaped(b.required(1), -1)
-    zero = b.value(0, np.int64)
-    index = _required(b, index, b("Not", b("Less", index, zero)))
+    index, known = b.reshaped(b.required(1), -1), b.constant(1)
+    if known is None:
+        index = _required(b, index, b("Not", b("Less", index, b.value(0, np.int64))))
+    elif (known < 0).any():
+        b.fail("it counts from the end")
     x = b.required(0) if b.rank(0) > 1 else b.unsqueezed(b.required(0), 0)
     return [b("Gather", x, index, axis=max(b.rank(0), 2) - 1)]
 

@@ -254,8 +254,8 @@ def _of_two(b: Body, forest: Forest, base: Array, labels: Array, sums: str) -> l
 def _ensemble(b: Body) -> list[str]:
     """Nodes and leaves by number; a successor is a node or a leaf."""
     numbers = _array(b.attribute("nodes_modes", None)).reshape(-1)
-    if any(int(n) >= len(MODES) for n in numbers):
-        b.fail("membership of sets isn't supported")
+    if any(not 0 <= int(n) <= len(MODES) for n in numbers):
+        b.fail("a node's mode isn't known")
     nodes = len(numbers)
     features = _list(b, "nodes_featureids", np.int64)
     splits = _list(b, "nodes_splits", np.float32)
@@ -273,14 +273,15 @@ def _ensemble(b: Body) -> list[str]:
             b.fail("its tables lead to nodes, features or targets that there aren't")
     if len(features) != nodes or len(splits) != nodes or len(targets) != len(weights):
         b.fail("its lists of nodes have different sizes")
+    tracks = _list(b, "nodes_missing_value_tracks_true", np.int64)
+    tracks = tracks if len(tracks) == nodes else np.zeros(nodes, np.int64)
+    numbers = numbers.astype(np.int64)
     # A tree of one leaf has a node both of whose successors are that leaf.
     own = np.arange(nodes, nodes + len(targets))
     nothing = np.zeros(len(targets), np.int64)
-    tracks = _list(b, "nodes_missing_value_tracks_true", np.int64)
-    tracks = tracks if len(tracks) == nodes else np.zeros(nodes, np.int64)
     forest = Forest(
         np.concatenate([features, nothing]),
-        np.concatenate([numbers.astype(np.int64), nothing - 1]),
+        np.concatenate([numbers, nothing - 1]),
         np.concatenate([splits, nothing.astype(splits.dtype)]),
         np.concatenate([follow[0], own]),
         np.concatenate([follow[1], own]),
@@ -291,12 +292,53 @@ def _ensemble(b: Body) -> list[str]:
         targets,
         weights,
     )
+    _spell_members(b, forest)
     aggregate = _chosen(b, "aggregate_function", AGGREGATES, 1)
     sums = _sums(b, forest, int(b.attribute("n_targets", 1)), aggregate)
     name = _chosen(b, "post_transform", TRANSFORMS, 0)
     if name != "NONE":
         sums = transformed(b, b.cast(sums, np.float32), name)
     return [b.cast(sums, b.dtype(0))]
+
+
+def _spell_members(b: Body, forest: Forest) -> None:
+    """Make of a node that asks for a member of a set one for each member, each after the other.
+
+    The attribute lists the sets one by one, each with NaN at its end.
+    """
+    equal, member = MODES.index("BRANCH_EQ"), len(MODES)
+    asking = np.flatnonzero(forest.modes == member)
+    if not asking.size:
+        return
+    values = _list(b, "membership_values", np.float32)
+    ends = np.flatnonzero(np.isnan(values))
+    if len(ends) != len(asking):
+        b.fail(f"{len(ends)} sets for {len(asking)} nodes that ask for members")
+    start = 0
+    for node, end in zip(asking.tolist(), ends.tolist(), strict=True):
+        own, start = values[start:end], end + 1
+        forest.modes[node] = equal
+        if not own.size:
+            forest.yes[node] = forest.no[node]
+            continue
+        forest.splits[node] = own[0]
+        last, no = node, forest.no[node]
+        for value in own[1:]:
+            number = len(forest.modes)
+            forest.no[last] = number
+            for name, entry in (
+                ("features", forest.features[node]),
+                ("modes", equal),
+                ("splits", value),
+                ("yes", forest.yes[node]),
+                ("no", no),
+                ("missing", forest.missing[node]),
+                ("first", 0),
+                ("count", 0),
+            ):
+                table = getattr(forest, name)
+                setattr(forest, name, np.append(table, table.dtype.type(entry)))
+            last = number
 
 
 def _chosen(b: Body, attribute: str, names: tuple[str, ...], default: int) -> str:

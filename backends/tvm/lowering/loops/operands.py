@@ -119,9 +119,13 @@ def _group_normalization(call: OperatorCall) -> None:
 
 
 def _linear(call: OperatorCall) -> None:
-    """Scales are per tensor, along the axis, or per block of it; zero points as scales."""
+    """Scales are per tensor, along the axis, or per block of it; zero points as scales.
+
+    Of one number each may be a scalar where the other isn't.
+    """
     shape, scale = call.shape(0), call.shape(1)
-    _expect(call, 2, scale)
+    if np.prod(scale) != 1 or not call.has(2) or np.prod(call.shape(2)) != 1:
+        _expect(call, 2, scale)
     axis, block = int(call.node.get("axis", 1)), int(call.node.get("block_size", 0))
     if np.prod(scale) == 1 and len(scale) <= 1:
         return
