@@ -82,6 +82,18 @@ def part_of(name: str, model: onnx.ModelProto, inputs: Sequence[Any]) -> Part | 
     return Part(name, shaped, feeds)
 
 
+def frozen(part: Part) -> Part:
+    """All operands but the first as constants."""
+    model = onnx.ModelProto()
+    model.CopyFrom(part.model)
+    first, *others = part.feeds
+    kept = [v for v in model.graph.input if v.name == first]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(part.feeds[n], n) for n in others)
+    return Part(f"{part.name}, frozen", model, {first: part.feeds[first]})
+
+
 @dataclasses.dataclass(frozen=True)
 class Joined:
     """An artifact of several parts, each with its prefix."""

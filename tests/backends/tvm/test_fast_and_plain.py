@@ -29,7 +29,7 @@ from secateur.backends.tvm.lowering.lower import RULES, Lowering
 from secateur.ir.graph import Node
 from secateur.ir.ops import Trait, with_trait
 from tests.backend_cases import generated_cases
-from tests.backends.tvm.joined import Joined, Part, compile_parts, part_of
+from tests.backends.tvm.joined import Joined, Part, compile_parts, frozen, part_of
 
 from .random_builder import Builder
 from .random_graphs import Graph, available, compare, graph_of, grow
@@ -113,18 +113,6 @@ def variants(part: Part) -> Iterator[Part]:
             other = retyped(part, dtype)
             if other is not None:
                 yield other
-
-
-def frozen(part: Part) -> Part:
-    """All operands but the first as constants."""
-    model = onnx.ModelProto()
-    model.CopyFrom(part.model)
-    first, *others = part.feeds
-    kept = [v for v in model.graph.input if v.name == first]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-    model.graph.initializer.extend(numpy_helper.from_array(part.feeds[n], n) for n in others)
-    return Part(f"{part.name}, frozen", model, {first: part.feeds[first]})
 
 
 def retyped(part: Part, dtype: str) -> Part | None:
