@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import SecateurError
 
-GROUPS = ("importance", "lowerings", "operators", "passes", "targets")
+GROUPS = ("importance", "lowerings", "metrics", "operators", "passes", "targets")
 """What may be brought along; each is a group of entry points, `secateur.passes` and so on."""
 
 

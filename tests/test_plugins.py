@@ -132,6 +132,19 @@ assert find_criterion("largest").of_weights(np.array([[1.0, -3.0], [2.0, 0.0]]))
     assert result.returncode == 0, result.stderr
 
 
+def test_the_example_brings_a_metric(installed: Path) -> None:
+    code = """
+import numpy as np
+from secateur.checking.metrics.catalogue import parse_metric
+metric = parse_metric("worst-class")
+metric.begin(None)
+metric.update({"y": np.eye(3)[[0, 1, 1, 2]]}, [0, 1, 2, 2], 4)
+assert metric.result() == 0.5
+"""
+    result = run(installed, "-c", code)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("group", "value", "code", "says"),
     [

@@ -61,9 +61,11 @@ METRICS: dict[str, type[Metric]] = {}
 
 
 def metric(name: str, kind: str, better: str = "higher", unit: str = "share") -> Callable[..., Any]:
-    """Enter a class in `METRICS`."""
+    """Enter a class in `METRICS`. Raises SecateurError where the name is taken."""
 
     def enter(cls: type[Metric]) -> type[Metric]:
+        if name in METRICS:
+            raise SecateurError(f"metric {name} is there already")
         cls.name, cls.kind, cls.better, cls.unit = name, kind, better, unit
         METRICS[name] = dataclasses.dataclass(cls)
         return METRICS[name]

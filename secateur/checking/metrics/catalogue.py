@@ -6,13 +6,14 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from ...data.datasets import Dataset
 from ...ir.errors import SecateurError
-from ...ir.plugins import imported
+from ...ir.plugins import imported, plugins
 from ...ir.tensor import Array
 from . import classes, detection, texts, values
 from .base import METRICS, Metric
@@ -25,7 +26,7 @@ USUAL = {"class": "top1", "boxes": "map"}
 
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": float}
 
-_TEXT = re.compile(r"([\w.]+(?::[\w.]+)?)\s*(?:\{(.*)\})?")
+_TEXT = re.compile(r"([\w.-]+(?::[\w.]+)?)\s*(?:\{(.*)\})?")
 
 
 def make_metrics(texts: Sequence[str], data: Dataset) -> list[Metric]:
@@ -60,6 +61,7 @@ def parse_metric(text: str) -> Metric:
     match = _TEXT.fullmatch(text.strip())
     if match is None:
         raise SecateurError(f"metric '{text}': written as top5 or map{{decoder=yolov8}}")
+    plugins("metrics", ModuleType)  # modules that enter what they bring
     name, options = match.group(1), match.group(2)
     kind = _UserMetric if ":" in name else METRICS.get(name)
     if kind is None:
