@@ -352,6 +352,14 @@ class Graph:
         self._outputs[index] = value
         value.uses[Use(self, index)] = None
 
+    def replace_outputs(self, values: Iterable[Value]) -> None:
+        """Make these the outputs, and no others."""
+        for index, value in enumerate(self._outputs):
+            value.uses.pop(Use(self, index), None)
+        self._outputs = []
+        for value in values:
+            self.add_output(value)
+
     def add_node(self, node: Node) -> Node:
         """Append a node (call `sort` once afterwards where it belongs further up)."""
         node.graph = self

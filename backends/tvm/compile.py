@@ -169,6 +169,20 @@ def compile_library(
     return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
 
 
+def unsupported_nodes(model: Model, target: Target) -> list[str]:
+    """Why nodes of a model (unchanged) can't be compiled, by the analysis alone; no kernel is
+    built. Raises UnsupportedError where that is not about single nodes."""
+    work, batch = _prepare(model, False)
+    check_batch(batch)
+    _check_sizes(work)
+    refuse_sizes_of_inputs(work)
+    try:
+        lower(work, target)
+    except UnsupportedNodesError as error:
+        return list(error.all_reasons().values()) or [str(error)]
+    return []
+
+
 def _prepare(model: Model, declared_sizes: bool) -> tuple[Model, Batch]:
     """A copy as it is compiled, with outputs as empty as they are declared where these count."""
     work, batch = one_sample(model)

@@ -11,6 +11,7 @@ from ...ir.axes.balance import Move, moves, settle
 from ...ir.axes.dims import SINGLE_ELEMENTS, Axis, Dim, Lock, axis_size, dims_of, resolve, term_size
 from ...ir.axes.facts import Analysis, Parameter
 from ...ir.errors import SecateurError
+from ..matching import matches, refuse_unmatched
 
 TAKEN_APART = "its channels are taken apart one by one on their way"
 
@@ -105,9 +106,11 @@ def find_groups(analysis: Analysis, ignore: Sequence[str] = ()) -> list[Group]:
 
     A free dim need not tie a parameter: weights may be computed. Dims with a parameter
     or node name that matches one of the `ignore` patterns (shell style) are locked.
+    Raises SecateurError for a pattern that matches nothing.
     """
     ties = _ties(analysis)
     if ignore:
+        _refuse_unmatched(analysis, ties, ignore)
         _lock_ignored(ties, ignore)
         settle(analysis.families)
     weights = _weights(analysis)
@@ -196,9 +199,22 @@ def _group_name(ties: dict[Dim, list[Tie]]) -> str:
     return best.parameter.value.name
 
 
+def _refuse_unmatched(
+    analysis: Analysis, ties: dict[Dim, list[Tie]], patterns: Sequence[str]
+) -> None:
+    """Raise SecateurError for a pattern that is the name of no node and no parameter."""
+    names = {node.label for node in analysis.model.all_nodes()}
+    names |= {value.name for value in analysis.model.graph.initializers.values()}
+    for places in ties.values():
+        for tie in places:
+            names |= {tie.parameter.value.name, tie.parameter.node.label}
+    for pattern in patterns:
+        refuse_unmatched(pattern, names)
+
+
 def _lock_ignored(ties: dict[Dim, list[Tie]], patterns: Sequence[str]) -> None:
     for dim, places in ties.items():
         names = {n for t in places for n in (t.parameter.value.name, t.parameter.node.label)}
         for pattern in patterns:
-            if dim.lock is None and any(fnmatch.fnmatchcase(n, pattern) for n in names):
+            if dim.lock is None and any(matches(n, pattern) for n in names):
                 dim.lock = Lock("", "", f"ignored by '{pattern}'")

@@ -1,5 +1,5 @@
 """Quantization to 8-bit integers: calibration, placement of QDQ pairs, weights."""
 
-from .static import QuantizeStatic
+from .static import QuantizeStatic, expected_placement
 
-__all__ = ["QuantizeStatic"]
+__all__ = ["QuantizeStatic", "expected_placement"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from ...ir.errors import SecateurError
 from ...ir.graph import Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
-from ..base import Context, Pass, PassResult
+from ..base import Context, Note, Pass, PassResult
+from ..matching import matches, refuse_unmatched
 from ..samples import Samples
 from .calibrate import at_sample, calibrate
 from .equalize import equalize
@@ -49,9 +51,10 @@ class QuantizeStatic(Pass):
     `per_channel`: one weight scale per output channel instead of one per tensor.
     `activation`: "uint8" or "int8"; `symmetric`: its ranges reach as far below zero as above.
     `reduce_range`: weights within [-64, 64], for x86 processors without VNNI, whose 8-bit
-    products saturate otherwise. `ignore`: names of nodes that stay float. `calibrator`: how
-    ranges come from the samples (`observers.CALIBRATORS`). `equalize`: scale channels first, so
-    that one step suits them all (`equalize.py`).
+    products saturate otherwise. `ignore`: patterns (shell style) of nodes that stay float,
+    by their names or those of their weights. `calibrator`: how ranges come from the samples
+    (`observers.CALIBRATORS`). `equalize`: scale channels first, so that one step suits them all
+    (`equalize.py`).
 
     Statistics: counts by operator of `quantized`, `absorbed` and `skipped` nodes,
     the numbers of `activations` quantized and calibration `samples`, the names of activations
@@ -117,7 +120,7 @@ class QuantizeStatic(Pass):
 
         Repeats where ranges show that a decision won't do.
         """
-        refused = self._ignored(model)
+        refused = _ignored(model, self.ignore)
         standalone: set[Node] = set()
         ranges: dict[Value, ValueRange] = {}
         while True:
@@ -166,13 +169,27 @@ class QuantizeStatic(Pass):
             range = ValueRange(-reach, reach)
         return QuantParams.covering(range, dtype)
 
-    def _ignored(self, model: Model) -> dict[Node, str]:
-        wanted = set(self.ignore)
-        found = {n: "kept float as asked" for n in model.graph.nodes if n.label in wanted}
-        missing = wanted - {node.label for node in found}
-        if missing:
-            raise SecateurError(f"ignore: the model has no node '{min(missing)}'")
-        return found
+
+def expected_placement(model: Model, ignore: Sequence[str] = ()) -> tuple[Counter[str], list[Note]]:
+    """Which operators would become integer, and why others would not, as far as that can be
+    told without samples. Raises SecateurError for a model that is quantized already."""
+    _refuse_quantized(model)
+    placement = place(model, Constants(model), _ignored(model, ignore), set())
+    return Counter(node.op_type for node in placement.nodes), notes(model, placement)
+
+
+def _ignored(model: Model, patterns: Sequence[str]) -> dict[Node, str]:
+    names = {
+        node: [node.label, *(v.name for v in node.inputs if v is not None and v.const)]
+        for node in model.graph.nodes
+    }
+    for pattern in patterns:
+        refuse_unmatched(pattern, {name for own in names.values() for name in own})
+    return {
+        node: "kept float as asked"
+        for node, own in names.items()
+        if any(matches(name, pattern) for name in own for pattern in patterns)
+    }
 
 
 def _refuse_quantized(model: Model) -> None:

@@ -14,11 +14,13 @@ from .defaults import FreezeDefaults
 from .fold_constants import FoldConstants
 from .input_shapes import FixInputShapes
 from .input_values import FixInputValues
+from .outputs import CutOutputs
 from .rewriter import Rewriter
 from .simplify import Simplify, working_types
 
 __all__ = [
     "ConvertOpset",
+    "CutOutputs",
     "FixInputShapes",
     "FixInputValues",
     "FoldBatchNormalization",

@@ -28,7 +28,8 @@ def benchmark_files(
     first = open_model(paths[0], fixed)
     feed = next(iter(feeds_for(first, data, seed)))
     runners: dict[str, Runner] = {str(paths[0]): Session(first, threads=threads)}
-    runners.update({str(path): open_runner(path, threads) for path in paths[1:]})
+    outputs = () if fixed is None else fixed.outputs
+    runners.update({str(path): open_runner(path, threads, outputs) for path in paths[1:]})
     return latencies(runners, feed)
 
 
@@ -42,7 +43,9 @@ def compare_files(
 ) -> Agreement:
     """How far `other`, a model or an artifact, agrees with the ONNX model `reference`."""
     model = open_model(reference, fixed)
-    return compare(Session(model), open_runner(other), feeds_for(model, data, seed))
+    outputs = () if fixed is None else fixed.outputs
+    runner = open_runner(other, outputs=outputs)
+    return compare(Session(model), runner, feeds_for(model, data, seed))
 
 
 def demand_agreement(agreement: Agreement, reference: Path, other: Path, tolerance: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..data.batches import batch_sizes
@@ -15,6 +15,7 @@ from ..ir.onnx_io import load
 from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..ir.verify import verify
+from ..passes.simplify import CutOutputs
 from ..passes.sizes import infer_sizes
 from .library_runner import LibraryRunner, module_of
 from .runners import Runner
@@ -36,8 +37,9 @@ def open_model(
     return model
 
 
-def open_runner(path: Path, threads: int = 1) -> Runner:
-    """A session of an ONNX file, or the runtime of an artifact or a C library (`.so`).
+def open_runner(path: Path, threads: int = 1, outputs: Sequence[str] = ()) -> Runner:
+    """A session of an ONNX file, perhaps up to some `outputs`, or the runtime of an artifact or a
+    C library (`.so`).
 
     The latter has the module that was made with it beside it, which is code, too.
     """
@@ -48,7 +50,9 @@ def open_runner(path: Path, threads: int = 1) -> Runner:
         from ..backends.tvm.artifact.runtime import Runtime
 
         return Runtime(path, threads)
-    return Session(load(path), threads=threads)
+    model = load(path)
+    CutOutputs(tuple(outputs)).run(model)
+    return Session(model, threads=threads)
 
 
 def feeds_for(model: Model, data: DataSource | None, seed: int) -> Iterable[dict[str, Array]]:

@@ -32,6 +32,8 @@ COMMANDS = {
     "compare": "Compare the outputs of two models or artifacts.",
     "data": "Look at samples, and whether a model was made for them.",
     "benchmark": "Measure the latency of models and artifacts, in turns.",
+    "completion": "Print a script that completes commands in a shell.",
+    "doctor": "Show versions, CPU, compilers and cache, for bug reports.",
     "targets": "List the targets that models can be compiled for.",
     "recipe": "Write and check recipes: files with options of optimize.",
     "cmake-dir": "Print the folder of the CMake package.",
@@ -45,6 +47,10 @@ TRACEBACK = "SECATEUR_TRACEBACK"
 
 COMMAND = "secateur.command"
 """Key of the command line in a context's `meta`."""
+
+
+QUIET = "secateur.quiet"
+"""Key of whether only errors are printed."""
 
 
 class _Commands(click.Group):
@@ -129,17 +135,21 @@ class _Lines(logging.Formatter):
         return printable(super().format(record))
 
 
-def show_decisions(ctx: click.Context) -> None:
-    """Write what the package's loggers say to stderr until the command ends."""
-    logger, handler = logging.getLogger("secateur"), logging.StreamHandler()
-    handler.setFormatter(_Lines("%(name)s: %(message)s"))
-    level = logger.level
+def log_to(ctx: click.Context, handler: logging.Handler, level: int) -> None:
+    """Hand what the package's loggers say from a level on to a handler until the command ends."""
+    logger = logging.getLogger("secateur")
+    timed = isinstance(handler, logging.FileHandler)
+    text = "%(asctime)s %(levelname)s %(name)s: %(message)s" if timed else "%(name)s: %(message)s"
+    handler.setFormatter(_Lines(text))
+    handler.setLevel(level)
+    before = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
+    logger.setLevel(min(level, before or level))
 
     def restore() -> None:
         logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(before)
+        handler.close()
 
     ctx.call_on_close(restore)
 
@@ -160,8 +170,20 @@ def _one_line(error: BaseException) -> str:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="secateur")
 @click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is decided, and where.")
+@click.option(
+    "--log-file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Append what is decided, and where, to a file.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print results of --json, and errors, only.")
 @click.pass_context
-def main(ctx: click.Context, verbose: bool) -> None:
+def main(ctx: click.Context, verbose: bool, log_file: str | None, quiet: bool) -> None:
     """Prune, quantize and compile ONNX models for edge devices."""
+    if verbose and quiet:
+        raise click.UsageError("Give --verbose or --quiet, not both.")
+    ctx.meta[QUIET] = quiet
     if verbose:
-        show_decisions(ctx)
+        log_to(ctx, logging.StreamHandler(), logging.DEBUG)
+    if log_file is not None:
+        log_to(ctx, logging.FileHandler(log_file, encoding="utf-8"), logging.DEBUG)

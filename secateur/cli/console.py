@@ -15,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ..ir.display import printable
-from . import TRACEBACK
+from . import QUIET, TRACEBACK
 
 PIPE_WIDTH = 200
 """Columns of output that goes to no terminal: tables there keep their lines whole."""
@@ -25,6 +25,8 @@ def print_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1
 ) -> None:
     """A table on stdout; the first `text_columns` are text, the rest numbers."""
+    if is_quiet():
+        return
     console = Console(highlight=False, emoji=False, markup=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
@@ -38,9 +40,16 @@ def print_table(
     console.print(table)
 
 
+def is_quiet() -> bool:
+    """Whether results are printed as JSON only, and errors."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(QUIET))
+
+
 def say(line: str) -> None:
     """A line on stdout. Whatever in it came from a file can't do harm."""
-    click.echo(printable(line))
+    if not is_quiet():
+        click.echo(printable(line))
 
 
 def print_json(content: object) -> None:
@@ -94,7 +103,7 @@ class StageProgress:
             TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or is_quiet(),
         )
         self._progress.start()
         self._exit.callback(self._progress.stop)

@@ -24,6 +24,7 @@ from .options import (
     metric_option,
     model_argument,
     pruning_options,
+    quantization_options,
     recipe_option,
     samples_options,
     seed_option,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 @fixed_inputs_options
 @pruning_options
 @click.option("--quantize", type=click.Choice(["int8"]), help="Quantize; needs --calibration.")
+@quantization_options("ignore_quantize")
 @samples_options("calibration", "evaluation")
 @metric_option
 @compiler_options
@@ -59,6 +61,11 @@ if TYPE_CHECKING:
     help="Write the options of this run as a recipe.",
 )
 @depfile_option
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would happen, by the analysis alone; nothing is run or written.",
+)
 @json_option
 def command(
     model: Path,
@@ -68,6 +75,7 @@ def command(
     fixed: FixedInputs,
     pruning: dict[str, Any],
     quantize: str | None,
+    quantization: dict[str, Any],
     calibration: DataSource | None,
     evaluation: DataSource | None,
     metrics: tuple[str, ...],
@@ -77,6 +85,7 @@ def command(
     library: LibraryOptions | None,
     save_recipe: Path | None,
     depfile: Path | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Simplify, prune, quantize and compile MODEL for a target.
@@ -91,6 +100,32 @@ def command(
     """
     if quantize is not None and calibration is None:
         raise click.UsageError("--quantize needs --calibration.")
+    if dry_run:
+        from ..pipeline.dry_run import plan_run
+        from ..pipeline.optimize import Settings
+
+        settings = Settings(
+            target,
+            fixed.shapes,
+            fixed.freeze_defaults,
+            fixed.values,
+            tuple(fixed.outputs),
+            quantize=quantize,
+            quantization=quantization,
+            metrics=metrics,
+            threads=threads,
+            seed=seed,
+            library=library,
+            **pruning,
+            **{name: value for name, value in compiler.items() if name != "cache"},
+        )
+        lines = plan_run(model, settings, calibration, evaluation)
+        if as_json:
+            print_json({"plan": lines})
+        else:
+            for line in lines:
+                say(line)
+        return
     from ..pipeline.recipe import is_preset, saved_recipe
 
     read = [] if recipe is None or is_preset(recipe) else [recipe]
@@ -107,7 +142,9 @@ def command(
             input_shapes=fixed.shapes,
             freeze_defaults=fixed.freeze_defaults,
             input_values=fixed.values,
+            outputs=fixed.outputs,
             quantize=quantize,
+            quantization=quantization,
             calibration=calibration,
             evaluation=evaluation,
             metrics=metrics,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,7 @@ def fixed_inputs_options(function: Callable[..., None]) -> Callable[..., None]:
             dict(kwargs.pop("input_shapes")),
             kwargs.pop("freeze_defaults"),
             dict(kwargs.pop("input_values")),
+            kwargs.pop("outputs"),
         )
         function(*args, fixed=fixed, **kwargs)
 
@@ -86,6 +87,13 @@ def fixed_inputs_options(function: Callable[..., None]) -> Callable[..., None]:
         callback=_input_values,
         multiple=True,
         help="Make a constant of an input, as in rate=16000 or scales=1,2; repeatable.",
+    )(command)
+
+    command = click.option(
+        "--outputs",
+        metavar="NAME",
+        multiple=True,
+        help="End the model at a value, or at a node's results; repeatable.",
     )(command)
 
     command = click.option(
@@ -312,6 +320,83 @@ def format_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """How to quantize. The command gets them as one dict, `quantization`; `prefix` is of the
+    option that another step has, too."""
+    options = {
+        f"{prefix or 'ignore'}": click.option(
+            f"--{prefix or 'ignore'}".replace("_", "-"),
+            multiple=True,
+            metavar="PATTERN",
+            help="Keep nodes float whose name, or that of their weights, matches; repeatable.",
+        ),
+        "activation": click.option(
+            "--activation",
+            type=click.Choice(["uint8", "int8"]),
+            default="uint8",
+            show_default=True,
+            help="Type of activations; int8 is for ARM in ONNX Runtime.",
+        ),
+        "reduce_range": click.option(
+            "--reduce-range",
+            is_flag=True,
+            help="Weights within 7 bits, for x86 processors without VNNI in ONNX Runtime.",
+        ),
+        "per_tensor": click.option(
+            "--per-tensor",
+            is_flag=True,
+            help="One scale for all channels of a weight, instead of one for each.",
+        ),
+        "calibrator": click.option(
+            "--calibrator",
+            default="min-max",
+            show_default=True,
+            metavar="NAME",
+            help="How ranges come from samples: min-max, moving-average, percentile (or "
+            "percentile:99.9), entropy, mse.",
+        ),
+        "symmetric": click.option(
+            "--symmetric", is_flag=True, help="Ranges reach as far below zero as above."
+        ),
+        "equalize": click.option(
+            "--equalize",
+            is_flag=True,
+            help="Scale channels of consecutive layers first, so that one step suits them all.",
+        ),
+    }
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(*args: Any, **kwargs: Any) -> None:
+            given = {name: kwargs.pop(name) for name in options}
+            quantization = {
+                "ignore": given[prefix or "ignore"],
+                "activation": given["activation"],
+                "reduce_range": given["reduce_range"],
+                "per_channel": not given["per_tensor"],
+                "calibrator": given["calibrator"],
+                "symmetric": given["symmetric"],
+                "equalize": given["equalize"],
+            }
+            if "quantize" in kwargs and kwargs["quantize"] is None:
+                _refuse_given(options)
+            function(*args, quantization=quantization, **kwargs)
+
+        for option in reversed(options.values()):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _refuse_given(options: Iterable[str]) -> None:
+    """Raises UsageError where options of a step are given that isn't asked for."""
+    context = click.get_current_context()
+    for name in options:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --quantize.")
 
 
 def pruning_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from .options import (
     json_option,
     metric_option,
     model_argument,
+    quantization_options,
     samples_options,
     seed_option,
 )
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @model_argument
 @file_option
 @fixed_inputs_options
+@quantization_options()
 @samples_options("calibration", "evaluation")
 @metric_option
 @seed_option
@@ -35,6 +37,7 @@ def command(
     model: Path,
     output: Path,
     fixed: FixedInputs,
+    quantization: dict[str, Any],
     calibration: DataSource | None,
     evaluation: DataSource | None,
     metrics: tuple[str, ...],
@@ -49,6 +52,7 @@ def command(
     report = quantize_file(
         model,
         output,
+        quantization,
         fixed=fixed,
         data=calibration,
         evaluation=evaluation,

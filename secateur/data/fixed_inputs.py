@@ -1,4 +1,4 @@
-"""What of a model's inputs is fixed before anything else happens."""
+"""What of a model's inputs and outputs is fixed before anything else happens."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class FixedInputs:
     """`shapes` fixes inputs of open shape, by name; `freeze_defaults` makes constants of
-    inputs that have a default value, `values` of inputs by name, whose values it gives as text."""
+    inputs that have a default value, `values` of inputs by name, whose values it gives as text.
+    `outputs` are where the model ends, by names of values or nodes; empty for its own."""
 
     shapes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     freeze_defaults: bool = False
     values: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    outputs: Sequence[str] = ()
 
     def passes(self) -> list[Pass]:
         """The passes that fix them, in order."""
-        from ..passes.simplify import FixInputShapes, FixInputValues, FreezeDefaults
+        from ..passes.simplify import CutOutputs, FixInputShapes, FixInputValues, FreezeDefaults
 
         found: list[Pass] = []
+        if self.outputs:
+            found.append(CutOutputs(tuple(self.outputs)))
         if self.values:
             found.append(FixInputValues(tuple(self.values.items())))
         if self.freeze_defaults:

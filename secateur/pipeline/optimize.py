@@ -88,7 +88,8 @@ class Settings:
 
     `macs` and `params` are shares of the original to keep; so are `bytes`, of the file, and
     `latency`, of the artifact, or they are amounts with a unit, as `200kB` and `2ms`. `ratio`
-    is a share of the channels to remove. `align` is what channel counts stay multiples of
+    is a share of the channels to remove. `quantization`
+    are options of `QuantizeStatic`. `align` is what channel counts stay multiples of
     where the goal allows; by default the target's vector width. `tune` is for how many minutes
     to measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
     `declared_sizes` whether inputs that give results their sizes have the declared ones.
@@ -100,12 +101,14 @@ class Settings:
     input_shapes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     freeze_defaults: bool = False
     input_values: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
     macs: float | None = None
     params: float | None = None
     bytes: float | str | None = None
     latency: float | str | None = None
     ratio: float | None = None
     quantize: str | None = None
+    quantization: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scope: str = "global"
     importance: str | None = None
     align: int | None = None
@@ -142,7 +145,7 @@ class Settings:
 
     def fixed_inputs(self) -> FixedInputs:
         """What the user fixes of the model's inputs."""
-        return FixedInputs(self.input_shapes, self.freeze_defaults, self.input_values)
+        return FixedInputs(self.input_shapes, self.freeze_defaults, self.input_values, self.outputs)
 
     def goals(self) -> dict[str, Any]:
         """The options of `PruneChannels` that say how much is to be pruned."""
@@ -169,12 +172,14 @@ def optimize(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     freeze_defaults: bool = False,
     input_values: Mapping[str, str] | None = None,
+    outputs: Sequence[str] = (),
     macs: float | None = None,
     params: float | None = None,
     bytes: float | str | None = None,
     latency: float | str | None = None,
     ratio: float | None = None,
     quantize: str | None = None,
+    quantization: Mapping[str, Any] | None = None,
     calibration: DataSource | None = None,
     evaluation: DataSource | None = None,
     preprocess: Preprocessing | str | Sequence[str] | Mapping[str, Any] | None = None,
@@ -210,7 +215,7 @@ def optimize(
     `preprocess` says how pictures and recordings of folders become inputs, `metrics` what is
     measured (docs/metrics.md). `input_shapes` fixes inputs of open shape, `freeze_defaults`
     those that have a default value, `input_values` gives inputs' values as text
-    (`{"rate": "16000"}`).
+    (`{"rate": "16000"}`), `outputs` names values or nodes at which the model ends.
     `tune`, `fallback`, `declared_sizes` and `cache` (a
     folder, or whether to use the user's) are those of `compile_model`. With `library` the result
     is a C library in place of `model.so`. `depfile` is a file for a rule of Make that says which
@@ -223,12 +228,14 @@ def optimize(
         input_shapes=dict(input_shapes or {}),
         freeze_defaults=freeze_defaults,
         input_values=dict(input_values or {}),
+        outputs=tuple(outputs),
         macs=macs,
         params=params,
         bytes=bytes,
         latency=latency,
         ratio=ratio,
         quantize=quantize,
+        quantization=dict(quantization or {}),
         scope=scope,
         importance=importance,
         align=align,
@@ -345,7 +352,7 @@ class _Run:
                 self._apply(recover_step())
         self.float_model = self.model.clone()
         if self.settings.quantize is not None:
-            self._apply(quantize_step(QuantizeStatic()))
+            self._apply(quantize_step(QuantizeStatic(**self.settings.quantization)))
 
     def _apply(self, step: Step) -> None:
         with self._stage(step.name):
@@ -365,7 +372,7 @@ class _Run:
     def _quantized(self, model: Model) -> Model:
         """A quantized copy, by which a budget is counted."""
         copy = model.clone()
-        run_step(quantize_step(QuantizeStatic()), copy, self.context)
+        run_step(quantize_step(QuantizeStatic(**self.settings.quantization)), copy, self.context)
         return copy
 
     def verify(self, path: Path) -> None:

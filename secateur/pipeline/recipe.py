@@ -52,6 +52,7 @@ class InputSection(_Section):
     shapes: dict[str, list[Size]] | None = None
     values: dict[str, Scalar | list[Scalar]] | None = None
     freeze_defaults: bool | None = None
+    outputs: list[str] | None = None
 
 
 class DataSection(_Section):
@@ -87,6 +88,13 @@ class QuantizeSection(_Section):
     """What becomes integer."""
 
     scheme: Literal["int8"] | None = None
+    ignore: list[str] | None = None
+    activation: Literal["uint8", "int8"] | None = None
+    reduce_range: bool | None = None
+    per_tensor: bool | None = None
+    calibrator: str | None = None
+    symmetric: bool | None = None
+    equalize: bool | None = None
 
 
 class CompileSection(_Section):
@@ -142,6 +150,7 @@ EXAMPLES: dict[str, Any] = {
     "input_shapes": {"x": [1, 3, 224, 224]},
     "input_values": {"rate": 16000},
     "freeze_defaults": True,
+    "outputs": ["scores"],
     "calibration": "calibration.npz",
     "evaluation": "evaluation.npz",
     "preprocess": ["imagenet", "size=224x224"],
@@ -162,6 +171,13 @@ EXAMPLES: dict[str, Any] = {
     "rotate": True,
     "rematch": True,
     "quantize": "int8",
+    "ignore_quantize": ["head*"],
+    "activation": "int8",
+    "reduce_range": True,
+    "per_tensor": True,
+    "calibrator": "percentile:99.9",
+    "symmetric": True,
+    "equalize": True,
     "target": "x86-64-v3",
     "form": "library",
     "tune": 5.0,
@@ -183,6 +199,7 @@ _PARAMETERS = {
     ("input", "shapes"): "input_shapes",
     ("input", "values"): "input_values",
     ("quantize", "scheme"): "quantize",
+    ("quantize", "ignore"): "ignore_quantize",
     ("compile", "format"): "form",
     ("library", "threads"): "library_threads",
 }

@@ -184,6 +184,7 @@ def prune_file(
 def quantize_file(
     source: Path,
     output: Path,
+    options: Mapping[str, Any] | None = None,
     *,
     fixed: FixedInputs | None = None,
     data: DataSource,
@@ -191,8 +192,8 @@ def quantize_file(
     metrics: Sequence[str] = (),
     seed: int = 0,
 ) -> Report:
-    """Quantize to int8, calibrated with samples."""
-    step = quantize_step(QuantizeStatic())
+    """Quantize to int8, calibrated with samples, by the options of `QuantizeStatic`."""
+    step = quantize_step(QuantizeStatic(**(options or {})))
 
     def change(
         model: Model, context: Context, feeds: list[dict[str, Array]]
