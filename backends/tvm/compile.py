@@ -14,7 +14,7 @@ import onnx
 from ...ir.declarations import check_declarations
 from ...ir.dependencies.batch import Batch, find_batch
 from ...ir.element_count import element_count
-from ...ir.errors import UnsupportedError
+from ...ir.errors import SecateurError, UnsupportedError
 from ...ir.graph import Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
@@ -286,7 +286,10 @@ class _Compiler:
     def library(self, model: Model, samples: Set[str], path: Path) -> None:
         """A shared object of the whole model, which changes. Raises UnsupportedError."""
         made = self._emit(model, samples)
-        reused = build_library(made.kernels(), self.target, self.cache, path)
+        kernels = made.kernels()
+        self._check_ram(kernels)
+        reused = build_library(kernels, self.target, self.cache, path)
+        self._check_flash(path)
         self._report(made, reused)
 
     def c_library(
@@ -294,8 +297,30 @@ class _Compiler:
     ) -> None:
         """A C library of the whole model, which changes. Raises UnsupportedError."""
         made = self._emit(model, samples)
-        reused = build_c_library(made.kernels(), self.target, self.cache, folder, options)
+        kernels = made.kernels()
+        self._check_ram(kernels)
+        reused = build_c_library(kernels, self.target, self.cache, folder, options)
+        self._check_flash(folder / f"lib{options.name}.so")
         self._report(made, reused)
+
+    def _check_ram(self, kernels: Kernels) -> None:
+        """Raise SecateurError where a run takes more memory than the target has."""
+        most = self.target.ram_bytes
+        needed = kernels.assign_memory().arena_bytes if most is not None else 0
+        if most is not None and needed > most:
+            raise SecateurError(
+                f"a run takes {needed:,} bytes besides inputs and outputs, "
+                f"and {self.target.name} has {most:,} bytes of RAM"
+            )
+
+    def _check_flash(self, file: Path) -> None:
+        """Raise SecateurError where a shared object is larger than the target's memory for it."""
+        most, size = self.target.flash_bytes, file.stat().st_size
+        if most is not None and size > most:
+            raise SecateurError(
+                f"the model takes {size:,} bytes of code and weights, "
+                f"and {self.target.name} has {most:,} bytes of flash"
+            )
 
     def write_plans(self, path: Path) -> None:
         """The text of the plans of all parts."""
@@ -421,6 +446,7 @@ def _metadata(interface: _Interface, target: Target, samples: Set[str]) -> dict[
     return {
         "version": METADATA_VERSION,
         "target": target.name,
+        "cpu_flags": sorted(target.cpu_flags),
         "limits": LIMITS,
         "inputs": inputs,
         "outputs": outputs,

@@ -8,10 +8,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ...ir.display import printable
 from ...ir.errors import SecateurError
+from ...ir.files import read_regular
 from ...ir.plugins import plugins
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +32,8 @@ class Target:
     the widest vector register that kernels use, `registers` how many there are.
     `features` are the instructions that kernels choose by: `fma`, `avx2`, `avx512`,
     `vnni`, `vbmi`, `dotprod`, `i8mm`, `neon`. `cpu_flags` are the flags of /proc/cpuinfo that
-    a machine must have to run the result.
+    a machine must have to run the result. `flash_bytes` and `ram_bytes` are what there is room
+    for: the artifact, and the memory that a run takes besides inputs and outputs.
     """
 
     name: str
@@ -36,6 +47,8 @@ class Target:
     abi: str = ""
     float_abi: str = ""
     cpu_flags: frozenset[str] = frozenset()
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
 
     @property
     def machine(self) -> str:
@@ -97,18 +110,83 @@ def _x86(
     )
 
 
-def _aarch64(name: str, description: str, cpu: str, features: str = "", flags: str = "") -> Target:
-    known = frozenset(("neon " + features).split())
-    return Target(
-        name=name,
+_EXTENSIONS = {
+    "aarch64": {
+        "dotprod": "asimddp",
+        "i8mm": "i8mm",
+        "bf16": "bf16",
+        "fullfp16": "asimdhp",
+        "sve": "sve",
+        "sve2": "sve2",
+    },
+    "armv7l": {"vfp4": "vfpv4"},
+    "riscv64": {"v": "v"},
+}
+"""What CPUs of a machine may have besides, by LLVM's name, with its flag in /proc/cpuinfo."""
+
+
+def _aarch64(name: str, description: str, extensions: str = "") -> Target:
+    """`name` is LLVM's of the CPU, or `aarch64`."""
+    found = Target(
+        name=name if name == "aarch64" else f"aarch64-{name}",
         description=description,
         triple="aarch64-linux-gnu",
-        cpu=cpu,
+        cpu="generic" if name == "aarch64" else name,
         vector_bytes=16,
         registers=32,
-        features=known | {"fma"},
-        attributes=("+neon", *(f"+{f}" for f in features.split())),
-        cpu_flags=frozenset(("asimd " + flags).split()),
+        features=frozenset({"neon", "fma"}),
+        attributes=("+neon",),
+        cpu_flags=frozenset({"asimd"}),
+    )
+    return _extended(found, extensions.split())
+
+
+def _armv7(name: str, description: str, cpu: str, extensions: str = "") -> Target:
+    found = Target(
+        name=name,
+        description=description,
+        triple="armv7a-linux-gnueabihf",
+        cpu=cpu,
+        vector_bytes=16,
+        registers=16,
+        features=frozenset({"neon"}),
+        attributes=("+neon", "+vfp3"),
+        float_abi="hard",
+        cpu_flags=frozenset({"neon"}),
+    )
+    return _extended(found, extensions.split())
+
+
+def _riscv(name: str, description: str, registers: int, extensions: str = "") -> Target:
+    found = Target(
+        name=name,
+        description=description,
+        triple="riscv64-linux-gnu",
+        cpu="generic-rv64",
+        vector_bytes=16,
+        registers=registers,
+        attributes=("+m", "+a", "+f", "+d", "+c"),
+        abi="lp64d",
+    )
+    return _extended(found, extensions.split())
+
+
+def _extended(target: Target, extensions: list[str]) -> Target:
+    """A target whose CPU has more. Raises SecateurError for what no CPU of its machine has."""
+    known = _EXTENSIONS.get(target.machine, {})
+    for extension in extensions:
+        if extension not in known:
+            raise SecateurError(
+                f"'{printable(extension)}' is no extension of {target.machine}; "
+                f"known: {', '.join(known) or 'none'}"
+            )
+    flags = {known[e] for e in extensions}
+    fused = {"fma"} if "vfp4" in extensions else set()
+    return dataclasses.replace(
+        target,
+        features=target.features | set(extensions) | fused,
+        attributes=tuple(dict.fromkeys([*target.attributes, *(f"+{e}" for e in extensions)])),
+        cpu_flags=target.cpu_flags | flags,
     )
 
 
@@ -126,39 +204,21 @@ _TARGETS: dict[str, Target] = {
             _VNNI,
         ),
         _x86("znver4", "AMD Zen 4 (AVX-512 VNNI)", 64, "avx2 fma avx512 vnni vbmi", _VNNI),
-        _aarch64("aarch64", "any 64-bit ARM", "generic"),
-        _aarch64("aarch64-cortex-a53", "ARM Cortex-A53 (Raspberry Pi 3)", "cortex-a53"),
-        _aarch64("aarch64-cortex-a55", "ARM Cortex-A55", "cortex-a55", "dotprod", "asimddp"),
-        _aarch64("aarch64-cortex-a72", "ARM Cortex-A72 (Raspberry Pi 4)", "cortex-a72"),
-        _aarch64(
-            "aarch64-cortex-a76",
-            "ARM Cortex-A76 (Raspberry Pi 5)",
-            "cortex-a76",
-            "dotprod",
-            "asimddp",
-        ),
-        Target(
-            name="armv7-a",
-            description="32-bit ARM with NEON, hard float",
-            triple="armv7a-linux-gnueabihf",
-            cpu="cortex-a9",
-            vector_bytes=16,
-            registers=16,
-            features=frozenset({"neon"}),
-            attributes=("+neon", "+vfp3"),
-            float_abi="hard",
-            cpu_flags=frozenset({"neon"}),
-        ),
-        Target(
-            name="riscv64",
-            description="64-bit RISC-V (rv64gc)",
-            triple="riscv64-linux-gnu",
-            cpu="generic-rv64",
-            vector_bytes=16,
-            registers=16,
-            attributes=("+m", "+a", "+f", "+d", "+c"),
-            abi="lp64d",
-        ),
+        _aarch64("aarch64", "any 64-bit ARM"),
+        _aarch64("cortex-a53", "ARM Cortex-A53 (Raspberry Pi 3)"),
+        _aarch64("cortex-a55", "ARM Cortex-A55", "dotprod"),
+        _aarch64("cortex-a72", "ARM Cortex-A72 (Raspberry Pi 4)"),
+        _aarch64("cortex-a76", "ARM Cortex-A76 (Raspberry Pi 5)", "dotprod"),
+        _aarch64("cortex-a78", "ARM Cortex-A78", "dotprod"),
+        _aarch64("cortex-x1", "ARM Cortex-X1", "dotprod"),
+        _aarch64("neoverse-n1", "ARM Neoverse N1 (Graviton 2, Ampere Altra)", "dotprod"),
+        _aarch64("neoverse-v1", "ARM Neoverse V1 (Graviton 3)", "dotprod i8mm bf16 sve"),
+        _aarch64("neoverse-v2", "ARM Neoverse V2 (Graviton 4)", "dotprod i8mm bf16 sve sve2"),
+        _armv7("armv7-a", "32-bit ARM with NEON, hard float", "cortex-a9"),
+        _armv7("armv7-a-cortex-a7", "ARM Cortex-A7 (fused multiply-add)", "cortex-a7", "vfp4"),
+        _armv7("armv7-a-cortex-a9", "ARM Cortex-A9", "cortex-a9"),
+        _riscv("riscv64", "64-bit RISC-V (rv64gc)", 16),
+        _riscv("riscv64-v", "64-bit RISC-V with vectors (rv64gcv)", 32, "v"),
     )
 }
 
@@ -177,10 +237,13 @@ def targets() -> dict[str, Target]:
 def parse_target(name: str) -> Target:
     """The target called `name`; `native` is the best one that this machine runs.
 
-    Raises SecateurError, listing the known targets, where there is none.
+    A name that ends in `.toml` is that of a file (`read_target`). Raises SecateurError, listing
+    the known targets, where there is none.
     """
     if name == "native":
         return _native()
+    if name.endswith(".toml"):
+        return read_target(Path(name))
     if name in _TARGETS:  # from which those of packages are made
         return _TARGETS[name]
     if name in targets():
@@ -188,15 +251,79 @@ def parse_target(name: str) -> Target:
     raise SecateurError(f"unknown target '{name}'; known: native, {', '.join(targets())}")
 
 
+_MOST_BYTES = 1 << 16
+"""Of a file that describes a target."""
+
+_KEYS: Mapping[str, type] = {
+    "name": str,
+    "base": str,
+    "description": str,
+    "cpu": str,
+    "extensions": list,
+    "flash_bytes": int,
+    "ram_bytes": int,
+}
+
+
+def read_target(path: Path) -> Target:
+    """A user's own target: a known one, `base`, with what its file says otherwise.
+
+        name = "gateway"
+        base = "aarch64"
+        cpu = "cortex-a75"          # LLVM's name
+        extensions = ["dotprod"]
+        flash_bytes = 524288        # room for the artifact
+        ram_bytes = 262144          # room for a run
+
+    Raises SecateurError.
+    """
+    try:
+        content = tomllib.loads(read_regular(path, _MOST_BYTES).decode("utf-8"))
+    except OSError as error:
+        raise SecateurError(f"{path}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SecateurError(f"{path}: no TOML: {printable(str(error))}") from None
+    try:
+        return _from_fields(content)
+    except SecateurError as error:
+        raise SecateurError(f"{path}: {error}") from None
+
+
+def _from_fields(content: Mapping[str, Any]) -> Target:
+    for key, value in content.items():
+        if key not in _KEYS:
+            raise SecateurError(f"unknown key '{printable(key)}'; known: {', '.join(_KEYS)}")
+        if type(value) is not _KEYS[key]:
+            raise SecateurError(f"'{key}' is no {_KEYS[key].__name__}")
+        if isinstance(value, int) and value <= 0:
+            raise SecateurError(f"'{key}' must be above 0")
+    if "name" not in content or "base" not in content:
+        raise SecateurError("a target needs a 'name' and a 'base', a target that is known")
+    name, cpu = content["name"], content.get("cpu", "x")
+    for key, word in (("name", name), ("cpu", cpu)):
+        if not word or not all(c.isalnum() or c in "-_." for c in word) or not word.isascii():
+            raise SecateurError(f"'{key}' may have letters, digits, '-', '_' and '.'")
+    if content["base"].endswith(".toml"):
+        raise SecateurError("'base' is the name of a known target, no file")
+    if name == "native" or name in targets():
+        raise SecateurError(f"'{name}' is the name of a known target")
+    extensions = content.get("extensions", [])
+    if not all(isinstance(e, str) for e in extensions):
+        raise SecateurError("'extensions' are no names")
+    kept = ("name", "description", "cpu", "flash_bytes", "ram_bytes")
+    base = _extended(parse_target(content["base"]), extensions)
+    return dataclasses.replace(base, **{k: content[k] for k in kept if k in content})
+
+
 def can_run_here(target: Target) -> bool:
     """Whether this machine has every instruction that code for `target` may use."""
     return target.machine == platform.machine() and target.cpu_flags <= _host_flags()
 
 
-def missing_flags(target: Target) -> list[str]:
-    """Instructions that code for `target` may use and this machine's CPU is known to lack."""
+def missing_flags(flags: frozenset[str]) -> list[str]:
+    """Those of the flags that code may use and this machine's CPU is known to lack."""
     host = _host_flags()
-    return sorted(target.cpu_flags - host) if host else []
+    return sorted(flags - host) if host else []
 
 
 _PREFERENCE = (
@@ -205,9 +332,13 @@ _PREFERENCE = (
     "x86-64-v4",
     "x86-64-v3",
     "x86-64-v2",
+    "aarch64-neoverse-v2",
+    "aarch64-neoverse-v1",
     "aarch64-cortex-a76",
     "aarch64",
+    "armv7-a-cortex-a7",
     "armv7-a",
+    "riscv64-v",
     "riscv64",
 )
 
@@ -227,6 +358,8 @@ def _host_flags() -> frozenset[str]:
                 key, _, value = line.partition(":")
                 if key.strip() in ("flags", "Features"):
                     return frozenset(value.split())
+                if key.strip() == "isa":  # RISC-V: letters, then words after underscores
+                    return frozenset(value.strip().split("_")[0].removeprefix("rv64"))
     except OSError:
         pass
     return frozenset()

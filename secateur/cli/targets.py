@@ -26,5 +26,10 @@ def command(as_json: bool) -> None:
             ]
         )
         return
-    rows = [[target.name, target.description] for target in known_targets()]
-    print_table(["target", "description"], rows, text_columns=2)
+    rows = [
+        [target.name, target.description, " ".join(sorted(target.features))]
+        for target in known_targets()
+    ]
+    rows.append(["native", "the best of these that this machine runs", ""])
+    rows.append(["FILE.toml", "your own, made of one of these", ""])
+    print_table(["target", "description", "instructions"], rows, text_columns=3)

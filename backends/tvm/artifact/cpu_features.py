@@ -23,6 +23,7 @@ _XCR0_AVX, _XCR0_AVX512 = 0x6, 0xE6
 _HWCAP_AARCH64 = {"asimd": 1, "asimdhp": 10, "asimddp": 20, "sve": 22}
 _HWCAP2_AARCH64 = {"sve2": 1, "i8mm": 13, "bf16": 14}
 _HWCAP_ARM = {"neon": 12, "vfpv3": 13, "vfpv4": 16}
+_HWCAP_RISCV = {"v": 21}
 """Bits of AT_HWCAP and AT_HWCAP2."""
 
 
@@ -44,6 +45,7 @@ def cpu_macros(target: Target) -> str:
         both = {
             "aarch64": (_HWCAP_AARCH64, _HWCAP2_AARCH64),
             "armv7l": (_HWCAP_ARM, {}),
+            "riscv64": (_HWCAP_RISCV, {}),
         }.get(target.machine, ({}, {}))
         _check(flags, *both)
         values = [

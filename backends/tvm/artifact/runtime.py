@@ -13,7 +13,7 @@ import numpy as np
 from ....ir.errors import SecateurError
 from ....ir.scratch import restore_interrupted
 from ....ir.tensor import Array
-from ..targets import missing_flags, parse_target
+from ..targets import missing_flags
 from .container import Container, is_container
 from .library import Library
 
@@ -45,7 +45,7 @@ class Runtime:
             self._sliced = {i["name"] for i in self._inputs if i["batched"]}
             self._pieces = {o["name"] for o in self._outputs if o["batched"]}
             self.target = str(metadata["target"])
-            _check_machine(self.target)
+            _check_machine(self.target, frozenset(map(str, metadata.get("cpu_flags", ()))))
         except SecateurError as error:
             raise SecateurError(f"{path}: {error}") from None
         except Exception as error:  # wrong architecture, not an artifact, missing functions
@@ -150,9 +150,9 @@ def _check_array(name: str, array: Array, dtype: str, shape: tuple[int | None, .
         )
 
 
-def _check_machine(target: str) -> None:
+def _check_machine(target: str, flags: frozenset[str]) -> None:
     """Raise SecateurError where the CPU lacks instructions that the artifact may use."""
-    missing = missing_flags(parse_target(target))
+    missing = missing_flags(flags)
     if missing:
         raise SecateurError(
             f"compiled for {target}, but this machine's CPU lacks {', '.join(missing)}"
