@@ -126,12 +126,12 @@ _EXTENSIONS = {
 
 
 def _aarch64(name: str, description: str, extensions: str = "") -> Target:
-    """`name` is LLVM's of the CPU, or `aarch64`."""
+    """`name` is LLVM's of the CPU, or `aarch64`: code for the smallest one runs anywhere."""
     found = Target(
         name=name if name == "aarch64" else f"aarch64-{name}",
         description=description,
         triple="aarch64-linux-gnu",
-        cpu="generic" if name == "aarch64" else name,
+        cpu="cortex-a53" if name == "aarch64" else name,
         vector_bytes=16,
         registers=32,
         features=frozenset({"neon", "fma"}),

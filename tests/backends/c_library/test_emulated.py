@@ -31,8 +31,12 @@ MACHINES = {
     "aarch64": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "cortex-a53")),
     "aarch64-cortex-a72": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "cortex-a72")),
     "aarch64-cortex-a76": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "cortex-a76")),
+    "aarch64-neoverse-n1": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "neoverse-n1")),
+    "aarch64-neoverse-v2": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "max")),
     "armv7-a": ("arm-linux-gnueabihf", ("qemu-arm", "-cpu", "cortex-a9")),
+    "armv7-a-cortex-a7": ("arm-linux-gnueabihf", ("qemu-arm", "-cpu", "cortex-a7")),
     "riscv64": ("riscv64-linux-gnu", ("qemu-riscv64",)),
+    "riscv64-v": ("riscv64-linux-gnu", ("qemu-riscv64", "-cpu", "rv64,v=true")),
 }
 """GCC's name of each target's machine, and the emulator with a CPU that has no more."""
 

@@ -290,7 +290,9 @@ class _Builder:
         kernel_h, kernel_w = self.conv.geometry.kernel
         steps = self.conv.input.block // self.dot.depth
         unroll = max(u for u in range(1, tile.unroll + 1) if count % u == 0)
-        taps = kernel_w if count < tile.unroll and kernel_w * count <= 6 * tile.unroll else 1
+        short = count < tile.unroll and kernel_w * count <= 6 * tile.unroll
+        # Steps of several instructions each are too many for LLVM to keep a tile in registers.
+        taps = kernel_w if short and self.dot.multiplies == 1 else 1
         with (
             k.loop(kernel_h, "kh") as kh,
             k.loop(kernel_w // taps, "kw") as outer,

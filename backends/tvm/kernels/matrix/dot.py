@@ -223,7 +223,7 @@ class NeonDot(NeonBytes):
         self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
     ) -> Computed:
         name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-        return llvm(name, "int32x4", accumulator, activation[0], weights[0])
+        return llvm(name, "int32x4", accumulator, weights[0], activation[0])
 
 
 _PAIRS = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -406,6 +406,16 @@ def instructions(dot: Dot, vectors: int, pixels: int) -> float:
     """Instructions of one reduction step of a tile, where several steps are read together."""
     reads = pixels * (dot.reads + dot.factors * dot.together) / dot.together
     return vectors * pixels * dot.multiplies + vectors + reads
+
+
+def unrolled(dot: Dot, steps: int, most: int) -> int:
+    """Steps of a loop's body, a divisor of all of them.
+
+    Where each takes several instructions, more than are read together are too many for LLVM to
+    keep a tile in registers.
+    """
+    most = dot.together if dot.multiplies > 1 else most
+    return max((u for u in range(1, most + 1) if steps % u == 0), default=1)
 
 
 def runs(steps: int, together: int) -> list[tuple[int, int]]:

@@ -23,6 +23,7 @@ from .dot import (
     multiply,
     runs,
     stays_in_registers,
+    unrolled,
 )
 
 
@@ -160,7 +161,7 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
         with k.loop(rows, "row", parallel=parallel) as row:
             _sum_row(k, matmul, dot, x, sums, row)
     full = matmul.depth // dot.depth
-    unroll = max((u for u in range(1, tile.unroll + 1) if full % u == 0), default=1)
+    unroll = unrolled(dot, full, tile.unroll)
     with k.outer(groups, -(-rows // tile.rows), parallel=parallel) as (group, i):
         row = _start(i, tile.rows, rows)
         acc = k.local(tile.vectors * tile.rows * lanes, dot.accumulator)

@@ -27,6 +27,7 @@ from .dot import (
     multiply,
     runs,
     stays_in_registers,
+    unrolled,
 )
 from .matmul import MatrixTile
 from .pack import Packer
@@ -279,7 +280,7 @@ class _Product:
             multiply(k, dot, acc, count, tile.vectors, tile.rows, read, weights)
 
         full, rest = divmod(product.depth, dot.depth)
-        unroll = max((u for u in range(1, tile.unroll + 1) if full % u == 0), default=1)
+        unroll = unrolled(dot, full, tile.unroll)
         together = dot.together if product.left.column == 1 else 1
         if full:
             with k.loop(full // unroll, "ko") as ko:

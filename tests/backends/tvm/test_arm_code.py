@@ -1,0 +1,117 @@
+"""The instructions of kernels for ARM, as they are disassembled.
+
+Needs binutils for the machine, as Debian's gcc-aarch64-linux-gnu and gcc-arm-linux-gnueabihf bring.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import onnx
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.artifact.options import LibraryOptions
+from secateur.backends.tvm.compile import compile_library
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.onnx_io import from_proto
+
+from .graphs import Net, quantize
+
+pytestmark = pytest.mark.slow
+
+CHANNELS = 160
+
+BRANCH = re.compile(r"(?:b|cbn?z|tbn?z|b\.?[a-z]{2})(?:\.n)?\s+(?:\w+, )?(?:#\d+, )?([0-9a-f]+) <")
+
+
+def model(kind: str) -> onnx.ModelProto:
+    """A convolution or product whose loop over the input's channels is what takes time."""
+    net = Net(None, 0)
+    if kind == "matmul":
+        value = net.node("MatMul", "x", net.weight(CHANNELS, 96))
+        return net.model({"x": (64, CHANNELS)}, [value])
+    size = 3 if kind == "convolution" else 1
+    weights = net.weight(96, CHANNELS, size, size)
+    value = net.node("Conv", "x", weights, net.weight(96), pads=[size // 2] * 4, strides=[1, 1])
+    return net.model({"x": (1, CHANNELS, 14, 14)}, [value])
+
+
+def disassembled(proto: onnx.ModelProto, target: str, folder: Path) -> tuple[str, int]:
+    """Code of the model's kernels, and how many bytes its weights and the rest of it take."""
+    machine = parse_target(target).machine
+    tool = {"aarch64": "aarch64-linux-gnu-objdump", "armv7l": "arm-linux-gnueabihf-objdump"}
+    if shutil.which(tool[machine]) is None:
+        pytest.skip(f"needs {tool[machine]}")
+    options = LibraryOptions("net", threads="none")
+    folder.mkdir()
+    compile_library(from_proto(proto), parse_target(target), folder, options, winograd=False)
+    done = subprocess.run(
+        [tool[machine], "-d", "--no-show-raw-insn", folder / "libnet.a"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    parts = re.split(r"^[0-9a-f]+ <((?:convolution|matmul)_\w+)>:$", done.stdout, flags=re.M)
+    assert len(parts) == 3, "one kernel multiplies"
+    return parts[2].split("\n\n")[0], (folder / "libnet.so").stat().st_size
+
+
+def loops(code: str) -> list[list[str]]:
+    """Instructions of the innermost loops."""
+    lines = [m.groups() for m in re.finditer(r"^\s*([0-9a-f]+):\s+(.*)$", code, re.M)]
+    place = {int(at, 16): i for i, (at, _) in enumerate(lines)}
+    found = []
+    for i, (_, text) in enumerate(lines):
+        branch = BRANCH.match(text)
+        if branch and place.get(int(branch[1], 16), i + 1) <= i:
+            found.append((place[int(branch[1], 16)], i))
+    inner = [a for a in found if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in found)]
+    return [[text for _, text in lines[first : last + 1]] for first, last in inner]
+
+
+def hot_loop(code: str, multiply: str) -> list[str]:
+    """The innermost loop with the most multiplications."""
+    return max(loops(code), key=lambda body: sum(bool(re.match(multiply, t)) for t in body))
+
+
+FLOAT, BYTES = "float32", "int8"
+
+
+@pytest.mark.parametrize("kind", ["pointwise", "convolution", "matmul"])
+@pytest.mark.parametrize(
+    ("target", "precision", "multiply", "others"),
+    [
+        ("aarch64", BYTES, r"smull\s+v\d+\.8h", (r"smlal2?\s+v\d+\.8h", r"sadalp")),
+        ("aarch64-cortex-a53", BYTES, r"smull\s+v\d+\.8h", (r"smlal2?\s+v\d+\.8h", r"sadalp")),
+        ("aarch64-cortex-a72", BYTES, r"smull\s+v\d+\.8h", (r"smlal2?\s+v\d+\.8h", r"sadalp")),
+        ("armv7-a", BYTES, r"vmull\.s8", (r"vmlal\.s8", r"vpadal\.s16")),
+        ("armv7-a-cortex-a7", BYTES, r"vmull\.s8", (r"vmlal\.s8", r"vpadal\.s16")),
+        ("aarch64-cortex-a76", BYTES, r"sdot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[", ()),
+        ("aarch64-neoverse-n1", BYTES, r"sdot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[", ()),
+        ("aarch64-cortex-a72", FLOAT, r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[", ()),
+        ("aarch64-cortex-a76", FLOAT, r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[", ()),
+    ],
+)  # fmt: skip
+def test_hot_loops(
+    tmp_path: Path, kind: str, target: str, precision: str, multiply: str, others: tuple[str, ...]
+) -> None:
+    """The instructions are there, nothing is on the stack, and weights are bytes."""
+    proto = model(kind)
+    quantized = quantize(proto) if precision == BYTES else proto
+    code, size = disassembled(quantized, target, tmp_path / "out")
+    body = hot_loop(code, multiply)
+    count = sum(bool(re.match(multiply, text)) for text in body)
+    assert count >= (4 if target.startswith("armv7") else 8), body
+    for other in others:
+        assert any(re.match(other, text) for text in body), other
+    # ARMv7 has 13 registers for addresses, one of which a product of many rows keeps there.
+    spilled = [text for text in body if "[sp" in text and not re.match(r"(ldr|str)\s+(r|lr)", text)]
+    assert not spilled
+    if precision == BYTES:
+        weights = 96 * CHANNELS * (9 if kind == "convolution" else 1)
+        assert size < weights + 45_000
