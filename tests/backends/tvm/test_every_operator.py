@@ -78,6 +78,7 @@ UNEQUAL_ON = {
     ("infinity", "Resize"): "an infinite pixel may meet a weight of zero, before or after others",
     ("NaN", "ConvTranspose"): "a kernel that strides don't divide is padded with zeros",
     ("infinity", "ConvTranspose"): "a kernel that strides don't divide is padded with zeros",
+    ("edges", "ReduceLogSum"): "large numbers cancel in the order in which they are summed",
     ("edges", "ReduceMean"): "large numbers cancel in the order in which they are summed",
 }
 """The same for one kind of special values."""
@@ -88,6 +89,7 @@ REASONS = (
     "a type that kernels lack",
     "computed at run time",
     "computed operands decide",
+    "nothing confirms the declared",
 )
 """Why cases may be refused; a rule that fails, or accesses that can't be proven, are no reasons."""
 

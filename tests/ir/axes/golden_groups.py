@@ -4,9 +4,10 @@ The models are those of `test_operators.py`, which prove that what goes together
 ONNX's cases between layers that make all of its axes prunable. This keeps what was found: nothing
 that could be pruned is locked from one day to the next without being seen.
 
-A paragraph of `tests/golden/axes/groups.txt` is a case: its name, and a line for each group, with
-the axes of parameters that are tied and their size, and the reason where it is locked. Of cases of
-an operator that look alike the first stands there.
+A paragraph of `tests/golden/axes/groups.txt` is a case: its name with the operator's
+multiply-accumulates, and a line for each group, with the axes of parameters that are tied and their
+size, and the reason where it is locked. Of cases of an operator that look alike the first stands
+there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from secateur.ir.cost import count
+from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.prune.inspection import GroupReport, inspect_groups
 
@@ -28,8 +31,13 @@ INTERFACE = ("graph input", "graph output")
 def described(name: str) -> list[str]:
     """A line for each group of a case that isn't just the interface of its layers."""
     proto, _ = wrap(CASES[name], np.random.default_rng(0))
-    groups = inspect_groups(from_proto(proto))
-    return sorted(line(g) for g in groups if g.lock is None or g.lock.op_type not in INTERFACE)
+    model = from_proto(proto)
+    infer_shapes(model)
+    operators = {node.op_type for node in CASES[name].model.graph.node} - {"Einsum"}
+    macs = sum(n.macs for n in count(model).per_node if n.op_type in operators)
+    groups = inspect_groups(model)
+    lines = sorted(line(g) for g in groups if g.lock is None or g.lock.op_type not in INTERFACE)
+    return [f"macs {macs}", *lines] if macs else lines
 
 
 def line(group: GroupReport) -> str:
