@@ -25,6 +25,7 @@ from ...ir.scratch import scratch_folder
 from ...passes.batch import check_batch, take_one_sample
 from ...passes.inline import InlineFunctions
 from ...passes.simplify import simplify_pipeline
+from .artifact.bench import BenchData
 from .artifact.build import Kernels, build_library
 from .artifact.c_library import build_c_library
 from .artifact.container import PartFile, write_container
@@ -144,10 +145,12 @@ def compile_library(
     tune_minutes: float = 0,
     declared_sizes: bool = False,
     dump_plan: str | os.PathLike[str] | None = None,
+    bench: BenchData | None = None,
 ) -> CompileReport:
     """Compile `model` (unchanged) for `target` into a C library: `options.files` in `folder`.
 
-    As `compile_model`, but that every node has to be compiled. The report's bytes are those of
+    As `compile_model`, but that every node has to be compiled. `bench` is what the program
+    measures that `options.bench` asks for. The report's bytes are those of
     the static library. Files that are left by an error are the caller's to remove.
     """
     start = time.perf_counter()
@@ -162,7 +165,7 @@ def compile_library(
         dumps=dump_plan is not None,
         threads=options.threads != "none",
     )
-    compiler.c_library(work, _with_samples(batch), folder, options)
+    compiler.c_library(work, _with_samples(batch), folder, options, bench)
     if dump_plan is not None:
         compiler.write_plans(Path(dump_plan))
     size = (folder / options.archive).stat().st_size
@@ -293,13 +296,18 @@ class _Compiler:
         self._report(made, reused)
 
     def c_library(
-        self, model: Model, samples: Set[str], folder: Path, options: LibraryOptions
+        self,
+        model: Model,
+        samples: Set[str],
+        folder: Path,
+        options: LibraryOptions,
+        bench: BenchData | None,
     ) -> None:
         """A C library of the whole model, which changes. Raises UnsupportedError."""
         made = self._emit(model, samples)
         kernels = made.kernels()
         self._check_ram(kernels)
-        reused = build_c_library(kernels, self.target, self.cache, folder, options)
+        reused = build_c_library(kernels, self.target, self.cache, folder, options, bench)
         self._check_flash(folder / f"lib{options.name}.so")
         self._report(made, reused)
 

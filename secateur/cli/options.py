@@ -299,21 +299,27 @@ def format_options(function: Callable[..., None]) -> Callable[..., None]:
             is_flag=True,
             help="Write the library's weights to NAME.weights, which a program loads or maps.",
         ),
+        click.option(
+            "--bench",
+            is_flag=True,
+            help="Make NAME_bench, too: a static program that measures the library on the device "
+            "and prints JSON.",
+        ),
     ]
 
     @functools.wraps(function)
     def command(*args: Any, model: Path, **kwargs: Any) -> None:
         from ..pipeline.compilation import library_options
 
-        form, name, threads, labels, apart = (
-            kwargs.pop(n) for n in ("form", "name", "library_threads", "labels", "weights_apart")
-        )
+        names = ("form", "name", "library_threads", "labels", "weights_apart", "bench")
+        form, name, threads, labels, apart, bench = (kwargs.pop(n) for n in names)
         library = None
         if form == "library":
-            library = library_options(model, name, threads or "caller", labels, apart)
-        elif name is not None or threads is not None or labels is not None or apart:
+            library = library_options(model, name, threads or "caller", labels, apart, bench)
+        elif name is not None or threads is not None or labels is not None or apart or bench:
             raise click.UsageError(
-                "--name, --library-threads, --labels and --weights-apart are for --format library."
+                "--name, --library-threads, --labels, --weights-apart and --bench are for "
+                "--format library."
             )
         function(*args, model=model, library=library, **kwargs)
 

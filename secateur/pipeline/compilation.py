@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,10 @@ from ..ir.files import read_regular
 from .depfile import make_rule
 
 if TYPE_CHECKING:
+    from ..backends.tvm.artifact.bench import BenchData
     from ..data.fixed_inputs import FixedInputs
+    from ..ir.model import Model
+    from ..ir.tensor import Array
     from .optimize import Progress
 
 __all__ = ["LIBRARY_THREADS", "LibraryOptions", "compile_file", "known_targets", "library_options"]
@@ -67,6 +71,7 @@ def compile_file(
     Raises SecateurError for a library with `fallback`, whose files can't run a model in parts.
     """
     from ..checking.running import open_model
+    from ..data.random_inputs import random_feeds
     from ..ir.external import external_files
     from ..ir.onnx_io import atomic_files
     from .output import output_folder
@@ -102,11 +107,28 @@ def compile_file(
         if library is None:
             built = compile_model(model, machine, written / file, fallback=fallback, **options)
         else:
-            built = compile_library(model, machine, written, library, **options)
+            data = bench_data(model, random_feeds(model, 0)) if library.bench else None
+            built = compile_library(model, machine, written, library, bench=data, **options)
         size = (written / file).stat().st_size
         progress.end()
     report = dataclasses.asdict(built)
     return Compilation(machine.name, folder / file, files, size, can_run_here(machine), report)
+
+
+def bench_data(model: Model, feeds: Sequence[Mapping[str, Array]]) -> BenchData:
+    """What a program measures a library of `model` with: the first of `feeds`, and what ONNX
+    Runtime makes of it. A quantized model may take another step here and there.
+
+    Raises SecateurError where there are no inputs.
+    """
+    from ..backends.tvm.artifact.bench import BenchData
+    from ..ir.reference import Session
+
+    if not feeds:
+        raise SecateurError("there are no inputs to measure with (--input-shape fixes sizes)")
+    quantized = any("QuantizeLinear" in node.op_type for node in model.all_nodes())
+    tolerance = 0.05 if quantized else 1e-4
+    return BenchData(feeds[0], Session(model).run(feeds[0]), tolerance)
 
 
 def library_options(
@@ -115,6 +137,7 @@ def library_options(
     threads: str,
     labels: Path | None,
     weights_apart: bool,
+    bench: bool = False,
 ) -> LibraryOptions:
     """How a C library of the model in `source` is made; its name is the file's by default.
 
@@ -131,4 +154,4 @@ def library_options(
         except UnicodeDecodeError:
             raise SecateurError(f"{labels}: no text of UTF-8") from None
         lines = tuple(line.removesuffix("\r") for line in text.removesuffix("\n").split("\n"))
-    return LibraryOptions(known, threads, lines, weights_apart, labels)
+    return LibraryOptions(known, threads, lines, weights_apart, labels, bench)

@@ -51,6 +51,7 @@ from ..passes.quantize import QuantizeStatic
 from ..reporting.html import has_templates, report_page
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
+from .compilation import bench_data
 from .depfile import make_rule
 from .latency import Machine
 from .output import output_folder
@@ -411,7 +412,10 @@ class _Run:
                 built = compile_model(self.model, self.target, path, fallback=fallback, **options)
             else:
                 files = (library.archive, *(n for n in library.files if n != library.archive))
-                built = compile_library(self.model, self.target, folder, library, **options)
+                data = bench_data(self.model, self.feeds) if library.bench else None
+                built = compile_library(
+                    self.model, self.target, folder, library, bench=data, **options
+                )
             artifact = Artifact(
                 target=self.target.name,
                 file_bytes=(folder / files[0]).stat().st_size,

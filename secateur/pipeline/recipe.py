@@ -114,6 +114,7 @@ class LibrarySection(_Section):
     threads: Literal["none", "caller", "own"] | None = None
     labels: str | None = None
     weights_apart: bool | None = None
+    bench: bool | None = None
 
 
 class RunSection(_Section):
@@ -187,6 +188,7 @@ EXAMPLES: dict[str, Any] = {
     "library_threads": "none",
     "labels": "labels.txt",
     "weights_apart": True,
+    "bench": True,
     "threads": 1,
     "seed": 0,
 }

@@ -23,6 +23,7 @@ from ..faults import CALL_SHIFT
 from ..plan.memory import ALIGNMENT, Memory
 from ..plan.schedule import Schedule
 from ..targets import Target
+from .bench import BenchData, BenchParts, build_bench
 from .bindings import cpp_header, python_module
 from .build import Kernels, link_checked, write_constants
 from .convention import Signature
@@ -55,6 +56,11 @@ _SOURCE = """\
 
 #define STEP(i, call) \\
     if (call != 0) return fault | i << {shift};
+
+#define SECATEUR_CALL_SHIFT {shift}
+#ifdef SECATEUR_PROFILE
+#include "profile.h"
+#endif
 
 {weights}
 {alone}
@@ -182,9 +188,16 @@ _FIND_GIVEN = """\
 
 
 def build_c_library(
-    kernels: Kernels, target: Target, cache: Cache, folder: Path, options: LibraryOptions
+    kernels: Kernels,
+    target: Target,
+    cache: Cache,
+    folder: Path,
+    options: LibraryOptions,
+    bench: BenchData | None = None,
 ) -> int:
     """Write the library's files into `folder`; how many kernels came from the cache.
+
+    With `bench` also a program that measures it, with these inputs.
 
     Raises UnsupportedError where TVM can't compile a kernel, SecateurError where linking fails.
     """
@@ -219,8 +232,13 @@ def build_c_library(
         shared = folder / f"lib{options.name}.so"
         link_checked(target, [*members, *lacking], shared, shared.name)
         shutil.copy(work / "secateur_model.h", folder / f"{options.name}.h")
-        if options.weights_apart:
-            _write_weights(folder / f"{options.name}.weights", interface, work / "constants")
+        weights = folder / f"{options.name}.weights" if options.weights_apart else None
+        if weights is not None:
+            _write_weights(weights, interface, work / "constants")
+        if bench is not None:
+            parts = BenchParts(entry, [own[1], *objects.paths], sources)
+            calls, path = metadata["calls"], folder / f"{options.name}_bench"
+            build_bench(parts, interface, calls, bench, weights, target, cache, path)
     sizes = {"arena_bytes": memory.arena_bytes, "scratch_bytes": interface.scratch_bytes}
     fields = {**metadata, **sizes, **_description_of(interface)}
     text = json.dumps(fields, indent=1)

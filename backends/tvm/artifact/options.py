@@ -52,6 +52,8 @@ class LibraryOptions:
     weights_apart: bool = False
     labels_file: Path | None = None
     """Where the labels were read from."""
+    bench: bool = False
+    """Whether there is a program that measures the library, too."""
 
     @property
     def archive(self) -> str:
@@ -61,13 +63,14 @@ class LibraryOptions:
     @property
     def replaced(self) -> tuple[str, ...]:
         """The files that an earlier library of this name may have left."""
-        return dataclasses.replace(self, weights_apart=True).files
+        return dataclasses.replace(self, weights_apart=True, bench=True).files
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files that it consists of."""
         name = self.name
         weights = (f"{name}.weights",) if self.weights_apart else ()
+        bench = (f"{name}_bench",) if self.bench else ()
         return (
             f"{name}.h",
             f"{name}.hpp",
@@ -77,6 +80,7 @@ class LibraryOptions:
             f"{name}.json",
             f"{name}.pc",
             *weights,
+            *bench,
         )
 
 

@@ -82,6 +82,38 @@ def link_shared(
         _link(target, [*flags, *map(str, (*objects, *others))], output)
 
 
+def link_program(
+    target: Target,
+    folder: Path,
+    sources: Sequence[str],
+    objects: Sequence[Path],
+    output: Path,
+    cache: Path | None,
+) -> None:
+    """Compile C sources in `folder` and link them with objects into a static program.
+
+    GCC for the target does it where it is installed; else Clang of the ziglang package with musl,
+    which takes a minute the first time and keeps its libraries in `cache`. Raises SecateurError.
+    """
+    files = [*sources, *(str(path.resolve()) for path in objects)]
+    flags = ["-std=gnu11", "-O2", "-g0", "-static", "-s", "-o", str(output.resolve())]
+    tail = ["-lm", "-pthread"]
+    gcc = shutil.which(_CROSS_COMPILERS[target.machine])
+    if gcc is not None:
+        _run(target, "linking a program", [gcc, *flags, *files, *tail], folder)
+        return
+    zig = _zig()
+    if zig is None:
+        _cross_compiler(target)  # says what is missing
+        return
+    musl = _zig_target(target).replace("-gnu", "-musl")
+    with scratch_folder() as scratch:
+        kept = scratch if cache is None else cache / "zig"
+        caches = {"ZIG_GLOBAL_CACHE_DIR": str(kept), "ZIG_LOCAL_CACHE_DIR": str(scratch)}
+        command = [zig, "cc", "-target", musl, *flags, *files, *tail]
+        _run(target, "linking a program", command, folder, caches)
+
+
 def _stand_in(target: Target, folder: Path, name: str, symbols: Sequence[str]) -> Path:
     """A library of that name and symbols to link with, since there is none for the target here."""
     script = folder / f"{name}.ld"
