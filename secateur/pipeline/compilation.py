@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,7 @@ from ..ir.files import read_regular
 from .depfile import make_rule
 
 if TYPE_CHECKING:
-    from ..backends.tvm.artifact.bench import BenchData
     from ..data.fixed_inputs import FixedInputs
-    from ..ir.model import Model
-    from ..ir.tensor import Array
     from .optimize import Progress
 
 __all__ = ["LIBRARY_THREADS", "LibraryOptions", "compile_file", "known_targets", "library_options"]
@@ -74,6 +70,7 @@ def compile_file(
     from ..data.random_inputs import random_feeds
     from ..ir.external import external_files
     from ..ir.onnx_io import atomic_files
+    from .bench import bench_data
     from .output import output_folder
 
     machine = parse_target(target)
@@ -113,22 +110,6 @@ def compile_file(
         progress.end()
     report = dataclasses.asdict(built)
     return Compilation(machine.name, folder / file, files, size, can_run_here(machine), report)
-
-
-def bench_data(model: Model, feeds: Sequence[Mapping[str, Array]]) -> BenchData:
-    """What a program measures a library of `model` with: the first of `feeds`, and what ONNX
-    Runtime makes of it. A quantized model may take another step here and there.
-
-    Raises SecateurError where there are no inputs.
-    """
-    from ..backends.tvm.artifact.bench import BenchData
-    from ..ir.reference import Session
-
-    if not feeds:
-        raise SecateurError("there are no inputs to measure with (--input-shape fixes sizes)")
-    quantized = any("QuantizeLinear" in node.op_type for node in model.all_nodes())
-    tolerance = 0.05 if quantized else 1e-4
-    return BenchData(feeds[0], Session(model).run(feeds[0]), tolerance)
 
 
 def library_options(

@@ -51,7 +51,7 @@ from ..passes.quantize import QuantizeStatic
 from ..reporting.html import has_templates, report_page
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
-from .compilation import bench_data
+from .bench import bench_data
 from .depfile import make_rule
 from .latency import Machine
 from .output import output_folder
