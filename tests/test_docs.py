@@ -14,7 +14,11 @@ from secateur.ir.verify import verify
 from tests.ir.test_ir_graphsurgeon import chain
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -28,7 +32,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_pages_are_listed() -> None:
     listed = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for page in PAGES[1:]:
-        assert page.name == "README.md" or f"]({page.name})" in listed, f"no line for {page.name}"
+        name = page.relative_to(ROOT / "docs").as_posix()
+        assert name == "README.md" or f"]({name})" in listed, f"no line for {name}"
 
 
 @pytest.mark.parametrize("page", ["architecture.md", "lexicon.md", "tvm.md"])

@@ -23,14 +23,13 @@ from .options import (
     json_option,
     metric_option,
     model_argument,
-    pruning_options,
-    quantization_options,
     recipe_option,
     samples_options,
     seed_option,
     target_option,
     threads_option,
 )
+from .step_options import pruning_options, quantization_options
 from .stepping import print_end
 
 if TYPE_CHECKING:

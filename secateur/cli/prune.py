@@ -11,18 +11,15 @@ import click
 from ..reporting.curve import CURVE_HEADER, Curve
 from .console import print_json, print_table, say
 from .options import (
-    GOALS,
     file_option,
     fixed_inputs_options,
-    goal_names,
-    has_goal,
     json_option,
     metric_option,
     model_argument,
-    pruning_options,
     samples_options,
     seed_option,
 )
+from .step_options import GOALS, goal_names, has_goal, pruning_options
 from .stepping import print_transformation
 
 if TYPE_CHECKING:

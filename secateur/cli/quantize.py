@@ -13,10 +13,10 @@ from .options import (
     json_option,
     metric_option,
     model_argument,
-    quantization_options,
     samples_options,
     seed_option,
 )
+from .step_options import quantization_options
 from .stepping import print_transformation
 
 if TYPE_CHECKING:

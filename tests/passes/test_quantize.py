@@ -388,7 +388,7 @@ def test_ignored_nodes_stay_float() -> None:
     _, result = run(proto, ignore=("conv_a",))
     assert result.statistics["quantized"] == {"Conv": 1}
     assert [(n.node, n.reason) for n in result.notes] == [("conv_a", "kept float as asked")]
-    with pytest.raises(SecateurError, match="no node 'conv_z'"):
+    with pytest.raises(SecateurError, match="'conv_z' matches no node and no weight"):
         run(proto, ignore=("conv_z",))
 
 
