@@ -11,15 +11,17 @@ from ..kernels.matrix.dot import weight_range, without_offset
 from ..plan.blocked import Blocked
 from ..plan.operations import ConvolutionOp
 from ..plan.schedule import Buffer
+from ..targets import Target
 from .emission import Emission, padded
 
 
 def emit(emission: Emission, op: ConvolutionOp) -> None:
     """Choose the form and its tile, pack the weights, build the kernel, and call it."""
     y = emission.layouts[op.output]
-    block = y.block if op.is_depthwise else 1
+    groups = grouped(op, y, emission.target)
+    block = y.block if op.is_depthwise or groups else 1
     x, layout = emission.blocked(op.input, emission.choices.needed_pads(op), op.fill, block)
-    if op.is_depthwise:
+    if op.is_depthwise or groups:
         _depthwise(emission, op, x, layout)
         return
     if emission.choices.by_winograd(op):
@@ -57,6 +59,14 @@ def emit(emission: Emission, op: ConvolutionOp) -> None:
     )
 
 
+def grouped(op: ConvolutionOp, layout: Blocked, target: Target) -> bool:
+    """Whether the convolution's groups are so narrow that they lie in the lanes of vectors."""
+    if op.groups == 1 or op.input.dtype != "float32" or op.upsampling is not None:
+        return False
+    same = op.input.shape[1] == op.output.shape[1]
+    return same and depthwise.takes_groups(op.weights.shape[1], layout, target)
+
+
 def _depthwise(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked) -> None:
     y = emission.layouts[op.output]
     operands, arguments = emission.operands(op, y, y.padded_channels)
@@ -68,6 +78,7 @@ def _depthwise(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked
         op.program,
         operands,
         weight_range(op.weights),
+        op.weights.shape[1],
     )
     bias = without_offset(op.bias, op.weights, kernel.input_offset(emission.target))
     bias = padded(bias, y.padded_channels, kernel.accumulator)

@@ -1,4 +1,8 @@
-"""Depthwise convolution of blocked activations: channels in lanes, no reduction over them."""
+"""Depthwise convolution of blocked activations: channels in lanes, no reduction over them.
+
+So are float32 convolutions in groups of a few channels, as many in as out: each lane of a vector
+takes the first channel of its group, then the second, and so on, by a permutation.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,8 @@ from .direct import _start
 
 @dataclasses.dataclass(frozen=True)
 class Depthwise:
-    """One depthwise kernel; 8-bit inputs accumulate in int32."""
+    """One depthwise kernel, or one of groups of `width` channels; 8-bit inputs accumulate in
+    int32."""
 
     input: Blocked
     input_dtype: str
@@ -34,6 +39,7 @@ class Depthwise:
     operands: tuple[Operand, ...]
 
     weight_range: tuple[int, int] = (-128, 127)
+    width: int = 1
 
     @property
     def accumulator(self) -> str:
@@ -74,9 +80,16 @@ def extra_columns(kernel_w: int) -> int:
     return -kernel_w % 4
 
 
+def takes_groups(width: int, layout: Blocked, target: Target) -> bool:
+    """Whether groups of `width` channels lie in the lanes of vectors, and leave some of a block's
+    channels to others."""
+    lanes = min(target.lanes, layout.block)
+    return 1 < width < layout.block and lanes % width == 0
+
+
 def pack_weights(conv: Depthwise, target: Target, weights: Array) -> Array:
-    """[C, 1, KH, KW] to [KH * KW, padded channels], or to four taps per channel."""
-    channels, _, kernel_h, kernel_w = weights.shape
+    """[C, width, KH, KW] to [KH * KW * width, padded channels], or to four taps per channel."""
+    channels, width, kernel_h, kernel_w = weights.shape
     if conv.by_dot_product(target):
         groups = -(-kernel_w // 4)
         dense = np.zeros((conv.output.padded_channels, kernel_h, groups * 4), np.int8)
@@ -84,8 +97,8 @@ def pack_weights(conv: Depthwise, target: Target, weights: Array) -> Array:
         dense = dense.reshape(-1, 16, kernel_h * groups, 4).transpose(0, 2, 1, 3)
         return np.ascontiguousarray(dense.reshape(-1, kernel_h * groups, 64))
     dtype = "int8" if conv.by_pairs(target) else conv.accumulator
-    packed = np.zeros((kernel_h * kernel_w, conv.output.padded_channels), dtype)
-    packed[:, :channels] = weights.reshape(channels, -1).T
+    packed = np.zeros((kernel_h * kernel_w * width, conv.output.padded_channels), dtype)
+    packed[:, :channels] = weights.transpose(2, 3, 1, 0).reshape(-1, channels)
     return packed
 
 
@@ -104,7 +117,8 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
         weights = k.parameter("W", (y.blocks, kernel_h * groups, 64), "int8")
     else:
         dtype = "int8" if pairs else acc_dtype
-        weights = k.parameter("W", (kernel_h * kernel_w, y.padded_channels), dtype)
+        rows = kernel_h * kernel_w * conv.width
+        weights = k.parameter("W", (rows, y.padded_channels), dtype)
     bias = k.parameter("B", (y.padded_channels,), acc_dtype)
     buffers = declare(k, conv.operands, y, y.padded_channels)
     result = k.parameter("Y", y.shape, conv.program.dtype)
@@ -138,6 +152,20 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
                     values = [_signed(conv, source, *place(*tap, p)) for tap in own]
                     total = load(acc, p * 8, lanes=8) + _products(values, factors)
                     k.store(acc, total, p * 8, lanes=8)
+            taps = []
+        if conv.width > 1:
+            for kh, kw in taps:
+                at = [place(kh, kw, p) for p in range(columns)]
+                values = [load(source, *i, part * lanes, lanes=lanes) for i in at]
+                for member in range(conv.width):
+                    row = (kh * kernel_w + kw) * conv.width + member
+                    w = load(weights, row, channel, lanes=lanes)
+                    order = [i - i % conv.width + member for i in range(lanes)]
+                    for p, value in enumerate(values):
+                        total = load(acc, p * lanes, lanes=lanes)
+                        k.store(
+                            acc, total + tirx.Shuffle([value], order) * w, p * lanes, lanes=lanes
+                        )
             taps = []
         for kh, tap in taps:
             at = [place(kh, 4 * tap if dot else tap, p) for p in range(columns)]

@@ -380,9 +380,9 @@ def _keeps_weights(conv: Convolution, target: Target) -> bool:
     return steps >= 16 and weights * np.dtype(dot.weight_dtype).itemsize <= 128 * 1024
 
 
-def _steps(conv: Convolution, target: Target) -> int:
-    """Reduction steps of a tile."""
-    _, blocks = conv.input_blocks(target, Tile(1, 1, 1))
+def _steps(conv: Convolution, target: Target, vectors: int = 1) -> int:
+    """Reduction steps of a tile of so many vectors, which reads the blocks of all their groups."""
+    _, blocks = conv.input_blocks(target, Tile(vectors, 1, 1))
     taps = conv.geometry.kernel[0] * conv.geometry.kernel[1]
     steps, last = conv.block_steps(target)
     return taps * ((blocks - 1) * steps + last)
@@ -414,7 +414,6 @@ def estimate_tiles(conv: Convolution, target: Target) -> list[tuple[float, Tile]
     height, width = flat_extent(conv)
     dot = conv.dot(target)
     vectors = conv.vectors(target)
-    steps = _steps(conv, target)
     per_step = 2 if isinstance(dot, MaddDot) else 1
     most = 16 if target.vector_bytes == 64 else target.registers - 4
     weight_bytes = dot.weights_per_step * np.dtype(dot.weight_dtype).itemsize
@@ -423,6 +422,7 @@ def estimate_tiles(conv: Convolution, target: Target) -> list[tuple[float, Tile]
         costs = _TOGETHER_WIDE if target.vector_bytes == 64 else _TOGETHER
     found = []
     for v in divisors(vectors):
+        steps = _steps(conv, target, v)
         for rows in range(1, min(height, 8) + 1):
             for columns in range(1, min(width, 28) + 1):
                 pixels = rows * columns
