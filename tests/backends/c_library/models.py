@@ -47,6 +47,42 @@ def integers() -> onnx.ModelProto:
     return quantize(convolutions())
 
 
+def lowest(lowest_weight: int) -> onnx.ModelProto:
+    """Convolutions of bytes whose weights are all the lowest number, or 127."""
+    make = onnx.helper
+    low, high = lowest_weight, 127
+    weights = np.where(np.arange(16 * 24) % 5 > 0, low, high).reshape(16, 24, 1, 1)
+    depthwise = np.where(np.arange(16 * 9) % 7 > 0, low, high).reshape(16, 1, 3, 3)
+    constants = {
+        "s": np.float32(0.25),
+        "z": np.uint8(128),
+        "sw": np.float32(2**-14),
+        "zw": np.int8(0),
+        "w": weights.astype(np.int8),
+        "d": depthwise.astype(np.int8),
+    }
+    nodes = [
+        make.make_node("DequantizeLinear", ["x", "s", "z"], ["xf"]),
+        make.make_node("DequantizeLinear", ["w", "sw", "zw"], ["wf"]),
+        make.make_node("DequantizeLinear", ["d", "sw", "zw"], ["df"]),
+        make.make_node("Conv", ["xf", "wf"], ["af"]),
+        make.make_node("QuantizeLinear", ["af", "s", "z"], ["a"]),
+        make.make_node("DequantizeLinear", ["a", "s", "z"], ["aq"]),
+        make.make_node("Conv", ["aq", "df"], ["bf"], group=16, pads=[1, 1, 1, 1]),
+        make.make_node("QuantizeLinear", ["bf", "s", "z"], ["b"]),
+        make.make_node("DequantizeLinear", ["b", "s", "z"], ["y"]),
+    ]
+    value = make.make_tensor_value_info
+    graph = make.make_graph(
+        nodes,
+        "lowest",
+        [value("x", onnx.TensorProto.UINT8, [1, 24, 7, 7])],
+        [value("y", onnx.TensorProto.FLOAT, [1, 16, 7, 7])],
+        [onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()],
+    )
+    return make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
+
+
 def enlarged() -> onnx.ModelProto:
     """Resize of wide rows, whose kernel keeps more than lies on a stack."""
     return text(

@@ -83,6 +83,23 @@ def test_results_on_other_machines(
     np.testing.assert_array_equal(np.fromfile(folder / "out", np.float32), found)
 
 
+@pytest.mark.parametrize("lowest", [-128, -127])
+@pytest.mark.parametrize("target", MACHINES)
+def test_lowest_numbers(tmp_path: Path, target: str, lowest: int) -> None:
+    """Sums of products of the lowest bytes, which pass 16 bits where there are two of -128."""
+    compiler, emulator, _ = tools(target)
+    model = models.lowest(lowest)
+    folder = models.build(model, tmp_path, "net", target=target, threads="none")
+    program = models.program(folder, "net", compiler, "-static")
+    for number, byte in enumerate((0, 255, 1)):
+        inputs = {"x": np.full((1, 24, 7, 7), byte, np.uint8)}
+        (tmp_path / str(number)).mkdir()
+        right = wanted(model, tmp_path / str(number), inputs)
+        done = models.run(program, [*inputs.values()], emulator=emulator)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        assert program.with_name("out").read_bytes() == right
+
+
 @pytest.mark.parametrize("target", MACHINES)
 def test_faults_on_other_machines(tmp_path: Path, target: str) -> None:
     compiler, emulator, _ = tools(target)
