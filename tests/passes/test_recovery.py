@@ -17,8 +17,9 @@ from secateur.models import zoo
 from secateur.passes.base import Context
 from secateur.passes.linear.divergence import Divergence, divergence
 from secateur.passes.linear.opening import open_batch
+from secateur.passes.linear.walk import Recording
 from secateur.passes.manager import PassManager
-from secateur.passes.prune import PruneChannels, Recover
+from secateur.passes.prune import PruneChannels, Recover, portfolio
 from secateur.passes.prune.importance import CRITERIA, group_scores
 from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.recovery import calibration_runs, recover
@@ -422,6 +423,29 @@ def test_rematching_is_less_than_solving_and_more_than_nothing():
         best = records[0].result.statistics["candidates"][0]
         distances[rematch] = best["divergence"]
     assert distances[False] < distances[True] < best["divergence_unrecovered"]
+
+
+def test_what_does_not_fit_in_a_recording_is_computed_anew(monkeypatch):
+    x = np.random.default_rng(0).standard_normal((64, 1, 8, 8)).astype(np.float32)
+    found = {}
+    for largest in (2**31, 0):
+        fits = []
+
+        class Small(Recording):
+            def __init__(self, *arguments, **options):
+                super().__init__(*arguments, **options, largest=largest)  # noqa: B023
+
+            def record(self, names):
+                fits.append(super().record(names))  # noqa: B023
+                return fits[-1]  # noqa: B023
+
+        monkeypatch.setattr(portfolio, "Recording", Small)
+        records = PassManager([PruneChannels(macs=0.5)]).run(digits_like(), Context({"x": x}))
+        trials = records[0].result.statistics["candidates"]
+        found[largest] = {trial["name"]: trial["divergence"] for trial in trials}
+        assert len(fits) == 2 * len(found[largest])
+        assert all(fits) is any(fits) is (largest > 0)
+    assert found[0] == pytest.approx(found[2**31], rel=1e-3)
 
 
 def together(model, pruned, x, held=2):
