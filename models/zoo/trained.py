@@ -87,33 +87,18 @@ def vit() -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Cycle:
-    """Epochs during which the rate rises to `rate` and falls to nothing.
-
-    `sizes` holds (epochs, size in pixels of the images they see), in order.
-    """
-
-    sizes: tuple[tuple[int, int], ...]
-    rate: float
-
-    @property
-    def epochs(self) -> list[int]:
-        """The size of the images of each epoch."""
-        return [size for count, size in self.sizes for _ in range(count)]
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """A net and how it is trained, in cycles that each begin with an optimizer of their own.
+    """A net and how it is trained.
 
-    `half` has forward and backward passes multiply bfloat16 (what is summed up and the weights
-    stay float32); `top1` is the share of test images that the trained net is right about, at
-    least.
+    `sizes` holds (epochs, size in pixels of the images they see), in order; `half` has forward
+    and backward passes multiply bfloat16 (what is summed up and the weights stay float32);
+    `top1` is the share of test images that the trained net is right about, at least.
     """
 
     build: Callable[[], nn.Module]
-    cycles: tuple[Cycle, ...]
+    sizes: tuple[tuple[int, int], ...]
     batch: int
+    rate: float
     decay: float
     adam: bool
     half: bool
@@ -121,15 +106,13 @@ class Recipe:
 
     @property
     def epochs(self) -> int:
-        return sum(len(cycle.epochs) for cycle in self.cycles)
+        return sum(count for count, _ in self.sizes)
 
-
-RESNET20 = (Cycle(((6, 24), (12, 32)), 0.1), Cycle(((6, 32),), 0.05))
 
 RECIPES: dict[str, Recipe] = {
-    "resnet20": Recipe(resnet20, RESNET20, 64, 5e-4, False, True, 0.84),
-    "mobilenet_v2": Recipe(mobilenet_v2, (Cycle(((12, 32),), 0.2),), 128, 2e-4, False, False, 0.72),
-    "vit": Recipe(vit, (Cycle(((14, 32),), 1e-3),), 64, 0.05, True, True, 0.60),
+    "resnet20": Recipe(resnet20, ((6, 24), (12, 32)), 64, 0.1, 5e-4, False, True, 0.83),
+    "mobilenet_v2": Recipe(mobilenet_v2, ((12, 32),), 128, 0.2, 2e-4, False, False, 0.72),
+    "vit": Recipe(vit, ((14, 32),), 64, 1e-3, 0.05, True, True, 0.69),
 }
 
 
@@ -174,84 +157,70 @@ def train(
     """
     torch.manual_seed(seed)
     net = Normalized(recipe.build()).to(memory_format=torch.channels_last)
-    run = f"{astuple(recipe)[1:]} with seed {seed} on {len(images)} images"
-    done = _Done(0, 0, {}) if checkpoint is None else _resume(checkpoint, run)
-    if done.states:
-        net.load_state_dict(done.states["net"])
+    optimizer = _optimizer(recipe, net)
     batches = len(images) // recipe.batch
-    for number, cycle in list(enumerate(recipe.cycles))[done.cycles :]:
-        optimizer = _optimizer(recipe, cycle.rate, net)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, cycle.rate, total_steps=len(cycle.epochs) * batches, pct_start=WARM_UP
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.rate, total_steps=recipe.epochs * batches, pct_start=WARM_UP
+    )
+    generator = torch.Generator().manual_seed(seed)
+    parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
+    run = f"{astuple(recipe)[1:]} with seed {seed} on {len(images)} images"
+    done = _resume(checkpoint, run, parts, generator) if checkpoint else 0
+    sizes = [size for count, size in recipe.sizes for _ in range(count)]
+    for epoch, size in enumerate(sizes[done:], done + 1):
+        start, total = time.perf_counter(), 0.0
+        order = torch.randperm(len(images), generator=generator)
+        for chosen in order.split(recipe.batch)[:batches]:
+            seen = _augmented(images[chosen].float(), size, generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.half):
+                scores = net(seen).float()
+            loss = functional.cross_entropy(scores, labels[chosen], label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        click.echo(
+            f"  epoch {epoch} of {len(sizes)}: loss {total / batches:.3f}, "
+            f"{time.perf_counter() - start:.0f} s"
         )
-        generator = torch.Generator().manual_seed(seed + number)
-        first = done.epochs if number == done.cycles else 0
-        if first:
-            optimizer.load_state_dict(done.states["optimizer"])
-            schedule.load_state_dict(done.states["schedule"])
-            generator.set_state(done.states["generator"])
-        for epoch, size in list(enumerate(cycle.epochs, 1))[first:]:
-            start, total = time.perf_counter(), 0.0
-            order = torch.randperm(len(images), generator=generator)
-            for chosen in order.split(recipe.batch)[:batches]:
-                seen = _augmented(images[chosen].float(), size, generator)
-                with torch.autocast("cpu", torch.bfloat16, enabled=recipe.half):
-                    scores = net(seen).float()
-                loss = functional.cross_entropy(scores, labels[chosen], label_smoothing=0.05)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total += loss.item()
-            click.echo(
-                f"  cycle {number + 1}, epoch {epoch} of {len(cycle.epochs)}: "
-                f"loss {total / batches:.3f}, {time.perf_counter() - start:.0f} s"
-            )
-            if checkpoint is None:
-                continue
-            states: dict[str, Any] = {"generator": generator.get_state()}
-            parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
-            states |= {name: part.state_dict() for name, part in parts.items()}
-            whole = epoch == len(cycle.epochs)
-            _keep(checkpoint, run, _Done(number + whole, 0 if whole else epoch, states))
+        if checkpoint:
+            _keep(checkpoint, run, epoch, parts, generator)
     return net.eval()
 
 
-@dataclass(frozen=True)
-class _Done:
-    """Whole cycles, and epochs of the one after these, with what they left."""
-
-    cycles: int
-    epochs: int
-    states: dict[str, Any]
-
-
-def _keep(path: Path, run: str, done: _Done) -> None:
+def _keep(
+    path: Path, run: str, epoch: int, parts: dict[str, Any], generator: torch.Generator
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"run": run, "cycles": done.cycles, "epochs": done.epochs, "states": done.states}
+    states = {name: part.state_dict() for name, part in parts.items()}
+    states |= {"run": run, "epoch": epoch, "generator": generator.get_state()}
     with atomic_files(path) as (file,):
-        torch.save(content, file)
+        torch.save(states, file)
 
 
-def _resume(path: Path, run: str) -> _Done:
-    """Nothing without a file. Raises SecateurError for that of another run."""
+def _resume(path: Path, run: str, parts: dict[str, Any], generator: torch.Generator) -> int:
+    """Epochs that are done: 0 without a file. Raises SecateurError for that of another run."""
     if not path.exists():
-        return _Done(0, 0, {})
-    content = torch.load(path, weights_only=True)
-    if content["run"] != run:
-        raise SecateurError(f"{path}: a training with {content['run']}, not with {run}")
-    return _Done(content["cycles"], content["epochs"], content["states"])
+        return 0
+    states = torch.load(path, weights_only=True)
+    if states["run"] != run:
+        raise SecateurError(f"{path}: a training with {states['run']}, not with {run}")
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+    generator.set_state(states["generator"])
+    return int(states["epoch"])
 
 
-def _optimizer(recipe: Recipe, rate: float, net: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(recipe: Recipe, net: nn.Module) -> torch.optim.Optimizer:
     """Weight decay falls on matrices and kernels, not on vectors."""
     groups = [
         {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": recipe.decay},
         {"params": [p for p in net.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if recipe.adam:
-        return torch.optim.AdamW(groups, rate)
-    return torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True)
+        return torch.optim.AdamW(groups, recipe.rate)
+    return torch.optim.SGD(groups, recipe.rate, momentum=0.9, nesterov=True)
 
 
 def _augmented(images: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:

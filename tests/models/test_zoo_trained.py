@@ -16,7 +16,7 @@ from PIL import Image  # noqa: E402
 from secateur.ir.errors import SecateurError  # noqa: E402
 from secateur.ir.onnx_io import load  # noqa: E402
 from secateur.models.zoo import trained  # noqa: E402
-from secateur.models.zoo.trained import RECIPES, Cycle  # noqa: E402
+from secateur.models.zoo.trained import RECIPES  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -32,7 +32,7 @@ def images():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_net_is_trained_and_written(name, images, tmp_path):
     recipe = dataclasses.replace(
-        RECIPES[name], cycles=(Cycle(((1, 20 if name == "resnet20" else 32),), 0.01),)
+        RECIPES[name], sizes=((1, 20),) if name == "resnet20" else ((1, 32),)
     )
     pixels, labels = images
     net = trained.train(recipe, pixels, labels)
@@ -51,8 +51,7 @@ def test_a_net_is_trained_and_written(name, images, tmp_path):
 
 
 def test_an_interrupted_training_goes_on(images, tmp_path, monkeypatch):
-    cycles = (Cycle(((2, 16),), 0.1), Cycle(((1, 16),), 0.05))
-    recipe = dataclasses.replace(RECIPES["mobilenet_v2"], cycles=cycles, batch=32)
+    recipe = dataclasses.replace(RECIPES["mobilenet_v2"], sizes=((2, 16),), batch=32)
     pixels, labels = images
     whole = trained.train(recipe, pixels, labels).state_dict()
     keep = trained._keep
@@ -64,9 +63,8 @@ def test_an_interrupted_training_goes_on(images, tmp_path, monkeypatch):
     checkpoint = tmp_path / "nets" / "mobilenet_v2.checkpoint"
     with monkeypatch.context() as patch:
         patch.setattr(trained, "_keep", interrupted)
-        for _ in range(2):  # in the first cycle and after it
-            with pytest.raises(KeyboardInterrupt):
-                trained.train(recipe, pixels, labels, checkpoint=checkpoint)
+        with pytest.raises(KeyboardInterrupt):
+            trained.train(recipe, pixels, labels, checkpoint=checkpoint)
     resumed = trained.train(recipe, pixels, labels, checkpoint=checkpoint).state_dict()
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
