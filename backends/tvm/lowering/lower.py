@@ -71,7 +71,6 @@ NOT_LOWERED = {
         "compiled models have no strings",
     ),
     "ImageDecoder": "it decodes files, for which compiled models have no library",
-    "TfIdfVectorizer": "it looks up words, of which compiled models have none",
 }
 """Operators that have been considered and aren't lowered, and why."""
 

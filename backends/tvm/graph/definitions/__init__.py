@@ -8,6 +8,7 @@ from . import (  # noqa: F401  # each registers its definitions
     normalizations,
     quantized,
     recurrent,
+    text,
     trees,
 )
 from .body import DEFINITIONS, Declined, NotReady, define
