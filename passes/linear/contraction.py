@@ -115,23 +115,29 @@ class Contraction(Layer):
         return found.reshape(count, first * len(picked), width)
 
     def read(self) -> tuple[Doubles, Doubles]:
+        matrix = self.arrange(np.asarray(self.weights.numpy(), np.float64)) * self.scale
+        return matrix, self._read_bias(matrix.shape[0], matrix.shape[2])
+
+    def arrange(self, weights: Doubles) -> Doubles:
+        """An array of the weights' shape as a matrix [groups, in, out], without `scale`."""
         order = [*self.labelling.groups, *self.labelling.inner, *self.labelling.outer]
-        arranged = _arranged(
-            np.asarray(self.weights.numpy(), np.float64), self.labelling.weights, order
-        )
+        arranged = _arranged(weights, self.labelling.weights, order)
         groups = math.prod(arranged.shape[: len(self.labelling.groups)])
         outputs = math.prod(arranged.shape[len(order) - len(self.labelling.outer) :])
-        matrix = arranged.reshape(groups, -1, outputs) * self.scale
-        return matrix, self._read_bias(groups, outputs)
+        return arranged.reshape(groups, -1, outputs)
 
-    def write(self, matrix: Doubles, bias: Doubles) -> None:
+    def restore(self, matrix: Doubles) -> Doubles:
+        """The array that `arrange` makes a matrix of."""
         labelling = self.labelling
         order = [*labelling.groups, *labelling.inner, *labelling.outer]
         sizes = dict(zip(labelling.weights, self.weights.shape, strict=True))
-        arranged = (matrix / self.scale).reshape([sizes[label] for label in order])
+        arranged = matrix.reshape([sizes[label] for label in order])
         named = [label for label in labelling.weights if label is not None]
         weights = arranged.transpose([order.index(label) for label in named])
-        self._replace_weights(weights.reshape(self.weights.shape))
+        return weights.reshape(self.weights.shape)
+
+    def write(self, matrix: Doubles, bias: Doubles) -> None:
+        self._replace_weights(self.restore(matrix / self.scale))
         if self.place is not None:
             self._write_bias(bias / self.place.factor, self.place)
 

@@ -171,21 +171,27 @@ class ConvolutionLayer(Layer):
         return found.reshape(self.groups, batch * len(picked), channels // self.groups)
 
     def read(self) -> tuple[Doubles, Doubles]:
-        weights = np.asarray(self.weights.numpy(), np.float64)
+        matrix = self.arrange(np.asarray(self.weights.numpy(), np.float64))
+        out = matrix.shape[-1]
+        bias = _vector(self.model, self.node, 2, self.groups * out)
+        return matrix, bias.reshape(self.groups, out)
+
+    def arrange(self, weights: Doubles) -> Doubles:
+        """An array of the weights' shape as the matrix [groups, in, out]."""
         first, second = weights.shape[:2]
         split = weights.reshape(self.groups, first // self.groups, second, -1)
         # [groups, in, out, taps] or [groups, out, in, taps]
         matrix = split.transpose((0, 1, 3, 2) if self.transposed else (0, 2, 3, 1))
-        out = matrix.shape[-1]
-        bias = _vector(self.model, self.node, 2, self.groups * out)
-        return matrix.reshape(self.groups, -1, out), bias.reshape(self.groups, out)
+        return matrix.reshape(self.groups, -1, matrix.shape[-1])
+
+    def restore(self, matrix: Doubles) -> Doubles:
+        """The array that `arrange` makes a matrix of."""
+        split = matrix.reshape(self.groups, -1, math.prod(self.kernel), matrix.shape[-1])
+        order = (0, 1, 3, 2) if self.transposed else (0, 3, 1, 2)
+        return split.transpose(order).reshape(self.weights.shape)
 
     def write(self, matrix: Doubles, bias: Doubles) -> None:
-        taps = math.prod(self.kernel)
-        out = matrix.shape[-1]
-        split = matrix.reshape(self.groups, -1, taps, out)
-        order = (0, 1, 3, 2) if self.transposed else (0, 3, 1, 2)
-        self._replace_weights(split.transpose(order).reshape(self.weights.shape))
+        self._replace_weights(self.restore(matrix))
         replace(self.model, self.node, 2, bias.reshape(-1), self.weights)
 
     def _taps(self, source: tuple[int, ...], output: tuple[int, ...]) -> Positions:

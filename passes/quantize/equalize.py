@@ -36,7 +36,7 @@ MIXTURES = tuple(np.linspace(0.0, 1.0, 9))
 LARGEST_FACTOR = 1e6
 """Ratio of a factor to the mean of all, up to which channels are evened out."""
 
-LEAST_GAIN = 0.02
+LEAST_GAIN = 0.1
 """Share of the noise that factors have to save for a region to be changed."""
 
 ROUNDS = 3
@@ -58,15 +58,31 @@ class Equalized:
 
 @dataclass
 class _Channels:
-    """Of the activations that a region's consumers read, for each channel."""
+    """Of a region's activations, for each channel: the largest magnitude of each value that is
+    quantized, and the sum of squares of what consumers read."""
 
-    largest: Doubles
+    values: dict[Value, Doubles]
     squares: Doubles
     count: float = 0.0
 
+    @property
+    def largest(self) -> Doubles:
+        """Over all values."""
+        return np.asarray(np.maximum.reduce(list(self.values.values())))
+
+    def add(self, value: Value, indices: NDArray[np.int64], flat: Array, *, read: bool) -> None:
+        """Take in a value's elements [positions, rest]."""
+        belongs = indices >= 0
+        largest = np.abs(flat).max(axis=1).astype(np.float64)
+        np.maximum.at(self.values[value], indices[belongs], largest[belongs])
+        if read:
+            squares = np.einsum("ij,ij->i", flat, flat, dtype=np.float64)
+            np.add.at(self.squares, indices[belongs], squares[belongs])
+            self.count += flat.shape[1] * belongs.sum() / self.squares.size
+
     def scale(self, factors: Doubles) -> None:
         """Follow activations that were divided by factors."""
-        self.largest = self.largest / factors
+        self.values = {value: largest / factors for value, largest in self.values.items()}
         self.squares = self.squares / factors**2
 
 
@@ -108,19 +124,19 @@ def _measure(
     wanted: dict[Value, list[tuple[int, NDArray[np.int64], int]]] = {}
     found: dict[int, _Channels] = {}
     for number, region in enumerate(regions):
-        zeros = np.zeros(region.size)
-        for value in region.reads:
+        for value in {**region.reads, **region.summands}:
             for axis, parts in enumerate(analysis.axes.get(value) or ()):
                 indices = region.positions(parts)
                 if (indices >= 0).any() and value.dtype == TensorProto.FLOAT:
                     wanted.setdefault(value, []).append((number, indices, axis))
-                    found.setdefault(number, _Channels(zeros.copy(), zeros.copy()))
+                    own = found.setdefault(number, _Channels({}, np.zeros(region.size)))
+                    own.values[value] = np.zeros(region.size)
 
     def visit(value: Value, array: Array, sample: int) -> None:
         for number, indices, axis in wanted[value]:
             flat = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
             if flat.size:
-                _gather(found[number], indices, flat)
+                found[number].add(value, indices, flat, read=value in regions[number].reads)
 
     sweep(model, list(wanted), samples, visit)
     return {
@@ -128,16 +144,6 @@ def _measure(
         for number, one in found.items()
         if one.count and np.isfinite(one.largest).all() and np.isfinite(one.squares).all()
     }
-
-
-def _gather(channels: _Channels, indices: NDArray[np.int64], flat: Array) -> None:
-    belongs = indices >= 0
-    largest = np.abs(flat).max(axis=1).astype(np.float64)
-    with np.errstate(over="ignore"):
-        squares = np.einsum("ij,ij->i", flat, flat, dtype=np.float64)
-    np.maximum.at(channels.largest, indices[belongs], largest[belongs])
-    np.add.at(channels.squares, indices[belongs], squares[belongs])
-    channels.count += flat.shape[1] * max(belongs.sum() / channels.largest.size, 1)
 
 
 class _Noise:
@@ -157,6 +163,7 @@ class _Noise:
     ) -> None:
         self._per_channel = per_channel
         self._largest = channels.largest
+        self._values = list(channels.values.values())
         self._power = channels.squares / channels.count
         alive = (self._largest > 0) & (self._power > 0)
         self._alive = alive
@@ -253,8 +260,9 @@ class _Noise:
         return np.asarray(np.where(use, found, 1.0))
 
     def __call__(self, factors: Doubles) -> float:
-        """Mean over what consumers put out of noise by signal, both as powers."""
-        step = (self._largest / factors)[self._alive].max() / STEPS_OF_ACTIVATIONS
+        """Geometric mean over what consumers put out of noise by signal, both as powers."""
+        reach = [(largest / factors)[self._alive].max() for largest in self._values]
+        step = math.sqrt(sum(r**2 for r in reach)) / STEPS_OF_ACTIVATIONS
         total, count = 0.0, 0
         for largest, squares, number in self._readers:
             signal = squares @ self._power
@@ -264,14 +272,14 @@ class _Noise:
                 scale = np.full_like(scale, scale.max())
             rounded = scale**2 * number * (self._power / factors**2).sum()
             noise = step**2 * (squares @ factors**2) + rounded + self._written(squares, factors)
-            total += float((noise[rows] / signal[rows]).sum())
+            total += float(np.log(noise[rows] / signal[rows]).sum())
             count += int(rows.sum())
         for squares in self._free:
             rows = self._alive & (squares > 0)
             noise = step**2 * squares * factors**2 + self._written(np.diag(squares), factors)
-            total += float((noise[rows] / (squares * self._power)[rows]).sum())
+            total += float(np.log(noise[rows] / (squares * self._power)[rows]).sum())
             count += int(rows.sum())
-        return total / max(count, 1) / 12
+        return math.exp(total / max(count, 1)) / 12
 
     def _written(self, squares: Doubles, factors: Doubles) -> Doubles:
         """Noise of the producers' weights, where one scale holds for all of their channels."""

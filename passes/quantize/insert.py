@@ -6,7 +6,7 @@ Names are short: in a small model long ones would outweigh the constants they na
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from ...ir.graph import Node, Value
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
-from .parameters import QuantParams, range_of
+from .parameters import QuantParams, ValueRange, range_of
 from .place import Placement
 from .rules import Bias, Constants, Operands, Weight
 from .weights import (
@@ -33,12 +33,13 @@ def insert(
     placement: Placement,
     affines: Mapping[Value, QuantParams],
     *,
-    activation: np.dtype[np.uint8] | np.dtype[np.int8],
+    cover: Callable[[ValueRange], QuantParams],
     weight_limit: int,
     per_channel: bool,
 ) -> None:
-    """Rewrite the main graph. `affines` holds the parameters of every source value."""
-    writer = _Writer(model, constants, activation, weight_limit, per_channel)
+    """Rewrite the main graph. `affines` holds the parameters of every source value; `cover`
+    makes those of constants that are stored as activations are."""
+    writer = _Writer(model, constants, cover, weight_limit, per_channel)
     merged = writer.absorb_clips(placement)
     for value in placement.values:
         source = placement.sources[value]
@@ -62,14 +63,14 @@ class _Writer:
         self,
         model: Model,
         constants: Constants,
-        activation: np.dtype[np.uint8] | np.dtype[np.int8],
+        cover: Callable[[ValueRange], QuantParams],
         weight_limit: int,
         per_channel: bool,
     ) -> None:
         self.model = model
         self.graph = model.graph
         self.constants = constants
-        self.activation = activation
+        self.cover = cover
         self.weight_limit = weight_limit
         self.per_channel = per_channel
         self.counts: dict[str, int] = {}
@@ -163,7 +164,7 @@ class _Writer:
         found = self.shared.get(key)
         if found is None:
             array = self.array(source, node)
-            affine = affine or QuantParams.covering(range_of(array), self.activation)
+            affine = affine or self.cover(range_of(array))
             name = self.name("c")
             parameters = self.parameters_of(source, affine, name)
             integers = self.initializer(f"{name}.q", affine.quantize(array))

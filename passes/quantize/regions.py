@@ -41,8 +41,9 @@ class ChannelAxis:
 class Region:
     """Values with dims in common; constants to divide and to multiply.
 
-    `reads` are the values that consumers read. Dims that meet in one of these, as those of
-    concatenated branches, share its step, and so a region; their channels follow one another.
+    `reads` are the values that consumers read, `summands` those that sums do. Dims that meet in
+    one of the former, as those of concatenated branches, share its step, and so a region; their
+    channels follow one another.
     """
 
     dims: list[Dim]
@@ -50,6 +51,7 @@ class Region:
     producers: dict[ChannelAxis, None] = field(default_factory=dict)
     consumers: dict[ChannelAxis, None] = field(default_factory=dict)
     reads: dict[Value, None] = field(default_factory=dict)
+    summands: dict[Value, None] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -72,6 +74,7 @@ class Region:
         self.producers.update(other.producers)
         self.consumers.update(other.consumers)
         self.reads.update(other.reads)
+        self.summands.update(other.summands)
 
 
 def find_regions(analysis: Analysis) -> list[Region]:
@@ -167,6 +170,7 @@ class _Finder:
         self._producers: dict[Key, dict[ChannelAxis, None]] = {}
         self._consumers: dict[Key, dict[ChannelAxis, None]] = {}
         self._reads: dict[Key, dict[Value, None]] = {}
+        self._summands: dict[Key, dict[Value, None]] = {}
         graph = self._model.graph
         for value in (*graph.inputs, *graph.outputs):
             self._pin(value)
@@ -184,6 +188,7 @@ class _Finder:
             region.producers.update(self._producers.get(key, {}))
             region.consumers.update(self._consumers.get(key, {}))
             region.reads.update(self._reads.get(key, {}))
+            region.summands.update(self._summands.get(key, {}))
         whole: list[Region] = []
         for region in found.values():
             if not region.producers or not region.consumers:
@@ -327,6 +332,7 @@ class _Finder:
                         self._pinned.add(key)
                 elif dim in self._dims(value):
                     self._join(key, self._add(value, dim))
+                    self._summands.setdefault(key, {})[value] = None
                 elif not along:
                     self._pinned.add(key)
         for value in (v for v in node.inputs if v is not None):

@@ -20,6 +20,7 @@ from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
 from ..matching import matches, refuse_unmatched
+from ..prune.recovery import HELD_OUT, calibration_runs
 from ..samples import Samples
 from .calibrate import at_sample, calibrate
 from .equalize import equalize
@@ -28,6 +29,7 @@ from .observers import calibrator
 from .opset import raise_opset
 from .parameters import QuantParams, ValueRange, range_of
 from .place import Placement, notes, place
+from .rounding import give_biases, noise_share, solve_weights
 from .rules import Constants, clip_bounds
 from .weights import FULL_RANGE, REDUCED_RANGE
 
@@ -54,7 +56,9 @@ class QuantizeStatic(Pass):
     products saturate otherwise. `ignore`: patterns (shell style) of nodes that stay float,
     by their names or those of their weights. `calibrator`: how ranges come from the samples
     (`observers.CALIBRATORS`). `equalize`: scale channels first, so that one step suits them all
-    (`equalize.py`).
+    (`equalize.py`). `correct_biases`: let biases make up for what rounding changes of outputs'
+    means; `second_order`: round weights so that outputs change least, by the inputs' second
+    moments (`rounding.py`), which corrects biases, too.
 
     Statistics: counts by operator of `quantized`, `absorbed` and `skipped` nodes,
     the numbers of `activations` quantized and calibration `samples`, the names of activations
@@ -69,6 +73,8 @@ class QuantizeStatic(Pass):
     calibrator: str = "min-max"
     symmetric: bool = False
     equalize: bool = False
+    correct_biases: bool = False
+    second_order: bool = False
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         """Quantize `model` in place.
@@ -87,6 +93,9 @@ class QuantizeStatic(Pass):
         even = equalize(model, samples, per_channel=self.per_channel) if self.equalize else []
         constants = Constants(model)
         placement, affines, ranges = self._decide(model, constants, samples)
+        if self.correct_biases or self.second_order:
+            give_biases(model, constants, placement)
+            original = model.clone()
         quantized = Counter(node.op_type for node in placement.nodes)
         absorbed = Counter(node.op_type for node in placement.absorbed.values())
         left = notes(model, placement)
@@ -95,11 +104,15 @@ class QuantizeStatic(Pass):
             constants,
             placement,
             affines,
-            activation=_TYPES[self.activation],
-            weight_limit=REDUCED_RANGE if self.reduce_range else FULL_RANGE,
+            cover=self._params,
+            weight_limit=self._limit,
             per_channel=self.per_channel,
         )
-        statistics: dict[str, Any] = {
+        statistics: dict[str, Any] = {}
+        if self.correct_biases or self.second_order:
+            assert context is not None
+            statistics["solved"] = self._solve(original, model, context)
+        statistics |= {
             "quantized": dict(sorted(quantized.items())),
             "absorbed": dict(sorted(absorbed.items())),
             "skipped": dict(sorted(Counter(note.op_type for note in left).items())),
@@ -161,6 +174,29 @@ class QuantizeStatic(Pass):
             observer = calibrator(self.calibrator)
             found.update(calibrate(model, computed, samples, observer=observer))
         return found
+
+    @property
+    def _limit(self) -> int:
+        return REDUCED_RANGE if self.reduce_range else FULL_RANGE
+
+    def _solve(self, original: Model, model: Model, context: Context) -> list[dict[str, Any]]:
+        """Solve for integers; on samples held back, what it gives must be better, or it goes."""
+        assert context.calibration is not None
+        tried = model.clone()
+        with calibration_runs([original, tried], context.calibration, context.seed) as runs:
+            held = runs[HELD_OUT - 1 :: HELD_OUT]
+            fitted = [run for k, run in enumerate(runs) if k % HELD_OUT != HELD_OUT - 1 or not held]
+            order = self.second_order
+            layers = solve_weights(
+                original, tried, fitted, limit=self._limit, second_order=order, seed=context.seed
+            )
+        with calibration_runs([original, model, tried], context.calibration, context.seed) as runs:
+            held = runs[HELD_OUT - 1 :: HELD_OUT] or runs
+            before, after = (noise_share(original, m, held) for m in (model, tried))
+        if not after < before:
+            return []
+        model.graph, model.extra, model.functions = tried.graph, tried.extra, tried.functions
+        return [dataclasses.asdict(layer) for layer in layers]
 
     def _params(self, range: ValueRange) -> QuantParams:
         dtype = _TYPES[self.activation]

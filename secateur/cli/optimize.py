@@ -29,7 +29,7 @@ from .options import (
     target_option,
     threads_option,
 )
-from .step_options import pruning_options, quantization_options
+from .step_options import SCHEMES, pruning_options, quantization_options
 from .stepping import print_end
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ if TYPE_CHECKING:
 @target_option
 @fixed_inputs_options
 @pruning_options
-@click.option("--quantize", type=click.Choice(["int8"]), help="Quantize; needs --calibration.")
+@click.option(
+    "--quantize",
+    type=click.Choice(SCHEMES),
+    help="Quantize by this scheme; needs --calibration.",
+)
 @quantization_options("ignore_quantize")
 @samples_options("calibration", "evaluation")
 @metric_option

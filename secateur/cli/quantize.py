@@ -44,7 +44,7 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Quantize MODEL to int8 (QuantizeLinear and DequantizeLinear pairs)."""
+    """Quantize MODEL to integers (QuantizeLinear and DequantizeLinear pairs)."""
     if calibration is None:
         raise click.UsageError("Missing option '--calibration'.")
     from ..pipeline.transform import quantize_file

@@ -15,10 +15,37 @@ if TYPE_CHECKING:
     from ..data.datasets import DataSource
 
 
+SCHEMES = ("int8", "int8-7bit", "int8-per-tensor", "int8-signed", "int8-symmetric")
+PROFILES = (
+    "x86-vnni",
+    "x86-avx2",
+    "arm-dotprod",
+    "arm-neon",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+)
+ACCURACIES = ("fast", "good", "best")
+"""As in `passes/quantize/accurate.py`, which takes long to import."""
+
+
 def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """How to quantize. The command gets them as one dict, `quantization`; `prefix` is of the
-    option that another step has, too."""
+    option that another step has, too. Without one the command has a --scheme."""
     options = {
+        "profile": click.option(
+            "--profile",
+            type=click.Choice(PROFILES),
+            help="Quantize by the scheme that suits what will run the model.",
+        ),
+        "accuracy": click.option(
+            "--accuracy",
+            type=click.Choice(ACCURACIES),
+            default="good",
+            show_default=True,
+            help="What there is time for: fast chooses ranges, good also equalizes channels and "
+            "corrects biases, best rounds weights by second moments.",
+        ),
         f"{prefix or 'ignore'}": click.option(
             f"--{prefix or 'ignore'}".replace("_", "-"),
             multiple=True,
@@ -28,9 +55,7 @@ def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Ca
         "activation": click.option(
             "--activation",
             type=click.Choice(["uint8", "int8"]),
-            default="uint8",
-            show_default=True,
-            help="Type of activations; int8 is for ARM in ONNX Runtime.",
+            help="Type of activations, whatever the scheme; int8 is for ARM in ONNX Runtime.",
         ),
         "reduce_range": click.option(
             "--reduce-range",
@@ -44,11 +69,9 @@ def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Ca
         ),
         "calibrator": click.option(
             "--calibrator",
-            default="min-max",
-            show_default=True,
             metavar="NAME",
             help="How ranges come from samples: min-max, moving-average, percentile (or "
-            "percentile:99.9), entropy, mse.",
+            "percentile:99.9), entropy, mse. [default: mse]",
         ),
         "symmetric": click.option(
             "--symmetric", is_flag=True, help="Ranges reach as far below zero as above."
@@ -66,6 +89,7 @@ def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Ca
             given = {name: kwargs.pop(name) for name in options}
             quantization = {
                 "ignore": given[prefix or "ignore"],
+                "accuracy": given["accuracy"],
                 "activation": given["activation"],
                 "reduce_range": given["reduce_range"],
                 "per_channel": not given["per_tensor"],
@@ -73,12 +97,25 @@ def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Ca
                 "symmetric": given["symmetric"],
                 "equalize": given["equalize"],
             }
+            if given["profile"] is not None or not prefix:
+                from ..pipeline.steps import scheme_of
+
+                name = "quantize" if prefix else "scheme"
+                kwargs[name] = scheme_of(kwargs[name], given["profile"])
+            if not prefix:
+                quantization["scheme"] = kwargs.pop("scheme")
             if "quantize" in kwargs and kwargs["quantize"] is None:
                 _refuse_given(options)
             function(*args, quantization=quantization, **kwargs)
 
         for option in reversed(options.values()):
             command = option(command)
+        if not prefix:
+            command = click.option(
+                "--scheme",
+                type=click.Choice(SCHEMES),
+                help="How numbers are stored. [default: int8]",
+            )(command)
         return command
 
     return decorate

@@ -47,7 +47,7 @@ from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.base import Context
 from ..passes.batch import inspect_batch
-from ..passes.quantize import QuantizeStatic
+from ..passes.quantize import Quantize
 from ..reporting.html import has_templates, report_page
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
@@ -89,8 +89,8 @@ class Settings:
 
     `macs` and `params` are shares of the original to keep; so are `bytes`, of the file, and
     `latency`, of the artifact, or they are amounts with a unit, as `200kB` and `2ms`. `ratio`
-    is a share of the channels to remove. `quantization`
-    are options of `QuantizeStatic`. `align` is what channel counts stay multiples of
+    is a share of the channels to remove. `quantize` is a scheme, `quantization` holds other
+    options of `Quantize`. `align` is what channel counts stay multiples of
     where the goal allows; by default the target's vector width. `tune` is for how many minutes
     to measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
     `declared_sizes` whether inputs that give results their sizes have the declared ones.
@@ -136,8 +136,7 @@ class Settings:
             raise SecateurError(
                 f"name '{self.library.name}': its description would be a file of the report's"
             )
-        if self.quantize not in (None, "int8"):
-            raise SecateurError(f"quantize: '{self.quantize}' is unknown; there is int8")
+        self.quantizer().check()
         check_amounts(self.goals())
         if self.threads < 1:
             raise SecateurError(f"threads: {self.threads} is not a positive number")
@@ -147,6 +146,12 @@ class Settings:
     def fixed_inputs(self) -> FixedInputs:
         """What the user fixes of the model's inputs."""
         return FixedInputs(self.input_shapes, self.freeze_defaults, self.input_values, self.outputs)
+
+    def quantizer(self, *, fast: bool = False) -> Quantize:
+        """The pass that quantizes; the quick one gives as large a model."""
+        scheme = "int8" if self.quantize is None else self.quantize
+        pass_ = Quantize(scheme, **self.quantization)
+        return dataclasses.replace(pass_, accuracy="fast") if fast else pass_
 
     def goals(self) -> dict[str, Any]:
         """The options of `PruneChannels` that say how much is to be pruned."""
@@ -256,7 +261,7 @@ def optimize(
         library=library,
     )
     if quantize is not None and calibration is None:
-        raise SecateurError("quantizing to int8 needs calibration data")
+        raise SecateurError("quantizing to integers needs calibration data")
     run = _Run(settings, Cache.open(cache), observer or _Silent())
     out = Path(out)
     names = FILES if library is None else (*FILES, *library.replaced)
@@ -353,7 +358,7 @@ class _Run:
                 self._apply(recover_step())
         self.float_model = self.model.clone()
         if self.settings.quantize is not None:
-            self._apply(quantize_step(QuantizeStatic(**self.settings.quantization)))
+            self._apply(quantize_step(self.settings.quantizer()))
 
     def _apply(self, step: Step) -> None:
         with self._stage(step.name):
@@ -373,7 +378,7 @@ class _Run:
     def _quantized(self, model: Model) -> Model:
         """A quantized copy, by which a budget is counted."""
         copy = model.clone()
-        run_step(quantize_step(QuantizeStatic(**self.settings.quantization)), copy, self.context)
+        run_step(quantize_step(self.settings.quantizer(fast=True)), copy, self.context)
         return copy
 
     def verify(self, path: Path) -> None:

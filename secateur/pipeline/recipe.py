@@ -87,7 +87,16 @@ class PruneSection(_Section):
 class QuantizeSection(_Section):
     """What becomes integer."""
 
-    scheme: Literal["int8"] | None = None
+    scheme: (
+        Literal["int8", "int8-7bit", "int8-per-tensor", "int8-signed", "int8-symmetric"] | None
+    ) = None
+    profile: (
+        Literal[
+            "x86-vnni", "x86-avx2", "arm-dotprod", "arm-neon", "onnxruntime", "openvino", "tensorrt"
+        ]
+        | None
+    ) = None
+    accuracy: Literal["fast", "good", "best"] | None = None
     ignore: list[str] | None = None
     activation: Literal["uint8", "int8"] | None = None
     reduce_range: bool | None = None
@@ -172,6 +181,8 @@ EXAMPLES: dict[str, Any] = {
     "rotate": True,
     "rematch": True,
     "quantize": "int8",
+    "profile": "arm-dotprod",
+    "accuracy": "best",
     "ignore_quantize": ["head*"],
     "activation": "int8",
     "reduce_range": True,

@@ -26,7 +26,7 @@ from ..ir.onnx_io import atomic_files, save
 from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.base import Context
-from ..passes.quantize import QuantizeStatic
+from ..passes.quantize import Quantize
 from ..reporting.report import Check, Report
 from .latency import Machine
 from .pruning import check_amounts, prune_model
@@ -192,8 +192,10 @@ def quantize_file(
     metrics: Sequence[str] = (),
     seed: int = 0,
 ) -> Report:
-    """Quantize to int8, calibrated with samples, by the options of `QuantizeStatic`."""
-    step = quantize_step(QuantizeStatic(**(options or {})))
+    """Quantize to integers, calibrated with samples, by the options of `Quantize`."""
+    pass_ = Quantize(**(options or {}))
+    pass_.check()
+    step = quantize_step(pass_)
 
     def change(
         model: Model, context: Context, feeds: list[dict[str, Array]]

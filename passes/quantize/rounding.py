@@ -1,0 +1,334 @@
+"""Weights and biases of a quantized model, solved for layer by layer.
+
+The quantized model runs beside the original. Each layer sees its input as the integers before
+it have made it, and should put out what the original's does: least squares by the second
+moments that recovery after pruning uses. Second-order rounding then brings the weights onto
+their grid, one input after the other, and lets those to come make up for each error (Frantar
+et al., "Optimal Brain Compression", 2022, and "GPTQ", 2023); the bias takes what is left of
+the mean (Nagel et al., "Data-Free Quantization", 2019, section 4.2, measured).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from ...ir.graph import Node, Value
+from ...ir.model import Model
+from ...ir.reference import Session
+from ...ir.scratch import scratch_folder
+from ...ir.tensor import Array, Tensor
+from ..linear.contraction import Contraction
+from ..linear.find import find_layer
+from ..linear.layers import ConvolutionLayer
+from ..linear.moments import Doubles, Joint, Moments, Solver
+from ..linear.walk import Walk
+from .calibrate import exposing
+from .place import Placement
+from .rules import Bias, Constants
+
+ROWS = 16384
+"""Rows that a layer is solved from, if there are as many."""
+
+ROWS_FOR_EACH = 16
+"""Rows for each unknown of an output, where that makes more than `ROWS`."""
+
+WIDEST = 4608
+"""Inputs of a layer up to which weights are rounded by second moments: their matrix is inverted."""
+
+BLOCK = 128
+"""Inputs that are rounded before what they leave over is spread to all others."""
+
+_Linear = ConvolutionLayer | Contraction
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Mean squared error of a layer as a share of its target's variance, before and after."""
+
+    node: str
+    op_type: str
+    before: float
+    after: float
+
+
+@dataclass
+class _Quantized:
+    """A node of the quantized model: its constants' integers and scales, the original's layer."""
+
+    node: Node
+    layer: _Linear
+    source: str
+    result: str
+    integers: Value
+    scale: Array
+    axis: int | None
+    bias: Value | None
+    bias_scale: Array
+
+    def restoring(self) -> list[Node]:
+        """The nodes that read the integers; they come before the node itself."""
+        values = [value for value in (self.integers, self.bias) if value is not None]
+        return [use.user for value in values for use in value.uses if isinstance(use.user, Node)]
+
+
+def solve_weights(
+    original: Model,
+    quantized: Model,
+    runs: Sequence[Mapping[str, Array]],
+    *,
+    limit: int,
+    second_order: bool,
+    seed: int = 0,
+) -> list[Solved]:
+    """Choose integers of weights and biases anew, in place, so that outputs come out right.
+
+    `quantized` is `original` after insertion, which left names of values as they were; `runs`
+    are inputs of both. Without `second_order` only biases change. Weights keep to
+    [-limit, limit], and their scales.
+    """
+    layers = [one for node in quantized.graph.nodes if (one := _find(original, quantized, node))]
+    positions = {node: i for i, node in enumerate(quantized.graph.nodes)}
+    starts = {one.node: min(positions[n] for n in one.restoring()) for one in layers}
+    made = {v.name: i for i, n in enumerate(original.graph.nodes) for v in n.outputs if v}
+    found = []
+    with scratch_folder() as first, scratch_folder() as second:
+        before, now = Walk(original, runs, first), Walk(quantized, runs, second)
+        for one in layers:
+            before.keep(one.result, made[one.result] + 1)
+            now.keep(one.source, starts[one.node])
+        for one in sorted(layers, key=lambda one: starts[one.node]):
+            now.advance(starts[one.node])
+            before.keep(one.result)
+            before.advance(made[one.result] + 1)
+            solved = _solve(one, before, now, limit=limit, second_order=second_order, seed=seed)
+            before.release(one.result)
+            if solved is not None:
+                found.append(solved)
+    return found
+
+
+def give_biases(model: Model, constants: Constants, placement: Placement) -> None:
+    """Give layers that will be integer and have no bias one of zeros, which can be solved for."""
+    for node, operands in list(placement.nodes.items()):
+        weights = constants.get(node.input(1)) if operands.weight is not None else None
+        if weights is None or operands.bias is not None or node.op_type == "MatMul":
+            continue
+        if node.op_type == "ConvTranspose":
+            size = weights.shape[1] * int(node.get("group", 1))
+        else:
+            size = weights.shape[1 if node.op_type == "Gemm" and not node.get("transB", 0) else 0]
+        name = model.fresh_name(f"{node.label}_bias")
+        zeros = model.graph.add_initializer(name, Tensor.from_array(np.zeros(size, np.float32)))
+        node.set_inputs([node.inputs[0], node.inputs[1], zeros])
+        placement.nodes[node] = dataclasses.replace(operands, bias=Bias(2))
+
+
+def noise_share(original: Model, other: Model, runs: Sequence[Mapping[str, Array]]) -> float:
+    """Mean squared error of float outputs as a share of their mean square, over all of them.
+
+    In front of a Softmax or Sigmoid: behind it a few undecided samples would outweigh the rest.
+    """
+    names = list(dict.fromkeys(_decided(value).name for value in original.graph.outputs))
+    first, second = (Session(exposing(m, names), threads=0) for m in (original, other))
+    noise: dict[str, float] = {}
+    signal: dict[str, float] = {}
+    for run in runs:
+        found = second.run(run)
+        for name, array in first.run(run).items():
+            if array.dtype.kind == "f":
+                square = np.square(array.astype(np.float64) - found[name]).sum()
+                noise[name] = noise.get(name, 0.0) + float(square)
+                power = float(np.square(array, dtype=np.float64).sum())
+                signal[name] = signal.get(name, 0.0) + power
+    return float(np.mean([noise[n] / signal[n] for n in noise if signal[n] > 0] or [0.0]))
+
+
+def _decided(value: Value) -> Value:
+    """What an output is a monotonic function of, if it is one of a single value."""
+    producer = value.producer
+    squashes = producer is not None and producer.op_type in ("LogSoftmax", "Sigmoid", "Softmax")
+    source = producer.input(0) if producer is not None and squashes else None
+    return value if source is None or source.producer is None else source
+
+
+def _find(original: Model, quantized: Model, node: Node) -> _Quantized | None:
+    """What there is to solve for at a node; None where it isn't a layer with integer weights."""
+    result = node.output(0)
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or result is None:
+        return None
+    twin = next(
+        (
+            n
+            for n in original.graph.nodes
+            if n.outputs and n.outputs[0] is not None and n.outputs[0].name == result.name
+        ),
+        None,
+    )
+    layer = find_layer(original, twin) if twin is not None else None
+    if twin is None or not isinstance(layer, _Linear) or len(layer.stored.uses) > 1:
+        return None
+    restored = node.input(layer.position)
+    integers = _stored(restored)
+    source = node.input(1 - layer.position if isinstance(layer, Contraction) else 0)
+    if restored is None or integers is None or source is None or source.const is not None:
+        return None
+    restore = restored.producer
+    if integers.const is None or integers.const.dtype != TensorProto.INT8 or restore is None:
+        return None
+    scale = quantized.constant(restore.input(1))
+    bias, bias_scale = _stored(node.input(2)), None
+    if bias is not None:
+        user = next(iter(bias.uses)).user
+        assert isinstance(user, Node)
+        bias_scale = quantized.constant(user.input(1))
+    if scale is None or (node.input(2) is not None and bias_scale is None):
+        return None
+    return _Quantized(
+        node,
+        layer,
+        source.name,
+        result.name,
+        integers,
+        np.asarray(scale.numpy()),
+        int(restore.get("axis", 1)) if len(scale.shape) else None,
+        bias if bias_scale is not None else None,
+        np.asarray(1.0 if bias_scale is None else bias_scale.numpy()),
+    )
+
+
+def _stored(value: Value | None) -> Value | None:
+    """The integers behind a DequantizeLinear that nothing else reads."""
+    restore = value.producer if value is not None else None
+    if value is None or restore is None or restore.op_type != "DequantizeLinear":
+        return None
+    integers = restore.input(0)
+    if integers is None or integers.const is None:
+        return None
+    return integers if len(integers.uses) == len(value.uses) == 1 else None
+
+
+def _solve(
+    one: _Quantized, before: Walk, now: Walk, *, limit: int, second_order: bool, seed: int
+) -> Solved | None:
+    layer = one.layer
+    assert one.integers.const is not None
+    integers = one.integers.const.numpy()
+    shape = [1] * integers.ndim
+    if one.axis is not None:
+        shape[one.axis] = -1
+    steps = np.broadcast_to(one.scale.astype(np.float64).reshape(shape), integers.shape)
+    grid = layer.arrange(steps)
+    matrix = layer.arrange(integers * steps)
+    groups, width, outputs = matrix.shape
+    bias = np.zeros((groups, outputs))
+    biased = one.bias is not None
+    moments = Moments.zeros(groups, width, outputs, centred=biased)
+    wanted = max(ROWS, ROWS_FOR_EACH * width) / now.runs
+    for rows, targets in _rows(one, before, now, wanted, seed):
+        moments.add(rows, targets)
+    if not moments.rows:
+        return None
+    spread = moments.spread()
+    start = moments.error(matrix, _bias_of(one) if biased else bias)
+    if not (math.isfinite(spread) and math.isfinite(start)) or spread <= 0:
+        return None
+    new = matrix
+    if second_order and width <= WIDEST:
+        joint = Joint([moments])
+        solver = Solver(joint)
+        wished, _ = solver.solve(joint, layer.read()[0])
+        new = np.stack(
+            [
+                round_second_order(w, g, c + r * np.eye(width), limit)
+                for w, g, c, r in zip(wished, grid, moments.covariance(), solver.ridge, strict=True)
+            ]
+        )
+        new = new if _error(moments, new, biased) < _error(moments, matrix, biased) else matrix
+    if biased:
+        _write_bias(one, moments.bias(new))
+    if new is not matrix:
+        found = np.rint(layer.restore(new) / steps).astype(np.int8)
+        one.integers.const = Tensor.from_array(found)
+    after = moments.error(new, _bias_of(one) if biased else bias)
+    return Solved(one.node.label, one.node.op_type, start / spread, after / spread)
+
+
+def _error(moments: Moments, matrix: Doubles, biased: bool) -> float:
+    bias = moments.bias(matrix) if biased else np.zeros((matrix.shape[0], matrix.shape[2]))
+    return moments.error(matrix, bias)
+
+
+def _rows(
+    one: _Quantized, before: Walk, now: Walk, wanted: float, seed: int
+) -> Iterator[tuple[Array, Array]]:
+    """What the weights multiply in the quantized model, and what should come out."""
+    generator = np.random.default_rng(seed)
+    for run in range(now.runs):
+        target = before.value(one.result, run)
+        if target.size:
+            picked = one.layer.pick(generator, target, wanted)
+            source = now.value(one.source, run)
+            rows = one.layer.rows(source, target.shape, picked)
+            yield rows, one.layer.targets(target, picked)
+
+
+def round_second_order(wished: Doubles, grid: Doubles, moments: Doubles, limit: int) -> Doubles:
+    """Weights [in, out] on the grid of multiples, at most `limit`, of their steps [in, out].
+
+    `moments` [in, in], positive definite, weigh errors. Inputs with the largest come first,
+    and what one leaves over goes to those after it. An output for which that is no better
+    than rounding to the nearest keeps the nearest.
+    """
+    nearest = _on_grid(wished, grid, limit)
+    order = np.argsort(-np.diagonal(moments), kind="stable")
+    inverse = np.linalg.inv(moments[np.ix_(order, order)])
+    try:
+        upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
+    except np.linalg.LinAlgError:  # not definite to rounding
+        return nearest
+    rest, steps = wished[order].copy(), grid[order]
+    found = np.empty_like(rest)
+    for start in range(0, len(rest), BLOCK):
+        end = min(start + BLOCK, len(rest))
+        errors = np.empty((end - start, rest.shape[1]))
+        for i in range(start, end):
+            found[i] = _on_grid(rest[i], steps[i], limit)
+            error = errors[i - start] = (rest[i] - found[i]) / upper[i, i]
+            rest[i + 1 : end] -= upper[i, i + 1 : end, None] * error
+        rest[end:] -= upper[start:end, end:].T @ errors
+    placed = np.empty_like(found)
+    placed[order] = found
+    better = _weighed(placed - wished, moments) < _weighed(nearest - wished, moments)
+    return np.asarray(np.where(better, placed, nearest))
+
+
+def _weighed(errors: Doubles, moments: Doubles) -> Doubles:
+    return np.asarray(np.einsum("io,io->o", errors, moments @ errors))
+
+
+def _on_grid(weights: Doubles, steps: Doubles, limit: int) -> Doubles:
+    return np.asarray(np.clip(np.rint(weights / steps), -limit, limit) * steps)
+
+
+def _bias_of(one: _Quantized) -> Doubles:
+    assert one.bias is not None
+    assert one.bias.const is not None
+    array = one.bias.const.numpy() * one.bias_scale.astype(np.float64)
+    groups = one.layer.groups if isinstance(one.layer, ConvolutionLayer) else 1
+    return np.asarray(array.reshape(groups, -1))
+
+
+def _write_bias(one: _Quantized, bias: Doubles) -> None:
+    assert one.bias is not None
+    assert one.bias.const is not None
+    old = one.bias.const.numpy()
+    limits = np.iinfo(np.int32)
+    integers = np.rint(bias.reshape(old.shape) / one.bias_scale.astype(np.float64))
+    clipped = np.clip(integers, limits.min, limits.max).astype(np.int32)
+    one.bias.const = Tensor.from_array(clipped)

@@ -1,0 +1,178 @@
+"""Weights and biases solved for, and the choice among ways to quantize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from secateur.cli.step_options import ACCURACIES as NAMED_ACCURACIES
+from secateur.cli.step_options import PROFILES as NAMED_PROFILES
+from secateur.cli.step_options import SCHEMES as NAMED_SCHEMES
+from secateur.ir.errors import SecateurError
+from secateur.ir.model import Model
+from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.ir.reference import Session
+from secateur.passes.base import Context
+from secateur.passes.quantize import Quantize, QuantizeStatic
+from secateur.passes.quantize.accurate import ACCURACIES, PROFILES, SCHEMES, scheme_of
+from secateur.passes.quantize.rounding import round_second_order
+from secateur.pipeline.recipe import QuantizeSection
+from tests.passes.test_equalization import node, sqnr
+from tests.passes.test_quantize_integer import build, random
+
+IMAGES = np.maximum(random(0, 256, 3, 8, 8) + 0.7, 0)
+NETWORK = [
+    node("Conv", "x w b", "a", pads=[1, 1, 1, 1]),
+    node("Relu", "a", "r"),
+    node("Conv", "r d", "c", group=6, strides=[2, 2]),
+    node("Relu", "c", "f"),
+    node("Conv", "f g h", "i", group=2),
+    node("ConvTranspose", "i t", "j", strides=[2, 2], auto_pad="SAME_UPPER"),
+    node("LeakyRelu", "j", "k"),
+    node("GlobalAveragePool", "k", "l"),
+    node("Flatten", "l", "m"),
+    node("MatMul", "m n", "o"),
+    node("Add", "o q", "p"),
+    node("Relu", "p", "s"),
+    node("Gemm", "s u v", "y", transB=1, alpha=0.5, beta=2.0),
+]
+CONSTANTS = {
+    "w": random(1, 6, 3, 3, 3),
+    "b": random(2, 6),
+    "d": random(3, 6, 1, 3, 3),
+    "g": random(4, 8, 3, 1, 1),
+    "h": random(5, 8),
+    "t": random(6, 8, 5, 2, 2),
+    "n": random(7, 5, 9),
+    "q": random(8, 9),
+    "u": random(9, 4, 9),
+    "v": random(10, 4),
+}
+
+
+def network() -> Model:
+    return from_proto(build(NETWORK, CONSTANTS, ["N", 3, 8, 8]))
+
+
+def quality(pass_: Any, feed: Any = IMAGES) -> tuple[float, Any]:
+    model = network()
+    expected = Session(network()).run({"x": feed})["y"]
+    result = pass_.run(model, Context({"x": IMAGES}))
+    onnx.checker.check_model(to_proto(model), full_check=True)
+    return sqnr(expected, Session(model).run({"x": feed})["y"]), result
+
+
+@pytest.mark.parametrize("limit", [127, 64, 7])
+def test_second_order_rounding_stays_on_the_grid_and_never_loses(limit: int) -> None:
+    generator = np.random.default_rng(limit)
+    weights = generator.normal(size=(150, 20))
+    grid = np.broadcast_to(np.abs(weights).max(axis=0) / limit, weights.shape)
+    factor = generator.normal(size=(150, 30))
+    moments = factor @ factor.T + 0.01 * np.eye(150)
+    found = round_second_order(weights, grid, moments, limit)
+    integers = found / grid
+    np.testing.assert_allclose(integers, np.rint(integers), atol=1e-9)
+    assert np.abs(integers).max() <= limit + 1e-9
+    nearest = np.rint(weights / grid) * grid
+
+    def error(rounded: Any) -> Any:
+        return np.einsum("io,ij,jo->o", rounded - weights, moments, rounded - weights)
+
+    assert (error(found) <= error(nearest) * (1 + 1e-9)).all()
+    assert error(found).sum() < 0.6 * error(nearest).sum()
+
+
+def test_inputs_without_relation_round_to_the_nearest() -> None:
+    weights = random(0, 40, 3).astype(np.float64)
+    grid = np.full_like(weights, 0.1)
+    found = round_second_order(weights, grid, np.diag(np.arange(1.0, 41)), 127)
+    np.testing.assert_allclose(found, np.rint(weights / 0.1) * 0.1)
+
+
+def test_solving_for_weights_and_biases_brings_outputs_nearer() -> None:
+    other = np.maximum(random(99, 64, 3, 8, 8) + 0.7, 0)
+    coarse = {"per_channel": False, "reduce_range": True}
+    plain, _ = quality(QuantizeStatic(**coarse), other)
+    corrected, result = quality(QuantizeStatic(**coarse, correct_biases=True), other)
+    rounded, second = quality(QuantizeStatic(**coarse, second_order=True), other)
+    assert corrected > plain - 0.2
+    assert rounded > plain
+    kinds = sorted(layer["op_type"] for layer in second.statistics["solved"])
+    assert kinds == ["Conv", "Conv", "Conv", "ConvTranspose", "Gemm", "MatMul"]
+    for layer in (*result.statistics["solved"], *second.statistics["solved"]):
+        assert layer["after"] <= layer["before"] * 1.001 + 1e-9
+
+
+def test_second_order_rounding_keeps_the_reduced_range() -> None:
+    model = network()
+    QuantizeStatic(second_order=True, reduce_range=True).run(model, Context({"x": IMAGES}))
+    weights = [
+        v.const.numpy()
+        for name, v in model.graph.initializers.items()
+        if name.startswith("w") and v.const is not None and name.endswith(".q")
+    ]
+    assert len(weights) == 6
+    assert max(np.abs(w).max() for w in weights) <= 64
+
+
+def test_the_best_way_is_taken() -> None:
+    good, result = quality(Quantize())
+    best, more = quality(Quantize(accuracy="best"))
+    plain, _ = quality(QuantizeStatic())
+    assert min(good, best) > plain
+    for found in (result, more):
+        assert 1 <= len(found.statistics["tried"]) <= 4
+
+
+def test_one_sample_is_enough() -> None:
+    model = network()
+    Quantize(accuracy="best").run(model, Context({"x": IMAGES[:1]}))
+    expected = Session(network()).run({"x": IMAGES[:1]})["y"]
+    assert sqnr(expected, Session(model).run({"x": IMAGES[:1]})["y"]) > 20
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_is_near_the_original(scheme: str) -> None:
+    assert quality(Quantize(scheme=scheme, accuracy="fast"))[0] > 20
+
+
+def test_symmetric_ranges_have_no_zero_points() -> None:
+    model = network()
+    Quantize(scheme="int8-symmetric", accuracy="fast").run(model, Context({"x": IMAGES}))
+    points = [v for v in model.graph.initializers if v.startswith("zp")]
+    assert points
+    for name in points:
+        assert not model.graph.initializers[name].const.numpy().any()
+
+
+def test_names_of_the_command_are_those_of_the_pass() -> None:
+    assert tuple(SCHEMES) == NAMED_SCHEMES
+    assert tuple(PROFILES) == NAMED_PROFILES
+    assert tuple(ACCURACIES) == NAMED_ACCURACIES
+    assert {scheme_of(None, profile) for profile in PROFILES} <= set(SCHEMES)
+    hints = QuantizeSection.__annotations__
+    for name in (*SCHEMES, *PROFILES, *ACCURACIES):
+        assert any(name in str(hint) for hint in hints.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheme": "int4"}, "scheme 'int4' is unknown; there are: int8"),
+        ({"accuracy": "great"}, "accuracy 'great' is unknown"),
+        ({"calibrator": "median"}, "calibrator 'median' is unknown"),
+        ({"ignore": ("nothing*",)}, "nothing"),
+    ],
+)
+def test_unknown_options(options: Any, message: str) -> None:
+    with pytest.raises(SecateurError, match=message):
+        Quantize(**options).run(network(), Context({"x": IMAGES}))
+
+
+def test_patterns_name_nodes_that_stay_float() -> None:
+    model = network()
+    result = Quantize(accuracy="fast", ignore=("[ac]",)).run(model, Context({"x": IMAGES}))
+    assert [n.node for n in result.notes if "as asked" in n.reason] == ["a", "c"]
