@@ -239,7 +239,11 @@ def build_c_library(
             parts = BenchParts(entry, [own[1], *objects.paths], sources)
             calls, path = metadata["calls"], folder / f"{options.name}_bench"
             build_bench(parts, interface, calls, bench, weights, target, cache, path)
-    sizes = {"arena_bytes": memory.arena_bytes, "scratch_bytes": interface.scratch_bytes}
+    sizes = {
+        "arena_bytes": memory.arena_bytes,
+        "live_bytes": memory.live_bytes,
+        "scratch_bytes": interface.scratch_bytes,
+    }
     fields = {**metadata, **sizes, **_description_of(interface)}
     text = json.dumps(fields, indent=1)
     texts_of = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import heapq
+from collections.abc import Callable, Sequence
 
 from ....ir.tensor import Array
 from .schedule import Buffer, Schedule
@@ -42,6 +44,8 @@ class Memory:
     constants: tuple[tuple[int, Array], ...]
     constant_bytes: int
     arena_bytes: int
+    live_bytes: int
+    """The most bytes of the arena that are live during one call: it can't be smaller."""
     copies: tuple[Copy, ...]
 
 
@@ -71,10 +75,13 @@ def arena_blocks(schedule: Schedule) -> tuple[ArenaBlock, ...]:
 
 
 def assign_memory(schedule: Schedule) -> Memory:
-    """Place every buffer.
+    """Place every buffer, so that the arena comes near the least that there could be.
 
-    A buffer takes the smallest gap of the arena that holds it when it is first used, so
-    that memory used recently, and still cached, is used again soon.
+    Buffers that are live during one call are disjoint: no arena is smaller than the sum of their
+    bytes, and `Memory.live_bytes` is the largest such sum. In the order of their first use each
+    takes the smallest gap of the arena that holds it, so that memory used recently, and still
+    cached, is used again soon. Where that wastes memory other orders are tried, and the smallest
+    arena wins.
     """
     roots: dict[Buffer, Place] = {}
     constants: list[tuple[int, Array]] = []
@@ -90,10 +97,10 @@ def assign_memory(schedule: Schedule) -> Memory:
             copied.append((buffer, index))
     used.append([buffer.root()[0] for buffer, _ in copied])  # after the last call
     last = {root: now for now, found in enumerate(used) for root in found}
-    arena = _Arena()
+    temporaries: dict[Buffer, _Range] = {}
     for now, found in enumerate(used):
         for root in found:
-            if root in roots:
+            if root in roots or root in temporaries:
                 continue
             if root.input is not None:
                 roots[root] = Place("input", root.input, 0)
@@ -102,10 +109,12 @@ def assign_memory(schedule: Schedule) -> Memory:
                 constants.append((constant_bytes, root.array))
                 constant_bytes += _aligned(root.nbytes)
             else:
-                roots[root] = Place("arena", 0, arena.take(_aligned(root.nbytes)))
-        for root in dict.fromkeys(found):
-            if roots[root].kind == "arena" and last[root] == now:
-                arena.give(roots[root].offset, _aligned(root.nbytes))
+                temporaries[root] = _Range(now, last[root], _aligned(root.nbytes))
+    ranges = list(temporaries.values())
+    live = _most_live(ranges)
+    offsets, size = _place(ranges, live)
+    for root, offset in zip(temporaries, offsets, strict=True):
+        roots[root] = Place("arena", 0, offset)
     places = dict(roots)
     for buffer in (*(b for c in schedule.calls for b in c.arguments), *schedule.outputs):
         root, offset = buffer.root()
@@ -114,9 +123,98 @@ def assign_memory(schedule: Schedule) -> Memory:
         places,
         tuple(constants),
         constant_bytes,
-        arena.size,
+        size,
+        live,
         tuple(Copy(places[buffer], index, buffer.nbytes) for buffer, index in copied),
     )
+
+
+MOST_ORDERED = 1000
+"""Buffers up to which several orders are tried, which takes time with their square."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Range:
+    """A temporary's calls, from the first to the last that uses it, and its bytes."""
+
+    first: int
+    last: int
+    nbytes: int
+
+    @property
+    def length(self) -> int:
+        return self.last - self.first + 1
+
+
+_ORDERS: tuple[Callable[[_Range], tuple[int, ...]], ...] = (
+    lambda r: (-r.nbytes, r.first),
+    lambda r: (-r.length * r.nbytes, r.first),
+    lambda r: (-r.length, -r.nbytes),
+    lambda r: (r.first, -r.nbytes),
+    lambda r: (-r.last, -r.nbytes),
+)
+"""In which temporaries are placed, where the order of use wastes memory."""
+
+
+def _most_live(ranges: Sequence[_Range]) -> int:
+    """The most bytes that are live during one call."""
+    changes: dict[int, int] = {}
+    for r in ranges:
+        changes[r.first] = changes.get(r.first, 0) + r.nbytes
+        changes[r.last + 1] = changes.get(r.last + 1, 0) - r.nbytes
+    now = most = 0
+    for call in sorted(changes):
+        now += changes[call]
+        most = max(most, now)
+    return most
+
+
+def _place(ranges: Sequence[_Range], least: int) -> tuple[list[int], int]:
+    """Offsets, and the bytes of the arena, which are `least` or more."""
+    best = _in_order_of_use(ranges)
+    if len(ranges) > MOST_ORDERED:
+        return best
+    for order in _ORDERS:
+        if best[1] == least:
+            break
+        found = _in_order(ranges, sorted(range(len(ranges)), key=lambda i: order(ranges[i])))
+        best = min(best, found, key=lambda placed: placed[1])
+    return best
+
+
+def _in_order_of_use(ranges: Sequence[_Range]) -> tuple[list[int], int]:
+    """Offsets and size where each range, as they begin, takes the smallest gap that holds it."""
+    arena, offsets, ends = _Arena(), list[int](), list[tuple[int, int]]()
+    for index, r in enumerate(ranges):
+        while ends and ends[0][0] < r.first:
+            _, ended = heapq.heappop(ends)
+            arena.give(offsets[ended], ranges[ended].nbytes)
+        offsets.append(arena.take(r.nbytes))
+        heapq.heappush(ends, (r.last, index))
+    return offsets, arena.size
+
+
+def _in_order(ranges: Sequence[_Range], order: Sequence[int]) -> tuple[list[int], int]:
+    """Offsets and size where each, in any order, takes the smallest gap between those that live
+    at the same time."""
+    offsets, size = [0] * len(ranges), 0
+    done: list[int] = []
+    for index in order:
+        r = ranges[index]
+        taken = sorted(
+            (offsets[i], offsets[i] + ranges[i].nbytes)
+            for i in done
+            if ranges[i].first <= r.last and r.first <= ranges[i].last
+        )
+        end, best = 0, None
+        for start, stop in taken:
+            if start - end >= r.nbytes and (best is None or start - end < best[0]):
+                best = (start - end, end)
+            end = max(end, stop)
+        offsets[index] = end if best is None else best[1]
+        size = max(size, offsets[index] + r.nbytes)
+        done.append(index)
+    return offsets, size
 
 
 class _Arena:

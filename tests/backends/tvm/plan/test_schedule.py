@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secateur.backends.tvm.artifact.options import LibraryOptions
+from secateur.backends.tvm.compile import compile_library
 from secateur.backends.tvm.plan.memory import ALIGNMENT, Memory, assign_memory
 from secateur.backends.tvm.plan.memory_check import check_memory
 from secateur.backends.tvm.plan.schedule import Buffer, KernelCall, Schedule
+from secateur.backends.tvm.targets import parse_target
+from secateur.models import zoo
 
 
 @st.composite
@@ -155,3 +161,39 @@ def test_memory_is_used_again() -> None:
     calls = [KernelCall("k", (a, b)) for a, b in itertools.pairwise(chain)]
     memory = assign_memory(Schedule(calls, [chain[-1]]))
     assert memory.arena_bytes == 2 * 1024
+
+
+@given(schedules())
+@settings(max_examples=200, deadline=None)
+def test_the_arena_is_no_smaller_than_what_is_live(schedule: Schedule) -> None:
+    """Counted call by call, and near it."""
+    memory = assign_memory(schedule)
+    spans = [(f, n, -(-max(e - s, 1) // 64) * 64) for f, n, s, e in _spans(schedule, memory)]
+    times = range(len(schedule.calls) + 1)
+    live = max(sum(size for f, n, size in spans if f <= t <= n) for t in times)
+    assert memory.live_bytes == live <= memory.arena_bytes
+
+
+def test_other_orders_are_tried_where_the_order_of_use_wastes_memory() -> None:
+    """A growing chain: each buffer is larger than the gap that the one before the last left."""
+    chain = [Buffer(64 * 2**i) for i in range(8)] + [Buffer(64 * 2**i) for i in range(8)]
+    calls = [KernelCall("k", (a, b)) for a, b in itertools.pairwise(chain)]
+    schedule = Schedule([*calls, KernelCall("l", (chain[-1],))], [])
+    memory = assign_memory(schedule)
+    assert memory.live_bytes == 64 * (2**7 + 2**6)
+    assert memory.arena_bytes == memory.live_bytes
+    check_memory(schedule, memory, {"k": [1], "l": []})
+
+
+ZOO = ("autoencoder", "mobilenet_v2", "unet", "vit_tiny", "gqa_decoder", "super_resolution", "tcn")
+"""Those whose arenas came furthest from the bound, and usual ones."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_arenas_of_the_zoo_are_within_a_tenth_of_what_is_live(tmp_path: Path, name: str) -> None:
+    model = zoo.load_tiny(name, "folded")
+    options = LibraryOptions("net", threads="none")
+    compile_library(model, parse_target("x86-64-v3"), tmp_path, options)
+    said = json.loads((tmp_path / "net.json").read_text())
+    assert said["live_bytes"] <= said["arena_bytes"] <= 1.1 * said["live_bytes"]
