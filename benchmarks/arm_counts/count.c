@@ -1,9 +1,10 @@
 /* A plugin of qemu that counts what a program runs between two markers.
  *
- * The second marker's counts less the first one's are written to stderr as
+ * The second marker's counts less the first one's are written to stderr, a line for all and one
+ * for each function of the program itself:
  *
- *     instructions ACCESSES-LINE: "total INSTRUCTIONS ACCESSES", then "NAME INSTRUCTIONS ACCESSES"
- *     for each function of the program itself
+ *     total INSTRUCTIONS ACCESSES
+ *     NAME INSTRUCTIONS ACCESSES
  *
  * A marker is an instruction that does nothing and that no compiler emits: `hint #86` on
  * AArch64, `mov r12, r12` on 32-bit ARM. Accesses are those of the guest's memory; qemu makes
