@@ -24,8 +24,10 @@ from secateur.ir.onnx_io import load, save
 from secateur.ir.reference import Session
 from secateur.passes.base import Context
 from secateur.passes.manager import PassManager
+from secateur.passes.opset import ConvertOpset
 from secateur.passes.quantize import Quantize, QuantizeStatic
 from secateur.passes.quantize.calibrate import exposing
+from secateur.passes.quantize.opset import QDQ_OPSET
 from secateur.passes.simplify import simplify_pipeline
 from secateur.passes.sizes import infer_sizes
 
@@ -128,7 +130,10 @@ def peer(model: Model, samples: Array, name: str, method: str) -> Callable[[Path
                 return None if sample is None else {name: sample[None]}
 
         before = path.with_name("float.onnx")
-        save(model, before)
+        copy = model.clone()
+        if copy.opset < QDQ_OPSET:
+            ConvertOpset(QDQ_OPSET).run(copy)
+        save(copy, before)
         quantization.quantize_static(
             before,
             path,

@@ -50,13 +50,16 @@ PROFILES = {
 
 _CALIBRATOR = "mse"
 
+_GOOD: tuple[dict[str, Any], ...] = (
+    {"equalize": True, "correct_biases": True},
+    {"correct_biases": True},
+)
+
 _STACKS: dict[str, tuple[dict[str, Any], ...]] = {
     "fast": ({},),
-    "good": (
-        {"equalize": True, "correct_biases": True},
-        {"correct_biases": True},
-    ),
+    "good": _GOOD,
     "best": (
+        *_GOOD,
         {"equalize": True, "second_order": True},
         {"second_order": True},
         {"equalize": True, "second_order": True, "calibrator": "min-max"},
