@@ -18,20 +18,26 @@ from typing import Any
 import numpy as np
 
 from ...ir.axes.dims import Dim
+from ...ir.cost import count
 from ...ir.errors import SecateurError
 from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 from ..linear.divergence import divergence
+from ..linear.mixtures import rows
 from ..linear.walk import MEMORY, Recording
 from .allocation import Allocation, Goal, Ranking, Terms, allocate, noise_to_signal, plain
 from .importance import DEFAULT_WITH_SAMPLES, Scores, find_criterion, group_scores
 from .plan import Cut, PruningPlan
 from .readers import Reader, find_readers
-from .recovery import recover
+from .recovery import ROUNDS, recover
 
 Runs = Sequence[Mapping[str, Array]]
+
+THOROUGH = 1e11
+"""Multiply-accumulates of a run over all samples, up to which each half is fitted in turn, and
+targets behind activations are adapted, as in the end; else one half is, and they aren't."""
 
 LARGEST_EXCHANGE = 0.2
 """Share of a group's indices that an exchange takes at most."""
@@ -115,11 +121,11 @@ def choose(
     if not judged:
         return trials
     with contextlib.ExitStack() as stack:
-        halves = [
-            _Half(plan.model, fitted, judged, stack.enter_context(scratch_folder())),
-            _Half(plan.model, judged, fitted, stack.enter_context(scratch_folder())),
-        ]
-        judge = _Judge(plan, halves, seed, rematch=rematch)
+        macs = count(plan.model, search.terms.shape_of).macs * sum(map(rows, runs))
+        pairs = [(fitted, judged), (judged, fitted)][: 2 if macs <= THOROUGH else 1]
+        halves = [_Half(plan.model, *pair, stack.enter_context(scratch_folder())) for pair in pairs]
+        rounds = ROUNDS if macs <= THOROUGH else 0
+        judge = _Judge(plan, halves, seed, rounds, rematch=rematch)
         for trial in trials:
             judge(trial)
         trials.sort(key=lambda trial: trial.divergence)
@@ -142,11 +148,12 @@ class _Judge:
     """Cuts copies of the model for a trial, recovers them, and sees how far their outputs are."""
 
     def __init__(
-        self, plan: PruningPlan, halves: Sequence[_Half], seed: int, *, rematch: bool
+        self, plan: PruningPlan, halves: Sequence[_Half], seed: int, rounds: int, *, rematch: bool
     ) -> None:
         self._plan = plan
         self._halves = halves
         self._seed = seed
+        self._rounds = rounds
         self._rematch = rematch
 
     def __call__(self, trial: Trial) -> None:
@@ -167,6 +174,7 @@ class _Judge:
             record,
             half.fitted,
             seed=self._seed,
+            rounds=self._rounds,
             rematch=self._rematch,
             recording=half.recording,
         )
