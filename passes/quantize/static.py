@@ -90,9 +90,10 @@ class QuantizeStatic(Pass):
         feeds, _ = next(samples.feeds(1))
         raised = raise_opset(model, feeds)
         infer_shapes(model)
+        refused = _ignored(model, self.ignore)  # by names that weights have before they change
         even = equalize(model, samples, per_channel=self.per_channel) if self.equalize else []
         constants = Constants(model)
-        placement, affines, ranges = self._decide(model, constants, samples)
+        placement, affines, ranges = self._decide(model, constants, samples, refused)
         if self.correct_biases or self.second_order:
             give_biases(model, constants, placement)
             original = model.clone()
@@ -127,13 +128,12 @@ class QuantizeStatic(Pass):
         return PassResult(raised or bool(even) or bool(quantized), statistics, left)
 
     def _decide(
-        self, model: Model, constants: Constants, samples: Samples
+        self, model: Model, constants: Constants, samples: Samples, refused: dict[Node, str]
     ) -> tuple[Placement, dict[Value, QuantParams], dict[Value, ValueRange]]:
         """Placement, parameters, and the ranges that were measured.
 
         Repeats where ranges show that a decision won't do.
         """
-        refused = _ignored(model, self.ignore)
         standalone: set[Node] = set()
         ranges: dict[Value, ValueRange] = {}
         while True:

@@ -109,7 +109,9 @@ def _context(report: Mapping[str, Any]) -> dict[str, Any]:
         "operators": _operators(report.get("operators") or []),
         "arena": _arena(report),
         "refused": _refused(report["passes"]),
-        "quantized": run.get("quantize-static", {}).get("statistics", {}).get("quantized", {}),
+        "quantized": (run.get("quantize") or run.get("quantize-static") or {})
+        .get("statistics", {})
+        .get("quantized", {}),
         "listed": LISTED,
     }
 

@@ -183,7 +183,7 @@ def artifact_lines(report: Report) -> list[str]:
 
 def unchanged_text(report: Report) -> str:
     """A sentence where a quantization left every operator float, and what to do about it."""
-    run = report.pass_run("quantize-static")
+    run = report.quantization()
     if run is None or run.statistics.get("quantized"):
         return ""
     if report.model.get("inputs_with_defaults"):
@@ -349,7 +349,7 @@ def _number(value: float) -> str:
 
 
 def _quantization(report: Report) -> str:
-    run = report.pass_run("quantize-static")
+    run = report.quantization()
     if run is None:
         return ""
     counts: dict[str, Any] = run.statistics.get("quantized", {})

@@ -205,6 +205,10 @@ class Report:
         runs = [p for p in self.passes if p.text.partition("{")[0] == name]
         return runs[-1] if runs else None
 
+    def quantization(self) -> PassRun | None:
+        """The last run of a pass that quantizes."""
+        return self.pass_run("quantize") or self.pass_run("quantize-static")
+
     def remarks(self) -> list[str]:
         """What a reader of the numbers has to know, in sentences."""
         uncounted = self.stages[0].uncounted if self.stages else 0
