@@ -280,7 +280,9 @@ def test_an_operator_by_itself(
         monkeypatch.setattr(lower, "RULES", {})
     stated = {part.name: outputs for part, outputs in _all_parts()}
     parts = [part for part in cases(MANY) if op_type in part.operators]
-    chosen = parts[:: -(-len(parts) // SEVERAL)]
+    own = [part for part in parts if part in OWN]
+    rest = [part for part in parts if part not in OWN]
+    chosen = [*rest[:: -(-len(rest) // SEVERAL) or 1], *own]
     for part in [part for part in chosen if len(part.feeds) > 1]:
         chosen.append(frozen(part))
         stated[chosen[-1].name] = stated.get(part.name, [])

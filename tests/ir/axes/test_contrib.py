@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from secateur.ir.dependencies.batch import find_batch
+from secateur.ir.infer import infer_shapes
+from secateur.ir.text import parse_model
+
 from .plain import Plain, check
 
 
@@ -112,6 +116,27 @@ class TestIntegers:
         a, b = (self.quantize(net, net.conv(x, 6)) for _ in range(2))
         y = net.contrib(op_type, [a, *self.point, b, *self.point, *self.point], net.shapes[a])
         self.finish(net, y, [6])
+
+    def test_convolution_with_a_bias(self):
+        net = Contrib()
+        a = self.quantize(net, net.conv(net.image(), 6))
+        weights = net.small(np.random.default_rng(0).integers(0, 255, (5, 6, 1, 1), np.uint8))
+        bias = net.small(np.arange(5, dtype=np.int32))
+        inputs = [a, *self.point, weights, *self.point, *self.point, bias]
+        self.finish(net, net.node("QLinearConv", inputs, (2, 5, 4, 4)), [6, 5])
+
+    @pytest.mark.parametrize(("last", "shape"), [(0, "6, 4, 4"), (1, "4, 4, 6")])
+    def test_global_pools_keep_samples_apart(self, last, shape):
+        model = parse_model(f"""
+model <ir_version = 9, opset = ["" = 17, "com.microsoft" = 1]>
+graph g (%x: uint8[N, {shape}]) -> (%y: uint8[N, ?, ?, ?]) {{
+  const %s: float[] = 0.05
+  const %z: uint8[] = 100
+  %y = "com.microsoft"::QLinearGlobalAveragePool(%x, %s, %z, %s, %z) {{channels_last = {last}}}
+}}
+""")
+        infer_shapes(model)
+        assert find_batch(model).is_proven
 
     @pytest.mark.parametrize("op_type", ["QLinearSigmoid", "QLinearLeakyRelu"])
     def test_unary(self, op_type):
