@@ -39,9 +39,9 @@ from .test_every_operator import assert_close
 PAIRS = sorted(RULES.keys() & LOOPS.keys())
 OPSETS = (22, 18, 13)
 
-ONLY_CONSTANTS = {"Dropout", "Identity", *with_trait(Trait.IN_ORDER)}
-"""Operators whose elements stay where they are, whatever their type: their fast rule leaves
-only constants and tensors without elements to the plain one."""
+ONLY_CONSTANTS = {"Dropout", "DynamicQuantizeLinear", "Identity", *with_trait(Trait.IN_ORDER)}
+"""Operators whose elements stay where they are, whatever their type, or that take one type: their
+fast rule leaves only constants and tensors without elements to the plain one."""
 
 NO_PART = {"SimplifiedLayerNormalization": "ONNX has no case of it; see test_contrib.py"}
 """Operators without parts, and why."""
@@ -80,6 +80,7 @@ def parts(cases: int, draws: int) -> tuple[list[Part], dict[str, Graph]]:
             count[nodes[0].op_type] += 1
             found += variants(part)
     found += map(power, POWERS)
+    found += of_integers()
     graphs = {}
     for op_type in PAIRS:
         for number in range(draws * RARE.get(op_type, 1)):
@@ -102,6 +103,36 @@ def power(exponent: float) -> Part:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return Part(f"power {exponent}", model, {"x": x})
+
+
+def of_one_node(
+    op_type: str, feeds: dict[str, Any], results: dict[str, int], **attributes: Any
+) -> Part:
+    """A model of one node; `results` are its outputs' element types."""
+    graph = helper.make_graph(
+        [helper.make_node(op_type, [*feeds], [*results], **attributes)],
+        op_type,
+        [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+            for n, x in feeds.items()
+        ],
+        [helper.make_tensor_value_info(n, dtype, None) for n, dtype in results.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return Part(f"{op_type} {[(x.dtype.name, x.shape) for x in feeds.values()]}", model, feeds)
+
+
+def of_integers() -> Iterator[Part]:
+    """What ONNX's cases lack: integers as floats with the extremes among them, products with a
+    vector."""
+    random = np.random.default_rng(0)
+    for dtype in ("int8", "uint8", "int16", "int32"):
+        limits = np.iinfo(dtype)
+        x = random.integers(limits.min, limits.max, 67, dtype, endpoint=True)
+        x[:3] = limits.min, limits.max, 0
+        yield of_one_node("Cast", {"x": x}, {"y": TensorProto.FLOAT}, to=TensorProto.FLOAT)
+    matrix, vector = (random.integers(0, 255, shape, np.uint8) for shape in ((5, 7), (7,)))
+    yield of_one_node("MatMulInteger", {"a": matrix, "b": vector}, {"y": TensorProto.INT32})
 
 
 def variants(part: Part) -> Iterator[Part]:
