@@ -87,6 +87,15 @@ class _Output:
         self.magnitude = 0.0
 
     def add(self, want: Array, have: Array, draws: Sequence[Array]) -> None:
+        """Compare what a run gave: a tensor, or a sequence of tensors, each with its own."""
+        if isinstance(want, list) and isinstance(have, list):
+            if len(want) != len(have):
+                raise SecateurError(
+                    f"output '{self.name}': sequences of {len(want)} and {len(have)} tensors differ"
+                )
+            for i, (one, other) in enumerate(zip(want, have, strict=True)):
+                self.add(one, other, [draw[i] for draw in draws])
+            return
         want, have = np.asarray(want), np.asarray(have)
         if want.shape != have.shape:
             raise SecateurError(

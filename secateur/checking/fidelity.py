@@ -39,15 +39,27 @@ class FidelityTotals:
     ) -> None:
         """Outputs of the original and of the other in a run of `rows` samples, the first `valid`
         of which count."""
-        for name, array in want.items():
+        found = _tensors(have)
+        for name, array in _tensors(want).items():
             totals = self._outputs.setdefault(name, _Totals())
-            totals.add(np.asarray(array), have.get(name), rows, valid)
+            totals.add(np.asarray(array), found.get(name), rows, valid)
         self._samples += valid
 
     def result(self, data: str) -> Fidelity:
         """`data` says what samples there were."""
         outputs = [totals.result(name) for name, totals in self._outputs.items()]
         return Fidelity(self._samples, data, tuple(outputs))
+
+
+def _tensors(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs with the tensors of sequences one by one, by their places."""
+    found: dict[str, Array] = {}
+    for name, value in outputs.items():
+        if isinstance(value, list):
+            found.update({f"{name}[{i}]": tensor for i, tensor in enumerate(value)})
+        else:
+            found[name] = value
+    return found
 
 
 @dataclasses.dataclass

@@ -100,3 +100,22 @@ def test_other_shapes_and_names_are_errors() -> None:
         agreement([1.0], [1.0, 2.0])
     with pytest.raises(SecateurError, match="outputs differ"):
         compare(Fixed(y=1.0), Fixed(z=1.0), [{}])
+
+
+class Sequences:
+    """A runner that gives one sequence of tensors."""
+
+    def __init__(self, *tensors: Any) -> None:
+        self.tensors = [np.asarray(tensor, np.float32) for tensor in tensors]
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        return {"y": self.tensors}
+
+
+def test_sequences_are_compared_tensor_by_tensor() -> None:
+    """Tensors of one sequence may have different shapes."""
+    one = Sequences([0, 0], [1, 1, 1])
+    assert compare(one, Sequences([0, 0], [1, 1, 1]), [{}]).identical == 1.0
+    assert compare(one, Sequences([0, 0], [1, 1, 1.5]), [{}]).max_difference == 0.5
+    with pytest.raises(SecateurError, match="sequences of 2 and 1 tensors"):
+        compare(one, Sequences([0, 0]), [{}])

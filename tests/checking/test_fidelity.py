@@ -202,3 +202,14 @@ def test_pruning_without_data_says_how_near_it_is(classifier: Path, tmp_path: Pa
     text = run("prune", classifier, "-o", tmp_path / "p.onnx", "--ratio", "0.5")
     assert "cosine" in text
     assert "random inputs" in text
+
+
+def test_tensors_of_a_sequence_are_outputs_of_their_own() -> None:
+    totals = FidelityTotals()
+    want = {"y": [np.float32([1, 2]), np.float32([3, 4, 5])]}
+    totals.add(want, {"y": [np.float32([1, 2]), np.float32([3, 4, 6])]}, 1, 1)
+    first, second = totals.result("two samples").outputs
+    assert (first.name, second.name) == ("y[0]", "y[1]")
+    assert first.cosine == pytest.approx(1.0)
+    assert second.cosine is not None
+    assert second.cosine < 1.0
