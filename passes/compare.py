@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ..ir.tensor import Array
+
+
+def tensors(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs by name, sequences as their tensors, each by its place: `y[0]`, `y[1]`."""
+    found: dict[str, Array] = {}
+    for name, value in outputs.items():
+        parts = (
+            {f"{name}[{i}]": tensor for i, tensor in enumerate(value)}
+            if isinstance(value, list)
+            else {name: value}
+        )
+        found.update({part: np.asarray(tensor) for part, tensor in parts.items()})
+    return found
 
 
 def is_discrete(output: Array) -> bool:

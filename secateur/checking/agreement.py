@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ir.errors import SecateurError
 from ..ir.tensor import Array
-from ..passes.compare import gaps, is_discrete, magnitude, relative
+from ..passes.compare import gaps, is_discrete, magnitude, relative, tensors
 from .rounding import Rounding
 from .runners import Runner
 
@@ -64,12 +64,19 @@ def compare(
         want, have = reference.run(feed), other.run(feed)
         if want.keys() != have.keys():
             raise SecateurError(f"outputs differ: {sorted(want)} and {sorted(have)}")
-        for name, array in want.items():
+        for name, value in want.items():
+            if isinstance(value, list) and len(value) != len(have[name]):
+                raise SecateurError(
+                    f"output '{name}': sequences of {len(value)} and {len(have[name])} "
+                    "tensors differ"
+                )
+        found = tensors(have)
+        for name, array in tensors(want).items():
             if name not in outputs:
                 slack = 0.0 if rounding is None else 2 * rounding.distance(name)
                 outputs[name] = _Output(name, slack)
             draws = [] if rounding is None else rounding.values(name, runs)
-            outputs[name].add(array, have[name], draws)
+            outputs[name].add(array, found[name], draws)
         runs += 1
     return _summary(list(outputs.values()), runs)
 
@@ -87,16 +94,6 @@ class _Output:
         self.magnitude = 0.0
 
     def add(self, want: Array, have: Array, draws: Sequence[Array]) -> None:
-        """Compare what a run gave: a tensor, or a sequence of tensors, each with its own."""
-        if isinstance(want, list) and isinstance(have, list):
-            if len(want) != len(have):
-                raise SecateurError(
-                    f"output '{self.name}': sequences of {len(want)} and {len(have)} tensors differ"
-                )
-            for i, (one, other) in enumerate(zip(want, have, strict=True)):
-                self.add(one, other, [draw[i] for draw in draws])
-            return
-        want, have = np.asarray(want), np.asarray(have)
         if want.shape != have.shape:
             raise SecateurError(
                 f"output '{self.name}': shapes {list(want.shape)} and {list(have.shape)} differ"

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..ir.display import printable
 from ..ir.tensor import Array
-from ..passes.compare import is_discrete
+from ..passes.compare import is_discrete, tensors
 from ..reporting.report import Fidelity, OutputFidelity, percent_text
 
 LEAST_TOP1 = 0.95
@@ -39,27 +39,16 @@ class FidelityTotals:
     ) -> None:
         """Outputs of the original and of the other in a run of `rows` samples, the first `valid`
         of which count."""
-        found = _tensors(have)
-        for name, array in _tensors(want).items():
+        found = tensors(have)
+        for name, array in tensors(want).items():
             totals = self._outputs.setdefault(name, _Totals())
-            totals.add(np.asarray(array), found.get(name), rows, valid)
+            totals.add(array, found.get(name), rows, valid)
         self._samples += valid
 
     def result(self, data: str) -> Fidelity:
         """`data` says what samples there were."""
         outputs = [totals.result(name) for name, totals in self._outputs.items()]
         return Fidelity(self._samples, data, tuple(outputs))
-
-
-def _tensors(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Outputs with the tensors of sequences one by one, by their places."""
-    found: dict[str, Array] = {}
-    for name, value in outputs.items():
-        if isinstance(value, list):
-            found.update({f"{name}[{i}]": tensor for i, tensor in enumerate(value)})
-        else:
-            found[name] = value
-    return found
 
 
 @dataclasses.dataclass
@@ -84,7 +73,6 @@ class _Totals:
             self.elements += want.size
             self.unlike += max(1, want.size)
             return
-        have = np.asarray(have)
         by_row = want.ndim > 0 and len(want) == rows
         if by_row:
             want, have = want[:valid], have[:valid]

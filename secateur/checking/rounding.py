@@ -16,7 +16,7 @@ import numpy as np
 from ..ir.model import Model
 from ..ir.reference import Session
 from ..ir.tensor import Array, Tensor
-from ..passes.compare import gaps
+from ..passes.compare import gaps, tensors
 
 UNITS = 4
 """Units in the last place by which weights and inputs move."""
@@ -35,7 +35,8 @@ Outputs = Mapping[str, Array]
 class Rounding:
     """What rounding its weights and inputs otherwise makes of a model's outputs.
 
-    `exact` has the outputs of each run, `moved` those of the same runs in each draw.
+    `exact` has the outputs of each run, `moved` those of the same runs in each draw; of
+    sequences every tensor by itself.
     """
 
     exact: Sequence[Outputs]
@@ -52,16 +53,20 @@ class Rounding:
         for _ in range(FLIP_DRAWS if flips else DRAWS):
             other = Session(_moved_weights(model, random), optimize=False)
             moved.append(
-                [other.run({name: _moved(x, random) for name, x in feed.items()}) for feed in feeds]
+                [
+                    tensors(other.run({name: _moved(x, random) for name, x in feed.items()}))
+                    for feed in feeds
+                ]
             )
-        return cls([session.run(feed) for feed in feeds], moved)
+        return cls([tensors(session.run(feed)) for feed in feeds], moved)
 
     def distance(self, name: str) -> float:
         """The largest finite absolute difference that it makes to a floating-point output."""
         return max(
             (
-                _distance(np.asarray(want[name]), other)
+                _distance(want[name], other)
                 for run, want in enumerate(self.exact)
+                if name in want
                 for other in self.values(name, run)
             ),
             default=0.0,
@@ -69,8 +74,8 @@ class Rounding:
 
     def values(self, name: str, run: int) -> list[Array]:
         """What one run gives for an output in each draw that doesn't change its shape."""
-        shape = np.shape(self.exact[run][name])
-        found = [np.asarray(draw[run][name]) for draw in self.moved]
+        shape = self.exact[run][name].shape
+        found = [draw[run][name] for draw in self.moved if name in draw[run]]
         return [array for array in found if array.shape == shape]
 
 
@@ -81,7 +86,7 @@ def movement(model: Model, feeds: Sequence[Mapping[str, Array]]) -> dict[str, fl
     return {
         name: rounding.distance(name)
         for name, array in (rounding.exact[0].items() if feeds else ())
-        if np.asarray(array).dtype.kind in "fV"
+        if array.dtype.kind in "fV"
     }
 
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from secateur.checking.agreement import Agreement, compare
 from secateur.checking.rounding import Rounding
 from secateur.ir.errors import SecateurError
+from secateur.ir.onnx_io import from_proto
+from secateur.ir.reference import Session
 
 
 class Fixed:
@@ -119,3 +122,24 @@ def test_sequences_are_compared_tensor_by_tensor() -> None:
     assert compare(one, Sequences([0, 0], [1, 1, 1.5]), [{}]).max_difference == 0.5
     with pytest.raises(SecateurError, match="sequences of 2 and 1 tensors"):
         compare(one, Sequences([0, 0]), [{}])
+
+
+def test_rounding_moves_the_tensors_of_a_sequence() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("SplitToSequence", ["x", "sizes"], ["y"])],
+        "parts",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])],
+        [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.int64([1, 2]), "sizes")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    model = from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    feeds = [{"x": np.float32([1, 2, 3])}]
+    rounding = Rounding.of(model, feeds)
+    assert {name: array.shape for name, array in rounding.exact[0].items()} == {
+        "y[0]": (1,),
+        "y[1]": (2,),
+    }
+    assert 0 < rounding.distance("y[1]") < 1e-4
+    session = Session(model)
+    assert compare(session, session, feeds, rounding).identical == 1.0
