@@ -37,6 +37,7 @@ from .emission.emission import Emission
 from .emission.emit import emit
 from .errors import UnprovenError, UnsupportedNodesError
 from .faults import LIMITS
+from .graph.assumed_sizes import assume_sizes
 from .graph.expand import expand_definitions
 from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
@@ -191,6 +192,7 @@ def _prepare(model: Model, declared_sizes: bool) -> tuple[Model, Batch]:
     work, batch = one_sample(model)
     if declared_sizes:
         _declare_empty(work, model)
+        assume_sizes(work)
     return work, batch
 
 

@@ -19,6 +19,8 @@ def infer_backwards(model: Model) -> None:
 
 
 def _from_output(node: Node) -> bool:
+    if node.op_type == "Unique":
+        return _share_count(node)
     x, y = node.input(0), node.output(0)
     if x is None or y is None or not _is_static(y) or _is_static(x):
         return False
@@ -33,6 +35,24 @@ def _from_output(node: Node) -> bool:
         return False
     x.set_tensor_type(x.dtype, y.shape)
     return True
+
+
+def _share_count(node: Node) -> bool:
+    """Let results of Unique have as many entries as one of them is declared to have."""
+    x = node.input(0)
+    if x is None or x.rank is None:
+        return False
+    axis = int(node.get("axis", 0)) % max(x.rank, 1)
+    places = [(node.output(index), place) for index, place in ((0, axis), (1, 0), (3, 0))]
+    shapes = [(v, list(v.shape), place) for v, place in places if v is not None and v.shape]
+    count = next((s[place] for _, s, place in shapes if isinstance(s[place], int)), None)
+    changed = False
+    for value, shape, place in shapes:
+        if count is not None and shape[place] != count:
+            shape[place] = count
+            value.set_tensor_type(value.dtype, shape)
+            changed = True
+    return changed
 
 
 def _is_static(value: Value) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ....ir.declarations import check_declarations
-from ....ir.graph import Node, Value
+from ....ir.graph import Node, Value, normalize_domain
 from ....ir.infer import infer_shapes
 from ....ir.model import Model
 from ....passes.simplify import FreezeDefaults, simplify_pipeline
@@ -50,8 +50,23 @@ def prepare(model: Model) -> Prepared:
             break
         _simplify(model)
         infer_shapes(model)
+    if _name_parts(model):
+        infer_shapes(model)
     infer_backwards(model)
     return Prepared(refused, check_declarations(model), bounds)
+
+
+def _name_parts(model: Model) -> bool:
+    """Name the results of Split that nothing reads, whose sizes say where the others begin."""
+    changed = False
+    for node in model.graph.nodes:
+        if node.op_type == "Split" and normalize_domain(node.domain) == "" and None in node.outputs:
+            parts = [v or Value(model.fresh_name(f"{node.label}/part")) for v in node.outputs]
+            for index, part in enumerate(parts):
+                part.producer, part.output_index = node, index
+            node.outputs = tuple(parts)
+            changed = True
+    return changed
 
 
 def _simplify(model: Model) -> None:

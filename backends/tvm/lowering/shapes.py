@@ -142,10 +142,10 @@ def split(lowering: Lowering, node: Node) -> bool:
     if sum(sizes) != source.shape[axis] or 0 in sizes:
         return False
     for y, size in zip(outputs, sizes, strict=True):
-        shape = (*source.shape[:axis], size, *source.shape[axis + 1 :])
-        _copy(
-            lowering, node, y, View(source, shape, strides, first * strides[axis]), lowering.item(x)
-        )
+        if y.uses:
+            shape = (*source.shape[:axis], size, *source.shape[axis + 1 :])
+            part = View(source, shape, strides, first * strides[axis])
+            _copy(lowering, node, y, part, lowering.item(x))
         first += size
     return True
 

@@ -26,6 +26,7 @@ from . import (  # noqa: F401  # each registers its rules
     signal,
     sorting,
     trees,
+    unique,
 )
 from .base import RULES, key
 

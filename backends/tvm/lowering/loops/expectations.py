@@ -120,7 +120,7 @@ Check = Callable[[ShapeCheck], None]
 
 _CHECKS: dict[str, tuple[tuple[int, ...], Check]] = {}
 
-CHECKED_WITHIN = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Pad", "Slice"})
+CHECKED_WITHIN = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Pad", "Slice", "Unique"})
 """Operators whose own kernels find out where the operands lead to another shape."""
 
 

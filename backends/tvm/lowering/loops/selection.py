@@ -48,11 +48,6 @@ def _is_set(value: Expr) -> Expr:
     return tirx.any(found, tirx.isnan(value)) if is_float(dtype_of(value)) else found
 
 
-@rule("Unique")
-def unique(call: OperatorCall) -> None:
-    call.fail("the results' sizes depend on the data; compiled models have static shapes")
-
-
 @rule("NonZero")
 def non_zero(call: OperatorCall) -> None:
     """Indices of the elements that aren't zero, [rank, count] in row-major order."""
