@@ -137,14 +137,15 @@ def unique(call: OperatorCall) -> None:
 
 def _count(call: OperatorCall, axis: int) -> int:
     """How many slices the model declares."""
-    for index, place in ((0, axis), (1, 0), (3, 0)):
-        value = call.node.output(index)
-        shape = None if value is None else value.shape
-        if shape and isinstance(shape[place], int):
-            if 0 in call.shape() or not shape[place]:
-                call.fail("a tensor without elements has none that differ")
-            return shape[place]
-    call.fail("the results' sizes depend on the data, and the model declares none")
+    values = [(call.node.output(index), place) for index, place in ((0, axis), (1, 0), (3, 0))]
+    shapes = [(v.shape, place) for v, place in values if v is not None]
+    sizes = [shape[place] for shape, place in shapes if shape]
+    count = next((size for size in sizes if isinstance(size, int)), None)
+    if count is None:
+        call.fail("the results' sizes depend on the data, and the model declares none")
+    if 0 in call.shape() or not count:
+        call.fail("a tensor without elements has none that differ")
+    return count
 
 
 def _comparable(value: Expr, dtype: str) -> Expr:

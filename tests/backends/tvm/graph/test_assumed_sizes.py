@@ -77,9 +77,11 @@ def test_sizes_that_the_result_tells(
 ) -> None:
     """Results are ONNX Runtime's for inputs that lead to the declared size; others fail."""
     runtime, proto = _compiled(text, tmp_path)
-    shapes = {"x": [d.dim_value for d in v.type.tensor_type.shape.dim]
-              for v in proto.graph.input if v.name == "x"}  # fmt: skip
-    x = {n: np.random.default_rng(0).random(s).astype(np.float32) for n, s in shapes.items()}
+    x: dict[str, Any] = {}
+    for value in proto.graph.input:
+        if value.name == "x":
+            shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+            x["x"] = np.random.default_rng(0).random(shape).astype(np.float32)
     for numbers in good:
         feeds = {**x, name: np.asarray(numbers, np.int64)}
         found = runtime.run(feeds)["y"]
