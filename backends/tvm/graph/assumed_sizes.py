@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -133,7 +134,7 @@ def _element(value: Value, index: int, known: _Known) -> Size:
 
 
 def _count(value: Value) -> int:
-    return int(np.prod(value.shape or ()))
+    return math.prod(size for size in value.shape or () if isinstance(size, int))
 
 
 def _fix(model: Model, value: Value, known: _Known) -> Value:
