@@ -29,6 +29,7 @@ from .artifact.bench import BenchData
 from .artifact.build import Kernels, build_library
 from .artifact.c_library import build_c_library
 from .artifact.container import PartFile, write_container
+from .artifact.cpu_features import required_flags
 from .artifact.options import LibraryOptions
 from .bounds import Accesses, Verdicts
 from .cache import Cache
@@ -456,7 +457,7 @@ def _metadata(interface: _Interface, target: Target, samples: Set[str]) -> dict[
     return {
         "version": METADATA_VERSION,
         "target": target.name,
-        "cpu_flags": sorted(target.cpu_flags),
+        "cpu_flags": sorted(required_flags(target)),
         "limits": LIMITS,
         "inputs": inputs,
         "outputs": outputs,

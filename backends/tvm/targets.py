@@ -88,14 +88,28 @@ class Target:
 
 
 _V2 = frozenset({"sse4_2", "ssse3", "popcnt"})
-_V3 = _V2 | {"avx2", "fma", "bmi2", "f16c"}
+_V3 = _V2 | {"avx2", "fma", "bmi1", "bmi2", "abm", "f16c", "movbe"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-_VNNI = _V4 | {"avx512_vnni", "avx512vbmi"}
+_VNNI = _V4 | {
+    "avx512_vnni",
+    "avx512vbmi",
+    "avx512_vbmi2",
+    "avx512_bitalg",
+    "avx512_vpopcntdq",
+    "avx512ifma",
+    "gfni",
+}
 
 
 def _x86(
-    name: str, description: str, vector_bytes: int, features: str, flags: frozenset[str]
+    name: str,
+    description: str,
+    vector_bytes: int,
+    features: str,
+    flags: frozenset[str],
+    without: tuple[str, ...] = (),
 ) -> Target:
+    """`without` are instructions of the CPU that code does without: others lack them."""
     return Target(
         name=name,
         description=description,
@@ -105,7 +119,10 @@ def _x86(
         registers=32 if vector_bytes == 64 else 16,
         features=frozenset(features.split()),
         # Without it LLVM keeps to 256-bit registers on most of these CPUs.
-        attributes=("-prefer-256-bit",) if vector_bytes == 64 else (),
+        attributes=(
+            *(("-prefer-256-bit",) if vector_bytes == 64 else ()),
+            *(f"-{name}" for name in without),
+        ),
         cpu_flags=flags,
     )
 
@@ -119,13 +136,20 @@ _EXTENSIONS = {
         "sve": "sve",
         "sve2": "sve2",
     },
-    "armv7l": {"vfp4": "vfpv4"},
+    "armv7l": {"vfp4": "vfpv4", "hwdiv-arm": "idiva"},
     "riscv64": {"v": "v"},
 }
 """What CPUs of a machine may have besides, by LLVM's name, with its flag in /proc/cpuinfo."""
 
 
-def _aarch64(name: str, description: str, extensions: str = "") -> Target:
+_ARM_8_2 = frozenset({"asimdhp", "asimdrdm"})
+_ARM_8_4 = _ARM_8_2 | {"fcma"}
+"""What CPUs of a version of the architecture have as a rule."""
+
+
+def _aarch64(
+    name: str, description: str, extensions: str = "", flags: frozenset[str] = frozenset()
+) -> Target:
     """`name` is LLVM's of the CPU, or `aarch64`: code for the smallest one runs anywhere."""
     found = Target(
         name=name if name == "aarch64" else f"aarch64-{name}",
@@ -136,7 +160,7 @@ def _aarch64(name: str, description: str, extensions: str = "") -> Target:
         registers=32,
         features=frozenset({"neon", "fma"}),
         attributes=("+neon",),
-        cpu_flags=frozenset({"asimd"}),
+        cpu_flags=frozenset({"asimd"}) | flags,
     )
     return _extended(found, extensions.split())
 
@@ -152,7 +176,7 @@ def _armv7(name: str, description: str, cpu: str, extensions: str = "") -> Targe
         features=frozenset({"neon"}),
         attributes=("+neon", "+vfp3"),
         float_abi="hard",
-        cpu_flags=frozenset({"neon"}),
+        cpu_flags=frozenset({"neon", "vfpv3", "half"}),
     )
     return _extended(found, extensions.split())
 
@@ -203,19 +227,35 @@ _TARGETS: dict[str, Target] = {
             "avx2 fma avx512 vnni vbmi",
             _VNNI,
         ),
-        _x86("znver4", "AMD Zen 4 (AVX-512 VNNI)", 64, "avx2 fma avx512 vnni vbmi", _VNNI),
+        _x86(
+            "znver4",
+            "AMD Zen 4 (AVX-512 VNNI)",
+            64,
+            "avx2 fma avx512 vnni vbmi",
+            _VNNI,
+            without=("sse4a", "avx512bf16"),
+        ),
         _aarch64("aarch64", "any 64-bit ARM"),
         _aarch64("cortex-a53", "ARM Cortex-A53 (Raspberry Pi 3)"),
-        _aarch64("cortex-a55", "ARM Cortex-A55", "dotprod"),
+        _aarch64("cortex-a55", "ARM Cortex-A55", "dotprod", _ARM_8_2),
         _aarch64("cortex-a72", "ARM Cortex-A72 (Raspberry Pi 4)"),
-        _aarch64("cortex-a76", "ARM Cortex-A76 (Raspberry Pi 5)", "dotprod"),
-        _aarch64("cortex-a78", "ARM Cortex-A78", "dotprod"),
-        _aarch64("cortex-x1", "ARM Cortex-X1", "dotprod"),
-        _aarch64("neoverse-n1", "ARM Neoverse N1 (Graviton 2, Ampere Altra)", "dotprod"),
-        _aarch64("neoverse-v1", "ARM Neoverse V1 (Graviton 3)", "dotprod i8mm bf16 sve"),
-        _aarch64("neoverse-v2", "ARM Neoverse V2 (Graviton 4)", "dotprod i8mm bf16 sve sve2"),
+        _aarch64("cortex-a76", "ARM Cortex-A76 (Raspberry Pi 5)", "dotprod", _ARM_8_2),
+        _aarch64("cortex-a78", "ARM Cortex-A78", "dotprod", _ARM_8_2),
+        _aarch64("cortex-x1", "ARM Cortex-X1", "dotprod", _ARM_8_2),
+        _aarch64("neoverse-n1", "ARM Neoverse N1 (Graviton 2, Ampere Altra)", "dotprod", _ARM_8_2),
+        _aarch64(
+            "neoverse-v1",
+            "ARM Neoverse V1 (Graviton 3)",
+            "dotprod i8mm bf16 sve",
+            _ARM_8_4 | {"sha3"},
+        ),
+        _aarch64(
+            "neoverse-v2", "ARM Neoverse V2 (Graviton 4)", "dotprod i8mm bf16 sve sve2", _ARM_8_4
+        ),
         _armv7("armv7-a", "32-bit ARM with NEON, hard float", "cortex-a9"),
-        _armv7("armv7-a-cortex-a7", "ARM Cortex-A7 (fused multiply-add)", "cortex-a7", "vfp4"),
+        _armv7(
+            "armv7-a-cortex-a7", "ARM Cortex-A7 (fused multiply-add)", "cortex-a7", "vfp4 hwdiv-arm"
+        ),
         _armv7("armv7-a-cortex-a9", "ARM Cortex-A9", "cortex-a9"),
         _riscv("riscv64", "64-bit RISC-V (rv64gc)", 16),
         _riscv("riscv64-v", "64-bit RISC-V with vectors (rv64gcv)", 32, "v"),

@@ -18,13 +18,16 @@ static int keeps(uint32_t mask) {
 }
 
 static int has_instructions(void) {
-    uint32_t first[4], seventh[4] = {0, 0, 0, 0};
+    uint32_t first[4], seventh[4] = {0, 0, 0, 0}, next[4] = {0, 0, 0, 0}, extended[4];
     cpuid(0, 0, first);
     uint32_t leaves = first[0];
     cpuid(1, 0, first);
     if (leaves >= 7) cpuid(7, 0, seventh);
-    if ((first[2] & CPU_1_ECX) != CPU_1_ECX) return 0;
+    if (seventh[0] >= 1) cpuid(7, 1, next);
+    cpuid(0x80000001u, 0, extended);
+    if ((first[2] & CPU_1_ECX) != CPU_1_ECX || (extended[2] & CPU_81_ECX) != CPU_81_ECX) return 0;
     if ((seventh[1] & CPU_7_EBX) != CPU_7_EBX || (seventh[2] & CPU_7_ECX) != CPU_7_ECX) return 0;
+    if ((seventh[3] & CPU_7_EDX) != CPU_7_EDX || (next[0] & CPU_71_EAX) != CPU_71_EAX) return 0;
     return CPU_XCR0 == 0 || ((first[2] & 1u << 27) != 0 && keeps(CPU_XCR0));
 }
 
