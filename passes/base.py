@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..ir.graph import Node
@@ -59,7 +59,8 @@ class Context:
     what passes draw at random. `synthetic` tells that the samples are made up. `pruned` is
     what a pass that cut the model before left for one that recovers it. `kernels` say what the
     model costs in time on the machine that it is compiled for, which goals in latency are
-    counted by.
+    counted by. `judge` makes of a model what tells the share that another one loses against it;
+    by default that is agreement on the calibration samples.
     """
 
     calibration: Mapping[str, SampleArray] | None = None
@@ -67,6 +68,7 @@ class Context:
     synthetic: bool = False
     pruned: Pruned | None = None
     kernels: Sequence[KernelCost] | None = None
+    judge: Callable[[Model], Callable[[Model], float]] | None = None
 
     def after(self, result: PassResult) -> Context:
         """The context of the pass that comes next."""

@@ -14,10 +14,10 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
-def refuse_unmatched(pattern: str, names: Collection[str]) -> None:
-    """Raise SecateurError, with the nearest name, where a pattern matches none of these."""
+def refuse_unmatched(pattern: str, names: Collection[str], option: str = "ignore") -> None:
+    """Raise SecateurError, with the nearest name, where an option's pattern matches none."""
     if any(matches(name, pattern) for name in names):
         return
     near = difflib.get_close_matches(pattern, sorted(names), 1)
     hint = f"; the nearest is '{near[0]}'" if near else ""
-    raise SecateurError(f"ignore: '{pattern}' matches no node and no weight{hint}")
+    raise SecateurError(f"{option}: '{pattern}' matches no node and no weight{hint}")

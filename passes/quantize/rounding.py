@@ -129,24 +129,34 @@ def give_biases(model: Model, constants: Constants, placement: Placement) -> Non
         placement.nodes[node] = dataclasses.replace(operands, bias=Bias(2))
 
 
-def noise_share(original: Model, other: Model, runs: Sequence[Mapping[str, Array]]) -> float:
-    """Mean squared error of float outputs as a share of their mean square, over all of them.
+class Noise:
+    """Tells how far models are from an original on the same runs.
 
-    In front of a Softmax or Sigmoid: behind it a few undecided samples would outweigh the rest.
+    Mean squared error of float outputs as a share of their mean square, over all of them. In
+    front of a Softmax or Sigmoid: behind it a few undecided samples would outweigh the rest.
     """
-    names = list(dict.fromkeys(_decided(value).name for value in original.graph.outputs))
-    first, second = (Session(exposing(m, names), threads=0) for m in (original, other))
-    noise: dict[str, float] = {}
-    signal: dict[str, float] = {}
-    for run in runs:
-        found = second.run(run)
-        for name, array in first.run(run).items():
-            if array.dtype.kind == "f":
+
+    def __init__(self, original: Model, runs: Sequence[Mapping[str, Array]]) -> None:
+        self._names = list(dict.fromkeys(_decided(v).name for v in original.graph.outputs))
+        self._runs = runs
+        session = Session(exposing(original, self._names), threads=0)
+        self._wanted = [
+            {name: array for name, array in session.run(run).items() if array.dtype.kind == "f"}
+            for run in runs
+        ]
+
+    def __call__(self, other: Model) -> float:
+        session = Session(exposing(other, self._names), threads=0)
+        noise: dict[str, float] = {}
+        signal: dict[str, float] = {}
+        for run, wanted in zip(self._runs, self._wanted, strict=True):
+            found = session.run(run)
+            for name, array in wanted.items():
                 square = np.square(array.astype(np.float64) - found[name]).sum()
                 noise[name] = noise.get(name, 0.0) + float(square)
                 power = float(np.square(array, dtype=np.float64).sum())
                 signal[name] = signal.get(name, 0.0) + power
-    return float(np.mean([noise[n] / signal[n] for n in noise if signal[n] > 0] or [0.0]))
+        return float(np.mean([noise[n] / signal[n] for n in noise if signal[n] > 0] or [0.0]))
 
 
 def _decided(value: Value) -> Value:

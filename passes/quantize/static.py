@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,14 @@ from ..matching import matches, refuse_unmatched
 from ..prune.recovery import HELD_OUT, calibration_runs
 from ..samples import Samples
 from .calibrate import at_sample, calibrate
+from .decision import Decision
 from .equalize import equalize
 from .insert import insert
 from .observers import calibrator
 from .opset import raise_opset
 from .parameters import QuantParams, ValueRange, range_of
 from .place import Placement, notes, place
-from .rounding import give_biases, noise_share, solve_weights
+from .rounding import Noise, give_biases, solve_weights
 from .rules import Constants, clip_bounds
 from .weights import FULL_RANGE, REDUCED_RANGE
 
@@ -46,6 +47,12 @@ _INTEGER_OPERATORS = {
 }
 
 
+AS_ASKED = "kept float as asked"
+NOT_ASKED = "is not among those asked for"
+BY_PATTERN = (AS_ASKED, NOT_ASKED)
+"""Reasons of nodes that patterns keep float."""
+
+
 @dataclasses.dataclass(frozen=True)
 class QuantizeStatic(Pass):
     """Quantize to int8 with ranges measured on `Context.calibration`.
@@ -54,7 +61,8 @@ class QuantizeStatic(Pass):
     `activation`: "uint8" or "int8"; `symmetric`: its ranges reach as far below zero as above.
     `reduce_range`: weights within [-64, 64], for x86 processors without VNNI, whose 8-bit
     products saturate otherwise. `ignore`: patterns (shell style) of nodes that stay float,
-    by their names or those of their weights. `calibrator`: how ranges come from the samples
+    by their names or those of their weights; `only`: patterns of those that may become integer,
+    and no others. `calibrator`: how ranges come from the samples
     (`observers.CALIBRATORS`). `equalize`: scale channels first, so that one step suits them all
     (`equalize.py`). `correct_biases`: let biases make up for what rounding changes of outputs'
     means; `second_order`: round weights so that outputs change least, by the inputs' second
@@ -70,6 +78,7 @@ class QuantizeStatic(Pass):
     activation: str = "uint8"
     reduce_range: bool = False
     ignore: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     calibrator: str = "min-max"
     symmetric: bool = False
     equalize: bool = False
@@ -82,6 +91,21 @@ class QuantizeStatic(Pass):
         Raises SecateurError without usable calibration samples, where activations
         become NaN or infinite, and for a model that is quantized already.
         """
+        return self.quantize(model, context)
+
+    def quantize(
+        self,
+        model: Model,
+        context: Context | None,
+        *,
+        refused: Mapping[int, str] | None = None,
+        known: MutableMapping[str, ValueRange] | None = None,
+    ) -> PassResult:
+        """As `run`. `refused` are nodes, by their place, that stay float, with the reason; `known`
+        ranges, by the values' names, are not measured again, and those that are come to them.
+
+        The artifact "decision" tells what became of the float model's nodes.
+        """
         if self.activation not in _TYPES:
             raise SecateurError(f"activation type '{self.activation}': choose uint8 or int8")
         calibrator(self.calibrator)
@@ -90,10 +114,13 @@ class QuantizeStatic(Pass):
         feeds, _ = next(samples.feeds(1))
         raised = raise_opset(model, feeds)
         infer_shapes(model)
-        refused = _ignored(model, self.ignore)  # by names that weights have before they change
+        kept = kept_float(model, self.ignore, self.only)  # before weights change their names
+        kept |= {model.graph.nodes[place]: why for place, why in (refused or {}).items()}
         even = equalize(model, samples, per_channel=self.per_channel) if self.equalize else []
         constants = Constants(model)
-        placement, affines, ranges = self._decide(model, constants, samples, refused)
+        ranges = {} if known is None else known
+        placement, affines, seen = self._decide(model, constants, samples, kept, ranges)
+        decision = Decision.of(model, placement, affines)
         if self.correct_biases or self.second_order:
             give_biases(model, constants, placement)
             original = model.clone()
@@ -105,10 +132,9 @@ class QuantizeStatic(Pass):
             constants,
             placement,
             affines,
-            cover=self._params,
-            weight_limit=self._limit,
-            per_channel=self.per_channel,
+            **self.insertion,
         )
+        decision.follow(model, placement)
         statistics: dict[str, Any] = {}
         if self.correct_biases or self.second_order:
             assert context is not None
@@ -119,16 +145,22 @@ class QuantizeStatic(Pass):
             "skipped": dict(sorted(Counter(note.op_type for note in left).items())),
             "activations": len(placement.values),
             "samples": len(samples),
-            "constant": sorted(value.name for value, r in ranges.items() if r.low == r.high),
+            "constant": sorted(value.name for value, r in seen.items() if r.low == r.high),
         }
         if self.equalize:
             statistics["equalized"] = [dataclasses.asdict(region) for region in even]
         if raised:
             statistics["opset"] = model.opset
-        return PassResult(raised or bool(even) or bool(quantized), statistics, left)
+        changed = raised or bool(even) or bool(quantized)
+        return PassResult(changed, statistics, left, {"decision": decision})
 
     def _decide(
-        self, model: Model, constants: Constants, samples: Samples, refused: dict[Node, str]
+        self,
+        model: Model,
+        constants: Constants,
+        samples: Samples,
+        refused: dict[Node, str],
+        known: MutableMapping[str, ValueRange],
     ) -> tuple[Placement, dict[Value, QuantParams], dict[Value, ValueRange]]:
         """Placement, parameters, and the ranges that were measured.
 
@@ -139,7 +171,7 @@ class QuantizeStatic(Pass):
         while True:
             placement = place(model, constants, refused, standalone)
             sources = list(dict.fromkeys(placement.sources.values()))
-            ranges.update(self._measure(model, constants, sources, ranges, samples))
+            ranges.update(self._measure(model, constants, sources, known, samples))
             infinite = _infinite(placement, ranges)
             if infinite:
                 refused.update(infinite)
@@ -156,24 +188,35 @@ class QuantizeStatic(Pass):
         model: Model,
         constants: Constants,
         sources: list[Value],
-        known: dict[Value, ValueRange],
+        known: MutableMapping[str, ValueRange],
         samples: Samples,
     ) -> dict[Value, ValueRange]:
-        """Ranges of those sources that are not known yet."""
+        """Ranges of sources; those of computed ones that are measured become known."""
         found: dict[Value, ValueRange] = {}
         computed = []
         for value in sources:
-            if value in known:
-                continue
             tensor = constants.get(value)
             if tensor is not None:
                 found[value] = range_of(tensor.numpy())
+            elif value.name in known:
+                found[value] = known[value.name]
             else:
                 computed.append(value)
         if computed:
             observer = calibrator(self.calibrator)
-            found.update(calibrate(model, computed, samples, observer=observer))
+            measured = calibrate(model, computed, samples, observer=observer)
+            found.update(measured)
+            known.update({value.name: range for value, range in measured.items()})
         return found
+
+    @property
+    def insertion(self) -> dict[str, Any]:
+        """Options of `insert`."""
+        return {
+            "cover": self._params,
+            "weight_limit": self._limit,
+            "per_channel": self.per_channel,
+        }
 
     @property
     def _limit(self) -> int:
@@ -192,7 +235,8 @@ class QuantizeStatic(Pass):
             )
         with calibration_runs([original, model, tried], context.calibration, context.seed) as runs:
             held = runs[HELD_OUT - 1 :: HELD_OUT] or runs
-            before, after = (noise_share(original, m, held) for m in (model, tried))
+            noise = Noise(original, held)
+            before, after = noise(model), noise(tried)
         if not after < before:
             return []
         model.graph, model.extra, model.functions = tried.graph, tried.extra, tried.functions
@@ -206,26 +250,38 @@ class QuantizeStatic(Pass):
         return QuantParams.covering(range, dtype)
 
 
-def expected_placement(model: Model, ignore: Sequence[str] = ()) -> tuple[Counter[str], list[Note]]:
+def expected_placement(
+    model: Model, ignore: Sequence[str] = (), only: Sequence[str] = ()
+) -> tuple[Counter[str], list[Note]]:
     """Which operators would become integer, and why others would not, as far as that can be
     told without samples. Raises SecateurError for a model that is quantized already."""
     _refuse_quantized(model)
-    placement = place(model, Constants(model), _ignored(model, ignore), set())
+    placement = place(model, Constants(model), kept_float(model, ignore, only), set())
     return Counter(node.op_type for node in placement.nodes), notes(model, placement)
 
 
-def _ignored(model: Model, patterns: Sequence[str]) -> dict[Node, str]:
+def kept_float(model: Model, ignore: Sequence[str], only: Sequence[str]) -> dict[Node, str]:
+    """Nodes that patterns keep float, with the reason. Raises SecateurError where a pattern
+    matches nothing."""
     names = {
         node: [node.label, *(v.name for v in node.inputs if v is not None and v.const)]
         for node in model.graph.nodes
     }
-    for pattern in patterns:
-        refuse_unmatched(pattern, {name for own in names.values() for name in own})
-    return {
-        node: "kept float as asked"
-        for node, own in names.items()
-        if any(matches(name, pattern) for name in own for pattern in patterns)
-    }
+    known = {name for own in names.values() for name in own}
+    for option, patterns in (("ignore", ignore), ("only", only)):
+        for pattern in patterns:
+            refuse_unmatched(pattern, known, option)
+
+    def matched(own: Sequence[str], patterns: Sequence[str]) -> bool:
+        return any(matches(name, pattern) for name in own for pattern in patterns)
+
+    found: dict[Node, str] = {}
+    for node, own in names.items():
+        if matched(own, ignore):
+            found[node] = AS_ASKED
+        elif only and not matched(own, only):
+            found[node] = NOT_ASKED
+    return found
 
 
 def _refuse_quantized(model: Model) -> None:

@@ -13,7 +13,8 @@ from ..data.random_inputs import random_feeds
 from ..ir.display import printable
 from ..ir.errors import SecateurError
 from ..ir.reference import Session
-from ..reporting.report import Check, Fidelity, MetricInfo, OutputFidelity
+from ..passes.fidelity import lost
+from ..reporting.report import Check, Fidelity, MetricInfo
 from .evaluation import RANDOM, evaluate
 from .metrics.catalogue import kind_of_labels
 from .runners import Runner
@@ -70,6 +71,15 @@ def check_drop(
     return checks
 
 
+def metric_loss(info: MetricInfo, before: float, after: float) -> float:
+    """What a metric lost: of one that is a share the difference, of another the difference's
+    share of the value before."""
+    change = before - after if info.better == "higher" else after - before
+    if info.unit == "share" or before == after:
+        return change
+    return change / abs(before) if before else float("inf") * (1 if change > 0 else -1)
+
+
 def _of_metrics(
     metrics: Mapping[str, Mapping[str, float]],
     infos: Sequence[MetricInfo],
@@ -79,29 +89,19 @@ def _of_metrics(
     checks = []
     for info in infos:
         before, after = metrics["original"][info.name], metrics["result"][info.name]
-        lost = before - after if info.better == "higher" else after - before
-        if info.unit != "share" and before != after:
-            lost = lost / abs(before) if before else float("inf") * (1 if lost > 0 else -1)
-        detail = f"{before:.4g} to {after:.4g} on {samples:,} samples, {_lost(lost)}"
-        checks.append(Check(f"metric {info.name}", lost <= most, detail))  # NaN doesn't pass
+        share = metric_loss(info, before, after)
+        detail = f"{before:.4g} to {after:.4g} on {samples:,} samples, {_lost(share)}"
+        checks.append(Check(f"metric {info.name}", share <= most, detail))  # NaN doesn't pass
     return checks
 
 
 def _of_outputs(fidelity: Fidelity, what: str, most: float) -> list[Check]:
     checks = []
     for output in fidelity.outputs:
-        lost, measure = _loss(output)
-        detail = f"{_lost(lost)}, by {measure}, in {fidelity.samples:,} {what}"
-        checks.append(Check(f"output '{printable(output.name)}'", lost <= most, detail))
+        share, measure = lost(output)
+        detail = f"{_lost(share)}, by {measure}, in {fidelity.samples:,} {what}"
+        checks.append(Check(f"output '{printable(output.name)}'", share <= most, detail))
     return checks
-
-
-def _loss(output: OutputFidelity) -> tuple[float, str]:
-    if output.top1 is not None:
-        return 1 - output.top1, "highest scores"
-    if output.sqnr_db is None:
-        return 1 - output.equal, "elements that differ"
-    return 10 ** (-output.sqnr_db / 10), "noise in the signal"
 
 
 def _lost(share: float) -> str:

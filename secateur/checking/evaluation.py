@@ -14,10 +14,11 @@ from typing import Any
 from ..data.datasets import Dataset
 from ..data.npz import DataError
 from ..ir.tensor import Array
+from ..passes.fidelity import FidelityTotals
 from ..passes.samples import Samples
 from ..reporting.report import Fidelity, MetricInfo, Report
 from .data_check import suspicions
-from .fidelity import FidelityTotals, fidelity_warnings
+from .fidelity import fidelity_warnings
 from .metrics.base import Metric
 from .metrics.catalogue import make_metrics
 from .runners import Runner
@@ -77,7 +78,9 @@ def evaluate(
         start += valid
     infos = [MetricInfo(m.name, m.better, m.unit) for m in next(iter(made.values()), [])]
     metrics = {name: {m.name: m.result() for m in own} for name, own in made.items()}
-    fidelity = {name: t.result(what) for name, t in totals.items()} if start else {}
+    fidelity = {}
+    if start:
+        fidelity = {n: Fidelity(t.samples, what, tuple(t.outputs())) for n, t in totals.items()}
     return Evaluated(metrics, fidelity, infos, start if measured else None)
 
 

@@ -18,8 +18,8 @@ from ..ir.onnx_io import load
 from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.compare import is_discrete
+from ..passes.fidelity import FidelityTotals
 from ..passes.quantize.calibrate import exposing
-from .fidelity import FidelityTotals
 from .running import feeds_for, open_model
 
 SAMPLES = 16
@@ -79,7 +79,7 @@ def compare_layers(
                 if not is_discrete(array) and array.size:
                     low[name] = min(low.get(name, math.inf), float(np.nanmin(array)))
                     high[name] = max(high.get(name, -math.inf), float(np.nanmax(array)))
-        outputs = {output.name: output for output in totals.result("").outputs}
+        outputs = {output.name: output for output in totals.outputs()}
         for value in chunk:
             output, node = outputs[value.name], value.producer
             assert node is not None

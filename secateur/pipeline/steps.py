@@ -10,7 +10,7 @@ from ..passes.base import Context, Note, Pass
 from ..passes.manager import PassManager, PassRecord
 from ..passes.prune import PruneChannels, Recover, RotateStreams
 from ..passes.prune.masking import mask
-from ..passes.quantize import Quantize, accurate
+from ..passes.quantize import Quantize, schemes
 from ..passes.simplify import simplify_pipeline
 from ..passes.sizes import infer_sizes
 from ..reporting.report import PassRun
@@ -60,7 +60,7 @@ def recover_step() -> Step:
 
 def scheme_of(name: str | None, profile: str | None) -> str:
     """The scheme of quantization that a name or a profile stands for. Raises SecateurError."""
-    return accurate.scheme_of(name, profile)
+    return schemes.scheme_of(name, profile)
 
 
 def quantize_step(pass_: Quantize) -> Step:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..passes.fidelity import OutputFidelity
+
 SCHEMA = 1
 
 
@@ -23,24 +25,6 @@ class Latency:
     median_ms: float
     min_ms: float
     max_ms: float
-
-
-@dataclasses.dataclass(frozen=True)
-class OutputFidelity:
-    """How near one output is to the original's over all samples.
-
-    `identical` where every element is the same, `equal` is the share of those that are.
-    `sqnr_db` is signal over noise in decibels, infinite without noise, and `cosine` that of the
-    angle between both; None for outputs that are no floats, or that have another shape. `top1` is
-    the share of samples with the same highest score, None where rows are no scores.
-    """
-
-    name: str
-    identical: bool
-    equal: float
-    sqnr_db: float | None
-    cosine: float | None
-    top1: float | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,12 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.checking.evaluation import UNLABELLED_SAMPLES, evaluate
-from secateur.checking.fidelity import FidelityTotals, fidelity_warnings
+from secateur.checking.fidelity import fidelity_warnings
 from secateur.cli import main
 from secateur.data.datasets import Dataset, load_dataset
 from secateur.ir.onnx_io import from_proto, save
+from secateur.passes.fidelity import FidelityTotals
+from secateur.reporting.report import Fidelity
 from tests.data.folder_cases import noise, picture, reading
 
 
@@ -70,24 +72,24 @@ def totals(want: Any, have: Any) -> Any:
     found = FidelityTotals()
     rows = len(np.asarray(want))
     found.add({"y": np.asarray(want)}, {"y": np.asarray(have)}, rows, rows)
-    return found.result("samples")
+    return found
 
 
 def test_what_is_not_finite_and_what_is_no_float() -> None:
     nan, inf = np.nan, np.inf
-    (same,) = totals([[1.0, nan, inf]], [[1.0, nan, inf]]).outputs
+    (same,) = totals([[1.0, nan, inf]], [[1.0, nan, inf]]).outputs()
     assert same.identical
     assert same.sqnr_db == inf
-    (off,) = totals([[1.0, 2.0]], [[1.0, nan]]).outputs
+    (off,) = totals([[1.0, 2.0]], [[1.0, nan]]).outputs()
     assert not off.identical
     assert off.equal == 0.5
-    (zero,) = totals([[0.0, 0.0]], [[0.0, 1.0]]).outputs
+    (zero,) = totals([[0.0, 0.0]], [[0.0, 1.0]]).outputs()
     assert (zero.sqnr_db, zero.cosine) == (-inf, 0.0)
-    (whole,) = totals([[1, 2, 3, 4]], [[1, 2, 3, 5]]).outputs
+    (whole,) = totals([[1, 2, 3, 4]], [[1, 2, 3, 5]]).outputs()
     assert (whole.sqnr_db, whole.equal) == (None, 0.75)
-    (shape,) = totals(np.zeros((1, 3)), np.zeros((1, 4))).outputs
+    (shape,) = totals(np.zeros((1, 3)), np.zeros((1, 4))).outputs()
     assert (shape.sqnr_db, shape.identical) == (None, False)
-    (half,) = totals(np.ones((1, 4), np.float16), np.ones((1, 4), np.float16)).outputs
+    (half,) = totals(np.ones((1, 4), np.float16), np.ones((1, 4), np.float16)).outputs()
     assert half.identical
 
 
@@ -102,7 +104,8 @@ def test_what_is_not_finite_and_what_is_no_float() -> None:
     ],
 )
 def test_warnings(want: Any, have: Any, message: str | None) -> None:
-    warnings = fidelity_warnings("quantized", totals(want, have))
+    found = Fidelity(2, "samples", tuple(totals(want, have).outputs()))
+    warnings = fidelity_warnings("quantized", found)
     if message is None:
         assert not warnings
     else:
@@ -208,7 +211,7 @@ def test_tensors_of_a_sequence_are_outputs_of_their_own() -> None:
     totals = FidelityTotals()
     want = {"y": [np.float32([1, 2]), np.float32([3, 4, 5])]}
     totals.add(want, {"y": [np.float32([1, 2]), np.float32([3, 4, 6])]}, 1, 1)
-    first, second = totals.result("two samples").outputs
+    first, second = totals.outputs()
     assert (first.name, second.name) == ("y[0]", "y[1]")
     assert first.cosine == pytest.approx(1.0)
     assert second.cosine is not None

@@ -17,7 +17,8 @@ from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.reference import Session
 from secateur.passes.base import Context
 from secateur.passes.quantize import Quantize, QuantizeStatic
-from secateur.passes.quantize.accurate import ACCURACIES, PROFILES, SCHEMES, scheme_of
+from secateur.passes.quantize.accurate import ACCURACIES
+from secateur.passes.quantize.schemes import PROFILES, SCHEMES, scheme_of
 from secateur.passes.quantize.rounding import round_second_order
 from secateur.pipeline.recipe import QuantizeSection
 from tests.passes.test_equalization import node, sqnr
