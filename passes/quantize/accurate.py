@@ -18,6 +18,7 @@ from .decision import Decision
 from .errors import operator_errors
 from .mixed import REASON, fewest_left, judge_of, sensitivities
 from .observers import calibrator
+from .overrides import parse_override
 from .parameters import ValueRange
 from .rounding import Noise
 from .schemes import SCHEMES, scheme_of
@@ -70,6 +71,7 @@ class Quantize(Pass):
     calibrator: str | None = None
     ignore: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
     activation: str | None = None
     per_channel: bool = True
     reduce_range: bool = False
@@ -101,6 +103,8 @@ class Quantize(Pass):
         """Raise SecateurError where an option is unknown."""
         for way in self._ways():
             calibrator(way.calibrator)
+        for text in self.nodes:
+            parse_override(text)
 
     def _best(self, model: Model, context: Context | None) -> _Done:
         """The model, quantized in the best of the ways."""
@@ -174,6 +178,7 @@ class Quantize(Pass):
             **SCHEMES[scheme_of(self.scheme)].options,
             "ignore": self.ignore,
             "only": self.only,
+            "nodes": self.nodes,
         }
         if self.activation is not None:
             options["activation"] = self.activation
@@ -219,8 +224,9 @@ class _Done:
             if decision.placement.reasons.get(node) in BY_PATTERN
         }
         refused |= dict.fromkeys(left, REASON)
-        way = dataclasses.replace(self.way, equalize=False, ignore=(), only=())
-        result = way.quantize(model, context, refused=refused, known=self.known)
+        special = {nodes.index(node): each for node, each in decision.overrides.items()}
+        way = dataclasses.replace(self.way, equalize=False, ignore=(), only=(), nodes=())
+        result = way.quantize(model, context, refused=refused, known=self.known, special=special)
         for name in ("equalized", "opset", "tried"):
             if name in self.result.statistics:
                 result.statistics[name] = self.result.statistics[name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -42,14 +42,15 @@ def calibrate(
     values: Sequence[Value],
     samples: Samples,
     *,
-    observer: Callable[[], Observer] = MinMax,
+    observers: Mapping[Value, Callable[[], Observer]] | None = None,
     budget: int = BUDGET,
 ) -> dict[Value, ValueRange]:
-    """Ranges of float values of the main graph over all samples.
+    """Ranges of float values of the main graph over all samples, by default the seen ones.
 
     Raises SecateurError, naming value and sample, where one becomes NaN.
     """
-    watch = Watch({value: observer() for value in values})
+    made = observers or {}
+    watch = Watch({value: made.get(value, MinMax)() for value in values})
     inputs = [value for value in values if value.is_input]
     for start in range(0, len(samples) if inputs else 0, BLOCK):
         for value in inputs:

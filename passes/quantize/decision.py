@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 from ...ir.graph import Node, Value
 from ...ir.model import Model
+from .overrides import Override
 from .parameters import QuantParams
 from .place import Placement
 from .rules import Operands, Role
@@ -22,14 +23,19 @@ class Decision:
     model: Model
     placement: Placement
     params: dict[Value, QuantParams]
+    overrides: dict[Node, Override] = dataclasses.field(default_factory=dict)
     places: dict[int, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, model: Model, placement: Placement, params: Mapping[Value, QuantParams]
+        cls,
+        model: Model,
+        placement: Placement,
+        params: Mapping[Value, QuantParams],
+        overrides: Mapping[Node, Override],
     ) -> Decision:
         """On a copy of the model, which may then be rewritten."""
-        return cls(model, placement, dict(params))._on(model.clone())
+        return cls(model, placement, dict(params), dict(overrides))._on(model.clone())
 
     def follow(self, quantized: Model, placement: Placement) -> None:
         """Note where nodes of `placement`, which is of the quantized model, came to lie."""
@@ -81,7 +87,8 @@ class Decision:
             {nodes[node]: why for node, why in old.reasons.items()},
         )
         params = {value(v): params for v, params in self.params.items()}
-        return Decision(model, placement, params, dict(self.places))
+        overrides = {nodes[n]: override for n, override in self.overrides.items() if n in nodes}
+        return Decision(model, placement, params, overrides, dict(self.places))
 
 
 def is_unit(operands: Operands) -> bool:

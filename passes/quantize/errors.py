@@ -7,7 +7,6 @@ of the quantized model.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from ...ir.graph import Node, Value
 from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.tensor import Array
-from ..fidelity import FidelityTotals, OutputFidelity
+from ..fidelity import FidelityTotals
 from ..samples import Samples
 from .calibrate import BUDGET, exposing
 from .decision import Decision, clip_of
@@ -42,10 +41,11 @@ class OperatorError:
     """What rounding does at one operator.
 
     Signal to noise (dB) and cosine of its result, `alone` when its operands were exact, and
-    `accumulated` in the quantized model. `low` and `high` are what the result takes on the samples,
-    `step` is the distance of its integers, `clipped` the share of elements that lie beyond them; None
-    where the result stays float. `histogram` counts elements between `low` and `high`. `channels`
-    are those of a convolution or product, of which `quiet` don't reach a step.
+    `accumulated` in the quantized model. `low` and `high` are what the result takes on the
+    samples, `step` is the distance of its integers, `clipped` the share of elements that lie
+    beyond them; None where the result stays float. `histogram` counts elements between `low`
+    and `high`. `channels` are those of a convolution or product, of which `quiet` don't reach a
+    step, and `peak` is the largest magnitude as a multiple of the root mean square.
     """
 
     node: str
@@ -63,7 +63,6 @@ class OperatorError:
     channels: int
     quiet: int
     peak: float
-    """Largest magnitude as a multiple of the root mean square."""
 
 
 @dataclass
@@ -121,15 +120,16 @@ def _probes(decision: Decision, joined: Model, quantized: Model) -> list[_Probe]
         operands = decision.placement.nodes[node]
         twin = quantized.graph.nodes[decision.places[place]]
         result = node.output(0)
-        if result is None or twin.output(0) is None:
-            continue
+        assert result is not None
         inputs = [
             _rounded(joined, twin.input(position), originals[place].input(position))
             if position in operands.activations
             else _constant(joined, twin.input(position))
             for position in range(len(twin.inputs))
         ]
-        names = [None if v is None else Value(joined.fresh_name("alone"), v.type) for v in node.outputs]
+        names = [
+            None if v is None else Value(joined.fresh_name("alone"), v.type) for v in node.outputs
+        ]
         copy = Node(node.op_type, inputs, names, dict(twin.attributes), domain=node.domain)
         joined.graph.add_node(copy)
         alone, together = names[0], twin.output(0)
@@ -139,9 +139,10 @@ def _probes(decision: Decision, joined: Model, quantized: Model) -> list[_Probe]
         if restored is not None:
             alone, together = _rounded(joined, restored, alone), restored
         clip = clip_of(decision.placement, node)
-        source = decision.placement.sources.get(
-            result if clip is None or result in decision.placement.sources else clip.outputs[0]
-        )
+        sources = decision.placement.sources
+        source = sources.get(result)
+        if source is None and clip is not None and clip.outputs[0] is not None:
+            source = sources.get(clip.outputs[0])
         found.append(
             _Probe(
                 node,
@@ -230,7 +231,9 @@ def _add(probe: _Probe, exact: dict[str, Array], rounded: dict[str, Array]) -> N
         others = tuple(axis for axis in range(wanted.ndim) if axis != along)
         largest = np.abs(wanted).max(axis=others, initial=0.0)
         old = probe.largest
-        probe.largest = largest if old is None or len(old) != len(largest) else np.maximum(old, largest)
+        probe.largest = (
+            largest if old is None or len(old) != len(largest) else np.maximum(old, largest)
+        )
 
 
 _CHANNELS = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
@@ -252,7 +255,9 @@ def _count(probe: _Probe, values: Array, low: float, high: float) -> None:
 
 def _ends(params: QuantParams) -> tuple[float, float]:
     limits = np.iinfo(params.dtype)
-    return tuple((float(end) - params.zero_point) * params.scale for end in (limits.min, limits.max))
+    return tuple(
+        (float(end) - params.zero_point) * params.scale for end in (limits.min, limits.max)
+    )
 
 
 def _error(probe: _Probe) -> OperatorError:

@@ -36,10 +36,12 @@ def insert(
     cover: Callable[[ValueRange], QuantParams],
     weight_limit: int,
     per_channel: bool,
+    channels: Mapping[Node, bool] | None = None,
 ) -> None:
     """Rewrite the main graph. `affines` holds the parameters of every source value; `cover`
-    makes those of constants that are stored as activations are."""
-    writer = _Writer(model, constants, cover, weight_limit, per_channel)
+    makes those of constants that are stored as activations are; `channels` says of some nodes
+    whether their weights have a scale per channel."""
+    writer = _Writer(model, constants, cover, weight_limit, per_channel, channels or {})
     merged = writer.absorb_clips(placement)
     for value in placement.values:
         source = placement.sources[value]
@@ -66,8 +68,10 @@ class _Writer:
         cover: Callable[[ValueRange], QuantParams],
         weight_limit: int,
         per_channel: bool,
+        channels: Mapping[Node, bool],
     ) -> None:
         self.model = model
+        self.channels = channels
         self.graph = model.graph
         self.constants = constants
         self.cover = cover
@@ -178,7 +182,7 @@ class _Writer:
     def weight(self, node: Node, weight: Weight, bias: Array | None) -> Value:
         source = node.input(weight.position)
         assert source is not None
-        axis = weight.axis if self.per_channel else None
+        axis = weight.axis if self.channels.get(node, self.per_channel) else None
         array = self.array(source, node)
         least = self.least_scale(node, array, axis, bias)
         explicit = node.op_type == "Gemm"  # ONNX Runtime's QGemm needs the zero point spelled out

@@ -1,4 +1,4 @@
-"""Mixed precision: the fewest operators left in float with which a model loses no more than allowed.
+"""Mixed precision: the fewest operators in float with which a model loses no more than allowed.
 
 What each operator alone does to the outputs ranks them; those that do most are left first, in
 numbers that double until enough is kept and then lie between. What went with them without need
@@ -23,6 +23,7 @@ from ..prune.recovery import calibration_runs
 from ..samples import Samples
 from .decision import Decision
 from .insert import insert
+from .overrides import channels_of
 from .rounding import Noise
 from .rules import Constants
 
@@ -86,7 +87,15 @@ def sensitivities(decision: Decision, context: Context, **options: Any) -> list[
         noise = Noise(decision.model, runs[:RUNS])
         for place in decision.units():
             part = decision.part([place])
-            insert(part.model, Constants(part.model), part.placement, part.params, **options)
+            channels = channels_of(part.overrides)
+            insert(
+                part.model,
+                Constants(part.model),
+                part.placement,
+                part.params,
+                channels=channels,
+                **options,
+            )
             node = decision.model.graph.nodes[place]
             share = noise(part.model)
             found.append(Sensitivity(place, node.label, node.op_type, decibels(share)))

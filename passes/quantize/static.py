@@ -28,6 +28,7 @@ from .equalize import equalize
 from .insert import insert
 from .observers import calibrator
 from .opset import raise_opset
+from .overrides import Override, channels_of, overrides_of, parse_override
 from .parameters import QuantParams, ValueRange, range_of
 from .place import Placement, notes, place
 from .rounding import Noise, give_biases, solve_weights
@@ -57,12 +58,12 @@ BY_PATTERN = (AS_ASKED, NOT_ASKED)
 class QuantizeStatic(Pass):
     """Quantize to int8 with ranges measured on `Context.calibration`.
 
-    `per_channel`: one weight scale per output channel instead of one per tensor.
-    `activation`: "uint8" or "int8"; `symmetric`: its ranges reach as far below zero as above.
-    `reduce_range`: weights within [-64, 64], for x86 processors without VNNI, whose 8-bit
-    products saturate otherwise. `ignore`: patterns (shell style) of nodes that stay float,
-    by their names or those of their weights; `only`: patterns of those that may become integer,
-    and no others. `calibrator`: how ranges come from the samples
+    `per_channel`: one weight scale per output channel instead of one per tensor. `activation`:
+    "uint8" or "int8"; `symmetric`: its ranges reach as far below zero as above. `reduce_range`:
+    weights within [-64, 64], for x86 processors without VNNI, whose 8-bit products saturate
+    otherwise. `ignore`: patterns (shell style) of nodes that stay float, by their names or those
+    of their weights; `only`: patterns of those that may become integer, and no others; `nodes`:
+    what else holds for some (`overrides.py`). `calibrator`: how ranges come from the samples
     (`observers.CALIBRATORS`). `equalize`: scale channels first, so that one step suits them all
     (`equalize.py`). `correct_biases`: let biases make up for what rounding changes of outputs'
     means; `second_order`: round weights so that outputs change least, by the inputs' second
@@ -79,6 +80,7 @@ class QuantizeStatic(Pass):
     reduce_range: bool = False
     ignore: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
     calibrator: str = "min-max"
     symmetric: bool = False
     equalize: bool = False
@@ -100,9 +102,11 @@ class QuantizeStatic(Pass):
         *,
         refused: Mapping[int, str] | None = None,
         known: MutableMapping[str, ValueRange] | None = None,
+        special: Mapping[int, Override] | None = None,
     ) -> PassResult:
-        """As `run`. `refused` are nodes, by their place, that stay float, with the reason; `known`
-        ranges, by the values' names, are not measured again, and those that are come to them.
+        """As `run`. `refused` are nodes, by their place, that stay float, with the reason;
+        `special` says what holds for some; `known` ranges, by the values' names, are not measured
+        again, and those that are come to them.
 
         The artifact "decision" tells what became of the float model's nodes.
         """
@@ -114,13 +118,16 @@ class QuantizeStatic(Pass):
         feeds, _ = next(samples.feeds(1))
         raised = raise_opset(model, feeds)
         infer_shapes(model)
-        kept = kept_float(model, self.ignore, self.only)  # before weights change their names
+        # Patterns are of the names that weights have before they change.
+        own = overridden(model, self.nodes)
+        own |= {model.graph.nodes[place]: override for place, override in (special or {}).items()}
+        kept = kept_float(model, self.ignore, self.only, own)
         kept |= {model.graph.nodes[place]: why for place, why in (refused or {}).items()}
         even = equalize(model, samples, per_channel=self.per_channel) if self.equalize else []
         constants = Constants(model)
         ranges = {} if known is None else known
-        placement, affines, seen = self._decide(model, constants, samples, kept, ranges)
-        decision = Decision.of(model, placement, affines)
+        placement, affines, seen = self._decide(model, constants, samples, kept, ranges, own)
+        decision = Decision.of(model, placement, affines, own)
         if self.correct_biases or self.second_order:
             give_biases(model, constants, placement)
             original = model.clone()
@@ -133,6 +140,7 @@ class QuantizeStatic(Pass):
             placement,
             affines,
             **self.insertion,
+            channels=channels_of(own),
         )
         decision.follow(model, placement)
         statistics: dict[str, Any] = {}
@@ -161,6 +169,7 @@ class QuantizeStatic(Pass):
         samples: Samples,
         refused: dict[Node, str],
         known: MutableMapping[str, ValueRange],
+        special: Mapping[Node, Override],
     ) -> tuple[Placement, dict[Value, QuantParams], dict[Value, ValueRange]]:
         """Placement, parameters, and the ranges that were measured.
 
@@ -171,7 +180,7 @@ class QuantizeStatic(Pass):
         while True:
             placement = place(model, constants, refused, standalone)
             sources = list(dict.fromkeys(placement.sources.values()))
-            ranges.update(self._measure(model, constants, sources, known, samples))
+            ranges.update(self._measure(model, constants, sources, known, samples, special))
             infinite = _infinite(placement, ranges)
             if infinite:
                 refused.update(infinite)
@@ -190,6 +199,7 @@ class QuantizeStatic(Pass):
         sources: list[Value],
         known: MutableMapping[str, ValueRange],
         samples: Samples,
+        special: Mapping[Node, Override],
     ) -> dict[Value, ValueRange]:
         """Ranges of sources; those of computed ones that are measured become known."""
         found: dict[Value, ValueRange] = {}
@@ -203,8 +213,9 @@ class QuantizeStatic(Pass):
             else:
                 computed.append(value)
         if computed:
-            observer = calibrator(self.calibrator)
-            measured = calibrate(model, computed, samples, observer=observer)
+            own = {value: _calibrator_of(value, special) or self.calibrator for value in computed}
+            observers = {value: calibrator(name) for value, name in own.items()}
+            measured = calibrate(model, computed, samples, observers=observers)
             found.update(measured)
             known.update({value.name: range for value, range in measured.items()})
         return found
@@ -250,38 +261,67 @@ class QuantizeStatic(Pass):
         return QuantParams.covering(range, dtype)
 
 
+def _calibrator_of(value: Value, special: Mapping[Node, Override]) -> str | None:
+    """What is asked for at the node that makes a value, or else at those that read it."""
+    nodes = value.users if value.producer is None else [value.producer]
+    names = [special[node].calibrator for node in nodes if node in special]
+    return next((name for name in names if name is not None), None)
+
+
 def expected_placement(
-    model: Model, ignore: Sequence[str] = (), only: Sequence[str] = ()
+    model: Model, ignore: Sequence[str] = (), only: Sequence[str] = (), nodes: Sequence[str] = ()
 ) -> tuple[Counter[str], list[Note]]:
     """Which operators would become integer, and why others would not, as far as that can be
     told without samples. Raises SecateurError for a model that is quantized already."""
     _refuse_quantized(model)
-    placement = place(model, Constants(model), kept_float(model, ignore, only), set())
+    placement = place(
+        model, Constants(model), kept_float(model, ignore, only, overridden(model, nodes)), set()
+    )
     return Counter(node.op_type for node in placement.nodes), notes(model, placement)
 
 
-def kept_float(model: Model, ignore: Sequence[str], only: Sequence[str]) -> dict[Node, str]:
+def kept_float(
+    model: Model, ignore: Sequence[str], only: Sequence[str], special: Mapping[Node, Override]
+) -> dict[Node, str]:
     """Nodes that patterns keep float, with the reason. Raises SecateurError where a pattern
     matches nothing."""
-    names = {
-        node: [node.label, *(v.name for v in node.inputs if v is not None and v.const)]
-        for node in model.graph.nodes
-    }
-    known = {name for own in names.values() for name in own}
-    for option, patterns in (("ignore", ignore), ("only", only)):
-        for pattern in patterns:
-            refuse_unmatched(pattern, known, option)
+    names = _names(model)
+    _refuse_unmatched(names, "ignore", ignore)
+    _refuse_unmatched(names, "only", only)
 
     def matched(own: Sequence[str], patterns: Sequence[str]) -> bool:
         return any(matches(name, pattern) for name in own for pattern in patterns)
 
     found: dict[Node, str] = {}
     for node, own in names.items():
-        if matched(own, ignore):
+        if matched(own, ignore) or (node in special and special[node].is_float):
             found[node] = AS_ASKED
         elif only and not matched(own, only):
             found[node] = NOT_ASKED
     return found
+
+
+def overridden(model: Model, texts: Sequence[str]) -> dict[Node, Override]:
+    """What holds for single nodes. Raises SecateurError where a pattern matches nothing."""
+    names = _names(model)
+    _refuse_unmatched(names, "node", [parse_override(text).pattern for text in texts])
+    return overrides_of(names, texts)
+
+
+def _names(model: Model) -> dict[Node, list[str]]:
+    """What patterns may name: of each node its own name and those of its constants."""
+    return {
+        node: [node.label, *(v.name for v in node.inputs if v is not None and v.const)]
+        for node in model.graph.nodes
+    }
+
+
+def _refuse_unmatched(
+    names: Mapping[Node, Sequence[str]], option: str, patterns: Sequence[str]
+) -> None:
+    known = {name for own in names.values() for name in own}
+    for pattern in patterns:
+        refuse_unmatched(pattern, known, option)
 
 
 def _refuse_quantized(model: Model) -> None:

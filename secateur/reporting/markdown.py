@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.display import printable
+from ..passes.fidelity import OutputFidelity
 from .report import (
     Fidelity,
-    OutputFidelity,
     PassRun,
     Report,
     Stage,

@@ -114,7 +114,7 @@ def test_less_may_be_lost_with_more_operators_in_float(accuracy: str) -> None:
 
 def test_ignored_operators_stay_so_within_a_limit() -> None:
     model = fragile()
-    result = quantized(Quantize(max_drop=0.05, ignore=("k",)), model)
+    result = quantized(Quantize(accuracy="fast", max_drop=0.05, ignore=("k",)), model)
     reasons = {n.node: n.reason for n in result.notes}
     assert reasons["k"] == "kept float as asked"
     assert result.statistics["max_drop"]["of"] == 3
@@ -224,5 +224,54 @@ def test_conversions_for_little_are_said() -> None:
 
 
 def test_a_limit_is_a_share() -> None:
-    with pytest.raises(SecateurError, match="max-drop 1.5: a share"):
+    with pytest.raises(SecateurError, match=r"max-drop 1\.5: a share"):
         Quantize(max_drop=1.5).check()
+
+
+def test_what_holds_for_single_nodes() -> None:
+    model = network()
+    nodes = ("[ac]=per-tensor", "i=calibrator:percentile:90", "y=float")
+    result = quantized(Quantize(accuracy="fast", nodes=nodes), model)
+    plain = network()
+    before = quantized(Quantize(accuracy="fast"), plain)
+    scales = [
+        tuple(n.inputs[1].shape)
+        for n in model.graph.nodes
+        if n.op_type == "DequantizeLinear" and (n.inputs[0].const is not None)
+        if n.inputs[0].name.startswith("w")
+    ]
+    assert scales == [(), (), (8,), (5,), (9,)]
+    assert [n.reason for n in result.notes if n.node == "y"] == ["kept float as asked"]
+    cut = {o["node"]: o["clipped"] for o in result.statistics["operators"]}
+    whole = {o["node"]: o["clipped"] for o in before.statistics["operators"]}
+    assert cut["i"] > 0.05 > whole["i"]
+    assert cut["a"] == whole["a"]
+
+
+def test_what_holds_for_single_nodes_does_so_within_a_limit() -> None:
+    model = fragile()
+    pass_ = Quantize(accuracy="fast", max_drop=0.1, nodes=("a=per-tensor",))
+    assert quantized(pass_, model).statistics["max_drop"]["left"] > 0
+    (first,) = [n for n in model.graph.nodes if n.label == "f"]
+    assert first.inputs[1].producer.inputs[1].shape == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a", "give PATTERN=SETTING"),
+        ("=float", "give PATTERN=SETTING"),
+        ("a=", "give PATTERN=SETTING"),
+        ("a=float16", "'float16' is no setting"),
+        ("a=calibrator", "'calibrator' is no setting"),
+        ("a=calibrator:median", "calibrator 'median' is unknown"),
+    ],
+)
+def test_settings_that_there_are_not(text: str, message: str) -> None:
+    with pytest.raises(SecateurError, match=message):
+        Quantize(nodes=(text,)).check()
+
+
+def test_settings_for_no_node() -> None:
+    with pytest.raises(SecateurError, match="node: 'z' matches no node"):
+        quantized(Quantize(nodes=("z=float",)), network())

@@ -18,8 +18,8 @@ from secateur.ir.reference import Session
 from secateur.passes.base import Context
 from secateur.passes.quantize import Quantize, QuantizeStatic
 from secateur.passes.quantize.accurate import ACCURACIES
-from secateur.passes.quantize.schemes import PROFILES, SCHEMES, scheme_of
 from secateur.passes.quantize.rounding import round_second_order
+from secateur.passes.quantize.schemes import PROFILES, SCHEMES, scheme_of
 from secateur.pipeline.recipe import QuantizeSection
 from tests.passes.test_equalization import node, sqnr
 from tests.passes.test_quantize_integer import build, random
