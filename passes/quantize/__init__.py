@@ -1,6 +1,16 @@
-"""Quantization to 8-bit integers: calibration, placement of QDQ pairs, weights."""
+"""Quantization: integers by calibration or at run time, and float16."""
 
 from .accurate import Quantize
+from .dynamic import QuantizeDynamic
+from .half import StoreFloat16
+from .schemes import SCHEMES
 from .static import QuantizeStatic, expected_placement
 
-__all__ = ["Quantize", "QuantizeStatic", "expected_placement"]
+__all__ = [
+    "SCHEMES",
+    "Quantize",
+    "QuantizeDynamic",
+    "QuantizeStatic",
+    "StoreFloat16",
+    "expected_placement",
+]

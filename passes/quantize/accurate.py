@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Protocol
 
 from ...ir.errors import SecateurError
 from ...ir.model import Model
@@ -15,14 +15,30 @@ from ..prune.recovery import HELD_OUT, calibration_runs
 from ..samples import Samples
 from .advice import advice
 from .decision import Decision
+from .dynamic import QuantizeDynamic
 from .errors import operator_errors
-from .mixed import REASON, fewest_left, judge_of, sensitivities
+from .half import StoreFloat16
+from .mixed import (
+    REASON,
+    RUNS,
+    Sensitivity,
+    by_harm,
+    decibels,
+    fewest_left,
+    judge_of,
+    sensitivities,
+)
 from .observers import calibrator
 from .overrides import parse_override
 from .parameters import ValueRange
 from .rounding import Noise
 from .schemes import SCHEMES, scheme_of
 from .static import BY_PATTERN, QuantizeStatic
+
+UNSEEN = (
+    "without calibration samples nothing tells which values are too large for float16; "
+    "give some (--calibration), or --float32 OPERATOR for what needs it"
+)
 
 _CALIBRATOR = "mse"
 
@@ -55,7 +71,8 @@ class Quantize(Pass):
     rounds weights by second moments. Where there are several ways, all are gone, and the one
     whose outputs are nearest the original's on samples held back is taken. `calibrator` chooses
     ranges, by default by the least squared error. `activation`, `per_channel`, `reduce_range`,
-    `symmetric` and `equalize` are those of `QuantizeStatic` where they differ from the scheme's.
+    `symmetric` and `equalize` are those of `QuantizeStatic` where they differ from the scheme's,
+    `float32` that of `StoreFloat16`, and with `half_io` inputs and outputs are float16, too.
 
     `max_drop` is the share that the model may lose, of what the context judges by: as few
     operators as that takes stay float, in the end all. `table` says whether what rounding does
@@ -77,57 +94,66 @@ class Quantize(Pass):
     reduce_range: bool = False
     symmetric: bool = False
     equalize: bool = False
+    float32: tuple[str, ...] = ()
+    half_io: bool = False
     max_drop: float | None = None
     table: bool = True
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         """Quantize `model` in place. Raises SecateurError as `QuantizeStatic` does."""
         original = model.clone()
+        context = context or Context()
         done = self._best(model, context)
         if self.max_drop is not None:
-            assert context is not None
             done = self._within(self.max_drop, original, done, context)
-        if self.table and done.result.statistics["quantized"]:
-            assert context is not None
+        statistics = done.result.statistics
+        if self.table and statistics["quantized"] and isinstance(done, _Static):
             assert context.calibration is not None
-            decision: Decision = done.result.artifacts["decision"]
-            samples = Samples(decision.model, context.calibration)
-            errors = operator_errors(decision, done.model, samples)
-            done.result.statistics["operators"] = [dataclasses.asdict(error) for error in errors]
-            done.result.statistics["warnings"] = advice(decision, errors)
+            samples = Samples(done.decision.model, context.calibration)
+            errors = operator_errors(done.decision, done.model, samples)
+            statistics["operators"] = [dataclasses.asdict(error) for error in errors]
+            statistics["warnings"] = advice(done.decision, errors)
+        if self._kind == "float16" and not context.calibration:
+            statistics["warnings"] = [UNSEEN]
         new = done.model
         model.graph, model.extra, model.functions = new.graph, new.extra, new.functions
         return done.result
 
     def check(self) -> None:
-        """Raise SecateurError where an option is unknown."""
+        """Raise SecateurError where an option is unknown, or means nothing with others."""
+        self._ways()
+        if self.max_drop is not None and not 0 <= self.max_drop <= 1:
+            raise SecateurError(f"max-drop {self.max_drop:g}: a share lies between 0 and 1")
         for way in self._ways():
-            calibrator(way.calibrator)
+            if isinstance(way, QuantizeStatic):
+                calibrator(way.calibrator)
         for text in self.nodes:
             parse_override(text)
 
-    def _best(self, model: Model, context: Context | None) -> _Done:
+    def _best(self, model: Model, context: Context) -> _Done:
         """The model, quantized in the best of the ways."""
         ways = self._ways()
         best: tuple[float, _Done] | None = None
         tried: list[dict[str, Any]] = []
         seen: set[tuple[str, ...]] = set()
         for way in ways:
+            if not isinstance(way, QuantizeStatic):
+                return _Plain(way.prepared(model, context), way).again((), context)
             if _without(way) in seen:
                 continue
             candidate = model.clone()
             known: dict[str, ValueRange] = {}
             result = way.quantize(candidate, context, known=known)
+            done = _Static(candidate, result, way, known)
             if way.equalize and not result.statistics["equalized"]:
                 seen.add(_without(way))
             if len(ways) == 1:
-                return _Done(candidate, result, way, known)
-            assert context is not None
+                return done
             noise = _held_noise(model, candidate, context)
             ratio = None if noise <= 0 or not math.isfinite(noise) else -10 * math.log10(noise)
             tried.append({"way": format_pass(way), "sqnr": ratio})
             if best is None or noise < best[0]:
-                best = noise, _Done(candidate, result, way, known)
+                best = noise, done
         assert best is not None
         best[1].result.statistics["tried"] = tried
         return best[1]
@@ -135,51 +161,53 @@ class Quantize(Pass):
     def _within(self, most: float, original: Model, done: _Done, context: Context) -> _Done:
         """With as many operators left in float as it takes to lose no more than `most`."""
         judge = judge_of(original, context)
-        decision: Decision = done.result.artifacts["decision"]
-        places = decision.units()
         start = judge(done.model)
-        ranked = []
-        if start > most and places:
-            ranked = sensitivities(decision, context, **done.way.insertion)
+        ranked = done.ranked(context) if not start <= most else []
         tried = [{"left": 0, "lost": start}]
+        whole = done.integers
 
         def loss(left: Collection[int]) -> float:
             found = done.again(left, context)
             lost = judge(found.model)
             if found.integers:
-                tried.append({"left": len(places) - found.integers, "lost": lost})
+                tried.append({"left": whole - found.integers, "lost": lost})
             return lost
 
         left, lost = fewest_left([one.place for one in ranked], loss, most, start)
         final = done.again(left, context) if left else done
         if not final.integers:  # as it was: equalized without being rounded is no gain
-            final = dataclasses.replace(final, model=original)
+            final.model = original
             final.result.changed = False
         final.result.statistics["max_drop"] = {
             "asked": most,
             "lost": lost,
             "without": start,
-            "left": len(places) - final.integers,
-            "of": len(places),
+            "left": whole - final.integers,
+            "of": whole,
             "least": min(tried, key=lambda one: (one["lost"], one["left"])),
             "tried": tried,
             "sensitivity": [dataclasses.asdict(one) for one in ranked],
         }
         return final
 
-    def _ways(self) -> list[QuantizeStatic]:
+    @property
+    def _kind(self) -> str:
+        return SCHEMES[scheme_of(self.scheme)].kind
+
+    def _ways(self) -> list[QuantizeStatic | QuantizeDynamic | StoreFloat16]:
         if self.accuracy not in _STACKS:
             raise SecateurError(
                 f"accuracy '{self.accuracy}' is unknown; there are: {', '.join(ACCURACIES)}"
             )
-        if self.max_drop is not None and not 0 <= self.max_drop <= 1:
-            raise SecateurError(f"max-drop {self.max_drop:g}: a share lies between 0 and 1")
-        options = {
-            **SCHEMES[scheme_of(self.scheme)].options,
-            "ignore": self.ignore,
-            "only": self.only,
-            "nodes": self.nodes,
-        }
+        scheme = SCHEMES[scheme_of(self.scheme)]
+        self._refuse_meaningless(scheme.kind)
+        names = {"ignore": self.ignore, "only": self.only}
+        if scheme.kind == "float16":
+            return [StoreFloat16(float32=self.float32, keep_io=not self.half_io, **names)]
+        if scheme.kind == "dynamic":
+            channels, limit = self.per_channel, self.reduce_range
+            return [QuantizeDynamic(per_channel=channels, reduce_range=limit, **names)]
+        options = {**scheme.options, **names, "nodes": self.nodes}
         if self.activation is not None:
             options["activation"] = self.activation
         if not self.per_channel:
@@ -195,12 +223,54 @@ class Quantize(Pass):
             way = QuantizeStatic(**given)
             if way not in found:
                 found.append(way)
-        return found
+        return [*found]
+
+    def _refuse_meaningless(self, kind: str) -> None:
+        """Raise SecateurError for an option that the scheme has no use for."""
+        for field in dataclasses.fields(self):
+            kinds = _MEANT_FOR.get(field.name)
+            if kinds and kind not in kinds and getattr(self, field.name) != field.default:
+                name = _OPTIONS.get(field.name, field.name.replace("_", "-"))
+                raise SecateurError(f"{name} means nothing for scheme '{self.scheme}'")
+
+
+_MEANT_FOR = {
+    "calibrator": ("static",),
+    "nodes": ("static",),
+    "activation": ("static",),
+    "per_channel": ("static", "dynamic"),
+    "reduce_range": ("static", "dynamic"),
+    "symmetric": ("static",),
+    "equalize": ("static",),
+    "float32": ("float16",),
+    "half_io": ("float16",),
+}
+"""Kinds of schemes by the options that have a meaning for only some."""
+
+_OPTIONS = {"per_channel": "per-tensor", "nodes": "node"}
+"""What commands call options by another name."""
+
+
+class _Done(Protocol):
+    """A quantized model, what the pass said, and how to do it again in another measure."""
+
+    model: Model
+    result: PassResult
+
+    @property
+    def integers(self) -> int:
+        """Nodes that compute with fewer bits."""
+
+    def again(self, left: Collection[int], context: Context) -> _Done:
+        """In the same way, with the nodes at these places left in float."""
+
+    def ranked(self, context: Context) -> list[Sensitivity]:
+        """The nodes that may be left, the one that outputs suffer most from first."""
 
 
 @dataclasses.dataclass
-class _Done:
-    """A quantized model, what the pass said, which way it was, and the ranges that it measured."""
+class _Static:
+    """Of `QuantizeStatic`; places are those of the decision's model."""
 
     model: Model
     result: PassResult
@@ -208,29 +278,65 @@ class _Done:
     known: dict[str, ValueRange]
 
     @property
-    def integers(self) -> int:
-        """Nodes that compute with integers."""
-        decision: Decision = self.result.artifacts["decision"]
-        return len(decision.units())
+    def decision(self) -> Decision:
+        found: Decision = self.result.artifacts["decision"]
+        return found
 
-    def again(self, left: Collection[int], context: Context) -> _Done:
-        """In the same way, with more nodes in float: `left`, by their places in the decision."""
-        decision: Decision = self.result.artifacts["decision"]
-        model = decision.model.clone()
-        nodes = decision.model.graph.nodes
-        refused = {
-            place: decision.placement.reasons[node]
-            for place, node in enumerate(nodes)
-            if decision.placement.reasons.get(node) in BY_PATTERN
-        }
+    @property
+    def integers(self) -> int:
+        return len(self.decision.units())
+
+    def ranked(self, context: Context) -> list[Sensitivity]:
+        return sensitivities(self.decision, context, **self.way.insertion)
+
+    def again(self, left: Collection[int], context: Context) -> _Static:
+        model = self.decision.model.clone()
+        nodes, reasons = self.decision.model.graph.nodes, self.decision.placement.reasons
+        refused = {p: reasons[n] for p, n in enumerate(nodes) if reasons.get(n) in BY_PATTERN}
         refused |= dict.fromkeys(left, REASON)
-        special = {nodes.index(node): each for node, each in decision.overrides.items()}
+        special = {nodes.index(node): each for node, each in self.decision.overrides.items()}
         way = dataclasses.replace(self.way, equalize=False, ignore=(), only=(), nodes=())
         result = way.quantize(model, context, refused=refused, known=self.known, special=special)
         for name in ("equalized", "opset", "tried"):
             if name in self.result.statistics:
                 result.statistics[name] = self.result.statistics[name]
-        return _Done(model, result, way, self.known)
+        return _Static(model, result, self.way, self.known)
+
+
+class _Plain:
+    """Of passes that decide by themselves; places are those of the float model."""
+
+    def __init__(self, original: Model, way: QuantizeDynamic | StoreFloat16) -> None:
+        self._original, self._way = original, way
+        self._known: dict[str, ValueRange] = {}
+        self._units: list[int] = []
+        self.left: Collection[int] = ()
+        self.model = original
+        self.result = PassResult(changed=False)
+
+    @property
+    def integers(self) -> int:
+        return len(self._units) - len(self.left)
+
+    def again(self, left: Collection[int], context: Context) -> _Plain:
+        found = _Plain(self._original, self._way)
+        found.model, found.left, found._known = self._original.clone(), left, self._known
+        found._units = self._units or self._way.units(self._original.clone(), context)
+        refused = dict.fromkeys(left, REASON)
+        found.result = self._way.quantize(found.model, context, refused=refused, known=self._known)
+        return found
+
+    def ranked(self, context: Context) -> list[Sensitivity]:
+        assert context.calibration is not None
+        found = []
+        with calibration_runs([self._original], context.calibration, context.seed) as runs:
+            noise = Noise(self._original, runs[:RUNS])
+            for place in self._units:
+                others = [p for p in self._units if p != place]
+                node = self._original.graph.nodes[place]
+                share = noise(self.again(others, Context()).model)
+                found.append(Sensitivity(place, node.label, node.op_type, decibels(share)))
+        return by_harm(found)
 
 
 def _without(way: QuantizeStatic) -> tuple[str, ...]:

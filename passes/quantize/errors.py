@@ -255,9 +255,8 @@ def _count(probe: _Probe, values: Array, low: float, high: float) -> None:
 
 def _ends(params: QuantParams) -> tuple[float, float]:
     limits = np.iinfo(params.dtype)
-    return tuple(
-        (float(end) - params.zero_point) * params.scale for end in (limits.min, limits.max)
-    )
+    low, high = float(limits.min) - params.zero_point, float(limits.max) - params.zero_point
+    return low * params.scale, high * params.scale
 
 
 def _error(probe: _Probe) -> OperatorError:

@@ -99,6 +99,11 @@ def sensitivities(decision: Decision, context: Context, **options: Any) -> list[
             node = decision.model.graph.nodes[place]
             share = noise(part.model)
             found.append(Sensitivity(place, node.label, node.op_type, decibels(share)))
+    return by_harm(found)
+
+
+def by_harm(found: Sequence[Sensitivity]) -> list[Sensitivity]:
+    """The ones that outputs suffer most from first."""
     return sorted(found, key=lambda one: math.inf if one.sqnr_db is None else one.sqnr_db)
 
 

@@ -17,18 +17,18 @@ QDQ_OPSET = 13
 _TOLERANCE = 1e-4
 
 
-def raise_opset(model: Model, feeds: Mapping[str, Array]) -> bool:
-    """Convert an older model in place, if need be, and check it on one run's inputs.
+def raise_opset(model: Model, feeds: Mapping[str, Array] | None) -> bool:
+    """Convert an older model in place, if need be, and check it on one run's inputs, if there are.
 
     Raises UnsupportedError where it can't be converted or would compute something else.
     """
     if "" not in model.opsets or model.opset >= QDQ_OPSET:
         return False
-    before = Session(model, optimize=False).run(feeds)
+    before = {} if feeds is None else Session(model, optimize=False).run(feeds)
     converted = model.clone()
     try:
         ConvertOpset(QDQ_OPSET).run(converted)
-        after = Session(converted, optimize=False).run(feeds)
+        after = {} if feeds is None else Session(converted, optimize=False).run(feeds)
     except SecateurError as error:
         raise UnsupportedError(f"{_failure(model)}: {error}") from None
     for name, expected in before.items():

@@ -258,9 +258,14 @@ def _activations(node: Node, operands: Operands) -> list[Value]:
 
 def notes(model: Model, placement: Placement) -> list[Note]:
     """Why each node that computes with floats stays that way."""
+    return notes_of(model, placement.reasons)
+
+
+def notes_of(model: Model, reasons: Mapping[Node, str]) -> list[Note]:
+    """Of the nodes that have a reason, and compute with floats; those of subgraphs have one."""
     found = []
     for node in model.graph.nodes:
-        reason = placement.reasons.get(node)
+        reason = reasons.get(node)
         if reason is not None and _computes(node):
             found.append(Note.at(node, reason))
         for graph in node.subgraphs():

@@ -34,6 +34,8 @@ SCHEMES = {
         "int8 activations around zero, without zero points",
         {"activation": "int8", "symmetric": True},
     ),
+    "dynamic": Scheme("int8 weights; a run finds activations' scales", kind="dynamic"),
+    "float16": Scheme("weights and activations in float16", kind="float16"),
 }
 """By the names that `--scheme` and `--quantize` take."""
 

@@ -113,7 +113,7 @@ class QuantizeStatic(Pass):
         if self.activation not in _TYPES:
             raise SecateurError(f"activation type '{self.activation}': choose uint8 or int8")
         calibrator(self.calibrator)
-        _refuse_quantized(model)
+        refuse_quantized(model)
         samples = _samples(model, context)
         feeds, _ = next(samples.feeds(1))
         raised = raise_opset(model, feeds)
@@ -273,7 +273,7 @@ def expected_placement(
 ) -> tuple[Counter[str], list[Note]]:
     """Which operators would become integer, and why others would not, as far as that can be
     told without samples. Raises SecateurError for a model that is quantized already."""
-    _refuse_quantized(model)
+    refuse_quantized(model)
     placement = place(
         model, Constants(model), kept_float(model, ignore, only, overridden(model, nodes)), set()
     )
@@ -324,7 +324,7 @@ def _refuse_unmatched(
         refuse_unmatched(pattern, known, option)
 
 
-def _refuse_quantized(model: Model) -> None:
+def refuse_quantized(model: Model) -> None:
     for node in model.all_nodes():
         if node.op_type in _INTEGER_OPERATORS:
             raise SecateurError(

@@ -1,0 +1,363 @@
+"""Dynamic quantization: int8 weights, and activations whose scale each run finds for itself.
+
+Products and convolutions become DynamicQuantizeLinear and MatMulInteger or ConvInteger, and what
+scales their sums back; nothing else changes, and no samples are needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, MutableMapping
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from ...ir.graph import Node, Value
+from ...ir.infer import infer_shapes
+from ...ir.model import Model
+from ...ir.tensor import Array, Tensor
+from ..base import Context, Pass, PassResult
+from ..samples import Samples
+from .opset import raise_opset
+from .parameters import ValueRange
+from .place import notes_of
+from .rules import Constants, Operands, Weight, plan
+from .static import kept_float, refuse_quantized
+from .weights import FULL_RANGE, REDUCED_RANGE, check_finite, quantize_weight
+
+MICROSOFT = "com.microsoft"
+
+COMPUTED = "both of its operands are computed; dynamic quantization is for constant weights"
+OTHER = "dynamic quantization is for products and convolutions with constant weights"
+TRANSPOSED = "its A is transposed"
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeDynamic(Pass):
+    """Quantize products and convolutions, with activations' scales found at run time.
+
+    Options are those of `QuantizeStatic`. Statistics: counts by operator of `quantized` and
+    `skipped` nodes.
+    """
+
+    per_channel: bool = True
+    reduce_range: bool = False
+    ignore: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        """Quantize `model` in place. Raises SecateurError for one that is quantized already."""
+        return self.quantize(model, context)
+
+    def quantize(
+        self,
+        model: Model,
+        context: Context | None,
+        *,
+        refused: Mapping[int, str] | None = None,
+        known: MutableMapping[str, ValueRange] | None = None,
+    ) -> PassResult:
+        """As `run`; `refused` are those of `QuantizeStatic`, in a model that is `prepared`; no
+        ranges are measured."""
+        refuse_quantized(model)
+        raised = _raise_opset(model, context)
+        infer_shapes(model)
+        kept = kept_float(model, self.ignore, self.only, {})
+        kept |= {model.graph.nodes[place]: why for place, why in (refused or {}).items()}
+        found, reasons = _candidates(model, kept)
+        counts = Counter(node.op_type for node in found)
+        left = notes_of(model, reasons)
+        limit = REDUCED_RANGE if self.reduce_range else FULL_RANGE
+        writer = _Writer(model, limit, per_channel=self.per_channel)
+        for node, operands in found.items():
+            if operands is None:
+                writer.replace_recurrent(node)
+            else:
+                writer.replace(node, operands)
+        writer.finish()
+        statistics = {
+            "quantized": dict(sorted(counts.items())),
+            "skipped": dict(sorted(Counter(note.op_type for note in left).items())),
+            "activations": len(writer.activations),
+        }
+        if raised:
+            statistics["opset"] = model.opset
+        return PassResult(raised or bool(found), statistics, left)
+
+    def prepared(self, model: Model, context: Context) -> Model:
+        """A copy to which places of nodes refer."""
+        copy = model.clone()
+        _raise_opset(copy, context)
+        return copy
+
+    def units(self, model: Model, context: Context | None) -> list[int]:
+        """Places of the nodes that become integer."""
+        found, _ = _candidates(model, kept_float(model, self.ignore, self.only, {}))
+        return [place for place, node in enumerate(model.graph.nodes) if node in found]
+
+
+def _raise_opset(model: Model, context: Context | None) -> bool:
+    feeds = None
+    if context is not None and context.calibration is not None:
+        feeds, _ = next(Samples(model, context.calibration).feeds(1))
+    return raise_opset(model, feeds)
+
+
+def _candidates(
+    model: Model, kept: Mapping[Node, str]
+) -> tuple[dict[Node, Operands | None], dict[Node, str]]:
+    """Nodes that become integer, recurrent ones without operands, and why others stay float."""
+    constants = Constants(model)
+    found: dict[Node, Operands | None] = {}
+    reasons: dict[Node, str] = {}
+    for node in model.graph.nodes:
+        if node.op_type == "LSTM" and node.domain in ("", "ai.onnx") and node not in kept:
+            problem = _recurrent_problem(node, constants)
+            if problem:
+                reasons[node] = problem
+            else:
+                found[node] = None
+            continue
+        answer = kept.get(node) or plan(node, constants)
+        if isinstance(answer, str):
+            reasons[node] = answer
+        elif not answer.role.is_compute or node.op_type == "ConvTranspose":
+            reasons[node] = OTHER
+        elif answer.weight is None:
+            reasons[node] = COMPUTED
+        elif node.get("transA", 0):
+            reasons[node] = TRANSPOSED
+        else:
+            found[node] = answer
+    return found, reasons
+
+
+def _recurrent_problem(node: Node, constants: Constants) -> str | None:
+    """Why an LSTM can't become a DynamicQuantizeLSTM, if so."""
+    for position, what in ((4, "lengths of sequences"), (7, "peepholes")):
+        if node.input(position) is not None:
+            return f"it has {what}"
+    for name, usual in (("clip", 0.0), ("input_forget", 0), ("layout", 0)):
+        if node.get(name, usual) != usual:
+            return f"it has {name}"
+    names = [str(name).lower() for name in node.get("activations", ())]
+    if names and names != ["sigmoid", "tanh", "tanh"] * (len(names) // 3):
+        return "it has other activations than Sigmoid, Tanh and Tanh"
+    for position, what in ((1, "weights"), (2, "recurrent weights")):
+        tensor = constants.get(node.input(position))
+        if tensor is None or tensor.dtype != TensorProto.FLOAT:
+            return f"its {what} are no float32 constants"
+    source = node.input(0)
+    if source is None or source.dtype != TensorProto.FLOAT:
+        return "only float32 is quantized"
+    if not source.shape or not isinstance(source.shape[0], int):
+        return "its number of steps is open, and compiled code spells steps out"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Activation:
+    """What DynamicQuantizeLinear gives: integers, their scale, their zero point."""
+
+    integers: Value
+    scale: Value
+    zero_point: Value
+
+
+class _Writer:
+    def __init__(self, model: Model, limit: int, *, per_channel: bool) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.constants = Constants(model)
+        self.per_channel = per_channel
+        self.limit = limit
+        self.activations: dict[Value, _Activation] = {}
+        self.shared: dict[object, tuple[Value, Value]] = {}
+        self.in_place: dict[Node, list[Node]] = {}
+        self.new: list[Node] = []
+        self.dead: set[Node] = set()
+
+    def replace(self, node: Node, operands: Operands) -> None:
+        weight = operands.weight
+        source, result = node.input(0), node.output(0)
+        assert weight is not None
+        assert source is not None
+        assert result is not None
+        self.new = self.in_place[node] = []
+        is_convolution = node.op_type == "Conv"
+        activation = self.activation(source)
+        integers, scale = self.weight(node, weight)
+        inputs: list[Value | None] = [activation.integers, integers, activation.zero_point]
+        if is_convolution:
+            inputs.append(self.zero_point())
+        kind = "ConvInteger" if is_convolution else "MatMulInteger"
+        sums = self.made(kind, inputs, TensorProto.INT32, result)
+        if is_convolution:
+            sums_node = sums.producer
+            assert sums_node is not None
+            sums_node.attributes.update(node.attributes)
+        floats = self.made("Cast", [sums], TensorProto.FLOAT, result)
+        assert floats.producer is not None
+        floats.producer.set("to", TensorProto.FLOAT)
+        factor = self.made("Mul", [activation.scale, scale], TensorProto.FLOAT, None)
+        scaled = self.made("Mul", [floats, factor], TensorProto.FLOAT, result)
+        if operands.bias is not None and operands.bias.factor != 0.0:
+            bias = self.bias(node, operands.bias.position, operands.bias.factor)
+            scaled = self.made("Add", [scaled, bias], TensorProto.FLOAT, result)
+        self.take_over(node, result, scaled)
+
+    def replace_recurrent(self, node: Node) -> None:
+        """Let ONNX Runtime's operator for it take an LSTM's place."""
+        inputs: list[Value | None] = [node.input(i) for i in range(8)]
+        ends: list[Value | None] = []
+        for position in (1, 2):
+            source = node.input(position)
+            assert source is not None
+            array = np.swapaxes(self.array(source, node), 1, 2)  # [directions, in, 4 * hidden]
+            axes = (1,) if self.per_channel else (1, 2)
+            magnitude = np.abs(array).max(axis=axes, keepdims=True)
+            scale = np.where(magnitude > 0, magnitude / self.limit, 1.0).astype(np.float32)
+            integers = np.clip(np.rint(array / scale), -self.limit, self.limit).astype(np.int8)
+            scale = scale.reshape(scale.shape[0], -1) if self.per_channel else scale.reshape(-1)
+            hint = f"w{len(self.shared) + 1}"
+            inputs[position] = self.initializer(f"{hint}.q", np.ascontiguousarray(integers))
+            zero_point = self.initializer(f"{hint}.zp", np.zeros(scale.shape, np.int8))
+            ends += [self.initializer(f"{hint}.s", scale), zero_point]
+            self.shared[node, position] = (source, source)
+        old = [value for value in node.inputs[1:3] if value is not None]
+        node.op_type, node.domain = "DynamicQuantizeLSTM", MICROSOFT
+        node.attributes.pop("layout", None)
+        node.set_inputs([*inputs, *ends])
+        if MICROSOFT not in self.model.opsets:
+            self.model.extra.opset_import.add(domain=MICROSOFT, version=1)
+        for value in old:
+            self.drop(value)
+
+    def take_over(self, node: Node, result: Value, scaled: Value) -> None:
+        """Let `scaled` be what the node's result was, under its name."""
+        last = scaled.producer
+        assert last is not None
+        last.outputs = (result,)
+        scaled.producer = None
+        node.outputs = ()
+        result.producer, result.output_index = last, 0
+        old = [value for value in node.inputs if value is not None]
+        node.detach_inputs()
+        self.dead.add(node)
+        for value in old:
+            self.drop(value)
+
+    def activation(self, source: Value) -> _Activation:
+        found = self.activations.get(source)
+        if found is None:
+            hint = f"a{len(self.activations) + 1}"
+            integers = Value(self.model.fresh_name(f"{hint}.q"))
+            integers.set_tensor_type(TensorProto.UINT8, source.shape)
+            scale = Value(self.model.fresh_name(f"{hint}.s"))
+            scale.set_tensor_type(TensorProto.FLOAT, ())
+            zero_point = Value(self.model.fresh_name(f"{hint}.zp"))
+            zero_point.set_tensor_type(TensorProto.UINT8, ())
+            self.add(Node("DynamicQuantizeLinear", [source], [integers, scale, zero_point]))
+            found = self.activations[source] = _Activation(integers, scale, zero_point)
+        return found
+
+    def weight(self, node: Node, weight: Weight) -> tuple[Value, Value]:
+        """Integers and scale, one for all or one for each output."""
+        source = node.input(weight.position)
+        assert source is not None
+        transposed = node.op_type == "Gemm" and bool(node.get("transB", 0))
+        axis = weight.axis if self.per_channel else None
+        is_convolution = node.op_type == "Conv"
+        key = (Constants.origin(source), axis, transposed, weight.factor, is_convolution)
+        found = self.shared.get(key)
+        if found is None:
+            array = self.array(source, node) * np.float32(weight.factor)
+            if transposed:
+                array, axis = array.T, None if axis is None else 1 - axis
+            quantized = quantize_weight(array, axis, self.limit, 0.0)
+            integers: Array = quantized.integers
+            scale: NDArray[np.float32] = quantized.scale
+            if is_convolution:  # ONNX Runtime's ConvInteger takes unsigned weights only
+                integers = (integers.astype(np.int16) + 128).astype(np.uint8)
+                scale = scale.reshape(-1, *[1] * (array.ndim - 2)) if scale.ndim else scale
+            hint = f"w{len(self.shared) + 1}"
+            found = self.shared[key] = (
+                self.initializer(f"{hint}.q", np.ascontiguousarray(integers)),
+                self.initializer(f"{hint}.s", scale),
+            )
+        return found
+
+    def zero_point(self) -> Value:
+        key = "zero point"
+        if key not in self.shared:
+            value = self.initializer("zp128", np.asarray(128, np.uint8))
+            self.shared[key] = (value, value)
+        return self.shared[key][0]
+
+    def bias(self, node: Node, position: int, factor: float) -> Value:
+        source = node.input(position)
+        assert source is not None
+        array = self.array(source, node) * np.float32(factor)
+        if node.op_type == "Conv":
+            weight = node.input(1)
+            rank = 4 if weight is None or weight.shape is None else len(weight.shape)
+            array = array.reshape(-1, *[1] * (rank - 2))
+        key = ("bias", Constants.origin(source), factor, array.shape)
+        if key not in self.shared:
+            value = self.initializer(f"b{len(self.shared) + 1}", array)
+            self.shared[key] = (value, value)
+        return self.shared[key][0]
+
+    # --- pieces ---
+
+    def array(self, source: Value, node: Node) -> Array:
+        tensor = self.constants.get(source)
+        assert tensor is not None
+        array = tensor.numpy()
+        check_finite(array, source.name, f"node '{node.label}' ({node.op_type})")
+        return array
+
+    def initializer(self, hint: str, array: Array) -> Value:
+        return self.graph.add_initializer(self.model.fresh_name(hint), Tensor.from_array(array))
+
+    def made(
+        self, op_type: str, inputs: list[Value | None] | list[Value], dtype: int, like: Value | None
+    ) -> Value:
+        """The result of a new node, of a value's shape."""
+        result = Value(self.model.fresh_name(op_type.lower()))
+        result.set_tensor_type(dtype, None if like is None else like.shape)
+        self.add(Node(op_type, inputs, [result]))
+        return result
+
+    def add(self, node: Node) -> None:
+        node.graph = self.graph
+        self.new.append(node)
+
+    def drop(self, value: Value) -> None:
+        """Remove a constant that nothing reads any more, and the nodes that only make it."""
+        if value.uses or value.is_input:
+            return
+        producer = value.producer
+        if producer is None:
+            if self.graph.initializers.get(value.name) is value:
+                del self.graph.initializers[value.name]
+        elif producer.op_type in ("Constant", "Identity") and producer not in self.dead:
+            sources = [v for v in producer.inputs if v is not None]
+            producer.detach_inputs()
+            self.dead.add(producer)
+            for source in sources:
+                self.drop(source)
+
+    def finish(self) -> None:
+        order: list[Node] = []
+        for node in self.graph.nodes:
+            order += self.in_place.get(node, ())
+            if node not in self.dead:
+                order.append(node)
+        self.graph.nodes = order
+        for node in self.dead:
+            node.graph = None
+        # What reads an activation first quantizes it, also for those that come before by order.
+        self.graph.sort()

@@ -1,0 +1,340 @@
+"""Storage in float16: weights and activations in half the bytes, wherever their values allow it.
+
+Standard operators take float16 where their definition says so. Those that would leave its range
+on the calibration samples, or whose constants would, stay in float32, as do operators that are
+asked for; casts lie between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, defs
+
+from ...ir.errors import SecateurError
+from ...ir.graph import Node, Use, Value, normalize_domain, tensor_type
+from ...ir.infer import infer_shapes
+from ...ir.model import Model
+from ...ir.ops import Trait, traits
+from ...ir.tensor import Tensor
+from ..base import Context, Pass, PassResult
+from ..samples import Samples
+from .calibrate import calibrate
+from .parameters import ValueRange
+from .place import notes_of
+from .static import kept_float
+
+LARGEST = 65504.0
+"""Of float16."""
+
+MARGIN = 2.0
+"""Times that values may grow beyond what the samples showed."""
+
+SMALLEST = 2.0**-14
+"""Of float16 with all of its digits."""
+
+KEPT = {
+    "CumSum": "it adds up without end",
+    "GridSample": "its coordinates need more than 11 bits",
+    "NonMaxSuppression": "its coordinates need more than 11 bits",
+    "Range": "it counts, and float16 does so to 2,048",
+    "RoiAlign": "its coordinates need more than 11 bits",
+}
+"""Operators that stay float32 whatever the values, and why."""
+
+
+@dataclass(frozen=True)
+class StoreFloat16(Pass):
+    """Store weights and activations in float16.
+
+    Inputs and outputs keep their types (`keep_io`), unless asked otherwise. `ignore` and `only`
+    are patterns of nodes as in `QuantizeStatic`, `float32` are operators that stay float32
+    besides those that do by themselves.
+    With calibration samples so do those whose values leave float16's range.
+
+    Statistics: counts by operator of `quantized` nodes, which work on float16, and of `skipped`
+    ones; the number of `casts` and of calibration `samples`.
+    """
+
+    ignore: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    float32: tuple[str, ...] = ()
+    keep_io: bool = True
+
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        """Change `model` in place. Raises SecateurError where samples make values NaN."""
+        return self.quantize(model, context)
+
+    def quantize(
+        self,
+        model: Model,
+        context: Context | None,
+        *,
+        refused: Mapping[int, str] | None = None,
+        known: MutableMapping[str, ValueRange] | None = None,
+    ) -> PassResult:
+        """As `run`; `refused` and `known` are those of `QuantizeStatic`."""
+        infer_shapes(model)
+        kept = self._kept(model, context, refused or {}, {} if known is None else known)
+        given = None if context is None else context.calibration
+        seen = 0 if given is None else len(Samples(model, given))
+        roles: dict[Node, _Role] = {}
+        for node in model.graph.nodes:
+            role = role_of(node, model)
+            if isinstance(role, str):
+                kept.setdefault(node, role)
+            elif node not in kept:
+                roles[node] = role
+        reasons = notes_of(model, {n: why for n, why in kept.items() if _has_floats(n)})
+        quantized = Counter(node.op_type for node in roles)
+        casts = _Writer(model, roles, keep_io=self.keep_io).write() if roles else 0
+        statistics = {
+            "quantized": dict(sorted(quantized.items())),
+            "skipped": dict(sorted(Counter(note.op_type for note in reasons).items())),
+            "casts": casts,
+            "samples": seen,
+        }
+        return PassResult(bool(roles), statistics, reasons)
+
+    def prepared(self, model: Model, context: Context) -> Model:
+        """A copy to which places of nodes refer."""
+        return model.clone()
+
+    def units(self, model: Model, context: Context | None) -> list[int]:
+        """Places of the nodes that would compute, and not only move elements, in float16."""
+        kept = self._kept(model, context, {}, {})
+        return [
+            place
+            for place, node in enumerate(model.graph.nodes)
+            if node not in kept
+            and not isinstance(role_of(node, model), str)
+            and Trait.MOVES not in traits(node)
+            and any(_is_float(v) for v in node.outputs)
+        ]
+
+    def _kept(
+        self,
+        model: Model,
+        context: Context | None,
+        refused: Mapping[int, str],
+        known: MutableMapping[str, ValueRange],
+    ) -> dict[Node, str]:
+        """Nodes that stay float32, and why."""
+        nodes = model.graph.nodes
+        unknown = set(self.float32) - {node.op_type for node in model.all_nodes()}
+        if unknown:
+            raise SecateurError(f"float32: the model has no operator {', '.join(sorted(unknown))}")
+        found = kept_float(model, self.ignore, self.only, {})
+        found |= {nodes[place]: why for place, why in refused.items()}
+        for node in nodes:
+            if node.op_type in self.float32:
+                found.setdefault(node, "its operator stays float32 as asked")
+            elif node.op_type in KEPT:
+                found.setdefault(node, KEPT[node.op_type])
+            else:
+                for value in node.inputs:
+                    reason = _constant_problem(model.constant(value), value)
+                    if reason:
+                        found.setdefault(node, reason)
+        if context is not None and context.calibration is not None:
+            for value, range in _ranges(model, context, known).items():
+                reason = _range_problem(value, range)
+                touched = [value.producer, *value.users] if reason else []
+                for user in touched:
+                    if user is not None and user.graph is model.graph:
+                        found.setdefault(user, reason or "")
+        return found
+
+
+@dataclass(frozen=True)
+class _Role:
+    """Positions of a node's inputs and outputs that become float16."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def role_of(node: Node, model: Model) -> _Role | str:
+    """What a node takes and gives as float16, or why it can't."""
+    domain = normalize_domain(node.domain)
+    version = model.opsets.get(domain)
+    if domain != "" or version is None or not defs.has(node.op_type, version, domain):
+        return "it is no standard operator"
+    if node.subgraphs():
+        return "it has subgraphs"
+    schema = defs.get_schema(node.op_type, version, domain)
+    allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
+    variables: dict[int, str] = {}
+    for place, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        if tensor_type(value.type) is None and value.const is None:
+            return f"'{value.name}' is no tensor"
+        formal = _formal(schema.inputs, place)
+        if _is_float(value) and formal is not None and formal.is_homogeneous:
+            variables[place] = formal.type_str
+    usable = {v for v in variables.values() if "tensor(float16)" in allowed.get(v, ())}
+    inputs = tuple(place for place, variable in variables.items() if variable in usable)
+    if not inputs:
+        return "its definition has no float16"
+    outputs = []
+    for place, value in enumerate(node.outputs):
+        formal = _formal(schema.outputs, place)
+        if _is_float(value) and formal is not None and formal.type_str in usable:
+            outputs.append(place)
+    return _Role(inputs, tuple(outputs))
+
+
+def _formal(formals: Sequence[Any], place: int) -> Any:
+    return formals[min(place, len(formals) - 1)] if formals else None
+
+
+def _is_float(value: Value | None) -> bool:
+    return value is not None and value.dtype == TensorProto.FLOAT
+
+
+def _has_floats(node: Node) -> bool:
+    return node.op_type != "Constant" and any(_is_float(v) for v in node.inputs)
+
+
+def _ranges(
+    model: Model, context: Context, known: MutableMapping[str, ValueRange]
+) -> dict[Value, ValueRange]:
+    """Of all float32 values of the main graph that aren't constant."""
+    assert context.calibration is not None
+    try:
+        samples = Samples(model, context.calibration)
+    except SecateurError as error:
+        raise SecateurError(f"calibration: {error}") from None
+    values = [
+        value
+        for value in model.graph.values()
+        if _is_float(value) and value.const is None and model.constant(value) is None
+    ]
+    new = [value for value in values if value.name not in known]
+    if new:
+        known.update({v.name: r for v, r in calibrate(model, new, samples).items()})
+    return {value: known[value.name] for value in values}
+
+
+def _range_problem(value: Value, range: ValueRange) -> str | None:
+    reach = max(-range.low, range.high)
+    if math.isinf(reach):
+        return f"'{value.name}' becomes infinite on the calibration samples"
+    if reach * MARGIN > LARGEST:
+        return f"'{value.name}' reaches {reach:.3g}, near or beyond float16's {LARGEST:,.0f}"
+    if 0 < reach < SMALLEST:
+        return f"'{value.name}' stays below {reach:.3g}, where float16 has few digits"
+    return None
+
+
+def _constant_problem(tensor: Tensor | None, value: Value | None) -> str | None:
+    """Why a constant would not be the same in float16, if so."""
+    if tensor is None or value is None or tensor.dtype != TensorProto.FLOAT or not tensor.size:
+        return None
+    magnitudes = np.abs(tensor.numpy())
+    finite = magnitudes[np.isfinite(magnitudes)]
+    reach = float(finite.max(initial=0.0))
+    if reach > LARGEST:
+        return f"constant '{value.name}' holds {reach:.3g}, beyond float16's {LARGEST:,.0f}"
+    if 0 < reach < SMALLEST:
+        return f"constant '{value.name}' stays below {reach:.3g}, where float16 has few digits"
+    return None
+
+
+class _Writer:
+    def __init__(self, model: Model, roles: Mapping[Node, _Role], *, keep_io: bool) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.roles = roles
+        self.keep_io = keep_io
+        self.halves = {n.outputs[p] for n, role in roles.items() for p in role.outputs}
+        self.floats = [v for v in self.graph.values() if _is_float(v)]
+        self.casts: dict[tuple[Value, int], Value] = {}
+        self.at_start: list[Node] = []
+        self.after: dict[Node, list[Node]] = {}
+
+    def write(self) -> int:
+        """Returns the number of casts."""
+        inputs = [v for v in self.graph.inputs if _is_float(v)]
+        if not self.keep_io:
+            self.halves |= {v for v in inputs if v.const is None}
+        for value in self.floats:
+            uses = list(value.uses)
+            if self.model.constant(value) is not None:
+                self.constant(value, uses)
+                continue
+            if value in self.halves:
+                value.set_tensor_type(TensorProto.FLOAT16, value.shape)
+            for use in uses:
+                self.convert(value, use)
+        order = list(self.at_start)
+        for node in self.graph.nodes:
+            order += [node, *self.after.get(node, ())]
+        self.graph.nodes = order
+        return len(self.casts)
+
+    def wants_half(self, use: Use) -> bool:
+        role = self.roles.get(use.user) if isinstance(use.user, Node) else None
+        if use.user is self.graph:
+            return not self.keep_io
+        return role is not None and use.position in role.inputs
+
+    def convert(self, value: Value, use: Use) -> None:
+        half = self.wants_half(use)
+        if half == (value in self.halves):
+            return
+        if use.user is self.graph:
+            cast = self.cast(value, half)
+            if not cast.is_graph_output:
+                value.name, cast.name = cast.name, value.name
+                value.info, cast.info = cast.info, value.info
+            self.graph.set_output(use.position, cast)
+        elif isinstance(use.user, Node):
+            use.user.set_input(use.position, self.cast(value, half))
+        else:
+            use.user.set_output(use.position, self.cast(value, half))
+
+    def cast(self, value: Value, half: bool) -> Value:
+        dtype = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+        found = self.casts.get((value, dtype))
+        if found is None:
+            found = self.casts[value, dtype] = Value(self.model.fresh_name(f"{value.name}_cast"))
+            found.set_tensor_type(dtype, value.shape)
+            node = Node("Cast", [value], [found])
+            node.set("to", dtype)
+            node.graph = self.graph
+            if value.producer is None:
+                self.at_start.append(node)
+            else:
+                self.after.setdefault(value.producer, []).append(node)
+        return found
+
+    def constant(self, value: Value, uses: Sequence[Use]) -> None:
+        """Give the nodes that want it a constant in float16; all, where none wants another."""
+        wanting = [use for use in uses if self.wants_half(use) and use.user is not self.graph]
+        tensor = self.model.constant(value)
+        if not wanting or tensor is None:
+            return
+        with np.errstate(over="ignore"):
+            half = Tensor.from_array(tensor.numpy().astype(np.float16), TensorProto.FLOAT16)
+        if value.const is not None and len(wanting) == len(uses) and not value.is_input:
+            value.const = half
+            value.set_tensor_type(TensorProto.FLOAT16, half.shape)
+            return
+        name = self.model.fresh_name(f"{value.name}_half")
+        new = self.graph.add_initializer(name, half)
+        for use in wanting:
+            assert isinstance(use.user, Node)
+            use.user.set_input(use.position, new)
+        if value.uses:
+            return
+        if value.producer is not None:
+            self.graph.remove_nodes({value.producer})
+        elif not value.is_input:
+            del self.graph.initializers[value.name]
