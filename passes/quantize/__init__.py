@@ -4,7 +4,7 @@ from .accurate import Quantize
 from .dynamic import QuantizeDynamic
 from .half import StoreFloat16
 from .schemes import SCHEMES
-from .static import QuantizeStatic, expected_placement
+from .static import QuantizeStatic
 
 __all__ = [
     "SCHEMES",
@@ -12,5 +12,4 @@ __all__ = [
     "QuantizeDynamic",
     "QuantizeStatic",
     "StoreFloat16",
-    "expected_placement",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Collection
 from typing import Any, Protocol
 
 from ...ir.errors import SecateurError
 from ...ir.model import Model
-from ..base import Context, Pass, PassResult
+from ..base import Context, Note, Pass, PassResult
 from ..pipeline import format_pass
 from ..prune.recovery import HELD_OUT, calibration_runs
 from ..samples import Samples
@@ -33,7 +34,7 @@ from .overrides import parse_override
 from .parameters import ValueRange
 from .rounding import Noise
 from .schemes import SCHEMES, scheme_of
-from .static import BY_PATTERN, QuantizeStatic
+from .static import BY_PATTERN, QuantizeStatic, expected_placement
 
 UNSEEN = (
     "without calibration samples nothing tells which values are too large for float16; "
@@ -129,6 +130,15 @@ class Quantize(Pass):
                 calibrator(way.calibrator)
         for text in self.nodes:
             parse_override(text)
+
+    def expected(self, model: Model) -> tuple[Counter[str], list[Note]]:
+        """Which operators would be quantized, and why others would not, as far as that can be told
+        without samples. Raises SecateurError for a model that is quantized already."""
+        (way, *_) = self._ways()
+        if isinstance(way, QuantizeStatic):
+            return expected_placement(model, self.ignore, self.only, self.nodes)
+        result = way.quantize(model.clone(), None)
+        return Counter(result.statistics["quantized"]), result.notes
 
     def _best(self, model: Model, context: Context) -> _Done:
         """The model, quantized in the best of the ways."""

@@ -18,7 +18,8 @@ from ...ir.errors import SecateurError
 from ...ir.model import Model
 from ...ir.reference import Session
 from ..base import Context
-from ..fidelity import FidelityTotals, lost
+from ..fidelity import FidelityTotals
+from ..losses import lost
 from ..prune.recovery import calibration_runs
 from ..samples import Samples
 from .decision import Decision

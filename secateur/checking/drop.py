@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ..data.batches import batch_sizes
-from ..data.datasets import DataSource, load_dataset
+from ..data.datasets import Dataset, DataSource, load_dataset
 from ..data.fixed_inputs import FixedInputs
 from ..data.random_inputs import random_feeds
 from ..ir.display import printable
 from ..ir.errors import SecateurError
+from ..ir.model import Model
 from ..ir.reference import Session
-from ..passes.fidelity import lost
+from ..passes.losses import lost
+from ..passes.quantize.mixed import agreement
 from ..reporting.report import Check, Fidelity, MetricInfo
 from .evaluation import RANDOM, evaluate
 from .metrics.catalogue import kind_of_labels
@@ -69,6 +73,34 @@ def check_drop(
         lines = "; ".join(f"{check.name}: {check.detail}" for check in failed)
         raise SecateurError(f"{path}: lost more than {100 * most:g} % against {original}: {lines}")
     return checks
+
+
+def judge_of(
+    data: Dataset | None, metrics: Sequence[str] = ()
+) -> Callable[[Model], Callable[[Model], float]] | None:
+    """Makes of a model what tells the share that another loses against it on samples.
+
+    With labels of the metric that loses most, else of agreement; None without samples.
+    """
+    if data is None:
+        return None
+
+    def of(original: Model) -> Callable[[Model], float]:
+        if data.labels is None:
+            return agreement(original, data.samples)
+        reference = Session(original, threads=0)
+        size = batch_sizes(original, data)[0]
+
+        def judge(model: Model) -> float:
+            runners = {"original": reference, "result": Session(model, threads=0)}
+            found = evaluate(runners, data, texts=metrics, batch=size)
+            before, after = found.metrics["original"], found.metrics["result"]
+            losses = [metric_loss(i, before[i.name], after[i.name]) for i in found.infos]
+            return float(np.max([0.0, *losses]))  # NaN where one is
+
+        return judge
+
+    return of
 
 
 def metric_loss(info: MetricInfo, before: float, after: float) -> float:

@@ -10,7 +10,8 @@ import click
 from click.core import ParameterSource
 
 from ..reporting.html import has_templates
-from ..reporting.markdown import artifact_lines, headline, stage_table, unchanged_text
+from ..reporting.markdown import artifact_lines, headline, stage_table
+from ..reporting.quantization import unchanged_text
 from ..reporting.report import Report
 from . import COMMAND
 from .console import StageProgress, print_json, print_table, say
@@ -29,8 +30,8 @@ from .options import (
     target_option,
     threads_option,
 )
-from .step_options import SCHEMES, pruning_options, quantization_options
-from .stepping import print_end
+from .step_options import SCHEMES, WITHOUT_SAMPLES, pruning_options, quantization_options
+from .stepping import print_end, print_operators
 
 if TYPE_CHECKING:
     from ..data.datasets import DataSource
@@ -44,13 +45,20 @@ if TYPE_CHECKING:
 @recipe_option
 @target_option
 @fixed_inputs_options
-@pruning_options
+@pruning_options("ignore_prune")
 @click.option(
     "--quantize",
     type=click.Choice(SCHEMES),
-    help="Quantize by this scheme; needs --calibration.",
+    help="Quantize by this scheme; but for dynamic and float16 it needs --calibration.",
 )
 @quantization_options("ignore_quantize")
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="PATTERN",
+    help="Neither prune nor quantize nodes whose name, or that of their weights, matches; "
+    "repeatable.",
+)
 @samples_options("calibration", "evaluation")
 @metric_option
 @compiler_options
@@ -79,6 +87,7 @@ def command(
     pruning: dict[str, Any],
     quantize: str | None,
     quantization: dict[str, Any],
+    ignore: tuple[str, ...],
     calibration: DataSource | None,
     evaluation: DataSource | None,
     metrics: tuple[str, ...],
@@ -101,7 +110,7 @@ def command(
       secateur optimize model.onnx -o out --target x86-64-v3 --macs 0.7 \\
           --quantize int8 --calibration calib.npz --evaluation test.npz
     """
-    if quantize is not None and calibration is None:
+    if quantize not in (None, *WITHOUT_SAMPLES) and calibration is None:
         raise click.UsageError("--quantize needs --calibration.")
     if dry_run:
         from ..pipeline.dry_run import plan_run
@@ -115,6 +124,7 @@ def command(
             tuple(fixed.outputs),
             quantize=quantize,
             quantization=quantization,
+            ignore=ignore,
             metrics=metrics,
             threads=threads,
             seed=seed,
@@ -148,6 +158,7 @@ def command(
             outputs=fixed.outputs,
             quantize=quantize,
             quantization=quantization,
+            ignore=ignore,
             calibration=calibration,
             evaluation=evaluation,
             metrics=metrics,
@@ -172,6 +183,7 @@ def _print(report: Report, output: Path) -> None:
     say(headline(report))
     for line in artifact_lines(report):
         say(line)
+    print_operators(report)
     print_end(report)
     for check in report.checks:
         if not check.passed:

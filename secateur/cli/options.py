@@ -129,6 +129,25 @@ folder_option = click.option(
 )
 
 
+class DropType(click.ParamType):  # type: ignore[type-arg]
+    """A share, in percent or as a number."""
+
+    name = "SHARE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from ..checking.drop import parse_drop
+
+        try:
+            return parse_drop(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DROP = DropType()
+
+
 class DataType(click.ParamType):  # type: ignore[type-arg]
     """A file, folder or function of samples; where `makes_up`, also `synthetic`, perhaps with a
     range, for samples that are made up."""

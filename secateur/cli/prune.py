@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @model_argument
 @file_option
 @fixed_inputs_options
-@pruning_options
+@pruning_options()
 @click.option("--target", help="Machine on which --latency counts; see 'secateur targets'.")
 @click.option(
     "--sweep",

@@ -16,7 +16,7 @@ from .options import (
     samples_options,
     seed_option,
 )
-from .step_options import quantization_options
+from .step_options import WITHOUT_SAMPLES, quantization_options
 from .stepping import print_transformation
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Quantize MODEL to integers (QuantizeLinear and DequantizeLinear pairs)."""
-    if calibration is None:
+    """Quantize MODEL: to integers (QuantizeLinear and DequantizeLinear pairs, or dynamically) or
+    to float16."""
+    if calibration is None and quantization["scheme"] not in WITHOUT_SAMPLES:
         raise click.UsageError("Missing option '--calibration'.")
     from ..pipeline.transform import quantize_file
 

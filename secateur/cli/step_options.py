@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from .options import SHARE
+from .options import DROP, SHARE
 
 if TYPE_CHECKING:
     from ..data.datasets import DataSource
 
 
-SCHEMES = ("int8", "int8-7bit", "int8-per-tensor", "int8-signed", "int8-symmetric")
+SCHEMES = (
+    "int8",
+    "int8-7bit",
+    "int8-per-tensor",
+    "int8-signed",
+    "int8-symmetric",
+    "dynamic",
+    "float16",
+)
+WITHOUT_SAMPLES = ("dynamic", "float16")
+"""Schemes that can do without calibration."""
 PROFILES = (
     "x86-vnni",
     "x86-avx2",
@@ -26,7 +36,7 @@ PROFILES = (
     "tensorrt",
 )
 ACCURACIES = ("fast", "good", "best")
-"""As in `passes/quantize/accurate.py`, which takes long to import."""
+"""As in `passes/quantize/`, which takes long to import."""
 
 
 def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -51,6 +61,27 @@ def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Ca
             multiple=True,
             metavar="PATTERN",
             help="Keep nodes float whose name, or that of their weights, matches; repeatable.",
+        ),
+        "only": click.option(
+            "--only",
+            multiple=True,
+            metavar="PATTERN",
+            help="Quantize nodes whose name, or that of their weights, matches, and no others; "
+            "repeatable.",
+        ),
+        "nodes": click.option(
+            "--node",
+            "nodes",
+            multiple=True,
+            metavar="PATTERN=SETTINGS",
+            help="What holds for nodes that match, as in 'stem*=calibrator:min-max,per-tensor' or "
+            "'head*=float'; repeatable.",
+        ),
+        "max_drop": click.option(
+            "--max-drop",
+            type=DROP,
+            help="How much may be lost, as 1% or 0.01, in the unit of 'secateur verify': as few "
+            "operators as that takes stay float.",
         ),
         "activation": click.option(
             "--activation",
@@ -81,6 +112,17 @@ def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Ca
             is_flag=True,
             help="Scale channels of consecutive layers first, so that one step suits them all.",
         ),
+        "float32": click.option(
+            "--float32",
+            multiple=True,
+            metavar="OPERATOR",
+            help="Of scheme float16: keep an operator, as Softmax, in float32; repeatable.",
+        ),
+        "half_io": click.option(
+            "--half-io",
+            is_flag=True,
+            help="Of scheme float16: inputs and outputs are float16, too.",
+        ),
     }
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -88,14 +130,9 @@ def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Ca
         def command(*args: Any, **kwargs: Any) -> None:
             given = {name: kwargs.pop(name) for name in options}
             quantization = {
-                "ignore": given[prefix or "ignore"],
-                "accuracy": given["accuracy"],
-                "activation": given["activation"],
-                "reduce_range": given["reduce_range"],
-                "per_channel": not given["per_tensor"],
-                "calibrator": given["calibrator"],
-                "symmetric": given["symmetric"],
-                "equalize": given["equalize"],
+                "ignore": given.pop(prefix or "ignore"),
+                "per_channel": not given.pop("per_tensor"),
+                **{name: value for name, value in given.items() if name != "profile"},
             }
             if given["profile"] is not None or not prefix:
                 from ..pipeline.steps import scheme_of
@@ -129,8 +166,11 @@ def _refuse_given(options: Iterable[str]) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} needs --quantize.")
 
 
-def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
-    """What to prune and how much. The command gets them as one dict, `pruning`."""
+def pruning_options(
+    ignore: str = "ignore",
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What to prune and how much. The command gets them as one dict, `pruning`; `ignore` names the
+    option and the entry for what isn't."""
     options = {
         "macs": click.option("--macs", type=SHARE, help="Share of the MACs to keep."),
         "params": click.option("--params", type=SHARE, help="Share of the parameters to keep."),
@@ -172,11 +212,11 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
             help="Keep channel counts multiples of this where the goal allows. "
             "[default: the target's vector width; without a target 1]",
         ),
-        "ignore": click.option(
-            "--ignore",
+        ignore: click.option(
+            f"--{ignore}".replace("_", "-"),
             multiple=True,
             metavar="PATTERN",
-            help="Leave nodes and weights whose name matches alone; repeatable.",
+            help="Don't prune nodes and weights whose name matches; repeatable.",
         ),
         "limits": click.option(
             "--limit",
@@ -210,17 +250,20 @@ def pruning_options(function: Callable[..., None]) -> Callable[..., None]:
         ),
     }
 
-    @functools.wraps(function)
-    def command(*args: Any, **kwargs: Any) -> None:
-        pruning = {name: kwargs.pop(name) for name in options}
-        _override_goals(pruning)
-        check_goals(pruning)
-        _check_recovery(pruning, kwargs.get("calibration"), bool(kwargs.get("sweep")))
-        function(*args, pruning=pruning, **kwargs)
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(*args: Any, **kwargs: Any) -> None:
+            pruning = {name: kwargs.pop(name) for name in options}
+            _override_goals(pruning)
+            check_goals(pruning)
+            _check_recovery(pruning, kwargs.get("calibration"), bool(kwargs.get("sweep")))
+            function(*args, pruning=pruning, **kwargs)
 
-    for option in reversed(options.values()):
-        command = option(command)
-    return command
+        for option in reversed(options.values()):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def _check_recovery(pruning: dict[str, Any], calibration: DataSource | None, sweeps: bool) -> None:

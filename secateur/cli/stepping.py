@@ -12,6 +12,12 @@ from ..reporting.markdown import (
     output_table,
     reasons,
     stage_table,
+)
+from ..reporting.quantization import (
+    OPERATOR_HEADER,
+    PRINTED,
+    limit_text,
+    operator_rows,
     unchanged_text,
 )
 from ..reporting.report import Report
@@ -27,6 +33,7 @@ def print_transformation(report: Report, output: Path, as_json: bool) -> None:
     groups = group_rows(report)
     if groups:
         print_table(GROUP_HEADER, groups)
+    print_operators(report)
     for run in report.passes:
         for line in latency_lines(run):
             say(line)
@@ -37,6 +44,17 @@ def print_transformation(report: Report, output: Path, as_json: bool) -> None:
         say(f"{'Checked' if check.passed else 'Not checked'}: {check.name}: {check.detail}")
     print_end(report)
     say(f"Wrote {output}.{unchanged_text(report)}")
+
+
+def print_operators(report: Report) -> None:
+    """What rounding does at the worst of the quantized operators, and what a limit came to."""
+    rows = operator_rows(report, PRINTED)
+    if rows:
+        print_table(OPERATOR_HEADER, rows)
+    run = report.quantization()
+    text = "" if run is None else limit_text(run)
+    if text:
+        say(text)
 
 
 def print_end(report: Report) -> None:

@@ -9,6 +9,7 @@ import click
 
 from .console import print_json, say
 from .options import (
+    DROP,
     fixed_inputs_options,
     json_option,
     metric_option,
@@ -23,22 +24,6 @@ if TYPE_CHECKING:
     from ..data.fixed_inputs import FixedInputs
 
 
-class ShareType(click.ParamType):  # type: ignore[type-arg]
-    """A share, in percent or as a number."""
-
-    name = "SHARE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        from ..checking.drop import parse_drop
-
-        try:
-            return parse_drop(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.command("verify")
 @model_argument
 @click.option(
@@ -49,7 +34,7 @@ class ShareType(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--max-drop",
-    type=ShareType(),
+    type=DROP,
     help="How much MODEL may lose, as 1% or 0.01: of a metric where --data has labels, else of "
     "samples with another highest score (docs/device.md).",
 )

@@ -13,7 +13,7 @@ from ..data.datasets import DataSource, load_dataset
 from ..ir.errors import SecateurError, UnsupportedError
 from ..ir.model import Model
 from ..passes.prune import inspect_groups
-from ..passes.quantize import expected_placement
+from ..passes.quantize import SCHEMES
 from ..passes.simplify import simplify_pipeline
 from ..passes.sizes import infer_sizes
 from ..reporting.report import bytes_text, count_text, short
@@ -47,14 +47,15 @@ def plan_run(
     if settings.goals():
         lines += _pruning(model, settings)
     if settings.quantize is not None:
-        if calibration is None:
-            raise SecateurError("quantizing to int8 needs calibration data")
+        if calibration is None and SCHEMES[settings.quantize].needs_samples:
+            raise SecateurError("quantizing to integers needs calibration data")
         lines += _quantization(model, settings)
     return [*lines, *_compilation(model, settings.target), _running(can_run_here(target))]
 
 
 def _pruning(model: Model, settings: Settings) -> list[str]:
-    groups = inspect_groups(model, ignore=settings.ignore, prune_normalized=settings.normalized)
+    ignore = (*settings.ignore, *settings.ignore_prune)
+    groups = inspect_groups(model, ignore=ignore, prune_normalized=settings.normalized)
     free = [group for group in groups if group.lock is None]
     goals = ", ".join(f"{name} {value}" for name, value in settings.goals().items())
     lines = [
@@ -66,9 +67,11 @@ def _pruning(model: Model, settings: Settings) -> list[str]:
 
 
 def _quantization(model: Model, settings: Settings) -> list[str]:
-    integer, notes = expected_placement(model, settings.quantization.get("ignore", ()))
+    integer, notes = settings.quantizer().expected(model)
     counted = ", ".join(f"{count} {name}" for name, count in integer.most_common())
-    lines = [f"quantize: integer where calibration allows it: {counted or 'no operator'}."]
+    lines = [
+        f"quantize ({settings.quantize}) where calibration allows it: {counted or 'no operator'}."
+    ]
     reasons = Counter(note.reason for note in notes)
     return lines + [f"  float, {count:,}: {reason}" for reason, count in reasons.most_common(5)]
 

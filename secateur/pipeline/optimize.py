@@ -17,6 +17,7 @@ from ..backends.tvm.targets import Target, can_run_here, parse_target
 from ..checking.agreement import compare
 from ..checking.checks import check_equivalent, check_feeds, check_file
 from ..checking.drawing import draw
+from ..checking.drop import judge_of
 from ..checking.evaluation import evaluate_report
 from ..checking.independence import check_independent
 from ..checking.layers import compare_layers
@@ -47,7 +48,7 @@ from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.base import Context
 from ..passes.batch import inspect_batch
-from ..passes.quantize import Quantize
+from ..passes.quantize import SCHEMES, Quantize
 from ..reporting.html import has_templates, report_page
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
@@ -56,7 +57,15 @@ from .depfile import make_rule
 from .latency import Machine
 from .output import output_folder
 from .pruning import check_amounts, prune_model
-from .steps import Step, StepResult, quantize_step, recover_step, run_step, simplify_step
+from .steps import (
+    Step,
+    StepResult,
+    quantize_step,
+    recover_step,
+    run_step,
+    simplify_step,
+    step_warnings,
+)
 
 ARTIFACT = "model.so"
 
@@ -93,7 +102,8 @@ class Settings:
     options of `Quantize`. `align` is what channel counts stay multiples of
     where the goal allows; by default the target's vector width. `tune` is for how many minutes
     to measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
-    `declared_sizes` whether inputs that give results their sizes have the declared ones.
+    `declared_sizes` whether inputs that give results their sizes have the declared ones. `ignore`
+    are patterns of nodes that no step changes, `ignore_prune` of those that aren't pruned.
     `metrics` are what is measured by labels, by default what the labels are for. The rest is as in
     `PruneChannels`.
     """
@@ -114,6 +124,7 @@ class Settings:
     importance: str | None = None
     align: int | None = None
     ignore: tuple[str, ...] = ()
+    ignore_prune: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     normalized: bool = False
     recovery: bool = True
@@ -136,6 +147,10 @@ class Settings:
             raise SecateurError(
                 f"name '{self.library.name}': its description would be a file of the report's"
             )
+        if self.ignore and self.quantize is None and not self.goals():
+            raise SecateurError("ignore: nothing is pruned or quantized")
+        if self.ignore_prune and not self.goals():
+            raise SecateurError("ignore-prune: nothing is pruned")
         self.quantizer().check()
         check_amounts(self.goals())
         if self.threads < 1:
@@ -150,8 +165,11 @@ class Settings:
     def quantizer(self, *, fast: bool = False) -> Quantize:
         """The pass that quantizes; the quick one gives as large a model."""
         scheme = "int8" if self.quantize is None else self.quantize
-        pass_ = Quantize(scheme, **self.quantization)
-        return dataclasses.replace(pass_, accuracy="fast") if fast else pass_
+        ignore = (*self.ignore, *self.quantization.get("ignore", ()))
+        pass_ = Quantize(scheme, **{**self.quantization, "ignore": ignore})
+        if fast:
+            return dataclasses.replace(pass_, accuracy="fast", max_drop=None, table=False)
+        return pass_
 
     def goals(self) -> dict[str, Any]:
         """The options of `PruneChannels` that say how much is to be pruned."""
@@ -162,10 +180,11 @@ class Settings:
         """The options of `PruneChannels`; empty where nothing is to be pruned."""
         if not self.goals():
             return {}
-        names = "scope importance ignore limits normalized recovery rematch rotate search"
+        names = "scope importance limits normalized recovery rematch rotate search"
         return {
             **self.goals(),
             **{name: getattr(self, name) for name in names.split()},
+            "ignore": (*self.ignore, *self.ignore_prune),
             "align": self.align or parse_target(self.target).lanes,
         }
 
@@ -194,6 +213,7 @@ def optimize(
     importance: str | None = None,
     align: int | None = None,
     ignore: Sequence[str] = (),
+    ignore_prune: Sequence[str] = (),
     limits: Sequence[str] = (),
     normalized: bool = False,
     recovery: bool = True,
@@ -246,6 +266,7 @@ def optimize(
         importance=importance,
         align=align,
         ignore=tuple(ignore),
+        ignore_prune=tuple(ignore_prune),
         limits=tuple(limits),
         normalized=normalized,
         recovery=recovery,
@@ -260,7 +281,7 @@ def optimize(
         metrics=tuple(metrics),
         library=library,
     )
-    if quantize is not None and calibration is None:
+    if quantize is not None and calibration is None and SCHEMES[quantize].needs_samples:
         raise SecateurError("quantizing to integers needs calibration data")
     run = _Run(settings, Cache.open(cache), observer or _Silent())
     out = Path(out)
@@ -340,7 +361,12 @@ class _Run:
         """Apply the steps, keeping a session of every result."""
         arrays = None if self.calibration is None else self.calibration.samples.arrays
         made_up = self.calibration is not None and self.calibration.synthetic
-        self.context = Context(arrays, self.settings.seed, synthetic=made_up)
+        self.context = Context(
+            arrays,
+            self.settings.seed,
+            synthetic=made_up,
+            judge=judge_of(self.evaluation, self.settings.metrics),
+        )
         self._apply(simplify_step())
         self.simplified = self.model.clone()
         options = self.settings.pruning()
@@ -367,6 +393,7 @@ class _Run:
     def _keep(self, result: StepResult, model: Model) -> None:
         self.model, self.context = model, result.context
         self.report.passes += result.runs
+        self.report.warnings += step_warnings(result)
         if result.oracle is not None:
             self.oracles.append((result.step, result.oracle, self.model.clone()))
         self._record(result.step.result, result.seconds)

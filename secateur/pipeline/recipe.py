@@ -36,6 +36,7 @@ PRESETS = Path(__file__).parents[1] / "recipes"
 """The folder of the recipes that come with secateur."""
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Drop = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Size = Annotated[int, msgspec.Meta(ge=0)]
 Minutes = Annotated[float, msgspec.Meta(ge=0)]
@@ -88,7 +89,16 @@ class QuantizeSection(_Section):
     """What becomes integer."""
 
     scheme: (
-        Literal["int8", "int8-7bit", "int8-per-tensor", "int8-signed", "int8-symmetric"] | None
+        Literal[
+            "int8",
+            "int8-7bit",
+            "int8-per-tensor",
+            "int8-signed",
+            "int8-symmetric",
+            "dynamic",
+            "float16",
+        ]
+        | None
     ) = None
     profile: (
         Literal[
@@ -97,13 +107,18 @@ class QuantizeSection(_Section):
         | None
     ) = None
     accuracy: Literal["fast", "good", "best"] | None = None
+    max_drop: Drop | str | None = None
     ignore: list[str] | None = None
+    only: list[str] | None = None
+    nodes: list[str] | None = None
     activation: Literal["uint8", "int8"] | None = None
     reduce_range: bool | None = None
     per_tensor: bool | None = None
     calibrator: str | None = None
     symmetric: bool | None = None
     equalize: bool | None = None
+    float32: list[str] | None = None
+    half_io: bool | None = None
 
 
 class CompileSection(_Section):
@@ -127,8 +142,9 @@ class LibrarySection(_Section):
 
 
 class RunSection(_Section):
-    """How the model is run for checks and measurements."""
+    """What holds for all of the run: what no step changes, and how models run for checks."""
 
+    ignore: list[str] | None = None
     threads: Positive | None = None
     seed: Size | None = None
 
@@ -175,6 +191,7 @@ EXAMPLES: dict[str, Any] = {
     "search": 5.0,
     "align": 8,
     "ignore": ["head*"],
+    "ignore_prune": ["head*"],
     "limits": ["stem*=0.5.."],
     "normalized": True,
     "recovery": False,
@@ -184,12 +201,17 @@ EXAMPLES: dict[str, Any] = {
     "profile": "arm-dotprod",
     "accuracy": "best",
     "ignore_quantize": ["head*"],
+    "only": ["backbone*"],
+    "nodes": ["stem*=calibrator:min-max,per-tensor"],
+    "max_drop": "1%",
     "activation": "int8",
     "reduce_range": True,
     "per_tensor": True,
     "calibrator": "percentile:99.9",
     "symmetric": True,
     "equalize": True,
+    "float32": ["Softmax"],
+    "half_io": True,
     "target": "x86-64-v3",
     "form": "library",
     "tune": 5.0,
@@ -212,6 +234,7 @@ _PARAMETERS = {
     ("input", "shapes"): "input_shapes",
     ("input", "values"): "input_values",
     ("quantize", "scheme"): "quantize",
+    ("prune", "ignore"): "ignore_prune",
     ("quantize", "ignore"): "ignore_quantize",
     ("compile", "format"): "form",
     ("library", "threads"): "library_threads",
@@ -347,7 +370,7 @@ def _option(field: str, value: Any) -> Any:
         return [f"{name}={'x'.join(map(str, sizes))}" for name, sizes in value.items()]
     if field == "values":
         return [f"{name}={_words(each)}" for name, each in value.items()]
-    if field in ("bytes", "latency"):
+    if field in ("bytes", "latency", "max_drop"):
         return str(value)
     return value
 

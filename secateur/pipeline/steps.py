@@ -86,6 +86,15 @@ def run_step(step: Step, model: Model, context: Context) -> StepResult:
     )
 
 
+def step_warnings(result: StepResult) -> list[str]:
+    """What passes of a step found suspicious."""
+    return [
+        f"{result.step.result}: {text}"
+        for run in result.runs
+        for text in run.statistics.get("warnings", ())
+    ]
+
+
 def pass_run(stage: str, record: PassRecord) -> PassRun:
     """What the report says of an executed pass."""
     result = record.result

@@ -11,6 +11,7 @@ from typing import Any
 from ..backends.tvm.cache import Cache
 from ..backends.tvm.targets import parse_target
 from ..checking.checks import check_equivalent, check_feeds, check_file
+from ..checking.drop import judge_of
 from ..checking.evaluation import evaluate_report
 from ..checking.measure import describe_model, environment, measure_stage
 from ..checking.metrics.catalogue import kind_of_labels
@@ -30,7 +31,7 @@ from ..passes.quantize import Quantize
 from ..reporting.report import Check, Report
 from .latency import Machine
 from .pruning import check_amounts, prune_model
-from .steps import Step, StepResult, quantize_step, recover_step, run_step
+from .steps import Step, StepResult, quantize_step, recover_step, run_step, step_warnings
 
 
 class Transformation:
@@ -109,10 +110,12 @@ def transform_file(
         _run_later(runners, "original", model, report)
         arrays = None if samples is None else samples.samples.arrays
         made_up = samples is not None and samples.synthetic
-        context = Context(arrays, seed, synthetic=made_up)
+        judge = judge_of(labelled, metrics)
+        context = Context(arrays, seed, synthetic=made_up, judge=judge)
         for changed, result in change(model, context, job.feeds):
             model = changed
             report.passes += result.runs
+            report.warnings += step_warnings(result)
             report.stages.append(measure_stage(result.step.result, model, result.seconds))
             _run_later(runners, result.step.result, model, report)
             if result.oracle is not None:
@@ -187,12 +190,12 @@ def quantize_file(
     options: Mapping[str, Any] | None = None,
     *,
     fixed: FixedInputs | None = None,
-    data: DataSource,
+    data: DataSource | None = None,
     evaluation: DataSource | None = None,
     metrics: Sequence[str] = (),
     seed: int = 0,
 ) -> Report:
-    """Quantize to integers, calibrated with samples, by the options of `Quantize`."""
+    """Quantize, calibrated with samples where there are any, by the options of `Quantize`."""
     pass_ = Quantize(**(options or {}))
     pass_.check()
     step = quantize_step(pass_)

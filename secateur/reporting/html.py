@@ -15,9 +15,11 @@ from typing import Any
 from ..ir.display import printable
 from ..ir.errors import SecateurError
 from .graph_layout import HEIGHT, WIDTH, lay_out
+from .quantization import limit_text
 from .report import (
     Latency,
     MetricInfo,
+    PassRun,
     bytes_text,
     count_text,
     decibel_text,
@@ -112,6 +114,8 @@ def _context(report: Mapping[str, Any]) -> dict[str, Any]:
         "quantized": (run.get("quantize") or run.get("quantize-static") or {})
         .get("statistics", {})
         .get("quantized", {}),
+        "limit": _limit(run),
+        "rounded": _rounded(run.get("quantize", {}).get("statistics", {}).get("operators", [])),
         "listed": LISTED,
     }
 
@@ -282,6 +286,26 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     known = [layer for layer in layers if layer["sqnr_db"] is not None]
     known.sort(key=lambda layer: layer["sqnr_db"])
     return [{**layer, "bar": 1 - min(max(layer["sqnr_db"], 0), 60) / 60} for layer in known]
+
+
+def _limit(run: Mapping[str, Any]) -> str:
+    """What a limit of what quantization may lose came to."""
+    return limit_text(PassRun(**run["quantize"])) if "quantize" in run else ""
+
+
+def _rounded(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Quantized operators with a drawing of their results' histogram, 64 by 16."""
+    found = []
+    for error in errors:
+        counts = error["histogram"]
+        most, width = max(counts, default=0) or 1, 64 / max(len(counts), 1)
+        bars = [
+            {"x": k * width, "width": width, "y": 16 * (1 - c / most), "height": 16 * c / most}
+            for k, c in enumerate(counts)
+            if c
+        ]
+        found.append({**error, "bars": bars})
+    return found
 
 
 def _operators(operators: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..ir.display import printable
-from ..passes.fidelity import OutputFidelity
+from ..passes.losses import OutputFidelity
+from .quantization import OPERATOR_HEADER, OPERATOR_LEGEND, limit_text, operator_rows
 from .report import (
     Fidelity,
     PassRun,
@@ -27,6 +27,9 @@ from .report import (
 
 LISTED = 8
 """Names listed of those that share a reason; report.json has all."""
+
+LISTED_OPERATORS = 32
+"""Quantized operators whose errors are listed; report.json has all."""
 
 
 def to_markdown(report: Report) -> str:
@@ -179,22 +182,6 @@ def artifact_lines(report: Report) -> list[str]:
             f"ONNX Runtime {latency_text(reference.latency)} ms."
         )
     return lines
-
-
-def unchanged_text(report: Report) -> str:
-    """A sentence where a quantization left every operator float, and what to do about it."""
-    run = report.quantization()
-    if run is None or run.statistics.get("quantized"):
-        return ""
-    if report.model.get("inputs_with_defaults"):
-        way = "its weights are inputs with default values: add --freeze-defaults"
-    elif run.notes:
-        causes = Counter(note["reason"] for note in run.notes)
-        reason, count = causes.most_common(1)[0]
-        way = f"{count} of {len(run.notes)} operators: {reason}"
-    else:
-        way = "it has no operator that can work on integers: leave out the quantization"
-    return f" Nothing was quantized, all operators are float: {way}."
 
 
 def reasons(run: PassRun) -> list[str]:
@@ -358,6 +345,10 @@ def _quantization(report: Report) -> str:
         lines.append(table(["operator", "quantized"], [[k, f"{v:,}"] for k, v in counts.items()]))
     else:
         lines.append("Nothing was quantized.")
+    lines += [_plain(text) for text in [limit_text(run)] if text]
+    rows = operator_rows(report, LISTED_OPERATORS)
+    if rows:
+        lines += [OPERATOR_LEGEND, table(OPERATOR_HEADER, rows)]
     return "\n\n".join([*lines, *_left_alone("Not quantized", run)])
 
 

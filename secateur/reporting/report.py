@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..passes.fidelity import OutputFidelity
+from ..passes.losses import OutputFidelity
 
 SCHEMA = 1
 
