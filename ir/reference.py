@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -39,19 +39,32 @@ class Session:
             text = one_line(error)
             where = _where(model, text)
             raise SecateurError(f"ONNX Runtime rejects the model: {text}{where}") from None
-        self.input_names = [i.name for i in self._session.get_inputs()]
+        inputs = self._session.get_inputs()
+        self.input_names = [i.name for i in inputs]
+        self._halves = {i.name for i in inputs if i.type == "tensor(float16)"}
         self.output_names = [o.name for o in self._session.get_outputs()]
 
     def run(
         self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
     ) -> dict[str, Array]:
-        """Run once. Returns the named outputs, by default all."""
+        """Run once. Returns the named outputs, by default all.
+
+        What is float32 and wanted in float16 is rounded.
+        """
         names = list(outputs) if outputs is not None else self.output_names
         try:
-            results = self._session.run(names, dict(feeds))
+            results = self._session.run(names, narrowed(feeds, self._halves))
         except Exception as error:
             raise SecateurError(f"ONNX Runtime failed: {one_line(error)}") from None
         return dict(zip(names, results, strict=True))
+
+
+def narrowed(feeds: Mapping[str, Array], names: Collection[str]) -> dict[str, Array]:
+    """Inputs, those of these names in float16 where they are float32."""
+    return {
+        name: array.astype(np.float16) if name in names and array.dtype == np.float32 else array
+        for name, array in feeds.items()
+    }
 
 
 def load_problem(model: Model) -> str | None:

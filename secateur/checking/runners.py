@@ -10,7 +10,11 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
+from onnx import TensorProto
+
 from ..ir.errors import SecateurError
+from ..ir.model import Model
+from ..ir.reference import narrowed
 from ..ir.tensor import Array
 from ..reporting.report import Latency
 
@@ -19,6 +23,18 @@ class Runner(Protocol):
     """Computes outputs by name from inputs by name."""
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
+
+
+class Narrowing:
+    """A runner some of whose inputs are float16 where others' are float32."""
+
+    def __init__(self, runner: Runner, model: Model) -> None:
+        self._runner = runner
+        inputs = model.graph.inputs
+        self._halves = {v.name for v in inputs if v.dtype == TensorProto.FLOAT16}
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return self._runner.run(narrowed(feeds, self._halves))
 
 
 def measure_latency(

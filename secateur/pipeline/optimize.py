@@ -24,7 +24,7 @@ from ..checking.layers import compare_layers
 from ..checking.library_runner import LibraryRunner
 from ..checking.measure import describe_model, environment, latencies, measure_stage
 from ..checking.metrics.catalogue import kind_of_labels
-from ..checking.runners import Runner
+from ..checking.runners import Narrowing, Runner
 from ..checking.running import open_model
 from ..checking.thumbnails import thumbnails
 from ..data.batches import batch_sizes
@@ -520,6 +520,8 @@ class _Run:
         else:
             module = folder / f"{library.name}.py"
             self.runners["artifact"] = LibraryRunner(module, self.settings.threads)
+        if self.settings.quantization.get("half_io"):
+            self.runners["artifact"] = Narrowing(self.runners["artifact"], self.model)
         self.report.stages.append(
             Stage("artifact", artifact.seconds, file_bytes=artifact.file_bytes)
         )

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from secateur.ir.errors import SecateurError
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.reference import Session
 from secateur.ir.verify import verify
-from secateur.passes.base import Context
-from secateur.passes.quantize import QuantizeStatic
+from secateur.passes.base import Context, Pass
+from secateur.passes.quantize import QuantizeDynamic, QuantizeStatic, StoreFloat16
 from tests.passes.quantization_error import check
 from tests.strategies import Builder, Draw, models
 
@@ -119,9 +120,8 @@ def networks(draw: Draw) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     return model, {"x": builder.random.standard_normal(shape).astype(np.float32)}
 
 
-def quantize_and_check(
-    proto: onnx.ModelProto, feeds: dict[str, np.ndarray], options: QuantizeStatic
-) -> None:
+def changed(proto: onnx.ModelProto, feeds: dict[str, np.ndarray], options: Pass) -> Model:
+    """The model behind a pass: valid, and the same whenever it is made."""
     try:
         Session(from_proto(proto), optimize=False).run(feeds)
     except SecateurError:
@@ -134,7 +134,25 @@ def quantize_and_check(
     assert files[0] == files[1]
     verify(model)
     onnx.checker.check_model(to_proto(model), full_check=True)
-    check(from_proto(proto), model, feeds)
+    return model
+
+
+def quantize_and_check(
+    proto: onnx.ModelProto, feeds: dict[str, np.ndarray], options: QuantizeStatic
+) -> None:
+    check(from_proto(proto), changed(proto, feeds, options), feeds)
+
+
+def assert_near(
+    proto: onnx.ModelProto, model: Model, feeds: dict[str, np.ndarray], share: float
+) -> None:
+    """Outputs are no further apart than a share of their largest magnitude."""
+    wanted = Session(from_proto(proto), optimize=False).run(feeds)
+    for name, found in Session(model, optimize=False).run(feeds).items():
+        want = wanted[name]
+        assert (found.dtype, found.shape) == (want.dtype, want.shape)
+        if want.size and np.isfinite(want).all():
+            assert np.abs(found - want).max() <= share * max(np.abs(want).max(), 1.0)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=RELAXED)
@@ -151,3 +169,29 @@ def test_any_graph(
     case: tuple[onnx.ModelProto, dict[str, np.ndarray]], options: QuantizeStatic
 ) -> None:
     quantize_and_check(*case, options)
+
+
+others = st.one_of(
+    st.builds(QuantizeDynamic, per_channel=st.booleans(), reduce_range=st.booleans()),
+    st.builds(StoreFloat16),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=RELAXED)
+@given(networks(), others)
+def test_other_schemes_on_networks(
+    case: tuple[onnx.ModelProto, dict[str, np.ndarray]], options: Pass
+) -> None:
+    model = changed(*case, options)
+    assert_near(case[0], model, case[1], 0.03 if isinstance(options, StoreFloat16) else 0.6)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=RELAXED)
+@given(models(), others)
+def test_other_schemes_on_any_graph(
+    case: tuple[onnx.ModelProto, dict[str, np.ndarray]], options: Pass
+) -> None:
+    model = changed(*case, options)
+    wanted = Session(from_proto(case[0]), optimize=False).run(case[1])
+    found = Session(model, optimize=False).run(case[1])
+    assert {n: a.dtype for n, a in wanted.items()} == {n: a.dtype for n, a in found.items()}
