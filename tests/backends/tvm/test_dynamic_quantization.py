@@ -16,6 +16,7 @@ import onnxruntime
 
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.lowering.lower import RULES
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 
@@ -185,10 +186,32 @@ def test_extremes_are_quantized_as_by_plain_loops(tmp_path: Path) -> None:
         for name in names[1:] if np.isinf(value) else names:
             if not np.isnan(value):  # ONNX Runtime's range then depends on where NaN stands
                 np.testing.assert_array_equal(found[name], reference[name], err_msg=f"{value}")
-    for name in ("DynamicQuantizeLinear_0_1", "DynamicQuantizeLinear_0_2"):
-        without = {"x0": np.nan_to_num(parts.feeds["x0"], nan=0.0)}
-        again = runtime.run({**parts.feeds, **without})
-        np.testing.assert_array_equal(found[name], again[name])
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_any_nan_shows_in_the_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    """What ONNX Runtime gives where it sees NaN, wherever one stands: else the result hides it."""
+    if plain:
+        monkeypatch.delitem(RULES, "DynamicQuantizeLinear")
+    parts = Parts()
+    for count in (1, 5, 16, 100, 259):
+        y, scale, zero = parts.node("DynamicQuantizeLinear", [parts.feed(np.zeros(count, "f"))], 3)
+        parts.output(y, zero, dtype=TensorProto.UINT8)
+        parts.output(scale, dtype=TensorProto.FLOAT)
+    proto = parts.model()
+    everywhere = expected(proto, {n: np.full_like(x, np.nan) for n, x in parts.feeds.items()})
+    runtime, plan = compiled(proto, tmp_path)
+    assert ("= loops" in plan) == plain
+    for place in range(20):
+        feeds = {}
+        for name, x in parts.feeds.items():
+            feeds[name] = parts.random.standard_normal(x.size).astype(np.float32)
+            feeds[name][place * x.size // 20] = np.nan
+        for name, found in runtime.run(feeds).items():
+            wanted = everywhere[f"DynamicQuantizeLinear_4_{name[-1]}"].reshape(-1)[0]
+            np.testing.assert_array_equal(found, wanted, err_msg=f"{name} {place}")
 
 
 def test_one_quantization_serves_readers_with_other_padding(tmp_path: Path) -> None:

@@ -279,25 +279,6 @@ def test_quantization_of_special_values(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[name], expected, err_msg=name)
 
 
-@pytest.mark.parametrize("size", [4, 35])
-def test_nan_has_no_part_in_the_range_of_dynamic_quantization(tmp_path: Path, size: int) -> None:
-    """Wherever it stands, also if there is nothing else; it becomes 0."""
-    text = f"""<ir_version: 8, opset_import: ["" : 17]>
-        g (float[{size}] x) => (uint8[{size}] y, float scale, uint8 zero)
-        {{ y, scale, zero = DynamicQuantizeLinear (x) }}"""
-    model = onnx.parser.parse_model(text)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    compile_model(from_proto(model), parse_target("native"), tmp_path / "model.so")
-    runtime = Runtime(tmp_path / "model.so")
-    for places in ([], [0], [1], [size - 1], [0, size - 1], range(size)):
-        is_nan = np.isin(np.arange(size), list(places))
-        x = np.linspace(-1, 2, size, dtype=np.float32)
-        reference = session.run(None, {"x": np.where(is_nan, np.float32(0), x)})
-        y, scale, zero = runtime.run({"x": np.where(is_nan, np.float32(np.nan), x)}).values()
-        np.testing.assert_array_equal(y, np.where(is_nan, 0, reference[0]))
-        assert (scale, zero) == tuple(reference[1:])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("size", [3, 69])

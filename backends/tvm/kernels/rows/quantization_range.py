@@ -21,7 +21,8 @@ Join = Callable[[Computed, Computed], Computed]
 def build(count: int, target: Target) -> PrimFunc:
     """The kernel. Arguments: float32 [count], scale (float32 [1]), zero point (uint8 [1]).
 
-    The range holds zero, and NaN has no part in it; the scale of nothing but zeros is 1.
+    The range holds zero; the scale of nothing but zeros is 1. Where there is any NaN the scale is
+    NaN, and the zero point the highest byte, as ONNX Runtime has it where NaN comes last.
     """
     k = KernelBuilder()
     x = k.parameter("X", (count,), "float32")
@@ -31,15 +32,16 @@ def build(count: int, target: Target) -> PrimFunc:
     full, rest = divmod(count, lanes)
     chains = CHAINS if full >= 2 * CHAINS else 1
     low, high = (k.local(chains * lanes, "float32", name) for name in ("low", "high"))
+    code = VectorCode(k, target, lanes)
     for buffer in (low, high):
         for chain in range(chains):
             k.store(buffer, constant(0.0, "float32", lanes), chain * lanes, lanes=lanes)
 
     def take(start: Expr, chain: int) -> None:
-        value = load(x, start, lanes=lanes)
+        value = code.bind(load(x, start, lanes=lanes), "float32")
         at = chain * lanes
         k.store(low, tirx.min(value, load(low, at, lanes=lanes)), at, lanes=lanes)
-        k.store(high, tirx.max(value, load(high, at, lanes=lanes)), at, lanes=lanes)
+        k.store(high, code.larger(value, load(high, at, lanes=lanes)), at, lanes=lanes)
 
     with k.loop(full // chains, "v") as v:
         for chain in range(chains):
@@ -48,15 +50,16 @@ def build(count: int, target: Target) -> PrimFunc:
         take(number * lanes, 0)
     if rest:  # the last vector overlaps the one before
         take(count - lanes, 0)
+    one = VectorCode(k, target, 1)
     least, greatest = (
         _folded(k, buffer, join, chains * lanes)
-        for buffer, join in ((low, tirx.min), (high, tirx.max))
+        for buffer, join in ((low, tirx.min), (high, one.larger))
     )
-    one = VectorCode(k, target, 1)
     step = one.in_memory((greatest - least) / one.number(255.0))
-    divisor = one.in_memory(tirx.Select(step > one.number(0.0), step, one.number(1.0)))
+    divisor = one.in_memory(tirx.Select(tirx.EQ(step, one.number(0.0)), one.number(1.0), step))
     offset = tirx.nearbyint(one.difference(one.number(0.0), least) / divisor)
-    offset = tirx.max(tirx.min(offset, one.number(255.0)), one.number(0.0))
+    offset = one.in_memory(tirx.max(tirx.min(offset, one.number(255.0)), one.number(0.0)))
+    offset = tirx.Select(one.is_number(divisor), offset, one.number(255.0))
     k.store(scale, divisor, 0)
     k.store(zero, cast(cast(offset, "int32", 1), "uint8", 1), 0)
     return k.finish()

@@ -64,7 +64,7 @@ def dequantize_linear(call: OperatorCall) -> None:
 def dynamic_quantize_linear(call: OperatorCall) -> None:
     """The range of the data, zero included, over 0 to 255; the scale of nothing but zeros is 1.
 
-    NaN has no part in the range, and becomes 0.
+    With any NaN the scale is NaN, the zero point 255, every byte 0.
     """
 
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
@@ -74,12 +74,13 @@ def dynamic_quantize_linear(call: OperatorCall) -> None:
         high = cell(k, "float32", 0, "high")
         with k.loop(x.size, "m") as i:
             low.set(select(tirx.LT(x.at(i), low.get()), x.at(i), low.get()))
-            high.set(select(tirx.GT(x.at(i), high.get()), x.at(i), high.get()))
+            high.set(m.largest(x.at(i), high.get()))
         step = cell(k, "float32", (high.get() - low.get()) / number(255, "float32"), "step")
         divisor = select(tirx.EQ(step.get(), number(0, "float32")), 1, step.get())
         offset = cell(k, "float32", 0, "offset")
         raw = m.round_even((number(0, "float32") - low.get()) / divisor)
-        offset.set(tirx.max(tirx.min(raw, number(255, "float32")), number(0, "float32")))
+        bounded = tirx.max(tirx.min(raw, number(255, "float32")), number(0, "float32"))
+        offset.set(select(m.is_nan(divisor), 255, bounded))
         if y is not None:
             with k.loop(x.size, "q") as i:
                 value = m.round_even(x.at(i) / divisor) + offset.get()
