@@ -195,9 +195,9 @@ class Worker:
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         limit = self.seconds * (3 if compile else 1)
-        begun, ends = _processor_seconds(process.pid), time.monotonic() + 10 * limit
+        begun, ends = self._processor_seconds(), time.monotonic() + 10 * limit
         while not select.select([process.stdout], [], [], limit / 10)[0]:
-            if _processor_seconds(process.pid) - begun > limit or time.monotonic() > ends:
+            if self._processor_seconds() - begun > limit or time.monotonic() > ends:
                 self.stop()
                 return f"takes more than {limit:g} seconds"
         answer = process.stdout.readline()
@@ -206,7 +206,7 @@ class Worker:
             self.process = None
             return f"the process ended ({code})"
         problem: str | None = json.loads(answer)["problem"]
-        peak = _peak(process.pid)
+        peak = sum(map(_peak, _family(process.pid)))
         if peak > self.memory:
             self.stop()
             return f"took {peak / 1e9:.2f} GB" if problem is None else problem
@@ -218,6 +218,10 @@ class Worker:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def _processor_seconds(self) -> float:
+        assert self.process is not None
+        return sum(map(_processor_seconds, _family(self.process.pid)))
 
     def _start(self) -> None:
         command = [sys.executable, __file__, "--work"]
@@ -236,17 +240,31 @@ class Worker:
         )
 
 
+def _family(pid: int) -> list[int]:
+    """A process and those that it has started, which run trials."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, task.read_text(encoding="utf-8").split())
+    return found
+
+
 def _processor_seconds(pid: int) -> float:
-    """Processor time of a process and of those that it has waited for."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    """Processor time of a process and of those that it has waited for; 0 where it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0
+    fields = text.rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _peak(pid: int) -> int:
     """Bytes of resident memory that a process took at most."""
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError):  # it has ended
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return 0
 
 

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 
 from .errors import SecateurError
@@ -18,6 +17,8 @@ from .model import Model
 from .onnx_io import save, to_proto, to_proto_without_weights
 from .scratch import scratch_folder
 from .tensor import Array
+from .trial_process import Interface, LocalSession
+from .trials import TrialSession, may_end_process
 
 
 class Session:
@@ -25,24 +26,27 @@ class Session:
 
     `optimize=False` runs the graph as written, so that intermediate values and
     roundings are those of the operators' definitions: what ONNX Runtime's own rewrites add
-    to a comparison is then not in it.
+    to a comparison is then not in it. A `trial` is of a model, or of inputs, that nobody has run
+    before: where it might end the process, it has another one (`ir/trials.py`).
     """
 
-    def __init__(self, model: Model, *, optimize: bool = True, threads: int = 1) -> None:
-        options = _options(optimize=optimize, threads=threads)
+    def __init__(
+        self, model: Model, *, optimize: bool = True, threads: int = 1, trial: bool = False
+    ) -> None:
+        open_: type[LocalSession | TrialSession] = LocalSession
+        if trial and may_end_process(model):
+            open_ = TrialSession
         try:
             with _session_source(_with_split_outputs(model)) as source:
-                self._session = onnxruntime.InferenceSession(
-                    source, options, providers=["CPUExecutionProvider"]
-                )
+                self._session = open_(source, optimize=optimize, threads=threads)
         except Exception as error:  # ONNX Runtime raises a family of unrelated types
             text = one_line(error)
             where = _where(model, text)
             raise SecateurError(f"ONNX Runtime rejects the model: {text}{where}") from None
-        inputs = self._session.get_inputs()
-        self.input_names = [i.name for i in inputs]
-        self._halves = {i.name for i in inputs if i.type == "tensor(float16)"}
-        self.output_names = [o.name for o in self._session.get_outputs()]
+        interface: Interface = self._session.interface
+        inputs, self.output_names = interface
+        self.input_names = list(inputs)
+        self._halves = {name for name, kind in inputs.items() if kind == "tensor(float16)"}
 
     def run(
         self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
@@ -73,15 +77,12 @@ def load_problem(model: Model) -> str | None:
     Of a model with many weights only the types are looked at, where that is enough to load it.
     """
     if sum(tensor.nbytes for tensor in constant_tensors(model)) > _WEIGHTS:
-        options = _options(optimize=False)
         proto = to_proto_without_weights(model, VALUE_LIMIT)
         with contextlib.suppress(Exception):
-            onnxruntime.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            LocalSession(proto.SerializeToString(), optimize=False, threads=1)
             return None
     try:
-        Session(model, optimize=False)
+        Session(model, optimize=False, trial=True)
     except SecateurError as error:
         return str(error)
     return None
@@ -89,20 +90,6 @@ def load_problem(model: Model) -> str | None:
 
 _WEIGHTS = 2**26
 """Bytes of constants above which loading without them saves time and memory."""
-
-
-def _options(*, optimize: bool, threads: int = 1) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    # Its threads look for work for some 50 ms after a run, and keep others off the CPUs.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    # On CPUs without VNNI its products of unsigned and signed bytes saturate, but for this.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return options
 
 
 def _with_split_outputs(model: Model) -> Model:

@@ -24,11 +24,11 @@ def raise_opset(model: Model, feeds: Mapping[str, Array] | None) -> bool:
     """
     if "" not in model.opsets or model.opset >= QDQ_OPSET:
         return False
-    before = {} if feeds is None else Session(model, optimize=False).run(feeds)
+    before = {} if feeds is None else Session(model, optimize=False, trial=True).run(feeds)
     converted = model.clone()
     try:
         ConvertOpset(QDQ_OPSET).run(converted)
-        after = {} if feeds is None else Session(converted, optimize=False).run(feeds)
+        after = {} if feeds is None else Session(converted, optimize=False, trial=True).run(feeds)
     except SecateurError as error:
         raise UnsupportedError(f"{_failure(model)}: {error}") from None
     for name, expected in before.items():

@@ -31,7 +31,7 @@ def known_array(value: Value, rewriter: Rewriter) -> Array | None:
     found = rewriter.analysis.contents(value)
     if found is None or rewriter.tensor(value) is not None:
         return None
-    if not all(isinstance(x, int) for x in found.flat):
+    if not all(isinstance(x, int) for x in found.flat) or not value.dtype:
         return None
     return found.astype(helper.tensor_dtype_to_np_dtype(value.dtype))
 

@@ -18,7 +18,7 @@ def batch_sizes(model: Model, data: Dataset) -> list[int]:
     """Numbers of samples for runs of a comparison: one, and more as far as the model runs."""
     if data.samples.batch is not None:
         return [data.samples.batch]
-    session = Session(model, optimize=False)
+    session = Session(model, optimize=False, trial=True)
     return [1, *(size for size in MORE_SAMPLES if runs(session, data.samples.take(0, size)))]
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -25,6 +24,7 @@ from ..ir.graph import Value, tensor_type
 from ..ir.model import Model
 from ..ir.reference import Session
 from ..ir.tensor import Array
+from ..ir.trials import processor_seconds
 from ..passes.sizes import axis_name
 from .inputs import model_inputs
 from .npz import DataError
@@ -102,12 +102,12 @@ class _Search:
             node.name = f"node{index}"
         self.length = len(named.graph.nodes)
         try:
-            self.session = Session(named, optimize=False)
+            self.session = Session(named, optimize=False, trial=True)
         except SecateurError as error:
             raise DataError(f"no random inputs that the model runs with ({error})") from None
         self.tried = 0
         self.problem = ""
-        self.deadline = time.process_time() + _SECONDS
+        self.deadline = processor_seconds() + _SECONDS
 
     def first(self) -> dict[str, Array]:
         """The first inputs found with which the model runs. Raises DataError."""
@@ -123,7 +123,7 @@ class _Search:
             if reached == self.length:
                 self.found = assignment
                 return self._feed(assignment)
-            if time.process_time() > self.deadline:
+            if processor_seconds() > self.deadline:
                 break
         tried = f"{self.tried} combinations of sizes" if self.choices else "its inputs"
         raise DataError(
@@ -137,7 +137,7 @@ class _Search:
             before = furthest
             for name, values in self.choices.items():
                 for value in values:
-                    if furthest == self.length or time.process_time() > self.deadline:
+                    if furthest == self.length or processor_seconds() > self.deadline:
                         return best, furthest
                     reached = self._reach({**best, name: value})
                     if reached > furthest:
