@@ -3,6 +3,7 @@
 from .accurate import Quantize
 from .dynamic import QuantizeDynamic
 from .half import StoreFloat16
+from .restore import RestoreFloat
 from .schemes import SCHEMES
 from .static import QuantizeStatic
 
@@ -11,5 +12,6 @@ __all__ = [
     "Quantize",
     "QuantizeDynamic",
     "QuantizeStatic",
+    "RestoreFloat",
     "StoreFloat16",
 ]

@@ -32,13 +32,19 @@ from .mixed import (
 from .observers import calibrator
 from .overrides import parse_override
 from .parameters import ValueRange
+from .restore import RestoreFloat
 from .rounding import Noise
 from .schemes import SCHEMES, scheme_of
-from .static import BY_PATTERN, QuantizeStatic, expected_placement
+from .static import FROM_THE_START, QuantizeStatic, expected_placement
 
 UNSEEN = (
     "without calibration samples nothing tells which values are too large for float16; "
     "give some (--calibration), or --float32 OPERATOR for what needs it"
+)
+
+AGAIN = (
+    "the model was quantized before and is so anew, from what that has left of it; begin with its "
+    "float original where there is one"
 )
 
 _CALIBRATOR = "mse"
@@ -75,6 +81,7 @@ class Quantize(Pass):
     `symmetric` and `equalize` are those of `QuantizeStatic` where they differ from the scheme's,
     `float32` that of `StoreFloat16`, and with `half_io` inputs and outputs are float16, too.
 
+    What is quantized already stays as it is; with `requantize` it becomes float first.
     `max_drop` is the share that the model may lose, of what the context judges by: as few
     operators as that takes stay float, in the end all. `table` says whether what rounding does
     at each operator is measured.
@@ -97,6 +104,7 @@ class Quantize(Pass):
     equalize: bool = False
     float32: tuple[str, ...] = ()
     half_io: bool = False
+    requantize: bool = False
     max_drop: float | None = None
     table: bool = True
 
@@ -104,6 +112,7 @@ class Quantize(Pass):
         """Quantize `model` in place. Raises SecateurError as `QuantizeStatic` does."""
         original = model.clone()
         context = context or Context()
+        restored = self.requantize and RestoreFloat().run(model, context).changed
         done = self._best(model, context)
         if self.max_drop is not None:
             done = self._within(self.max_drop, original, done, context)
@@ -116,6 +125,8 @@ class Quantize(Pass):
             statistics["warnings"] = advice(done.decision, errors)
         if self._kind == "float16" and not context.calibration:
             statistics["warnings"] = [UNSEEN]
+        if restored:
+            statistics["warnings"] = [AGAIN, *statistics.get("warnings", [])]
         new = done.model
         model.graph, model.extra, model.functions = new.graph, new.extra, new.functions
         return done.result
@@ -133,8 +144,11 @@ class Quantize(Pass):
 
     def expected(self, model: Model) -> tuple[Counter[str], list[Note]]:
         """Which operators would be quantized, and why others would not, as far as that can be told
-        without samples. Raises SecateurError for a model that is quantized already."""
+        without samples."""
         (way, *_) = self._ways()
+        if self.requantize:
+            model = model.clone()
+            RestoreFloat().run(model)
         if isinstance(way, QuantizeStatic):
             return expected_placement(model, self.ignore, self.only, self.nodes)
         result = way.quantize(model.clone(), None)
@@ -302,7 +316,7 @@ class _Static:
     def again(self, left: Collection[int], context: Context) -> _Static:
         model = self.decision.model.clone()
         nodes, reasons = self.decision.model.graph.nodes, self.decision.placement.reasons
-        refused = {p: reasons[n] for p, n in enumerate(nodes) if reasons.get(n) in BY_PATTERN}
+        refused = {p: reasons[n] for p, n in enumerate(nodes) if reasons.get(n) in FROM_THE_START}
         refused |= dict.fromkeys(left, REASON)
         special = {nodes.index(node): each for node, each in self.decision.overrides.items()}
         way = dataclasses.replace(self.way, equalize=False, ignore=(), only=(), nodes=())

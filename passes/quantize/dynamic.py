@@ -24,7 +24,7 @@ from .opset import raise_opset
 from .parameters import ValueRange
 from .place import notes_of
 from .rules import Constants, Operands, Weight, plan
-from .static import kept_float, refuse_quantized
+from .static import kept_float
 from .weights import FULL_RANGE, REDUCED_RANGE, check_finite, quantize_weight
 
 MICROSOFT = "com.microsoft"
@@ -48,7 +48,7 @@ class QuantizeDynamic(Pass):
     only: tuple[str, ...] = ()
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
-        """Quantize `model` in place. Raises SecateurError for one that is quantized already."""
+        """Quantize `model` in place."""
         return self.quantize(model, context)
 
     def quantize(
@@ -61,7 +61,6 @@ class QuantizeDynamic(Pass):
     ) -> PassResult:
         """As `run`; `refused` are those of `QuantizeStatic`, in a model that is `prepared`; no
         ranges are measured."""
-        refuse_quantized(model)
         raised = _raise_opset(model, context)
         infer_shapes(model)
         kept = kept_float(model, self.ignore, self.only, {})

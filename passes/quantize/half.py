@@ -27,6 +27,7 @@ from ..samples import Samples
 from .calibrate import calibrate
 from .parameters import ValueRange
 from .place import notes_of
+from .restore import ALREADY
 from .static import kept_float
 
 LARGEST = 65504.0
@@ -39,6 +40,8 @@ SMALLEST = 2.0**-14
 """Of float16 with all of its digits."""
 
 KEPT = {
+    "DequantizeLinear": "its scales are float32",
+    "QuantizeLinear": "its scales are float32",
     "CumSum": "it adds up without end",
     "GridSample": "its coordinates need more than 11 bits",
     "NonMaxSuppression": "its coordinates need more than 11 bits",
@@ -129,7 +132,11 @@ class StoreFloat16(Pass):
         unknown = set(self.float32) - {node.op_type for node in model.all_nodes()}
         if unknown:
             raise SecateurError(f"float32: the model has no operator {', '.join(sorted(unknown))}")
-        found = kept_float(model, self.ignore, self.only, {})
+        found = {
+            node: why
+            for node, why in kept_float(model, self.ignore, self.only, {}).items()
+            if why != ALREADY
+        }
         found |= {nodes[place]: why for place, why in refused.items()}
         for node in nodes:
             if node.op_type in self.float32:

@@ -31,27 +31,17 @@ from .opset import raise_opset
 from .overrides import Override, channels_of, overrides_of, parse_override
 from .parameters import QuantParams, ValueRange, range_of
 from .place import Placement, notes, place
+from .restore import ALREADY, already_quantized, given_params
 from .rounding import Noise, give_biases, solve_weights
 from .rules import Constants, clip_bounds
 from .weights import FULL_RANGE, REDUCED_RANGE
 
 _TYPES: dict[str, np.dtype[Any]] = {"uint8": np.dtype(np.uint8), "int8": np.dtype(np.int8)}
 
-_INTEGER_OPERATORS = {
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "ConvInteger",
-    "MatMulInteger",
-    "QLinearConv",
-    "QLinearMatMul",
-}
-
-
 AS_ASKED = "kept float as asked"
 NOT_ASKED = "is not among those asked for"
-BY_PATTERN = (AS_ASKED, NOT_ASKED)
-"""Reasons of nodes that patterns keep float."""
+FROM_THE_START = (AS_ASKED, NOT_ASKED, ALREADY)
+"""Reasons of nodes that stay as they are whatever comes of the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +81,7 @@ class QuantizeStatic(Pass):
         """Quantize `model` in place.
 
         Raises SecateurError without usable calibration samples, where activations
-        become NaN or infinite, and for a model that is quantized already.
+        become NaN or infinite. What is quantized already stays as it is.
         """
         return self.quantize(model, context)
 
@@ -113,7 +103,6 @@ class QuantizeStatic(Pass):
         if self.activation not in _TYPES:
             raise SecateurError(f"activation type '{self.activation}': choose uint8 or int8")
         calibrator(self.calibrator)
-        refuse_quantized(model)
         samples = _samples(model, context)
         feeds, _ = next(samples.feeds(1))
         raised = raise_opset(model, feeds)
@@ -185,7 +174,7 @@ class QuantizeStatic(Pass):
             if infinite:
                 refused.update(infinite)
                 continue
-            affines = {value: self._params(ranges[value]) for value in sources}
+            affines = {value: self._params_of(value, model, ranges[value]) for value in sources}
             clipping = _still_clipping(placement, constants, affines)
             if not clipping:
                 seen = {v: r for v, r in ranges.items() if constants.get(v) is None}
@@ -253,6 +242,13 @@ class QuantizeStatic(Pass):
         model.graph, model.extra, model.functions = tried.graph, tried.extra, tried.functions
         return [dataclasses.asdict(layer) for layer in layers]
 
+    def _params_of(self, value: Value, model: Model, range: ValueRange) -> QuantParams:
+        """Those by which the value is rounded anyway, if there are some of this type."""
+        given = given_params(value, model)
+        if given is not None and given.dtype == _TYPES[self.activation]:
+            return given
+        return self._params(range)
+
     def _params(self, range: ValueRange) -> QuantParams:
         dtype = _TYPES[self.activation]
         if self.symmetric:
@@ -272,8 +268,7 @@ def expected_placement(
     model: Model, ignore: Sequence[str] = (), only: Sequence[str] = (), nodes: Sequence[str] = ()
 ) -> tuple[Counter[str], list[Note]]:
     """Which operators would become integer, and why others would not, as far as that can be
-    told without samples. Raises SecateurError for a model that is quantized already."""
-    refuse_quantized(model)
+    told without samples."""
     placement = place(
         model, Constants(model), kept_float(model, ignore, only, overridden(model, nodes)), set()
     )
@@ -283,8 +278,8 @@ def expected_placement(
 def kept_float(
     model: Model, ignore: Sequence[str], only: Sequence[str], special: Mapping[Node, Override]
 ) -> dict[Node, str]:
-    """Nodes that patterns keep float, with the reason. Raises SecateurError where a pattern
-    matches nothing."""
+    """Nodes that patterns, and what is quantized already, keep as they are, with the reason.
+    Raises SecateurError where a pattern matches nothing."""
     names = _names(model)
     _refuse_unmatched(names, "ignore", ignore)
     _refuse_unmatched(names, "only", only)
@@ -292,8 +287,10 @@ def kept_float(
     def matched(own: Sequence[str], patterns: Sequence[str]) -> bool:
         return any(matches(name, pattern) for name in own for pattern in patterns)
 
-    found: dict[Node, str] = {}
+    found = already_quantized(model)
     for node, own in names.items():
+        if node in found:
+            continue
         if matched(own, ignore) or (node in special and special[node].is_float):
             found[node] = AS_ASKED
         elif only and not matched(own, only):
@@ -322,15 +319,6 @@ def _refuse_unmatched(
     known = {name for own in names.values() for name in own}
     for pattern in patterns:
         refuse_unmatched(pattern, known, option)
-
-
-def refuse_quantized(model: Model) -> None:
-    for node in model.all_nodes():
-        if node.op_type in _INTEGER_OPERATORS:
-            raise SecateurError(
-                f"node '{node.label}' ({node.op_type}): the model is quantized already; "
-                "start from the float model"
-            )
 
 
 def _samples(model: Model, context: Context | None) -> Samples:

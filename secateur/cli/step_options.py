@@ -112,6 +112,12 @@ def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Ca
             is_flag=True,
             help="Scale channels of consecutive layers first, so that one step suits them all.",
         ),
+        "requantize": click.option(
+            "--requantize",
+            is_flag=True,
+            help="Quantize what is quantized already anew, from the floats that it stands for; "
+            "by default it stays as it is.",
+        ),
         "float32": click.option(
             "--float32",
             multiple=True,

@@ -117,6 +117,7 @@ class QuantizeSection(_Section):
     calibrator: str | None = None
     symmetric: bool | None = None
     equalize: bool | None = None
+    requantize: bool | None = None
     float32: list[str] | None = None
     half_io: bool | None = None
 
@@ -210,6 +211,7 @@ EXAMPLES: dict[str, Any] = {
     "calibrator": "percentile:99.9",
     "symmetric": True,
     "equalize": True,
+    "requantize": True,
     "float32": ["Softmax"],
     "half_io": True,
     "target": "x86-64-v3",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from ..backends.tvm.graph.expand import expand_quantized
 from ..ir.model import Model
-from ..passes.base import Context, Note, Pass
+from ..passes.base import Context, Note, Pass, PassResult
 from ..passes.manager import PassManager, PassRecord
 from ..passes.prune import PruneChannels, Recover, RotateStreams
 from ..passes.prune.masking import mask
@@ -64,7 +65,19 @@ def scheme_of(name: str | None, profile: str | None) -> str:
 
 
 def quantize_step(pass_: Quantize) -> Step:
-    return Step("quantize", "quantized", [pass_])
+    first = [SpellOutQuantized()] if pass_.requantize else []
+    return Step("quantize", "quantized", [*first, pass_])
+
+
+@dataclasses.dataclass(frozen=True)
+class SpellOutQuantized(Pass):
+    """Operators that hold scales of their own, as QLinearConv, as QuantizeLinear and
+    DequantizeLinear around float ones."""
+
+    def run(self, model: Model, context: Context | None = None) -> PassResult:
+        before = len(model.graph.nodes)
+        expand_quantized(model)
+        return PassResult(len(model.graph.nodes) != before)
 
 
 def run_step(step: Step, model: Model, context: Context) -> StepResult:

@@ -437,13 +437,6 @@ def test_external_weights(tmp_path: Any) -> None:
     Session(load(tmp_path / "q.onnx")).run({"x": IMAGES})
 
 
-def test_a_quantized_model_is_refused() -> None:
-    proto = build([conv("x", "w")], {"w": W}, ["N", 3, 6, 6])
-    model, _ = run(proto)
-    with pytest.raises(SecateurError, match="quantized already"):
-        QuantizeStatic().run(model, Context({"x": IMAGES}))
-
-
 def test_nothing_to_quantize_says_why() -> None:
     proto = build([helper.make_node("Exp", ["x"], ["y"])], {}, ["N", 4])
     _, result = run(proto, {"x": random(0, 5, 4)})

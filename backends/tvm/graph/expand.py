@@ -60,6 +60,26 @@ def expand_definitions(model: Model) -> None:
         _inline(model, {}, {}, _is_defined)
 
 
+def expand_quantized(model: Model) -> None:
+    """As `expand_definitions`, of quantized operators alone, as QLinearConv.
+
+    They become QuantizeLinear and DequantizeLinear around float operators, or
+    DynamicQuantizeLinear and integer ones.
+    """
+
+    def is_wanted(node: Node) -> bool:
+        return _is_defined(node) and (
+            node.op_type.startswith("QLinear") or node.op_type in _QUANTIZED
+        )
+
+    if any(is_wanted(node) for node in model.all_nodes()):
+        infer_shapes(model)
+        _inline(model, {}, {}, is_wanted)
+
+
+_QUANTIZED = {"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm"}
+
+
 def expand(model: Model, refused: dict[Node, str], bounds: dict[Value, RequiredRange]) -> bool:
     """Inline the definitions of the `EXPANDED` operators and of others'; whether there were any.
 
