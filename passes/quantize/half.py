@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from onnx import TensorProto, defs
+from onnx import TensorProto
 
 from ...ir.errors import SecateurError
-from ...ir.graph import Node, Use, Value, normalize_domain, tensor_type
+from ...ir.graph import Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.ops import Trait, traits
 from ...ir.tensor import Tensor
 from ..base import Context, Pass, PassResult
+from ..retype import Retyped, retype, retyped
 from ..samples import Samples
 from .calibrate import calibrate
 from .parameters import ValueRange
@@ -35,6 +35,8 @@ LARGEST = 65504.0
 
 MARGIN = 2.0
 """Times that values may grow beyond what the samples showed."""
+
+TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 SMALLEST = 2.0**-14
 """Of float16 with all of its digits."""
@@ -86,16 +88,16 @@ class StoreFloat16(Pass):
         kept = self._kept(model, context, refused or {}, {} if known is None else known)
         given = None if context is None else context.calibration
         seen = 0 if given is None else len(Samples(model, given))
-        roles: dict[Node, _Role] = {}
+        roles: dict[Node, Retyped] = {}
         for node in model.graph.nodes:
-            role = role_of(node, model)
+            role = retyped(node, model, *TYPES)
             if isinstance(role, str):
                 kept.setdefault(node, role)
             elif node not in kept:
                 roles[node] = role
         reasons = notes_of(model, {n: why for n, why in kept.items() if _has_floats(n)})
         quantized = Counter(node.op_type for node in roles)
-        casts = _Writer(model, roles, keep_io=self.keep_io).write() if roles else 0
+        casts = retype(model, roles, *TYPES, keep_io=self.keep_io) if roles else 0
         statistics = {
             "quantized": dict(sorted(quantized.items())),
             "skipped": dict(sorted(Counter(note.op_type for note in reasons).items())),
@@ -115,7 +117,7 @@ class StoreFloat16(Pass):
             place
             for place, node in enumerate(model.graph.nodes)
             if node not in kept
-            and not isinstance(role_of(node, model), str)
+            and not isinstance(retyped(node, model, *TYPES), str)
             and Trait.MOVES not in traits(node)
             and any(_is_float(v) for v in node.outputs)
         ]
@@ -156,53 +158,6 @@ class StoreFloat16(Pass):
                     if user is not None and user.graph is model.graph:
                         found.setdefault(user, reason or "")
         return found
-
-
-@dataclass(frozen=True)
-class _Role:
-    """Positions of a node's inputs and outputs that become float16."""
-
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-
-
-def role_of(node: Node, model: Model) -> _Role | str:
-    """What a node takes and gives as float16, or why it can't."""
-    domain = normalize_domain(node.domain)
-    version = model.opsets.get(domain)
-    if domain != "" or version is None or not defs.has(node.op_type, version, domain):
-        return "it is no standard operator"
-    if node.subgraphs():
-        return "it has subgraphs"
-    schema = defs.get_schema(node.op_type, version, domain)
-    allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
-    variables: dict[int, str] = {}
-    for place, value in enumerate(node.inputs):
-        if value is None:
-            continue
-        if tensor_type(value.type) is None and value.const is None:
-            return f"'{value.name}' is no tensor"
-        formal = _formal(schema.inputs, place)
-        if _is_float(value) and formal is not None and formal.is_homogeneous:
-            variables[place] = formal.type_str
-    usable = {v for v in variables.values() if "tensor(float16)" in allowed.get(v, ())}
-    inputs = tuple(place for place, variable in variables.items() if variable in usable)
-    if not inputs:
-        return "its definition has no float16"
-    outputs = []
-    for place, value in enumerate(node.outputs):
-        formal = _formal(schema.outputs, place)
-        if _is_float(value) and formal is not None and formal.type_str in usable:
-            outputs.append(place)
-    return _Role(inputs, tuple(outputs))
-
-
-def _formal(formals: Sequence[Any], place: int) -> Any:
-    return formals[min(place, len(formals) - 1)] if formals else None
-
-
-def _is_float(value: Value | None) -> bool:
-    return value is not None and value.dtype == TensorProto.FLOAT
 
 
 def _has_floats(node: Node) -> bool:
@@ -254,94 +209,5 @@ def _constant_problem(tensor: Tensor | None, value: Value | None) -> str | None:
     return None
 
 
-class _Writer:
-    def __init__(self, model: Model, roles: Mapping[Node, _Role], *, keep_io: bool) -> None:
-        self.model = model
-        self.graph = model.graph
-        self.roles = roles
-        self.keep_io = keep_io
-        self.halves = {n.outputs[p] for n, role in roles.items() for p in role.outputs}
-        self.floats = [v for v in self.graph.values() if _is_float(v)]
-        self.casts: dict[tuple[Value, int], Value] = {}
-        self.at_start: list[Node] = []
-        self.after: dict[Node, list[Node]] = {}
-
-    def write(self) -> int:
-        """Returns the number of casts."""
-        inputs = [v for v in self.graph.inputs if _is_float(v)]
-        if not self.keep_io:
-            self.halves |= {v for v in inputs if v.const is None}
-        for value in self.floats:
-            uses = list(value.uses)
-            if self.model.constant(value) is not None:
-                self.constant(value, uses)
-                continue
-            if value in self.halves:
-                value.set_tensor_type(TensorProto.FLOAT16, value.shape)
-            for use in uses:
-                self.convert(value, use)
-        order = list(self.at_start)
-        for node in self.graph.nodes:
-            order += [node, *self.after.get(node, ())]
-        self.graph.nodes = order
-        return len(self.casts)
-
-    def wants_half(self, use: Use) -> bool:
-        role = self.roles.get(use.user) if isinstance(use.user, Node) else None
-        if use.user is self.graph:
-            return not self.keep_io
-        return role is not None and use.position in role.inputs
-
-    def convert(self, value: Value, use: Use) -> None:
-        half = self.wants_half(use)
-        if half == (value in self.halves):
-            return
-        if use.user is self.graph:
-            cast = self.cast(value, half)
-            if not cast.is_graph_output:
-                value.name, cast.name = cast.name, value.name
-                value.info, cast.info = cast.info, value.info
-            self.graph.set_output(use.position, cast)
-        elif isinstance(use.user, Node):
-            use.user.set_input(use.position, self.cast(value, half))
-        else:
-            use.user.set_output(use.position, self.cast(value, half))
-
-    def cast(self, value: Value, half: bool) -> Value:
-        dtype = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-        found = self.casts.get((value, dtype))
-        if found is None:
-            found = self.casts[value, dtype] = Value(self.model.fresh_name(f"{value.name}_cast"))
-            found.set_tensor_type(dtype, value.shape)
-            node = Node("Cast", [value], [found])
-            node.set("to", dtype)
-            node.graph = self.graph
-            if value.producer is None:
-                self.at_start.append(node)
-            else:
-                self.after.setdefault(value.producer, []).append(node)
-        return found
-
-    def constant(self, value: Value, uses: Sequence[Use]) -> None:
-        """Give the nodes that want it a constant in float16; all, where none wants another."""
-        wanting = [use for use in uses if self.wants_half(use) and use.user is not self.graph]
-        tensor = self.model.constant(value)
-        if not wanting or tensor is None:
-            return
-        with np.errstate(over="ignore"):
-            half = Tensor.from_array(tensor.numpy().astype(np.float16), TensorProto.FLOAT16)
-        if value.const is not None and len(wanting) == len(uses) and not value.is_input:
-            value.const = half
-            value.set_tensor_type(TensorProto.FLOAT16, half.shape)
-            return
-        name = self.model.fresh_name(f"{value.name}_half")
-        new = self.graph.add_initializer(name, half)
-        for use in wanting:
-            assert isinstance(use.user, Node)
-            use.user.set_input(use.position, new)
-        if value.uses:
-            return
-        if value.producer is not None:
-            self.graph.remove_nodes({value.producer})
-        elif not value.is_input:
-            del self.graph.initializers[value.name]
+def _is_float(value: Value | None) -> bool:
+    return value is not None and value.dtype == TensorProto.FLOAT

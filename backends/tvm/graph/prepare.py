@@ -13,6 +13,7 @@ from .backwards import infer_backwards
 from .expand import RequiredRange, expand
 from .sequences import resolve_sequences
 from .unroll import unroll
+from .widen import widen_halves
 
 _ROUNDS = 8
 
@@ -48,6 +49,9 @@ def prepare(model: Model) -> Prepared:
         changed = unroll(model, refused) or changed
         if not changed:
             break
+        _simplify(model)
+        infer_shapes(model)
+    if widen_halves(model):
         _simplify(model)
         infer_shapes(model)
     if _name_parts(model):
