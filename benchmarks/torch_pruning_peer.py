@@ -2,7 +2,9 @@
 
 Its criteria L2, FPGM, LAMP and random, each with the same share of every layer and with one
 ranking of all, in one step; the share is bisected until the MACs of convolutions and matrix
-products fit. Written for Torch-Pruning 1.6.1 and torch 2.13.
+products fit. Written for Torch-Pruning 1.6.1 and torch 2.13, on one thread: where the
+processors have other work, several of these small nets' threads wait for each other most of the
+time.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ class TorchPruning:
     """A trained net, and the samples on which its pruned versions are measured."""
 
     def __init__(self, net: str, weights: Path, images: Array, labels: Array) -> None:
+        torch.set_num_threads(1)
         self.net: nn.Module = Normalized(RECIPES[net].build())
         self.net.load_state_dict(torch.load(weights))
         self.net.eval()

@@ -1,4 +1,4 @@
-"""More inputs than there are samples: mixtures of them, and images mirrored and shifted.
+"""More inputs than there are samples: mixtures of them, and images moved and tinted.
 
 What the original puts out for each says what is right, whether or not it looks like a sample
 (Zhang et al., "mixup", 2018; Beyer et al., "Knowledge Distillation: A Good Teacher Is Patient
@@ -7,7 +7,7 @@ and Consistent", 2022).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -21,9 +21,12 @@ COLOURS = 4
 SHIFT = 0.1
 """Of an image's rows and columns, by which it is shifted at most."""
 
+CONTRAST, BRIGHTNESS, TINT = 0.5, 0.4, 0.15
+"""Share by which an image's contrast and brightness, and each of its colours, change at most."""
+
 SAME = 0.25
-"""Divergence of the outputs that a movement makes, as a share of that between samples, up to
-which the model is taken to see the same in a moved image."""
+"""Divergence of the outputs that a change of the images makes, as a share of that between
+samples, up to which the model is taken to see the same in them."""
 
 LOOKED_AT = 64
 """Samples on which that is looked at, or a few more."""
@@ -44,11 +47,14 @@ def rows(feeds: Mapping[str, Array]) -> int:
     return max((len(array) for array in feeds.values() if array.ndim), default=1)
 
 
+Change = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+
 class Mixtures:
     """Draws inputs that are like some runs.
 
-    Every second sample is a mixture of two, with a share of its own. Images are mirrored and
-    shifted where the outputs of `model` say that it sees the same in them then.
+    Every second sample is a mixture of two, with a share of its own. Images are mirrored,
+    shifted and tinted where the outputs of `model` say that it sees the same in them then.
     """
 
     def __init__(
@@ -56,9 +62,15 @@ class Mixtures:
     ) -> None:
         self._runs = runs
         self._generator = generator
+        self._limits = limits(runs)
         looked_at = runs[: max(2, -(-LOOKED_AT // rows(runs[0])))]
-        self.mirrored = _sees_the_same(model, looked_at, generator, mirror=True)
-        self.shifted = _sees_the_same(model, looked_at, generator, mirror=False)
+
+        def same(change: Change) -> bool:
+            return _sees_the_same(model, looked_at, change)
+
+        self.mirrored = same(lambda run: moved(run, generator, mirror=True, shift=False))
+        self.shifted = same(lambda run: moved(run, generator, mirror=False, shift=True))
+        self.tinted = same(self._tinted)
 
     @property
     def moves(self) -> bool:
@@ -68,7 +80,56 @@ class Mixtures:
         """Inputs of one run."""
         first, second = self._generator.integers(len(self._runs), size=2)
         found = mixed(self._runs[first], self._runs[second], self._generator)
+        if self.tinted:
+            found = self._tinted(found)
         return moved(found, self._generator, mirror=self.mirrored, shift=self.shifted)
+
+    def _tinted(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return tinted(feeds, self._limits, self._generator)
+
+
+Limits = Mapping[str, tuple[Array, Array]]
+
+
+def limits(runs: Sequence[Mapping[str, Array]]) -> Limits:
+    """The least and greatest value of each colour, of the inputs that are images."""
+    found = {}
+    for name, array in runs[0].items():
+        colours = colour_axis(array.shape)
+        if colours is None or array.dtype.kind != "f":
+            continue
+        over = tuple(k for k in range(4) if k != colours)
+        parts = [run[name] for run in runs if run[name].size]
+        if parts:
+            least = np.min([part.min(axis=over, keepdims=True) for part in parts], axis=0)
+            greatest = np.max([part.max(axis=over, keepdims=True) for part in parts], axis=0)
+            found[name] = (least, greatest)
+    return found
+
+
+def tinted(
+    feeds: Mapping[str, Array], limits: Limits, generator: np.random.Generator
+) -> dict[str, Array]:
+    """Inputs whose images have another contrast, brightness and colour, each one of its own.
+
+    Values stay within the limits of their colour; the least one stands for black.
+    """
+    found = dict(feeds)
+    for name, (least, greatest) in limits.items():
+        images = feeds[name] - least
+        colours = colour_axis(images.shape)
+        if colours is None:
+            continue
+        flat = [1 if k else len(images) for k in range(4)]
+        each = [n if k in (0, colours) else 1 for k, n in enumerate(images.shape)]
+        mean = images.mean(axis=tuple(k for k in (1, 2, 3) if k != colours), keepdims=True)
+        contrast = generator.uniform(1 - CONTRAST, 1 + CONTRAST, flat)
+        level = generator.uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS, flat)
+        level = level * generator.uniform(1 - TINT, 1 + TINT, each)
+        changed = (images - mean) * contrast + mean * level
+        within = np.clip(changed, 0, greatest - least) + least
+        found[name] = within.astype(feeds[name].dtype)
+    return found
 
 
 def mixed(
@@ -133,20 +194,14 @@ def _shifted(size: int, ways: Array, mirrors: Array | None) -> Array:
     return places
 
 
-def _sees_the_same(
-    model: Session,
-    runs: Sequence[Mapping[str, Array]],
-    generator: np.random.Generator,
-    *,
-    mirror: bool,
-) -> bool:
-    """Whether outputs for moved images are near those for the images as they are."""
-    to_moved, to_others = Divergence(), Divergence()
+def _sees_the_same(model: Session, runs: Sequence[Mapping[str, Array]], change: Change) -> bool:
+    """Whether outputs for changed images are near those for the images as they are."""
+    to_changed, to_others = Divergence(), Divergence()
     outputs = [model.run(run) for run in runs]
     for run, wanted, other in zip(runs, outputs, [*outputs[1:], outputs[0]], strict=True):
-        feeds = moved(run, generator, mirror=mirror, shift=not mirror)
+        feeds = change(run)
         if all(feeds[name] is array for name, array in run.items()):
             return False
-        to_moved.add(wanted, model.run(feeds))
+        to_changed.add(wanted, model.run(feeds))
         to_others.add(wanted, other)
-    return to_moved.value < SAME * to_others.value < float("inf")
+    return to_changed.value < SAME * to_others.value < float("inf")

@@ -182,7 +182,7 @@ def recover(
 
 
 def _touched(model: Model, record: PruningRecord) -> set[Node]:
-    """Nodes of the main graph that a removed index may have a part in.
+    """Nodes that a removed index may have a part in, those of subgraphs included.
 
     Where it has a part in one of several that share weights, it has in all: what is made up for
     in one changes the others.
@@ -192,12 +192,14 @@ def _touched(model: Model, record: PruningRecord) -> set[Node]:
     found: set[Node] = set()
     while True:
         count = len(found)
-        for node in model.graph.nodes:
-            names = {v.name for v in outer_reads(node)}
+        for node in model.all_nodes():
             outputs = [v.name for v in node.outputs if v is not None]
-            if node in found or names & changed or cut & set(outputs):
+            inner = {n for graph in node.subgraphs() for n in graph.all_nodes()}
+            names = {v.name for v in outer_reads(node)}
+            if node in found or names & changed or cut & set(outputs) or inner & found:
                 found.add(node)
                 changed.update(outputs)
+                changed.update(v.name for graph in node.subgraphs() for v in graph.inputs)
         if len(found) == count:
             return found
         for layer in list(_sharing(model, found)):
@@ -273,9 +275,10 @@ class _Pass:
         for node in self.pruned.graph.nodes:
             if node not in touched:
                 continue
+            for inner in (n for graph in node.subgraphs() for n in graph.all_nodes()):
+                if inner in touched and find_layer(self.pruned, inner) is not None:
+                    self._leave(inner, f"it lies in a subgraph of {node.label!r} ({node.op_type})")
             layer = find_layer(self.pruned, node)
-            if node.subgraphs():
-                layer = "it runs subgraphs, whose layers keep their weights"
             if isinstance(layer, str):
                 self._leave(node, layer)
             elif layer is not None:

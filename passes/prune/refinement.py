@@ -30,7 +30,7 @@ from ..linear.moments import Doubles, Moments
 from ..linear.walk import Walk
 from ..sizes import CountedSizes
 
-STEPS = 400
+STEPS = 1000
 """Steps that are taken at most."""
 
 FEWEST = 20
@@ -39,7 +39,7 @@ FEWEST = 20
 STEPS_FOR_EACH = 0.75
 """Steps for each sample, where that is fewer: more would learn the samples by heart."""
 
-STEPS_FOR_EACH_MOVED = 1.25
+STEPS_FOR_EACH_MOVED = 2.5
 """The same where samples are images that are moved."""
 
 FEWEST_SAMPLES = 48
@@ -48,8 +48,8 @@ FEWEST_SAMPLES = 48
 NEGLIGIBLE = 1e-6
 """Divergence at which nothing is tried."""
 
-MACS = 1e12
-"""Multiply-accumulates that all steps may take: about a minute of one processor core."""
+MACS = 3e12
+"""Multiply-accumulates that all steps may take: about three minutes of one processor core."""
 
 SINGLE_RUNS = 2000
 """Runs of a model that takes one sample at a time."""
