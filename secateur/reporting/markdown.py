@@ -188,7 +188,8 @@ def reasons(run: PassRun) -> list[str]:
     """What a pass left alone, one line for each reason."""
     by_reason: dict[str, list[str]] = {}
     for note in run.notes:
-        by_reason.setdefault(note["reason"], []).append(f"{note['node']} ({note['op_type']})")
+        where = f"{note['node']} ({note['op_type']})" if note["node"] else note["op_type"]
+        by_reason.setdefault(note["reason"], []).append(where)
     return [f"{reason}: {_some(names)}" for reason, names in by_reason.items()]
 
 

@@ -81,6 +81,17 @@ def test_shifted_images_keep_their_size_and_range(images):
         assert seen.max() <= 255
 
 
+def test_one_square_of_each_image_is_blanked(images):
+    pixels = 255 * torch.ones(64, 3, 32, 32)
+    seen = trained._augmented(pixels, 32, torch.Generator().manual_seed(0), erased=0.25)
+    blank = (seen != 255).all(dim=1)
+    assert (blank.sum(dim=(1, 2)) == 64).all()
+    assert (blank.any(dim=1).sum(dim=1) == 8).all()
+    assert (blank.any(dim=2).sum(dim=1) == 8).all()
+    assert len({tuple(image.flatten().tolist()) for image in blank}) > 32
+    np.testing.assert_allclose(seen[:, :, blank[0]][0, :, 0], trained.MEAN, atol=1e-4)
+
+
 @pytest.mark.parametrize("encoded", [False, True])
 def test_images_are_read(encoded, tmp_path):
     pixels = np.full((4, 3, 32, 32), 200, np.uint8)

@@ -1,4 +1,4 @@
-"""Inputs that steps of all layers together take: mixed, mirrored and shifted."""
+"""Inputs that steps of all layers together take: mixed, mirrored, shifted and tinted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ import pytest
 
 from secateur.ir.reference import Session
 from secateur.passes.linear.divergence import Distances
-from secateur.passes.linear.mixtures import Mixtures, colour_axis, mixed, moved
+from secateur.passes.linear.mixtures import (
+    BRIGHTNESS,
+    CONTRAST,
+    TINT,
+    Mixtures,
+    colour_axis,
+    limits,
+    mixed,
+    moved,
+    tinted,
+)
 from tests.passes.nets import Net
 
 
@@ -68,6 +78,46 @@ def test_one_movement_at_a_time():
     assert any(same)
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_images_get_a_contrast_and_colours_of_their_own(last):
+    """Each channel is the one before, times a factor, and moved: where no limit is met."""
+    x = 0.1 * images(40, 3, 8, 8) + np.array([1, 3, 9], np.float32)[:, None, None]
+    x[0, :, 0, 0], x[0, :, 0, 1] = -50, 90
+    feeds = {"x": x.transpose(0, 2, 3, 1) if last else x, "other": x[:, 0, 0]}
+    found = tinted(feeds, limits([feeds]), np.random.default_rng(1))
+    assert found["other"] is feeds["other"]
+    assert found["x"].dtype == np.float32
+    array = found["x"].transpose(0, 3, 1, 2) if last else found["x"]
+    flat, before = (a.reshape(*a.shape[:2], -1)[1:].astype(float) for a in (array, x))
+    slope = flat.std(axis=2) / before.std(axis=2)
+    level = (flat.mean(axis=2) + 50) / (before.mean(axis=2) + 50)
+    np.testing.assert_allclose(slope, np.broadcast_to(slope[:, :1], slope.shape), rtol=1e-3)
+    assert abs(slope - 1).max() <= CONTRAST + 1e-3
+    assert slope.min() < 0.7
+    assert slope.max() > 1.3
+    assert level.min() >= (1 - BRIGHTNESS) * (1 - TINT) - 1e-3
+    assert level.max() <= (1 + BRIGHTNESS) * (1 + TINT) + 1e-3
+    ratio = level / level[:, :1]
+    assert 0.05 < abs(ratio - 1).max() <= (1 + TINT) / (1 - TINT) - 1 + 1e-3
+
+
+def test_tinted_images_stay_within_what_was_seen():
+    x = images(30, 3, 6, 6)
+    other = {"x": x[:10] - 0.5}
+    found = tinted({"x": x}, limits([{"x": x}, other]), np.random.default_rng(0))["x"]
+    for colour in range(3):
+        low, high = x[:, colour].min(), x[:, colour].max()
+        low = min(low, other["x"][:, colour].min())
+        assert found[:, colour].min() >= low - 1e-5
+        assert found[:, colour].max() <= high + 1e-5
+
+
+def test_only_images_of_real_numbers_are_tinted():
+    assert limits([{"x": images(4, 6)}]) == {}
+    assert limits([{"x": images(4, 3, 8, 8).astype(np.uint8)}]) == {}
+    assert limits([{"x": images(0, 3, 8, 8)}]) == {}
+
+
 def test_mixtures_lie_between_samples_and_every_second_is_whole():
     one, other = {"x": images(8, 5)}, {"x": 10 + images(8, 5)}
     found = mixed(one, other, np.random.default_rng(0))["x"]
@@ -98,6 +148,7 @@ def test_images_are_mirrored_only_where_the_model_sees_the_same():
         assert found.mirrored is same
         assert not found.shifted
         assert found.moves is same
+        assert not found.tinted
         assert found.draw()["x"].shape == (32, 1, 8, 8)
 
 
