@@ -16,8 +16,8 @@ from tvm import tirx
 
 from ..plan.programs import Instruction, Program, integer_range
 from ..targets import Target
-from ..tensorir.builder import KernelBuilder, cast, constant, llvm, reinterpret
-from ..tensorir.types import Computed
+from ..tensorir.builder import KernelBuilder, cast, constant, llvm, load, reinterpret
+from ..tensorir.types import Computed, Expr
 from ..tensorir.vectors import VectorCode
 from . import mathematics
 from .definitions import FUNCTIONS, ScalarFunction
@@ -65,6 +65,50 @@ class ProgramCode(VectorCode):
             values.append(self.bind(value, types[-1]) if multiple else value)
         return values[program.result]
 
+    def evaluate_each(
+        self,
+        program: Program,
+        vectors: Sequence[Sequence[Computed]],
+        use: Callable[[Expr, Computed], None],
+    ) -> None:
+        """`use(number, result)` of the program on each of several vectors' operands.
+
+        A long program is there once, in a loop over vectors that are kept in memory: TVM takes
+        longer than in proportion for what is written out many times.
+        """
+        types = program.operands
+        if not _is_looped(program):
+            for number, operands in enumerate(vectors):
+                use(number, self.evaluate(program, operands))
+            return
+        builder, lanes = self.builder, self.lanes
+        read: list[Callable[[Expr], Computed]] = []
+        for column, dtype in zip(zip(*vectors, strict=True), types, strict=True):
+            if all(value is column[0] for value in column):
+                read.append(lambda _, value=self.bind(column[0], dtype): value)
+                continue
+            kept = builder.local(len(vectors) * lanes, dtype, "kept")
+            for number, value in enumerate(column):
+                builder.store(kept, value, number * lanes, lanes=lanes)
+            read.append(lambda number, kept=kept: load(kept, number * lanes, lanes=lanes))
+        with builder.loop(len(vectors), "each") as number:
+            use(number, self.evaluate(program, [operand(number) for operand in read]))
+
+    def evaluate_all(
+        self, program: Program, vectors: Sequence[Sequence[Computed]]
+    ) -> list[Computed]:
+        """The program's results of several vectors' operands, as `evaluate_each`."""
+        if not _is_looped(program):
+            return [self.bind(self.evaluate(program, v), program.dtype) for v in vectors]
+        lanes = self.lanes
+        kept = self.builder.local(len(vectors) * lanes, program.dtype, "results")
+
+        def keep(number: Expr, value: Computed) -> None:
+            self.builder.store(kept, value, number * lanes, lanes=lanes)
+
+        self.evaluate_each(program, vectors, keep)
+        return [load(kept, number * lanes, lanes=lanes) for number in range(len(vectors))]
+
     def instruction(
         self, instruction: Instruction, arguments: list[Computed], types: list[str]
     ) -> Computed:
@@ -107,6 +151,17 @@ class ProgramCode(VectorCode):
 
 _LONGEST = 128
 """Instructions that a value may be, names spelled out."""
+
+_LONG = 12
+"""Instructions from which a program isn't written out for each of several vectors."""
+
+
+def _is_looped(program: Program) -> bool:
+    if "bool" in (*program.operands, program.dtype):
+        return False
+    names = [instruction.name for instruction in program.instructions]
+    return len(names) > _LONG or not _DEEP.isdisjoint(names)
+
 
 Rule = Callable[[ProgramCode, Instruction, list[Computed], list[str]], Any]
 

@@ -130,10 +130,13 @@ def pack_weights(conv: Convolution, target: Target, tile: Tile, weights: Array) 
     packed = dense.reshape(
         groups, tile.vectors, lanes, count, steps, dot.depth, kernel_h, kernel_w
     ).transpose(0, 3, 6, 7, 4, 1, 2, 5)
+    taps, (_, last) = kernel_h * kernel_w, conv.block_steps(target)
+    step = (tile.vectors, lanes, dot.depth)
+    whole = packed[:, :-1].reshape(groups, (count - 1) * taps * steps, *step)
+    rest = packed[:, -1, :, :, :last].reshape(groups, taps * last, *step)
+    joined = np.concatenate([whole, rest], axis=1)
     return np.ascontiguousarray(
-        dot.pack(packed).reshape(
-            groups, count * kernel_h * kernel_w * steps, tile.vectors * dot.weights_per_step
-        )
+        dot.pack(joined).reshape(*joined.shape[:2], tile.vectors * dot.weights_per_step)
     )
 
 
@@ -170,15 +173,13 @@ class _Builder:
 
     def build(self) -> PrimFunc:
         k, conv, tile = self.k, self.conv, self.tile
-        kernel_h, kernel_w = conv.geometry.kernel
-        steps = conv.input.block // self.dot.depth
         groups = len(self.starts)
         self.x = k.parameter("X", conv.input.shape, conv.input_dtype)
         self.w = k.parameter(
             "W",
             (
                 groups,
-                self.count * kernel_h * kernel_w * steps,
+                self.all_steps(self.count - 1) + self.taps * conv.block_steps(self.target)[1],
                 tile.vectors * self.dot.weights_per_step,
             ),
             self.dot.weight_dtype,
@@ -210,6 +211,14 @@ class _Builder:
             ):
                 self.one_tile(n, g, i, j)
         return k.finish()
+
+    @property
+    def taps(self) -> int:
+        return self.conv.geometry.kernel[0] * self.conv.geometry.kernel[1]
+
+    def all_steps(self, blocks: int) -> int:
+        """Reduction steps of whole blocks."""
+        return blocks * self.taps * self.conv.block_steps(self.target)[0]
 
     def one_tile(self, n: Expr, group: Expr, i: Expr, j: Expr) -> None:
         """Accumulate and write one output tile; the last tiles overlap their neighbours."""
@@ -285,10 +294,10 @@ class _Builder:
         row: Expr,
         column: Expr,
     ) -> None:
-        """Sum over the taps and the first `count` steps of one block."""
+        """Sum over the taps and the `count` steps of one block, the last one's perhaps fewer."""
         k, tile = self.k, self.tile
         kernel_h, kernel_w = self.conv.geometry.kernel
-        steps = self.conv.input.block // self.dot.depth
+        before = self.all_steps(1) * ic
         unroll = max(u for u in range(1, tile.unroll + 1) if count % u == 0)
         short = count < tile.unroll and kernel_w * count <= 6 * tile.unroll
         # Steps of several instructions each are too many for LLVM to keep a tile in registers.
@@ -302,7 +311,7 @@ class _Builder:
                 kw = tap if taps > 1 else outer
                 for first, together in runs(unroll, self.dot.together):
                     step = ko * unroll + first
-                    index = ((ic * kernel_h + kh) * kernel_w + kw) * steps + step
+                    index = before + (kh * kernel_w + kw) * count + step
                     self.multiply(acc, together, group, index, block, step, row, column, kh, kw)
 
     def multiply(

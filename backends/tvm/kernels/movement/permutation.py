@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ...functions.program_code import ProgramCode
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, load, smaller
-from ...tensorir.types import BufferVar, Expr
+from ...tensorir.types import BufferVar, Computed, Expr
 from .sources import Elementwise
 from .transposition import transpose
 
@@ -67,9 +67,12 @@ def build(
             target_at = target_at + at[a] * outputs[a]
         vectors = [load(buffer, base + n * strides[last], lanes=side) for n in range(side)]
         code = ProgramCode(k, target, side)
-        for n, row in enumerate(transpose(k, vectors, source.dtype)):
-            value = code.evaluate(kernel.program, [row])
+        rows = [[row] for row in transpose(k, vectors, source.dtype)]
+
+        def write(n: Expr, value: Computed) -> None:
             k.store(result, value, target_at + n * outputs[axis], lanes=side)
+
+        code.evaluate_each(kernel.program, rows, write)
 
 
 def _start(index: Expr, side: int, size: int) -> Expr:

@@ -100,16 +100,17 @@ class Squares:
             )
         ]
         code = ProgramCode(k, self.target, block)
-        values = [
-            code.bind(code.evaluate(kernel.program, [c[p] for c in columns]), kernel.program.dtype)
-            for p in range(self.pixels)
-        ]
-        if kernel.layout is not None:
-            y = kernel.layout
-            for p, value in enumerate(values):
+        pixels = [[c[p] for c in columns] for p in range(self.pixels)]
+        y = kernel.layout
+        if y is not None:
+
+            def write(p: Expr, value: Computed) -> None:
                 at = self.position(y, h, w + p)
                 k.store(self.result, value, n * y.blocks + cb, at, 0, lanes=block)
+
+            code.evaluate_each(kernel.program, pixels, write)
             return
+        values = code.evaluate_all(kernel.program, pixels)
         values += [values[0]] * (block - self.pixels)
         rows = transpose(k, values, kernel.program.dtype)
         ragged = self.channels % block

@@ -210,7 +210,7 @@ class _Rows:
         while lanes > 1:
             half = lanes // 2
             code = ProgramCode(self.k, self.target, lanes)
-            value = code.bind(value, "float32")
+            value = code.in_memory(value)  # TVM spells out a name, which halves would double
             low, high = (
                 tirx.Shuffle([value], list(range(start, start + half))) for start in (0, half)
             )
