@@ -76,29 +76,39 @@ class ProgramCode(VectorCode):
         A long program is there once, in a loop over vectors that are kept in memory: TVM takes
         longer than in proportion for what is written out many times.
         """
-        types = program.operands
-        if not _is_looped(program):
+        if not self.is_looped(program):
             for number, operands in enumerate(vectors):
                 use(number, self.evaluate(program, operands))
             return
-        builder, lanes = self.builder, self.lanes
-        read: list[Callable[[Expr], Computed]] = []
-        for column, dtype in zip(zip(*vectors, strict=True), types, strict=True):
-            if all(value is column[0] for value in column):
-                read.append(lambda _, value=self.bind(column[0], dtype): value)
-                continue
-            kept = builder.local(len(vectors) * lanes, dtype, "kept")
-            for number, value in enumerate(column):
-                builder.store(kept, value, number * lanes, lanes=lanes)
-            read.append(lambda number, kept=kept: load(kept, number * lanes, lanes=lanes))
-        with builder.loop(len(vectors), "each") as number:
-            use(number, self.evaluate(program, [operand(number) for operand in read]))
+        columns = zip(zip(*vectors, strict=True), program.operands, strict=True)
+        kept = [self.kept(column, dtype) for column, dtype in columns]
+        with self.builder.loop(len(vectors), "each") as each:
+            use(each, self.evaluate(program, [operand(each) for operand in kept]))
+
+    def kept(self, values: Sequence[Computed], dtype: str) -> Callable[[Expr], Computed]:
+        """Vectors as a function of their number: in memory, where they aren't all the same."""
+        if all(value is values[0] for value in values):
+            same = self.bind(values[0], dtype)
+            return lambda _: same
+        lanes = self.lanes
+        kept = self.builder.local(len(values) * lanes, dtype, "kept")
+        for number, value in enumerate(values):
+            self.builder.store(kept, value, number * lanes, lanes=lanes)
+        return lambda number: load(kept, number * lanes, lanes=lanes)
+
+    @staticmethod
+    def is_looped(program: Program) -> bool:
+        """Whether a program is so long that it isn't written out for each of several vectors."""
+        if "bool" in (*program.operands, program.dtype):
+            return False
+        names = [instruction.name for instruction in program.instructions]
+        return len(names) > _LONG or not _DEEP.isdisjoint(names)
 
     def evaluate_all(
         self, program: Program, vectors: Sequence[Sequence[Computed]]
     ) -> list[Computed]:
         """The program's results of several vectors' operands, as `evaluate_each`."""
-        if not _is_looped(program):
+        if not self.is_looped(program):
             return [self.bind(self.evaluate(program, v), program.dtype) for v in vectors]
         lanes = self.lanes
         kept = self.builder.local(len(vectors) * lanes, program.dtype, "results")
@@ -153,14 +163,7 @@ _LONGEST = 128
 """Instructions that a value may be, names spelled out."""
 
 _LONG = 12
-"""Instructions from which a program isn't written out for each of several vectors."""
-
-
-def _is_looped(program: Program) -> bool:
-    if "bool" in (*program.operands, program.dtype):
-        return False
-    names = [instruction.name for instruction in program.instructions]
-    return len(names) > _LONG or not _DEEP.isdisjoint(names)
+"""Instructions that a program may have to be written out for each of several vectors."""
 
 
 Rule = Callable[[ProgramCode, Instruction, list[Computed], list[str]], Any]

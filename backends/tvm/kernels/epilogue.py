@@ -77,16 +77,30 @@ class Epilogue:
         return count if count > 1 and packs(target, dtype) and vectors % count == 0 else 1
 
     def finish(self, values: Sequence[Computed], n: Expr, channel: Expr, h: Expr, w: Expr) -> None:
-        """Store the results of neighbouring pixels of image n, from (h, w) on."""
+        """Store the results of neighbouring pixels of image n, from (h, w) on.
+
+        A long program is there once for all of them.
+        """
+        single = ProgramCode(self.builder, self.target, self.lanes)
+        if self.width == 1 and len(values) > 1 and single.is_looped(self.program):
+            kept = single.kept(values, self.program.operands[0])
+            with self.builder.loop(len(values), "each") as number:
+                self._finish(kept(number), n, channel, h, w + number, 1)
+            return
         for first in range(0, len(values), self.width):
             run = values[first : first + self.width]
-            operands = [
-                self._read(operand, buffer, n, channel, h, w + first, len(run))
-                for operand, buffer in self.operands
-            ]
-            code = ProgramCode(self.builder, self.target, self.lanes * len(run))
-            value = code.evaluate(self.program, [join(run, self.lanes), *operands])
-            self._store(value, n, channel, self.output.position(h, w + first), len(run))
+            self._finish(join(run, self.lanes), n, channel, h, w + first, len(run))
+
+    def _finish(
+        self, value: Computed, n: Expr, channel: Expr, h: Expr, w: Expr, pixels: int
+    ) -> None:
+        operands = [
+            self._read(operand, buffer, n, channel, h, w, pixels)
+            for operand, buffer in self.operands
+        ]
+        code = ProgramCode(self.builder, self.target, self.lanes * pixels)
+        result = code.evaluate(self.program, [value, *operands])
+        self._store(result, n, channel, self.output.position(h, w), pixels)
 
     def _read(
         self,

@@ -8,6 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from secateur.backends.tvm.emission.choices import Choices
+from secateur.backends.tvm.emission.emit import emit
+from secateur.backends.tvm.functions import mathematics
+from secateur.backends.tvm.lowering.lower import lower
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.infer import infer_shapes
+from tests.passes.test_simplify_structure import parse
 
 from .joined import Part, compile_parts
 from .test_small_graphs import case
@@ -46,3 +55,37 @@ def test_chains(tmp_path: Path) -> None:
             assert expected is not None, part.name
             for name, array in expected.items():
                 np.testing.assert_allclose(found[prefix][name], array, 1e-4, 1e-5)
+
+
+WRITTEN_ONCE = {
+    "transposition": """
+graph g (%x: float[19, 23]) -> (%y: float[23, 19]) {
+  %z = Transpose(%x) {perm = [1, 0]}
+  %y = Log(%z)
+}""",
+    "image to blocks and back": """
+graph g (%x: float[1, 16, 5, 24]) -> (%y: float[1, 16, 5, 24]) {
+  %a = Log(%x)
+  %b = MaxPool(%a) {kernel_shape = [1, 1]}
+  %y = Log(%b)
+}""",
+    "convolution": """
+graph g (%x: float[1, 16, 6, 24]) -> (%y: float[1, 16, 6, 24]) {
+  const %w: float[16, 16, 1, 1] = WEIGHTS
+  %a = Conv(%x, %w)
+  %y = Log(%a)
+}""",
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_ONCE)
+def test_long_programs_are_written_once(name: str) -> None:
+    """Not for every vector of a square or pixel of a tile: compilers take too long for that."""
+    weights = str([[[[0.5]]] * 16] * 16)
+    model = parse(WRITTEN_ONCE[name].replace("WEIGHTS", weights))
+    infer_shapes(model)
+    target = parse_target("x86-64-v4")
+    emission = emit(lower(model, target), target, Choices(target))
+    constant = f"{np.float32(mathematics._LOG[0]):.17g}"[:12]
+    for kernel, function in emission.functions.items():
+        assert function.script().count(constant) <= 4, kernel

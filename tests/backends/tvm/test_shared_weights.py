@@ -71,3 +71,25 @@ def test_a_matrix_is_packed_once(tmp_path: Path, graph: Any) -> None:
     expected = Session(model, optimize=False).run({"x0": x})["x10"]
     found = Runtime(tmp_path / "m.so").run({"x0": x})["x10"]
     np.testing.assert_allclose(found, expected, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 5, 17, 20])
+def test_channels_that_a_block_lacks_have_no_weights(tmp_path: Path, channels: int) -> None:
+    """Blocks of activations have 8 or 16 channels; the weights only those that there are."""
+    shape = (64, channels, 15, 11)
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "g",
+        [info("x", FLOAT, 1, channels, 16, 14)],
+        [info("y", FLOAT, 1, 64, 2, 4)],
+        [numpy_helper.from_array(values, "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = from_proto(proto)
+    report = compile_model(model, parse_target("native"), tmp_path / "m.so")
+    assert report.bytes < 1.02 * values.nbytes + 30_000
+    x = np.random.default_rng(1).standard_normal((1, channels, 16, 14)).astype(np.float32)
+    expected = Session(model).run({"x": x})["y"]
+    found = Runtime(tmp_path / "m.so").run({"x": x})["y"]
+    np.testing.assert_allclose(found, expected, 1e-4, 1e-3)

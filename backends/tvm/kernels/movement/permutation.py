@@ -67,12 +67,12 @@ def build(
             target_at = target_at + at[a] * outputs[a]
         vectors = [load(buffer, base + n * strides[last], lanes=side) for n in range(side)]
         code = ProgramCode(k, target, side)
-        rows = [[row] for row in transpose(k, vectors, source.dtype)]
+        square = [[row] for row in transpose(k, vectors, source.dtype)]
 
         def write(n: Expr, value: Computed) -> None:
             k.store(result, value, target_at + n * outputs[axis], lanes=side)
 
-        code.evaluate_each(kernel.program, rows, write)
+        code.evaluate_each(kernel.program, square, write)
 
 
 def _start(index: Expr, side: int, size: int) -> Expr:
