@@ -1,24 +1,33 @@
-"""Accuracy and size of quantized models beside ONNX Runtime's calibrators, same samples.
+"""Accuracy, size and speed of quantized models beside peers', same samples, over several draws.
 
-    python -m benchmarks.quantization [--calibration 256] [--test 500] [--models resnet8 ...]
+    python -m benchmarks.quantization [--draws 5] [--calibration 128] [--test 1000]
+        [--models resnet8 ...] [--ways ours peers schemes] [--nncf PYTHON]
 
 Models and images are those beside the project (../shared); without them there is nothing to do.
-Noise is that of the outputs in front of a last Softmax, accuracy that on CIFAR-10's test images.
+Each draw calibrates with other samples. Noise is that of the outputs in front of a last Softmax,
+accuracy that on CIFAR-10's test images; both are means over draws, accuracy with the standard
+error of the difference to float. Latencies are medians of single runs in turns, in ONNX Runtime and
+of the artifact, of the first draw's files. `--nncf` is an interpreter that has nncf.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import load, save
 from secateur.ir.reference import Session
@@ -33,6 +42,10 @@ from secateur.passes.sizes import infer_sizes
 
 SHARED = Path(__file__).parents[2] / "shared"
 Array = Any
+Make = Callable[[Array, Path], None]
+"""Writes the model quantized with samples."""
+
+REPEATS = 100
 
 
 def images(split: str, count: int) -> tuple[Array, Array]:
@@ -77,7 +90,7 @@ class Judge:
     """Runs models on test samples and compares them with the original."""
 
     def __init__(self, original: Model, samples: Array, labels: Array | None) -> None:
-        self.samples, self.labels = samples, labels
+        self.original, self.samples, self.labels = original, samples, labels
         self.name = original.graph.inputs[0].name
         last = original.graph.nodes[-1]
         self.output = last.outputs[0].name  # type: ignore[union-attr]
@@ -91,34 +104,51 @@ class Judge:
             [session.run({self.name: x[None]})[self.output].reshape(1, -1) for x in self.samples]
         )
 
-    def cells(self, model: Model, size: int, seconds: float) -> list[str]:
-        found = self.run(model)
+    def sqnr(self, found: Array) -> float:
         noise = np.square(found - self.expected, dtype=np.float64).sum()
-        ratio = 10 * np.log10(np.square(self.expected, dtype=np.float64).sum() / max(noise, 1e-300))
-        top1 = ""
-        if self.labels is not None:
-            top1 = f"{100 * (found.argmax(axis=1) == self.labels).mean():.2f} %"
-        return [f"{ratio:.1f} dB", top1, f"{size:,}", f"{seconds:.0f} s"]
+        power = np.square(self.expected, dtype=np.float64).sum()
+        return float(10 * np.log10(power / max(noise, 1e-300)))
+
+    def right(self, found: Array) -> float:
+        """Share of the samples that are classified as labelled."""
+        return float((found.argmax(axis=1) == self.labels).mean())
 
 
-def ways(model: Model, samples: Array, name: str) -> Iterator[tuple[str, Callable[[Path], None]]]:
-    def ours(pass_: Any) -> Callable[[Path], None]:
-        def make(path: Path) -> None:
+def ways(model: Model, name: str, kinds: list[str], nncf: str | None) -> dict[str, Make]:
+    def ours(pass_: Any) -> Make:
+        def make(samples: Array, path: Path) -> None:
             copy = model.clone()
             pass_.run(copy, Context({name: samples}))
             save(copy, path)
 
         return make
 
-    yield "secateur, min-max alone", ours(QuantizeStatic())
-    for accuracy in ("fast", "good", "best"):
-        yield f"secateur, {accuracy}", ours(Quantize(accuracy=accuracy))
-    for method in ("MinMax", "Percentile", "Entropy"):
-        yield f"ONNX Runtime, {method}", peer(model, samples, name, method)
+    found: dict[str, Make] = {}
+    if "ours" in kinds:
+        found["secateur, min-max alone"] = ours(QuantizeStatic())
+        for accuracy in ("fast", "good", "best"):
+            found[f"secateur, {accuracy}"] = ours(Quantize(accuracy=accuracy))
+    if "schemes" in kinds:
+        for scheme in ("int8-7bit", "int8-per-tensor", "int8-symmetric", "dynamic", "float16"):
+            found[f"secateur, scheme {scheme}"] = ours(Quantize(scheme=scheme))
+    if "peers" in kinds:
+        for method in ("MinMax", "Percentile", "Entropy"):
+            found[f"ONNX Runtime, {method}"] = peer(model, name, method)
+        if nncf is not None:
+            found["NNCF"] = other_environment(model, name, nncf)
+    return found
 
 
-def peer(model: Model, samples: Array, name: str, method: str) -> Callable[[Path], None]:
-    def make(path: Path) -> None:
+def float_file(model: Model, path: Path) -> None:
+    """The model as peers take it."""
+    copy = model.clone()
+    if copy.opset < QDQ_OPSET:
+        ConvertOpset(QDQ_OPSET).run(copy)
+    save(copy, path)
+
+
+def peer(model: Model, name: str, method: str) -> Make:
+    def make(samples: Array, path: Path) -> None:
         from onnxruntime import quantization
 
         class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -130,10 +160,7 @@ def peer(model: Model, samples: Array, name: str, method: str) -> Callable[[Path
                 return None if sample is None else {name: sample[None]}
 
         before = path.with_name("float.onnx")
-        copy = model.clone()
-        if copy.opset < QDQ_OPSET:
-            ConvertOpset(QDQ_OPSET).run(copy)
-        save(copy, before)
+        float_file(model, before)
         quantization.quantize_static(
             before,
             path,
@@ -147,32 +174,118 @@ def peer(model: Model, samples: Array, name: str, method: str) -> Callable[[Path
     return make
 
 
+NNCF = """
+import sys, numpy as np, onnx, nncf
+before, after, data, name = sys.argv[1:]
+samples = np.load(data)
+dataset = nncf.Dataset([{name: x[None]} for x in samples])
+onnx.save(nncf.quantize(onnx.load(before), dataset, subset_size=len(samples)), after)
+"""
+
+
+def other_environment(model: Model, name: str, python: str) -> Make:
+    def make(samples: Array, path: Path) -> None:
+        before, data = path.with_name("float.onnx"), path.with_name("samples.npy")
+        float_file(model, before)
+        np.save(data, samples)
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        subprocess.run(
+            [python, "-c", NNCF, before, path, data, name],
+            check=True,
+            env=environment,
+            capture_output=True,
+        )
+
+    return make
+
+
+def latencies(files: dict[str, Path], judge: Judge, folder: Path) -> dict[str, tuple[float, float]]:
+    """Milliseconds in ONNX Runtime and of the artifact, of all files in turns."""
+    feed = {judge.name: judge.samples[:1]}
+    runners: dict[tuple[str, int], Any] = {}
+    for number, (way, path) in enumerate(files.items()):
+        model = load(path)
+        runners[way, 0] = Session(model)
+        artifact = folder / f"{number}.so"
+        try:
+            compile_model(model, parse_target("native"), artifact)
+            runners[way, 1] = Runtime(artifact)
+        except SecateurError as error:
+            print(f"{way}: not compiled: {error}", file=sys.stderr)
+    times: dict[tuple[str, int], list[float]] = {key: [] for key in runners}
+    for _ in range(REPEATS):
+        for key, runner in runners.items():
+            start = time.perf_counter()
+            runner.run(feed)
+            times[key].append(1e3 * (time.perf_counter() - start))
+    medians = {key: float(np.median(t)) for key, t in times.items()}
+    return {way: (medians[way, 0], medians.get((way, 1), float("nan"))) for way in files}
+
+
+def measure(name: str, arguments: argparse.Namespace) -> None:
+    """Print the rows of one model."""
+    model = load(SHARED / "models" / FILES[name])
+    PassManager(simplify_pipeline()).run(model, Context())
+    infer_sizes(model)
+    count = arguments.calibration
+    fitted, judged, labels = data_of(name, count * arguments.draws, arguments.test)
+    judge = Judge(model, judged, labels)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"float32": Path(folder) / "original.onnx"}
+        save(model, files["float32"])
+        rows: dict[str, list[str]] = {
+            "float32": ["", "", f"{files['float32'].stat().st_size:,}", ""]
+        }
+        if labels is not None:
+            rows["float32"][1] = f"{100 * judge.right(judge.expected):.2f} %"
+        made = ways(model, judge.name, arguments.ways, arguments.nncf)
+        for number, (way, make) in enumerate(made.items()):
+            ratios, gains, seconds, sizes = [], [], [], []
+            for draw in range(arguments.draws):
+                (Path(folder) / f"{number}_{draw}").mkdir()
+                path = Path(folder) / f"{number}_{draw}" / "quantized.onnx"
+                start = time.perf_counter()
+                make(fitted[draw * count : (draw + 1) * count], path)
+                seconds.append(time.perf_counter() - start)
+                sizes.append(path.stat().st_size)
+                found = judge.run(load(path))
+                ratios.append(judge.sqnr(found))
+                if labels is not None:
+                    gains.append(judge.right(found) - judge.right(judge.expected))
+                files.setdefault(way, path)
+            top1 = ""
+            if gains:
+                error = np.std(gains, ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.nan
+                top1 = f"{100 * np.mean(gains):+.2f} (+-{100 * error:.2f})"
+            rows[way] = [
+                f"{np.mean(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f}) dB",
+                top1,
+                f"{np.mean(sizes):,.0f}",
+                f"{np.mean(seconds):.1f} s",
+            ]
+        times = latencies(files, judge, Path(folder))
+        for way, row in rows.items():
+            here, there = times[way]
+            cells = [name, way, *row, f"{here:.3f}", f"{there:.3f}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calibration", type=int, default=256)
-    parser.add_argument("--test", type=int, default=500)
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--calibration", type=int, default=128)
+    parser.add_argument("--test", type=int, default=1000)
     parser.add_argument("--models", nargs="+", choices=FILES, default=list(FILES))
+    kinds = ["ours", "peers", "schemes"]
+    parser.add_argument("--ways", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument("--nncf", metavar="PYTHON")
     arguments = parser.parse_args()
     if not SHARED.exists():
         parser.error("the models and images beside the project are missing")
-    print("| model | | SQNR | top-1 | bytes | time |\n| --- | --- | --- | --- | --- | --- |")
+    header = ["model", "", "SQNR (range)", "top-1 to float", "bytes", "time", "ONNX Runtime, ms"]
+    print(f"| {' | '.join([*header, 'artifact, ms'])} |\n|{' --- |' * (len(header) + 1)}")
     for name in arguments.models:
-        model = load(SHARED / "models" / FILES[name])
-        PassManager(simplify_pipeline()).run(model, Context())
-        infer_sizes(model)
-        fitted, judged, labels = data_of(name, arguments.calibration, arguments.test)
-        judge = Judge(model, judged, labels)
-        if labels is not None:
-            share = (judge.expected.argmax(axis=1) == labels).mean()
-            print(f"| {name} | float32 | | {100 * share:.2f} % | | |")
-        for way, make in ways(model, fitted, judge.name):
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "quantized.onnx"
-                start = time.perf_counter()
-                make(path)
-                seconds = time.perf_counter() - start
-                cells = judge.cells(load(path), path.stat().st_size, seconds)
-            print(f"| {name} | {way} | {' | '.join(cells)} |", flush=True)
+        measure(name, arguments)
 
 
 if __name__ == "__main__":
