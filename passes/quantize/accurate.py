@@ -353,11 +353,12 @@ class _Plain:
     def ranked(self, context: Context) -> list[Sensitivity]:
         assert context.calibration is not None
         found = []
+        nodes = self._way.nodes(self._original)
         with calibration_runs([self._original], context.calibration, context.seed) as runs:
             noise = Noise(self._original, runs[:RUNS])
             for place in self._units:
                 others = [p for p in self._units if p != place]
-                node = self._original.graph.nodes[place]
+                node = nodes[place]
                 share = noise(self.again(others, Context()).model)
                 found.append(Sensitivity(place, node.label, node.op_type, decibels(share)))
         return by_harm(found)

@@ -1,7 +1,8 @@
 """Dynamic quantization: int8 weights, and activations whose scale each run finds for itself.
 
-Products and convolutions become DynamicQuantizeLinear and MatMulInteger or ConvInteger, and what
-scales their sums back; nothing else changes, and no samples are needed.
+Products and convolutions, those in bodies of If, Loop and Scan, too, become DynamicQuantizeLinear
+and MatMulInteger or ConvInteger, and what scales their sums back; nothing else changes, and no
+samples are needed.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from ...ir.graph import Node, Value
+from ...ir.graph import Graph, Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
-from ..base import Context, Pass, PassResult
+from ..base import Context, Note, Pass, PassResult
 from ..samples import Samples
 from .opset import raise_opset
 from .parameters import ValueRange
-from .place import notes_of
+from .place import computes
 from .rules import Constants, Operands, Weight, plan
 from .static import kept_float
 from .weights import FULL_RANGE, REDUCED_RANGE, check_finite, quantize_weight
@@ -64,10 +65,11 @@ class QuantizeDynamic(Pass):
         raised = _raise_opset(model, context)
         infer_shapes(model)
         kept = kept_float(model, self.ignore, self.only, {})
-        kept |= {model.graph.nodes[place]: why for place, why in (refused or {}).items()}
+        nodes = self.nodes(model)
+        kept |= {nodes[place]: why for place, why in (refused or {}).items()}
         found, reasons = _candidates(model, kept)
         counts = Counter(node.op_type for node in found)
-        left = notes_of(model, reasons)
+        left = [Note.at(node, why) for node, why in reasons.items() if computes(node)]
         limit = REDUCED_RANGE if self.reduce_range else FULL_RANGE
         writer = _Writer(model, limit, per_channel=self.per_channel)
         for node, operands in found.items():
@@ -91,10 +93,14 @@ class QuantizeDynamic(Pass):
         _raise_opset(copy, context)
         return copy
 
+    def nodes(self, model: Model) -> list[Node]:
+        """What places count: nodes, and after each those of its bodies."""
+        return list(model.graph.all_nodes())
+
     def units(self, model: Model, context: Context | None) -> list[int]:
         """Places of the nodes that become integer."""
         found, _ = _candidates(model, kept_float(model, self.ignore, self.only, {}))
-        return [place for place, node in enumerate(model.graph.nodes) if node in found]
+        return [place for place, node in enumerate(self.nodes(model)) if node in found]
 
 
 def _raise_opset(model: Model, context: Context | None) -> bool:
@@ -111,7 +117,7 @@ def _candidates(
     constants = Constants(model)
     found: dict[Node, Operands | None] = {}
     reasons: dict[Node, str] = {}
-    for node in model.graph.nodes:
+    for node in model.graph.all_nodes():
         if node.op_type == "LSTM" and node.domain in ("", "ai.onnx") and node not in kept:
             problem = _recurrent_problem(node, constants)
             if problem:
@@ -169,10 +175,11 @@ class _Writer:
     def __init__(self, model: Model, limit: int, *, per_channel: bool) -> None:
         self.model = model
         self.graph = model.graph
+        """Of the node at hand."""
         self.constants = Constants(model)
         self.per_channel = per_channel
         self.limit = limit
-        self.activations: dict[Value, _Activation] = {}
+        self.activations: dict[tuple[Value, Graph], _Activation] = {}
         self.shared: dict[object, tuple[Value, Value]] = {}
         self.in_place: dict[Node, list[Node]] = {}
         self.new: list[Node] = []
@@ -184,7 +191,9 @@ class _Writer:
         assert weight is not None
         assert source is not None
         assert result is not None
-        self.new = self.in_place[node] = []
+        assert node.graph is not None
+        self.graph, self.new = node.graph, []
+        self.in_place[node] = self.new
         is_convolution = node.op_type == "Conv"
         activation = self.activation(source)
         integers, scale = self.weight(node, weight)
@@ -249,7 +258,7 @@ class _Writer:
             self.drop(value)
 
     def activation(self, source: Value) -> _Activation:
-        found = self.activations.get(source)
+        found = self.activations.get((source, self.graph))
         if found is None:
             hint = f"a{len(self.activations) + 1}"
             integers = Value(self.model.fresh_name(f"{hint}.q"))
@@ -259,7 +268,7 @@ class _Writer:
             zero_point = Value(self.model.fresh_name(f"{hint}.zp"))
             zero_point.set_tensor_type(TensorProto.UINT8, ())
             self.add(Node("DynamicQuantizeLinear", [source], [integers, scale, zero_point]))
-            found = self.activations[source] = _Activation(integers, scale, zero_point)
+            found = self.activations[source, self.graph] = _Activation(integers, scale, zero_point)
         return found
 
     def weight(self, node: Node, weight: Weight) -> tuple[Value, Value]:
@@ -319,7 +328,9 @@ class _Writer:
         return array
 
     def initializer(self, hint: str, array: Array) -> Value:
-        return self.graph.add_initializer(self.model.fresh_name(hint), Tensor.from_array(array))
+        """In the main graph, whose constants bodies may read."""
+        graph = self.model.graph
+        return graph.add_initializer(self.model.fresh_name(hint), Tensor.from_array(array))
 
     def made(
         self, op_type: str, inputs: list[Value | None] | list[Value], dtype: int, like: Value | None
@@ -340,8 +351,9 @@ class _Writer:
             return
         producer = value.producer
         if producer is None:
-            if self.graph.initializers.get(value.name) is value:
-                del self.graph.initializers[value.name]
+            for graph in self.model.graph.all_graphs():
+                if graph.initializers.get(value.name) is value:
+                    del graph.initializers[value.name]
         elif producer.op_type in ("Constant", "Identity") and producer not in self.dead:
             sources = [v for v in producer.inputs if v is not None]
             producer.detach_inputs()
@@ -350,13 +362,18 @@ class _Writer:
                 self.drop(source)
 
     def finish(self) -> None:
-        order: list[Node] = []
-        for node in self.graph.nodes:
-            order += self.in_place.get(node, ())
-            if node not in self.dead:
-                order.append(node)
-        self.graph.nodes = order
+        """Bring the new nodes into order.
+
+        What reads an activation first quantizes it, also for nodes that come before.
+        """
+        for graph in list(self.model.graph.all_graphs()):
+            if any(n in self.in_place or n in self.dead for n in graph.nodes):
+                order: list[Node] = []
+                for node in graph.nodes:
+                    order += self.in_place.get(node, ())
+                    if node not in self.dead:
+                        order.append(node)
+                graph.nodes = order
+                graph.sort()
         for node in self.dead:
             node.graph = None
-        # What reads an activation first quantizes it, also for those that come before by order.
-        self.graph.sort()

@@ -110,6 +110,10 @@ class StoreFloat16(Pass):
         """A copy to which places of nodes refer."""
         return model.clone()
 
+    def nodes(self, model: Model) -> list[Node]:
+        """What places count."""
+        return model.graph.nodes
+
     def units(self, model: Model, context: Context | None) -> list[int]:
         """Places of the nodes that would compute, and not only move elements, in float16."""
         kept = self._kept(model, context, {}, {})

@@ -243,7 +243,7 @@ def _sources(
     return sources
 
 
-def _computes(node: Node) -> bool:
+def computes(node: Node) -> bool:
     """Whether a node does floating-point work that a user may expect to be quantized."""
     results = [v for v in node.outputs if v is not None]
     return node.op_type != "Constant" and any(
@@ -266,9 +266,9 @@ def notes_of(model: Model, reasons: Mapping[Node, str]) -> list[Note]:
     found = []
     for node in model.graph.nodes:
         reason = reasons.get(node)
-        if reason is not None and _computes(node):
+        if reason is not None and computes(node):
             found.append(Note.at(node, reason))
         for graph in node.subgraphs():
             where = f"lies in a subgraph of '{node.label}' ({node.op_type})"
-            found.extend(Note.at(inner, where) for inner in graph.all_nodes() if _computes(inner))
+            found.extend(Note.at(inner, where) for inner in graph.all_nodes() if computes(inner))
     return found

@@ -309,7 +309,7 @@ def _names(model: Model) -> dict[Node, list[str]]:
     """What patterns may name: of each node its own name and those of its constants."""
     return {
         node: [node.label, *(v.name for v in node.inputs if v is not None and v.const)]
-        for node in model.graph.nodes
+        for node in model.graph.all_nodes()
     }
 
 
