@@ -7,10 +7,12 @@ of the quantized model.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -21,13 +23,16 @@ from ...ir.reference import Session
 from ...ir.tensor import Array
 from ..fidelity import FidelityTotals
 from ..samples import Samples
-from .calibrate import BUDGET, exposing
+from .calibrate import BUDGET, LARGEST_OPTIMIZED, exposing
 from .decision import Decision, clip_of
 from .parameters import QuantParams, ValueRange
 from .rules import Constants, clip_bounds
 
-SAMPLES = 32
+SAMPLES = 8
 """Samples that operators are measured on."""
+
+PICKED = 1 << 14
+"""Elements of a result that are looked at in one run."""
 
 BINS = 32
 """Bars of the histogram of an operator's results."""
@@ -92,15 +97,12 @@ def operator_errors(
     """Of every operator that rounds, the one that loses most by itself first."""
     joined = decision.model.clone()
     probes = _probes(decision, joined, quantized)
+    optimize = len(joined.graph.nodes) <= LARGEST_OPTIMIZED
     for chunk in _chunks(probes, budget):
-        first = Session(
-            exposing(joined, [v.name for p in chunk for v in (p.wanted, p.alone)]),
-            optimize=False,
-            threads=0,
-        )
-        second = Session(
-            exposing(quantized, [p.together.name for p in chunk]), optimize=False, threads=0
-        )
+        names = [v.name for p in chunk for v in (p.wanted, p.alone)]
+        first = Session(exposing(joined, names), optimize=optimize, threads=0)
+        names = [p.together.name for p in chunk]
+        second = Session(exposing(quantized, names), optimize=optimize, threads=0)
         for feed, _ in itertools.islice(samples.feeds(1), SAMPLES):
             exact, rounded = first.run(feed), second.run(feed)
             for probe in chunk:
@@ -202,38 +204,52 @@ def _restored(value: Value) -> Value | None:
 
 
 def _add(probe: _Probe, exact: dict[str, Array], rounded: dict[str, Array]) -> None:
-    wanted = exact[probe.wanted.name]
-    if probe.bounds is not None:
-        wanted = np.clip(wanted, probe.bounds.low, probe.bounds.high)
+    whole = exact[probe.wanted.name]
+    if not whole.size:
+        return
+    picked = _picked(whole.size)
     name = probe.wanted.name
-    rows = len(wanted) if wanted.ndim else 1
+    wanted = _within(whole.reshape(-1)[picked], probe.bounds)
     for totals, found in (
         (probe.alone_totals, exact[probe.alone.name]),
         (probe.together_totals, rounded[probe.together.name]),
     ):
-        if probe.params is None and probe.bounds is not None:
-            found = np.clip(found, probe.bounds.low, probe.bounds.high)
-        totals.add({name: wanted}, {name: found}, rows, rows)
+        some = found.reshape(-1)[picked] if found.size == whole.size else found
+        bounds = probe.bounds if probe.params is None else None
+        totals.add({name: wanted}, {name: _within(some, bounds)}, 0, 0)
     finite = wanted[np.isfinite(wanted)].astype(np.float64)
     if not finite.size:
         return
-    low, high = float(finite.min()), float(finite.max())
-    _count(probe, finite, low, high)
+    ends = _within(np.asarray([whole.min(), whole.max()]), probe.bounds)
+    low, high = ends if np.isfinite(ends).all() else (finite.min(), finite.max())
+    _count(probe, finite, float(low), float(high))
     probe.elements += finite.size
     probe.squares += float(np.square(finite).sum())
     if probe.params is not None:
-        ends = _ends(probe.params)
+        ends = np.asarray(_ends(probe.params))
         slack = probe.params.scale / 2
         beyond = (finite < ends[0] - slack) | (finite > ends[1] + slack)
         probe.clipped += int(np.count_nonzero(beyond))
-    if probe.node.op_type in _CHANNELS and wanted.ndim > _CHANNELS[probe.node.op_type]:
-        along = _CHANNELS[probe.node.op_type] % wanted.ndim
-        others = tuple(axis for axis in range(wanted.ndim) if axis != along)
-        largest = np.abs(wanted).max(axis=others, initial=0.0)
-        old = probe.largest
-        probe.largest = (
-            largest if old is None or len(old) != len(largest) else np.maximum(old, largest)
-        )
+    if probe.node.op_type in _CHANNELS and whole.ndim > _CHANNELS[probe.node.op_type]:
+        along = _CHANNELS[probe.node.op_type] % whole.ndim
+        others = tuple(axis for axis in range(whole.ndim) if axis != along)
+        reach = np.stack([whole.min(axis=others), whole.max(axis=others)])
+        largest = np.abs(_within(reach, probe.bounds)).max(axis=0)
+        if probe.largest is not None and probe.largest.shape == largest.shape:
+            largest = np.maximum(probe.largest, largest)
+        probe.largest = largest
+
+
+def _within(array: Array, bounds: ValueRange | None) -> Array:
+    return array if bounds is None else np.asarray(np.clip(array, bounds.low, bounds.high))
+
+
+@functools.lru_cache(maxsize=256)
+def _picked(size: int) -> Any:
+    """Places of the elements that are looked at, of as many: at random, but the same each time."""
+    if size <= PICKED:
+        return slice(None)
+    return np.sort(np.random.default_rng(size).choice(size, PICKED, replace=False, shuffle=False))
 
 
 _CHANNELS = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}

@@ -145,13 +145,13 @@ def test_rounding_of_an_operator_alone_and_of_all_before_it() -> None:
     pass_ = QuantizeStatic()
     result = pass_.run(model, Context({"x": IMAGES}))
     decision = result.artifacts["decision"]
-    errors = operator_errors(decision, model, Samples(decision.model, {"x": IMAGES[:32]}))
+    errors = operator_errors(decision, model, Samples(decision.model, {"x": IMAGES[:8]}))
     by_node = {e.node: e for e in errors}
     assert list(by_node) == [e.node for e in sorted(errors, key=lambda e: e.sqnr_db or 0)]
     assert {"a", "c", "i", "j", "k", "l", "o", "y"} <= set(by_node)
     last = by_node["y"]
-    expected = Session(network()).run({"x": IMAGES[:32]})["y"]
-    now = Session(model, optimize=False).run({"x": IMAGES[:32]})["y"]
+    expected = Session(network()).run({"x": IMAGES[:8]})["y"]
+    now = Session(model, optimize=False).run({"x": IMAGES[:8]})["y"]
     assert last.accumulated_sqnr_db == pytest.approx(sqnr(expected, now), abs=0.05)
     assert last.sqnr_db is not None
     assert last.sqnr_db > last.accumulated_sqnr_db + 1
@@ -160,7 +160,7 @@ def test_rounding_of_an_operator_alone_and_of_all_before_it() -> None:
     assert first.sqnr_db == pytest.approx(first.accumulated_sqnr_db, abs=1e-6)
     assert first.low == 0.0  # behind the Relu that is absorbed
     assert first.step is not None
-    assert sum(first.histogram) == 32 * 6 * 64
+    assert sum(first.histogram) == 8 * 6 * 64
     assert first.clipped == 0.0
 
 
@@ -168,7 +168,7 @@ def test_clipped_elements_are_counted() -> None:
     model = network()
     result = QuantizeStatic(calibrator="percentile:90").run(model, Context({"x": IMAGES}))
     decision = result.artifacts["decision"]
-    errors = operator_errors(decision, model, Samples(decision.model, {"x": IMAGES[:32]}))
+    errors = operator_errors(decision, model, Samples(decision.model, {"x": IMAGES[:8]}))
     clipped = {e.node: e.clipped for e in errors}
     assert clipped["a"] == pytest.approx(0.05, abs=0.02)
 
