@@ -14,6 +14,9 @@ OUTLYING = 64.0
 """Ratio of the largest magnitude to the root mean square, above which few values take the
 integers from all others."""
 
+MANY = 0.05
+"""Share of the channels that may be near dead without a word."""
+
 LOST = 15.0
 """SQNR in dB of an operator alone, below which it is worth a word."""
 
@@ -30,7 +33,7 @@ NAMED = 4
 def advice(decision: Decision, errors: Sequence[OperatorError]) -> list[str]:
     """Sentences, without their final stop, about what is likely to cost accuracy or time."""
     found = []
-    quiet = [e for e in errors if e.quiet and e.channels]
+    quiet = [e for e in errors if e.quiet > MANY * e.channels]
     if quiet:
         names = [f"'{e.node}' ({e.quiet} of {e.channels})" for e in quiet]
         found.append(

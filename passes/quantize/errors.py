@@ -49,8 +49,8 @@ class OperatorError:
     `accumulated` in the quantized model. `low` and `high` are what the result takes on the
     samples, `step` is the distance of its integers, `clipped` the share of elements that lie
     beyond them; None where the result stays float. `histogram` counts elements between `low`
-    and `high`. `channels` are those of a convolution or product, of which `quiet` don't reach a
-    step, and `peak` is the largest magnitude as a multiple of the root mean square.
+    and `high`. `channels` are those of a convolution or product, of which `quiet` are alive and
+    don't reach a step, and `peak` is the largest magnitude as a multiple of the root mean square.
     """
 
     node: str
@@ -279,7 +279,8 @@ def _error(probe: _Probe) -> OperatorError:
     (alone,), (together,) = probe.alone_totals.outputs(), probe.together_totals.outputs()
     step = None if probe.params is None else probe.params.scale
     largest = np.zeros(0) if probe.largest is None else probe.largest
-    quiet = 0 if step is None else int(np.count_nonzero(largest < QUIET * step))
+    alive = largest > 0
+    quiet = 0 if step is None else int(np.count_nonzero(alive & (largest < QUIET * step)))
     root = math.sqrt(probe.squares / probe.elements)
     assert probe.histogram is not None
     return OperatorError(
