@@ -24,14 +24,16 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import tvm
 from tvm import tirx
 from tvm.tirx.buffer import BufferType
 
 from ..tensorir.builder import fault_of
-from ..tensorir.types import BufferVar, Computed, PrimFunc, Statement
+from ..tensorir.types import BufferVar, Computed, Loop, PrimFunc, Statement
+
+Scope = tuple[Statement | Computed, ...]
+"""Variables, and statements that name values."""
 
 STACK_BYTES = 4096
 """Bytes of a kernel's local buffers that lie on the stack: threads of musl have 128 KB of it,
@@ -106,11 +108,11 @@ class _Kernel:
             len(self.parameters), own.sizes(), own.fault is not None, tuple(self.bodies)
         )
 
-    def function(self, parameters: Sequence[Any], body: Statement) -> PrimFunc:
+    def function(self, parameters: Sequence[Computed | BufferVar], body: Statement) -> PrimFunc:
         kind = tvm.ir.PrimType("int32")
         return tirx.PrimFunc(list(parameters), body, kind, self.attributes)
 
-    def around(self, statement: Statement, scope: tuple[Any, ...], own: _Local) -> Statement:
+    def around(self, statement: Statement, scope: Scope, own: _Local) -> Statement:
         """What surrounds parallel loops; `scope` are variables and values defined further out."""
         if not _is_parallel_within(statement):
             return own.rewrite(statement)
@@ -133,7 +135,7 @@ class _Kernel:
         inner = self.around(statement.body, (*scope, statement.loop_var), own)
         return _loop(statement, inner)
 
-    def share(self, loop: Any, scope: tuple[Any, ...], own: _Local) -> Statement:
+    def share(self, loop: Loop, scope: Scope, own: _Local) -> Statement:
         """The call that shares a parallel loop out, whose body becomes a function."""
         inside = _Local()
         variables = [v for v in scope if not isinstance(v, tirx.Bind)]
@@ -146,7 +148,7 @@ class _Kernel:
         )
         faults = inside.fault is not None
         self.bodies.append(ParallelLoop(len(variables), inside.sizes(), faults))
-        arguments: list[Any] = [tirx.address_of(_first(p)) for p in self.parameters]
+        arguments: list[Computed] = [tirx.address_of(_first(p)) for p in self.parameters]
         if faults:
             arguments.append(tirx.address_of(_first(own.needed_fault())))
         call = tirx.call_extern(
@@ -205,7 +207,7 @@ def take_pointers(function: PrimFunc) -> PrimFunc:
 
     Addresses are those of elements: nothing more is said of their alignment.
     """
-    parameters: list[Any] = []
+    parameters: list[Computed] = []
     body: list[Statement] = []
     for parameter in function.params:
         if not isinstance(parameter.ty, BufferType):
@@ -287,7 +289,7 @@ def _replaced(statement: Statement, replace: Callable[[Statement], Statement | N
     return statement
 
 
-def _loop(loop: Any, body: Statement) -> Statement:
+def _loop(loop: Loop, body: Statement) -> Statement:
     return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, None, loop.annotations)
 
 

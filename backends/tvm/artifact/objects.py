@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import tvm
 from tvm import tirx
@@ -17,7 +16,7 @@ from tvm import tirx
 from ....ir.errors import UnsupportedError
 from ..cache import Cache
 from ..targets import Target
-from ..tensorir.types import PrimFunc
+from ..tensorir.types import Machine, Module, PrimFunc
 from .convention import Signature, split, take_pointers, take_task
 from .toolchain import compile_source, compiler_version
 
@@ -119,7 +118,7 @@ def _provide(cache: Cache, key: str, make: Callable[[], bytes]) -> tuple[bytes, 
     return made, False
 
 
-def _compile(name: str, function: PrimFunc, machine: Any, folder: Path) -> bytes:
+def _compile(name: str, function: PrimFunc, machine: Machine, folder: Path) -> bytes:
     """A line that says how the kernel is called, then the object file."""
     functions, signature = split(name, function)
     module = tvm.IRModule({n: f.with_attr("global_symbol", n) for n, f in functions.items()})
@@ -129,7 +128,7 @@ def _compile(name: str, function: PrimFunc, machine: Any, folder: Path) -> bytes
     return signature.to_json().encode() + b"\n" + path.read_bytes()
 
 
-def _pipeline(machine: Any) -> Any:
+def _pipeline(machine: Machine) -> Callable[[Module], Module]:
     """TVM's default passes, those that CPUs need, with a calling convention of our own.
 
     Without LowerTVMBuiltin, which gives local buffers to a runtime: they stay on the stack.
@@ -170,10 +169,10 @@ def _pipeline(machine: Any) -> Any:
     )
 
 
-def _each(change: Callable[[PrimFunc], PrimFunc]) -> Any:
+def _each(change: Callable[[PrimFunc], PrimFunc]) -> tvm.transform.Pass:
     """A pass that changes every function."""
 
-    def apply(module: Any, _: Any) -> Any:
+    def apply(module: Module, _: tvm.transform.PassContext) -> Module:
         functions = {
             name: change(function).with_attr("calling_conv", _PACKED)
             for name, function in module.functions.items()

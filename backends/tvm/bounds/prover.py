@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tvm
@@ -329,8 +329,9 @@ class _Prover:
             return self.narrowed(buffer.contents[key])
         where = (buffer.identity, buffer.version, *key)
         if where not in self.loads:
-            if buffer.parameter in self.ranges and buffer.version == 0:
-                low, high = self.ranges[buffer.parameter]
+            parameter = -1 if buffer.parameter is None else buffer.parameter
+            if parameter in self.ranges and buffer.version == 0:
+                low, high = self.ranges[parameter]
                 self.loads[where] = self.values.unknown(buffer.kind, low, high, data=False)
             else:
                 self.loads[where] = self.values.of_type(buffer.kind)
@@ -352,7 +353,9 @@ class _Prover:
         value = self.expression(e)
         return _Index(value, step, lanes) if isinstance(value, Number) else None
 
-    def access(self, what: str, buffer: BufferVar, indices: Any, at: list[_Index | None]) -> Any:
+    def access(
+        self, what: str, buffer: BufferVar, indices: Sequence[Node], at: list[_Index | None]
+    ) -> _Buffer | None:
         """Count an access as proven, or say what isn't; the buffer, where it is known."""
         known = self.buffers.get(hash(buffer))
         if known is None:

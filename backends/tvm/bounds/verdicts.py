@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ....ir.tensor import Array
 from ..cache import Cache
+from ..plan.schedule import Buffer
 from ..tensorir.types import PrimFunc
 from .prover import Ranges, Verdict, prove
 
@@ -91,7 +91,7 @@ class Accesses:
         return Accesses(self.proven + other.proven, self.guarded + other.guarded)
 
 
-def constant_arguments(arguments: Any) -> dict[int, np.ndarray[Any, Any]]:
+def constant_arguments(arguments: Iterable[Buffer]) -> dict[int, Array]:
     """The elements of a call's arguments that are constants, by their index."""
     roots = [buffer.root()[0] for buffer in arguments]
     return {i: root.array for i, root in enumerate(roots) if root.array is not None}

@@ -7,8 +7,8 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from ..tensorir.digest import digest, kernel_name
 from ..tensorir.types import PrimFunc
 from .choices import Choices
 from .work import is_parallel, macs
+
+Key: TypeAlias = tuple[Hashable, ...]
+"""What decides a kernel, its kind first: calls of equal keys share it."""
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class Emission:
         self.verdicts = verdicts or Verdicts()
         self.choices = choices or Choices(target)
         self.schedule = Schedule()
-        self.kernels: dict[Any, str] = {}
+        self.kernels: dict[Key, str] = {}
         self.functions: dict[str, PrimFunc] = {}
         self.digests: dict[str, str] = {}
         self.proofs: dict[str, Verdict] = {}
@@ -165,7 +168,7 @@ class Emission:
     def produce(
         self,
         tensor: PlanTensor,
-        key: Any,
+        key: Key,
         build: Callable[[], PrimFunc],
         arguments: Sequence[Buffer],
         scratch: Sequence[tuple[Sequence[int], str]] = (),
@@ -176,7 +179,7 @@ class Emission:
 
     def call(
         self,
-        key: Any,
+        key: Key,
         build: Callable[[], PrimFunc],
         arguments: Sequence[Buffer],
         shape: Sequence[int],
@@ -193,7 +196,7 @@ class Emission:
 
     def call_all(
         self,
-        key: Any,
+        key: Key,
         build: Callable[[], PrimFunc],
         arguments: Sequence[Buffer],
         results: Sequence[tuple[Sequence[int], str]],

@@ -147,7 +147,7 @@ def _merge(producer: Operation, op: ElementwiseOp, view: View) -> Operation:
         producer,
         label=producer.label,
         outputs=op.outputs,
-        operands=tensors[1:],
+        operands=[t for t in tensors if t is not None],
         program=simplify(program),
     )
 

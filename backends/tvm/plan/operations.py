@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
 
 from ....ir.tensor import Array
 from .blocked import Fill
@@ -237,8 +236,8 @@ class LoopsOp(Operation):
     """
 
     inputs: list[PlanTensor]
-    build: Callable[[], Any]
-    key: Any = None
+    build: Callable[[], object]
+    key: Hashable = None
 
     def reads(self) -> list[PlanTensor]:
         return list(self.inputs)

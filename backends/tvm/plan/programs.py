@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+_Key = TypeVar("_Key")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +117,9 @@ def compose(outer: Program, inner: Mapping[int, Program]) -> Program:
     return program
 
 
-def merge_operands(program: Program, keys: Sequence[Any]) -> tuple[Program, list[Any]]:
+def merge_operands(program: Program, keys: Sequence[_Key]) -> tuple[Program, list[_Key]]:
     """Let operands with equal keys be one; returns the program and the distinct keys."""
-    distinct: list[Any] = []
+    distinct: list[_Key] = []
     position: list[int] = []
     for key in keys:
         found = next((i for i, k in enumerate(distinct) if k is key), None)

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
+from ....ir.tensor import Array
 from .operations import (
     ElementwiseOp,
     Fused,
@@ -149,7 +149,7 @@ def _instruction(instruction: Instruction, arguments: list[str]) -> str:
     return f"{instruction.name}({', '.join([*arguments, *parameters])}): {instruction.dtype}"
 
 
-def _constant(array: Any, dtype: str) -> str:
+def _constant(array: Array | float, dtype: str) -> str:
     array = np.asarray(array)
     if array.size == 1:
         return f"{dtype} {_value(array.reshape(()).item())}"
@@ -164,7 +164,7 @@ def _sizes(sizes: Iterable[int]) -> str:
     return "x".join(map(str, sizes))
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     """A field's value: numbers as they are, arrays by their type, data classes by their fields."""
     if isinstance(value, np.ndarray):
         return _constant(value, str(value.dtype))

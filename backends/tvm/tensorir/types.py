@@ -49,5 +49,13 @@ Statement: TypeAlias = tirx.Stmt
 Node: TypeAlias = tvm.ir.Expr
 """An expression as what it is made of: for those who read kernels instead of writing them."""
 
+Loop: TypeAlias = tirx.For
+
 PrimFunc: TypeAlias = tirx.PrimFunc
 """A kernel."""
+
+Module: TypeAlias = tvm.IRModule
+"""Functions by name, as TVM's passes take them."""
+
+Machine: TypeAlias = tvm.target.Target
+"""A target, as TVM has it."""

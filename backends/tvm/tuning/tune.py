@@ -167,7 +167,7 @@ def _measure_task(op: Operation, target: Target, cache: Cache, winograd: bool) -
 class _Emitted:
     """An operation's kernel with what was chosen for it."""
 
-    kernel: Any
+    kernel: object
     choice: Choice
     name: str
     function: PrimFunc
@@ -181,10 +181,11 @@ def _emit(op: Operation, choices: Choices) -> _Emitted:
     calls = zip(emission.schedule.calls, emission.origins, strict=True)
     name = [call.kernel for call, origin in calls if origin is op][-1]
     kernel, *rest = next(k for k, v in emission.kernels.items() if v == name)
-    if isinstance(kernel, convolution.Convolution):
-        choice = Choice("direct", rest[0])
-    elif isinstance(kernel, matmul.MatMul):
-        choice = Choice("product", rest[0])
+    tile = rest[0] if rest else None
+    if isinstance(kernel, convolution.Convolution) and isinstance(tile, convolution.Tile):
+        choice = Choice("direct", tile)
+    elif isinstance(kernel, matmul.MatMul) and isinstance(tile, matmul.MatrixTile):
+        choice = Choice("product", tile)
     else:
         choice = Choice("winograd")
     return _Emitted(kernel, choice, name, emission.functions[name], emission.digests[name])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -20,7 +19,7 @@ from ...plan.geometry import Geometry
 from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, smaller, splat
-from ...tensorir.types import Computed, Expr, PrimFunc
+from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from .direct import divisors
 
@@ -309,7 +308,7 @@ def _transform_output(
     k: KernelBuilder,
     conv: Winograd,
     target: Target,
-    buffers: tuple[Any, Any, Any, list[Computed]],
+    buffers: tuple[BufferVar, BufferVar, BufferVar, list[BufferVar]],
     n: Expr,
     cb: Expr,
     row: Expr,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,14 +13,13 @@ from tvm import tirx
 
 from .....ir.errors import UnsupportedError
 from .....ir.graph import Node, Value, normalize_domain
+from .....ir.tensor import Array as NumPyArray
 from ...faults import Fault
 from ...plan.operations import LoopsOp
 from ...plan.tensors import PlanTensor
 from ...tensorir.builder import KernelBuilder, llvm, load
 from ...tensorir.types import Expr, PrimFunc
 from ..context import Constant, Lowering, Stored
-
-NumpyArray = Any
 
 Rule = Callable[["OperatorCall"], None]
 
@@ -125,11 +124,11 @@ class OperatorCall:
     def dtype(self, index: int = 0) -> str:
         return self.lowering.dtype(self.value(index))
 
-    def constant(self, index: int) -> NumpyArray | None:
+    def constant(self, index: int) -> NumPyArray | None:
         """The elements of a constant input; None where it is omitted or computed."""
         return self.lowering.constant(self.node.input(index))
 
-    def known(self, index: int, what: str) -> NumpyArray:
+    def known(self, index: int, what: str) -> NumPyArray:
         """The elements of an input that must be constant."""
         found = self.constant(index)
         if found is None:
@@ -197,7 +196,7 @@ class OperatorCall:
         self.lowering.add(ReshapeOp(self.node.label, [output], tensor))
         self.lowering.items[y] = Stored(output)
 
-    def define_constant(self, array: NumpyArray, index: int = 0) -> None:
+    def define_constant(self, array: NumPyArray, index: int = 0) -> None:
         y = self.node.output(index)
         if y is not None:
             self.lowering.items[y] = Constant(np.asarray(array))
@@ -207,7 +206,7 @@ class OperatorCall:
         body: Body,
         inputs: Sequence[int | PlanTensor] | None = None,
         *,
-        key: Any = None,
+        key: Hashable = None,
         scratch: Sequence[tuple[Sequence[int], str]] = (),
     ) -> None:
         """Emit a kernel that reads inputs (by default all given) and defines the outputs.

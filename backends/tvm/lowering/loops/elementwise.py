@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from tvm import tirx
@@ -40,7 +39,7 @@ def elementwise(
     function: Function,
     inputs: Sequence[int] | None = None,
     *,
-    key: Any = (),
+    key: Hashable = (),
     builder: bool = False,
 ) -> None:
     """Emit `function` of the inputs' elements, broadcast to the output's shape.
@@ -268,7 +267,7 @@ rule("BitShift")(_shift)
 
 
 def _binary(
-    function: Function, *, key: Any = (), builder: bool = False
+    function: Function, *, key: Hashable = (), builder: bool = False
 ) -> Callable[[OperatorCall], None]:
     def lower(call: OperatorCall) -> None:
         if call.opset < 7:
@@ -279,7 +278,7 @@ def _binary(
     return lower
 
 
-def _legacy(call: OperatorCall, function: Function, key: Any, *, builder: bool) -> None:
+def _legacy(call: OperatorCall, function: Function, key: Hashable, *, builder: bool) -> None:
     """Before opset 7 the second operand's axes align at `axis`, if `broadcast` says so."""
     first, second = call.shape(0), call.shape(1)
     by_channel = call.node.op_type == "PRelu" and len(second) == 1

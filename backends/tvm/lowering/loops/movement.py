@@ -229,9 +229,8 @@ def pad(call: OperatorCall) -> None:
     mode = call.node.get("mode", "constant")
     given = call.node.get("pads", call.node.get("paddings"))
     pads = call.constant(1) if given is None else np.asarray(given)
-    axes = call.constant(3)
+    axes = call.constant(3) if call.has(3) else np.arange(rank)
     count = call.shape(3)[0] if call.has(3) else rank
-    axes = list(range(rank)) if not call.has(3) else axes
     value = float(call.node.get("value", 0.0))
     inputs = [0] + ([1] if pads is None else []) + ([2] if call.has(2) else [])
     inputs += [3] if axes is None else []

@@ -36,8 +36,6 @@ from .base import (
 from .convolution import inside
 from .mathematics import lit
 
-NumpyArray = Any
-
 
 @dataclasses.dataclass(frozen=True)
 class _Axis:
