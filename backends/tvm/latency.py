@@ -94,7 +94,7 @@ class LatencyModel:
 
 
 def _together(estimates: Sequence[Estimate]) -> Estimate:
-    """Of the kernels of one node: its form is that of the one that takes longest."""
+    """One estimate of a node's kernels: the sum, with the form of the one that takes longest."""
     longest = max(estimates, key=lambda each: each.cycles)
     return Estimate(longest.form, sum(each.cycles for each in estimates))
 
@@ -122,10 +122,10 @@ _STEPS = ("QuantizeLinear", "DequantizeLinear")
 
 
 class _Rates:
-    """Microseconds per cycle, between what was measured at some numbers of cycles: learnt first,
-    asked then, of a copy.
+    """Microseconds per estimated cycle, of each node's kernel of each form, else of the form.
 
-    Each node's kernel of each form has its own; where that was never measured, the form's.
+    Between numbers of cycles that were measured they are interpolated. Asking keeps tables, so
+    whoever learns on asks a `copy`.
     """
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 The analysis reads TensorIR as it is emitted, before any pass. Loops bound their variables,
 conditions hold in what they guard, and after `fail_if(condition)` its opposite does. A
 load is an integer of its type, the same one for equal loads with no store to the buffer
-in between; parameters of a kernel don't overlap (`schedule.check` sees to that). Both sides
+in between; parameters of a kernel don't overlap (`plan/memory_check.py` sees to that). Both sides
 of Select and of `and` are evaluated, of `if_then_else` one.
 """
 
@@ -54,6 +54,8 @@ def prove(function: PrimFunc, ranges: Ranges | None = None) -> Verdict:
 
 
 class _Prover:
+    """One walk over a kernel: what is known of variables and buffers where it has come to."""
+
     def __init__(self, function: PrimFunc, ranges: Ranges) -> None:
         self.function, self.ranges = function, ranges
         self.inequalities = Inequalities()

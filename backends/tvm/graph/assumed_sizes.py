@@ -1,4 +1,4 @@
-"""Inputs that give results their sizes, where declared results say what they must be."""
+"""Inputs that give results their sizes (a Reshape's target): solved for from declared shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backward shape inference: a static output shape is copied to what it was made of."""
+"""Backward shape inference: an operand has the static shape of a result that shares it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ....ir.ops import Trait, traits
 
 
 def infer_backwards(model: Model) -> None:
-    """Give values the shape of the result that they share it with; then infer forwards."""
+    """Go from results to operands of the same shape; then infer forwards again."""
     changed = False
     for node in reversed(model.graph.nodes):
         if normalize_domain(node.domain) == "":

@@ -22,6 +22,8 @@ def resolve_sequences(model: Model) -> bool:
 
 
 class _Resolver:
+    """Knows which tensors each sequence or optional value holds, node by node."""
+
     def __init__(self, model: Model) -> None:
         self.model = model
         self.held: dict[Value, list[Value]] = {}

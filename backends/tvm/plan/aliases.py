@@ -95,6 +95,8 @@ def is_in_place(
 
 
 class _Placing:
+    """Where each tensor lies so far: at first in a buffer of its own."""
+
     def __init__(
         self, layouts: Mapping[PlanTensor, Blocked], paddings: dict[PlanTensor, Padding]
     ) -> None:

@@ -1,7 +1,7 @@
 """Elementwise programs: short straight-line computations that fuse into kernels.
 
 A program computes one result from operands of one common (broadcast) shape. It is
-data, so that fusion is concatenation and rules can recognise sequences of instructions; how a
+data, so that fusion is concatenation and rules can recognise sequences of instructions; how an
 instruction becomes TensorIR is in `functions/program_code.py`.
 """
 

@@ -51,6 +51,8 @@ def print_plan(plan: Plan, title: str = "") -> str:
 
 
 class _Printer:
+    """Gives the tensors of a plan different names, and writes one operation after the other."""
+
     def __init__(self) -> None:
         self.names: dict[PlanTensor, str] = {}
         self.taken: set[str] = set()

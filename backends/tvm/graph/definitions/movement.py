@@ -1,4 +1,4 @@
-"""What ONNX has an operator for by now, and layouts with channels last."""
+"""Contrib operators that ONNX has an equivalent of by now, or whose images have channels last."""
 
 from __future__ import annotations
 

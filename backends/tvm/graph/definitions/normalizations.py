@@ -1,4 +1,4 @@
-"""Normalizations of sums."""
+"""Normalizations of a sum, as of a residual stream and what is added to it, or of embeddings."""
 
 from __future__ import annotations
 

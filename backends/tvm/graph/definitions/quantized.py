@@ -1,6 +1,7 @@
-"""Quantized operators: DequantizeLinear, the operator, QuantizeLinear, which integer rules take.
+"""Quantized operators as DequantizeLinear, the float operator, QuantizeLinear, for integer rules.
 
-Those whose activations a run quantizes keep their integers, and the scales that follow.
+Those whose activations are quantized at run time become integer operators, and products with
+the scales.
 """
 
 from __future__ import annotations

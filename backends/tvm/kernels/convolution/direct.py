@@ -159,6 +159,8 @@ def build(conv: Convolution, target: Target, tile: Tile, parallel: bool = False)
 
 
 class _Builder:
+    """One kernel being built."""
+
     def __init__(self, conv: Convolution, target: Target, tile: Tile, parallel: bool) -> None:
         self.conv, self.target, self.tile, self.parallel = conv, target, tile, parallel
         self.dot = conv.dot(target)
@@ -457,9 +459,13 @@ def estimate_tiles(conv: Convolution, target: Target) -> list[tuple[float, Tile]
 
 @dataclasses.dataclass(frozen=True)
 class _Costs:
-    """Cycles: of each tile and result besides the reduction; of each result beyond eight,
-    whose epilogues overlap less with the next tile's reduction; of pixels that are finished
-    in fewer than `PACKED`; and the share of a step's loads that nothing hides."""
+    """Cycles that an output tile takes besides its multiply-accumulates.
+
+    `tile` for each tile, `result` for each vector of results; `beyond` for each one after the
+    eighth, since epilogues of many overlap less with the next tile's reduction; `ragged` for
+    pixels that are finished in fewer than `PACKED`. `load` is the share of a reduction step's
+    loads that multiply-accumulates don't hide.
+    """
 
     tile: float
     result: float

@@ -79,6 +79,8 @@ def build(kernel: Resize, target: Target, parallel: bool = False) -> PrimFunc:
 
 
 class _Builder:
+    """One kernel being built."""
+
     def __init__(self, kernel: Resize, target: Target) -> None:
         self.kernel, self.target = kernel, target
         self.k = k = KernelBuilder()

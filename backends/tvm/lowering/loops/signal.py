@@ -1,4 +1,4 @@
-"""Discrete Fourier transforms and the filter bank that goes with them; bits as they are."""
+"""Discrete Fourier transforms and the filter bank that goes with them; BitCast."""
 
 from __future__ import annotations
 
