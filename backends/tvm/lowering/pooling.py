@@ -90,8 +90,6 @@ def average_pool(lowering: Lowering, node: Node) -> bool:
         return False
     given = window(node, shape, tuple(node.get("kernel_shape")))
     geometry = _pool_window(node, shape, lowering.shape(y))
-    if min(given.pads) < 0:
-        return False
     if given.kernel == _whole_image(shape).kernel and not any(geometry.pads):
         return global_average_pool(lowering, node)
     counts = _counts(given, shape, lowering.shape(y), bool(node.get("count_include_pad", 0)))

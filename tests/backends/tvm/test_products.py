@@ -84,6 +84,36 @@ def test_quantized_products_are_bit_identical(
         np.testing.assert_array_equal(found[name], array)
 
 
+@pytest.mark.parametrize("zero", [None, 0, 7])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batches_of_quantized_constants(tmp_path: Path, zero: int | None, side: str) -> None:
+    """A constant for each matrix of a batch, with and without a zero point."""
+    net = Net(None, 0)
+    random = np.random.default_rng(0)
+    net.constants["scale"] = np.float32(0.02)
+    net.constants["other"] = np.float32(0.05)
+    net.constants["centre"] = np.uint8(100)
+    net.constants["w"] = random.integers(0, 256, (3, 9, 9), np.uint8)
+    points = []
+    if zero is not None:
+        net.constants["zero"] = np.uint8(zero)
+        points.append("zero")
+    weights = net.node("DequantizeLinear", "w", "scale", *points)
+    x = net.node("QuantizeLinear", "x", "other", "centre")
+    x = net.node("DequantizeLinear", x, "other", "centre")
+    value = net.node("MatMul", *((weights, x) if side == "left" else (x, weights)))
+    value = net.node("QuantizeLinear", value, "other", "centre")
+    model = net.model({"x": (3, 9, 9)}, [net.node("DequantizeLinear", value, "other", "centre")])
+    inputs = feeds(model, 1)
+    found = run(model, TARGETS[-1], tmp_path, inputs)
+    for name, array in reference(model, inputs).items():
+        np.testing.assert_array_equal(found[name], array)
+    graph = from_proto(model)
+    infer_shapes(graph)
+    operations = lower(graph, parse_target(TARGETS[-1])).operations
+    assert [type(op) for op in operations].count(ProductOp) == 1
+
+
 def attention(net: Net, heads: int, width: int, length: int) -> onnx.ModelProto:
     """Heads split from one projection, as in exported transformers."""
     size = heads * width
