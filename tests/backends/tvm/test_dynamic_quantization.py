@@ -98,6 +98,19 @@ def assert_equal(parts: Parts, folder: Path, target: str = "native") -> str:
 TARGETS = ["native", "x86-64-v3", "x86-64-v2"]
 
 
+def test_zero_points_of_weights_that_signed_bytes_do_not_hold(tmp_path: Path) -> None:
+    """Rows of several vectors, whose sums each column's zero point multiplies."""
+    parts = Parts(1)
+    for depth in (64, 130, 199):
+        x = parts.feed(parts.bytes("uint8", (5, depth)))
+        zero = parts.feed(parts.bytes("uint8", ()))
+        w = parts.constant(parts.bytes("uint8", (depth, 19)))
+        parts.output(
+            *parts.node("MatMulInteger", [x, w, zero, parts.constant(parts.bytes("uint8", (19,)))])
+        )
+    assert "= matmul" in assert_equal(parts, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_products_of_every_kind_of_zero_point(tmp_path: Path, target: str) -> None:
