@@ -257,6 +257,7 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
             if gains:
                 error = np.std(gains, ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.nan
                 top1 = f"{100 * np.mean(gains):+.2f} (+-{100 * error:.2f})"
+            print(f"{name}, {way}: {np.mean(ratios):.1f} dB, {top1}", file=sys.stderr, flush=True)
             rows[way] = [
                 f"{np.mean(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f}) dB",
                 top1,
