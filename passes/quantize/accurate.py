@@ -42,6 +42,11 @@ UNSEEN = (
     "give some (--calibration), or --float32 OPERATOR for what needs it"
 )
 
+SLOW = (
+    "between activations of 16 bits products are computed in float32, here and in ONNX Runtime: "
+    "the file is smaller, but runs are slower than without quantization"
+)
+
 AGAIN = (
     "the model was quantized before and is so anew, from what that has left of it; begin with its "
     "float original where there is one"
@@ -125,6 +130,8 @@ class Quantize(Pass):
             statistics["warnings"] = advice(done.decision, errors)
         if self._kind == "float16" and not context.calibration:
             statistics["warnings"] = [UNSEEN]
+        if isinstance(done, _Static) and done.way.activation.endswith("16"):
+            statistics["warnings"] = [SLOW, *statistics.get("warnings", [])]
         if restored:
             statistics["warnings"] = [AGAIN, *statistics.get("warnings", [])]
         new = done.model

@@ -7,6 +7,7 @@ Integer-Arithmetic-Only Inference", 2018; ONNX operators QuantizeLinear, Dequant
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -34,12 +35,10 @@ class QuantParams:
 
     scale: float
     zero_point: int
-    dtype: np.dtype[np.uint8] | np.dtype[np.int8]
+    dtype: np.dtype[Any]
 
     @classmethod
-    def covering(
-        cls, range: ValueRange, dtype: np.dtype[np.uint8] | np.dtype[np.int8]
-    ) -> QuantParams:
+    def covering(cls, range: ValueRange, dtype: np.dtype[Any]) -> QuantParams:
         """The finest asymmetric parameters whose integers reach all of `range` and zero.
 
         Zero is exact, so that padding is. The scale is rounded towards zero, so that both
@@ -50,7 +49,8 @@ class QuantParams:
         low, high = min(range.low, 0.0), max(range.high, 0.0)
         if low == high:
             return cls(1.0, int(limits.min), dtype)
-        exact = max((high - low) / 255.0, SMALLEST_SCALE)
+        steps = float(limits.max) - float(limits.min)
+        exact = max((high - low) / steps, SMALLEST_SCALE)
         scale = float(np.float32(exact))
         if scale > exact:
             scale = float(np.nextafter(np.float32(scale), np.float32(0)))

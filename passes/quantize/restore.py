@@ -84,7 +84,7 @@ def given_params(value: Value, model: Model) -> QuantParams | None:
         if scale is None or zero is None or scale.size != 1 or zero.size != 1:
             continue
         dtype = zero.numpy().dtype
-        if dtype in (np.dtype(np.uint8), np.dtype(np.int8)):
+        if dtype.kind in "ui":
             step = float(scale.numpy().reshape(()))
             return QuantParams(step, int(zero.numpy().reshape(())), dtype)
     return None

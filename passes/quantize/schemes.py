@@ -34,6 +34,10 @@ SCHEMES = {
         "int8 activations around zero, without zero points",
         {"activation": "int8", "symmetric": True},
     ),
+    "int16": Scheme(
+        "uint16 activations, int8 weights per output channel",
+        {"activation": "uint16", "calibrator": "min-max"},
+    ),
     "dynamic": Scheme("int8 weights; a run finds activations' scales", kind="dynamic"),
     "float16": Scheme("weights and activations in float16", kind="float16"),
 }

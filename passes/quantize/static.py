@@ -27,7 +27,7 @@ from .decision import Decision
 from .equalize import equalize
 from .insert import insert
 from .observers import calibrator
-from .opset import raise_opset
+from .opset import QDQ_OPSET, raise_opset
 from .overrides import Override, channels_of, overrides_of, parse_override
 from .parameters import QuantParams, ValueRange, range_of
 from .place import Placement, notes, place
@@ -36,7 +36,12 @@ from .rounding import Noise, give_biases, solve_weights
 from .rules import Constants, clip_bounds
 from .weights import FULL_RANGE, REDUCED_RANGE
 
-_TYPES: dict[str, np.dtype[Any]] = {"uint8": np.dtype(np.uint8), "int8": np.dtype(np.int8)}
+_TYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(name) for name in ("uint8", "int8", "uint16", "int16")
+}
+
+OPSET_OF_16_BITS = 21
+"""QuantizeLinear gives 16 bits from that operator set on."""
 
 AS_ASKED = "kept float as asked"
 NOT_ASKED = "is not among those asked for"
@@ -101,11 +106,14 @@ class QuantizeStatic(Pass):
         The artifact "decision" tells what became of the float model's nodes.
         """
         if self.activation not in _TYPES:
-            raise SecateurError(f"activation type '{self.activation}': choose uint8 or int8")
+            raise SecateurError(
+                f"activation type '{self.activation}': choose one of {', '.join(_TYPES)}"
+            )
         calibrator(self.calibrator)
         samples = _samples(model, context)
         feeds, _ = next(samples.feeds(1))
-        raised = raise_opset(model, feeds)
+        wide = _TYPES[self.activation].itemsize > 1
+        raised = raise_opset(model, feeds, OPSET_OF_16_BITS if wide else QDQ_OPSET)
         infer_shapes(model)
         # Patterns are of the names that weights have before they change.
         own = overridden(model, self.nodes)

@@ -21,6 +21,7 @@ SCHEMES = (
     "int8-per-tensor",
     "int8-signed",
     "int8-symmetric",
+    "int16",
     "dynamic",
     "float16",
 )
@@ -85,8 +86,9 @@ def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Ca
         ),
         "activation": click.option(
             "--activation",
-            type=click.Choice(["uint8", "int8"]),
-            help="Type of activations, whatever the scheme; int8 is for ARM in ONNX Runtime.",
+            type=click.Choice(["uint8", "int8", "uint16", "int16"]),
+            help="Type of activations, whatever the scheme; int8 is for ARM in ONNX Runtime, with "
+            "16 bits products are computed in float32.",
         ),
         "reduce_range": click.option(
             "--reduce-range",

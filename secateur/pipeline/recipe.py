@@ -95,6 +95,7 @@ class QuantizeSection(_Section):
             "int8-per-tensor",
             "int8-signed",
             "int8-symmetric",
+            "int16",
             "dynamic",
             "float16",
         ]
@@ -111,7 +112,7 @@ class QuantizeSection(_Section):
     ignore: list[str] | None = None
     only: list[str] | None = None
     nodes: list[str] | None = None
-    activation: Literal["uint8", "int8"] | None = None
+    activation: Literal["uint8", "int8", "uint16", "int16"] | None = None
     reduce_range: bool | None = None
     per_tensor: bool | None = None
     calibrator: str | None = None

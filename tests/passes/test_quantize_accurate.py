@@ -140,6 +140,18 @@ def test_every_scheme_is_near_the_original(scheme: str) -> None:
     assert quality(Quantize(scheme=scheme, accuracy="fast"))[0] > 20
 
 
+def test_activations_of_16_bits_leave_the_noise_of_weights() -> None:
+    plain, _ = quality(Quantize(accuracy="fast"))
+    fine, result = quality(Quantize(scheme="int16", accuracy="fast"))
+    assert fine > plain + 3
+    assert "slower than without" in result.statistics["warnings"][0]
+    model = network()
+    Quantize(scheme="int16", accuracy="fast").run(model, Context({"x": IMAGES}))
+    points = [v for n, v in model.graph.initializers.items() if n.startswith("zp")]
+    assert {v.const.numpy().dtype.name for v in points if v.const} <= {"uint16", "int8"}
+    assert model.opset == 21
+
+
 def test_symmetric_ranges_have_no_zero_points() -> None:
     model = network()
     Quantize(scheme="int8-symmetric", accuracy="fast").run(model, Context({"x": IMAGES}))

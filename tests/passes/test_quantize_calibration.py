@@ -53,7 +53,7 @@ def test_missing_samples(context: Context | None) -> None:
 
 
 def test_an_unknown_activation_type() -> None:
-    with pytest.raises(SecateurError, match="choose uint8 or int8"):
+    with pytest.raises(SecateurError, match="choose one of uint8, int8, uint16, int16"):
         run(PLAIN, activation="int4")
 
 

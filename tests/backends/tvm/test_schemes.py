@@ -18,7 +18,7 @@ from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
 from secateur.passes.base import Context, Pass
-from secateur.passes.quantize import QuantizeDynamic, StoreFloat16
+from secateur.passes.quantize import QuantizeDynamic, QuantizeStatic, StoreFloat16
 from tests.passes.test_dynamic_scheme import lstm
 from tests.passes.test_equalization import node
 from tests.passes.test_quantize_accurate import CONSTANTS, IMAGES, NETWORK, network
@@ -130,6 +130,18 @@ def test_float16_beside_a_body(tmp_path: Path) -> None:
     want = Session(model).run({"x": IMAGES[:1]})["y"]
     have = Runtime(tmp_path / "m.so").run({"x": IMAGES[:1]})["y"]
     np.testing.assert_allclose(have, want, atol=4 * STEP)
+
+
+@pytest.mark.parametrize("activation", ["uint16", "int16"])
+def test_activations_of_16_bits_are_as_near_as_their_step(tmp_path: Path, activation: str) -> None:
+    model = network()
+    QuantizeStatic(activation=activation).run(model, Context({"x": IMAGES}))
+    assert model.opset >= 21
+    runtime, _ = compiled(model, tmp_path)
+    session = Session(model, optimize=False)
+    for feed in (IMAGES[:1], 1e3 * IMAGES[:5]):
+        want, have = session.run({"x": feed})["y"], runtime.run({"x": feed})["y"]
+        np.testing.assert_allclose(have, want, atol=2.0**-12 * np.abs(want).max())
 
 
 @pytest.mark.parametrize(
