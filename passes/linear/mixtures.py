@@ -84,6 +84,13 @@ class Mixtures:
             found = self._tinted(found)
         return moved(found, self._generator, mirror=self.mirrored, shift=self.shifted)
 
+    def copies(self) -> list[dict[str, Array]]:
+        """The runs once more, mirrored and tinted; none where the model sees something else."""
+        if not (self.mirrored or self.tinted):
+            return []
+        found = [mirrored(run) if self.mirrored else dict(run) for run in self._runs]
+        return [self._tinted(run) for run in found] if self.tinted else found
+
     def _tinted(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return tinted(feeds, self._limits, self._generator)
 
@@ -162,10 +169,20 @@ def moved(
     count = rows(feeds)
     mirrors = generator.random(count) < 0.5 if mirror else np.zeros(count, bool)
     ways = generator.uniform(-1, 1, (count, 2)) if shift else np.zeros((count, 2))
+    return _all_moved(feeds, mirrors, ways)
+
+
+def mirrored(feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs all of whose images are mirrored."""
+    count = rows(feeds)
+    return _all_moved(feeds, np.ones(count, bool), np.zeros((count, 2)))
+
+
+def _all_moved(feeds: Mapping[str, Array], mirrors: Array, ways: Array) -> dict[str, Array]:
     found = dict(feeds)
     for name, array in feeds.items():
         colours = colour_axis(array.shape) if array.ndim else None
-        if colours is not None and len(array) == count:
+        if colours is not None and len(array) == len(mirrors):
             found[name] = _moved(array, 2 if colours == 1 else 1, mirrors, ways)
     return found
 

@@ -10,12 +10,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ...ir.cost import count
 from ...ir.errors import SecateurError
 from ...ir.graph import Node, Value, outer_reads
 from ...ir.model import Model
+from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 from ..base import Context, Note, Pass, PassResult
+from ..linear import mixtures
 from ..linear.find import drop_zero_biases, find_aim, find_layer, give_biases
 from ..linear.layers import Layer, Solvable
 from ..linear.levels import Levels
@@ -25,7 +28,7 @@ from ..linear.recurrent import RecurrentLayer
 from ..linear.threads import few_threads
 from ..linear.walk import Recording, Walk
 from ..samples import SampleArray, Samples
-from ..sizes import infer_sizes
+from ..sizes import CountedSizes, infer_sizes
 from .equations import (
     EquationRows,
     Equations,
@@ -54,6 +57,10 @@ ROUNDS = 2
 
 HELD_OUT = 8
 """One run in so many is not fitted, to judge by it what all layers together reach."""
+
+COPIED = 1e11
+"""Multiply-accumulates of a run over all samples, up to which images are fitted twice, mirrored
+and tinted the second time; in more there are rows enough, and it would take too long."""
 
 UNCHANGED = 1e-10
 """Error, as a share of the targets' variance, up to which a layer is left as it is."""
@@ -92,7 +99,12 @@ class Recover(Pass):
             held = runs[HELD_OUT - 1 :: HELD_OUT] if refines else []
             fitted = [run for k, run in enumerate(runs) if k % HELD_OUT != HELD_OUT - 1 or not held]
             found = recover(
-                original, model, pruned.record, fitted, seed=seed, rematch=pruned.rematch
+                original,
+                model,
+                pruned.record,
+                [*fitted, *_copies(original, fitted, seed)],
+                seed=seed,
+                rematch=pruned.rematch,
             )
             changed = any(layer.after != layer.before for layer in found.layers)
             if refines and changed:
@@ -102,6 +114,16 @@ class Recover(Pass):
         layers = [dataclasses.asdict(layer) for layer in found.layers]
         statistics = {"layers": layers, "together": dataclasses.asdict(refined)}
         return PassResult(changed, statistics, found.notes)
+
+
+def _copies(
+    original: Model, runs: Sequence[Mapping[str, Array]], seed: int
+) -> list[dict[str, Array]]:
+    _, shape_of = CountedSizes.usual(original)
+    if count(original, shape_of).macs * sum(map(mixtures.rows, runs)) > COPIED:
+        return []
+    generator = np.random.default_rng(seed)
+    return mixtures.Mixtures(Session(original, threads=0), runs, generator).copies()
 
 
 @contextlib.contextmanager

@@ -150,6 +150,10 @@ def test_images_are_mirrored_only_where_the_model_sees_the_same():
         assert found.moves is same
         assert not found.tinted
         assert found.draw()["x"].shape == (32, 1, 8, 8)
+        copies = found.copies()
+        assert len(copies) == (2 if same else 0)
+        for copy, run in zip(copies, runs, strict=False):
+            np.testing.assert_array_equal(copy["x"], run["x"][..., ::-1])
 
 
 def test_other_inputs_are_never_moved():

@@ -510,6 +510,28 @@ def test_all_layers_together_come_nearer_and_stay_a_valid_model():
     assert [node.op_type for node in pruned.graph.nodes] == [n.op_type for n in before.graph.nodes]
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_images_are_fitted_twice_where_the_model_sees_the_same_in_a_mirror(same, monkeypatch):
+    random = np.random.default_rng(0)
+    weights = random.standard_normal((8, 8, 12))
+    if same:
+        weights = weights + weights[:, ::-1]
+    net = Net(0)
+    hidden = net.add("Gemm", net.add("Flatten", "x"), net.constant(weights.reshape(64, 12)))
+    out = net.add("Gemm", net.add("Relu", hidden), net.constant(random.standard_normal((12, 4))))
+    model = net.model(["n", 1, 8, 8], out)
+    x = random.standard_normal((128, 1, 8, 8)).astype(np.float32)
+    pruning = [PruneChannels(macs=0.5), Recover()]
+
+    def rows():
+        records = PassManager(pruning).run(model.clone(), Context({"x": x}))
+        return {layer["rows"] for layer in records[1].result.statistics["layers"]}
+
+    assert rows() == {224 if same else 112}
+    monkeypatch.setattr("secateur.passes.prune.recovery.COPIED", 1.0)
+    assert rows() == {112}
+
+
 def test_nothing_to_come_nearer_to_changes_nothing():
     x = np.random.default_rng(0).standard_normal((96, 1, 8, 8)).astype(np.float32)
     model = digits_like()
