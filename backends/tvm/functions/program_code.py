@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -166,7 +165,7 @@ _LONG = 12
 """Instructions that a program may have to be written out for each of several vectors."""
 
 
-Rule = Callable[[ProgramCode, Instruction, list[Computed], list[str]], Any]
+Rule = Callable[[ProgramCode, Instruction, list[Computed], list[str]], Computed]
 
 
 def _dequantize(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:

@@ -218,7 +218,7 @@ def dequantize_linear(lowering: Lowering, node: Node) -> bool:
 def _emit(
     lowering: Lowering,
     node: Node,
-    build: Callable[[ProgramBuilder], Any],
+    build: Callable[[ProgramBuilder], object],
     inputs: Sequence[Value | None] | None = None,
 ) -> bool:
     """Emit the program that `build` appends to float32 inputs, by default all of the node's."""

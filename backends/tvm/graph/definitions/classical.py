@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from .....ir.stand_ins import REQUIRE
-from .....ir.tensor import Array
+from .....ir.tensor import Array, Tensor
 from .body import ML, Body, definition
 
 _NO_STRINGS = "compiled models have no strings"
@@ -152,8 +152,8 @@ def _default(b: Body, dtype: np.dtype[Any]) -> Array:
     return np.asarray(given, dtype)
 
 
-def _array(tensor: Any) -> Array:
-    return np.asarray(tensor.numpy() if hasattr(tensor, "numpy") else numpy_helper.to_array(tensor))
+def _array(tensor: Tensor | TensorProto) -> Array:
+    return numpy_helper.to_array(tensor) if isinstance(tensor, TensorProto) else tensor.numpy()
 
 
 @definition("Normalizer", domain=ML)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
+from .....ir.tensor import Array as NumPyArray
 from ...faults import Fault
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr
@@ -160,7 +160,7 @@ def slice_(call: OperatorCall) -> None:
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         arrays = dict(zip([0, *runtime], xs, strict=True))
 
-        def given(index: int, constant: Any, i: int, default: int) -> Expr:
+        def given(index: int, constant: NumPyArray | None, i: int, default: int) -> Expr:
             if index in arrays:
                 return clamped(k, arrays[index][[i]], -_FAR, _FAR)
             return default if constant is None else max(min(int(constant[i]), _FAR), -_FAR)

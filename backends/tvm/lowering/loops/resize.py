@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -52,7 +51,7 @@ _FAR = 2**28
 _LARGEST = 2.0**62
 """Places of GridSample beyond which, or NaN, are taken for the edge at -1."""
 
-_Scale = Callable[[dict[int, Array], int], Any]
+_Scale = Callable[[dict[int, Array], int], Expr]
 """The scale of an axis inside the kernel, from the arrays by input number."""
 
 
