@@ -107,7 +107,7 @@ class Estimator:
         """Every unit reads all units at each step; and the elements are written."""
         directions, gates, hidden = op.weights.shape
         positions = op.projections[0].elements / max(gates, 1)
-        share = math.prod(now[op.output]) / max(op.output.elements, 1)
+        share = math.prod(now[op.output]) / op.output.elements
         macs = positions * directions * gates * hidden * share**2
         return macs / self.target.lanes + self._elements(now.__getitem__)
 

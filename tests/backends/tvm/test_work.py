@@ -1,0 +1,80 @@
+"""How much operations compute: what is shared among threads, tuned, and said in reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.emission.work import is_parallel, macs, vector_operations
+from secateur.backends.tvm.lowering.lower import lower
+from secateur.backends.tvm.plan.tensors import Operation
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.infer import infer_shapes
+from secateur.ir.onnx_io import from_proto
+
+from .graphs import Net
+
+IMAGE = (1, 16, 12, 12)
+TARGET = parse_target("x86-64-v3")
+
+
+def operations(build: Callable[[Net], str], shape: tuple[int, ...] = IMAGE) -> list[Operation]:
+    """The plan of a network on x and z, both of a shape."""
+    net = Net(None, 0)
+    output = build(net)
+    read = {name for node in net.nodes for name in node.input}
+    model = from_proto(net.model({n: shape for n in "xz" if n in read}, [output]))
+    infer_shapes(model)
+    return lower(model, TARGET).operations
+
+
+def conv(net: Net) -> str:
+    return net.node("Conv", "x", net.weight(16, 16, 3, 3), pads=[1, 1, 1, 1])
+
+
+def pool(net: Net) -> str:
+    return net.node("MaxPool", "x", kernel_shape=[3, 2], pads=[1, 0, 1, 1])
+
+
+PER_VECTOR = {
+    "a load, an instruction, a store": (lambda n: n.node("Relu", "x"), 3, 0),
+    "two loads": (lambda n: n.node("Add", "x", "z"), 4, 0),
+    "two instructions": (lambda n: n.node("Relu", n.node("Add", "x", "z")), 5, 0),
+    "a window": (pool, 6, 0),
+    "a window and an instruction": (lambda n: n.node("Relu", pool(n)), 7, 0),
+    "taps of all channels": (conv, 144, 144),
+    "taps and an instruction": (lambda n: n.node("Relu", conv(n)), 145, 144),
+    "a row of weights": (lambda n: n.node("MatMul", "x", n.weight(12, 12)), 12, 12),
+    "a row of a tensor": (lambda n: n.node("MatMul", "x", "z"), 12, 12),
+    "rows in and out": (lambda n: n.node("Softmax", "x"), 2, 0),
+    "taps of rows and columns": (
+        lambda n: n.node("Resize", "x", "", "", sizes(n), mode="linear"),
+        4,
+        0,
+    ),
+}
+
+
+def sizes(net: Net) -> str:
+    net.constants["sizes"] = np.int64([1, 16, 24, 24])
+    return "sizes"
+
+
+@pytest.mark.parametrize("name", PER_VECTOR)
+def test_instructions_of_each_vector(name: str) -> None:
+    build, instructions, products = PER_VECTOR[name]
+    (op,) = operations(build)
+    vectors = op.output.elements / TARGET.lanes
+    assert vector_operations(op, TARGET) == vectors * instructions
+    assert macs(op) == op.output.elements * products
+
+
+@pytest.mark.parametrize(("rows", "shared"), [(999, False), (1000, True), (1001, True)])
+def test_what_takes_long_enough_is_shared(rows: int, shared: bool) -> None:
+    """Each row has four vectors, of four instructions each."""
+    (op,) = operations(lambda net: net.node("Add", "x", "z"), (rows, 2 * 16))
+    assert is_parallel(op, TARGET) == shared
