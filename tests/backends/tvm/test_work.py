@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.emission.choices import Choices
+from secateur.backends.tvm.emission.estimate import CALL, SCALAR, Estimator
 from secateur.backends.tvm.emission.work import is_parallel, macs, vector_operations
 from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.tensors import Operation
@@ -78,3 +80,33 @@ def test_what_takes_long_enough_is_shared(rows: int, shared: bool) -> None:
     """Each row has four vectors, of four instructions each."""
     (op,) = operations(lambda net: net.node("Add", "x", "z"), (rows, 2 * 16))
     assert is_parallel(op, TARGET) == shared
+
+
+def depthwise(net: Net) -> str:
+    return net.node("Conv", "x", net.weight(16, 1, 3, 3), pads=[1, 1, 1, 1], group=16)
+
+
+def layer(net: Net) -> str:
+    return net.node("RNN", "x", net.weight(1, 8, 16), net.weight(1, 8, 8), hidden_size=8)
+
+
+ESTIMATES = {
+    "a tap each, and the store": (depthwise, IMAGE, 288 * 10),
+    "the epilogue, too": (lambda n: n.node("Relu", depthwise(n)), IMAGE, 288 * 11),
+    "as vectors": (lambda n: n.node("Relu", "x"), IMAGE, 288 * 3),
+    "plain loops, element by element, and what they write in between": (
+        lambda n: n.node("Det", "x"),
+        (5, 3, 3),
+        SCALAR * (45 + 9 + 5),
+    ),
+    "nothing": (lambda n: n.node("Flatten", "x"), IMAGE, -CALL),
+    "each unit by each unit, each step": (layer, (6, 2, 16), 12 * 64 / 8 + 2 * 96 + 16),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_cycles_of_kernels_without_tiles(name: str) -> None:
+    build, shape, cycles = ESTIMATES[name]
+    op = operations(build, shape)[-1]
+    estimator = Estimator(op, TARGET, Choices(TARGET), {})
+    assert estimator(lambda tensor: tensor.shape).cycles == pytest.approx(CALL + cycles)
