@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Allow operators that only ONNX Runtime has (com.microsoft).",
 )
+@click.option(
+    "--qdq",
+    is_flag=True,
+    help="Write operators that hold their scales, as QLinearConv, as QuantizeLinear and "
+    "DequantizeLinear around float ones.",
+)
 @click.option("--check", is_flag=True, help="Compare the outputs in ONNX Runtime.")
 @samples_options("data")
 @seed_option
@@ -54,6 +60,7 @@ def command(
     inline: bool,
     size_limit: int | None,
     allow_contrib: bool,
+    qdq: bool,
     check: bool,
     data: DataSource | None,
     seed: int,
@@ -65,8 +72,10 @@ def command(
     """
     if data is not None and not check:
         raise click.UsageError("--data is for --check.")
+    if qdq and check:
+        raise click.UsageError("--check is for equal outputs: with --qdq they may be a step apart.")
     from ..pipeline.simplification import Options, simplify_file
 
-    options = Options(fixed, opset, inline, size_limit, allow_contrib)
+    options = Options(fixed, opset, inline, size_limit, allow_contrib, qdq)
     report = simplify_file(model, output, options, check=check, data=data, seed=seed)
     print_transformation(report, output, as_json)

@@ -20,7 +20,7 @@ from ..passes.base import Pass
 from ..passes.manager import OutputCheck, PassManager
 from ..passes.simplify import ConvertOpset, InlineFunctions, Simplify
 from ..reporting.report import Check, Report
-from .steps import pass_run
+from .steps import SpellOutQuantized, pass_run
 from .transform import Transformation
 
 TOLERANCE = 1e-5
@@ -36,7 +36,7 @@ class Options:
 
     `fixed` is done first; `opset` converts, `inline` puts functions in place of
     their calls; `size_limit` bounds the bytes of a folded constant; `allow_contrib` lets
-    ONNX Runtime's own operators into the result.
+    ONNX Runtime's own operators into the result; `qdq` spells out quantized ones.
     """
 
     fixed: FixedInputs = dataclasses.field(default_factory=FixedInputs)
@@ -44,6 +44,7 @@ class Options:
     inline: bool = False
     size_limit: int | None = None
     allow_contrib: bool = False
+    qdq: bool = False
 
     def passes(self) -> list[Pass]:
         """The passes in order: what later ones can use comes first."""
@@ -52,6 +53,8 @@ class Options:
             found.append(InlineFunctions())
         if self.opset is not None:
             found.append(ConvertOpset(self.opset))
+        if self.qdq:
+            found.append(SpellOutQuantized())
         limit = {} if self.size_limit is None else {"size_limit": self.size_limit}
         return [*found, Simplify(**limit, allow_contrib=self.allow_contrib)]
 

@@ -227,3 +227,16 @@ def test_what_has_no_float_form_stays_and_is_named() -> None:
     result = RestoreFloat().run(model)
     assert [n.node for n in result.notes] == ["d"]
     assert not result.changed
+
+
+def test_operators_that_hold_their_scales_are_spelled_out_on_request(tmp_path: Path) -> None:
+    qoperator(tmp_path)
+    words = ["simplify", str(tmp_path / "q.onnx"), "-o", str(tmp_path / "d.onnx"), "--qdq"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    kinds = [n.op_type for n in load(tmp_path / "d.onnx").graph.nodes]
+    assert not any(kind.startswith("QLinear") for kind in kinds)
+    assert kinds.count("Conv") == 2
+    before, after = (output(load(tmp_path / f"{n}.onnx"), IMAGES[:1]) for n in "qd")
+    np.testing.assert_allclose(after, before, atol=0.05)
+    assert CliRunner().invoke(main, [*words, "--check"]).exit_code == 2
