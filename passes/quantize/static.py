@@ -234,16 +234,14 @@ class QuantizeStatic(Pass):
         """Solve for integers; on samples held back, what it gives must be better, or it goes."""
         assert context.calibration is not None
         tried = model.clone()
-        with calibration_runs([original, tried], context.calibration, context.seed) as runs:
+        with calibration_runs([original, model, tried], context.calibration, context.seed) as runs:
             held = runs[HELD_OUT - 1 :: HELD_OUT]
             fitted = [run for k, run in enumerate(runs) if k % HELD_OUT != HELD_OUT - 1 or not held]
             order = self.second_order
             layers = solve_weights(
                 original, tried, fitted, limit=self._limit, second_order=order, seed=context.seed
             )
-        with calibration_runs([original, model, tried], context.calibration, context.seed) as runs:
-            held = runs[HELD_OUT - 1 :: HELD_OUT] or runs
-            noise = Noise(original, held)
+            noise = Noise(original, held or runs)
             before, after = noise(model), noise(tried)
         if not after < before:
             return []
