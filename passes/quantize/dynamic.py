@@ -18,12 +18,14 @@ from onnx import TensorProto
 from ...ir.graph import Graph, Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
+from ...ir.ops import operator_of
 from ...ir.tensor import Array, Tensor
 from ..base import Context, Note, Pass, PassResult
 from ..samples import Samples
 from .opset import raise_opset
 from .parameters import ValueRange
 from .place import computes
+from .restore import ALREADY
 from .rules import Constants, Operands, Weight, plan
 from .static import kept_float
 from .weights import FULL_RANGE, REDUCED_RANGE, check_finite, quantize_weight
@@ -69,7 +71,11 @@ class QuantizeDynamic(Pass):
         kept |= {nodes[place]: why for place, why in (refused or {}).items()}
         found, reasons = _candidates(model, kept)
         counts = Counter(node.op_type for node in found)
-        left = [Note.at(node, why) for node, why in reasons.items() if computes(node)]
+        left = [
+            Note.at(node, why)
+            for node, why in reasons.items()
+            if why == ALREADY or _multiplies(node)
+        ]
         limit = REDUCED_RANGE if self.reduce_range else FULL_RANGE
         writer = _Writer(model, limit, per_channel=self.per_channel)
         for node, operands in found.items():
@@ -137,6 +143,12 @@ def _candidates(
         else:
             found[node] = answer
     return found, reasons
+
+
+def _multiplies(node: Node) -> bool:
+    """Whether a node is one that dynamic quantization might be for."""
+    record = operator_of(node)
+    return record is not None and record.macs is not None and computes(node)
 
 
 def _recurrent_problem(node: Node, constants: Constants) -> str | None:

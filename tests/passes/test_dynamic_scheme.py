@@ -96,7 +96,7 @@ def test_what_stays_float_says_why() -> None:
     result = quantized(model)
     reasons = {n.node: n.reason for n in result.notes}
     assert "both of its operands are computed" in reasons["g"]
-    assert "small differences" in reasons["y"]
+    assert set(reasons) == {"g"}  # nobody expects others to change
     assert result.statistics["quantized"] == {"MatMul": 1}
 
 
