@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm.emission.choices import Choices
+from secateur.backends.tvm.emission.emit import emit
 from secateur.backends.tvm.emission.estimate import CALL, SCALAR, Estimator
 from secateur.backends.tvm.emission.work import is_parallel, macs, vector_operations
 from secateur.backends.tvm.lowering.lower import lower
@@ -110,3 +111,14 @@ def test_cycles_of_kernels_without_tiles(name: str) -> None:
     op = operations(build, shape)[-1]
     estimator = Estimator(op, TARGET, Choices(TARGET), {})
     assert estimator(lambda tensor: tensor.shape).cycles == pytest.approx(CALL + cycles)
+
+
+def test_products_are_those_of_a_node_s_own_kernel() -> None:
+    """Not of what brings its input into the layout that it reads, and the model's output back."""
+    net = Net(None, 0)
+    model = from_proto(net.model({"x": IMAGE}, [conv(net)]))
+    infer_shapes(model)
+    calls = emit(lower(model, TARGET), TARGET).describe_calls()
+    assert len(calls) == 3
+    assert [call["macs"] for call in calls] == [0, 16 * 12 * 12 * 144, 0]
+    assert [call["operator"] for call in calls[:2]] == ["Conv", "Conv"]
