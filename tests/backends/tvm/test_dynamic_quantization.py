@@ -101,13 +101,11 @@ TARGETS = ["native", "x86-64-v3", "x86-64-v2"]
 def test_zero_points_of_weights_that_signed_bytes_do_not_hold(tmp_path: Path) -> None:
     """Rows of several vectors, whose sums each column's zero point multiplies."""
     parts = Parts(1)
-    for depth in (64, 130, 199):
-        x = parts.feed(parts.bytes("uint8", (5, depth)))
-        zero = parts.feed(parts.bytes("uint8", ()))
-        w = parts.constant(parts.bytes("uint8", (depth, 19)))
-        parts.output(
-            *parts.node("MatMulInteger", [x, w, zero, parts.constant(parts.bytes("uint8", (19,)))])
-        )
+    for dtype, depth in (("uint8", 64), ("uint8", 130), ("int8", 199)):
+        inputs = [parts.feed(parts.bytes(dtype, (5, depth))), parts.feed(parts.bytes(dtype, ()))]
+        inputs.insert(1, parts.constant(parts.bytes(dtype, (depth, 19))))
+        inputs.append(parts.constant(parts.bytes(dtype, (19,))))
+        parts.output(*parts.node("MatMulInteger", inputs))
     assert "= matmul" in assert_equal(parts, tmp_path)
 
 

@@ -113,6 +113,13 @@ def test_cycles_of_kernels_without_tiles(name: str) -> None:
     assert estimator(lambda tensor: tensor.shape).cycles == pytest.approx(CALL + cycles)
 
 
+def test_half_of_a_layer_s_units_take_a_quarter_of_the_products() -> None:
+    op = operations(layer, (6, 2, 16))[-1]
+    estimator = Estimator(op, TARGET, Choices(TARGET), {})
+    half = estimator(lambda tensor: (*tensor.shape[:-1], tensor.shape[-1] // 2)).cycles
+    assert half == pytest.approx(CALL + 12 * 16 / 8 + (2 * 96 + 16) / 2)
+
+
 def test_products_are_those_of_a_node_s_own_kernel() -> None:
     """Not of what brings its input into the layout that it reads, and the model's output back."""
     net = Net(None, 0)
