@@ -1,4 +1,4 @@
-"""Lowering of pooling: windows, whole images, and means over rows and columns."""
+"""Lowering of pooling: windows and whole images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import numpy as np
 from ....ir.graph import Node, Value
 from ....ir.tensor import Array
 from ..plan.geometry import Geometry
-from ..plan.operations import PoolingOp, ReshapeOp
+from ..plan.operations import PoolingOp
 from ..plan.programs import Program, ProgramBuilder, dequantize
-from ..plan.tensors import PlanTensor
 from .context import Lowering, Quantized, Stored
 from .convolution import window
 
@@ -96,31 +95,6 @@ def average_pool(lowering: Lowering, node: Node) -> bool:
     return _average(lowering, node, x, y, geometry, counts)
 
 
-def reduce_mean(lowering: Lowering, node: Node) -> bool:
-    """A mean over all spatial axes is pooling of the whole image."""
-    x, y = node.input(0), node.output(0)
-    if x is None or y is None or not lowering.is_computed_float(x):
-        return False
-    shape = lowering.shape(x)
-    axes = node.get("axes")
-    if axes is None and node.input(1) is not None:
-        given = lowering.constant(node.input(1))
-        axes = None if given is None else given.reshape(-1).tolist()
-    if axes is None or len(shape) not in (3, 4):
-        return False
-    if sorted(a % len(shape) for a in axes) != list(range(2, len(shape))):
-        return False
-    counts = np.full((1, 1), float(np.prod(shape[2:])), np.float32)
-    pooled = PlanTensor(y.name, "float32", (*shape[:2], *(1 for _ in shape[2:])))
-    _add_average(lowering, node, x, pooled, _whole_image(shape), counts)
-    if len(lowering.shape(y)) == 2:
-        output = lowering.tensor(y)
-        lowering.add(ReshapeOp(node.label, [output], pooled))
-        pooled = output
-    lowering.items[y] = Stored(pooled)
-    return True
-
-
 def global_average_pool(lowering: Lowering, node: Node) -> bool:
     """Of quantized values: the integer sum, scaled once, as in QLinearGlobalAveragePool."""
     x, y = node.input(0), node.output(0)
@@ -161,14 +135,6 @@ def _average(
     lowering: Lowering, node: Node, x: Value, y: Value, geometry: Geometry, counts: Array
 ) -> bool:
     output = lowering.tensor(y, "float32")
-    _add_average(lowering, node, x, output, geometry, counts)
-    lowering.items[y] = Stored(output)
-    return True
-
-
-def _add_average(
-    lowering: Lowering, node: Node, x: Value, output: PlanTensor, geometry: Geometry, counts: Array
-) -> None:
     item = lowering.item(x)
     if isinstance(item, Quantized):
         source, fill = item.tensor, float(item.zero)
@@ -189,6 +155,8 @@ def _add_average(
             fill=fill,
         )
     )
+    lowering.items[y] = Stored(output)
+    return True
 
 
 def _counts(
@@ -218,5 +186,4 @@ RULES: dict[str, Callable[[Lowering, Node], bool]] = {
     "GlobalMaxPool": global_max_pool,
     "AveragePool": average_pool,
     "GlobalAveragePool": global_average_pool,
-    "ReduceMean": reduce_mean,
 }

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,15 @@ Record = dict[str, set[bool]]
 
 def test_there_is_a_plain_one_for_every_fast_one() -> None:
     assert RULES.keys() <= LOOPS.keys()
+
+
+def test_there_is_one_fast_rule_for_an_operator() -> None:
+    """Tables of two files that both have an operator would hide a rule."""
+    modules = [module for module in vars(lower).values() if isinstance(module, ModuleType)]
+    tables = [module.RULES for module in modules if "RULES" in vars(module)]
+    counts = Counter(op_type for table in tables for op_type in table)
+    assert counts.keys() == RULES.keys()
+    assert set(counts.values()) == {1}
 
 
 # --- parts ---------------------------------------------------------------------------------
