@@ -15,10 +15,11 @@ from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.reference import Session
+from secateur.ir.text import parse_model
 from secateur.passes.base import Context
 from secateur.passes.quantize import Quantize, QuantizeStatic
 from secateur.passes.quantize.accurate import ACCURACIES
-from secateur.passes.quantize.rounding import round_second_order
+from secateur.passes.quantize.rounding import Noise, round_second_order
 from secateur.passes.quantize.schemes import PROFILES, SCHEMES, scheme_of
 from secateur.pipeline.recipe import QuantizeSection
 from tests.passes.test_equalization import node, sqnr
@@ -189,3 +190,22 @@ def test_patterns_name_nodes_that_stay_float() -> None:
     model = network()
     result = Quantize(accuracy="fast", ignore=("[ac]",)).run(model, Context({"x": IMAGES}))
     assert [n.node for n in result.notes if "as asked" in n.reason] == ["a", "c"]
+
+
+@pytest.mark.parametrize("end", ["Softmax", "LogSoftmax", "Sigmoid", "Relu"])
+def test_noise_is_that_of_scores_before_they_are_squashed(end: str) -> None:
+    """A tenth more of every score is a hundredth of their power, whatever becomes of it."""
+
+    def model(scale: float) -> Model:
+        return parse_model(f"""model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: float[2, 3]) -> (%y: float[2, 3], %z: float[2, 3]) {{
+  const %w: float[3, 3] = [[{scale}, 0, 0], [0, {scale}, 0], [0, 0, {scale}]]
+  %a = MatMul(%x, %w)
+  %y = {end}(%a)
+  %z = Softmax(%x)
+}}""")
+
+    runs = [{"x": np.random.default_rng(n).standard_normal((2, 3)).astype("f4")} for n in range(3)]
+    noise = Noise(model(1.0), runs)
+    assert noise(model(1.0)) == 0
+    assert noise(model(1.1)) == pytest.approx(0.01 / 2, rel=1e-4)  # the other output has none
