@@ -9,10 +9,12 @@ from collections.abc import Collection
 from typing import Any, Protocol
 
 from ...ir.errors import SecateurError
+from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
 from ..pipeline import format_pass
 from ..prune.recovery import HELD_OUT, calibration_runs
+from ..retype import widen
 from ..samples import Samples
 from .advice import advice
 from .decision import Decision
@@ -86,7 +88,9 @@ class Quantize(Pass):
     `symmetric` and `equalize` are those of `QuantizeStatic` where they differ from the scheme's,
     `float32` that of `StoreFloat16`, and with `half_io` inputs and outputs are float16, too.
 
-    What is quantized already stays as it is; with `requantize` it becomes float first.
+    What is float16 becomes float32 first. What is quantized already stays as it is; with
+    `requantize` it becomes float, too.
+
     `max_drop` is the share that the model may lose, of what the context judges by: as few
     operators as that takes stay float, in the end all. `table` says whether what rounding does
     at each operator is measured.
@@ -118,6 +122,9 @@ class Quantize(Pass):
         original = model.clone()
         context = context or Context()
         restored = self.requantize and RestoreFloat().run(model, context).changed
+        if self._kind != "float16":
+            infer_shapes(model)
+            widen(model)
         done = self._best(model, context)
         if self.max_drop is not None:
             done = self._within(self.max_drop, original, done, context)
@@ -153,12 +160,15 @@ class Quantize(Pass):
         """Which operators would be quantized, and why others would not, as far as that can be told
         without samples."""
         (way, *_) = self._ways()
+        model = model.clone()
         if self.requantize:
-            model = model.clone()
             RestoreFloat().run(model)
+        if self._kind != "float16":
+            infer_shapes(model)
+            widen(model)
         if isinstance(way, QuantizeStatic):
             return expected_placement(model, self.ignore, self.only, self.nodes)
-        result = way.quantize(model.clone(), None)
+        result = way.quantize(model, None)
         return Counter(result.statistics["quantized"]), result.notes
 
     def _best(self, model: Model, context: Context) -> _Done:

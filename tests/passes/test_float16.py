@@ -268,3 +268,19 @@ def test_options_without_a_meaning_are_refused(options: Any, name: str) -> None:
         Quantize(scheme="float16", **options).check()
     with pytest.raises(SecateurError, match="float32 means nothing for scheme 'int8'"):
         Quantize(float32=("Relu",)).check()
+
+
+@pytest.mark.parametrize("scheme", ["int8", "dynamic"])
+@pytest.mark.parametrize("half_io", [False, True])
+def test_models_in_float16_are_quantized_too(scheme: str, half_io: bool) -> None:
+    model = network()
+    StoreFloat16(keep_io=not half_io).run(model, None)
+    samples = {"x": IMAGES.astype(np.float16) if half_io else IMAGES}
+    types_before = [v.dtype for v in (*model.graph.inputs, *model.graph.outputs)]
+    result = Quantize(scheme=scheme, accuracy="fast").run(model, Context(samples))
+    verify(model)
+    onnx.checker.check_model(to_proto(model), full_check=True)
+    assert result.statistics["quantized"]["Conv"] == 3
+    assert [v.dtype for v in (*model.graph.inputs, *model.graph.outputs)] == types_before
+    want = Session(network()).run({"x": IMAGES})["y"]
+    assert sqnr(want, Session(model).run(samples)["y"].astype(np.float32)) > 18

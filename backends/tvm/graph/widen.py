@@ -11,26 +11,17 @@ from onnx import TensorProto
 
 from ....ir.graph import Node, normalize_domain
 from ....ir.model import Model
-from ....passes.retype import Retyped, retype, retyped
+from ....passes.retype import widen
 
 HEAVY = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
 """Operators that have fast kernels in float32 and none in float16."""
 
 
 def widen_halves(model: Model) -> bool:
-    """Let nodes that compute in float16 do so in float32; whether there are any.
-
-    Inputs and outputs keep their types.
-    """
+    """Let nodes that compute in float16 do so in float32, where that gains something; whether."""
     if not any(_is_heavy(node) for node in model.graph.nodes):
         return False
-    roles: dict[Node, Retyped] = {}
-    for node in model.graph.nodes:
-        role = retyped(node, model, TensorProto.FLOAT16, TensorProto.FLOAT)
-        if not isinstance(role, str):
-            roles[node] = role
-    retype(model, roles, TensorProto.FLOAT16, TensorProto.FLOAT)
-    return True
+    return widen(model)
 
 
 def _is_heavy(node: Node) -> bool:
