@@ -47,7 +47,7 @@ WAYS = [
     QuantizeStatic(per_channel=False, activation="int8"),
     QuantizeDynamic(),
     QuantizeDynamic(per_channel=False),
-    Quantize(accuracy="best"),
+    Quantize(),
 ]
 
 
