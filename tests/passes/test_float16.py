@@ -282,5 +282,7 @@ def test_models_in_float16_are_quantized_too(scheme: str, half_io: bool) -> None
     onnx.checker.check_model(to_proto(model), full_check=True)
     assert result.statistics["quantized"]["Conv"] == 3
     assert [v.dtype for v in (*model.graph.inputs, *model.graph.outputs)] == types_before
+    casts = [n for n in model.graph.nodes if n.op_type == "Cast"]
+    assert not any(n.inputs[0].dtype == n.outputs[0].dtype for n in casts)
     want = Session(network()).run({"x": IMAGES})["y"]
     assert sqnr(want, Session(model).run(samples)["y"].astype(np.float32)) > 18

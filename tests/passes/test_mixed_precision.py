@@ -12,7 +12,8 @@ from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
 from secateur.passes.base import Context
-from secateur.passes.quantize import Quantize, QuantizeStatic
+from secateur.passes.quantize import Quantize, QuantizeStatic, static
+from secateur.passes.quantize.calibrate import calibrate
 from secateur.passes.quantize.errors import operator_errors
 from secateur.passes.quantize.mixed import fewest_left, sensitivities
 from secateur.passes.samples import Samples
@@ -84,6 +85,19 @@ def test_the_float_model_is_the_way_out() -> None:
     np.testing.assert_array_equal(Session(model).run({"x": IMAGES})["y"], expected)
 
 
+def test_the_way_out_is_the_model_as_it_was() -> None:
+    """Channels are scaled for rounding; without rounding they stay."""
+    equalized = fragile()
+    pass_ = Quantize(accuracy="fast", equalize=True)
+    assert quantized(pass_, equalized).statistics["equalized"]
+    model = fragile()
+    pass_ = Quantize(accuracy="fast", equalize=True, max_drop=0.0)
+    assert not quantized(pass_, model, judge=judge_by_noise).changed
+    assert set(model.graph.initializers) == set(fragile().graph.initializers)
+    expected = Session(fragile()).run({"x": IMAGES})["y"]
+    np.testing.assert_array_equal(Session(model).run({"x": IMAGES})["y"], expected)
+
+
 def judge_by_noise(original: Model) -> Any:
     want = Session(original).run({"x": IMAGES})["y"]
 
@@ -110,6 +124,19 @@ def test_less_may_be_lost_with_more_operators_in_float(accuracy: str) -> None:
         left.append(before)
     assert left[0] == 0
     assert left[-1] > 0
+
+
+def test_ranges_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def counting(model: Model, values: Any, samples: Any, **options: Any) -> Any:
+        seen.extend(value.name for value in values)
+        return calibrate(model, values, samples, **options)
+
+    monkeypatch.setattr(static, "calibrate", counting)
+    result = quantized(Quantize(accuracy="fast", max_drop=0.0), network(), judge=judge_by_noise)
+    assert len(result.statistics["max_drop"]["tried"]) > 3
+    assert len(seen) == len(set(seen))
 
 
 def test_ignored_operators_stay_so_within_a_limit() -> None:
