@@ -14,6 +14,7 @@ from secateur.passes.linear.gradients import Gradients
 from secateur.passes.sizes import infer_sizes
 
 IMAGE = ["n", 4, 7, 6]
+WIDE = ["n", 8, 5, 4]
 
 
 def weights(*shape, low=-1.0):
@@ -41,6 +42,20 @@ CASES = {
         {"group": 2, "strides": [2, 2], "pads": [0, 1, 1, 0]},
     ),
     "conv dilated": ("Conv", IMAGE, [weights(3, 4, 2, 2)], {"dilations": [2, 3]}),
+    "conv of many": ("Conv", WIDE, [weights(5, 8, 3, 2), weights(5)], {"pads": [1, 0, 2, 1]}),
+    "conv of many strided": (
+        "Conv",
+        WIDE,
+        [weights(3, 8, 3, 2)],
+        {"strides": [2, 1], "dilations": [1, 2], "pads": [0, 1, 1, 0]},
+    ),
+    "conv of many at a point": ("Conv", WIDE, [weights(3, 8, 1, 1)], {"strides": [2, 3]}),
+    "conv of many in 1d": (
+        "Conv",
+        ["n", 9, 7],
+        [weights(3, 9, 3)],
+        {"strides": [2], "pads": [1, 1]},
+    ),
     "conv depthwise": ("Conv", IMAGE, [weights(4, 1, 3, 3)], {"group": 4, "strides": [1, 2]}),
     "conv 1d": ("Conv", ["n", 4, 9], [weights(3, 4, 3)], {"strides": [2], "pads": [1, 1]}),
     "average pool": ("AveragePool", IMAGE, [], {"kernel_shape": [3, 2], "strides": [2, 2]}),
