@@ -10,6 +10,7 @@ import numpy as np
 
 from ...ir.graph import Node, Value, normalize_domain
 from ...ir.model import Model
+from ...ir.ops import operator_of
 from ...ir.tensor import FLOAT_TYPES, Array, Tensor
 from .contraction import Contraction, einsum_labelling, gemm_labelling, matmul_labelling
 from .layers import BiasPlace, ConvolutionLayer, Layer, Normalization, Solvable
@@ -46,7 +47,10 @@ def find_layer(model: Model, node: Node) -> Solvable | str | None:
 
 
 def _has_matrix(model: Model, node: Node) -> bool:
-    """Whether a node combines values of its input with constants of two axes or more."""
+    """Whether a node multiplies values of its input by constants of two axes or more, and adds."""
+    operator = operator_of(node)
+    if operator is not None and operator.macs is None:
+        return False
     constants = [model.constant(value) for value in node.inputs if value is not None]
     floats = [t for t in constants if t is not None and t.dtype in FLOAT_TYPES]
     computed = any(

@@ -193,6 +193,20 @@ def test_what_is_not_solved_is_named_with_the_reason():
     assert "summed by itself" in notes["Einsum"]
 
 
+def test_nothing_is_said_of_what_has_nothing_to_make_up_for():
+    """Positions that are added to a stream lose what it loses, and no sum goes over them."""
+    net = Net(0)
+    random = net.random
+    hidden = net.add("MatMul", "x", net.constant(random.standard_normal((6, 16))))
+    placed = net.add("Add", hidden, net.constant(random.standard_normal((5, 16))))
+    joined = net.add("Concat", placed, net.constant(random.standard_normal((1, 2, 16))), axis=1)
+    mixed = net.add("MatMul", joined, net.constant(random.standard_normal((16, 4))))
+    model = net.model([1, 5, 6], mixed)
+    x = random.standard_normal((64, 5, 6)).astype(np.float32)
+    notes = recovered_notes(model, x)
+    assert not {"Add", "Concat"} & set(notes)
+
+
 def test_layers_of_subgraphs_are_named_where_only_these_lose_something():
     net = Net(0)
     random = net.random
