@@ -57,6 +57,7 @@ def test_a_histogram_counts_every_element_whatever_the_order(scale: float) -> No
     whole = np.concatenate(parts)
     whole = whole[whole != 0]
     edges = one.edges
+    np.testing.assert_array_equal(one.centres, (edges[1:] + edges[:-1]) / 2)
     expected = [((whole >= a) & (whole < b)).sum() for a, b in itertools.pairwise(edges)]
     np.testing.assert_array_equal(one.counts, expected)
 
