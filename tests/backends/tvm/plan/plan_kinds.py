@@ -7,8 +7,9 @@ operands, and of drawn graphs, that are; then one for each of `forms`.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,22 +116,35 @@ def forms() -> Iterator[tuple[str, onnx.ModelProto]]:
         yield f"Add of {opset}", of_one("Add", {"x": (2, 3), "z": (2, 3)}, {}, ["x", "z"], opset)
 
 
-def text() -> str:
-    """The file's content."""
+@functools.cache
+def cases() -> dict[str, list[onnx.ModelProto]]:
+    """Models by what they are models of: an operator's cases, or one form."""
     from tests.backends.tvm.test_fast_and_plain import parts
 
-    found: dict[str, Counter[str]] = defaultdict(Counter)
-    for part in parts(CASES, DRAWS)[0]:
-        operators = [node.op_type for node in part.model.graph.node]
-        found[operators[-1]][kinds_of(part.model)] += 1
-    lines = [
-        f"{op_type}: {kinds}: {count}\n"
-        for op_type, kinds_found in sorted(found.items())
-        for kinds, count in sorted(kinds_found.items())
-    ]
-    lines += [f"{name}: {kinds_of(model)}\n" for name, model in forms()]
-    return "".join(lines)
+    found: dict[str, list[onnx.ModelProto]] = {}
+    for part in sorted(parts(CASES, DRAWS)[0], key=lambda part: _operator(part.model)):
+        found.setdefault(_operator(part.model), []).append(part.model)
+    return {**found, **{name: [model] for name, model in forms()}}
+
+
+def _operator(proto: onnx.ModelProto) -> str:
+    return str(proto.graph.node[-1].op_type)
+
+
+def lines_of(name: str) -> list[str]:
+    """The file's lines of an operator or a form."""
+    counts = Counter(map(kinds_of, cases()[name]))
+    return [f"{name}: {kinds}: {count}" for kinds, count in sorted(counts.items())]
+
+
+def golden() -> dict[str, list[str]]:
+    """The file's lines by operator or form."""
+    found: dict[str, list[str]] = {}
+    for line in PATH.read_text(encoding="utf-8").splitlines():
+        found.setdefault(line.partition(":")[0], []).append(line)
+    return found
 
 
 if __name__ == "__main__":
-    PATH.write_text(text(), encoding="utf-8")
+    lines = [line for name in cases() for line in lines_of(name)]
+    PATH.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

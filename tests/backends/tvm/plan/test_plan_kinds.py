@@ -6,8 +6,15 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from .plan_kinds import PATH, text
+from .plan_kinds import cases, golden, lines_of
+
+GOLDEN = golden()
 
 
-def test_fast_rules_take_the_forms_that_they_took() -> None:
-    assert text().splitlines() == PATH.read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("name", GOLDEN)
+def test_fast_rules_take_the_forms_that_they_took(name: str) -> None:
+    assert lines_of(name) == GOLDEN[name]
+
+
+def test_every_form_is_written_down() -> None:
+    assert list(cases()) == list(GOLDEN)
