@@ -66,7 +66,8 @@ def build_library(kernels: Kernels, target: Target, cache: Cache, path: Path) ->
             source(kernels.schedule, memory, signatures, "constants", "metadata"), encoding="utf-8"
         )
         shutil.copy(NATIVE / "context.h", folder)
-        compile_source(target, entry, entry.with_suffix(".o"), freestanding=True)
+        calls = len(kernels.schedule.calls)
+        compile_source(target, entry, entry.with_suffix(".o"), freestanding=True, calls=calls)
         sources = ["threads.c"] * shares_loops(signatures) + lacking_in_libc(target)
         runtime = compile_runtime(target, cache, folder, sources)
         own = [entry.with_suffix(".o"), *runtime]

@@ -221,7 +221,7 @@ def build_c_library(
         own = []
         for source in (entry, texts):
             own.append(source.with_suffix(".o"))
-            compile_source(target, source, own[-1])
+            compile_source(target, source, own[-1], calls=len(kernels.schedule.calls))
         shares = shares_loops(objects.signatures)
         sources = ["pool.c"] * (shares and options.threads != "none")
         sources += ["threads.c"] * (shares and options.threads == "own")

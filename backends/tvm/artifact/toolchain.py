@@ -32,12 +32,17 @@ _EMULATIONS = {
 """What a linker that is given no object calls the machines."""
 
 
+MOST_CALLS = 1000
+"""Calls in one function that Clang optimizes in the time of a few kernels: it grows as their square."""
+
+
 def compile_source(
-    target: Target, source: Path, output: Path, *, freestanding: bool = False
+    target: Target, source: Path, output: Path, *, freestanding: bool = False, calls: int = 0
 ) -> None:
     """Compile C, in its folder, into a position-independent object. Raises SecateurError.
 
-    `freestanding` code includes no headers, which is faster.
+    `freestanding` code includes no headers, which is faster. `calls` is how many kernels it calls
+    one after the other: many aren't optimized.
     """
     zig = _zig()
     if zig is None:
@@ -45,6 +50,8 @@ def compile_source(
     else:
         command = [zig, "clang" if freestanding else "cc", "-target", _zig_target(target)]
     flags = ["-ffreestanding", "-O1"] if freestanding else ["-O2"]
+    if calls > MOST_CALLS:
+        flags.append("-O0")
     files = ["-o", str(output.resolve()), source.name]
     with scratch_folder() as folder:
         caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder)}
