@@ -81,6 +81,7 @@ def compile_model(
     path: str | os.PathLike[str],
     *,
     winograd: bool = True,
+    small: bool = False,
     cache: Cache | None = None,
     tune_minutes: float = 0,
     fallback: bool = False,
@@ -92,7 +93,8 @@ def compile_model(
     A first dimension that inputs leave open is a batch where it is proven that its entries
     are independent samples (docs/axes.md): the artifact computes one sample, and `Runtime`
     runs it once for each. `winograd=False` keeps float32 convolutions direct, which is
-    slower and rounds less.
+    slower and rounds less. `small` prefers few bytes to speed: no copies of weights for
+    Winograd, and short code.
 
     Kernels that `cache`, by default the user's, knows are not compiled again; the result
     is the same. With `tune_minutes` forms and tiles of kernels are measured here for so
@@ -118,6 +120,7 @@ def compile_model(
         target,
         cache or Cache.of_user(),
         winograd=winograd,
+        small=small,
         minutes=tune_minutes,
         declared_sizes=declared_sizes,
         dumps=dump_plan is not None,
@@ -143,6 +146,7 @@ def compile_library(
     options: LibraryOptions,
     *,
     winograd: bool = True,
+    small: bool = False,
     cache: Cache | None = None,
     tune_minutes: float = 0,
     declared_sizes: bool = False,
@@ -162,6 +166,7 @@ def compile_library(
         target,
         cache or Cache.of_user(),
         winograd=winograd,
+        small=small,
         minutes=tune_minutes,
         declared_sizes=declared_sizes,
         dumps=dump_plan is not None,
@@ -277,12 +282,14 @@ class _Compiler:
         cache: Cache,
         *,
         winograd: bool,
+        small: bool,
         minutes: float,
         declared_sizes: bool,
         dumps: bool,
         threads: bool = True,
     ) -> None:
-        self.target, self.cache, self.winograd, self.minutes = target, cache, winograd, minutes
+        self.target = dataclasses.replace(target, small=True) if small else target
+        self.cache, self.winograd, self.minutes = cache, winograd and not small, minutes
         self.declared_sizes, self.threads = declared_sizes, threads
         if minutes > 0:
             check_tunable(target)
@@ -458,6 +465,7 @@ def _metadata(interface: _Interface, target: Target, samples: Set[str]) -> dict[
         "version": METADATA_VERSION,
         "target": target.name,
         "cpu_flags": sorted(required_flags(target)),
+        "small": target.small,
         "limits": LIMITS,
         "inputs": inputs,
         "outputs": outputs,

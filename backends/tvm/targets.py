@@ -24,6 +24,10 @@ else:
     import tomli as tomllib
 
 
+_SHORT = 1
+"""LLVM's level of optimization for short code: at 3, TVM's own, it writes loops out."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """One machine type.
@@ -49,6 +53,8 @@ class Target:
     cpu_flags: frozenset[str] = frozenset()
     flash_bytes: int | None = None
     ram_bytes: int | None = None
+    small: bool = False
+    """Whether LLVM is to keep code short rather than make it as fast as it can."""
 
     @property
     def machine(self) -> str:
@@ -84,6 +90,8 @@ class Target:
             config["mabi"] = self.abi
         if self.float_abi:
             config["mfloat-abi"] = self.float_abi
+        if self.small:
+            config["opt-level"] = _SHORT
         return config
 
 

@@ -369,6 +369,11 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
             "the artifact fails where the input gives another.",
         ),
         click.option(
+            "--small",
+            is_flag=True,
+            help="Prefer few bytes to speed: no copies of weights for Winograd, short code.",
+        ),
+        click.option(
             "--cache",
             type=click.Path(path_type=Path, file_okay=False),
             metavar="DIR",
@@ -387,6 +392,7 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
             "tune": kwargs.pop("tune") or 0.0,
             "fallback": kwargs.pop("fallback"),
             "declared_sizes": kwargs.pop("declared_sizes"),
+            "small": kwargs.pop("small"),
             "cache": cache if cache is not None else not no_cache,
         }
         function(*args, compiler=compiler, **kwargs)

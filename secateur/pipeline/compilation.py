@@ -56,6 +56,7 @@ def compile_file(
     tune: float = 0.0,
     fallback: bool = False,
     declared_sizes: bool = False,
+    small: bool = False,
     dump_plan: Path | None = None,
     library: LibraryOptions | None = None,
     depfile: Path | None = None,
@@ -99,6 +100,7 @@ def compile_file(
             "cache": Cache.open(cache),
             "tune_minutes": tune,
             "declared_sizes": declared_sizes,
+            "small": small,
             "dump_plan": dump_plan,
         }
         if library is None:

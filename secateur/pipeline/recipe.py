@@ -131,6 +131,7 @@ class CompileSection(_Section):
     tune: Minutes | None = None
     fallback: bool | None = None
     declared_sizes: bool | None = None
+    small: bool | None = None
 
 
 class LibrarySection(_Section):
@@ -220,6 +221,7 @@ EXAMPLES: dict[str, Any] = {
     "tune": 5.0,
     "fallback": True,
     "declared_sizes": True,
+    "small": True,
     "name": "app_model",
     "library_threads": "none",
     "labels": "labels.txt",

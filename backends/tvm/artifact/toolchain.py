@@ -33,7 +33,7 @@ _EMULATIONS = {
 
 
 MOST_CALLS = 1000
-"""Calls in one function that Clang optimizes in the time of a few kernels: it grows as their square."""
+"""Calls in one function that Clang optimizes in little time, which grows as their square."""
 
 
 def compile_source(

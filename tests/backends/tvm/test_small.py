@@ -1,0 +1,54 @@
+"""Few bytes rather than speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.artifact.options import LibraryOptions
+from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.compile import compile_library, compile_model
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.onnx_io import from_proto
+
+from .graphs import Net, feeds, reference
+
+
+def network() -> onnx.ModelProto:
+    """A convolution that Winograd's form pays for, and one with an activation."""
+    net = Net(None, 0)
+    x = net.node("Conv", "x", net.weight(32, 32, 3, 3), pads=[1, 1, 1, 1])
+    y = net.node("Conv", net.node("Sigmoid", x), net.weight(7, 32, 1, 1))
+    return net.model({"x": (1, 32, 16, 16)}, [y])
+
+
+def test_small_artifacts_have_fewer_bytes_and_the_same_results(tmp_path: Path) -> None:
+    proto = network()
+    target, x = parse_target("native"), feeds(proto)
+    sizes = {}
+    for small in (False, True):
+        path = tmp_path / f"{small}.so"
+        sizes[small] = compile_model(from_proto(proto), target, path, small=small).bytes
+        runtime = Runtime(path)
+        assert f'"small": {str(small).lower()}'.encode() in path.read_bytes()
+        for name, expected in reference(proto, x).items():
+            np.testing.assert_allclose(runtime.run(x)[name], expected, 1e-4, 1e-4)
+    direct = compile_model(from_proto(proto), target, tmp_path / "d.so", winograd=False).bytes
+    assert sizes[True] < direct < sizes[False] - 2 * 32 * 32 * 9 * 4
+
+
+def test_small_libraries(tmp_path: Path) -> None:
+    target = parse_target("aarch64")
+    sizes = []
+    for small in (False, True):
+        folder = tmp_path / str(small)
+        folder.mkdir()
+        options = LibraryOptions("net", threads="none")
+        compile_library(from_proto(network()), target, folder, options, small=small)
+        sizes.append((folder / "libnet.so").stat().st_size)
+    assert sizes[1] < sizes[0]
