@@ -203,6 +203,11 @@ class Quantize(Pass):
         """With as many operators left in float as it takes to lose no more than `most`."""
         judge = judge_of(original, context)
         start = judge(done.model)
+        if context.calibration is None and not start <= most:
+            raise SecateurError(
+                f"{100 * start:.3g} % is lost, more than max-drop: calibration samples are needed "
+                "to tell which operators to leave float"
+            )
         ranked = done.ranked(context) if not start <= most else []
         tried = [{"left": 0, "lost": start}]
         whole = done.integers

@@ -76,10 +76,15 @@ def test_a_limit_that_only_the_float_model_meets(place: Path) -> None:
 
 
 def test_a_limit_needs_something_to_judge_by(place: Path) -> None:
-    text = run(
-        "quantize", "m.onnx", "-o", "q.onnx", "--scheme", "dynamic", "--max-drop", "1%", code=1
-    )
+    words = ("quantize", "m.onnx", "-o", "q.onnx", "--scheme", "dynamic")
+    text = run(*words, "--max-drop", "1%", code=1)
     assert "needs samples to judge by" in text
+    text = run(*words, "--max-drop", "0", "--evaluation", "c.npz", code=1)
+    assert "calibration samples are needed to tell which operators" in text
+    text = run(*words, "--max-drop", "100%", "--evaluation", "c.npz")
+    assert "with none of" in text
+    Path("q.onnx").unlink()
+    run(*words, "--max-drop", "1e", code=2)
     assert not Path("q.onnx").exists()
 
 
