@@ -281,6 +281,7 @@ class Quantize(Pass):
 
 
 _MEANT_FOR = {
+    "accuracy": ("static",),
     "calibrator": ("static",),
     "nodes": ("static",),
     "activation": ("static",),

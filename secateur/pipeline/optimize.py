@@ -170,7 +170,9 @@ class Settings:
         ignore = (*self.ignore, *self.quantization.get("ignore", ()))
         pass_ = Quantize(scheme, **{**self.quantization, "ignore": ignore})
         if fast:
-            return dataclasses.replace(pass_, accuracy="fast", max_drop=None, table=False)
+            pass_ = dataclasses.replace(pass_, max_drop=None, table=False)
+            if SCHEMES[scheme].kind == "static":
+                pass_ = dataclasses.replace(pass_, accuracy="fast")
         return pass_
 
     def goals(self) -> dict[str, Any]:

@@ -261,7 +261,11 @@ def test_a_limit_of_what_may_be_lost() -> None:
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [({"calibrator": "mse"}, "calibrator"), ({"per_channel": False}, "per-tensor")],
+    [
+        ({"calibrator": "mse"}, "calibrator"),
+        ({"per_channel": False}, "per-tensor"),
+        ({"accuracy": "best"}, "accuracy"),
+    ],
 )
 def test_options_without_a_meaning_are_refused(options: Any, name: str) -> None:
     with pytest.raises(SecateurError, match=f"{name} means nothing for scheme 'float16'"):
@@ -277,7 +281,7 @@ def test_models_in_float16_are_quantized_too(scheme: str, half_io: bool) -> None
     StoreFloat16(keep_io=not half_io).run(model, None)
     samples = {"x": IMAGES.astype(np.float16) if half_io else IMAGES}
     types_before = [v.dtype for v in (*model.graph.inputs, *model.graph.outputs)]
-    result = Quantize(scheme=scheme, accuracy="fast").run(model, Context(samples))
+    result = Quantize(scheme=scheme).run(model, Context(samples))
     verify(model)
     onnx.checker.check_model(to_proto(model), full_check=True)
     assert result.statistics["quantized"]["Conv"] == 3
