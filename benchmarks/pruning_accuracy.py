@@ -6,7 +6,7 @@ Calibration samples are drawn from POOL, whose labels are not looked at; TEST ha
 nothing is chosen by it. For each share of the MACs a row of a table: top-1 of the cut and of
 the recovered model, points lost with the standard error of the paired difference, the
 divergence of the recovered model's scores from the original's, and with --int8 top-1 after
-quantizing it, too.
+quantizing it, too. `--limit 'NAME=..0.75'` has a group lose something that would stay whole.
 
 With --net NAME, MODEL is a net of `secateur.models.zoo.trained` whose weights lie beside it
 as .pt; where Torch-Pruning is installed, it prunes them to the same MACs, in eight ways, of
@@ -50,6 +50,7 @@ HEADER = ["MACs", "cut", "recovered", "points lost", "between draws", "divergenc
 @click.option("--samples", type=int, default=512, show_default=True, help="Of each draw.")
 @click.option("--draws", type=int, default=5, show_default=True)
 @click.option("--search", type=float, default=0.0, help="Minutes of search for widths.")
+@click.option("--limit", "limits", multiple=True, help="As of `secateur prune`: a stream, too.")
 @click.option("--int8", is_flag=True, help="Quantize what was recovered, too.")
 @click.option("--net", help="Name of the net, to compare with Torch-Pruning.")
 def main(
@@ -60,6 +61,7 @@ def main(
     samples: int,
     draws: int,
     search: float,
+    limits: tuple[str, ...],
     int8: bool,
     net: str | None,
 ) -> None:
@@ -80,7 +82,8 @@ def main(
     for share in shares:
         rows = []
         for number in range(draws):
-            draw = Draw(original, arrays, samples, number, share, search, int8)
+            pruning = PruneChannels(macs=share, search=search, limits=limits)
+            draw = Draw(original, arrays, samples, number, pruning, int8)
             rows.append(draw.measure(inputs, labels))
             reached = percent(rows[-1]["recovered"])
             print(f"{share:.0%}, draw {number}: {reached} %", file=sys.stderr, flush=True)
@@ -126,20 +129,18 @@ class Draw:
         arrays: dict[str, Array],
         samples: int,
         draw: int,
-        share: float,
-        search: float,
+        pruning: PruneChannels,
         int8: bool,
     ) -> None:
         first = next(iter(arrays.values()))
         chosen = drawn(first, samples, draw)
         self.context = Context({name: a[chosen] for name, a in arrays.items()}, seed=draw)
-        self.original, self.share, self.search, self.int8 = original, share, search, int8
+        self.original, self.pruning, self.int8 = original, pruning, int8
 
     def measure(self, inputs: dict[str, Array], labels: Array) -> dict[str, Array]:
         """Which samples the cut, the recovered and the quantized model are right about."""
         model = self.original.clone()
-        pruning = PassManager([PruneChannels(macs=self.share, search=self.search)])
-        (record,) = pruning.run(model, self.context)
+        (record,) = PassManager([self.pruning]).run(model, self.context)
         statistics = record.result.statistics
         infer_sizes(model)
         cut = outputs(model, inputs).argmax(axis=1) == labels
