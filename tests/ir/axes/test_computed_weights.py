@@ -139,3 +139,19 @@ def test_a_count_of_channels_stays_that_of_the_original(op_type):
     total = net.node("ReduceSum", [x, net.ints(1)], (2, 1, 4, 4))
     y = net.node("Div", [total, count], (2, 1, 4, 4))
     check(net, net.conv(net.mul(x, y), 4), [8])
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_by_computed_weights(op):
+    """Units inside the operator, which a mask of its results alone wouldn't reach."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * 6
+    net = Plain()
+
+    def computed(*shape):
+        return net.hidden("Mul", [stored(net, *shape), stored(net, *(1 for _ in shape))])
+
+    x = net.linear(net.input((4, 2, 3)), 5)
+    parameters = [computed(1, gates, 5), computed(1, gates, 6), computed(1, 2 * gates)]
+    states = ["", computed(1, 2, 6), *([computed(1, 2, 6)] if op == "LSTM" else [])]
+    (y,) = net.node(op, [x, *parameters, *states], outputs=[(4, 1, 2, 6)], hidden_size=6)
+    check(net, net.linear(net.reshape(y, [[0], [2], [1, 3]]), 3), [5, 6])
