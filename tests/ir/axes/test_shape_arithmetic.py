@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.text import parse_model
 
 from .network import Network
 from .oracle import assert_equals_masked, check_seeds, prune_at_random
@@ -281,3 +282,34 @@ class TestWidthsOfOne:
         x = net.unsqueeze(net.gemm(net.input((2, 4)), 3), [1])
         y = net.node("Expand", [x, net.ints(2, 5, 3)], (2, 5, 3))
         check_plain(net, net.linear(y, 4), [3])
+
+
+@pytest.mark.parametrize("order", ["channels first", "channels last"])
+def test_channels_flattened_with_a_size_that_only_a_run_knows(order):
+    """One axis of channels and pixels, of which there is any number."""
+    last = order == "channels last"
+    move = "%m = Transpose(%r) {perm = [0, 2, 3, 1]}" if last else "%m = Identity(%r)"
+    back = "[0, -1, 6]" if last else "[0, 6, -1]"
+    weights = np.random.default_rng(0).standard_normal((6, 2, 1, 1)).round(2).tolist()
+    text = f"""model <ir_version = 8, opset = ["" = 13]>
+graph g (%x: float[n, 2, h, w]) -> (%y: float[n, 6]) {{
+  const %k: float[6, 2, 1, 1] = {weights}
+  const %flat: int64[2] = [0, -1]
+  const %parts: int64[3] = {back}
+  const %d: float[6, 6] = {np.random.default_rng(1).standard_normal((6, 6)).round(2).tolist()}
+  %c = Conv(%x, %k)
+  %r = Relu(%c)
+  {move}
+  %f = Reshape(%m, %flat)
+  %s = Sigmoid(%f)
+  %p = Reshape(%s, %parts)
+  %a = ReduceMean(%p) {{axes = [{1 if last else 2}], keepdims = 0}}
+  %y = MatMul(%a, %d)
+}}"""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        result = prune_at_random(parse_model(text), rng, 0.5)
+        assert any(len(kept) < 6 for kept in result.selection.kept.values())
+        for shape in ((1, 2, 4, 4), (3, 2, 1, 5)):
+            x = rng.standard_normal(shape).astype(np.float32)
+            assert_equals_masked(result, {"x": x})
