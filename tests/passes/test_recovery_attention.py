@@ -9,8 +9,10 @@ from onnx import TensorProto, helper, numpy_helper
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
+from secateur.ir.text import parse_model
 from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.recovery import recover
+from secateur.passes.prune.scores import find_score_products
 from secateur.passes.sizes import infer_sizes
 
 TOKENS, WIDTH, HEADS, SIZE, LOST = 6, 16, 3, 6, 2
@@ -117,3 +119,21 @@ def test_queries_make_up_for_keys(form):
     have = Session(plan.model).run(fresh)["y"]
     assert np.abs(lost - want).max() > want.std() / 2
     assert np.sqrt(np.square(have - want).mean()) < 0.05 * want.std()
+
+
+@pytest.mark.parametrize(("axes", "products"), [("[1]", 1), ("[0, 1]", 0)])
+def test_a_vector_is_no_keys(axes, products):
+    """Scores are products of two matrices that a run computes."""
+    model = parse_model(f"""model <ir_version = 8, opset = ["" = 13]>
+graph g (%x: float[5, 6, 3]) -> (%y: float[*]) {{
+  const %a: float[3, 3] = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+  const %b: float[3, 3] = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+  %q = MatMul(%x, %a)
+  %k = MatMul(%x, %b)
+  %m = ReduceMean(%k) {{axes = {axes}, keepdims = 0}}
+  %t = Transpose(%m)
+  %y = MatMul(%q, %t)
+}}""")
+    infer_shapes(model)
+    kept = {name: (None, None, np.arange(2)) for name in "qkmt"}
+    assert len(find_score_products(model, kept)) == products
