@@ -48,6 +48,8 @@ def retyped(node: Node, model: Model, old: int, new: int) -> Retyped | str:
         return f"its definition has no {name[7:-1]}"
     outputs = []
     for place, value in enumerate(node.outputs):
+        if value is not None and tensor_type(value.type) is None:
+            return f"'{value.name}' is no tensor, or of unknown type"
         formal = _formal(schema.outputs, place)
         if _is_of(value, old) and formal is not None and formal.type_str in usable:
             outputs.append(place)
@@ -128,6 +130,10 @@ class _Writer:
                 value.set_tensor_type(self.new, value.shape)
             for use in uses:
                 self.convert(value, use)
+        names = {value.name for value in self.changed if value is not None}
+        self.graph.value_info = [
+            v for v in self.graph.value_info if isinstance(v, Value) or v.name not in names
+        ]
         order = list(self.at_start)
         for node in self.graph.nodes:
             order += [node, *self.after.get(node, ())]

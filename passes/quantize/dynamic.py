@@ -21,6 +21,7 @@ from ...ir.model import Model
 from ...ir.ops import operator_of
 from ...ir.tensor import Array, Tensor
 from ..base import Context, Note, Pass, PassResult
+from ..initializers import separate_initializers
 from ..samples import Samples
 from .opset import raise_opset
 from .parameters import ValueRange
@@ -65,6 +66,7 @@ class QuantizeDynamic(Pass):
         """As `run`; `refused` are those of `QuantizeStatic`, in a model that is `prepared`; no
         ranges are measured."""
         raised = _raise_opset(model, context)
+        separate_initializers(model)
         infer_shapes(model)
         kept = kept_float(model, self.ignore, self.only, {})
         nodes = self.nodes(model)

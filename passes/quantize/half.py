@@ -22,6 +22,7 @@ from ...ir.model import Model
 from ...ir.ops import Trait, traits
 from ...ir.tensor import Tensor
 from ..base import Context, Pass, PassResult
+from ..initializers import separate_initializers
 from ..retype import Retyped, retype, retyped
 from ..samples import Samples
 from .calibrate import calibrate
@@ -84,6 +85,7 @@ class StoreFloat16(Pass):
         known: MutableMapping[str, ValueRange] | None = None,
     ) -> PassResult:
         """As `run`; `refused` and `known` are those of `QuantizeStatic`."""
+        separate_initializers(model)
         infer_shapes(model)
         kept = self._kept(model, context, refused or {}, {} if known is None else known)
         given = None if context is None else context.calibration

@@ -19,6 +19,7 @@ from ...ir.graph import Node, Value
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
+from ..initializers import separate_initializers
 from ..matching import matches, refuse_unmatched
 from ..prune.recovery import HELD_OUT, calibration_runs
 from ..samples import Samples
@@ -114,6 +115,7 @@ class QuantizeStatic(Pass):
         feeds, _ = next(samples.feeds(1))
         wide = _TYPES[self.activation].itemsize > 1
         raised = raise_opset(model, feeds, OPSET_OF_16_BITS if wide else QDQ_OPSET)
+        separate_initializers(model)
         infer_shapes(model)
         # Patterns are of the names that weights have before they change.
         own = overridden(model, self.nodes)

@@ -12,10 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
-from secateur.ir.reference import Session
+from secateur.ir.reference import Session, load_problem
 from secateur.ir.verify import verify
-from secateur.passes.base import Context
-from secateur.passes.quantize import Quantize, StoreFloat16
+from secateur.passes.base import Context, Pass
+from secateur.passes.quantize import Quantize, QuantizeDynamic, StoreFloat16
+from tests import oddities
 from tests.passes.test_equalization import node, sqnr
 from tests.passes.test_quantize_accurate import IMAGES, network
 from tests.passes.test_quantize_integer import build, random
@@ -290,3 +291,17 @@ def test_models_in_float16_are_quantized_too(scheme: str, half_io: bool) -> None
     assert not any(n.inputs[0].dtype == n.outputs[0].dtype for n in casts)
     want = Session(network()).run({"x": IMAGES})["y"]
     assert sqnr(want, Session(model).run(samples)["y"].astype(np.float32)) > 18
+
+
+@pytest.mark.parametrize("pass_", [StoreFloat16(), QuantizeDynamic()], ids=lambda p: p.name)
+@pytest.mark.parametrize("base", ["branches", "convolutions", "one_node"])
+def test_odd_models_still_load(base: str, pass_: Pass) -> None:
+    names = ["sequence_output", "sequence_values", "optional_output", "value_info_twice"]
+    for name in [*names, "ir_version_3", "initializers_as_outputs", "shadowed_names"]:
+        proto = oddities.make(base, name)
+        if proto is None or load_problem(from_proto(proto)) is not None:
+            continue
+        model = from_proto(proto)
+        pass_.run(model)
+        verify(model)
+        assert load_problem(model) is None, name
