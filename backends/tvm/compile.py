@@ -39,7 +39,7 @@ from .emission.emit import emit
 from .errors import UnprovenError, UnsupportedNodesError
 from .faults import LIMITS
 from .graph.assumed_sizes import assume_sizes
-from .graph.expand import expand_definitions
+from .graph.expand import expand_definitions, undefined
 from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
 from .plan.memory import ArenaBlock, arena_blocks
@@ -127,7 +127,7 @@ def compile_model(
     )
     with atomic_files(path) as (temporary,):
         try:
-            check_batch(batch)
+            _check_batch(work, batch)
             compiler.library(work, samples, temporary)
         except UnsupportedError as error:
             if not fallback:
@@ -161,7 +161,7 @@ def compile_library(
     """
     start = time.perf_counter()
     work, batch = _prepare(model, declared_sizes)
-    check_batch(batch)
+    _check_batch(work, batch)
     compiler = _Compiler(
         target,
         cache or Cache.of_user(),
@@ -183,7 +183,7 @@ def unsupported_nodes(model: Model, target: Target) -> list[str]:
     """Why nodes of a model (unchanged) can't be compiled, by the analysis alone; no kernel is
     built. Raises UnsupportedError where that is not about single nodes."""
     work, batch = _prepare(model, False)
-    check_batch(batch)
+    _check_batch(work, batch)
     _check_sizes(work)
     refuse_sizes_of_inputs(work)
     try:
@@ -191,6 +191,14 @@ def unsupported_nodes(model: Model, target: Target) -> list[str]:
     except UnsupportedNodesError as error:
         return list(error.all_reasons().values()) or [str(error)]
     return []
+
+
+def _check_batch(work: Model, batch: Batch) -> None:
+    """As `check_batch`; what mixes samples may be a form of an operator that isn't defined."""
+    try:
+        check_batch(batch)
+    except UnsupportedError as error:
+        raise UnsupportedError("; ".join([str(error), *undefined(work)])) from None
 
 
 def _prepare(model: Model, declared_sizes: bool) -> tuple[Model, Batch]:

@@ -60,6 +60,20 @@ def expand_definitions(model: Model) -> None:
         _inline(model, {}, {}, _is_defined)
 
 
+def undefined(model: Model) -> list[str]:
+    """Why nodes keep operators that definitions exist for, but none for their forms."""
+    reasons = []
+    for node in filter(_is_defined, model.all_nodes()):
+        try:
+            with blamed(node, model, definitions.define):
+                definitions.define(node, model)
+        except (definitions.Declined, definitions.NotReady):
+            continue  # left to a rule, or to sizes that follow from others
+        except UnsupportedError as error:
+            reasons.append(str(error))
+    return reasons
+
+
 def expand_quantized(model: Model) -> None:
     """As `expand_definitions`, of quantized operators alone, as QLinearConv.
 

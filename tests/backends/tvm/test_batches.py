@@ -172,6 +172,19 @@ def test_samples_are_followed_through_functions(tmp_path: Path, mixes: bool) -> 
         check_sizes(model, compiled(model, tmp_path), {"x": random(5, 4)})
 
 
+def test_a_form_that_no_definition_has_is_named_beside_what_mixes_samples(tmp_path: Path) -> None:
+    node = helper.make_node("MultiHeadAttention", ["x", "x", "x"], ["y"], domain="com.microsoft")
+    ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N", 2, 4]) for n in "xy"]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:])
+    versions = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = from_proto(helper.make_model(graph, opset_imports=versions, ir_version=9))
+    told = (
+        r"no batch of independent samples.*; node 'y' \(MultiHeadAttention\): num_heads is missing"
+    )
+    with pytest.raises(UnsupportedError, match=told):
+        compiled(model, tmp_path)
+
+
 def test_with_fallback_they_are_left_to_onnx_runtime(tmp_path: Path) -> None:
     model = model_of(*SHARES)
     runtime = compiled(model, tmp_path, fallback=True)
