@@ -185,7 +185,7 @@ def _split(r: _Resolver, node: Node) -> bool:
     else:
         tensor = r.model.constant(node.input(1))
         if tensor is None:
-            return False
+            return _split_by(r, node, x, axis)
         given = tensor.numpy()
         scalar = given.ndim == 0
         if scalar:
@@ -200,6 +200,19 @@ def _split(r: _Resolver, node: Node) -> bool:
         parts = r.add(node, "Split", [x, lengths], len(sizes), axis=axis)
     if node.input(1) is None and not node.get("keepdims", 1):
         parts = [r.along(node, "Squeeze", p, axis) for p in parts]
+    return _define_sequence(r, node, parts)
+
+
+def _split_by(r: _Resolver, node: Node, x: Value, axis: int) -> bool:
+    """The parts of SplitToSequence whose sizes only a run tells, where their number is known."""
+    sizes = node.input(1)
+    count = sizes.shape[0] if sizes is not None and sizes.shape else None
+    if not isinstance(count, int) or r.model.opset < 13:
+        return False
+    return _define_sequence(r, node, r.add(node, "Split", [x, sizes], count, axis=axis))
+
+
+def _define_sequence(r: _Resolver, node: Node, parts: list[Value]) -> bool:
     result = node.output(0)
     if result is not None:
         r.held[result] = parts

@@ -128,8 +128,11 @@ class _Unroller:
         """As `define`, for the parts stacked along a new axis."""
         if self.node.output(index) is None:
             return
-        rows = [self._unsqueezed(p, axis) for p in parts]
-        self.define(index, self.add("Concat", rows, axis=axis), required)
+        self.define(index, self.stacked(parts, axis), required)
+
+    def stacked(self, parts: Sequence[Value], axis: int) -> Value:
+        """Parts along a new axis."""
+        return self.add("Concat", [self._unsqueezed(p, axis) for p in parts], axis=axis)
 
     def _unsqueezed(self, value: Value, axis: int) -> Value:
         if self.model.opset < 13:
@@ -327,7 +330,7 @@ class _Loop(_Unroller):
 def _scan(model: Model, node: Node) -> list[Node] | None:
     """Scan of opset 9 and later; opset 8 has a batch axis, taken off sample by sample."""
     if model.opset < 9:
-        raise UnsupportedError(f"node '{node.label}' (Scan): Scan of opset 8 has no lowering")
+        return _batched_scan(model, node)
     work = _Unroller(model, node)
     body = work.body
     inputs = int(node.get("num_scan_inputs"))
@@ -343,17 +346,8 @@ def _scan(model: Model, node: Node) -> list[Node] | None:
     if not isinstance(steps, int):
         return None
     work.check_size(steps)
-    rows: list[list[Value]] = [[] for _ in range(rows_count)]
-    for step in range(steps):
-        slices = []
-        for value, axis, back in zip(sequences, in_axes, in_back, strict=True):
-            at = steps - 1 - step if back else step
-            index = work.constant(np.asarray(at, np.int64))
-            slices.append(work.add("Gather", [value, index], axis=axis % len(value.shape or (0,))))
-        results = work.step([*states, *slices])
-        states = results[: len(states)]
-        for own, value in zip(rows, results[len(states) :], strict=True):
-            own.append(value)
+    axes = [a % len(v.shape or (0,)) for v, a in zip(sequences, in_axes, strict=True)]
+    states, rows = _scanned(work, states, list(zip(sequences, axes, in_back, strict=True)), steps)
     for position, value in enumerate(states):
         work.define(position, value)
     for position, own in enumerate(rows):
@@ -367,6 +361,56 @@ def _scan(model: Model, node: Node) -> list[Node] | None:
                 return None
             axis += rank
         work.stack(len(states) + position, ordered, axis)
+    return work.made
+
+
+def _scanned(
+    work: _Unroller, states: list[Value], sequences: list[tuple[Value, int, int]], steps: int
+) -> tuple[list[Value], list[list[Value]]]:
+    """The states after all steps, and what each step adds to each stacked output.
+
+    Of each sequence there is its axis of steps, and whether it is read from the end.
+    """
+    rows: list[list[Value]] = [[] for _ in work.body.outputs[len(states) :]]
+    for step in range(steps):
+        slices = []
+        for value, axis, back in sequences:
+            index = work.constant(np.asarray(steps - 1 - step if back else step, np.int64))
+            slices.append(work.add("Gather", [value, index], axis=axis))
+        results = work.step([*states, *slices])
+        states = results[: len(states)]
+        for own, value in zip(rows, results[len(states) :], strict=True):
+            own.append(value)
+    return states, rows
+
+
+def _batched_scan(model: Model, node: Node) -> list[Node] | None:
+    """Scan of opset 8: states are [batch, ...], sequences [batch, steps, ...]."""
+    if node.input(0) is not None:
+        raise UnsupportedError(
+            f"node '{node.label}' (Scan): of opset 8, with lengths of sequences, it has no lowering"
+        )
+    work = _Unroller(model, node)
+    inputs = int(node.get("num_scan_inputs"))
+    given = [v for v in node.inputs[1:] if v is not None]
+    count = len(given) - inputs
+    backwards = [int(d) for d in node.get("directions", [0] * inputs)]
+    shape = given[count].shape
+    batch, steps = (None, None) if shape is None else shape[:2]
+    if not isinstance(batch, int) or not isinstance(steps, int):
+        return None
+    work.check_size(batch * steps)
+    results: list[list[Value]] = [[] for _ in work.body.outputs]
+    for number in range(batch):
+        index = work.constant(np.asarray(number, np.int64))
+        sample = [work.add("Gather", [v, index], axis=0) for v in given]
+        sequences = [(v, 0, back) for v, back in zip(sample[count:], backwards, strict=True)]
+        states, rows = _scanned(work, sample[:count], sequences, steps)
+        stacked = [work.stacked(own, 0) for own in rows]
+        for own, value in zip(results, [*states, *stacked], strict=True):
+            own.append(value)
+    for position, own in enumerate(results):
+        work.stack(position, own, 0)
     return work.made
 
 
