@@ -47,6 +47,18 @@ def integers() -> onnx.ModelProto:
     return quantize(convolutions())
 
 
+def ranged() -> onnx.ModelProto:
+    """A vector as bytes whose range the run finds, and back."""
+    make, kind = onnx.helper, onnx.TensorProto
+    nodes = [
+        make.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        make.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    ends = [[make.make_tensor_value_info(name, kind.FLOAT, [99])] for name in "xy"]
+    graph = make.make_graph(nodes, "ranged", *ends)
+    return make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9)
+
+
 def lowest(lowest_weight: int) -> onnx.ModelProto:
     """Convolutions of bytes whose weights are all the lowest number, or 127."""
     make = onnx.helper

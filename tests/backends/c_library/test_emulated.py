@@ -101,6 +101,22 @@ def test_lowest_numbers(tmp_path: Path, target: str, lowest: int) -> None:
 
 
 @pytest.mark.parametrize("target", MACHINES)
+def test_nan_shows_in_the_range_of_bytes(tmp_path: Path, target: str) -> None:
+    """Wherever it stands: on ARM the larger of two numbers is another instruction."""
+    compiler, emulator, _ = tools(target)
+    folder = models.build(models.ranged(), tmp_path, "net", target=target, threads="none")
+    program = models.program(folder, "net", compiler, "-static")
+    for place in (None, 0, 7, 70, 98):
+        x = np.linspace(-1, 3, 99, dtype=np.float32)
+        if place is not None:
+            x[place] = np.nan
+        done = models.run(program, [x], emulator=emulator)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        found = np.fromfile(program.with_name("out"), np.float32)
+        assert np.isnan(found).all() if place is not None else np.allclose(found, x, atol=0.01)
+
+
+@pytest.mark.parametrize("target", MACHINES)
 def test_faults_on_other_machines(tmp_path: Path, target: str) -> None:
     compiler, emulator, _ = tools(target)
     folder = models.build(models.lookup(), tmp_path, "net", target=target)
