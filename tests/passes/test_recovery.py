@@ -20,6 +20,7 @@ from secateur.passes.linear.opening import open_batch
 from secateur.passes.linear.walk import Recording
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import PruneChannels, Recover, portfolio
+from secateur.passes.prune.allocation import allocate
 from secateur.passes.prune.importance import CRITERIA, group_scores
 from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.recovery import calibration_runs, recover
@@ -391,6 +392,22 @@ def test_search_never_ends_with_less_than_it_began_with():
     assert candidates[0]["divergence"] == min(c["divergence"] for c in candidates)
     statistics = records[0].result.statistics
     assert statistics["macs_after"] <= 0.5 * statistics["macs_before"]
+
+
+def test_candidates_of_a_search_keep_to_the_alignment(monkeypatch):
+    """But for knapsacks of latency, whose tables know what widths cost."""
+    asked = []
+
+    def noted(analysis, groups, scores, goal, terms, **more):
+        asked.append((terms.scope, terms.align))
+        return allocate(analysis, groups, scores, goal, terms, **more)
+
+    monkeypatch.setattr(portfolio, "allocate", noted)
+    x = np.random.default_rng(0).standard_normal((64, 1, 8, 8)).astype(np.float32)
+    pruning = PruneChannels(macs=0.7, align=8, search=0.02)
+    PassManager([pruning]).run(digits_like(), Context({"x": x}))
+    assert {scope for scope, _ in asked} == {"global", "knapsack", "uniform"}
+    assert {align for _, align in asked} == {8}
 
 
 @pytest.mark.slow
