@@ -61,10 +61,15 @@ def emit(emission: Emission, op: ConvolutionOp) -> None:
 
 def grouped(op: ConvolutionOp, layout: Blocked, target: Target) -> bool:
     """Whether the convolution's groups are so narrow that they lie in the lanes of vectors."""
-    if op.groups == 1 or op.input.dtype != "float32" or op.upsampling is not None:
-        return False
     same = op.input.shape[1] == op.output.shape[1]
-    return same and depthwise.takes_groups(op.weights.shape[1], layout, target)
+    return op.groups > 1 and same and lies_in_lanes(op, op.weights.shape[1], layout, target)
+
+
+def lies_in_lanes(op: ConvolutionOp, width: int, layout: Blocked, target: Target) -> bool:
+    """The same of groups of `width` channels, as many in as out."""
+    if op.input.dtype != "float32" or op.upsampling is not None:
+        return False
+    return depthwise.takes_groups(width, layout, target)
 
 
 def _depthwise(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked) -> None:

@@ -26,6 +26,7 @@ from ..plan.operations import (
 from ..plan.tensors import Operation, PlanTensor
 from ..targets import Target
 from .choices import Choices
+from .convolution import lies_in_lanes
 from .work import vector_operations
 
 Shape = tuple[int, ...]
@@ -124,6 +125,9 @@ class Estimator:
             groups = _groups(op, source[1], result[1], per_group)
         if groups > 1 and groups == source[1] == result[1]:
             return "depthwise", _depthwise(y, op, self.target)
+        width = source[1] // groups
+        if groups > 1 and source[1] == result[1] and lies_in_lanes(op, width, y, self.target):
+            return "depthwise", _depthwise(y, op, self.target, width)
         resized = dataclasses.replace(
             op,
             input=dataclasses.replace(op.input, shape=source),
@@ -177,7 +181,8 @@ def _groups(op: ConvolutionOp, inputs: int, outputs: int, per_group: int | None)
     return max(1, math.gcd(inputs, outputs))
 
 
-def _depthwise(y: Blocked, op: ConvolutionOp, target: Target) -> float:
-    """A multiply-add and a load for each tap, and the epilogue."""
+def _depthwise(y: Blocked, op: ConvolutionOp, target: Target, width: int = 1) -> float:
+    """A multiply-add and a load, or a permutation, for each tap and channel of a group, and the
+    epilogue."""
     pixels = y.batch * y.blocks * max(1, y.block // target.lanes) * y.height * y.width
-    return pixels * (math.prod(op.geometry.kernel) + len(op.program.instructions) + 1.0)
+    return pixels * (math.prod(op.geometry.kernel) * width + len(op.program.instructions) + 1.0)

@@ -7,6 +7,7 @@ from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.latency import LatencyModel
 from secateur.backends.tvm.targets import parse_target
 from secateur.backends.tvm.tuning.measure import NodeTimes, time_nodes
+from secateur.ir.onnx_io import from_proto
 from secateur.models import zoo
 from secateur.passes.base import Context
 from secateur.passes.prune.allocation import Goal, Terms, allocate
@@ -16,6 +17,8 @@ from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.quantize import QuantizeStatic
 from secateur.passes.simplify import simplify_pipeline
 from secateur.passes.sizes import infer_sizes
+
+from .graphs import Net
 
 
 def simplified(name):
@@ -95,3 +98,16 @@ def test_nodes_are_timed(tmp_path):
     labels = {n for n, e in LatencyModel(model, target).estimates().items() if e.cycles}
     assert labels <= set(times.nodes)
     assert 0 < sum(times.nodes.values()) < 3 * times.whole
+
+
+@pytest.mark.parametrize(
+    ("width", "form"), [(1, "depthwise"), (4, "depthwise"), (8, "depthwise"), (32, "direct")]
+)
+def test_narrow_groups_are_priced_as_the_kernel_that_they_take(width: int, form: str) -> None:
+    net = Net(None, 0)
+    weights = net.weight(64, width, 3, 3)
+    y = net.node("Conv", "x", weights, pads=[1, 1, 1, 1], group=64 // width)
+    model = from_proto(net.model({"x": (1, 64, 14, 14)}, [y]))
+    infer_sizes(model)
+    estimates = LatencyModel(model, parse_target("x86-64-v4")).estimates()
+    assert form in {e.form for e in estimates.values()}
