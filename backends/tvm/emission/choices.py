@@ -124,7 +124,9 @@ def may_be_winograd(op: ConvolutionOp) -> bool:
     """Whether the Winograd form computes the operation at all."""
     if op.upsampling is not None:
         return False
-    return op.input.dtype == "float32" and winograd.computes(op.input.shape, op.geometry, op.groups)
+    return op.input.dtype == "float32" and winograd.computes(
+        op.input.shape, op.output.shape[1], op.geometry, op.groups
+    )
 
 
 def describe(op: Operation) -> str:

@@ -100,7 +100,7 @@ def _depthwise(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked
 def _winograd(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked) -> None:
     y = emission.layouts[op.output]
     operands, arguments = emission.operands(op, y, y.padded_channels)
-    kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands)
+    kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands, op.groups)
     parallel = emission.is_parallel(op)
     emission.produce(
         op.output,

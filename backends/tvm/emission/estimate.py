@@ -134,8 +134,8 @@ class Estimator:
             outputs=[dataclasses.replace(op.output, shape=result)],
             groups=groups,
         )
-        if op.groups == 1 and self.choices.by_winograd(resized):
-            kernel = winograd.Winograd(x, y, op.geometry, op.program, ())
+        if self.choices.by_winograd(resized):
+            kernel = winograd.Winograd(x, y, op.geometry, op.program, (), groups)
             return "winograd", winograd.estimate(kernel, self.target)
         pads = op.geometry.pads
         x = dataclasses.replace(x, top=pads[0], left=pads[1], bottom=pads[2], right=pads[3])

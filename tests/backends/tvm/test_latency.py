@@ -101,7 +101,8 @@ def test_nodes_are_timed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("width", "form"), [(1, "depthwise"), (4, "depthwise"), (8, "depthwise"), (32, "direct")]
+    ("width", "form"),
+    [(1, "depthwise"), (4, "depthwise"), (8, "depthwise"), (16, "direct"), (32, "winograd")],
 )
 def test_narrow_groups_are_priced_as_the_kernel_that_they_take(width: int, form: str) -> None:
     net = Net(None, 0)

@@ -60,6 +60,7 @@ class Winograd:
     geometry: Geometry
     program: Program
     operands: tuple[Operand, ...]
+    groups: int = 1
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -84,14 +85,25 @@ class Winograd:
 
     def vectors(self) -> int:
         """Blocks of output channels multiplied together."""
-        return max(v for v in divisors(self.output.blocks) if v <= 2)
+        return max(v for v in divisors(self.output.blocks // self.groups) if v <= 2)
+
+    @property
+    def depth(self) -> int:
+        """Input channels, padding included, that are multiplied for an output channel."""
+        return self.input.padded_channels // self.groups
 
 
-def computes(shape: Sequence[int], geometry: Geometry, groups: int) -> bool:
+WHOLE = 16
+"""Channels that whole blocks of any target have: groups of convolutions have some of these."""
+
+
+def computes(shape: Sequence[int], out_channels: int, geometry: Geometry, groups: int) -> bool:
     """Whether a convolution has this form."""
+    if groups > 1 and (shape[1] // groups % WHOLE or out_channels // groups % WHOLE):
+        return False
     if geometry.kernel != (3, 3) or geometry.strides != (1, 1) or geometry.dilations != (1, 1):
         return False
-    return groups == 1 and len(shape) == 4 and shape[1] > 4
+    return len(shape) == 4 and shape[1] > 4
 
 
 CACHED = 12 * 2**20
@@ -106,12 +118,14 @@ def pays(
     The transformed weights take four times the memory; where they don't stay in a cache
     from one run to the next, few tiles don't make up for reading them.
     """
-    if not computes(shape, geometry, groups) or min(shape[1], out_channels) < 16:
+    if not computes(shape, out_channels, geometry, groups) or min(shape[1], out_channels) < 16:
         return False
+    if groups > 1 and shape[1] // groups < 2 * WHOLE:
+        return False  # the direct form is as fast
     height, width = output[2], output[3]
     tiles = -(-height // 4) * -(-width // 4)
     wasted = 16 * tiles / (height * width)
-    cached = 36 * 4 * shape[1] * out_channels <= CACHED
+    cached = 36 * 4 * shape[1] * out_channels // groups <= CACHED
     return tiles >= (4 if cached else 12) and wasted <= 2.0
 
 
@@ -122,7 +136,7 @@ def estimate(conv: Winograd, target: Target) -> float:
     tiles = rows * columns * x.batch
     per_vector = max(1, x.block // target.lanes)
     wide = target.vector_bytes == 64
-    products = 36 * tiles * y.blocks * per_vector * x.padded_channels / (1 if wide else 2)
+    products = 36 * tiles * y.blocks * per_vector * conv.depth / (1 if wide else 2)
     loads = products * (0.25 if conv.vectors() > 1 else 0.5)
     moved = per_vector * tiles * (x.blocks * 144 + y.blocks * (160 + 16 * FINISH))
     return products + loads + moved
@@ -143,14 +157,14 @@ def needed_pads(
 
 
 def pack_weights(conv: Winograd, weights: Array) -> Array:
-    """[O, I, 3, 3] to [36, group, I, vector * lane], transformed in double precision."""
+    """[O, I / groups, 3, 3] to [36, group, I, vector * lane], transformed in double precision."""
     out_channels, in_channels = weights.shape[:2]
-    x, y = conv.input, conv.output
+    y = conv.output
     transformed = np.einsum("ik,ockl,jl->ijoc", _WEIGHTS, weights.astype(np.float64), _WEIGHTS)
-    dense = np.zeros((36, y.padded_channels, x.padded_channels), np.float32)
+    dense = np.zeros((36, y.padded_channels, conv.depth), np.float32)
     dense[:, :out_channels, :in_channels] = transformed.reshape(36, out_channels, in_channels)
     width = conv.vectors() * y.block
-    packed = dense.reshape(36, y.padded_channels // width, width, x.padded_channels)
+    packed = dense.reshape(36, y.padded_channels // width, width, conv.depth)
     return np.ascontiguousarray(packed.transpose(0, 1, 3, 2))
 
 
@@ -162,9 +176,7 @@ def build(conv: Winograd, target: Target, parallel: bool = False) -> PrimFunc:
     width = conv.vectors() * y.block
     k = KernelBuilder()
     source = k.parameter("X", x.shape, "float32")
-    weights = k.parameter(
-        "W", (36, y.padded_channels // width, x.padded_channels, width), "float32"
-    )
+    weights = k.parameter("W", (36, y.padded_channels // width, conv.depth, width), "float32")
     bias = k.parameter("B", (y.padded_channels,), "float32")
     buffers = declare(k, conv.operands, y, y.padded_channels)
     result = k.parameter("Y", y.shape, conv.program.dtype)
@@ -270,13 +282,16 @@ def _multiply(
     most = max(1, (registers - 2 - vectors) // vectors)
     tiles = min(range(1, min(count, most) + 1), key=lambda t: (-(-count // t) * (t + 0.5), -t))
     unroll = 4
+    blocks = conv.input.blocks // conv.groups
+    own = conv.output.blocks // conv.groups // vectors
+    start: Expr = group // own * blocks if conv.groups > 1 else 0
     with k.loop(-(-count // tiles), "tt") as tt:
         first = _row(tt, tiles, count)
         acc = k.local(vectors * tiles * lanes, "float32")
         for i in range(vectors * tiles):
             k.store(acc, constant(0.0, "float32", lanes), i * lanes, lanes=lanes)
         with (
-            k.loop(conv.input.blocks, "ic") as ic,
+            k.loop(blocks, "ic") as ic,
             k.loop(conv.input.block // unroll, "ko") as ko,
         ):
             for u in range(unroll):
@@ -293,7 +308,7 @@ def _multiply(
                     for v in range(vectors)
                 ]
                 for t in range(tiles):
-                    value = splat(load(transformed, q, ic * count + first + t, c), lanes)
+                    value = splat(load(transformed, q, (start + ic) * count + first + t, c), lanes)
                     for v in range(vectors):
                         at = (v * tiles + t) * lanes
                         k.store(acc, load(acc, at, lanes=lanes) + value * w[v], at, lanes=lanes)

@@ -84,6 +84,9 @@ FAMILIES: dict[str, Callable[[], onnx.ModelProto]] = {
     "winograd": lambda: model(
         [("Conv", "x w", SAME)], {"x": (1, 16, 17, 16)}, {"w": (16, 16, 3, 3)}
     ),
+    "winograd of groups": lambda: model(
+        [("Conv", "x w", {**SAME, "group": 2})], {"x": (1, 64, 17, 16)}, {"w": (32, 32, 3, 3)}
+    ),
     "transposed": lambda: model(
         [("ConvTranspose", "x w", {"strides": [2, 2]})], IMAGE, {"w": (8, 8, 3, 3)}
     ),
@@ -147,7 +150,9 @@ def kernels(family: str, target: str) -> list[tuple[Build, dict[int, tuple[int, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Emission, "call_all", call_all)
-        emit(lower(work, machine), machine, Choices(machine, winograd=family == "winograd"))
+        emit(
+            lower(work, machine), machine, Choices(machine, winograd=family.startswith("winograd"))
+        )
     return found
 
 
