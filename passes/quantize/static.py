@@ -20,6 +20,7 @@ from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
 from ..initializers import separate_initializers
+from ..linear.threads import few_threads
 from ..matching import matches, refuse_unmatched
 from ..prune.recovery import HELD_OUT, calibration_runs
 from ..samples import Samples
@@ -236,7 +237,11 @@ class QuantizeStatic(Pass):
         """Solve for integers; on samples held back, what it gives must be better, or it goes."""
         assert context.calibration is not None
         tried = model.clone()
-        with calibration_runs([original, model, tried], context.calibration, context.seed) as runs:
+        models = [original, model, tried]
+        with (
+            few_threads(original),
+            calibration_runs(models, context.calibration, context.seed) as runs,
+        ):
             held = runs[HELD_OUT - 1 :: HELD_OUT]
             fitted = [run for k, run in enumerate(runs) if k % HELD_OUT != HELD_OUT - 1 or not held]
             order = self.second_order
