@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import fnmatch
+import functools
 import json
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def run_case(case: Case, fallback: bool = False) -> Outcome:
     runtime = "error" if reference is None else "pass"
     if reference is not None and difference(reference, case.outputs, case):
         runtime = "wrong"
-    operator = _operator(case)
+    operator = operator_of(case)
     try:
         results = compile_and_run(case, fallback)
     except SecateurError as error:
@@ -227,7 +228,7 @@ def difference(found: Sequence[Any], expected: Sequence[Any], case: Case) -> str
     return ""
 
 
-def _operator(case: Case) -> str:
+def operator_of(case: Case) -> str:
     nodes = case.model.graph.node
     return nodes[0].op_type if len(nodes) == 1 else ""
 
@@ -236,16 +237,16 @@ def _operator(case: Case) -> str:
 
 
 def run_cases(
-    cases: Sequence[Case], limit: float = TIME_LIMIT, fallback: bool = False
+    cases: Sequence[Case],
+    limit: float = TIME_LIMIT,
+    run: Callable[[Case], Outcome] = run_case,
 ) -> Iterator[tuple[Case, Outcome]]:
     """Each case in a worker process, which is replaced where it dies or hangs."""
     context = multiprocessing.get_context("fork")
     next_index = 0
     while next_index < len(cases):
         receiver, sender = context.Pipe(duplex=False)
-        worker = context.Process(
-            target=_work, args=(cases[next_index:], sender, fallback), daemon=True
-        )
+        worker = context.Process(target=_work, args=(cases[next_index:], sender, run), daemon=True)
         worker.start()
         sender.close()
         start = time.perf_counter()
@@ -264,7 +265,7 @@ def run_cases(
                 seconds = time.perf_counter() - start
                 detail = f"exit code {worker.exitcode}" if status == "crash" else f"{limit:.0f} s"
                 case = cases[next_index]
-                outcome = Outcome(status, "", _operator(case), seconds, detail)
+                outcome = Outcome(status, "", operator_of(case), seconds, detail)
             yield cases[next_index], outcome
             next_index += 1
             start = time.perf_counter()
@@ -274,12 +275,12 @@ def run_cases(
         worker.join()
 
 
-def _work(cases: Sequence[Case], sender: Any, fallback: bool) -> None:
+def _work(cases: Sequence[Case], sender: Any, run: Callable[[Case], Outcome]) -> None:
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     for case in cases:
-        sender.send(run_case(case, fallback))
+        sender.send(run(case))
     sender.close()
 
 
@@ -358,6 +359,7 @@ def write_results(path: Path, results: dict[str, Outcome]) -> None:
 @click.option("--filter", "pattern", default="*", help="Case names, as a shell pattern.")
 @click.option("--again", default="", help="Statuses to repeat, separated by commas, or all.")
 @click.option("--fallback", is_flag=True, help="Leave what can't be lowered to ONNX Runtime.")
+@click.option("--open", "opens", is_flag=True, help="With all sizes open, at several sizes.")
 @click.option("--limit", default=TIME_LIMIT, help="Seconds for one case.")
 @click.option("--verbose", "-v", is_flag=True, help="Show every case that does not pass.")
 def main(
@@ -367,13 +369,16 @@ def main(
     pattern: str,
     again: str,
     fallback: bool,
+    opens: bool,
     limit: float,
     verbose: bool,
 ) -> None:
     import onnxruntime  # noqa: F401  # imported once, before workers are forked
+    from open_coverage import run_open_case
 
     import secateur.backends.tvm.compile  # noqa: F401
 
+    run = run_open_case if opens else functools.partial(run_case, fallback=fallback)
     found = read_results(results)
     chosen = []
     for case in load_cases()[::every]:
@@ -382,7 +387,7 @@ def main(
         if fnmatch.fnmatch(case.name, pattern) and repeat:
             chosen.append(case)
     click.echo(f"{len(chosen)} cases to run, {len(found)} known", err=True)
-    for count, (case, outcome) in enumerate(run_cases(chosen, limit, fallback)):
+    for count, (case, outcome) in enumerate(run_cases(chosen, limit, run)):
         found[case.name] = outcome
         if verbose and outcome.status != "pass":
             click.echo(f"{outcome.status:6s} ({outcome.runtime}) {case.name}: {outcome.detail}")

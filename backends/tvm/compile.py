@@ -22,6 +22,7 @@ from ...ir.onnx_io import atomic_files, save
 from ...ir.partition import Part, partition
 from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
+from ...ir.symbolic.analysis import Admitted
 from ...passes.batch import check_batch, take_one_sample
 from ...passes.inline import InlineFunctions
 from ...passes.simplify import simplify_pipeline
@@ -40,10 +41,12 @@ from .errors import UnprovenError, UnsupportedNodesError
 from .faults import LIMITS
 from .graph.assumed_sizes import assume_sizes
 from .graph.expand import expand_definitions, undefined
+from .graph.open_sizes import check_admitted, name_open_sizes
 from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
 from .plan.memory import ArenaBlock, arena_blocks
 from .plan.operations import Plan
+from .plan.schedule import Schedule
 from .plan.tensors import PlanTensor
 from .plan.text import print_plan
 from .targets import Target, can_run_here
@@ -87,12 +90,17 @@ def compile_model(
     fallback: bool = False,
     declared_sizes: bool = False,
     dump_plan: str | os.PathLike[str] | None = None,
+    sizes: Mapping[str, Admitted] | None = None,
 ) -> CompileReport:
     """Compile `model` (unchanged) for `target` into the artifact `path`.
 
     A first dimension that inputs leave open is a batch where it is proven that its entries
     are independent samples (docs/axes.md): the artifact computes one sample, and `Runtime`
-    runs it once for each. `winograd=False` keeps float32 convolutions direct, which is
+    runs it once for each. All other sizes that inputs leave open, and a batch that `sizes`
+    names, stay open: the artifact computes each size that is admitted, by default any from 1
+    on. `sizes` are by the names of the model's symbols, or `input.axis` where there is none.
+
+    `winograd=False` keeps float32 convolutions direct, which is
     slower and rounds less. `small` prefers few bytes to speed: no copies of weights for
     Winograd, and short code.
 
@@ -114,7 +122,7 @@ def compile_model(
     """
     start = time.perf_counter()
     path = Path(path)
-    work, batch = _prepare(model, declared_sizes)
+    work, batch = _prepare(model, declared_sizes, sizes)
     samples = _with_samples(batch)
     compiler = _Compiler(
         target,
@@ -124,10 +132,10 @@ def compile_model(
         minutes=tune_minutes,
         declared_sizes=declared_sizes,
         dumps=dump_plan is not None,
+        sizes=sizes,
     )
     with atomic_files(path) as (temporary,):
         try:
-            _check_batch(work, batch)
             compiler.library(work, samples, temporary)
         except UnsupportedError as error:
             if not fallback:
@@ -160,7 +168,7 @@ def compile_library(
     the static library. Files that are left by an error are the caller's to remove.
     """
     start = time.perf_counter()
-    work, batch = _prepare(model, declared_sizes)
+    work, batch = _prepare(model, declared_sizes, None)
     _check_batch(work, batch)
     compiler = _Compiler(
         target,
@@ -182,8 +190,7 @@ def compile_library(
 def unsupported_nodes(model: Model, target: Target) -> list[str]:
     """Why nodes of a model (unchanged) can't be compiled, by the analysis alone; no kernel is
     built. Raises UnsupportedError where that is not about single nodes."""
-    work, batch = _prepare(model, False)
-    _check_batch(work, batch)
+    work, _ = _prepare(model, False, None)
     _check_sizes(work)
     refuse_sizes_of_inputs(work)
     try:
@@ -201,21 +208,28 @@ def _check_batch(work: Model, batch: Batch) -> None:
         raise UnsupportedError("; ".join([str(error), *undefined(work)])) from None
 
 
-def _prepare(model: Model, declared_sizes: bool) -> tuple[Model, Batch]:
+def _prepare(
+    model: Model, declared_sizes: bool, sizes: Mapping[str, Admitted] | None
+) -> tuple[Model, Batch]:
     """A copy as it is compiled, with outputs as empty as they are declared where these count."""
-    work, batch = one_sample(model)
+    if sizes:
+        check_admitted(model.clone(), sizes)
+    work, batch = one_sample(model, sizes or {})
     if declared_sizes:
         _declare_empty(work, model)
         assume_sizes(work)
     return work, batch
 
 
-def one_sample(model: Model) -> tuple[Model, Batch]:
-    """A copy as it is compiled: simplified, for one sample where it is proven to have a batch.
+def one_sample(model: Model, sizes: Mapping[str, Admitted] | None = None) -> tuple[Model, Batch]:
+    """A copy as it is compiled: simplified, for one sample where it is proven to have a batch
+    that isn't among `sizes`, which stay open.
 
     Calls of the model's functions are put in place first, so that samples are followed through.
     """
     work = model.clone()
+    if sizes:
+        name_open_sizes(work)
     InlineFunctions().run(work)
     check_declarations(work)
     expand_definitions(work)
@@ -223,6 +237,8 @@ def one_sample(model: Model) -> tuple[Model, Batch]:
         step.run(work)
     infer_shapes(work)
     batch = find_batch(work)
+    if sizes and any(v.shape is not None and v.shape[0] in sizes for v in batch.inputs):
+        return work, Batch(())
     if batch.is_proven:
         take_one_sample(work, batch)
     return work, batch
@@ -295,7 +311,9 @@ class _Compiler:
         declared_sizes: bool,
         dumps: bool,
         threads: bool = True,
+        sizes: Mapping[str, Admitted] | None = None,
     ) -> None:
+        self.sizes = sizes
         self.target = dataclasses.replace(target, small=True) if small else target
         self.cache, self.winograd, self.minutes = cache, winograd and not small, minutes
         self.declared_sizes, self.threads = declared_sizes, threads
@@ -332,6 +350,8 @@ class _Compiler:
     def _check_ram(self, kernels: Kernels) -> None:
         """Raise SecateurError where a run takes more memory than the target has."""
         most = self.target.ram_bytes
+        if kernels.schedule.open is not None:
+            return  # a run tells
         needed = kernels.assign_memory().arena_bytes if most is not None else 0
         if most is not None and needed > most:
             raise SecateurError(
@@ -359,7 +379,7 @@ class _Compiler:
         if not self.declared_sizes:
             refuse_sizes_of_inputs(model)
         quantized = _quantized(model)
-        plan = lower(model, self.target)
+        plan = lower(model, self.target, self.sizes)
         if self.dumps:
             self.plans.append(print_plan(plan, self.target.name))
         choices, tuning = self._choices(plan)
@@ -378,8 +398,14 @@ class _Compiler:
             operations=before.operations + made.operations,
             accesses=before.accesses.plus(made.accesses),
             tuning=tuning if before.tuning is None else before.tuning.and_then(tuning),
-            arena=() if before.kernels or before.left else arena_blocks(made.emission.schedule),
+            arena=self._arena(made.emission.schedule),
         )
+
+    def _arena(self, schedule: Schedule) -> tuple[ArenaBlock, ...]:
+        """Where buffers lie in the arena of the first part, if that is known before a run."""
+        if self.report.kernels or self.report.left or schedule.open is not None:
+            return ()
+        return arena_blocks(schedule)
 
     def container(
         self, model: Model, samples: Set[str], error: UnsupportedError, path: Path
@@ -482,7 +508,8 @@ def _metadata(interface: _Interface, target: Target, samples: Set[str]) -> dict[
 
 def _library_interface(plan: Plan, quantized: Mapping[str, dict[str, Any]]) -> _Interface:
     def describe(name: str, tensor: PlanTensor) -> dict[str, Any]:
-        fields = {"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+        shape = [d if isinstance(d, int) else str(d) for d in tensor.shape]
+        fields = {"name": name, "dtype": tensor.dtype, "shape": shape}
         return {**fields, **quantized.get(name, {})}
 
     return [describe(t.name, t) for t in plan.inputs], [describe(n, t) for n, t in plan.outputs]

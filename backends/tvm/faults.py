@@ -13,6 +13,7 @@ class Fault(enum.IntEnum):
     LIMIT = 3
     DIVISION = 4
     COUNT = 5
+    SIZE = 6
 
     @property
     def text(self) -> str:
@@ -25,6 +26,7 @@ _TEXTS = {
     Fault.LIMIT: "an operand's value asks for more work than the artifact may do",
     Fault.DIVISION: "an integer is divided by zero",
     Fault.COUNT: "the data lead to another number of results than the model declares",
+    Fault.SIZE: "the inputs' sizes aren't admitted",
 }
 
 SAMPLE_LIMIT = 4096

@@ -15,13 +15,14 @@ from ....ir.errors import UnsupportedError
 from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
 from ..cache import Cache
-from ..plan.memory import Memory, assign_memory
+from ..plan.memory import Memory, assign_memory, assign_open_memory
 from ..plan.memory_check import check_memory
 from ..plan.schedule import Schedule
 from ..targets import Target
 from ..tensorir.types import PrimFunc
 from .entry import scratch_bytes, shares_loops, source
 from .objects import NATIVE, compile_functions, compile_runtime, lacking_in_libc
+from .open_entry import open_source, sizes_of_run
 from .symbols import LIBC, LIBRARIES, undefined
 from .toolchain import compile_source, link_shared
 
@@ -52,19 +53,29 @@ def build_library(kernels: Kernels, target: Target, cache: Cache, path: Path) ->
 
     Raises UnsupportedError where TVM can't compile a kernel, SecateurError where linking fails.
     """
-    memory = kernels.assign_memory()
+    schedule = kernels.schedule
     with scratch_folder() as folder:
         objects = compile_functions(kernels.functions, kernels.digests, target, cache, folder)
         signatures = objects.signatures
         scratch = scratch_bytes(signatures)
-        sizes = {"arena_bytes": memory.arena_bytes + scratch, "scratch_bytes": scratch}
-        text = json.dumps({**kernels.metadata, **sizes})
-        write_constants(folder / "constants", memory.constants)
-        (folder / "metadata").write_text(text, encoding="utf-8")
+        more: dict[str, Any] = {"scratch_bytes": scratch}
+        if schedule.open is None:
+            memory = kernels.assign_memory()
+            constants = memory.constants
+            more["arena_bytes"] = memory.arena_bytes + scratch
+            text = source(schedule, memory, signatures, "constants", "metadata")
+        else:
+            placed = assign_open_memory(schedule)
+            constants = placed.constants
+            sizes = sizes_of_run(schedule, placed)
+            more["size_checks"] = [dataclasses.asdict(check) for check in sizes.checks]
+            text = open_source(schedule, placed, signatures, sizes, "constants", "metadata")
+            shutil.copy(NATIVE / "sizes.h", folder)
+        metadata = json.dumps({**kernels.metadata, **more})
+        write_constants(folder / "constants", constants)
+        (folder / "metadata").write_text(metadata, encoding="utf-8")
         entry = folder / "entry.c"
-        entry.write_text(
-            source(kernels.schedule, memory, signatures, "constants", "metadata"), encoding="utf-8"
-        )
+        entry.write_text(text, encoding="utf-8")
         shutil.copy(NATIVE / "context.h", folder)
         calls = len(kernels.schedule.calls)
         compile_source(target, entry, entry.with_suffix(".o"), freestanding=True, calls=calls)

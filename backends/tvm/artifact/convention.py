@@ -1,10 +1,12 @@
 """How kernels are called: C functions that keep no state and allocate nothing.
 
-    int kernel(void *argument, ..., [void *scratch, ...] [int *fault] [struct context *])
+    int kernel(void *argument, ..., [int32_t size, ...] [void *scratch, ...] [int *fault]
+               [struct context *])
 
 A kernel returns 0. One that refuses the values that it reads writes a code of `faults.py` to
 `fault` and returns another number. Local buffers that would take more of the stack than
-`STACK_BYTES` are parameters, after those of the schedule. A kernel with parallel loops takes the
+`STACK_BYTES` are parameters, after those of the schedule, and sizes are those that only a run
+fixes. A kernel with parallel loops takes the
 entry's context, too, and calls a function of its own for each such loop:
 
     int kernel_0(void *argument, ..., [int *fault] [int32_t variable, ...] struct context *)
@@ -53,12 +55,13 @@ class ParallelLoop:
 @dataclasses.dataclass(frozen=True)
 class Signature:
     """What a kernel takes: `arguments` of the schedule, bytes of its scratch buffers, whether
-    it may fail, and its parallel loops."""
+    it may fail, its parallel loops, and how many open sizes."""
 
     arguments: int
     scratch: tuple[int, ...]
     faults: bool
     bodies: tuple[ParallelLoop, ...]
+    sizes: int
 
     def to_json(self) -> str:
         """One line of text."""
@@ -71,7 +74,8 @@ class Signature:
         bodies = tuple(
             ParallelLoop(b["variables"], tuple(b["scratch"]), b["faults"]) for b in fields["bodies"]
         )
-        return cls(fields["arguments"], tuple(fields["scratch"]), fields["faults"], bodies)
+        scratch = tuple(fields["scratch"])
+        return cls(fields["arguments"], scratch, fields["faults"], bodies, fields["sizes"])
 
 
 def body_name(kernel: str, index: int) -> str:
@@ -96,17 +100,21 @@ class _Kernel:
     def __init__(self, name: str, function: PrimFunc) -> None:
         self.name = name
         self.attributes = function.attrs
-        self.parameters: list[BufferVar] = list(function.params)
+        self.parameters: list[BufferVar] = [
+            p for p in function.params if isinstance(p.ty, BufferType)
+        ]
+        sizes = list(function.params)[len(self.parameters) :]
         self.context = tirx.Var("context", "handle")
         self.made: dict[str, PrimFunc] = {}
         self.bodies: list[ParallelLoop] = []
         own = _Local()
-        statement = self.around(function.body, (), own)
+        statement = self.around(function.body, tuple(sizes), own)
         rest = [self.context] if self.bodies else []
-        self.made[name] = self.function([*self.parameters, *own.parameters(), *rest], statement)
-        self.signature = Signature(
-            len(self.parameters), own.sizes(), own.fault is not None, tuple(self.bodies)
-        )
+        parameters = [*self.parameters, *sizes, *own.parameters(), *rest]
+        self.made[name] = self.function(parameters, statement)
+        bodies = tuple(self.bodies)
+        faults = own.fault is not None
+        self.signature = Signature(len(self.parameters), own.sizes(), faults, bodies, len(sizes))
 
     def function(self, parameters: Sequence[Computed | BufferVar], body: Statement) -> PrimFunc:
         kind = tvm.ir.PrimType("int32")
@@ -231,7 +239,7 @@ def take_task(function: PrimFunc) -> PrimFunc:
     def replace(s: Statement) -> Statement | None:
         if not isinstance(s, tirx.For) or s.kind != tirx.ForKind.PARALLEL:
             return None
-        step = tirx.truncdiv(s.extent + tasks - 1, tasks)
+        step = tirx.truncdiv(s.extent + tasks - 1, tasks)  # `plan.sizes.MOST` leaves room
         first = tirx.min(task * step, s.extent)
         extent = tirx.min(step, s.extent - first)
         return tirx.For(s.loop_var, first, extent, tirx.ForKind.SERIAL, s.body)

@@ -13,11 +13,13 @@ the arena to 64 bytes; it has `arena_bytes` of the metadata, which is JSON text 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from ....ir.symbolic.expressions import Size, single
 from ..faults import CALL_SHIFT
-from ..plan.memory import ALIGNMENT, Memory, Place
+from ..plan.memory import ALIGNMENT, Memory, OpenMemory, Place
 from ..plan.schedule import Schedule
+from ..plan.sizes import size_of
 from .convention import ParallelLoop, Signature, body_name, loop_name
 
 _SOURCE = """\
@@ -107,18 +109,26 @@ def shares_loops(signatures: Mapping[str, Signature]) -> bool:
 
 
 def run_steps(
-    schedule: Schedule, memory: Memory, signatures: Mapping[str, Signature]
+    schedule: Schedule,
+    memory: Memory | OpenMemory,
+    signatures: Mapping[str, Signature],
+    code: Callable[[Size], str] = str,
 ) -> tuple[str, str]:
     """A line `STEP(index, call)` for each call, and lines that copy outputs which need it.
 
-    They refer to `inputs`, `outputs`, `constants`, `memory`, `scratch`, `fault` and `context`.
+    They refer to `inputs`, `outputs`, `constants`, `memory`, `scratch`, `fault` and `context`, and
+    where a run places buffers, to `buffers` and `at` instead of `memory`. `code` is that of sizes.
     """
+    arena = "buffers + at[{0.index}]" if isinstance(memory, OpenMemory) else "memory + {0.offset}"
     steps = []
     for index, call in enumerate(schedule.calls):
-        pointers = [_pointer(memory.places[buffer]) for buffer in call.arguments]
-        steps.append(f"    STEP({index}, {_call(call.kernel, signatures[call.kernel], pointers)})")
+        pointers = [_pointer(memory.places[buffer], arena) for buffer in call.arguments]
+        sizes = [f"(int)({code(single(atom))})" for atom in call.sizes]
+        made = _call(call.kernel, signatures[call.kernel], pointers, sizes)
+        steps.append(f"    STEP({index}, {made})")
     copies = [
-        f"    __builtin_memcpy(outputs[{c.output}], {_pointer(c.source)}, {c.nbytes});"
+        f"    __builtin_memcpy(outputs[{c.output}], {_pointer(c.source, arena)}, "
+        f"{code(size_of(c.nbytes))});"
         for c in memory.copies
     ]
     return "\n".join(steps), "\n".join(copies)
@@ -147,9 +157,11 @@ def single_calls(signatures: Mapping[str, Signature]) -> str:
     return "\n".join(lines)
 
 
-def _call(kernel: str, signature: Signature, pointers: Sequence[str]) -> str:
+def _call(
+    kernel: str, signature: Signature, pointers: Sequence[str], sizes: Sequence[str] = ()
+) -> str:
     """The call of a kernel on buffers; `scratch`, `fault` and `context` are variables there."""
-    arguments = [*pointers]
+    arguments = [*pointers, *sizes]
     arguments += [f"scratch + {offset}" for offset in _offsets(signature.scratch)[0]]
     arguments += ["&fault"] * signature.faults
     arguments += ["&context"] * bool(signature.bodies)
@@ -158,7 +170,8 @@ def _call(kernel: str, signature: Signature, pointers: Sequence[str]) -> str:
 
 def _declarations(signatures: Mapping[str, Signature]) -> Iterator[str]:
     for name, signature in sorted(signatures.items()):
-        types = ["void *"] * (signature.arguments + len(signature.scratch))
+        types = ["void *"] * signature.arguments + ["int"] * signature.sizes
+        types += ["void *"] * len(signature.scratch)
         types += ["int *"] * signature.faults
         types += ["const secateur_context *"] * bool(signature.bodies)
         yield f"HIDDEN int {name}({', '.join(types) or 'void'});"
@@ -209,10 +222,10 @@ def _offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
     return offsets, end
 
 
-def _pointer(place: Place) -> str:
+def _pointer(place: Place, arena: str) -> str:
     if place.kind == "constant":
         return f"constants + {place.offset}"
     if place.kind == "arena":
-        return f"memory + {place.offset}"
+        return arena.format(place)
     base = f"{place.kind}s[{place.index}]"
     return f"(unsigned char *){base} + {place.offset}" if place.offset else base

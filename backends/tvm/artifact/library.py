@@ -20,13 +20,15 @@ import numpy as np
 from ....ir.errors import SecateurError
 from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
-from ..faults import explain
+from ..faults import CALL_SHIFT, Fault, explain
 from ..plan.memory import ALIGNMENT
 
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
-_RUN = ctypes.CFUNCTYPE(
-    ctypes.c_int, _POINTERS, _POINTERS, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int
-)
+_SIZES = ctypes.POINTER(ctypes.c_int64)
+_RUN_TYPES = (_POINTERS, _POINTERS, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int)
+_RUN = ctypes.CFUNCTYPE(ctypes.c_int, *_RUN_TYPES)
+_RUN_OPEN = ctypes.CFUNCTYPE(ctypes.c_int, *_RUN_TYPES, _SIZES)
+_SHAPES = ctypes.CFUNCTYPE(ctypes.c_int, _SIZES, _SIZES, _SIZES)
 
 
 class Library:
@@ -37,12 +39,18 @@ class Library:
         library = self._library = load_library(path)
         # By its address: a function that the library hands out refers to itself, and would
         # keep the library until garbage is collected.
-        self._run = _RUN(_ctypes.dlsym(library._handle, "secateur_run"))
+        run = _ctypes.dlsym(library._handle, "secateur_run")
         text = ctypes.addressof(ctypes.c_char.in_dll(library, "secateur_metadata"))
         self.metadata: dict[str, Any] = json.loads(ctypes.string_at(text))
-        others = (threads - 1) * int(self.metadata["scratch_bytes"])
-        self._arena = aligned(int(self.metadata["arena_bytes"]) + others)
-        self._arena_pointer = _address(self._arena)
+        self._others = (threads - 1) * int(self.metadata["scratch_bytes"])
+        self._given: Any = None
+        self._arena: Array | None = None
+        if "size_checks" in self.metadata:
+            self._run = _RUN_OPEN(run)
+            self._shapes = _SHAPES(_ctypes.dlsym(library._handle, "secateur_shapes"))
+        else:
+            self._run = _RUN(run)
+            self._take_arena(int(self.metadata["arena_bytes"]))
         self._calls = len(self.metadata["calls"])
         self._outputs = [
             (o["name"], tuple(o["shape"]), np.dtype(o["dtype"])) for o in self.metadata["outputs"]
@@ -86,16 +94,48 @@ class Library:
         arrays = [np.asarray(feeds[name], order="C") for name in self._names]
         for index, array in enumerate(arrays):
             self._input_pointers[index] = _address(array)
+        shapes = [shape for _, shape, _ in self._outputs]
+        if "size_checks" in self.metadata:
+            shapes = self._find_shapes(arrays)
         results = {}
-        for index, (name, shape, dtype) in enumerate(self._outputs):
+        for index, ((name, _, dtype), shape) in enumerate(zip(self._outputs, shapes, strict=True)):
             result = results[name] = np.empty(shape, dtype)
             self._output_pointers[index] = _address(result)
         return arrays, results
 
+    def _find_shapes(self, arrays: list[Array]) -> list[tuple[int, ...]]:
+        """The shapes of the outputs for those of the inputs, and memory for a run."""
+        sizes = [size for array in arrays for size in array.shape]
+        self._given = (ctypes.c_int64 * len(sizes))(*sizes)
+        ranks = [len(shape) for _, shape, _ in self._outputs]
+        found, arena = (ctypes.c_int64 * max(1, sum(ranks)))(), ctypes.c_int64()
+        self._raise_if(self._shapes(self._given, found, ctypes.byref(arena)))
+        self._take_arena(arena.value)
+        dims = iter(found)
+        return [tuple(next(dims) for _ in range(rank)) for rank in ranks]
+
+    def _take_arena(self, nbytes: int) -> None:
+        """Have an arena of at least so many bytes."""
+        if self._arena is None or len(self._arena) < nbytes + self._others:
+            self._arena = aligned(nbytes + self._others)
+            self._arena_pointer = _address(self._arena)
+
     def _make_calls(self, first: int, last: int) -> None:
         """Make some calls; with `last` beyond them results are complete."""
         inputs, outputs = self._input_pointers, self._output_pointers
-        status = self._run(inputs, outputs, self._arena_pointer, self._threads, first, last)
+        arguments = (inputs, outputs, self._arena_pointer, self._threads, first, last)
+        given = () if self._given is None else (self._given,)
+        self._raise_if(self._run(*arguments, *given))
+
+    def _raise_if(self, status: int) -> None:
+        """Raise SecateurError for a status that isn't 0."""
+        if status & ((1 << CALL_SHIFT) - 1) == Fault.SIZE:
+            check = self.metadata["size_checks"][status >> CALL_SHIFT]
+            where = ""
+            if check["input"] is not None:
+                name = self._names[check["input"]]
+                where = f"input '{name}': size {check['axis']}: "
+            raise SecateurError(f"{where}{check['text']}")
         if status:
             index, reason = explain(status)
             call = self.metadata["calls"][index]

@@ -28,7 +28,7 @@ NATIVE = Path(__file__).with_name("native")
 _PACKED = 1
 """TVM's calling convention of functions that need no wrapper any more."""
 
-_SCHEME = "4"
+_SCHEME = "5"
 """Part of every key: to be changed with how functions become objects."""
 
 

@@ -135,13 +135,17 @@ def _type_name(dtype: np.dtype[Any]) -> str:
     return "object" if dtype.kind in "US" else str(dtype)
 
 
-def _check_array(name: str, array: Array, dtype: str, shape: tuple[int | None, ...] | None) -> None:
+Shape = tuple[int | str | None, ...]
+"""Sizes of a tensor; what is open by its name, what is unknown as None."""
+
+
+def _check_array(name: str, array: Array, dtype: str, shape: Shape | None) -> None:
     if _type_name(array.dtype) != dtype:
         raise SecateurError(f"input '{name}': {array.dtype} given, {dtype} expected")
     if shape is None or array.shape == shape:
         return
     fits = len(array.shape) == len(shape) and all(
-        e is None or e == g for e, g in zip(shape, array.shape, strict=True)
+        e is None or isinstance(e, str) or e == g for e, g in zip(shape, array.shape, strict=True)
     )
     if not fits:
         raise SecateurError(

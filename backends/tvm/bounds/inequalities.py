@@ -10,10 +10,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 _DEPTH = 4
 """Inequalities and cases that one proof may combine."""
+
+_MOST_TRIED = 20_000
+"""Forms that one proof may look at: what takes more is given up."""
+
+_OPEN_DEPTH = 3
+"""As many after products with open sizes are gone, of which each goes by a step of its own."""
 
 
 class Linear:
@@ -70,12 +77,14 @@ class Case:
 @dataclasses.dataclass(frozen=True)
 class Quantity:
     """`low` and `high` hold everywhere; one of `cases`, if any, does. `data` says that the
-    integer depends on what memory holds when the kernel runs."""
+    integer depends on what memory holds when the kernel runs. A product has the quantities
+    that it is made of as `factors`."""
 
     low: int
     high: int
     data: bool = False
     cases: tuple[Case, ...] = ()
+    factors: tuple[int, ...] = ()
 
 
 Direction = tuple[tuple[int, int], ...]
@@ -88,12 +97,71 @@ class Inequalities:
         self.quantities: list[Quantity] = []
         self._ranges: dict[Direction, tuple[float, float]] = {}
         self._directions: dict[int, list[Direction]] = {}  # by the quantities in them
+        self.sizes: set[int] = set()  # quantities that every run fixes before
+        self._caps: list[tuple[Counter[int], int]] = []  # products and what they don't pass
+        self._products: dict[tuple[int, ...], int] = {}  # by their factors
+        self._tried = 0
         self._unreachable = False  # where a condition holds that never does
 
     def quantity(self, quantity: Quantity) -> Linear:
         """A new quantity."""
         self.quantities.append(quantity)
         return Linear(0, {len(self.quantities) - 1: 1})
+
+    def multiply(self, a: Linear, b: Linear) -> Linear:
+        """a * b, whose quantities are products."""
+        terms: dict[int, int] = {}
+        for p, x in ((None, a.const), *a.terms.items()):
+            for q, y in ((None, b.const), *b.terms.items()):
+                if x * y and (p is not None or q is not None):
+                    quantity = self._product(p, q)
+                    terms[quantity] = terms.get(quantity, 0) + x * y
+        return Linear(a.const * b.const, {q: c for q, c in terms.items() if c})
+
+    def _product(self, p: int | None, q: int | None) -> int:
+        """The quantity that is the product of two; of one where the other is None."""
+        factors = tuple(sorted((*self.factors(p), *self.factors(q))))
+        if len(factors) == 1:
+            return factors[0]
+        found = self._products.get(factors)
+        if found is None:
+            low = high = 1
+            for factor in factors:
+                known = self.quantities[factor]
+                ends = [x * y for x in (low, high) for y in (known.low, known.high)]
+                low, high = min(ends), max(ends)
+            for whole, most in self._caps:
+                if not Counter(factors) - whole:
+                    high = min(high, most)
+            data = any(self.quantities[f].data for f in factors)
+            self.quantities.append(Quantity(low, high, data, factors=factors))
+            found = self._products[factors] = len(self.quantities) - 1
+        return found
+
+    def factors(self, quantity: int | None) -> tuple[int, ...]:
+        """What a quantity is a product of: mostly itself."""
+        if quantity is None:
+            return ()
+        return self.quantities[quantity].factors or (quantity,)
+
+    def is_size(self, form: Linear) -> bool:
+        """Whether every run fixes a form before it begins."""
+        return all(self.sizes.issuperset(self.factors(q)) for q in form.terms)
+
+    def cap(self, form: Linear, most: int) -> None:
+        """A sum of products of sizes, which are 1 or more, is at most `most` in every run: so is
+        each part of one of its products."""
+        self.add(form.times(-1).shifted(most))
+        if any(c < 0 for c in form.terms.values()) or form.const < 0:
+            return
+        for quantity, coefficient in form.terms.items():
+            whole = Counter(self.factors(quantity))
+            if any(self.quantities[f].low < 1 for f in whole):
+                continue
+            self._caps.append((whole, most // coefficient))
+            for index, known in enumerate(self.quantities):
+                if known.high > most // coefficient and not Counter(self.factors(index)) - whole:
+                    self.quantities[index] = dataclasses.replace(known, high=most // coefficient)
 
     def is_data(self, form: Linear) -> bool:
         return any(self.quantities[a].data for a in form.terms)
@@ -162,12 +230,26 @@ class Inequalities:
                 high = high if most == math.inf else min(high, int(most))
         return low, high
 
-    def is_at_least_0(self, form: Linear, depth: int = _DEPTH) -> bool:
+    def is_at_least_0(self, form: Linear) -> bool:
         """Whether it is proven that a form isn't negative here."""
+        self._tried = 0
+        return self._proves(form, _DEPTH)
+
+    def _proves(self, form: Linear, depth: int) -> bool:
+        """As `is_at_least_0`, by so many further inequalities and cases."""
+        self._tried += 1
         if self._unreachable or self._least(form) >= 0:
             return True
-        if depth == 0:
+        if depth == 0 or self._tried > _MOST_TRIED:
             return False
+        mixed = self._mixed_product(form)
+        if mixed is not None:  # it has to go first, whatever comes of it
+            depth = min(depth, _OPEN_DEPTH)
+            return self._by_bounds(form, mixed, depth) or self._by_cases(form, mixed, depth)
+        products = [q for q in form.terms if len(self.factors(q)) > 1]
+        taken_off = [q for q in products if form.terms[q] < 0]
+        if any(self._by_bounds(form, quantity, depth) for quantity in taken_off or products):
+            return True
         related = dict.fromkeys(d for a in form.terms for d in self._directions.get(a, ()))
         for direction in related:
             if len(direction) == 1 or direction not in self._ranges:
@@ -180,21 +262,103 @@ class Inequalities:
                 # an integer is at least 0 if n times it is at least 1 - n
                 scaled = form.times(scale).shifted(scale - 1)
                 rest = scaled.plus(Linear(-int(end), dict(direction)), -factor)
-                if self.is_at_least_0(rest, depth - 1):
+                if self._proves(rest, depth - 1):
                     return True
-        for quantity, coefficient in form.terms.items():
-            cases = self.quantities[quantity].cases
-            if cases and all(self._holds(form, quantity, coefficient, c, depth) for c in cases):
+        return any(self._by_cases(form, quantity, depth) for quantity in form.terms)
+
+    def _mixed_product(self, form: Linear) -> int | None:
+        """A product of sizes and of what a run doesn't fix, with most of the latter."""
+        if not self.sizes:
+            return None
+        products = [q for q in form.terms if len(self.factors(q)) > 1 and self._weight(q)[0]]
+        return max(products, key=self._weight, default=None)
+
+    def _by_cases(self, form: Linear, quantity: int, depth: int) -> bool:
+        """Whether a form isn't negative in each case of a factor of one of its products."""
+        factors = self.factors(quantity)
+        product = Linear(0, {quantity: form.terms[quantity]})
+        for position, factor in enumerate(factors):
+            cases = self.quantities[factor].cases
+            rest = self._multiply_all(factors[:position] + factors[position + 1 :])
+            if cases and all(self._holds(form, product, factor, rest, c, depth) for c in cases):
                 return True
         return False
 
-    def _holds(self, form: Linear, quantity: int, coefficient: int, case: Case, depth: int) -> bool:
-        replaced = form.plus(Linear(0, {quantity: 1}), -coefficient).plus(case.value, coefficient)
+    def _multiply_all(self, factors: Sequence[int]) -> Linear:
+        product = Linear(1, {})
+        for factor in factors:
+            product = self.multiply(product, Linear(0, {factor: 1}))
+        return product
+
+    def _by_bounds(self, form: Linear, quantity: int, depth: int) -> bool:
+        """Whether a form isn't negative since a factor of one of its products is within bounds.
+
+        From i <= n - 1 and 0 <= m follows i * m <= n * m - m: where the form compares an index
+        with the size of a tensor, such a step for each axis leaves what is known of sizes.
+        """
+        coefficient, factors = form.terms[quantity], self.factors(quantity)
+        before, is_mixed = self._complexity(form), self._weight(quantity)[0] > 0
+        for position, factor in enumerate(factors):
+            if is_mixed and factor in self.sizes:
+                continue  # variables go first
+            others = factors[:position] + factors[position + 1 :]
+            if factor in factors[:position] or any(self.bounds(f)[0] < 0 for f in others):
+                continue
+            rest = self._multiply_all(others)
+            for bound in self._bounds_of(factor, upper=coefficient < 0):
+                own = abs(bound.terms[factor])
+                common = math.gcd(own, coefficient)
+                product = self.multiply(bound, rest)
+                left = form.times(own // common).plus(product, -(abs(coefficient) // common))
+                if self._complexity(left) < before and self._proves(left, depth):
+                    return True
+        return False
+
+    def _weight(self, quantity: int) -> tuple[int, int]:
+        """How many loops' variables, or others that a run doesn't fix, are in a product, and how
+        many factors."""
+        factors = self.factors(quantity)
+        return sum(f not in self.sizes for f in factors), len(factors)
+
+    def _complexity(self, form: Linear) -> tuple[int, int, int]:
+        """How far a form is from one of which bounds of its quantities tell the sign: variables
+        in products, then factors of products, then how small the form may be."""
+        weights = [self._weight(q) for q in form.terms]
+        variables = sum(w[0] for w in weights)
+        return variables, sum(w[1] for w in weights if w[1] > 1), -self.widest(form)[0]
+
+    def _bounds_of(self, quantity: int, *, upper: bool) -> Iterator[Linear]:
+        """Forms at least 0 in which the quantity has a negative coefficient, if `upper`, or a
+        positive one."""
+        sign = -1 if upper else 1
+        for direction in self._directions.get(quantity, ()):
+            if len(direction) == 1 or direction not in self._ranges:
+                continue
+            low, high = self._ranges[direction]
+            own = dict(direction)[quantity]
+            form = Linear(0, dict(direction))
+            if own * sign > 0 and not math.isinf(low):
+                yield form.shifted(-int(low))
+            if own * sign < 0 and not math.isinf(high):
+                yield form.times(-1).shifted(int(high))
+        low, high = self.bounds(quantity)
+        end = high if upper else -low
+        if abs(end) < _FAR and not (upper and quantity in self.sizes):
+            yield Linear(end, {quantity: sign})
+
+    def _holds(
+        self, form: Linear, term: Linear, quantity: int, rest: Linear, case: Case, depth: int
+    ) -> bool:
+        """Whether a form isn't negative in a case of a quantity, which with `rest` makes up one
+        of the form's terms."""
+        ((_, coefficient),) = term.terms.items()
+        value = case.value if not rest.terms else self.multiply(case.value, rest)
+        replaced = form.plus(term, -1).plus(value, coefficient)
         given = [*case.given, _equal(quantity, case.value), _equal(quantity, case.value).times(-1)]
         with self.given(given):
             if any(self._most(g) < 0 for g in case.given):
                 return True  # this case doesn't occur
-            return self.is_at_least_0(replaced, depth - 1)
+            return self._proves(replaced, depth - 1)
 
     def _least(self, form: Linear) -> float:
         """A lower bound of a form, from what is known of each quantity."""
@@ -218,6 +382,9 @@ class Inequalities:
         low, high = self._ranges.get(((quantity, 1),), (known.low, known.high))
         return max(known.low, low), min(known.high, high)  # type: ignore[return-value]
 
+
+_FAR = 1 << 24
+"""Bounds from which on a product of a quantity is as good as unbounded."""
 
 _WIDEST = -(1 << 200), 1 << 200
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tvm
 from tvm import tirx
 from tvm.ir.prim import expr as prim
+from tvm.tirx.buffer import BufferType
 from tvm_ffi import Object
 
+from ..plan.sizes import Polynomial, SizeFacts
 from ..tensorir.builder import leaves
 from ..tensorir.types import BufferVar, Node, PrimFunc, Statement
 from .inequalities import Inequalities, Linear
@@ -48,16 +49,19 @@ class Verdict:
     writes: tuple[int, ...]
 
 
-def prove(function: PrimFunc, ranges: Ranges | None = None) -> Verdict:
-    """Analyse a kernel whose constant parameters have elements in `ranges`."""
-    return _Prover(function, ranges or {}).verdict()
+def prove(
+    function: PrimFunc, ranges: Ranges | None = None, sizes: SizeFacts | None = None
+) -> Verdict:
+    """Analyse a kernel whose constant parameters have elements in `ranges`, and of whose open
+    sizes `sizes` are known."""
+    return _Prover(function, ranges or {}, sizes or SizeFacts()).verdict()
 
 
 class _Prover:
     """One walk over a kernel: what is known of variables and buffers where it has come to."""
 
-    def __init__(self, function: PrimFunc, ranges: Ranges) -> None:
-        self.function, self.ranges = function, ranges
+    def __init__(self, function: PrimFunc, ranges: Ranges, sizes: SizeFacts) -> None:
+        self.function, self.ranges, self.sizes = function, ranges, sizes
         self.inequalities = Inequalities()
         self.values = Values(self.inequalities)
         self.variables: dict[int, Known] = {}
@@ -71,7 +75,17 @@ class _Prover:
         self.stored = _Stored()
 
     def verdict(self) -> Verdict:
-        for index, buffer in enumerate(self.function.params):
+        buffers = [p for p in self.function.params if isinstance(p.ty, BufferType)]
+        parameters = self.function.params[len(buffers) :]
+        forms = []
+        for parameter, (low, high) in zip(parameters, self.sizes.ranges, strict=True):
+            number = self.values.unknown("int32", low, high, data=False)
+            self.inequalities.sizes |= number.form.terms.keys()
+            self.variables[hash(parameter)] = number
+            forms.append(number.form)
+        for fact in self.sizes.facts:
+            self.inequalities.add(self.polynomial(fact, forms))
+        for index, buffer in enumerate(buffers):
             self.declare(buffer, index)
         self.block(self.function.body, ())
         return Verdict(
@@ -81,6 +95,16 @@ class _Prover:
             tuple(sorted(self.touched["load"])),
             tuple(sorted(self.touched["store"])),
         )
+
+    def polynomial(self, terms: Polynomial, forms: list[Linear]) -> Linear:
+        """A sum of products of the forms of parameters."""
+        total = Linear(0, {})
+        for factor, parameters in terms:
+            product = Linear(1, {})
+            for parameter in parameters:
+                product = self.inequalities.multiply(product, forms[parameter])
+            total = total.plus(product, factor)
+        return total
 
     def fail(self, reason: str) -> None:
         self.unproven[reason] = None
@@ -155,7 +179,7 @@ class _Prover:
         if buffer is not None:
             buffer.version += 1
             buffer.contents.clear()
-            if isinstance(value, Number) and buffer.size == 1 and not self.shares(buffer):
+            if isinstance(value, Number) and buffer.is_cell and not self.shares(buffer):
                 buffer.contents[_key(at)] = value
 
     def evaluate(self, s: Statement) -> None:
@@ -172,13 +196,18 @@ class _Prover:
                 self.buffers[buffer].contents.clear()
 
     def declare(self, buffer: BufferVar, parameter: int | None) -> None:
-        sizes = []
+        sizes: list[Linear] = []
+        elements = Linear(1, {})
         for size in buffer.shape:
-            if not isinstance(size, prim.IntImm):
-                self.fail(f"buffer {buffer.name} of a size that is no constant")
+            number = self.expression(size)
+            if not isinstance(number, Number) or not self.inequalities.is_size(number.form):
+                self.fail(f"buffer {buffer.name} of a size that isn't known before")
                 return
-            sizes.append(int(size))
-        if math.prod(sizes) > LIMITS["int32"][1]:
+            sizes.append(number.form)
+            elements = self.inequalities.multiply(elements, number.form)
+        if elements.terms:  # a run with more has been refused
+            self.inequalities.cap(elements, LIMITS["int32"][1])
+        elif elements.const > LIMITS["int32"][1]:
             self.fail(f"buffer {buffer.name} of more elements than 32 bits count")
             return
         if buffer.strides or int(buffer.elem_offset or 0):
@@ -189,7 +218,7 @@ class _Prover:
             self.buffers[hash(buffer)].version += 1
             return
         self.buffers[hash(buffer)] = _Buffer(
-            hash(buffer), buffer.name, tuple(sizes), kind, parameter
+            hash(buffer), buffer.name, tuple(sizes), elements, kind, parameter
         )
 
     def shares(self, buffer: _Buffer) -> bool:
@@ -368,7 +397,8 @@ class _Prover:
         found = [i for i in at if i is not None]
         if len(found) < len(at) or not self.within(known, found):
             shown = ", ".join(str(i) for i in indices)
-            self.fail(f"{what} {buffer.name}[{shown[:200]}] of {list(known.shape)}")
+            shape = ", ".join(str(size) for size in buffer.shape)
+            self.fail(f"{what} {buffer.name}[{shown[:200]}] of [{shape}]")
             return known
         self.accesses += 1
         self.guarded += any(self.inequalities.is_data(i.value.form) for i in found)
@@ -381,26 +411,24 @@ class _Prover:
         pairs = list(zip(at, buffer.shape, strict=True))
         if all(self.is_inside(i.value, i.step * (i.lanes - 1), size) for i, size in pairs):
             return True
+        if len(pairs) == 1 or any(size.terms for size in buffer.shape):
+            return False
         flat = self.values.literal(0, at[0].value.kind)
         reach = 0
         for index, size in pairs:
-            scaled = self.values.multiply(flat, self.values.literal(size, flat.kind))
+            scaled = self.values.multiply(flat, self.values.literal(size.const, flat.kind))
             flat = self.values.add(scaled, index.value)
-            reach = reach * size + index.step * (index.lanes - 1)
-        return (
-            len(pairs) > 1
-            and self.values.holds(flat.doubts)
-            and self.is_inside(flat, reach, buffer.size)
-        )
+            reach = reach * size.const + index.step * (index.lanes - 1)
+        return self.values.holds(flat.doubts) and self.is_inside(flat, reach, buffer.elements)
 
-    def is_inside(self, value: Number, reach: int, size: int) -> bool:
+    def is_inside(self, value: Number, reach: int, size: Linear) -> bool:
         """Whether 0 <= value and value + reach < size, also the other way round."""
         below, above = min(reach, 0), max(reach, 0)
-        if value.low + below >= 0 and value.high + above < size:
+        if value.low + below >= 0 and not size.terms and value.high + above < size.const:
             return True
         prove = self.inequalities.is_at_least_0
         return prove(value.form.shifted(below)) and prove(
-            value.form.times(-1).shifted(size - 1 - above)
+            size.plus(value.form, -1).shifted(-1 - above)
         )
 
 
@@ -420,15 +448,17 @@ class _Buffer:
 
     identity: int
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Linear, ...]
+    elements: Linear
     kind: str
     parameter: int | None
     version: int = 0
     contents: dict[tuple[object, ...], Number] = dataclasses.field(default_factory=dict)
 
     @property
-    def size(self) -> int:
-        return math.prod(self.shape)
+    def is_cell(self) -> bool:
+        """Whether it has one element."""
+        return not self.elements.terms and self.elements.const == 1
 
 
 class _Stored:

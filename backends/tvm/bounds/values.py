@@ -115,7 +115,12 @@ class Values:
         elif not a.form.terms:
             form = b.form.times(a.form.const)
         else:
-            form = self._derived("multiply", (a, b), _products)
+            form = self.inequalities.multiply(a.form, b.form)
+            least, most = self.inequalities.widest(form)
+            if low > least:
+                self.inequalities.add(form.shifted(-low))
+            if high < most:
+                self.inequalities.add(form.times(-1).shifted(high))
         return self.number(a.kind, form, low, high, a.doubts + b.doubts)
 
     def floordiv(self, a: Number, b: Number) -> Number:
@@ -153,6 +158,8 @@ class Values:
         cases = (Case((over.times(-1),), a.form), Case((over,), b.form))
         low, high = _least(_range(a), _range(b))
         form = self._derived("minimum", (a, b), _least, cases)
+        for n in (a, b):
+            self.inequalities.add(n.form.plus(form, -1))
         return self.number(a.kind, form, low, high, a.doubts + b.doubts)
 
     def maximum(self, a: Number, b: Number) -> Number:
@@ -164,6 +171,8 @@ class Values:
         cases = (Case((over,), a.form), Case((over.times(-1),), b.form))
         low, high = _greatest(_range(a), _range(b))
         form = self._derived("maximum", (a, b), _greatest, cases)
+        for n in (a, b):
+            self.inequalities.add(form.plus(n.form, -1))
         return self.number(a.kind, form, low, high, a.doubts + b.doubts)
 
     def select(self, condition: Condition, yes: Number, no: Number) -> Number:

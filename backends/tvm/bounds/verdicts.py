@@ -13,6 +13,7 @@ from typing import Any
 from ....ir.tensor import Array
 from ..cache import Cache
 from ..plan.schedule import Buffer
+from ..plan.sizes import SizeFacts
 from ..tensorir.types import PrimFunc
 from .prover import Ranges, Verdict, prove
 
@@ -30,25 +31,35 @@ class Verdicts:
 
     cache: Cache = dataclasses.field(default_factory=Cache.none)
 
-    def of(self, function: PrimFunc, content: str, constants: Mapping[int, Any]) -> Verdict:
+    def of(
+        self,
+        function: PrimFunc,
+        content: str,
+        constants: Mapping[int, Any],
+        sizes: SizeFacts | None = None,
+    ) -> Verdict:
         """The verdict on a function whose digest is `content`.
 
         `constants` are the elements of parameters that are constants of this call, by the
-        parameters' index; what they hold counts only where the proof needs it.
+        parameters' index; what they hold counts only where the proof needs it. `sizes` is what is
+        known of the open sizes that it takes.
         """
-        verdict = self._find(function, content, {})
+        sizes = sizes or SizeFacts()
+        verdict = self._find(function, content, {}, sizes)
         tables = {i: a for i, a in constants.items() if a.dtype.kind in "iu" and a.size}
         if not verdict.unproven or not tables:
             return verdict
         ranges = {i: (int(a.min()), int(a.max())) for i, a in sorted(tables.items())}
-        return self._find(function, content, ranges)
+        return self._find(function, content, ranges, sizes)
 
-    def _find(self, function: PrimFunc, content: str, ranges: Ranges) -> Verdict:
-        text = json.dumps([_analysis(), content, sorted(ranges.items())])
+    def _find(self, function: PrimFunc, content: str, ranges: Ranges, sizes: SizeFacts) -> Verdict:
+        text = json.dumps(
+            [_analysis(), content, sorted(ranges.items()), dataclasses.astuple(sizes)]
+        )
         key = hashlib.sha256(text.encode()).hexdigest()
         verdict = _PROVEN.get(key) or _parse(self.cache.get(key))
         if verdict is None:
-            verdict = prove(function, ranges)
+            verdict = prove(function, ranges, sizes)
             self.cache.put(key, json.dumps(dataclasses.asdict(verdict)).encode())
         _PROVEN[key] = verdict
         return verdict

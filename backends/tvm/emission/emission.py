@@ -23,10 +23,12 @@ from ..plan.blocked import Blocked, Fill
 from ..plan.layouts import choose_layouts
 from ..plan.operations import ElementwiseOp, Fused, Plan
 from ..plan.programs import Program
-from ..plan.schedule import Buffer, KernelCall, Schedule, nbytes
+from ..plan.schedule import Buffer, KernelCall, OpenShapes, Schedule, nbytes
+from ..plan.sizes import facts_of, is_open
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
 from ..tensorir.digest import digest, kernel_name
+from ..tensorir.sizes import sizes_of, to_size
 from ..tensorir.types import PrimFunc
 from .choices import Choices
 from .work import is_parallel, macs
@@ -75,6 +77,11 @@ class Emission:
             (tensor, None): Buffer(nbytes(tensor.shape, tensor.dtype), input=index)
             for index, tensor in enumerate(plan.inputs)
         }
+        if any(is_open(*tensor.shape) for tensor in plan.inputs):
+            inputs = tuple(tensor.shape for tensor in plan.inputs)
+            outputs = tuple(tensor.shape for _, tensor in plan.outputs)
+            elements = {t.elements: None for t in plan.inputs if is_open(t.elements)}
+            self.schedule.open = OpenShapes(inputs, outputs, tuple(plan.equal), elements)
 
     def is_parallel(self, op: Operation) -> bool:
         """Whether the operation's kernel is to be shared out among threads."""
@@ -101,6 +108,9 @@ class Emission:
 
     def allocate(self, shape: Sequence[int], dtype: str) -> Buffer:
         """Memory for a tensor, which its first call writes."""
+        elements = math.prod(shape)
+        if self.schedule.open is not None and is_open(elements):
+            self.schedule.open.elements[elements] = None
         return Buffer(nbytes(shape, dtype))
 
     def constant(self, array: Array) -> Buffer:
@@ -231,7 +241,10 @@ class Emission:
         Raises UnprovenError where it isn't proven that the function stays within them.
         """
         function, constants = self.functions[name], constant_arguments(arguments)
-        verdict = self.verdicts.of(function, self.digests[name], constants)
+        sizes = sizes_of(function)
+        equal = self.schedule.open.equal if self.schedule.open is not None else ()
+        facts = facts_of(sizes, equal)
+        verdict = self.verdicts.of(function, self.digests[name], constants, facts)
         self.proofs[name] = verdict
         if verdict.unproven:
             raise UnprovenError(
@@ -239,9 +252,9 @@ class Emission:
                 f"{self.where()}: kernel {name} can't be proven to stay within its buffers: "
                 f"{verdict.unproven[0]}",
             )
-        _check_sizes(f"{self.where()}: kernel {name}", function, verdict, arguments)
+        _check_sizes(f"{self.where()}: kernel {name}", function, verdict, arguments, equal)
         self.origins.append(self.current)
-        self.schedule.calls.append(KernelCall(name, tuple(arguments)))
+        self.schedule.calls.append(KernelCall(name, tuple(arguments), tuple(sizes)))
 
     def where(self) -> str:
         """The operation being emitted, for messages."""
@@ -333,12 +346,21 @@ class Emission:
 
 
 def _check_sizes(
-    where: str, function: PrimFunc, verdict: Verdict, arguments: Sequence[Buffer]
+    where: str,
+    function: PrimFunc,
+    verdict: Verdict,
+    arguments: Sequence[Buffer],
+    equal: Sequence[tuple[int, int]],
 ) -> None:
     """That buffers are as large as the function takes them to be, but for what it leaves alone."""
-    for index, (parameter, buffer) in enumerate(zip(function.params, arguments, strict=True)):
-        declared = nbytes([int(d) for d in parameter.shape], str(parameter.dtype))
-        if buffer.nbytes != declared and index in (*verdict.reads, *verdict.writes):
+    buffers = function.params[: len(arguments)]
+    for index, (parameter, buffer) in enumerate(zip(buffers, arguments, strict=True)):
+        dtype = str(parameter.dtype)
+        elements = math.prod(to_size(d) for d in parameter.shape)
+        declared = nbytes([elements], dtype)
+        others = [b for pair in equal if elements in pair for b in pair]
+        known = (declared, *(nbytes([b], dtype) for b in others))
+        if buffer.nbytes not in known and index in (*verdict.reads, *verdict.writes):
             raise AssertionError(
                 f"{where} takes {declared} bytes as {parameter.name} and is given {buffer.nbytes}"
             )

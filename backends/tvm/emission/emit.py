@@ -7,6 +7,7 @@ from typing import Any
 
 from ....ir.errors import MISFITS, RuleError
 from ..bounds import Verdicts
+from ..errors import UnprovenError
 from ..plan.aliases import is_in_place
 from ..plan.operations import (
     ConcatOp,
@@ -25,6 +26,7 @@ from ..plan.operations import (
     RowsOp,
 )
 from ..plan.schedule import nbytes
+from ..plan.sizes import OpenSizeError
 from ..plan.tensors import Operation
 from ..targets import Target
 from . import concat, convolution, loops, matmul, pooling, product, recurrent, resize, rows
@@ -52,13 +54,15 @@ def emit(
         rule = _RULES[type(op)]
         try:
             rule(emission, op)
+        except OpenSizeError as error:
+            raise UnprovenError(op.label, f"{emission.where()}: {error}") from None
         except MISFITS as error:
             operator = plan.operators.get(op.label, type(op).__name__)
             raise RuleError.of(op.label, operator, rule, error) from error
     emission.current = None
     emission.schedule.outputs = [emission.read(t, None) for _, t in plan.outputs]
     for (_, tensor), buffer in zip(plan.outputs, emission.schedule.outputs, strict=True):
-        assert buffer.nbytes == nbytes(tensor.shape, tensor.dtype), tensor.name
+        assert buffer.nbytes == nbytes(tensor.shape, tensor.dtype) or plan.equal, tensor.name
     return emission
 
 

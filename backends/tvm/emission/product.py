@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..kernels.matrix import product
+from ..kernels.matrix import open_product, product
 from ..plan.operations import ProductOp
 from ..plan.strides import collapse, row_major
 from ..plan.tensors import PlanTensor, View, broadcast_strides
@@ -16,16 +16,19 @@ def emit(emission: Emission, op: ProductOp) -> None:
     """Choose a tile, build the kernel where no call has, and call it."""
     target = emission.target
     kernel = describe(op)
-    tile = product.choose_tile(kernel, target)
+    is_open = open_product.has_open_sizes(kernel)
+    tile = (open_product if is_open else product).choose_tile(kernel, target)
+    build = open_product.build if is_open else product.build
+    scratch = open_product.scratch if is_open else product.BatchedProduct.scratch
     parallel = emission.is_parallel(op)
     tensors = op.reads()
     buffer = emission.call(
         (kernel, tile, parallel),
-        lambda: product.build(kernel, target, tile, parallel),
+        lambda: build(kernel, target, tile, parallel),
         [emission.read(t, None) for t in tensors],
         (op.output.elements,),
         op.program.dtype,
-        scratch=kernel.scratch(target, tile),
+        scratch=scratch(kernel, target, tile),
     )
     emission.define(op.output, buffer)
 
@@ -42,7 +45,7 @@ def describe(op: ProductOp) -> product.BatchedProduct:
     ]
     sizes, merged = collapse(batch, walked)
     left, right, out, *others = [
-        [s if size > 1 else 0 for s, size in zip(m, sizes, strict=True)] for m in merged
+        [s if size != 1 else 0 for s, size in zip(m, sizes, strict=True)] for m in merged
     ]
     operands = []
     for tensor, strides in zip(op.operands, others, strict=True):
@@ -62,7 +65,7 @@ def describe(op: ProductOp) -> product.BatchedProduct:
         op.program,
         tuple(operands),
         product.Matrices(
-            op.program.dtype, math.prod(op.shape), tuple(out), output[-2] if rows > 1 else 0, 1
+            op.program.dtype, math.prod(op.shape), tuple(out), output[-2] if rows != 1 else 0, 1
         ),
     )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ..kernels.rows import quantization_range, rows, softmax
+from ..kernels.rows import open_rows, quantization_range, rows, softmax
 from ..plan.operations import QuantizationRangeOp, QuantizedSoftmaxOp, RowsOp
+from ..plan.sizes import is_open
 from ..plan.tensors import PlanTensor
 from .emission import Emission
 
@@ -20,9 +21,10 @@ def emit(emission: Emission, op: RowsOp) -> None:
         tuple(_operand(t, op.extents) for t in op.operands),
     )
     parallel = emission.is_parallel(op)
+    build = open_rows.build if is_open(kernel.size, kernel.inner) else rows.build
     buffer = emission.call(
         (kernel, parallel),
-        lambda: rows.build(kernel, emission.target, parallel),
+        lambda: build(kernel, emission.target, parallel),
         [emission.read(t, None) for t in (op.input, *op.operands)],
         (op.output.elements,),
         op.program.dtype,
@@ -69,7 +71,7 @@ def _operand(tensor: PlanTensor, extents: tuple[int, int, int]) -> rows.RowOpera
     outer, size, inner = extents
     if tensor.elements == 1:
         strides = (0, 0, 0)
-    elif tensor.elements == size and outer * inner > 1:
+    elif tensor.elements == size and outer * inner != 1:
         strides = (0, 1, 0)
     else:
         strides = (size * inner, inner, 1)

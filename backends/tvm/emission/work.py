@@ -6,6 +6,7 @@ import math
 
 from ..kernels.matrix.dot import choose
 from ..plan.operations import ConvolutionOp, ElementwiseOp, MatMulOp, PoolingOp, ProductOp, ResizeOp
+from ..plan.sizes import is_open, typical
 from ..plan.tensors import Operation
 from ..targets import Target
 
@@ -19,7 +20,10 @@ kernel's time.
 
 
 def macs(op: Operation) -> int:
-    """Multiply-accumulates of a convolution or matrix product, by its definition; else 0."""
+    """Multiply-accumulates of a convolution or matrix product, by its definition; 0 of other
+    operations, and where only a run fixes it."""
+    if not op.outputs or is_open(*op.output.shape):
+        return 0
     if isinstance(op, ConvolutionOp):
         return op.output.elements * int(math.prod(op.weights.shape[1:]))
     if isinstance(op, MatMulOp):
@@ -31,6 +35,9 @@ def macs(op: Operation) -> int:
 
 def vector_operations(op: Operation, target: Target) -> float:
     """About how many vector instructions the operation's kernel executes."""
+    if any(is_open(*t.shape) for t in (*op.outputs, *op.reads())):
+        elements = sum(typical(t.elements) for t in (*op.outputs, *op.reads()))
+        return elements / target.lanes
     vectors = op.output.elements / target.lanes
     if isinstance(op, (ConvolutionOp, MatMulOp, ProductOp)):
         factor = op.left.tensor if isinstance(op, ProductOp) else op.input

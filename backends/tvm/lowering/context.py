@@ -10,9 +10,12 @@ import numpy as np
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Node, Value
 from ....ir.model import Model
+from ....ir.symbolic.expressions import Expression
 from ....ir.tensor import Array
+from ..graph.open_sizes import OpenSizes
 from ..plan.operations import ElementwiseOp, Plan
 from ..plan.programs import Program, ProgramBuilder, compose, dequantize, simplify
+from ..plan.sizes import is_open, stand_in, stand_in_of_axis, uncomputable
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
 
@@ -73,11 +76,15 @@ class QuantizeParameters:
 
 
 class Lowering:
-    """Collects operations while rules walk the graph."""
+    """Collects operations while rules walk the graph.
 
-    def __init__(self, model: Model, target: Target) -> None:
+    `sizes` are the expressions of sizes that only a run fixes, where the model has any.
+    """
+
+    def __init__(self, model: Model, target: Target, sizes: OpenSizes | None = None) -> None:
         self.model = model
         self.target = target
+        self.sizes = sizes
         self.items: dict[Value, Item] = {}
         self.plan = Plan([], [], [])
         self._floats: dict[Quantized, PlanTensor] = {}
@@ -95,13 +102,16 @@ class Lowering:
         return found
 
     def constant(self, value: Value | None) -> Array | None:
-        """A constant's elements as floats or integers, None where it isn't constant."""
+        """A constant's elements as floats or integers, None where it isn't constant.
+
+        Integers that follow from open sizes count as constant, in an array of objects.
+        """
         if value is None:
             return None
         if value not in self.items and self.model.constant(value) is None:
             return None
         item = self.item(value)
-        return item.dequantized() if isinstance(item, Constant) else None
+        return item.dequantized() if isinstance(item, Constant) else self.contents(value)
 
     def stored(self, value: Value) -> PlanTensor:
         """The value in memory as its own type; dequantizes once where it is kept as integers."""
@@ -124,7 +134,9 @@ class Lowering:
         return PlanTensor(value.name, dtype or self.dtype(value), self.shape(value))
 
     def shape(self, value: Value) -> tuple[int, ...]:
-        """The static shape; raises UnsupportedError where it isn't known."""
+        """The shape, of numbers and `OpenSize`s; raises UnsupportedError where it isn't known."""
+        if self.sizes is not None:
+            return self._open_shape(value, self.sizes)
         shape = value.shape
         if shape is None or not all(isinstance(d, int) for d in shape):
             shown = "unknown" if shape is None else [d if d is not None else "?" for d in shape]
@@ -133,6 +145,73 @@ class Lowering:
                 "fix the shapes of the inputs (--input-shape)"
             )
         return tuple(int(d) for d in shape if isinstance(d, int))
+
+    def require_equal(self, a: int, b: int) -> None:
+        """Let runs be refused in which two sizes differ."""
+        if a != b:
+            self.plan.equal.append((a, b))
+
+    def broadcasts(self, shapes: Sequence[tuple[int, ...]], result: tuple[int, ...]) -> bool:
+        """Whether shapes give a result by broadcasting; open sizes that have to be equal for
+        that are so in all runs that aren't refused."""
+        if not is_open(*result, *(size for shape in shapes for size in shape)):
+            try:
+                return np.broadcast_shapes(*shapes) == result
+            except ValueError:
+                return False
+        if max(map(len, shapes), default=0) != len(result):
+            return False
+        needed = []
+        for shape in shapes:
+            for own, size in zip(shape[::-1], result[::-1], strict=False):
+                if own not in (1, size):
+                    if not is_open(own, size):
+                        return False
+                    needed.append((own, size))
+        for axis, size in enumerate(result):
+            sizes = [s[axis - len(result)] for s in shapes if len(s) >= len(result) - axis]
+            if size not in sizes and not needed:
+                return False
+        for own, size in needed:
+            self.require_equal(own, size)
+        return True
+
+    def is_open(self, node: Node) -> bool:
+        """Whether a node reads or defines a value with a size that only a run fixes."""
+        return (
+            self.sizes is not None
+            and any(
+                isinstance(size, Expression)
+                for value in (*node.inputs, *node.outputs)
+                for size in self.sizes.shape(value) or ()
+            )
+        ) or self.contents(node.output(0)) is not None
+
+    def contents(self, value: Value | None) -> Array | None:
+        """The elements of a short tensor of integers that follow from the inputs' sizes, as an
+        array of numbers and `OpenSize`s; None where they don't, or aren't open."""
+        found = self.sizes.contents(value) if self.sizes is not None else None
+        if found is None or not any(isinstance(size, Expression) for size in found.flat):
+            return None
+        if any(uncomputable(size) is not None for size in found.flat):
+            return None
+        result = np.empty(found.shape, object)
+        for index, size in np.ndenumerate(found):
+            result[index] = stand_in(size)
+        return result
+
+    def _open_shape(self, value: Value, sizes: OpenSizes) -> tuple[int, ...]:
+        found = sizes.shape(value)
+        if found is None:
+            raise UnsupportedError(f"{_origin(value)}: the rank of '{value.name}' is unknown")
+        for axis, size in enumerate(found):
+            part = uncomputable(size)
+            if part is not None:
+                raise UnsupportedError(
+                    f"{_origin(value)}: size {axis} of '{value.name}' doesn't follow from the "
+                    f"sizes of the inputs ({part})"
+                )
+        return tuple(map(stand_in_of_axis, found))
 
     def dtype(self, value: Value) -> str:
         """The element type's name; raises UnsupportedError for types kernels lack."""

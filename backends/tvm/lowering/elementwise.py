@@ -228,7 +228,7 @@ def _emit(
         return False
     if all(isinstance(lowering.item(v), Constant) for v in values):
         return False
-    if not _broadcast_to([lowering.shape(v) for v in values], lowering.shape(y)):
+    if not lowering.broadcasts([lowering.shape(v) for v in values], lowering.shape(y)):
         return False
     output = lowering.tensor(y, "float32")
     builder = ProgramBuilder(["float32"] * len(values))
@@ -236,13 +236,6 @@ def _emit(
     lowering.elementwise(node.label, [lowering.operand(v) for v in values], builder.build(), output)
     lowering.items[y] = Stored(output)
     return True
-
-
-def _broadcast_to(shapes: Sequence[tuple[int, ...]], result: tuple[int, ...]) -> bool:
-    try:
-        return np.broadcast_shapes(*shapes) == result
-    except ValueError:
-        return False
 
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
@@ -15,14 +15,17 @@ from ....ir.graph import Node, Value, outer_reads, type_shape
 from ....ir.infer import blamed, infer_node
 from ....ir.model import Model
 from ....ir.stand_ins import REQUIRE
+from ....ir.symbolic.analysis import Admitted
 from ....ir.tensor import Tensor as Constants
 from ..errors import UnsupportedNodesError
 from ..functions.tables import use_tables
 from ..graph.expand import RequiredRange
+from ..graph.open_sizes import follow_sizes
 from ..graph.prepare import Prepared, prepare
 from ..plan.fuse import fuse
 from ..plan.operations import ElementwiseOp, LoopsOp, Plan
 from ..plan.programs import Program
+from ..plan.sizes import OpenSizeError
 from ..plan.tensors import PlanTensor, View
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, load
@@ -45,6 +48,7 @@ from .loops import key
 from .loops.base import OperatorCall, to, within
 from .loops.expectations import expect, require
 from .loops.operands import check_operands
+from .loops.sizes import known_contents
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,14 @@ RULES: dict[str, Callable[[Lowering, Node], bool]] = {
 }
 """Fast rules by the operators' `key`; each may leave a node to plain loops."""
 
+OPEN_RULES = frozenset(
+    name
+    for family in (elementwise, shapes, rows, matmul, recurrent)
+    for name in family.RULES
+    if name != "Concat"
+)
+"""Operators whose fast rule also takes sizes that only a run fixes."""
+
 NOT_LOWERED = {
     "Constant": "constants are folded before",
     **dict.fromkeys(
@@ -75,15 +87,17 @@ NOT_LOWERED = {
 """Operators that have been considered and aren't lowered, and why."""
 
 
-def lower(model: Model, target: Target) -> Plan:
-    """The fused plan of a model whose shapes are static and inferred.
+def lower(model: Model, target: Target, admitted: Mapping[str, Admitted] | None = None) -> Plan:
+    """The fused plan of a model whose shapes are inferred.
 
-    Raises UnsupportedNodesError, naming every node that has no place in a compiled model.
+    `admitted` says of sizes that inputs leave open, by name, what they may be; any from 1 on
+    without. Raises UnsupportedNodesError, naming every node that has no place in a compiled model.
     """
     written = {n.label: n.op_type for n in model.graph.nodes}
     prepared = prepare(model)
     refused = prepared.refused
-    lowering = Lowering(model, target)
+    sizes = follow_sizes(model, admitted or {})
+    lowering = Lowering(model, target, sizes)
     lowering.plan.operators.update((n.label, n.op_type) for n in model.graph.nodes)
     lowering.plan.operators.update(written)
     failures = _Failures()
@@ -174,12 +188,17 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
         _apply(require, lowering, node, OperatorCall(lowering, node))
         return
     name = key(node.op_type, node.domain)
+    if lowering.is_open(node) and _apply(known_contents, lowering, node, lowering, node):
+        return
     if _is_standard(node):
         _apply(_confirm, lowering, node, lowering, node, claims)
         _apply(check_operands, lowering, node, OperatorCall(lowering, node))
     rule = None if _has_empty(lowering, node) else RULES.get(name)
+    if lowering.is_open(node):
+        takes = rule is not None and name in OPEN_RULES
+        rule = functools.partial(_try_open, rule) if rule is not None and takes else None
     if rule is not None and _apply(rule, lowering, node, lowering, node):
-        log.debug("%s (%s): by %s.%s", node.label, name, rule.__module__, rule.__qualname__)
+        log.debug("%s (%s): by its fast rule", node.label, name)
         return
     loops = LOOPS.get(name)
     if loops is None:
@@ -190,17 +209,32 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
     _apply(loops, lowering, node, OperatorCall(lowering, node))
 
 
+def _try_open(rule: Callable[[Lowering, Node], bool], lowering: Lowering, node: Node) -> bool:
+    """What a fast rule makes of a node with open sizes; it declines where it needs to know one."""
+    count, items = len(lowering.plan.operations), dict(lowering.items)
+    try:
+        return rule(lowering, node)
+    except OpenSizeError as error:
+        log.debug("%s (%s): %s", node.label, node.op_type, error)
+    del lowering.plan.operations[count:]
+    lowering.items = items
+    return False
+
+
 def _apply(
     rule: Callable[..., _Result], lowering: Lowering, node: Node, *arguments: object
 ) -> _Result:
     """What a rule makes of a node; an error that names both where it fails by itself."""
     with blamed(node, lowering.model, rule):
-        return rule(*arguments)
+        try:
+            return rule(*arguments)
+        except OpenSizeError as error:
+            raise UnsupportedError(f"node '{node.label}' ({node.op_type}): {error}") from None
 
 
 def _confirm(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> None:
     """Hold declared shapes of a node's results against its operands, now or at run time."""
-    claimed = [v for v in node.outputs if v in claims]
+    claimed = [] if lowering.sizes is not None else [v for v in node.outputs if v in claims]
     if not claimed or not _has_rule(node):
         return
     shapes = [lowering.shape(v) for v in claimed if v is not None]

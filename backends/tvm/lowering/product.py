@@ -10,6 +10,7 @@ import numpy as np
 from ....ir.graph import Node, Value
 from ..plan.operations import ProductOp
 from ..plan.programs import Program, ProgramBuilder
+from ..plan.sizes import OpenSizeError, is_open
 from ..plan.strides import row_major
 from ..plan.tensors import PlanTensor, View
 from .accumulators import accumulator_program
@@ -90,8 +91,11 @@ def _emit(
     assert y is not None
     shape = lowering.shape(y)
     views = [aligned(item.tensor, len(shape)) for item in (left, right)]
-    if any(0 in v.shape for v in views) or math.prod(shape) >= 2**31:
+    open_ = is_open(*shape, *views[0].shape)
+    if any(0 in v.shape for v in views) or (not open_ and math.prod(shape) >= 2**31):
         return False
+    if open_ and left.tensor.dtype != "float32":
+        raise OpenSizeError("a product of bytes")
     output = lowering.tensor(y, "float32")
     lowering.add(
         ProductOp(

@@ -11,6 +11,7 @@ import numpy as np
 from ....ir.graph import Node, Value
 from ..plan.operations import ElementwiseOp, QuantizedSoftmaxOp, ReshapeOp, RowsOp
 from ..plan.programs import Program, ProgramBuilder
+from ..plan.sizes import OpenSizeError, is_open
 from ..plan.tensors import PlanTensor, View
 from .context import Lowering, Quantized, Stored
 
@@ -114,7 +115,7 @@ def group_normalization(lowering: Lowering, node: Node) -> bool:
     if not all(lowering.is_float(v) for v in (x, *factors)) or len(shape) < 3 or 0 in shape:
         return False
     groups = int(node.get("num_groups", shape[1]))
-    extents = (shape[0] * groups, math.prod(shape[1:]) // groups, 1)
+    extents = (shape[0] * groups, shape[1] // groups * math.prod(shape[2:]), 1)
     normal = PlanTensor(y.name + "/normal", "float32", shape)
     epsilon = float(node.get("epsilon", 1e-5))
     program = Program(("float32",))
@@ -174,6 +175,8 @@ def _emit(
 ) -> None:
     x = node.input(0)
     assert x is not None
+    if is_open(extents[2]) or (is_open(extents[1]) and extents[2] != 1):
+        raise OpenSizeError("rows that lie across others")
     output = lowering.tensor(y, "float32")
     program = program or Program(("float32",))
     source = lowering.stored(x)

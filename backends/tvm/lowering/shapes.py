@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from ....ir.graph import Node, Value
 from ....ir.ops import Trait, with_trait
+from ....ir.symbolic import expressions as e
+from ....ir.symbolic.expressions import Size
 from ..plan.operations import ConcatOp, ElementwiseOp, ReshapeOp
 from ..plan.programs import Program, dequantize, quantize, simplify
+from ..plan.sizes import OpenSizeError, is_open, size_of, stand_in, stand_in_of_axis
 from ..plan.tensors import PlanTensor, View
 from .context import Constant, Item, Lowering, Quantized, Stored
 
@@ -82,8 +83,10 @@ def slice_(lowering: Lowering, node: Node) -> bool:
     x, y = node.input(0), node.output(0)
     if x is None or y is None:
         return False
-    source = _source(lowering, x)
     bounds = _slice_bounds(lowering, node)
+    source = _source(lowering, x)
+    if source is None and lowering.is_open(node) and 0 not in lowering.shape(x):
+        source = lowering.stored(x)
     if source is None or bounds is None:
         return False
     starts, ends, axes, steps = bounds
@@ -94,6 +97,12 @@ def slice_(lowering: Lowering, node: Node) -> bool:
     steps = [1] * len(starts) if steps is None else steps
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis %= rank
+        size = source.shape[axis]
+        if is_open(start, end, size):
+            first, shape[axis] = _open_range(start, end, step, size)
+            offset += first * strides[axis]
+            strides[axis] *= step
+            continue
         chosen = range(*slice(_bound(start), _bound(end), step).indices(source.shape[axis]))
         if step < 0 and end < -source.shape[axis]:
             chosen = range(*slice(_bound(start), None, step).indices(source.shape[axis]))
@@ -104,6 +113,26 @@ def slice_(lowering: Lowering, node: Node) -> bool:
         return False
     view = View(source, tuple(shape), tuple(strides), offset)
     return _copy(lowering, node, y, view, lowering.item(x))
+
+
+def _open_range(start: int, end: int, step: int, size: int) -> tuple[int, int]:
+    """The first index and the number of those from `start` up to before `end`."""
+    if is_open(step) or step < 1:
+        raise OpenSizeError("a slice backwards")
+    first, last = (_within(bound, size_of(size)) for bound in (start, end))
+    length = e.floor_divide(e.add(last, e.negative(first), step - 1), step)
+    return stand_in(first), stand_in_of_axis(length)
+
+
+def _within(bound: int, size: Size) -> Size:
+    """A bound of a slice as an index from 0 to the size; negative ones count from the end."""
+    index = size_of(bound)
+    low, high = e.range_of(index)
+    if low is None or (low < 0 and (high is None or high >= 0)):
+        raise OpenSizeError("the sign of a slice's bound")
+    if low < 0:
+        index = e.add(index, size)
+    return e.maximum(0, e.minimum(index, size))
 
 
 def _bound(value: int) -> int:
@@ -121,7 +150,7 @@ def _slice_bounds(
         found = lowering.constant(value)
         if value is not None and found is None:
             return None
-        lists.append(None if found is None else [int(i) for i in found.reshape(-1)])
+        lists.append(None if found is None else found.reshape(-1).tolist())
     if lists[0] is None or lists[1] is None:
         return None
     return lists[0], lists[1], lists[2], lists[3]
@@ -232,7 +261,7 @@ def _with(item: Item, tensor: PlanTensor) -> Item:
 
 
 def _strides(shape: Sequence[int]) -> list[int]:
-    return [int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape))]
+    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {

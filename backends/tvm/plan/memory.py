@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ....ir.tensor import Array
 from .schedule import Buffer, Schedule
@@ -83,49 +83,113 @@ def assign_memory(schedule: Schedule) -> Memory:
     cached, is used again soon. Where that wastes memory other orders are tried, and the smallest
     arena wins.
     """
-    roots: dict[Buffer, Place] = {}
-    constants: list[tuple[int, Array]] = []
-    constant_bytes = 0
-    used = [[buffer.root()[0] for buffer in call.arguments] for call in schedule.calls]
-    copied: list[tuple[Buffer, int]] = []
-    for index, buffer in enumerate(schedule.outputs):
-        root, offset = buffer.root()
-        temporary = root.input is None and root.array is None
-        if temporary and offset == 0 and root.nbytes == buffer.nbytes and root not in roots:
-            roots[root] = Place("output", index, 0)
-        else:
-            copied.append((buffer, index))
-    used.append([buffer.root()[0] for buffer, _ in copied])  # after the last call
-    last = {root: now for now, found in enumerate(used) for root in found}
-    temporaries: dict[Buffer, _Range] = {}
-    for now, found in enumerate(used):
-        for root in found:
-            if root in roots or root in temporaries:
-                continue
-            if root.input is not None:
-                roots[root] = Place("input", root.input, 0)
-            elif root.array is not None:
-                roots[root] = Place("constant", 0, constant_bytes)
-                constants.append((constant_bytes, root.array))
-                constant_bytes += _aligned(root.nbytes)
-            else:
-                temporaries[root] = _Range(now, last[root], _aligned(root.nbytes))
-    ranges = list(temporaries.values())
+    places = _Places(schedule)
+    ranges = [
+        _Range(first, last, _aligned(root.nbytes))
+        for root, (first, last) in places.temporaries.items()
+    ]
     live = _most_live(ranges)
     offsets, size = _place(ranges, live)
-    for root, offset in zip(temporaries, offsets, strict=True):
+    roots = dict(places.roots)
+    for root, offset in zip(places.temporaries, offsets, strict=True):
         roots[root] = Place("arena", 0, offset)
-    places = dict(roots)
-    for buffer in (*(b for c in schedule.calls for b in c.arguments), *schedule.outputs):
-        root, offset = buffer.root()
-        places[buffer] = dataclasses.replace(roots[root], offset=roots[root].offset + offset)
+    found = places.of_all(roots)
     return Memory(
-        places,
-        tuple(constants),
-        constant_bytes,
+        found,
+        tuple(places.constants),
+        places.constant_bytes,
         size,
         live,
-        tuple(Copy(places[buffer], index, buffer.nbytes) for buffer, index in copied),
+        tuple(Copy(found[buffer], index, buffer.nbytes) for buffer, index in places.copied),
+    )
+
+
+class _Places:
+    """Where the buffers of a schedule lie that aren't temporaries, and how long these live.
+
+    `temporaries` are in the order of their first use, each with the first and the last call that
+    uses it; `copied` are outputs that are no buffers of their own.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.roots: dict[Buffer, Place] = {}
+        self.constants: list[tuple[int, Array]] = []
+        self.constant_bytes = 0
+        self.copied: list[tuple[Buffer, int]] = []
+        self.temporaries: dict[Buffer, tuple[int, int]] = {}
+        used = [[buffer.root()[0] for buffer in call.arguments] for call in schedule.calls]
+        for index, buffer in enumerate(schedule.outputs):
+            root, offset = buffer.root()
+            temporary = root.input is None and root.array is None
+            whole = offset == 0 and root.nbytes == buffer.nbytes
+            if temporary and whole and root not in self.roots:
+                self.roots[root] = Place("output", index, 0)
+            else:
+                self.copied.append((buffer, index))
+        used.append([buffer.root()[0] for buffer, _ in self.copied])  # after the last call
+        last = {root: now for now, found in enumerate(used) for root in found}
+        for now, found in enumerate(used):
+            for root in found:
+                if root not in self.roots and root not in self.temporaries:
+                    self._add(root, now, last[root])
+
+    def _add(self, root: Buffer, now: int, last: int) -> None:
+        if root.input is not None:
+            self.roots[root] = Place("input", root.input, 0)
+        elif root.array is not None:
+            self.roots[root] = Place("constant", 0, self.constant_bytes)
+            self.constants.append((self.constant_bytes, root.array))
+            self.constant_bytes += _aligned(root.nbytes)
+        else:
+            self.temporaries[root] = (now, last)
+
+    def of_all(self, roots: Mapping[Buffer, Place]) -> dict[Buffer, Place]:
+        """The places of all buffers, parts of others included."""
+        places = dict(roots)
+        calls = self.schedule.calls
+        for buffer in (*(b for c in calls for b in c.arguments), *self.schedule.outputs):
+            root, offset = buffer.root()
+            place = roots[root]
+            places[buffer] = dataclasses.replace(place, offset=place.offset + offset)
+        return places
+
+
+@dataclasses.dataclass(frozen=True)
+class Temporary:
+    """A buffer of the arena of `nbytes`, which a run may fix, in use from one call to another."""
+
+    first: int
+    last: int
+    nbytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenMemory:
+    """As `Memory`, but that a run places the buffers of the arena, `temporaries`, in the order of
+    their first use: the index of a `Place` in the arena is that of the temporary."""
+
+    places: dict[Buffer, Place]
+    constants: tuple[tuple[int, Array], ...]
+    constant_bytes: int
+    temporaries: tuple[Temporary, ...]
+    copies: tuple[Copy, ...]
+
+
+def assign_open_memory(schedule: Schedule) -> OpenMemory:
+    """Places of all buffers of a schedule whose sizes only a run fixes, without offsets in the
+    arena."""
+    places = _Places(schedule)
+    roots = dict(places.roots)
+    for index, root in enumerate(places.temporaries):
+        roots[root] = Place("arena", index, 0)
+    found = places.of_all(roots)
+    return OpenMemory(
+        found,
+        tuple(places.constants),
+        places.constant_bytes,
+        tuple(Temporary(*ends, root.nbytes) for root, ends in places.temporaries.items()),
+        tuple(Copy(found[buffer], index, buffer.nbytes) for buffer, index in places.copied),
     )
 
 

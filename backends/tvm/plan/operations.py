@@ -247,13 +247,15 @@ class LoopsOp(Operation):
 class Plan:
     """Operations in execution order, with the graph's inputs and outputs.
 
-    `operators` maps the labels of nodes to their operators.
+    `operators` maps the labels of nodes to their operators, `equal` are sizes that are equal in
+    all runs that aren't refused.
     """
 
     inputs: list[PlanTensor]
     outputs: list[tuple[str, PlanTensor]]
     operations: list[Operation]
     operators: dict[str, str] = dataclasses.field(default_factory=dict)
+    equal: list[tuple[int, int]] = dataclasses.field(default_factory=list)
 
     def link(self) -> None:
         """Recompute producers and readers, dropping operations whose results nothing reads."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ....ir.symbolic.expressions import Atom
 from ....ir.tensor import Array
 
 
@@ -43,18 +44,34 @@ class Buffer:
 
 @dataclasses.dataclass(frozen=True)
 class KernelCall:
-    """A call of a kernel: what it reads, then what it writes."""
+    """A call of a kernel: what it reads, then what it writes, and open sizes."""
 
     kernel: str
     arguments: tuple[Buffer, ...]
+    sizes: tuple[Atom, ...] = ()
 
 
 @dataclasses.dataclass
 class Schedule:
-    """`outputs` are buffers that hold the results after the last call."""
+    """`outputs` are buffers that hold the results after the last call; `open` says what follows
+    from the sizes that only a run fixes, where there are any."""
 
     calls: list[KernelCall] = dataclasses.field(default_factory=list)
     outputs: list[Buffer] = dataclasses.field(default_factory=list)
+    open: OpenShapes | None = None
+
+
+@dataclasses.dataclass
+class OpenShapes:
+    """Shapes of a model's inputs and outputs some of whose sizes only a run fixes.
+
+    `elements` are how many such tensors on the way have, `equal` sizes that must be so.
+    """
+
+    inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...], ...]
+    equal: tuple[tuple[int, int], ...] = ()
+    elements: dict[int, None] = dataclasses.field(default_factory=dict)
 
 
 def nbytes(shape: Sequence[int], dtype: str) -> int:

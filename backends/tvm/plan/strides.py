@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .sizes import is_open
+
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:
     """Elements between neighbours on each axis of a tensor without gaps."""
@@ -53,6 +55,8 @@ def compose(
     """
     sizes, [walked] = collapse(inner_shape, [list(inner_strides)])
     steps = row_major(sizes)
+    if is_open(*shape, *strides, offset, *sizes):
+        return _compose_open(shape, strides, offset, sizes, steps, walked, inner_offset)
     first = [offset // step % size for step, size in zip(steps, sizes, strict=True)]
     furthest = list(first)
     result = []
@@ -70,3 +74,27 @@ def compose(
         result.append(count * walked[axis])
     at = sum(f * w for f, w in zip(first, walked, strict=True))
     return tuple(result), inner_offset + at
+
+
+def _compose_open(
+    shape: Sequence[int],
+    strides: Sequence[int],
+    offset: int,
+    sizes: Sequence[int],
+    steps: Sequence[int],
+    walked: Sequence[int],
+    inner_offset: int,
+) -> tuple[tuple[int, ...], int] | None:
+    """As `compose`, for a view that walks whole axes of the copy in another order."""
+    if offset != 0:
+        return None
+    result = []
+    for size, stride in zip(shape, strides, strict=True):
+        if size == 1 or stride == 0:
+            result.append(0)
+            continue
+        axis = next((a for a, s in enumerate(steps) if s == stride and sizes[a] == size), None)
+        if axis is None:
+            return None
+        result.append(walked[axis])
+    return tuple(result), inner_offset

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from ....ir.tensor import Array
+from .sizes import is_open
 from .strides import row_major
 
 
@@ -33,7 +34,7 @@ class PlanTensor:
     @property
     def is_image(self) -> bool:
         """Whether the tensor may have the blocked layout: N, C, [H,] W."""
-        return len(self.shape) in (3, 4)
+        return len(self.shape) in (3, 4) and not is_open(*self.shape)
 
 
 @dataclasses.dataclass(eq=False)

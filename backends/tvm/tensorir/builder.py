@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
+from ....ir.symbolic.expressions import Expression
 from ..faults import Fault
+from ..plan.sizes import OpenSize, is_open
+from .sizes import as_size, is_size, render, size_parameters
 from .types import BufferVar, Computed, Expr, PrimFunc, Statement
 
 SHARES = 16
@@ -30,12 +33,14 @@ class KernelBuilder:
 
     def __init__(self) -> None:
         self._parameters: list[BufferVar] = []
+        self._sizes: list[Expression] = []
         self._blocks: list[list[Statement]] = [[]]
         self._shared: list[dict[Hashable, Computed]] = [{}]
 
     def parameter(self, name: str, shape: Sequence[int], dtype: str) -> Computed:
         """A buffer argument; arguments keep the order of these calls."""
-        buffer = tirx.decl_buffer([int(d) for d in shape], dtype, name)
+        buffer = tirx.decl_buffer([_extent(d) for d in shape], dtype, name)
+        self._sizes += [d.expression for d in shape if isinstance(d, OpenSize)]
         self._parameters.append(buffer)
         return buffer
 
@@ -85,6 +90,13 @@ class KernelBuilder:
     @contextlib.contextmanager
     def outer(self, batch: int, extent: int, *, parallel: bool) -> Iterator[tuple[Expr, Expr]]:
         """Two loops as one, `for n in range(batch): for i in range(extent)`."""
+        if is_open(batch, extent):
+            with (
+                self.loop(batch, "outer", parallel=parallel and batch != 1) as n,
+                self.loop(extent, "inner", parallel=parallel and batch == 1) as i,
+            ):
+                yield n, i
+            return
         with self.loop(batch * extent, "outer", parallel=parallel) as index:
             if batch == 1:
                 yield 0, index
@@ -148,8 +160,12 @@ class KernelBuilder:
         self.statement(tirx.BufferStore(buffer, value, _indices(indices, lanes)))
 
     def finish(self) -> PrimFunc:
-        """The function. Its buffers are taken not to overlap."""
-        return tirx.PrimFunc(self._parameters, _sequence(self._blocks[0])).with_attr(
+        """The function, with the open sizes that it needs as parameters after its buffers, which
+        are taken not to overlap."""
+        body = _sequence(self._blocks[0])
+        free = tirx.analysis.undefined_vars(body, self._parameters)
+        sizes = size_parameters([*self._sizes, *(as_size(v) for v in free if is_size(v))])
+        return tirx.PrimFunc([*self._parameters, *sizes], body).with_attr(
             {"tirx.noalias": True, "s_tir": True}
         )
 
@@ -229,8 +245,14 @@ def smaller(index: Expr, limit: int) -> Expr:
     return tirx.min(index, tirx.IntImm("int32", limit))
 
 
+def _extent(size: int) -> Expr:
+    return render(size.expression) if isinstance(size, OpenSize) else int(size)
+
+
 def as_int(value: Expr) -> Computed:
     """An index as an expression."""
+    if isinstance(value, OpenSize):
+        return render(value.expression)
     return value if not isinstance(value, (int, float)) else tirx.IntImm("int32", value)
 
 

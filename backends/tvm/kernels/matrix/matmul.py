@@ -10,6 +10,7 @@ from tvm import tirx
 from .....ir.tensor import Array
 from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
+from ...plan.sizes import cascade, is_open, typical
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
@@ -91,6 +92,8 @@ def fits(matmul: MatMul, target: Target, tile: MatrixTile) -> bool:
 
 def estimate_tiles(matmul: MatMul, target: Target) -> list[tuple[float, MatrixTile]]:
     """As for convolutions: most multiply-adds per load that the registers hold."""
+    if is_open(matmul.rows):
+        matmul = dataclasses.replace(matmul, rows=typical(matmul.rows))
     dot = matmul.dot(target)
     double = 2 if isinstance(dot, MaddDot) else 1
     budget = target.registers - 2
@@ -162,8 +165,9 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
             _sum_row(k, matmul, dot, x, sums, row)
     full = matmul.depth // dot.depth
     unroll = unrolled(dot, full, tile.unroll)
-    with k.outer(groups, -(-rows // tile.rows), parallel=parallel) as (group, i):
-        row = _start(i, tile.rows, rows)
+
+    def compute(tile: MatrixTile, group: Expr, row: Expr) -> None:
+        """A tile of rows from `row` on."""
         acc = k.local(tile.vectors * tile.rows * lanes, dot.accumulator)
         for v in range(tile.vectors):
             start = load(bias, (group * tile.vectors + v) * lanes, lanes=lanes)
@@ -195,6 +199,19 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
                     total = total - splat(load(sums, row + r), lanes) * zero
                     k.store(acc, total, own, lanes=lanes)
         _write(k, matmul, target, tile, acc, buffers, y, group, row)
+
+    if is_open(rows):
+        for count, size, start in cascade(rows, tile.rows):
+            part = dataclasses.replace(tile, rows=size)
+            whole = parallel and size == tile.rows
+            with (
+                k.loop(count, "i", parallel=whole) as i,
+                k.loop(groups, "group", parallel=parallel and not whole) as group,
+            ):
+                compute(part, group, start + i * size)
+        return k.finish()
+    with k.outer(groups, -(-rows // tile.rows), parallel=parallel) as (group, i):
+        compute(tile, group, _start(i, tile.rows, rows))
     return k.finish()
 
 

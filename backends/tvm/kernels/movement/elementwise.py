@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tvm import tirx
 
 from ...functions.program_code import ProgramCode
+from ...plan.sizes import cascade, is_open
 from ...plan.strides import collapse
 from ...plan.tensors import PlanTensor
 from ...targets import Target
@@ -214,14 +215,17 @@ def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
     total = math.prod(kernel.shape)
     result = k.parameter("Y", (total,), kernel.program.dtype)
     sizes, strides = collapse(kernel.shape, [s.element_strides for s in kernel.sources])
-    if len(strides) == 1 and permutation.fits(sizes, strides[0]):
+    known = not is_open(*sizes)
+    if known and len(strides) == 1 and permutation.fits(sizes, strides[0]):
         permutation.build(
             k, kernel, target, buffers[0], result, sizes, strides[0], parallel=parallel
         )
         return k.finish()
     *outer, inner = sizes
     whole = all(s[-1] in (0, 1) for s in strides)
-    width = min(target.lanes, 1 << (inner.bit_length() - 1)) if whole else 1
+    width = target.lanes if whole else 1
+    if not is_open(inner):
+        width = min(width, 1 << (inner.bit_length() - 1))
 
     def body(indices: Sequence[Expr], at: Expr, lanes: int) -> None:
         values = []
@@ -240,6 +244,11 @@ def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
         k.store(result, value, offset * inner + at, lanes=lanes)
 
     def row(indices: Sequence[Expr]) -> None:
+        if is_open(inner):
+            for count, size, start in cascade(inner, width):
+                with k.loop(count, "v", parallel=parallel and not indices and size == width) as v:
+                    body(indices, start + v * size, size)
+            return
         with k.loop(inner // width, "v", parallel=parallel and not indices) as v:
             body(indices, v * width, width)
         if inner % width:  # the last vector overlaps the one before

@@ -93,7 +93,7 @@ REDUCTIONS: dict[str, RowReduction] = {
     "l2": RowReduction(_add, 0.0, _square, lambda total, count: tirx.sqrt(total)),
 }
 
-_TOP = RowReduction(lambda e, element, total: tirx.max(total, element), -math.inf)
+TOP = RowReduction(lambda e, element, total: tirx.max(total, element), -math.inf)
 """A row's largest number, anything where there is NaN: what the sum of a softmax needs."""
 
 
@@ -106,7 +106,7 @@ def mean_part(size: int) -> float:
 
 
 def build(rows: Rows, target: Target, parallel: bool = False) -> PrimFunc:
-    """The kernel. Arguments: input, operands, output."""
+    """The kernel, of rows of known length. Arguments: input, operands, output."""
     return _Rows(rows, target, parallel=parallel).build()
 
 
@@ -115,7 +115,7 @@ class _Rows:
 
     def __init__(self, rows: Rows, target: Target, *, parallel: bool) -> None:
         self.rows, self.target, self.parallel = rows, target, parallel
-        self.across = rows.inner > 1
+        self.across = rows.inner != 1
         walked = rows.inner if self.across else rows.size
         self.lanes = min(target.lanes, 1 << (walked.bit_length() - 1))
         k = self.k = KernelBuilder()
@@ -247,7 +247,7 @@ class _Rows:
         def element(s: Expr) -> Computed:
             return load(self.x, self.position(outer, s, inner), lanes=lanes)
 
-        top = self.bind(self.fold(_TOP, lambda _, s: element(s)))
+        top = self.bind(self.fold(TOP, lambda _, s: element(s)))
 
         def exponential(number: Expr, s: Expr) -> Computed:
             value = self.bind(mathematics.exp_nonpositive(self.code, element(s) - top))

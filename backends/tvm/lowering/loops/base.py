@@ -16,8 +16,9 @@ from .....ir.graph import Node, Value, normalize_domain
 from .....ir.tensor import Array as NumPyArray
 from ...faults import Fault
 from ...plan.operations import LoopsOp
+from ...plan.sizes import OpenSize, is_open
 from ...plan.tensors import PlanTensor
-from ...tensorir.builder import KernelBuilder, llvm, load
+from ...tensorir.builder import KernelBuilder, as_int, llvm, load
 from ...tensorir.types import Expr, PrimFunc
 from ..context import Constant, Lowering, Stored
 
@@ -50,10 +51,10 @@ class Array:
 
     def __init__(self, builder: KernelBuilder, name: str, shape: Sequence[int], dtype: str) -> None:
         self.builder = builder
-        self.shape = tuple(int(d) for d in shape)
+        self.shape = tuple(d if is_open(d) else int(d) for d in shape)
         self.dtype = dtype
         self.size = math.prod(self.shape)
-        self.buffer = builder.parameter(name, (max(1, self.size),), dtype)
+        self.buffer = builder.parameter(name, (self.size or 1,), dtype)
 
     @property
     def rank(self) -> int:
@@ -184,9 +185,11 @@ class OperatorCall:
         assert y is not None
         tensor = self.lowering.stored(source) if isinstance(source, Value) else source
         shape = self.lowering.shape(y)
-        if math.prod(shape) != tensor.elements:
+        if is_open(*shape, tensor.elements):
+            self.lowering.require_equal(math.prod(shape), tensor.elements)
+        elif math.prod(shape) != tensor.elements:
             self.fail(f"{list(tensor.shape)} can't become {list(shape)}")
-        if tensor.elements == 0 or tensor.const is not None:
+        if tensor.elements == 0 or (tensor.const is not None and not is_open(*shape)):
             const = np.zeros(shape, tensor.dtype)
             if tensor.const is not None:
                 const = np.asarray(tensor.const).reshape(shape)
@@ -295,7 +298,7 @@ def bind(k: KernelBuilder, value: Expr) -> Expr:
 
     Floats get a variable in memory: TVM's analysis of named ones fails on divisions.
     """
-    if isinstance(value, (int, float, bool, tirx.Var)):
+    if isinstance(value, (int, float, bool, tirx.Var, OpenSize)):
         return value
     dtype = dtype_of(value)
     if is_float(dtype):
@@ -307,7 +310,7 @@ def bind(k: KernelBuilder, value: Expr) -> Expr:
 
 def held(k: KernelBuilder, value: Expr) -> Expr:
     """A value kept in memory: of chains of named ones TVM's analysis takes exponential time."""
-    if isinstance(value, (int, float, bool)):
+    if isinstance(value, (int, float, bool, OpenSize)):
         return value
     return Cell(k, dtype_of(value), value, "t").get()
 
@@ -315,7 +318,7 @@ def held(k: KernelBuilder, value: Expr) -> Expr:
 def dtype_of(value: Expr) -> str:
     if isinstance(value, bool):
         return "bool"
-    if isinstance(value, int):
+    if isinstance(value, (int, OpenSize)):
         return "int32"
     if isinstance(value, float):
         return "float32"
@@ -350,7 +353,9 @@ def to(value: Expr, dtype: str) -> Expr:
 
 
 def number(value: float, dtype: str) -> Expr:
-    """A literal; infinities and NaN included."""
+    """A literal; infinities and NaN included. An open size, too."""
+    if isinstance(value, OpenSize):
+        return to(as_int(value), dtype)
     if dtype == "bool":
         return tirx.const(bool(value), "bool")
     if dtype.startswith(("int", "uint")):

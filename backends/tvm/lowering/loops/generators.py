@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...plan.sizes import is_open
 from ...tensorir.builder import KernelBuilder
-from .base import Array, OperatorCall, rule, to
+from .base import Array, OperatorCall, equal, nest, number, rule, select, to
 
 
 @rule("Range")
@@ -28,6 +29,14 @@ def constant_of_shape(call: OperatorCall) -> None:
         from onnx import numpy_helper
 
         value = numpy_helper.to_array(given).reshape(()).item()
+    if is_open(*call.output_shape()):
+
+        def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+            with k.loop(ys[0].size, "i") as i:
+                ys[0].put(number(value, ys[0].dtype), i)
+
+        call.loops(body, [], key=())
+        return
     call.define_constant(np.full(call.output_shape(), value, call.output_dtype()))
 
 
@@ -35,6 +44,14 @@ def constant_of_shape(call: OperatorCall) -> None:
 def eye_like(call: OperatorCall) -> None:
     k = int(call.node.get("k", 0))
     rows, columns = call.output_shape()
+    if is_open(rows, columns):
+
+        def body(builder: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+            with nest(builder, ys[0].shape) as (i, j):
+                ys[0].store(select(equal(j - i, k), 1, number(0, ys[0].dtype)), [i, j])
+
+        call.loops(body, [], key=())
+        return
     call.define_constant(np.eye(rows, columns, k, dtype=call.output_dtype()))
 
 

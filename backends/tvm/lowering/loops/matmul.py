@@ -6,8 +6,7 @@ import math
 import string
 from collections.abc import Callable
 
-import numpy as np
-
+from ...plan.sizes import broadcast_shapes
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr
 from . import mathematics as m
@@ -42,7 +41,7 @@ def _product(
     `take(a, b, row, column)` is one element's contribution.
     """
     left, right = _dims(a.shape, True), _dims(b.shape, False)
-    batch = np.broadcast_shapes(left[:-2], right[:-2])
+    batch = broadcast_shapes(left[:-2], right[:-2])
     rows, depth, columns = left[-2], left[-1], right[-1]
     with nest(k, (*batch, rows, columns)) as index:
         *outer, r, c = index

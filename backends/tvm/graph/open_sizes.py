@@ -1,0 +1,125 @@
+"""Sizes that a model leaves open: their names, what is admitted, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ....ir.errors import SecateurError
+from ....ir.graph import Value, tensor_type
+from ....ir.model import Model
+from ....ir.symbolic import expressions as e
+from ....ir.symbolic.analysis import Admitted, SizeAnalysis
+from ....ir.symbolic.expressions import Atom, Expression, Size
+from ....ir.symbolic.facts import Contents, Shape
+from ..plan.sizes import MOST, atoms
+
+ANY_SIZE = Admitted(1, MOST, 1)
+"""What is admitted of a size of which the user says nothing."""
+
+
+def name_open_sizes(model: Model) -> list[str]:
+    """Give each open size of the model's inputs a name, `input.axis` where it has none.
+
+    Returns the names, in order.
+    """
+    names: dict[str, None] = {}
+    taken = {size for v in model.graph.inputs for size in v.shape or () if isinstance(size, str)}
+    for value in _given(model):
+        shape = list(value.shape or ())
+        for axis, size in enumerate(shape):
+            if not isinstance(size, int) and not size:
+                name = f"{value.name}.{axis}"
+                while name in taken:
+                    name += "'"
+                taken.add(name)
+                shape[axis] = name
+        if value.shape is not None and tensor_type(value.type) is not None:
+            value.set_tensor_type(value.dtype, shape)
+        names |= dict.fromkeys(size for size in shape if isinstance(size, str))
+    return list(names)
+
+
+def check_admitted(model: Model, admitted: Mapping[str, Admitted]) -> None:
+    """Raise SecateurError where sizes are admitted that the model doesn't have open."""
+    names = name_open_sizes(model)
+    for name, sizes in admitted.items():
+        if name not in names:
+            known = ", ".join(f"'{n}'" for n in names) or "none"
+            raise SecateurError(f"--size {name}: the model's open sizes are {known}")
+        low, high, divisor = sizes
+        most = MOST if high is None else high
+        first = -(-low // divisor) * divisor
+        if not (0 <= low <= most <= MOST and divisor >= 1 and first <= most):
+            raise SecateurError(f"--size {name}: no size from {low} to {most} by {divisor}")
+
+
+class OpenSizes:
+    """The sizes of all values as expressions over those that inputs leave open.
+
+    Symbols that a model can only run with if they are equal, since values of these sizes are
+    combined element by element, are one: that one of them is 1 and broadcast in some runs only, is
+    refused when the artifact runs.
+    """
+
+    def __init__(self, analysis: SizeAnalysis) -> None:
+        self._analysis = analysis
+        self._equal: dict[Atom, Size] = {}
+        for value in analysis.model.graph.values():
+            for size in analysis.shape(value) or ():
+                self._unify(size)
+
+    def shape(self, value: Value | None) -> Shape | None:
+        """The shape; None where the rank is unknown."""
+        found = self._analysis.shape(value)
+        return None if found is None else tuple(map(self._resolved, found))
+
+    def contents(self, value: Value | None) -> Contents | None:
+        """The elements of a short tensor of integers, where they follow from sizes."""
+        found = self._analysis.contents(value)
+        if found is None or not self._equal:
+            return found
+        result = np.empty(found.shape, object)
+        for index, size in np.ndenumerate(found):
+            result[index] = self._resolved(size)
+        return result
+
+    def _unify(self, size: Size) -> None:
+        for atom in atoms([size]):
+            if atom.op != "broadcast":
+                continue
+            a, b = map(self._resolved, atom.operands)
+            for symbol, other in ((b, a), (a, b)):
+                own = symbol.atom if isinstance(symbol, Expression) else None
+                if own is not None and not own.op and own not in e.leaves(other):
+                    self._equal[own] = other
+                    break
+
+    def _resolved(self, size: Size) -> Size:
+        while isinstance(size, Expression) and not self._equal.keys().isdisjoint(e.leaves(size)):
+            size = e.substitute(size, lambda atom: self._equal.get(atom, e.single(atom)))
+        return size
+
+
+def follow_sizes(model: Model, admitted: Mapping[str, Admitted]) -> OpenSizes | None:
+    """The sizes of all values as expressions over those that inputs leave open; None where
+    there are none.
+
+    Nothing that is declared of other values is believed: only what operators say.
+    """
+    names = name_open_sizes(model)
+    if not names:
+        return None
+    for node in model.graph.nodes:
+        for value in node.outputs:
+            if value is not None and tensor_type(value.type) is not None and value.dtype:
+                value.set_tensor_type(value.dtype, None)
+    analysis = SizeAnalysis(model, {name: admitted.get(name, ANY_SIZE) for name in names})
+    analysis.run()
+    return OpenSizes(analysis)
+
+
+def _given(model: Model) -> list[Value]:
+    """The inputs that callers give."""
+    return [v for v in model.graph.inputs if model.constant(v) is None]

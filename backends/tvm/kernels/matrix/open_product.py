@@ -1,0 +1,247 @@
+"""Products of two run-time tensors of float32 some of whose sizes only a run fixes.
+
+As `product.py`, but for the edges: rows that are left over make tiles of fewer rows, columns that
+are left over vectors of their own, of which only the columns that there are get stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from ...functions.program_code import ProgramCode
+from ...plan.sizes import OpenSizeError, cascade, is_open, typical
+from ...targets import Target
+from ...tensorir.builder import KernelBuilder, as_int, constant, load, splat
+from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
+from . import product as static
+from .dot import multiply
+from .matmul import MatrixTile
+from .pack import Packer
+from .product import BatchedProduct
+
+UNROLL = 4
+"""Steps along the depth without a test in between."""
+
+
+def has_open_sizes(product: BatchedProduct) -> bool:
+    """Whether a run fixes any size of a product."""
+    return is_open(product.rows, product.depth, product.columns, *product.batch)
+
+
+def choose_tile(product: BatchedProduct, target: Target) -> MatrixTile:
+    """The tile for sizes that the product may well have, of few columns if these are open."""
+    usual = dataclasses.replace(
+        product,
+        rows=typical(product.rows),
+        depth=typical(product.depth),
+        columns=min(typical(product.columns), 2 * target.lanes)
+        if is_open(product.columns)
+        else product.columns,
+    )
+    tile = static.choose_tile(usual, target)
+    vectors = max(1, product.columns // target.lanes) if not is_open(product.columns) else 2
+    return dataclasses.replace(tile, vectors=min(tile.vectors, vectors))
+
+
+def scratch(
+    product: BatchedProduct, target: Target, tile: MatrixTile
+) -> list[tuple[tuple[int, ...], str]]:
+    """The packed right operand: [matrix * group of columns, depth, columns of a group]."""
+    count = 1
+    for size in product.batch:
+        count = count * size
+    width = tile.vectors * target.lanes
+    return [((count * _groups(product, width), product.depth, width), "float32")]
+
+
+def _groups(product: BatchedProduct, width: int) -> int:
+    return (product.columns + (width - 1)) // width
+
+
+def build(
+    product: BatchedProduct, target: Target, tile: MatrixTile, parallel: bool = False
+) -> PrimFunc:
+    """The kernel. Arguments: left, right, operands, output, scratch."""
+    if product.left.dtype != "float32" or product.right.dtype != "float32":
+        raise OpenSizeError("a product of bytes")
+    return _OpenProduct(product, target, tile).build(parallel=parallel)
+
+
+class _OpenProduct:
+    """One kernel being built."""
+
+    def __init__(self, product: BatchedProduct, target: Target, tile: MatrixTile) -> None:
+        self.product, self.target, self.tile = product, target, tile
+        self.dot = product.dot(target)
+        self.lanes = target.lanes
+        self.width = tile.vectors * self.lanes
+        self.whole = product.columns // self.width
+        rest = product.columns - self.whole * self.width
+        self.rest: Expr = as_int(rest) if is_open(rest) else rest
+        k = self.k = KernelBuilder()
+        self.x = k.parameter("X", (product.left.elements,), "float32")
+        self.w = k.parameter("W", (product.right.elements,), "float32")
+        self.buffers = [
+            k.parameter(f"P{i}", (o.elements,), o.dtype) for i, o in enumerate(product.operands)
+        ]
+        self.y = k.parameter("Y", (product.output.elements,), product.program.dtype)
+        ((shape, dtype),) = scratch(product, target, tile)
+        self.packed = k.parameter("S", shape, dtype)
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether there may be columns that make no whole group."""
+        return not isinstance(self.rest, int) or self.rest != 0
+
+    def build(self, *, parallel: bool) -> PrimFunc:
+        k = self.k
+        groups = _groups(self.product, self.width)
+        batched = any(size != 1 for size in self.product.batch)
+        with self.matrices(parallel=parallel and batched) as (index, n):
+            with k.loop(self.whole, "group") as group:
+                self.pack(index, n * groups + group, group * self.width)
+            if self.has_rest:
+                with k.loop(groups - self.whole, "last"):
+                    self.pack_rest(index, n * groups + self.whole)
+        with self.matrices(parallel=parallel and batched) as (index, n):
+            for count, rows, start in cascade_of(self.product.rows, self.tile.rows):
+                shares = parallel and not batched and rows == self.tile.rows
+                with k.loop(count, "i", parallel=shares) as i:
+                    self.compute(index, n * groups, start + i * rows, rows)
+        return k.finish()
+
+    @contextlib.contextmanager
+    def matrices(self, *, parallel: bool) -> Iterator[tuple[list[Expr], Expr]]:
+        """Loops over the batch: a matrix's index and its number."""
+        index: list[Expr] = []
+        number: Expr = 0
+        with contextlib.ExitStack() as stack:
+            for axis, size in enumerate(self.product.batch):
+                outermost = all(s == 1 for s in self.product.batch[:axis])
+                loop = self.k.loop(size, f"n{axis}", parallel=parallel and outermost)
+                i = stack.enter_context(loop)
+                index.append(i)
+                number = number * size + i
+            yield index, number
+
+    # --- packing ---
+
+    def pack(self, index: Sequence[Expr], outer: Expr, column: Expr) -> None:
+        """A whole group of columns from `column` on."""
+        right = self.product.right
+        base = right.base(index) + column * right.column
+        if is_open(self.product.depth):
+            with self.k.loop(self.product.depth, "k") as step:
+                at = base + step * right.row
+                if right.column == 1:
+                    for v in range(self.tile.vectors):
+                        value = load(self.w, at + v * self.lanes, lanes=self.lanes)
+                        self.k.store(
+                            self.packed, value, outer, step, v * self.lanes, lanes=self.lanes
+                        )
+                else:
+                    with self.k.loop(self.width, "c") as c:
+                        value = load(self.w, at + c * right.column)
+                        self.k.store(self.packed, value, outer, step, c)
+            return
+        packer = Packer(self.k, self.dot, "float32", right.row, right.column)
+        for v in range(self.tile.vectors):
+            at = base + v * self.lanes * right.column
+            first = v * self.lanes
+            packer.pack(self.w, at, self.product.depth, self.lanes, self.packed, outer, first)
+
+    def pack_rest(self, index: Sequence[Expr], outer: Expr) -> None:
+        """The columns that make no whole group, and zeros behind them."""
+        k, right = self.k, self.product.right
+        base = right.base(index) + self.whole * self.width * right.column
+        with k.loop(self.product.depth, "k") as step, k.loop(self.width, "c") as c:
+            with k.when(c < self.rest):
+                value = load(self.w, base + step * right.row + c * right.column)
+                k.store(self.packed, value, outer, step, c)
+            with k.when(c >= self.rest):
+                k.store(self.packed, constant(0, "float32"), outer, step, c)
+
+    # --- multiplying ---
+
+    def compute(self, index: Sequence[Expr], outer: Expr, row: Expr, rows: int) -> None:
+        """All columns of some rows."""
+        k = self.k
+        with k.loop(self.whole, "group") as group:
+            tile = MatrixTile(self.tile.vectors, rows)
+            acc = self.accumulate(index, outer + group, row, tile, 0)
+            for v in range(tile.vectors):
+                for r in range(rows):
+                    at = (v * rows + r) * self.lanes
+                    column = group * self.width + v * self.lanes
+                    self.write(index, acc, at, row + r, column, self.lanes)
+        if not self.has_rest:
+            return
+        for v in range(self.tile.vectors):
+            if isinstance(self.rest, int) and self.rest <= v * self.lanes:
+                continue
+            with self.k.when(as_int(self.rest) > v * self.lanes):
+                acc = self.accumulate(
+                    index, outer + self.whole, row, MatrixTile(1, rows), v * self.lanes
+                )
+                for r in range(rows):
+                    with k.loop(self.lanes, "t") as t, k.when(t < self.rest - v * self.lanes):
+                        column = self.whole * self.width + v * self.lanes + t
+                        self.write(index, acc, r * self.lanes + t, row + r, column, 1)
+
+    def accumulate(
+        self, index: Sequence[Expr], outer: Expr, row: Expr, tile: MatrixTile, first: int
+    ) -> BufferVar:
+        """A tile's sums: `rows` times `vectors` of the group's columns from `first` on."""
+        k, left, lanes = self.k, self.product.left, self.lanes
+        acc = k.local(tile.vectors * tile.rows * lanes, "float32")
+        for part in range(tile.vectors * tile.rows):
+            k.store(acc, constant(0, "float32", lanes), part * lanes, lanes=lanes)
+        base = left.base(index) + row * left.row
+
+        def reduce(at: Expr) -> None:
+            def read(r: int) -> list[Computed]:
+                return self.dot.read(k, 1, self.x, base + r * left.row + at * left.column)
+
+            def weights(i: int, v: int) -> list[Computed]:
+                return self.dot.weights(k, self.packed, outer, at + i, first + v * lanes)
+
+            multiply(k, self.dot, acc, 1, tile.vectors, tile.rows, read, weights)
+
+        depth = self.product.depth
+        with k.loop(depth // UNROLL, "ko") as ko:
+            for i in range(UNROLL):
+                reduce(ko * UNROLL + i)
+        with k.loop(depth - depth // UNROLL * UNROLL, "k") as step:
+            reduce(depth // UNROLL * UNROLL + step)
+        return acc
+
+    def write(
+        self, index: Sequence[Expr], acc: BufferVar, at: Expr, row: Expr, column: Expr, lanes: int
+    ) -> None:
+        """Apply the program to sums and store them."""
+        k, product = self.k, self.product
+        values = [load(acc, at, lanes=lanes)]
+        for operand, buffer in zip(product.operands, self.buffers, strict=True):
+            start = operand.base(index) + row * operand.row + column * operand.column
+            if operand.column == 0:
+                values.append(splat(load(buffer, start), lanes))
+            else:
+                values.append(load(buffer, start, lanes=lanes))
+        value = ProgramCode(k, self.target, lanes).evaluate(product.program, values)
+        where = product.output.base(index) + row * product.output.row + column
+        k.store(self.y, value, where, lanes=lanes)
+
+
+def cascade_of(extent: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """As `cascade`, of a known extent, too."""
+    if is_open(extent):
+        yield from cascade(extent, most)
+        return
+    start = 0
+    while start < extent:
+        size = min(most, extent - start)
+        count = (extent - start) // size
+        yield count, size, start
+        start += count * size

@@ -1,0 +1,344 @@
+"""Sizes that only a run fixes, in the place of integers.
+
+An `OpenSize` is what shapes of plans hold where a model leaves a size open. It computes with
+integers and others of its kind, so that rules written for integers serve it, too; two are equal
+where they are known to be. What can't be known before a run (an order of sizes that overlap, the
+number itself) is an error, never a guess. Inside kernels one becomes an expression of TensorIR.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+
+from ....ir.errors import UnsupportedError
+from ....ir.symbolic import expressions as e
+from ....ir.symbolic.expressions import Atom, Expression, Range, Size
+
+COMPUTED = ("", "part", "floor", "min", "max", "dim")
+"""Functions in sizes that an artifact computes; "" are the symbols themselves, "dim" a sum that
+is the size of an axis, which kernels take as one number."""
+
+
+MOST = 2**31 - 2**16
+"""Elements of a tensor with open sizes, and the largest size of an axis: kernels count in 32 bits,
+and round a little up."""
+
+
+class OpenSizeError(UnsupportedError):
+    """A size that only a run fixes would have to be known while compiling."""
+
+
+def _unknown(question: str) -> OpenSizeError:
+    return OpenSizeError(f"{question} depends on a size that only a run fixes")
+
+
+class OpenSize:
+    """A size as an expression over the model's symbols, which stands for an `int`."""
+
+    __slots__ = ("expanded", "expression")
+
+    rendered: ClassVar[Callable[[Expression], Any]]
+    """The expression of TensorIR for a size; set by the layer that knows TVM."""
+
+    def __init__(self, expression: Expression) -> None:
+        self.expression = expression
+        self.expanded = _expanded(expression)
+
+    def __repr__(self) -> str:
+        return self.expression.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OpenSize) and self.expanded == other.expanded
+
+    def __hash__(self) -> int:
+        return hash(self.expanded)
+
+    # --- what must be known -------------------------------------------------------------
+
+    def __bool__(self) -> bool:
+        low = self.expression.range.low
+        if low is not None and low > 0:
+            return True
+        raise _unknown(f"whether {self} is 0")
+
+    def __int__(self) -> int:
+        raise _unknown(f"the number {self}")
+
+    __index__ = __int__
+
+    def bit_length(self) -> int:
+        raise _unknown(f"the number {self}")
+
+    def __truediv__(self, other: Any) -> Any:
+        raise _unknown(f"the number {self}")
+
+    __rtruediv__ = __truediv__
+
+    def __float__(self) -> float:
+        raise _unknown(f"the number {self}")
+
+    def _is_below(self, other: int | OpenSize, least: int, sign: str) -> bool:
+        """Whether `other` is larger by `least` or more."""
+        others = (other, other) if isinstance(other, int) else (other.expression, other.expanded)
+        for a, b in zip((self.expression, self.expanded), others, strict=True):
+            low, high = e.range_of(e.subtract(b, a))
+            if low is not None and low >= least:
+                return True
+            if high is not None and high < least:
+                return False
+        raise _unknown(f"whether {self} {sign} {other}")
+
+    def __lt__(self, other: Any) -> Any:
+        if _is_ours(other):
+            return self._is_below(other, 1, "<")
+        return self.rendered(self.expression) < other
+
+    def __le__(self, other: Any) -> Any:
+        if _is_ours(other):
+            return self._is_below(other, 0, "<=")
+        return self.rendered(self.expression) <= other
+
+    def __gt__(self, other: Any) -> Any:
+        if _is_ours(other):
+            return not self._is_below(other, 0, ">")
+        return self.rendered(self.expression) > other
+
+    def __ge__(self, other: Any) -> Any:
+        if _is_ours(other):
+            return not self._is_below(other, 1, ">=")
+        return self.rendered(self.expression) >= other
+
+    # --- arithmetic ---------------------------------------------------------------------
+
+    def _apply(
+        self, other: Any, function: Callable[[Size, Size], Size], name: str, *, swapped: bool
+    ) -> Any:
+        if _is_ours(other):
+            a, b = (_size(other), self.expression) if swapped else (self.expression, _size(other))
+            return stand_in(function(a, b))
+        own = self.rendered(self.expression)
+        return getattr(own, f"__r{name}__" if swapped else f"__{name}__")(other)
+
+    def __add__(self, other: Any) -> Any:
+        return self._apply(other, lambda a, b: e.add(a, b), "add", swapped=False)
+
+    def __radd__(self, other: Any) -> Any:
+        return self._apply(other, lambda a, b: e.add(a, b), "add", swapped=True)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._apply(other, e.subtract, "sub", swapped=False)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._apply(other, e.subtract, "sub", swapped=True)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._apply(other, lambda a, b: e.multiply(a, b), "mul", swapped=False)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self._apply(other, lambda a, b: e.multiply(a, b), "mul", swapped=True)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return self._apply(other, e.floor_divide, "floordiv", swapped=False)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self._apply(other, e.floor_divide, "floordiv", swapped=True)
+
+    def __mod__(self, other: Any) -> Any:
+        return self._apply(other, e.modulo, "mod", swapped=False)
+
+    def __rmod__(self, other: Any) -> Any:
+        return self._apply(other, e.modulo, "mod", swapped=True)
+
+    def __neg__(self) -> Any:
+        return stand_in(e.negative(self.expression))
+
+    def __tvm_ffi_object__(self) -> Any:
+        """What TVM takes for this: its protocol for objects of others."""
+        return self.rendered(self.expression)
+
+
+def _is_ours(value: object) -> bool:
+    return isinstance(value, (int, OpenSize))
+
+
+def _size(value: int | OpenSize) -> Size:
+    return value.expression if isinstance(value, OpenSize) else value
+
+
+def stand_in(size: Size) -> int:
+    """A size as plans hold it. Type checkers take all of them for integers."""
+    return size if isinstance(size, int) else cast(int, OpenSize(size))
+
+
+def stand_in_of_axis(size: Size) -> int:
+    """The size of an axis, which is 1 or more: a run is refused where it would be less.
+
+    A sum becomes one atom, so that what kernels compute are products of atoms.
+    """
+    if isinstance(size, int):
+        return size
+    term = e.single_term(size)
+    if term is not None and all(
+        atom.range.low is not None and atom.range.low > 0 for atom in term[1]
+    ):
+        return stand_in(size)
+    low, high = size.range
+    bounds = Range(max(low or 1, 1), high)
+    return stand_in(e.single(Atom(f"({size.text})", bounds, "dim", (size,))))
+
+
+def _expanded(size: Expression) -> Size:
+    """A size without atoms that stand for sums."""
+    if not any(atom.op == "dim" for monomial in size.terms for atom in monomial):
+        return size
+    parts: list[Size] = []
+    for monomial, factor in size.terms.items():
+        atoms = (atom.operands[0] if atom.op == "dim" else e.single(atom) for atom in monomial)
+        parts.append(e.multiply(factor, *atoms))
+    return e.add(*parts)
+
+
+def size_of(value: int) -> Size:
+    """The expression of a size that a plan holds."""
+    return _size(value)
+
+
+def is_open(*values: int) -> bool:
+    """Whether any of these sizes is fixed by a run only."""
+    return any(isinstance(value, OpenSize) for value in values)
+
+
+def atoms(sizes: Iterable[Size]) -> list[Atom]:
+    """The symbols and functions in sizes, each after those that it is computed from."""
+    found: dict[Atom, None] = {}
+
+    def visit(size: Size) -> None:
+        if isinstance(size, Expression):
+            for monomial in size.terms:
+                for atom in monomial:
+                    if atom not in found:
+                        for operand in atom.operands:
+                            visit(operand)
+                        found[atom] = None
+
+    for size in sizes:
+        visit(size)
+    return list(found)
+
+
+def uncomputable(size: Size) -> Atom | None:
+    """A part of a size that an artifact can't compute from the sizes of its inputs."""
+    for atom in atoms([size]):
+        if atom.op not in COMPUTED:
+            return atom
+    return None
+
+
+def typical(value: int) -> int:
+    """A number that a size may well be, for estimates of how much is computed."""
+    size = size_of(value)
+
+    def usual(atom: Atom) -> Size:
+        low, high = atom.range
+        return max(low or 1, min(_USUAL, high if high is not None else _USUAL))
+
+    found = e.substitute(size, usual)
+    return found if isinstance(found, int) else _USUAL
+
+
+_USUAL = 128
+
+
+def cascade(extent: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """Pieces of an open extent: (how many, the size of each, where the first begins).
+
+    As many of `most` as fit, then at most one of each smaller power of two.
+    """
+    start, rest, size = 0, extent, most
+    while True:
+        count = rest // size
+        if count != 0:
+            yield count, size, start
+        start, rest = start + count * size, rest - count * size
+        if size == 1 or rest == 0:
+            return
+        size = 1 << ((size - 1).bit_length() - 1)
+
+
+def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """What shapes broadcast to in every run. Raises ValueError where they may not in some."""
+    if not is_open(*(size for shape in shapes for size in shape)):
+        return np.broadcast_shapes(*shapes)
+    rank = max(map(len, shapes))
+    result = []
+    for axis in range(-rank, 0):
+        sizes = dict.fromkeys(s[axis] for s in shapes if len(s) >= -axis and s[axis] != 1)
+        if len(sizes) > 1:
+            raise ValueError(f"sizes {', '.join(map(str, sizes))} may differ")
+        result.append(next(iter(sizes), 1))
+    return tuple(result)
+
+
+Polynomial = Sequence[tuple[int, Sequence[int]]]
+"""A sum of products: each a factor and the indices of sizes that it multiplies."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeFacts:
+    """What is known of the open sizes that a kernel takes after its buffers: the least and the
+    greatest that each may be, and sums of products of them that are at least 0."""
+
+    ranges: tuple[tuple[int, int], ...] = ()
+    facts: tuple[Polynomial, ...] = ()
+
+
+def facts_of(parameters: Sequence[Atom], equal: Sequence[tuple[int, int]] = ()) -> SizeFacts:
+    """What is known of sizes that a kernel takes, among which are those that they follow from.
+
+    `equal` are sizes that are so in every run.
+    """
+    places = {atom: index for index, atom in enumerate(parameters)}
+    facts: list[Polynomial] = []
+    known = [s for atom in parameters for s in _not_negative(atom, e.single(atom))]
+    for a, b in equal:
+        difference = e.subtract(_size(a), _size(b))
+        known += [difference, e.negative(difference)]
+    for size in known:
+        if places.keys() >= set(atoms([size])):
+            facts.append(
+                [
+                    (factor, sorted(places[a] for a in monomial))
+                    for monomial, factor in sorted(e.terms_of(size).items(), key=str)
+                ]
+            )
+    ranges = tuple((_least(atom), _most(atom)) for atom in parameters)
+    return SizeFacts(ranges, tuple(facts))
+
+
+def _least(atom: Atom) -> int:
+    return max(-MOST, atom.range.low if atom.range.low is not None else -MOST)
+
+
+def _most(atom: Atom) -> int:
+    return min(MOST, atom.range.high if atom.range.high is not None else MOST)
+
+
+def _not_negative(atom: Atom, own: Size) -> list[Size]:
+    """Sums and products of sizes that an atom's definition makes 0 or more."""
+    if atom.op == "dim":
+        difference = e.subtract(own, atom.operands[0])
+        return [difference, e.negative(difference)]
+    if atom.op in ("floor", "part"):
+        a, b = atom.operands
+        if isinstance(b, int) and b > 0:
+            rest = e.subtract(a, e.multiply(own, b))
+            exact = atom.op == "part"
+            return [rest, e.subtract(0 if exact else b - 1, rest)]
+    if atom.op in ("min", "max"):
+        differences = [e.subtract(operand, own) for operand in atom.operands]
+        return differences if atom.op == "min" else [e.negative(d) for d in differences]
+    return []
