@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 Size: TypeAlias = "int | Expression"
@@ -158,22 +158,30 @@ def is_unknown(size: Size) -> bool:
 
 def leaves(size: Size) -> Iterator[Atom]:
     """The symbols that a size is made of, and what is unknown in it."""
-    if isinstance(size, Expression):
-        for monomial in size.terms:
-            for atom in monomial:
-                if not atom.operands:
-                    yield atom
-                for operand in atom.operands:
-                    yield from leaves(operand)
+    return (atom for atom in atoms([size]) if not atom.operands)
+
+
+def atoms(sizes: Iterable[Size]) -> list[Atom]:
+    """The symbols and functions in sizes, each after those that it is computed from."""
+    found: dict[Atom, None] = {}
+
+    def visit(size: Size) -> None:
+        if isinstance(size, Expression):
+            for monomial in size.terms:
+                for atom in monomial:
+                    if atom not in found:
+                        for operand in atom.operands:
+                            visit(operand)
+                        found[atom] = None
+
+    for size in sizes:
+        visit(size)
+    return list(found)
 
 
 def mentions(size: Size, *ops: str) -> bool:
     """Whether one of these functions, or something unknown or cut off, is part of a size."""
-    return isinstance(size, Expression) and any(
-        atom.op in ops or any(mentions(x, *ops) for x in atom.operands)
-        for monomial in size.terms
-        for atom in monomial
-    )
+    return any(atom.op in ops for atom in atoms([size]))
 
 
 def weight(size: Size) -> int:

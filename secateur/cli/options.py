@@ -374,6 +374,14 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
             help="Prefer few bytes to speed: no copies of weights for Winograd, short code.",
         ),
         click.option(
+            "--size",
+            "sizes",
+            metavar="NAME=LOW..HIGH[:STEP]",
+            multiple=True,
+            help="Sizes that are admitted of a symbol of the model, or of INPUT.AXIS, as in "
+            "seq=1..512 or h=32..960:32; a batch that is named is computed as one. Repeatable.",
+        ),
+        click.option(
             "--cache",
             type=click.Path(path_type=Path, file_okay=False),
             metavar="DIR",
@@ -393,6 +401,7 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
             "fallback": kwargs.pop("fallback"),
             "declared_sizes": kwargs.pop("declared_sizes"),
             "small": kwargs.pop("small"),
+            "sizes": kwargs.pop("sizes"),
             "cache": cache if cache is not None else not no_cache,
         }
         function(*args, compiler=compiler, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ def compile_file(
     fallback: bool = False,
     declared_sizes: bool = False,
     small: bool = False,
+    sizes: Sequence[str] = (),
     dump_plan: Path | None = None,
     library: LibraryOptions | None = None,
     depfile: Path | None = None,
@@ -95,6 +97,7 @@ def compile_file(
         progress.begin("compile")
         from ..backends.tvm.cache import Cache
         from ..backends.tvm.compile import compile_library, compile_model  # imports TVM
+        from ..backends.tvm.graph.open_sizes import read_admitted
 
         options: dict[str, Any] = {
             "cache": Cache.open(cache),
@@ -102,6 +105,7 @@ def compile_file(
             "declared_sizes": declared_sizes,
             "small": small,
             "dump_plan": dump_plan,
+            "sizes": read_admitted(sizes),
         }
         if library is None:
             built = compile_model(model, machine, written / file, fallback=fallback, **options)

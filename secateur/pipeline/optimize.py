@@ -102,9 +102,10 @@ class Settings:
     options of `Quantize`. `align` is what channel counts stay multiples of
     where the goal allows; by default the target's vector width. `tune` is for how many minutes
     to measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
-    `declared_sizes` whether inputs that give results their sizes have the declared ones, `small`
-    whether few bytes count more than speed. `ignore` are patterns of nodes that no step changes,
-    `ignore_prune` of those that aren't pruned.
+    `declared_sizes` whether inputs that give results their sizes have the declared ones, `sizes`
+    what is admitted of open sizes, as in `seq=1..512`, `small` whether few bytes count more than
+    speed. `ignore` are patterns of nodes that no step changes, `ignore_prune` of those that aren't
+    pruned.
     `metrics` are what is measured by labels, by default what the labels are for. The rest is as in
     `PruneChannels`.
     """
@@ -136,6 +137,7 @@ class Settings:
     fallback: bool = False
     declared_sizes: bool = False
     small: bool = False
+    sizes: tuple[str, ...] = ()
     threads: int = 1
     seed: int = 0
     metrics: tuple[str, ...] = ()
@@ -228,6 +230,7 @@ def optimize(
     fallback: bool = False,
     declared_sizes: bool = False,
     small: bool = False,
+    sizes: Sequence[str] = (),
     cache: str | os.PathLike[str] | bool = True,
     threads: int = 1,
     seed: int = 0,
@@ -247,7 +250,7 @@ def optimize(
     measured (docs/metrics.md). `input_shapes` fixes inputs of open shape, `freeze_defaults`
     those that have a default value, `input_values` gives inputs' values as text
     (`{"rate": "16000"}`), `outputs` names values or nodes at which the model ends.
-    `tune`, `fallback`, `declared_sizes`, `small` and `cache` (a
+    `tune`, `fallback`, `declared_sizes`, `sizes` (as in `seq=1..512`), `small` and `cache` (a
     folder, or whether to use the user's) are those of `compile_model`. With `library` the result
     is a C library in place of `model.so`. `depfile` is a file for a rule of Make that says which
     files the result depends on: those that this function reads, and `read`. `command` is what
@@ -282,6 +285,7 @@ def optimize(
         fallback=fallback,
         declared_sizes=declared_sizes,
         small=small,
+        sizes=tuple(sizes),
         threads=threads,
         seed=seed,
         metrics=tuple(metrics),
@@ -437,12 +441,14 @@ class _Run:
         library = self.settings.library
         with self._stage("compile") as seconds:
             from ..backends.tvm.compile import compile_library, compile_model  # imports TVM
+            from ..backends.tvm.graph.open_sizes import read_admitted
 
             options: dict[str, Any] = {
                 "cache": self.cache,
                 "tune_minutes": self.settings.tune,
                 "declared_sizes": self.settings.declared_sizes,
                 "small": self.settings.small,
+                "sizes": read_admitted(self.settings.sizes),
             }
             if library is None:
                 files: tuple[str, ...] = (ARTIFACT,)

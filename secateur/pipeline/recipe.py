@@ -132,6 +132,7 @@ class CompileSection(_Section):
     fallback: bool | None = None
     declared_sizes: bool | None = None
     small: bool | None = None
+    sizes: list[str] | None = None
 
 
 class LibrarySection(_Section):
@@ -222,6 +223,7 @@ EXAMPLES: dict[str, Any] = {
     "fallback": True,
     "declared_sizes": True,
     "small": True,
+    "sizes": ["sequence=1..512"],
     "name": "app_model",
     "library_threads": "none",
     "labels": "labels.txt",

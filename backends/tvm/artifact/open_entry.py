@@ -16,11 +16,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from ....ir.symbolic.expressions import Atom, Expression, Size
+from ....ir.symbolic.expressions import Atom, Expression, Size, atoms
 from ..faults import CALL_SHIFT, Fault
+from ..graph.open_sizes import MOST
 from ..plan.memory import OpenMemory
 from ..plan.schedule import OpenShapes, Schedule
-from ..plan.sizes import MOST, atoms, size_of
+from ..plan.sizes import size_of
 from .convention import Signature
 from .entry import declarations, run_steps, scratch_bytes, shares_loops
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,12 +12,37 @@ from ....ir.graph import Value, tensor_type
 from ....ir.model import Model
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.analysis import Admitted, SizeAnalysis
-from ....ir.symbolic.expressions import Atom, Expression, Size
+from ....ir.symbolic.expressions import Atom, Expression, Size, atoms
 from ....ir.symbolic.facts import Contents, Shape
-from ..plan.sizes import MOST, atoms
+
+MOST = 2**31 - 2**16
+"""Elements of a tensor with open sizes, and the largest size of an axis: kernels count in 32 bits,
+and round a little up."""
 
 ANY_SIZE = Admitted(1, MOST, 1)
 """What is admitted of a size of which the user says nothing."""
+
+
+_ADMITTED = re.compile(r"(?P<low>\d+)(\.\.(?P<high>\d+)?)?(:(?P<step>\d+))?")
+
+
+def read_admitted(texts: Sequence[str]) -> dict[str, Admitted]:
+    """What is admitted of open sizes, of texts as `seq=1..512`, `h=32..:32` or `batch=8`.
+
+    Raises SecateurError for other texts, and for a name that is given twice.
+    """
+    found: dict[str, Admitted] = {}
+    for text in texts:
+        name, equals, sizes = text.rpartition("=")
+        match = _ADMITTED.fullmatch(sizes)
+        if not (name and equals and match) or len(sizes) > 64:
+            raise SecateurError(f"--size {text}: no sizes, such as seq=1..512 or h=32..960:32")
+        if name in found:
+            raise SecateurError(f"--size {name}: given twice")
+        low, step = int(match["low"]), int(match["step"] or 1)
+        high = int(match["high"]) if match["high"] else None
+        found[name] = Admitted(low, high if ".." in sizes else low, step)
+    return found
 
 
 def name_open_sizes(model: Model) -> list[str]:

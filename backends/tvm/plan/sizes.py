@@ -9,23 +9,19 @@ number itself) is an error, never a guess. Inside kernels one becomes an express
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from ....ir.errors import UnsupportedError
 from ....ir.symbolic import expressions as e
-from ....ir.symbolic.expressions import Atom, Expression, Range, Size
+from ....ir.symbolic.expressions import Atom, Expression, Range, Size, atoms
+from ..graph.open_sizes import MOST
 
 COMPUTED = ("", "part", "floor", "min", "max", "dim")
 """Functions in sizes that an artifact computes; "" are the symbols themselves, "dim" a sum that
 is the size of an axis, which kernels take as one number."""
-
-
-MOST = 2**31 - 2**16
-"""Elements of a tensor with open sizes, and the largest size of an axis: kernels count in 32 bits,
-and round a little up."""
 
 
 class OpenSizeError(UnsupportedError):
@@ -36,13 +32,22 @@ def _unknown(question: str) -> OpenSizeError:
     return OpenSizeError(f"{question} depends on a size that only a run fixes")
 
 
+_renderers: list[Callable[[Expression], Any]] = []
+
+
+def set_renderer(renderer: Callable[[Expression], Any]) -> None:
+    """Let sizes become expressions of kernels so: for the layer that knows TVM."""
+    _renderers[:] = [renderer]
+
+
+def _render(expression: Expression) -> Any:
+    return _renderers[0](expression)
+
+
 class OpenSize:
     """A size as an expression over the model's symbols, which stands for an `int`."""
 
     __slots__ = ("expanded", "expression")
-
-    rendered: ClassVar[Callable[[Expression], Any]]
-    """The expression of TensorIR for a size; set by the layer that knows TVM."""
 
     def __init__(self, expression: Expression) -> None:
         self.expression = expression
@@ -95,22 +100,22 @@ class OpenSize:
     def __lt__(self, other: Any) -> Any:
         if _is_ours(other):
             return self._is_below(other, 1, "<")
-        return self.rendered(self.expression) < other
+        return _render(self.expression) < other
 
     def __le__(self, other: Any) -> Any:
         if _is_ours(other):
             return self._is_below(other, 0, "<=")
-        return self.rendered(self.expression) <= other
+        return _render(self.expression) <= other
 
     def __gt__(self, other: Any) -> Any:
         if _is_ours(other):
             return not self._is_below(other, 0, ">")
-        return self.rendered(self.expression) > other
+        return _render(self.expression) > other
 
     def __ge__(self, other: Any) -> Any:
         if _is_ours(other):
             return not self._is_below(other, 1, ">=")
-        return self.rendered(self.expression) >= other
+        return _render(self.expression) >= other
 
     # --- arithmetic ---------------------------------------------------------------------
 
@@ -120,7 +125,7 @@ class OpenSize:
         if _is_ours(other):
             a, b = (_size(other), self.expression) if swapped else (self.expression, _size(other))
             return stand_in(function(a, b))
-        own = self.rendered(self.expression)
+        own = _render(self.expression)
         return getattr(own, f"__r{name}__" if swapped else f"__{name}__")(other)
 
     def __add__(self, other: Any) -> Any:
@@ -158,7 +163,7 @@ class OpenSize:
 
     def __tvm_ffi_object__(self) -> Any:
         """What TVM takes for this: its protocol for objects of others."""
-        return self.rendered(self.expression)
+        return _render(self.expression)
 
 
 def _is_ours(value: object) -> bool:
@@ -210,24 +215,6 @@ def size_of(value: int) -> Size:
 def is_open(*values: int) -> bool:
     """Whether any of these sizes is fixed by a run only."""
     return any(isinstance(value, OpenSize) for value in values)
-
-
-def atoms(sizes: Iterable[Size]) -> list[Atom]:
-    """The symbols and functions in sizes, each after those that it is computed from."""
-    found: dict[Atom, None] = {}
-
-    def visit(size: Size) -> None:
-        if isinstance(size, Expression):
-            for monomial in size.terms:
-                for atom in monomial:
-                    if atom not in found:
-                        for operand in atom.operands:
-                            visit(operand)
-                        found[atom] = None
-
-    for size in sizes:
-        visit(size)
-    return list(found)
 
 
 def uncomputable(size: Size) -> Atom | None:

@@ -16,7 +16,7 @@ from tvm import tirx
 
 from ....ir.symbolic.expressions import Expression
 from ..faults import Fault
-from ..plan.sizes import OpenSize, is_open
+from ..plan.sizes import OpenSize, is_open, size_of
 from .sizes import as_size, is_size, render, size_parameters
 from .types import BufferVar, Computed, Expr, PrimFunc, Statement
 
@@ -40,7 +40,7 @@ class KernelBuilder:
     def parameter(self, name: str, shape: Sequence[int], dtype: str) -> Computed:
         """A buffer argument; arguments keep the order of these calls."""
         buffer = tirx.decl_buffer([_extent(d) for d in shape], dtype, name)
-        self._sizes += [d.expression for d in shape if isinstance(d, OpenSize)]
+        self._sizes += [s for d in shape if isinstance(s := size_of(d), Expression)]
         self._parameters.append(buffer)
         return buffer
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from tvm import tirx
 from tvm.ir.prim import expr as prim
 
-from ....ir.symbolic.expressions import Atom, Expression, single
-from ..plan.sizes import OpenSize, atoms, stand_in
+from ....ir.symbolic.expressions import Atom, Expression, atoms, single
+from ..plan.sizes import set_renderer, stand_in
 from .types import Computed, Node, PrimFunc
 
 _VARIABLES: dict[str, tirx.Var] = {}
@@ -79,4 +79,4 @@ def to_size(value: Node) -> int:
     return stand_in(as_size(value))
 
 
-OpenSize.rendered = staticmethod(render)
+set_renderer(render)
