@@ -56,6 +56,8 @@ __all__ = ["CompileReport", "can_run_here", "compile_library", "compile_model"]
 
 METADATA_VERSION = 1
 
+_NO_OPEN_LIBRARY = "C libraries have no open sizes yet; --input-shape fixes those of inputs"
+
 
 @dataclasses.dataclass(frozen=True)
 class CompileReport:
@@ -160,6 +162,7 @@ def compile_library(
     declared_sizes: bool = False,
     dump_plan: str | os.PathLike[str] | None = None,
     bench: BenchData | None = None,
+    sizes: Mapping[str, Admitted] | None = None,
 ) -> CompileReport:
     """Compile `model` (unchanged) for `target` into a C library: `options.files` in `folder`.
 
@@ -168,6 +171,8 @@ def compile_library(
     the static library. Files that are left by an error are the caller's to remove.
     """
     start = time.perf_counter()
+    if sizes:
+        raise UnsupportedError(f"--size: {_NO_OPEN_LIBRARY}")
     work, batch = _prepare(model, declared_sizes, None)
     _check_batch(work, batch)
     compiler = _Compiler(
@@ -342,6 +347,8 @@ class _Compiler:
         """A C library of the whole model, which changes. Raises UnsupportedError."""
         made = self._emit(model, samples)
         kernels = made.kernels()
+        if kernels.schedule.open is not None:
+            raise UnsupportedError(_NO_OPEN_LIBRARY)
         self._check_ram(kernels)
         reused = build_c_library(kernels, self.target, self.cache, folder, options, bench)
         self._check_flash(folder / f"lib{options.name}.so")

@@ -152,8 +152,7 @@ def unknown(number: int, range: Range = NATURAL) -> Expression:
 
 def is_unknown(size: Size) -> bool:
     """Whether nothing is known of a size."""
-    atom = size.atom if isinstance(size, Expression) else None
-    return atom is not None and atom.op == "unknown"
+    return isinstance(size, Expression) and size.atom is not None and size.atom.op == "unknown"
 
 
 def leaves(size: Size) -> Iterator[Atom]:
@@ -166,13 +165,10 @@ def atoms(sizes: Iterable[Size]) -> list[Atom]:
     found: dict[Atom, None] = {}
 
     def visit(size: Size) -> None:
-        if isinstance(size, Expression):
-            for monomial in size.terms:
-                for atom in monomial:
-                    if atom not in found:
-                        for operand in atom.operands:
-                            visit(operand)
-                        found[atom] = None
+        for atom in (a for monomial in terms_of(size) for a in monomial if a not in found):
+            for operand in atom.operands:
+                visit(operand)
+            found[atom] = None
 
     for size in sizes:
         visit(size)

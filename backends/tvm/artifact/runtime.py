@@ -23,7 +23,8 @@ class Runtime:
 
     Kernels use `threads` threads, at most one for each CPU that the process may use.
     `inputs` and `outputs` map names to (dtype, shape), where None stands for what is not
-    known beforehand; a value that is no tensor has the dtype None.
+    known beforehand, and text for open sizes: the names of those that inputs give, and how those
+    of outputs follow from them. A value that is no tensor has the dtype None.
 
     Where the model has a batch, the first axis of the inputs and outputs that have samples
     is None, and arrays may hold any number of samples, none too, but all the same.
@@ -82,7 +83,8 @@ class Runtime:
     def _run_no_sample(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Empty results; those that don't depend on samples, or of unknown shape, of a zero one."""
         shapes = {o["name"]: o["shape"] for o in self._outputs}
-        if self._pieces == shapes.keys() and all(s and None not in s for s in shapes.values()):
+        known = all(s and all(isinstance(d, int) for d in s) for s in shapes.values())
+        if self._pieces == shapes.keys() and known:
             return {
                 o["name"]: np.empty((0, *o["shape"][1:]), np.dtype(o["dtype"]))
                 for o in self._outputs
@@ -115,10 +117,10 @@ class Runtime:
                 count = len(array)
         return arrays
 
-    def _shown(self, entry: Mapping[str, Any]) -> tuple[int | None, ...] | None:
+    def _shown(self, entry: Mapping[str, Any]) -> Shape | None:
         if entry["shape"] is None:
             return None
-        shape: tuple[int | None, ...] = tuple(entry["shape"])
+        shape: Shape = tuple(entry["shape"])
         return (None, *shape[1:]) if entry["batched"] else shape
 
 

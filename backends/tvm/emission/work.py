@@ -22,7 +22,7 @@ kernel's time.
 def macs(op: Operation) -> int:
     """Multiply-accumulates of a convolution or matrix product, by its definition; 0 of other
     operations, and where only a run fixes it."""
-    if not op.outputs or is_open(*op.output.shape):
+    if any(is_open(*t.shape) for t in (*op.outputs, *op.reads())):
         return 0
     if isinstance(op, ConvolutionOp):
         return op.output.elements * int(math.prod(op.weights.shape[1:]))

@@ -141,7 +141,9 @@ def follow_sizes(model: Model, admitted: Mapping[str, Admitted]) -> OpenSizes | 
         for value in node.outputs:
             if value is not None and tensor_type(value.type) is not None and value.dtype:
                 value.set_tensor_type(value.dtype, None)
-    analysis = SizeAnalysis(model, {name: admitted.get(name, ANY_SIZE) for name in names})
+    given = {name: admitted.get(name, ANY_SIZE) for name in names}
+    bounded = {n: a if a.high is not None else a._replace(high=MOST) for n, a in given.items()}
+    analysis = SizeAnalysis(model, bounded)
     analysis.run()
     return OpenSizes(analysis)
 

@@ -136,19 +136,23 @@ _libraries: dict[str, ctypes.CDLL] = {}
 def _run_at_end(
     library: ctypes.CDLL, metadata: dict[str, Any], feeds: Feeds, threads: int, back: bool
 ) -> list[Array]:
-    inputs, outputs = [], []
+    inputs, outputs, given = [], [], list[int]()
     for entry in metadata["inputs"]:
         array = np.asarray(feeds[entry["name"]], order="C")
-        assert [*array.shape, str(array.dtype)] == [*entry["shape"], entry["dtype"]]
+        given += array.shape
+        assert str(array.dtype) == entry["dtype"]
+        pairs = zip(entry["shape"], array.shape, strict=True)
+        assert all(isinstance(known, str) or known == size for known, size in pairs)
         inputs.append(Guarded(array.nbytes, back))
         inputs[-1].write(array.tobytes())
         inputs[-1].seal()
-    for entry in metadata["outputs"]:
-        size = int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize
+    shapes, arena_bytes, dimensions = _shapes(library, metadata, given)
+    for entry, shape in zip(metadata["outputs"], shapes, strict=True):
+        size = int(np.prod(shape)) * np.dtype(entry["dtype"]).itemsize
         outputs.append(Guarded(size, back))
         outputs[-1].write(b"\x5a" * size)
-    arena = Guarded(metadata["arena_bytes"], back)
-    arena.write(b"\x5a" * metadata["arena_bytes"])
+    arena = Guarded(arena_bytes, back)
+    arena.write(b"\x5a" * arena_bytes)
     status = library.secateur_run(
         (ctypes.c_void_p * len(inputs))(*(m.address for m in inputs)),
         (ctypes.c_void_p * len(outputs))(*(m.address for m in outputs)),
@@ -156,10 +160,11 @@ def _run_at_end(
         threads,
         0,
         len(metadata["calls"]) + 1,
+        *dimensions,
     )
     results = [
-        np.frombuffer(m.read(), o["dtype"]).reshape(o["shape"])
-        for m, o in zip(outputs, metadata["outputs"], strict=True)
+        np.frombuffer(m.read(), o["dtype"]).reshape(shape)
+        for m, o, shape in zip(outputs, metadata["outputs"], shapes, strict=True)
     ]
     for memory in (*inputs, *outputs, arena):
         memory.free()
@@ -167,6 +172,24 @@ def _run_at_end(
         call = metadata["calls"][status >> 8]
         raise RefusedError(f"fault {status & 255} of '{call['operation']}' ({call['operator']})")
     return results
+
+
+def _shapes(
+    library: ctypes.CDLL, metadata: dict[str, Any], given: list[int]
+) -> tuple[list[list[int]], int, tuple[Any, ...]]:
+    """The outputs' shapes, the arena's bytes, and what the entry takes besides: for open sizes the
+    inputs' dimensions."""
+    shapes = [o["shape"] for o in metadata["outputs"]]
+    if "size_checks" not in metadata:
+        return shapes, metadata["arena_bytes"], ()
+    dimensions = (ctypes.c_int64 * max(1, len(given)))(*given)
+    found = (ctypes.c_int64 * max(1, sum(map(len, shapes))))()
+    arena = ctypes.c_int64()
+    status = library.secateur_shapes(dimensions, found, ctypes.byref(arena))
+    if status != 0:
+        raise RefusedError(metadata["size_checks"][status >> 8]["text"])
+    sizes = iter(found)
+    return [[next(sizes) for _ in shape] for shape in shapes], arena.value, (dimensions,)
 
 
 class Guarded:

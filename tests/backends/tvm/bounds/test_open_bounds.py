@@ -1,0 +1,76 @@
+"""Proofs for kernels whose sizes only a run fixes."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.bounds import Verdict, prove
+from secateur.backends.tvm.plan.sizes import facts_of, stand_in, stand_in_of_axis
+from secateur.backends.tvm.tensorir.builder import KernelBuilder, load
+from secateur.backends.tvm.tensorir.sizes import sizes_of
+from secateur.ir.symbolic.expressions import add, floor_divide, symbol
+
+N = stand_in(symbol("n", 1, 2**31 - 2**16))
+M = stand_in(symbol("m", 1, 2**31 - 2**16))
+HALF = stand_in_of_axis(floor_divide(add(symbol("n", 1, 2**31 - 2**16), 1), 2))
+
+
+def verdict(k: KernelBuilder) -> Verdict:
+    function = k.finish()
+    return prove(function, sizes=facts_of(sizes_of(function)))
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_an_axis_of_an_open_size(short: int) -> None:
+    """Rows and columns, of a buffer that is whole, and of one an element too short."""
+    k = KernelBuilder()
+    x = k.parameter("X", (N * M * 4,), "float32")
+    y = k.parameter("Y", (N * M * 4 - short,), "float32")
+    with k.loop(N, "i") as i, k.loop(M, "j") as j, k.loop(4, "c") as c:
+        at = (i * M + j) * 4 + c
+        k.store(y, load(x, at), at)
+    found = verdict(k)
+    assert bool(found.unproven) == bool(short)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_an_index_that_passes_the_end(more: int) -> None:
+    """Once by a constant, where a row ends."""
+    k = KernelBuilder()
+    x = k.parameter("X", (N * M,), "float32")
+    with k.loop(N, "i") as i, k.loop(M, "j") as j:
+        k.store(x, load(x, i * M + j + more), i * M + j)
+    assert bool(verdict(k).unproven) == bool(more)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_sizes_that_follow_from_others(factor: int) -> None:
+    """Twice half of n, rounded up, minus one, is within n; three times isn't."""
+    k = KernelBuilder()
+    x = k.parameter("X", (N,), "float32")
+    y = k.parameter("Y", (HALF,), "float32")
+    with k.loop(HALF, "i") as i:
+        k.store(y, load(x, i * factor), i)
+    assert bool(verdict(k).unproven) == (factor == 3)
+
+
+def test_axes_of_different_sizes() -> None:
+    """n by n is no bound for n by m."""
+    k = KernelBuilder()
+    x = k.parameter("X", (N * N,), "float32")
+    with k.loop(N, "i") as i, k.loop(M, "j") as j:
+        k.store(x, load(x, i * N + j), i * N + j)
+    assert verdict(k).unproven
+
+
+def test_numbers_of_32_bits() -> None:
+    """A product that no buffer has may pass what an index holds."""
+    k = KernelBuilder()
+    x = k.parameter("X", (N,), "float32")
+    y = k.parameter("Y", (M,), "float32")
+    with k.loop(N, "i") as i:
+        k.store(x, load(x, i * M - i * M + i), i)
+    k.store(y, load(y, 0), 0)
+    assert verdict(k).unproven
