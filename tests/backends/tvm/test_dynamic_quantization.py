@@ -98,6 +98,16 @@ def assert_equal(parts: Parts, folder: Path, target: str = "native") -> str:
 TARGETS = ["native", "x86-64-v3", "x86-64-v2"]
 
 
+def test_integers_without_a_zero_point(tmp_path: Path) -> None:
+    parts = Parts(2)
+    for dtype in ("uint8", "int8"):
+        scale = parts.constant(np.float32(0.25))
+        (value,) = parts.node("DequantizeLinear", [parts.feed(parts.bytes(dtype, (67,))), scale])
+        (value,) = parts.node("Neg", [value])
+        parts.output(value, dtype=TensorProto.FLOAT)
+    assert "= loops" not in assert_equal(parts, tmp_path)
+
+
 def test_zero_points_of_weights_that_signed_bytes_do_not_hold(tmp_path: Path) -> None:
     """Rows of several vectors, whose sums each column's zero point multiplies."""
     parts = Parts(1)
