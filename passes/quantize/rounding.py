@@ -297,10 +297,10 @@ def round_second_order(wished: Doubles, grid: Doubles, moments: Doubles, limit: 
     """
     nearest = _on_grid(wished, grid, limit)
     order = np.argsort(-np.diagonal(moments), kind="stable")
-    inverse = np.linalg.inv(moments[np.ix_(order, order)])
     try:
+        inverse = np.linalg.inv(moments[np.ix_(order, order)])
         upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
-    except np.linalg.LinAlgError:  # not definite to rounding
+    except np.linalg.LinAlgError:  # singular, or not definite to rounding
         return nearest
     rest, steps = wished[order].copy(), grid[order]
     found = np.empty_like(rest)

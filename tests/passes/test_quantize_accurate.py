@@ -94,6 +94,23 @@ def test_inputs_without_relation_round_to_the_nearest() -> None:
     np.testing.assert_allclose(found, np.rint(weights / 0.1) * 0.1)
 
 
+@pytest.mark.parametrize("moments", [np.zeros((40, 40)), np.ones((40, 40)), -np.eye(40)])
+def test_inputs_that_tell_nothing_round_to_the_nearest(moments: Any) -> None:
+    weights = random(0, 40, 3).astype(np.float64)
+    grid = np.full_like(weights, 0.1)
+    found = round_second_order(weights, grid, moments, 127)
+    np.testing.assert_allclose(found, np.rint(weights / 0.1) * 0.1)
+
+
+def test_dead_channels_are_no_obstacle() -> None:
+    """Behind a convolution whose results are zero nothing can be solved for."""
+    constants = {**CONSTANTS, "w": np.zeros_like(CONSTANTS["w"]), "b": -np.ones(6, np.float32)}
+    model = from_proto(build(NETWORK, constants, ["N", 3, 8, 8]))
+    expected = Session(model).run({"x": IMAGES})["y"]
+    Quantize(accuracy="best").run(model, Context({"x": IMAGES}))
+    assert sqnr(expected, Session(model).run({"x": IMAGES})["y"]) > 20
+
+
 def test_solving_for_weights_and_biases_brings_outputs_nearer() -> None:
     other = np.maximum(random(99, 64, 3, 8, 8) + 0.7, 0)
     coarse = {"per_channel": False, "reduce_range": True}
