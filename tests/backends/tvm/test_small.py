@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("tvm")
 
@@ -14,6 +15,7 @@ from secateur.backends.tvm.artifact.options import LibraryOptions
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_library, compile_model
 from secateur.backends.tvm.targets import parse_target
+from secateur.cli import main
 from secateur.ir.onnx_io import from_proto
 
 from .graphs import Net, feeds, reference
@@ -52,3 +54,13 @@ def test_small_libraries(tmp_path: Path) -> None:
         compile_library(from_proto(network()), target, folder, options, small=small)
         sizes.append((folder / "libnet.so").stat().st_size)
     assert sizes[1] < sizes[0]
+
+
+@pytest.mark.parametrize("command", ["compile", "optimize"])
+def test_commands_make_small_artifacts(command: str, tmp_path: Path) -> None:
+    onnx.save(network(), tmp_path / "m.onnx")
+    for flag, said in (([], b'"small": false'), (["--small"], b'"small": true')):
+        arguments = [command, str(tmp_path / "m.onnx"), "-o", str(tmp_path / "out")]
+        result = CliRunner().invoke(main, [*arguments, "--target", "native", *flag])
+        assert result.exit_code == 0, result.output
+        assert said in (tmp_path / "out" / "model.so").read_bytes()
