@@ -6,7 +6,13 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from .plan_kinds import cases, golden, lines_of
+from secateur.backends.tvm.compile import one_sample
+from secateur.backends.tvm.lowering.lower import lower
+from secateur.backends.tvm.plan.operations import PoolingOp
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.text import parse_model
+
+from .plan_kinds import TARGET, cases, golden, lines_of
 
 GOLDEN = golden()
 
@@ -18,3 +24,21 @@ def test_fast_rules_take_the_forms_that_they_took(name: str) -> None:
 
 def test_every_form_is_written_down() -> None:
     assert list(cases()) == list(GOLDEN)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("uint8", "sum"), ("int8", "sum"), (None, "average")])
+def test_bytes_of_an_image_are_summed_as_integers(dtype: str | None, kind: str) -> None:
+    """And scaled once, as QLinearGlobalAveragePool does; floats are averaged."""
+    head = "float[1, 8, 5, 5]" if dtype is None else f"{dtype}[1, 8, 5, 5]"
+    value = "%x" if dtype is None else "%d"
+    node = "" if dtype is None else "%d = DequantizeLinear(%x, %s, %z)"
+    zero = "" if dtype is None else f"const %z: {dtype}[] = 3"
+    model = parse_model(f"""model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: {head}) -> (%y: float[1, 8, 1, 1]) {{
+  const %s: float[] = 0.5
+  {zero}
+  {node}
+  %y = GlobalAveragePool({value})
+}}""")
+    plan = lower(one_sample(model)[0], parse_target(TARGET))
+    assert [op.kind for op in plan.operations if isinstance(op, PoolingOp)] == [kind]
