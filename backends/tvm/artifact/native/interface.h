@@ -55,6 +55,7 @@ enum {
     SECATEUR_LIMIT = 3,    /* an operand's value asks for more work than a run may do */
     SECATEUR_DIVISION = 4, /* an integer is divided by zero */
     SECATEUR_COUNT = 5,    /* the data lead to another number of results than is declared */
+    SECATEUR_SIZE = 6,     /* the inputs' sizes aren't admitted */
     /* Of the call. */
     SECATEUR_BAD_CALL = 64,      /* no call, another version, or another number of tensors */
     SECATEUR_BAD_INPUT = 65,     /* input: no or misaligned data, other dimensions, too few bytes */
