@@ -442,6 +442,7 @@ def _divided(whole: Size, divisor: Size) -> Size:
 FUNCTIONS: dict[str, Callable[..., Size]] = {
     "broadcast": broadcast,
     "choose": choose,
+    "dim": add,
     "div": divide,
     "equal": equal,
     "floor": floor_divide,

@@ -1,0 +1,61 @@
+"""Random graphs with open sizes: equal to ONNX Runtime at each size tried, or refused by node."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.errors import SecateurError
+from secateur.ir.onnx_io import from_proto
+from secateur.ir.symbolic.analysis import Admitted
+
+from . import random_graphs
+from .opened import SIZES, kept, open_model, reference, resized
+
+MORE_SIZES = (*SIZES, lambda n: 3 * n, lambda n: 17 * n)
+
+
+def check_seed(seed: int, folder: Path) -> str:
+    """What became of a graph: "equal", "refused" or, without sizes to open, "known"."""
+    graph = random_graphs.draw(seed)
+    feeds = graph.feeds(3)
+    model, sizes = open_model(graph.part.model, feeds)
+    if not sizes or reference(model, kept(feeds, model)) is None:
+        return "known"
+    path = folder / f"{seed}.so"
+    names = {name: Admitted(1) for name in sizes}
+    try:
+        compile_model(from_proto(model), parse_target("native"), path, sizes=names)
+    except SecateurError as error:
+        assert re.search(r"node '|input", str(error)), error
+        assert "please report" not in str(error)
+        return "refused"
+    runtime = Runtime(path)
+    for change in MORE_SIZES:
+        given = resized(feeds, model, {name: change(size) for name, size in sizes.items()})
+        expected = reference(model, given)
+        if expected is None:
+            continue
+        found = runtime.run(given)
+        for value, array in zip(model.graph.output, expected, strict=True):
+            own = found[value.name]
+            assert own.shape == array.shape
+            rtol = 1e-2 if array.dtype == np.float16 else 1e-4
+            scale = float(np.abs(array[np.isfinite(array)]).max(initial=0.0)) * rtol
+            np.testing.assert_allclose(own, array, rtol, max(scale, 1e-6), equal_nan=True)
+    return "equal"
+
+
+@pytest.mark.parametrize("first", [2000, pytest.param(2100, marks=pytest.mark.slow)])
+def test_random_graphs_with_open_sizes(first: int, tmp_path: Path) -> None:
+    count = 6 if first == 2000 else 60
+    found = [check_seed(first + i, tmp_path) for i in range(count)]
+    assert found.count("equal") > count // 3, found
