@@ -101,6 +101,7 @@ class Inequalities:
         self._caps: list[tuple[Counter[int], int]] = []  # products and what they don't pass
         self._products: dict[tuple[int, ...], int] = {}  # by their factors
         self._tried = 0
+        self._failed: dict[tuple[object, ...], int] = {}  # forms, and the depth of the attempt
         self._unreachable = False  # where a condition holds that never does
 
     def quantity(self, quantity: Quantity) -> Linear:
@@ -233,6 +234,7 @@ class Inequalities:
     def is_at_least_0(self, form: Linear) -> bool:
         """Whether it is proven that a form isn't negative here."""
         self._tried = 0
+        self._failed = {}
         return self._proves(form, _DEPTH)
 
     def _proves(self, form: Linear, depth: int) -> bool:
@@ -242,6 +244,18 @@ class Inequalities:
             return True
         if depth == 0 or self._tried > _MOST_TRIED:
             return False
+        if not self.sizes:
+            return self._combines(form, depth)
+        key = form.key()  # with products the same forms are met by many ways
+        if self._failed.get(key, 0) >= depth:
+            return False
+        found = self._combines(form, depth)
+        if not found:
+            self._failed[key] = depth
+        return found
+
+    def _combines(self, form: Linear, depth: int) -> bool:
+        """Whether a form isn't negative by what is known of its quantities together."""
         mixed = self._mixed_product(form)
         if mixed is not None:  # it has to go first, whatever comes of it
             depth = min(depth, _OPEN_DEPTH)
@@ -355,10 +369,12 @@ class Inequalities:
         value = case.value if not rest.terms else self.multiply(case.value, rest)
         replaced = form.plus(term, -1).plus(value, coefficient)
         given = [*case.given, _equal(quantity, case.value), _equal(quantity, case.value).times(-1)]
+        failed, self._failed = self._failed, {}  # more may hold here
         with self.given(given):
-            if any(self._most(g) < 0 for g in case.given):
-                return True  # this case doesn't occur
-            return self._proves(replaced, depth - 1)
+            never = any(self._most(g) < 0 for g in case.given)  # the case doesn't occur
+            found = never or self._proves(replaced, depth - 1)
+        self._failed = failed
+        return found
 
     def _least(self, form: Linear) -> float:
         """A lower bound of a form, from what is known of each quantity."""
