@@ -34,6 +34,10 @@ def run_open_case(case: Case) -> Outcome:
     model, sizes = open_model(case.model, feeds_of(case))
     if reference(model, kept(feeds_of(case), model)) is None or not sizes:
         return outcome("error", "ONNX Runtime doesn't run it" if sizes else "no size to open")
+    given = [x for x in case.outputs if x is not None]
+    own = reference(case.model, feeds_of(case))
+    if given and (own is None or difference(own, case.outputs, case)):
+        return outcome("error", "ONNX Runtime computes something else than the case expects")
     try:
         with tempfile.TemporaryDirectory() as folder:
             runtime = _compile(model, Path(folder))
