@@ -35,8 +35,8 @@ def check_seed(seed: int, folder: Path) -> str:
     try:
         compile_model(from_proto(model), parse_target("native"), path, sizes=names)
     except SecateurError as error:
-        assert re.search(r"node '|input", str(error)), error
-        assert "please report" not in str(error)
+        assert re.search(r"node '|input", str(error)), error  # noqa: PT017
+        assert "please report" not in str(error)  # noqa: PT017
         return "refused"
     runtime = Runtime(path)
     for change in MORE_SIZES:
