@@ -4,8 +4,8 @@
 
 DIR holds models of the zoo with open lengths, as `python -m secateur.models.zoo NAME --variant
 kept -o DIR` writes them. Each is compiled once with open sizes, and once for each size; ONNX
-Runtime runs the model as it is. The three take turns in one process; times are medians, ratios have their
-least and greatest beside them. Batch 1.
+Runtime runs the model as it is. The three take turns in one process; times are medians, ratios
+have their least and greatest beside them. Batch 1.
 """
 
 from __future__ import annotations
@@ -85,7 +85,16 @@ def measure(path: Path, sizes: Sequence[int], threads: int, folder: Path) -> Non
             ratios = [b / a for a, b in zip(times[0], other, strict=True)]
             middle = statistics.median(ratios)
             cells.append(f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-        times = ("open ms", "static ms", "ONNX Runtime ms", "static / open", "ONNX Runtime / open")
+        click.echo(f"| {path.name.split('.')[0]} | {size} | {' | '.join(cells)} | {seconds:.0f} |")
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--models", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--sizes", default="8,37,128", help="Open sizes, separated by commas.")
+@click.option("--threads", default=1)
+def main(names: tuple[str, ...], models: Path, sizes: str, threads: int) -> None:
+    times = ("open ms", "static ms", "ONNX Runtime ms", "static / open", "ONNX Runtime / open")
     titles = ("model", "size", *times, "s to compile")
     click.echo(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     for name in names or MODELS:
