@@ -261,8 +261,8 @@ class Inequalities:
             depth = min(depth, _OPEN_DEPTH)
             return self._by_bounds(form, mixed, depth) or self._by_cases(form, mixed, depth)
         products = [q for q in form.terms if len(self.factors(q)) > 1]
-        taken_off = [q for q in products if form.terms[q] < 0]
-        if any(self._by_bounds(form, quantity, depth) for quantity in taken_off or products):
+        products.sort(key=lambda q: form.terms[q] > 0)  # what is taken off first
+        if any(self._by_bounds(form, quantity, depth) for quantity in products):
             return True
         related = dict.fromkeys(d for a in form.terms for d in self._directions.get(a, ()))
         for direction in related:

@@ -225,6 +225,12 @@ def uncomputable(size: Size) -> Atom | None:
     return None
 
 
+def greatest(value: int) -> int:
+    """The largest number that a size may be."""
+    high = e.range_of(size_of(value)).high
+    return MOST if high is None else min(high, MOST)
+
+
 def typical(value: int) -> int:
     """A number that a size may well be, for estimates of how much is computed."""
     size = size_of(value)

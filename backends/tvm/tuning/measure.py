@@ -191,10 +191,15 @@ def _undisturbed(seconds: Sequence[float]) -> float:
     return float(np.percentile(seconds, 10)) * 1e6
 
 
-def _fitting(name: str, array: Array, shape: tuple[int, ...]) -> Array:
-    if array.ndim == len(shape) > 0 and len(array) > shape[0]:
+def _fitting(name: str, array: Array, shape: tuple[int | str, ...]) -> Array:
+    """An input of one sample; sizes that are text are open."""
+    if array.ndim == len(shape) > 0 and isinstance(shape[0], int) and len(array) > shape[0]:
         array = array[: shape[0]]
-    if array.shape != shape:
+    fits = array.ndim == len(shape) and all(
+        isinstance(known, str) or known == size
+        for known, size in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
         raise SecateurError(f"input '{name}' has the shape {array.shape}, not {shape}")
     return array
 

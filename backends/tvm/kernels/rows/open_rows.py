@@ -12,7 +12,7 @@ from tvm import tirx
 
 from ...functions import mathematics
 from ...functions.program_code import ProgramCode
-from ...plan.sizes import OpenSizeError, cascade, size_of
+from ...plan.sizes import OpenSizeError, cascade
 from ...plan.strides import row_major
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, splat
@@ -188,9 +188,7 @@ class _OpenRows:
     def normalization(self, outer: Expr) -> None:
         mean: Computed | None = None
         if self.rows.kind == "normalize":
-            high = size_of(self.rows.size)
-            most = high if isinstance(high, int) else high.range.high
-            part = mean_part(most if most is not None else 1 << 31)
+            part = mean_part(self.rows.size)
             parts = self.fold(
                 REDUCTIONS["sum"],
                 lambda code, s: self.load(code, outer, s) * constant(part, "float32", code.lanes),

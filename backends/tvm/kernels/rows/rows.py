@@ -17,6 +17,7 @@ from tvm import tirx
 from ...functions import mathematics
 from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
+from ...plan.sizes import greatest
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, smaller, splat
 from ...tensorir.types import Computed, Expr, PrimFunc
@@ -102,7 +103,7 @@ def mean_part(size: int) -> float:
 
     A power of two, which rounds nothing, so small that no sum of `size` elements overflows.
     """
-    return 2.0 ** -(size - 1).bit_length()
+    return 2.0 ** -(greatest(size) - 1).bit_length()
 
 
 def build(rows: Rows, target: Target, parallel: bool = False) -> PrimFunc:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ...kernels.rows.rows import mean_part
+from ...plan.sizes import is_open
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr
 from . import mathematics as m
@@ -70,7 +71,8 @@ def _moments(
     part = mean_part(count)
     mean = cell(k, dtype, 0, "mean")
     each(lambda element: mean.add(to(element, dtype) * number(part, dtype)))
-    mean.set(mean.get() / number(count * part, dtype))
+    whole = number(count, dtype) * number(part, dtype) if is_open(count) else None
+    mean.set(mean.get() / (number(count * part, dtype) if whole is None else whole))
     variance = cell(k, dtype, 0, "variance")
 
     def square(element: Expr) -> None:
