@@ -68,7 +68,12 @@ class Library:
     def invoke(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run on arrays of the right types and shapes. Raises SecateurError for what they hold."""
         with self._lock:
-            _arrays, results = self._bind(feeds)
+            try:
+                _arrays, results = self._bind(feeds)
+            except MemoryError as error:
+                raise SecateurError(
+                    f"inputs of these sizes take too much memory: {error}"
+                ) from None
             self._make_calls(0, self._calls + 1)
         return results
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
+from ....ir.errors import UnsupportedError
 from ....ir.symbolic.expressions import Atom, Expression, Size, atoms
 from ..faults import CALL_SHIFT, Fault
 from ..graph.open_sizes import MOST
@@ -24,6 +25,9 @@ from ..plan.schedule import OpenShapes, Schedule
 from ..plan.sizes import size_of
 from .convention import Signature
 from .entry import declarations, run_steps, scratch_bytes, shares_loops
+
+MOST_PLACED = 4096
+"""Buffers that a run places: their tables lie on the stack where shapes are asked for."""
 
 _SOURCE = """\
 #include "context.h"
@@ -264,6 +268,11 @@ def open_source(
 def sizes_of_run(schedule: Schedule, memory: OpenMemory) -> Sizes:
     """How the entry of a schedule computes all sizes that it needs."""
     assert schedule.open is not None
+    if len(memory.temporaries) > MOST_PLACED:
+        raise UnsupportedError(
+            f"{len(memory.temporaries)} results between nodes are more than the {MOST_PLACED} that "
+            "an artifact with open sizes places; --input-shape fixes the sizes"
+        )
     extra = [size_of(t.nbytes) for t in memory.temporaries]
     extra += [size_of(c.nbytes) for c in memory.copies]
     extra += [Expression({(atom,): 1}) for call in schedule.calls for atom in call.sizes]

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact import open_entry
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.graph.open_sizes import read_admitted
@@ -250,3 +251,29 @@ def test_known_sizes_stay_as_they_are(tmp_path: Path) -> None:
     open_ = compiled(model, tmp_path, "n=1..")
     assert open_.inputs["x"] == ("float32", ("n", 40))
     check(model, open_, {"n": 6})
+
+
+def test_memory_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes that are admitted may need more than the machine has: an error, and it runs again."""
+    model = model_of(
+        "(%x: float[n, 1], %z: float[1, m]) -> (%y: float[n, m])",
+        "const %zero: int64[] = 0\n%c = CumSum(%x, %zero)\n%y = Mul(%c, %z)",
+    )
+    runtime = compiled(model, tmp_path, "n=1..", "m=1..")
+    check(model, runtime, {"n": 4, "m": 4})
+
+    def none_left(*_: object) -> Array:
+        raise MemoryError("none left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "empty", none_left)
+        with pytest.raises(SecateurError, match="too much memory: none left"):
+            runtime.run({"x": np.zeros((5, 1), np.float32), "z": np.zeros((1, 5), np.float32)})
+    check(model, runtime, {"n": 5, "m": 5})
+
+
+def test_more_buffers_than_a_run_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would take too much of the stack."""
+    monkeypatch.setattr(open_entry, "MOST_PLACED", 0)
+    with pytest.raises(UnsupportedError, match="more than the 0 that an artifact with open sizes"):
+        compiled(case("attention"), tmp_path, "n=1..", "s=1..", "b=1..")
