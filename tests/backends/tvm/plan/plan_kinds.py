@@ -1,8 +1,8 @@
 """What fast rules make of every form; `python -m tests.backends.tvm.plan.plan_kinds` writes it.
 
-`tests/golden/plan_kinds.txt` has a line for each operator and sequence of kinds of operations that
-a node of it is lowered to, with the number of ONNX's cases, as they are and with constant
-operands, and of drawn graphs, that are; then one for each of `forms`.
+`tests/golden/kinds/plan_kinds.txt` has a line for each operator and sequence of kinds of
+operations that a node of it is lowered to, with the number of ONNX's cases, as they are and with
+constant operands, and of drawn graphs, that are; then one for each of `forms`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 
-PATH = Path(__file__).parents[3] / "golden" / "plan_kinds.txt"
+PATH = Path(__file__).parents[3] / "golden" / "kinds" / "plan_kinds.txt"
 TARGET = "x86-64-v3"
 CASES, DRAWS = 40, 6
 
