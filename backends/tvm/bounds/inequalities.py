@@ -312,6 +312,7 @@ class Inequalities:
         """
         coefficient, factors = form.terms[quantity], self.factors(quantity)
         before, is_mixed = self._complexity(form), self._weight(quantity)[0] > 0
+        found: list[tuple[int, tuple[int, int, int], Linear]] = []
         for position, factor in enumerate(factors):
             if is_mixed and factor in self.sizes:
                 continue  # variables go first
@@ -324,9 +325,11 @@ class Inequalities:
                 common = math.gcd(own, coefficient)
                 product = self.multiply(bound, rest)
                 left = form.times(own // common).plus(product, -(abs(coefficient) // common))
-                if self._complexity(left) < before and self._proves(left, depth):
-                    return True
-        return False
+                after = self._complexity(left)
+                if after < before:
+                    found.append((len(left.terms), after, left))
+        found.sort(key=lambda f: f[:2])  # what cancels most is mostly right
+        return any(self._proves(left, depth) for _, _, left in found)
 
     def _weight(self, quantity: int) -> tuple[int, int]:
         """How many loops' variables, or others that a run doesn't fix, are in a product, and how
