@@ -30,19 +30,7 @@ _SOURCE = """\
         if (last <= i) return 0; \\
         if (call != 0) return fault | i << {shift};
 
-__asm__(
-    ".section .rodata\\n"
-    ".balign 64\\n"
-    ".hidden secateur_constants\\n"
-    ".globl secateur_constants\\n"
-    "secateur_constants:\\n"
-    ".incbin \\"{constants}\\"\\n"
-    ".globl secateur_metadata\\n"
-    "secateur_metadata:\\n"
-    ".incbin \\"{metadata}\\"\\n"
-    ".byte 0\\n"
-    ".text\\n");
-extern HIDDEN unsigned char secateur_constants[];
+{data}
 
 {declarations}
 
@@ -62,6 +50,23 @@ int secateur_run(
     }}
     return 0;
 }}
+"""
+
+
+_DATA = """\
+__asm__(
+    ".section .rodata\\n"
+    ".balign 64\\n"
+    ".hidden secateur_constants\\n"
+    ".globl secateur_constants\\n"
+    "secateur_constants:\\n"
+    ".incbin \\"{constants}\\"\\n"
+    ".globl secateur_metadata\\n"
+    "secateur_metadata:\\n"
+    ".incbin \\"{metadata}\\"\\n"
+    ".byte 0\\n"
+    ".text\\n");
+extern HIDDEN unsigned char secateur_constants[];
 """
 
 
@@ -90,8 +95,7 @@ def source(
     """The source, which includes the files `constants` and `metadata` beside it when compiled."""
     steps, copies = run_steps(schedule, memory, signatures)
     return _SOURCE.format(
-        constants=constants,
-        metadata=metadata,
+        data=data_section(constants, metadata),
         declarations=declarations(signatures),
         steps=steps,
         copies=copies,
@@ -101,6 +105,11 @@ def source(
         scratch=scratch_bytes(signatures),
         share="secateur_share_threads_1" if shares_loops(signatures) else "0",
     )
+
+
+def data_section(constants: str, metadata: str) -> str:
+    """Declares `secateur_constants` and `secateur_metadata`, which hold what two files do."""
+    return _DATA.format(constants=constants, metadata=metadata).rstrip()
 
 
 def shares_loops(signatures: Mapping[str, Signature]) -> bool:

@@ -24,7 +24,7 @@ from ..plan.memory import OpenMemory
 from ..plan.schedule import OpenShapes, Schedule
 from ..plan.sizes import size_of
 from .convention import Signature
-from .entry import declarations, run_steps, scratch_bytes, shares_loops
+from .entry import data_section, declarations, run_steps, scratch_bytes, shares_loops
 
 MOST_PLACED = 4096
 """Buffers that a run places: their tables lie on the stack where shapes are asked for."""
@@ -41,19 +41,7 @@ _SOURCE = """\
 #define REFUSE_IF(i, condition) \\
     if (condition) return {fault} | i << {shift};
 
-__asm__(
-    ".section .rodata\\n"
-    ".balign 64\\n"
-    ".hidden secateur_constants\\n"
-    ".globl secateur_constants\\n"
-    "secateur_constants:\\n"
-    ".incbin \\"{constants}\\"\\n"
-    ".globl secateur_metadata\\n"
-    "secateur_metadata:\\n"
-    ".incbin \\"{metadata}\\"\\n"
-    ".byte 0\\n"
-    ".text\\n");
-extern HIDDEN unsigned char secateur_constants[];
+{data}
 
 {declarations}
 
@@ -239,8 +227,7 @@ def open_source(
     room = max(1, len(memory.temporaries))
     outputs = [size_of(d) for shape in schedule.open.outputs for d in shape]
     return _SOURCE.format(
-        constants=constants,
-        metadata=metadata,
+        data=data_section(constants, metadata),
         declarations=declarations(signatures),
         sizes="\n".join(sizes.lines),
         atoms=max(1, len(sizes.atoms)),
