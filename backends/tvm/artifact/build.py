@@ -58,20 +58,19 @@ def build_library(kernels: Kernels, target: Target, cache: Cache, path: Path) ->
         objects = compile_functions(kernels.functions, kernels.digests, target, cache, folder)
         signatures = objects.signatures
         scratch = scratch_bytes(signatures)
-        more: dict[str, Any] = {"scratch_bytes": scratch}
         if schedule.open is None:
             memory = kernels.assign_memory()
             constants = memory.constants
-            more["arena_bytes"] = memory.arena_bytes + scratch
+            more: dict[str, Any] = {"arena_bytes": memory.arena_bytes + scratch}
             text = source(schedule, memory, signatures, "constants", "metadata")
         else:
             placed = assign_open_memory(schedule)
             constants = placed.constants
             sizes = sizes_of_run(schedule, placed)
-            more["size_checks"] = [dataclasses.asdict(check) for check in sizes.checks]
+            more = {"size_checks": [dataclasses.asdict(check) for check in sizes.checks]}
             text = open_source(schedule, placed, signatures, sizes, "constants", "metadata")
             shutil.copy(NATIVE / "sizes.h", folder)
-        metadata = json.dumps({**kernels.metadata, **more})
+        metadata = json.dumps({**kernels.metadata, **more, "scratch_bytes": scratch})
         write_constants(folder / "constants", constants)
         (folder / "metadata").write_text(metadata, encoding="utf-8")
         entry = folder / "entry.c"
