@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ pytest.importorskip("tvm")
 from secateur.backends.tvm.artifact import open_entry
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.graph.open_sizes import read_admitted
+from secateur.backends.tvm.faults import Fault
+from secateur.backends.tvm.graph.open_sizes import MOST, read_admitted
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError, UnsupportedError
 from secateur.ir.infer import infer_shapes
@@ -277,3 +280,36 @@ def test_more_buffers_than_a_run_places(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(open_entry, "MOST_PLACED", 0)
     with pytest.raises(UnsupportedError, match="more than the 0 that an artifact with open sizes"):
         compiled(case("attention"), tmp_path, "n=1..", "s=1..", "b=1..")
+
+
+EXTREMES = (0, -1, 1, 2, 7, 1000, 46341, 2**16, 2**31 - 2**16, 2**31 - 1, 2**31, 2**62, -(2**63))
+
+
+@pytest.mark.parametrize("name", ["attention", "sizes that are joined", "a shape that is computed"])
+def test_hostile_dimensions(name: str, tmp_path: Path) -> None:
+    """Whatever a caller in C gives, results have sizes that kernels count, or it is refused."""
+    model = case(name)
+    names = dict.fromkeys(d for v in model.graph.inputs for d in v.shape or () if d)
+    open_ = [d for d in names if not isinstance(d, int)]
+    compiled(model, tmp_path, *(f"{d}=1.." for d in open_))
+    library = ctypes.CDLL(str(tmp_path / "m.so"))
+    text = ctypes.addressof(ctypes.c_char.in_dll(library, "secateur_metadata"))
+    metadata = json.loads(ctypes.string_at(text))
+    random, admitted = np.random.default_rng(0), 0
+    for _ in range(2000):
+        sizes = {d: EXTREMES[random.integers(len(EXTREMES))] for d in open_}
+        given = [sizes.get(d, d) for i in metadata["inputs"] for d in i["shape"]]
+        if random.random() < 0.3:
+            given[random.integers(len(given))] = EXTREMES[random.integers(len(EXTREMES))]
+        found = (ctypes.c_int64 * sum(len(o["shape"]) for o in metadata["outputs"]))()
+        dimensions, arena = (ctypes.c_int64 * len(given))(*given), ctypes.c_int64(-1)
+        status = library.secateur_shapes(dimensions, found, ctypes.byref(arena))
+        if status == 0:
+            admitted += 1
+            assert arena.value > 0
+            assert all(1 <= size <= MOST for size in found)
+            assert all(1 <= size <= MOST for size in given)
+        else:
+            assert status & 255 == Fault.SIZE
+            assert status >> 8 < len(metadata["size_checks"])
+    assert admitted > 20
