@@ -22,3 +22,11 @@ def is_deterministic(op_type: str, domain: str, version: int) -> bool:
     if known is None or any(a.type == defs.OpSchema.AttrType.GRAPH for a in attributes):
         return False
     return Trait.RANDOM not in known.traits
+
+
+@cache
+def input_names(op_type: str, domain: str, version: int) -> tuple[str, ...]:
+    """What an operator of an operator set calls its inputs; none where it isn't known."""
+    if not defs.has(op_type, version, domain):
+        return ()
+    return tuple(given.name for given in defs.get_schema(op_type, version, domain).inputs)

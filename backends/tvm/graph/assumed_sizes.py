@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from onnx import TensorProto, helper
 
-from ....ir.graph import Node, Value
+from ....ir.graph import Graph, Node, Value, normalize_domain
 from ....ir.infer import infer_shapes
 from ....ir.model import Model
+from ....ir.schemas import input_names
 from ....ir.stand_ins import REQUIRE
 from ....ir.symbolic.analysis import SizeAnalysis
 from ....ir.symbolic.expressions import Expression, Size, symbol
@@ -58,7 +59,18 @@ def _may_give_sizes(model: Model, value: Value) -> bool:
     shape = value.shape
     if model.constant(value) is not None or shape is None or len(shape) > 1:
         return False
+    if any(_names_axes(model, *use) for use in value.uses):
+        return False  # of which several may lead to one size
     return all(isinstance(size, int) and 0 < size <= _ELEMENTS for size in shape)
+
+
+def _names_axes(model: Model, user: Node | Graph, position: int) -> bool:
+    """Whether an operand says which axes an operator is about."""
+    if not isinstance(user, Node):
+        return False
+    domain = normalize_domain(user.domain)
+    names = input_names(user.op_type, domain, model.opsets.get(domain, model.opset))
+    return position < len(names) and names[position] in ("axis", "axes")
 
 
 def _is_open(value: Value) -> bool:

@@ -103,3 +103,19 @@ def test_a_declaration_that_no_input_leads_to_is_refused(tmp_path: Path) -> None
     text = text.replace("%count: int64[]", "%count: int64[], %x: float[3, 1]")
     with pytest.raises(SecateurError):
         _compiled(text, tmp_path)
+
+
+def test_axes_are_the_callers(tmp_path: Path) -> None:
+    """Several lead to the declared size: none of them is assumed."""
+    text = """
+graph g (%x: float[3, 4], %axes: int64[1]) -> (%y: float[3]) {
+  %a = Abs(%x)
+  %s = ReduceSum(%a, %axes) {keepdims = 0}
+  %y = Sqrt(%s)
+}"""
+    runtime, proto = _compiled(text, tmp_path)
+    x = np.random.default_rng(0).random((3, 4)).astype(np.float32)
+    for axis in (1, -1):
+        feeds = {"x": x, "axes": np.asarray([axis])}
+        want = reference(proto, feeds)["y"]
+        np.testing.assert_allclose(runtime.run(feeds)["y"], want, rtol=1e-6)
