@@ -108,9 +108,9 @@ def test_a_declaration_that_no_input_leads_to_is_refused(tmp_path: Path) -> None
 def test_axes_are_the_callers(tmp_path: Path) -> None:
     """Several lead to the declared size: none of them is assumed."""
     text = """
-graph g (%x: float[3, 4], %axes: int64[1]) -> (%y: float[3]) {
+graph g (%x: float[3, 4], %axes: int64[1]) -> (%y: float[3, 1]) {
   %a = Abs(%x)
-  %s = ReduceSum(%a, %axes) {keepdims = 0}
+  %s = ReduceSum(%a, %axes) {keepdims = 1}
   %y = Sqrt(%s)
 }"""
     runtime, proto = _compiled(text, tmp_path)
