@@ -69,7 +69,8 @@ class _Totals:
             self.equal += int(np.count_nonzero(want == have))
             return
         a, b = want.astype(np.float64), have.astype(np.float64)
-        if by_row and want.ndim > 1 and 1 < max(want.shape[1:]) == want[0].size:
+        row = want.shape[1:]
+        if by_row and valid and row and 1 < max(row) == math.prod(row):
             scores = a.reshape(valid, -1).argmax(1), b.reshape(valid, -1).argmax(1)
             self.scored += valid
             self.hits += int(np.count_nonzero(scores[0] == scores[1]))

@@ -216,3 +216,14 @@ def test_tensors_of_a_sequence_are_outputs_of_their_own() -> None:
     assert first.cosine == pytest.approx(1.0)
     assert second.cosine is not None
     assert second.cosine < 1.0
+
+
+def test_outputs_without_rows() -> None:
+    """A result may have no sample, and rows no element: there is nothing to compare."""
+    for shape in ((0, 3), (2, 0), (0,)):
+        totals = FidelityTotals()
+        empty = {"y": np.zeros(shape, np.float32)}
+        totals.add(empty, empty, 0 if not shape[0] else 2, 0 if not shape[0] else 2)
+        (found,) = totals.outputs()
+        assert found.identical
+        assert found.top1 is None

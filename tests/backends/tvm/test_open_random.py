@@ -20,7 +20,7 @@ from secateur.ir.symbolic.analysis import Admitted
 from . import random_graphs
 from .opened import SIZES, kept, open_model, reference, resized
 
-MORE_SIZES = (*SIZES, lambda n: 3 * n, lambda n: 17 * n)
+MORE_SIZES = (*SIZES, lambda n: n + 7, lambda n: n + 16)
 
 
 def check_seed(seed: int, folder: Path) -> str:
