@@ -244,7 +244,8 @@ def _remove_unused(model: Model) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses and not value.is_input:
             del graph.initializers[name]
-    dead = [n for n in graph.nodes if n.op_type == "Constant" and not n.outputs[0].uses]  # type: ignore[union-attr]
+    constants = [n for n in graph.nodes if n.op_type == "Constant"]
+    dead = [n for n in constants if not any(v is not None and v.uses for v in n.outputs)]
     graph.remove_nodes(dead)
 
 

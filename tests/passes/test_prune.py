@@ -240,3 +240,26 @@ def test_scalar_operands_of_products_are_counted():
     )
     model = from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
     assert all(report.lock is not None for report in inspect_groups(model))
+
+
+def test_a_constant_without_a_result() -> None:
+    """Files may have one; it goes like any that nobody reads."""
+    random = np.random.default_rng(0)
+    weights = {
+        name: numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("w", (4, 8)), ("v", (8, 2)))
+    }
+    nodes = [
+        helper.make_node("Constant", [], [""], value_float=1.0),
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("MatMul", ["h", "v"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size])
+        for name, size in (("x", 4), ("y", 2))
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], list(weights.values()))
+    versions = [helper.make_opsetid("", 17)]
+    model = from_proto(helper.make_model(graph, opset_imports=versions, ir_version=8))
+    PruneChannels(ratio=0.5).run(model)
+    assert all(node.op_type != "Constant" for node in model.graph.nodes)
