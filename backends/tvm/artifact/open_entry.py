@@ -22,7 +22,7 @@ from ..faults import CALL_SHIFT, Fault
 from ..graph.open_sizes import MOST
 from ..plan.memory import OpenMemory
 from ..plan.schedule import OpenShapes, Schedule
-from ..plan.sizes import size_of
+from ..plan.sizes import bounds_of, size_of
 from .convention import Signature
 from .entry import data_section, declarations, run_steps, scratch_bytes, shares_loops
 
@@ -182,8 +182,7 @@ class Sizes:
         yield self._check("bad", SizeCheck("a size would be too large"))
 
     def _in_range(self, atom: Atom, check: SizeCheck) -> str:
-        number, (low, high) = f"n[{self.numbers[atom]}]", atom.range
-        low, high = max(low if low is not None else -MOST, -MOST), min(high or MOST, MOST)
+        number, (low, high) = f"n[{self.numbers[atom]}]", bounds_of(atom)
         return self._check(f"bad || {number} < {low} || {number} > {high}", check)
 
     def _function(self, atom: Atom) -> str:

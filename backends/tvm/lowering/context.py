@@ -178,14 +178,13 @@ class Lowering:
 
     def is_open(self, node: Node) -> bool:
         """Whether a node reads or defines a value with a size that only a run fixes."""
-        return (
-            self.sizes is not None
-            and any(
-                isinstance(size, Expression)
-                for value in (*node.inputs, *node.outputs)
-                for size in self.sizes.shape(value) or ()
-            )
-        ) or self.contents(node.output(0)) is not None
+        if self.sizes is None:
+            return False
+        values = (*node.inputs, *node.outputs)
+        sizes = (size for value in values for size in self.sizes.shape(value) or ())
+        if any(isinstance(size, Expression) for size in sizes):
+            return True
+        return self.contents(node.output(0)) is not None
 
     def contents(self, value: Value | None) -> Array | None:
         """The elements of a short tensor of integers that follow from the inputs' sizes, as an

@@ -194,11 +194,10 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
         _apply(_confirm, lowering, node, lowering, node, claims)
         _apply(check_operands, lowering, node, OperatorCall(lowering, node))
     rule = None if _has_empty(lowering, node) else RULES.get(name)
-    if lowering.is_open(node):
-        takes = rule is not None and name in OPEN_RULES
-        rule = functools.partial(_try_open, rule) if rule is not None and takes else None
-    if rule is not None and _apply(rule, lowering, node, lowering, node):
-        log.debug("%s (%s): by its fast rule", node.label, name)
+    if name not in OPEN_RULES and lowering.is_open(node):
+        rule = None
+    if rule is not None and _apply_fast(rule, lowering, node):
+        log.debug("%s (%s): by %s.%s", node.label, name, rule.__module__, rule.__qualname__)
         return
     loops = LOOPS.get(name)
     if loops is None:
@@ -209,15 +208,18 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
     _apply(loops, lowering, node, OperatorCall(lowering, node))
 
 
-def _try_open(rule: Callable[[Lowering, Node], bool], lowering: Lowering, node: Node) -> bool:
-    """What a fast rule makes of a node with open sizes; it declines where it needs to know one."""
-    count, items = len(lowering.plan.operations), dict(lowering.items)
+def _apply_fast(rule: Callable[[Lowering, Node], bool], lowering: Lowering, node: Node) -> bool:
+    """Whether a fast rule takes a node; it declines where it needs to know an open size."""
+    operations, items = lowering.plan.operations, lowering.items
+    before = len(operations), len(items)
     try:
-        return rule(lowering, node)
+        with blamed(node, lowering.model, rule):
+            return rule(lowering, node)
     except OpenSizeError as error:
         log.debug("%s (%s): %s", node.label, node.op_type, error)
-    del lowering.plan.operations[count:]
-    lowering.items = items
+    del operations[before[0] :]
+    while len(items) > before[1]:
+        items.popitem()  # the last that came
     return False
 
 
@@ -225,11 +227,11 @@ def _apply(
     rule: Callable[..., _Result], lowering: Lowering, node: Node, *arguments: object
 ) -> _Result:
     """What a rule makes of a node; an error that names both where it fails by itself."""
-    with blamed(node, lowering.model, rule):
-        try:
+    try:
+        with blamed(node, lowering.model, rule):
             return rule(*arguments)
-        except OpenSizeError as error:
-            raise UnsupportedError(f"node '{node.label}' ({node.op_type}): {error}") from None
+    except OpenSizeError as error:
+        raise UnsupportedError(f"node '{node.label}' ({node.op_type}): {error}") from None
 
 
 def _confirm(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> None:

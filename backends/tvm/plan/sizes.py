@@ -123,7 +123,9 @@ class OpenSize:
         self, other: Any, function: Callable[[Size, Size], Size], name: str, *, swapped: bool
     ) -> Any:
         if _is_ours(other):
-            a, b = (_size(other), self.expression) if swapped else (self.expression, _size(other))
+            a, b = (
+                (size_of(other), self.expression) if swapped else (self.expression, size_of(other))
+            )
             return stand_in(function(a, b))
         own = _render(self.expression)
         return getattr(own, f"__r{name}__" if swapped else f"__{name}__")(other)
@@ -170,7 +172,8 @@ def _is_ours(value: object) -> bool:
     return isinstance(value, (int, OpenSize))
 
 
-def _size(value: int | OpenSize) -> Size:
+def size_of(value: int | OpenSize) -> Size:
+    """The expression of a size that a plan holds."""
     return value.expression if isinstance(value, OpenSize) else value
 
 
@@ -205,11 +208,6 @@ def _expanded(size: Expression) -> Size:
         atoms = (atom.operands[0] if atom.op == "dim" else e.single(atom) for atom in monomial)
         parts.append(e.multiply(factor, *atoms))
     return e.add(*parts)
-
-
-def size_of(value: int) -> Size:
-    """The expression of a size that a plan holds."""
-    return _size(value)
 
 
 def is_open(*values: int) -> bool:
@@ -298,7 +296,7 @@ def facts_of(parameters: Sequence[Atom], equal: Sequence[tuple[int, int]] = ()) 
     facts: list[Polynomial] = []
     known = [s for atom in parameters for s in _not_negative(atom, e.single(atom))]
     for a, b in equal:
-        difference = e.subtract(_size(a), _size(b))
+        difference = e.subtract(size_of(a), size_of(b))
         known += [difference, e.negative(difference)]
     for size in known:
         if places.keys() >= set(atoms([size])):
@@ -308,16 +306,13 @@ def facts_of(parameters: Sequence[Atom], equal: Sequence[tuple[int, int]] = ()) 
                     for monomial, factor in sorted(e.terms_of(size).items(), key=str)
                 ]
             )
-    ranges = tuple((_least(atom), _most(atom)) for atom in parameters)
-    return SizeFacts(ranges, tuple(facts))
+    return SizeFacts(tuple(map(bounds_of, parameters)), tuple(facts))
 
 
-def _least(atom: Atom) -> int:
-    return max(-MOST, atom.range.low if atom.range.low is not None else -MOST)
-
-
-def _most(atom: Atom) -> int:
-    return min(MOST, atom.range.high if atom.range.high is not None else MOST)
+def bounds_of(atom: Atom) -> tuple[int, int]:
+    """The least and the greatest number that a part of a size is in any run that isn't refused."""
+    low, high = atom.range
+    return max(-MOST if low is None else low, -MOST), min(MOST if high is None else high, MOST)
 
 
 def _not_negative(atom: Atom, own: Size) -> list[Size]:

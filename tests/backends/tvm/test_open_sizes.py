@@ -244,6 +244,30 @@ def test_what_cannot_be_open_is_named(tmp_path: Path) -> None:
             read_admitted([text])
     with pytest.raises(SecateurError, match="no size from 5 to 4"):
         compiled(model, tmp_path, "n=5..4")
+    with pytest.raises(SecateurError, match="0 is admitted by itself only"):
+        compiled(model, tmp_path, "n=0..4")
+
+
+@pytest.mark.parametrize("sizes", ["n=0", "n=4", "n=8..8:8"])
+def test_a_size_that_is_given(sizes: str, tmp_path: Path) -> None:
+    """One number is no open size; none is one, too."""
+    model = case("a dense layer")
+    size = int(sizes[2])
+    runtime = compiled(model, tmp_path, sizes)
+    assert runtime.inputs["x"] == ("float32", (size, 40))
+    check(model, runtime, {"n": size})
+
+
+def test_threads_share_open_loops(tmp_path: Path) -> None:
+    """Two threads, at sizes that make shares of whole tiles, of the rest, and of single rows."""
+    for name in ("attention", "rows", "a dense layer", "time first"):
+        model, path = case(name), tmp_path / f"{name}.so"
+        names = [d for v in model.graph.inputs for d in v.shape or () if not isinstance(d, int)]
+        admitted = read_admitted([f"{d}=1.." for d in dict.fromkeys(names)])
+        compile_model(model, TARGET, path, sizes=admitted)
+        runtime = Runtime(path, threads=2)
+        for n, s, b in ((300, 257, 3), (1, 1, 1), (17, 33, 2), (515, 5, 1)):
+            check(model, runtime, {"n": n, "s": s, "b": b})
 
 
 def test_known_sizes_stay_as_they_are(tmp_path: Path) -> None:

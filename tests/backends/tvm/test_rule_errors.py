@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ graph g (%x: float[2, 3]) -> (%y: float[2, 3]) {
 }""")
 
 
+def open_model() -> Model:
+    return parse_model("""
+model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: float[2, n]) -> (%y: float[2, n]) {
+  const %axis: int64[] = 1
+  %h = CumSum(%x, %axis)
+  %y = Neg(%h)
+}""")
+
+
 def failing(error: Exception) -> Any:
     def a_rule(*arguments: object) -> bool:
         raise error
@@ -40,6 +51,7 @@ def failing(error: Exception) -> Any:
     return a_rule
 
 
+@pytest.mark.parametrize("made", [model, open_model], ids=["known", "open"])
 @pytest.mark.parametrize("fallback", [False, True])
 @pytest.mark.parametrize("error", MISTAKES, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("table", [lower.RULES, LOOPS], ids=["fast", "loops"])
@@ -47,6 +59,7 @@ def test_a_rule_that_fails_is_named(
     table: dict[str, Any],
     error: Exception,
     fallback: bool,
+    made: Callable[[], Model],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -54,7 +67,7 @@ def test_a_rule_that_fails_is_named(
         monkeypatch.delitem(lower.RULES, "Neg")
     monkeypatch.setitem(table, "Neg", failing(error))
     with pytest.raises(RuleError, match=rf"node 'y' \(Neg\): the rule .*a_rule failed: .*{error}"):
-        compile_model(model(), TARGET, tmp_path / "m.so", cache=Cache(None), fallback=fallback)
+        compile_model(made(), TARGET, tmp_path / "m.so", cache=Cache(None), fallback=fallback)
     assert not list(tmp_path.iterdir())
 
 

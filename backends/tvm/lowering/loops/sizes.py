@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 from .....ir.graph import Node
 from ...plan.operations import LoopsOp
 from ...tensorir.builder import KernelBuilder
@@ -22,16 +25,18 @@ def known_contents(lowering: Lowering, node: Node) -> bool:
     for value, elements in zip(results, found, strict=True):
         assert elements is not None
         tensor = lowering.tensor(value)
-        numbers = elements.reshape(-1).tolist()
-
-        def build(tensor=tensor, numbers=numbers) -> PrimFunc:  # type: ignore[no-untyped-def]
-            k = KernelBuilder()
-            y = Array(k, "Y", (len(numbers),), tensor.dtype)
-            for index, number in enumerate(numbers):
-                y.put(number, index)
-            return k.finish()
-
-        key = ("sizes", tensor.dtype, tuple(numbers))
+        numbers = tuple(elements.reshape(-1).tolist())
+        build = functools.partial(_store, numbers, tensor.dtype)
+        key = ("sizes", tensor.dtype, numbers)
         lowering.add(LoopsOp(node.label, [tensor], [], build, key))
         lowering.items[value] = Stored(tensor)
     return True
+
+
+def _store(numbers: Sequence[int], dtype: str) -> PrimFunc:
+    """A kernel that writes sizes to memory."""
+    k = KernelBuilder()
+    y = Array(k, "Y", (len(numbers),), dtype)
+    for index, number in enumerate(numbers):
+        y.put(number, index)
+    return k.finish()
