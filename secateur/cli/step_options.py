@@ -4,40 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from click.core import ParameterSource
 
+from ..pipeline.choices import Accuracy, Activation, ProfileName, SchemeName
 from .options import DROP, SHARE
 
 if TYPE_CHECKING:
     from ..data.datasets import DataSource
 
 
-SCHEMES = (
-    "int8",
-    "int8-7bit",
-    "int8-per-tensor",
-    "int8-signed",
-    "int8-symmetric",
-    "int16",
-    "dynamic",
-    "float16",
-)
+SCHEMES: tuple[str, ...] = get_args(SchemeName)
+PROFILES: tuple[str, ...] = get_args(ProfileName)
+ACCURACIES: tuple[str, ...] = get_args(Accuracy)
 WITHOUT_SAMPLES = ("dynamic", "float16")
 """Schemes that can do without calibration."""
-PROFILES = (
-    "x86-vnni",
-    "x86-avx2",
-    "arm-dotprod",
-    "arm-neon",
-    "onnxruntime",
-    "openvino",
-    "tensorrt",
-)
-ACCURACIES = ("fast", "good", "best")
-"""As in `passes/quantize/`, which takes long to import."""
 
 
 def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -86,7 +69,7 @@ def quantization_options(prefix: str = "") -> Callable[[Callable[..., None]], Ca
         ),
         "activation": click.option(
             "--activation",
-            type=click.Choice(["uint8", "int8", "uint16", "int16"]),
+            type=click.Choice(get_args(Activation)),
             help="Type of activations, whatever the scheme; int8 is for ARM in ONNX Runtime, with "
             "16 bits products are computed in float32.",
         ),

@@ -23,6 +23,7 @@ from ..ir.display import printable
 from ..ir.errors import SecateurError
 from ..ir.files import read_regular
 from ..ir.onnx_io import atomic_files
+from .choices import Accuracy, Activation, ProfileName, SchemeName
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -88,31 +89,14 @@ class PruneSection(_Section):
 class QuantizeSection(_Section):
     """What becomes integer."""
 
-    scheme: (
-        Literal[
-            "int8",
-            "int8-7bit",
-            "int8-per-tensor",
-            "int8-signed",
-            "int8-symmetric",
-            "int16",
-            "dynamic",
-            "float16",
-        ]
-        | None
-    ) = None
-    profile: (
-        Literal[
-            "x86-vnni", "x86-avx2", "arm-dotprod", "arm-neon", "onnxruntime", "openvino", "tensorrt"
-        ]
-        | None
-    ) = None
-    accuracy: Literal["fast", "good", "best"] | None = None
+    scheme: SchemeName | None = None
+    profile: ProfileName | None = None
+    accuracy: Accuracy | None = None
     max_drop: Drop | str | None = None
     ignore: list[str] | None = None
     only: list[str] | None = None
     nodes: list[str] | None = None
-    activation: Literal["uint8", "int8", "uint16", "int16"] | None = None
+    activation: Activation | None = None
     reduce_range: bool | None = None
     per_tensor: bool | None = None
     calibrator: str | None = None
