@@ -15,12 +15,14 @@ from .fold_constants import FoldConstants
 from .input_shapes import FixInputShapes
 from .input_values import FixInputValues
 from .outputs import CutOutputs
+from .preprocessing import EmbedPreprocessing
 from .rewriter import Rewriter
 from .simplify import Simplify, working_types
 
 __all__ = [
     "ConvertOpset",
     "CutOutputs",
+    "EmbedPreprocessing",
     "FixInputShapes",
     "FixInputValues",
     "FoldBatchNormalization",

@@ -12,16 +12,19 @@ from .console import StageProgress, print_json, say
 from .options import (
     compiler_options,
     depfile_option,
+    embed_option,
     fixed_inputs_options,
     folder_option,
     format_options,
     json_option,
     model_argument,
+    preprocess_options,
     target_option,
 )
 
 if TYPE_CHECKING:
     from ..data.fixed_inputs import FixedInputs
+    from ..data.preprocessing import Preprocessing
     from ..pipeline.compilation import LibraryOptions
 
 
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write the plan as text: the fused operations that kernels are made for.",
 )
+@preprocess_options()
+@embed_option
 @format_options
 @depfile_option
 @json_option
@@ -45,6 +50,7 @@ def command(
     output: Path,
     target: str,
     fixed: FixedInputs,
+    embed: Preprocessing | None,
     compiler: dict[str, Any],
     dump_plan: Path | None,
     library: LibraryOptions | None,
@@ -61,6 +67,7 @@ def command(
             target,
             progress,
             fixed=fixed,
+            embed=embed,
             dump_plan=dump_plan,
             library=library,
             depfile=depfile,

@@ -18,6 +18,7 @@ from .console import StageProgress, print_json, print_table, say
 from .options import (
     compiler_options,
     depfile_option,
+    embed_option,
     fixed_inputs_options,
     folder_option,
     format_options,
@@ -36,6 +37,7 @@ from .stepping import print_end, print_operators
 if TYPE_CHECKING:
     from ..data.datasets import DataSource
     from ..data.fixed_inputs import FixedInputs
+    from ..data.preprocessing import Preprocessing
     from ..pipeline.compilation import LibraryOptions
 
 
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     "repeatable.",
 )
 @samples_options("calibration", "evaluation")
+@embed_option
 @metric_option
 @compiler_options
 @threads_option
@@ -90,6 +93,7 @@ def command(
     ignore: tuple[str, ...],
     calibration: DataSource | None,
     evaluation: DataSource | None,
+    embed: Preprocessing | None,
     metrics: tuple[str, ...],
     compiler: dict[str, Any],
     threads: int,
@@ -114,7 +118,7 @@ def command(
         raise click.UsageError("--quantize needs --calibration.")
     if dry_run:
         from ..pipeline.dry_run import plan_run
-        from ..pipeline.optimize import Settings
+        from ..pipeline.settings import Settings
 
         settings = Settings(
             target,
@@ -126,6 +130,7 @@ def command(
             quantization=quantization,
             ignore=ignore,
             metrics=metrics,
+            embed=embed,
             threads=threads,
             seed=seed,
             library=library,
@@ -161,6 +166,8 @@ def command(
             ignore=ignore,
             calibration=calibration,
             evaluation=evaluation,
+            preprocess=embed,
+            embed_preprocessing=embed is not None,
             metrics=metrics,
             threads=threads,
             seed=seed,

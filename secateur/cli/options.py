@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from ..data.datasets import DataSource
+    from ..data.preprocessing import Preprocessing
 
 SHARE = click.FloatRange(0, 1, min_open=True)
 
@@ -212,6 +213,11 @@ def preprocess_options(*names: str) -> Callable[[Callable[..., None]], Callable[
         @functools.wraps(function)
         def command(*args: Any, **kwargs: Any) -> None:
             texts = kwargs.pop("preprocess")
+            if "embed_preprocessing" in kwargs:
+                embeds = kwargs.pop("embed_preprocessing")
+                if embeds and not texts:
+                    raise click.UsageError("--embed-preprocessing needs --preprocess.")
+                kwargs["embed"] = parsed_preprocessing(texts) if embeds else None
             if texts:
                 _with_preprocessing(texts, kwargs, names)
             function(*args, **kwargs)
@@ -228,19 +234,34 @@ def preprocess_options(*names: str) -> Callable[[Callable[..., None]], Callable[
     return decorate
 
 
-def _with_preprocessing(texts: Sequence[str], given: dict[str, Any], names: Sequence[str]) -> None:
-    from ..data.datasets import FileSource
+embed_option = click.option(
+    "--embed-preprocessing",
+    is_flag=True,
+    help="Compile what --preprocess does after placing into the result, which then takes pixels: "
+    "uint8, height x width x channels.",
+)
+
+
+def parsed_preprocessing(texts: Sequence[str]) -> Preprocessing:
+    """What --preprocess says. Raises UsageError."""
     from ..data.npz import DataError
     from ..data.preprocessing import Preprocessing
 
     try:
-        how = Preprocessing.parse(texts)
+        return Preprocessing.parse(texts)
     except DataError as error:
         raise click.UsageError(f"--{error}.") from None
+
+
+def _with_preprocessing(texts: Sequence[str], given: dict[str, Any], names: Sequence[str]) -> None:
+    from ..data.datasets import FileSource
+
+    how = parsed_preprocessing(texts)
     given_ones = {name: given[name] for name in names if isinstance(given.get(name), str)}
     files = [name for name, path in given_ones.items() if not path.endswith(".npz")]
-    if not files:
-        raise click.UsageError("--preprocess is for folders of pictures and recordings.")
+    if not files and given.get("embed") is None:
+        hint = " or --embed-preprocessing" if "embed" in given else ""
+        raise click.UsageError(f"--preprocess is for folders of pictures and recordings{hint}.")
     for name in files:
         given[name] = FileSource(given[name], how)
 

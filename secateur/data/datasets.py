@@ -53,6 +53,8 @@ class FileSource:
 
     path: str | os.PathLike[str]
     preprocessing: Preprocessing | None = None
+    as_pixels: bool = False
+    """Whether the model does what comes after placing."""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -147,7 +149,7 @@ def load_dataset(
 def _of_file(source: FileSource, model: Model, kind: str | None, labelled: bool) -> Dataset:
     path = Path(source.path)
     if path.is_dir():
-        return load_folder(path, source.preprocessing, model, kind, labelled)
+        return _load_folder(path, source, model, kind, labelled)
     if isinstance(source.path, str) and NAME.fullmatch(source.path) and not path.exists():
         arrays = read_function(source.path, model, LABELS)
         return _dataset(model, arrays, kind or "class", labelled)
@@ -238,12 +240,14 @@ def _check_labels(labels: Array, samples: int, kind: str) -> Array | Sequence[An
 # --- folders ---------------------------------------------------------------------
 
 
-def load_folder(
-    root: Path, how: Preprocessing | None, model: Model, kind: str | None, labelled: bool
+def _load_folder(
+    root: Path, given: FileSource, model: Model, kind: str | None, labelled: bool
 ) -> Dataset:
     """As `load_dataset`, of a folder of pictures, recordings or `.npy` files."""
-    folder = SampleFolder(root)
+    folder, how = SampleFolder(root), given.preprocessing
     what = kind_of(folder)
+    if given.as_pixels and what != "pictures":
+        raise DataError("preprocessing that is compiled into the model is for pictures")
     if what == "arrays" and how is not None:
         raise DataError("preprocessing is for folders of pictures and recordings")
     if what == "arrays" and not has_one_kind(folder, model):
@@ -260,7 +264,7 @@ def load_folder(
     if what == "pictures":
         if kind in ("mask", "image") and table is not None:
             _check_other_files(folder, table)
-        source = Pictures(folder, names, model, how)
+        source = Pictures(folder, names, model, how, as_pixels=given.as_pixels)
     elif what == "recordings":
         source = Recordings.of(folder, names, model, how)
     else:

@@ -52,16 +52,8 @@ class PictureInput:
     @classmethod
     def of(cls, model: Model, how: Preprocessing) -> PictureInput:
         """The input of the model, in the size that it or `how` says. Raises DataError."""
-        inputs = model_inputs(model)
-        if len(inputs) != 1:
-            names = ", ".join(f"'{value.name[:100]}'" for value in inputs[:8])
-            raise DataError(
-                f"pictures are for models with one input, and this one has {len(inputs)} "
-                f"({names}); make constants of others with --input-value, or give .npy files or a "
-                "function"
-            )
-        (value,) = inputs
-        last, sizes = _layout(value, how)
+        value = only_input(model)
+        last, sizes = layout(value, how)
         colours, *size = sizes
         found = how.size or tuple(side for side in size if isinstance(side, int))
         if len(found) != 2:
@@ -73,21 +65,40 @@ class PictureInput:
             raise DataError(
                 f"preprocess: size {given[0]}x{given[1]} is not the input's, {size[0]}x{size[1]}"
             )
-        if how.channels == "bgr" and colours == 1:
-            raise DataError(f"preprocess: channels bgr, and input '{value.name}' has one channel")
-        for name in ("mean", "std"):
-            if len(getattr(how, name)) not in (1, colours):
-                raise DataError(
-                    f"preprocess: {name} has {len(getattr(how, name))} numbers, and input "
-                    f"'{value.name}' {colours} channel(s)"
-                )
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.dtype))
-        if how.dtype not in ("auto", dtype.name):
-            raise DataError(f"preprocess: dtype {how.dtype} is not the input's, {dtype}")
+        dtype = checked_type(value, how, colours)
         return cls(value.name, dtype, colours, last, (found[0], found[1]))
 
 
-def _layout(value: Value, how: Preprocessing) -> tuple[bool, list[Any]]:
+def only_input(model: Model) -> Value:
+    """The one input of a model that pictures are for. Raises DataError where there are others."""
+    inputs = model_inputs(model)
+    if len(inputs) != 1:
+        names = ", ".join(f"'{value.name[:100]}'" for value in inputs[:8])
+        raise DataError(
+            f"pictures are for models with one input, and this one has {len(inputs)} "
+            f"({names}); make constants of others with --input-value, or give .npy files or a "
+            "function"
+        )
+    return inputs[0]
+
+
+def checked_type(value: Value, how: Preprocessing, colours: int) -> np.dtype[Any]:
+    """The type of an input's numbers. Raises DataError where `how` doesn't suit the input."""
+    if how.channels == "bgr" and colours == 1:
+        raise DataError(f"preprocess: channels bgr, and input '{value.name}' has one channel")
+    for name in ("mean", "std"):
+        if len(getattr(how, name)) not in (1, colours):
+            raise DataError(
+                f"preprocess: {name} has {len(getattr(how, name))} numbers, and input "
+                f"'{value.name}' {colours} channel(s)"
+            )
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.dtype))
+    if how.dtype not in ("auto", dtype.name):
+        raise DataError(f"preprocess: dtype {how.dtype} is not the input's, {dtype}")
+    return dtype
+
+
+def layout(value: Value, how: Preprocessing) -> tuple[bool, list[Any]]:
     """Whether channels come last, and the sizes of channels, height and width."""
     shape = value.shape
     if shape is None or len(shape) not in (3, 4):
@@ -115,15 +126,26 @@ class Pictures:
     """Pictures of a folder as one input of a model, checked by their headers. Raises DataError."""
 
     def __init__(
-        self, folder: SampleFolder, names: list[str], model: Model, how: Preprocessing | None
+        self,
+        folder: SampleFolder,
+        names: list[str],
+        model: Model,
+        how: Preprocessing | None,
+        *,
+        as_pixels: bool = False,
     ) -> None:
+        """With `as_pixels` the model takes pixels, and `how` says, with layout and type, what it
+        makes of them: `embedding.embed`."""
         pillow()
         if how is None:
             raise DataError(
                 "say how pictures become inputs: --preprocess and one of " + ", ".join(PRESETS)
             )
-        self.folder, self.names, self.how = folder, names, how
-        self.input = PictureInput.of(model, how)
+        self.folder, self.names, self.how, self.as_pixels = folder, names, how, as_pixels
+        self.input = PictureInput.of(model, how.placing_only() if as_pixels else how)
+        self.last, self.dtype = self.input.last, self.input.dtype
+        if as_pixels:
+            self.last, self.dtype = how.layout == "nhwc", np.dtype(how.dtype)
         self.placings: list[Placing] = []
         for name in names:
             with opened(folder, name) as image, _named(name):
@@ -142,7 +164,8 @@ class Pictures:
 
     def read(self, index: int) -> Array:
         """One sample, as the model gets it."""
-        return self.finished(self.pixels(index))
+        pixels = self.pixels(index)
+        return pixels if self.as_pixels else self.finished(pixels)
 
     def pixels(self, index: int) -> Array:
         """What is resized and pasted, uint8 [height, width, channels] in RGB or gray."""
@@ -154,11 +177,11 @@ class Pictures:
         return placing.paste(array, self.input.size, self.how.pad)
 
     def finished(self, pixels: Array) -> Array:
-        """Of pixels, the channels in order and layout, as numbers that the model takes."""
+        """Of pixels, the channels in order and layout, as numbers that the network takes."""
         if self.how.channels == "bgr":
             pixels = pixels[..., ::-1]
-        array = self.how.normalized(pixels, self.input.dtype)
-        return np.ascontiguousarray(array if self.input.last else array.transpose(2, 0, 1))
+        array = self.how.normalized(pixels, self.dtype)
+        return np.ascontiguousarray(array if self.last else array.transpose(2, 0, 1))
 
     def like(self, name: str) -> Array:
         """Another picture of the folder in the values of the input, in its own size."""

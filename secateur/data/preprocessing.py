@@ -126,6 +126,13 @@ class Preprocessing:
         except (TypeError, ValueError) as error:
             raise DataError(f"preprocess: {error}") from None
 
+    def placing_only(self) -> Preprocessing:
+        """What is left to do for a model that does the rest: pixels, placed, in RGB or gray."""
+        kept = {
+            name: getattr(self, name) for name in ("size", "fit", "crop_share", "kernel", "pad")
+        }
+        return Preprocessing(**kept, layout="nhwc")
+
     def settings(self) -> dict[str, Any]:
         """What differs from doing nothing, for a report."""
         return {

@@ -16,6 +16,7 @@ from .depfile import make_rule
 
 if TYPE_CHECKING:
     from ..data.fixed_inputs import FixedInputs
+    from ..data.preprocessing import Preprocessing
     from .optimize import Progress
 
 __all__ = ["LIBRARY_THREADS", "LibraryOptions", "compile_file", "known_targets", "library_options"]
@@ -53,6 +54,7 @@ def compile_file(
     progress: Progress,
     *,
     fixed: FixedInputs | None = None,
+    embed: Preprocessing | None = None,
     cache: Path | bool = True,
     tune: float = 0.0,
     fallback: bool = False,
@@ -64,12 +66,13 @@ def compile_file(
     depfile: Path | None = None,
 ) -> Compilation:
     """Compile the model in `source` into `folder`, which changes whole or not at all: into
-    an artifact, or into a C library. `depfile` is a file for a rule of Make that says which files
-    the result depends on.
+    an artifact, or into a C library. `embed` is preprocessing that the result does, too. `depfile`
+    is a file for a rule of Make that says which files the result depends on.
 
     Raises SecateurError for a library with `fallback`, whose files can't run a model in parts.
     """
     from ..checking.running import open_model
+    from ..data.embedding import embed as embed_preprocessing
     from ..data.random_inputs import random_feeds
     from ..ir.external import external_files
     from ..ir.onnx_io import atomic_files
@@ -88,6 +91,8 @@ def compile_file(
         written = stack.enter_context(output_folder(folder, replaced))
         progress.begin("import")
         model = open_model(source, fixed)
+        if embed is not None:
+            embed_preprocessing(model, embed)
         if depfile is not None:
             read = [source, *external_files(model)]
             if library is not None and library.labels_file is not None:

@@ -10,6 +10,7 @@ from ..checking.measure import measure_stage
 from ..checking.metrics.catalogue import kind_of_labels
 from ..checking.running import open_model
 from ..data.datasets import DataSource, load_dataset
+from ..data.embedding import as_pixels, embed
 from ..ir.errors import SecateurError, UnsupportedError
 from ..ir.model import Model
 from ..passes.prune import inspect_groups
@@ -17,7 +18,7 @@ from ..passes.quantize import SCHEMES
 from ..passes.simplify import simplify_pipeline
 from ..passes.sizes import infer_sizes
 from ..reporting.report import bytes_text, count_text, short
-from .optimize import Settings
+from .settings import Settings
 
 
 def plan_run(
@@ -29,6 +30,9 @@ def plan_run(
     """Lines for people. Raises SecateurError for what the run would refuse at once."""
     target = parse_target(settings.target)
     model = open_model(source, settings.fixed_inputs())
+    if settings.embed is not None:
+        how = embed(model, settings.embed)
+        calibration, evaluation = as_pixels(calibration, how), as_pixels(evaluation, how)
     stage = measure_stage("original", model, 0.0)
     lines = [
         f"{source}: {count_text(stage.nodes)} nodes, {count_text(stage.parameters)} parameters, "

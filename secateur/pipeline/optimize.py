@@ -36,7 +36,7 @@ from ..data.datasets import (
     prepared,
     source_files,
 )
-from ..data.fixed_inputs import FixedInputs
+from ..data.embedding import as_pixels, embed, embedded_note
 from ..data.npz import DataError
 from ..data.preprocessing import Preprocessing
 from ..data.random_inputs import random_feeds
@@ -48,7 +48,7 @@ from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.base import Context
 from ..passes.batch import inspect_batch
-from ..passes.quantize import SCHEMES, Quantize
+from ..passes.quantize import SCHEMES
 from ..reporting.html import has_templates, report_page
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
@@ -56,7 +56,8 @@ from .bench import bench_data
 from .depfile import make_rule
 from .latency import Machine
 from .output import output_folder
-from .pruning import check_amounts, prune_model
+from .pruning import prune_model
+from .settings import ARTIFACT, FILES, Settings
 from .steps import (
     Step,
     StepResult,
@@ -66,12 +67,6 @@ from .steps import (
     simplify_step,
     step_warnings,
 )
-
-ARTIFACT = "model.so"
-
-FILES = ("model.onnx", "model.onnx.data", ARTIFACT, "report.json", "report.md", "report.html")
-"""What an output folder may hold besides a C library; `model.onnx.data` only where a model
-needs it, and `report.html` only with Jinja2."""
 
 
 class Progress(Protocol):
@@ -90,109 +85,6 @@ class _Silent:
 
     def end(self) -> None:
         pass
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the user asked for. At most one of the goals, `macs` to `ratio`, prunes.
-
-    `macs` and `params` are shares of the original to keep; so are `bytes`, of the file, and
-    `latency`, of the artifact, or they are amounts with a unit, as `200kB` and `2ms`. `ratio`
-    is a share of the channels to remove. `quantize` is a scheme, `quantization` holds other
-    options of `Quantize`. `align` is what channel counts stay multiples of
-    where the goal allows; by default the target's vector width. `tune` is for how many minutes
-    to measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
-    `declared_sizes` whether inputs that give results their sizes have the declared ones, `sizes`
-    what is admitted of open sizes, as in `seq=1..512`, `small` whether few bytes count more than
-    speed. `ignore` are patterns of nodes that no step changes, `ignore_prune` of those that aren't
-    pruned.
-    `metrics` are what is measured by labels, by default what the labels are for. The rest is as in
-    `PruneChannels`.
-    """
-
-    target: str
-    input_shapes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
-    freeze_defaults: bool = False
-    input_values: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    outputs: tuple[str, ...] = ()
-    macs: float | None = None
-    params: float | None = None
-    bytes: float | str | None = None
-    latency: float | str | None = None
-    ratio: float | None = None
-    quantize: str | None = None
-    quantization: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    scope: str = "global"
-    importance: str | None = None
-    align: int | None = None
-    ignore: tuple[str, ...] = ()
-    ignore_prune: tuple[str, ...] = ()
-    limits: tuple[str, ...] = ()
-    normalized: bool = False
-    recovery: bool = True
-    rematch: bool = False
-    rotate: bool = False
-    search: float = 0.0
-    tune: float = 0.0
-    fallback: bool = False
-    declared_sizes: bool = False
-    small: bool = False
-    sizes: tuple[str, ...] = ()
-    threads: int = 1
-    seed: int = 0
-    metrics: tuple[str, ...] = ()
-    library: LibraryOptions | None = None
-    """What is compiled is a C library, made so."""
-
-    def __post_init__(self) -> None:
-        if self.library is not None and self.fallback:
-            raise SecateurError("a C library needs every node compiled: leave out fallback")
-        if self.library is not None and f"{self.library.name}.json" in FILES:
-            raise SecateurError(
-                f"name '{self.library.name}': its description would be a file of the report's"
-            )
-        if self.ignore and self.quantize is None and not self.goals():
-            raise SecateurError("ignore: nothing is pruned or quantized")
-        if self.ignore_prune and not self.goals():
-            raise SecateurError("ignore-prune: nothing is pruned")
-        self.quantizer().check()
-        check_amounts(self.goals())
-        if self.threads < 1:
-            raise SecateurError(f"threads: {self.threads} is not a positive number")
-        if self.tune > 0 and not can_run_here(parse_target(self.target)):
-            raise SecateurError(f"can't tune for {self.target}: this machine can't run its code")
-
-    def fixed_inputs(self) -> FixedInputs:
-        """What the user fixes of the model's inputs."""
-        return FixedInputs(self.input_shapes, self.freeze_defaults, self.input_values, self.outputs)
-
-    def quantizer(self, *, fast: bool = False) -> Quantize:
-        """The pass that quantizes; the quick one gives as large a model."""
-        scheme = "int8" if self.quantize is None else self.quantize
-        ignore = (*self.ignore, *self.quantization.get("ignore", ()))
-        pass_ = Quantize(scheme, **{**self.quantization, "ignore": ignore})
-        if fast:
-            pass_ = dataclasses.replace(pass_, max_drop=None, table=False)
-            if SCHEMES[scheme].kind == "static":
-                pass_ = dataclasses.replace(pass_, accuracy="fast")
-        return pass_
-
-    def goals(self) -> dict[str, Any]:
-        """The options of `PruneChannels` that say how much is to be pruned."""
-        names = ("macs", "params", "bytes", "latency", "ratio")
-        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-
-    def pruning(self) -> dict[str, Any]:
-        """The options of `PruneChannels`; empty where nothing is to be pruned."""
-        if not self.goals():
-            return {}
-        names = "scope importance limits normalized recovery rematch rotate search"
-        return {
-            **self.goals(),
-            **{name: getattr(self, name) for name in names.split()},
-            "ignore": (*self.ignore, *self.ignore_prune),
-            "align": self.align or parse_target(self.target).lanes,
-        }
 
 
 def optimize(
@@ -214,6 +106,7 @@ def optimize(
     calibration: DataSource | None = None,
     evaluation: DataSource | None = None,
     preprocess: Preprocessing | str | Sequence[str] | Mapping[str, Any] | None = None,
+    embed_preprocessing: bool = False,
     metrics: Sequence[str] = (),
     scope: str = "global",
     importance: str | None = None,
@@ -246,7 +139,8 @@ def optimize(
     Jinja2 is installed, `report.html`, all or none of them. `calibration` and `evaluation` are
     `.npz` files, folders, functions or mappings (docs/data.md); quantization needs the former,
     accuracy the latter with labels.
-    `preprocess` says how pictures and recordings of folders become inputs, `metrics` what is
+    `preprocess` says how pictures and recordings of folders become inputs; with
+    `embed_preprocessing` the model does that itself, and takes pixels. `metrics` are what is
     measured (docs/metrics.md). `input_shapes` fixes inputs of open shape, `freeze_defaults`
     those that have a default value, `input_values` gives inputs' values as text
     (`{"rate": "16000"}`), `outputs` names values or nodes at which the model ends.
@@ -257,6 +151,11 @@ def optimize(
     the report says was run. A `model` given
     as IR is not changed. Raises SecateurError.
     """
+    embedded = None
+    if embed_preprocessing:
+        if preprocess is None:
+            raise SecateurError("embed-preprocessing needs preprocess, which says what is embedded")
+        embedded = Preprocessing.of(preprocess)
     settings = Settings(
         target=target,
         input_shapes=dict(input_shapes or {}),
@@ -289,6 +188,7 @@ def optimize(
         threads=threads,
         seed=seed,
         metrics=tuple(metrics),
+        embed=embedded,
         library=library,
     )
     if quantize is not None and calibration is None and SCHEMES[quantize].needs_samples:
@@ -343,6 +243,11 @@ class _Run:
     ) -> None:
         with self._stage("import") as seconds:
             self.original = open_model(model, self.settings.fixed_inputs())
+            embedded = []
+            if self.settings.embed is not None:
+                how = embed(self.original, self.settings.embed)
+                calibration, evaluation = as_pixels(calibration, how), as_pixels(evaluation, how)
+                embedded = [embedded_note(self.original, how)]
             self.model = self.original.clone()
             kind = kind_of_labels(self.settings.metrics)
             self.calibration = _dataset(calibration, self.model, labelled=False)
@@ -351,6 +256,7 @@ class _Run:
                 model=describe_model(self.model),
                 options=dataclasses.asdict(self.settings),
                 environment=environment(),
+                notes=embedded,
             )
             for data in (self.calibration, self.evaluation):
                 self.report.notes += [] if data is None else data.notes

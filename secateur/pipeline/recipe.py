@@ -63,6 +63,7 @@ class DataSection(_Section):
     calibration: str | None = None
     evaluation: str | None = None
     preprocess: list[str] | None = None
+    embed_preprocessing: bool | None = None
     metrics: list[str] | None = None
 
 
@@ -168,6 +169,7 @@ EXAMPLES: dict[str, Any] = {
     "calibration": "calibration.npz",
     "evaluation": "evaluation.npz",
     "preprocess": ["imagenet", "size=224x224"],
+    "embed_preprocessing": True,
     "metrics": ["top1", "top5"],
     "macs": 0.7,
     "params": 0.7,
