@@ -16,6 +16,7 @@ from ..ir.graph import Node
 from ..ir.model import Model
 
 if TYPE_CHECKING:
+    from .dump import Dump
     from .prune.budget import KernelCost
     from .prune.plan import Pruned
     from .samples import SampleArray
@@ -60,7 +61,8 @@ class Context:
     what a pass that cut the model before left for one that recovers it. `kernels` say what the
     model costs in time on the machine that it is compiled for, which goals in latency are
     counted by. `judge` makes of a model what tells the share that another one loses against it;
-    by default that is agreement on the calibration samples.
+    by default that is agreement on the calibration samples. `dump` takes the model's text after
+    each pass.
     """
 
     calibration: Mapping[str, SampleArray] | None = None
@@ -69,6 +71,7 @@ class Context:
     pruned: Pruned | None = None
     kernels: Sequence[KernelCost] | None = None
     judge: Callable[[Model], Callable[[Model], float]] | None = None
+    dump: Dump | None = None
 
     def after(self, result: PassResult) -> Context:
         """The context of the pass that comes next."""

@@ -6,16 +6,15 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from ..ir.declarations import check_declarations
 from ..ir.errors import SecateurError
 from ..ir.model import Model
 from ..ir.tensor import Array
-from ..ir.text import print_model
 from ..ir.verify import verify
 from .base import Context, Pass, PassResult
 from .compare import allowed_deviation, deviation, magnitude, relative
+from .dump import Dump
 from .pipeline import format_pass
 
 log = logging.getLogger(__name__)
@@ -58,15 +57,15 @@ class PassManager:
 
     The model is verified before the first pass, where its declared types must agree with
     inference, too, and after each (`verify`), compared
-    with its original state after each (`check`), and written to the folder `dump`
-    as text, `NN-name.txt`, before the first pass and after each. `observe` is called with
+    with its original state after each (`check`), and its text goes to `dump` before the first
+    pass and after each. `observe` is called with
     each pass's index and text before it runs. A failure names the pass.
     """
 
     passes: Sequence[Pass]
     verify: bool = True
     check: OutputCheck | None = None
-    dump: Path | None = None
+    dump: Dump | None = None
     observe: Callable[[int, str], None] | None = None
 
     def run(self, model: Model, context: Context | None = None) -> list[PassRecord]:
@@ -79,7 +78,8 @@ class PassManager:
             verify(model)
             check_declarations(model)
         expected = _outputs(model, self.check) if self.check is not None else []
-        self._dump(model, 0, "input")
+        if self.dump is not None and not self.dump.count:
+            self.dump.write(model, "input")
         records: list[PassRecord] = []
         for index, pass_ in enumerate(self.passes):
             text = format_pass(pass_)
@@ -92,12 +92,11 @@ class PassManager:
                 ran = f" (after {before})" if before else ""
                 raise type(error)(f"pass '{text}'{ran}: {error}") from error
             records.append(record)
-            log.debug(
-                "%s: %s", text, "changed the model" if record.result.changed else "changed nothing"
-            )
+            _log(record)
             if context is not None:
                 context = context.after(record.result)
-            self._dump(model, index + 1, pass_.name)
+            if self.dump is not None:
+                self.dump.write(model, pass_.name)
         return records
 
     def _run_one(
@@ -138,11 +137,34 @@ class PassManager:
                 worst = max(worst, found)
         return worst
 
-    def _dump(self, model: Model, index: int, name: str) -> None:
-        if self.dump is not None:
-            self.dump.mkdir(parents=True, exist_ok=True)
-            text = print_model(model)
-            (self.dump / f"{index:02}-{name}.txt").write_text(text, encoding="utf-8")
+
+def _log(record: PassRecord) -> None:
+    """What the pass did; at debug what it decided, entry by entry, and what it left alone."""
+    result = record.result
+    what = "changed the model" if result.changed else "changed nothing"
+    log.info("%s: %s in %.2f s", record.pass_text, what, record.seconds)
+    if not log.isEnabledFor(logging.DEBUG):
+        return
+    for name, value in result.statistics.items():
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        for entry in entries:
+            log.debug("%s: %s: %s", record.pass_text, name, _brief(entry))
+    for note in result.notes:
+        log.debug("%s: left alone: %s", record.pass_text, note)
+
+
+_SHOWN = 12
+"""Elements of a table's entry that are logged."""
+
+
+def _brief(entry: object) -> str:
+    """An entry of a pass's statistics on a line."""
+    if isinstance(entry, Mapping):
+        return ", ".join(f"{key} {_brief(value)}" for key, value in entry.items())
+    if isinstance(entry, (list, tuple)):
+        more = [f"and {len(entry) - _SHOWN} more"] if len(entry) > _SHOWN else []
+        return f"[{', '.join([*map(_brief, entry[:_SHOWN]), *more])}]"
+    return f"{entry:.6g}" if isinstance(entry, float) else str(entry)
 
 
 def _outputs(model: Model, check: OutputCheck) -> list[dict[str, Array]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence, Set
@@ -47,6 +48,7 @@ from .lowering.lower import lower
 from .plan.memory import ArenaBlock, arena_blocks
 from .plan.operations import Plan
 from .plan.schedule import Schedule
+from .plan.sizes import is_open
 from .plan.tensors import PlanTensor
 from .plan.text import print_plan
 from .targets import Target, can_run_here
@@ -55,6 +57,8 @@ from .tuning.tune import TuneReport, check_tunable, tune
 __all__ = ["CompileReport", "can_run_here", "compile_library", "compile_model"]
 
 METADATA_VERSION = 1
+
+log = logging.getLogger(__name__)
 
 _NO_OPEN_LIBRARY = "C libraries have no open sizes yet; --input-shape fixes those of inputs"
 
@@ -192,16 +196,31 @@ def compile_library(
     return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
 
 
-def unsupported_nodes(model: Model, target: Target) -> list[str]:
+def unsupported_nodes(
+    model: Model,
+    target: Target,
+    *,
+    declared_sizes: bool = False,
+    sizes: Mapping[str, Admitted] | None = None,
+    as_library: bool = False,
+) -> list[str]:
     """Why nodes of a model (unchanged) can't be compiled, by the analysis alone; no kernel is
     built. Raises UnsupportedError where that is not about single nodes."""
-    work, _ = _prepare(model, False, None)
+    if as_library and sizes:
+        raise UnsupportedError(f"--size: {_NO_OPEN_LIBRARY}")
+    work, batch = _prepare(model, declared_sizes, sizes)
+    if as_library:
+        _check_batch(work, batch)
     _check_sizes(work)
-    refuse_sizes_of_inputs(work)
+    if not declared_sizes:
+        refuse_sizes_of_inputs(work)
     try:
-        lower(work, target)
+        plan = lower(work, target, sizes)
     except UnsupportedNodesError as error:
         return list(error.all_reasons().values()) or [str(error)]
+    ends = (*plan.inputs, *(tensor for _, tensor in plan.outputs))
+    if as_library and any(is_open(*tensor.shape) for tensor in ends):
+        raise UnsupportedError(_NO_OPEN_LIBRARY)
     return []
 
 
@@ -398,9 +417,11 @@ class _Compiler:
 
     def _report(self, made: _Emitted, reused: int) -> None:
         before, tuning = self.report, made.tuning
+        kernels = len(made.emission.functions)
+        log.info("%d operations, %d kernels, %d from the cache", made.operations, kernels, reused)
         self.report = dataclasses.replace(
             before,
-            kernels=before.kernels + len(made.emission.functions),
+            kernels=before.kernels + kernels,
             reused=before.reused + reused,
             operations=before.operations + made.operations,
             accesses=before.accesses.plus(made.accesses),

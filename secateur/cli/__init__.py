@@ -169,7 +169,12 @@ def _one_line(error: BaseException) -> str:
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="secateur")
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is decided, and where.")
+@click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    help="Say on stderr what ran and what it did; -vv: what is decided, node by node.",
+)
 @click.option(
     "--log-file",
     type=click.Path(dir_okay=False),
@@ -178,12 +183,12 @@ def _one_line(error: BaseException) -> str:
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print results of --json, and errors, only.")
 @click.pass_context
-def main(ctx: click.Context, verbose: bool, log_file: str | None, quiet: bool) -> None:
+def main(ctx: click.Context, verbose: int, log_file: str | None, quiet: bool) -> None:
     """Prune, quantize and compile ONNX models for edge devices."""
     if verbose and quiet:
         raise click.UsageError("Give --verbose or --quiet, not both.")
     ctx.meta[QUIET] = quiet
     if verbose:
-        log_to(ctx, logging.StreamHandler(), logging.DEBUG)
+        log_to(ctx, logging.StreamHandler(), logging.DEBUG if verbose > 1 else logging.INFO)
     if log_file is not None:
         log_to(ctx, logging.FileHandler(log_file, encoding="utf-8"), logging.DEBUG)

@@ -12,6 +12,7 @@ from .console import StageProgress, print_json, say
 from .options import (
     compiler_options,
     depfile_option,
+    dump_option,
     embed_option,
     fixed_inputs_options,
     folder_option,
@@ -34,16 +35,11 @@ if TYPE_CHECKING:
 @target_option
 @fixed_inputs_options
 @compiler_options
-@click.option(
-    "--dump-plan",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write the plan as text: the fused operations that kernels are made for.",
-)
 @preprocess_options()
 @embed_option
 @format_options
 @depfile_option
+@dump_option
 @json_option
 def command(
     model: Path,
@@ -52,9 +48,9 @@ def command(
     fixed: FixedInputs,
     embed: Preprocessing | None,
     compiler: dict[str, Any],
-    dump_plan: Path | None,
     library: LibraryOptions | None,
     depfile: Path | None,
+    dump: Path | None,
     as_json: bool,
 ) -> None:
     """Compile MODEL for a target, as it is: writes model.so, or a C library, into a folder."""
@@ -68,7 +64,7 @@ def command(
             progress,
             fixed=fixed,
             embed=embed,
-            dump_plan=dump_plan,
+            dump=dump,
             library=library,
             depfile=depfile,
             **compiler,

@@ -18,6 +18,7 @@ from .console import StageProgress, print_json, print_table, say
 from .options import (
     compiler_options,
     depfile_option,
+    dump_option,
     embed_option,
     fixed_inputs_options,
     folder_option,
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     help="Write the options of this run as a recipe.",
 )
 @depfile_option
+@dump_option
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -101,6 +103,7 @@ def command(
     library: LibraryOptions | None,
     save_recipe: Path | None,
     depfile: Path | None,
+    dump: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -137,7 +140,8 @@ def command(
             **pruning,
             **{name: value for name, value in compiler.items() if name != "cache"},
         )
-        lines = plan_run(model, settings, calibration, evaluation)
+        files = [path for path in (output, save_recipe, depfile, dump) if path is not None]
+        lines = plan_run(model, settings, calibration, evaluation, files)
         if as_json:
             print_json({"plan": lines})
         else:
@@ -173,6 +177,7 @@ def command(
             seed=seed,
             library=library,
             depfile=depfile,
+            dump=dump,
             read=read,
             observer=progress,
             command=click.get_current_context().meta.get(COMMAND, ""),

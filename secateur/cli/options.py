@@ -30,6 +30,14 @@ threads_option = click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads to run with."
 )
 
+dump_option = click.option(
+    "--dump",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write the model's text before the first pass and after each, and the compiler's plan, "
+    "into an empty folder.",
+)
+
 seed_option = click.option(
     "--seed",
     type=click.IntRange(0),

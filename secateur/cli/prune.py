@@ -11,6 +11,7 @@ import click
 from ..reporting.curve import CURVE_HEADER, Curve
 from .console import print_json, print_table, say
 from .options import (
+    dump_option,
     file_option,
     fixed_inputs_options,
     json_option,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 @samples_options("calibration", "evaluation")
 @metric_option
 @seed_option
+@dump_option
 @json_option
 def command(
     model: Path,
@@ -62,6 +64,7 @@ def command(
     evaluation: DataSource | None,
     metrics: tuple[str, ...],
     seed: int,
+    dump: Path | None,
     as_json: bool,
 ) -> None:
     """Remove channels from MODEL until the goal is met.
@@ -80,6 +83,8 @@ def command(
     if sweep is not None:
         if metrics:
             raise click.UsageError("--sweep measures top1: leave out --metric.")
+        if dump is not None:
+            raise click.UsageError("--dump is for one goal: leave out --sweep.")
         from ..pipeline.sweep import parse_budgets, sweep_file
 
         rest = {name: value for name, value in pruning.items() if name not in GOALS}
@@ -109,6 +114,7 @@ def command(
         evaluation=evaluation,
         metrics=metrics,
         seed=seed,
+        dump=dump,
     )
     print_transformation(report, output, as_json)
 

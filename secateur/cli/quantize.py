@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
+    dump_option,
     file_option,
     fixed_inputs_options,
     json_option,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @samples_options("calibration", "evaluation")
 @metric_option
 @seed_option
+@dump_option
 @json_option
 def command(
     model: Path,
@@ -42,6 +44,7 @@ def command(
     evaluation: DataSource | None,
     metrics: tuple[str, ...],
     seed: int,
+    dump: Path | None,
     as_json: bool,
 ) -> None:
     """Quantize MODEL: to integers (QuantizeLinear and DequantizeLinear pairs, or dynamically) or
@@ -59,5 +62,6 @@ def command(
         evaluation=evaluation,
         metrics=metrics,
         seed=seed,
+        dump=dump,
     )
     print_transformation(report, output, as_json)

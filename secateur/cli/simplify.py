@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import (
+    dump_option,
     file_option,
     fixed_inputs_options,
     json_option,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 @click.option("--check", is_flag=True, help="Compare the outputs in ONNX Runtime.")
 @samples_options("data")
 @seed_option
+@dump_option
 @json_option
 def command(
     model: Path,
@@ -64,6 +66,7 @@ def command(
     check: bool,
     data: DataSource | None,
     seed: int,
+    dump: Path | None,
     as_json: bool,
 ) -> None:
     """Fold constants and remove what MODEL computes for nothing.
@@ -77,5 +80,5 @@ def command(
     from ..pipeline.simplification import Options, simplify_file
 
     options = Options(fixed, opset, inline, size_limit, allow_contrib, qdq)
-    report = simplify_file(model, output, options, check=check, data=data, seed=seed)
+    report = simplify_file(model, output, options, check=check, data=data, seed=seed, dump=dump)
     print_transformation(report, output, as_json)

@@ -12,6 +12,7 @@ from ..backends.tvm.artifact.options import THREADS, LibraryOptions, check_name,
 from ..backends.tvm.targets import Target, can_run_here, parse_target, targets
 from ..ir.errors import SecateurError
 from ..ir.files import read_regular
+from ..passes.dump import Dump
 from .depfile import make_rule
 
 if TYPE_CHECKING:
@@ -61,13 +62,14 @@ def compile_file(
     declared_sizes: bool = False,
     small: bool = False,
     sizes: Sequence[str] = (),
-    dump_plan: Path | None = None,
+    dump: Path | None = None,
     library: LibraryOptions | None = None,
     depfile: Path | None = None,
 ) -> Compilation:
     """Compile the model in `source` into `folder`, which changes whole or not at all: into
     an artifact, or into a C library. `embed` is preprocessing that the result does, too. `depfile`
-    is a file for a rule of Make that says which files the result depends on.
+    is a file for a rule of Make that says which files the result depends on. `dump` is an empty
+    folder for the model's text, before and after it is prepared, and the plan's.
 
     Raises SecateurError for a library with `fallback`, whose files can't run a model in parts.
     """
@@ -80,6 +82,7 @@ def compile_file(
     from .output import output_folder
 
     machine = parse_target(target)
+    writer = None if dump is None else Dump(dump)
     if library is not None and fallback:
         raise SecateurError("a C library needs every node compiled: leave out --fallback")
     files = (ARTIFACT,) if library is None else library.files
@@ -93,6 +96,8 @@ def compile_file(
         model = open_model(source, fixed)
         if embed is not None:
             embed_preprocessing(model, embed)
+        if writer is not None:
+            writer.write(model, "input")
         if depfile is not None:
             read = [source, *external_files(model)]
             if library is not None and library.labels_file is not None:
@@ -101,16 +106,23 @@ def compile_file(
         progress.end()
         progress.begin("compile")
         from ..backends.tvm.cache import Cache
-        from ..backends.tvm.compile import compile_library, compile_model  # imports TVM
+        from ..backends.tvm.compile import (  # imports TVM
+            compile_library,
+            compile_model,
+            one_sample,
+        )
         from ..backends.tvm.graph.open_sizes import read_admitted
 
+        admitted = read_admitted(sizes)
+        if writer is not None:
+            writer.write(one_sample(model, admitted)[0], "prepared")
         options: dict[str, Any] = {
             "cache": Cache.open(cache),
             "tune_minutes": tune,
             "declared_sizes": declared_sizes,
             "small": small,
-            "dump_plan": dump_plan,
-            "sizes": read_admitted(sizes),
+            "dump_plan": None if writer is None else writer.plan,
+            "sizes": admitted,
         }
         if library is None:
             built = compile_model(model, machine, written / file, fallback=fallback, **options)

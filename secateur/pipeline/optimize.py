@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.base import Context
 from ..passes.batch import inspect_batch
+from ..passes.dump import Dump
 from ..passes.quantize import SCHEMES
 from ..reporting.html import has_templates, report_page
 from ..reporting.markdown import to_markdown
@@ -57,7 +59,7 @@ from .depfile import make_rule
 from .latency import Machine
 from .output import output_folder
 from .pruning import prune_model
-from .settings import ARTIFACT, FILES, Settings
+from .settings import ARTIFACT, FILES, UNEVALUATED, Settings
 from .steps import (
     Step,
     StepResult,
@@ -67,6 +69,8 @@ from .steps import (
     simplify_step,
     step_warnings,
 )
+
+log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -129,6 +133,7 @@ def optimize(
     seed: int = 0,
     library: LibraryOptions | None = None,
     depfile: Path | None = None,
+    dump: Path | None = None,
     read: Sequence[Path] = (),
     observer: Progress | None = None,
     command: str = "",
@@ -147,7 +152,8 @@ def optimize(
     `tune`, `fallback`, `declared_sizes`, `sizes` (as in `seq=1..512`), `small` and `cache` (a
     folder, or whether to use the user's) are those of `compile_model`. With `library` the result
     is a C library in place of `model.so`. `depfile` is a file for a rule of Make that says which
-    files the result depends on: those that this function reads, and `read`. `command` is what
+    files the result depends on: those that this function reads, and `read`. `dump` is an empty
+    folder for the model's text after each pass, and the compiler's plan. `command` is what
     the report says was run. A `model` given
     as IR is not changed. Raises SecateurError.
     """
@@ -191,9 +197,12 @@ def optimize(
         embed=embedded,
         library=library,
     )
+    if metrics and evaluation is None:
+        raise SecateurError(UNEVALUATED)
     if quantize is not None and calibration is None and SCHEMES[quantize].needs_samples:
         raise SecateurError("quantizing to integers needs calibration data")
-    run = _Run(settings, Cache.open(cache), observer or _Silent())
+    writer = None if dump is None else Dump(dump)
+    run = _Run(settings, Cache.open(cache), observer or _Silent(), writer)
     out = Path(out)
     names = FILES if library is None else (*FILES, *library.replaced)
     with contextlib.ExitStack() as stack:
@@ -226,7 +235,9 @@ def refuse_overwriting(model: Model, *outputs: Path) -> None:
 class _Run:
     """The state of one run; its public methods are the stages, in order."""
 
-    def __init__(self, settings: Settings, cache: Cache, observer: Progress) -> None:
+    def __init__(
+        self, settings: Settings, cache: Cache, observer: Progress, dump: Dump | None
+    ) -> None:
         self.settings = settings
         self.cache = cache
         self.target: Target = parse_target(settings.target)
@@ -234,6 +245,7 @@ class _Run:
         self.started = time.perf_counter()
         self.runners: dict[str, Runner] = {}
         self.oracles: list[tuple[Step, Model, Model]] = []
+        self.dump = dump
 
     def read(
         self,
@@ -282,6 +294,7 @@ class _Run:
             self.settings.seed,
             synthetic=made_up,
             judge=judge_of(self.evaluation, self.settings.metrics),
+            dump=self.dump,
         )
         self._apply(simplify_step())
         self.simplified = self.model.clone()
@@ -321,7 +334,8 @@ class _Run:
     def _quantized(self, model: Model) -> Model:
         """A quantized copy, by which a budget is counted."""
         copy = model.clone()
-        run_step(quantize_step(self.settings.quantizer(fast=True)), copy, self.context)
+        context = dataclasses.replace(self.context, dump=None)
+        run_step(quantize_step(self.settings.quantizer(fast=True)), copy, context)
         return copy
 
     def verify(self, path: Path) -> None:
@@ -346,15 +360,23 @@ class _Run:
         """Compile into `folder`, and run the result where this machine can."""
         library = self.settings.library
         with self._stage("compile") as seconds:
-            from ..backends.tvm.compile import compile_library, compile_model  # imports TVM
+            from ..backends.tvm.compile import (  # imports TVM
+                compile_library,
+                compile_model,
+                one_sample,
+            )
             from ..backends.tvm.graph.open_sizes import read_admitted
 
+            sizes = read_admitted(self.settings.sizes)
+            if self.dump is not None:
+                self.dump.write(one_sample(self.model, sizes)[0], "prepared")
             options: dict[str, Any] = {
                 "cache": self.cache,
                 "tune_minutes": self.settings.tune,
                 "declared_sizes": self.settings.declared_sizes,
                 "small": self.settings.small,
-                "sizes": read_admitted(self.settings.sizes),
+                "sizes": sizes,
+                "dump_plan": None if self.dump is None else self.dump.plan,
             }
             if library is None:
                 files: tuple[str, ...] = (ARTIFACT,)
@@ -479,6 +501,7 @@ class _Run:
         self.observer.begin(name)
         start = time.perf_counter()
         yield lambda: time.perf_counter() - start
+        log.info("%s: %.2f s", name, time.perf_counter() - start)
         self.observer.end()
 
 

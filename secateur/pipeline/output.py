@@ -22,7 +22,7 @@ def output_folder(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
     Raises SecateurError, before the block runs where it can, if the folder can't
     be written.
     """
-    _check_replaceable(folder, names)
+    check_writable(folder, names)
     with contextlib.ExitStack() as stack:
         with _writing(folder):
             scratch = stack.enter_context(scratch_folder(_existing(folder)))
@@ -41,7 +41,8 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _check_replaceable(folder: Path, names: tuple[str, ...]) -> None:
+def check_writable(folder: Path, names: tuple[str, ...]) -> None:
+    """Raise SecateurError where the folder can't get files of these names."""
     if folder.is_symlink() and not folder.exists():
         raise SecateurError(f"{folder}: can't write here (dangling link)")
     if folder.exists() and not folder.is_dir():

@@ -9,6 +9,7 @@ from ..ir.errors import SecateurError
 from ..ir.model import Model
 from ..ir.onnx_io import load
 from ..ir.text import print_model, print_neighbourhood
+from ..passes.dump import Dump
 from ..passes.manager import PassManager
 from ..passes.pipeline import parse_pipeline
 
@@ -24,7 +25,8 @@ def print_difference(
     """The difference that a pipeline of passes makes; `dump` is for the text after each."""
     model = load(path)
     before = print_model(model, max_elements)
-    PassManager(parse_pipeline(passes), dump=dump).run(model)
+    writer = None if dump is None else Dump(dump)
+    PassManager(parse_pipeline(passes), dump=writer).run(model)
     after = print_model(model, max_elements)
     lines = difflib.unified_diff(
         before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=2

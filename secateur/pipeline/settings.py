@@ -20,6 +20,8 @@ FILES = ("model.onnx", "model.onnx.data", ARTIFACT, "report.json", "report.md", 
 """What an output folder may hold besides a C library; `model.onnx.data` only where a model
 needs it, and `report.html` only with Jinja2."""
 
+UNEVALUATED = "metrics are measured on labelled samples: give --evaluation"
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:

@@ -17,6 +17,7 @@ from ..ir.infer import infer_shapes
 from ..ir.onnx_io import load
 from ..ir.reference import load_problem
 from ..passes.base import Pass
+from ..passes.dump import Dump
 from ..passes.manager import OutputCheck, PassManager
 from ..passes.simplify import ConvertOpset, InlineFunctions, Simplify
 from ..reporting.report import Check, Report
@@ -67,12 +68,14 @@ def simplify_file(
     check: bool = False,
     data: DataSource | None = None,
     seed: int = 0,
+    dump: Path | None = None,
 ) -> Report:
     """Simplify the model in `source` and write it to `output`, whole or not at all.
 
     The result always passes the verifier, and onnx.checker and ONNX Runtime where `source`
     does; with `check` its outputs are also compared with the original's in ONNX Runtime, on
-    `data` or on random inputs. Raises SecateurError.
+    `data` or on random inputs. `dump` is a folder for the model's text after each pass.
+    Raises SecateurError.
     """
     original = load(source)
     model = original.clone()
@@ -96,7 +99,8 @@ def simplify_file(
                 comparison = OutputCheck(complete[0], TOLERANCE, complete[1:], slack)
             except DataError as error:
                 report.checks.append(Check(_COMPARED, False, f"not compared: {error}"))
-        records = PassManager(options.passes(), check=comparison).run(model)
+        writer = None if dump is None else Dump(dump)
+        records = PassManager(options.passes(), check=comparison, dump=writer).run(model)
         infer_shapes(model)
         seconds = sum(record.seconds for record in records)
         report.stages.append(measure_stage("simplified", model, seconds))

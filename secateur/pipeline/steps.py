@@ -83,7 +83,7 @@ class SpellOutQuantized(Pass):
 def run_step(step: Step, model: Model, context: Context) -> StepResult:
     """Apply the step to `model` in place and infer the shapes of the result."""
     before = model.clone() if step.oracle else None
-    records = PassManager(step.passes).run(model, context)
+    records = PassManager(step.passes, dump=context.dump).run(model, context)
     infer_sizes(model)
     selection = records[-1].result.artifacts.get("selection")
     if before is not None and selection is not None:

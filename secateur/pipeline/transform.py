@@ -27,10 +27,12 @@ from ..ir.onnx_io import atomic_files, save
 from ..ir.reference import Session
 from ..ir.tensor import Array
 from ..passes.base import Context
+from ..passes.dump import Dump
 from ..passes.quantize import Quantize
 from ..reporting.report import Check, Report
 from .latency import Machine
 from .pruning import check_amounts, prune_model
+from .settings import UNEVALUATED
 from .steps import Step, StepResult, quantize_step, recover_step, run_step, step_warnings
 
 
@@ -79,18 +81,22 @@ def transform_file(
     evaluation: DataSource | None = None,
     metrics: Sequence[str] = (),
     seed: int = 0,
+    dump: Path | None = None,
 ) -> Report:
     """Change the model in `source`, check the result, and write it to `output`.
 
     `name` is what reports call the change. `data` are the samples to calibrate with and to
     compare on; by default the latter are random. On `evaluation` samples, else on `data`, the
-    result's fidelity to the original is measured, and with labels the `metrics`.
+    result's fidelity to the original is measured, and with labels the `metrics`. `dump` is a
+    folder for the model's text after each pass.
     `output` appears whole or not at all, and may be `source`. Raises SecateurError.
     """
+    kind = kind_of_labels(metrics)
+    if metrics and evaluation is None:
+        raise SecateurError(UNEVALUATED)
     original = open_model(source, fixed)
     model = original.clone()
     samples = None if data is None else load_dataset(data, model, labelled=False)
-    kind = kind_of_labels(metrics)
     labelled = None if evaluation is None else load_dataset(evaluation, model, kind)
     job = Transformation(original, model, {"step": name, "seed": seed})
     report = job.report
@@ -111,7 +117,8 @@ def transform_file(
         arrays = None if samples is None else samples.samples.arrays
         made_up = samples is not None and samples.synthetic
         judge = judge_of(labelled, metrics)
-        context = Context(arrays, seed, synthetic=made_up, judge=judge)
+        writer = None if dump is None else Dump(dump)
+        context = Context(arrays, seed, synthetic=made_up, judge=judge, dump=writer)
         for changed, result in change(model, context, job.feeds):
             model = changed
             report.passes += result.runs
@@ -148,6 +155,7 @@ def prune_file(
     evaluation: DataSource | None = None,
     metrics: Sequence[str] = (),
     seed: int = 0,
+    dump: Path | None = None,
 ) -> Report:
     """Prune, by the options of `prune_model`; with samples, recover what that costs.
 
@@ -181,6 +189,7 @@ def prune_file(
         evaluation=evaluation,
         metrics=metrics,
         seed=seed,
+        dump=dump,
     )
 
 
@@ -194,6 +203,7 @@ def quantize_file(
     evaluation: DataSource | None = None,
     metrics: Sequence[str] = (),
     seed: int = 0,
+    dump: Path | None = None,
 ) -> Report:
     """Quantize, calibrated with samples where there are any, by the options of `Quantize`."""
     pass_ = Quantize(**(options or {}))
@@ -215,6 +225,7 @@ def quantize_file(
         evaluation=evaluation,
         metrics=metrics,
         seed=seed,
+        dump=dump,
     )
 
 

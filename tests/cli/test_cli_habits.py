@@ -133,13 +133,89 @@ def test_a_dry_run_writes_nothing(place: Path) -> None:
     words = ("optimize", "m.onnx", "-o", "out", "--target", "x86-64-v3", "--dry-run")
     text = run(*words, "--ratio", "0.5", "--quantize", "int8", "--calibration", "c.npz").output
     assert sorted(place.iterdir()) == before
-    assert "calibration: 8 samples, without labels." in text
+    assert "calibration: 8 samples." in text
     assert "groups of channels can lose some" in text
     assert "2 MatMul" in text
     assert "every node can be" in text
     assert "needs --calibration" in run(*words, "--quantize", "int8", code=2).output
     assert "gone.npz" in run(*words, "--calibration", "gone.npz", code=1).output
     assert json.loads(run(*words, "--json").output)["plan"]
+
+
+@pytest.mark.usefixtures("place")
+def test_a_dry_run_honours_every_option(place: Path) -> None:
+    """Each of these changes what a run does or refuses, so that it changes what is said."""
+    words = ("optimize", "m.onnx", "-o", "out", "--target", "x86-64-v3", "--dry-run")
+    calibrated = ("--calibration", "c.npz")
+    plain = run(*words).output
+    assert "0 kernels" not in plain
+    shown = {
+        ("--size", "n=1..64"): "for sizes n=1..64: every node can be",
+        ("--small",): "for few bytes",
+        ("--declared-sizes",): "for declared sizes",
+        ("--format", "library", "--name", "net"): "net.h, net.hpp",
+        ("--threads", "2"): "2 threads",
+        ("--ratio", "0.5", *calibrated): "recover: layers make up",
+        ("--ratio", "0.5", *calibrated, "--rematch"): "means and deviations only",
+        ("--ratio", "0.5", *calibrated, "--no-recovery"): "asked not to be",
+        ("--macs", "0.5", "--align", "1"): "MACs and",
+        ("--quantize", "int8", *calibrated, "--accuracy", "best"): "accuracy best",
+        ("--quantize", "int8", *calibrated, "--max-drop", "1%"): "losing 1.00%",
+        ("--input-shape", "x=3x4"): "every node can be",
+        ("--save-recipe", "r.toml", "--dump", "d"): "r.toml, d.",
+        ("--outputs", "b"): "3 nodes" if "3 nodes" in plain else "nodes",
+    }
+    for options, text in shown.items():
+        assert text in run(*words, *options).output, options
+    refused = {
+        ("--size", "m=1..64"): "m",
+        ("--macs", "0.0001"): "leaves",
+        ("--ratio", "0.5", "--limit", "nothing=0.5.."): "no group has a name",
+        ("--ratio", "0.5", "--importance", "l3"): "unknown importance",
+        ("--ratio", "0.5", "--ignore", "nothing"): "matches no node",
+        ("--metric", "top9"): "top9",
+        ("--metric", "top1"): "give --evaluation",
+    }
+    for options, text in refused.items():
+        assert text in run(*words, *options, code=1).output, options
+    (place / "out").write_text("a file")
+    assert "can't write here" in run(*words, code=1).output
+    assert sorted(p.name for p in place.iterdir()) == ["c.npz", "m.onnx", "one.npz", "out"]
+
+
+@pytest.mark.usefixtures("place")
+def test_models_are_dumped_after_each_pass(place: Path) -> None:
+    words = ("prune", "m.onnx", "-o", "p.onnx", "--ratio", "0.5", "--calibration", "c.npz")
+    run(*words, "--dump", "d")
+    names = sorted(path.name for path in (place / "d").iterdir())
+    assert names == ["00-input.txt", "01-prune-channels.txt", "02-recover.txt"]
+    before, after = ((place / "d" / name).read_text() for name in names[:2])
+    assert "const %v: float[4, 8]" in before
+    assert "const %v: float[4, 4]" in after
+    words = ("-o", "out", "--target", "x86-64-v3", "--dump")
+    text = run("optimize", "m.onnx", *words, "d", code=1).output
+    assert "has files already" in text
+    run("optimize", "m.onnx", *words, "e", "--quantize", "dynamic")
+    names = sorted(path.name for path in (place / "e").iterdir())
+    assert names == [
+        "00-input.txt",
+        "01-simplify.txt",
+        "02-quantize.txt",
+        "03-prepared.txt",
+        "plan.txt",
+    ]
+    assert "output y = " in (place / "e" / "plan.txt").read_text()
+
+
+@pytest.mark.usefixtures("place")
+def test_verbose_says_what_ran_and_more_of_it_why() -> None:
+    words = ("quantize", "m.onnx", "-o", "q.onnx", "--calibration", "c.npz", "--accuracy", "fast")
+    once, twice = run("-v", *words).stderr, run("-vv", *words, "--ignore", "first").stderr
+    assert "secateur.passes.manager: quantize" in once
+    assert "changed the model" in once
+    assert "left alone" not in once
+    assert "left alone: first (MatMul): kept float as asked" in twice
+    assert "secateur." not in run(*words).stderr
 
 
 # --- options of passes -------------------------------------------------------------------

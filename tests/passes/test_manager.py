@@ -15,6 +15,7 @@ from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.text import parse_model
 from secateur.passes.base import Context, Pass, PassResult
+from secateur.passes.dump import Dump
 from secateur.passes.manager import OutputCheck, PassManager
 
 
@@ -104,7 +105,7 @@ def test_changed_outputs_are_noticed() -> None:
 
 
 def test_dumps_show_the_model_after_each_pass(tmp_path: Path) -> None:
-    PassManager([SetOperator()], dump=tmp_path / "dumps").run(small())
+    PassManager([SetOperator()], dump=Dump(tmp_path / "dumps")).run(small())
     names = sorted(p.name for p in (tmp_path / "dumps").iterdir())
     assert names == ["00-input.txt", "01-set-operator.txt"]
     texts = [(tmp_path / "dumps" / name).read_text() for name in names]

@@ -35,6 +35,7 @@ NOT_IN_RECIPES = {
     "recipe",
     "save_recipe",
     "depfile",
+    "dump",
     "dry_run",
     "as_json",
     "cache",

@@ -60,10 +60,11 @@ def test_the_command_writes_the_plan(tmp_path: Path) -> None:
     target, model, plan = parts(FOLDER / "residual.txt")
     save(parse_model(model), tmp_path / "m.onnx")
     arguments = ["compile", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "out")]
-    options = ["--target", target, "--no-cache", "--dump-plan", str(tmp_path / "plan.txt")]
-    found = CliRunner().invoke(main, ["-v", *arguments, *options])
+    options = ["--target", target, "--no-cache", "--dump", str(tmp_path / "dump")]
+    found = CliRunner().invoke(main, ["-vv", *arguments, *options])
     assert found.exit_code == 0, found.output
-    assert (tmp_path / "plan.txt").read_text() == plan
+    assert (tmp_path / "dump" / "plan.txt").read_text() == plan
+    assert (tmp_path / "dump" / "00-input.txt").exists()
     assert "secateur.backends.tvm.lowering.lower: y (Relu): by " in found.stderr
     assert "fused into ConvolutionOp" in found.stderr
     again = CliRunner().invoke(main, [*arguments, "--target", target, "--no-cache"])
