@@ -12,7 +12,6 @@ from ..backends.tvm.artifact.options import THREADS, LibraryOptions, check_name,
 from ..backends.tvm.targets import Target, can_run_here, parse_target, targets
 from ..ir.errors import SecateurError
 from ..ir.files import read_regular
-from ..passes.dump import Dump
 from .depfile import make_rule
 
 if TYPE_CHECKING:
@@ -78,16 +77,17 @@ def compile_file(
     from ..data.random_inputs import random_feeds
     from ..ir.external import external_files
     from ..ir.onnx_io import atomic_files
+    from ..passes.dump import Dump
     from .bench import bench_data
     from .output import output_folder
 
     machine = parse_target(target)
-    writer = None if dump is None else Dump(dump)
     if library is not None and fallback:
         raise SecateurError("a C library needs every node compiled: leave out --fallback")
     files = (ARTIFACT,) if library is None else library.files
     file = ARTIFACT if library is None else library.archive
     replaced = files if library is None else library.replaced
+    writer = None if dump is None else Dump(dump)
     with contextlib.ExitStack() as stack:
         if depfile is not None:  # which appears after the folder, or neither does
             (rule,) = stack.enter_context(atomic_files(depfile))
