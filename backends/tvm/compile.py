@@ -338,7 +338,7 @@ class _Compiler:
         sizes: Mapping[str, Admitted] | None = None,
     ) -> None:
         self.sizes = sizes
-        self.target = dataclasses.replace(target, small=True) if small else target
+        self.target = _as_small(target) if small else target
         self.cache, self.winograd, self.minutes = cache, winograd and not small, minutes
         self.declared_sizes, self.threads = declared_sizes, threads
         if minutes > 0:
@@ -348,8 +348,8 @@ class _Compiler:
 
     def library(self, model: Model, samples: Set[str], path: Path) -> None:
         """A shared object of the whole model, which changes. Raises UnsupportedError."""
-        made = self._emit(model, samples)
-        kernels = made.kernels()
+        made = self._emit_levels(model, samples)
+        kernels = [level.kernels() for level in made]
         self._check_ram(kernels)
         reused = build_library(kernels, self.target, self.cache, path)
         self._check_flash(path)
@@ -364,22 +364,22 @@ class _Compiler:
         bench: BenchData | None,
     ) -> None:
         """A C library of the whole model, which changes. Raises UnsupportedError."""
-        made = self._emit(model, samples)
-        kernels = made.kernels()
-        if kernels.schedule.open is not None:
+        made = self._emit_levels(model, samples)
+        kernels = [level.kernels() for level in made]
+        if kernels[0].schedule.open is not None:
             raise UnsupportedError(_NO_OPEN_LIBRARY)
         self._check_ram(kernels)
         reused = build_c_library(kernels, self.target, self.cache, folder, options, bench)
         self._check_flash(folder / f"lib{options.name}.so")
         self._report(made, reused)
 
-    def _check_ram(self, kernels: Kernels) -> None:
+    def _check_ram(self, levels: Sequence[Kernels]) -> None:
         """Raise SecateurError where a run takes more memory than the target has."""
         most = self.target.ram_bytes
-        if kernels.schedule.open is not None:
+        if most is None or levels[0].schedule.open is not None:
             return  # a run tells
-        needed = kernels.assign_memory().arena_bytes if most is not None else 0
-        if most is not None and needed > most:
+        needed = max(kernels.assign_memory().arena_bytes for kernels in levels)
+        if needed > most:
             raise SecateurError(
                 f"a run takes {needed:,} bytes besides inputs and outputs, "
                 f"and {self.target.name} has {most:,} bytes of RAM"
@@ -399,34 +399,47 @@ class _Compiler:
         with atomic_files(path) as (text,):
             text.write_text("\n".join(self.plans), encoding="utf-8")
 
-    def _emit(self, model: Model, samples: Set[str]) -> _Emitted:
-        """Kernels and their schedule. The model changes. Raises UnsupportedError."""
+    def _emit_levels(self, model: Model, samples: Set[str]) -> list[_Emitted]:
+        """Kernels and their schedule, for each of the target's levels. The model changes. Raises
+        UnsupportedError."""
         _check_sizes(model)
         if not self.declared_sizes:
             refuse_sizes_of_inputs(model)
+        first, *others = self.target.levels
+        copies = [model.clone() for _ in others]
+        made = [self._emit(model, samples, first)]  # whose errors name the model's own nodes
+        return [*made, *(self._emit(c, samples, o) for c, o in zip(copies, others, strict=True))]
+
+    def _emit(self, model: Model, samples: Set[str], target: Target) -> _Emitted:
         quantized = _quantized(model)
-        plan = lower(model, self.target, self.sizes)
+        plan = lower(model, target, self.sizes)
         if self.dumps:
-            self.plans.append(print_plan(plan, self.target.name))
-        choices, tuning = self._choices(plan)
-        emission = emit(plan, self.target, choices, Verdicts(self.cache), threads=self.threads)
+            self.plans.append(print_plan(plan, target.name))
+        choices, tuning = self._choices(plan, target)
+        emission = emit(plan, target, choices, Verdicts(self.cache), threads=self.threads)
         interface = _library_interface(plan, quantized)
-        metadata = _metadata(interface, self.target, samples)
+        metadata = _metadata(interface, target, samples)
         accesses = Accesses.of(emission.proofs.values())
         return _Emitted(emission, metadata, accesses, len(plan.operations), tuning)
 
-    def _report(self, made: _Emitted, reused: int) -> None:
-        before, tuning = self.report, made.tuning
-        kernels = len(made.emission.functions)
-        log.info("%d operations, %d kernels, %d from the cache", made.operations, kernels, reused)
+    def _report(self, levels: Sequence[_Emitted], reused: int) -> None:
+        arena = self._arena(levels[0].emission.schedule)
+        operations = sum(made.operations for made in levels)
+        kernels = sum(len(made.emission.functions) for made in levels)
+        log.info("%d operations, %d kernels, %d from the cache", operations, kernels, reused)
+        for made in levels:
+            before, tuning = self.report, made.tuning
+            self.report = dataclasses.replace(
+                before,
+                accesses=before.accesses.plus(made.accesses),
+                tuning=tuning if before.tuning is None else before.tuning.and_then(tuning),
+            )
         self.report = dataclasses.replace(
-            before,
-            kernels=before.kernels + kernels,
-            reused=before.reused + reused,
-            operations=before.operations + made.operations,
-            accesses=before.accesses.plus(made.accesses),
-            tuning=tuning if before.tuning is None else before.tuning.and_then(tuning),
-            arena=self._arena(made.emission.schedule),
+            self.report,
+            kernels=self.report.kernels + kernels,
+            reused=self.report.reused + reused,
+            operations=self.report.operations + operations,
+            arena=arena,
         )
 
     def _arena(self, schedule: Schedule) -> tuple[ArenaBlock, ...]:
@@ -480,18 +493,24 @@ class _Compiler:
                 Session(part.model)  # which says at once what ONNX Runtime lacks, too
         return files, {}
 
-    def _choices(self, plan: Plan) -> tuple[Choices, TuneReport | None]:
+    def _choices(self, plan: Plan, target: Target) -> tuple[Choices, TuneReport | None]:
         table, tuning = self.cache.table, None
         if self.minutes > 0:
             spent = self.report.tuning.seconds / 60 if self.report.tuning is not None else 0
             minutes = max(0, self.minutes - spent)
             measured, tuning = tune(
-                plan, self.target, minutes, table, self.cache, winograd=self.winograd
+                plan, target, minutes, table, self.cache, winograd=self.winograd
             )
         else:
-            measured = read_table(table, self.target)
+            measured = read_table(table, target)
         chosen = {key: m.choice for key, m in measured.items()}
-        return Choices(self.target, chosen, self.winograd), tuning
+        return Choices(target, chosen, self.winograd), tuning
+
+
+def _as_small(target: Target) -> Target:
+    """A target, and each of its levels, for which code is to be short."""
+    variants = tuple(dataclasses.replace(level, small=True) for level in target.variants)
+    return dataclasses.replace(target, small=True, variants=variants)
 
 
 def _blame(part: Part, error: UnsupportedError) -> dict[Node, str]:
@@ -526,7 +545,7 @@ def _metadata(interface: _Interface, target: Target, samples: Set[str]) -> dict[
     return {
         "version": METADATA_VERSION,
         "target": target.name,
-        "cpu_flags": sorted(required_flags(target)),
+        "cpu_flags": sorted(frozenset.intersection(*map(required_flags, target.levels))),
         "small": target.small,
         "limits": LIMITS,
         "inputs": inputs,

@@ -55,6 +55,13 @@ class Target:
     ram_bytes: int | None = None
     small: bool = False
     """Whether LLVM is to keep code short rather than make it as fast as it can."""
+    variants: tuple[Target, ...] = ()
+    """What a target stands for that is several ones: the best first, which it is like."""
+
+    @property
+    def levels(self) -> tuple[Target, ...]:
+        """The targets that an artifact has code for: a run takes the first that its CPU can."""
+        return self.variants or (self,)
 
     @property
     def machine(self) -> str:
@@ -243,6 +250,13 @@ _TARGETS: dict[str, Target] = {
             _VNNI,
             without=("sse4a", "avx512bf16"),
         ),
+        _x86(
+            "alderlake",
+            "Intel Alder Lake, N100 and later (AVX-VNNI without AVX-512)",
+            32,
+            "avx2 fma vnni",
+            _V3 | {"avx_vnni", "gfni"},
+        ),
         _aarch64("aarch64", "any 64-bit ARM"),
         _aarch64("cortex-a53", "ARM Cortex-A53 (Raspberry Pi 3)"),
         _aarch64("cortex-a55", "ARM Cortex-A55", "dotprod", _ARM_8_2),
@@ -285,9 +299,12 @@ def targets() -> dict[str, Target]:
 def parse_target(name: str) -> Target:
     """The target called `name`; `native` is the best one that this machine runs.
 
-    A name that ends in `.toml` is that of a file (`read_target`). Raises SecateurError, listing
-    the known targets, where there is none.
+    A name that ends in `.toml` is that of a file (`read_target`), and several with commas between
+    them are one target of so many levels. Raises SecateurError, listing the known targets, where
+    there is none.
     """
+    if "," in name and not Path(name).is_file():
+        return _several([parse_target(each.strip()) for each in name.split(",")])
     if name == "native":
         return _native()
     if name.endswith(".toml"):
@@ -296,7 +313,45 @@ def parse_target(name: str) -> Target:
         return _TARGETS[name]
     if name in targets():
         return targets()[name]
-    raise SecateurError(f"unknown target '{name}'; known: native, {', '.join(targets())}")
+    known = ", ".join(targets())
+    raise SecateurError(f"unknown target '{printable(name)}'; known: native, {known}")
+
+
+def _several(levels: list[Target]) -> Target:
+    """Several targets of one machine as one. Raises SecateurError.
+
+    The best first: dot products of bytes count more than wide vectors, and these more than other
+    instructions.
+    """
+    levels = sorted(
+        levels,
+        key=lambda t: ("vnni" in t.features, t.vector_bytes, len(t.cpu_flags)),
+        reverse=True,
+    )
+    first = levels[0]
+    for index, level in enumerate(levels):
+        if level.triple != first.triple:
+            raise SecateurError(
+                f"one artifact is for one machine: '{first.name}' is for {first.triple}, "
+                f"'{level.name}' for {level.triple}"
+            )
+        for better in levels[:index]:
+            if better.name == level.name:
+                raise SecateurError(f"target '{level.name}' is named twice")
+            if better.cpu_flags <= level.cpu_flags:
+                raise SecateurError(
+                    f"target '{level.name}' would never be chosen: "
+                    f"'{better.name}' asks nothing more of a CPU"
+                )
+    flash = [level.flash_bytes for level in levels if level.flash_bytes is not None]
+    ram = [level.ram_bytes for level in levels if level.ram_bytes is not None]
+    return dataclasses.replace(
+        first,
+        name=",".join(level.name for level in levels),
+        variants=tuple(levels),
+        flash_bytes=min(flash, default=None),
+        ram_bytes=min(ram, default=None),
+    )
 
 
 _MOST_BYTES = 1 << 16
@@ -351,8 +406,8 @@ def _from_fields(content: Mapping[str, Any]) -> Target:
     for key, word in (("name", name), ("cpu", cpu)):
         if not word or not all(c.isalnum() or c in "-_." for c in word) or not word.isascii():
             raise SecateurError(f"'{key}' may have letters, digits, '-', '_' and '.'")
-    if content["base"].endswith(".toml"):
-        raise SecateurError("'base' is the name of a known target, no file")
+    if content["base"].endswith(".toml") or "," in content["base"]:
+        raise SecateurError("'base' is the name of one known target, no file")
     if name == "native" or name in targets():
         raise SecateurError(f"'{name}' is the name of a known target")
     extensions = content.get("extensions", [])
@@ -364,8 +419,16 @@ def _from_fields(content: Mapping[str, Any]) -> Target:
 
 
 def can_run_here(target: Target) -> bool:
-    """Whether this machine has every instruction that code for `target` may use."""
-    return target.machine == platform.machine() and target.cpu_flags <= _host_flags()
+    """Whether this machine has every instruction that code for `target`, or for one of its
+    levels, may use."""
+    host = _host_flags()
+    flags = any(level.cpu_flags <= host for level in target.levels)
+    return target.machine == platform.machine() and flags
+
+
+def level_here(target: Target) -> Target:
+    """The level whose code this machine runs; the best one where it runs none."""
+    return next(filter(can_run_here, target.levels), target.levels[0])
 
 
 def missing_flags(flags: frozenset[str]) -> list[str]:
@@ -378,6 +441,7 @@ _PREFERENCE = (
     "znver4",
     "icelake-server",
     "x86-64-v4",
+    "alderlake",
     "x86-64-v3",
     "x86-64-v2",
     "aarch64-neoverse-v2",

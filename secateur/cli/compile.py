@@ -73,6 +73,7 @@ def command(
         print_json(
             {
                 "target": built.target,
+                "levels": list(built.levels),
                 "files": list(built.files),
                 "file_bytes": built.file_bytes,
                 "runs_here": built.runs_here,

@@ -32,9 +32,11 @@ MOST_LABEL_BYTES = 16 * 1024 * 1024
 @dataclasses.dataclass(frozen=True)
 class Compilation:
     """What was compiled: the file, of a C library the static one, with the names of all that was
-    written; whether this machine runs it, and the compiler's report."""
+    written; whether this machine runs it, and the compiler's report. `levels` are the targets that
+    there is code for, the best first."""
 
     target: str
+    levels: tuple[str, ...]
     file: Path
     files: tuple[str, ...]
     file_bytes: int
@@ -132,7 +134,9 @@ def compile_file(
         size = (written / file).stat().st_size
         progress.end()
     report = dataclasses.asdict(built)
-    return Compilation(machine.name, folder / file, files, size, can_run_here(machine), report)
+    levels = tuple(level.name for level in machine.levels)
+    runs = can_run_here(machine)
+    return Compilation(machine.name, levels, folder / file, files, size, runs, report)
 
 
 def library_options(

@@ -45,7 +45,8 @@ SECONDS = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What latency counts on; `feed` is an input to measure with, None where nothing is."""
+    """What latency counts on: one target, of several that of this machine; `feed` is an input to
+    measure with, None where nothing is."""
 
     target: Target
     cache: Cache

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..backends.tvm.artifact.options import LibraryOptions
 from ..backends.tvm.cache import Cache
-from ..backends.tvm.targets import Target, can_run_here, parse_target
+from ..backends.tvm.targets import Target, can_run_here, level_here, parse_target
 from ..checking.agreement import compare
 from ..checking.checks import check_equivalent, check_feeds, check_file
 from ..checking.drawing import draw
@@ -329,7 +329,7 @@ class _Run:
 
     def _machine(self) -> Machine:
         feed = self.feeds[0] if self.feeds else None
-        return Machine(self.target, self.cache, self.settings.threads, feed)
+        return Machine(level_here(self.target), self.cache, self.settings.threads, feed)
 
     def _quantized(self, model: Model) -> Model:
         """A quantized copy, by which a budget is counted."""
@@ -396,6 +396,7 @@ class _Run:
                 ran=False,
                 files=files,
                 compiler=dataclasses.asdict(built),
+                level=level_here(self.target).name,
             )
         self.report.artifact = artifact
         if not can_run_here(self.target):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.tvm.cache import Cache
-from ..backends.tvm.targets import parse_target
+from ..backends.tvm.targets import level_here, parse_target
 from ..checking.checks import check_feeds
 from ..checking.evaluation import evaluate
 from ..checking.measure import measure_stage
@@ -110,7 +110,7 @@ class _Sweep:
         self.budget: LatencyBudget | None = None
         if kind == "latency" and target is not None:
             feed = self.feeds[0] if self.feeds else None
-            machine = Machine(parse_target(target), Cache.of_user(), feed=feed)
+            machine = Machine(level_here(parse_target(target)), Cache.of_user(), feed=feed)
             pruning = {n: value for n, value in options.items() if n != "rotate"}
             pass_ = PruneChannels(**pruning, latency=1.0)
             self.budget = LatencyBudget(self._rotated(), pass_, machine)

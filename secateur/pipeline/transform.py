@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.tvm.cache import Cache
-from ..backends.tvm.targets import parse_target
+from ..backends.tvm.targets import level_here, parse_target
 from ..checking.checks import check_equivalent, check_feeds, check_file
 from ..checking.drop import judge_of
 from ..checking.evaluation import evaluate_report
@@ -166,7 +166,7 @@ def prune_file(
     goal = options.get("latency") is not None
     if goal and target is None:
         raise SecateurError("a budget of latency needs a target to compile for (--target)")
-    machine = None if target is None else parse_target(target)
+    machine = None if target is None else level_here(parse_target(target))
 
     def change(
         model: Model, context: Context, feeds: list[dict[str, Array]]

@@ -160,6 +160,8 @@ def artifact_lines(report: Report) -> list[str]:
         f"{bytes_text(artifact.file_bytes)}."
     ]
     lines += compiler_lines(artifact.compiler)
+    if artifact.ran and artifact.level != artifact.target:
+        lines.append(f"Of these, this machine runs the code for {artifact.level}.")
     if not artifact.ran:
         lines.append(f"Not run: {artifact.reason}.")
         return lines

@@ -140,7 +140,8 @@ class Artifact:
 
     `files` are the names of what was written; `file_bytes` are those of the first, the shared
     object or static library. `reference` is the stage it was compiled from, `agreement` compares
-    it with ONNX Runtime on that.
+    it with ONNX Runtime on that. `level` is the one of several targets whose code this machine
+    runs.
     """
 
     target: str
@@ -152,6 +153,7 @@ class Artifact:
     compiler: dict[str, Any] = dataclasses.field(default_factory=dict)
     reference: str = ""
     agreement: dict[str, Any] | None = None
+    level: str = ""
 
 
 @dataclasses.dataclass

@@ -15,13 +15,14 @@ from ....ir.errors import UnsupportedError
 from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
 from ..cache import Cache
-from ..plan.memory import Memory, assign_memory, assign_open_memory
+from ..plan.memory import Constants, Memory, assign_memory, assign_open_memory
 from ..plan.memory_check import check_memory
 from ..plan.schedule import Schedule
 from ..targets import Target
 from ..tensorir.types import PrimFunc
 from .entry import scratch_bytes, shares_loops, source
-from .objects import NATIVE, compile_functions, compile_runtime, lacking_in_libc
+from .levels import dispatch_source, joined_metadata
+from .objects import NATIVE, Objects, compile_functions, compile_runtime, lacking_in_libc
 from .open_entry import open_source, sizes_of_run
 from .symbols import LIBC, LIBRARIES, undefined
 from .toolchain import compile_source, link_shared
@@ -41,48 +42,85 @@ class Kernels:
     writes: Mapping[str, Sequence[int]]
     metadata: Mapping[str, Any]
 
-    def assign_memory(self) -> Memory:
-        """Places of all buffers, checked."""
-        memory = assign_memory(self.schedule)
+    def assign_memory(self, constants: Constants | None = None) -> Memory:
+        """Places of all buffers, checked; `constants` may hold those of other kernels already."""
+        memory = assign_memory(self.schedule, constants)
         check_memory(self.schedule, memory, self.writes)
         return memory
 
 
-def build_library(kernels: Kernels, target: Target, cache: Cache, path: Path) -> int:
-    """Compile and link kernels into a shared object; how many came from the cache.
+def build_library(levels: Sequence[Kernels], target: Target, cache: Cache, path: Path) -> int:
+    """Compile and link the kernels of each of the target's levels into a shared object; how many
+    came from the cache.
 
     Raises UnsupportedError where TVM can't compile a kernel, SecateurError where linking fails.
     """
-    schedule = kernels.schedule
+    constants = Constants()
     with scratch_folder() as folder:
-        objects = compile_functions(kernels.functions, kernels.digests, target, cache, folder)
-        signatures = objects.signatures
-        scratch = scratch_bytes(signatures)
-        if schedule.open is None:
-            memory = kernels.assign_memory()
-            constants = memory.constants
-            more: dict[str, Any] = {"arena_bytes": memory.arena_bytes + scratch}
-            text = source(schedule, memory, signatures, "constants", "metadata")
-        else:
-            placed = assign_open_memory(schedule)
-            constants = placed.constants
-            sizes = sizes_of_run(schedule, placed)
-            more = {"size_checks": [dataclasses.asdict(check) for check in sizes.checks]}
-            text = open_source(schedule, placed, signatures, sizes, "constants", "metadata")
-            shutil.copy(NATIVE / "sizes.h", folder)
-        metadata = json.dumps({**kernels.metadata, **more, "scratch_bytes": scratch})
-        write_constants(folder / "constants", constants)
-        (folder / "metadata").write_text(metadata, encoding="utf-8")
-        entry = folder / "entry.c"
-        entry.write_text(text, encoding="utf-8")
-        shutil.copy(NATIVE / "context.h", folder)
-        calls = len(kernels.schedule.calls)
-        compile_source(target, entry, entry.with_suffix(".o"), freestanding=True, calls=calls)
-        sources = ["threads.c"] * shares_loops(signatures) + lacking_in_libc(target)
-        runtime = compile_runtime(target, cache, folder, sources)
-        own = [entry.with_suffix(".o"), *runtime]
-        link_checked(target, [*objects.paths, *own], path)
-    return objects.reused
+        for source_file in NATIVE.glob("*.h"):
+            shutil.copy(source_file, folder)
+        several = len(levels) > 1
+        built: list[_Level] = []
+        for index, (kernels, level) in enumerate(zip(levels, target.levels, strict=True)):
+            done = sum(len(known.objects.paths) for known in built)
+            number = index if several else None
+            built.append(_build_level(kernels, level, constants, cache, folder, done, number))
+        metadata = [level.metadata for level in built]
+        text = json.dumps(joined_metadata(target, metadata) if several else metadata[0])
+        (folder / "metadata").write_text(text, encoding="utf-8")
+        write_constants(folder / "constants", constants.placed)
+        entries = [level.entry for level in built]
+        if several:
+            entries.append(folder / "dispatch.c")
+            is_open = levels[0].schedule.open is not None
+            entries[-1].write_text(dispatch_source(target.levels, is_open), encoding="utf-8")
+        for entry in entries:
+            calls = max(len(kernels.schedule.calls) for kernels in levels)
+            compile_source(target, entry, entry.with_suffix(".o"), freestanding=True, calls=calls)
+        shares = any(shares_loops(level.objects.signatures) for level in built)
+        sources = ["threads.c"] * shares + lacking_in_libc(target)
+        runtime = compile_runtime(target.levels[-1], cache, folder, sources)
+        kernel_objects = [file for level in built for file in level.objects.paths]
+        own = [*(entry.with_suffix(".o") for entry in entries), *runtime]
+        link_checked(target, [*kernel_objects, *own], path)
+    return sum(level.objects.reused for level in built)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Level:
+    """What an artifact has of one level: objects, the entry's source and what it says of itself."""
+
+    objects: Objects
+    entry: Path
+    metadata: Mapping[str, Any]
+
+
+def _build_level(
+    kernels: Kernels,
+    target: Target,
+    constants: Constants,
+    cache: Cache,
+    folder: Path,
+    done: int,
+    level: int | None,
+) -> _Level:
+    """Compile one level's kernels, where so many objects are done already; `level` is its number
+    if there are several."""
+    objects = compile_functions(kernels.functions, kernels.digests, target, cache, folder, done)
+    schedule, signatures = kernels.schedule, objects.signatures
+    scratch = scratch_bytes(signatures)
+    if schedule.open is None:
+        memory = kernels.assign_memory(constants)
+        more: dict[str, Any] = {"arena_bytes": memory.arena_bytes + scratch}
+        text = source(schedule, memory, signatures, level)
+    else:
+        placed = assign_open_memory(schedule, constants)
+        sizes = sizes_of_run(schedule, placed)
+        more = {"size_checks": [dataclasses.asdict(check) for check in sizes.checks]}
+        text = open_source(schedule, placed, signatures, sizes, level)
+    entry = folder / ("entry.c" if level is None else f"entry_{level}.c")
+    entry.write_text(text, encoding="utf-8")
+    return _Level(objects, entry, {**kernels.metadata, **more, "scratch_bytes": scratch})
 
 
 def link_checked(

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,16 @@ from ....ir.errors import UnsupportedError
 from ....ir.scratch import scratch_folder
 from ..cache import Cache
 from ..faults import CALL_SHIFT
-from ..plan.memory import ALIGNMENT, Memory
-from ..plan.schedule import Schedule
+from ..plan.memory import ALIGNMENT, Constants, Memory
 from ..targets import Target
 from .bench import BenchData, BenchParts, build_bench
 from .bindings import cpp_header, python_module
 from .build import Kernels, link_checked, write_constants
-from .convention import Signature
-from .cpu_features import cpu_macros
+from .cpu_features import cpu_levels
 from .entry import SHARE_ALONE, declarations, run_steps, scratch_bytes, shares_loops
 from .interface import CTensor, Interface, description, expected, header, of_metadata
-from .objects import NATIVE, compile_functions, compile_runtime, lacking_in_libc
+from .levels import joined_metadata
+from .objects import NATIVE, Objects, compile_functions, compile_runtime, lacking_in_libc
 from .options import LibraryOptions
 from .toolchain import archive, compile_source
 
@@ -51,8 +50,7 @@ _SOURCE = """\
 #include "context.h"
 #include "call.h"
 
-{cpu}
-#include "cpu.h"
+{features}
 
 #define STEP(i, call) \\
     if (call != 0) return fault | i << {shift};
@@ -71,18 +69,7 @@ static const int64_t dimensions[] = {{{dimensions}}};
 static const Expected inputs_expected[] = {{{inputs}}};
 static const Expected outputs_expected[] = {{{outputs}}};
 
-static int run_sample(
-    void *const *inputs, void *const *outputs, unsigned char *constants, unsigned char *memory,
-    const secateur_context *shared
-) {{
-    const secateur_context context = *shared;
-    unsigned char *const scratch = context.scratch;
-    int fault = 0;
-    (void)inputs, (void)outputs, (void)constants, (void)memory, (void)scratch, (void)fault;
-{steps}
-{copies}
-    return 0;
-}}
+{samples}
 
 static size_t threads_of(const secateur_call *call) {{
     size_t threads = 1;
@@ -131,8 +118,10 @@ int {name}_run(const secateur_call *call) {{
     }}
 {find_weights}
     if (!is_marked(workspace)) {{
-        if (!has_instructions()) return SECATEUR_BAD_CPU;
+        int level = secateur_choose(secateur_levels, {levels});
+        if (level < 0) return SECATEUR_BAD_CPU;
         for (int i = 0; i < 32; i++) workspace[i] = digest[i];
+        workspace[32] = (unsigned char)level;
     }}
     unsigned char *memory = workspace + {header_bytes};
     int misuse = 0;
@@ -152,12 +141,37 @@ int {name}_run(const secateur_call *call) {{
             size_t at = e->is_batch ? (size_t)sample * e->bytes : 0;
             outs[i] = (unsigned char *)call->outputs[i].data + at;
         }}
-        status = run_sample(ins, outs, (unsigned char *)constants, memory, &context);
+        status = {run};
         if (status == 0) status = misuse;
         if (status != 0) return status;
     }}
     secateur_write_dimensions(call->outputs, outputs_expected, dimensions, {output_count}, samples);
     return 0;
+}}
+"""
+
+_SAMPLE = """\
+static int run_sample_{level}(
+    void *const *inputs, void *const *outputs, unsigned char *constants, unsigned char *memory,
+    const secateur_context *shared
+) {{
+    const secateur_context context = *shared;
+    unsigned char *const scratch = context.scratch;
+    int fault = 0;
+    (void)inputs, (void)outputs, (void)constants, (void)memory, (void)scratch, (void)fault;
+{steps}
+{copies}
+    return 0;
+}}
+"""
+"""A run of one sample by the code of one level."""
+
+_RUN = "run_sample_{level}(ins, outs, (unsigned char *)constants, memory, &context)"
+
+_LEVEL = """\
+
+int {name}_level(void) {{
+    return secateur_choose(secateur_levels, {levels});
 }}
 """
 
@@ -187,8 +201,26 @@ _FIND_GIVEN = """\
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class _Level:
+    """The compiled kernels of one level, and where its buffers lie."""
+
+    kernels: Kernels
+    memory: Memory
+    objects: Objects
+
+    def description(self) -> dict[str, Any]:
+        """What `NAME.json` says of it."""
+        sizes = {
+            "arena_bytes": self.memory.arena_bytes,
+            "live_bytes": self.memory.live_bytes,
+            "scratch_bytes": scratch_bytes(self.objects.signatures),
+        }
+        return {**self.kernels.metadata, **sizes}
+
+
 def build_c_library(
-    kernels: Kernels,
+    kernels: Sequence[Kernels],
     target: Target,
     cache: Cache,
     folder: Path,
@@ -197,36 +229,41 @@ def build_c_library(
 ) -> int:
     """Write the library's files into `folder`; how many kernels came from the cache.
 
-    With `bench` also a program that measures it, with these inputs.
+    `kernels` are those of each of the target's levels. With `bench` also a program that measures
+    it, with these inputs.
 
     Raises UnsupportedError where TVM can't compile a kernel, SecateurError where linking fails.
     """
-    memory = kernels.assign_memory()
-    metadata = kernels.metadata
+    if bench is not None and len(kernels) > 1:
+        raise UnsupportedError("a program that measures is for one target: leave out --bench")
+    constants = Constants()
     with scratch_folder() as work:
-        objects = compile_functions(kernels.functions, kernels.digests, target, cache, work)
-        write_constants(work / "constants", memory.constants)
-        interface = _interface(kernels, memory, objects.signatures, options, target, work)
+        levels: list[_Level] = []
+        for each, level in zip(kernels, target.levels, strict=True):
+            done = sum(len(known.objects.paths) for known in levels)
+            objects = compile_functions(each.functions, each.digests, level, cache, work, done)
+            levels.append(_Level(each, each.assign_memory(constants), objects))
+        write_constants(work / "constants", constants.placed)
+        interface = _interface(levels, constants.nbytes, options, target, work)
         # No file here is named after the model, whose name may be any other's.
         entry, texts = work / "secateur_entry.c", work / "secateur_description.c"
         (work / "secateur_model.h").write_text(header(interface), encoding="utf-8")
         _check_address_space(interface, target)
-        entry.write_text(
-            _entry(kernels.schedule, memory, objects.signatures, interface, target, options),
-            encoding="utf-8",
-        )
+        entry.write_text(_entry(levels, interface, target, options), encoding="utf-8")
         texts.write_text(description(interface), encoding="utf-8")
         for source in NATIVE.glob("*.h"):
             shutil.copy(source, work)
         own = []
+        calls = sum(len(level.kernels.schedule.calls) for level in levels)
         for source in (entry, texts):
             own.append(source.with_suffix(".o"))
-            compile_source(target, source, own[-1], calls=len(kernels.schedule.calls))
-        shares = shares_loops(objects.signatures)
+            compile_source(target, source, own[-1], calls=calls)
+        shares = any(shares_loops(level.objects.signatures) for level in levels)
         sources = ["pool.c"] * (shares and options.threads != "none")
         sources += ["threads.c"] * (shares and options.threads == "own")
-        runtime = compile_runtime(target, cache, work, sources)
-        members = [*own, *runtime, *objects.paths]
+        runtime = compile_runtime(target.levels[-1], cache, work, sources)
+        made = [file for level in levels for file in level.objects.paths]
+        members = [*own, *runtime, *made]
         lacking = compile_runtime(target, cache, work, lacking_in_libc(target))
         archive(target, members, folder / options.archive)
         shared = folder / f"lib{options.name}.so"
@@ -236,15 +273,10 @@ def build_c_library(
         if weights is not None:
             _write_weights(weights, interface, work / "constants")
         if bench is not None:
-            parts = BenchParts(entry, [own[1], *objects.paths], sources)
-            calls, path = metadata["calls"], folder / f"{options.name}_bench"
-            build_bench(parts, interface, calls, bench, weights, target, cache, path)
-    sizes = {
-        "arena_bytes": memory.arena_bytes,
-        "live_bytes": memory.live_bytes,
-        "scratch_bytes": interface.scratch_bytes,
-    }
-    fields = {**metadata, **sizes, **_description_of(interface)}
+            parts = BenchParts(entry, [own[1], *made], sources)
+            described, path = kernels[0].metadata["calls"], folder / f"{options.name}_bench"
+            build_bench(parts, interface, described, bench, weights, target, cache, path)
+    fields = {**_metadata(levels, target), **_description_of(interface)}
     text = json.dumps(fields, indent=1)
     texts_of = {
         "json": text + "\n",
@@ -254,59 +286,69 @@ def build_c_library(
     }
     for ending, content in texts_of.items():
         (folder / f"{options.name}.{ending}").write_text(content, encoding="utf-8")
-    return objects.reused
+    return sum(level.objects.reused for level in levels)
+
+
+def _metadata(levels: Sequence[_Level], target: Target) -> dict[str, Any]:
+    """What `NAME.json` says besides what its interface is."""
+    each = [level.description() for level in levels]
+    return joined_metadata(target, each) if len(each) > 1 else each[0]
 
 
 def _interface(
-    kernels: Kernels,
-    memory: Memory,
-    signatures: Mapping[str, Signature],
+    levels: Sequence[_Level],
+    constant_bytes: int,
     options: LibraryOptions,
     target: Target,
     work: Path,
 ) -> Interface:
-    metadata, scratch = kernels.metadata, scratch_bytes(signatures)
+    metadata = levels[0].kernels.metadata
+    scratch = max(scratch_bytes(level.objects.signatures) for level in levels)
     digest = hashlib.sha256()
     with (work / "constants").open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
-    said = [options.name, options.threads, options.labels, options.weights_apart]
-    parts = [dict(metadata), dict(kernels.digests), *said]
+    parts: list[Any] = []
+    for level in levels:
+        parts += [dict(level.kernels.metadata), dict(level.kernels.digests)]
+    parts += [options.name, options.threads, options.labels, options.weights_apart]
     digest.update(json.dumps(parts, sort_keys=True).encode())
-    apart = _HEADER_BYTES + memory.constant_bytes if options.weights_apart else 0
+    apart = _HEADER_BYTES + constant_bytes if options.weights_apart else 0
     return Interface(
         options.name,
         target.name,
+        tuple(level.name for level in target.variants),
         digest.hexdigest(),
         tuple(of_metadata(entry) for entry in metadata["inputs"]),
         tuple(of_metadata(entry) for entry in metadata["outputs"]),
         options.labels,
-        _HEADER_BYTES + memory.arena_bytes + scratch,
+        _HEADER_BYTES + _arena_bytes(levels) + scratch,
         scratch,
         apart,
         options.threads == "own",
     )
 
 
+def _arena_bytes(levels: Sequence[_Level]) -> int:
+    """Bytes of the arena, whichever level is run."""
+    return max(level.memory.arena_bytes for level in levels)
+
+
 def _entry(
-    schedule: Schedule,
-    memory: Memory,
-    signatures: Mapping[str, Signature],
-    interface: Interface,
-    target: Target,
-    options: LibraryOptions,
+    levels: Sequence[_Level], interface: Interface, target: Target, options: LibraryOptions
 ) -> str:
     name = interface.name
+    signatures = {k: s for level in levels for k, s in level.objects.signatures.items()}
     shares = shares_loops(signatures)
-    steps, copies = run_steps(schedule, memory, signatures)
     inputs, sizes = expected(interface.inputs, 0)
     outputs, more = expected(interface.outputs, len(sizes))
     numbers = {"name": name, "header_bytes": _HEADER_BYTES, "alignment": ALIGNMENT}
     tensors = (*interface.inputs, *interface.outputs)
     find = _FIND_GIVEN if options.weights_apart else _FIND_OWN
-    return _SOURCE.format(
+    text = _SOURCE.format(
         **numbers,
-        cpu=cpu_macros(target),
+        features=cpu_levels(target.levels),
+        levels=len(levels),
         shift=CALL_SHIFT,
         most_threads=MOST_THREADS,
         weights="" if options.weights_apart else _OWN_WEIGHTS.format(name=name),
@@ -316,8 +358,8 @@ def _entry(
         dimensions=", ".join(map(str, [*sizes, *more, 0])),
         inputs=", ".join([*inputs, "{0}"]),
         outputs=", ".join([*outputs, "{0}"]),
-        steps=steps,
-        copies=copies,
+        samples="\n".join(_sample(index, level) for index, level in enumerate(levels)),
+        run=_run(len(levels)),
         alone=SHARE_ALONE if shares else "",
         share=_sharing(options.threads) if shares else "NULL",
         pools=int(options.threads != "none"),
@@ -326,12 +368,29 @@ def _entry(
         own=int(interface.has_threads),
         workspace=interface.workspace_bytes,
         scratch=interface.scratch_bytes,
-        arena=memory.arena_bytes,
+        arena=_arena_bytes(levels),
         input_count=len(interface.inputs),
         output_count=len(interface.outputs),
         input_room=max(1, len(interface.inputs)),
         output_room=max(1, len(interface.outputs)),
     )
+    return text + (_LEVEL.format(name=name, levels=len(levels)) if interface.levels else "")
+
+
+def _sample(index: int, level: _Level) -> str:
+    """The function that runs one sample by a level's kernels."""
+    schedule, signatures = level.kernels.schedule, level.objects.signatures
+    steps, copies = run_steps(schedule, level.memory, signatures)
+    return _SAMPLE.format(level=index, steps=steps, copies=copies)
+
+
+def _run(levels: int) -> str:
+    """The status of a sample that the workspace's level runs."""
+    calls = [_RUN.format(level=level) for level in range(levels)]
+    if levels == 1:
+        return calls[0]
+    chosen = [f"workspace[32] == {level} ? {call}" for level, call in enumerate(calls)]
+    return "\n            : ".join([*chosen, "SECATEUR_BAD_CPU"])
 
 
 _ADDRESSED = 2**31

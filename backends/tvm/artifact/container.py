@@ -63,7 +63,7 @@ def write_container(
 
 
 class Container:
-    """A container ready to run. `metadata` is its manifest.
+    """A container ready to run. `metadata` is its manifest, `level` the target whose code is run.
 
     `open_compiled` opens the parts that are compiled.
     """
@@ -101,6 +101,8 @@ class Container:
                     else _open_foreign(file, self._threads)
                 )
                 self._parts.append((part, opened))
+        compiled = [opened.level for part, opened in self._parts if part.compiled]
+        self.level = compiled[0] if compiled else str(self.metadata["target"])
         self._process = os.getpid()
 
 

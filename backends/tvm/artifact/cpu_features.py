@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ....ir.errors import UnsupportedError
 from ..targets import Target
 
@@ -115,32 +117,36 @@ _HWCAP_RISCV = {"v": 21}
 """Bits of AT_HWCAP and AT_HWCAP2."""
 
 
-def cpu_macros(target: Target) -> str:
-    """Definitions for `native/cpu.h`.
+def cpu_levels(levels: Sequence[Target]) -> str:
+    """C that includes `native/cpu.h` and lists what each level asks of a CPU,
+    `secateur_levels`, in order.
 
     Raises UnsupportedError for a flag that nothing is known of.
     """
+    rows = [_row(level) for level in levels]
+    asks = levels[0].machine != "x86_64" and any(any(row) for row in rows)
+    lines = ["#define SECATEUR_HWCAP"] * asks
+    lines += ['#include "cpu.h"', "", "static const secateur_features secateur_levels[] = {"]
+    lines += [f"    {{{', '.join(f'{value:#x}u' for value in row)}}}," for row in rows]
+    return "\n".join([*lines, "};"])
+
+
+def _row(target: Target) -> list[int]:
+    """The fields of a level's `secateur_features`."""
     flags = required_flags(target)
     if target.machine == "x86_64":
         known = (_ECX_1, _EBX_7, _ECX_7, _EDX_7, _EAX_71, _ECX_81)
         _check(flags, *known)
         wide = any(flag.startswith("avx512") for flag in flags)
         xcr0 = _XCR0_AVX512 if wide else _XCR0_AVX if "avx2" in flags else 0
-        places = ("1_ECX", "7_EBX", "7_ECX", "7_EDX", "71_EAX", "81_ECX")
-        values = [(f"CPU_{p}", _mask(flags, bits)) for p, bits in zip(places, known, strict=True)]
-        values.append(("CPU_XCR0", xcr0))
-    else:
-        both = {
-            "aarch64": (_HWCAP_AARCH64, _HWCAP2_AARCH64),
-            "armv7l": (_HWCAP_ARM, {}),
-            "riscv64": (_HWCAP_RISCV, {}),
-        }.get(target.machine, ({}, {}))
-        _check(flags, *both)
-        values = [
-            ("CPU_HWCAP", _mask(flags, both[0])),
-            ("CPU_HWCAP2", _mask(flags, both[1])),
-        ]
-    return "\n".join(f"#define {name} {value:#x}u" for name, value in values)
+        return [*(_mask(flags, bits) for bits in known), xcr0]
+    both = {
+        "aarch64": (_HWCAP_AARCH64, _HWCAP2_AARCH64),
+        "armv7l": (_HWCAP_ARM, {}),
+        "riscv64": (_HWCAP_RISCV, {}),
+    }.get(target.machine, ({}, {}))
+    _check(flags, *both)
+    return [_mask(flags, bits) for bits in both]
 
 
 def _mask(flags: frozenset[str], bits: dict[str, int]) -> int:

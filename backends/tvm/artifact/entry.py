@@ -34,7 +34,7 @@ _SOURCE = """\
 
 {declarations}
 
-int secateur_run(
+{linkage}int secateur_run{level}(
     void *const *inputs, void *const *outputs, void *arena, int threads, int first, int last
 ) {{
     unsigned char *const constants = secateur_constants, *const memory = arena;
@@ -53,21 +53,23 @@ int secateur_run(
 """
 
 
-_DATA = """\
+CONSTANTS = "extern HIDDEN unsigned char secateur_constants[];"
+
+DATA = f"""\
 __asm__(
     ".section .rodata\\n"
     ".balign 64\\n"
     ".hidden secateur_constants\\n"
     ".globl secateur_constants\\n"
     "secateur_constants:\\n"
-    ".incbin \\"{constants}\\"\\n"
+    ".incbin \\"constants\\"\\n"
     ".globl secateur_metadata\\n"
     "secateur_metadata:\\n"
-    ".incbin \\"{metadata}\\"\\n"
+    ".incbin \\"metadata\\"\\n"
     ".byte 0\\n"
     ".text\\n");
-extern HIDDEN unsigned char secateur_constants[];
-"""
+{CONSTANTS}"""
+"""Declares `secateur_constants` and `secateur_metadata`, which hold what the files do."""
 
 
 SHARE_ALONE = """\
@@ -89,13 +91,16 @@ def source(
     schedule: Schedule,
     memory: Memory,
     signatures: Mapping[str, Signature],
-    constants: str,
-    metadata: str,
+    level: int | None = None,
 ) -> str:
-    """The source, which includes the files `constants` and `metadata` beside it when compiled."""
+    """The source, which includes the files `constants` and `metadata` beside it when compiled.
+
+    That of one `level` of several (`levels.py`) has its number in its functions' names, and what
+    the files hold lies elsewhere.
+    """
     steps, copies = run_steps(schedule, memory, signatures)
     return _SOURCE.format(
-        data=data_section(constants, metadata),
+        **level_fields(level),
         declarations=declarations(signatures),
         steps=steps,
         copies=copies,
@@ -107,9 +112,11 @@ def source(
     )
 
 
-def data_section(constants: str, metadata: str) -> str:
-    """Declares `secateur_constants` and `secateur_metadata`, which hold what two files do."""
-    return _DATA.format(constants=constants, metadata=metadata).rstrip()
+def level_fields(level: int | None) -> dict[str, str]:
+    """What the source of an entry says by the level that it is of, if it is of one."""
+    if level is None:
+        return {"data": DATA, "linkage": "", "level": ""}
+    return {"data": CONSTANTS, "linkage": "HIDDEN ", "level": f"_{level}"}
 
 
 def shares_loops(signatures: Mapping[str, Signature]) -> bool:

@@ -63,6 +63,8 @@ class Interface:
 
     name: str
     target: str
+    levels: tuple[str, ...]
+    """The targets that there is code for, if there are several."""
     digest: str
     inputs: tuple[CTensor, ...]
     outputs: tuple[CTensor, ...]
@@ -144,6 +146,15 @@ def header(interface: Interface) -> str:
     ]
     if interface.labels:
         lines.append(f"extern const char *const {name}_labels[];")
+    if interface.levels:
+        lines += [
+            "",
+            "/* The targets that the library has code for, and the number of the one whose code",
+            " * this CPU runs; -1: of none. */",
+            f"#define {upper}_LEVEL_COUNT {len(interface.levels)}",
+            f"#define {upper}_LEVELS {{{', '.join(map(quoted, interface.levels))}}}",
+            f"int {name}_level(void);",
+        ]
     lines += ["", "#ifdef __cplusplus", "}", "#endif", "", "#endif", ""]
     return "\n".join(lines)
 

@@ -22,6 +22,7 @@ from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
 from ..faults import CALL_SHIFT, Fault, explain
 from ..plan.memory import ALIGNMENT
+from ..targets import missing_flags
 
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
 _SIZES = ctypes.POINTER(ctypes.c_int64)
@@ -29,10 +30,12 @@ _RUN_TYPES = (_POINTERS, _POINTERS, ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int, *_RUN_TYPES)
 _RUN_OPEN = ctypes.CFUNCTYPE(ctypes.c_int, *_RUN_TYPES, _SIZES)
 _SHAPES = ctypes.CFUNCTYPE(ctypes.c_int, _SIZES, _SIZES, _SIZES)
+_LEVEL = ctypes.CFUNCTYPE(ctypes.c_int)
 
 
 class Library:
-    """One compiled graph. `metadata` is what the compiler wrote into it."""
+    """One compiled graph. `metadata` is what the compiler wrote into it of the `level` that is
+    run here, a target's name."""
 
     def __init__(self, path: Path, threads: int) -> None:
         self._threads = threads
@@ -42,6 +45,9 @@ class Library:
         run = _ctypes.dlsym(library._handle, "secateur_run")
         text = ctypes.addressof(ctypes.c_char.in_dll(library, "secateur_metadata"))
         self.metadata: dict[str, Any] = json.loads(ctypes.string_at(text))
+        self.level = str(self.metadata["target"])
+        if "levels" in self.metadata:
+            self._take_level(_LEVEL(_ctypes.dlsym(library._handle, "secateur_level"))())
         self._others = (threads - 1) * int(self.metadata["scratch_bytes"])
         self._given: Any = None
         self._arena: Array | None = None
@@ -60,6 +66,19 @@ class Library:
         _libraries.add(self)
         self._input_pointers = (ctypes.c_void_p * len(self._names))()
         self._output_pointers = (ctypes.c_void_p * len(self._outputs))()
+
+    def _take_level(self, level: int) -> None:
+        """Be what an artifact of several levels is here. Raises SecateurError for none."""
+        names = [str(own["target"]) for own in self.metadata["levels"]]
+        if level < 0:
+            least = self.metadata["levels"][-1]
+            lacking = missing_flags(frozenset(map(str, least["cpu_flags"])))
+            raise SecateurError(
+                f"compiled for {', '.join(names)}, but this machine's CPU lacks "
+                f"{', '.join(lacking) or 'instructions'} of the last"
+            )
+        shared = {key: value for key, value in self.metadata.items() if key != "levels"}
+        self.metadata, self.level = {**self.metadata["levels"][level], **shared}, names[level]
 
     def renew_lock(self) -> None:
         """Forget who runs this: in a new process nobody does."""

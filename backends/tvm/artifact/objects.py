@@ -48,8 +48,9 @@ def compile_functions(
     target: Target,
     cache: Cache,
     folder: Path,
+    first: int = 0,
 ) -> Objects:
-    """Write an object file for each function into `folder`.
+    """Write an object file for each function into `folder`, numbered from `first` on.
 
     One after the other, since TVM doesn't promise that its passes bear threads. `digests`
     are those of the functions' content. Raises UnsupportedError where TVM can't compile a function.
@@ -57,7 +58,7 @@ def compile_functions(
     names = sorted(functions)
     machine = tvm.target.Target(target.llvm())
     paths, signatures, reused = [], {}, 0
-    for index, name in enumerate(names):
+    for index, name in enumerate(names, first):
         path = folder / f"{index:05d}.o"
         paths.append(path)
 

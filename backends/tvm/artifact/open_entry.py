@@ -24,7 +24,7 @@ from ..plan.memory import OpenMemory
 from ..plan.schedule import OpenShapes, Schedule
 from ..plan.sizes import bounds_of, size_of
 from .convention import Signature
-from .entry import data_section, declarations, run_steps, scratch_bytes, shares_loops
+from .entry import declarations, level_fields, run_steps, scratch_bytes, shares_loops
 
 MOST_PLACED = 4096
 """Buffers that a run places: their tables lie on the stack where shapes are asked for."""
@@ -64,7 +64,7 @@ static secateur_size place(
     return {tables} + secateur_place({buffers}, ranges, bytes, at, live);
 }}
 
-int secateur_shapes(
+{linkage}int secateur_shapes{level}(
     const secateur_size *given, secateur_size *outputs, secateur_size *arena_bytes
 ) {{
     secateur_size n[{atoms}], at[{room}], bytes[{room}];
@@ -77,7 +77,7 @@ int secateur_shapes(
     return 0;
 }}
 
-int secateur_run(
+{linkage}int secateur_run{level}(
     void *const *inputs, void *const *outputs, void *arena, int threads, int first, int last,
     const secateur_size *given
 ) {{
@@ -217,16 +217,15 @@ def open_source(
     memory: OpenMemory,
     signatures: Mapping[str, Signature],
     sizes: Sizes,
-    constants: str,
-    metadata: str,
+    level: int | None = None,
 ) -> str:
-    """The source, which includes the files `constants` and `metadata` beside it when compiled."""
+    """The source, as `entry.source`."""
     assert schedule.open is not None
     steps, copies = run_steps(schedule, memory, signatures, sizes.code)
     room = max(1, len(memory.temporaries))
     outputs = [size_of(d) for shape in schedule.open.outputs for d in shape]
     return _SOURCE.format(
-        data=data_section(constants, metadata),
+        **level_fields(level),
         declarations=declarations(signatures),
         sizes="\n".join(sizes.lines),
         atoms=max(1, len(sizes.atoms)),

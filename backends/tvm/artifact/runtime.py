@@ -24,7 +24,8 @@ class Runtime:
     Kernels use `threads` threads, at most one for each CPU that the process may use.
     `inputs` and `outputs` map names to (dtype, shape), where None stands for what is not
     known beforehand, and text for open sizes: the names of those that inputs give, and how those
-    of outputs follow from them. A value that is no tensor has the dtype None.
+    of outputs follow from them. A value that is no tensor has the dtype None. `target` is what
+    the model was compiled for, `level` the one of several targets whose code this CPU runs.
 
     Where the model has a batch, the first axis of the inputs and outputs that have samples
     is None, and arrays may hold any number of samples, none too, but all the same.
@@ -45,7 +46,7 @@ class Runtime:
             self._outputs = metadata["outputs"]
             self._sliced = {i["name"] for i in self._inputs if i["batched"]}
             self._pieces = {o["name"] for o in self._outputs if o["batched"]}
-            self.target = str(metadata["target"])
+            self.target, self.level = str(metadata["target"]), self._program.level
             _check_machine(self.target, frozenset(map(str, metadata.get("cpu_flags", ()))))
         except SecateurError as error:
             raise SecateurError(f"{path}: {error}") from None

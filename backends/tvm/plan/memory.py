@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import hashlib
 import heapq
 from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from ....ir.tensor import Array
 from .schedule import Buffer, Schedule
@@ -74,16 +77,35 @@ def arena_blocks(schedule: Schedule) -> tuple[ArenaBlock, ...]:
     )
 
 
-def assign_memory(schedule: Schedule) -> Memory:
+class Constants:
+    """The constants of schedules in one block of memory: equal ones lie there once."""
+
+    def __init__(self) -> None:
+        self.placed: list[tuple[int, Array]] = []
+        self.nbytes = 0
+        self._known: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+
+    def place(self, array: Array) -> int:
+        """Where an array's elements lie."""
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        key = (array.dtype.str, array.shape, hashlib.sha256(content.data).digest())
+        if key not in self._known:
+            self._known[key] = self.nbytes
+            self.placed.append((self.nbytes, array))
+            self.nbytes += _aligned(array.nbytes)
+        return self._known[key]
+
+
+def assign_memory(schedule: Schedule, constants: Constants | None = None) -> Memory:
     """Place every buffer, so that the arena comes near the least that there could be.
 
     Buffers that are live during one call are disjoint: no arena is smaller than the sum of their
     bytes, and `Memory.live_bytes` is the largest such sum. In the order of their first use each
     takes the smallest gap of the arena that holds it, so that memory used recently, and still
     cached, is used again soon. Where that wastes memory other orders are tried, and the smallest
-    arena wins.
+    arena wins. `constants` may hold those of other schedules already.
     """
-    places = _Places(schedule)
+    places = _Places(schedule, constants or Constants())
     ranges = [
         _Range(first, last, _aligned(root.nbytes))
         for root, (first, last) in places.temporaries.items()
@@ -96,8 +118,8 @@ def assign_memory(schedule: Schedule) -> Memory:
     found = places.of_all(roots)
     return Memory(
         found,
-        tuple(places.constants),
-        places.constant_bytes,
+        tuple(places.constants.placed),
+        places.constants.nbytes,
         size,
         live,
         tuple(Copy(found[buffer], index, buffer.nbytes) for buffer, index in places.copied),
@@ -111,11 +133,9 @@ class _Places:
     uses it; `copied` are outputs that are no buffers of their own.
     """
 
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
+    def __init__(self, schedule: Schedule, constants: Constants) -> None:
+        self.schedule, self.constants = schedule, constants
         self.roots: dict[Buffer, Place] = {}
-        self.constants: list[tuple[int, Array]] = []
-        self.constant_bytes = 0
         self.copied: list[tuple[Buffer, int]] = []
         self.temporaries: dict[Buffer, tuple[int, int]] = {}
         used = [[buffer.root()[0] for buffer in call.arguments] for call in schedule.calls]
@@ -138,9 +158,7 @@ class _Places:
         if root.input is not None:
             self.roots[root] = Place("input", root.input, 0)
         elif root.array is not None:
-            self.roots[root] = Place("constant", 0, self.constant_bytes)
-            self.constants.append((self.constant_bytes, root.array))
-            self.constant_bytes += _aligned(root.nbytes)
+            self.roots[root] = Place("constant", 0, self.constants.place(root.array))
         else:
             self.temporaries[root] = (now, last)
 
@@ -176,18 +194,18 @@ class OpenMemory:
     copies: tuple[Copy, ...]
 
 
-def assign_open_memory(schedule: Schedule) -> OpenMemory:
+def assign_open_memory(schedule: Schedule, constants: Constants | None = None) -> OpenMemory:
     """Places of all buffers of a schedule whose sizes only a run fixes, without offsets in the
     arena."""
-    places = _Places(schedule)
+    places = _Places(schedule, constants or Constants())
     roots = dict(places.roots)
     for index, root in enumerate(places.temporaries):
         roots[root] = Place("arena", index, 0)
     found = places.of_all(roots)
     return OpenMemory(
         found,
-        tuple(places.constants),
-        places.constant_bytes,
+        tuple(places.constants.placed),
+        places.constants.nbytes,
         tuple(Temporary(*ends, root.nbytes) for root, ends in places.temporaries.items()),
         tuple(Copy(found[buffer], index, buffer.nbytes) for buffer, index in places.copied),
     )

@@ -82,7 +82,13 @@ class TuneReport:
 
 
 def check_tunable(target: Target) -> None:
-    """Raises SecateurError where this machine can't run the target's code."""
+    """Raises SecateurError where this machine can't run the target's code, or the target is
+    several."""
+    if len(target.levels) > 1:
+        raise SecateurError(
+            "kernels are measured for one target at a time: tune for each of "
+            f"{target.name} alone, and what was measured is taken for all of them"
+        )
     if not can_run_here(target):
         raise SecateurError(f"can't tune for {target.name}: this machine can't run its code")
 

@@ -48,7 +48,7 @@ def library(functions: list[Any], path: Path, dtype: str = "int64") -> Path:
     schedule = Schedule(calls, results)
     writes = dict.fromkeys(names, (2,))
     kernels = Kernels(schedule, made, digests, writes, metadata)
-    build_library(kernels, NATIVE, Cache.of_user(), path)
+    build_library([kernels], NATIVE, Cache.of_user(), path)
     return path
 
 

@@ -19,10 +19,10 @@ from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry
 from ...plan.programs import Program
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, as_int, cast, llvm, load, reinterpret, splat
+from ...tensorir.builder import KernelBuilder, as_int, cast, load, reinterpret, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
-from ..matrix.dot import SIGN_BITS
+from ..matrix.dot import SIGN_BITS, vpdpbusd
 from .direct import _start
 
 
@@ -51,7 +51,7 @@ class Depthwise:
         return (
             "vnni" in target.features
             and self.input_dtype != "float32"
-            and self.input.block == 16
+            and self.input.block == target.lanes
             and self.geometry.dilations[1] == 1
             and low >= -128
             and high <= 127
@@ -91,11 +91,11 @@ def pack_weights(conv: Depthwise, target: Target, weights: Array) -> Array:
     """[C, width, KH, KW] to [KH * KW * width, padded channels], or to four taps per channel."""
     channels, width, kernel_h, kernel_w = weights.shape
     if conv.by_dot_product(target):
-        groups = -(-kernel_w // 4)
+        groups, block = -(-kernel_w // 4), conv.input.block
         dense = np.zeros((conv.output.padded_channels, kernel_h, groups * 4), np.int8)
         dense[:channels, :, :kernel_w] = weights[:, 0]
-        dense = dense.reshape(-1, 16, kernel_h * groups, 4).transpose(0, 2, 1, 3)
-        return np.ascontiguousarray(dense.reshape(-1, kernel_h * groups, 64))
+        dense = dense.reshape(-1, block, kernel_h * groups, 4).transpose(0, 2, 1, 3)
+        return np.ascontiguousarray(dense.reshape(-1, kernel_h * groups, 4 * block))
     dtype = "int8" if conv.by_pairs(target) else conv.accumulator
     packed = np.zeros((kernel_h * kernel_w * width, conv.output.padded_channels), dtype)
     packed[:, :channels] = weights.transpose(2, 3, 1, 0).reshape(-1, channels)
@@ -114,7 +114,7 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
     source = k.parameter("X", x.shape, conv.input_dtype)
     groups = -(-kernel_w // 4)
     if dot:
-        weights = k.parameter("W", (y.blocks, kernel_h * groups, 64), "int8")
+        weights = k.parameter("W", (y.blocks, kernel_h * groups, 4 * y.block), "int8")
     else:
         dtype = "int8" if pairs else acc_dtype
         rows = kernel_h * kernel_w * conv.width
@@ -170,7 +170,7 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
         for kh, tap in taps:
             at = [place(kh, 4 * tap if dot else tap, p) for p in range(columns)]
             if dot:
-                w = load(weights, cb, kh * groups + tap, 0, lanes=64)
+                w = load(weights, cb, kh * groups + tap, 0, lanes=4 * lanes)
                 values = [_four_taps(conv, source, *i) for i in at]
             else:
                 w = load(weights, kh * kernel_w + tap, channel, lanes=lanes)
@@ -178,7 +178,7 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
             for p, value in enumerate(values):
                 total = load(acc, p * lanes, lanes=lanes)
                 if dot:
-                    total = llvm("llvm.x86.avx512.vpdpbusd.512", "int32x16", total, value, w)
+                    total = vpdpbusd(lanes, total, value, w)
                 elif acc_dtype == "int32":
                     total = total + cast(value, "int32", lanes) * w
                 else:
@@ -209,12 +209,13 @@ def _products(values: Sequence[Computed], factors: Sequence[Computed]) -> Comput
 
 def _four_taps(conv: Depthwise, source: BufferVar, block: Expr, position: Expr) -> Computed:
     """Four neighbouring pixels, as unsigned bytes, the taps of each channel together."""
-    dtype = conv.input_dtype
-    flat = tirx.BufferLoad(source, [block, as_int(position), tirx.Ramp(as_int(0), as_int(1), 64)])
+    dtype, lanes = conv.input_dtype, conv.input.block
+    index = tirx.Ramp(as_int(0), as_int(1), 4 * lanes)
+    flat = tirx.BufferLoad(source, [block, as_int(position), index])
     if dtype == "int8":
-        words = reinterpret(flat, "int32", 16) ^ splat(tirx.const(SIGN_BITS, "int32"), 16)
-        flat = reinterpret(words, "uint8", 64)
-    return tirx.Shuffle([flat], [(i % 4) * 16 + i // 4 for i in range(64)])
+        words = reinterpret(flat, "int32", lanes) ^ splat(tirx.const(SIGN_BITS, "int32"), lanes)
+        flat = reinterpret(words, "uint8", 4 * lanes)
+    return tirx.Shuffle([flat], [(i % 4) * lanes + i // 4 for i in range(4 * lanes)])
 
 
 def choose_columns(conv: Depthwise, target: Target) -> int:

@@ -156,16 +156,20 @@ class FourBytes(Dot):
         return [_bind(builder, reinterpret(words, "int8", 4 * self.lanes), "int8", 4 * self.lanes)]
 
 
+def vpdpbusd(lanes: int, accumulator: Computed, bytes_: Computed, weights: Computed) -> Computed:
+    """The x86 instruction of AVX-512 VNNI and AVX-VNNI: unsigned bytes times signed weights."""
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+    return llvm(name, vector_type("int32", lanes), accumulator, bytes_, weights)
+
+
 @dataclasses.dataclass(frozen=True)
 class VnniDot(FourBytes):
-    """AVX-512 VNNI vpdpbusd: unsigned activations, signed weights."""
+    """x86 with VNNI: unsigned activations, signed weights."""
 
     def step(
         self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
     ) -> Computed:
-        return llvm(
-            "llvm.x86.avx512.vpdpbusd.512", "int32x16", accumulator, activation[0], weights[0]
-        )
+        return vpdpbusd(self.lanes, accumulator, activation[0], weights[0])
 
 
 @dataclasses.dataclass(frozen=True)
