@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from ...ir.declarations import check_declarations
 from ...ir.dependencies.batch import Batch, find_batch
 from ...ir.element_count import element_count
 from ...ir.errors import SecateurError, UnsupportedError
-from ...ir.graph import Node, Value
+from ...ir.graph import Node
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.onnx_io import atomic_files, save
@@ -31,7 +29,13 @@ from .artifact.bench import BenchData
 from .artifact.build import Kernels, build_library
 from .artifact.c_library import build_c_library
 from .artifact.container import PartFile, write_container
-from .artifact.cpu_features import required_flags
+from .artifact.metadata import (
+    container_interface,
+    library_interface,
+    metadata_of,
+    quantized_ends,
+    with_samples,
+)
 from .artifact.options import LibraryOptions
 from .bounds import Accesses, Verdicts
 from .cache import Cache
@@ -39,7 +43,6 @@ from .emission.choices import Choices, read_table
 from .emission.emission import Emission
 from .emission.emit import emit
 from .errors import UnprovenError, UnsupportedNodesError
-from .faults import LIMITS
 from .graph.assumed_sizes import assume_sizes
 from .graph.expand import expand_definitions, undefined
 from .graph.open_sizes import check_admitted, name_open_sizes
@@ -49,14 +52,11 @@ from .plan.memory import ArenaBlock, arena_blocks
 from .plan.operations import Plan
 from .plan.schedule import Schedule
 from .plan.sizes import is_open
-from .plan.tensors import PlanTensor
 from .plan.text import print_plan
 from .targets import Target, can_run_here
 from .tuning.tune import TuneReport, check_tunable, tune
 
 __all__ = ["CompileReport", "can_run_here", "compile_library", "compile_model"]
-
-METADATA_VERSION = 1
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def compile_model(
     start = time.perf_counter()
     path = Path(path)
     work, batch = _prepare(model, declared_sizes, sizes)
-    samples = _with_samples(batch)
+    samples = with_samples(batch)
     compiler = _Compiler(
         target,
         cache or Cache.of_user(),
@@ -189,7 +189,7 @@ def compile_library(
         dumps=dump_plan is not None,
         threads=options.threads != "none",
     )
-    compiler.c_library(work, _with_samples(batch), folder, options, bench)
+    compiler.c_library(work, with_samples(batch), folder, options, bench)
     if dump_plan is not None:
         compiler.write_plans(Path(dump_plan))
     size = (folder / options.archive).stat().st_size
@@ -411,14 +411,14 @@ class _Compiler:
         return [*made, *(self._emit(c, samples, o) for c, o in zip(copies, others, strict=True))]
 
     def _emit(self, model: Model, samples: Set[str], target: Target) -> _Emitted:
-        quantized = _quantized(model)
+        quantized = quantized_ends(model)
         plan = lower(model, target, self.sizes)
         if self.dumps:
             self.plans.append(print_plan(plan, target.name))
         choices, tuning = self._choices(plan, target)
         emission = emit(plan, target, choices, Verdicts(self.cache), threads=self.threads)
-        interface = _library_interface(plan, quantized)
-        metadata = _metadata(interface, target, samples)
+        interface = library_interface(plan, quantized)
+        metadata = metadata_of(interface, target, samples)
         accesses = Accesses.of(emission.proofs.values())
         return _Emitted(emission, metadata, accesses, len(plan.operations), tuning)
 
@@ -467,7 +467,7 @@ class _Compiler:
             with scratch_folder() as folder:
                 files, failures = self._parts(parts, folder)
                 if not failures:
-                    metadata = _metadata(_container_interface(model), self.target, samples)
+                    metadata = metadata_of(container_interface(model), self.target, samples)
                     write_container(path, metadata, files, folder)
                     return
             left.update(failures)
@@ -524,81 +524,3 @@ def _blame(part: Part, error: UnsupportedError) -> dict[Node, str]:
         if found:
             return found
     return {node: f"node '{node.label}' ({node.op_type}): {error}" for node in part.origin.values()}
-
-
-_Interface = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-"""Name, element type and shape of every input and of every output."""
-
-
-def _with_samples(batch: Batch) -> set[str]:
-    """Names of the inputs that have samples along their first axis, and of the outputs that
-    have a piece for each of them there: to be asked before lowering replaces values."""
-    return {v.name for v in (*batch.inputs, *batch.outputs)} if batch.is_proven else set()
-
-
-def _metadata(interface: _Interface, target: Target, samples: Set[str]) -> dict[str, Any]:
-    """What an artifact says of itself; shapes are those of one sample, `batched` says which
-    inputs and outputs are among `samples`."""
-    inputs, outputs = interface
-    for entry in (*inputs, *outputs):
-        entry["batched"] = entry["name"] in samples
-    return {
-        "version": METADATA_VERSION,
-        "target": target.name,
-        "cpu_flags": sorted(frozenset.intersection(*map(required_flags, target.levels))),
-        "small": target.small,
-        "limits": LIMITS,
-        "inputs": inputs,
-        "outputs": outputs,
-    }
-
-
-def _library_interface(plan: Plan, quantized: Mapping[str, dict[str, Any]]) -> _Interface:
-    def describe(name: str, tensor: PlanTensor) -> dict[str, Any]:
-        shape = [d if isinstance(d, int) else str(d) for d in tensor.shape]
-        fields = {"name": name, "dtype": tensor.dtype, "shape": shape}
-        return {**fields, **quantized.get(name, {})}
-
-    return [describe(t.name, t) for t in plan.inputs], [describe(n, t) for n, t in plan.outputs]
-
-
-def _quantized(model: Model) -> dict[str, dict[str, Any]]:
-    """Scale and zero point of the inputs and outputs that hold quantized numbers."""
-    found = {}
-    for value in model.graph.inputs:
-        nodes = value.users
-        if nodes and all(n.op_type == "DequantizeLinear" and n.input(0) is value for n in nodes):
-            found[value.name] = [_scale_of(n) for n in nodes]
-    for value in model.graph.outputs:
-        node = value.producer
-        if node is not None and node.op_type == "QuantizeLinear":
-            found[value.name] = [_scale_of(node)]
-    return {
-        name: each[0]
-        for name, each in found.items()
-        if each[0] and each.count(each[0]) == len(each)
-    }
-
-
-def _scale_of(node: Node) -> dict[str, Any]:
-    """Of QuantizeLinear and DequantizeLinear of one constant scale for all elements."""
-    scale, zero = node.input(1), node.input(2)
-    if scale is None or scale.const is None or scale.const.size != 1:
-        return {}
-    if zero is not None and (zero.const is None or zero.const.size != 1):
-        return {}
-    point = 0 if zero is None or zero.const is None else int(zero.const.numpy().item())
-    return {"scale": float(scale.const.numpy().item()), "zero_point": point}
-
-
-def _container_interface(model: Model) -> _Interface:
-    """Inputs and outputs of a container may be of any type."""
-
-    def describe(value: Value) -> dict[str, Any]:
-        shape = value.shape
-        sizes = None if shape is None else [d if isinstance(d, int) else None for d in shape]
-        known = value.dtype != onnx.TensorProto.UNDEFINED
-        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(value.dtype)) if known else None
-        return {"name": value.name, "dtype": dtype, "shape": sizes}
-
-    return [describe(v) for v in model.graph.inputs], [describe(v) for v in model.graph.outputs]

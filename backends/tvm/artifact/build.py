@@ -15,7 +15,7 @@ from ....ir.errors import UnsupportedError
 from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
 from ..cache import Cache
-from ..plan.memory import Constants, Memory, assign_memory, assign_open_memory
+from ..plan.memory import ConstantPool, Memory, assign_memory, assign_open_memory
 from ..plan.memory_check import check_memory
 from ..plan.schedule import Schedule
 from ..targets import Target
@@ -42,7 +42,7 @@ class Kernels:
     writes: Mapping[str, Sequence[int]]
     metadata: Mapping[str, Any]
 
-    def assign_memory(self, constants: Constants | None = None) -> Memory:
+    def assign_memory(self, constants: ConstantPool | None = None) -> Memory:
         """Places of all buffers, checked; `constants` may hold those of other kernels already."""
         memory = assign_memory(self.schedule, constants)
         check_memory(self.schedule, memory, self.writes)
@@ -55,12 +55,12 @@ def build_library(levels: Sequence[Kernels], target: Target, cache: Cache, path:
 
     Raises UnsupportedError where TVM can't compile a kernel, SecateurError where linking fails.
     """
-    constants = Constants()
+    constants = ConstantPool()
     with scratch_folder() as folder:
         for source_file in NATIVE.glob("*.h"):
             shutil.copy(source_file, folder)
         several = len(levels) > 1
-        built: list[_Level] = []
+        built: list[_BuiltLevel] = []
         for index, (kernels, level) in enumerate(zip(levels, target.levels, strict=True)):
             done = sum(len(known.objects.paths) for known in built)
             number = index if several else None
@@ -87,7 +87,7 @@ def build_library(levels: Sequence[Kernels], target: Target, cache: Cache, path:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Level:
+class _BuiltLevel:
     """What an artifact has of one level: objects, the entry's source and what it says of itself."""
 
     objects: Objects
@@ -98,12 +98,12 @@ class _Level:
 def _build_level(
     kernels: Kernels,
     target: Target,
-    constants: Constants,
+    constants: ConstantPool,
     cache: Cache,
     folder: Path,
     done: int,
     level: int | None,
-) -> _Level:
+) -> _BuiltLevel:
     """Compile one level's kernels, where so many objects are done already; `level` is its number
     if there are several."""
     objects = compile_functions(kernels.functions, kernels.digests, target, cache, folder, done)
@@ -120,7 +120,7 @@ def _build_level(
         text = open_source(schedule, placed, signatures, sizes, level)
     entry = folder / ("entry.c" if level is None else f"entry_{level}.c")
     entry.write_text(text, encoding="utf-8")
-    return _Level(objects, entry, {**kernels.metadata, **more, "scratch_bytes": scratch})
+    return _BuiltLevel(objects, entry, {**kernels.metadata, **more, "scratch_bytes": scratch})
 
 
 def link_checked(

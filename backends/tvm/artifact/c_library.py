@@ -20,7 +20,7 @@ from ....ir.errors import UnsupportedError
 from ....ir.scratch import scratch_folder
 from ..cache import Cache
 from ..faults import CALL_SHIFT
-from ..plan.memory import ALIGNMENT, Constants, Memory
+from ..plan.memory import ALIGNMENT, ConstantPool, Memory
 from ..targets import Target
 from .bench import BenchData, BenchParts, build_bench
 from .bindings import cpp_header, python_module
@@ -202,7 +202,7 @@ _FIND_GIVEN = """\
 
 
 @dataclasses.dataclass(frozen=True)
-class _Level:
+class _LibraryLevel:
     """The compiled kernels of one level, and where its buffers lie."""
 
     kernels: Kernels
@@ -236,13 +236,13 @@ def build_c_library(
     """
     if bench is not None and len(kernels) > 1:
         raise UnsupportedError("a program that measures is for one target: leave out --bench")
-    constants = Constants()
+    constants = ConstantPool()
     with scratch_folder() as work:
-        levels: list[_Level] = []
+        levels: list[_LibraryLevel] = []
         for each, level in zip(kernels, target.levels, strict=True):
             done = sum(len(known.objects.paths) for known in levels)
             objects = compile_functions(each.functions, each.digests, level, cache, work, done)
-            levels.append(_Level(each, each.assign_memory(constants), objects))
+            levels.append(_LibraryLevel(each, each.assign_memory(constants), objects))
         write_constants(work / "constants", constants.placed)
         interface = _interface(levels, constants.nbytes, options, target, work)
         # No file here is named after the model, whose name may be any other's.
@@ -289,14 +289,14 @@ def build_c_library(
     return sum(level.objects.reused for level in levels)
 
 
-def _metadata(levels: Sequence[_Level], target: Target) -> dict[str, Any]:
+def _metadata(levels: Sequence[_LibraryLevel], target: Target) -> dict[str, Any]:
     """What `NAME.json` says besides what its interface is."""
     each = [level.description() for level in levels]
     return joined_metadata(target, each) if len(each) > 1 else each[0]
 
 
 def _interface(
-    levels: Sequence[_Level],
+    levels: Sequence[_LibraryLevel],
     constant_bytes: int,
     options: LibraryOptions,
     target: Target,
@@ -329,13 +329,13 @@ def _interface(
     )
 
 
-def _arena_bytes(levels: Sequence[_Level]) -> int:
+def _arena_bytes(levels: Sequence[_LibraryLevel]) -> int:
     """Bytes of the arena, whichever level is run."""
     return max(level.memory.arena_bytes for level in levels)
 
 
 def _entry(
-    levels: Sequence[_Level], interface: Interface, target: Target, options: LibraryOptions
+    levels: Sequence[_LibraryLevel], interface: Interface, target: Target, options: LibraryOptions
 ) -> str:
     name = interface.name
     signatures = {k: s for level in levels for k, s in level.objects.signatures.items()}
@@ -377,7 +377,7 @@ def _entry(
     return text + (_LEVEL.format(name=name, levels=len(levels)) if interface.levels else "")
 
 
-def _sample(index: int, level: _Level) -> str:
+def _sample(index: int, level: _LibraryLevel) -> str:
     """The function that runs one sample by a level's kernels."""
     schedule, signatures = level.kernels.schedule, level.objects.signatures
     steps, copies = run_steps(schedule, level.memory, signatures)

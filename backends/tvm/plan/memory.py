@@ -77,7 +77,7 @@ def arena_blocks(schedule: Schedule) -> tuple[ArenaBlock, ...]:
     )
 
 
-class Constants:
+class ConstantPool:
     """The constants of schedules in one block of memory: equal ones lie there once."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Constants:
         return self._known[key]
 
 
-def assign_memory(schedule: Schedule, constants: Constants | None = None) -> Memory:
+def assign_memory(schedule: Schedule, constants: ConstantPool | None = None) -> Memory:
     """Place every buffer, so that the arena comes near the least that there could be.
 
     Buffers that are live during one call are disjoint: no arena is smaller than the sum of their
@@ -105,7 +105,7 @@ def assign_memory(schedule: Schedule, constants: Constants | None = None) -> Mem
     cached, is used again soon. Where that wastes memory other orders are tried, and the smallest
     arena wins. `constants` may hold those of other schedules already.
     """
-    places = _Places(schedule, constants or Constants())
+    places = _Places(schedule, constants or ConstantPool())
     ranges = [
         _Range(first, last, _aligned(root.nbytes))
         for root, (first, last) in places.temporaries.items()
@@ -133,7 +133,7 @@ class _Places:
     uses it; `copied` are outputs that are no buffers of their own.
     """
 
-    def __init__(self, schedule: Schedule, constants: Constants) -> None:
+    def __init__(self, schedule: Schedule, constants: ConstantPool) -> None:
         self.schedule, self.constants = schedule, constants
         self.roots: dict[Buffer, Place] = {}
         self.copied: list[tuple[Buffer, int]] = []
@@ -194,10 +194,10 @@ class OpenMemory:
     copies: tuple[Copy, ...]
 
 
-def assign_open_memory(schedule: Schedule, constants: Constants | None = None) -> OpenMemory:
+def assign_open_memory(schedule: Schedule, constants: ConstantPool | None = None) -> OpenMemory:
     """Places of all buffers of a schedule whose sizes only a run fixes, without offsets in the
     arena."""
-    places = _Places(schedule, constants or Constants())
+    places = _Places(schedule, constants or ConstantPool())
     roots = dict(places.roots)
     for index, root in enumerate(places.temporaries):
         roots[root] = Place("arena", index, 0)
