@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 
 import numpy as np
 from onnx import FunctionProto, ModelProto, TensorProto
 
 from .copying import Copier
-from .graph import Graph, Node, Value, normalize_domain
+from .display import printable
+from .graph import Graph, Node, Value, normalize_domain, tensor_type
 from .tensor import Tensor
 
 
@@ -85,6 +89,27 @@ class Model:
         self._names.add(name)
         return name
 
+    def _repr_html_(self) -> str:
+        """Inputs, outputs and what the model is made of, for notebooks."""
+        counts = Counter(node.op_type for node in self.all_nodes())
+        operators = ", ".join(f"{n} {count}" for n, count in counts.most_common())
+        constants = [v.const for v in self.graph.initializers.values() if v.const is not None]
+        weights = sum(math.prod(constant.shape) for constant in constants)
+        rows = [
+            *(("input", _signature(v)) for v in self.graph.inputs if v.const is None),
+            *(("output", _signature(v)) for v in self.graph.outputs),
+            ("operators", f"{counts.total():,}: {operators}"),
+            ("initializers", f"{len(self.graph.initializers):,} with {weights:,} elements"),
+            ("opset", ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in self.opsets.items())),
+        ]
+        cells = "".join(
+            f'<tr><th style="text-align: left">{name}</th>'
+            f'<td style="text-align: left">{escape(printable(text))}</td></tr>'
+            for name, text in rows
+        )
+        title = self.path.name if self.path is not None else self.graph.name
+        return f"<table><caption>{escape(printable(title))}</caption><tbody>{cells}</tbody></table>"
+
     def _all_names(self) -> Iterator[str]:
         for graph in self.all_graphs():
             for value in graph.values():
@@ -107,6 +132,16 @@ class Model:
         extra = ModelProto()
         extra.CopyFrom(self.extra)
         return Model(Copier().graph(self.graph), extra, functions, self.path)
+
+
+def _signature(value: Value) -> str:
+    """A value's name, type and shape."""
+    tensor = tensor_type(value.type)
+    if tensor is None:
+        return f"{value.name}: no tensor"
+    kind = TensorProto.DataType.Name(value.dtype).lower()
+    shape = "?" if value.shape is None else ", ".join(str(s or "?") for s in value.shape)
+    return f"{value.name}: {kind}[{shape}]"
 
 
 def _constant_tensor(node: Node) -> Tensor | None:

@@ -10,9 +10,9 @@ import click
 from click.core import ParameterSource
 
 from ..reporting.html import has_templates
-from ..reporting.markdown import artifact_lines, headline, stage_table
+from ..reporting.markdown import artifact_lines, headline
 from ..reporting.quantization import unchanged_text
-from ..reporting.report import Report
+from ..reporting.report import Report, stage_table
 from . import COMMAND
 from .console import StageProgress, print_json, print_table, say
 from .options import (
@@ -78,6 +78,12 @@ if TYPE_CHECKING:
 @depfile_option
 @dump_option
 @click.option(
+    "--resume",
+    is_flag=True,
+    help="Keep finished steps in the output folder until the run ends, and go on from those that "
+    "an interrupted run with --resume kept there.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Say what would happen, by the analysis alone; nothing is run or written.",
@@ -104,6 +110,7 @@ def command(
     save_recipe: Path | None,
     depfile: Path | None,
     dump: Path | None,
+    resume: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -178,6 +185,7 @@ def command(
             library=library,
             depfile=depfile,
             dump=dump,
+            resume=resume,
             read=read,
             observer=progress,
             command=click.get_current_context().meta.get(COMMAND, ""),

@@ -11,7 +11,6 @@ from ..reporting.markdown import (
     latency_lines,
     output_table,
     reasons,
-    stage_table,
 )
 from ..reporting.quantization import (
     OPERATOR_HEADER,
@@ -20,7 +19,7 @@ from ..reporting.quantization import (
     operator_rows,
     unchanged_text,
 )
-from ..reporting.report import Report
+from ..reporting.report import Report, stage_table
 from .console import print_json, print_table, say
 
 

@@ -56,6 +56,7 @@ from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
 from .bench import bench_data
 from .depfile import make_rule
+from .kept_steps import KeptSteps, forget, kept_folder, run_facts
 from .latency import Machine
 from .output import output_folder
 from .pruning import prune_model
@@ -134,6 +135,7 @@ def optimize(
     library: LibraryOptions | None = None,
     depfile: Path | None = None,
     dump: Path | None = None,
+    resume: bool = False,
     read: Sequence[Path] = (),
     observer: Progress | None = None,
     command: str = "",
@@ -153,8 +155,9 @@ def optimize(
     folder, or whether to use the user's) are those of `compile_model`. With `library` the result
     is a C library in place of `model.so`. `depfile` is a file for a rule of Make that says which
     files the result depends on: those that this function reads, and `read`. `dump` is an empty
-    folder for the model's text after each pass, and the compiler's plan. `command` is what
-    the report says was run. A `model` given
+    folder for the model's text after each pass, and the compiler's plan. With `resume` finished
+    steps are kept in `out` until the run ends, and those that an interrupted run of the same kept
+    there aren't run again. `command` is what the report says was run. A `model` given
     as IR is not changed. Raises SecateurError.
     """
     embedded = None
@@ -208,6 +211,7 @@ def optimize(
     with contextlib.ExitStack() as stack:
         if depfile is not None:  # which appears after the folder, or neither does
             (rule,) = stack.enter_context(atomic_files(depfile))
+        kept = stack.enter_context(kept_folder(out)) if resume else None
         folder = stack.enter_context(output_folder(out, names))
         run.read(model, prepared(calibration, preprocess), prepared(evaluation, preprocess))
         refuse_overwriting(run.original, *(out / name for name in names))
@@ -215,11 +219,14 @@ def optimize(
             files = [*run.files_read(calibration, evaluation), *read]
             made = ARTIFACT if library is None else library.archive
             rule.write_text(make_rule(out / made, files), encoding="utf-8")
+        if kept is not None:
+            run.keep_steps(kept)
         run.transform()
         run.verify(folder / "model.onnx")
         run.compile(folder)
         run.measure()
         run.write_report(folder, command)
+    forget(out)
     return run.report
 
 
@@ -246,6 +253,7 @@ class _Run:
         self.runners: dict[str, Runner] = {}
         self.oracles: list[tuple[Step, Model, Model]] = []
         self.dump = dump
+        self.kept: KeptSteps | None = None
 
     def read(
         self,
@@ -262,6 +270,7 @@ class _Run:
                 embedded = [embedded_note(self.original, how)]
             self.model = self.original.clone()
             kind = kind_of_labels(self.settings.metrics)
+            self.sources = {"calibration": calibration, "evaluation": evaluation}
             self.calibration = _dataset(calibration, self.model, labelled=False)
             self.evaluation = _dataset(evaluation, self.model, kind)
             self.report = Report(
@@ -285,6 +294,12 @@ class _Run:
         data = [f for each in (calibration, evaluation) for f in source_files(each)]
         return [f for f in (path, *data, labels) if f is not None] + external_files(self.original)
 
+    def keep_steps(self, folder: Path) -> None:
+        """Keep finished steps in a folder, and take those that it has of this run."""
+        data = {"calibration": self.calibration, "evaluation": self.evaluation}
+        sources = {name: (source, data[name]) for name, source in self.sources.items()}
+        self.kept = KeptSteps(folder, run_facts(self.settings, self.original, sources))
+
     def transform(self) -> None:
         """Apply the steps, keeping a session of every result."""
         arrays = None if self.calibration is None else self.calibration.samples.arrays
@@ -300,15 +315,16 @@ class _Run:
         self.simplified = self.model.clone()
         options = self.settings.pruning()
         if options:
-            with self._stage("prune"):
-                pruned, result = prune_model(
+            self._make(
+                "prune",
+                lambda: prune_model(
                     self.model,
                     options,
                     self.context,
                     machine=self._machine(),
                     prepare=self._quantized if self.settings.quantize else Model.clone,
-                )
-                self._keep(result, pruned)
+                ),
+            )
             if self.calibration is not None and self.settings.recovery:
                 self._apply(recover_step())
         self.float_model = self.model.clone()
@@ -316,8 +332,18 @@ class _Run:
             self._apply(quantize_step(self.settings.quantizer()))
 
     def _apply(self, step: Step) -> None:
-        with self._stage(step.name):
-            self._keep(run_step(step, self.model, self.context), self.model)
+        self._make(step.name, lambda: (self.model, run_step(step, self.model, self.context)))
+
+    def _make(self, name: str, make: Callable[[], tuple[Model, StepResult]]) -> None:
+        """Run a step, or take its result where it was kept."""
+        with self._stage(name):
+            if self.kept is None:
+                model, result = make()
+            else:
+                model, result, known = self.kept.run(name, self.context, make)
+                if known:
+                    log.info("%s: kept from the run that was interrupted", name)
+            self._keep(result, model)
 
     def _keep(self, result: StepResult, model: Model) -> None:
         self.model, self.context = model, result.context

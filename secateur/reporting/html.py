@@ -32,6 +32,9 @@ from .report import (
 LISTED = 40
 """Rows of long tables that are shown at once; the rest unfolds."""
 
+DRAWN = 6
+"""Operators whose values are drawn large."""
+
 MISSING = "report.html needs Jinja2: pip install 'secateur[report]'"
 
 
@@ -97,6 +100,7 @@ def _context(report: Mapping[str, Any]) -> dict[str, Any]:
     stages = report["stages"]
     run = {p["text"].partition("{")[0]: p for p in report["passes"]}
     statistics = run.get("prune-channels", {}).get("statistics", {})
+    errors = run.get("quantize", {}).get("statistics", {}).get("operators", [])
     return {
         "report": report,
         "title": _title(report["model"]),
@@ -115,7 +119,8 @@ def _context(report: Mapping[str, Any]) -> dict[str, Any]:
         .get("statistics", {})
         .get("quantized", {}),
         "limit": _limit(run),
-        "rounded": _rounded(run.get("quantize", {}).get("statistics", {}).get("operators", [])),
+        "rounded": _rounded(errors),
+        "histograms": _histograms(errors),
         "listed": LISTED,
     }
 
@@ -305,6 +310,33 @@ def _rounded(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if c
         ]
         found.append({**error, "bars": bars})
+    return found
+
+
+def _histograms(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The worst operators' values as drawings of 240 by 80, heights logarithmic."""
+    known = [error for error in errors if sum(error["histogram"]) and error["low"] is not None]
+    found = []
+    for error in known[:DRAWN]:
+        counts = error["histogram"]
+        most, width = math.log1p(max(counts)), 240 / len(counts)
+        span = error["high"] - error["low"]
+        step = error["step"]
+        steps = round(span / step) if step and span else None
+        bars = [
+            {
+                "x": k * width,
+                "width": width,
+                "y": 80 * (1 - math.log1p(c) / most),
+                "height": 80 * math.log1p(c) / most,
+            }
+            for k, c in enumerate(counts)
+            if c
+        ]
+        zero = None
+        if span > 0 and error["low"] < 0 < error["high"]:
+            zero = 240 * -error["low"] / span
+        found.append({**error, "bars": bars, "steps": steps, "zero": zero})
     return found
 
 

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.display import printable
-from ..passes.losses import OutputFidelity
 from .quantization import OPERATOR_HEADER, OPERATOR_LEGEND, limit_text, operator_rows
 from .report import (
-    Fidelity,
+    FIDELITY_HEADER,
     PassRun,
     Report,
-    Stage,
     bytes_text,
     compiler_lines,
-    count_text,
     decibel_text,
+    fidelity_cells,
     latency_text,
     metric_text,
     percent_text,
     short,
+    stage_table,
 )
 
 LISTED = 8
@@ -67,46 +66,6 @@ _MARKUP = re.compile(r"([\\`*<>\[\]|])")
 
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
-
-
-def size_row(stage: Stage) -> list[str]:
-    """A stage's cells under `SIZE_HEADER`."""
-    return [
-        stage.name,
-        count_text(stage.nodes),
-        count_text(stage.parameters),
-        count_text(stage.macs),
-        bytes_text(stage.file_bytes),
-    ]
-
-
-SIZE_HEADER = ["stage", "nodes", "parameters", "MACs", "file"]
-
-FIDELITY_HEADER = ["same top-1", "SQNR, dB", "cosine"]
-
-
-def stage_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of all stages: sizes, what was measured by labels, fidelity to the
-    original (of the output where it is least), and latency."""
-    header = [*SIZE_HEADER, *(info.label for info in report.metrics)]
-    compared = any(stage.fidelity is not None for stage in report.stages)
-    timed = any(stage.latency is not None for stage in report.stages)
-    header += (FIDELITY_HEADER if compared else []) + (["latency, ms (range)"] if timed else [])
-    rows = []
-    for stage in report.stages:
-        row = [*size_row(stage)]
-        row += [metric_text(info, stage.metrics.get(info.name)) for info in report.metrics]
-        if compared:
-            found = stage.fidelity
-            row += ["-"] * 3 if found is None else fidelity_cells(found)
-        rows.append([*row, *([latency_text(stage.latency)] if timed else [])])
-    return header, rows
-
-
-def fidelity_cells(found: Fidelity | OutputFidelity) -> list[str]:
-    """Cells under `FIDELITY_HEADER`."""
-    cosine = "-" if found.cosine is None else f"{found.cosine:.4f}"
-    return [percent_text(found.top1), decibel_text(found.sqnr_db), cosine]
 
 
 def output_table(report: Report) -> tuple[list[str], list[list[str]]]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..ir.display import printable
 from ..passes.losses import OutputFidelity
 
 SCHEMA = 1
@@ -214,6 +216,12 @@ class Report:
     def to_json(self) -> str:
         return to_json(self.to_dict())
 
+    def _repr_html_(self) -> str:
+        """The stages as a table, for notebooks."""
+        header, rows = stage_table(self)
+        name = Path(str(self.model.get("file") or "model")).name
+        return html_table(name, header, rows, [*self.remarks(), *self.warnings])
+
 
 def to_json(content: Any) -> str:
     """JSON text in ASCII with a final newline; infinite and NaN numbers become null."""
@@ -366,9 +374,69 @@ def latency_text(latency: Latency | None) -> str:
     return f"{latency.median_ms:.3f} ({latency.min_ms:.3f}-{latency.max_ms:.3f})"
 
 
+def html_table(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[str]], remarks: Sequence[str] = ()
+) -> str:
+    """A table for notebooks; the first column is text, the rest numbers. All text is escaped."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        sides = ["left", *["right"] * (len(cells) - 1)]
+        pairs = zip(cells, sides, strict=True)
+        return "".join(
+            f'<{tag} style="text-align: {side}">{escape(printable(cell))}</{tag}>'
+            for cell, side in pairs
+        )
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    notes = "".join(f"<p>{escape(printable(text))}</p>" for text in remarks)
+    caption = f"<caption>{escape(printable(title))}</caption>"
+    head = f"<thead><tr>{line(header, 'th')}</tr></thead>"
+    return f"<div><table>{caption}{head}<tbody>{body}</tbody></table>{notes}</div>"
+
+
 def short(text: str, width: int = 60) -> str:
     """`text` with its middle left out where it is long; names start and end telling."""
     if len(text) <= width:
         return text
     head = (width - 3) // 2
     return f"{text[:head]}...{text[head + 3 - width :]}"
+
+
+def size_row(stage: Stage) -> list[str]:
+    """A stage's cells under `SIZE_HEADER`."""
+    return [
+        stage.name,
+        count_text(stage.nodes),
+        count_text(stage.parameters),
+        count_text(stage.macs),
+        bytes_text(stage.file_bytes),
+    ]
+
+
+SIZE_HEADER = ["stage", "nodes", "parameters", "MACs", "file"]
+
+FIDELITY_HEADER = ["same top-1", "SQNR, dB", "cosine"]
+
+
+def stage_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of all stages: sizes, what was measured by labels, fidelity to the
+    original (of the output where it is least), and latency."""
+    header = [*SIZE_HEADER, *(info.label for info in report.metrics)]
+    compared = any(stage.fidelity is not None for stage in report.stages)
+    timed = any(stage.latency is not None for stage in report.stages)
+    header += (FIDELITY_HEADER if compared else []) + (["latency, ms (range)"] if timed else [])
+    rows = []
+    for stage in report.stages:
+        row = [*size_row(stage)]
+        row += [metric_text(info, stage.metrics.get(info.name)) for info in report.metrics]
+        if compared:
+            found = stage.fidelity
+            row += ["-"] * 3 if found is None else fidelity_cells(found)
+        rows.append([*row, *([latency_text(stage.latency)] if timed else [])])
+    return header, rows
+
+
+def fidelity_cells(found: Fidelity | OutputFidelity) -> list[str]:
+    """Cells under `FIDELITY_HEADER`."""
+    cosine = "-" if found.cosine is None else f"{found.cosine:.4f}"
+    return [percent_text(found.top1), decibel_text(found.sqnr_db), cosine]

@@ -36,6 +36,7 @@ NOT_IN_RECIPES = {
     "save_recipe",
     "depfile",
     "dump",
+    "resume",
     "dry_run",
     "as_json",
     "cache",

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 import secateur
 from secateur.checking.drawing import draw
 from secateur.checking.layers import compare_layers, first_departure
+from secateur.checking.measure import measure_stage
 from secateur.cli import main
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
@@ -27,6 +28,7 @@ from secateur.passes.sizes import infer_sizes
 from secateur.pipeline.transform import quantize_file
 from secateur.reporting.graph_layout import HEIGHT, WIDTH, lay_out
 from secateur.reporting.html import inspection_page, report_page
+from secateur.reporting.report import Report
 from secateur.reporting.schema import PAGE, report_schema, schema_text
 
 pytest.importorskip("jinja2")
@@ -95,6 +97,37 @@ def test_the_page_has_every_part(report: dict[str, Any]) -> None:
     assert page.count('<g class="node') == 7
     assert "data:image/png;base64,AAAA" in page
     assert "http" not in re.sub(r"http-equiv", "", page)
+
+
+def test_values_of_the_worst_operators_are_drawn(report: dict[str, Any]) -> None:
+    (drawn,) = re.findall(
+        r'<div class="plots" id="histograms">.*?</div>', report_page(report), re.S
+    )
+    (run,) = [p for p in report["passes"] if p["text"].startswith("quantize")]
+    known = [e for e in run["statistics"]["operators"] if sum(e["histogram"])]
+    assert drawn.count("<figure>") == min(6, len(known)) > 1
+    first = known[0]
+    assert f"{first['low']:.3g}</text>" in drawn
+    assert drawn.count("<rect") >= len([c for c in first["histogram"] if c])
+    assert f"{round((first['high'] - first['low']) / first['step'])} steps" in drawn
+
+
+def test_notebooks_show_tables() -> None:
+    """Of reports and models, whose names are text."""
+    model = network(HOSTILE)
+    model.graph.outputs[0].name = HOSTILE
+    shown = model._repr_html_()
+    assert "x: float[N, 3, 8, 8]" in shown
+    assert "7: Conv 2" in shown
+    made = Report({"file": f"a/{HOSTILE}"}, {}, {})
+    made.stages = [measure_stage("original", model, 0.0)]
+    made.warnings = [HOSTILE]
+    for text in (shown, made._repr_html_()):
+        assert "<script" not in text
+        assert "<img" not in text
+        assert "\u202e" not in text
+        assert text.count("<table") == text.count("</table") == 1
+    assert "original" in made._repr_html_()
 
 
 def test_names_of_a_model_are_text(report: dict[str, Any]) -> None:
