@@ -68,3 +68,59 @@ def test_installed_wheel_works(distributions: Path, tmp_path: Path) -> None:
     where, version = run.stdout.splitlines()
     assert Path(where).is_relative_to(tmp_path)
     assert "version" in version
+
+
+SMALL = """
+import numpy as np, onnx.parser
+model = onnx.parser.parse_model('''<ir_version: 8, opset_import: ["": 17]>
+g (float[2, 4] x) => (float[2, 3] y) { a = MatMul(x, w) y = Relu(a) }''')
+w = np.random.default_rng(0).random((4, 3)).astype(np.float32)
+model.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+onnx.save(model, "m.onnx")
+import secateur
+report = secateur.optimize("m.onnx", "out", target="native", cache=False)
+x = np.ones((2, 4), np.float32)
+found = secateur.Runtime("out/model.so").run({"x": x})["y"]
+np.testing.assert_allclose(found, np.maximum(x @ w, 0), rtol=1e-5)
+"""
+
+
+def interpreter(version: str) -> str | None:
+    """A Python of that version that runs, by any name on the path."""
+    for name in (f"python{version}", *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")):
+        path = shutil.which(name)
+        if path is None:
+            continue
+        code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+        run = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
+        if run.stdout.strip() == version:
+            return path
+    return None
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_the_wheel_runs_on_each_python_that_is_there(
+    distributions: Path, tmp_path: Path, version: str
+) -> None:
+    (wheel,) = distributions.glob("*.whl")
+    path = interpreter(version)
+    if path is None:
+        pytest.skip(f"no Python {version}")
+    subprocess.run([path, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    found = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", wheel],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "No matching distribution" in found.stderr or "Could not fetch" in found.stderr:
+        pytest.skip(f"what it needs can't be installed: {found.stderr[-300:]}")
+    assert found.returncode == 0, found.stderr
+    run = subprocess.run(
+        [python, "-c", SMALL], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    doctor = [python, "-m", "secateur", "doctor"]
+    text = subprocess.run(doctor, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert f"python {version}." in text.lower() or version in text
