@@ -156,11 +156,19 @@ def compile_and_run(case: Case, fallback: bool) -> list[Any]:
     from secateur.backends.tvm.compile import compile_model
     from secateur.backends.tvm.targets import parse_target
     from secateur.ir.onnx_io import from_proto
+    from secateur.passes.simplify import FixInputShapes
 
     feeds = feeds_of(case)
     proto = onnx.ModelProto()
     proto.CopyFrom(case.model)
     model = from_proto(proto)
+    held = {}
+    for value in model.graph.inputs:
+        given = feeds.get(value.name)
+        if value.dtype == onnx.TensorProto.UNDEFINED and value.name in feeds:
+            shapes = [np.shape(each) for each in given] if isinstance(given, list) else given
+            held[value.name] = shapes if given is None or isinstance(given, list) else given.shape
+    FixInputShapes(tuple(held.items())).run(model)
     for value in model.graph.inputs:
         given = feeds.get(value.name)
         if isinstance(given, np.ndarray) and value.dtype:
@@ -175,7 +183,10 @@ def compile_and_run(case: Case, fallback: bool) -> list[Any]:
             fallback=fallback,
             declared_sizes=True,
         )
-        found = Runtime(path).run(feeds)
+        given = {
+            name: array for name, array in feeds.items() if held.get(name, [0]) not in ([], None)
+        }
+        found = Runtime(path).run(given)
     return [found[v.name] for v in case.model.graph.output]
 
 

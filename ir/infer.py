@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper
 from . import inference_faults, pooled_shapes
 from .collection import paused_garbage_collection
 from .element_count import element_count
+from .elements import forget_names_of_elements
 from .errors import MISFITS, ModelError, RuleError, UnsupportedError
 from .graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
 from .inferred import ComputedSizes, is_fresh, is_static, note_inference
@@ -49,6 +50,7 @@ def infer_shapes(model: Model) -> None:
             return
         found, corrected = _infer_right(to_proto_without_weights(model, VALUE_LIMIT))
         _take_graph_types(model.graph, found.graph, corrected)
+        forget_names_of_elements(model, found.graph)
         versions = model.opsets
         for graph in model.graph.all_graphs():
             for node in graph.nodes:
@@ -100,9 +102,10 @@ def infer_changed(
 
 
 def _is_inferred_alone(node: Node, model: Model) -> bool:
-    return (
-        not node.subgraphs() and (node.domain, node.op_type, node.overload) not in model.functions
-    )
+    if node.subgraphs() or (node.domain, node.op_type, node.overload) in model.functions:
+        return False
+    values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.type is not None]
+    return all(tensor_type(value.type) is not None for value in values)
 
 
 def contradict(claim: TypeProto | None, found: TypeProto) -> bool:

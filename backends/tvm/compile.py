@@ -419,6 +419,8 @@ class _Compiler:
         emission = emit(plan, target, choices, Verdicts(self.cache), threads=self.threads)
         interface = library_interface(plan, quantized)
         metadata = metadata_of(interface, target, samples)
+        if plan.sequences:
+            metadata["sequences"] = plan.sequences
         accesses = Accesses.of(emission.proofs.values())
         return _Emitted(emission, metadata, accesses, len(plan.operations), tuning)
 

@@ -10,6 +10,7 @@ from ...ir.graph import Dimension, Value, tensor_type
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ..base import Context, Pass, PassResult
+from .input_elements import InputShape, check_sizes, hold_tensors, sizes_of_tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,9 +19,13 @@ class FixInputShapes(Pass):
 
     A symbolic size that gets a number has that number everywhere in the model. Raises
     SecateurError where an input doesn't exist, or its rank or a known size differ.
+
+    An input that is a sequence has a shape for each of its tensors, and becomes inputs
+    `name[0]`, `name[1]`, ...: a model doesn't say how many there are. One that is optional has
+    the shape of what it holds, or None for nothing, and is no input then; so is an empty sequence.
     """
 
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    shapes: tuple[tuple[str, InputShape], ...]
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         inputs = {v.name: v for v in model.graph.inputs if v.const is None}
@@ -30,7 +35,11 @@ class FixInputShapes(Pass):
                 raise SecateurError(
                     f"the model has no input '{name}'; its inputs are {', '.join(sorted(inputs))}"
                 )
-            _bind(inputs[name], sizes, symbols)
+            value = inputs[name]
+            if tensor_type(value.type) is None:
+                hold_tensors(model, value, sizes)
+                continue
+            _bind(value, sizes_of_tensor(name, sizes), symbols)
         replace_symbols(model, symbols)
         infer_shapes(model)
         return PassResult(bool(self.shapes), {"symbols": symbols})
@@ -38,14 +47,7 @@ class FixInputShapes(Pass):
 
 def _bind(value: Value, sizes: tuple[int, ...], symbols: dict[str, int]) -> None:
     shape = value.shape
-    if tensor_type(value.type) is None:
-        raise SecateurError(f"input '{value.name}' is no tensor")
-    if any(size < 0 for size in sizes):
-        raise SecateurError(f"input '{value.name}': sizes can't be negative")
-    if shape is not None and len(shape) != len(sizes):
-        raise SecateurError(
-            f"input '{value.name}' has {len(shape)} axes, the shape given has {len(sizes)}"
-        )
+    check_sizes(value.name, shape, sizes)
     for axis, (old, new) in enumerate(zip(shape or (), sizes, strict=False)):
         known = symbols.setdefault(old, new) if isinstance(old, str) else old
         if known is not None and known != new:

@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from ..data.datasets import DataSource
+    from ..data.fixed_inputs import InputShape
     from ..data.preprocessing import Preprocessing
 
 SHARE = click.FloatRange(0, 1, min_open=True)
@@ -49,15 +50,30 @@ seed_option = click.option(
 
 def _input_shapes(
     ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Pairs of name and sizes of `name=1x3x224x224`; commas may separate the sizes too."""
-    shapes = []
+) -> tuple[tuple[str, InputShape], ...]:
+    """Pairs of name and sizes of `name=1x3x224x224`; commas may separate the sizes too. A
+    sequence has a list of shapes, `[2x3,scalar]`, an optional that is empty `none`."""
+    shapes: list[tuple[str, InputShape]] = []
     for value in values:
         name, _, sizes = value.rpartition("=")
-        if not name or not re.fullmatch(r"(\d+([x,]\d+)*)?", sizes):
-            raise click.BadParameter(f"{value!r} is not of the form name=1x3x224x224", ctx, param)
-        shapes.append((name, tuple(int(size) for size in re.split("[x,]", sizes) if size)))
+        if not name or not re.fullmatch(r"(\d+([x,]\d+)*)?|none|\[([\dx,]|scalar)*\]", sizes):
+            raise click.BadParameter(
+                f"{value!r} is not of the form name=1x3x224x224, for a sequence name=[2x3,4x3]",
+                ctx,
+                param,
+            )
+        if sizes == "none":
+            shapes.append((name, None))
+        elif sizes.startswith("["):
+            texts = sizes[1:-1].split(",") if sizes != "[]" else []
+            shapes.append((name, tuple(_sizes(text) for text in texts)))
+        else:
+            shapes.append((name, _sizes(sizes)))
     return tuple(shapes)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in re.split("[x,]", text) if size and size != "scalar")
 
 
 def _input_values(
@@ -115,7 +131,8 @@ def fixed_inputs_options(function: Callable[..., None]) -> Callable[..., None]:
         metavar="NAME=SIZES",
         callback=_input_shapes,
         multiple=True,
-        help="Fix the shape of an input, as in x=1x3x224x224; repeatable.",
+        help="Fix the shape of an input, as in x=1x3x224x224, or those of the tensors of a "
+        "sequence, s=[2x3,4x3]; repeatable.",
     )(command)
 
 

@@ -51,6 +51,7 @@ from ..passes.base import Context
 from ..passes.batch import inspect_batch
 from ..passes.dump import Dump
 from ..passes.quantize import SCHEMES
+from ..passes.simplify.input_elements import InputShape
 from ..reporting.html import has_templates, report_page
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
@@ -97,7 +98,7 @@ def optimize(
     out: str | os.PathLike[str],
     *,
     target: str,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_shapes: Mapping[str, InputShape] | None = None,
     freeze_defaults: bool = False,
     input_values: Mapping[str, str] | None = None,
     outputs: Sequence[str] = (),

@@ -51,7 +51,7 @@ class _Section(msgspec.Struct, forbid_unknown_fields=True, rename="kebab", omit_
 class InputSection(_Section):
     """What is fixed of the model's inputs."""
 
-    shapes: dict[str, list[Size]] | None = None
+    shapes: dict[str, list[Size | list[Size]] | Literal["none"]] | None = None
     values: dict[str, Scalar | list[Scalar]] | None = None
     freeze_defaults: bool | None = None
     outputs: list[str] | None = None
@@ -341,7 +341,11 @@ def of_parameters(given: Mapping[str, Any], folder: Path) -> Recipe:
             named = str(value)
             is_file = _is_file(named, Path())
             value = Path(os.path.relpath(named, folder)).as_posix() if is_file else named
-        elif field in ("shapes", "values"):
+        elif field == "shapes":
+            value = {
+                name: "none" if sizes is None else sizes for name, sizes in dict(value).items()
+            }
+        elif field == "values":
             value = dict(value)
         elif not isinstance(value, (bool, int, float, str, tuple)):
             value = str(value)
@@ -360,12 +364,21 @@ def saved_recipe(path: Path, given: Mapping[str, Any]) -> Iterator[None]:
 
 def _option(field: str, value: Any) -> Any:
     if field == "shapes":
-        return [f"{name}={'x'.join(map(str, sizes))}" for name, sizes in value.items()]
+        return [f"{name}={shape_text(sizes)}" for name, sizes in value.items()]
     if field == "values":
         return [f"{name}={_words(each)}" for name, each in value.items()]
     if field in ("bytes", "latency", "max_drop"):
         return str(value)
     return value
+
+
+def shape_text(given: Any) -> str:
+    """A shape as `--input-shape` has it; a list of lists for a sequence."""
+    if isinstance(given, str):
+        return given
+    if any(isinstance(each, list) for each in given):
+        return "[" + ",".join(shape_text(each) or "scalar" for each in given) + "]"
+    return "x".join(map(str, given))
 
 
 def _words(value: Any) -> str:

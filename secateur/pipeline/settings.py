@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..backends.tvm.artifact.options import LibraryOptions
@@ -12,6 +12,7 @@ from ..data.fixed_inputs import FixedInputs
 from ..data.preprocessing import Preprocessing
 from ..ir.errors import SecateurError
 from ..passes.quantize import SCHEMES, Quantize
+from ..passes.simplify.input_elements import InputShape
 from .pruning import check_amounts
 
 ARTIFACT = "model.so"
@@ -42,7 +43,7 @@ class Settings:
     """
 
     target: str
-    input_shapes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    input_shapes: Mapping[str, InputShape] = dataclasses.field(default_factory=dict)
     freeze_defaults: bool = False
     input_values: Mapping[str, str] = dataclasses.field(default_factory=dict)
     outputs: tuple[str, ...] = ()

@@ -94,7 +94,7 @@ def simplify_file(
             samples = None if data is None else load_dataset(data, fixed)
             try:
                 feeds = check_feeds(fixed, samples, seed)
-                complete = [{**feed, **options.fixed.arrays(original)} for feed in feeds]
+                complete = [options.fixed.originals(original, feed) for feed in feeds]
                 slack = {name: 2 * moved for name, moved in movement(fixed, feeds).items()}
                 comparison = OutputCheck(complete[0], TOLERANCE, complete[1:], slack)
             except DataError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ class Runtime:
     of outputs follow from them. A value that is no tensor has the dtype None. `target` is what
     the model was compiled for, `level` the one of several targets whose code this CPU runs.
 
+    Tensors of a sequence among the inputs are called `name[0]`, `name[1]`, ...; `run` takes them
+    each by itself, or as a list under `name`. A sequence among the outputs is a list, an optional
+    without an element None; `sequences` says of these, by name, what their elements are.
+
     Where the model has a batch, the first axis of the inputs and outputs that have samples
     is None, and arrays may hold any number of samples, none too, but all the same.
     """
@@ -47,6 +52,7 @@ class Runtime:
             self._sliced = {i["name"] for i in self._inputs if i["batched"]}
             self._pieces = {o["name"] for o in self._outputs if o["batched"]}
             self.target, self.level = str(metadata["target"]), self._program.level
+            self._sequences = _sequences(metadata)
             _check_machine(self.target, frozenset(map(str, metadata.get("cpu_flags", ()))))
         except SecateurError as error:
             raise SecateurError(f"{path}: {error}") from None
@@ -54,7 +60,14 @@ class Runtime:
             text = " ".join(str(error).split())[-200:]
             raise SecateurError(f"{path}: not a model compiled for this machine ({text})") from None
         self.inputs = {i["name"]: (i["dtype"], self._shown(i)) for i in self._inputs}
-        self.outputs = {o["name"]: (o["dtype"], self._shown(o)) for o in self._outputs}
+        outputs: dict[str, Described] = {
+            o["name"]: (o["dtype"], self._shown(o)) for o in self._outputs
+        }
+        self.sequences: dict[str, tuple[Described, ...] | None] = {
+            name: None if names is None else tuple(outputs.pop(each) for each in names)
+            for name, names in self._sequences.items()
+        }
+        self.outputs = {**outputs, **dict.fromkeys(self.sequences, (None, None))}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once.
@@ -62,7 +75,25 @@ class Runtime:
         Raises SecateurError for missing, unknown or ill-shaped inputs, and where a node can't
         take the values that it reads.
         """
-        arrays = self._check(feeds)
+        results: dict[str, Any] = self._run_tensors(self._check(self._spread(feeds)))
+        for name, names in self._sequences.items():
+            results[name] = None if names is None else [results.pop(each) for each in names]
+        return results
+
+    def _spread(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The tensors of lists that are given for sequences, by their own names."""
+        found: dict[str, Array] = {}
+        for name, given in feeds.items():
+            if name in self.inputs or not isinstance(given, (list, tuple)):
+                found[name] = given
+                continue
+            count = sum(1 for _ in itertools.takewhile(self.inputs.__contains__, _places(name)))
+            if count != len(given) and count:
+                raise SecateurError(f"input '{name}': {len(given)} tensors given, not {count}")
+            found.update(zip(_places(name), given, strict=False) if count else {name: given})
+        return found
+
+    def _run_tensors(self, arrays: dict[str, Array]) -> dict[str, Array]:
         if not self._sliced:
             return self._program.invoke(arrays)
         count = next(len(a) for n, a in arrays.items() if n in self._sliced)
@@ -140,6 +171,27 @@ def _type_name(dtype: np.dtype[Any]) -> str:
 
 Shape = tuple[int | str | None, ...]
 """Sizes of a tensor; what is open by its name, what is unknown as None."""
+
+
+Described = tuple[str | None, Shape | None]
+"""Type and shape of a tensor; None and None for what is none."""
+
+
+def _places(name: str) -> Iterator[str]:
+    """What the tensors of a sequence are called."""
+    return (f"{name}[{index}]" for index in itertools.count())
+
+
+def _sequences(metadata: Mapping[str, Any]) -> dict[str, list[str] | None]:
+    """Names of the outputs that make up each sequence, of different names than its own."""
+    known = [o["name"] for o in metadata["outputs"]]
+    found: dict[str, list[str] | None] = {}
+    for name, names in dict(metadata.get("sequences", {})).items():
+        found[str(name)] = None if names is None else [str(each) for each in names]
+    used = [each for names in found.values() for each in names or ()]
+    if len(set(used)) < len(used) or not set(known).issuperset(used) or set(found) & set(known):
+        raise SecateurError("an artifact whose sequences are malformed")
+    return found
 
 
 def _check_array(name: str, array: Array, dtype: str, shape: Shape | None) -> None:

@@ -11,7 +11,7 @@ from ....ir.model import Model
 from ....passes.simplify import FreezeDefaults, simplify_pipeline
 from .backwards import infer_backwards
 from .expand import RequiredRange, expand
-from .sequences import resolve_sequences
+from .sequences import Held, held_tensors, resolve_sequences
 from .unroll import unroll
 from .widen import widen_halves
 
@@ -23,12 +23,14 @@ class Prepared:
     """What is known of a prepared model.
 
     `refused` are nodes that can't be compiled, with the reasons; `claims` values whose type
-    only a declaration says; `bounds` ranges of values that runs must check.
+    only a declaration says; `bounds` ranges of values that runs must check; `held` what values
+    hold that are no tensors.
     """
 
     refused: dict[Node, str]
     claims: set[Value]
     bounds: dict[Value, RequiredRange]
+    held: dict[Value, Held]
 
 
 def prepare(model: Model) -> Prepared:
@@ -57,7 +59,7 @@ def prepare(model: Model) -> Prepared:
     if _name_parts(model):
         infer_shapes(model)
     infer_backwards(model)
-    return Prepared(refused, check_declarations(model), bounds)
+    return Prepared(refused, check_declarations(model), bounds, held_tensors(model))
 
 
 def _name_parts(model: Model) -> bool:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from ....ir.errors import ModelError
-from ....ir.graph import Node, Value, normalize_domain
+from ....ir.graph import Node, Value, normalize_domain, tensor_type
 from ....ir.infer import blamed
 from ....ir.model import Model
 from ....ir.tensor import Tensor
+from .unroll import Unroller
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a value that is no tensor holds: the elements of a sequence, the tensor of an
+    optional, or, where `is_absent`, nothing, since the optional is empty."""
+
+    elements: tuple[Value, ...]
+    is_sequence: bool = True
+    is_absent: bool = False
 
 
 def resolve_sequences(model: Model) -> bool:
@@ -21,18 +33,24 @@ def resolve_sequences(model: Model) -> bool:
     return _Resolver(model).run()
 
 
+def held_tensors(model: Model) -> dict[Value, Held]:
+    """What those values hold that are sequences or optionals yet when the rest is resolved."""
+    resolver = _Resolver(model)
+    resolver.resolve(node for node in model.graph.nodes if node.op_type in _HOLDERS)
+    return resolver.held
+
+
 class _Resolver:
     """Knows which tensors each sequence or optional value holds, node by node."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.held: dict[Value, list[Value]] = {}
+        self.held: dict[Value, Held] = {}
         self.nodes: list[Node] = []
         self.changed = False
 
-    def run(self) -> bool:
-        graph = self.model.graph
-        for node in graph.nodes:
+    def resolve(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
             rule = RULES.get(node.op_type) if normalize_domain(node.domain) == "" else None
             is_resolved = False
             if rule is not None:
@@ -40,6 +58,10 @@ class _Resolver:
                     is_resolved = rule(self, node)
             if not is_resolved:
                 self.nodes.append(node)
+
+    def run(self) -> bool:
+        graph = self.model.graph
+        self.resolve(graph.nodes)
         if self.changed:
             graph.nodes = self.nodes
             for node in self.nodes:
@@ -49,9 +71,11 @@ class _Resolver:
 
     # --- pieces ---
 
-    def elements(self, node: Node, index: int = 0) -> list[Value] | None:
-        value = node.input(index)
-        return None if value is None else self.held.get(value)
+    def elements(self, node: Node) -> list[Value] | None:
+        """Those of the sequence that a node reads; None where they aren't known."""
+        value = node.input(0)
+        held = None if value is None else self.held.get(value)
+        return None if held is None or not held.is_sequence else list(held.elements)
 
     def position(self, node: Node, index: int, count: int) -> int | None:
         """A position in a sequence of `count` places; None where only a run tells it."""
@@ -84,6 +108,15 @@ class _Resolver:
         axes = self.constant(node, np.asarray([axis], np.int64))
         return self.add(node, op_type, [value, axes])[0]
 
+    def construct(self, elements: list[Value], results: Sequence[Value | None]) -> None:
+        """Add a sequence of these tensors."""
+        made = Node("SequenceConstruct" if elements else "SequenceEmpty", elements, results)
+        type_ = None if results[0] is None else results[0].type
+        if not elements and type_ is not None:
+            made.set("dtype", int(type_.sequence_type.elem_type.tensor_type.elem_type) or 1)
+        self.hold(made, elements)
+        self.nodes.append(made)
+
     def define(self, node: Node, value: Value) -> bool:
         """Let the node's output be a tensor."""
         result = node.output(0)
@@ -93,11 +126,11 @@ class _Resolver:
         self.changed = True
         return True
 
-    def hold(self, node: Node, elements: list[Value]) -> bool:
+    def hold(self, node: Node, held: Held | Sequence[Value]) -> bool:
         """Note what the node's output holds. The node stays until nothing reads it."""
         result = node.output(0)
         if result is not None:
-            self.held[result] = elements
+            self.held[result] = held if isinstance(held, Held) else Held(tuple(held))
         return False
 
 
@@ -151,8 +184,9 @@ def _length(r: _Resolver, node: Node) -> bool:
 
 
 def _identity(r: _Resolver, node: Node) -> bool:
-    elements = r.elements(node)
-    return False if elements is None else r.hold(node, elements)
+    value = node.input(0)
+    held = None if value is None else r.held.get(value)
+    return False if held is None else r.hold(node, held)
 
 
 def _concat(r: _Resolver, node: Node) -> bool:
@@ -213,31 +247,28 @@ def _split_by(r: _Resolver, node: Node, x: Value, axis: int) -> bool:
 
 
 def _define_sequence(r: _Resolver, node: Node, parts: list[Value]) -> bool:
-    result = node.output(0)
-    if result is not None:
-        r.held[result] = parts
     node.detach_inputs()
     r.changed = True
     # What reads the sequence is resolved in this run or never: keep its definition.
-    r.nodes.append(Node("SequenceConstruct", parts, node.outputs))
+    r.construct(parts, node.outputs)
     return True
 
 
 def _optional(r: _Resolver, node: Node) -> bool:
     value = node.input(0)
     if value is None:
-        return r.hold(node, [])
-    return r.hold(node, r.held.get(value, [value]))
+        return r.hold(node, Held((), False, True))
+    return r.hold(node, r.held.get(value, Held((value,), False)))
 
 
 def _has_element(r: _Resolver, node: Node) -> bool:
     value = node.input(0)
     if value is None:
         return r.define(node, r.constant(node, np.asarray(False)))
-    if value.type is not None and value.type.HasField("tensor_type"):
-        return r.define(node, r.constant(node, np.asarray(True)))
     if value in r.held:
-        return r.define(node, r.constant(node, np.asarray(bool(r.held[value]))))
+        return r.define(node, r.constant(node, np.asarray(not r.held[value].is_absent)))
+    if tensor_type(value.type) is not None:
+        return r.define(node, r.constant(node, np.asarray(True)))
     return False
 
 
@@ -245,15 +276,64 @@ def _get_element(r: _Resolver, node: Node) -> bool:
     value = node.input(0)
     if value is None:
         return False
-    if value.type is not None and value.type.HasField("tensor_type"):
-        return r.define(node, value)
     held = r.held.get(value)
-    result = node.output(0)
-    if held is None or result is None:
+    if held is None:
+        return r.define(node, value) if tensor_type(value.type) is not None else False
+    if held.is_absent:
         return False
-    if result.type is not None and result.type.HasField("sequence_type"):
-        return r.hold(node, held)
-    return r.define(node, held[0]) if len(held) == 1 else False
+    if held.is_sequence:
+        return _define_sequence(r, node, list(held.elements))
+    return r.define(node, held.elements[0])
+
+
+def _choose(r: _Resolver, node: Node) -> bool:
+    """An If that a run decides, where both branches give sequences of as many tensors of the
+    same shapes: both are computed, then each tensor chosen."""
+    if all(v is None or tensor_type(v.type) is not None for v in node.outputs):
+        return False  # unrolling chooses tensors
+    results = []
+    trial = _Resolver(r.model)
+    trial.held = dict(r.held)
+    for branch in (node.get("then_branch"), node.get("else_branch")):
+        work = Unroller(r.model, node, branch)
+        outputs = work.step([])
+        trial.resolve(work.made)
+        results.append([trial.held.get(v, Held((v,), False)) for v in outputs])
+    pairs = list(zip(node.outputs, *results, strict=True))
+    if not all(_alike(yes, no) for _, yes, no in pairs):
+        for made in trial.nodes:
+            made.detach_inputs()
+        return False
+    r.nodes += trial.nodes
+    condition = node.input(0)
+    node.detach_inputs()
+    node.graph = None
+    for result, yes, no in pairs:
+        if result is None:
+            continue
+        both = zip(yes.elements, no.elements, strict=True)
+        chosen = [r.add(node, "Where", [condition, a, b])[0] for a, b in both]
+        if yes.is_sequence:
+            r.construct(chosen, [result])
+        else:
+            r.nodes.append(Node("Identity", chosen, [result]))
+    r.changed = True
+    return True
+
+
+def _alike(a: Held, b: Held) -> bool:
+    """Whether two values hold tensors of the same types and known shapes."""
+    if a.is_absent or b.is_absent or a.is_sequence != b.is_sequence:
+        return False
+    if len(a.elements) != len(b.elements):
+        return False
+    return all(
+        x.dtype == y.dtype
+        and x.shape is not None
+        and x.shape == y.shape
+        and all(isinstance(size, int) for size in x.shape)
+        for x, y in zip(a.elements, b.elements, strict=True)
+    )
 
 
 RULES = {
@@ -266,12 +346,13 @@ RULES = {
     "ConcatFromSequence": _concat,
     "SplitToSequence": _split,
     "Identity": _identity,
+    "If": _choose,
     "Optional": _optional,
     "OptionalHasElement": _has_element,
     "OptionalGetElement": _get_element,
 }
 
-_MAKERS = frozenset(
+_HOLDERS = frozenset(
     [
         "SequenceConstruct",
         "SequenceEmpty",
@@ -279,9 +360,9 @@ _MAKERS = frozenset(
         "SequenceErase",
         "Optional",
         "Identity",
-        "OptionalGetElement",
     ]
 )
+"""Operators that only note what their results hold."""
 
 
 def _drop_unread(model: Model) -> None:
@@ -290,7 +371,7 @@ def _drop_unread(model: Model) -> None:
     kept: list[Node] = []
     for node in reversed(graph.nodes):
         unread = all(v is None or not v.uses for v in node.outputs)
-        if unread and node.op_type in _MAKERS:
+        if unread and node.op_type in _HOLDERS:
             node.detach_inputs()
             node.graph = None
             continue

@@ -59,7 +59,7 @@ def _copies(model: Model, node: Node) -> list[Node] | None:
     return None if unroll is None else unroll(model, node)
 
 
-class _Unroller:
+class Unroller:
     """Copies of one node's body, one after the other."""
 
     def __init__(self, model: Model, node: Node, body: Graph | None = None) -> None:
@@ -158,7 +158,7 @@ class _Captures(dict[Value, "Value | None"]):
         return default if value in self._own else value
 
 
-class _Loop(_Unroller):
+class _Loop(Unroller):
     """Loop: trip count, condition and values handed from step to step.
 
     Where only a run tells the number of steps, it is that of the rows declared for a stacked
@@ -331,7 +331,7 @@ def _scan(model: Model, node: Node) -> list[Node] | None:
     """Scan of opset 9 and later; opset 8 has a batch axis, taken off sample by sample."""
     if model.opset < 9:
         return _batched_scan(model, node)
-    work = _Unroller(model, node)
+    work = Unroller(model, node)
     body = work.body
     inputs = int(node.get("num_scan_inputs"))
     states: list[Value] = [v for v in node.inputs[: len(node.inputs) - inputs] if v is not None]
@@ -365,7 +365,7 @@ def _scan(model: Model, node: Node) -> list[Node] | None:
 
 
 def _scanned(
-    work: _Unroller, states: list[Value], sequences: list[tuple[Value, int, int]], steps: int
+    work: Unroller, states: list[Value], sequences: list[tuple[Value, int, int]], steps: int
 ) -> tuple[list[Value], list[list[Value]]]:
     """The states after all steps, and what each step adds to each stacked output.
 
@@ -390,7 +390,7 @@ def _batched_scan(model: Model, node: Node) -> list[Node] | None:
         raise UnsupportedError(
             f"node '{node.label}' (Scan): of opset 8, with lengths of sequences, it has no lowering"
         )
-    work = _Unroller(model, node)
+    work = Unroller(model, node)
     inputs = int(node.get("num_scan_inputs"))
     given = [v for v in node.inputs[1:] if v is not None]
     count = len(given) - inputs
@@ -433,7 +433,7 @@ def _select(model: Model, node: Node) -> list[Node] | None:
     made: list[Node] = []
     chosen = []
     for branch in branches:
-        work = _Unroller(model, node, branch)
+        work = Unroller(model, node, branch)
         chosen.append(work.step([]))
         made += work.made
     for result, yes, no in zip(node.outputs, *chosen, strict=True):

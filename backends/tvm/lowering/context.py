@@ -215,6 +215,15 @@ class Lowering:
     def dtype(self, value: Value) -> str:
         """The element type's name; raises UnsupportedError for types kernels lack."""
         name = numpy_dtype(value.dtype)
+        kind = None if value.type is None else value.type.WhichOneof("value")
+        if kind in ("sequence_type", "optional_type") and value.producer is None:
+            what, form = ("a sequence", "[2x3,4x3]")
+            if kind == "optional_type":
+                what, form = ("an optional", "2x3 or none")
+            raise UnsupportedError(
+                f"input '{value.name}' is {what}, and a model doesn't say what of; --input-shape "
+                f"does, as in {value.name}={form}"
+            )
         if name is None:
             raise UnsupportedError(
                 f"{_origin(value)}: value '{value.name}' has an unsupported type"

@@ -19,6 +19,7 @@ from ....ir.symbolic.analysis import Admitted
 from ....ir.tensor import Tensor as Constants
 from ..errors import UnsupportedNodesError
 from ..functions.tables import use_tables
+from ..graph import sequences
 from ..graph.expand import RequiredRange
 from ..graph.open_sizes import follow_sizes
 from ..graph.prepare import Prepared, prepare
@@ -78,6 +79,14 @@ OPEN_RULES = frozenset(
 
 NOT_LOWERED = {
     "Constant": "constants are folded before",
+    "If": "a run decides it, and its branches give tensors of other shapes, or sequences of other "
+    "lengths; --input-value fixes an input",
+    "Loop": "only a run tells how many steps it makes, and no output declares that; "
+    "--input-value fixes an input",
+    **dict.fromkeys(
+        sequences.RULES.keys() - {"If", "Identity"},
+        "which tensors its sequence or optional holds is known only at run time",
+    ),
     **dict.fromkeys(
         ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit"),
         "compiled models have no strings",
@@ -112,6 +121,8 @@ def lower(model: Model, target: Target, admitted: Mapping[str, Admitted] | None 
         lowering.plan.inputs.append(tensor)
         lowering.items[value] = Stored(tensor)
     for node in model.graph.nodes:
+        if node.outputs and all(v in prepared.held for v in node.outputs):
+            continue  # it makes a sequence, whose tensors others make
         if node in refused:
             failures.add(node, refused[node], lowering)
         elif not failures.reach(node, lowering):
@@ -119,11 +130,17 @@ def lower(model: Model, target: Target, admitted: Mapping[str, Admitted] | None 
             failures.watch(node, lowering, step)
     failures.check()
     for value in model.graph.outputs:
-        item = lowering.item(value)
-        tensor = lowering.stored(value)
-        if isinstance(item, Constant) or tensor in lowering.plan.inputs:
-            tensor = _copy_of(lowering, tensor)
-        lowering.plan.outputs.append((value.name, tensor))
+        held = prepared.held.get(value)
+        if held is None:
+            _add_output(lowering, value, value.name)
+        elif held.is_sequence or held.is_absent:
+            names = [f"{value.name}[{index}]" for index in range(len(held.elements))]
+            for element, name in zip(held.elements, names, strict=True):
+                _add_output(lowering, element, name)
+            lowering.plan.sequences[value.name] = None if held.is_absent else names
+        else:
+            _add_output(lowering, held.elements[0], value.name)
+    _check_names(lowering.plan)
     fuse(lowering.plan)
     use_tables(lowering.plan, target)
     return lowering.plan
@@ -295,6 +312,23 @@ def _require_within(lowering: Lowering, value: Value, bound: RequiredRange) -> N
     lowering.add(LoopsOp(bound.label, [checked], [source], build, key))
     lowering.plan.operators[bound.label] = bound.op_type
     lowering.items[value] = Stored(checked)
+
+
+def _check_names(plan: Plan) -> None:
+    """Raise UnsupportedError where two outputs have one name, as those of a sequence may."""
+    names = [*plan.sequences, *(name for name, _ in plan.outputs)]
+    if plan.sequences and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UnsupportedError(f"two outputs are called '{twice}'")
+
+
+def _add_output(lowering: Lowering, value: Value, name: str) -> None:
+    item = lowering.item(value)
+    tensor = lowering.stored(value)
+    others = [tensor for _, tensor in lowering.plan.outputs]
+    if isinstance(item, Constant) or tensor in lowering.plan.inputs or tensor in others:
+        tensor = _copy_of(lowering, tensor)
+    lowering.plan.outputs.append((name, tensor))
 
 
 def _copy_of(lowering: Lowering, tensor: PlanTensor) -> PlanTensor:

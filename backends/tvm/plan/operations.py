@@ -248,7 +248,8 @@ class Plan:
     """Operations in execution order, with the graph's inputs and outputs.
 
     `operators` maps the labels of nodes to their operators, `equal` are sizes that are equal in
-    all runs that aren't refused.
+    all runs that aren't refused. `sequences` names the outputs that together are a sequence
+    of the model, by its name; None is an optional without an element.
     """
 
     inputs: list[PlanTensor]
@@ -256,6 +257,7 @@ class Plan:
     operations: list[Operation]
     operators: dict[str, str] = dataclasses.field(default_factory=dict)
     equal: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    sequences: dict[str, list[str] | None] = dataclasses.field(default_factory=dict)
 
     def link(self) -> None:
         """Recompute producers and readers, dropping operations whose results nothing reads."""
