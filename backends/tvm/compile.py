@@ -22,6 +22,7 @@ from ...ir.partition import Part, partition
 from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...ir.symbolic.analysis import Admitted
+from ...ir.symbolic.expressions import atoms
 from ...passes.batch import check_batch, take_one_sample
 from ...passes.inline import InlineFunctions
 from ...passes.simplify import simplify_pipeline
@@ -45,13 +46,14 @@ from .emission.emit import emit
 from .errors import UnprovenError, UnsupportedNodesError
 from .graph.assumed_sizes import assume_sizes
 from .graph.expand import expand_definitions, undefined
+from .graph.open_sizes import MOST as MOST_OPEN
 from .graph.open_sizes import check_admitted, name_open_sizes
 from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
-from .plan.memory import ArenaBlock, arena_blocks
+from .plan.memory import ArenaBlock, arena_blocks, assign_open_memory, most_bytes
 from .plan.operations import Plan
 from .plan.schedule import Schedule
-from .plan.sizes import is_open
+from .plan.sizes import bounds_of, is_open, size_of
 from .plan.text import print_plan
 from .targets import Target, can_run_here
 from .tuning.tune import TuneReport, check_tunable, tune
@@ -370,19 +372,34 @@ class _Compiler:
             raise UnsupportedError(_NO_OPEN_LIBRARY)
         self._check_ram(kernels)
         reused = build_c_library(kernels, self.target, self.cache, folder, options, bench)
-        self._check_flash(folder / f"lib{options.name}.so")
+        built = f"lib{options.name}.so" if options.shared else options.archive
+        self._check_flash(folder / built)
         self._report(made, reused)
 
     def _check_ram(self, levels: Sequence[Kernels]) -> None:
-        """Raise SecateurError where a run takes more memory than the target has."""
-        most = self.target.ram_bytes
-        if most is None or levels[0].schedule.open is not None:
-            return  # a run tells
-        needed = max(kernels.assign_memory().arena_bytes for kernels in levels)
+        """Raise SecateurError where a run takes more memory than the target has, or may take any
+        amount."""
+        most, needed = self.target.ram_bytes, 0
+        if most is None:
+            return
+        shapes = levels[0].schedule.open
+        if shapes is not None:
+            sizes = [size_of(d) for shape in shapes.inputs for d in shape]
+            endless = [atom.key for atom in atoms(sizes) if bounds_of(atom)[1] >= MOST_OPEN]
+            if endless:
+                raise SecateurError(
+                    f"{self.target.name} has {most:,} bytes of RAM, and a run may take any amount: "
+                    f"--size {endless[0]}=1..N says how large '{endless[0]}' may be"
+                )
+        for kernels in levels:
+            if shapes is None:
+                needed = max(needed, kernels.assign_memory().arena_bytes)
+            else:
+                needed = max(needed, most_bytes(assign_open_memory(kernels.schedule)))
         if needed > most:
             raise SecateurError(
-                f"a run takes {needed:,} bytes besides inputs and outputs, "
-                f"and {self.target.name} has {most:,} bytes of RAM"
+                f"a run takes {'up to ' * (shapes is not None)}{needed:,} bytes "
+                f"besides inputs and outputs, and {self.target.name} has {most:,} bytes of RAM"
             )
 
     def _check_flash(self, file: Path) -> None:

@@ -70,6 +70,18 @@ class Target:
         return "armv7l" if head.startswith("arm") else head
 
     @property
+    def system(self) -> str:
+        """The operating system: linux, android or macos."""
+        if "android" in self.triple:
+            return "android"
+        return "macos" if "macos" in self.triple else "linux"
+
+    @property
+    def links(self) -> bool:
+        """Whether shared objects and programs can be linked here, not only objects made."""
+        return self.system != "macos"
+
+    @property
     def lanes(self) -> int:
         """32-bit elements in one vector register."""
         return self.vector_bytes // 4
@@ -274,11 +286,31 @@ _TARGETS: dict[str, Target] = {
         _aarch64(
             "neoverse-v2", "ARM Neoverse V2 (Graviton 4)", "dotprod i8mm bf16 sve sve2", _ARM_8_4
         ),
+        dataclasses.replace(
+            _aarch64("aarch64", "any 64-bit ARM with Android"),
+            name="aarch64-android",
+            triple="aarch64-linux-android",
+        ),
+        dataclasses.replace(
+            _aarch64(
+                "apple-m1",
+                "Apple M1 and later with macOS (a static library)",
+                "dotprod",
+                _ARM_8_4 | {"sha3"},
+            ),
+            name="apple-m1",
+            triple="aarch64-apple-macos11",
+        ),
         _armv7("armv7-a", "32-bit ARM with NEON, hard float", "cortex-a9"),
         _armv7(
             "armv7-a-cortex-a7", "ARM Cortex-A7 (fused multiply-add)", "cortex-a7", "vfp4 hwdiv-arm"
         ),
         _armv7("armv7-a-cortex-a9", "ARM Cortex-A9", "cortex-a9"),
+        dataclasses.replace(
+            _armv7("armv7-a-android", "32-bit ARM with NEON and Android", "cortex-a9"),
+            triple="armv7a-linux-androideabi",
+            float_abi="soft",  # of calls, as libm's there: floats in registers of integers
+        ),
         _riscv("riscv64", "64-bit RISC-V (rv64gc)", 16),
         _riscv("riscv64-v", "64-bit RISC-V with vectors (rv64gcv)", 32, "v"),
     )
@@ -423,7 +455,8 @@ def can_run_here(target: Target) -> bool:
     levels, may use."""
     host = _host_flags()
     flags = any(level.cpu_flags <= host for level in target.levels)
-    return target.machine == platform.machine() and flags
+    machine = (target.system, target.machine) == (platform.system().lower(), platform.machine())
+    return machine and flags
 
 
 def level_here(target: Target) -> Target:

@@ -84,6 +84,7 @@ def compile_file(
     from .output import output_folder
 
     machine = parse_target(target)
+    library = None if library is None else for_target(library, machine)
     if library is not None and fallback:
         raise SecateurError("a C library needs every node compiled: leave out --fallback")
     files = (ARTIFACT,) if library is None else library.files
@@ -137,6 +138,11 @@ def compile_file(
     levels = tuple(level.name for level in machine.levels)
     runs = can_run_here(machine)
     return Compilation(machine.name, levels, folder / file, files, size, runs, report)
+
+
+def for_target(library: LibraryOptions, target: Target) -> LibraryOptions:
+    """A library's options for a target: without a shared library where none can be linked."""
+    return dataclasses.replace(library, shared=target.links)
 
 
 def library_options(

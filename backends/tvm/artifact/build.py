@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ....ir.errors import UnsupportedError
+from ....ir.errors import SecateurError, UnsupportedError
 from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
 from ..cache import Cache
@@ -24,7 +24,7 @@ from .entry import scratch_bytes, shares_loops, source
 from .levels import dispatch_source, joined_metadata
 from .objects import NATIVE, Objects, compile_functions, compile_runtime, lacking_in_libc
 from .open_entry import open_source, sizes_of_run
-from .symbols import LIBC, LIBRARIES, undefined
+from .symbols import LIBC, libraries, undefined
 from .toolchain import compile_source, link_shared
 
 
@@ -55,6 +55,11 @@ def build_library(levels: Sequence[Kernels], target: Target, cache: Cache, path:
 
     Raises UnsupportedError where TVM can't compile a kernel, SecateurError where linking fails.
     """
+    if not target.links:
+        raise SecateurError(
+            f"no shared object can be linked for {target.name} here: --format library makes a "
+            "static library"
+        )
     constants = ConstantPool()
     with scratch_folder() as folder:
         for source_file in NATIVE.glob("*.h"):
@@ -130,7 +135,7 @@ def link_checked(
 
     Raises UnsupportedError where libc and libm don't suffice, SecateurError where linking fails.
     """
-    link_shared(target, objects, path, name=name, libraries=LIBRARIES)
+    link_shared(target, objects, path, name=name, libraries=libraries(target))
     check_symbols(path, target)
 
 

@@ -176,12 +176,21 @@ int {name}_level(void) {{
 """
 
 _OWN_WEIGHTS = """\
+#ifdef __APPLE__
+#define DATA ".section __TEXT,__const\\n"
+#define HIDE ".private_extern "
+#define SYMBOL "_{name}_constants"
+#else
+#define DATA ".section .rodata\\n"
+#define HIDE ".hidden "
+#define SYMBOL "{name}_constants"
+#endif
 __asm__(
-    ".section .rodata\\n"
+    DATA
     ".balign 64\\n"
-    ".hidden {name}_constants\\n"
-    ".globl {name}_constants\\n"
-    "{name}_constants:\\n"
+    HIDE SYMBOL "\\n"
+    ".globl " SYMBOL "\\n"
+    SYMBOL ":\\n"
     ".incbin \\"constants\\"\\n"
     ".text\\n");
 extern HIDDEN const unsigned char {name}_constants[];
@@ -266,8 +275,9 @@ def build_c_library(
         members = [*own, *runtime, *made]
         lacking = compile_runtime(target, cache, work, lacking_in_libc(target))
         archive(target, members, folder / options.archive)
-        shared = folder / f"lib{options.name}.so"
-        link_checked(target, [*members, *lacking], shared, shared.name)
+        if options.shared:
+            shared = folder / f"lib{options.name}.so"
+            link_checked(target, [*members, *lacking], shared, shared.name)
         shutil.copy(work / "secateur_model.h", folder / f"{options.name}.h")
         weights = folder / f"{options.name}.weights" if options.weights_apart else None
         if weights is not None:
@@ -282,8 +292,9 @@ def build_c_library(
         "json": text + "\n",
         "pc": _pkg_config(interface, shares),
         "hpp": cpp_header(interface),
-        "py": python_module(interface),
     }
+    if options.shared:
+        texts_of["py"] = python_module(interface)
     for ending, content in texts_of.items():
         (folder / f"{options.name}.{ending}").write_text(content, encoding="utf-8")
     return sum(level.objects.reused for level in levels)

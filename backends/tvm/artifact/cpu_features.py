@@ -140,6 +140,8 @@ def _row(target: Target) -> list[int]:
         wide = any(flag.startswith("avx512") for flag in flags)
         xcr0 = _XCR0_AVX512 if wide else _XCR0_AVX if "avx2" in flags else 0
         return [*(_mask(flags, bits) for bits in known), xcr0]
+    if target.system == "macos":  # whose kernel tells otherwise; it runs on no older CPU
+        return [0, 0]
     both = {
         "aarch64": (_HWCAP_AARCH64, _HWCAP2_AARCH64),
         "armv7l": (_HWCAP_ARM, {}),

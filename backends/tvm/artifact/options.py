@@ -54,6 +54,8 @@ class LibraryOptions:
     """Where the labels were read from."""
     bench: bool = False
     """Whether there is a program that measures the library, too."""
+    shared: bool = True
+    """Whether there is a shared library, and the module for Python that loads it."""
 
     @property
     def archive(self) -> str:
@@ -63,7 +65,7 @@ class LibraryOptions:
     @property
     def replaced(self) -> tuple[str, ...]:
         """The files that an earlier library of this name may have left."""
-        return dataclasses.replace(self, weights_apart=True, bench=True).files
+        return dataclasses.replace(self, weights_apart=True, bench=True, shared=True).files
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -71,14 +73,14 @@ class LibraryOptions:
         name = self.name
         weights = (f"{name}.weights",) if self.weights_apart else ()
         bench = (f"{name}_bench",) if self.bench else ()
+        shared = (f"{name}.py", f"lib{name}.so") if self.shared else ()
         return (
             f"{name}.h",
             f"{name}.hpp",
-            f"{name}.py",
             self.archive,
-            f"lib{name}.so",
             f"{name}.json",
             f"{name}.pc",
+            *shared,
             *weights,
             *bench,
         )

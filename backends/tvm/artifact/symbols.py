@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..targets import Target
+
 _MATHEMATICS = (
     *("acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "copysign"),
     *("cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1", "fabs", "floor", "fma", "fmax"),
@@ -34,6 +36,20 @@ LIBRARIES = {
 The names are glibc's, that of threads as before 2.34, which later ones have, too; musl takes them
 for its own.
 """
+
+_BIONIC = {"libc.so.6": "libc.so", "libm.so.6": "libm.so", "libpthread.so.0": "libc.so"}
+"""Android's names of the same libraries."""
+
+
+def libraries(target: Target) -> dict[str, tuple[str, ...]]:
+    """The libraries of a target's system, by the names that it knows them by."""
+    if target.system != "android":
+        return LIBRARIES
+    found: dict[str, tuple[str, ...]] = {}
+    for name, symbols in LIBRARIES.items():
+        found[_BIONIC[name]] = found.get(_BIONIC[name], ()) + symbols
+    return found
+
 
 LIBC = frozenset(name for names in LIBRARIES.values() for name in names)
 

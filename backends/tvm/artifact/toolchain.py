@@ -50,6 +50,7 @@ def compile_source(
     else:
         command = [zig, "clang" if freestanding else "cc", "-target", _zig_target(target)]
     flags = ["-ffreestanding", "-O1"] if freestanding else ["-O2"]
+    flags += _system_flags(target)
     if calls > MOST_CALLS:
         flags.append("-O0")
     files = ["-o", str(output.resolve()), source.name]
@@ -86,6 +87,8 @@ def link_shared(
     with scratch_folder() as folder:
         others = [_stand_in(target, folder, *each) for each in (libraries or {}).items()]
         flags = ["-s", *_linker(["--as-needed"] if others else []), *_soname(name)]
+        if target.system == "android" and target.machine == "aarch64":
+            flags += ["-z", "max-page-size=16384"]  # some devices' kernels have such pages
         _link(target, [*flags, *map(str, (*objects, *others))], output)
 
 
@@ -105,8 +108,10 @@ def link_program(
     files = [*sources, *(str(path.resolve()) for path in objects)]
     flags = ["-std=gnu11", "-O2", "-g0", "-static", "-s", "-o", str(output.resolve())]
     tail = ["-lm", "-pthread"]
+    if not target.links:
+        raise SecateurError(f"no program can be linked for {target.name} here")
     gcc = shutil.which(_CROSS_COMPILERS[target.machine])
-    if gcc is not None:
+    if gcc is not None and target.system == "linux":
         _run(target, "linking a program", [gcc, *flags, *files, *tail], folder)
         return
     zig = _zig()
@@ -156,10 +161,19 @@ def archive(target: Target, objects: Sequence[Path], output: Path) -> None:
 
 
 def compiler_version(target: Target) -> str:
-    """What compiles C for the target, for keys of a cache."""
+    """What compiles C for the target, and how, for keys of a cache."""
     if _zig() is None:
         return _cross_compiler(target)
-    return f"ziglang {importlib.metadata.version('ziglang')}"
+    version = f"ziglang {importlib.metadata.version('ziglang')}"
+    return " ".join([version, *_system_flags(target)])
+
+
+def _system_flags(target: Target) -> list[str]:
+    """How C is compiled for systems other than Linux."""
+    if target.system != "android":
+        return []
+    floats = ["-mfloat-abi=softfp", "-mfpu=neon"] if target.float_abi == "soft" else []
+    return ["-ffreestanding", "-DSECATEUR_BIONIC", *floats]
 
 
 def _run(
@@ -194,12 +208,17 @@ def _zig() -> str | None:
 
 
 def _zig_target(target: Target) -> str:
-    """The triple, with the architecture by Zig's name."""
-    return target.triple.replace("armv7a-", "arm-")
+    """The triple, with the architecture and system by Zig's names."""
+    if target.system == "macos":
+        return f"{target.machine}-macos"
+    # Android's headers aren't here; its objects are as Linux's, without calls for atomics.
+    return target.triple.replace("armv7a-", "arm-").replace("-android", "-gnu")
 
 
 def _cross_compiler(target: Target) -> str:
     name = _CROSS_COMPILERS[target.machine]
+    if target.system != "linux":
+        raise SecateurError(f"no compiler for {target.name}: install the Python package 'ziglang'")
     found = shutil.which(name)
     if found is None:
         raise SecateurError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from ....ir.tensor import Array
 from .schedule import Buffer, Schedule
+from .sizes import greatest
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector."""
@@ -209,6 +210,12 @@ def assign_open_memory(schedule: Schedule, constants: ConstantPool | None = None
         tuple(Temporary(*ends, root.nbytes) for root, ends in places.temporaries.items()),
         tuple(Copy(found[buffer], index, buffer.nbytes) for buffer, index in places.copied),
     )
+
+
+def most_bytes(memory: OpenMemory) -> int:
+    """Bytes of the arena of a run in which every buffer is as large as sizes may make it."""
+    ranges = [_Range(t.first, t.last, _aligned(greatest(t.nbytes))) for t in memory.temporaries]
+    return _in_order_of_use(ranges)[1]
 
 
 MOST_ORDERED = 1000

@@ -137,9 +137,9 @@ def build(
 ) -> Path:
     """Compile a library into `folder`."""
     folder.mkdir(exist_ok=True)
-    compile_library(
-        from_proto(model), parse_target(target), folder, LibraryOptions(name, **options)
-    )
+    machine = parse_target(target)
+    library = LibraryOptions(name, shared=machine.links, **options)
+    compile_library(from_proto(model), machine, folder, library)
     return folder
 
 

@@ -33,6 +33,7 @@ MACHINES = {
     "aarch64-cortex-a76": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "cortex-a76")),
     "aarch64-neoverse-n1": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "neoverse-n1")),
     "aarch64-neoverse-v2": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "max")),
+    "aarch64-android": ("aarch64-linux-gnu", ("qemu-aarch64", "-cpu", "cortex-a53")),
     "armv7-a": ("arm-linux-gnueabihf", ("qemu-arm", "-cpu", "cortex-a9")),
     "armv7-a-cortex-a7": ("arm-linux-gnueabihf", ("qemu-arm", "-cpu", "cortex-a7")),
     "riscv64": ("riscv64-linux-gnu", ("qemu-riscv64",)),
@@ -73,6 +74,8 @@ def test_results_on_other_machines(
         if make is models.integers:
             np.testing.assert_array_equal(found, right)
         np.testing.assert_allclose(found, right, atol=1e-4)
+    if parse_target(target).system == "android":
+        return  # whose loader isn't here
     (folder / "libnet.a").unlink()
     command = [compiler, *models.FLAGS, '-DHEADER="net.h"', "-DMODEL=net", f"-I{folder}"]
     command += [models.RUN, f"-L{folder}", "-lnet", f"-Wl,-rpath,{folder}", "-o", folder / "run"]

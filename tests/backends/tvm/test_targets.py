@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import onnx
+import onnx.parser
 import pytest
 
 pytest.importorskip("tvm")
@@ -13,6 +15,7 @@ from secateur.backends.tvm.artifact.cpu_features import cpu_levels, required_fla
 from secateur.backends.tvm.artifact.options import LibraryOptions
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_library, compile_model
+from secateur.backends.tvm.graph.open_sizes import read_admitted
 from secateur.backends.tvm.targets import can_run_here, parse_target, targets
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
@@ -97,6 +100,25 @@ def test_a_run_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SecateurError, match="besides inputs and outputs, and board has 10,000"):
         compile_model(model, board, tmp_path / "m.so")
     assert not list(tmp_path.iterdir())
+
+
+def test_room_for_open_sizes(tmp_path: Path) -> None:
+    """By the largest ones that are admitted, and without such bounds none is promised."""
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    agraph (float[1, n, 8] x) => (float[1, 8, n] y) {
+        a = Softmax(x)
+        b = Transpose <perm = [0, 2, 1]> (a)
+        y = Softmax(b)
+    }"""
+    model = from_proto(onnx.parser.parse_model(text))
+    board = dataclasses.replace(parse_target("native"), name="board", ram_bytes=100_000)
+    with pytest.raises(SecateurError, match=r"a run may take any amount: --size n=1\.\.N"):
+        compile_model(model, board, tmp_path / "m.so")
+    with pytest.raises(SecateurError, match=r"a run takes up to [0-9,]+ bytes besides inputs"):
+        compile_model(model, board, tmp_path / "m.so", sizes=read_admitted(["n=1..4000"]))
+    assert not list(tmp_path.iterdir())
+    compile_model(model, board, tmp_path / "m.so", sizes=read_admitted(["n=1..64"]))
+    assert Runtime(tmp_path / "m.so").inputs["x"][1] == (1, "n", 8)
 
 
 def test_every_target_can_be_checked_for() -> None:

@@ -6,12 +6,16 @@
  * process keeps off its CPU delays the others by one task at most. */
 
 #define _GNU_SOURCE
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stddef.h>
+#ifdef SECATEUR_BIONIC
+#include "bionic.h"
+#else
+#include <pthread.h>
+#include <signal.h>
 #include <unistd.h>
+#endif
 
 #include "context.h"
 
