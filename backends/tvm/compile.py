@@ -23,7 +23,7 @@ from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...ir.symbolic.analysis import Admitted
 from ...ir.symbolic.expressions import atoms
-from ...passes.batch import check_batch, take_one_sample
+from ...passes.batch import take_one_sample
 from ...passes.inline import InlineFunctions
 from ...passes.simplify import simplify_pipeline
 from .artifact.bench import BenchData
@@ -45,15 +45,14 @@ from .emission.emission import Emission
 from .emission.emit import emit
 from .errors import UnprovenError, UnsupportedNodesError
 from .graph.assumed_sizes import assume_sizes
-from .graph.expand import expand_definitions, undefined
-from .graph.open_sizes import MOST as MOST_OPEN
+from .graph.expand import expand_definitions
 from .graph.open_sizes import check_admitted, name_open_sizes
 from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
-from .plan.memory import ArenaBlock, arena_blocks, assign_open_memory, most_bytes
+from .plan.memory import ArenaBlock, arena_blocks
 from .plan.operations import Plan
 from .plan.schedule import Schedule
-from .plan.sizes import bounds_of, is_open, size_of
+from .plan.sizes import is_bounded, size_of
 from .plan.text import print_plan
 from .targets import Target, can_run_here
 from .tuning.tune import TuneReport, check_tunable, tune
@@ -61,8 +60,6 @@ from .tuning.tune import TuneReport, check_tunable, tune
 __all__ = ["CompileReport", "can_run_here", "compile_library", "compile_model"]
 
 log = logging.getLogger(__name__)
-
-_NO_OPEN_LIBRARY = "C libraries have no open sizes yet; --input-shape fixes those of inputs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,10 +174,7 @@ def compile_library(
     the static library. Files that are left by an error are the caller's to remove.
     """
     start = time.perf_counter()
-    if sizes:
-        raise UnsupportedError(f"--size: {_NO_OPEN_LIBRARY}")
-    work, batch = _prepare(model, declared_sizes, None)
-    _check_batch(work, batch)
+    work, batch = _prepare(model, declared_sizes, sizes)
     compiler = _Compiler(
         target,
         cache or Cache.of_user(),
@@ -190,6 +184,7 @@ def compile_library(
         declared_sizes=declared_sizes,
         dumps=dump_plan is not None,
         threads=options.threads != "none",
+        sizes=sizes,
     )
     compiler.c_library(work, with_samples(batch), folder, options, bench)
     if dump_plan is not None:
@@ -204,34 +199,18 @@ def unsupported_nodes(
     *,
     declared_sizes: bool = False,
     sizes: Mapping[str, Admitted] | None = None,
-    as_library: bool = False,
 ) -> list[str]:
     """Why nodes of a model (unchanged) can't be compiled, by the analysis alone; no kernel is
     built. Raises UnsupportedError where that is not about single nodes."""
-    if as_library and sizes:
-        raise UnsupportedError(f"--size: {_NO_OPEN_LIBRARY}")
-    work, batch = _prepare(model, declared_sizes, sizes)
-    if as_library:
-        _check_batch(work, batch)
+    work, _ = _prepare(model, declared_sizes, sizes)
     _check_sizes(work)
     if not declared_sizes:
         refuse_sizes_of_inputs(work)
     try:
-        plan = lower(work, target, sizes)
+        lower(work, target, sizes)
     except UnsupportedNodesError as error:
         return list(error.all_reasons().values()) or [str(error)]
-    ends = (*plan.inputs, *(tensor for _, tensor in plan.outputs))
-    if as_library and any(is_open(*tensor.shape) for tensor in ends):
-        raise UnsupportedError(_NO_OPEN_LIBRARY)
     return []
-
-
-def _check_batch(work: Model, batch: Batch) -> None:
-    """As `check_batch`; what mixes samples may be a form of an operator that isn't defined."""
-    try:
-        check_batch(batch)
-    except UnsupportedError as error:
-        raise UnsupportedError("; ".join([str(error), *undefined(work)])) from None
 
 
 def _prepare(
@@ -368,8 +347,6 @@ class _Compiler:
         """A C library of the whole model, which changes. Raises UnsupportedError."""
         made = self._emit_levels(model, samples)
         kernels = [level.kernels() for level in made]
-        if kernels[0].schedule.open is not None:
-            raise UnsupportedError(_NO_OPEN_LIBRARY)
         self._check_ram(kernels)
         reused = build_c_library(kernels, self.target, self.cache, folder, options, bench)
         built = f"lib{options.name}.so" if options.shared else options.archive
@@ -379,27 +356,23 @@ class _Compiler:
     def _check_ram(self, levels: Sequence[Kernels]) -> None:
         """Raise SecateurError where a run takes more memory than the target has, or may take any
         amount."""
-        most, needed = self.target.ram_bytes, 0
+        most, name = self.target.ram_bytes, self.target.name
         if most is None:
             return
         shapes = levels[0].schedule.open
         if shapes is not None:
             sizes = [size_of(d) for shape in shapes.inputs for d in shape]
-            endless = [atom.key for atom in atoms(sizes) if bounds_of(atom)[1] >= MOST_OPEN]
+            endless = [a.key for a in atoms(sizes) if not a.op and not is_bounded(a)]
             if endless:
                 raise SecateurError(
-                    f"{self.target.name} has {most:,} bytes of RAM, and a run may take any amount: "
+                    f"{name} has {most:,} bytes of RAM, and a run may take any amount: "
                     f"--size {endless[0]}=1..N says how large '{endless[0]}' may be"
                 )
-        for kernels in levels:
-            if shapes is None:
-                needed = max(needed, kernels.assign_memory().arena_bytes)
-            else:
-                needed = max(needed, most_bytes(assign_open_memory(kernels.schedule)))
+        needed = max(kernels.most_arena_bytes() or 0 for kernels in levels)
         if needed > most:
             raise SecateurError(
                 f"a run takes {'up to ' * (shapes is not None)}{needed:,} bytes "
-                f"besides inputs and outputs, and {self.target.name} has {most:,} bytes of RAM"
+                f"besides inputs and outputs, and {name} has {most:,} bytes of RAM"
             )
 
     def _check_flash(self, file: Path) -> None:

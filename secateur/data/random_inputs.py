@@ -15,12 +15,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import AttributeProto, TensorProto, helper
 
 from ..ir.cost import size_at, symbols_of
 from ..ir.element_count import element_count
 from ..ir.errors import SecateurError
-from ..ir.graph import Value, tensor_type
+from ..ir.graph import Attribute, Value, tensor_type
 from ..ir.model import Model
 from ..ir.reference import Session
 from ..ir.tensor import Array
@@ -268,13 +268,19 @@ def _numbers(model: Model) -> tuple[int, ...]:
             shape = () if output is None or output.shape is None else output.shape
             found.update(dict.fromkeys(s for s in shape if isinstance(s, int)))
         for name in ("kernel_shape", "strides", "blocksize"):
-            attribute = node.attributes.get(name)
-            for number in np.atleast_1d(attribute.value if attribute is not None else []):
-                found[int(number)] = None
+            found.update(dict.fromkeys(_integers(node.attributes.get(name))))
     known = [math.prod(s for s in v.shape or () if isinstance(s, int)) for v in model_inputs(model)]
     shares = [n // k for n in found for k in known if k > 1 and n % k == 0]
     usable = [n for n in dict.fromkeys((*found, *shares)) if 1 < n <= 2**20]
     return tuple(usable[:_MODEL_NUMBERS])
+
+
+def _integers(attribute: Attribute | None) -> list[int]:
+    """Those that an attribute has by itself, of whatever type it should be."""
+    if attribute is None or attribute.proto.ref_attr_name:
+        return []
+    kind, proto = attribute.proto.type, attribute.proto
+    return [proto.i] if kind == AttributeProto.INT else list(proto.ints)
 
 
 def random_array(

@@ -155,7 +155,6 @@ def _compilation(model: Model, settings: Settings) -> list[str]:
             target,
             declared_sizes=settings.declared_sizes,
             sizes=read_admitted(settings.sizes),
-            as_library=library is not None,
         )
     except UnsupportedError as error:
         left = [str(error)]

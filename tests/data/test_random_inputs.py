@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import AttributeProto
 
 from secateur.data.npz import DataError
-from secateur.data.random_inputs import describe_feeds, random_feed, random_feeds
+from secateur.data.random_inputs import _numbers, describe_feeds, random_feed, random_feeds
+from secateur.ir.graph import Attribute
 from secateur.ir.reference import Session
 from tests.passes.test_simplify_structure import parse
 
@@ -116,6 +118,15 @@ graph g (%x: float[n, k]) -> (%y: float[*]) {
 }""")
     with pytest.raises(DataError, match="no random inputs that the model runs with"):
         random_feed(model, seed=1)
+
+
+def test_attributes_that_refer_to_a_function_are_no_numbers() -> None:
+    """Though the node isn't one of a function, as a damaged file may have it."""
+    model = parse("graph g (%x: float[1, 4, n, n]) -> (%y: float[*]) {\n %y = Relu(%x)\n}")
+    before = _numbers(model)
+    reference = AttributeProto(name="strides", type=AttributeProto.INTS, ref_attr_name="a")
+    next(model.all_nodes()).attributes["strides"] = Attribute(reference)
+    assert _numbers(model) == before
 
 
 @pytest.mark.parametrize("kind", ["seq(float[2])", "?optional(float[2])"])

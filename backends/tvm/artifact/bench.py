@@ -76,6 +76,12 @@ def build_bench(
             outputs=", ".join(map(str, [*outputs, 0])),
             weights=after,
             samples=samples,
+            dimensions=", ".join(
+                str(size) for t in interface.inputs for size in data.inputs[t.name].shape
+            )
+            or "0",
+            output_bytes=", ".join(str(data.outputs[t.name].nbytes) for t in interface.outputs)
+            or "0",
             tolerance=repr(data.tolerance),
             calls=",\n    ".join([*map(quoted, named), "0"]),
             count=len(named),
@@ -108,13 +114,21 @@ def _blob(
     ]
     for arrays, tensor in both:
         array = np.ascontiguousarray(arrays[tensor.name])
-        if array.nbytes != tensor.nbytes * (samples if tensor.is_batch else 1):
+        wanted = [samples, *tensor.dimensions[1:]] if tensor.is_batch else tensor.dimensions
+        if not _fits(array.shape, wanted):
             raise SecateurError(f"'{tensor.name}': {array.shape} is another size than the model's")
         starts.append(len(content))
         content += array.tobytes()
         content += bytes(-len(content) % ALIGNMENT)
     count = len(interface.inputs)
     return bytes(content), starts[:count], starts[count:], len(content)
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether sizes are those wanted, of which -1 may be any."""
+    return len(shape) == len(wanted) and all(
+        want in (-1, size) for size, want in zip(shape, wanted, strict=True)
+    )
 
 
 _SOURCE = """\
@@ -135,6 +149,8 @@ const size_t bench_inputs[] = {{{inputs}}};
 const size_t bench_outputs[] = {{{outputs}}};
 const size_t bench_weights = {weights}u;
 const int64_t bench_samples = {samples};
+const int64_t bench_dimensions[] = {{{dimensions}}};
+const size_t bench_output_bytes[] = {{{output_bytes}}};
 const double bench_tolerance = {tolerance};
 const char *const bench_calls[] = {{
     {calls}}};

@@ -23,7 +23,8 @@ from ..tensorir.types import PrimFunc
 from .entry import scratch_bytes, shares_loops, source
 from .levels import dispatch_source, joined_metadata
 from .objects import NATIVE, Objects, compile_functions, compile_runtime, lacking_in_libc
-from .open_entry import open_source, sizes_of_run
+from .open_entry import open_source
+from .size_code import largest_arena, sizes_of_run
 from .symbols import LIBC, libraries, undefined
 from .toolchain import compile_source, link_shared
 
@@ -47,6 +48,13 @@ class Kernels:
         memory = assign_memory(self.schedule, constants)
         check_memory(self.schedule, memory, self.writes)
         return memory
+
+    def most_arena_bytes(self) -> int | None:
+        """Bytes of the arena, for the largest sizes where only a run fixes them; None where these
+        have no bound."""
+        if self.schedule.open is None:
+            return self.assign_memory().arena_bytes
+        return largest_arena(assign_open_memory(self.schedule))
 
 
 def build_library(levels: Sequence[Kernels], target: Target, cache: Cache, path: Path) -> int:
@@ -121,7 +129,11 @@ def _build_level(
     else:
         placed = assign_open_memory(schedule, constants)
         sizes = sizes_of_run(schedule, placed)
-        more = {"size_checks": [dataclasses.asdict(check) for check in sizes.checks]}
+        largest = largest_arena(placed)
+        more = {
+            "arena_bytes": None if largest is None else largest + scratch,
+            "size_checks": [dataclasses.asdict(check) for check in sizes.checks],
+        }
         text = open_source(schedule, placed, signatures, sizes, level)
     entry = folder / ("entry.c" if level is None else f"entry_{level}.c")
     entry.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ bytes that a run needs.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,12 +30,13 @@ _TYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class CTensor:
-    """An input or output: its shape, for one sample where it `is_batch`, and what integers mean
-    where they are quantized: `scale` is 0 where they aren't."""
+    """An input or output: its shape, for one sample where it `is_batch`, with the text of sizes
+    that only a run fixes, and what integers mean where they are quantized: `scale` is 0 where they
+    aren't."""
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
     is_batch: bool
     scale: float = 0.0
     zero_point: int = 0
@@ -45,9 +47,19 @@ class CTensor:
         return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
 
     @property
+    def dimensions(self) -> tuple[int, ...]:
+        """The shape, with -1 for what only a run fixes."""
+        return tuple(size if isinstance(size, int) else -1 for size in self.shape)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether only a run fixes some of its sizes."""
+        return -1 in self.dimensions
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of all elements, of one sample where it is a batch."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.itemsize
+        """Bytes of all elements, of one sample where it is a batch; 0 where a run fixes them."""
+        return 0 if self.is_open else math.prod(self.dimensions) * self.itemsize
 
     @property
     def type_name(self) -> str:
@@ -69,11 +81,19 @@ class Interface:
     inputs: tuple[CTensor, ...]
     outputs: tuple[CTensor, ...]
     labels: tuple[str, ...]
-    workspace_bytes: int
+    workspace_bytes: int | None
+    """None where the sizes of inputs have no bound."""
     scratch_bytes: int
     weights_bytes: int
     has_threads: bool
     """Whether it has threads of its own."""
+    size_texts: tuple[str, ...] | None = None
+    """Where only a run fixes sizes, what is refused of them, by number."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether only a run fixes sizes."""
+        return self.size_texts is not None
 
 
 def quoted(text: str) -> str:
@@ -106,8 +126,7 @@ def header(interface: Interface) -> str:
         f"#define {upper}_TARGET {quoted(interface.target)}",
         f"#define {upper}_DIGEST {quoted(interface.digest)}",
         "",
-        "/* A run's workspace on one thread, and what each further thread takes. */",
-        f"#define {upper}_WORKSPACE_BYTES {interface.workspace_bytes}u",
+        *_workspace_macros(interface, upper),
         f"#define {upper}_SCRATCH_BYTES {interface.scratch_bytes}u",
         f"#define {upper}_WORKSPACE_ALIGNMENT 64u",
         "",
@@ -131,8 +150,7 @@ def header(interface: Interface) -> str:
         " * checked again. Callers on several threads each have a workspace of their own. */",
         f"int {name}_run(const secateur_call *call);",
         "",
-        "/* Bytes of the workspace that a call needs, by its threads or its pool. */",
-        f"size_t {name}_workspace_bytes(const secateur_call *call);",
+        *_workspace_functions(interface),
         "",
         "/* What a status means; the rest of it, from bit 8 on, says which tensor or kernel. */",
         f"const char *{name}_error_text(int status);",
@@ -159,13 +177,46 @@ def header(interface: Interface) -> str:
     return "\n".join(lines)
 
 
+def _workspace_macros(interface: Interface, upper: str) -> Iterator[str]:
+    if interface.workspace_bytes is None:
+        yield "/* What each thread but the first takes of the workspace, whose bytes"
+        yield f" * {interface.name}_workspace_bytes says by the dimensions of a call's inputs. */"
+        return
+    largest = " of the largest sizes" if interface.is_open else ""
+    yield f"/* A run's workspace{largest} on one thread, and what each further thread takes. */"
+    yield f"#define {upper}_WORKSPACE_BYTES {interface.workspace_bytes}u"
+
+
+def _workspace_functions(interface: Interface) -> list[str]:
+    name = interface.name
+    if not interface.is_open:
+        return [
+            "/* Bytes of the workspace that a call needs, by its threads or its pool. */",
+            f"size_t {name}_workspace_bytes(const secateur_call *call);",
+        ]
+    without = "those of the largest sizes" if interface.workspace_bytes is not None else "0"
+    return [
+        "/* Bytes of the workspace that a call needs, by the dimensions of its inputs, its threads",
+        " * or its pool; 0 where the dimensions aren't admitted. Without a call or without inputs:",
+        f" * {without}. */",
+        f"size_t {name}_workspace_bytes(const secateur_call *call);",
+        "",
+        "/* Checks the dimensions of the inputs, and writes those of outputs that have memory for",
+        " * them: 0, or a status as above. No data and no workspace is needed. */",
+        f"int {name}_shapes(const secateur_call *call);",
+    ]
+
+
 def _tensor_macros(prefix: str, tensor: CTensor) -> Iterator[str]:
     yield f"#define {prefix}_NAME {quoted(tensor.name)}"
     yield f"#define {prefix}_TYPE {tensor.type_name}"
     yield f"#define {prefix}_RANK {len(tensor.shape)}"
     if tensor.shape:
-        yield f"#define {prefix}_DIMENSIONS {{{', '.join(map(str, tensor.shape))}}}"
-    yield f"#define {prefix}_BYTES {tensor.nbytes}u"
+        yield f"#define {prefix}_DIMENSIONS {{{', '.join(map(str, tensor.dimensions))}}}"
+    if tensor.is_open:
+        yield f"#define {prefix}_SIZES {quoted(' x '.join(map(str, tensor.shape)))}"
+    else:
+        yield f"#define {prefix}_BYTES {tensor.nbytes}u"
     if tensor.is_batch:
         yield f"#define {prefix}_IS_BATCH 1"
     if tensor.scale:
@@ -179,7 +230,7 @@ def description(interface: Interface) -> str:
     lines = ['#include "secateur_model.h"', ""]
     for kind, tensors in (("inputs", interface.inputs), ("outputs", interface.outputs)):
         for index, tensor in enumerate(tensors):
-            sizes = ", ".join(map(str, tensor.shape)) or "0"
+            sizes = ", ".join(map(str, tensor.dimensions)) or "0"
             lines.append(f"static const int64_t {kind}_{index}[] = {{{sizes}}};")
         lines.append(f"const secateur_tensor {name}_{kind}[] = {{")
         for index, tensor in enumerate(tensors):
@@ -199,9 +250,14 @@ def description(interface: Interface) -> str:
         lines.append(f"const char *const {name}_labels[] = {{")
         lines += [f"    {quoted(label)}," for label in interface.labels]
         lines.append("};")
+    if interface.size_texts is not None:
+        lines.append("static const char *const sizes_refused[] = {")
+        lines += [f"    {quoted(text)}," for text in interface.size_texts]
+        lines.append("    0};")
     lines += [
         "",
         f"const char *{name}_error_text(int status) {{",
+        *_size_text_lines(interface),
         "    switch (status & 255) {",
         *(f"    case {code}: return {quoted(text)};" for code, text in _STATUSES.items()),
         '    default: return "unknown status";',
@@ -220,6 +276,17 @@ def description(interface: Interface) -> str:
     return "\n".join(lines)
 
 
+def _size_text_lines(interface: Interface) -> list[str]:
+    if interface.size_texts is None:
+        return []
+    count = len(interface.size_texts)
+    return [
+        f"    if ((status & 255) == SECATEUR_SIZE && status >= 0 && status >> 8 < {count}) {{",
+        "        return sizes_refused[status >> 8];",
+        "    }",
+    ]
+
+
 _STATUSES = {
     "SECATEUR_OK": "no error",
     **{f"SECATEUR_{fault.name}": fault.text for fault in Fault},
@@ -233,15 +300,19 @@ _STATUSES = {
 }
 
 
-def expected(tensors: Sequence[CTensor], first: int) -> tuple[list[str], list[int]]:
-    """Initializers of `Expected`, and the dimensions that they refer to from `first` on."""
+def expected(
+    tensors: Sequence[CTensor], first: int, *, of_elements: bool = False
+) -> tuple[list[str], list[int]]:
+    """Initializers of `Expected`, and the dimensions that they refer to from `first` on; with
+    `of_elements` their bytes are those of one element."""
     rows: list[str] = []
     sizes: list[int] = []
     for tensor in tensors:
         start = first + len(sizes)
-        fields = [tensor.nbytes, start, len(tensor.shape), tensor.itemsize, int(tensor.is_batch)]
+        nbytes = tensor.itemsize if of_elements else tensor.nbytes
+        fields = [nbytes, start, len(tensor.shape), tensor.itemsize, int(tensor.is_batch)]
         rows.append(f"{{{', '.join(map(str, fields))}}}")
-        sizes += tensor.shape
+        sizes += tensor.dimensions
     return rows, sizes
 
 

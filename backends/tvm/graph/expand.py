@@ -205,6 +205,10 @@ def _add_function(model: Model, node: Node) -> None:
 
 
 def _standard(model: Model, node: Node) -> FunctionProto:
+    if not onnx.defs.has(node.op_type, model.opset, ""):
+        raise UnsupportedError(
+            f"node '{node.label}' ({node.op_type}): opset {model.opset} has no such operator"
+        )
     schema = onnx.defs.get_schema(node.op_type, model.opset, "")
     for name, attribute in schema.attributes.items():
         if name not in node.attributes and attribute.default_value.type:

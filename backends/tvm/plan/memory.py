@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ....ir.symbolic.expressions import atoms, range_of
 from ....ir.tensor import Array
 from .schedule import Buffer, Schedule
-from .sizes import greatest
+from .sizes import is_bounded, size_of
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector."""
@@ -193,11 +194,21 @@ class OpenMemory:
     constant_bytes: int
     temporaries: tuple[Temporary, ...]
     copies: tuple[Copy, ...]
+    largest: Largest | None
+    """None where a size of an input has no bound."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Largest:
+    """Offsets of the temporaries at which each has room for the most bytes that it may take, and
+    the bytes of that arena: no run needs more."""
+
+    offsets: tuple[int, ...]
+    nbytes: int
 
 
 def assign_open_memory(schedule: Schedule, constants: ConstantPool | None = None) -> OpenMemory:
-    """Places of all buffers of a schedule whose sizes only a run fixes, without offsets in the
-    arena."""
+    """Places of all buffers of a schedule whose sizes only a run fixes, and the largest arena."""
     places = _Places(schedule, constants or ConstantPool())
     roots = dict(places.roots)
     for index, root in enumerate(places.temporaries):
@@ -209,13 +220,23 @@ def assign_open_memory(schedule: Schedule, constants: ConstantPool | None = None
         places.constants.nbytes,
         tuple(Temporary(*ends, root.nbytes) for root, ends in places.temporaries.items()),
         tuple(Copy(found[buffer], index, buffer.nbytes) for buffer, index in places.copied),
+        _largest(schedule, places),
     )
 
 
-def most_bytes(memory: OpenMemory) -> int:
-    """Bytes of the arena of a run in which every buffer is as large as sizes may make it."""
-    ranges = [_Range(t.first, t.last, _aligned(greatest(t.nbytes))) for t in memory.temporaries]
-    return _in_order_of_use(ranges)[1]
+def _largest(schedule: Schedule, places: _Places) -> Largest | None:
+    assert schedule.open is not None
+    given = [size_of(size) for shape in schedule.open.inputs for size in shape]
+    if any(not is_bounded(atom) for atom in atoms(given) if not atom.op):
+        return None
+    ranges = []
+    for root, (first, last) in places.temporaries.items():
+        high = range_of(size_of(root.nbytes)).high
+        if high is None:
+            return None
+        ranges.append(_Range(first, last, _aligned(high)))
+    offsets, size = _place(ranges, _most_live(ranges))
+    return Largest(tuple(offsets), size)
 
 
 MOST_ORDERED = 1000

@@ -21,7 +21,8 @@ from ..graph.open_sizes import MOST
 
 COMPUTED = ("", "part", "floor", "min", "max", "dim")
 """Functions in sizes that an artifact computes; "" are the symbols themselves, "dim" a sum that
-is the size of an axis, which kernels take as one number."""
+is the size of an axis, or what is left of one, which kernels take as one number. What it is no
+greater than, if known, is another operand of it."""
 
 
 class OpenSizeError(UnsupportedError):
@@ -223,6 +224,12 @@ def uncomputable(size: Size) -> Atom | None:
     return None
 
 
+def is_bounded(symbol: Atom) -> bool:
+    """Whether the model or the user says how large a size of an input may be."""
+    high = symbol.range.high
+    return high is not None and high < MOST
+
+
 def greatest(value: int) -> int:
     """The largest number that a size may be."""
     high = e.range_of(size_of(value)).high
@@ -254,10 +261,20 @@ def cascade(extent: int, most: int) -> Iterator[tuple[int, int, int]]:
         count = rest // size
         if count != 0:
             yield count, size, start
-        start, rest = start + count * size, rest - count * size
+        rest = _rest(rest - count * size, extent)
+        start = extent - rest
         if size == 1 or rest == 0:
             return
         size = 1 << ((size - 1).bit_length() - 1)
+
+
+def _rest(size: int, extent: int) -> int:
+    """What is left over of an extent, as one number, so that proofs needn't know what was taken."""
+    if isinstance(size, int):
+        return size
+    own = size_of(size)
+    bounds = Range(0, e.range_of(size_of(extent)).high)
+    return stand_in(e.single(Atom(f"({own})", bounds, "dim", (own, size_of(extent)))))
 
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -319,7 +336,8 @@ def _not_negative(atom: Atom, own: Size) -> list[Size]:
     """Sums and products of sizes that an atom's definition makes 0 or more."""
     if atom.op == "dim":
         difference = e.subtract(own, atom.operands[0])
-        return [difference, e.negative(difference)]
+        most = [e.subtract(whole, own) for whole in atom.operands[1:]]
+        return [difference, e.negative(difference), *most]
     if atom.op in ("floor", "part"):
         a, b = atom.operands
         if isinstance(b, int) and b > 0:

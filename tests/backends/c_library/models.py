@@ -13,12 +13,14 @@ import onnx.parser
 
 from secateur.backends.tvm.artifact.options import LibraryOptions
 from secateur.backends.tvm.compile import compile_library
+from secateur.backends.tvm.graph.open_sizes import read_admitted
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 
 from ..tvm.graphs import Array, Net, quantize
 
 RUN = Path(__file__).with_name("run.c")
+OPEN = Path(__file__).with_name("open.c")
 
 FLAGS = [
     "-std=c99",
@@ -132,22 +134,46 @@ def text(graph: str) -> onnx.ModelProto:
     return onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 18]> {graph}')
 
 
+def sequence() -> onnx.ModelProto:
+    """Rows of an open number, each with a weight, and samples of an open batch."""
+    return text(
+        """agraph (float[n, length, 6] x, float[length] w)
+        => (float[n, length, 4] y, float[n, 6, length] z)
+        <float[6, 4] m = {0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23}> {
+        a = MatMul(x, m)
+        b = Softmax <axis = 1> (a)
+        c = Sqrt(b)
+        y = Softmax <axis = 1> (c)
+        t = Transpose <perm = [0, 2, 1]> (x)
+        z = Mul(t, w)
+        }"""
+    )
+
+
 def build(
-    model: onnx.ModelProto, folder: Path, name: str, target: str = "native", **options: Any
+    model: onnx.ModelProto,
+    folder: Path,
+    name: str,
+    target: str = "native",
+    sizes: tuple[str, ...] = (),
+    **options: Any,
 ) -> Path:
     """Compile a library into `folder`."""
     folder.mkdir(exist_ok=True)
     machine = parse_target(target)
     library = LibraryOptions(name, shared=machine.links, **options)
-    compile_library(from_proto(model), machine, folder, library)
+    compile_library(from_proto(model), machine, folder, library, sizes=read_admitted(sizes))
     return folder
 
 
-def program(folder: Path, name: str, compiler: str = "gcc", *flags: str) -> Path:
-    """The program `run.c` with a library that it is linked with statically."""
+def program(
+    folder: Path, name: str, compiler: str = "gcc", *flags: str, source: Path = RUN
+) -> Path:
+    """The program `run.c`, or another, with a library that it is linked with statically."""
     path = folder / "run"
     defined = [f'-DHEADER="{name}.h"', f"-DMODEL={name}", f"-I{folder}"]
-    command = [compiler, *FLAGS, *flags, *defined, RUN, folder / f"lib{name}.a", "-lm", "-o", path]
+    archive = folder / f"lib{name}.a"
+    command = [compiler, *FLAGS, *flags, *defined, source, archive, "-lm", "-o", path]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return path

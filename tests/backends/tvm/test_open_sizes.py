@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm.artifact import open_entry
+from secateur.backends.tvm.artifact import size_code
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.faults import Fault
@@ -301,7 +301,7 @@ def test_memory_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_more_buffers_than_a_run_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They would take too much of the stack."""
-    monkeypatch.setattr(open_entry, "MOST_PLACED", 0)
+    monkeypatch.setattr(size_code, "MOST_PLACED", 0)
     with pytest.raises(UnsupportedError, match="more than the 0 that an artifact with open sizes"):
         compiled(case("attention"), tmp_path, "n=1..", "s=1..", "b=1..")
 

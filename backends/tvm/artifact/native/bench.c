@@ -168,19 +168,18 @@ int main(int words, char **word) {
     secateur_call call = {0};
     secateur_input *inputs = aligned((model->input_count + 1) * sizeof *inputs);
     secateur_output *outputs = aligned((model->output_count + 1) * sizeof *outputs);
+    const int64_t *sizes = bench_dimensions;
     for (size_t i = 0; i < model->input_count; i++) {
         const secateur_tensor *t = &model->inputs[i];
-        int64_t *sizes = aligned((t->rank + 1) * sizeof *sizes);
-        for (uint32_t k = 0; k < t->rank; k++) sizes[k] = t->dimensions[k];
-        if (t->is_batch) sizes[0] = bench_samples;
-        size_t bytes = t->bytes * (t->is_batch ? (size_t)bench_samples : 1);
+        size_t bytes = item_bytes(t->type);
+        for (uint32_t k = 0; k < t->rank; k++) bytes *= (size_t)sizes[k];
         void *data = aligned(bytes);
         memcpy(data, bench_data + bench_inputs[i], bytes);
         inputs[i] = (secateur_input){data, bytes, sizes, t->rank};
+        sizes += t->rank;
     }
     for (size_t i = 0; i < model->output_count; i++) {
-        const secateur_tensor *t = &model->outputs[i];
-        size_t bytes = t->bytes * (t->is_batch ? (size_t)bench_samples : 1);
+        size_t bytes = bench_output_bytes[i];
         outputs[i] = (secateur_output){aligned(bytes), bytes, NULL, 0};
     }
     call.version = SECATEUR_INTERFACE;

@@ -73,7 +73,9 @@ typedef enum {
 } secateur_type;
 
 /* What a model says of an input or output: `real = scale * (integer - zero_point)` where it
- * holds quantized numbers, else `scale` is 0. Of a batch `dimensions[0]` is one sample's, 1. */
+ * holds quantized numbers, else `scale` is 0. Of a batch `dimensions[0]` is one sample's, 1.
+ * A dimension of -1 is one that only a run fixes: then `bytes` is 0, each call of the model has the
+ * dimensions of its inputs, and `NAME_shapes` says those of its outputs. */
 typedef struct {
     const char *name;
     secateur_type type;

@@ -36,21 +36,13 @@ struct secateur_release {
 };
 
 /* A model with a workspace: its own, or the caller's memory. What derives from it knows the types. */
-template <::std::size_t Inputs, ::std::size_t Outputs, ::std::size_t Rank> class secateur_runner {
+class secateur_base {
   public:
-    /* Allocates the workspace; without memory for it every run is SECATEUR_BAD_WORKSPACE. */
-    secateur_runner(
-        const secateur_model &model, const char *digest, const secateur_options &options) noexcept
-        : secateur_runner(model, digest, ::std::span<::std::byte>(), options) {
-        ::std::size_t bytes = model.workspace_bytes(&call_);
-        void *memory = ::operator new(bytes, ::std::align_val_t{64}, ::std::nothrow);
-        own_.reset(static_cast<::std::byte *>(memory));
-        call_.workspace = memory;
-        call_.workspace_bytes = memory == nullptr ? 0 : bytes;
-    }
+    const secateur_model &description() const noexcept { return *model_; }
 
-    /* Allocates nothing: the workspace is aligned to 64 bytes and outlives the model. */
-    secateur_runner(
+  protected:
+    /* The workspace is aligned to 64 bytes and outlives the model. */
+    secateur_base(
         const secateur_model &model, const char *digest, ::std::span<::std::byte> workspace,
         const secateur_options &options) noexcept
         : model_(&model), fits_(::std::strcmp(model.digest, digest) == 0) {
@@ -63,7 +55,48 @@ template <::std::size_t Inputs, ::std::size_t Outputs, ::std::size_t Rank> class
         call_.pool = options.pool;
     }
 
-    const secateur_model &description() const noexcept { return *model_; }
+    /* Has a workspace of its own of at least so many bytes; without memory for it runs are
+     * SECATEUR_BAD_WORKSPACE. */
+    void own_workspace(::std::size_t bytes) noexcept {
+        if (bytes <= call_.workspace_bytes) return;
+        own_.reset();
+        void *memory = ::operator new(bytes, ::std::align_val_t{64}, ::std::nothrow);
+        own_.reset(static_cast<::std::byte *>(memory));
+        call_.workspace = memory;
+        call_.workspace_bytes = memory == nullptr ? 0 : bytes;
+    }
+
+    /* Whether the library is the header's. */
+    bool fits() const noexcept { return fits_ && model_->version == SECATEUR_INTERFACE; }
+
+#ifdef __cpp_exceptions
+    void check(int status) const {
+        if (status != SECATEUR_OK) throw secateur_error(status, model_->error_text(status));
+    }
+#endif
+
+    const secateur_model *model_;
+    bool fits_;
+    secateur_call call_ = {};
+    ::std::unique_ptr<::std::byte, secateur_release> own_;
+};
+
+/* A model whose sizes are known, but for the number of samples. */
+template <::std::size_t Inputs, ::std::size_t Outputs, ::std::size_t Rank>
+class secateur_runner : public secateur_base {
+  public:
+    /* Allocates the workspace. */
+    secateur_runner(
+        const secateur_model &model, const char *digest, const secateur_options &options) noexcept
+        : secateur_base(model, digest, ::std::span<::std::byte>(), options) {
+        own_workspace(model.workspace_bytes(&call_));
+    }
+
+    /* Allocates nothing. */
+    secateur_runner(
+        const secateur_model &model, const char *digest, ::std::span<::std::byte> workspace,
+        const secateur_options &options) noexcept
+        : secateur_base(model, digest, workspace, options) {}
 
   protected:
     /* Runs on tensors whose bytes say how many samples there are; what is no whole sample, another
@@ -72,7 +105,7 @@ template <::std::size_t Inputs, ::std::size_t Outputs, ::std::size_t Rank> class
     int run_tensors(
         ::std::array<secateur_input, Inputs> inputs,
         ::std::array<secateur_output, Outputs> outputs) noexcept {
-        if (!fits_ || model_->version != SECATEUR_INTERFACE) return SECATEUR_BAD_CALL;
+        if (!fits()) return SECATEUR_BAD_CALL;
         ::std::int64_t samples = -1;
         for (::std::size_t i = 0; i < Inputs; i++) {
             if (!counts(model_->inputs[i], inputs[i].bytes, samples)) {
@@ -101,12 +134,6 @@ template <::std::size_t Inputs, ::std::size_t Outputs, ::std::size_t Rank> class
         return model_->run(&call);
     }
 
-#ifdef __cpp_exceptions
-    void check(int status) const {
-        if (status != SECATEUR_OK) throw secateur_error(status, model_->error_text(status));
-    }
-#endif
-
   private:
     static bool counts(
         const secateur_tensor &t, ::std::size_t bytes, ::std::int64_t &samples) noexcept {
@@ -115,11 +142,6 @@ template <::std::size_t Inputs, ::std::size_t Outputs, ::std::size_t Rank> class
         if (samples < 0) samples = own;
         return bytes % t.bytes == 0 && own == samples;
     }
-
-    const secateur_model *model_;
-    bool fits_;
-    secateur_call call_ = {};
-    ::std::unique_ptr<::std::byte, secateur_release> own_;
 };
 
 #endif
