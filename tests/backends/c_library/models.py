@@ -137,7 +137,7 @@ def text(graph: str) -> onnx.ModelProto:
 def sequence() -> onnx.ModelProto:
     """Rows of an open number, each with a weight, and samples of an open batch."""
     return text(
-        """agraph (float[n, length, 6] x, float[length] w)
+        """agraph (float[n, length, 6] x, float[1, length] w)
         => (float[n, length, 4] y, float[n, 6, length] z)
         <float[6, 4] m = {0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23}> {
         a = MatMul(x, m)
