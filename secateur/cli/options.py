@@ -364,6 +364,11 @@ def format_options(function: Callable[..., None]) -> Callable[..., None]:
             help="Write the library's weights to NAME.weights, which a program loads or maps.",
         ),
         click.option(
+            "--weights-packed",
+            is_flag=True,
+            help="Write them to NAME.weights.packed, which a program decodes into its memory.",
+        ),
+        click.option(
             "--bench",
             is_flag=True,
             help="Make NAME_bench, too: a static program that measures the library on the device "
@@ -375,15 +380,21 @@ def format_options(function: Callable[..., None]) -> Callable[..., None]:
     def command(*args: Any, model: Path, **kwargs: Any) -> None:
         from ..pipeline.compilation import library_options
 
-        names = ("form", "name", "library_threads", "labels", "weights_apart", "bench")
-        form, name, threads, labels, apart, bench = (kwargs.pop(n) for n in names)
+        names = ("form", "name", "library_threads", "labels", "weights_apart")
+        form, name, threads, labels, apart = (kwargs.pop(n) for n in names)
+        packed, bench = kwargs.pop("weights_packed"), kwargs.pop("bench")
         library = None
         if form == "library":
-            library = library_options(model, name, threads or "caller", labels, apart, bench)
-        elif name is not None or threads is not None or labels is not None or apart or bench:
+            if apart and packed:
+                raise click.UsageError("--weights-apart and --weights-packed: take one of them.")
+            options = (name, threads or "caller", labels, apart, packed, bench)
+            library = library_options(model, *options)
+        elif (
+            any(given is not None for given in (name, threads, labels)) or apart or packed or bench
+        ):
             raise click.UsageError(
-                "--name, --library-threads, --labels, --weights-apart and --bench are for "
-                "--format library."
+                "--name, --library-threads, --labels, --weights-apart, --weights-packed and "
+                "--bench are for --format library."
             )
         function(*args, model=model, library=library, **kwargs)
 

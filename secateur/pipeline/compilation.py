@@ -84,7 +84,7 @@ def compile_file(
     from .output import output_folder
 
     machine = parse_target(target)
-    library = None if library is None else for_target(library, machine)
+    library = None if library is None else library.for_target(machine)
     if library is not None and fallback:
         raise SecateurError("a C library needs every node compiled: leave out --fallback")
     files = (ARTIFACT,) if library is None else library.files
@@ -140,17 +140,13 @@ def compile_file(
     return Compilation(machine.name, levels, folder / file, files, size, runs, report)
 
 
-def for_target(library: LibraryOptions, target: Target) -> LibraryOptions:
-    """A library's options for a target: without a shared library where none can be linked."""
-    return dataclasses.replace(library, shared=target.links)
-
-
 def library_options(
     source: Path,
     name: str | None,
     threads: str,
     labels: Path | None,
     weights_apart: bool,
+    weights_packed: bool = False,
     bench: bool = False,
 ) -> LibraryOptions:
     """How a C library of the model in `source` is made; its name is the file's by default.
@@ -168,4 +164,5 @@ def library_options(
         except UnicodeDecodeError:
             raise SecateurError(f"{labels}: no text of UTF-8") from None
         lines = tuple(line.removesuffix("\r") for line in text.removesuffix("\n").split("\n"))
-    return LibraryOptions(known, threads, lines, weights_apart, labels, bench)
+    packed = weights_packed
+    return LibraryOptions(known, threads, lines, weights_apart, packed, labels, bench)

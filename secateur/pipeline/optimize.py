@@ -56,7 +56,6 @@ from ..reporting.html import has_templates, report_page
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
 from .bench import bench_data
-from .compilation import for_target
 from .depfile import make_rule
 from .kept_steps import KeptSteps, forget, kept_folder, run_facts
 from .latency import Machine
@@ -200,7 +199,7 @@ def optimize(
         seed=seed,
         metrics=tuple(metrics),
         embed=embedded,
-        library=None if library is None else for_target(library, parse_target(target)),
+        library=None if library is None else library.for_target(parse_target(target)),
     )
     if metrics and evaluation is None:
         raise SecateurError(UNEVALUATED)

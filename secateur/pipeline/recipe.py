@@ -127,6 +127,7 @@ class LibrarySection(_Section):
     threads: Literal["none", "caller", "own"] | None = None
     labels: str | None = None
     weights_apart: bool | None = None
+    weights_packed: bool | None = None
     bench: bool | None = None
 
 
@@ -214,6 +215,7 @@ EXAMPLES: dict[str, Any] = {
     "library_threads": "none",
     "labels": "labels.txt",
     "weights_apart": True,
+    "weights_packed": True,
     "bench": True,
     "threads": 1,
     "seed": 0,

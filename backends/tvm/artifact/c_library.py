@@ -1,6 +1,7 @@
 """A C library of a model: headers, static and shared library, description, pkg-config file.
 
-    NAME.h NAME.hpp NAME.py libNAME.a libNAME.so NAME.json NAME.pc [NAME.weights]
+    NAME.h NAME.hpp NAME.py libNAME.a libNAME.so NAME.json NAME.pc
+    [NAME.weights | NAME.weights.packed]
 
 The library takes memory from its caller only, and keeps nothing from run to run, but for threads
 of its own where it has some.
@@ -19,6 +20,7 @@ from typing import Any
 from ....ir.display import printable
 from ....ir.errors import UnsupportedError
 from ....ir.scratch import scratch_folder
+from ....ir.tensor import Array
 from ..cache import Cache
 from ..plan.memory import ConstantPool, OpenMemory, assign_open_memory
 from ..targets import Target
@@ -37,6 +39,7 @@ from .library_entry import (
 )
 from .objects import NATIVE, Objects, compile_functions, compile_runtime, lacking_in_libc
 from .options import LibraryOptions
+from .packing import pack
 from .size_code import SizeCheck, largest_arena, sizes_of_run
 from .toolchain import archive, compile_source
 
@@ -101,7 +104,8 @@ def build_c_library(
             own.append(source.with_suffix(".o"))
             compile_source(target, source, own[-1], calls=calls)
         shares = any(shares_loops(level.signatures) for level in levels)
-        sources = ["pool.c"] * (shares and options.threads != "none")
+        sources = ["unpack.c"] * options.weights_packed
+        sources += ["pool.c"] * (shares and options.threads != "none")
         sources += ["threads.c"] * (shares and options.threads == "own")
         runtime = compile_runtime(target.levels[-1], cache, work, sources)
         made = [file for level in levels for file in level.objects.paths]
@@ -112,9 +116,14 @@ def build_c_library(
             shared = folder / f"lib{options.name}.so"
             link_checked(target, [*members, *lacking], shared, shared.name)
         shutil.copy(work / "secateur_model.h", folder / f"{options.name}.h")
-        weights = folder / f"{options.name}.weights" if options.weights_apart else None
+        weights = work / "weights" if options.has_weights_apart else None
         if weights is not None:
             _write_weights(weights, interface, work / "constants")
+            if options.weights_packed:
+                packed = pack(weights.read_bytes(), _arrays_of_weights(constants))
+                (folder / f"{options.name}.weights.packed").write_bytes(packed)
+            else:
+                shutil.copy(weights, folder / f"{options.name}.weights")
         if bench is not None:
             parts = BenchParts(entry, [own[1], *made], sources)
             described, path = kernels[0].metadata["calls"], folder / f"{options.name}_bench"
@@ -163,13 +172,13 @@ def _interface(
     parts: list[Any] = []
     for level in levels:
         parts += [dict(level.kernels.metadata), dict(level.kernels.digests)]
-    parts += [options.name, options.threads, options.labels, options.weights_apart]
+    parts += [options.name, options.threads, options.labels, options.has_weights_apart]
     sizes, texts, arena = levels[0].sizes, None, most_arena_bytes(levels)
     if sizes is not None:
         texts = tuple(_refusal(check, metadata["inputs"]) for check in sizes.checks)
         parts.append(texts)
     digest.update(json.dumps(parts, sort_keys=True).encode())
-    apart = HEADER_BYTES + constant_bytes if options.weights_apart else 0
+    apart = HEADER_BYTES + constant_bytes if options.has_weights_apart else 0
     return Interface(
         options.name,
         target.name,
@@ -183,6 +192,7 @@ def _interface(
         apart,
         options.threads == "own",
         texts,
+        options.weights_packed,
     )
 
 
@@ -219,6 +229,11 @@ def _write_weights(path: Path, interface: Interface, constants: Path) -> None:
         file.write(bytes.fromhex(interface.digest).ljust(HEADER_BYTES, b"\0"))
         shutil.copyfileobj(source, file)
         file.truncate(interface.weights_bytes)
+
+
+def _arrays_of_weights(constants: ConstantPool) -> list[tuple[int, Array]]:
+    """The arrays of a file of weights, with the places where they lie."""
+    return [(HEADER_BYTES + offset, array) for offset, array in constants.placed]
 
 
 def _description_of(interface: Interface) -> dict[str, Any]:

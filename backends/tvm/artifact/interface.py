@@ -89,6 +89,7 @@ class Interface:
     """Whether it has threads of its own."""
     size_texts: tuple[str, ...] | None = None
     """Where only a run fixes sizes, what is refused of them, by number."""
+    has_packed_weights: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -132,8 +133,9 @@ def header(interface: Interface) -> str:
         "",
     ]
     if interface.weights_bytes:
+        source = "what unpacking gives" if interface.has_packed_weights else f"{name}.weights"
         lines += [
-            f"/* The bytes of {name}.weights, which every call is given, aligned to 64. */",
+            f"/* The bytes of {source}, which every call is given, aligned to 64. */",
             f"#define {upper}_WEIGHTS_BYTES {interface.weights_bytes}u",
             "",
         ]
@@ -164,6 +166,14 @@ def header(interface: Interface) -> str:
     ]
     if interface.labels:
         lines.append(f"extern const char *const {name}_labels[];")
+    if interface.has_packed_weights:
+        lines += [
+            "",
+            f"/* Decodes {name}.weights.packed into memory of {upper}_WEIGHTS_BYTES,",
+            " * aligned to 64, for calls to read: 0, or SECATEUR_BAD_WEIGHTS. */",
+            f"int {name}_unpack_weights(",
+            "    const void *packed, size_t packed_bytes, void *weights, size_t weights_bytes);",
+        ]
     if interface.levels:
         lines += [
             "",

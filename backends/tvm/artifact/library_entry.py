@@ -156,6 +156,20 @@ int {name}_level(void) {{
 }}
 """
 
+_UNPACK = """\
+
+int {name}_unpack_weights(
+    const void *packed, size_t packed_bytes, void *weights, size_t weights_bytes
+) {{
+    if (packed == NULL || weights == NULL || !secateur_is_aligned(weights, {alignment}) ||
+        weights_bytes < {bytes}u ||
+        !secateur_unpack_1(packed, packed_bytes, weights, {bytes}u) || !is_marked(weights)) {{
+        return SECATEUR_BAD_WEIGHTS;
+    }}
+    return 0;
+}}
+"""
+
 _OWN_WEIGHTS = """\
 #ifdef __APPLE__
 #define DATA ".section __TEXT,__const\\n"
@@ -346,7 +360,7 @@ def library_source(
     inputs, dims = expected(interface.inputs, 0, of_elements=interface.is_open)
     outputs, more = expected(interface.outputs, len(dims), of_elements=interface.is_open)
     tensors = (*interface.inputs, *interface.outputs)
-    find = _FIND_GIVEN if options.weights_apart else _FIND_OWN
+    find = _FIND_GIVEN if options.has_weights_apart else _FIND_OWN
     numbers: dict[str, object] = {
         "name": name,
         "header_bytes": HEADER_BYTES,
@@ -380,7 +394,7 @@ def library_source(
         levels=len(levels),
         shift=CALL_SHIFT,
         most_threads=MOST_THREADS,
-        weights="" if options.weights_apart else _OWN_WEIGHTS.format(name=name),
+        weights="" if options.has_weights_apart else _OWN_WEIGHTS.format(name=name),
         find_weights=find.format(**numbers, bytes=interface.weights_bytes),
         declarations=declarations(signatures),
         digest=", ".join(str(byte) for byte in bytes.fromhex(interface.digest)),
@@ -393,7 +407,11 @@ def library_source(
         no_elements=int(all(0 in t.shape for t in tensors if t.is_batch)),
         own=int(interface.has_threads),
     )
-    return text + (_LEVEL.format(name=name, levels=len(levels)) if interface.levels else "")
+    if interface.levels:
+        text += _LEVEL.format(name=name, levels=len(levels))
+    if interface.has_packed_weights:
+        text += _UNPACK.format(**numbers, bytes=interface.weights_bytes)
+    return text
 
 
 def _open_parts(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ....ir.display import printable
 from ....ir.errors import SecateurError
+from ..targets import Target
 
 THREADS = ("none", "caller", "own")
 """Who shares parallel loops: nobody, the caller's pool, or also threads of the library."""
@@ -50,12 +51,23 @@ class LibraryOptions:
     threads: str = "caller"
     labels: tuple[str, ...] = ()
     weights_apart: bool = False
+    weights_packed: bool = False
+    """Whether these are compressed, for memory that the caller gives."""
     labels_file: Path | None = None
     """Where the labels were read from."""
     bench: bool = False
     """Whether there is a program that measures the library, too."""
     shared: bool = True
     """Whether there is a shared library, and the module for Python that loads it."""
+
+    def for_target(self, target: Target) -> LibraryOptions:
+        """The same without a shared library where none can be linked."""
+        return dataclasses.replace(self, shared=target.links)
+
+    @property
+    def has_weights_apart(self) -> bool:
+        """Whether a call is given the weights."""
+        return self.weights_apart or self.weights_packed
 
     @property
     def archive(self) -> str:
@@ -65,13 +77,16 @@ class LibraryOptions:
     @property
     def replaced(self) -> tuple[str, ...]:
         """The files that an earlier library of this name may have left."""
-        return dataclasses.replace(self, weights_apart=True, bench=True, shared=True).files
+        every = dataclasses.replace(self, weights_apart=True, bench=True, shared=True)
+        packed = dataclasses.replace(every, weights_packed=True)
+        return tuple(dict.fromkeys([*every.files, *packed.files]))
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files that it consists of."""
         name = self.name
-        weights = (f"{name}.weights",) if self.weights_apart else ()
+        ending = "weights.packed" if self.weights_packed else "weights"
+        weights = (f"{name}.{ending}",) if self.has_weights_apart else ()
         bench = (f"{name}_bench",) if self.bench else ()
         shared = (f"{name}.py", f"lib{name}.so") if self.shared else ()
         return (

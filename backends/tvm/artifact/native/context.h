@@ -30,4 +30,8 @@ struct secateur_context {
 HIDDEN int secateur_share_in_pool_1(const secateur_context *, secateur_body, void *);
 HIDDEN int secateur_share_threads_1(const secateur_context *, secateur_body, void *);
 
+/* Weights that are packed, into memory: whether they are intact. */
+HIDDEN int secateur_unpack_1(
+    const unsigned char *packed, __SIZE_TYPE__ bytes, unsigned char *weights, __SIZE_TYPE__ room);
+
 #endif
