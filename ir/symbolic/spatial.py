@@ -119,7 +119,11 @@ def pooled_sizes(get: Attribute, sizes: Sequence[Size]) -> list[Size]:
         if get("ceil_mode", 0):
             count = e.add(e.ceil_divide(room, stride), 1)
             begins = e.multiply(e.add(count, -1), stride)
-            count = e.add(count, -1, e.less(begins, first))
+            # The last window begins at most `stride` - 1 after the last that fits.
+            after = e.subtract(added, first)
+            least = dilations[axis] * (kernel[axis] - 1) + 2 - stride
+            is_inside = isinstance(after, int) and after < least
+            count = e.add(count, -1, 1 if is_inside else e.less(begins, first))
         counts.append(count)
     return counts
 

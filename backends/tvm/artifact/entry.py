@@ -135,15 +135,17 @@ def run_steps(
     They refer to `inputs`, `outputs`, `constants`, `memory`, `scratch`, `fault` and `context`, and
     where a run places buffers, to `buffers` and `at` instead of `memory`. `code` is that of sizes.
     """
-    arena = "buffers + at[{0.index}]" if isinstance(memory, OpenMemory) else "memory + {0.offset}"
+    arena = "memory + {1}"
+    if isinstance(memory, OpenMemory):
+        arena = "buffers + at[{0.index}] + {1}"
     steps = []
     for index, call in enumerate(schedule.calls):
-        pointers = [_pointer(memory.places[buffer], arena) for buffer in call.arguments]
+        pointers = [_pointer(memory.places[buffer], arena, code) for buffer in call.arguments]
         sizes = [f"(int)({code(single(atom))})" for atom in call.sizes]
         made = _call(call.kernel, signatures[call.kernel], pointers, sizes)
         steps.append(f"    STEP({index}, {made})")
     copies = [
-        f"    __builtin_memcpy(outputs[{c.output}], {_pointer(c.source, arena)}, "
+        f"    __builtin_memcpy(outputs[{c.output}], {_pointer(c.source, arena, code)}, "
         f"{code(size_of(c.nbytes))});"
         for c in memory.copies
     ]
@@ -238,10 +240,10 @@ def _offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
     return offsets, end
 
 
-def _pointer(place: Place, arena: str) -> str:
+def _pointer(place: Place, arena: str, code: Callable[[Size], str]) -> str:
     if place.kind == "constant":
         return f"constants + {place.offset}"
     if place.kind == "arena":
-        return arena.format(place)
+        return arena.format(place, code(size_of(place.offset)))
     base = f"{place.kind}s[{place.index}]"
     return f"(unsigned char *){base} + {place.offset}" if place.offset else base

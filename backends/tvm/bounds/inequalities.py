@@ -53,6 +53,14 @@ class Linear:
     def shifted(self, offset: int) -> Linear:
         return Linear(self.const + offset, self.terms)
 
+    def reduced(self) -> Linear:
+        """A form without a common factor that, of integers, is at least 0 where this one is."""
+        common = math.gcd(*self.terms.values())
+        if common <= 1:
+            return self
+        terms = {quantity: c // common for quantity, c in self.terms.items()}
+        return Linear(self.const // common, terms)
+
     def key(self) -> tuple[object, ...]:
         """Equal for equal forms."""
         return (self.const, *sorted(self.terms.items()))
@@ -235,6 +243,8 @@ class Inequalities:
         """Whether it is proven that a form isn't negative here."""
         self._tried = 0
         self._failed = {}
+        if self.sizes:  # with which most proofs are short, and one that is sought can be long
+            return any(self._proves(form, depth) for depth in range(_DEPTH + 1))
         return self._proves(form, _DEPTH)
 
     def _proves(self, form: Linear, depth: int) -> bool:
@@ -246,6 +256,7 @@ class Inequalities:
             return False
         if not self.sizes:
             return self._combines(form, depth)
+        form = self._without_free(form).reduced()
         key = form.key()  # with products the same forms are met by many ways
         if self._failed.get(key, 0) >= depth:
             return False
@@ -253,6 +264,20 @@ class Inequalities:
         if not found:
             self._failed[key] = depth
         return found
+
+    def _without_free(self, form: Linear) -> Linear:
+        """A form with the bounds of quantities that nothing relates to others in their place."""
+        const, terms = form.const, dict(form.terms)
+        for quantity, coefficient in form.terms.items():
+            known = self.quantities[quantity]
+            directions = self._directions.get(quantity, ())
+            if known.cases or known.factors or any(len(d) > 1 for d in directions):
+                continue
+            low, high = self.bounds(quantity)
+            if high - low < _FAR:
+                const += coefficient * (low if coefficient > 0 else high)
+                del terms[quantity]
+        return Linear(const, terms) if len(terms) < len(form.terms) else form
 
     def _combines(self, form: Linear, depth: int) -> bool:
         """Whether a form isn't negative by what is known of its quantities together."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -207,6 +208,7 @@ class _Prover:
             elements = self.inequalities.multiply(elements, number.form)
         if elements.terms:  # a run with more has been refused
             self.inequalities.cap(elements, LIMITS["int32"][1])
+            self.cap_axes(sizes)
         elif elements.const > LIMITS["int32"][1]:
             self.fail(f"buffer {buffer.name} of more elements than 32 bits count")
             return
@@ -220,6 +222,14 @@ class _Prover:
         self.buffers[hash(buffer)] = _Buffer(
             hash(buffer), buffer.name, tuple(sizes), elements, kind, parameter
         )
+
+    def cap_axes(self, sizes: Sequence[Linear]) -> None:
+        """No axis has more elements than its buffer, whose other axes have one or more."""
+        least = [max(1, self.inequalities.widest(size)[0]) for size in sizes]
+        for axis, size in enumerate(sizes):
+            if size.terms and all(self.inequalities.widest(s)[0] >= 1 for s in sizes):
+                others = math.prod(least[:axis] + least[axis + 1 :])
+                self.inequalities.cap(size, LIMITS["int32"][1] // others)
 
     def shares(self, buffer: _Buffer) -> bool:
         return buffer.identity in self.concurrent
@@ -411,8 +421,10 @@ class _Prover:
         pairs = list(zip(at, buffer.shape, strict=True))
         if all(self.is_inside(i.value, i.step * (i.lanes - 1), size) for i, size in pairs):
             return True
-        if len(pairs) == 1 or any(size.terms for size in buffer.shape):
+        if len(pairs) == 1:
             return False
+        if any(size.terms for size in buffer.shape):
+            return self.within_last_axes(pairs)
         flat = self.values.literal(0, at[0].value.kind)
         reach = 0
         for index, size in pairs:
@@ -420,6 +432,18 @@ class _Prover:
             flat = self.values.add(scaled, index.value)
             reach = reach * size.const + index.step * (index.lanes - 1)
         return self.values.holds(flat.doubts) and self.is_inside(flat, reach, buffer.elements)
+
+    def within_last_axes(self, pairs: Sequence[tuple[_Index, Linear]]) -> bool:
+        """Whether indices lie within their axes, the last two of which count as one."""
+        *leading, (index, size), (last, known) = pairs
+        if known.terms or index.lanes > 1:
+            return False
+        if not all(self.is_inside(i.value, i.step * (i.lanes - 1), s) for i, s in leading):
+            return False
+        scaled = self.values.multiply(index.value, self.values.literal(known.const, "int32"))
+        flat = self.values.add(scaled, last.value)
+        reach = last.step * (last.lanes - 1)
+        return self.is_inside(flat, reach, size.times(known.const))
 
     def is_inside(self, value: Number, reach: int, size: Linear) -> bool:
         """Whether 0 <= value and value + reach < size, also the other way round."""

@@ -57,7 +57,8 @@ def _blocks(
 
 def _rows(emission: Emission, op: ConcatOp) -> Buffer:
     outer = math.prod(op.output.shape[: op.axis])
-    runs, dtype = tuple(t.elements // outer for t in op.inputs), op.output.dtype
+    runs = tuple(math.prod(t.shape[op.axis :]) for t in op.inputs)
+    dtype = op.output.dtype
     return emission.call(
         ("concat", outer, runs, dtype),
         lambda: concat.build_plain(outer, runs, dtype, emission.target),

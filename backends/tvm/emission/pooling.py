@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels.image import pooling
+from ..plan.geometry import Counted
 from ..plan.operations import PoolingOp
 from .emission import Emission
 
@@ -15,7 +16,8 @@ def emit(emission: Emission, op: PoolingOp) -> None:
     x, layout = emission.blocked(op.input, op.geometry.pads, op.fill, y.block)
     operands, arguments = emission.operands(op, y, y.padded_channels)
     divisor, table = 0.0, []
-    if op.counts is not None:
+    counted = op.counts if isinstance(op.counts, Counted) else None
+    if isinstance(op.counts, np.ndarray):
         if (op.counts == op.counts.flat[0]).all():
             divisor = float(op.counts.flat[0])
         else:
@@ -30,6 +32,7 @@ def emit(emission: Emission, op: PoolingOp) -> None:
         divisor,
         op.program,
         operands,
+        counted,
     )
     parallel = emission.is_parallel(op)
     emission.produce(

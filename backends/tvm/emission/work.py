@@ -37,6 +37,8 @@ def vector_operations(op: Operation, target: Target) -> float:
     """About how many vector instructions the operation's kernel executes."""
     if any(is_open(*t.shape) for t in (*op.outputs, *op.reads())):
         elements = sum(typical(t.elements) for t in (*op.outputs, *op.reads()))
+        if isinstance(op, (ConvolutionOp, MatMulOp)):
+            elements += typical(op.output.elements) * int(op.weights[0].size)
         return elements / target.lanes
     vectors = op.output.elements / target.lanes
     if isinstance(op, (ConvolutionOp, MatMulOp, ProductOp)):

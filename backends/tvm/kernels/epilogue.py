@@ -115,7 +115,7 @@ class Epilogue:
         """The operand's lanes for a run of pixels."""
         lanes, layout = self.lanes, operand.layout
         if layout is not None:
-            image = n if layout.batch > 1 else 0
+            image = n if layout.batch != 1 else 0
             block, lane = _split(channel, layout.block)
             at = image * layout.blocks + block
             if (layout.height, layout.width) == (1, 1):
@@ -175,15 +175,19 @@ def fill_border(
     rows, columns = layout.rows, layout.columns
     with builder.loop(layout.shape[0], "b") as b:
 
-        def run(count: int, start: Expr) -> None:
-            if count > 0:
-                with builder.loop(count, "p") as p:
+        def run(count: int, start: Expr, row: Expr) -> None:
+            if layout.is_open:
+                with builder.loop(count, "r") as r, builder.loop(columns, "p") as p:
+                    builder.store(buffer, value, b, (row + r, p), 0, lanes=layout.block)
+            elif count != 0:
+                with builder.loop(count * columns, "p") as p:
                     builder.store(buffer, value, b, start + p, 0, lanes=layout.block)
 
-        run(layout.top * columns, 0)
-        run(layout.bottom * columns, (rows - layout.bottom) * columns)
+        run(layout.top, 0, 0)
+        run(layout.bottom, (rows - layout.bottom) * columns, rows - layout.bottom)
         if layout.left or layout.right:
             with builder.loop(layout.height, "h") as h:
-                for column in (*range(layout.left), *range(columns - layout.right, columns)):
-                    at = (h + layout.top) * columns + column
+                right = (columns - layout.right + i for i in range(layout.right))
+                for column in (*range(layout.left), *right):
+                    at = layout.at(h + layout.top, column)
                     builder.store(buffer, value, b, at, 0, lanes=layout.block)

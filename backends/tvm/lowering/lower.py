@@ -71,9 +71,8 @@ RULES: dict[str, Callable[[Lowering, Node], bool]] = {
 
 OPEN_RULES = frozenset(
     name
-    for family in (elementwise, shapes, rows, matmul, recurrent)
+    for family in (elementwise, shapes, rows, matmul, recurrent, convolution, pooling)
     for name in family.RULES
-    if name != "Concat"
 )
 """Operators whose fast rule also takes sizes that only a run fixes."""
 

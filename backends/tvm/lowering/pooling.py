@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from ....ir.graph import Node, Value
 from ....ir.tensor import Array
-from ..plan.geometry import Geometry
+from ..plan.geometry import Counted, Geometry
 from ..plan.operations import PoolingOp
 from ..plan.programs import Program, ProgramBuilder, dequantize
+from ..plan.sizes import is_open
 from .context import Lowering, Quantized, Stored
 from .convolution import window
 
@@ -19,6 +21,8 @@ from .convolution import window
 def _pool_window(node: Node, shape: tuple[int, ...], output: tuple[int, ...]) -> Geometry:
     """A pooling window; ceil_mode lets it pass the lower right edge, as extra padding."""
     geometry = window(node, shape, tuple(node.get("kernel_shape")))
+    if is_open(*shape, *output):
+        return _past_edge(node, geometry)
     height, width = (1, shape[2]) if len(shape) == 3 else shape[2:]
     out_h, out_w = (1, output[2]) if len(output) == 3 else output[2:]
     top, left, bottom, right = geometry.pads
@@ -31,6 +35,17 @@ def _pool_window(node: Node, shape: tuple[int, ...], output: tuple[int, ...]) ->
     return Geometry(
         geometry.kernel, geometry.strides, geometry.dilations, (top, left, need[0], need[1])
     )
+
+
+def _past_edge(node: Node, geometry: Geometry) -> Geometry:
+    """A window with all the padding that ceil_mode may need, whatever the sizes."""
+    if not node.get("ceil_mode", 0):
+        return geometry
+    top, left, bottom, right = geometry.pads
+    more = [max(0, s - 1) for s in geometry.strides]
+    if len(geometry.kernel) == 1 or geometry.kernel[0] == 1 == geometry.strides[0]:
+        more[0] = 0
+    return dataclasses.replace(geometry, pads=(top, left, bottom + more[0], right + more[1]))
 
 
 def max_pool(lowering: Lowering, node: Node) -> bool:
@@ -91,7 +106,10 @@ def average_pool(lowering: Lowering, node: Node) -> bool:
     geometry = _pool_window(node, shape, lowering.shape(y))
     if given.kernel == _whole_image(shape).kernel and not any(geometry.pads):
         return global_average_pool(lowering, node)
-    counts = _counts(given, shape, lowering.shape(y), bool(node.get("count_include_pad", 0)))
+    include = bool(node.get("count_include_pad", 0))
+    if is_open(*shape, *lowering.shape(y)):
+        return _open_average(lowering, node, x, y, (given, geometry), include=include)
+    counts = _counts(given, shape, lowering.shape(y), include)
     return _average(lowering, node, x, y, geometry, counts)
 
 
@@ -104,6 +122,9 @@ def global_average_pool(lowering: Lowering, node: Node) -> bool:
     if len(shape) not in (3, 4) or not lowering.is_computed_float(x):
         return False
     item = lowering.item(x)
+    if is_open(*shape[2:]):
+        none = (0, 0, 0, 0)
+        return _average(lowering, node, x, y, _whole_image(shape), Counted(none, none))
     count = int(np.prod(shape[2:]))
     if not isinstance(item, Quantized) or item.tensor.dtype not in ("uint8", "int8"):
         counts = np.full((1, 1), float(count), np.float32)
@@ -131,8 +152,33 @@ def global_average_pool(lowering: Lowering, node: Node) -> bool:
     return True
 
 
+def _open_average(
+    lowering: Lowering,
+    node: Node,
+    x: Value,
+    y: Value,
+    windows: tuple[Geometry, Geometry],
+    *,
+    include: bool,
+) -> bool:
+    """An average whose counts a run finds; `windows` are as given and with what they read."""
+    given, geometry = windows
+    if given.dilations != (1, 1):
+        return False
+    if (include or not any(given.pads)) and given == geometry:
+        counts = np.full((1, 1), float(np.prod(given.kernel)), np.float32)
+        return _average(lowering, node, x, y, geometry, counts)
+    margins = given.pads if include else (0, 0, 0, 0)
+    return _average(lowering, node, x, y, geometry, Counted(given.pads, margins))
+
+
 def _average(
-    lowering: Lowering, node: Node, x: Value, y: Value, geometry: Geometry, counts: Array
+    lowering: Lowering,
+    node: Node,
+    x: Value,
+    y: Value,
+    geometry: Geometry,
+    counts: Array | Counted,
 ) -> bool:
     output = lowering.tensor(y, "float32")
     item = lowering.item(x)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from .sizes import is_open
 from .tensors import PlanTensor
 
 Fill = float | PlanTensor
@@ -17,7 +18,8 @@ class Blocked:
     """[batch * blocks, rows * columns, block] with physical padding around each image.
 
     Channel c of pixel (h, w) of image n lies at
-    [n * blocks + c // block, (h + top) * columns + w + left, c % block].
+    [n * blocks + c // block, (h + top) * columns + w + left, c % block]. Where only a run fixes
+    its size, rows and columns are two axes.
     The padding holds `fill`, so that a consumer may read past the image's edges. Lanes
     past the last channel hold finite numbers, but not necessarily zeros.
     Tensors of rank 3 (N, C, W) have height 1.
@@ -53,8 +55,23 @@ class Blocked:
         return self.width + self.left + self.right
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        return (self.batch * self.blocks, self.rows * self.columns, self.block)
+    def is_open(self) -> bool:
+        """Whether a run fixes rows or columns."""
+        return is_open(self.height, self.width)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns are axes of their own where they are open: then each index is compared
+        with one size, and nothing with products of sizes."""
+        images = self.batch * self.blocks
+        if self.is_open:
+            return (images, self.rows, self.columns, self.block)
+        return (images, self.rows * self.columns, self.block)
+
+    @property
+    def as_row(self) -> Blocked:
+        """The same memory as images of one row, where there is no padding."""
+        return dataclasses.replace(self, height=1, width=self.height * self.width)
 
     @property
     def padded_channels(self) -> int:
@@ -65,8 +82,12 @@ class Blocked:
         return (self.top, self.left, self.bottom, self.right)
 
     def position(self, h: Any, w: Any) -> Any:
-        """Index of pixel (h, w) on the second physical axis."""
-        return (h + self.top) * self.columns + (w + self.left)
+        """Index of pixel (h, w) between those of block and lane."""
+        return self.at(h + self.top, w + self.left)
+
+    def at(self, row: Any, column: Any) -> Any:
+        """The same of a row and a column of the memory, padding included."""
+        return (row, column) if self.is_open else row * self.columns + column
 
     def with_pads(self, pads: Sequence[int], fill: Fill) -> Blocked:
         top, left, bottom, right = pads

@@ -30,6 +30,16 @@ class Geometry:
 
 
 @dataclasses.dataclass(frozen=True)
+class Counted:
+    """What averages over windows divide by where only a run fixes sizes: elements of the image,
+    and of `margins` around it."""
+
+    pads: tuple[int, int, int, int]
+    """Where the first window begins and how far the last may pass: top, left, bottom, right"""
+    margins: tuple[int, int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
 class Upsampling:
     """Storing results interleaved: those of the channels' phases in turn.
 

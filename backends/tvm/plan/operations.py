@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 
 from ....ir.tensor import Array
 from .blocked import Fill
-from .geometry import Geometry, Upsampling
+from .geometry import Counted, Geometry, Upsampling
 from .programs import Program
 from .recurrent import Recurrent
 from .sampling import Taps
@@ -56,7 +56,7 @@ class PoolingOp(Fused):
     kind: str
     geometry: Geometry
     element: Program
-    counts: Array | None
+    counts: Array | Counted | None
     fill: float
 
     def reads(self) -> list[PlanTensor]:

@@ -19,7 +19,7 @@ from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Atom, Expression, Range, Size, atoms
 from ..graph.open_sizes import MOST
 
-COMPUTED = ("", "part", "floor", "min", "max", "dim")
+COMPUTED = ("", "part", "floor", "min", "max", "less", "dim")
 """Functions in sizes that an artifact computes; "" are the symbols themselves, "dim" a sum that
 is the size of an axis, or what is left of one, which kernels take as one number. What it is no
 greater than, if known, is another operand of it."""
@@ -216,6 +216,12 @@ def is_open(*values: int) -> bool:
     return any(isinstance(value, OpenSize) for value in values)
 
 
+def exact_quotient(value: int, divisor: int) -> int | None:
+    """How often a size holds another, where that is a known number without a rest."""
+    found = e.divide_exactly(size_of(value), size_of(divisor))
+    return found if isinstance(found, int) else None
+
+
 def uncomputable(size: Size) -> Atom | None:
     """A part of a size that an artifact can't compute from the sizes of its inputs."""
     for atom in atoms([size]):
@@ -275,6 +281,19 @@ def _rest(size: int, extent: int) -> int:
     own = size_of(size)
     bounds = Range(0, e.range_of(size_of(extent)).high)
     return stand_in(e.single(Atom(f"({own})", bounds, "dim", (own, size_of(extent)))))
+
+
+def cascade_of(extent: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """As `cascade`, of a known extent, too."""
+    if is_open(extent):
+        yield from cascade(extent, most)
+        return
+    start = 0
+    while start < extent:
+        size = min(most, extent - start)
+        count = (extent - start) // size
+        yield count, size, start
+        start += count * size
 
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:

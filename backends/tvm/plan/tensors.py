@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from ....ir.tensor import Array
-from .sizes import is_open
+from .sizes import exact_quotient, is_open
 from .strides import row_major
 
 
@@ -33,8 +33,8 @@ class PlanTensor:
 
     @property
     def is_image(self) -> bool:
-        """Whether the tensor may have the blocked layout: N, C, [H,] W."""
-        return len(self.shape) in (3, 4) and not is_open(*self.shape)
+        """Whether the tensor may have the blocked layout: N, C, [H,] W with a known C."""
+        return len(self.shape) in (3, 4) and not is_open(self.shape[1])
 
 
 @dataclasses.dataclass(eq=False)
@@ -70,10 +70,10 @@ class View:
             return None
         steps = row_major(whole)
         own = zip(self.element_strides, steps, part, strict=True)
-        first, rest = divmod(self.offset, steps[1])
-        if rest or first + part[1] > whole[1] or any(n > 1 and s != t for s, t, n in own):
+        first = exact_quotient(self.offset, steps[1])
+        if first is None or first + part[1] > whole[1]:
             return None
-        return first
+        return None if any(n != 1 and s != t for s, t, n in own) else first
 
 
 def broadcast_strides(tensor: PlanTensor, shape: Sequence[int]) -> list[int]:

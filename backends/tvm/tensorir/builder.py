@@ -18,7 +18,7 @@ from ....ir.symbolic.expressions import Expression
 from ..faults import Fault
 from ..plan.sizes import OpenSize, is_open, size_of
 from .sizes import as_size, is_size, render, size_parameters
-from .types import BufferVar, Computed, Expr, PrimFunc, Statement
+from .types import BufferVar, Computed, Expr, Index, PrimFunc, Statement
 
 SHARES = 16
 """Iterations that a parallel loop should have: enough for threads to share evenly."""
@@ -90,7 +90,7 @@ class KernelBuilder:
     @contextlib.contextmanager
     def outer(self, batch: int, extent: int, *, parallel: bool) -> Iterator[tuple[Expr, Expr]]:
         """Two loops as one, `for n in range(batch): for i in range(extent)`."""
-        if is_open(batch, extent):
+        if is_open(extent) and batch != 1:
             with (
                 self.loop(batch, "outer", parallel=parallel and batch != 1) as n,
                 self.loop(extent, "inner", parallel=parallel and batch == 1) as i,
@@ -114,6 +114,10 @@ class KernelBuilder:
         one row.
         """
         batch, channels, rows, columns = extents
+        if is_open(*extents):
+            with self.open_nest((batch, channels, rows, columns), parallel=parallel) as indices:
+                yield indices
+            return
         image = max((2, 3), key=lambda axis: (extents[axis] > 1, -axis))
         pieces = _pieces(batch, channels, extents[image]) if parallel else 1
         if pieces == 1:
@@ -133,6 +137,51 @@ class KernelBuilder:
         ):
             first = piece * size
             yield [n, c, first + i, j] if image == 2 else [n, c, i, first + j]
+
+    @contextlib.contextmanager
+    def open_nest(
+        self, extents: tuple[int, int, int, Expr], *, parallel: bool
+    ) -> Iterator[list[Expr]]:
+        """As `nest`, of extents that only a run fixes."""
+        batch, channels, rows, columns = extents
+        with (
+            self.shares(batch, channels, parallel=parallel) as (n, c, piece, pieces),
+            self.piece(rows, piece, 1 if rows == 1 else pieces, "row") as row,
+            self.piece(columns, piece, pieces if rows == 1 else 1, "column") as column,
+        ):
+            yield [n, c, row, column]
+
+    @contextlib.contextmanager
+    def shares(
+        self, batch: int, channels: int, *, parallel: bool
+    ) -> Iterator[tuple[Expr, Expr, Expr, int]]:
+        """Loops over images and channels of open size, in parallel over them or, where these are
+        few, over pieces of each image: image, channel, piece, and how many pieces there are."""
+        images = 1 if is_open(batch) else batch
+        if not parallel or images * channels >= SHARES:
+            with self.outer(batch, channels, parallel=parallel) as (n, c):
+                yield n, c, 0, 1
+            return
+        with (
+            self.loop(batch, "outer") as n,
+            self.loop(SHARES, "piece", parallel=True) as piece,
+            self.loop(channels, "channel") as c,
+        ):
+            yield n, c, piece, SHARES
+
+    @contextlib.contextmanager
+    def piece(self, extent: Expr, index: Expr, pieces: int, name: str) -> Iterator[Expr]:
+        """The iterations of one of so many pieces of a loop, the last of which may be short."""
+        if pieces == 1:
+            with self.loop(extent, name) as i:
+                yield i
+            return
+        size = tirx.floordiv(as_int(extent) + (pieces - 1), pieces)
+        first = index * size
+        with self.loop(tirx.min(size, as_int(extent) - first), name) as i:
+            number = tirx.Var(name, "int32")  # bounded by itself, which proofs then need not follow
+            self.statement(tirx.Bind(number, tirx.min(first + i, as_int(extent) - 1)))
+            yield number
 
     @contextlib.contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
@@ -155,7 +204,7 @@ class KernelBuilder:
             return
         self.statement(tirx.IfThenElse(condition, leave, None))
 
-    def store(self, buffer: BufferVar, value: Expr, *indices: Expr, lanes: int = 1) -> None:
+    def store(self, buffer: BufferVar, value: Expr, *indices: Index, lanes: int = 1) -> None:
         """Store `value`; with `lanes` > 1 a vector along the last axis from the last index."""
         self.statement(tirx.BufferStore(buffer, value, _indices(indices, lanes)))
 
@@ -186,7 +235,7 @@ def fault_of(statement: Expr) -> int | None:
     return int(arguments[0]) if name.value == _FAIL else None
 
 
-def load(buffer: BufferVar, *indices: Expr, lanes: int = 1) -> Computed:
+def load(buffer: BufferVar, *indices: Index, lanes: int = 1) -> Computed:
     """Read a scalar, or `lanes` consecutive elements of the last axis."""
     return tirx.BufferLoad(buffer, _indices(indices, lanes))
 
@@ -238,6 +287,11 @@ def _pieces(batch: int, channels: int, extent: int) -> int:
     return pieces if pieces > channels else 1
 
 
+def tiles_of(extent: Expr, width: int) -> Computed:
+    """How many tiles of a width an extent takes."""
+    return tirx.floordiv(as_int(extent) + (width - 1), width)
+
+
 def smaller(index: Expr, limit: int) -> Expr:
     """The smaller one of an index and a limit."""
     if isinstance(index, int):
@@ -256,11 +310,16 @@ def as_int(value: Expr) -> Computed:
     return value if not isinstance(value, (int, float)) else tirx.IntImm("int32", value)
 
 
-def _indices(indices: Sequence[Expr], lanes: int) -> list[Computed]:
-    result = [as_int(i) for i in indices]
+def _indices(indices: Sequence[Index], lanes: int) -> list[Computed]:
+    result = [as_int(i) for index in indices for i in _parts(index)]
     if lanes > 1:
         result[-1] = tirx.Ramp(result[-1], tirx.IntImm("int32", 1), lanes)
     return result
+
+
+def _parts(index: Index) -> Sequence[Expr]:
+    """Indices that are given as one, of a row and its column."""
+    return index if isinstance(index, tuple) else (index,)
 
 
 def _sequence(statements: list[Statement]) -> Statement:

@@ -59,3 +59,6 @@ Module: TypeAlias = tvm.IRModule
 
 Machine: TypeAlias = tvm.target.Target
 """A target, as TVM has it."""
+
+Index: TypeAlias = Expr | tuple[Expr, ...]
+"""An index of a buffer, or several that are given as one: a row and its column."""

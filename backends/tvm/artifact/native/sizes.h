@@ -31,6 +31,8 @@ static inline secateur_size secateur_floor(secateur_size a, secateur_size b, int
 
 static inline secateur_size secateur_min(secateur_size a, secateur_size b) { return a < b ? a : b; }
 
+static inline secateur_size secateur_less(secateur_size a, secateur_size b) { return a < b; }
+
 static inline secateur_size secateur_max(secateur_size a, secateur_size b) { return a > b ? a : b; }
 
 /* A buffer's calls, from the first that uses it to the last. */

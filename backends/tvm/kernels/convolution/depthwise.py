@@ -18,12 +18,14 @@ from ...functions.rounding import PACKED, packs
 from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry
 from ...plan.programs import Program
+from ...plan.sizes import is_open
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, as_int, cast, load, reinterpret, splat
-from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
+from ...tensorir.builder import KernelBuilder, cast, load, reinterpret, splat, tiles_of
+from ...tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from ..matrix.dot import SIGN_BITS, vpdpbusd
 from .direct import _start
+from .open_columns import Widths, choose_widths, each_width, samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,6 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
     x, y, geometry = conv.input, conv.output, conv.geometry
     kernel_h, kernel_w = geometry.kernel
     lanes = y.block if pairs else min(target.lanes, y.block)
-    columns = choose_columns(conv, target)
     k = KernelBuilder()
     acc_dtype = conv.accumulator
     source = k.parameter("X", x.shape, conv.input_dtype)
@@ -125,21 +126,20 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
     fill_border(k, result, y, conv.program.dtype)
     epilogue = Epilogue(k, target, conv.program, conv.operands, buffers, y, result, lanes)
     top, left = x.top - geometry.pads[0], x.left - geometry.pads[1]
-    extents = (y.batch, y.padded_channels // lanes, y.height, -(-y.width // columns))
-    with k.nest(extents, parallel=parallel) as (n, vector, oh, j):
+
+    def tile(n: Expr, vector: Expr, oh: Expr, column: Expr, columns: int, acc: BufferVar) -> None:
         parts = y.block // lanes
         cb, part = (vector, 0) if parts == 1 else (vector // parts, vector % parts)
-        column = _start(j, columns, y.width)
         channel = cb * y.block + part * lanes
-        acc = k.local(columns * lanes, acc_dtype)
         start = load(bias, channel, lanes=lanes)
         for p in range(columns):
             k.store(acc, start, p * lanes, lanes=lanes)
 
-        def place(kh: int, kw: int, p: int) -> tuple[Expr, Expr]:
+        def place(kh: int, kw: int, p: int) -> tuple[Expr, Index]:
             h = oh * geometry.strides[0] + (kh * geometry.dilations[0] + top)
             offset = kw * geometry.dilations[1] + left
-            at = h * x.columns + (column + p) * geometry.strides[1] + offset
+            w = (column + p) * geometry.strides[1]
+            at: Index = (h, w + offset) if x.is_open else h * x.columns + w + offset
             return n * x.blocks + cb, at
 
         taps = [(kh, tap) for kh in range(kernel_h) for tap in range(groups if dot else kernel_w)]
@@ -186,10 +186,29 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
                 k.store(acc, total, p * lanes, lanes=lanes)
         values = [load(acc, p * lanes, lanes=lanes) for p in range(columns)]
         epilogue.finish(values, n, channel, oh, column)
+
+    vectors = y.padded_channels // lanes
+    if is_open(y.width):
+        widths = open_widths(conv, target)
+        with k.shares(y.batch, vectors, parallel=parallel) as (n, vector, piece, pieces):
+            by_rows = 1 if y.height == 1 else pieces
+            acc = k.local(widths[0][0] * lanes, acc_dtype)
+            for columns in each_width(k, y.width, widths):
+                with (
+                    k.piece(y.height, piece, by_rows, "row") as oh,
+                    k.piece(tiles_of(y.width, columns), piece, pieces // by_rows, "column") as j,
+                ):
+                    tile(n, vector, oh, _start(j, columns, y.width), columns, acc)
+        return k.finish()
+    columns = choose_columns(conv, target)
+    extents = (y.batch, vectors, y.height, -(-y.width // columns))
+    with k.nest(extents, parallel=parallel) as (n, vector, oh, j):
+        acc = k.local(columns * lanes, acc_dtype)
+        tile(n, vector, oh, _start(j, columns, y.width), columns, acc)
     return k.finish()
 
 
-def _signed(conv: Depthwise, source: BufferVar, block: Expr, position: Expr) -> Computed:
+def _signed(conv: Depthwise, source: BufferVar, block: Expr, position: Index) -> Computed:
     """The eight channels of a pixel, as signed bytes."""
     value = load(source, block, position, 0, lanes=8)
     if conv.input_dtype == "int8":
@@ -207,11 +226,10 @@ def _products(values: Sequence[Computed], factors: Sequence[Computed]) -> Comput
     return cast(functools.reduce(lambda a, b: a + b, products), "int32", 8)
 
 
-def _four_taps(conv: Depthwise, source: BufferVar, block: Expr, position: Expr) -> Computed:
+def _four_taps(conv: Depthwise, source: BufferVar, block: Expr, position: Index) -> Computed:
     """Four neighbouring pixels, as unsigned bytes, the taps of each channel together."""
     dtype, lanes = conv.input_dtype, conv.input.block
-    index = tirx.Ramp(as_int(0), as_int(1), 4 * lanes)
-    flat = tirx.BufferLoad(source, [block, as_int(position), index])
+    flat = load(source, block, position, 0, lanes=4 * lanes)
     if dtype == "int8":
         words = reinterpret(flat, "int32", lanes) ^ splat(tirx.const(SIGN_BITS, "int32"), lanes)
         flat = reinterpret(words, "uint8", 4 * lanes)
@@ -225,11 +243,29 @@ def choose_columns(conv: Depthwise, target: Target) -> int:
     together, small tiles are faster: the next one begins while the last one is finished.
     """
     width = conv.output.width
-    if conv.by_dot_product(target) and packs(target, conv.program.dtype):
+    if _packs(conv, target):
         return 2 * PACKED if width % (2 * PACKED) == 0 else min(width, PACKED)
+    costs = _costs(conv, target)
+    return min(range(1, min(width, len(costs)) + 1), key=lambda c: -(-width // c) * costs[c - 1])
+
+
+def open_widths(conv: Depthwise, target: Target) -> Widths:
+    """Widths of tiles of a row whose length only a run fixes."""
+    if _packs(conv, target):
+        return ((PACKED, 4), (2, 3), (1, 2))
+    return choose_widths(_costs(conv, target), tuple(samples(flat=False)))[1]
+
+
+def _packs(conv: Depthwise, target: Target) -> bool:
+    """Whether bytes are multiplied and finished four pixels at a time."""
+    return conv.by_dot_product(target) and packs(target, conv.program.dtype)
+
+
+def _costs(conv: Depthwise, target: Target) -> tuple[float, ...]:
+    """What tiles of 1, 2, ... pixels take, up to the most that registers hold."""
     if conv.by_pairs(target):
         most = 4 if target.registers < 32 else 6
-        return min(range(1, min(width, most) + 1), key=lambda c: (-(-width // c)) * (c + c % 2 + 2))
+        return tuple(c + c % 2 + 2 for c in range(1, most + 1))
     taps = conv.geometry.kernel[0] * conv.geometry.kernel[1]
     most = max(4, min(14, target.registers - min(taps, 9) - 2))
-    return min(range(1, min(width, most) + 1), key=lambda c: (-(-width // c)) * (c + 1.5))
+    return tuple(c + 1.5 for c in range(1, most + 1))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from tvm import tirx
@@ -13,9 +15,10 @@ from ...functions.rounding import PACKED, packs
 from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry, Upsampling
 from ...plan.programs import Program
+from ...plan.sizes import is_open, typical
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, as_int, join, load
-from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
+from ...tensorir.builder import KernelBuilder, as_int, join, load, tiles_of
+from ...tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from ..matrix.dot import (
     Dot,
@@ -26,6 +29,7 @@ from ..matrix.dot import (
     runs,
     stays_in_registers,
 )
+from .open_columns import Widths, choose_widths, each_width, samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +166,8 @@ class _Builder:
     """One kernel being built."""
 
     def __init__(self, conv: Convolution, target: Target, tile: Tile, parallel: bool) -> None:
+        if conv.is_flat and is_open(*conv.size):
+            conv = as_rows(conv)
         self.conv, self.target, self.tile, self.parallel = conv, target, tile, parallel
         self.dot = conv.dot(target)
         self.lanes = target.lanes
@@ -169,9 +175,10 @@ class _Builder:
         x = conv.input
         self.height, self.width = flat_extent(conv)
         self.in_columns = self.width if conv.is_flat else x.columns
-        assert self.height >= tile.rows
-        assert self.width >= tile.columns
+        assert tile.rows == 1 or self.height >= tile.rows
+        assert is_open(self.width) or self.width >= tile.columns
         self.starts, self.count = conv.input_blocks(target, tile)
+        self.acc: BufferVar | None = None  # one that all tiles share
 
     def build(self) -> PrimFunc:
         k, conv, tile = self.k, self.conv, self.tile
@@ -200,9 +207,12 @@ class _Builder:
         self.epilogue = Epilogue(
             k, self.target, program, conv.operands, operands, output, self.y, lanes
         )
-        rows = -(-self.height // tile.rows)
-        columns = -(-self.width // tile.columns)
         batch = conv.output.batch
+        if is_open(self.width):
+            self.open_columns(batch, groups)
+            return k.finish()
+        rows = -(-self.height // tile.rows) if tile.rows > 1 else self.height
+        columns = -(-self.width // tile.columns)
         if tile.channels_outer:
             with k.nest((batch, groups, rows, columns), parallel=self.parallel) as (n, g, i, j):
                 self.one_tile(n, g, i, j)
@@ -213,6 +223,25 @@ class _Builder:
             ):
                 self.one_tile(n, g, i, j)
         return k.finish()
+
+    def open_columns(self, batch: int, groups: int) -> None:
+        """All tiles of rows whose length only a run fixes."""
+        k, tile = self.k, self.tile
+        outer = groups if tile.channels_outer else 1
+        widths = open_widths(self.conv, self.target, tile.vectors)[1]
+        with k.shares(batch, outer, parallel=self.parallel) as (n, group, piece, pieces):
+            by_rows = 1 if self.height == 1 else pieces
+            size = tile.vectors * widths[0][0] * self.lanes
+            self.acc = k.local(size, self.dot.accumulator)
+            for width in each_width(k, self.width, widths):
+                self.tile = dataclasses.replace(tile, columns=width)
+                tiles = tiles_of(self.width, width)
+                with (
+                    k.piece(self.height, piece, by_rows, "row") as i,
+                    k.piece(tiles, piece, pieces // by_rows, "column") as j,
+                    k.loop(1 if tile.channels_outer else groups, "og") as g,
+                ):
+                    self.one_tile(n, group if tile.channels_outer else g, i, j)
 
     @property
     def taps(self) -> int:
@@ -228,7 +257,9 @@ class _Builder:
         row = _start(i, tile.rows, self.height)
         column = _start(j, tile.columns, self.width)
         pixels = tile.rows * tile.columns
-        acc = k.local(tile.vectors * pixels * self.lanes, self.dot.accumulator)
+        acc = self.acc
+        if acc is None:
+            acc = k.local(tile.vectors * pixels * self.lanes, self.dot.accumulator)
         for v in range(tile.vectors):
             channel = (group * tile.vectors + v) * self.lanes
             start = load(self.bias, channel, lanes=self.lanes)
@@ -338,7 +369,8 @@ class _Builder:
         def read(p: int) -> list[Computed]:
             h = (row + p // tile.columns) * stride_h + kh * geometry.dilations[0] + top
             w = (column + p % tile.columns) * stride_w + kw * geometry.dilations[1] + left
-            return dot.read(k, steps, self.x, block, h * self.in_columns + w, step * dot.depth)
+            at: Index = (h, w) if x.is_open else h * self.in_columns + w
+            return dot.read(k, steps, self.x, block, at, step * dot.depth)
 
         def weights(i: int, v: int) -> list[Computed]:
             return dot.weights(k, self.w, group, index + i, v * dot.weights_per_step)
@@ -354,8 +386,23 @@ def _flat(conv: Convolution) -> bool:
     )
 
 
+def as_rows(conv: Convolution) -> Convolution:
+    """The same of images that are walked as one row."""
+    operands = tuple(
+        o
+        if o.layout is None or (o.layout.height, o.layout.width) == (1, 1)
+        else dataclasses.replace(o, layout=o.layout.as_row)
+        for o in conv.operands
+    )
+    return dataclasses.replace(
+        conv, input=conv.input.as_row, output=conv.output.as_row, operands=operands
+    )
+
+
 def _start(index: Expr, size: int, extent: int) -> Expr:
     """First pixel of a tile, moved back where the tile would pass the edge."""
+    if is_open(extent):
+        return index if size == 1 else tirx.min(as_int(index * size), as_int(extent - size))
     if isinstance(index, int):
         return as_int(min(index * size, extent - size))
     if extent % size == 0:
@@ -375,7 +422,12 @@ def divisors(n: int) -> Sequence[int]:
 
 def choose_tile(conv: Convolution, target: Target) -> Tile:
     """The register tile that a small model of the inner loop finds fastest."""
-    tile = min(estimate_tiles(conv, target), key=lambda found: found[0])[1]
+    if is_open(flat_extent(conv)[1]):
+        every = divisors(conv.vectors(target))
+        best = min(every, key=lambda v: open_widths(conv, target, v)[0] / v)
+        tile = Tile(best, 1, open_widths(conv, target, best)[1][0][0])
+    else:
+        tile = min(estimate_tiles(conv, target), key=lambda found: found[0])[1]
     return dataclasses.replace(tile, channels_outer=not _keeps_weights(conv, target))
 
 
@@ -402,6 +454,8 @@ def _steps(conv: Convolution, target: Target, vectors: int = 1) -> int:
 def fits(conv: Convolution, target: Target, tile: Tile) -> bool:
     """Whether a tile makes a kernel of this convolution."""
     height, width = flat_extent(conv)
+    if is_open(height, width):
+        return False  # what is measured is measured at a size
     return (
         min(tile.vectors, tile.rows, tile.columns, tile.unroll) > 0
         and conv.vectors(target) % tile.vectors == 0
@@ -423,38 +477,58 @@ def estimate_tiles(conv: Convolution, target: Target) -> list[tuple[float, Tile]
     overlapping tiles compute twice count in full.
     """
     height, width = flat_extent(conv)
+    most_rows = 1 if is_open(height) else min(height, 8)
+    vectors, found = conv.vectors(target), []
+    for v in divisors(vectors):
+        for tile, cycles in _tiles_of_vectors(conv, target, v, most_rows, min(width, 28)):
+            if tile.rows > 1 and tile.columns < width:
+                continue
+            rows = typical(height) if is_open(height) else -(-height // tile.rows)
+            tiles = rows * -(-width // tile.columns) * (vectors // v)
+            found.append((tiles * cycles, tile))
+    return found
+
+
+@functools.cache
+def open_widths(conv: Convolution, target: Target, vectors: int) -> tuple[float, Widths]:
+    """Widths of tiles of so many vectors, and what a column costs on average."""
+    found = dict.fromkeys(range(1, 29), math.inf)
+    for tile, cycles in _tiles_of_vectors(conv, target, vectors, 1, 28):
+        found[tile.columns] = cycles
+    most = max((c for c, cycles in found.items() if cycles < math.inf), default=0)
+    if not most:
+        return math.inf, ((1, 1),)
+    costs = tuple(found[c] for c in range(1, most + 1))
+    return choose_widths(costs, tuple(samples(flat=conv.is_flat)))
+
+
+def _tiles_of_vectors(
+    conv: Convolution, target: Target, v: int, most_rows: int, most_columns: int
+) -> Iterator[tuple[Tile, float]]:
+    """Tiles of so many vectors that fit the registers, with what one takes."""
     dot = conv.dot(target)
-    vectors = conv.vectors(target)
     per_step = 2 if isinstance(dot, MaddDot) else 1
     most = 16 if target.vector_bytes == 64 else target.registers - 4
     weight_bytes = dot.weights_per_step * np.dtype(dot.weight_dtype).itemsize
     costs = _SINGLE
     if packs(target, conv.program.dtype):
         costs = _TOGETHER_WIDE if target.vector_bytes == 64 else _TOGETHER
-    found = []
-    for v in divisors(vectors):
-        steps = _steps(conv, target, v)
-        for rows in range(1, min(height, 8) + 1):
-            for columns in range(1, min(width, 28) + 1):
-                pixels = rows * columns
-                if rows > 1 and columns < width:
+    steps = _steps(conv, target, v)
+    for rows in range(1, most_rows + 1):
+        for columns in range(1, most_columns + 1):
+            pixels = rows * columns
+            tile = Tile(v, rows, columns)
+            if dot.together > 1:
+                if not stays_in_registers(dot, target, v, pixels):
                     continue
-                tile = Tile(v, rows, columns)
-                tiles = -(-height // rows) * -(-width // columns) * (vectors // v)
-                if dot.together > 1:
-                    if not stays_in_registers(dot, target, v, pixels):
-                        continue
-                    joined = Epilogue.joined(target, conv.program.dtype, conv.output, v)
-                    even = joined > 1 and columns % 2 == 0
-                    finish = 5.5 if even else 6.5 if joined > 1 else 10
-                    cycles = _by_instructions(tile, dot, steps, finish)
-                    found.append((tiles * cycles, tile))
-                    continue
-                if v * (pixels + per_step) + per_step > target.registers - 1 and v * pixels > 1:
-                    continue
-                cycles = _tile_cycles(tile, steps, per_step, most, weight_bytes, costs, target)
-                found.append((tiles * cycles, tile))
-    return found
+                joined = Epilogue.joined(target, conv.program.dtype, conv.output, v)
+                even = joined > 1 and columns % 2 == 0
+                finish = 5.5 if even else 6.5 if joined > 1 else 10
+                yield tile, _by_instructions(tile, dot, steps, finish)
+                continue
+            if v * (pixels + per_step) + per_step > target.registers - 1 and v * pixels > 1:
+                continue
+            yield tile, _tile_cycles(tile, steps, per_step, most, weight_bytes, costs, target)
 
 
 @dataclasses.dataclass(frozen=True)

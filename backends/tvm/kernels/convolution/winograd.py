@@ -17,6 +17,7 @@ from .....ir.tensor import Array
 from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry
 from ...plan.programs import Program
+from ...plan.sizes import is_open
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, smaller, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
@@ -103,7 +104,7 @@ def computes(shape: Sequence[int], out_channels: int, geometry: Geometry, groups
         return False
     if geometry.kernel != (3, 3) or geometry.strides != (1, 1) or geometry.dilations != (1, 1):
         return False
-    return len(shape) == 4 and shape[1] > 4
+    return len(shape) == 4 and shape[1] > 4 and not is_open(*shape[2:])
 
 
 CACHED = 12 * 2**20

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from tvm import tirx
+
 from ...functions.program_code import ProgramCode
 from ...plan.blocked import Blocked
-from ...plan.geometry import Geometry
+from ...plan.geometry import Counted, Geometry
 from ...plan.programs import Program
+from ...plan.sizes import is_open
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, cast, constant, load, splat
+from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, splat
 from ...tensorir.types import Computed, Expr, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 
@@ -20,8 +23,8 @@ class Pooling:
     """One pooling kernel.
 
     `kind` is "maximum", "average" (float32 sums of `element` results, divided by the
-    constant `divisor` or, where it is 0, by a table over the output pixels) or "sum"
-    (of integers or floats, undivided).
+    constant `divisor` or, where it is 0, by a table over the output pixels, or what is
+    `counted`) or "sum" (of integers or floats, undivided).
     """
 
     kind: str
@@ -33,6 +36,7 @@ class Pooling:
     divisor: float
     program: Program
     operands: tuple[Operand, ...]
+    counted: Counted | None = None
 
     @property
     def accumulator(self) -> str:
@@ -50,7 +54,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> PrimFunc:
     k = KernelBuilder()
     source = k.parameter("X", x.shape, pool.input_dtype)
     table = None
-    if pool.kind == "average" and not pool.divisor:
+    if pool.kind == "average" and not pool.divisor and pool.counted is None:
         table = k.parameter("D", (y.height * y.width,), "float32")
     buffers = declare(k, pool.operands, y, y.padded_channels)
     result = k.parameter("Y", y.shape, pool.program.dtype)
@@ -71,7 +75,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> PrimFunc:
         def element(kh: Expr, kw: Expr) -> Computed:
             h = oh * geometry.strides[0] + kh * geometry.dilations[0] + top
             w = ow * geometry.strides[1] + kw * geometry.dilations[1] + left
-            value = load(source, n * x.blocks + cb, h * x.columns + w, part * lanes, lanes=lanes)
+            value = load(source, n * x.blocks + cb, x.at(h, w), part * lanes, lanes=lanes)
             return code.evaluate(pool.element, [value])
 
         with k.loop(kernel_h // rows, "kh") as kh, k.loop(kernel_w // columns, "kw") as kw:
@@ -82,7 +86,7 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> PrimFunc:
             ]
             if pool.kind == "maximum":
                 total = code.largest(values, pool.input_dtype)
-                if len(values) < kernel_h * kernel_w:
+                if is_open(kernel_h, kernel_w) or len(values) < kernel_h * kernel_w:
                     total = code.larger(total, load(acc, 0, lanes=lanes), pool.input_dtype)
                 k.store(acc, total, 0, lanes=lanes)
             else:
@@ -93,13 +97,27 @@ def build(pool: Pooling, target: Target, parallel: bool = False) -> PrimFunc:
         value = load(acc, 0, lanes=lanes)
         if pool.kind == "average":
             by = splat(load(table, oh * y.width + ow), lanes) if table is not None else None
+            if pool.counted is not None:
+                count = _count(pool, pool.counted, 0, oh) * _count(pool, pool.counted, 1, ow)
+                by = splat(cast(count, "float32", 1), lanes)
             value = value / (by if by is not None else code.number(pool.divisor))
         epilogue.finish([value], n, channel, oh, ow)
     return k.finish()
 
 
+def _count(pool: Pooling, counted: Counted, axis: int, index: Expr) -> Computed:
+    """Elements of a window along an axis that count."""
+    size = pool.input.width if axis else pool.input.height
+    start = index * pool.geometry.strides[axis] - counted.pads[axis]
+    first = tirx.max(as_int(start), -counted.margins[axis])
+    end = as_int(start + pool.geometry.kernel[axis])
+    return tirx.min(end, as_int(size + counted.margins[axis + 2])) - first
+
+
 def _unrolled(height: int, width: int) -> tuple[int, int]:
     """Rows and columns of the window that are visited without a loop."""
+    if is_open(height, width):
+        return 1, 1
     if height * width <= 9:
         return height, width
     return 1, width if width <= 16 else 1

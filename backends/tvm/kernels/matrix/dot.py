@@ -24,7 +24,7 @@ from ...tensorir.builder import (
     splat,
     vector_type,
 )
-from ...tensorir.types import BufferVar, Computed, Expr
+from ...tensorir.types import BufferVar, Computed, Expr, Index
 
 SIGN_BITS = -0x7F7F7F80
 """0x80808080: flips four bytes between signed and unsigned, which adds or takes away 128."""
@@ -62,12 +62,14 @@ class Dot:
         """[..., lanes, depth] to [..., weights_per_step] in the order that `step` reads."""
         return weights.reshape(*weights.shape[:-2], -1).astype(self.weight_dtype)
 
-    def activation(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
+    def activation(
+        self, builder: KernelBuilder, buffer: BufferVar, *index: Index
+    ) -> list[Computed]:
         """Load `depth` channels of a pixel and broadcast them; named, for several uses."""
         return [splat(load(buffer, *index), self.lanes)]
 
     def read(
-        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Expr
+        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Index
     ) -> list[Computed]:
         """Load the channels of one step, or of `together` ones; `factor` takes them apart."""
         assert steps == 1
@@ -98,7 +100,9 @@ class WideningDot(Dot):
     accumulator = "int32"
     weight_dtype = "int16"
 
-    def activation(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
+    def activation(
+        self, builder: KernelBuilder, buffer: BufferVar, *index: Index
+    ) -> list[Computed]:
         return [splat(cast(load(buffer, *index), "int32", 1), self.lanes)]
 
     def step(
@@ -122,14 +126,16 @@ class FourBytes(Dot):
             return 0 if self.input_dtype == "int8" else -128
         return 128 if self.input_dtype == "int8" else 0
 
-    def word(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> Computed:
+    def word(self, builder: KernelBuilder, buffer: BufferVar, *index: Index) -> Computed:
         """Four channels as one 32-bit word, of the signedness that the instruction wants."""
         word = reinterpret(load(buffer, *index, lanes=4), "int32", 1)
         if self.input_offset:
             word = word ^ tirx.const(SIGN_BITS, "int32")
         return word
 
-    def activation(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
+    def activation(
+        self, builder: KernelBuilder, buffer: BufferVar, *index: Index
+    ) -> list[Computed]:
         word = splat(self.word(builder, buffer, *index), self.lanes)
         dtype = "int8" if self.signed_input else "uint8"
         value = reinterpret(word, dtype, 4 * self.lanes)
@@ -179,7 +185,7 @@ class NeonFloat(Dot):
     together = 4
 
     def read(
-        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Expr
+        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Index
     ) -> list[Computed]:
         if steps == 1:
             return [splat(load(buffer, *index), self.lanes)]
@@ -199,7 +205,9 @@ class NeonBytes(FourBytes):
     signed_input = True
     together = 2
 
-    def activation(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
+    def activation(
+        self, builder: KernelBuilder, buffer: BufferVar, *index: Index
+    ) -> list[Computed]:
         return self.factor(self.read(builder, 1, buffer, *index), 1, 0)
 
     @property
@@ -207,7 +215,7 @@ class NeonBytes(FourBytes):
         return 2 if self.input_offset else 1
 
     def read(
-        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Expr
+        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Index
     ) -> list[Computed]:
         words = reinterpret(load(buffer, *index, lanes=4 * steps), "int32", steps)
         if self.input_offset:
@@ -321,7 +329,9 @@ class MaddDot(FourBytes):
         pairs = np.stack([weights[..., 0::2], weights[..., 1::2]], axis=-3)
         return pairs.reshape(*weights.shape[:-2], -1).astype("int16")
 
-    def activation(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
+    def activation(
+        self, builder: KernelBuilder, buffer: BufferVar, *index: Index
+    ) -> list[Computed]:
         word = splat(self.word(builder, buffer, *index), self.lanes)
         pairs = reinterpret(word, "uint16", 2 * self.lanes)
         pairs = _bind(builder, pairs, "uint16", 2 * self.lanes)

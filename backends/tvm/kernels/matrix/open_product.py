@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from ...functions.program_code import ProgramCode
-from ...plan.sizes import OpenSizeError, cascade, is_open, typical
+from ...plan.sizes import OpenSizeError, cascade_of, is_open, typical
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, constant, load, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
@@ -232,16 +232,3 @@ class _OpenProduct:
         value = ProgramCode(k, self.target, lanes).evaluate(product.program, values)
         where = product.output.base(index) + row * product.output.row + column
         k.store(self.y, value, where, lanes=lanes)
-
-
-def cascade_of(extent: int, most: int) -> Iterator[tuple[int, int, int]]:
-    """As `cascade`, of a known extent, too."""
-    if is_open(extent):
-        yield from cascade(extent, most)
-        return
-    start = 0
-    while start < extent:
-        size = min(most, extent - start)
-        count = (extent - start) // size
-        yield count, size, start
-        start += count * size

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tvm import tirx
 
 from ...plan.blocked import Blocked
+from ...plan.sizes import cascade_of, is_open
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, load
 from ...tensorir.types import Expr, PrimFunc
@@ -16,8 +17,10 @@ from ..epilogue import fill_border
 def build_plain(outer: int, runs: Sequence[int], dtype: str, target: Target) -> PrimFunc:
     """Concatenate row-major inputs of `outer` runs each. Arguments: inputs, output."""
     k = KernelBuilder()
-    buffers = [k.parameter(f"X{i}", (outer * r,), dtype) for i, r in enumerate(runs)]
     total = sum(runs)
+    if is_open(outer, *runs):
+        return _build_open(outer, runs, dtype, target)
+    buffers = [k.parameter(f"X{i}", (outer * r,), dtype) for i, r in enumerate(runs)]
     result = k.parameter("Y", (outer * total,), dtype)
     lanes = target.lanes
     with k.loop(outer, "o") as o:
@@ -32,6 +35,23 @@ def build_plain(outer: int, runs: Sequence[int], dtype: str, target: Target) -> 
                 with k.loop(rest, "t") as t:
                     at = run - rest + t
                     k.store(result, load(buffer, o * run + at), o * total + first + at)
+            first += run
+    return k.finish()
+
+
+def _build_open(outer: int, runs: Sequence[int], dtype: str, target: Target) -> PrimFunc:
+    """The same of sizes that only a run fixes: each run an axis, in vectors of fewer lanes at
+    its end."""
+    k = KernelBuilder()
+    buffers = [k.parameter(f"X{i}", (outer, r), dtype) for i, r in enumerate(runs)]
+    result = k.parameter("Y", (outer, sum(runs)), dtype)
+    with k.loop(outer, "o") as o:
+        first = 0
+        for buffer, run in zip(buffers, runs, strict=True):
+            for count, lanes, start in cascade_of(run, target.lanes):
+                with k.loop(count, "v") as v:
+                    at = v * lanes + start
+                    k.store(result, load(buffer, o, at, lanes=lanes), o, at + first, lanes=lanes)
             first += run
     return k.finish()
 

@@ -12,24 +12,28 @@ from ...plan.sizes import cascade, is_open
 from ...plan.strides import collapse
 from ...plan.tensors import PlanTensor
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, constant, load, splat
+from ...tensorir.builder import KernelBuilder, as_int, constant, load, splat, tiles_of
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..epilogue import fill_border
 from . import permutation, squares
+from .images import as_row, axes_of, image_shape, load_row_major
 from .sources import Elementwise, Source
 
 
 def build(kernel: Elementwise, target: Target, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: sources, what padding holds where a run computes it, output."""
     if kernel.layout is not None:
-        return _to_blocked(kernel, target, parallel)
+        return _to_blocked(as_row(kernel), target, parallel)
     if any(s.layout is not None for s in kernel.sources):
-        return _from_blocked(kernel, target, parallel)
+        return _from_blocked(as_row(kernel), target, parallel)
     return _plain(kernel, target, parallel)
 
 
 def _declare(k: KernelBuilder, kernel: Elementwise) -> list[Computed]:
-    return [k.parameter(f"X{i}", s.buffer_shape, s.dtype) for i, s in enumerate(kernel.sources)]
+    return [
+        k.parameter(f"X{i}", axes_of(s, kernel) or s.buffer_shape, s.dtype)
+        for i, s in enumerate(kernel.sources)
+    ]
 
 
 def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
@@ -62,8 +66,8 @@ def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Computed
             if source.layout is not None:
                 found.append(_load_blocked(source, buffer, n, c, h, w, lanes))
             else:
-                at = source.offset + n * stride[0] + c * stride[1] + h * stride[2] + w * stride[3]
-                found.append(splat(load(buffer, at), lanes))
+                value = load_row_major(kernel, source, buffer, stride, (n, c, h, w))
+                found.append(splat(value, lanes))
         return found
 
     with k.outer(y.batch, y.blocks, parallel=parallel) as (n, cb):
@@ -128,8 +132,8 @@ def _interleave(
                 continue
             values = []
             for source, buffer, s in zip(kernel.sources, buffers, strides, strict=True):
-                at = source.offset + n * s[0] + c * s[1] + h * s[2] + w * s[3]
-                found = load(buffer, at, lanes=lanes if s[3] else 1)
+                own = lanes if s[3] else 1
+                found = load_row_major(kernel, source, buffer, s, (n, c, h, w), own)
                 values.append(found if s[3] else splat(found, lanes))
             vectors.append(code.bind(code.evaluate(kernel.program, values), dtype))
         if lanes == 1:
@@ -141,7 +145,12 @@ def _interleave(
 
     lanes = target.lanes
     with k.outer(y.batch, y.height, parallel=parallel) as (n, h):
-        if y.width >= lanes:
+        if is_open(y.width):
+            with k.when(as_int(y.width) >= lanes), k.loop(tiles_of(y.width, lanes), "v") as v:
+                pixels(n, h, tirx.min(v * lanes, as_int(y.width - lanes)), lanes)
+            with k.when(as_int(y.width) < lanes), k.loop(y.width, "w") as w:
+                pixels(n, h, w, 1)
+        elif y.width >= lanes:
             with k.loop(-(-y.width // lanes), "v") as v:
                 last = tirx.IntImm("int32", y.width - lanes)
                 start = v * lanes
@@ -167,7 +176,7 @@ def _load_blocked(
 ) -> Computed:
     layout = source.layout
     assert layout is not None
-    image = n if layout.batch > 1 else 0
+    image = n if layout.batch != 1 else 0
     if layout.height == 1:
         h = 0
     if layout.width == 1:
@@ -182,10 +191,10 @@ def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Comput
     """Row-major output of inputs of which some are blocked."""
     k = KernelBuilder()
     buffers = _declare(k, kernel)
-    result = k.parameter("Y", (math.prod(kernel.shape),), kernel.program.dtype)
-    n_, c_, h_, w_ = _image_shape(kernel.shape)
+    n_, c_, h_, w_ = size = image_shape(kernel.shape)
+    shape = size if is_open(h_, w_) else (math.prod(kernel.shape),)
+    result = k.parameter("Y", shape, kernel.program.dtype)
     strides = [_image_strides(s) for s in kernel.sources]
-    size = (n_, c_, h_, w_)
     if squares.fits(kernel, strides, size):
         body = squares.Squares(k, kernel, target, buffers, result, strides, size)
         body.build(parallel=parallel)
@@ -201,10 +210,10 @@ def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Comput
             if source.layout is not None:
                 values.append(_load_blocked(source, buffer, n, c, h, w, 1))
             else:
-                at = source.offset + n * stride[0] + c * stride[1] + h * stride[2] + w * stride[3]
-                values.append(load(buffer, at))
+                values.append(load_row_major(kernel, source, buffer, stride, (n, c, h, w)))
         value = code.evaluate(kernel.program, values)
-        k.store(result, value, ((n * c_ + c) * h_ + h) * w_ + w)
+        at = (n, c, h, w) if is_open(h_, w_) else ((n * c_ + c) * h_ + h) * w_ + w
+        k.store(result, value, at)
     return k.finish()
 
 
@@ -264,14 +273,6 @@ def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
 
     nest([])
     return k.finish()
-
-
-def _image_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
-    """(N, C, H, W) of a shape of rank 0 to 4; rank 3 is (N, C, W)."""
-    if len(shape) == 3:
-        return (shape[0], shape[1], 1, shape[2])
-    padded = [1] * (4 - len(shape)) + list(shape)
-    return (padded[0], padded[1], padded[2], padded[3])
 
 
 def _image_strides(source: Source) -> list[int]:

@@ -13,11 +13,16 @@ from tvm import tirx
 
 from ...functions.program_code import ProgramCode
 from ...plan.blocked import Blocked
+from ...plan.sizes import is_open
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, load, smaller, splat
-from ...tensorir.types import BufferVar, Computed, Expr
+from ...tensorir.builder import KernelBuilder, as_int, load, smaller, splat, tiles_of
+from ...tensorir.types import BufferVar, Computed, Expr, Index
+from .images import load_row_major
 from .sources import Elementwise, Source
 from .transposition import transpose
+
+FEW_PIXELS = 4
+"""Of squares in rows that are shorter than a block has channels."""
 
 
 def fits(
@@ -25,12 +30,14 @@ def fits(
 ) -> bool:
     """Whether squares do; `strides` are those of each source along N, C, H and W."""
     layouts = _layouts(kernel)
-    if not layouts or len({y.block for y in layouts}) != 1 or size[2] * size[3] < 4:
+    if not layouts or len({y.block for y in layouts}) != 1:
+        return False
+    if not is_open(size[2], size[3]) and size[2] * size[3] < 4:
         return False
     block = layouts[0].block
     if block & (block - 1) or block < 8:
         return False
-    along = 3 if size[3] > 1 else 2
+    along = 3 if size[3] != 1 else 2
     return all(
         source.layout is not None or own[along] in (0, 1)
         for source, own in zip(kernel.sources, strides, strict=True)
@@ -65,7 +72,9 @@ class Squares:
             self.height, self.width = 1, self.height * self.width
             own = zip(strides, pixel, strict=True)
             self.strides = [(s[0], s[1], 0, p or 0) for s, p in own]
-        self.pixels = min(self.block, 1 << (self.width.bit_length() - 1))
+        self.pixels = self.block
+        if not is_open(self.width):
+            self.pixels = min(self.block, 1 << (self.width.bit_length() - 1))
 
     def _pixel_stride(self, source: Source, stride: Sequence[int]) -> int | None:
         """Elements between neighbouring pixels, row after row; None where there are gaps."""
@@ -82,6 +91,9 @@ class Squares:
 
     def build(self, *, parallel: bool) -> None:
         blocks = -(-self.channels // self.block)
+        if is_open(self.width):
+            self.open_columns(blocks, parallel=parallel)
+            return
         steps = -(-self.width // self.pixels)
         with self.k.nest((self.batch, blocks, self.height, steps), parallel=parallel) as index:
             n, cb, h, step = index
@@ -90,6 +102,21 @@ class Squares:
                 last = self.width - self.pixels
                 w = min(w, last) if isinstance(w, int) else tirx.min(w, tirx.IntImm("int32", last))
             self.square(n, cb, h, w)
+
+    def open_columns(self, blocks: int, *, parallel: bool) -> None:
+        """Squares along rows whose length only a run fixes, of fewer pixels in short ones."""
+        k, width = self.k, as_int(self.width)
+        most: Expr | None = None
+        for pixels in (self.block, FEW_PIXELS, 1):
+            self.pixels = pixels
+            within = [width >= pixels] if pixels > 1 else []
+            within += [width < most] if most is not None else []
+            with k.when(within[0] if len(within) == 1 else tirx.all(*within)):
+                extents = (self.batch, blocks, self.height, tiles_of(self.width, pixels))
+                with k.open_nest(extents, parallel=parallel) as (n, cb, h, step):
+                    w = step if pixels == 1 else tirx.min(step * pixels, width - pixels)
+                    self.square(n, cb, h, w)
+            most = pixels
 
     def square(self, n: Expr, cb: Expr, h: Expr, w: Expr) -> None:
         k, kernel, block = self.k, self.kernel, self.block
@@ -128,13 +155,15 @@ class Squares:
                 self.put(short, n, channel, h, w)
 
     def put(self, value: Computed, n: Expr, channel: Expr, h: Expr, w: Expr) -> None:
-        at = ((n * self.channels + channel) * self.height + h) * self.width + w
+        at: Index = (n, channel, h, w)
+        if not is_open(self.height, self.width):
+            at = ((n * self.channels + channel) * self.height + h) * self.width + w
         self.k.store(self.result, value, at, lanes=self.pixels)
 
     def position(self, layout: Blocked, h: Expr, w: Expr) -> Expr:
         if (layout.height, layout.width) == (1, 1):
             return layout.position(0, 0)
-        if self.height == 1 and layout.height > 1:
+        if self.height == 1 and layout.height != 1:
             return w  # without gaps
         return layout.position(0 if layout.height == 1 else h, 0 if layout.width == 1 else w)
 
@@ -153,7 +182,7 @@ class Squares:
         code = ProgramCode(k, self.target, block)
         if source.layout is not None:
             layout = source.layout
-            image = n if layout.batch > 1 else 0
+            image = n if layout.batch != 1 else 0
             outer = image * layout.blocks + source.first_block + cb
             found = []
             for p in range(self.pixels):
@@ -168,8 +197,8 @@ class Squares:
             return [splat(load(buffer, base + p), block) for p in range(self.pixels)]
         rows = []
         for i in range(block):
-            channel = self.channel(cb, i)
-            row = load(buffer, base + channel * stride[1], lanes=self.pixels)
+            place = (n, self.channel(cb, i), h, w)
+            row = load_row_major(self.kernel, source, buffer, stride, place, self.pixels)
             if self.pixels < block:
                 short = ProgramCode(k, self.target, self.pixels)
                 row = short.bind(row, source.dtype)
