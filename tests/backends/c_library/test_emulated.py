@@ -17,7 +17,10 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.objects import NATIVE
 from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.artifact.symbols import LIBC, undefined
+from secateur.backends.tvm.artifact.toolchain import compile_source, link_shared
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
@@ -197,3 +200,53 @@ def test_a_cpu_without_dot_products_is_refused(tmp_path: Path) -> None:
     inputs = [*feeds(models.integers()).values()]
     done = models.run(path, inputs, emulator=("qemu-aarch64", "-cpu", "cortex-a72"))
     assert (done.returncode, done.stdout.split()[0]) == (1, "69")
+
+
+_DIVISION = """
+typedef long long l; typedef unsigned long long ul; typedef unsigned u;
+l a(l x, l y) { return x / y; } l b(l x, l y) { return x % y; }
+ul c(ul x, ul y) { return x / y; } ul d(ul x, ul y) { return x % y; }
+u e(u x, u y) { return x / y; } u f(u x, u y) { return x % y; }
+int g(int x, int y) { return x / y; } int h(int x, int y) { return x % y; }
+"""
+
+_DIVIDING = """
+#include <stdint.h>
+typedef long long l; typedef unsigned long long ul; typedef unsigned u;
+l a(l, l), b(l, l); ul c(ul, ul), d(ul, ul); u e(u, u), f(u, u); int g(int, int), h(int, int);
+int main(void) {
+    l v[] = {1, -1, 2, -7, 10, 1000003, -1000003, INT32_MAX, INT32_MIN, 1ll << 40, 17 - (1ll << 40),
+             INT64_MAX, INT64_MIN + 1, 123456789012345ll, -98765432109876ll};
+    int n = sizeof v / sizeof *v, wrong = 0;
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k < n; k++) {
+            l x = v[i], y = v[k];
+            wrong += a(x, y) != x / y || b(x, y) != x % y;
+            wrong += c(x, y) != (ul)x / (ul)y || d(x, y) != (ul)x % (ul)y;
+            if ((u)y == 0) continue;
+            wrong += e(x, y) != (u)x / (u)y || f(x, y) != (u)x % (u)y;
+            if ((int)y == -1) continue;
+            wrong += g(x, y) != (int)x / (int)y || h(x, y) != (int)x % (int)y;
+        }
+    }
+    return wrong;
+}
+"""
+
+
+@pytest.mark.parametrize("target", ["armv7-a", "armv7-a-cortex-a7"])
+def test_division_in_c_without_a_compilers_library(tmp_path: Path, target: str) -> None:
+    """What an entry computes of sizes: shared objects have all that it takes."""
+    compiler, _, loading = tools(target)
+    machine = parse_target(target)
+    (tmp_path / "own.c").write_text(_DIVISION)
+    objects = []
+    for source in (tmp_path / "own.c", NATIVE / "arithmetic.c"):
+        objects.append(tmp_path / source.with_suffix(".o").name)
+        compile_source(machine, source, objects[-1], freestanding=True)
+    link_shared(machine, objects, tmp_path / "libown.so")
+    assert undefined(tmp_path / "libown.so") <= LIBC
+    (tmp_path / "run.c").write_text(_DIVIDING)
+    command = [compiler, "run.c", "-L.", "-lown", f"-Wl,-rpath,{tmp_path}", "-o", "run"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert subprocess.run([*loading, str(tmp_path / "run")], check=False).returncode == 0

@@ -47,6 +47,11 @@ DIVISION(uint64_t, uint64_t, divide, __udivdi3, __umoddi3)
 DIVISION(int32_t, int64_t, divide_signed, __divsi3, __modsi3)
 DIVISION(int64_t, int64_t, divide_signed, __divdi3, __moddi3)
 
+/* What C compilers for ARM call, by other names than LLVM for kernels. */
+HIDDEN uint32_t __aeabi_uidiv(uint32_t number, uint32_t by) { return __udivsi3(number, by); }
+
+HIDDEN int32_t __aeabi_idiv(int32_t number, int32_t by) { return __divsi3(number, by); }
+
 /* Quotient and remainder in two registers. */
 HIDDEN uint64_t __aeabi_uidivmod(uint32_t number, uint32_t by) {
     uint64_t rest, quotient = divide(number, by, &rest);
@@ -57,6 +62,36 @@ HIDDEN uint64_t __aeabi_idivmod(int32_t number, int32_t by) {
     int64_t rest, quotient = divide_signed(number, by, &rest);
     return (uint64_t)(uint32_t)rest << 32 | (uint32_t)quotient;
 }
+
+/* Quotient and remainder in two pairs of registers, which no function in C returns. */
+#ifdef __arm__
+HIDDEN uint64_t secateur_divide(uint64_t number, uint64_t by, uint64_t *rest) {
+    return divide(number, by, rest);
+}
+
+HIDDEN int64_t secateur_divide_signed(int64_t number, int64_t by, int64_t *rest) {
+    return divide_signed(number, by, rest);
+}
+
+#define DIVISION_IN_PAIRS(name, divide)                                        \
+    __asm__(                                                                   \
+        ".hidden " #name "\n"                                                  \
+        ".globl " #name "\n"                                                   \
+        ".type " #name ", %function\n"                                         \
+        #name ":\n"                                                            \
+        "push {r6, lr}\n"                                                      \
+        "sub sp, sp, #16\n"                                                    \
+        "add r6, sp, #8\n"                                                     \
+        "str r6, [sp]\n" /* the fifth argument's place: where the rest goes */ \
+        "bl " #divide "\n"                                                     \
+        "ldr r2, [sp, #8]\n"                                                   \
+        "ldr r3, [sp, #12]\n"                                                  \
+        "add sp, sp, #16\n"                                                    \
+        "pop {r6, pc}\n");
+
+DIVISION_IN_PAIRS(__aeabi_uldivmod, secateur_divide)
+DIVISION_IN_PAIRS(__aeabi_ldivmod, secateur_divide_signed)
+#endif
 
 /* The bits of a float of `digits` binary digits whose exponent is biased by `bias`, of an
  * integer: the nearest one, of two the even one. */
