@@ -172,6 +172,15 @@ class Inequalities:
                 if known.high > most // coefficient and not Counter(self.factors(index)) - whole:
                     self.quantities[index] = dataclasses.replace(known, high=most // coefficient)
 
+    def cap_axes(self, sizes: Sequence[Linear], most: int) -> None:
+        """No axis has more elements than its buffer, whose other axes have one or more."""
+        least = [self.widest(size)[0] for size in sizes]
+        if min(least, default=0) < 1:
+            return
+        for axis, size in enumerate(sizes):
+            if size.terms:
+                self.cap(size, most // math.prod(least[:axis] + least[axis + 1 :]))
+
     def is_data(self, form: Linear) -> bool:
         return any(self.quantities[a].data for a in form.terms)
 

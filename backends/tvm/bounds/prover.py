@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -208,7 +207,7 @@ class _Prover:
             elements = self.inequalities.multiply(elements, number.form)
         if elements.terms:  # a run with more has been refused
             self.inequalities.cap(elements, LIMITS["int32"][1])
-            self.cap_axes(sizes)
+            self.inequalities.cap_axes(sizes, LIMITS["int32"][1])
         elif elements.const > LIMITS["int32"][1]:
             self.fail(f"buffer {buffer.name} of more elements than 32 bits count")
             return
@@ -222,14 +221,6 @@ class _Prover:
         self.buffers[hash(buffer)] = _Buffer(
             hash(buffer), buffer.name, tuple(sizes), elements, kind, parameter
         )
-
-    def cap_axes(self, sizes: Sequence[Linear]) -> None:
-        """No axis has more elements than its buffer, whose other axes have one or more."""
-        least = [max(1, self.inequalities.widest(size)[0]) for size in sizes]
-        for axis, size in enumerate(sizes):
-            if size.terms and all(self.inequalities.widest(s)[0] >= 1 for s in sizes):
-                others = math.prod(least[:axis] + least[axis + 1 :])
-                self.inequalities.cap(size, LIMITS["int32"][1] // others)
 
     def shares(self, buffer: _Buffer) -> bool:
         return buffer.identity in self.concurrent
