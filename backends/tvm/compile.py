@@ -43,6 +43,7 @@ from .cache import Cache
 from .emission.choices import Choices, read_table
 from .emission.emission import Emission
 from .emission.emit import emit
+from .emission.halves import Halves, narrow
 from .errors import UnprovenError, UnsupportedNodesError
 from .graph.assumed_sizes import assume_sizes
 from .graph.expand import expand_definitions
@@ -54,7 +55,7 @@ from .plan.operations import Plan
 from .plan.schedule import Schedule
 from .plan.sizes import is_bounded, size_of
 from .plan.text import print_plan
-from .targets import Target, can_run_here
+from .targets import Target, can_run_here, for_halves
 from .tuning.tune import TuneReport, check_tunable, tune
 
 __all__ = ["CompileReport", "can_run_here", "compile_library", "compile_model"]
@@ -69,7 +70,8 @@ class CompileReport:
     `kernels` are the distinct ones, `reused` of them came from the cache, and
     `accesses` what is proven of their accesses to memory. `left` are the nodes left to ONNX
     Runtime, each with the reason. `tuning` says what was measured, if anything was. `arena` is
-    where the buffers of an artifact of one part lie over its calls of kernels.
+    where the buffers of an artifact of one part lie over its calls of kernels. `float32` are nodes
+    that were to be computed in 16 bits and aren't, with the reason.
     """
 
     seconds: float
@@ -81,6 +83,7 @@ class CompileReport:
     tuning: TuneReport | None
     bytes: int
     arena: tuple[ArenaBlock, ...] = ()
+    float32: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def compile_model(
@@ -96,6 +99,7 @@ def compile_model(
     declared_sizes: bool = False,
     dump_plan: str | os.PathLike[str] | None = None,
     sizes: Mapping[str, Admitted] | None = None,
+    halves: Halves | None = None,
 ) -> CompileReport:
     """Compile `model` (unchanged) for `target` into the artifact `path`.
 
@@ -119,7 +123,8 @@ def compile_model(
     An input that gives a result its size is refused, or, with `declared_sizes`, the size is
     the declared one, and the artifact fails where the input gives another.
 
-    `dump_plan` is a file for the text of the plan, of each compiled part in turn.
+    `dump_plan` is a file for the text of the plan, of each compiled part in turn. `halves` says
+    which nodes are computed in 16 bits: products and convolutions, with sums in float32.
 
     Raises UnsupportedError naming the nodes that can't be lowered, or, without `fallback`,
     the one that mixes samples, and SecateurError where linking or writing fails. The file
@@ -138,6 +143,7 @@ def compile_model(
         declared_sizes=declared_sizes,
         dumps=dump_plan is not None,
         sizes=sizes,
+        halves=halves,
     )
     with atomic_files(path) as (temporary,):
         try:
@@ -166,6 +172,7 @@ def compile_library(
     dump_plan: str | os.PathLike[str] | None = None,
     bench: BenchData | None = None,
     sizes: Mapping[str, Admitted] | None = None,
+    halves: Halves | None = None,
 ) -> CompileReport:
     """Compile `model` (unchanged) for `target` into a C library: `options.files` in `folder`.
 
@@ -185,12 +192,20 @@ def compile_library(
         dumps=dump_plan is not None,
         threads=options.threads != "none",
         sizes=sizes,
+        halves=halves,
     )
     compiler.c_library(work, with_samples(batch), folder, options, bench)
     if dump_plan is not None:
         compiler.write_plans(Path(dump_plan))
     size = (folder / options.archive).stat().st_size
     return dataclasses.replace(compiler.report, seconds=time.perf_counter() - start, bytes=size)
+
+
+def prepared_model(
+    model: Model, declared_sizes: bool = False, sizes: Mapping[str, Admitted] | None = None
+) -> Model:
+    """A model (unchanged) as it is compiled, whose nodes `Halves` names."""
+    return _prepare(model, declared_sizes, sizes)[0]
 
 
 def unsupported_nodes(
@@ -289,6 +304,7 @@ class _Emitted:
     accesses: Accesses
     operations: int
     tuning: TuneReport | None
+    float32: Mapping[str, str]
 
     def kernels(self) -> Kernels:
         """What artifacts are built from."""
@@ -317,8 +333,11 @@ class _Compiler:
         dumps: bool,
         threads: bool = True,
         sizes: Mapping[str, Admitted] | None = None,
+        halves: Halves | None = None,
     ) -> None:
-        self.sizes = sizes
+        self.sizes, self.halves = sizes, halves
+        if halves is not None:
+            target = for_halves(target, halves.dtype)
         self.target = _as_small(target) if small else target
         self.cache, self.winograd, self.minutes = cache, winograd and not small, minutes
         self.declared_sizes, self.threads = declared_sizes, threads
@@ -402,7 +421,8 @@ class _Compiler:
 
     def _emit(self, model: Model, samples: Set[str], target: Target) -> _Emitted:
         quantized = quantized_ends(model)
-        plan = lower(model, target, self.sizes)
+        left: dict[str, str] = {}
+        plan = lower(model, target, self.sizes, lambda p: left.update(self._narrow(p, target)))
         if self.dumps:
             self.plans.append(print_plan(plan, target.name))
         choices, tuning = self._choices(plan, target)
@@ -412,7 +432,13 @@ class _Compiler:
         if plan.sequences:
             metadata["sequences"] = plan.sequences
         accesses = Accesses.of(emission.proofs.values())
-        return _Emitted(emission, metadata, accesses, len(plan.operations), tuning)
+        return _Emitted(emission, metadata, accesses, len(plan.operations), tuning, left)
+
+    def _narrow(self, plan: Plan, target: Target) -> dict[str, str]:
+        """Let a plan compute in 16 bits what is to be, and say what isn't."""
+        if self.halves is None:
+            return {}
+        return narrow(plan, self.halves, target, Choices(target, winograd=self.winograd))
 
     def _report(self, levels: Sequence[_Emitted], reused: int) -> None:
         arena = self._arena(levels[0].emission.schedule)
@@ -432,6 +458,7 @@ class _Compiler:
             reused=self.report.reused + reused,
             operations=self.report.operations + operations,
             arena=arena,
+            float32={**self.report.float32, **levels[0].float32},
         )
 
     def _arena(self, schedule: Schedule) -> tuple[ArenaBlock, ...]:

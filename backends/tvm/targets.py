@@ -35,7 +35,9 @@ class Target:
     `triple`, `cpu`, `attributes` and `abi` go to LLVM. `vector_bytes` is the width of
     the widest vector register that kernels use, `registers` how many there are.
     `features` are the instructions that kernels choose by: `fma`, `avx2`, `avx512`,
-    `vnni`, `vbmi`, `dotprod`, `i8mm`, `neon`. `cpu_flags` are the flags of /proc/cpuinfo that
+    `vnni`, `vbmi`, `dotprod`, `i8mm`, `neon`, `bf16`, `fp16fml`. `spare` are those that the CPU
+    has, too, and that code does without unless it is asked to compute in 16 bits, since other
+    CPUs that run it lack them. `cpu_flags` are the flags of /proc/cpuinfo that
     a machine must have to run the result. `flash_bytes` and `ram_bytes` are what there is room
     for: the artifact, and the memory that a run takes besides inputs and outputs.
     """
@@ -47,6 +49,7 @@ class Target:
     vector_bytes: int
     registers: int
     features: frozenset[str] = frozenset()
+    spare: frozenset[str] = frozenset()
     attributes: tuple[str, ...] = ()
     abi: str = ""
     float_abi: str = ""
@@ -135,6 +138,7 @@ def _x86(
     features: str,
     flags: frozenset[str],
     without: tuple[str, ...] = (),
+    spare: frozenset[str] = frozenset(),
 ) -> Target:
     """`without` are instructions of the CPU that code does without: others lack them."""
     return Target(
@@ -145,6 +149,7 @@ def _x86(
         vector_bytes=vector_bytes,
         registers=32 if vector_bytes == 64 else 16,
         features=frozenset(features.split()),
+        spare=spare,
         # Without it LLVM keeps to 256-bit registers on most of these CPUs.
         attributes=(
             *(("-prefer-256-bit",) if vector_bytes == 64 else ()),
@@ -160,6 +165,7 @@ _EXTENSIONS = {
         "i8mm": "i8mm",
         "bf16": "bf16",
         "fullfp16": "asimdhp",
+        "fp16fml": "asimdfhm",
         "sve": "sve",
         "sve2": "sve2",
     },
@@ -175,7 +181,11 @@ _ARM_8_4 = _ARM_8_2 | {"fcma"}
 
 
 def _aarch64(
-    name: str, description: str, extensions: str = "", flags: frozenset[str] = frozenset()
+    name: str,
+    description: str,
+    extensions: str = "",
+    flags: frozenset[str] = frozenset(),
+    spare: frozenset[str] = frozenset(),
 ) -> Target:
     """`name` is LLVM's of the CPU, or `aarch64`: code for the smallest one runs anywhere."""
     found = Target(
@@ -186,6 +196,7 @@ def _aarch64(
         vector_bytes=16,
         registers=32,
         features=frozenset({"neon", "fma"}),
+        spare=spare,
         attributes=("+neon",),
         cpu_flags=frozenset({"asimd"}) | flags,
     )
@@ -255,12 +266,27 @@ _TARGETS: dict[str, Target] = {
             _VNNI,
         ),
         _x86(
+            "cooperlake",
+            "Intel Cooper Lake (AVX-512 VNNI and BF16)",
+            64,
+            "avx2 fma avx512 vnni bf16",
+            _V4 | {"avx512_vnni", "avx512_bf16"},
+        ),
+        _x86(
+            "sapphirerapids",
+            "Intel Sapphire Rapids (AVX-512 VNNI and BF16)",
+            64,
+            "avx2 fma avx512 vnni vbmi bf16",
+            _VNNI | {"avx512_bf16", "avx512_fp16", "avx_vnni"},
+        ),
+        _x86(
             "znver4",
             "AMD Zen 4 (AVX-512 VNNI)",
             64,
             "avx2 fma avx512 vnni vbmi",
             _VNNI,
             without=("sse4a", "avx512bf16"),
+            spare=frozenset({"bf16"}),
         ),
         _x86(
             "alderlake",
@@ -282,9 +308,14 @@ _TARGETS: dict[str, Target] = {
             "ARM Neoverse V1 (Graviton 3)",
             "dotprod i8mm bf16 sve",
             _ARM_8_4 | {"sha3"},
+            frozenset({"fp16fml"}),
         ),
         _aarch64(
-            "neoverse-v2", "ARM Neoverse V2 (Graviton 4)", "dotprod i8mm bf16 sve sve2", _ARM_8_4
+            "neoverse-v2",
+            "ARM Neoverse V2 (Graviton 4)",
+            "dotprod i8mm bf16 sve sve2",
+            _ARM_8_4,
+            frozenset({"fp16fml"}),
         ),
         dataclasses.replace(
             _aarch64("aarch64", "any 64-bit ARM with Android"),
@@ -315,6 +346,49 @@ _TARGETS: dict[str, Target] = {
         _riscv("riscv64-v", "64-bit RISC-V with vectors (rv64gcv)", 32, "v"),
     )
 }
+
+
+_HALVES = {
+    ("x86_64", "bfloat16"): ("bf16", "avx512bf16", "avx512_bf16"),
+    ("aarch64", "bfloat16"): ("bf16", "bf16", "bf16"),
+    ("aarch64", "float16"): ("fp16fml", "fp16fml", "asimdfhm"),
+}
+"""Instructions that multiply 16 bits and add in 32, by machine and type: the feature, LLVM's
+name and the flag in /proc/cpuinfo."""
+
+
+def multiplies_halves(target: Target, dtype: str) -> bool:
+    """Whether the target has an instruction that multiplies pairs of 16-bit numbers."""
+    feature, _, _ = _HALVES.get((target.machine, dtype), ("", "", ""))
+    return feature in target.features
+
+
+def for_halves(target: Target, dtype: str) -> Target:
+    """The target for computing in `bfloat16` or `float16`, with what the CPU has for it.
+
+    Raises SecateurError where it would take software to convert numbers: every AArch64 has
+    instructions from and to float16, x86 those of f16c.
+    """
+    if dtype == "float16" and target.machine != "aarch64" and "f16c" not in target.cpu_flags:
+        raise SecateurError(
+            f"{target.name} has no instructions that convert from float16; bf16 needs none"
+        )
+    if target.variants:
+        levels = tuple(for_halves(level, dtype) for level in target.variants)
+        first = dataclasses.replace(levels[0], variants=levels, name=target.name)
+        return dataclasses.replace(
+            first, flash_bytes=target.flash_bytes, ram_bytes=target.ram_bytes
+        )
+    feature, name, flag = _HALVES.get((target.machine, dtype), ("", "", ""))
+    if feature not in target.spare:
+        return target
+    kept = tuple(a for a in target.attributes if a != f"-{name}")
+    return dataclasses.replace(
+        target,
+        features=target.features | {feature},
+        attributes=(*kept, f"+{name}"),
+        cpu_flags=target.cpu_flags | {flag},
+    )
 
 
 @functools.cache

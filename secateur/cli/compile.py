@@ -19,11 +19,12 @@ from .options import (
     format_options,
     json_option,
     model_argument,
-    preprocess_options,
+    samples_options,
     target_option,
 )
 
 if TYPE_CHECKING:
+    from ..data.datasets import DataSource
     from ..data.fixed_inputs import FixedInputs
     from ..data.preprocessing import Preprocessing
     from ..pipeline.compilation import LibraryOptions
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @target_option
 @fixed_inputs_options
 @compiler_options
-@preprocess_options()
+@samples_options("calibration")
 @embed_option
 @format_options
 @depfile_option
@@ -48,6 +49,7 @@ def command(
     fixed: FixedInputs,
     embed: Preprocessing | None,
     compiler: dict[str, Any],
+    calibration: DataSource | None,
     library: LibraryOptions | None,
     depfile: Path | None,
     dump: Path | None,
@@ -56,6 +58,8 @@ def command(
     """Compile MODEL for a target, as it is: writes model.so, or a C library, into a folder."""
     from ..pipeline.compilation import compile_file
 
+    if calibration is not None and compiler["precision"] is None:
+        raise click.UsageError("--calibration is for --precision.")
     with StageProgress() as progress:
         built = compile_file(
             model,
@@ -65,6 +69,7 @@ def command(
             fixed=fixed,
             embed=embed,
             dump=dump,
+            calibration=calibration,
             library=library,
             depfile=depfile,
             **compiler,

@@ -6,9 +6,11 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+
+from ..pipeline.choices import PrecisionName
 
 if TYPE_CHECKING:
     from ..data.datasets import DataSource
@@ -431,6 +433,12 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
             help="Prefer few bytes to speed: no copies of weights for Winograd, short code.",
         ),
         click.option(
+            "--precision",
+            type=click.Choice(get_args(PrecisionName)),
+            help="Compute products and convolutions of float32 in 16 bits, sums in float32; those "
+            "that lose too much on calibration samples, or else random inputs, stay as they are.",
+        ),
+        click.option(
             "--size",
             "sizes",
             metavar="NAME=LOW..HIGH[:STEP]",
@@ -458,6 +466,7 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
             "fallback": kwargs.pop("fallback"),
             "declared_sizes": kwargs.pop("declared_sizes"),
             "small": kwargs.pop("small"),
+            "precision": kwargs.pop("precision"),
             "sizes": kwargs.pop("sizes"),
             "cache": cache if cache is not None else not no_cache,
         }

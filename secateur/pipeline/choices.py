@@ -1,5 +1,5 @@
 """Names that options and recipes take for ways to quantize, as in `passes/quantize/`, which takes
-long to import."""
+long to import, and to compute."""
 
 from __future__ import annotations
 
@@ -20,3 +20,4 @@ ProfileName = Literal[
 ]
 Accuracy = Literal["fast", "good", "best"]
 Activation = Literal["uint8", "int8", "uint16", "int16"]
+PrecisionName = Literal["bf16", "fp16"]

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.tvm.artifact.options import THREADS, LibraryOptions, check_name, name_of_file
-from ..backends.tvm.targets import Target, can_run_here, parse_target, targets
+from ..backends.tvm.targets import Target, can_run_here, targets
 from ..ir.errors import SecateurError
 from ..ir.files import read_regular
 from .depfile import make_rule
 
 if TYPE_CHECKING:
+    from ..data.datasets import DataSource
     from ..data.fixed_inputs import FixedInputs
     from ..data.preprocessing import Preprocessing
+    from .choices import PrecisionName
     from .optimize import Progress
 
 __all__ = ["LIBRARY_THREADS", "LibraryOptions", "compile_file", "known_targets", "library_options"]
@@ -62,6 +64,8 @@ def compile_file(
     fallback: bool = False,
     declared_sizes: bool = False,
     small: bool = False,
+    precision: PrecisionName | None = None,
+    calibration: DataSource | None = None,
     sizes: Sequence[str] = (),
     dump: Path | None = None,
     library: LibraryOptions | None = None,
@@ -70,11 +74,13 @@ def compile_file(
     """Compile the model in `source` into `folder`, which changes whole or not at all: into
     an artifact, or into a C library. `embed` is preprocessing that the result does, too. `depfile`
     is a file for a rule of Make that says which files the result depends on. `dump` is an empty
-    folder for the model's text, before and after it is prepared, and the plan's.
+    folder for the model's text, before and after it is prepared, and the plan's. `precision` is
+    what floats are multiplied in, where that loses little on `calibration` samples.
 
     Raises SecateurError for a library with `fallback`, whose files can't run a model in parts.
     """
     from ..checking.running import open_model
+    from ..data.datasets import load_dataset, source_files
     from ..data.embedding import embed as embed_preprocessing
     from ..data.random_inputs import random_feeds
     from ..ir.external import external_files
@@ -82,8 +88,9 @@ def compile_file(
     from ..passes.dump import Dump
     from .bench import bench_data
     from .output import output_folder
+    from .precision import choose_precision, target_for, with_precision
 
-    machine = parse_target(target)
+    machine = target_for(target, precision)
     library = None if library is None else library.for_target(machine)
     if library is not None and fallback:
         raise SecateurError("a C library needs every node compiled: leave out --fallback")
@@ -105,7 +112,9 @@ def compile_file(
             read = [source, *external_files(model)]
             if library is not None and library.labels_file is not None:
                 read.append(library.labels_file)
+            read += source_files(calibration)
             rule.write_text(make_rule(folder / file, read), encoding="utf-8")
+        samples = None if calibration is None else load_dataset(calibration, model, labelled=False)
         progress.end()
         progress.begin("compile")
         from ..backends.tvm.cache import Cache
@@ -127,6 +136,7 @@ def compile_file(
             "dump_plan": None if writer is None else writer.plan,
             "sizes": admitted,
         }
+        chosen = choose_precision(model, machine, precision, samples, 0, options)
         if library is None:
             built = compile_model(model, machine, written / file, fallback=fallback, **options)
         else:
@@ -134,7 +144,7 @@ def compile_file(
             built = compile_library(model, machine, written, library, bench=data, **options)
         size = (written / file).stat().st_size
         progress.end()
-    report = dataclasses.asdict(built)
+    report = with_precision(built, chosen)
     levels = tuple(level.name for level in machine.levels)
     runs = can_run_here(machine)
     return Compilation(machine.name, levels, folder / file, files, size, runs, report)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..backends.tvm.artifact.options import LibraryOptions
 from ..backends.tvm.cache import Cache
-from ..backends.tvm.targets import Target, can_run_here, level_here, parse_target
+from ..backends.tvm.targets import can_run_here, level_here, parse_target
 from ..checking.agreement import compare
 from ..checking.checks import check_equivalent, check_feeds, check_file
 from ..checking.drawing import draw
@@ -56,10 +56,12 @@ from ..reporting.html import has_templates, report_page
 from ..reporting.markdown import to_markdown
 from ..reporting.report import Artifact, Report, Stage
 from .bench import bench_data
+from .choices import PrecisionName
 from .depfile import make_rule
 from .kept_steps import KeptSteps, forget, kept_folder, run_facts
 from .latency import Machine
 from .output import output_folder
+from .precision import choose_precision, target_for, with_precision
 from .pruning import prune_model
 from .settings import ARTIFACT, FILES, UNEVALUATED, Settings
 from .steps import (
@@ -129,6 +131,7 @@ def optimize(
     fallback: bool = False,
     declared_sizes: bool = False,
     small: bool = False,
+    precision: PrecisionName | None = None,
     sizes: Sequence[str] = (),
     cache: str | os.PathLike[str] | bool = True,
     threads: int = 1,
@@ -153,7 +156,8 @@ def optimize(
     those that have a default value, `input_values` gives inputs' values as text
     (`{"rate": "16000"}`), `outputs` names values or nodes at which the model ends.
     `tune`, `fallback`, `declared_sizes`, `sizes` (as in `seq=1..512`), `small` and `cache` (a
-    folder, or whether to use the user's) are those of `compile_model`. With `library` the result
+    folder, or whether to use the user's) are those of `compile_model`, `precision` is `bf16` or
+    `fp16` (docs/quantization.md). With `library` the result
     is a C library in place of `model.so`. `depfile` is a file for a rule of Make that says which
     files the result depends on: those that this function reads, and `read`. `dump` is an empty
     folder for the model's text after each pass, and the compiler's plan. With `resume` finished
@@ -194,6 +198,7 @@ def optimize(
         fallback=fallback,
         declared_sizes=declared_sizes,
         small=small,
+        precision=precision,
         sizes=tuple(sizes),
         threads=threads,
         seed=seed,
@@ -248,7 +253,7 @@ class _Run:
     ) -> None:
         self.settings = settings
         self.cache = cache
-        self.target: Target = parse_target(settings.target)
+        self.target = target_for(settings.target, settings.precision)
         self.observer = observer
         self.started = time.perf_counter()
         self.runners: dict[str, Runner] = {}
@@ -405,6 +410,10 @@ class _Run:
                 "sizes": sizes,
                 "dump_plan": None if self.dump is None else self.dump.plan,
             }
+            samples, seed = self.calibration or self.evaluation, self.settings.seed
+            chosen = choose_precision(
+                self.model, self.target, self.settings.precision, samples, seed, options
+            )
             if library is None:
                 files: tuple[str, ...] = (ARTIFACT,)
                 path = folder / ARTIFACT
@@ -422,7 +431,7 @@ class _Run:
                 seconds=seconds(),
                 ran=False,
                 files=files,
-                compiler=dataclasses.asdict(built),
+                compiler=with_precision(built, chosen),
                 level=level_here(self.target).name,
             )
         self.report.artifact = artifact

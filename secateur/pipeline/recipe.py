@@ -23,7 +23,7 @@ from ..ir.display import printable
 from ..ir.errors import SecateurError
 from ..ir.files import read_regular
 from ..ir.onnx_io import atomic_files
-from .choices import Accuracy, Activation, ProfileName, SchemeName
+from .choices import Accuracy, Activation, PrecisionName, ProfileName, SchemeName
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -117,6 +117,7 @@ class CompileSection(_Section):
     fallback: bool | None = None
     declared_sizes: bool | None = None
     small: bool | None = None
+    precision: PrecisionName | None = None
     sizes: list[str] | None = None
 
 
@@ -210,6 +211,7 @@ EXAMPLES: dict[str, Any] = {
     "fallback": True,
     "declared_sizes": True,
     "small": True,
+    "precision": "bf16",
     "sizes": ["sequence=1..512"],
     "name": "app_model",
     "library_threads": "none",

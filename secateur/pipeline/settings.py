@@ -13,6 +13,7 @@ from ..data.preprocessing import Preprocessing
 from ..ir.errors import SecateurError
 from ..passes.quantize import SCHEMES, Quantize
 from ..passes.simplify.input_elements import InputShape
+from .choices import PrecisionName
 from .pruning import check_amounts
 
 ARTIFACT = "model.so"
@@ -36,8 +37,8 @@ class Settings:
     to measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
     `declared_sizes` whether inputs that give results their sizes have the declared ones, `sizes`
     what is admitted of open sizes, as in `seq=1..512`, `small` whether few bytes count more than
-    speed. `ignore` are patterns of nodes that no step changes, `ignore_prune` of those that aren't
-    pruned.
+    speed, `precision` the 16 bits that artifacts multiply floats in. `ignore` are patterns of nodes
+    that no step changes, `ignore_prune` of those that aren't pruned.
     `metrics` are what is measured by labels, by default what the labels are for. `embed` is
     preprocessing that becomes part of the model. The rest is as in `PruneChannels`.
     """
@@ -69,6 +70,7 @@ class Settings:
     fallback: bool = False
     declared_sizes: bool = False
     small: bool = False
+    precision: PrecisionName | None = None
     sizes: tuple[str, ...] = ()
     threads: int = 1
     seed: int = 0

@@ -327,6 +327,8 @@ def compiler_lines(compiler: Mapping[str, Any]) -> list[str]:
     if compiler["left"]:
         count = len(compiler["left"])
         lines.append(f"Left to ONNX Runtime, {count} node(s): " + "; ".join(compiler["left"]) + ".")
+    if compiler.get("precision") is not None:
+        lines += _precision_lines(compiler["precision"])
     accesses = compiler["accesses"]
     lines.append(
         f"{accesses['proven']:,} accesses of its kernels to memory are proven to stay within "
@@ -345,6 +347,41 @@ def compiler_lines(compiler: Mapping[str, Any]) -> list[str]:
                 f"  {kernel['description']}: {default:.1f} to {now:.1f} us, "
                 f"{kernel['calls']} call(s)"
             )
+    return lines
+
+
+_SHOWN = 10
+"""Operators that are named; the report has all."""
+
+
+def _precision_lines(precision: Mapping[str, Any]) -> list[str]:
+    """What is computed in 16 bits, what isn't and why, and what that does to the outputs."""
+    name, left = precision["name"], precision["float32"]
+    count = precision["operators"]
+    lines = [
+        f"{name}: {count - len(left)} of {count} products and convolutions, by what they do to "
+        f"{precision['fidelity']['data']}."
+    ]
+    if not precision["by_instruction"]:
+        lines.append(
+            f"The target has no instruction that multiplies {name} and adds float32: numbers are "
+            f"stored so and computed in float32, which saves memory and may take longer."
+        )
+    by_reason: dict[str, list[str]] = {}
+    for each in left:
+        noise = each["sqnr_db"]
+        text = f"{short(each['node'])} ({each['op_type']}, {decibel_text(noise)} dB)"
+        by_reason.setdefault(each["reason"], []).append(text)
+    for reason, texts in by_reason.items():
+        more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+        lines.append(f"  float32, since {reason}: {', '.join(texts[:_SHOWN])}{more}.")
+    fidelity = precision["fidelity"]
+    for output in fidelity["outputs"]:
+        parts = [f"SQNR {decibel_text(output['sqnr_db'])} dB"]
+        scored = output["top1"] is not None and "random" not in fidelity["data"]
+        if scored:
+            parts.insert(0, f"same top-1 {percent_text(output['top1'])}")
+        lines.append(f"  output '{printable(output['name'])}' in {name}: {', '.join(parts)}.")
     return lines
 
 

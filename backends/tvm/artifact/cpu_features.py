@@ -110,6 +110,7 @@ _HWCAP_AARCH64 = {
     "sha3": 17,
     "asimddp": 20,
     "sve": 22,
+    "asimdfhm": 23,
 }
 _HWCAP2_AARCH64 = {"sve2": 1, "i8mm": 13, "bf16": 14}
 _HWCAP_ARM = {"half": 1, "neon": 12, "vfpv3": 13, "vfpv4": 16, "idiva": 17}

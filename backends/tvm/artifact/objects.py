@@ -16,6 +16,7 @@ from tvm import tirx
 from ....ir.errors import UnsupportedError
 from ..cache import Cache
 from ..targets import Target
+from ..tensorir.bfloat import with_definitions
 from ..tensorir.types import Machine, Module, PrimFunc
 from .convention import Signature, split, take_pointers, take_task
 from .toolchain import compile_source, compiler_version
@@ -122,7 +123,8 @@ def _provide(cache: Cache, key: str, make: Callable[[], bytes]) -> tuple[bytes, 
 def _compile(name: str, function: PrimFunc, machine: Machine, folder: Path) -> bytes:
     """A line that says how the kernel is called, then the object file."""
     functions, signature = split(name, function)
-    module = tvm.IRModule({n: f.with_attr("global_symbol", n) for n, f in functions.items()})
+    defined = {n: with_definitions(f) for n, f in functions.items()}
+    module = tvm.IRModule({n: f.with_attr("global_symbol", n) for n, f in defined.items()})
     module = _pipeline(machine)(module)
     path = folder / "kernel.o"
     tvm.get_global_func("target.build.llvm")(module, machine).write_to_file(str(path))

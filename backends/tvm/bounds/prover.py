@@ -22,6 +22,7 @@ from tvm.tirx.buffer import BufferType
 from tvm_ffi import Object
 
 from ..plan.sizes import Polynomial, SizeFacts
+from ..tensorir.bfloat import FUNCTIONS
 from ..tensorir.builder import leaves
 from ..tensorir.types import BufferVar, Node, PrimFunc, Statement
 from .inequalities import Inequalities, Linear
@@ -532,7 +533,7 @@ _LIBM = frozenset(
     for suffix in ("", "f")
 )  # fmt: skip
 
-_PURE = _LIBM | {
+_PURE = _LIBM | set(FUNCTIONS) | {
     "call_llvm_pure_intrin", "isnan", "log2", "nearbyint", "reinterpret", "secateur_fail",
     "sigmoid", "tvm_throw_last_error",
 }  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 from ....ir.tensor import Array
 from ..kernels.convolution import depthwise, winograd
 from ..kernels.convolution import direct as convolution
-from ..kernels.matrix.dot import weight_range, without_offset
+from ..kernels.matrix.reduction import weight_range, without_offset
 from ..plan.blocked import Blocked
 from ..plan.operations import ConvolutionOp
 from ..plan.schedule import Buffer

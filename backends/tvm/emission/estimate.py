@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from ..kernels.convolution import direct, winograd
 from ..kernels.matrix import matmul
-from ..kernels.matrix.dot import weight_range
+from ..kernels.matrix.reduction import weight_range
 from ..plan.blocked import Blocked, block_for
 from ..plan.operations import (
     ConvolutionOp,

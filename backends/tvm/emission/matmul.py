@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from ..kernels.matrix import matmul
-from ..kernels.matrix.dot import FourBytes, weight_range, without_offset
+from ..kernels.matrix.dot import FourBytes
+from ..kernels.matrix.reduction import weight_range, without_offset
 from ..plan.operations import MatMulOp
 from ..plan.strides import collapse
 from ..plan.tensors import broadcast_strides

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..kernels.matrix.dot import choose
+from ..kernels.matrix.reduction import choose
 from ..plan.operations import ConvolutionOp, ElementwiseOp, MatMulOp, PoolingOp, ProductOp, ResizeOp
 from ..plan.sizes import is_open, typical
 from ..plan.tensors import Operation

@@ -15,6 +15,7 @@ from tvm import tirx
 
 from ..plan.programs import Instruction, Program, integer_range
 from ..targets import Target
+from ..tensorir import bfloat
 from ..tensorir.builder import KernelBuilder, cast, constant, llvm, load, reinterpret
 from ..tensorir.types import Computed, Expr
 from ..tensorir.vectors import VectorCode
@@ -390,6 +391,8 @@ _RULES: dict[str, Rule] = {
     "max": lambda e, s, a, types: e.larger(a[0], a[1], s.dtype),
     "min": lambda e, s, a, types: e.smaller(a[0], a[1], s.dtype),
     "cast": _cast_rule,
+    "to_bfloat": lambda e, s, a, types: bfloat.to_bits(a[0], e.target, e.lanes),
+    "from_bfloat": lambda e, s, a, types: bfloat.from_bits(a[0], e.lanes),
     "clip": _clip,
     "prelu": _prelu,
     "dequantize": _dequantize,
@@ -430,5 +433,5 @@ def _only_floats(program: Program) -> set[int]:
 
 _DEEP = frozenset(name for name, function in FUNCTIONS.items() if function.is_deep)
 
-_BOUND = frozenset({"requantize", "qlinear_add", "qlinear_mul"})
+_BOUND = frozenset({"requantize", "qlinear_add", "qlinear_mul", "to_bfloat"})
 """Steps whose result is named even if used once: it keeps expressions shallow."""

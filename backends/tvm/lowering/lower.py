@@ -95,11 +95,17 @@ NOT_LOWERED = {
 """Operators that have been considered and aren't lowered, and why."""
 
 
-def lower(model: Model, target: Target, admitted: Mapping[str, Admitted] | None = None) -> Plan:
+def lower(
+    model: Model,
+    target: Target,
+    admitted: Mapping[str, Admitted] | None = None,
+    before_fusion: Callable[[Plan], None] | None = None,
+) -> Plan:
     """The fused plan of a model whose shapes are inferred.
 
     `admitted` says of sizes that inputs leave open, by name, what they may be; any from 1 on
-    without. Raises UnsupportedNodesError, naming every node that has no place in a compiled model.
+    without. `before_fusion` may change the plan when every node has its operations. Raises
+    UnsupportedNodesError, naming every node that has no place in a compiled model.
     """
     written = {n.label: n.op_type for n in model.graph.nodes}
     prepared = prepare(model)
@@ -140,6 +146,8 @@ def lower(model: Model, target: Target, admitted: Mapping[str, Admitted] | None 
         else:
             _add_output(lowering, held.elements[0], value.name)
     _check_names(lowering.plan)
+    if before_fusion is not None:
+        before_fusion(lowering.plan)
     fuse(lowering.plan)
     use_tables(lowering.plan, target)
     return lowering.plan

@@ -105,8 +105,10 @@ class Blocked:
 def block_for(channels: int, block: int, dtype: str) -> int:
     """Channels per block: images with few channels keep their blocks short.
 
-    Bytes are read four channels at a time.
+    Bytes are read four channels at a time, 16-bit floats two.
     """
     if channels > 4:
         return block
+    if dtype in ("uint16", "float16"):
+        return channels + channels % 2
     return 4 if dtype in ("uint8", "int8") else channels

@@ -19,7 +19,7 @@ from ..artifact.library import Library, aligned, load_library
 from ..artifact.objects import NATIVE, compile_functions, compile_runtime
 from ..artifact.toolchain import compile_source, link_shared
 from ..cache import Cache
-from ..kernels.matrix.dot import choose
+from ..kernels.matrix.reduction import choose
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, load
 from ..tensorir.digest import digest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
@@ -102,3 +103,43 @@ def test_tuning_for_another_machine_is_refused_at_once(place: Path) -> None:
     with pytest.raises(secateur.SecateurError, match="this machine can't run its code"):
         secateur.optimize("conv.onnx", "out", target="riscv64", tune=1.0)
     assert not (place / "out").exists()
+
+
+def test_compile_in_16_bits(place: Path) -> None:
+    arguments = ("compile", "conv.onnx", "-o", "out", "--target", "native", "--precision", "bf16")
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    precision = json.loads(result.stdout)["compiler"]["precision"]
+    assert (precision["name"], precision["operators"], precision["float32"]) == ("bf16", 1, [])
+    (output,) = precision["fidelity"]["outputs"]
+    assert 40 < output["sqnr_db"] < 70
+    result = run(*arguments)
+    assert "bf16: 1 of 1 products and convolutions" in result.output
+    assert "in bf16: SQNR" in result.output
+    samples = np.full((3, 8, 9, 9), 1e-39, np.float32)
+    np.savez("tiny.npz", x=samples)
+    result = run(*arguments[:-1], "fp16", "--calibration", "tiny.npz")
+    assert result.exit_code == 0, result.output
+    assert "fp16: 0 of 1 products and convolutions, by what they do to 3 samples" in result.output
+    assert "float32, since it loses too much" in result.output
+    refused = run(*arguments[:-2], "--calibration", "tiny.npz")
+    assert (refused.exit_code, "is for --precision" in refused.output) == (2, True)
+    net = Net(None, 0)
+    onnx.save(net.model({"x": (1, 8)}, [net.node("Relu", "x")]), place / "relu.onnx")
+    refused = run("compile", "relu.onnx", *arguments[2:])
+    assert refused.exit_code == 1
+    assert "no product or convolution of float32" in refused.output
+
+
+def test_the_pipeline_in_16_bits(place: Path) -> None:
+    (place / "r.toml").write_text('version = 1\n[compile]\nprecision = "fp16"\n')
+    words = ("optimize", "conv.onnx", "-o", "out", "--target", "native", "--recipe", "r.toml")
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert "fp16: 1 of 1 products and convolutions" in result.output
+    report = json.loads((place / "out" / "report.json").read_text())
+    assert report["options"]["precision"] == "fp16"
+    (artifact,) = [s for s in report["stages"] if s["name"] == "artifact"]
+    (output,) = artifact["fidelity"]["outputs"]
+    (simulated,) = report["artifact"]["compiler"]["precision"]["fidelity"]["outputs"]
+    assert output["sqnr_db"] == pytest.approx(simulated["sqnr_db"], abs=2)

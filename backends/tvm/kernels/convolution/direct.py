@@ -1,4 +1,4 @@
-"""Direct convolution of blocked activations with packed weights (float32 and 8 bit)."""
+"""Direct convolution of blocked activations with packed weights (floats and bytes)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,8 @@ from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, join, load, tiles_of
 from ...tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
-from ..matrix.dot import (
-    Dot,
-    MaddDot,
-    choose,
-    instructions,
-    multiply,
-    runs,
-    stays_in_registers,
-)
+from ..matrix.dot import Dot
+from ..matrix.reduction import choose, instructions, multiply, runs, stays_in_registers
 from .open_columns import Widths, choose_widths, each_width, samples
 
 
@@ -507,7 +500,7 @@ def _tiles_of_vectors(
 ) -> Iterator[tuple[Tile, float]]:
     """Tiles of so many vectors that fit the registers, with what one takes."""
     dot = conv.dot(target)
-    per_step = 2 if isinstance(dot, MaddDot) else 1
+    per_step = dot.parts
     most = 16 if target.vector_bytes == 64 else target.registers - 4
     weight_bytes = dot.weights_per_step * np.dtype(dot.weight_dtype).itemsize
     costs = _SINGLE

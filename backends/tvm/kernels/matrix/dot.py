@@ -7,13 +7,12 @@ one pixel, broadcast to all lanes, by the weights of `lanes` output channels.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from tvm import tirx
 
 from .....ir.tensor import Array
-from ...targets import Target
 from ...tensorir.builder import (
     KernelBuilder,
     cast,
@@ -46,6 +45,8 @@ class Dot:
     """Instructions of a step for each accumulator."""
     factors = 0
     """Instructions that take the channels of one step from what was read."""
+    parts = 1
+    """Vectors that the weights of a step are, and its channels for each pixel."""
     temporaries = 1
     """Registers that a step takes besides accumulators, weights and what was read."""
     accumulator = "float32"
@@ -81,7 +82,7 @@ class Dot:
 
     def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         value = load(buffer, *index, lanes=self.lanes)
-        return [_bind(builder, value, self.weight_dtype, self.lanes)]
+        return [bind(builder, value, self.weight_dtype, self.lanes)]
 
     def step(
         self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
@@ -91,6 +92,10 @@ class Dot:
     def ones(self) -> list[Computed]:
         """An activation that is 1 in every channel: it sums the weights."""
         return [constant(1, self.accumulator, self.lanes)]
+
+    def pack_words(self, builder: KernelBuilder, words: Computed) -> list[Computed]:
+        """Vectors to store as weights, from a 32-bit word of `depth` channels per lane."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +144,11 @@ class FourBytes(Dot):
         word = splat(self.word(builder, buffer, *index), self.lanes)
         dtype = "int8" if self.signed_input else "uint8"
         value = reinterpret(word, dtype, 4 * self.lanes)
-        return [_bind(builder, value, dtype, 4 * self.lanes)]
+        return [bind(builder, value, dtype, 4 * self.lanes)]
 
     def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         value = load(buffer, *index, lanes=4 * self.lanes)
-        return [_bind(builder, value, "int8", 4 * self.lanes)]
+        return [bind(builder, value, "int8", 4 * self.lanes)]
 
     def ones(self) -> list[Computed]:
         return [constant(1, "int8" if self.signed_input else "uint8", 4 * self.lanes)]
@@ -158,8 +163,7 @@ class FourBytes(Dot):
         return self.step(accumulator, [value], [constant(1, "int8", 4 * self.lanes)])
 
     def pack_words(self, builder: KernelBuilder, words: Computed) -> list[Computed]:
-        """Vectors to store as weights, from a 32-bit word of four channels per lane."""
-        return [_bind(builder, reinterpret(words, "int8", 4 * self.lanes), "int8", 4 * self.lanes)]
+        return [bind(builder, reinterpret(words, "int8", 4 * self.lanes), "int8", 4 * self.lanes)]
 
 
 def vpdpbusd(lanes: int, accumulator: Computed, bytes_: Computed, weights: Computed) -> Computed:
@@ -189,10 +193,10 @@ class NeonFloat(Dot):
     ) -> list[Computed]:
         if steps == 1:
             return [splat(load(buffer, *index), self.lanes)]
-        return [_bind(builder, load(buffer, *index, lanes=steps), "float32", steps)]
+        return [bind(builder, load(buffer, *index, lanes=steps), "float32", steps)]
 
     def factor(self, read: list[Computed], steps: int, step: int) -> list[Computed]:
-        return read if steps == 1 else [_copies(read[0], steps, step, self.lanes)]
+        return read if steps == 1 else [copies(read[0], steps, step, self.lanes)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +224,7 @@ class NeonBytes(FourBytes):
         words = reinterpret(load(buffer, *index, lanes=4 * steps), "int32", steps)
         if self.input_offset:
             words = words ^ splat(tirx.const(SIGN_BITS, "int32"), steps)
-        return [_bind(builder, words, "int32", steps)]
+        return [bind(builder, words, "int32", steps)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +232,7 @@ class NeonDot(NeonBytes):
     """ARMv8.2 sdot, the word of channels by its place in a register."""
 
     def factor(self, read: list[Computed], steps: int, step: int) -> list[Computed]:
-        word = _copies(read[0], steps, step, self.lanes)
+        word = copies(read[0], steps, step, self.lanes)
         return [reinterpret(word, "int8", 4 * self.lanes)]
 
     def step(
@@ -265,12 +269,12 @@ class NeonPairs(NeonBytes):
 
     def pack_words(self, builder: KernelBuilder, words: Computed) -> list[Computed]:
         pairs = tirx.Shuffle([reinterpret(words, "int16", 2 * self.lanes)], list(_PAIRS))
-        return [_bind(builder, reinterpret(pairs, "int8", 4 * self.lanes), "int8", 4 * self.lanes)]
+        return [bind(builder, reinterpret(pairs, "int8", 4 * self.lanes), "int8", 4 * self.lanes)]
 
     def factor(self, read: list[Computed], steps: int, step: int) -> list[Computed]:
         pairs = reinterpret(read[0], "int16", 2 * steps)
         order = [2 * step + i // self.lanes for i in range(2 * self.lanes)]
-        return [reinterpret(_shuffle(pairs, 2 * steps, order), "int8", 4 * self.lanes)]
+        return [reinterpret(shuffle(pairs, 2 * steps, order), "int8", 4 * self.lanes)]
 
     def step(
         self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
@@ -298,12 +302,12 @@ class NeonPairs(NeonBytes):
         return reinterpret(bits, "int32", 4)
 
 
-def _copies(vector: Computed, lanes: int, index: int, count: int) -> Computed:
+def copies(vector: Computed, lanes: int, index: int, count: int) -> Computed:
     """One element of a vector, or a scalar, `count` times."""
-    return splat(vector, count) if lanes == 1 else _shuffle(vector, lanes, [index] * count)
+    return splat(vector, count) if lanes == 1 else shuffle(vector, lanes, [index] * count)
 
 
-def _shuffle(vector: Computed, lanes: int, order: Sequence[int]) -> Computed:
+def shuffle(vector: Computed, lanes: int, order: Sequence[int]) -> Computed:
     """Elements of a vector in any order, also more than it has."""
     return tirx.Shuffle([vector] * -(-len(order) // lanes), list(order))
 
@@ -324,6 +328,7 @@ class MaddDot(FourBytes):
     """
 
     weight_dtype = "int16"
+    parts = 2
 
     def pack(self, weights: Array) -> Array:
         pairs = np.stack([weights[..., 0::2], weights[..., 1::2]], axis=-3)
@@ -334,18 +339,18 @@ class MaddDot(FourBytes):
     ) -> list[Computed]:
         word = splat(self.word(builder, buffer, *index), self.lanes)
         pairs = reinterpret(word, "uint16", 2 * self.lanes)
-        pairs = _bind(builder, pairs, "uint16", 2 * self.lanes)
+        pairs = bind(builder, pairs, "uint16", 2 * self.lanes)
         even = pairs & splat(tirx.const(0xFF, "uint16"), 2 * self.lanes)
         odd = pairs >> splat(tirx.const(8, "uint16"), 2 * self.lanes)
         return [
-            _bind(builder, reinterpret(p, "int16", 2 * self.lanes), "int16", 2 * self.lanes)
+            bind(builder, reinterpret(p, "int16", 2 * self.lanes), "int16", 2 * self.lanes)
             for p in (even, odd)
         ]
 
     def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         *outer, last = index
         return [
-            _bind(
+            bind(
                 builder,
                 load(buffer, *outer, last + i * 2 * self.lanes, lanes=2 * self.lanes),
                 "int16",
@@ -359,10 +364,10 @@ class MaddDot(FourBytes):
 
     def pack_words(self, builder: KernelBuilder, words: Computed) -> list[Computed]:
         lanes = 2 * self.lanes
-        pairs = _bind(builder, reinterpret(words, "int16", lanes), "int16", lanes)
+        pairs = bind(builder, reinterpret(words, "int16", lanes), "int16", lanes)
         eight = constant(8, "int16", lanes)
         return [
-            _bind(builder, value, "int16", lanes)
+            bind(builder, value, "int16", lanes)
             for value in ((pairs << eight) >> eight, pairs >> eight)
         ]
 
@@ -375,110 +380,8 @@ class MaddDot(FourBytes):
         return accumulator
 
 
-def multiply(
-    builder: KernelBuilder,
-    dot: Dot,
-    accumulators: BufferVar,
-    steps: int,
-    vectors: int,
-    pixels: int,
-    read: Callable[[int], list[Computed]],
-    weights: Callable[[int, int], list[Computed]],
-) -> None:
-    """Some reduction steps of a tile of `vectors` times `pixels` accumulators.
-
-    `read(pixel)` loads the channels of these steps, `weights(step, vector)` a vector of weights.
-    """
-    known: list[list[Computed]] = []
-    for step in range(steps):
-        factors = [weights(step, v) for v in range(vectors)]
-        for p in range(pixels):
-            if step == 0:
-                known.append(read(p))
-            value = dot.factor(known[p], steps, step)
-            for v in range(vectors):
-                at = (v * pixels + p) * dot.lanes
-                total = dot.step(load(accumulators, at, lanes=dot.lanes), value, factors[v])
-                builder.store(accumulators, total, at, lanes=dot.lanes)
-
-
-_SPARE = 5
-"""Registers that LLVM needs beside those that a tile holds, lest it keeps some on the stack."""
-
-
-def stays_in_registers(dot: Dot, target: Target, vectors: int, pixels: int) -> bool:
-    """Whether a loop over reduction steps that are read together keeps a tile in registers:
-
-    accumulators, weights of a step, what was read, and temporary ones.
-    """
-    results = vectors * pixels
-    held = results + vectors + pixels + dot.temporaries
-    return results == 1 or held <= target.registers - _SPARE
-
-
-def instructions(dot: Dot, vectors: int, pixels: int) -> float:
-    """Instructions of one reduction step of a tile, where several steps are read together."""
-    reads = pixels * (dot.reads + dot.factors * dot.together) / dot.together
-    return vectors * pixels * dot.multiplies + vectors + reads
-
-
-def unrolled(dot: Dot, steps: int, most: int) -> int:
-    """Steps of a loop's body, a divisor of all of them.
-
-    Where each takes several instructions, more than are read together are too many for LLVM to
-    keep a tile in registers.
-    """
-    most = dot.together if dot.multiplies > 1 else most
-    return max((u for u in range(1, most + 1) if steps % u == 0), default=1)
-
-
-def runs(steps: int, together: int) -> list[tuple[int, int]]:
-    """First step and number of steps of each of the loads that read the channels of `steps`."""
-    whole = steps // together * together if together > 1 else steps
-    size = together
-    return [(i, size) for i in range(0, whole, size)] + [(i, 1) for i in range(whole, steps)]
-
-
-def choose(target: Target, input_dtype: str, low: int = -128, high: int = 127) -> Dot:
-    """The fastest exact way to multiply inputs of a type by weights within [low, high]."""
-    lanes = target.lanes
-    if input_dtype == "float32":
-        return (NeonFloat if "neon" in target.features else Dot)(lanes, input_dtype)
-    fits = low >= -128 and high <= 127
-    if "vnni" in target.features and fits:
-        return VnniDot(lanes, input_dtype)
-    if "dotprod" in target.features and fits:
-        return NeonDot(lanes, input_dtype)
-    if "neon" in target.features and fits:
-        is_64_bit = target.machine == "aarch64"
-        return NeonPairs(lanes, input_dtype, low > -128, is_64_bit)
-    if target.machine == "x86_64":
-        return MaddDot(lanes, input_dtype)
-    return WideningDot(lanes, input_dtype)
-
-
-def weight_range(weights: Array) -> tuple[int, int]:
-    """8 bits, with the lowest number or without, unless integer weights need more."""
-    if weights.dtype == np.float32 or (weights.min() >= -127 and weights.max() <= 127):
-        return -127, 127
-    if weights.min() >= -128 and weights.max() <= 127:
-        return -128, 127
-    return int(weights.min()), int(weights.max())
-
-
-def without_offset(bias: Array, weights: Array, offset: int) -> Array:
-    """The bias that takes back what `offset`, added to every input, makes with the weights.
-
-    [outputs] and [outputs, ...]; it wraps as 32-bit accumulators do.
-    """
-    if not offset:
-        return bias
-    sums: Array = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
-    corrected: Array = bias.astype(np.int64) - offset * sums
-    return corrected.astype(np.int32)
-
-
-def _bind(builder: KernelBuilder, value: Computed, dtype: str, lanes: int) -> Computed:
+def bind(builder: KernelBuilder, value: Computed, dtype: str, lanes: int) -> Computed:
+    """A name for a value that several steps use."""
     variable = tirx.Var("r", vector_type(dtype, lanes))
     builder.statement(tirx.Bind(variable, value))
     return variable

@@ -15,17 +15,8 @@ from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..convolution.direct import _start, divisors
-from .dot import (
-    Dot,
-    FourBytes,
-    MaddDot,
-    choose,
-    instructions,
-    multiply,
-    runs,
-    stays_in_registers,
-    unrolled,
-)
+from .dot import Dot, FourBytes
+from .reduction import choose, instructions, multiply, runs, stays_in_registers, unrolled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +86,7 @@ def estimate_tiles(matmul: MatMul, target: Target) -> list[tuple[float, MatrixTi
     if is_open(matmul.rows):
         matmul = dataclasses.replace(matmul, rows=typical(matmul.rows))
     dot = matmul.dot(target)
-    double = 2 if isinstance(dot, MaddDot) else 1
+    double = dot.parts
     budget = target.registers - 2
     found = []
     for v in divisors(matmul.vectors(target)):
@@ -239,12 +230,11 @@ def _sum_row(
 
 
 def _partial(k: KernelBuilder, dot: Dot, x: Computed, at: Expr, count: int) -> list[Computed]:
-    """The last `count` < 4 elements of a row, assembled without reading past them."""
-    assert isinstance(dot, FourBytes)
-    four = k.local(4, dot.input_dtype, "last")
-    for i in range(4):
-        k.store(four, load(x, at + i) if i < count else tirx.const(0, dot.input_dtype), i)
-    return dot.read(k, 1, four, 0)
+    """The last `count` elements of a row, too few for a step, read without those past them."""
+    last = k.local(dot.depth, dot.input_dtype, "last")
+    for i in range(dot.depth):
+        k.store(last, load(x, at + i) if i < count else tirx.const(0, dot.input_dtype), i)
+    return dot.read(k, 1, last, 0)
 
 
 def _write(

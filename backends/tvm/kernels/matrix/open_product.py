@@ -16,10 +16,10 @@ from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, constant, load, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from . import product as static
-from .dot import multiply
 from .matmul import MatrixTile
 from .pack import Packer
 from .product import BatchedProduct
+from .reduction import multiply
 
 UNROLL = 4
 """Steps along the depth without a test in between."""

@@ -7,7 +7,7 @@ from tvm import tirx
 from ...tensorir.builder import KernelBuilder, cast, constant, load, reinterpret, splat
 from ...tensorir.types import BufferVar, Computed, Expr
 from ..movement.transposition import transpose
-from .dot import SIGN_BITS, Dot, FourBytes
+from .dot import SIGN_BITS, Dot
 
 
 class Packer:
@@ -35,7 +35,7 @@ class Packer:
         full = depth // self.dot.depth
         steps = -(-depth // self.dot.depth)
         done = 0
-        if columns == self.lanes and self.dot.depth in (1, 4) and self._vectorises():
+        if columns == self.lanes and self._vectorises():
             if self.column == 1:
                 done = full
                 self._rows(x, base, full, result, outer, at)
@@ -47,27 +47,27 @@ class Packer:
                 self._single(x, base, depth, columns, rest + done, result, outer, at)
 
     def _vectorises(self) -> bool:
-        return self.dtype == "float32" or isinstance(self.dot, FourBytes)
+        return self.dtype == "float32" or self.dot.depth > 1
 
     def _rows(self, x: Computed, base: Expr, full: int, result: Expr, outer: Expr, at: int) -> None:
-        """Vectors of columns, for bytes four rows of them interleaved."""
+        """Vectors of columns; of those that are multiplied as words, as many rows interleaved."""
         k, lanes, dot = self.k, self.lanes, self.dot
         with k.loop(full, "k") as step:
             start = base + step * dot.depth * self.row
-            if not isinstance(dot, FourBytes):
+            if dot.depth == 1:
                 k.store(result, load(x, start, lanes=lanes), outer, step, at, lanes=lanes)
                 return
-            rows = [load(x, start + i * self.row, lanes=lanes) for i in range(4)]
-            order = [i + r * lanes for i in range(lanes) for r in range(4)]
+            rows = [load(x, start + i * self.row, lanes=lanes) for i in range(dot.depth)]
+            order = [i + r * lanes for i in range(lanes) for r in range(dot.depth)]
             words = reinterpret(tirx.Shuffle(rows, order), "int32", lanes)
             self._store_words(words, result, outer, step, at)
 
     def _squares(
         self, x: Computed, base: Expr, full: int, result: Expr, outer: Expr, at: int
     ) -> None:
-        """Squares of 32-bit elements, or of four bytes, transposed; the last overlaps."""
+        """Squares of 32-bit elements, or words of smaller ones, transposed; the last overlaps."""
         k, lanes, dot = self.k, self.lanes, self.dot
-        dtype = "float32" if not isinstance(dot, FourBytes) else "int32"
+        dtype = "float32" if dot.depth == 1 else "int32"
         with k.loop(-(-full // lanes), "k") as block:
             first = block * lanes
             if full % lanes and not isinstance(block, int):
@@ -86,7 +86,6 @@ class Packer:
     def _store_words(
         self, words: Computed, result: BufferVar, outer: Expr, step: Expr, at: int
     ) -> None:
-        assert isinstance(self.dot, FourBytes)
         if self.dtype == "uint8":
             words = words ^ splat(tirx.const(SIGN_BITS, "int32"), self.lanes)
         parts = self.dot.pack_words(self.k, words)
@@ -107,10 +106,10 @@ class Packer:
     ) -> None:
         """One vector, element by element."""
         k, dot = self.k, self.dot
-        bytes_ = isinstance(dot, FourBytes)
-        dtype = self.dtype if bytes_ else dot.weight_dtype
+        as_words = dot.depth > 1
+        dtype = self.dtype if as_words else dot.weight_dtype
         # What is past the edges counts zero: 128 of bytes whose sign bit is flipped.
-        nothing = 128 if bytes_ and self.dtype == "uint8" else 0
+        nothing = 128 if as_words and self.dtype == "uint8" else 0
         own = k.local(self.lanes * dot.depth, dtype, "own")
         k.store(
             own, constant(nothing, dtype, self.lanes * dot.depth), 0, lanes=self.lanes * dot.depth
@@ -123,8 +122,8 @@ class Packer:
             else:
                 with k.when(inside):
                     k.store(own, cast(value, dtype, 1), c * dot.depth + d)
-        if bytes_:
-            words = reinterpret(load(own, 0, lanes=4 * self.lanes), "int32", self.lanes)
+        if as_words:
+            words = reinterpret(load(own, 0, lanes=dot.depth * self.lanes), "int32", self.lanes)
             self._store_words(words, result, outer, step, at)
         else:
             value = load(own, 0, lanes=self.lanes)

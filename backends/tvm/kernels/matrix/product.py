@@ -19,18 +19,10 @@ from ...plan.programs import Program
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, load, smaller, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
-from .dot import (
-    Dot,
-    FourBytes,
-    choose,
-    instructions,
-    multiply,
-    runs,
-    stays_in_registers,
-    unrolled,
-)
+from .dot import Dot, FourBytes
 from .matmul import MatrixTile
 from .pack import Packer
+from .reduction import choose, instructions, multiply, runs, stays_in_registers, unrolled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +104,7 @@ def choose_tile(product: BatchedProduct, target: Target) -> MatrixTile:
     """The tile with the fewest estimated cycles, overlapping parts counted in full."""
     budget = target.registers - 2
     dot = product.dot(target)
-    double = 2 if dot.weight_dtype == "int16" else 1
+    double = dot.parts
     wide = max(1, product.columns // target.lanes)
     found = []
     for vectors in range(1, min(wide, 8) + 1):
@@ -294,11 +286,11 @@ class _Product:
         """Elements of one row along the depth; the last few without reading past them."""
         if not tail:
             return self.dot.read(self.k, steps, self.x, position)
-        four = self.k.local(4, self.dot.input_dtype, "last")
-        for i in range(4):
+        last = self.k.local(self.dot.depth, self.dot.input_dtype, "last")
+        for i in range(self.dot.depth):
             value = load(self.x, position + i) if i < tail else tirx.const(0, self.dot.input_dtype)
-            self.k.store(four, value, i)
-        return self.dot.read(self.k, 1, four, 0)
+            self.k.store(last, value, i)
+        return self.dot.read(self.k, 1, last, 0)
 
     def start(self, acc: BufferVar, n: Expr, outer: Expr, row: Expr) -> None:
         k, tile, lanes = self.k, self.tile, self.lanes
