@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..data.fixed_inputs import FixedInputs
     from ..data.preprocessing import Preprocessing
     from .choices import PrecisionName
-    from .optimize import Progress
+    from .progress import Progress
 
 __all__ = ["LIBRARY_THREADS", "LibraryOptions", "compile_file", "known_targets", "library_options"]
 

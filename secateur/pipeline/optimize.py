@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..backends.tvm.artifact.options import LibraryOptions
 from ..backends.tvm.cache import Cache
@@ -62,6 +62,7 @@ from .kept_steps import KeptSteps, forget, kept_folder, run_facts
 from .latency import Machine
 from .output import output_folder
 from .precision import choose_precision, target_for, with_precision
+from .progress import Progress, Silent
 from .pruning import prune_model
 from .settings import ARTIFACT, FILES, UNEVALUATED, Settings
 from .steps import (
@@ -75,24 +76,6 @@ from .steps import (
 )
 
 log = logging.getLogger(__name__)
-
-
-class Progress(Protocol):
-    """Hears about the stages of a run as they happen."""
-
-    def begin(self, stage: str) -> None:
-        """A stage starts."""
-
-    def end(self) -> None:
-        """The stage that began last is done."""
-
-
-class _Silent:
-    def begin(self, stage: str) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
 
 
 def optimize(
@@ -211,7 +194,7 @@ def optimize(
     if quantize is not None and calibration is None and SCHEMES[quantize].needs_samples:
         raise SecateurError("quantizing to integers needs calibration data")
     writer = None if dump is None else Dump(dump)
-    run = _Run(settings, Cache.open(cache), observer or _Silent(), writer)
+    run = _Run(settings, Cache.open(cache), observer or Silent(), writer)
     out = Path(out)
     names = FILES if library is None else (*FILES, *library.replaced)
     with contextlib.ExitStack() as stack:
