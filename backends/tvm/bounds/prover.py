@@ -22,10 +22,10 @@ from tvm.tirx.buffer import BufferType
 from tvm_ffi import Object
 
 from ..plan.sizes import Polynomial, SizeFacts
-from ..tensorir.bfloat import FUNCTIONS
 from ..tensorir.builder import leaves
 from ..tensorir.types import BufferVar, Node, PrimFunc, Statement
 from .inequalities import Inequalities, Linear
+from .pure import PURE
 from .values import LIMITS, Condition, Number, Values
 
 Known = Number | Condition | None
@@ -326,7 +326,7 @@ class _Prover:
             return self.choice(e)
         if name in ("call_extern", "call_pure_extern"):
             name = str(e.args[0].value)
-        if name not in _PURE:
+        if name not in PURE:
             self.fail(f"a call of {name}")
             return None
         for argument in e.args:
@@ -522,22 +522,6 @@ def _type(e: Node) -> str:
 
 
 _ALWAYS = Condition((), (Linear(-1, {}),))
-
-_LIBM = frozenset(
-    name + suffix
-    for name in (
-        "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "copysign", "cos", "cosh", "erf",
-        "exp", "expm1", "fabs", "floor", "fmod", "log", "log1p", "pow", "rint", "round", "sin",
-        "sinh", "sqrt", "tan", "tanh", "trunc",
-    )
-    for suffix in ("", "f")
-)  # fmt: skip
-
-_PURE = _LIBM | set(FUNCTIONS) | {
-    "call_llvm_pure_intrin", "isnan", "log2", "nearbyint", "reinterpret", "secateur_fail",
-    "sigmoid", "tvm_throw_last_error",
-}  # fmt: skip
-"""Functions of numbers alone, which touch none of the kernel's memory."""
 
 _ARITHMETIC: dict[Any, Callable[[Values, Number, Number], Number]] = {
     prim.Add: Values.add,

@@ -8,7 +8,8 @@ from collections.abc import Set
 from ..kernels.convolution import direct, winograd
 from ..plan.blocked import Blocked
 from ..plan.halves import STORED, may_be_halves, use_halves
-from ..plan.operations import ConvolutionOp, Plan
+from ..plan.operations import ConvolutionOp, Plan, ProductOp
+from ..plan.sizes import is_open
 from ..plan.tensors import Operation
 from ..targets import Target, multiplies_halves
 from .choices import Choices
@@ -40,6 +41,8 @@ def narrow(plan: Plan, halves: Halves, target: Target, choices: Choices) -> dict
 
 
 def _reason_against(op: Operation, dtype: str, target: Target, choices: Choices) -> str:
+    if isinstance(op, (ConvolutionOp, ProductOp)) and is_open(*op.output.shape):
+        return "its sizes are open"
     if not isinstance(op, ConvolutionOp) or op.input.dtype != "float32":
         return ""
     y = Blocked.of(op.output.shape, target.block, op.output.dtype)

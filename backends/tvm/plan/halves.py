@@ -32,9 +32,11 @@ STORED = {"bfloat16": "uint16", "float16": "float16"}
 
 
 def may_be_halves(op: Operation) -> bool:
-    """Whether an operation multiplies float32 tensors of sizes that are known."""
+    """Whether an operation multiplies float32 tensors: images, and two values of a run, where
+    their sizes are known."""
     if isinstance(op, ConvolutionOp):
-        return op.input.dtype == "float32" and not op.is_depthwise
+        is_known = not is_open(*op.input.shape, *op.output.shape)
+        return is_known and op.input.dtype == "float32" and not op.is_depthwise
     if isinstance(op, MatMulOp):
         return op.input.dtype == "float32"
     if isinstance(op, ProductOp):

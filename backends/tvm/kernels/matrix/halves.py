@@ -11,7 +11,7 @@ from .....ir.tensor import Array
 from ...tensorir.bfloat import BITS
 from ...tensorir.bfloat import dot as bfloat_dot
 from ...tensorir.builder import KernelBuilder, cast, constant, llvm, load, reinterpret, splat
-from ...tensorir.types import BufferVar, Computed, Expr
+from ...tensorir.types import BufferVar, Computed, Expr, Index
 from .dot import Dot, bind, copies, shuffle
 
 
@@ -25,7 +25,7 @@ class HalfDot(Dot):
     depth = 2
 
     def words(
-        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Expr
+        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Index
     ) -> Computed:
         """The channels of some steps, a word for each."""
         return reinterpret(load(buffer, *index, lanes=2 * steps), "int32", steps)
@@ -49,7 +49,7 @@ class BfloatDot(HalfDot):
         return 4 if self.lanes == 4 else 1
 
     def read(
-        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Expr
+        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Index
     ) -> list[Computed]:
         return [bind(builder, self.words(builder, steps, buffer, *index), "int32", steps)]
 
@@ -86,7 +86,7 @@ class BfloatPairs(BfloatDot):
         ]
 
     def read(
-        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Expr
+        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Index
     ) -> list[Computed]:
         return self.apart(builder, splat(self.words(builder, 1, buffer, *index), self.lanes))
 
@@ -122,11 +122,12 @@ class HalfPairs(HalfDot):
         return [bind(builder, tirx.Shuffle([halves], apart), "float16", lanes)]
 
     def read(
-        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Expr
+        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Index
     ) -> list[Computed]:
-        *outer, last = index
-        halves = [splat(load(buffer, *outer, last + i), self.lanes) for i in (0, 1)]
-        return [self._wide(builder, half) for half in halves]
+        pair = bind(builder, cast(load(buffer, *index, lanes=2), "float32", 2), "float32", 2)
+        return [
+            bind(builder, shuffle(pair, 2, [i] * self.lanes), "float32", self.lanes) for i in (0, 1)
+        ]
 
     def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         *outer, last = index
@@ -154,7 +155,7 @@ class NeonHalf(HalfPairs):
     together = 4
 
     def read(
-        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Expr
+        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Index
     ) -> list[Computed]:
         halves = load(buffer, *index, lanes=2 * steps)
         return [bind(builder, halves, "float16", 2 * steps)]
