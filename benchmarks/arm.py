@@ -13,7 +13,8 @@ LIBRARY is libonnxruntime.so for AArch64, as the wheel has it that
     pip download onnxruntime --no-deps --platform manylinux_2_28_aarch64 --only-binary=:all:
 
 fetches. Needs gcc, gcc-aarch64-linux-gnu and qemu-user (with plugins: not the static one).
-`--functions` adds what each kernel counts.
+`--functions` adds what each kernel counts. Where llvm-mca is installed its cycles stand in the
+table, too (`arm_cycles.py`): of inner loops on the core's model, with all data in the first cache.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import arm_cycles
 import click
 import numpy as np
 from latency import Feeds, prepare, quantize
@@ -94,6 +96,8 @@ class Row:
     peer: Counts | None
     file_bytes: int
     difference: float
+    cycles: tuple[float, float] | None
+    """By llvm-mca, and the share of instructions that these are of."""
 
 
 class Counter:
@@ -115,8 +119,10 @@ class Counter:
                 "-o", self.peer_program,
             )  # fmt: skip
 
-    def own(self, model: Model, feeds: Feeds) -> tuple[Counts, bytes, int]:
-        """Counts of a compiled model, its outputs, and the size of the shared library."""
+    def own(
+        self, model: Model, feeds: Feeds
+    ) -> tuple[Counts, bytes, int, tuple[float, float] | None]:
+        """Counts of a compiled model, its outputs, the size of the shared library, and cycles."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         compile_library(model, self.target, folder, LibraryOptions("model", threads="none"))
         program = folder / "own"
@@ -128,7 +134,13 @@ class Counter:
         (folder / "inputs").write_bytes(_flat(feeds))
         counts = self.count([program, folder / "inputs", folder / "outputs"], ())
         size = (folder / "libmodel.so").stat().st_size
-        return counts, (folder / "outputs").read_bytes(), size
+        cycles = None
+        if shutil.which("llvm-mca") is not None and self.target.machine == "aarch64":
+            objdump = self.compiler.replace("gcc", "objdump")
+            cycles = arm_cycles.cycles(
+                folder / "libmodel.a", self.target.cpu, counts.functions, objdump
+            )
+        return counts, (folder / "outputs").read_bytes(), size, cycles
 
     def peer(self, model: Model, feeds: Feeds) -> Counts:
         assert self.library is not None
@@ -200,8 +212,8 @@ def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown, with geometric means."""
     lines = [
         "| model | precision | instructions, M | accesses, M | file, KB | ONNX Runtime | ratio "
-        "| accesses, M | ratio | difference |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| accesses, M | ratio | difference | cycles, M | of |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         own, peer = row.own, row.peer
@@ -214,7 +226,7 @@ def table(rows: Sequence[Row]) -> str:
         lines.append(
             f"| {row.model} | {row.precision} | {own.instructions / 1e6:.2f} "
             f"| {own.accesses / 1e6:.2f} | {row.file_bytes / 1e3:.0f} |{others} "
-            f"| {row.difference:.1e} |"
+            f"| {row.difference:.1e} |{_cycles_text(row.cycles)}"
         )
     for precision in dict.fromkeys(row.precision for row in rows):
         pairs = [(r.own, r.peer) for r in rows if r.precision == precision and r.peer is not None]
@@ -229,6 +241,10 @@ def table(rows: Sequence[Row]) -> str:
     if ratios:
         _say_means(lines, "int8 over float32", ratios)
     return "\n".join(lines)
+
+
+def _cycles_text(cycles: tuple[float, float] | None) -> str:
+    return " - | - |" if cycles is None else f" {cycles[0] / 1e6:.2f} | {cycles[1]:.0%} |"
 
 
 def _say_means(lines: list[str], what: str, pairs: Sequence[tuple[Counts, Counts]]) -> None:
@@ -275,12 +291,12 @@ def main(
                 try:
                     model = quantize(original) if kind == "int8" else original
                     feeds = random_inputs(model, seed=0)
-                    own, outputs, size = counter.own(model, feeds)
+                    own, outputs, size, cycles = counter.own(model, feeds)
                     peer = counter.peer(model, feeds) if library is not None else None
                 except SecateurError as error:
                     click.echo(f"{name} {kind}: {error}", err=True)
                     continue
-                row = Row(name, kind, own, peer, size, _difference(model, feeds, outputs))
+                row = Row(name, kind, own, peer, size, _difference(model, feeds, outputs), cycles)
                 rows.append(row)
                 click.echo(table([row]).splitlines()[2], err=True)
                 if functions:

@@ -131,6 +131,13 @@ def parse_result(output: bytes) -> dict[str, Any]:
     if len(output) > MOST_BYTES:
         raise ValueError("too long")
     result = json.loads(output.decode("utf-8"))
+    check_result(result)
+    checked: dict[str, Any] = result
+    return checked
+
+
+def check_result(result: Any) -> None:
+    """Raises ValueError where this isn't what a bench program prints."""
     if not isinstance(result, dict) or result.get("schema") != 1:
         raise ValueError("another schema")
     latency = result.get("latency_us")
@@ -139,4 +146,3 @@ def parse_result(output: bytes) -> dict[str, Any]:
     has_cycles = isinstance(result.get("cycles"), (int, float, type(None)))
     if not is_measured or not has_cycles or not isinstance(result.get("agrees"), bool):
         raise ValueError("fields are missing")
-    return result

@@ -172,8 +172,9 @@ def pruning_options(
         ),
         "latency": click.option(
             "--latency",
-            metavar="TIME",
-            help="Share of the latency on the target to keep, or a time, as 2ms.",
+            metavar="TIME[@FILE]",
+            help="Share of the latency on the target to keep, or a time, as 2ms; FILE has what "
+            "devices took, as benchmark --remote --json writes it.",
         ),
         "ratio": click.option("--ratio", type=SHARE, help="Share of the channels to remove."),
         "scope": click.option(

@@ -30,6 +30,7 @@ from ..passes.prune.masking import Keep, PruningRecord
 from ..passes.prune.plan import Pruned
 from ..passes.sizes import infer_sizes
 from ..reporting.report import PassRun
+from .device_times import read_times, split_latency
 from .settings import Settings
 from .steps import Step, StepResult
 
@@ -58,6 +59,9 @@ def run_facts(
         "the options": json.loads(json.dumps(dataclasses.asdict(settings), default=str)),
         "the model": _digest_of_model(original),
     }
+    _, times = split_latency(settings.latency or "")
+    if times is not None:
+        facts["the devices' times"] = hashlib.sha256(read_times(times)).hexdigest()
     for name, (source, data) in sources.items():
         facts[f"the {name} data"] = _digest_of_data(source, data)
     return facts

@@ -23,6 +23,7 @@ from ..passes.prune.allocation import Goal, Terms, allocate
 from ..passes.prune.importance import group_scores
 from ..passes.prune.plan import PruningPlan
 from .amounts import Amount
+from .device_times import DeviceTimes
 from .steps import StepResult, prune_step, run_step
 
 Prepare = Callable[[Model], Model]
@@ -36,6 +37,9 @@ PROBES = (0.75, 0.5, 0.25)
 ATTEMPTS = 3
 """Allocations at most, each compiled and measured."""
 
+KNOWN = 0.9
+"""Share of times that nodes of the model have to account for."""
+
 CLOSE = 0.03
 """Share of the budget by which a measured latency may miss it."""
 
@@ -46,16 +50,18 @@ SECONDS = 2.0
 @dataclasses.dataclass(frozen=True)
 class Machine:
     """What latency counts on: one target, of several that of this machine; `feed` is an input to
-    measure with, None where nothing is."""
+    measure with, None where nothing is. `times` were measured on devices, and nothing is here."""
 
     target: Target
     cache: Cache
     threads: int = 1
     feed: Mapping[str, Array] | None = None
+    times: DeviceTimes | None = None
 
     @property
     def measures(self) -> bool:
-        return self.feed is not None and can_run_here(self.target)
+        """Whether models are timed on this machine."""
+        return self.times is None and self.feed is not None and can_run_here(self.target)
 
 
 class LatencyBudget:
@@ -81,9 +87,27 @@ class LatencyBudget:
             ) from None
         self.microseconds: float | None = None
         """Of a run of the model as it is; None where nothing was measured."""
+        if machine.times is not None:
+            self._learn(machine.times)
         if machine.measures:
             thinner = [prepare(model) for model in self._thinner()]
             self.microseconds = self.measure(thinner)[0]
+
+    def _learn(self, times: DeviceTimes) -> None:
+        """Let the costs be those that were measured of this model. Raises SecateurError where they
+        are another one's."""
+        from ..backends.tvm.tuning.measure import NodeTimes
+
+        estimates = self.costs.estimates()
+        measured = sum(times.nodes.values())
+        known = sum(time for label, time in times.nodes.items() if label in estimates)
+        if known < KNOWN * measured or not measured:
+            raise SecateurError(
+                "the times that --latency names are of another model: nodes of this one take "
+                f"{known / measured if measured else 0:.0%} of them"
+            )
+        self.costs.correct(estimates, NodeTimes(times.whole, dict(times.nodes)))
+        self.microseconds = times.whole
 
     def share(self, amount: Amount) -> float:
         """The share of the model's latency that is the budget. Raises SecateurError."""

@@ -58,6 +58,7 @@ from ..reporting.report import Artifact, Report, Stage
 from .bench import bench_data
 from .choices import PrecisionName
 from .depfile import make_rule
+from .device_times import split_latency
 from .kept_steps import KeptSteps, forget, kept_folder, run_facts
 from .latency import Machine
 from .output import output_folder
@@ -281,7 +282,9 @@ class _Run:
         library, path = self.settings.library, self.original.path
         labels = None if library is None else library.labels_file
         data = [f for each in (calibration, evaluation) for f in source_files(each)]
-        return [f for f in (path, *data, labels) if f is not None] + external_files(self.original)
+        _, times = split_latency(self.settings.latency or "")
+        files = (path, *data, labels, times)
+        return [f for f in files if f is not None] + external_files(self.original)
 
     def keep_steps(self, folder: Path) -> None:
         """Keep finished steps in a folder, and take those that it has of this run."""

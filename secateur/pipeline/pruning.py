@@ -15,6 +15,7 @@ from ..passes.prune import PruneChannels
 from ..passes.sizes import infer_sizes
 from ..reporting.report import bytes_text
 from .amounts import SIZES, TIMES, Amount
+from .device_times import read_device_times, split_latency
 from .latency import LatencyBudget, Machine, Prepare
 from .steps import StepResult, prune_step, rotate_step, run_step
 
@@ -30,7 +31,8 @@ def prune_model(
     """A pruned model, which may be `model` itself, and what the step did.
 
     `options` are those of `PruneChannels`, but that `bytes` and `latency` may be amounts with a
-    unit. Latency counts on `machine`. `prepare` makes of a model what is written and compiled in
+    unit, and `latency` the file of what devices took, as in `2ms@times.json`. Latency counts on
+    `machine`. `prepare` makes of a model what is written and compiled in
     the end, such as its quantized form: amounts are those of that. With `rotate` streams are turned
     into their principal axes first, where there are samples. Raises SecateurError.
     """
@@ -45,7 +47,11 @@ def prune_model(
     if options.get("latency") is not None:
         if machine is None:
             raise SecateurError("a budget of latency needs a target to compile for")
-        amount = Amount.parse(options.pop("latency"), TIMES)
+        text, file = split_latency(options.pop("latency"))
+        amount = Amount.parse(text, TIMES)
+        if file is not None:
+            times = read_device_times(file, machine.target.name)
+            machine = dataclasses.replace(machine, times=times)
         budget = LatencyBudget(model, PruneChannels(**options, latency=1.0), machine, prepare)
         return budget.prune(context, amount)
     if options.get("bytes") is not None:
@@ -57,8 +63,9 @@ def check_amounts(options: Mapping[str, Any]) -> None:
     """Raises SecateurError where an amount can't be read."""
     for name, units in (("latency", TIMES), ("bytes", SIZES)):
         if options.get(name) is not None:
+            given = split_latency(options[name])[0] if name == "latency" else options[name]
             try:
-                Amount.parse(options[name], units)
+                Amount.parse(given, units)
             except SecateurError as error:
                 raise SecateurError(f"{name}: {error}") from None
 
