@@ -6,11 +6,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ..backends.tvm.artifact.description import describe_artifact
 from ..data.fixed_inputs import FixedInputs
 from ..passes.batch import inspect_batch
 from ..passes.prune import inspect_groups
 from .measure import cost_of, describe_model, file_bytes
 from .running import open_model
+
+
+def inspect_artifact(path: Path) -> dict[str, Any] | None:
+    """What a compiled artifact says of itself, for any machine; None for other files.
+
+    Raises SecateurError for damaged ones, and for C libraries, which say it in NAME.json.
+    """
+    return describe_artifact(path)
 
 
 def inspect_file(path: Path, fixed: FixedInputs | None = None) -> dict[str, Any]:

@@ -38,7 +38,21 @@ if TYPE_CHECKING:
 def command(
     model: Path, details: bool, html: Path | None, fixed: FixedInputs, as_json: bool
 ) -> None:
-    """Show what MODEL is made of, what it costs, and which channels can go together."""
+    """Show what MODEL is made of, what it costs, and which channels can go together.
+
+    Of a compiled artifact, for whatever machine: its targets, inputs and outputs.
+    """
+    from ..checking.inspection import inspect_artifact
+
+    artifact = inspect_artifact(model)
+    if artifact is not None:
+        if html is not None or details:
+            raise click.UsageError("--details and --html are for models, not for what they become.")
+        if as_json:
+            print_json(artifact)
+        else:
+            _print_artifact(artifact)
+        return
     if html is not None:
         from ..pipeline.reports import write_inspection
 
@@ -92,6 +106,31 @@ def _print(facts: dict[str, Any]) -> None:
         ],
         text_columns=2,
     )
+
+
+def _print_artifact(facts: dict[str, Any]) -> None:
+    short_code = ", short code" if facts["small"] else ""
+    size = bytes_text(facts["file_bytes"])
+    say(f"{facts['file']}: {size} for {facts['target']}{short_code}")
+    for kind in ("inputs", "outputs"):
+        for value in facts[kind]:
+            shape = "unknown shape" if value["shape"] is None else _shape_text(value["shape"])
+            batch = ", a batch" if value["batched"] else ""
+            say(f"{kind[:-1]} {value['name']}: {value['type'] or 'no tensor'} {shape}{batch}")
+    for part in facts["parts"]:
+        say(f"part {part['file']}: {'compiled' if part['compiled'] else 'for ONNX Runtime'}")
+    if facts["parts"]:
+        return
+    rows = [
+        [
+            level["target"],
+            " ".join(level["instructions"]),
+            str(level["calls"]),
+            "open" if level["arena_bytes"] is None else bytes_text(level["arena_bytes"]),
+        ]
+        for level in facts["levels"]
+    ]
+    print_table(["target", "asks of a CPU", "kernel calls", "arena"], rows, text_columns=2)
 
 
 def _batch_text(batch: dict[str, Any]) -> str:

@@ -60,11 +60,38 @@ _UNDEFINED = 0
 def undefined(path: Path) -> set[str]:
     """Names that a little-endian ELF shared object leaves to others to define."""
     content = path.read_bytes()
-    return {name for name, section in _dynamic_symbols(content) if name and section == _UNDEFINED}
+    return {
+        name for name, section, _ in _dynamic_symbols(content) if name and section == _UNDEFINED
+    }
 
 
-def _dynamic_symbols(content: bytes) -> Iterator[tuple[str, int]]:
-    """Each dynamic symbol with the section that defines it."""
+def text_at(path: Path, symbol: str) -> bytes | None:
+    """The bytes from a dynamic symbol on, up to a zero, of a little-endian ELF shared object.
+
+    None where it has no such symbol. Raises ValueError for other files.
+    """
+    content = path.read_bytes()
+    try:
+        wide = content[4] == 2
+        for name, section, value in _dynamic_symbols(content):
+            if name == symbol and section != _UNDEFINED:
+                sections_at = struct.unpack_from(
+                    "<Q" if wide else "<I", content, 40 if wide else 32
+                )[0]
+                size = struct.unpack_from("<H", content, 58 if wide else 46)[0]
+                form = "<IIQQQ" if wide else "<IIIII"
+                header = struct.unpack_from(form, content, sections_at + section * size)
+                start = value - header[3] + header[4]
+                if start < 0:
+                    raise ValueError("a symbol outside of its section")
+                return content[start : content.index(b"\0", start)]
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(str(error)) from None
+    return None
+
+
+def _dynamic_symbols(content: bytes) -> Iterator[tuple[str, int, int]]:
+    """Each dynamic symbol with the section that defines it, and its address."""
     wide = content[4] == 2
     sections_at = struct.unpack_from("<Q" if wide else "<I", content, 40 if wide else 32)[0]
     size, count = struct.unpack_from("<HH", content, 58 if wide else 46)
@@ -78,5 +105,6 @@ def _dynamic_symbols(content: bytes) -> Iterator[tuple[str, int]]:
         for at in range(start, start + length, step):
             name = struct.unpack_from("<I", content, at)[0]
             section = struct.unpack_from("<H", content, at + (6 if wide else 14))[0]
+            value = struct.unpack_from("<Q" if wide else "<I", content, at + (8 if wide else 4))[0]
             end = content.index(b"\0", names + name)
-            yield content[names + name : end].decode(), section
+            yield content[names + name : end].decode(), section, value
