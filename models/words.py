@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 RATE, LENGTH = 8000, 4096
-STEPS, BATCH = 200, 32
+STEPS, BATCH = 600, 32
 VOICES, CALIBRATION, EVALUATION = 1500, 96, 300
 """Recordings."""
 

@@ -1,4 +1,4 @@
-"""Tutorials and how-to pages, followed literally in an empty folder, and commands of all pages."""
+"""Tutorials, how-to pages and notebooks, followed literally in an empty folder; commands of all."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from secateur.cli import COMMANDS, main
+from tests.notebook import outputs_of, read_cells
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -29,7 +31,7 @@ NEEDS = {
     "quantize-a-detector": ("torch", "PIL"),
     "speech": ("torch",),
     "text": ("torch",),
-    "train-again": ("sklearn", "torch", "onnx2torch"),
+    "train-again": ("sklearn", "torch"),
 }
 TOOLS = ("bazel", "cmake", "make", "meson")
 """What a block that begins with it needs."""
@@ -55,7 +57,7 @@ def follow(page: Path, folder: Path) -> str:
         **os.environ,
         "PATH": os.pathsep.join([str(tools), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "SECATEUR": str(ROOT),
+        "CHECKOUT": str(ROOT),
     }
     printed = ""
     for language, block in blocks_of(page):
@@ -86,7 +88,7 @@ def accuracies(printed: str) -> list[dict[str, float]]:
 def test_every_block_runs(page: Path, tmp_path: Path) -> None:
     for module in NEEDS[page.stem]:
         pytest.importorskip(module)
-    assert len(blocks_of(page)) >= 3
+    assert len(blocks_of(page)) >= 2
     printed = follow(page, tmp_path)
     place = tmp_path / "place"
     shares = [int(share) for share in re.findall(r"^(\d+)% of \d+", printed, re.MULTILINE)]
@@ -119,7 +121,8 @@ def test_every_block_runs(page: Path, tmp_path: Path) -> None:
 def commands() -> list[tuple[str, str]]:
     """Every `secateur` command of the documentation that is more than its name, with its page."""
     found = []
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]:
+    pages = [page for page in sorted(DOCS.rglob("*.md")) if page.name != "commands.md"]
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages]:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         names = "|".join(COMMANDS)
         lines = re.findall(rf"^ *(?:! )?(secateur (?:-\w+ )?(?:{names}) .*)$", text, re.MULTILINE)
@@ -149,3 +152,40 @@ def test_commands_of_the_documentation_are_there(page: str, line: str) -> None:
             placeholder = [v for v in values if isinstance(v, str) and v.isupper()]
             if isinstance(parameter.type, click.Choice) and not placeholder:
                 assert all(value in parameter.type.choices for value in values), line
+
+
+# --- notebooks ---------------------------------------------------------------------------
+
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+
+
+def shape_of(outputs: list[dict[str, Any]]) -> list[Any]:
+    """What outputs say besides numbers, which time and machines change."""
+
+    def words(text: list[str]) -> str:
+        return re.sub(r"[\d.,]+(?: [MG](?=\b))?", "0", "".join(text))
+
+    return [
+        {kind: words(text) for kind, text in output["data"].items() if kind != "text/plain"}
+        if "data" in output
+        else words(output["text"])
+        for output in outputs
+    ]
+
+
+def test_notebooks_have_outputs() -> None:
+    assert NOTEBOOKS
+    for path in NOTEBOOKS:
+        code = [cell for cell in read_cells(path) if cell["cell_type"] == "code"]
+        assert all(cell["outputs"] for cell in code)
+        assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_show_what_their_cells_give(path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    cells = read_cells(path)
+    known = [cell["outputs"] for cell in cells if cell["cell_type"] == "code"]
+    for wanted, found in zip(known, outputs_of(cells, tmp_path), strict=True):
+        assert shape_of(found) == shape_of(wanted)

@@ -468,7 +468,8 @@ class _Run:
         if whole and self.feeds and self.settings.library is None:
             from ..backends.tvm.tuning.measure import time_operators  # imports TVM
 
-            times = time_operators(artifact, self.feeds[0], threads=self.settings.threads)
+            threads = self.settings.threads
+            times = time_operators(artifact, self.feeds[0], self.target, threads=threads)
             self.report.operators = [dataclasses.asdict(time) for time in times]
 
     def _data(self) -> Dataset | None:

@@ -335,6 +335,9 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
             for selector in ("#stages tr", "#network g.node", ".arena rect", "#operators tr"):
                 assert page.locator(selector).count() >= 2, selector
             assert page.locator("#layers tr").count() >= 2
+            for selector in ("#histograms rect", "#rounded rect"):
+                fill = page.locator(selector).first.evaluate("bar => getComputedStyle(bar).fill")
+                assert fill not in ("rgb(0, 0, 0)", "rgb(255, 255, 255)"), (selector, scheme)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             before = page.get_attribute("#network svg", "viewBox")
             page.click("#network button[data-zoom='0.8']")

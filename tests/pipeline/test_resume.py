@@ -201,14 +201,12 @@ COMMAND = "optimize m.onnx -o out --resume --target x86-64-v3 --macs 0.6 --quant
 @pytest.mark.slow
 def test_runs_that_are_killed_at_random_moments_end_like_others(place: Path) -> None:
     """The last one is let run; each goes on from what those before it kept."""
-    secateur.optimize("m.onnx", "whole", **RUN)
     words = [*COMMAND.split(), "--calibration", "c.npz", "--evaluation", "e.npz"]
     command = [sys.executable, "-m", "secateur", *words]
     start = time.monotonic()
-    other = ["other" if word == "out" else word for word in command]
-    subprocess.run(other, check=True, capture_output=True)
+    whole = ["whole" if word == "out" else word for word in command if word != "--resume"]
+    subprocess.run(whole, check=True, capture_output=True)
     seconds = time.monotonic() - start
-    assert_same(place / "whole", place / "other")
     rng, most = random.Random(7), 0
     for _ in range(5):
         process = subprocess.Popen(command, stdout=-1, stderr=-1)

@@ -206,26 +206,49 @@ def _fitting(name: str, array: Array, shape: tuple[int | str, ...]) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class OperatorTime:
-    """What the kernels of one node cost in a run, and its multiply-accumulates."""
+    """What the kernels of one node cost in a run, and its multiply-accumulates.
+
+    `of_peak` is the share of what the machine could do in that time on operands in registers; a
+    form that multiplies less, as Winograd's, may have more than all. None where nothing is
+    multiplied by the instructions that a peak is known of.
+    """
 
     node: str
     op_type: str
     microseconds: float
     macs: int
+    of_peak: float | None = None
+
+
+_PEAK_TYPES = ("float32", "uint8", "int8")
 
 
 def time_operators(
-    path: Path, feeds: Mapping[str, Array], *, threads: int = 1, seconds: float = 1.0
+    path: Path,
+    feeds: Mapping[str, Array],
+    target: Target,
+    *,
+    threads: int = 1,
+    seconds: float = 1.0,
 ) -> list[OperatorTime]:
-    """Of the nodes of a shared object, in the order in which it computes them."""
+    """Of the nodes of a shared object for a target, in the order in which it computes them."""
     (times,) = time_nodes([path], feeds, threads=threads, seconds=seconds)
     operators: dict[str, str] = {}
     macs: dict[str, int] = {}
+    dtypes: dict[str, str] = {}
     for call in Library(path, threads).metadata["calls"]:
+        if call["macs"]:
+            dtypes[call["operation"]] = call["dtype"]
         operators.setdefault(call["operation"], call["operator"])
         macs[call["operation"]] = macs.get(call["operation"], 0) + call["macs"]
+    peaks = {t: measure_peak(target, t) for t in set(dtypes.values()) if t in _PEAK_TYPES}
+
+    def share(label: str, took: float) -> float | None:
+        peak = peaks.get(dtypes.get(label, ""))
+        return None if peak is None or took <= 0 else macs[label] / (took * 1e-6 * peak * threads)
+
     return [
-        OperatorTime(label, operators[label], took, macs[label])
+        OperatorTime(label, operators[label], took, macs[label], share(label, took))
         for label, took in times.nodes.items()
     ]
 
