@@ -136,8 +136,8 @@ def test_parts_of_a_folder_import_those_before_them(folder: str) -> None:
 
 
 def test_the_command_line_only_speaks_to_the_package_root() -> None:
-    """Errors, how text is shown and scratch folders apart."""
-    common = ("errors", "display", "scratch")
+    """Errors, how text is shown, how far work has come and scratch folders apart."""
+    common = ("advance", "errors", "display", "scratch")
     allowed = ("secateur.cli", *(f"secateur.{room}" for room in ORDER["secateur"]))
     allowed += tuple(f"secateur.ir.{module}" for module in common)
     wrong = [

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ...ir.advance import advanced
 from ...ir.cost import count
 from ...ir.errors import SecateurError
 from ...ir.graph import Node, Value, outer_reads
@@ -277,7 +278,7 @@ class _Pass:
                     self.before.keep(name)
                 for name in equations.reads_now:
                     self.now.keep(name, self.positions[uses[0].layer.node])
-        for uses, end in zip(plan, ends, strict=True):
+        for uses, end in advanced(zip(plan, ends, strict=True), len(plan)):
             node = uses[0].layer.node
             self.now.advance(self.positions[node])
             self.before.advance(end)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ...ir.advance import advanced
 from ...ir.cost import count
 from ...ir.graph import Value
 from ...ir.model import Model
@@ -129,7 +130,7 @@ def refine(
     before = unrefined.mean
     if before < NEGLIGIBLE:
         return Refined(0, before, before, reason="there was nothing left to gain")
-    for step in range(steps):
+    for step in advanced(range(steps), steps):
         total: dict[str, Array] = {}
         for _ in range(group):
             feeds = mixtures.draw()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ...ir.advance import advanced
 from ...ir.errors import SecateurError
 from ...ir.graph import Graph, Node, Value
 from ...ir.model import Model
@@ -110,7 +111,8 @@ def _sweep(
     optimize = len(model.graph.nodes) <= LARGEST_OPTIMIZED
     session = Session(exposing(model, names), optimize=optimize, threads=ALL_CORES)
     start = 0
-    for feeds, valid in samples.feeds(BATCH):
+    count = math.ceil(len(samples) / (samples.batch or BATCH))
+    for feeds, valid in advanced(samples.feeds(BATCH), count):
         for name, array in session.run(feeds).items():
             visit(names[name], array, start)
         start += valid

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..data.datasets import Dataset
 from ..data.npz import DataError
+from ..ir.advance import advanced
 from ..ir.tensor import Array
 from ..passes.fidelity import FidelityTotals
 from ..passes.samples import Samples
@@ -63,7 +65,8 @@ def evaluate(
     reference = next(iter(runners))
     totals = {name: FidelityTotals() for name in runners if name != reference}
     start = 0
-    for feed, rows, valid in _runs(data, feeds, batch, limit):
+    runs = _runs(data, feeds, batch, limit)
+    for feed, rows, valid in advanced(runs, _count(data, feeds, batch, limit)):
         labels: Any = ()
         if measured and data is not None and data.labels is not None:
             labels = data.labels[start : start + valid]
@@ -94,6 +97,17 @@ def _runs(
     runs = ((feed, samples.rows(feed), valid) for feed, valid in samples.feeds(batch))
     size = samples.batch or batch
     return runs if limit is None else itertools.islice(runs, max(1, limit // size))
+
+
+def _count(
+    data: Dataset | None, feeds: Sequence[Mapping[str, Array]], batch: int, limit: int | None
+) -> int:
+    """How many runs there are."""
+    if data is None:
+        return len(feeds)
+    size = data.samples.batch or batch
+    count = math.ceil(len(data.samples) / size)
+    return count if limit is None else min(count, max(1, limit // size))
 
 
 def _rows(feed: Mapping[str, Array]) -> int:

@@ -11,9 +11,18 @@ from types import TracebackType
 import click
 from rich import box
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
+from ..ir.advance import listening
 from ..ir.display import printable
 from . import QUIET, TRACEBACK
 
@@ -89,9 +98,13 @@ def native_stderr_dropped() -> Iterator[None]:
 class StageProgress:
     """Shows the stages of a run (a `pipeline.Observer`); silent where stderr is no terminal.
 
+    Within a stage, work that knows how much it is has a bar, with the time that is left.
     Warnings that native code writes meanwhile are dropped (see `native_stderr_dropped`),
     except where tracebacks are asked for.
     """
+
+    def __init__(self) -> None:
+        self._current: TaskID | None = None
 
     def __enter__(self) -> StageProgress:
         self._exit = contextlib.ExitStack()
@@ -102,11 +115,14 @@ class StageProgress:
             SpinnerColumn(finished_text="*"),
             TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
+            BarColumn(bar_width=24),
+            TimeRemainingColumn(compact=True),
             console=console,
             disable=not console.is_terminal or is_quiet(),
         )
         self._progress.start()
         self._exit.callback(self._progress.stop)
+        self._exit.enter_context(listening(self._advance))
         return self
 
     def __exit__(
@@ -117,8 +133,20 @@ class StageProgress:
     ) -> None:
         self._exit.close()
 
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A block that is a stage of its own."""
+        self.begin(name)
+        yield
+        self.end()
+
     def begin(self, stage: str) -> None:
         self._current = self._progress.add_task(printable(stage), total=None)
 
     def end(self) -> None:
-        self._progress.update(self._current, total=1, completed=1)
+        if self._current is not None:
+            self._progress.update(self._current, total=1, completed=1)
+
+    def _advance(self, done: int, total: int) -> None:
+        if self._current is not None:
+            self._progress.update(self._current, total=max(total, 1), completed=done)

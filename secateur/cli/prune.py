@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..reporting.curve import CURVE_HEADER, Curve
-from .console import print_json, print_table, say
+from .console import StageProgress, print_json, print_table, say
 from .options import (
     dump_option,
     file_option,
@@ -104,18 +104,19 @@ def command(
         return
     from ..pipeline.transform import prune_file
 
-    report = prune_file(
-        model,
-        output,
-        pruning,
-        target=target,
-        fixed=fixed,
-        data=calibration,
-        evaluation=evaluation,
-        metrics=metrics,
-        seed=seed,
-        dump=dump,
-    )
+    with StageProgress() as progress, progress.stage("prune"):
+        report = prune_file(
+            model,
+            output,
+            pruning,
+            target=target,
+            fixed=fixed,
+            data=calibration,
+            evaluation=evaluation,
+            metrics=metrics,
+            seed=seed,
+            dump=dump,
+        )
     print_transformation(report, output, as_json)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .console import StageProgress
 from .options import (
     dump_option,
     file_option,
@@ -53,15 +54,16 @@ def command(
         raise click.UsageError("Missing option '--calibration'.")
     from ..pipeline.transform import quantize_file
 
-    report = quantize_file(
-        model,
-        output,
-        quantization,
-        fixed=fixed,
-        data=calibration,
-        evaluation=evaluation,
-        metrics=metrics,
-        seed=seed,
-        dump=dump,
-    )
+    with StageProgress() as progress, progress.stage("quantize"):
+        report = quantize_file(
+            model,
+            output,
+            quantization,
+            fixed=fixed,
+            data=calibration,
+            evaluation=evaluation,
+            metrics=metrics,
+            seed=seed,
+            dump=dump,
+        )
     print_transformation(report, output, as_json)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
 import subprocess
@@ -16,6 +18,8 @@ from click.testing import CliRunner, Result
 
 from secateur.checking.doctor import examine
 from secateur.cli import COMMANDS, main
+from secateur.cli.console import StageProgress
+from secateur.ir.advance import advanced, listening
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import load
@@ -23,6 +27,7 @@ from secateur.passes.base import Context
 from secateur.passes.prune import PruneChannels
 from secateur.passes.quantize import QuantizeStatic
 from secateur.passes.simplify import CutOutputs
+from secateur.pipeline.transform import quantize_file
 
 MODEL = """<ir_version: 9, opset_import: ["": 18]>
 agraph (float[n, 4] x, float[n, 2] unused) => (float[n, 3] y, float[n, 3] z) {
@@ -205,6 +210,40 @@ def test_models_are_dumped_after_each_pass(place: Path) -> None:
         "plan.txt",
     ]
     assert "output y = " in (place / "e" / "plan.txt").read_text()
+
+
+def test_long_work_says_how_far_it_has_come(place: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    with listening(lambda done, total: heard.append((done, total))):
+        assert list(advanced("abc", 3)) == ["a", "b", "c"]
+        assert heard == [(0, 3), (1, 3), (2, 3), (3, 3)]
+        heard.clear()
+        options = {"accuracy": "fast"}
+        quantize_file(place / "m.onnx", place / "q.onnx", options, data=str(place / "c.npz"))
+    assert all(0 <= done <= total for done, total in heard)
+    starts = [k for k, (done, _) in enumerate(heard) if done == 0]
+    assert len(starts) >= 2  # calibration, and evaluation
+    for first, last in itertools.pairwise([*starts, len(heard)]):
+        assert [done for done, _ in heard[first:last]] == [*range(heard[first][1] + 1)]
+    heard.clear()
+    list(advanced("abc", 3))
+    assert not heard
+
+
+def test_a_bar_knows_its_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with StageProgress() as progress, progress.stage("measure\x1b[31m"):
+        for index, _ in enumerate(advanced(range(10), 10)):
+            if index == 5:
+                (task,) = progress._progress.tasks
+                assert (task.completed, task.total) == (5, 10)
+                progress._progress.refresh()
+    assert "measure\\x1b[31m" in stream.getvalue()
+    assert "\u2501" in stream.getvalue()  # a part of the bar
 
 
 @pytest.mark.usefixtures("place")

@@ -13,6 +13,7 @@ from pathlib import Path
 import tvm
 from tvm import tirx
 
+from ....ir.advance import advanced
 from ....ir.errors import UnsupportedError
 from ..cache import Cache
 from ..targets import Target
@@ -59,7 +60,7 @@ def compile_functions(
     names = sorted(functions)
     machine = tvm.target.Target(target.llvm())
     paths, signatures, reused = [], {}, 0
-    for index, name in enumerate(names, first):
+    for index, name in enumerate(advanced(names, len(names)), first):
         path = folder / f"{index:05d}.o"
         paths.append(path)
 
