@@ -6,6 +6,11 @@ Every case of `onnx.backend.test` is read, given the static shapes of its test i
 compiled for this machine and run, in one worker process that is replaced where a case
 crashes it or takes too long. Results are kept in a file, so that a run can be resumed;
 `--again wrong,crash` repeats those of a kind, `--every 10` takes a sample.
+
+    nice python benchmarks/coverage.py --registered --results registered.json -o table.md
+
+does the same with cases of the operators beside the standard's that ONNX Runtime has kernels for
+(`registered_cases.py`), whose table has the reasons of what is refused.
 """
 
 from __future__ import annotations
@@ -350,6 +355,28 @@ def document(results: dict[str, Outcome]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def registered_document(results: dict[str, Outcome]) -> str:
+    """One row per operator of `com.microsoft` and `ai.onnx.ml`, with why cases are refused."""
+    from registered_cases import registered
+
+    lines = ["| operator | cases | pass | refused | wrong | why |", "|---" * 6 + "|"]
+    without = []
+    for operator in registered():
+        name = operator.name
+        outcomes = [o for o in results.values() if o.operator == name]
+        if not outcomes:
+            without.append(name)
+            continue
+        counts = collections.Counter(o.status for o in outcomes)
+        bad = len(outcomes) - counts["pass"] - counts["error"]
+        details = [o.detail.rpartition(f"({name}): ")[2] for o in outcomes if o.status != "pass"]
+        why = "; ".join(dict.fromkeys(details))[:200].replace("|", "/")
+        cells = [name, len(outcomes), counts["pass"], counts["error"] or "", bad or "", why]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    none = f"No case, since ONNX Runtime runs none of the forms tried: {', '.join(without)}."
+    return "\n\n".join([summary(results), "\n".join(lines), none]) + "\n"
+
+
 def read_results(path: Path) -> dict[str, Outcome]:
     if not path.is_file():
         return {}
@@ -370,6 +397,7 @@ def write_results(path: Path, results: dict[str, Outcome]) -> None:
 @click.option("--filter", "pattern", default="*", help="Case names, as a shell pattern.")
 @click.option("--again", default="", help="Statuses to repeat, separated by commas, or all.")
 @click.option("--fallback", is_flag=True, help="Leave what can't be lowered to ONNX Runtime.")
+@click.option("--registered", is_flag=True, help="Operators beside the standard's.")
 @click.option("--open", "opens", is_flag=True, help="With all sizes open, at several sizes.")
 @click.option("--limit", default=TIME_LIMIT, help="Seconds for one case.")
 @click.option("--verbose", "-v", is_flag=True, help="Show every case that does not pass.")
@@ -380,6 +408,7 @@ def main(
     pattern: str,
     again: str,
     fallback: bool,
+    registered: bool,
     opens: bool,
     limit: float,
     verbose: bool,
@@ -392,7 +421,13 @@ def main(
     run = run_open_case if opens else functools.partial(run_case, fallback=fallback)
     found = read_results(results)
     chosen = []
-    for case in load_cases()[::every]:
+    if registered:
+        from registered_cases import registered_cases
+
+        cases = [case for _, case in registered_cases()]
+    else:
+        cases = load_cases()
+    for case in cases[::every]:
         known = found.get(case.name)
         repeat = known is None or again == "all" or known.status in again.split(",")
         if fnmatch.fnmatch(case.name, pattern) and repeat:
@@ -407,7 +442,7 @@ def main(
     write_results(results, found)
     click.echo(summary(found))
     if output is not None:
-        output.write_text(document(found))
+        output.write_text(registered_document(found) if registered else document(found))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def conv_transpose(lowering: Lowering, node: Node) -> bool:
     if weights.dequantized().dtype != np.float32:
         return False
     groups = int(node.get("group", 1))
-    phases = _phases(node, shape[2:], out[2:], weights.array.shape[2:])
+    phases = find_phases(node, shape[2:], out[2:], weights.array.shape[2:])
     if phases is None or weights.array.size * groups > LIMIT:
         return False
     item = lowering.item(x)
@@ -61,7 +61,7 @@ def conv_transpose(lowering: Lowering, node: Node) -> bool:
     elif not isinstance(item, Stored) or item.tensor.dtype != "float32":
         return False
     geometry, upsampling, taps = phases
-    packed = _split(values, upsampling, taps)
+    packed = split_weights(values, upsampling, taps)
     per_phase = np.tile(accumulator, math.prod(upsampling.factors))
     if source is not None:
         sums = packed.reshape(packed.shape[0], -1).astype(np.int64).sum(1)
@@ -90,7 +90,7 @@ Taps = tuple[list[list[tuple[int, int]]], ...]
 """Per axis and phase the pairs of a tap of the convolution and one of the original."""
 
 
-def _phases(
+def find_phases(
     node: Node, sizes: tuple[int, ...], out: tuple[int, ...], kernel: tuple[int, ...]
 ) -> tuple[Geometry, Upsampling, Taps] | None:
     """The convolution's window, how its results are stored, and where its taps come from."""
@@ -182,7 +182,7 @@ def _dense(weights: Array, groups: int) -> Array:
     return dense
 
 
-def _split(weights: Array, upsampling: Upsampling, taps: Taps) -> Array:
+def split_weights(weights: Array, upsampling: Upsampling, taps: Taps) -> Array:
     """[I, O, KH, KW] to the convolution's [phases * O, I, window], zero where it has no tap."""
     rows, columns = upsampling.factors
     window = [1 + max(t for phase in axis for t, _ in phase) for axis in taps]

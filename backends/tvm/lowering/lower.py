@@ -50,6 +50,7 @@ from .loops.base import OperatorCall, to, within
 from .loops.expectations import expect, require
 from .loops.operands import check_operands
 from .loops.sizes import known_contents
+from .phases import part_phases
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ def lower(
     """
     written = {n.label: n.op_type for n in model.graph.nodes}
     prepared = prepare(model)
+    part_phases(model)
     refused = prepared.refused
     sizes = follow_sizes(model, admitted or {})
     lowering = Lowering(model, target, sizes)

@@ -84,3 +84,24 @@ def test_quantized_ones_multiply_integers(tmp_path: Path, target: str) -> None:
     step = float(np.abs(expected).max()) / 200
     assert np.abs(found - expected).max() <= 2 * step
     assert (found != expected).mean() < 0.02
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 8])
+def test_phases_of_few_channels_share_a_block(outputs: int) -> None:
+    """Side by side, and put in order after; from 8 on each phase is stored in its place."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1,16,7,7] x) => (float[1,{outputs},14,14] y)
+    <float[16,{outputs},3,3] w, float[{outputs}] b> {{
+      y = ConvTranspose <strides = [2, 2], pads = [1, 1, 1, 1], output_padding = [1, 1]> (x, w, b)
+    }}"""
+    proto = onnx.parser.parse_model(text)
+    for name, shape in (("w", (16, outputs, 3, 3)), ("b", (outputs,))):
+        array = np.ones(shape, np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model = from_proto(proto)
+    infer_shapes(model)
+    plan = lower(model, parse_target("x86-64-v3"))
+    (found,) = [op for op in plan.operations if isinstance(op, ConvolutionOp)]
+    assert (found.upsampling is None) == (outputs < 8)
+    assert {op.label for op in plan.operations} == {"y"}
+    assert set(plan.operators.values()) == {"ConvTranspose"}

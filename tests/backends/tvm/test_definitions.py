@@ -88,6 +88,35 @@ def elementwise_cases() -> Iterator[Case]:
     yield Case("DequantizeLinear", [d.bytes(3, 5), *pair(0.1, 100)])
 
 
+def sixteen_bit_cases() -> Iterator[Case]:
+    """Which the standard's operators don't have before operator set 21."""
+    d = Draw(11)
+    x = d.floats(3, 5) * F32(1000)
+    for dtype, zero in ((np.uint16, 30000), (np.int16, -5)):
+        numbers = d.integers(30000, 3, 5).astype(dtype)
+        yield Case("QuantizeLinear", [x, *pair(0.02, zero, dtype)])
+        yield Case("DequantizeLinear", [numbers, *pair(0.02, zero, dtype)])
+        scales, zeros = np.linspace(0.01, 0.05, 5, dtype=F32), np.arange(5).astype(dtype)
+        for axis in (1, -1):
+            yield Case("QuantizeLinear", [x, scales, zeros], attributes={"axis": axis})
+            yield Case("DequantizeLinear", [numbers, scales, zeros], attributes={"axis": axis})
+    yield Case("DequantizeLinear", [d.integers(30000, 3, 5).astype(np.int16), F32(0.1), None])
+
+
+def packed_table_cases() -> Iterator[Case]:
+    d = Draw(12)
+    for bits, block, leading in ((4, 16, (9,)), (4, 32, (9, 2)), (8, 16, (9,)), (4, 64, (9,))):
+        width = 64
+        blocks = width // block
+        table, scales = d.bytes(*leading, width * bits // 8), d.floats(*leading, blocks)
+        zeros = d.bytes(*leading, -(-blocks * bits // 8))
+        axes = {"bits": bits, "block_size": block, "quantize_axis": len(leading)}
+        for index in (d.integers(9, 2, 3), d.integers(9, 4).astype(np.int64)):
+            for point in (None, zeros):
+                operands = [table, index, scales, point]
+                yield Case("GatherBlockQuantized", operands, (1,), axes)
+
+
 def image_cases() -> Iterator[Case]:
     d = Draw(1)
     x, y = pair(0.05, 120), pair(0.3, 128)
@@ -303,6 +332,29 @@ def linear_cases() -> Iterator[Case]:
         own |= {"support_vectors": [float(i) for i in d.floats(12)], "kernel_type": kernel}
         own |= {"kernel_params": [0.5, 0.25, 3.0]}
         yield Case("SVMRegressor", [rows], (0,), own, domain=ML)
+    yield from svm_classifier_cases(d, rows)
+
+
+def svm_classifier_cases(d: Draw, rows: Array) -> Iterator[Case]:
+    """Two classes, whose one score is written as two, and several, with a score for each pair."""
+    for counts in ([3, 2], [2, 3, 1], [1, 2, 2, 1]):
+        total, classes = sum(counts), len(counts)
+        own: dict[str, Any] = {
+            "vectors_per_class": counts,
+            "support_vectors": [float(i) for i in d.floats(4 * total)],
+            "coefficients": [float(i) for i in d.floats((classes - 1) * total)],
+            "rho": [float(i) for i in d.floats(classes * (classes - 1) // 2)],
+            "classlabels_ints": [5, 3, 8, 1][:classes],
+            "kernel_params": [0.5, 0.25, 3.0],
+        }
+        for kernel in ("LINEAR", "RBF", "POLY", "SIGMOID"):
+            yield Case("SVMClassifier", [rows], (0,), {**own, "kernel_type": kernel}, 2, ML)
+        for transform in ("LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"):
+            more = {"kernel_type": "RBF", "post_transform": transform}
+            yield Case("SVMClassifier", [rows], (0,), {**own, **more}, 2, ML)
+    own = {"coefficients": [float(i) for i in d.floats(12)], "rho": [0.3]}
+    own |= {"kernel_type": "LINEAR", "kernel_params": [0.5, 0.25, 3.0]}
+    yield Case("SVMClassifier", [rows], (0,), {**own, "classlabels_ints": [2, 4, 6]}, 2, ML)
 
 
 MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ")
@@ -382,8 +434,10 @@ GROUPS = {
     "grouped_attention": grouped_attention_cases,
     "image": image_cases,
     "other": other_cases,
+    "packed_table": packed_table_cases,
     "product": product_cases,
     "recurrent": recurrent_cases,
+    "sixteen_bit": sixteen_bit_cases,
 }
 
 
@@ -498,4 +552,26 @@ def test_a_form_without_definition_is_refused_with_its_reason(tmp_path: Path) ->
     sizes = {"K": 64, "N": 8, "bits": 4, "block_size": 32}
     proto, _, _ = joined([Case("MatMulNBits", operands, attributes=sizes)])
     with pytest.raises(UnsupportedError, match=r"'n0' \(MatMulNBits\): its order of groups"):
+        compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"prob_a": [-1.0], "prob_b": [0.1]},
+            r"its probabilities \(prob_a\) are found by iteration",
+        ),
+        ({"vectors_per_class": [2, 1]}, "20 numbers of 3 support vectors for 2 classes"),
+        ({"rho": [0.1, 0.2]}, "2 numbers rho for 1 pairs"),
+        ({"post_transform": "PROBIT"}, "post_transform PROBIT of one score"),
+    ],
+)
+def test_support_vector_machines_that_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    d = Draw()
+    attributes = next(svm_classifier_cases(d, d.floats(5, 4))).attributes | changes
+    proto, _, _ = joined([Case("SVMClassifier", [d.floats(5, 4)], (0,), attributes, 2, ML)])
+    with pytest.raises(UnsupportedError, match=rf"'n0' \(SVMClassifier\): {message}"):
         compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")

@@ -290,6 +290,7 @@ def _group_query_attention(b: Body) -> list[str]:
     if heads < 1 or groups < 1 or heads % groups:
         b.fail(f"{heads} heads over {groups}")
     batch, steps, width = (_size(b, 0, axis) for axis in range(3))
+    is_half = b.widen()  # computed in float32, as ONNX Runtime does
     if b.given(1) is None:
         size = width // (heads + 2 * groups)
         query, key, value = b.split(b.required(0), 2, (heads * size, groups * size, groups * size))
@@ -332,7 +333,8 @@ def _group_query_attention(b: Body) -> list[str]:
     repeated = [_repeated(b, x, heads // groups, length, size) for x in (key, value)]
     biases = [mask] + ([b.required(10)] if b.given(10) is not None else [])
     y = _attended(b, Heads(query, *repeated), size, biases)
-    return [_joined(b, y, heads * size), key, value]
+    results = [_joined(b, y, heads * size), key, value]
+    return [b.cast(x, np.float16) for x in results] if is_half else results
 
 
 def _repeated(b: Body, x: str, times: int, steps: int, size: int) -> str:

@@ -178,6 +178,13 @@ class Body:
         """Those attributes that the node has, to be handed on."""
         return {name: self.node.get(name) for name in names if name in self.node.attributes}
 
+    def widen(self) -> bool:
+        """Let operands of float16 be read as float32; whether the first is one."""
+        for index, name in enumerate(self.inputs):
+            if name is not None and self.dtype(index) == np.float16:
+                self.inputs[index] = self.cast(name, np.float32)
+        return self.dtype(0) == np.float16
+
     def wants(self, index: int) -> bool:
         found = self.node.output(index)
         return found is not None and bool(found.uses or found.is_graph_output)
@@ -240,7 +247,7 @@ def define(node: Node, model: Model) -> FunctionProto:
     return helper.make_function(
         "",
         node.op_type,
-        [name or f"in{i}" for i, name in enumerate(body.inputs)],
+        [f"in{i}" for i in range(len(body.inputs))],
         names,
         body.nodes,
         [onnx.helper.make_opsetid("", model.opset)],

@@ -336,6 +336,61 @@ def _svm_regressor(b: Body) -> list[str]:
     return [transformed(b, scores)]
 
 
+@definition("SVMClassifier", domain=ML)
+def _svm_classifier(b: Body) -> list[str]:
+    """A vote of each pair of classes; without support vectors the highest score."""
+    if len(b.attribute("prob_a", ())):
+        b.fail("its probabilities (prob_a) are found by iteration; decision scores can be compiled")
+    counts = [int(count) for count in b.attribute("vectors_per_class", ())]
+    coefficients, rho = _numbers(b, "coefficients"), _numbers(b, "rho")
+    x, features = _floats(b), b.size(0, -1)
+    if not counts:
+        classes = coefficients.size // max(features, 1)
+        labels = class_labels(b, "classlabels_ints", classes)
+        if (
+            classes < 3
+            or len(labels) != classes
+            or rho.size < 1
+            or coefficients.size % max(features, 1)
+        ):
+            b.fail(f"{coefficients.size} coefficients without support vectors")
+        columns = coefficients.reshape(classes, features).T.copy()
+        scores = b("Add", b("MatMul", x, b.value(columns)), b.value(rho[:1]))
+        return [best(b, scores, labels), transformed(b, scores)]
+    classes, supports = len(counts), sum(counts)
+    vectors = _numbers(b, "support_vectors")
+    labels = class_labels(b, "classlabels_ints", classes)
+    pairs = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
+    fits = vectors.size == supports * features and min(counts) >= 0 and classes > 1
+    if not fits or coefficients.size != (classes - 1) * supports or len(labels) != classes:
+        b.fail(f"{vectors.size} numbers of {supports} support vectors for {classes} classes")
+    if rho.size != len(pairs):
+        b.fail(f"{rho.size} numbers rho for {len(pairs)} pairs of classes")
+    table = coefficients.reshape(classes - 1, supports)
+    ends = np.cumsum([0, *counts])
+    weights = np.zeros((supports, len(pairs)), np.float32)
+    votes = np.zeros((len(pairs), classes), np.float32)
+    for pair, (i, j) in enumerate(pairs):
+        own, other = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
+        weights[own, pair], weights[other, pair] = table[j - 1, own], table[i, other]
+        votes[pair, i], votes[pair, j] = 1, -1
+    kernel = _kernel(b, x, vectors.reshape(supports, features))
+    scores = b("Add", b("MatMul", kernel, b.value(weights)), b.value(rho))
+    zero = b.value(0, np.float32)
+    won = b.cast(b("Greater", scores, zero), np.float32)
+    lost = b.value((votes < 0).sum(0).astype(np.float32))
+    label = best(b, b("Add", b("MatMul", won, b.value(votes)), lost), labels)
+    if classes > 2:
+        return [label, transformed(b, scores)]
+    name = _text(b.attribute("post_transform", "NONE"))
+    if name in ("NONE", "LOGISTIC"):
+        return [label, transformed(b, b("Concat", b("Neg", scores), scores, axis=1))]
+    if name == "PROBIT":
+        b.fail("post_transform PROBIT of one score for two classes")
+    one = b.value(1, np.float32)
+    return [label, b("Concat", b("Sub", one, scores), scores, axis=1)]
+
+
 def _kernel(b: Body, x: str, vectors: Array) -> str:
     """The kernel's value of each row with each support vector."""
     name = _text(b.attribute("kernel_type", "LINEAR"))

@@ -7,6 +7,7 @@ the scales.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -211,13 +212,44 @@ def _matmul_to_float(b: Body) -> list[str]:
 @definition("DequantizeLinear")
 def _dequantize(b: Body) -> list[str]:
     axis = int(b.attribute("axis", 1))
-    return [b.dequantized(b.required(0), b.required(1), b.given(2), axis=axis)]
+    if not _is_spelled_out(b, b.dtype(0)):
+        return [b.dequantized(b.required(0), b.required(1), b.given(2), axis=axis)]
+    numbers = b.cast(b.required(0), np.int32)
+    if b.given(2) is not None:
+        numbers = b("Sub", numbers, b.cast(_along(b, 2, axis), np.int32))
+    return [b("Mul", b.cast(numbers, b.dtype(1)), _along(b, 1, axis))]
 
 
 @definition("QuantizeLinear")
 def _quantize(b: Body) -> list[str]:
-    along = {"axis": int(b.attribute("axis", 1))} if b.opset >= 13 else {}
-    return [b("QuantizeLinear", b.required(0), b.required(1), b.given(2), **along)]
+    axis = int(b.attribute("axis", 1))
+    zero = b.given(2)
+    if zero is None or not _is_spelled_out(b, b.dtype(2)):
+        along = {"axis": axis} if b.opset >= 13 else {}
+        return [b("QuantizeLinear", b.required(0), b.required(1), zero, **along)]
+    dtype = b.dtype(2)
+    limits = np.iinfo(dtype)
+    steps = b("Round", b("Div", b.required(0), _along(b, 1, axis)))
+    steps = b("Add", steps, b.cast(_along(b, 2, axis), b.dtype(0)))
+    low, high = (b.number(float(limit)) for limit in (limits.min, limits.max))
+    return [b.cast(b.cast(b("Min", b("Max", steps, low), high), np.int32), dtype)]
+
+
+_SIXTEEN_BITS = 21
+"""The operator set from which on the standard's operators have 16 bits."""
+
+
+def _is_spelled_out(b: Body, dtype: np.dtype[Any]) -> bool:
+    return dtype.itemsize == 2 and b.opset < _SIXTEEN_BITS
+
+
+def _along(b: Body, index: int, axis: int) -> str:
+    """A scale or zero point as it is broadcast: a vector lies along an axis of the first input."""
+    if b.rank(index) == 0 or b.shape(index) == (1,):
+        return b.reshaped(b.required(index), *[1] * b.rank(0))
+    sizes = [1] * b.rank(0)
+    sizes[axis] = -1
+    return b.reshaped(b.required(index), *sizes)
 
 
 @definition("MatMulInteger16")
@@ -263,3 +295,41 @@ def _matmul_n_bits(b: Body) -> list[str]:
     result = b("MatMul", b.required(0), b.value(np.ascontiguousarray(matrix), b.dtype(0)))
     bias = b.given(5)
     return [result if bias is None else b("Add", result, bias)]
+
+
+@definition("GatherBlockQuantized")
+def _gather_blocks(b: Body) -> list[str]:
+    """Rows of a table of 2, 4 or 8 bits, which stays packed; each block of a row has a scale."""
+    bits, block = int(b.attribute("bits", 4)), int(b.attribute("block_size", 128))
+    rank, last = b.rank(0), b.rank(0) - 1
+    gathered, blocked = (
+        int(b.attribute(f"{n}_axis", d)) for n, d in (("gather", 0), ("quantize", 1))
+    )
+    if gathered % rank != 0 or blocked % rank != last or rank < 2:
+        b.fail("its rows don't lie along the first axis, or its blocks not along the last")
+    if b.dtype(0) != np.uint8 or bits not in (2, 4, 8):
+        b.fail(f"a table of {bits} bits in {b.dtype(0)}")
+    count = b.size(0, last) * (8 // bits)
+    if block < 1 or count % block:
+        b.fail(f"rows of {count} numbers aren't made of blocks of {block}")
+    blocks, leading = count // block, b.rank(1) + rank - 2
+
+    def rows(index: int) -> str:
+        return b("Gather", b.required(index), b.required(1), axis=0)
+
+    def unpacked(index: int, numbers: int) -> str:
+        packed = b.cast(rows(index), np.int32)
+        if bits < 8:
+            each = [b("Div", packed, b.value(1 << bits * i, np.int32)) for i in range(8 // bits)]
+            each = [b("Mod", part, b.value(1 << bits, np.int32)) for part in each]
+            each = [b.unsqueezed(part, leading + 1) for part in each]
+            packed = b.reshaped(b("Concat", *each, axis=leading + 1), *[0] * leading, -1)
+        return b.sliced(packed, leading, 0, numbers)
+
+    table = b.reshaped(unpacked(0, count), *[0] * leading, blocks, block)
+    zero = b.value(1 << (bits - 1), np.int32)
+    if b.given(3) is not None:
+        zero = b.unsqueezed(unpacked(3, blocks), leading + 1)
+    scales = b.unsqueezed(rows(2), leading + 1)
+    floats = b("Mul", b.cast(b("Sub", table, zero), b.dtype(2)), scales)
+    return [b.reshaped(floats, *[0] * leading, count)]
