@@ -86,7 +86,9 @@ def link_shared(
     """
     with scratch_folder() as folder:
         others = [_stand_in(target, folder, *each) for each in (libraries or {}).items()]
-        flags = ["-s", *_linker(["--as-needed"] if others else []), *_soname(name)]
+        # Of what TVM puts into each object, functions for float16, most kernels need none.
+        words = ["--gc-sections", *(["--as-needed"] if others else [])]
+        flags = ["-s", *_linker(words), *_soname(name)]
         if target.system == "android" and target.machine == "aarch64":
             flags += ["-z", "max-page-size=16384"]  # some devices' kernels have such pages
         _link(target, [*flags, *map(str, (*objects, *others))], output)

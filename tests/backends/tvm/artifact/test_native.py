@@ -18,9 +18,10 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.artifact import objects
 from secateur.backends.tvm.artifact.build import check_symbols
+from secateur.backends.tvm.artifact.options import LibraryOptions
 from secateur.backends.tvm.artifact.symbols import LIBC, undefined
 from secateur.backends.tvm.artifact.toolchain import compile_source, link_shared
-from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.compile import compile_library, compile_model
 from secateur.backends.tvm.targets import parse_target, targets
 from secateur.ir.errors import UnsupportedError
 from secateur.ir.onnx_io import from_proto
@@ -38,6 +39,21 @@ def test_artifacts_need_nothing_but_libc(tmp_path: Path, target: str) -> None:
     names = {name.partition("@")[0] for name in found}
     assert names == undefined(tmp_path / "m.so")
     assert names <= LIBC
+
+
+@pytest.mark.skipif(shutil.which("objcopy") is None, reason="needs objcopy and ar")
+def test_functions_that_no_kernel_calls_stay_out(tmp_path: Path) -> None:
+    """TVM puts conversions of float16 into each object."""
+    model = from_proto(quantize(network()))
+    options = LibraryOptions("net", threads="none")
+    compile_library(model, parse_target("x86-64-v3"), tmp_path, options)
+    subprocess.run(["ar", "x", "libnet.a", "00000.o"], cwd=tmp_path, check=True)
+    section = "--only-section=.text.tvm.fp16.conv"
+    command = ["objcopy", "-O", "binary", section, "00000.o", "code"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    code = (tmp_path / "code").read_bytes()
+    assert len(code) > 64
+    assert code[:64] not in (tmp_path / "libnet.so").read_bytes()
 
 
 def test_what_libc_does_not_suffice_for_is_refused(tmp_path: Path) -> None:
