@@ -42,8 +42,8 @@ def test_artifacts_need_nothing_but_libc(tmp_path: Path, target: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("objcopy") is None, reason="needs objcopy and ar")
-def test_functions_that_no_kernel_calls_stay_out(tmp_path: Path) -> None:
-    """TVM puts conversions of float16 into each object."""
+def test_what_each_object_has_is_in_a_shared_one_once(tmp_path: Path) -> None:
+    """TVM puts conversions of float16 into each."""
     model = from_proto(quantize(network()))
     options = LibraryOptions("net", threads="none")
     compile_library(model, parse_target("x86-64-v3"), tmp_path, options)
@@ -53,7 +53,8 @@ def test_functions_that_no_kernel_calls_stay_out(tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, check=True)
     code = (tmp_path / "code").read_bytes()
     assert len(code) > 64
-    assert code[:64] not in (tmp_path / "libnet.so").read_bytes()
+    assert (tmp_path / "libnet.a").read_bytes().count(code[:64]) > 2
+    assert (tmp_path / "libnet.so").read_bytes().count(code[:64]) <= 1
 
 
 def test_what_libc_does_not_suffice_for_is_refused(tmp_path: Path) -> None:
