@@ -174,6 +174,7 @@ def shape_of(outputs: list[dict[str, Any]]) -> list[Any]:
 
 
 def test_notebooks_have_outputs() -> None:
+    assert NOTEBOOKS
     for path in NOTEBOOKS:
         code = [cell for cell in read_cells(path) if cell["cell_type"] == "code"]
         assert all(cell["outputs"] for cell in code)
