@@ -72,7 +72,16 @@ RULES: dict[str, Callable[[Lowering, Node], bool]] = {
 
 OPEN_RULES = frozenset(
     name
-    for family in (elementwise, shapes, rows, matmul, recurrent, convolution, pooling)
+    for family in (
+        elementwise,
+        shapes,
+        rows,
+        matmul,
+        recurrent,
+        convolution,
+        convolution_transpose,
+        pooling,
+    )
     for name in family.RULES
 )
 """Operators whose fast rule also takes sizes that only a run fixes."""

@@ -216,6 +216,16 @@ def is_open(*values: int) -> bool:
     return any(isinstance(value, OpenSize) for value in values)
 
 
+def as_one(value: int) -> int:
+    """A size as one number that kernels take, whatever it is computed from."""
+    size = size_of(value)
+    if isinstance(size, int):
+        return size
+    low, high = size.range
+    bounds = Range(1 if low is None else low, high)
+    return stand_in(e.single(Atom(f"({size.text})", bounds, "dim", (size,))))
+
+
 def exact_quotient(value: int, divisor: int) -> int | None:
     """How often a size holds another, where that is a known number without a rest."""
     found = e.divide_exactly(size_of(value), size_of(divisor))

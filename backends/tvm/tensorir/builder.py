@@ -179,9 +179,14 @@ class KernelBuilder:
         size = tirx.floordiv(as_int(extent) + (pieces - 1), pieces)
         first = index * size
         with self.loop(tirx.min(size, as_int(extent) - first), name) as i:
-            number = tirx.Var(name, "int32")  # bounded by itself, which proofs then need not follow
-            self.statement(tirx.Bind(number, tirx.min(first + i, as_int(extent) - 1)))
-            yield number
+            # bounded by itself, so that proofs needn't follow where the piece lies
+            yield self.named(tirx.min(first + i, as_int(extent) - 1), name)
+
+    def named(self, value: Computed, name: str) -> Computed:
+        """A variable of an integer that doesn't change."""
+        variable = tirx.Var(name, "int32")
+        self.statement(tirx.Bind(variable, value))
+        return variable
 
     @contextlib.contextmanager
     def when(self, condition: Expr) -> Iterator[None]:

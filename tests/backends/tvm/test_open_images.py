@@ -14,7 +14,7 @@ from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.graph.open_sizes import read_admitted
 from secateur.backends.tvm.kernels.convolution.open_columns import choose_widths
 from secateur.backends.tvm.lowering.lower import lower
-from secateur.backends.tvm.plan.operations import LoopsOp
+from secateur.backends.tvm.plan.operations import ConvolutionOp, LoopsOp
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.model import Model
 from secateur.ir.reference import Session
@@ -29,6 +29,19 @@ IMAGES = {
         "(%x: float[1, 32, n, s]) -> (%y: float[1, 48, n, s])",
         "%y = Conv(%x, %w, %c) {pads = [1, 1, 1, 1]}",
         {"w": "float[48, 32, 3, 3]", "c": "float[48]"},
+    ),
+    "3 x 3 of many channels": (
+        "(%x: float[b, 32, n, s]) -> (%y: float[b, 64, n, s])",
+        "%t = Conv(%x, %w) {pads = [1, 1, 1, 1], group = 2}\n%r = Relu(%t)\n"
+        "%u = Conv(%r, %v) {pads = [0, 1, 2, 1]}\n%y = Add(%u, %t)",
+        {"w": "float[64, 16, 3, 3]", "v": "float[64, 64, 3, 3]"},
+    ),
+    "transposed": (
+        "(%x: float[b, 16, n, s]) -> (%y: float[b, 12, p, q])",
+        "%t = ConvTranspose(%x, %w) {strides = [2, 2]}\n%r = Relu(%t)\n"
+        "%y = ConvTranspose(%r, %v) {strides = [2, 2], pads = [1, 1, 1, 1], "
+        "output_padding = [1, 1]}",
+        {"w": "float[16, 20, 2, 2]", "v": "float[20, 12, 3, 3]"},
     ),
     "strides and depthwise": (
         "(%x: float[b, 3, n, s]) -> (%y: float[b, 16, p, q])",
@@ -91,6 +104,42 @@ IMAGES = {
 def image_model(name: str) -> Model:
     signature, body, constants = IMAGES[name]
     return model_of(signature, with_constants(body, constants))
+
+
+QUANTIZED = """const %s: float[] = 0.02
+const %z: uint8[] = 128
+const %zero: int8[] = 0
+%q = QuantizeLinear(%x, %s, %z)
+%d = DequantizeLinear(%q, %s, %z)
+%wd = DequantizeLinear(%w, %s, %zero)
+%c = Conv(%d, %wd) {pads = [1, 1, 1, 1]}
+%cq = QuantizeLinear(%c, %s, %z)
+%cd = DequantizeLinear(%cq, %s, %z)
+%vd = DequantizeLinear(%v, %s, %zero)
+%e = Conv(%cd, %vd) {pads = [1, 1, 1, 1], group = 24, strides = [2, 2]}
+%eq = QuantizeLinear(%e, %s, %z)
+%y = DequantizeLinear(%eq, %s, %z)"""
+
+
+def test_bytes_of_open_images(tmp_path: Path) -> None:
+    """Convolutions of bytes are those of known sizes, to the bit, on integer kernels."""
+    random = np.random.default_rng(0)
+    constants = {}
+    for name, shape in (("w", (24, 16, 3, 3)), ("v", (24, 1, 3, 3))):
+        numbers = ", ".join(map(str, random.integers(-9, 10, shape).reshape(-1)))
+        constants[name] = f"int8[{', '.join(map(str, shape))}] = [{numbers}]"
+    body = with_constants(QUANTIZED, constants)
+    model = model_of("(%x: float[1, 16, n, s]) -> (%y: float[1, 24, p, q])", body)
+    runtime = compiled(model, tmp_path, "n=1..", "s=1..")
+    plan = lower(model, parse_target("x86-64-v3"), read_admitted(["n=1..", "s=1.."]))
+    inputs = [o.input.dtype for o in plan.operations if isinstance(o, ConvolutionOp)]
+    assert inputs == ["uint8", "uint8"]
+    for n, s in ((3, 3), (13, 30), (40, 9)):
+        feeds = feeds_of(model, {"n": n, "s": s})
+        known = model_of(f"(%x: float[1, 16, {n}, {s}]) -> (%y: float[1, 24, p, q])", body)
+        compile_model(known, parse_target("native"), tmp_path / "known.so")
+        want = Runtime(tmp_path / "known.so").run(feeds)
+        np.testing.assert_array_equal(runtime.run(feeds)["y"], want["y"])
 
 
 def open_names(model: Model) -> list[str]:

@@ -8,7 +8,7 @@ form (about 1e-5 relative).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from tvm import tirx
@@ -17,12 +17,21 @@ from .....ir.tensor import Array
 from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry
 from ...plan.programs import Program
-from ...plan.sizes import is_open
+from ...plan.sizes import as_one, is_open, typical
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, constant, load, smaller, splat
-from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
+from ...tensorir.builder import (
+    KernelBuilder,
+    as_int,
+    constant,
+    load,
+    smaller,
+    splat,
+    tiles_of,
+)
+from ...tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from .direct import divisors
+from .open_columns import choose_widths, each_width
 
 _INPUT = (
     (4, 0, -5, 0, 1, 0),
@@ -66,7 +75,18 @@ class Winograd:
     @property
     def tiles(self) -> tuple[int, int]:
         """Rows and columns of 4 x 4 output tiles."""
-        return -(-self.output.height // 4), -(-self.output.width // 4)
+        return (self.output.height + 3) // 4, (self.output.width + 3) // 4
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a run fixes rows or columns."""
+        return self.output.is_open
+
+    @property
+    def chunk(self) -> int:
+        """Tiles of an image of open size that are transformed and multiplied at a time."""
+        per_tile = 36 * 4 * (self.input.padded_channels + self.output.padded_channels)
+        return max(16, min(64, _SCRATCH // per_tile))
 
     @property
     def chunk_rows(self) -> int:
@@ -78,7 +98,7 @@ class Winograd:
     @property
     def scratch(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of the transformed input and of the products."""
-        count = self.chunk_rows * self.tiles[1]
+        count = self.chunk if self.is_open else self.chunk_rows * self.tiles[1]
         return (
             (36, self.input.blocks * count, self.input.block),
             (36, self.output.blocks * count, self.output.block),
@@ -104,7 +124,7 @@ def computes(shape: Sequence[int], out_channels: int, geometry: Geometry, groups
         return False
     if geometry.kernel != (3, 3) or geometry.strides != (1, 1) or geometry.dilations != (1, 1):
         return False
-    return len(shape) == 4 and shape[1] > 4 and not is_open(*shape[2:])
+    return len(shape) == 4 and shape[1] > 4
 
 
 CACHED = 12 * 2**20
@@ -123,7 +143,7 @@ def pays(
         return False
     if groups > 1 and shape[1] // groups < 2 * WHOLE:
         return False  # the direct form is as fast
-    height, width = output[2], output[3]
+    height, width = typical(output[2]), typical(output[3])
     tiles = -(-height // 4) * -(-width // 4)
     wasted = 16 * tiles / (height * width)
     cached = 36 * 4 * shape[1] * out_channels // groups <= CACHED
@@ -151,7 +171,9 @@ def needed_pads(
     shape: Sequence[int], output: Sequence[int], geometry: Geometry
 ) -> tuple[int, int, int, int]:
     """Padding that makes every 6 x 6 input tile readable."""
-    top, left, _, _ = geometry.pads
+    top, left, bottom, right = geometry.pads
+    if is_open(*output[2:]):
+        return top, left, bottom + 3, right + 3
     bottom = -(-output[2] // 4) * 4 + 2 - top - shape[2]
     right = -(-output[3] // 4) * 4 + 2 - left - shape[3]
     return top, left, max(0, bottom), max(0, right)
@@ -172,8 +194,6 @@ def pack_weights(conv: Winograd, weights: Array) -> Array:
 def build(conv: Winograd, target: Target, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, weights, bias, operands; results, two scratch buffers."""
     x, y = conv.input, conv.output
-    rows, columns = conv.tiles
-    count = conv.chunk_rows * columns
     width = conv.vectors() * y.block
     k = KernelBuilder()
     source = k.parameter("X", x.shape, "float32")
@@ -185,6 +205,12 @@ def build(conv: Winograd, target: Target, parallel: bool = False) -> PrimFunc:
     transformed = k.parameter("V", first, "float32")
     products = k.parameter("M", second, "float32")
     fill_border(k, result, y, conv.program.dtype)
+    if conv.is_open:
+        arguments = (products, bias, result, buffers)
+        _open_chunks(k, conv, target, (source, weights, transformed), arguments, parallel=parallel)
+        return k.finish()
+    rows, columns = conv.tiles
+    count = conv.chunk_rows * columns
     chunks = -(-rows // conv.chunk_rows)
     with k.loop(y.batch, "n") as n, k.loop(chunks, "chunk") as chunk:
         start = _row(chunk, conv.chunk_rows, rows)
@@ -192,20 +218,86 @@ def build(conv: Winograd, target: Target, parallel: bool = False) -> PrimFunc:
             k.outer(x.blocks, conv.chunk_rows, parallel=parallel) as (cb, r),
             k.loop(columns, "tw") as tw,
         ):
-            _transform_input(k, conv, source, transformed, n, cb, start + r, r, tw, count)
+
+            def own(cb: Expr = cb, r: Expr = r, tw: Expr = tw) -> Expr:
+                return cb * count + r * columns + tw
+
+            _transform_input(k, conv, source, transformed, n, cb, start + r, tw, own)
         with (
             k.loop(36, "q", parallel=parallel) as q,
             k.loop(y.padded_channels // width, "og") as group,
         ):
-            _multiply(k, conv, target, transformed, weights, products, q, group, count)
+            most = _most_tiles(conv, target)
+            tiles = min(
+                range(1, min(count, most) + 1), key=lambda t: (-(-count // t) * (t + 0.5), -t)
+            )
+            with k.loop(-(-count // tiles), "tt") as tt:
+                tile = _row(tt, tiles, count)
+                _multiply(k, conv, (transformed, weights, products), q, group, tile, tiles, count)
         with (
             k.outer(y.blocks, conv.chunk_rows, parallel=parallel) as (cb, r),
             k.loop(columns, "tw") as tw,
         ):
-            _transform_output(
-                k, conv, target, (products, bias, result, buffers), n, cb, start + r, r, tw, count
-            )
+            at = cb * count + r * columns + tw
+            half = _transform_columns(k, conv, products, at)
+            epilogue = Epilogue(k, target, conv.program, conv.operands, buffers, y, result, y.block)
+            _transform_output(k, conv, epilogue, bias, half, n, cb, start + r, tw)
     return k.finish()
+
+
+def _open_chunks(
+    k: KernelBuilder,
+    conv: Winograd,
+    target: Target,
+    inputs: tuple[BufferVar, BufferVar, BufferVar],
+    outputs: tuple[BufferVar, BufferVar, BufferVar, list[BufferVar]],
+    *,
+    parallel: bool,
+) -> None:
+    """All tiles of images whose size only a run fixes, so many at a time, row after row."""
+    source, weights, transformed = inputs
+    products, bias, result, buffers = outputs
+    x, y, count = conv.input, conv.output, conv.chunk
+    rows, columns = conv.tiles
+    every = as_int(as_one(rows * columns))
+    widths = choose_widths(
+        tuple(t + 0.5 for t in range(1, _most_tiles(conv, target) + 1)),
+        tuple(range(1, count + 1)),
+    )[1]
+    size = widths[0][0] * conv.vectors() * y.block
+
+    def place(number: Expr) -> tuple[Expr, Expr]:
+        """A tile's row and column, bounded by themselves, so that proofs needn't divide."""
+        row = tirx.min(tirx.truncdiv(number, as_int(columns)), as_int(rows - 1))
+        column = tirx.min(tirx.truncmod(number, as_int(columns)), as_int(columns - 1))
+        return k.named(row, "row"), k.named(column, "tw")
+
+    with k.loop(y.batch, "n") as n, k.loop(tiles_of(every, count), "chunk") as chunk:
+        start = chunk * count
+        own = tirx.min(as_int(count), every - start)
+        with k.loop(x.blocks, "cb", parallel=parallel) as cb, k.loop(own, "t") as t:
+            row, tw = place(start + t)
+            at = k.named(as_int(cb * count + t), "at")
+            _transform_input(k, conv, source, transformed, n, cb, row, tw, lambda: at)
+        with (
+            k.loop(36, "q", parallel=parallel) as q,
+            k.loop(y.blocks // conv.vectors(), "og") as group,
+        ):
+            acc = k.local(size, "float32")
+            for tiles in each_width(k, own, widths):
+                with k.loop(tiles_of(own, tiles), "tt") as tt:
+                    first = tirx.min(tt * tiles, own - tiles) if tiles > 1 else tt
+                    factors = (transformed, weights, products)
+                    _multiply(k, conv, factors, q, group, first, tiles, count, acc)
+        with k.loop(y.blocks, "cb", parallel=parallel) as cb, k.loop(own, "t") as t:
+            row, tw = place(start + t)
+            half = _transform_columns(k, conv, products, cb * count + t)
+            epilogue = Epilogue(k, target, conv.program, conv.operands, buffers, y, result, y.block)
+            whole = tirx.all(row * 4 + 3 < y.height, tw * 4 + 3 < y.width)
+            with k.when(whole):
+                _transform_output(k, conv, epilogue, bias, half, n, cb, row, tw)
+            with k.when(tirx.Not(whole)):
+                _transform_output(k, conv, epilogue, bias, half, n, cb, row, tw, edge=True)
 
 
 def _row(chunk: Expr, size: int, rows: int) -> Expr:
@@ -238,110 +330,118 @@ def _transform_input(
     n: Expr,
     cb: Expr,
     row: Expr,
-    own_row: Expr,
     tw: Expr,
-    count: int,
+    at: Callable[[], Expr],
 ) -> None:
+    """Transform one tile, to a place of the result."""
     x, lanes = conv.input, conv.input.block
     top, left = x.top - conv.geometry.pads[0], x.left - conv.geometry.pads[1]
     half = k.local(36 * lanes, "float32", "half")
     for j in range(6):
-        values = [
-            load(
-                source,
-                n * x.blocks + cb,
-                (row * 4 + i + top) * x.columns + tw * 4 + j + left,
-                0,
-                lanes=lanes,
-            )
-            for i in range(6)
-        ]
+        values = []
+        for i in range(6):
+            h = row * 4 + i + top
+            place: Index = (h, tw * 4 + j + left)
+            if not x.is_open:
+                place = h * x.columns + tw * 4 + j + left
+            values.append(load(source, n * x.blocks + cb, place, 0, lanes=lanes))
         for i in range(6):
             k.store(half, _combine(_INPUT[i], values, lanes), (i * 6 + j) * lanes, lanes=lanes)
     for i in range(6):
         values = [load(half, (i * 6 + j) * lanes, lanes=lanes) for j in range(6)]
         for j in range(6):
-            at = cb * count + own_row * conv.tiles[1] + tw
             value = _combine(_INPUT[j], values, lanes)
-            k.store(transformed, value, i * 6 + j, at, 0, lanes=lanes)
+            k.store(transformed, value, i * 6 + j, at(), 0, lanes=lanes)
 
 
 def _multiply(
     k: KernelBuilder,
     conv: Winograd,
-    target: Target,
-    transformed: Expr,
-    weights: Computed,
-    products: Expr,
+    buffers: tuple[BufferVar, BufferVar, BufferVar],
     q: Expr,
     group: Expr,
+    first: Expr,
+    tiles: int,
     count: int,
+    acc: BufferVar | None = None,
 ) -> None:
-    """One of 36 matrix products, for one group of output channels and all tiles."""
+    """One of 36 matrix products, for one group of output channels and some of `count` tiles."""
+    transformed, weights, products = buffers
     lanes, vectors = conv.output.block, conv.vectors()
-    registers = target.registers * target.lanes // lanes
-    most = max(1, (registers - 2 - vectors) // vectors)
-    tiles = min(range(1, min(count, most) + 1), key=lambda t: (-(-count // t) * (t + 0.5), -t))
     unroll = 4
     blocks = conv.input.blocks // conv.groups
     own = conv.output.blocks // conv.groups // vectors
     start: Expr = group // own * blocks if conv.groups > 1 else 0
-    with k.loop(-(-count // tiles), "tt") as tt:
-        first = _row(tt, tiles, count)
+    if acc is None:
         acc = k.local(vectors * tiles * lanes, "float32")
-        for i in range(vectors * tiles):
-            k.store(acc, constant(0.0, "float32", lanes), i * lanes, lanes=lanes)
-        with (
-            k.loop(blocks, "ic") as ic,
-            k.loop(conv.input.block // unroll, "ko") as ko,
-        ):
-            for u in range(unroll):
-                c = ko * unroll + u
-                w = [
-                    load(
-                        weights,
-                        q,
-                        group,
-                        ic * conv.input.block + c,
-                        v * lanes,
-                        lanes=lanes,
-                    )
-                    for v in range(vectors)
-                ]
-                for t in range(tiles):
-                    value = splat(load(transformed, q, (start + ic) * count + first + t, c), lanes)
-                    for v in range(vectors):
-                        at = (v * tiles + t) * lanes
-                        k.store(acc, load(acc, at, lanes=lanes) + value * w[v], at, lanes=lanes)
-        for v in range(vectors):
+    for i in range(vectors * tiles):
+        k.store(acc, constant(0.0, "float32", lanes), i * lanes, lanes=lanes)
+    with (
+        k.loop(blocks, "ic") as ic,
+        k.loop(conv.input.block // unroll, "ko") as ko,
+    ):
+        for u in range(unroll):
+            c = ko * unroll + u
+            w = [
+                load(
+                    weights,
+                    q,
+                    group,
+                    ic * conv.input.block + c,
+                    v * lanes,
+                    lanes=lanes,
+                )
+                for v in range(vectors)
+            ]
             for t in range(tiles):
-                value = load(acc, (v * tiles + t) * lanes, lanes=lanes)
-                column = (group * vectors + v) * count + first + t
-                k.store(products, value, q, column, 0, lanes=lanes)
+                value = splat(load(transformed, q, (start + ic) * count + first + t, c), lanes)
+                for v in range(vectors):
+                    at = (v * tiles + t) * lanes
+                    k.store(acc, load(acc, at, lanes=lanes) + value * w[v], at, lanes=lanes)
+    for v in range(vectors):
+        for t in range(tiles):
+            value = load(acc, (v * tiles + t) * lanes, lanes=lanes)
+            column = (group * vectors + v) * count + first + t
+            k.store(products, value, q, column, 0, lanes=lanes)
+
+
+def _most_tiles(conv: Winograd, target: Target) -> int:
+    """Tiles that registers hold the products of."""
+    lanes, vectors = conv.output.block, conv.vectors()
+    registers = target.registers * target.lanes // lanes
+    return max(1, (registers - 2 - vectors) // vectors)
+
+
+def _transform_columns(
+    k: KernelBuilder, conv: Winograd, products: BufferVar, at: Expr
+) -> BufferVar:
+    """A tile's products, their columns transformed to four rows."""
+    lanes = conv.output.block
+    half = k.local(24 * lanes, "float32", "half")
+    for j in range(6):
+        values = [load(products, i * 6 + j, at, 0, lanes=lanes) for i in range(6)]
+        for i in range(4):
+            k.store(half, _combine(_OUTPUT[i], values, lanes), (i * 6 + j) * lanes, lanes=lanes)
+    return half
 
 
 def _transform_output(
     k: KernelBuilder,
     conv: Winograd,
-    target: Target,
-    buffers: tuple[BufferVar, BufferVar, BufferVar, list[BufferVar]],
+    epilogue: Epilogue,
+    bias: BufferVar,
+    half: BufferVar,
     n: Expr,
     cb: Expr,
     row: Expr,
-    own_row: Expr,
     tw: Expr,
-    count: int,
+    *,
+    edge: bool = False,
 ) -> None:
-    products, bias, result, operands = buffers
+    """Finish the pixels of a tile that lie inside; of images of open size all of them lie inside
+    unless the tile is at the `edge`."""
     y, lanes = conv.output, conv.output.block
     rows, columns = conv.tiles
-    half = k.local(24 * lanes, "float32", "half")
-    at = cb * count + own_row * columns + tw
-    for j in range(6):
-        values = [load(products, i * 6 + j, at, 0, lanes=lanes) for i in range(6)]
-        for i in range(4):
-            k.store(half, _combine(_OUTPUT[i], values, lanes), (i * 6 + j) * lanes, lanes=lanes)
-    epilogue = Epilogue(k, target, conv.program, conv.operands, operands, y, result, lanes)
 
     def pixel(i: int, j: int) -> None:
         values = [load(half, (i * 6 + c) * lanes, lanes=lanes) for c in range(6)]
@@ -351,11 +451,15 @@ def _transform_output(
 
     for i in range(4):
         for j in range(4):
-            conditions = []
-            if y.height % 4 and i >= y.height % 4:
-                conditions.append(row < rows - 1)
-            if y.width % 4 and j >= y.width % 4:
-                conditions.append(tw < columns - 1)
+            conditions: list[Expr] = []
+            if y.is_open:
+                if edge and (i or j):
+                    conditions = [row * 4 + i < y.height, tw * 4 + j < y.width]
+            else:
+                if y.height % 4 and i >= y.height % 4:
+                    conditions.append(row < rows - 1)
+                if y.width % 4 and j >= y.width % 4:
+                    conditions.append(tw < columns - 1)
             if any(c is False for c in conditions):
                 continue
             conditions = [c for c in conditions if c is not True]
