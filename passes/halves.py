@@ -90,6 +90,17 @@ def half_fidelity(
     return totals.samples, totals.outputs()
 
 
+def products_in_bodies(model: Model) -> list[Node]:
+    """Products and convolutions in bodies of If, Loop and Scan, which nobody measures."""
+    return [
+        node
+        for graph in model.graph.all_graphs()
+        if graph is not model.graph
+        for node in graph.nodes
+        if node.op_type in _PRODUCTS and normalize_domain(node.domain) == ""
+    ]
+
+
 def _castable(model: Model) -> Model:
     """A copy whose operator set has all types. Raises UnsupportedError."""
     copy = model.clone()

@@ -12,6 +12,7 @@ from ...ir.errors import SecateurError
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
+from ..inline import InlineFunctions
 from ..pipeline import format_pass
 from ..prune.recovery import HELD_OUT, calibration_runs
 from ..retype import widen
@@ -121,6 +122,7 @@ class Quantize(Pass):
         """Quantize `model` in place. Raises SecateurError as `QuantizeStatic` does."""
         original = model.clone()
         context = context or Context()
+        InlineFunctions().run(model)  # what they hold is quantized, too
         restored = self.requantize and RestoreFloat().run(model, context).changed
         if self._kind != "float16":
             infer_shapes(model)
@@ -161,6 +163,7 @@ class Quantize(Pass):
         without samples."""
         (way, *_) = self._ways()
         model = model.clone()
+        InlineFunctions().run(model)
         if self.requantize:
             RestoreFloat().run(model)
         if self._kind != "float16":

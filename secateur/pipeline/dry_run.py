@@ -23,6 +23,7 @@ from ..passes.sizes import infer_sizes
 from ..reporting.report import bytes_text, count_text, short
 from .amounts import SIZES, Amount
 from .output import check_writable
+from .precision import target_for
 from .settings import ARTIFACT, FILES, UNEVALUATED, Settings
 
 
@@ -37,7 +38,7 @@ def plan_run(
 
     Raises SecateurError for what the run would refuse.
     """
-    target = parse_target(settings.target)
+    target = target_for(settings.target, settings.precision)
     kind = kind_of_labels(settings.metrics)
     if settings.metrics and evaluation is None:
         raise SecateurError(UNEVALUATED)

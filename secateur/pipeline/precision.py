@@ -14,7 +14,7 @@ from ..data.datasets import Dataset
 from ..data.random_inputs import random_feeds
 from ..ir.errors import SecateurError
 from ..ir.tensor import Array
-from ..passes.halves import HalfError, half_errors, half_fidelity
+from ..passes.halves import HalfError, half_errors, half_fidelity, products_in_bodies
 from ..reporting.report import Fidelity
 
 if TYPE_CHECKING:
@@ -41,14 +41,16 @@ MOST_SAMPLES = 256
 class Precision:
     """What is computed in 16 bits, `halves`, and what that does.
 
-    `by_instruction` is whether the target has one for it: else numbers are only stored so.
-    `errors` are those of all operators in question, `fidelity` is what the outputs lose.
+    `without` are the target's levels that have no instruction for it: there numbers are only
+    stored so. `errors` are those of all operators in question, `inner` are operators in bodies,
+    with their types, and `fidelity` is what the outputs lose.
     """
 
     name: str
     halves: Halves
-    by_instruction: bool
+    without: tuple[str, ...]
     errors: tuple[HalfError, ...]
+    inner: tuple[tuple[str, str], ...]
     fidelity: Fidelity
 
     def _reason(self, error: HalfError) -> str:
@@ -68,10 +70,14 @@ class Precision:
             }
             for error in self.errors
         ]
+        kept += [
+            {"node": node, "op_type": op_type, "sqnr_db": None, "reason": "it lies in a body"}
+            for node, op_type in self.inner
+        ]
         return {
             "name": self.name,
-            "by_instruction": self.by_instruction,
-            "operators": len(self.errors),
+            "without": list(self.without),
+            "operators": len(kept),
             "float32": [each for each in kept if each["reason"]],
             "fidelity": dataclasses.asdict(self.fidelity),
         }
@@ -133,6 +139,7 @@ def choose_precision(
             break
         kept = max(1, 2 * kept)
     log.debug("%s: %d operators stay in float32 for the highest scores", name, kept)
-    by_instruction = multiplies_halves(target, dtype)
+    without = [level.name for level in target.levels if not multiplies_halves(level, dtype)]
+    inner = [(node.label, node.op_type) for node in products_in_bodies(work)]
     options["halves"] = Halves(dtype, nodes)
-    return Precision(name, options["halves"], by_instruction, tuple(errors), fidelity)
+    return Precision(name, options["halves"], tuple(without), tuple(errors), tuple(inner), fidelity)

@@ -362,22 +362,24 @@ def _precision_lines(precision: Mapping[str, Any]) -> list[str]:
         f"{name}: {count - len(left)} of {count} products and convolutions, by what they do to "
         f"{precision['fidelity']['data']}."
     ]
-    if not precision["by_instruction"]:
+    if precision["without"]:
         lines.append(
-            f"The target has no instruction that multiplies {name} and adds float32: numbers are "
-            f"stored so and computed in float32, which saves memory and may take longer."
+            f"{', '.join(precision['without'])}: no instruction multiplies {name} and adds "
+            "float32, so that numbers are stored so and computed in float32, which saves memory "
+            "and may take longer."
         )
     by_reason: dict[str, list[str]] = {}
     for each in left:
         noise = each["sqnr_db"]
-        text = f"{short(each['node'])} ({each['op_type']}, {decibel_text(noise)} dB)"
+        loss = "" if noise is None else f", {decibel_text(noise)} dB"
+        text = f"{short(each['node'])} ({each['op_type']}{loss})"
         by_reason.setdefault(each["reason"], []).append(text)
     for reason, texts in by_reason.items():
         more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
         lines.append(f"  float32, since {reason}: {', '.join(texts[:_SHOWN])}{more}.")
     fidelity = precision["fidelity"]
     for output in fidelity["outputs"]:
-        parts = [f"SQNR {decibel_text(output['sqnr_db'])} dB"]
+        parts = ["equal" if output["identical"] else f"SQNR {decibel_text(output['sqnr_db'])} dB"]
         scored = output["top1"] is not None and "random" not in fidelity["data"]
         if scored:
             parts.insert(0, f"same top-1 {percent_text(output['top1'])}")

@@ -202,3 +202,31 @@ def test_a_model_that_is_all_body_says_so(tmp_path: Path) -> None:
         load(tmp_path / "m.onnx"), Context({"x": random(2, 8, 3, 8, 8)})
     )
     assert not quantized.changed
+
+
+def test_what_functions_hold_is_quantized() -> None:
+    """Calls are replaced by what they stand for, those within bodies and others' calls, too."""
+    own = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["product"]),
+        helper.make_node("Relu", ["product"], ["y"]),
+    ]
+    inner = helper.make_function("own", "Inner", ["x", "w"], ["y"], nodes, own)
+    call = [helper.make_node("Inner", ["x", "w"], ["y"], domain="own")]
+    outer = helper.make_function("own", "Outer", ["x", "w"], ["y"], call, own)
+    weights = [numpy_helper.from_array(random(i, 8, 8), f"w{i}") for i in (0, 1)]
+    calls = [
+        helper.make_node("Outer", ["x", "w0"], ["a"], domain="own"),
+        helper.make_node("Inner", ["a", "w1"], ["y"], domain="own"),
+    ]
+    graph = helper.make_graph(calls, "g", [info("x", [4, 8])], [info("y", [4, 8])], weights)
+    proto = helper.make_model(graph, functions=[inner, outer], opset_imports=own, ir_version=9)
+    samples = {"x": random(2, 64, 8)}
+    for scheme in ("int8", "dynamic"):
+        model = from_proto(proto)
+        result = Quantize(scheme).run(model, Context(samples))
+        verify(model)
+        onnx.checker.check_model(to_proto(model), full_check=True)
+        assert result.statistics["quantized"]["MatMul"] == 2
+        assert not model.functions
+        assert Quantize(scheme).expected(from_proto(proto))[0]["MatMul"] == 2

@@ -131,6 +131,34 @@ def test_compile_in_16_bits(place: Path) -> None:
     assert "no product or convolution of float32" in refused.output
 
 
+def test_what_16_bits_leave_out_is_listed(place: Path) -> None:
+    """Operators in bodies, and levels without an instruction."""
+    net = Net(None, 0)
+    kind = TensorProto.FLOAT
+    shape, weight = (1, 8), net.weight(8, 8)
+    net.constants["limit"] = np.float32(0)
+    bodies = []
+    for name in ("then", "other"):
+        inner = helper.make_node("MatMul", ["x", weight], [name], f"{name}_product")
+        end = helper.make_tensor_value_info(name, kind, shape)
+        bodies.append(helper.make_graph([inner], name, [], [end]))
+    condition = net.node("Greater", net.node("ReduceMean", "x", keepdims=0), "limit")
+    value = net.node("If", condition, then_branch=bodies[0], else_branch=bodies[1])
+    model = net.model({"x": shape}, [net.node("MatMul", value, net.weight(8, 4))])
+    onnx.save(model, place / "body.onnx")
+    target = "znver4,x86-64-v3"
+    result = run("compile", "body.onnx", "-o", "out", "--target", target, "--precision", "bf16")
+    assert result.exit_code == 0, result.output
+    assert "bf16: 1 of 3 products" in result.output
+    (line,) = [line for line in result.output.splitlines() if "since it lies in a body" in line]
+    assert {word for word in line.split() if "_" in word} == {"then_product", "other_product"}
+    assert "x86-64-v3: no instruction multiplies bf16" in result.output
+    words = ("optimize", "body.onnx", "-o", "out", "--dry-run", "--target")
+    assert "products in bf16" in run(*words, target, "--precision", "bf16").output
+    refused = run(*words, "riscv64", "--precision", "fp16")
+    assert (refused.exit_code, "no instructions that convert" in refused.output) == (1, True)
+
+
 def test_the_pipeline_in_16_bits(place: Path) -> None:
     (place / "r.toml").write_text('version = 1\n[compile]\nprecision = "fp16"\n')
     words = ("optimize", "conv.onnx", "-o", "out", "--target", "native", "--recipe", "r.toml")
