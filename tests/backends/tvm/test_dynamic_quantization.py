@@ -256,7 +256,8 @@ def test_scaled_sums_round_before_the_bias(tmp_path: Path) -> None:
     parts = Parts(3)
     values = parts.random.standard_normal((40, 96)).astype(np.float32)
     x, scale, zero = parts.node("DynamicQuantizeLinear", [parts.feed(values)], 3)
-    w = parts.constant(parts.bytes("int8", (96, 70)))
+    # of 7 bits: ONNX Runtime saturates products of 8 on a CPU without VNNI
+    w = parts.constant(parts.bytes("int8", (96, 70)) // 2)
     (scales,) = parts.node("Mul", [scale, parts.constant(np.linspace(1e-3, 0.1, 70, dtype="f"))])
     (sums,) = parts.node("MatMulInteger", [x, w, zero])
     (floats,) = parts.node("Cast", [sums], to=TensorProto.FLOAT)
