@@ -12,6 +12,7 @@ from ....ir.tensor import Array
 from ..plan.geometry import Geometry
 from ..plan.operations import ConvolutionOp
 from ..plan.programs import Program
+from ..plan.sizes import OpenSizeError, is_open
 from .accumulators import integer_accumulator, integer_weights
 from .context import Constant, Lowering, Quantized, Stored, check_int32
 
@@ -21,7 +22,7 @@ def convolution(lowering: Lowering, node: Node) -> bool:
     if x is None or w is None or y is None or lowering.constant(w) is None:
         return False
     shape = lowering.shape(x)
-    if len(shape) not in (3, 4) or 0 in shape:
+    if len(shape) not in (3, 4) or 0 in shape or is_open(shape[1]):
         return False
     weights = lowering.item(w)
     assert isinstance(weights, Constant)
@@ -114,8 +115,13 @@ def window(node: Node, shape: tuple[int, ...], kernel: tuple[int, ...]) -> Geome
         pads = [0] * 2 * rank
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
         for axis in range(rank):
+            size = shape[2 + axis]
+            if is_open(size):
+                if strides[axis] != 1:
+                    raise OpenSizeError("what auto_pad adds")
+                size = kernel[axis] * dilations[axis]  # with a stride of 1 any size does
             pads[axis], pads[axis + rank] = same_pads(
-                node, shape[2 + axis], kernel[axis], strides[axis], dilations[axis]
+                node, size, kernel[axis], strides[axis], dilations[axis]
             )
     if rank == 1:
         return Geometry(

@@ -18,6 +18,7 @@ from ....ir.tensor import Array
 from ..plan.geometry import Geometry, Upsampling
 from ..plan.operations import ConvolutionOp
 from ..plan.programs import Program
+from ..plan.sizes import is_open
 from ..plan.tensors import PlanTensor
 from .accumulators import integer_accumulator, integer_weights
 from .context import Constant, Lowering, Quantized, Stored, check_int32
@@ -33,7 +34,13 @@ def conv_transpose(lowering: Lowering, node: Node) -> bool:
         return False
     shape, out = lowering.shape(x), lowering.shape(y)
     weights = lowering.item(w)
-    if len(shape) not in (3, 4) or 0 in shape or 0 in out or not isinstance(weights, Constant):
+    if (
+        len(shape) not in (3, 4)
+        or is_open(shape[1])
+        or 0 in shape
+        or 0 in out
+        or not isinstance(weights, Constant)
+    ):
         return False
     if weights.dequantized().dtype != np.float32:
         return False

@@ -37,6 +37,11 @@ def _pool_window(node: Node, shape: tuple[int, ...], output: tuple[int, ...]) ->
     )
 
 
+def _is_image(shape: tuple[int, ...]) -> bool:
+    """Whether kernels of blocks take a tensor: N, C, [H,] W with a known C."""
+    return len(shape) in (3, 4) and not is_open(shape[1])
+
+
 def _past_edge(node: Node, geometry: Geometry) -> Geometry:
     """A window with all the padding that ceil_mode may need, whatever the sizes."""
     if not node.get("ceil_mode", 0):
@@ -53,7 +58,7 @@ def max_pool(lowering: Lowering, node: Node) -> bool:
     if x is None or y is None or node.output(1) is not None:
         return False
     shape = lowering.shape(x)
-    if len(shape) not in (3, 4) or node.get("storage_order", 0):
+    if not _is_image(shape) or node.get("storage_order", 0):
         return False
     geometry = _pool_window(node, shape, lowering.shape(y))
     return min(geometry.pads) >= 0 and _maximum(lowering, node, x, y, geometry)
@@ -61,7 +66,7 @@ def max_pool(lowering: Lowering, node: Node) -> bool:
 
 def global_max_pool(lowering: Lowering, node: Node) -> bool:
     x, y = node.input(0), node.output(0)
-    if x is None or y is None or len(lowering.shape(x)) not in (3, 4):
+    if x is None or y is None or not _is_image(lowering.shape(x)):
         return False
     return _maximum(lowering, node, x, y, _whole_image(lowering.shape(x)))
 
@@ -100,7 +105,7 @@ def average_pool(lowering: Lowering, node: Node) -> bool:
     if x is None or y is None:
         return False
     shape = lowering.shape(x)
-    if len(shape) not in (3, 4) or not lowering.is_computed_float(x):
+    if not _is_image(shape) or not lowering.is_computed_float(x):
         return False
     given = window(node, shape, tuple(node.get("kernel_shape")))
     geometry = _pool_window(node, shape, lowering.shape(y))
@@ -119,7 +124,7 @@ def global_average_pool(lowering: Lowering, node: Node) -> bool:
     if x is None or y is None:
         return False
     shape = lowering.shape(x)
-    if len(shape) not in (3, 4) or not lowering.is_computed_float(x):
+    if not _is_image(shape) or not lowering.is_computed_float(x):
         return False
     item = lowering.item(x)
     if is_open(*shape[2:]):

@@ -188,8 +188,10 @@ def concat(lowering: Lowering, node: Node) -> bool:
     shape = lowering.shape(y)
     axis = int(node.get("axis", 1)) % len(shape)
     values = [v for v in values if 0 not in lowering.shape(v)]
-    if not values:
-        return False
+    if not values or any(
+        lowering.shape(v)[a] != size for v in values for a, size in enumerate(shape) if a != axis
+    ):
+        return False  # sizes that only have to be equal in a run
     items = [lowering.item(v) for v in values]
     quantized = [i for i in items if isinstance(i, Quantized)]
     parameters = lowering.sole_quantize(y)

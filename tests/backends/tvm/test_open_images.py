@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from secateur.backends.tvm.kernels.convolution.open_columns import choose_widths
 from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.operations import ConvolutionOp, LoopsOp
 from secateur.backends.tvm.targets import parse_target
+from secateur.ir.errors import UnsupportedError
 from secateur.ir.model import Model
 from secateur.ir.reference import Session
 
@@ -92,6 +94,12 @@ IMAGES = {
         "%z = Sigmoid(%d)",
         {"w": "float[16, 8, 3, 3]", "v": "float[5, 8, 1, 1]"},
     ),
+    "the same size": (
+        "(%x: float[1, 8, n, s]) -> (%y: float[1, 12, n, s], %z: float[1, 8, n, s])",
+        '%y = Conv(%x, %w) {auto_pad = "SAME_UPPER"}\n'
+        '%z = MaxPool(%x) {kernel_shape = [2, 3], auto_pad = "SAME_LOWER"}',
+        {"w": "float[12, 8, 4, 3]"},
+    ),
     "channels that are weighted": (
         "(%x: float[b, 16, n, s]) -> (%y: float[b, 10])",
         "%t = Conv(%x, %w)\n%g = GlobalAveragePool(%t)\n%h = Conv(%g, %v)\n%i = Sigmoid(%h)\n"
@@ -104,6 +112,44 @@ IMAGES = {
 def image_model(name: str) -> Model:
     signature, body, constants = IMAGES[name]
     return model_of(signature, with_constants(body, constants))
+
+
+PLAIN = {
+    "padding by size": (
+        "(%x: float[1, 8, n, s]) -> (%y: float[1, 12, p, q], %z: float[1, 8, p, q])",
+        '%y = Conv(%x, %w) {auto_pad = "SAME_UPPER", strides = [2, 2]}\n'
+        '%z = MaxPool(%x) {kernel_shape = [3, 3], auto_pad = "SAME_LOWER", strides = [2, 2]}',
+        {"w": "float[12, 8, 3, 3]"},
+    ),
+    "channels of open number": (
+        "(%x: float[1, b, n, s]) -> (%y: float[1, b, n, s], %z: float[1, b, 1, 1])",
+        "%y = MaxPool(%x) {kernel_shape = [3, 3], pads = [1, 1, 1, 1]}\n"
+        "%z = GlobalAveragePool(%x)",
+        {},
+    ),
+    "sizes that have to be equal": (
+        "(%x: float[1, 4, n, s]) -> (%y: float[1, 8, n, s])",
+        "%p = MaxPool(%x) {kernel_shape = [2, 2], strides = [2, 2]}\n"
+        "%t = ConvTranspose(%p, %w) {strides = [2, 2]}\n%y = Concat(%x, %t) {axis = 1}",
+        {"w": "float[4, 4, 2, 2]"},
+    ),
+}  # fmt: skip
+"""What image kernels leave to plain loops: right, or refused by node and reason."""
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_plain_loops_take(name: str, tmp_path: Path) -> None:
+    signature, body, constants = PLAIN[name]
+    model = model_of(signature, with_constants(body, constants))
+    names = [f"{d}=2.." for d in open_names(model)]
+    try:
+        runtime = compiled(model, tmp_path, *names)
+    except UnsupportedError as error:
+        assert re.search(r"node '", str(error))  # noqa: PT017
+        assert "please report" not in str(error)  # noqa: PT017
+        return
+    for n, s, b in ((4, 6, 3), (16, 30, 5)):
+        check(model, runtime, {"n": n, "s": s, "b": b})
 
 
 QUANTIZED = """const %s: float[] = 0.02
