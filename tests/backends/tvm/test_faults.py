@@ -39,6 +39,7 @@ def library(functions: list[Any], path: Path, dtype: str = "int64") -> Path:
     names = [f"kernel{i}" for i in range(len(functions))]
     calls = [KernelCall(n, (table, numbers, y)) for n, y in zip(names, results, strict=True)]
     metadata = {
+        "target": NATIVE.name,
         "inputs": [{"name": "table"}, {"name": "numbers"}],
         "outputs": [{"name": n, "shape": [SIZE], "dtype": "float32"} for n in names],
         "calls": [{"operation": f"node{i}", "operator": "Look"} for i in range(len(names))],
