@@ -293,10 +293,9 @@ class Inequalities:
         mixed = self._mixed_product(form)
         if mixed is not None:  # it has to go first, whatever comes of it
             depth = min(depth, _OPEN_DEPTH)
-            return self._by_bounds(form, mixed, depth) or self._by_cases(form, mixed, depth)
+            return self._by_bounds(form, [mixed], depth) or self._by_cases(form, mixed, depth)
         products = [q for q in form.terms if len(self.factors(q)) > 1]
-        products.sort(key=lambda q: form.terms[q] > 0)  # what is taken off first
-        if any(self._by_bounds(form, quantity, depth) for quantity in products):
+        if self._by_bounds(form, products, depth):
             return True
         related = dict.fromkeys(d for a in form.terms for d in self._directions.get(a, ()))
         for direction in related:
@@ -338,15 +337,23 @@ class Inequalities:
             product = self.multiply(product, Linear(0, {factor: 1}))
         return product
 
-    def _by_bounds(self, form: Linear, quantity: int, depth: int) -> bool:
-        """Whether a form isn't negative since a factor of one of its products is within bounds.
+    def _by_bounds(self, form: Linear, products: Sequence[int], depth: int) -> bool:
+        """Whether a form isn't negative since a factor of one of some products is within bounds.
 
         From i <= n - 1 and 0 <= m follows i * m <= n * m - m: where the form compares an index
         with the size of a tensor, such a step for each axis leaves what is known of sizes.
         """
+        steps = [step for quantity in products for step in self._bounded(form, quantity)]
+        steps.sort(key=lambda step: step[:2])  # what cancels most is mostly right
+        return any(self._proves(left, depth) for _, _, left in steps)
+
+    def _bounded(
+        self, form: Linear, quantity: int
+    ) -> Iterator[tuple[int, tuple[int, int, int], Linear]]:
+        """What is left of a form with a factor of a product replaced by a bound: how many terms,
+        how complex they are, and the form."""
         coefficient, factors = form.terms[quantity], self.factors(quantity)
         before, is_mixed = self._complexity(form), self._weight(quantity)[0] > 0
-        found: list[tuple[int, tuple[int, int, int], Linear]] = []
         for position, factor in enumerate(factors):
             if is_mixed and factor in self.sizes:
                 continue  # variables go first
@@ -361,9 +368,7 @@ class Inequalities:
                 left = form.times(own // common).plus(product, -(abs(coefficient) // common))
                 after = self._complexity(left)
                 if after < before:
-                    found.append((len(left.terms), after, left))
-        found.sort(key=lambda f: f[:2])  # what cancels most is mostly right
-        return any(self._proves(left, depth) for _, _, left in found)
+                    yield len(left.terms), after, left
 
     def _weight(self, quantity: int) -> tuple[int, int]:
         """How many loops' variables, or others that a run doesn't fix, are in a product, and how
