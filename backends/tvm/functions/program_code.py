@@ -139,7 +139,8 @@ class ProgramCode(VectorCode):
         """
         low, high = integer_range(instruction.dtype)
         floats = id(instruction) in self.floats
-        if not floats and self.lanes > self.target.lanes and packs(self.target, instruction.dtype):
+        vectors, rest = divmod(self.lanes, self.target.lanes)
+        if not floats and vectors > 1 and rest == 0 and packs(self.target, instruction.dtype):
             return round_and_pack(self, value, instruction.dtype, zero_point, bounded=bounded)
         # NaN becomes the lowest number, as in ONNX Runtime.
         value = tirx.max(value, self.number(float(low - zero_point)))

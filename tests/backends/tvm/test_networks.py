@@ -211,3 +211,19 @@ def test_quantized_networks_are_bit_identical_with_threads(
     found = run(model, TARGETS[-1], tmp_path, inputs, threads=2)
     for name, array in reference(model, inputs).items():
         np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("width", [3, 5, 6])
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("target", TARGETS[-1:])
+def test_blocks_shorter_than_a_vector(
+    tmp_path: Path, target: str, channels: int, width: int
+) -> None:
+    """Pixels that are rounded together may be no whole number of vectors."""
+    net = Net(None, 0)
+    weight = net.weight(channels, 1, 3, 3)
+    value = net.node("Conv", "x", weight, group=channels, pads=[1, 1, 1, 1])
+    model = quantize(net.model({"x": (1, channels, 4, width)}, [value]))
+    inputs = feeds(model)
+    for name, array in reference(model, inputs).items():
+        np.testing.assert_array_equal(run(model, target, tmp_path, inputs)[name], array)

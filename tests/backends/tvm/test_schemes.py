@@ -149,7 +149,11 @@ def test_activations_of_16_bits_are_as_near_as_their_step(tmp_path: Path, activa
     [
         (QuantizeDynamic(), fixed),
         (QuantizeDynamic(per_channel=False, reduce_range=True), fixed),
-        (QuantizeDynamic(), lambda: from_proto(lstm(5, direction="bidirectional"))),
+        # of 7 bits: ONNX Runtime saturates products of 8 on a CPU without VNNI
+        (
+            QuantizeDynamic(reduce_range=True),
+            lambda: from_proto(lstm(5, direction="bidirectional")),
+        ),
     ],
     ids=["network", "per tensor", "lstm"],
 )
