@@ -223,6 +223,7 @@ def test_blocks_shorter_than_a_vector(
     net = Net(None, 0)
     weight = net.weight(channels, 1, 3, 3)
     value = net.node("Conv", "x", weight, group=channels, pads=[1, 1, 1, 1])
+    value = net.node("Conv", value, net.weight(3, channels, 1, 1))  # which reads bytes
     model = quantize(net.model({"x": (1, channels, 4, width)}, [value]))
     inputs = feeds(model)
     for name, array in reference(model, inputs).items():
