@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ....ir.errors import SecateurError
+from ....ir.files import open_regular
 from .container import MAGIC, MANIFEST
 from .symbols import text_at
 
@@ -23,7 +24,7 @@ def describe_artifact(path: Path) -> dict[str, Any] | None:
     Raises SecateurError for damaged ones, and for shared objects that aren't artifacts.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(4)
     except OSError as error:
         raise SecateurError(f"{path}: {error.strerror or error}") from None

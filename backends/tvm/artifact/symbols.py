@@ -108,3 +108,4 @@ def _dynamic_symbols(content: bytes) -> Iterator[tuple[str, int, int]]:
             value = struct.unpack_from("<Q" if wide else "<I", content, at + (8 if wide else 4))[0]
             end = content.index(b"\0", names + name)
             yield content[names + name : end].decode(), section, value
+        return  # there is one such table
