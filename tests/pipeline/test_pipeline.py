@@ -16,6 +16,7 @@ import onnx
 import pytest
 
 import secateur
+from secateur.backends.tvm.targets import can_run_here, parse_target
 from secateur.ir.reference import Session
 from secateur.reporting.html import has_templates
 from secateur.reporting.report import Report
@@ -119,7 +120,9 @@ def assert_artifact_equals_onnx_runtime(report: Report) -> None:
     assert agreement is not None
     assert agreement["runs"] == 400
     assert agreement["relative_difference"] <= 0.02
-    assert agreement["identical"] >= 0.99
+    # On a CPU without VNNI ONNX Runtime saturates sums of two products with weights per channel.
+    exact = can_run_here(parse_target("icelake-server")) or can_run_here(parse_target("alderlake"))
+    assert agreement["identical"] >= (0.99 if exact else 0.9)
     quantized, artifact = report.stage("quantized"), report.stage("artifact")
     assert abs(quantized.top1 - artifact.top1) <= 0.002  # type: ignore[operator, union-attr]
 
