@@ -6,9 +6,19 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from .scratch import restore_interrupted
+
+_BLOCK = 1 << 20
+"""Bytes that are read at a time."""
+
+
+class Digest(Protocol):
+    """What `hashlib` makes."""
+
+    def update(self, data: bytes, /) -> None: ...
+
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -49,6 +59,13 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         if size > limit:
             raise OSError(errno.EFBIG, f"{size:,} bytes are more than the {limit:,} it may have")
         return file.read(limit + 1)
+
+
+def hash_file(digest: Digest, path: str | os.PathLike[str]) -> None:
+    """Update a digest of `hashlib` with a regular file's bytes. Raises OSError."""
+    with open_regular(path) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
 
 
 def check_replaceable(path: Path) -> None:

@@ -39,6 +39,11 @@ CALL_SHIFT = 8
 """Bits of the entry's status that hold the fault; the bits above hold the call's number."""
 
 
+def refusal(text: str, name: str | None, axis: int | None) -> str:
+    """What is said of sizes that aren't admitted: those of an input of that name, or of several."""
+    return text if name is None else f"input '{name}': size {axis}: {text}"
+
+
 def explain(status: int) -> tuple[int, str]:
     """The number of the call that failed, and why, of a status that isn't 0."""
     code = status & ((1 << CALL_SHIFT) - 1)

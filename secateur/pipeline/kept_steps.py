@@ -22,6 +22,7 @@ from ..checking.measure import environment
 from ..data.datasets import Dataset, DataSource, FileSource, source_files
 from ..ir.errors import SecateurError
 from ..ir.external import external_files
+from ..ir.files import hash_file
 from ..ir.model import Model
 from ..ir.onnx_io import load, save, to_proto
 from ..ir.tensor import Array
@@ -39,7 +40,6 @@ FOLDER = ".resume"
 
 _KEY, _STATE, _ARRAYS = "run.json", "state.json", "arrays.npz"
 _MODELS = ("model", "oracle", "original")
-_BLOCK = 1 << 22
 
 Facts = dict[str, Any]
 
@@ -112,9 +112,7 @@ def _digest_of_data(source: DataSource | None, data: Dataset | None) -> str:
 
 def _hash_file(found: Any, path: Path) -> None:
     try:
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                found.update(block)
+        hash_file(found, path)
     except OSError as error:
         raise SecateurError(f"{path}: {error.strerror or error}") from None
 

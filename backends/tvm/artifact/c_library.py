@@ -13,15 +13,17 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ....ir.display import printable
 from ....ir.errors import UnsupportedError
+from ....ir.files import hash_file
 from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
 from ..cache import Cache
+from ..faults import refusal
 from ..plan.memory import ConstantPool, OpenMemory, assign_open_memory
 from ..targets import Target
 from .bench import BenchData, BenchParts, build_bench
@@ -40,11 +42,8 @@ from .library_entry import (
 from .objects import NATIVE, Objects, compile_functions, compile_runtime, lacking_in_libc
 from .options import LibraryOptions
 from .packing import pack
-from .size_code import SizeCheck, largest_arena, sizes_of_run
+from .size_code import largest_arena, sizes_of_run
 from .toolchain import archive, compile_source
-
-_BLOCK = 1 << 20
-"""Bytes of weights that are read at a time."""
 
 
 def _describe(level: LibraryLevel) -> dict[str, Any]:
@@ -166,16 +165,19 @@ def _interface(
     metadata = levels[0].kernels.metadata
     scratch = max(scratch_bytes(level.signatures) for level in levels)
     digest = hashlib.sha256()
-    with (work / "constants").open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+    hash_file(digest, work / "constants")
     parts: list[Any] = []
     for level in levels:
         parts += [dict(level.kernels.metadata), dict(level.kernels.digests)]
     parts += [options.name, options.threads, options.labels, options.has_weights_apart]
     sizes, texts, arena = levels[0].sizes, None, most_arena_bytes(levels)
     if sizes is not None:
-        texts = tuple(_refusal(check, metadata["inputs"]) for check in sizes.checks)
+        inputs = metadata["inputs"]
+        names = [None if c.input is None else inputs[c.input]["name"] for c in sizes.checks]
+        texts = tuple(
+            printable(refusal(check.text, name, check.axis))
+            for check, name in zip(sizes.checks, names, strict=True)
+        )
         parts.append(texts)
     digest.update(json.dumps(parts, sort_keys=True).encode())
     apart = HEADER_BYTES + constant_bytes if options.has_weights_apart else 0
@@ -194,14 +196,6 @@ def _interface(
         texts,
         options.weights_packed,
     )
-
-
-def _refusal(check: SizeCheck, inputs: Sequence[Mapping[str, Any]]) -> str:
-    """What a program says of sizes that aren't admitted."""
-    where = ""
-    if check.input is not None:
-        where = f"input '{inputs[check.input]['name']}': size {check.axis}: "
-    return printable(f"{where}{check.text}")
 
 
 _ADDRESSED = 2**31

@@ -20,7 +20,7 @@ import numpy as np
 from ....ir.errors import SecateurError
 from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
-from ..faults import CALL_SHIFT, Fault, explain
+from ..faults import CALL_SHIFT, Fault, explain, refusal
 from ..plan.memory import ALIGNMENT
 from ..targets import missing_flags
 
@@ -155,11 +155,8 @@ class Library:
         """Raise SecateurError for a status that isn't 0."""
         if status & ((1 << CALL_SHIFT) - 1) == Fault.SIZE:
             check = self.metadata["size_checks"][status >> CALL_SHIFT]
-            where = ""
-            if check["input"] is not None:
-                name = self._names[check["input"]]
-                where = f"input '{name}': size {check['axis']}: "
-            raise SecateurError(f"{where}{check['text']}")
+            name = None if check["input"] is None else self._names[check["input"]]
+            raise SecateurError(refusal(check["text"], name, check["axis"]))
         if status:
             index, reason = explain(status)
             call = self.metadata["calls"][index]

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 from ..faults import CALL_SHIFT
 from ..plan.memory import ALIGNMENT, Memory, OpenMemory
-from ..plan.sizes import size_of
 from ..targets import Target
 from .build import Kernels
 from .convention import Signature
@@ -418,20 +417,16 @@ def _open_parts(
     level: LibraryLevel, numbers: Mapping[str, object], arena: int | None
 ) -> dict[str, str]:
     """What the source has in the place of what is known before a run."""
-    schedule, memory, sizes = level.kernels.schedule, level.memory, level.sizes
+    memory, sizes = level.memory, level.sizes
     assert isinstance(memory, OpenMemory)
     assert sizes is not None
-    assert schedule.open is not None
-    outputs = [size_of(d) for shape in schedule.open.outputs for d in shape]
     tables = {"table_bytes": table_bytes(memory), "room": room(memory)}
     return {
         "tables": _OPEN_TABLES.format(
             **numbers,
             size_functions=size_functions(memory, sizes),
             atoms=max(1, len(sizes.atoms)),
-            output_dimensions="\n".join(
-                f"    outputs[{index}] = {sizes.code(size)};" for index, size in enumerate(outputs)
-            ),
+            output_dimensions=sizes.output_lines(),
         ),
         "workspace_bytes": _OPEN_WORKSPACE.format(
             **numbers, **tables, largest=-1 if arena is None else arena

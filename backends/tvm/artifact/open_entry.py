@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from ..faults import CALL_SHIFT
 from ..plan.memory import OpenMemory
 from ..plan.schedule import Schedule
-from ..plan.sizes import size_of
 from .convention import Signature
 from .entry import declarations, level_fields, run_steps, scratch_bytes, shares_loops
 from .size_code import Sizes, room, size_functions, table_bytes
@@ -84,17 +83,13 @@ def open_source(
     level: int | None = None,
 ) -> str:
     """The source, as `entry.source`."""
-    assert schedule.open is not None
     steps, copies = run_steps(schedule, memory, signatures, sizes.code)
-    outputs = [size_of(d) for shape in schedule.open.outputs for d in shape]
     return _SOURCE.format(
         **level_fields(level),
         declarations=declarations(signatures),
         size_functions=size_functions(memory, sizes),
         atoms=max(1, len(sizes.atoms)),
-        outputs="\n".join(
-            f"    outputs[{index}] = {sizes.code(size)};" for index, size in enumerate(outputs)
-        ),
+        outputs=sizes.output_lines(),
         tables=table_bytes(memory),
         room=room(memory),
         steps=steps,

@@ -93,6 +93,12 @@ class Sizes:
             total = f"secateur_plus({total}, {term}, &bad)"
         return total
 
+    def output_lines(self) -> str:
+        """Lines that write the dimensions of all outputs, one after the other, to `outputs`."""
+        sizes = [size_of(d) for shape in self.shapes.outputs for d in shape]
+        lines = [f"    outputs[{index}] = {self.code(size)};" for index, size in enumerate(sizes)]
+        return "\n".join(lines)
+
     def _term(self, monomial: tuple[Atom, ...], factor: int) -> str:
         parts = [f"n[{self.numbers[atom]}]" for atom in monomial]
         parts += [str(factor)] if factor != 1 or not parts else []

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "guarded.h"
+
 #define JOIN(a, b) a##b
 #define NAMED(name, end) JOIN(name, end)
 #define RUN NAMED(MODEL, _run)
@@ -21,32 +23,7 @@
 #define ERROR_TEXT NAMED(MODEL, _error_text)
 #define THE_MODEL NAMED(MODEL, _model)
 
-enum { MOST = 16, GUARD = 64, RANK = 8 };
-
-static unsigned char *blocks[2 * MOST + 2];
-static size_t sizes[2 * MOST + 2];
-static int count;
-
-static unsigned char *guarded(size_t bytes) {
-    size_t padded = (bytes + 63) / 64 * 64;
-    unsigned char *memory = aligned_alloc(64, padded + 2 * GUARD);
-    if (memory == NULL) exit(9);
-    memset(memory, 0xA5, padded + 2 * GUARD);
-    blocks[count] = memory;
-    sizes[count++] = bytes;
-    return memory + GUARD;
-}
-
-static int are_whole(void) {
-    for (int i = 0; i < count; i++) {
-        size_t padded = (sizes[i] + 63) / 64 * 64 + 2 * GUARD;
-        for (size_t k = 0; k < padded; k++) {
-            int inside = k >= GUARD && k < GUARD + sizes[i];
-            if (!inside && blocks[i][k] != 0xA5) return 0;
-        }
-    }
-    return 1;
-}
+enum { MOST = 16, RANK = 8 };
 
 static size_t item_bytes(secateur_type type) {
     switch (type) {

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +25,7 @@ from secateur.ir.onnx_io import from_proto
 
 from ..tvm.graphs import Array, feeds
 from . import models
+from .calls import Call, Pool, sizes_of, tensors_of
 
 pytestmark = pytest.mark.skipif(not models.has("gcc", "readelf"), reason="needs gcc")
 
@@ -242,40 +242,7 @@ def test_quantization_parameters_of_inputs_and_outputs(tmp_path: Path) -> None:
 # --- wrong calls, through the shared library ---
 
 
-class _Input(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("bytes", ctypes.c_size_t),
-        ("dimensions", ctypes.POINTER(ctypes.c_int64)),
-        ("rank", ctypes.c_size_t),
-    ]
-
-
-class _Pool(ctypes.Structure):
-    _fields_ = [("pool", ctypes.c_void_p), ("threads", ctypes.c_uint32), ("run", ctypes.c_void_p)]
-
-
-class _Call(ctypes.Structure):
-    _fields_ = [
-        ("version", ctypes.c_uint32),
-        ("threads", ctypes.c_uint32),
-        ("inputs", ctypes.POINTER(_Input)),
-        ("outputs", ctypes.POINTER(_Input)),
-        ("input_count", ctypes.c_size_t),
-        ("output_count", ctypes.c_size_t),
-        ("workspace", ctypes.c_void_p),
-        ("workspace_bytes", ctypes.c_size_t),
-        ("weights", ctypes.c_void_p),
-        ("weights_bytes", ctypes.c_size_t),
-        ("pool", ctypes.POINTER(_Pool)),
-    ]
-
-
-def _sizes(*sizes: int) -> Any:
-    return (ctypes.c_int64 * len(sizes))(*sizes)
-
-
-_WRONG: dict[str, tuple[int, Callable[[_Call], None]]] = {
+_WRONG: dict[str, tuple[int, Callable[[Call], None]]] = {
     "version": (64, lambda c: setattr(c, "version", 2)),
     "no inputs": (64, lambda c: setattr(c, "inputs", None)),
     "no outputs": (64, lambda c: setattr(c, "outputs", None)),
@@ -285,10 +252,10 @@ _WRONG: dict[str, tuple[int, Callable[[_Call], None]]] = {
     "misaligned": (65, lambda c: setattr(c.inputs[0], "data", c.inputs[0].data + 1)),
     "few bytes": (65, lambda c: setattr(c.inputs[0], "bytes", 47)),
     "rank": (65, lambda c: setattr(c.inputs[0], "rank", 1)),
-    "sizes": (65, lambda c: setattr(c.inputs[0], "dimensions", _sizes(2, 5))),
-    "more samples than bytes": (65, lambda c: setattr(c.inputs[0], "dimensions", _sizes(3, 6))),
-    "samples beyond all": (65, lambda c: setattr(c.inputs[0], "dimensions", _sizes(2**61, 6))),
-    "negative samples": (65, lambda c: setattr(c.inputs[0], "dimensions", _sizes(-1, 6))),
+    "sizes": (65, lambda c: setattr(c.inputs[0], "dimensions", sizes_of(2, 5))),
+    "more samples than bytes": (65, lambda c: setattr(c.inputs[0], "dimensions", sizes_of(3, 6))),
+    "samples beyond all": (65, lambda c: setattr(c.inputs[0], "dimensions", sizes_of(2**61, 6))),
+    "negative samples": (65, lambda c: setattr(c.inputs[0], "dimensions", sizes_of(-1, 6))),
     "second input": (65 | 1 << 8, lambda c: setattr(c.inputs[1], "data", None)),
     "no result": (66, lambda c: setattr(c.outputs[0], "data", None)),
     "misaligned result": (66, lambda c: setattr(c.outputs[0], "data", c.outputs[0].data + 2)),
@@ -297,12 +264,12 @@ _WRONG: dict[str, tuple[int, Callable[[_Call], None]]] = {
     "no workspace": (67, lambda c: setattr(c, "workspace", None)),
     "small workspace": (67, lambda c: setattr(c, "workspace_bytes", c.workspace_bytes - 1)),
     "misaligned workspace": (67, lambda c: setattr(c, "workspace", c.workspace + 8)),
-    "pool without threads": (70, lambda c: setattr(c, "pool", ctypes.pointer(_Pool(None, 0, 1)))),
-    "pool without function": (70, lambda c: setattr(c, "pool", ctypes.pointer(_Pool(None, 2, 0)))),
+    "pool without threads": (70, lambda c: setattr(c, "pool", ctypes.pointer(Pool(None, 0, 1)))),
+    "pool without function": (70, lambda c: setattr(c, "pool", ctypes.pointer(Pool(None, 2, 0)))),
 }
 
 
-def _call(library: ctypes.CDLL) -> tuple[_Call, list[Array]]:
+def _call(library: ctypes.CDLL) -> tuple[Call, list[Array]]:
     """A right call of the library of `models.batch` with two samples, and its results."""
     x, w = np.ones((2, 6), np.float32), np.zeros(4, np.float32)
     results = [np.full((2, 4), 9, np.float32), np.full(4, 9, np.float32)]
@@ -310,11 +277,7 @@ def _call(library: ctypes.CDLL) -> tuple[_Call, list[Array]]:
     room = np.zeros(size + 64, np.uint8)
     start = room.ctypes.data + -room.ctypes.data % 64
 
-    def tensors(arrays: list[Array]) -> Any:
-        each = [_Input(a.ctypes.data, a.nbytes, _sizes(*a.shape), a.ndim) for a in arrays]
-        return (_Input * len(each))(*each)
-
-    call = _Call(1, 0, tensors([x, w]), tensors(results), 2, 2, start, size)
+    call = Call(1, 0, tensors_of([x, w]), tensors_of(results), 2, 2, start, size)
     call.kept = (x, w, room)
     return call, results
 

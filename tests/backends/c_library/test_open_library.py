@@ -26,6 +26,7 @@ from secateur.ir.reference import Session
 
 from ..tvm.graphs import Array
 from . import models
+from .calls import Call, Tensor, sizes_of, tensors_of
 from .test_bindings import program as cpp_program
 from .test_emulated import MACHINES, tools
 
@@ -154,43 +155,10 @@ def test_no_workspace_is_larger_than_the_largest(tmp_path: Path) -> None:
     np.testing.assert_allclose(runner.run(inputs)["y"], wanted(model, inputs)[0], rtol=1e-4)
 
 
-class _Tensor(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("bytes", ctypes.c_size_t),
-        ("dimensions", ctypes.POINTER(ctypes.c_int64)),
-        ("rank", ctypes.c_size_t),
-    ]
-
-
-class _Call(ctypes.Structure):
-    _fields_ = [
-        ("version", ctypes.c_uint32),
-        ("threads", ctypes.c_uint32),
-        ("inputs", ctypes.POINTER(_Tensor)),
-        ("outputs", ctypes.POINTER(_Tensor)),
-        ("input_count", ctypes.c_size_t),
-        ("output_count", ctypes.c_size_t),
-        ("workspace", ctypes.c_void_p),
-        ("workspace_bytes", ctypes.c_size_t),
-        ("weights", ctypes.c_void_p),
-        ("weights_bytes", ctypes.c_size_t),
-        ("pool", ctypes.c_void_p),
-    ]
-
-
-def _tensors(arrays: list[Array]) -> Any:
-    each = [
-        _Tensor(a.ctypes.data, a.nbytes, (ctypes.c_int64 * a.ndim)(*a.shape), a.ndim)
-        for a in arrays
-    ]
-    return (_Tensor * len(each))(*each)
-
-
 def _call(inputs: dict[str, Array], outputs: tuple[Array, ...] = ()) -> Any:
     """A call without a workspace."""
-    call = _Call(1, 0, _tensors([*inputs.values()]), None, len(inputs), max(1, len(outputs)))
-    call.outputs = _tensors([*outputs]) if outputs else (_Tensor * 1)()
+    call = Call(1, 0, tensors_of([*inputs.values()]), None, len(inputs), max(1, len(outputs)))
+    call.outputs = tensors_of([*outputs]) if outputs else (Tensor * 1)()
     call.kept = (inputs, outputs)
     return call
 
@@ -231,8 +199,8 @@ def test_a_right_call_is_none(library: ctypes.CDLL) -> None:
     assert library.net_workspace_bytes(None) == 0  # no size has a bound
     assert library.net_shapes(None) == 64
     huge = 2**62
-    call.inputs[0].dimensions = (ctypes.c_int64 * 3)(1, huge, 6)
-    call.inputs[1].dimensions = (ctypes.c_int64 * 2)(1, huge)
+    call.inputs[0].dimensions = sizes_of(1, huge, 6)
+    call.inputs[1].dimensions = sizes_of(1, huge)
     assert library.net_shapes(ctypes.byref(call)) & 255 == 6
     assert library.net_workspace_bytes(ctypes.byref(call)) == 0
 

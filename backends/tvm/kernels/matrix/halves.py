@@ -34,6 +34,14 @@ class HalfDot(Dot):
         halves = reinterpret(words, self.weight_dtype, 2 * self.lanes)
         return [bind(builder, halves, self.weight_dtype, 2 * self.lanes)]
 
+    def step(
+        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
+    ) -> Computed:
+        """With both channels as vectors of float32: by multiplications and additions."""
+        for a, w in zip(activation, weights, strict=True):
+            accumulator = accumulator + a * w
+        return accumulator
+
 
 @dataclasses.dataclass(frozen=True)
 class BfloatDot(HalfDot):
@@ -97,12 +105,7 @@ class BfloatPairs(BfloatDot):
         words = reinterpret(load(buffer, *index, lanes=2 * self.lanes), "int32", self.lanes)
         return self.apart(builder, bind(builder, words, "int32", self.lanes))
 
-    def step(
-        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
-    ) -> Computed:
-        for a, w in zip(activation, weights, strict=True):
-            accumulator = accumulator + a * w
-        return accumulator
+    step = HalfDot.step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,13 +140,6 @@ class HalfPairs(HalfDot):
 
     def _wide(self, builder: KernelBuilder, half: Computed) -> Computed:
         return bind(builder, cast(half, "float32", self.lanes), "float32", self.lanes)
-
-    def step(
-        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
-    ) -> Computed:
-        for a, w in zip(activation, weights, strict=True):
-            accumulator = accumulator + a * w
-        return accumulator
 
 
 @dataclasses.dataclass(frozen=True)
