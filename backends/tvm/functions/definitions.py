@@ -12,66 +12,70 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol, TypeVar, cast
 
-Element = Any
-"""What an arithmetic computes with; it has the operators +, -, *, / and comparisons."""
+from ..plan.numeric import Number
 
 
-class Arithmetic(Protocol):
-    """The pieces that formulas are made of."""
+class Arithmetic(Protocol[Number]):
+    """The pieces that formulas are made of, over what they compute with."""
 
-    def number(self, value: float) -> Element:
+    def number(self, value: float) -> Number:
         """A number of the formula's own."""
 
-    def parameter(self, value: float) -> Element:
+    def parameter(self, value: float) -> Number:
         """A number that a model gives, zero perhaps."""
 
-    def named(self, x: Element) -> Element:
+    def named(self, x: Number) -> Number:
         """An element that is used several times, or in a condition."""
 
-    def kept(self, x: Element) -> Element:
+    def kept(self, x: Number) -> Number:
         """The result of a function of many operations, that another one takes."""
 
-    def where(self, condition: Any, x: Element, y: Element) -> Element: ...
+    def where(self, condition: Number, x: Number, y: Number) -> Number: ...
 
-    def at_least(self, x: Element, bound: Element) -> Element:
+    def at_least(self, x: Number, bound: Number) -> Number:
         """The larger one; NaN if x is. The bound is no NaN."""
 
-    def at_most(self, x: Element, bound: Element) -> Element:
+    def at_most(self, x: Number, bound: Number) -> Number:
         """The smaller one; NaN if x is. The bound is no NaN."""
 
-    def negative(self, x: Element) -> Element: ...
+    def negative(self, x: Number) -> Number: ...
 
-    def magnitude(self, x: Element) -> Element: ...
+    def magnitude(self, x: Number) -> Number: ...
 
-    def floor(self, x: Element) -> Element: ...
+    def floor(self, x: Number) -> Number: ...
 
-    def ceil(self, x: Element) -> Element: ...
+    def ceil(self, x: Number) -> Number: ...
 
-    def round(self, x: Element) -> Element:
+    def round(self, x: Number) -> Number:
         """To the nearest whole number, half to even."""
 
-    def sqrt(self, x: Element) -> Element: ...
+    def sqrt(self, x: Number) -> Number: ...
 
-    def exp(self, x: Element) -> Element: ...
+    def exp(self, x: Number) -> Number: ...
 
-    def decay(self, x: Element) -> Element:
+    def decay(self, x: Number) -> Number:
         """e^x - 1 for x up to 0; anything for others."""
 
-    def log(self, x: Element) -> Element: ...
+    def log(self, x: Number) -> Number: ...
 
-    def tanh(self, x: Element) -> Element: ...
+    def tanh(self, x: Number) -> Number: ...
 
-    def erf(self, x: Element) -> Element: ...
+    def erf(self, x: Number) -> Number: ...
 
-    def sigmoid(self, x: Element) -> Element: ...
+    def sigmoid(self, x: Number) -> Number: ...
 
-    def softplus(self, x: Element) -> Element: ...
+    def softplus(self, x: Number) -> Number: ...
 
 
-Formula = Callable[..., Element]
-"""An arithmetic, an element and the parameters by name, to the function's value."""
+class Formula(Protocol):
+    """From an arithmetic, an element and the parameters by name to the function's value."""
+
+    def __call__(self, o: Arithmetic[Number], x: Number, /, **parameters: float) -> Number: ...
+
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +95,7 @@ class ScalarFunction:
     def pieces(self) -> frozenset[str]:
         """Names of the arithmetic's pieces, and `/`, that the formula is made of."""
         trace = _Trace()
-        self.formula(trace, trace, **self.parameters)
+        cast(Callable[..., object], self.formula)(trace, trace, **self.parameters)
         return frozenset(trace.used)
 
     @property
@@ -115,18 +119,18 @@ class _Trace:
         self.used: set[str] = set()
 
     def __getattr__(self, name: str) -> Callable[..., _Trace]:
-        def piece(*arguments: Any) -> _Trace:
+        def piece(*arguments: object) -> _Trace:
             self.used.add(name)
             return self
 
         return piece
 
-    def _operation(self, other: Any) -> _Trace:
+    def _operation(self, other: object) -> _Trace:
         return self
 
     __add__ = __sub__ = __mul__ = __lt__ = __gt__ = _operation
 
-    def __truediv__(self, other: Any) -> _Trace:
+    def __truediv__(self, other: object) -> _Trace:
         self.used.add("/")
         return self
 
@@ -135,12 +139,13 @@ FUNCTIONS: dict[str, ScalarFunction] = {}
 """All functions by name."""
 
 
-def define(name: str, op_type: str = "", **parameters: float) -> Callable[[Formula], Formula]:
+def define(name: str, op_type: str = "", **parameters: float) -> Callable[[_Function], _Function]:
     """Define a function by its formula."""
 
-    def register(formula: Formula) -> Formula:
+    def register(function: _Function) -> _Function:
+        formula = cast(Formula, function)  # its own parameters have names
         FUNCTIONS[name] = ScalarFunction(name, op_type, formula, MappingProxyType(parameters))
-        return formula
+        return function
 
     return register
 
@@ -185,69 +190,69 @@ define("swish", "Swish", alpha=1.0)(
 
 
 @define("root")
-def _root(o: Arithmetic, x: Element) -> Element:
+def _root(o: Arithmetic[Number], x: Number) -> Number:
     """x to the power of 1/2: infinity of -infinity, 0 of -0, where the square root is NaN, -0."""
     x = o.named(x)
     return o.where(x > o.number(-math.inf), o.magnitude(o.sqrt(x)), x * x)
 
 
 @define("hard_sigmoid", "HardSigmoid", alpha=0.2, beta=0.5)
-def _hard_sigmoid(o: Arithmetic, x: Element, alpha: float, beta: float) -> Element:
+def _hard_sigmoid(o: Arithmetic[Number], x: Number, alpha: float, beta: float) -> Number:
     value = x * o.parameter(alpha) + o.parameter(beta)
     return o.at_most(o.at_least(value, o.number(0)), o.number(1))
 
 
 @define("hard_swish", "HardSwish")
-def _hard_swish(o: Arithmetic, x: Element) -> Element:
+def _hard_swish(o: Arithmetic[Number], x: Number) -> Number:
     gate = x * o.number(1 / 6) + o.number(0.5)
     return x * o.at_most(o.at_least(gate, o.number(0)), o.number(1))
 
 
 @define("mish", "Mish")
-def _mish(o: Arithmetic, x: Element) -> Element:
+def _mish(o: Arithmetic[Number], x: Number) -> Number:
     x = o.named(x)
     return x * o.tanh(o.kept(o.softplus(x)))
 
 
 @define("leaky_relu", "LeakyRelu", alpha=0.01)
-def _leaky_relu(o: Arithmetic, x: Element, alpha: float) -> Element:
+def _leaky_relu(o: Arithmetic[Number], x: Number, alpha: float) -> Number:
     x = o.named(x)
     return o.where(x < o.number(0), x * o.parameter(alpha), x)
 
 
 @define("thresholded_relu", "ThresholdedRelu", alpha=1.0)
-def _thresholded_relu(o: Arithmetic, x: Element, alpha: float) -> Element:
+def _thresholded_relu(o: Arithmetic[Number], x: Number, alpha: float) -> Number:
     x = o.named(x)
     return o.where(x > o.parameter(alpha), x, o.number(0))
 
 
 @define("elu", "Elu", alpha=1.0)
-def _elu(o: Arithmetic, x: Element, alpha: float) -> Element:
+def _elu(o: Arithmetic[Number], x: Number, alpha: float) -> Number:
     x = o.named(x)
     return o.where(x < o.number(0), o.decay(x) * o.parameter(alpha), x)
 
 
 @define("selu", "Selu", alpha=1.6732632423543772, gamma=1.0507009873554805)
-def _selu(o: Arithmetic, x: Element, alpha: float, gamma: float) -> Element:
+def _selu(o: Arithmetic[Number], x: Number, alpha: float, gamma: float) -> Number:
     x = o.named(x)
     low = o.decay(x) * o.parameter(alpha)
     return o.parameter(gamma) * o.where(x > o.number(0), x, low)
 
 
 @define("celu", "Celu", alpha=1.0)
-def _celu(o: Arithmetic, x: Element, alpha: float) -> Element:
+def _celu(o: Arithmetic[Number], x: Number, alpha: float) -> Number:
     x = o.named(x)
     low = o.parameter(alpha) * (o.exp(x / o.number(alpha)) - o.number(1))
     return o.at_least(x, o.number(0)) + o.at_most(low, o.number(0))
 
 
 @define("gelu")
-def _gelu(o: Arithmetic, x: Element) -> Element:
+def _gelu(o: Arithmetic[Number], x: Number) -> Number:
     inner = o.erf(x * o.number(1 / math.sqrt(2)))
     return x * o.number(0.5) * (inner + o.number(1))
 
 
 @define("gelu_tanh")
-def _gelu_tanh(o: Arithmetic, x: Element) -> Element:
+def _gelu_tanh(o: Arithmetic[Number], x: Number) -> Number:
     inner = o.number(0.7978845608028654) * (x + o.number(0.044715) * x * x * x)
     return x * o.number(0.5) * (o.tanh(inner) + o.number(1))

@@ -1,24 +1,22 @@
 """Where Resize reads: coordinates, taps and weights, of ONNX's operator specification.
 
-The formulas take arrays of numbers, or expressions inside a kernel: `xp` is numpy, or what
-gives expressions the same functions. All numbers are float32 unless said otherwise, and are
-rounded in the order of ONNX Runtime: the nearest element depends on the last bit.
+The formulas take arrays of numbers, or expressions inside a kernel, and the functions of either.
+All numbers are float32 unless said otherwise, and are rounded in the order of ONNX Runtime: the
+nearest element depends on the last bit.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from ....ir.graph import Node
 from ....ir.tensor import Array
-
-Number = Any
-"""A float32 number or array, or an expression."""
+from .numeric import Number
 
 MODES = ("nearest", "linear", "cubic")
 NEAREST_MODES = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -28,6 +26,51 @@ HALF_WAY = 1e-6
 
 WHOLE_LENGTH = 2.0**-22
 """Relative difference of scale times size from a whole number that rounding may make."""
+
+
+class Functions(Protocol[Number]):
+    """The functions that formulas are made of, named as NumPy names them."""
+
+    def floor(self, x: Number, /) -> Number: ...
+    def ceil(self, x: Number, /) -> Number: ...
+    def abs(self, x: Number, /) -> Number: ...
+    def minimum(self, a: Number, b: Number | float, /) -> Number: ...
+    def maximum(self, a: Number, b: Number | float, /) -> Number: ...
+    def where(self, condition: Number, a: Number | float, b: Number | float, /) -> Number: ...
+
+    def single(self, x: Number | float, /) -> Number:
+        """Rounded to float32, also where it is a product that is added to something."""
+
+    def double(self, x: Number | float, /) -> Number:
+        """As float64."""
+
+
+class _ArrayFunctions:
+    """The functions of arrays."""
+
+    def floor(self, x: Array) -> Array:
+        return np.floor(x)
+
+    def ceil(self, x: Array) -> Array:
+        return np.ceil(x)
+
+    def abs(self, x: Array) -> Array:
+        return np.abs(x)
+
+    def minimum(self, a: Array, b: Array | float) -> Array:
+        return np.minimum(a, b)
+
+    def maximum(self, a: Array, b: Array | float) -> Array:
+        return np.maximum(a, b)
+
+    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
+        return np.where(condition, a, b)
+
+    def single(self, x: Array | float) -> Array:
+        return np.asarray(x, np.float32)
+
+    def double(self, x: Array | float) -> Array:
+        return np.asarray(x, np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,12 +175,17 @@ class Sampling:
         return 2 * (math.ceil(reach * axis.size / max(axis.out, 1)) + 1)
 
     def coordinate(
-        self, xp: Any, axis: Axis, i: Number, scale: Number, window: Sequence[Number]
+        self,
+        xp: Functions[Number],
+        axis: Axis,
+        i: Number,
+        scale: Number,
+        window: Sequence[Number],
     ) -> Number:
         """Where output element `i` lies in the input; `window` is the region of interest."""
         return _TRANSFORMS[self.transform](xp, i, scale, axis, window)
 
-    def nearest(self, xp: Any, at: Number, scale: Number) -> Number:
+    def nearest(self, xp: Functions[Number], at: Number, scale: Number) -> Number:
         """The element nearest to a coordinate, perhaps outside of the input."""
         below = xp.floor(at)
         if self.nearest_mode == "floor":
@@ -150,7 +198,7 @@ class Sampling:
         up = past > -HALF_WAY if self.nearest_mode == "round_prefer_ceil" else past >= HALF_WAY
         return xp.where(up, below + 1.0, below)
 
-    def inside(self, xp: Any, axis: Axis, at: Number) -> Number:
+    def inside(self, xp: Functions[Number], axis: Axis, at: Number) -> Number:
         """The coordinate to interpolate at.
 
         Past the edge lie copies of the edge's element, so linear interpolation there is at
@@ -160,11 +208,13 @@ class Sampling:
             return at
         return xp.minimum(xp.maximum(at, 0.0), float(axis.size - 1))
 
-    def shrink(self, xp: Any, scale: Number) -> Number:
+    def shrink(self, xp: Functions[Number], scale: Number) -> Number | float:
         """What distances are multiplied by, so that antialiasing takes more elements."""
         return xp.minimum(scale, 1.0) if self.antialias else 1.0
 
-    def weight(self, xp: Any, axis: Axis, place: Number, at: Number, shrink: Number) -> Number:
+    def weight(
+        self, xp: Functions[Number], axis: Axis, place: Number, at: Number, shrink: Number | float
+    ) -> Number:
         """The weight of the element at `place` for an output element at `at`."""
         distance = xp.abs(place - at) * shrink
         if self.mode == "linear" and not self.normalizes:
@@ -183,15 +233,17 @@ class Sampling:
 
     def table(self, axis: Axis, scale: float) -> Taps:
         """The taps of a whole axis, where the region of interest doesn't count."""
-        factor, window = np.float32(scale), (np.float32(0), np.float32(1))
-        i = np.arange(axis.out, dtype=np.float32)
-        at = np.broadcast_to(self.coordinate(np, axis, i, factor, window), i.shape)
+        xp = _ArrayFunctions()
+        factor, start, end = xp.single(scale), xp.single(0), xp.single(1)
+        i: Array = np.arange(axis.out, dtype=np.float32)
+        at: Array = np.broadcast_to(self.coordinate(xp, axis, i, factor, (start, end)), i.shape)
         if self.mode == "nearest":
-            return Taps(_clamped(self.nearest(np, at, factor)[:, None], axis), None)
-        at = self.inside(np, axis, at)[:, None]
+            return Taps(_clamped(self.nearest(xp, at, factor)[:, None], axis), None)
+        at = self.inside(xp, axis, at)[:, None]
         count = self.taps(axis)
-        places = np.floor(at) + np.arange(1 - count // 2, 1 + count // 2, dtype=np.float32)
-        weights = self.weight(np, axis, places, at, self.shrink(np, factor))
+        places: Array = np.floor(at) + np.arange(1 - count // 2, 1 + count // 2, dtype=np.float32)
+        shrink = self.shrink(xp, factor)
+        weights = self.weight(xp, axis, places, at, shrink)
         if self.normalizes:
             total = np.zeros((axis.out, 1), np.float32)
             for tap in range(count):  # in the order of a kernel
@@ -205,7 +257,7 @@ def is_old(node: Node, opset: int) -> bool:
     return node.op_type == "Upsample" or opset < 11
 
 
-def fitted_scale(xp: Any, ratios: Sequence[Number], policy: str) -> Number:
+def fitted_scale(xp: Functions[Number], ratios: Sequence[Number], policy: str) -> Number:
     """The common scale of all axes that keeps the aspect ratio, from sizes wished for."""
     choose = xp.maximum if policy == "not_smaller" else xp.minimum
     found = ratios[0]
@@ -218,29 +270,37 @@ def _clamped(places: Array, axis: Axis) -> Array:
     return np.clip(places, 0, axis.size - 1).astype(np.int32)
 
 
-def cubic(xp: Any, x: Number, a: float) -> Number:
+def cubic(xp: Functions[Number], x: Number, a: float) -> Number:
     """The cubic convolution kernel at a distance (Keys 1981)."""
     near = ((a + 2) * x - (a + 3)) * x * x + 1.0
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return xp.where(x <= 1.0, near, xp.where(x < 2.0, far, 0.0))
 
 
-def _half_pixel(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _half_pixel(
+    xp: Functions[Number], i: Number, scale: Number, axis: Axis, window: Sequence[Number]
+) -> Number:
     return (i + 0.5) / scale - 0.5
 
 
-def _half_pixel_symmetric(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _half_pixel_symmetric(
+    xp: Functions[Number], i: Number, scale: Number, axis: Axis, window: Sequence[Number]
+) -> Number:
     """ONNX Runtime divides and adds in float64 here."""
     adjustment = float(axis.out) / (scale * float(axis.size))
     offset = (1.0 - adjustment) * (axis.size / 2)
     return xp.single(xp.double(offset) + (xp.double(i) + 0.5) / xp.double(scale) - 0.5)
 
 
-def _pytorch_half_pixel(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _pytorch_half_pixel(
+    xp: Functions[Number], i: Number, scale: Number, axis: Axis, window: Sequence[Number]
+) -> Number:
     return _half_pixel(xp, i, scale, axis, window) if axis.out > 1 else i * 0.0
 
 
-def _align_corners(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _align_corners(
+    xp: Functions[Number], i: Number, scale: Number, axis: Axis, window: Sequence[Number]
+) -> Number:
     """The length is scale times size, which may have a fraction that the output hasn't."""
     if axis.out == 1:
         return i * 0.0
@@ -250,15 +310,21 @@ def _align_corners(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -
     return i * float(axis.size - 1) / (length - 1.0)
 
 
-def _asymmetric(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _asymmetric(
+    xp: Functions[Number], i: Number, scale: Number, axis: Axis, window: Sequence[Number]
+) -> Number:
     return i / scale
 
 
-def _tf_half_pixel(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _tf_half_pixel(
+    xp: Functions[Number], i: Number, scale: Number, axis: Axis, window: Sequence[Number]
+) -> Number:
     return (i + 0.5) / scale
 
 
-def _crop_and_resize(xp: Any, i: Number, scale: Number, axis: Axis, window: Any) -> Number:
+def _crop_and_resize(
+    xp: Functions[Number], i: Number, scale: Number, axis: Axis, window: Sequence[Number]
+) -> Number:
     start, end = window
     last = float(axis.size - 1)
     if axis.out == 1:
@@ -266,7 +332,20 @@ def _crop_and_resize(xp: Any, i: Number, scale: Number, axis: Axis, window: Any)
     return xp.single(start * last) + i * (end - start) * last / float(axis.out - 1)
 
 
-_TRANSFORMS: dict[str, Callable[[Any, Number, Number, Axis, Any], Number]] = {
+class _Transform(Protocol):
+    def __call__(
+        self,
+        xp: Functions[Number],
+        i: Number,
+        scale: Number,
+        axis: Axis,
+        window: Sequence[Number],
+        /,
+    ) -> Number:
+        """Where output element `i` lies in the input."""
+
+
+_TRANSFORMS: dict[str, _Transform] = {
     "half_pixel": _half_pixel,
     "half_pixel_symmetric": _half_pixel_symmetric,
     "pytorch_half_pixel": _pytorch_half_pixel,

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast, overload
 
 import numpy as np
 from tvm import tirx
@@ -19,7 +19,7 @@ from ...plan.operations import LoopsOp
 from ...plan.sizes import OpenSize, is_open
 from ...plan.tensors import PlanTensor
 from ...tensorir.builder import KernelBuilder, as_int, llvm, load
-from ...tensorir.types import Expr, PrimFunc
+from ...tensorir.types import Computed, Expr, PrimFunc
 from ..context import Constant, Lowering, Stored
 
 Rule = Callable[["OperatorCall"], None]
@@ -68,10 +68,10 @@ class Array:
             at = at * size + i
         return at
 
-    def __getitem__(self, index: Sequence[Expr]) -> Expr:
+    def __getitem__(self, index: Sequence[Expr]) -> Computed:
         return load(self.buffer, self.flat(tuple(index)))
 
-    def at(self, position: Expr) -> Expr:
+    def at(self, position: Expr) -> Computed:
         """The element at a position in memory."""
         return load(self.buffer, position)
 
@@ -283,7 +283,7 @@ class Cell:
         self.buffer = k.local(1, dtype, name)
         self.set(value)
 
-    def get(self) -> Expr:
+    def get(self) -> Computed:
         return load(self.buffer, 0)
 
     def set(self, value: Expr) -> None:
@@ -293,7 +293,10 @@ class Cell:
         self.set(self.get() + to(value, self.dtype))
 
 
-def bind(k: KernelBuilder, value: Expr) -> Expr:
+_Value = TypeVar("_Value", Computed, Expr)
+
+
+def bind(k: KernelBuilder, value: _Value) -> _Value:
     """Name a value, so that it is computed once.
 
     Floats get a variable in memory: TVM's analysis of named ones fails on divisions.
@@ -305,10 +308,10 @@ def bind(k: KernelBuilder, value: Expr) -> Expr:
         return held(k, value)
     variable = tirx.Var("t", dtype)
     k.statement(tirx.Bind(variable, value))
-    return variable
+    return cast(Computed, variable)
 
 
-def held(k: KernelBuilder, value: Expr) -> Expr:
+def held(k: KernelBuilder, value: _Value) -> _Value:
     """A value kept in memory: of chains of named ones TVM's analysis takes exponential time."""
     if isinstance(value, (int, float, bool, OpenSize)):
         return value
@@ -325,7 +328,7 @@ def dtype_of(value: Expr) -> str:
     return str(value.ty.dtype)
 
 
-def to(value: Expr, dtype: str) -> Expr:
+def to(value: Expr, dtype: str) -> Computed:
     """Convert; anything but zero is true.
 
     Integers wrap. Floats that an integer type doesn't hold become its nearest number, NaN
@@ -352,7 +355,7 @@ def to(value: Expr, dtype: str) -> Expr:
     return tirx.Cast(dtype, value)
 
 
-def number(value: float, dtype: str) -> Expr:
+def number(value: float, dtype: str) -> Computed:
     """A literal; infinities and NaN included. An open size, too."""
     if isinstance(value, OpenSize):
         return to(as_int(value), dtype)
@@ -441,6 +444,10 @@ def limited(k: KernelBuilder, value: Expr, low: int, high: int) -> Expr:
     return bind(k, maximum(minimum(value, high - 1), low))
 
 
+@overload
+def select(condition: Expr, yes: Computed, no: Computed) -> Computed: ...
+@overload
+def select(condition: Expr, yes: Expr, no: Expr) -> Expr: ...
 def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
     """One of two values, both evaluated."""
     if isinstance(condition, (bool, np.bool_)):

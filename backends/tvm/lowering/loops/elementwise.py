@@ -364,7 +364,7 @@ def mod(call: OperatorCall) -> None:
     def function(k: KernelBuilder, a: Expr, b: Expr) -> Expr:
         floats = is_float(dtype_of(a))
         if floats:
-            rest = m.libm("fmod", a, b)
+            rest: Expr = m.libm("fmod", a, b)
         else:
             rest = bind(k, divisor.apply(k, tirx.truncmod, a, b, lit(0, a)))
         if truncated or dtype_of(a).startswith("uint"):

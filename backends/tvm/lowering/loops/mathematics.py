@@ -6,12 +6,12 @@ from tvm import tirx
 
 from ...functions.definitions import ScalarFunction
 from ...tensorir.builder import llvm
-from ...tensorir.types import Expr
+from ...tensorir.types import Computed, Expr
 from .base import dtype_of, is_float, number, select, to
 
 
-def libm(name: str, *arguments: Expr) -> Expr:
-    """OperatorCall a function of C's mathematics library in the arguments' precision."""
+def libm(name: str, *arguments: Expr) -> Computed:
+    """Call a function of C's mathematics library in the arguments' precision."""
     dtype = dtype_of(arguments[0])
     wide = "float64" if dtype == "float64" else "float32"
     values = [to(a, wide) for a in arguments]
@@ -19,11 +19,11 @@ def libm(name: str, *arguments: Expr) -> Expr:
     return to(tirx.call_pure_extern(wide, name + suffix, *values), dtype)
 
 
-def lit(value: float, like: Expr) -> Expr:
+def lit(value: float, like: Expr) -> Computed:
     return number(value, dtype_of(like))
 
 
-def factor(value: float, like: Expr) -> Expr:
+def factor(value: float, like: Expr) -> Computed:
     """A literal to multiply with: TVM takes products with a literal zero for zero."""
     dtype = dtype_of(like)
     if value != 0 or not is_float(dtype):
@@ -32,7 +32,7 @@ def factor(value: float, like: Expr) -> Expr:
     return llvm(f"llvm.fabs.{suffix}", dtype, lit(0, like))
 
 
-def fence(x: Expr) -> Expr:
+def fence(x: Expr) -> Computed:
     """Keep LLVM from contracting a product into a fused multiply-add."""
     dtype = dtype_of(x)
     return llvm(f"llvm.arithmetic.fence.{'f64' if dtype == 'float64' else 'f32'}", dtype, x)
@@ -64,27 +64,27 @@ def _truncated(x: Expr, bits: int) -> Expr:
     return select(x < lit(2.0 ** (bits - 1), x), to(x, dtype), tirx.min_value(dtype))
 
 
-def exp(x: Expr) -> Expr:
+def exp(x: Expr) -> Computed:
     return libm("exp", x)
 
 
-def log(x: Expr) -> Expr:
+def log(x: Expr) -> Computed:
     return libm("log", x)
 
 
-def sqrt(x: Expr) -> Expr:
+def sqrt(x: Expr) -> Computed:
     return libm("sqrt", x)
 
 
-def tanh(x: Expr) -> Expr:
+def tanh(x: Expr) -> Computed:
     return libm("tanh", x)
 
 
-def sigmoid(x: Expr) -> Expr:
+def sigmoid(x: Expr) -> Computed:
     return lit(1, x) / (lit(1, x) + exp(lit(0, x) - x))
 
 
-def softplus(x: Expr) -> Expr:
+def softplus(x: Expr) -> Computed:
     """log(1 + exp(x)) without overflow."""
     return largest(x, lit(0, x)) + libm("log1p", exp(lit(0, x) - absolute(x)))
 
@@ -95,7 +95,7 @@ def absolute(x: Expr) -> Expr:
     return x if dtype_of(x).startswith("uint") else select(x < lit(0, x), lit(0, x) - x, x)
 
 
-def is_nan(x: Expr) -> Expr:
+def is_nan(x: Expr) -> Computed:
     return tirx.isnan(x)
 
 
@@ -112,7 +112,7 @@ def smallest(a: Expr, b: Expr) -> Expr:
     return select(tirx.any(a < b, is_nan(a)), a, b)
 
 
-def round_even(x: Expr) -> Expr:
+def round_even(x: Expr) -> Computed:
     return libm("rint", x)
 
 
@@ -129,69 +129,69 @@ class ScalarArithmetic:
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
 
-    def number(self, value: float) -> Expr:
+    def number(self, value: float) -> Computed:
         return number(value, self.dtype)
 
-    def parameter(self, value: float) -> Expr:
+    def parameter(self, value: float) -> Computed:
         return factor(value, self.number(value))
 
-    def named(self, x: Expr) -> Expr:
+    def named(self, x: Computed) -> Computed:
         return x
 
     kept = named
 
-    def where(self, condition: Expr, x: Expr, y: Expr) -> Expr:
+    def where(self, condition: Computed, x: Computed, y: Computed) -> Computed:
         return select(condition, x, y)
 
-    def at_least(self, x: Expr, bound: Expr) -> Expr:
+    def at_least(self, x: Computed, bound: Computed) -> Computed:
         return select(x < bound, bound, x)
 
-    def at_most(self, x: Expr, bound: Expr) -> Expr:
+    def at_most(self, x: Computed, bound: Computed) -> Computed:
         return select(x > bound, bound, x)
 
-    def negative(self, x: Expr) -> Expr:
+    def negative(self, x: Computed) -> Computed:
         return x * lit(-1, x) if is_float(self.dtype) else lit(0, x) - x
 
-    def magnitude(self, x: Expr) -> Expr:
-        return absolute(x)
+    def magnitude(self, x: Computed) -> Computed:
+        return to(absolute(x), self.dtype)
 
-    def floor(self, x: Expr) -> Expr:
+    def floor(self, x: Computed) -> Computed:
         return libm("floor", x) if is_float(self.dtype) else x
 
-    def ceil(self, x: Expr) -> Expr:
+    def ceil(self, x: Computed) -> Computed:
         return libm("ceil", x) if is_float(self.dtype) else x
 
-    def round(self, x: Expr) -> Expr:
+    def round(self, x: Computed) -> Computed:
         return libm("rint", x) if is_float(self.dtype) else x
 
-    def sqrt(self, x: Expr) -> Expr:
+    def sqrt(self, x: Computed) -> Computed:
         return sqrt(x)
 
-    def exp(self, x: Expr) -> Expr:
+    def exp(self, x: Computed) -> Computed:
         return exp(x)
 
-    def decay(self, x: Expr) -> Expr:
+    def decay(self, x: Computed) -> Computed:
         return exp(x) - lit(1, x)
 
-    def log(self, x: Expr) -> Expr:
+    def log(self, x: Computed) -> Computed:
         return log(x)
 
-    def tanh(self, x: Expr) -> Expr:
+    def tanh(self, x: Computed) -> Computed:
         return tanh(x)
 
-    def erf(self, x: Expr) -> Expr:
+    def erf(self, x: Computed) -> Computed:
         return libm("erf", x)
 
-    def sigmoid(self, x: Expr) -> Expr:
+    def sigmoid(self, x: Computed) -> Computed:
         return sigmoid(x)
 
-    def softplus(self, x: Expr) -> Expr:
+    def softplus(self, x: Computed) -> Computed:
         return softplus(x)
 
 
-def evaluate(function: ScalarFunction, x: Expr, **parameters: float) -> Expr:
+def evaluate(function: ScalarFunction, x: Expr, **parameters: float) -> Computed:
     """A function of an expression."""
-    return function.formula(ScalarArithmetic(dtype_of(x)), x, **parameters)
+    return function.formula(ScalarArithmetic(dtype_of(x)), to(x, dtype_of(x)), **parameters)
 
 
 def power(x: Expr, y: Expr) -> Expr:
@@ -205,7 +205,7 @@ def power(x: Expr, y: Expr) -> Expr:
     return convert(result, dtype)
 
 
-def saturate(x: Expr, dtype: str) -> Expr:
+def saturate(x: Expr, dtype: str) -> Computed:
     """A rounded float as an integer type, limited to its range; NaN as its lowest number."""
     import numpy as np
 

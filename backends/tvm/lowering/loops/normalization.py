@@ -107,7 +107,7 @@ def layer_normalization(call: OperatorCall) -> None:
                 square = cell(k, dtype, 0, "square")
                 each(lambda e: square.add(to(e, dtype) * to(e, dtype)))
                 mean = None
-                variance = square.get() / number(size, dtype)
+                variance: Expr = square.get() / number(size, dtype)
             else:
                 mean, found = _moments(k, dtype, size, each)
                 variance = found.get()

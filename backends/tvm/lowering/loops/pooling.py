@@ -137,7 +137,7 @@ def global_pool(call: OperatorCall) -> None:
                     total.set(m.largest(total.get(), element))
                 else:
                     total.add(_power(element, p) if op_type == "GlobalLpPool" else element)
-            result = total.get()
+            result: Expr = total.get()
             if op_type == "GlobalAveragePool":
                 result = result / number(math.prod(shape[2:]), dtype)
             elif op_type == "GlobalLpPool":

@@ -11,7 +11,7 @@ from tvm import tirx
 
 from ...plan.sampling import Axis, Sampling, cubic, fitted_scale, is_old
 from ...tensorir.builder import KernelBuilder
-from ...tensorir.types import Expr
+from ...tensorir.types import Computed, Expr
 from . import mathematics as m
 from .base import (
     Array,
@@ -51,33 +51,38 @@ _FAR = 2**28
 _LARGEST = 2.0**62
 """Places of GridSample beyond which, or NaN, are taken for the edge at -1."""
 
-_Scale = Callable[[dict[int, Array], int], Expr]
+_Scale = Callable[[dict[int, Array], int], Computed]
 """The scale of an axis inside the kernel, from the arrays by input number."""
 
 
 class _Expressions:
-    """The functions of numpy that `Sampling` calls, on expressions."""
+    """The functions that `Sampling` calls, on expressions."""
 
     floor = staticmethod(functools.partial(m.libm, "floor"))
     ceil = staticmethod(functools.partial(m.libm, "ceil"))
-    abs = staticmethod(m.absolute)
-    where = staticmethod(select)
 
     @staticmethod
-    def double(x: Expr) -> Expr:
+    def abs(x: Computed) -> Computed:
+        return to(m.absolute(x), "float32")
+
+    @staticmethod
+    def where(condition: Computed, a: Expr, b: Expr) -> Computed:
+        return to(select(condition, a, b), "float32")
+
+    @staticmethod
+    def double(x: Expr) -> Computed:
         return to(x, "float64")
 
     @staticmethod
-    def single(x: Expr) -> Expr:
-        """Rounded, also where it is a product that is added to something."""
+    def single(x: Expr) -> Computed:
         return m.fence(to(x, "float32"))
 
     @staticmethod
-    def minimum(a: Expr, b: Expr) -> Expr:
+    def minimum(a: Expr, b: Expr) -> Computed:
         return tirx.min(a, to(b, "float32"))
 
     @staticmethod
-    def maximum(a: Expr, b: Expr) -> Expr:
+    def maximum(a: Expr, b: Expr) -> Computed:
         return tirx.max(a, to(b, "float32"))
 
 
@@ -119,7 +124,7 @@ def resize(call: OperatorCall) -> None:
         for axis in axes:
             place = chosen.index(axis.axis)
             scale = bind(k, scale_of(arrays, axis.axis))
-            window: Sequence[Expr] = (0.0, 1.0)
+            window = [number(0.0, "float32"), number(1.0, "float32")]
             if crops:
                 window = [to(arrays[1].at(place + n), "float32") for n in (0, len(chosen))]
             _make_table(k, sampling, axis, scale, window, tables[axis.axis])
@@ -168,11 +173,11 @@ def _scales(
     if policy == "stretch":
         return lambda _, axis: number(out[axis] / shape[axis], "float32"), True
 
-    def kept(arrays: dict[int, Array], axis: int) -> Expr:
+    def kept(arrays: dict[int, Array], axis: int) -> Computed:
         ratios = [
             to(arrays[3].at(i), "float32") / number(shape[a], "float32") for i, a in enumerate(axes)
         ]
-        return fitted_scale(_Expressions, ratios, policy)
+        return fitted_scale(_Expressions(), ratios, policy)
 
     return kept, False
 
@@ -181,12 +186,12 @@ def _make_table(
     k: KernelBuilder,
     sampling: Sampling,
     axis: _Axis,
-    scale: Expr,
-    window: Sequence[Expr],
+    scale: Computed,
+    window: Sequence[Computed],
     table: Sequence[Array],
 ) -> None:
     positions, weights, outside = table
-    sampled, xp = axis.sampled, _Expressions
+    sampled, xp = axis.sampled, _Expressions()
     last = sampled.size - 1
     with k.loop(sampled.out, "o") as o:
         at = bind(k, sampling.coordinate(xp, sampled, to(o, "float32"), scale, window))
@@ -309,9 +314,9 @@ def grid_sample(call: OperatorCall) -> None:
     call.loops(body, key=())
 
 
-def _cubic_weight(t: Expr, tap: int) -> Expr:
+def _cubic_weight(t: Computed, tap: int) -> Computed:
     """The weight of tap 0 to 3 at fraction `t`."""
-    return cubic(_Expressions, [t + lit(1, t), t, lit(1, t) - t, lit(2, t) - t][tap], -0.75)
+    return cubic(_Expressions(), [t + lit(1, t), t, lit(1, t) - t, lit(2, t) - t][tap], -0.75)
 
 
 def _reflect(index: Expr, size: int, corners: bool) -> Expr:

@@ -105,7 +105,7 @@ def roi_align(call: OperatorCall) -> None:
                     with k.loop(counts[1], "ix") as ix:
                         h = place(left, pw, ix, 1)
                         w0, w1, fw = around(h, width)
-                        corners = []
+                        corners: list[Expr] = []
                         for row, share_h in ((h0, one - fh), (h1, fh)):
                             for column, share_w in ((w0, one - fw), (w1, fw)):
                                 element = to(x[image, c, row, column], dtype)

@@ -61,7 +61,7 @@ def non_zero(call: OperatorCall) -> None:
             for axis, place in enumerate(index):
                 ys[0].store(place, (axis, at))
             found.add(1)
-        k.fail_if(found.get() != count, Fault.COUNT)
+        k.fail_if(tirx.NE(found.get(), count), Fault.COUNT)
 
     call.loops(body, key=())
 
@@ -90,7 +90,7 @@ def compress(call: OperatorCall) -> None:
                     with nest(k, without(shape, axis)) as rest:
                         y.store(x[inserted(rest, axis, i)], inserted(rest, axis, at))
                 found.add(1)
-        k.fail_if(found.get() != count, Fault.COUNT)
+        k.fail_if(tirx.NE(found.get(), count), Fault.COUNT)
 
     call.loops(body, key=())
 
@@ -157,6 +157,6 @@ def non_max_suppression(call: OperatorCall) -> None:
                         limit = given[3].at(0) if 3 in given else number(0, boxes.dtype)
                         with when(k, overlap(boxes, k, b, chosen, j) > limit):
                             alive.put(0, j)
-        k.fail_if(found.get() != count, Fault.COUNT)
+        k.fail_if(tirx.NE(found.get(), count), Fault.COUNT)
 
     call.loops(body, present, key=tuple(present), scratch=[((boxes_count,), "int32")])
