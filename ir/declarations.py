@@ -204,7 +204,8 @@ def _shown(type: TypeProto | None) -> str:
     if type is not None and tensor_type(type) is None:
         return str(type.WhichOneof("value")).removesuffix("_type")
     tensor, shape = tensor_type(type), type_shape(type)
-    known = tensor is not None and tensor.elem_type in TensorProto.DataType.values()
-    name = TensorProto.DataType.Name(tensor.elem_type).lower() if known else "?"
+    kind = None if tensor is None else tensor.elem_type
+    known = kind in TensorProto.DataType.values()
+    name = TensorProto.DataType.Name(kind).lower() if known else "?"
     sizes = "" if shape is None else ", ".join("?" if s is None else str(s) for s in shape)
     return name if shape is None else f"{name}[{sizes}]"

@@ -473,7 +473,9 @@ def outer_reads(node: Node) -> list[Value]:
     return [v for v in node_reads(node) if v not in own]
 
 
-def tensor_type(type: TypeProto | None) -> Any:
+def tensor_type(
+    type: TypeProto | None,
+) -> TypeProto.Tensor | TypeProto.SparseTensor | None:
     """The `TypeProto.Tensor` (or sparse tensor) part of a type, or None."""
     if type is None:
         return None

@@ -140,7 +140,7 @@ class Tensor:
         self._sparse = sparse
 
     @classmethod
-    def from_array(cls, array: Any, dtype: int | None = None) -> Tensor:
+    def from_array(cls, array: npt.ArrayLike, dtype: int | None = None) -> Tensor:
         """A constant of a numpy array; `dtype` defaults to the array's own."""
         array = np.asarray(array)
         if dtype is None:

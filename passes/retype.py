@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from onnx import TensorProto, defs, helper
@@ -56,7 +55,9 @@ def retyped(node: Node, model: Model, old: int, new: int) -> Retyped | str:
     return Retyped(inputs, tuple(outputs))
 
 
-def _formal(formals: Sequence[Any], place: int) -> Any:
+def _formal(
+    formals: Sequence[defs.OpSchema.FormalParameter], place: int
+) -> defs.OpSchema.FormalParameter | None:
     return formals[min(place, len(formals) - 1)] if formals else None
 
 

@@ -35,7 +35,7 @@ class SampleArray(Described, Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, key: Any, /) -> Array: ...
+    def __getitem__(self, key: int | slice | tuple[()] | Array, /) -> Array: ...
 
 
 class Samples:
@@ -94,7 +94,7 @@ class Samples:
 
     def take(self, start: int, size: int) -> dict[str, Array]:
         """A run of `size` samples from `start` on, after the last one again from the first."""
-        rows: Any = slice(start, start + size)
+        rows: slice | Array = slice(start, start + size)
         if start + size > self.count:
             rows = np.arange(start, start + size) % self.count
         return {

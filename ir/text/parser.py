@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -39,6 +39,9 @@ _TOKEN = re.compile(
 )
 
 T = TypeVar("T")
+
+Literal = bytes | int | float | bool
+"""A string, a number or a truth value, as texts have them."""
 
 
 def parse_model(text: str) -> Model:
@@ -401,12 +404,12 @@ class _Parser:
             self.fail(f"there is no attribute type '{word}'")
         return kinds[word.upper()]
 
-    def _literals(self) -> Any:
+    def _literals(self) -> Literal | list[Literal]:
         if self.accept("["):
             return self.list_of(self._literal, "]")
         return self._literal()
 
-    def _literal(self) -> Any:
+    def _literal(self) -> Literal:
         kind, text = self.take()
         if kind == "string":
             return self.unquote(text).encode("utf-8", "surrogateescape")
@@ -495,7 +498,7 @@ class _Parser:
             self._fail_at(start, f"malformed elements ({error})")
         return Tensor.from_array(array, dtype)
 
-    def _flat(self) -> list[Any]:
+    def _flat(self) -> list[Literal]:
         if self.accept("["):
             return [x for part in self.list_of(self._flat, "]") for x in part]
         return [self._literal()]

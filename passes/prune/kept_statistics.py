@@ -8,12 +8,11 @@ its results are spread over all indices again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...ir.graph import Node, Value
+from ...ir.graph import Dimension, Node, Value
 from ...ir.model import Model
 from ...ir.tensor import Tensor
 
@@ -108,7 +107,9 @@ class KeptStatistics:
     def _kept_of_channels(self, vector: Value) -> Indices:
         """Kept indices of a scale or bias with an element for each channel or group."""
         (mask,) = self._masks.values()
-        return np.flatnonzero(mask.reshape(_size(vector, 1), -1).any(axis=1))
+        count = _size(vector, 1)
+        assert isinstance(count, int)
+        return np.flatnonzero(mask.reshape(count, -1).any(axis=1))
 
     def _kept_groups(self, groups: int) -> int:
         (mask,) = self._masks.values()
@@ -144,7 +145,7 @@ class KeptStatistics:
         return self._model.fresh_name(f"{name}_kept")
 
 
-def _size(value: Value, behind: int) -> Any:
+def _size(value: Value, behind: int) -> Dimension:
     """The size of an axis counted from the last one, which is 1."""
     shape = value.shape
     return None if shape is None else shape[len(shape) - behind]

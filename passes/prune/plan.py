@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ...ir.axes.facts import Analysis
 from ...ir.axes.selection import Indices, Selection
@@ -100,5 +99,5 @@ class PruningPlan:
         return record
 
 
-def _shape(group: Group) -> tuple[Any, ...]:
+def _shape(group: Group) -> tuple[object, ...]:
     return group.name, [(dim.size, count) for dim, count in group.move.items()]

@@ -12,7 +12,6 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -245,7 +244,7 @@ def _within(array: Array, bounds: ValueRange | None) -> Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _picked(size: int) -> Any:
+def _picked(size: int) -> slice | Array:
     """Places of the elements that are looked at, of as many: at random, but the same each time."""
     if size <= PICKED:
         return slice(None)

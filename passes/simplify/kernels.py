@@ -176,7 +176,7 @@ def _cast(node: Node, inputs: Sequence[Array | None]) -> Array | None:
     return array.astype(dtype)
 
 
-def _integers_of(array: Array, dtype: Any) -> Array:
+def _integers_of(array: Array, dtype: np.dtype[Any]) -> Array:
     """Floats as integers, on every machine as ONNX Runtime converts them on x86.
 
     What int32 and int64 don't hold, NaN included, becomes their lowest number. Narrower

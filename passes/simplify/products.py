@@ -215,9 +215,10 @@ def _scale_gemm(node: Node, number: float, rewriter: Rewriter) -> bool:
     operands = {1: node.input(1)} | ({2: node.input(2)} if node.input(2) else {})
     arrays = {index: rewriter.array(value) for index, value in operands.items()}
     scaled = {i: None if a is None else _times(a, number) for i, a in arrays.items()}
-    if any(array is None for array in scaled.values()):
+    known = {i: array for i, array in scaled.items() if array is not None}
+    if known.keys() != operands.keys():
         return False
-    for index, array in scaled.items():
+    for index, array in known.items():
         rewriter.set_constant(node, index, array)
     return True
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TypeProto
 
 from ...ir.errors import MISFITS
@@ -292,14 +293,14 @@ class Rewriter:
         self.visit(node)
         return value
 
-    def constant(self, anchor: Node, array: Any, hint: str = "") -> Value:
+    def constant(self, anchor: Node, array: npt.ArrayLike, hint: str = "") -> Value:
         """A new initializer of the graph that `anchor` lies in."""
         assert anchor.graph is not None
         separate_initializers(self.model)
         name = self.model.fresh_name(hint or f"{anchor.label}_constant")
         return anchor.graph.add_initializer(name, Tensor.from_array(np.asarray(array)))
 
-    def make_constant(self, value: Value, array: Any) -> None:
+    def make_constant(self, value: Value, array: npt.ArrayLike) -> None:
         """Let a node's output, which is no graph output, be a constant of the same name."""
         node = value.producer
         assert node is not None
@@ -311,7 +312,7 @@ class Rewriter:
             self.visit(user)
         self.remove_if_unused(node)
 
-    def set_constant(self, node: Node, index: int, array: Any, hint: str = "") -> None:
+    def set_constant(self, node: Node, index: int, array: npt.ArrayLike, hint: str = "") -> None:
         """Let `node` read `array` at `index`; an initializer that only it reads keeps its name."""
         separate_initializers(self.model)
         old = node.input(index)

@@ -166,7 +166,7 @@ def _interface(
     scratch = max(scratch_bytes(level.signatures) for level in levels)
     digest = hashlib.sha256()
     hash_file(digest, work / "constants")
-    parts: list[Any] = []
+    parts: list[object] = []
     for level in levels:
         parts += [dict(level.kernels.metadata), dict(level.kernels.digests)]
     parts += [options.name, options.threads, options.labels, options.has_weights_apart]

@@ -13,7 +13,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from ....ir.errors import SecateurError
 from ....ir.onnx_io import load
 from ....ir.scratch import scratch_folder
 from ....ir.tensor import Array
+
+if TYPE_CHECKING:
+    from ....ir.reference import Session
 
 MANIFEST = "manifest.json"
 MAGIC = b"PK\x03\x04"
@@ -62,13 +65,26 @@ def write_container(
                 shutil.copyfileobj(file, target, 1 << 20)
 
 
+class _Runner(Protocol):
+    """A part that is ready to run."""
+
+    def run(self, feeds: Mapping[str, Array], /) -> dict[str, Array]: ...
+
+
+class Compiled(_Runner, Protocol):
+    """A part that is an artifact; `level` is the target whose code is run."""
+
+    @property
+    def level(self) -> str: ...
+
+
 class Container:
     """A container ready to run. `metadata` is its manifest, `level` the target whose code is run.
 
     `open_compiled` opens the parts that are compiled.
     """
 
-    def __init__(self, path: Path, open_compiled: Callable[[Path], Any], threads: int) -> None:
+    def __init__(self, path: Path, open_compiled: Callable[[Path], Compiled], threads: int) -> None:
         self._path, self._open_compiled, self._threads = path, open_compiled, threads
         self._stamp = _stamp(path)
         self._open()
@@ -90,19 +106,19 @@ class Container:
         with zipfile.ZipFile(self._path) as archive, scratch_folder() as folder:
             _extract(archive, self._stamp[1], folder)
             self.metadata, parts = _read_manifest(folder)
-            self._parts = []
+            self._parts: list[tuple[PartFile, _Runner]] = []
+            self.level = ""
             for part in parts:
                 file = folder / part.file
                 if not file.is_file():
                     raise SecateurError(f"the part '{part.file}' is missing")
-                opened = (
-                    self._open_compiled(file)
-                    if part.compiled
-                    else _open_foreign(file, self._threads)
-                )
-                self._parts.append((part, opened))
-        compiled = [opened.level for part, opened in self._parts if part.compiled]
-        self.level = compiled[0] if compiled else str(self.metadata["target"])
+                if part.compiled:
+                    compiled = self._open_compiled(file)
+                    self.level = self.level or compiled.level
+                    self._parts.append((part, compiled))
+                else:
+                    self._parts.append((part, _open_foreign(file, self._threads)))
+        self.level = self.level or str(self.metadata["target"])
         self._process = os.getpid()
 
 
@@ -146,7 +162,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], list[PartFile]]:
     return manifest, parts
 
 
-def _open_foreign(path: Path, threads: int) -> Any:
+def _open_foreign(path: Path, threads: int) -> _Runner:
     try:
         from ....ir.reference import Session
     except ImportError:
@@ -159,7 +175,7 @@ def _open_foreign(path: Path, threads: int) -> Any:
 class _Foreign:
     """A part that ONNX Runtime runs."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

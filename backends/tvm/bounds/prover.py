@@ -507,7 +507,7 @@ def _key(at: list[_Index | None]) -> tuple[object, ...]:
     return tuple(None if i is None else (i.value.form.key(), i.step, i.lanes) for i in at)
 
 
-_TYPES: dict[int, tuple[Any, str]] = {}
+_TYPES: dict[int, tuple[object, str]] = {}
 """Types and their names by the types' identity, which a type kept here keeps."""
 
 
@@ -523,7 +523,7 @@ def _type(e: Node) -> str:
 
 _ALWAYS = Condition((), (Linear(-1, {}),))
 
-_ARITHMETIC: dict[Any, Callable[[Values, Number, Number], Number]] = {
+_ARITHMETIC: dict[type[Node], Callable[[Values, Number, Number], Number]] = {
     prim.Add: Values.add,
     prim.Sub: Values.subtract,
     prim.Mul: Values.multiply,
@@ -546,7 +546,7 @@ _PARTS = {
     prim.Shuffle: ("vectors", "indices"),
 }
 
-_STATEMENTS: dict[Any, Callable[[_Prover, Any], None]] = {
+_STATEMENTS: dict[type[Statement], Callable[[_Prover, Any], None]] = {
     tirx.SeqStmt: _Prover.sequence,
     tirx.For: _Prover.loop,
     tirx.IfThenElse: _Prover.branch,
@@ -557,7 +557,7 @@ _STATEMENTS: dict[Any, Callable[[_Prover, Any], None]] = {
     tirx.AllocBuffer: _Prover.allocate,
 }
 
-_EXPRESSIONS: dict[Any, Callable[[_Prover, Any], Known]] = {
+_EXPRESSIONS: dict[type[Node], Callable[[_Prover, Any], Known]] = {
     prim.Var: _Prover.variable,
     prim.IntImm: _Prover.integer,
     prim.FloatImm: _Prover.nothing,

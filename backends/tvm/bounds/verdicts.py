@@ -35,7 +35,7 @@ class Verdicts:
         self,
         function: PrimFunc,
         content: str,
-        constants: Mapping[int, Any],
+        constants: Mapping[int, Array],
         sizes: SizeFacts | None = None,
     ) -> Verdict:
         """The verdict on a function whose digest is `content`.

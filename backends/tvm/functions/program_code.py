@@ -375,7 +375,7 @@ class VectorArithmetic:
 
 def _function(function: ScalarFunction) -> Rule:
     def rule(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
-        return function.formula(VectorArithmetic(e, s.dtype), a[0], **dict(s.parameters))
+        return function.formula(VectorArithmetic(e, s.dtype), a[0], **s.numbers)
 
     return rule
 

@@ -203,7 +203,7 @@ Rule = Callable[[Instruction, Sequence[Array]], Array]
 
 def _function(function: ScalarFunction) -> Rule:
     def rule(s: Instruction, a: Sequence[Array]) -> Array:
-        found: Array = function.formula(NumpyArithmetic(a[0].dtype), a[0], **dict(s.parameters))
+        found: Array = function.formula(NumpyArithmetic(a[0].dtype), a[0], **s.numbers)
         return found
 
     return rule

@@ -219,6 +219,7 @@ def _standard(model: Model, node: Node) -> FunctionProto:
 
 
 def _definition(model: Model, node: Node, schema: Any) -> FunctionProto:
+    """The schema's definition for the model's operator set; onnx's types leave those out."""
     versions = [*schema.function_opset_versions, *schema.context_dependent_function_opset_versions]
     usable = [v for v in versions if v <= model.opset]
     if not usable:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -108,8 +107,8 @@ def gelu(lowering: Lowering, node: Node) -> bool:
 
 def clip(lowering: Lowering, node: Node) -> bool:
     """Bounds are attributes before opset 11, then optional inputs; finite where omitted."""
-    low: Any = node.get("min", -LARGEST)
-    high: Any = node.get("max", LARGEST)
+    low: float = node.get("min", -LARGEST)
+    high: float = node.get("max", LARGEST)
     for index in (1, 2):
         value = node.input(index)
         if value is None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 _Key = TypeVar("_Key")
+
+Parameter = str | float | bool | tuple[int, ...]
+"""What an instruction is told beside its arguments: a factor, a bound, a table's entries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +26,17 @@ class Instruction:
     name: str
     arguments: tuple[int, ...]
     dtype: str
-    parameters: tuple[tuple[str, Any], ...] = ()
+    parameters: tuple[tuple[str, Parameter], ...] = ()
 
     def __getitem__(self, key: str) -> Any:
         return dict(self.parameters)[key]
 
-    def replace(self, **parameters: Any) -> Instruction:
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The parameters of a scalar function, which are numbers."""
+        return {name: cast(float, value) for name, value in self.parameters}
+
+    def replace(self, **parameters: Parameter) -> Instruction:
         """The instruction with other values of some parameters."""
         known = {**dict(self.parameters), **parameters}
         return dataclasses.replace(self, parameters=tuple(known.items()))
@@ -50,7 +58,7 @@ class Program:
         """Index of the result in the numbering that instructions' arguments use."""
         return len(self.operands) + len(self.instructions) - 1 if self.instructions else 0
 
-    def then(self, name: str, dtype: str | None = None, **parameters: Any) -> Program:
+    def then(self, name: str, dtype: str | None = None, **parameters: Parameter) -> Program:
         """Append an instruction of one argument, the result so far."""
         instruction = Instruction(
             name, (self.result,), dtype or self.dtype, tuple(parameters.items())
@@ -69,7 +77,7 @@ class ProgramBuilder:
         self.operands = tuple(operands)
         self.instructions: list[Instruction] = []
 
-    def add(self, name: str, arguments: Sequence[int], dtype: str, **parameters: Any) -> int:
+    def add(self, name: str, arguments: Sequence[int], dtype: str, **parameters: Parameter) -> int:
         self.instructions.append(
             Instruction(name, tuple(arguments), dtype, tuple(parameters.items()))
         )
@@ -265,7 +273,7 @@ def _fuse_quantize(
     instructions: Mapping[int, Instruction],
     program: Program,
 ) -> Instruction:
-    parameters: tuple[tuple[str, Any], ...]
+    parameters: tuple[tuple[str, Parameter], ...]
     if before.name == "scale_accumulator":
         parameters = (
             ("input_scale", before["input_scale"]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import NoReturn, TypeGuard, cast
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ....ir.errors import UnsupportedError
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Atom, Expression, Range, Size, atoms
 from ..graph.open_sizes import MOST
+from .numeric import Numeric
 
 COMPUTED = ("", "part", "floor", "min", "max", "less", "dim")
 """Functions in sizes that an artifact computes; "" are the symbols themselves, "dim" a sum that
@@ -33,15 +34,15 @@ def _unknown(question: str) -> OpenSizeError:
     return OpenSizeError(f"{question} depends on a size that only a run fixes")
 
 
-_renderers: list[Callable[[Expression], Any]] = []
+_renderers: list[Callable[[Expression], Numeric]] = []
 
 
-def set_renderer(renderer: Callable[[Expression], Any]) -> None:
+def set_renderer(renderer: Callable[[Expression], Numeric]) -> None:
     """Let sizes become expressions of kernels so: for the layer that knows TVM."""
     _renderers[:] = [renderer]
 
 
-def _render(expression: Expression) -> Any:
+def _render(expression: Expression) -> Numeric:
     return _renderers[0](expression)
 
 
@@ -79,7 +80,7 @@ class OpenSize:
     def bit_length(self) -> int:
         raise _unknown(f"the number {self}")
 
-    def __truediv__(self, other: Any) -> Any:
+    def __truediv__(self, other: object) -> NoReturn:
         raise _unknown(f"the number {self}")
 
     __rtruediv__ = __truediv__
@@ -98,22 +99,22 @@ class OpenSize:
                 return False
         raise _unknown(f"whether {self} {sign} {other}")
 
-    def __lt__(self, other: Any) -> Any:
+    def __lt__(self, other: _Operand) -> bool | Numeric:
         if _is_ours(other):
             return self._is_below(other, 1, "<")
         return _render(self.expression) < other
 
-    def __le__(self, other: Any) -> Any:
+    def __le__(self, other: _Operand) -> bool | Numeric:
         if _is_ours(other):
             return self._is_below(other, 0, "<=")
         return _render(self.expression) <= other
 
-    def __gt__(self, other: Any) -> Any:
+    def __gt__(self, other: _Operand) -> bool | Numeric:
         if _is_ours(other):
             return not self._is_below(other, 0, ">")
         return _render(self.expression) > other
 
-    def __ge__(self, other: Any) -> Any:
+    def __ge__(self, other: _Operand) -> bool | Numeric:
         if _is_ours(other):
             return not self._is_below(other, 1, ">=")
         return _render(self.expression) >= other
@@ -121,55 +122,60 @@ class OpenSize:
     # --- arithmetic ---------------------------------------------------------------------
 
     def _apply(
-        self, other: Any, function: Callable[[Size, Size], Size], name: str, *, swapped: bool
-    ) -> Any:
+        self, other: _Operand, function: Callable[[Size, Size], Size], name: str, *, swapped: bool
+    ) -> int | Numeric:
         if _is_ours(other):
             a, b = (
                 (size_of(other), self.expression) if swapped else (self.expression, size_of(other))
             )
             return stand_in(function(a, b))
         own = _render(self.expression)
-        return getattr(own, f"__r{name}__" if swapped else f"__{name}__")(other)
+        found: Numeric = getattr(own, f"__r{name}__" if swapped else f"__{name}__")(other)
+        return found
 
-    def __add__(self, other: Any) -> Any:
+    def __add__(self, other: _Operand) -> int | Numeric:
         return self._apply(other, lambda a, b: e.add(a, b), "add", swapped=False)
 
-    def __radd__(self, other: Any) -> Any:
+    def __radd__(self, other: _Operand) -> int | Numeric:
         return self._apply(other, lambda a, b: e.add(a, b), "add", swapped=True)
 
-    def __sub__(self, other: Any) -> Any:
+    def __sub__(self, other: _Operand) -> int | Numeric:
         return self._apply(other, e.subtract, "sub", swapped=False)
 
-    def __rsub__(self, other: Any) -> Any:
+    def __rsub__(self, other: _Operand) -> int | Numeric:
         return self._apply(other, e.subtract, "sub", swapped=True)
 
-    def __mul__(self, other: Any) -> Any:
+    def __mul__(self, other: _Operand) -> int | Numeric:
         return self._apply(other, lambda a, b: e.multiply(a, b), "mul", swapped=False)
 
-    def __rmul__(self, other: Any) -> Any:
+    def __rmul__(self, other: _Operand) -> int | Numeric:
         return self._apply(other, lambda a, b: e.multiply(a, b), "mul", swapped=True)
 
-    def __floordiv__(self, other: Any) -> Any:
+    def __floordiv__(self, other: _Operand) -> int | Numeric:
         return self._apply(other, e.floor_divide, "floordiv", swapped=False)
 
-    def __rfloordiv__(self, other: Any) -> Any:
+    def __rfloordiv__(self, other: _Operand) -> int | Numeric:
         return self._apply(other, e.floor_divide, "floordiv", swapped=True)
 
-    def __mod__(self, other: Any) -> Any:
+    def __mod__(self, other: _Operand) -> int | Numeric:
         return self._apply(other, e.modulo, "mod", swapped=False)
 
-    def __rmod__(self, other: Any) -> Any:
+    def __rmod__(self, other: _Operand) -> int | Numeric:
         return self._apply(other, e.modulo, "mod", swapped=True)
 
-    def __neg__(self) -> Any:
+    def __neg__(self) -> int:
         return stand_in(e.negative(self.expression))
 
-    def __tvm_ffi_object__(self) -> Any:
+    def __tvm_ffi_object__(self) -> Numeric:
         """What TVM takes for this: its protocol for objects of others."""
         return _render(self.expression)
 
 
-def _is_ours(value: object) -> bool:
+_Operand = int | OpenSize | Numeric
+"""What a size computes with: other sizes, or what a kernel computes."""
+
+
+def _is_ours(value: object) -> TypeGuard[int | OpenSize]:
     return isinstance(value, (int, OpenSize))
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ....ir.errors import SecateurError
 from ..cache import Cache
@@ -169,6 +168,9 @@ def _measure_task(op: Operation, target: Target, cache: Cache, winograd: bool) -
     return Measured(best, round(float(times[best]), 3), round(float(default), 3))
 
 
+_AnyTile = convolution.Tile | matmul.MatrixTile
+
+
 @dataclasses.dataclass(frozen=True)
 class _Emitted:
     """An operation's kernel with what was chosen for it."""
@@ -199,15 +201,20 @@ def _emit(op: Operation, choices: Choices) -> _Emitted:
 
 def _tiles(usual: _Emitted, target: Target) -> list[Choice]:
     """The tiles worth measuring, by the analytic model."""
-    module: Any = convolution if isinstance(usual.kernel, convolution.Convolution) else matmul
-    tiles = []
+    tiles: list[_AnyTile] = []
     widths: dict[int, int] = {}
-    estimated = module.estimate_tiles(usual.kernel, target)
-    for _, tile in sorted(estimated, key=lambda found: found[0]):
+    for _, tile in sorted(_estimated(usual.kernel, target), key=lambda found: found[0]):
         widths[tile.vectors] = widths.get(tile.vectors, 0) + 1
         if widths[tile.vectors] <= TILES_PER_WIDTH:
             tiles.append(tile)
     return [Choice(usual.choice.form, tile) for tile in tiles[:TILES]]
+
+
+def _estimated(kernel: object, target: Target) -> Sequence[tuple[float, _AnyTile]]:
+    if isinstance(kernel, convolution.Convolution):
+        return convolution.estimate_tiles(kernel, target)
+    assert isinstance(kernel, matmul.MatMul)
+    return matmul.estimate_tiles(kernel, target)
 
 
 def _variants(choice: Choice) -> list[Choice]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import FunctionProto, NodeProto, helper, numpy_helper
 
@@ -61,7 +62,7 @@ class Body:
         self.nodes.append(helper.make_node(op_type, given, names, **attributes))
         return names
 
-    def value(self, array: Any, dtype: Any = None) -> str:
+    def value(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> str:
         """A constant."""
         return self("Constant", value=numpy_helper.from_array(np.asarray(array, dtype)))
 
@@ -72,7 +73,7 @@ class Body:
     def integers(self, *values: int) -> str:
         return self.value(values, np.int64)
 
-    def cast(self, x: str, to: Any) -> str:
+    def cast(self, x: str, to: npt.DTypeLike) -> str:
         """A conversion to a type of NumPy's."""
         return self("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(to)))
 
@@ -189,7 +190,7 @@ class Body:
         found = self.node.output(index)
         return found is not None and bool(found.uses or found.is_graph_output)
 
-    def without(self, inputs: Mapping[int, str], attributes: Mapping[str, Any]) -> None:
+    def without(self, inputs: Mapping[int, str], attributes: Mapping[str, object]) -> None:
         """Refuse inputs, and attributes that aren't zero, of forms that nothing defines."""
         for index, name in inputs.items():
             if self.given(index) is not None:

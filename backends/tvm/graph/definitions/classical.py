@@ -35,7 +35,7 @@ def _numbers(b: Body, name: str) -> Array:
     return np.asarray(b.attribute(name, ()), np.float32)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 

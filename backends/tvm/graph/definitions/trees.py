@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import helper
 
 from .....ir.stand_ins import TREE_SUMS
@@ -56,7 +57,7 @@ class Forest:
         return depth
 
 
-def _list(b: Body, name: str, dtype: Any) -> Array:
+def _list(b: Body, name: str, dtype: npt.DTypeLike) -> Array:
     """An attribute's numbers, or those of the tensor that newer versions have instead."""
     tensor = b.attribute(f"{name}_as_tensor", None)
     if tensor is not None:
@@ -185,7 +186,7 @@ def _regressor(b: Body) -> list[str]:
     return [transformed(b, b.cast(sums, np.float32))]
 
 
-def _sum_type(b: Body) -> Any:
+def _sum_type(b: Body) -> type[np.floating[Any]]:
     splits = _list(b, "nodes_values", np.float32).dtype
     return np.float64 if np.dtype(np.float64) in (b.dtype(0), splits) else np.float32
 
