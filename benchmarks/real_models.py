@@ -164,7 +164,8 @@ def _quantized(model: Any, folder: Path, feed: dict[str, Any]) -> float:
     model = model.clone()
     for step in simplify_pipeline():
         step.run(model)
-    QuantizeStatic().run(model, Context(calibration=[feed]))
+    samples = {name: value[None] for name, value in feed.items()}  # one, with an axis in front
+    QuantizeStatic().run(model, Context(calibration=samples))
     compile_model(model, parse_target("native"), folder / "int8.so", declared_sizes=True)
     return _times(Session(model), Runtime(folder / "int8.so"), feed)[1]
 

@@ -385,13 +385,15 @@ def forest(d: Draw, trees: int, depth: int, modes: tuple[str, ...]) -> dict[str,
 
 
 def leaves(d: Draw, nodes: dict[str, list[Any]], prefix: str, targets: list[int], *,
-           positive: bool = False) -> dict[str, list[Any]]:  # fmt: skip
-    """A weight of each target for each leaf."""
+           positive: bool = False, sparse: bool = False) -> dict[str, list[Any]]:  # fmt: skip
+    """A weight of each target for each leaf, or of some or none."""
     found: dict[str, list[Any]] = {f"{prefix}_{n}": [] for n in ("treeids", "nodeids", "ids")}
     weights = []
     own = zip(nodes["nodes_modes"], nodes["nodes_treeids"], nodes["nodes_nodeids"], strict=True)
     for mode, tree, node in own:
         for target in targets if mode == "LEAF" else ():
+            if sparse and d.integers(2):
+                continue
             found[f"{prefix}_treeids"].append(tree)
             found[f"{prefix}_nodeids"].append(node)
             found[f"{prefix}_ids"].append(target)
@@ -411,13 +413,15 @@ def tree_cases() -> Iterator[Case]:
             own = {**nodes, **leaves(d, nodes, "target", [0, 1]), "n_targets": 2}
             more = {"aggregate_function": aggregate, "base_values": [0.5, 0.25]}
             yield Case("TreeEnsembleRegressor", [rows], (0,), {**own, **more}, domain=ML)
-    kinds = [(3, [0, 1, 2], (0, 3)), (2, [0, 1], (0, 1, 2)), (2, [0], (0, 1, 2)), (2, [1], (0, 1))]
-    for count, targets, bases in kinds:
+    kinds = [(3, [0, 1, 2], (0, 3), False), (2, [0, 1], (0, 1, 2), False)]
+    kinds += [(2, [t], (0, 1, 2), sparse) for t in (0, 1) for sparse in (False, True)]
+    kinds += [(2, [0, 1], (0, 2), True)]  # one base value leaves numbers undefined there
+    for count, targets, bases, sparse in kinds:
         for transform in ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO"):
             for base in bases:
                 nodes = forest(d, 4, 2, MODES[:1])
                 positive = bool(d.integers(2))
-                own = leaves(d, nodes, "class", targets, positive=positive)
+                own = leaves(d, nodes, "class", targets, positive=positive, sparse=sparse)
                 more: dict[str, Any] = {"post_transform": transform}
                 more |= {"classlabels_int64s": list(range(10, 10 + count))}
                 more |= {"base_values": [0.1, 0.2, 0.3][:base]} if base else {}

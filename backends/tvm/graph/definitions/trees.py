@@ -202,53 +202,88 @@ def _classifier(b: Body) -> list[str]:
     if base.size not in ((0, 1, 2) if count == 2 else (0, count)):
         b.fail(f"{base.size} base values for {count} classes")
     labels = class_labels(b, "classlabels_int64s", count)
-    scores = b.cast(_sums(b, forest, count, "SUM"), np.float32)
     if count == 2:
-        return _of_two(b, forest, base, labels, scores)
+        return _of_two(b, forest, base, labels)
+    scores = b.cast(_sums(b, forest, count, "SUM"), np.float32)
     if base.size:
         scores = b("Add", scores, b.value(base))
     return [best(b, scores, labels), transformed(b, scores)]
 
 
-def _of_two(b: Body, forest: Forest, base: Array, labels: Array, sums: str) -> list[str]:
+def _of_two(b: Body, forest: Forest, base: Array, labels: Array) -> list[str]:
     """Label and scores of two classes, as ONNX Runtime has them.
 
-    Where leaves have weights of one class alone, its score decides: above 0, or above a half if
-    no weight is negative. Where they have both, the second class's does, and labels are 0 and 1.
+    The second class's score decides where a row has come to a leaf with a weight of that class, and
+    the first's alone where it hasn't. It decides by being above 0, or above a half if leaves have
+    weights of one class alone and none is negative. Where both classes have weights, labels are 0
+    and 1. A class that nothing has come to has the score 0, whatever its base value.
     """
-    classes = np.unique(forest.targets).tolist()
-    first, second = b.split(sums, 1, (1, 1))
+    alone = len(np.unique(forest.targets)) == 1
+    positive = alone and bool((forest.weights >= 0).all())
+    known = [_is_always_met(forest, c) for c in (0, 1)]
     bases = [b.value(v, np.float32) for v in base]
-    if classes == [0, 1]:
-        leaves = (forest.modes < 0) & (forest.count > 0)
-        if (forest.count[leaves] < 2).any():
-            b.fail("leaves with weights of one class of two, beside others")
-        if len(bases) == 1:
-            first = b("Add", first, bases[0])
-        elif bases:
-            second = b("Add", first, bases[1])
-            first = b("Neg", second)
-        label = binary(b, b("Greater", second, b.value(0, np.float32)), np.arange(2))
-        return [label, transformed(b, b("Concat", first, second, axis=1))]
-    positive = bool((forest.weights >= 0).all())
-    limit = b.value(0.5 if positive else 0.0, np.float32)
-    if classes == [1]:
-        if len(bases) == 2:
-            b.fail("two base values for leaves with weights of the second class")
-        label = binary(b, b("Greater", second, limit), labels)
-        return [label, transformed(b, b("Concat", first, second, axis=1))]
-    score = b("Add", first, bases[0]) if bases else first
-    label = binary(b, b("Greater", score, limit), labels)
+    zero, limit = b.value(0, np.float32), b.value(0.5 if positive else 0, np.float32)
+    if None in known:
+        sums = b.cast(_sums(b, _with_counts(forest), 4, "SUM"), np.float32)
+        first, second, *counts = b.split(sums, 1, (1, 1, 1, 1))
+    else:
+        sums = b.cast(_sums(b, forest, 2, "SUM"), np.float32)
+        first, second = b.split(sums, 1, (1, 1))
+
+    def choose(target: int, met: str, other: str) -> str:
+        """One of two values, as a row has met a weight of a class or not."""
+        if known[target] is None:
+            return b("Where", b("Greater", counts[target], zero), met, other)
+        return met if known[target] else other
+
+    def pair(x: str, y: str) -> str:
+        return transformed(b, b("Concat", x, y, axis=1))
+
     if len(bases) == 2:
-        return [label, transformed(b, b("Concat", score, second, axis=1))]
+        single = choose(0, b("Add", first, bases[0]), first)
+        joint = b("Add", first, bases[1])
+        scores = choose(1, pair(choose(0, b("Neg", joint), first), joint), pair(single, second))
+        decides = choose(1, joint, single)
+    else:
+        if bases:
+            first = choose(0, b("Add", first, bases[0]), first)
+        scores, decides = pair(first, second), choose(1, second, first)
+        if not known[1]:
+            if bases and not alone:
+                b.fail("one base value, and leaves without a weight of the second of two classes")
+            scores = choose(1, scores, _of_one_score(b, first, positive=positive))
+    label = binary(b, b("Greater", decides, limit), labels if alone else np.arange(2))
+    return [label, scores]
+
+
+def _of_one_score(b: Body, score: str, *, positive: bool) -> str:
+    """The scores of two classes, of which the second's is known."""
     transform = _text(b.attribute("post_transform", "NONE"))
-    negative = b("Neg", score)
     if transform == "PROBIT":
         b.fail("post_transform PROBIT of one score for two classes")
+    negative = b("Neg", score)
     if transform == "LOGISTIC":
-        return [label, b("Sigmoid", b("Concat", negative, score, axis=1))]
+        return b("Sigmoid", b("Concat", negative, score, axis=1))
     other = b("Sub", b.value(1, np.float32), score) if positive else negative
-    return [label, b("Concat", other, score, axis=1)]
+    return b("Concat", other, score, axis=1)
+
+
+def _is_always_met(forest: Forest, target: int) -> bool | None:
+    """Whether every row comes to a leaf with a weight of a class; None where some rows may."""
+    if not (forest.targets == target).any():
+        return False
+    owners = np.repeat(np.arange(len(forest.first)), forest.count)
+    without = np.setdiff1d(np.flatnonzero(forest.modes < 0), owners[forest.targets == target])
+    return True if not without.size else None
+
+
+def _with_counts(forest: Forest) -> Forest:
+    """The same trees with two more targets: how many weights of each of two classes were met."""
+    targets, weights = np.repeat(forest.targets, 2), np.repeat(forest.weights, 2)
+    targets[1::2] += 2
+    weights[1::2] = 1
+    twice = {"first": 2 * forest.first, "count": 2 * forest.count}
+    return dataclasses.replace(forest, targets=targets, weights=weights, **twice)
 
 
 @definition("TreeEnsemble", domain=ML)
