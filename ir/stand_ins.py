@@ -16,13 +16,20 @@ from .graph import normalize_domain
 _DOMAIN = "secateur.stand_in"
 _MICROSOFT = "com.microsoft"
 
-REQUIRE = ("secateur.internal", "Require")
+INTERNAL = "secateur.internal"
+"""The domain of operators inside the compiler, which no model has."""
+
+REQUIRE = (INTERNAL, "Require")
 """Domain and name of an operator of our own inside the compiler: its first input, where all
 others, truth values, hold."""
 
-TREE_SUMS = ("secateur.internal", "TreeSums")
+TREE_SUMS = (INTERNAL, "TreeSums")
 """Domain and name of an operator inside the compiler: what decision trees, tables of which are
 inputs, contribute to `targets` for each row of features."""
+
+BLOCK_PRODUCT = (INTERNAL, "BlockProduct")
+"""Domain and name of an operator inside the compiler: rows by a constant matrix of a few bits, of
+which numbers [columns, blocks, block], scales and zero points are inputs."""
 
 Body = Callable[[NodeProto], list[NodeProto]]
 """Nodes that compute o0, o1, ... from i0, i1, ... in place of a node; none: no stand-in."""
@@ -111,6 +118,19 @@ def _tree_sums(node: NodeProto) -> list[NodeProto]:
     ]
     first = _call("Gather", ["i0", "zero"], "first", [helper.make_attribute("axis", 1)])
     return [*constants, first, _call("Tile", ["first", "repeats"], "o0")]
+
+
+def _block_product(node: NodeProto) -> list[NodeProto]:
+    """[..., depth] by [columns, blocks, block]: a zero for each row, times ones."""
+    columns = _integer(node, "columns")
+    ones = helper.make_tensor("ones", TensorProto.FLOAT, [1, columns], [1.0] * columns)
+    zero = helper.make_tensor("zero", TensorProto.INT64, [1], [0])
+    constants = [
+        _call("Constant", [], name, [helper.make_attribute("value", tensor)])
+        for name, tensor in (("ones", ones), ("zero", zero))
+    ]
+    first = _call("Gather", ["i0", "zero"], "first", [helper.make_attribute("axis", -1)])
+    return [*constants, first, _call("MatMul", ["first", "ones"], "o0")]
 
 
 def _sum(node: NodeProto) -> list[NodeProto]:
@@ -212,6 +232,7 @@ def _quantized_concat(node: NodeProto) -> list[NodeProto]:
 _BODIES: dict[tuple[str, str], Body] = {
     ("", "SimplifiedLayerNormalization"): like_first,
     REQUIRE: like_first,
+    BLOCK_PRODUCT: _block_product,
     TREE_SUMS: _tree_sums,
     **{
         (_MICROSOFT, op_type): body

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..axes.node_axes import NodeAxes
-from ..stand_ins import REQUIRE, TREE_SUMS
+from ..stand_ins import BLOCK_PRODUCT, REQUIRE, TREE_SUMS
 from .records import Trait, rule
 
 
@@ -23,3 +23,13 @@ def tree_sums(r: NodeAxes) -> None:
     rows, features = r.axes(0)
     r.lock(features, "trees name features by number")
     r.set((rows, r.literal(int(r.get("targets", 1)), "targets of trees")))
+
+
+@rule(BLOCK_PRODUCT[1], domain=BLOCK_PRODUCT[0])
+def block_product(r: NodeAxes) -> None:
+    """Rows are independent of each other."""
+    *rows, depth = r.axes(0)
+    r.lock(depth, "its weights are packed in blocks")
+    columns, *_ = r.axes(1)
+    r.lock(columns, "its weights are packed in blocks")
+    r.set((*rows, columns))

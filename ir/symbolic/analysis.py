@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..graph import Graph, Node, Value, normalize_domain, tensor_type, type_shape
+from ..graph import Graph, Node, Value, tensor_type, type_shape
 from ..infer import infer_node
 from ..model import Model
 from . import expressions as e
 from .expressions import Expression, Size, bounded, symbol
 from .facts import HEAVIEST, LIMIT, Contents, Facts, Shape, constant_contents
-from .registry import find_contents, find_shapes
+from .registry import find_contents, find_shapes, may_have_rules
 
 
 class Admitted(NamedTuple):
@@ -54,7 +54,7 @@ class SizeAnalysis(Facts):
             for body in node.subgraphs():
                 self._walk(body)
             self._loops -= iterated
-            if normalize_domain(node.domain) == "":
+            if may_have_rules(node):
                 self._visit(node)
             for output in node.outputs:
                 if output is not None:

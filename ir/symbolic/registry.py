@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from ..errors import RuleError, SecateurError
 from ..graph import Node, normalize_domain
+from ..stand_ins import INTERNAL
 from .facts import INTEGERS, LIMIT, Contents, Facts, Misfit, Shape
 
 ShapeRule = Callable[[Node, Facts], Sequence["Shape | None"]]
@@ -26,7 +27,7 @@ _contents_rules: dict[str, ContentsRule] = {}
 
 
 def shape_rule(*op_types: str) -> Callable[[ShapeRule], ShapeRule]:
-    """Register how some operators of the standard domain make shapes."""
+    """Register how some operators, the standard's or those inside the compiler, make shapes."""
 
     def register(function: ShapeRule) -> ShapeRule:
         _enter(_shape_rules, op_types, function)
@@ -75,6 +76,11 @@ def _load() -> None:
         import_module(f".{module}", __package__)
 
 
+def may_have_rules(node: Node) -> bool:
+    """Whether the node's operator is the standard's, or one inside the compiler."""
+    return normalize_domain(node.domain) in ("", INTERNAL)
+
+
 def find_shapes(node: Node, facts: Facts) -> Sequence[Shape | None]:
     """What the operator's rule says of the shapes of a node's results; nothing without one."""
     return _apply(shape_rules(), node, facts)
@@ -100,7 +106,7 @@ def _apply(
     node: Node,
     facts: Facts,
 ) -> Sequence[_Found | None]:
-    rule = table.get(node.op_type) if normalize_domain(node.domain) == "" else None
+    rule = table.get(node.op_type) if may_have_rules(node) else None
     if rule is None:
         return ()
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..graph import Node
+from ..stand_ins import BLOCK_PRODUCT, TREE_SUMS
 from . import expressions as e
 from .expressions import Range, Size
 from .facts import Facts, Misfit, Shape, position
@@ -345,6 +346,18 @@ def matmul(node: Node, facts: Facts) -> Sequence[Shape | None]:
     if len(a) > 2 or len(b) > 2:
         return [(*broadcast_shapes([a[:-2], b[:-2]]), a[-2], b[-1])]
     return [(a[0], b[1])]
+
+
+@shape_rule(BLOCK_PRODUCT[1])
+def block_product(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    shape = facts.shape(node.input(0))
+    return [None if not shape else (*shape[:-1], int(node.get("columns", 0)))]
+
+
+@shape_rule(TREE_SUMS[1])
+def tree_sums(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    shape = facts.shape(node.input(0))
+    return [None if not shape else (shape[0], int(node.get("targets", 1)))]
 
 
 @shape_rule("Gemm")

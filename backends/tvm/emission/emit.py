@@ -10,6 +10,7 @@ from ..bounds import Verdicts
 from ..errors import UnprovenError
 from ..plan.aliases import is_in_place
 from ..plan.operations import (
+    BlockProductOp,
     ConcatOp,
     ConvolutionOp,
     ElementwiseOp,
@@ -78,6 +79,7 @@ def _reshape(emission: Emission, op: ReshapeOp) -> None:
 
 
 _RULES: dict[type[Operation], Callable[[Emission, Any], None]] = {
+    BlockProductOp: matmul.emit_blocks,
     ConcatOp: concat.emit,
     ConvolutionOp: convolution.emit,
     ElementwiseOp: _elementwise,

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 
-from ..kernels.matrix import matmul
+from ..kernels.matrix import blocks, matmul
 from ..kernels.matrix.dot import FourBytes
 from ..kernels.matrix.reduction import weight_range, without_offset
-from ..plan.operations import MatMulOp
+from ..plan.operations import BlockProductOp, Fused, MatMulOp
+from ..plan.schedule import Buffer
 from ..plan.strides import collapse
 from ..plan.tensors import broadcast_strides
 from .emission import Emission, padded
@@ -22,28 +23,14 @@ def emit(emission: Emission, op: MatMulOp) -> None:
     rows = math.prod(shape) // columns
     lanes = emission.target.lanes
     width = -(-columns // lanes) * lanes
-    operands, arguments = [], []
-    for tensor in op.operands:
-        if tensor.elements == 1:
-            operands.append(matmul.MatrixOperand(tensor.dtype, 1, 0, 0))
-            arguments.append(emission.read(tensor, None))
-        elif tensor.elements == columns == tensor.shape[-1] and tensor.const is not None:
-            operands.append(matmul.MatrixOperand(tensor.dtype, width, 0, 1))
-            arguments.append(
-                emission.constant(padded(tensor.const.reshape(-1), width, tensor.dtype))
-            )
-        else:
-            *outer, column = broadcast_strides(tensor, shape)
-            _, [[row]] = collapse(shape[:-1], [outer])
-            operands.append(matmul.MatrixOperand(tensor.dtype, tensor.elements, row, column))
-            arguments.append(emission.read(tensor, None))
+    operands, arguments = matrix_operands(emission, op, columns)
     kernel = matmul.MatMul(
         rows,
         depth,
         columns,
         op.input.dtype,
         op.program,
-        tuple(operands),
+        operands,
         weight_range(op.weights),
         op.weight_zeros is not None,
     )
@@ -70,5 +57,67 @@ def emit(emission: Emission, op: MatMulOp) -> None:
         (rows * columns,),
         op.output.dtype,
         scratch=matmul.scratch(kernel),
+    )
+    emission.define(op.output, buffer)
+
+
+def matrix_operands(
+    emission: Emission, op: Fused, columns: int
+) -> tuple[tuple[matmul.MatrixOperand, ...], list[Buffer]]:
+    """The operands of a program over rows of columns, and their buffers."""
+    shape, lanes = op.output.shape, emission.target.lanes
+    width = -(-columns // lanes) * lanes
+    operands, arguments = [], []
+    for tensor in op.operands:
+        if tensor.elements == 1:
+            operands.append(matmul.MatrixOperand(tensor.dtype, 1, 0, 0))
+            arguments.append(emission.read(tensor, None))
+        elif tensor.elements == columns == tensor.shape[-1] and tensor.const is not None:
+            operands.append(matmul.MatrixOperand(tensor.dtype, width, 0, 1))
+            arguments.append(
+                emission.constant(padded(tensor.const.reshape(-1), width, tensor.dtype))
+            )
+        else:
+            *outer, column = broadcast_strides(tensor, shape)
+            _, [[row]] = collapse(shape[:-1], [outer])
+            operands.append(matmul.MatrixOperand(tensor.dtype, tensor.elements, row, column))
+            arguments.append(emission.read(tensor, None))
+    return tuple(operands), arguments
+
+
+def emit_blocks(emission: Emission, op: BlockProductOp) -> None:
+    """As `emit`, of weights that stay packed."""
+    columns = op.numbers.shape[0]
+    depth = op.input.shape[-1]
+    rows = math.prod(op.output.shape) // columns
+    operands, arguments = matrix_operands(emission, op, columns)
+    target = emission.target
+    kernel = blocks.BlockProduct(
+        rows,
+        depth,
+        columns,
+        op.bits,
+        op.numbers.shape[2],
+        op.program,
+        operands,
+        "" if op.zeros is None else str(op.zeros.dtype),
+        op.rounds and blocks.multiplies_bytes(target),
+    )
+    tile = blocks.choose_tile(kernel, target)
+    parallel = emission.is_parallel(op)
+    weights = [
+        blocks.pack_weights(kernel, target, tile, op.numbers),
+        blocks.pack_scales(kernel, target, tile, op.scales),
+    ]
+    if op.zeros is not None:
+        pack = blocks.pack_zeros if op.zeros.dtype == np.uint8 else blocks.pack_scales
+        weights.append(pack(kernel, target, tile, op.zeros))
+    buffer = emission.call(
+        (kernel, tile, parallel),
+        lambda: blocks.build(kernel, target, tile, parallel),
+        [emission.read(op.input, None), *map(emission.constant, weights), *arguments],
+        (rows * columns,),
+        op.output.dtype,
+        scratch=blocks.scratch(kernel),
     )
     emission.define(op.output, buffer)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 
 from ..kernels.matrix.reduction import choose
-from ..plan.operations import ConvolutionOp, ElementwiseOp, MatMulOp, PoolingOp, ProductOp, ResizeOp
+from ..plan.operations import (
+    BlockProductOp,
+    ConvolutionOp,
+    ElementwiseOp,
+    MatMulOp,
+    PoolingOp,
+    ProductOp,
+    ResizeOp,
+)
 from ..plan.sizes import is_open, typical
 from ..plan.tensors import Operation
 from ..targets import Target
@@ -28,6 +36,8 @@ def macs(op: Operation) -> int:
         return op.output.elements * int(math.prod(op.weights.shape[1:]))
     if isinstance(op, MatMulOp):
         return op.output.elements * int(op.weights.shape[0])
+    if isinstance(op, BlockProductOp):
+        return op.output.elements * op.input.shape[-1]
     if isinstance(op, ProductOp):
         return op.output.elements * op.left.shape[-1]
     return 0
@@ -39,9 +49,11 @@ def vector_operations(op: Operation, target: Target) -> float:
         elements = sum(typical(t.elements) for t in (*op.outputs, *op.reads()))
         if isinstance(op, (ConvolutionOp, MatMulOp)):
             elements += typical(op.output.elements) * int(op.weights[0].size)
+        if isinstance(op, BlockProductOp):
+            elements += typical(op.output.elements) * int(op.numbers[0].size)
         return elements / target.lanes
     vectors = op.output.elements / target.lanes
-    if isinstance(op, (ConvolutionOp, MatMulOp, ProductOp)):
+    if isinstance(op, (BlockProductOp, ConvolutionOp, MatMulOp, ProductOp)):
         factor = op.left.tensor if isinstance(op, ProductOp) else op.input
         dot = choose(target, factor.dtype)
         return macs(op) / target.lanes / dot.depth + vectors * len(op.program.instructions)

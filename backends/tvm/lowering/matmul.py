@@ -7,13 +7,15 @@ from collections.abc import Callable
 import numpy as np
 
 from ....ir.graph import Node
+from ....ir.stand_ins import BLOCK_PRODUCT
 from ....ir.tensor import Array
-from ..plan.operations import MatMulOp
+from ..plan.operations import BlockProductOp, MatMulOp
 from ..plan.programs import Program, ProgramBuilder
 from ..plan.tensors import PlanTensor
 from . import product
 from .accumulators import accumulator_program, accumulator_scales, integer_bias, integer_weights
 from .context import Constant, Lowering, Quantized, Stored, check_int32
+from .loops import key
 
 
 def gemm(lowering: Lowering, node: Node) -> bool:
@@ -135,7 +137,35 @@ def _is_per_column(shape: tuple[int, ...], columns: int) -> bool:
     return len(shape) <= 2 and shape[:-1] in ((), (1,)) and shape[-1:] in ((), (1,), (columns,))
 
 
+def block_product(lowering: Lowering, node: Node) -> bool:
+    """Rows by constants of a few bits, which stay so."""
+    x, y = node.input(0), node.output(0)
+    assert x is not None
+    assert y is not None
+    numbers, scales, zeros = (lowering.constant(node.input(i)) for i in (1, 2, 3))
+    assert numbers is not None
+    assert scales is not None
+    output = lowering.tensor(y, "float32")
+    lowering.add(
+        BlockProductOp(
+            node.label,
+            [output],
+            [],
+            Program(("float32",)),
+            lowering.stored(x),
+            numbers,
+            scales,
+            zeros,
+            int(node.get("bits", 4)),
+            bool(node.get("rounds", 0)),
+        )
+    )
+    lowering.items[y] = Stored(output)
+    return True
+
+
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {
+    key(BLOCK_PRODUCT[1], BLOCK_PRODUCT[0]): block_product,
     "Gemm": gemm,
     "MatMul": matmul,
 }

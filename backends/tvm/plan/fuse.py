@@ -8,7 +8,7 @@ import logging
 import numpy as np
 
 from .copies import absorb_copies
-from .operations import ElementwiseOp, Fused, MatMulOp, Plan, ProductOp, RowsOp
+from .operations import BlockProductOp, ElementwiseOp, Fused, MatMulOp, Plan, ProductOp, RowsOp
 from .programs import Program, ProgramBuilder, compose, merge_operands, simplify
 from .tensors import Operation, PlanTensor, View
 
@@ -112,7 +112,7 @@ def _fits(producer: Fused, tensor: PlanTensor, shape: tuple[int, ...]) -> bool:
     if isinstance(producer, RowsOp):
         row = producer.extents[1]
         return producer.extents[2] == 1 and tensor.elements == row == tensor.shape[-1]
-    if isinstance(producer, MatMulOp) or len(shape) not in (3, 4):
+    if isinstance(producer, (BlockProductOp, MatMulOp)) or len(shape) not in (3, 4):
         return tensor.elements == shape[-1] == tensor.shape[-1]
     own = (1,) * (len(shape) - len(tensor.shape)) + tensor.shape
     if any(d != 1 for d in own[2:]) or own[1] != shape[1]:

@@ -106,6 +106,26 @@ class MatMulOp(Fused):
 
 
 @dataclasses.dataclass(eq=False)
+class BlockProductOp(Fused):
+    """float32 [..., depth] @ constants of `bits` each: numbers [columns, blocks, block] along the
+    depth, scales [columns, blocks] and zero points, which are half of the range where None.
+
+    What the last block has past the depth counts nothing. `rounds` lets activations be bytes,
+    with a scale for each block of a row.
+    """
+
+    input: PlanTensor
+    numbers: Array
+    scales: Array
+    zeros: Array | None
+    bits: int
+    rounds: bool
+
+    def reads(self) -> list[PlanTensor]:
+        return [self.input, *self.operands]
+
+
+@dataclasses.dataclass(eq=False)
 class ProductOp(Fused):
     """left [..., rows, depth] @ right [..., depth, columns], both run-time values.
 

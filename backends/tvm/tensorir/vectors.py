@@ -142,3 +142,21 @@ class VectorCode:
     def integer_as_float(self, value: Computed, dtype: str) -> Computed:
         """An integer operand as a float, whichever way it was computed."""
         return value if dtype == "float32" else self.to_float(cast(value, "int32", self.lanes))
+
+
+def folded(
+    code: VectorCode,
+    value: Computed,
+    join: Callable[[VectorCode, Computed, Computed], Computed],
+    dtype: str = "float32",
+) -> Computed:
+    """One number from the lanes of a vector, by halves."""
+    lanes = code.lanes
+    while lanes > 1:
+        half = lanes // 2
+        # TVM spells out a name, which halves would double
+        value = VectorCode(code.builder, code.target, lanes).in_memory(value, dtype)
+        low, high = (tirx.Shuffle([value], list(range(at, at + half))) for at in (0, half))
+        lanes = half
+        value = join(VectorCode(code.builder, code.target, lanes), high, low)
+    return VectorCode(code.builder, code.target, 1).bind(value, dtype)

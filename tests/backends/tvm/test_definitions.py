@@ -162,7 +162,7 @@ def product_cases() -> Iterator[Case]:
     yield Case("MatMulInteger16", [d.integers(99, 3, 4, dtype=np.int16),
                                    d.integers(99, 4, 3, dtype=np.int16)], (0, 1))  # fmt: skip
     for bits, block, points in ((4, 32, 0), (4, 32, 1), (8, 16, 1), (4, 64, 2), (2, 32, 1)):
-        depth, width = 80, 24
+        depth, width = 80, 19
         blocks = -(-depth // block)
         zeros = [None, d.bytes(width * -(-blocks * bits // 8)), d.floats(width * blocks)][points]
         operands = [d.floats(3, depth), d.bytes(width, blocks, block * bits // 8),

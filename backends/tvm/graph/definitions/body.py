@@ -62,6 +62,13 @@ class Body:
         self.nodes.append(helper.make_node(op_type, given, names, **attributes))
         return names
 
+    def internal(self, operator: tuple[str, str], inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node of an operator inside the compiler, by domain and name."""
+        domain, op_type = operator
+        result = self(op_type, *inputs, **attributes)
+        self.nodes[-1].domain = domain
+        return result
+
     def value(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> str:
         """A constant."""
         return self("Constant", value=numpy_helper.from_array(np.asarray(array, dtype)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .....ir.stand_ins import BLOCK_PRODUCT
 from .body import Body, Declined, definition
 from .movement import channels_first, channels_last
 
@@ -270,29 +271,35 @@ def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
 
 @definition("MatMulNBits")
 def _matmul_n_bits(b: Body) -> list[str]:
-    """[N, blocks, bytes] of a few bits with scale and zero point of each block of a column.
-
-    The weights become floats while compiling.
-    """
+    """[N, blocks, bytes] of a few bits with scale and zero point of each block of a column."""
     b.without({4: "order of groups"}, {"weight_prepacked": 0})
     columns, depth = int(b.attribute("N", 0)), int(b.attribute("K", 0))
     bits, block = int(b.attribute("bits", 4)), int(b.attribute("block_size", 0))
     packed, scales = b.known(1), b.known(2)
-    if bits not in (2, 4, 8) or block < 16 or packed.dtype != np.uint8 or packed.ndim != 3:
+    if (
+        bits not in (2, 4, 8)
+        or block < 16
+        or block & (block - 1)
+        or packed.dtype != np.uint8
+        or packed.ndim != 3
+    ):
         b.fail("weights of this form aren't supported")
     blocks = -(-depth // block)
     if packed.shape != (columns, blocks, block * bits // 8) or scales.size != columns * blocks:
         b.fail("weights and scales don't have the sizes that N, K and block_size say")
-    numbers = _unpacked(packed, bits).astype(np.float32)
-    points: np.ndarray = np.full((columns, blocks), 1 << (bits - 1), np.float32)
-    if b.given(3) is not None:
-        given = b.known(3)
-        if given.dtype == np.uint8:
-            given = _unpacked(given.reshape(columns, -1), bits)[:, :blocks]
-        points = given.astype(np.float32).reshape(columns, blocks)
-    floats = (numbers - points[..., None]) * scales.astype(np.float32).reshape(columns, blocks, 1)
-    matrix = floats.reshape(columns, -1)[:, :depth].T
-    result = b("MatMul", b.required(0), b.value(np.ascontiguousarray(matrix), b.dtype(0)))
+    numbers, scales = _unpacked(packed, bits), scales.astype(np.float32).reshape(columns, blocks)
+    zeros = None if b.given(3) is None else b.known(3)
+    if zeros is not None and zeros.dtype == np.uint8:
+        zeros = _unpacked(zeros.reshape(columns, -1), bits)[:, :blocks]
+    elif zeros is not None:
+        zeros = zeros.astype(np.float32)
+    x = b.cast(b.required(0), np.float32)
+    operands = [x, b.value(numbers.reshape(columns, blocks, block)), b.value(scales)]
+    if zeros is not None:
+        operands.append(b.value(zeros.reshape(columns, blocks)))
+    rounds = int(int(b.attribute("accuracy_level", 0)) == 4)
+    sizes = {"bits": bits, "columns": columns, "rounds": rounds}
+    result = b.cast(b.internal(BLOCK_PRODUCT, operands, **sizes), b.dtype(0))
     bias = b.given(5)
     return [result if bias is None else b("Add", result, bias)]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import helper
 
 from .....ir.stand_ins import TREE_SUMS
 from .....ir.tensor import Array
@@ -163,14 +162,8 @@ def _sums(b: Body, forest: Forest, targets: int, aggregate: str) -> str:
         np.append(forest.targets, 0).astype(np.int32),
         np.append(forest.weights, 0).astype(dtype),
     ]
-    domain, op_type = TREE_SUMS
     operands = [b.cast(matrix(b), dtype), *(b.value(t) for t in tables)]
-    b.nodes.append(
-        helper.make_node(
-            op_type, operands, ["sums"], domain=domain, targets=targets, aggregate=aggregate
-        )
-    )
-    return "sums"
+    return b.internal(TREE_SUMS, operands, targets=targets, aggregate=aggregate)
 
 
 @definition("TreeEnsembleRegressor", domain=ML)

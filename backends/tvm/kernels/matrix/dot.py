@@ -312,11 +312,12 @@ def shuffle(vector: Computed, lanes: int, order: Sequence[int]) -> Computed:
     return tirx.Shuffle([vector] * -(-len(order) // lanes), list(order))
 
 
-_MADD = {
+MADD = {
     4: "llvm.x86.sse2.pmadd.wd",
     8: "llvm.x86.avx2.pmadd.wd",
     16: "llvm.x86.avx512.pmaddw.d.512",
 }
+"""Products of 16 bits, added in pairs, by the lanes of their sums."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,7 +377,7 @@ class MaddDot(FourBytes):
     ) -> Computed:
         dtype = vector_type("int32", self.lanes)
         for a, w in zip(activation, weights, strict=True):
-            accumulator = accumulator + llvm(_MADD[self.lanes], dtype, a, w)
+            accumulator = accumulator + llvm(MADD[self.lanes], dtype, a, w)
         return accumulator
 
 

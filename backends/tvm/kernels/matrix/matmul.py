@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Protocol
 
 import numpy as np
 from tvm import tirx
@@ -189,7 +190,7 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
                     total = load(acc, own, lanes=lanes)
                     total = total - splat(load(sums, row + r), lanes) * zero
                     k.store(acc, total, own, lanes=lanes)
-        _write(k, matmul, target, tile, acc, buffers, y, group, row)
+        write(k, matmul, target, tile, acc, buffers, y, group, row)
 
     if is_open(rows):
         for count, size, start in cascade(rows, tile.rows):
@@ -237,9 +238,21 @@ def _partial(k: KernelBuilder, dot: Dot, x: Computed, at: Expr, count: int) -> l
     return dot.read(k, 1, last, 0)
 
 
-def _write(
+class _Finished(Protocol):
+    """What is written by columns, after a program."""
+
+    @property
+    def columns(self) -> int: ...
+    @property
+    def program(self) -> Program: ...
+    @property
+    def operands(self) -> tuple[MatrixOperand, ...]: ...
+    def vectors(self, target: Target) -> int: ...
+
+
+def write(
     k: KernelBuilder,
-    matmul: MatMul,
+    matmul: _Finished,
     target: Target,
     tile: MatrixTile,
     acc: BufferVar,

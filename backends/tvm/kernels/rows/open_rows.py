@@ -17,6 +17,7 @@ from ...plan.strides import row_major
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, splat
 from ...tensorir.types import Computed, Expr, PrimFunc
+from ...tensorir.vectors import folded
 from .rows import CHAINS, REDUCTIONS, TOP, Combine, RowReduction, Rows, mean_part
 
 Element = Callable[[ProgramCode, Expr], Computed]
@@ -78,7 +79,7 @@ class _OpenRows:
         k.store(result, constant(reduction.start, "float32"), 0)
 
         def finish(value: Computed, code: ProgramCode, combine: Combine) -> None:
-            total = self.horizontal(value, code.lanes, combine)
+            total = folded(code, value, combine)
             joined = combine(ProgramCode(k, self.target, 1), total, load(result, 0))
             k.store(result, joined, 0)
 
@@ -114,18 +115,6 @@ class _OpenRows:
         for part in range(1, CHAINS):
             value = reduction.join(code, load(acc, part * lanes, lanes=lanes), value)
         return value
-
-    def horizontal(self, value: Computed, lanes: int, join: Combine) -> Computed:
-        """One number from the lanes of a vector, by halves."""
-        while lanes > 1:
-            half = lanes // 2
-            value = ProgramCode(self.k, self.target, lanes).bind(value, "float32")
-            low, high = (
-                tirx.Shuffle([value], list(range(start, start + half))) for start in (0, half)
-            )
-            lanes = half
-            value = join(ProgramCode(self.k, self.target, lanes), high, low)
-        return self.bind(value)
 
     def bind(self, value: Computed) -> Computed:
         return ProgramCode(self.k, self.target, 1).bind(value, "float32")

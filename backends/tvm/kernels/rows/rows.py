@@ -21,7 +21,7 @@ from ...plan.sizes import greatest
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, constant, load, smaller, splat
 from ...tensorir.types import Computed, Expr, PrimFunc
-from ...tensorir.vectors import VectorCode
+from ...tensorir.vectors import VectorCode, folded
 
 CHAINS = 4
 """Partial results of a long row: they don't wait for each other, and round less."""
@@ -203,21 +203,7 @@ class _Rows:
         for part in range(1, parts):
             other = load(acc, part * lanes, lanes=lanes)
             value = reduction.join(self.code, other, value)
-        return value if self.across else splat(self.horizontal(value, reduction.join), lanes)
-
-    def horizontal(self, value: Computed, join: Combine) -> Computed:
-        """One number from the lanes of a vector, by halves."""
-        lanes = self.lanes
-        while lanes > 1:
-            half = lanes // 2
-            code = ProgramCode(self.k, self.target, lanes)
-            value = code.in_memory(value)  # TVM spells out a name, which halves would double
-            low, high = (
-                tirx.Shuffle([value], list(range(start, start + half))) for start in (0, half)
-            )
-            lanes = half
-            value = join(ProgramCode(self.k, self.target, lanes), high, low)
-        return ProgramCode(self.k, self.target, 1).bind(value, "float32")
+        return value if self.across else splat(folded(self.code, value, reduction.join), lanes)
 
     def number(self, value: float) -> Computed:
         return constant(value, "float32", self.lanes)

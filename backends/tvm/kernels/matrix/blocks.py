@@ -1,0 +1,494 @@
+"""Matrix product with constant weights of a few bits, whose columns are made of blocks with scales.
+
+Weights stay packed: 32-bit words, each of one column, are taken apart in registers. What all
+columns share is prepared first for each row: activations in the form that the numbers in the words
+take, and their sum over each block, by which zero points are taken off,
+sum(x * (q - z)) = sum(x * q) - z * sum(x).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from tvm import tirx
+
+from .....ir.tensor import Array
+from ...functions.rounding import MAGIC
+from ...plan.programs import Program
+from ...plan.sizes import cascade, is_open, typical
+from ...targets import Target
+from ...tensorir.builder import KernelBuilder, cast, constant, llvm, load, reinterpret, splat
+from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
+from ...tensorir.vectors import VectorCode, folded
+from ..convolution.direct import _start, divisors
+from .dot import MADD, SIGN_BITS, bind, vpdpbusd
+from .matmul import MatrixOperand, MatrixTile, write
+
+WORD = 32
+"""Bits of a word, the numbers of one column that are loaded together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockProduct:
+    """float32 [rows, depth] @ [depth, columns] of `bits` each, in blocks along the depth.
+
+    `zeros` is the type of the zero points, one for each block of a column: "uint8", packed as the
+    numbers are, or "float32"; where it is "", all are half of the range. With `by_bytes`
+    activations are rounded to bytes, by a scale for each block of a row.
+    """
+
+    rows: int
+    depth: int
+    columns: int
+    bits: int
+    block: int
+    program: Program
+    operands: tuple[MatrixOperand, ...]
+    zeros: str
+    by_bytes: bool
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.depth // self.block)
+
+    @property
+    def words(self) -> int:
+        """Words of a block of a column."""
+        return self.block * self.bits // WORD
+
+    @property
+    def per_word(self) -> int:
+        return WORD // self.bits
+
+    @property
+    def mask(self) -> int:
+        return (1 << self.bits) - 1
+
+    def vectors(self, target: Target) -> int:
+        return -(-self.columns // target.lanes)
+
+
+def multiplies_bytes(target: Target) -> bool:
+    """Whether there are instructions for sums of products of bytes."""
+    return target.machine == "x86_64" or "dotprod" in target.features
+
+
+# --- weights -------------------------------------------------------------------------------
+
+
+def pack_weights(product: BlockProduct, target: Target, tile: MatrixTile, numbers: Array) -> Array:
+    """Numbers [columns, blocks, block] as words [group, block, word, vector * lane].
+
+    A word has its numbers one after the other; or, for bytes, those of four neighbours in its
+    bytes, next to them the following four.
+    """
+    columns, blocks, _ = numbers.shape
+    padded = np.zeros((product.vectors(target) * target.lanes, blocks, product.block), np.uint32)
+    padded[:columns] = numbers
+    words = padded.reshape(*padded.shape[:2], product.words, product.per_word)
+    places = np.arange(product.per_word)
+    if product.by_bytes:
+        places = places % 4 * (8 // product.bits) + places // 4
+    packed = np.bitwise_or.reduce(words << (places * product.bits).astype(np.uint32), axis=-1)
+    return _by_groups(packed, target, tile).view(np.int32)
+
+
+def pack_scales(product: BlockProduct, target: Target, tile: MatrixTile, scales: Array) -> Array:
+    """[columns, blocks] as [group, block, vector * lane]."""
+    columns, blocks = scales.shape
+    padded = np.zeros((product.vectors(target) * target.lanes, blocks), scales.dtype)
+    padded[:columns] = scales
+    return _by_groups(padded, target, tile)
+
+
+def pack_zeros(product: BlockProduct, target: Target, tile: MatrixTile, zeros: Array) -> Array:
+    """[columns, blocks] as bytes [group, byte, vector * lane], of successive blocks each."""
+    columns, blocks = zeros.shape
+    each = 8 // product.bits
+    padded = np.zeros((columns, -(-blocks // each) * each), np.uint8)
+    padded[:, :blocks] = zeros
+    shifts = (np.arange(each) * product.bits).astype(np.uint8)
+    joined = np.bitwise_or.reduce(padded.reshape(columns, -1, each) << shifts, axis=-1)
+    return pack_scales(product, target, tile, joined)
+
+
+def _by_groups(array: Array, target: Target, tile: MatrixTile) -> Array:
+    """[columns, ...] as [group, ..., columns of a group]."""
+    width = tile.vectors * target.lanes
+    return np.ascontiguousarray(np.moveaxis(array.reshape(-1, width, *array.shape[1:]), 1, -1))
+
+
+# --- tiles ---------------------------------------------------------------------------------
+
+
+_SPARE = 6
+"""Registers for what is neither sums nor weights."""
+
+
+def choose_tile(product: BlockProduct, target: Target) -> MatrixTile:
+    """The tile for which a small model of the inner loop counts the fewest cycles."""
+    rows = typical(product.rows)
+    per_byte = 4 if product.by_bytes else 1
+    unpack = 1.5 if product.by_bytes else 2.25
+    found = []
+    for vectors in divisors(product.vectors(target)):
+        for count in range(1, min(rows, 16) + 1):
+            if vectors > 8 or vectors * (count + 1) > target.registers - _SPARE:
+                continue
+            tiles = -(-rows // count) * (product.vectors(target) // vectors)
+            steps = product.block / per_byte
+            inner = max(vectors * (count + unpack), 4.0) + count / 2
+            found.append((tiles * (steps * inner + 4 * vectors * count), vectors, count))
+    _, vectors, count = min(found)
+    return MatrixTile(vectors, count)
+
+
+# --- the kernel ----------------------------------------------------------------------------
+
+
+def scratch(product: BlockProduct) -> list[tuple[tuple[int, ...], str]]:
+    """Prepared rows, sums of their blocks, and scales where they are bytes."""
+    padded = product.blocks * product.block
+    parts = (product.rows * product.blocks,)
+    if not product.by_bytes:
+        return [((product.rows * padded,), "float32"), (parts, "float32")]
+    return [((product.rows * padded,), "int8"), (parts, "float32"), (parts, "float32")]
+
+
+def build(
+    product: BlockProduct, target: Target, tile: MatrixTile, parallel: bool = False
+) -> PrimFunc:
+    """The kernel. Arguments: input, words, scales, zero points where there are any, operands,
+    output (row-major, flat), then `scratch`."""
+    lanes, groups = target.lanes, product.vectors(target) // tile.vectors
+    width = tile.vectors * lanes
+    k = KernelBuilder()
+    x = k.parameter("X", (product.rows * product.depth,), "float32")
+    w = k.parameter("W", (groups, product.blocks, product.words, width), "int32")
+    scales = k.parameter("S", (groups, product.blocks, width), "float32")
+    zeros: Computed | None = None
+    if product.zeros:
+        packed = product.zeros == "uint8"
+        count = -(-product.blocks * product.bits // 8) if packed else product.blocks
+        zeros = k.parameter("Z", (groups, count, width), product.zeros)
+    buffers = [k.parameter(f"P{i}", (o.elements,), o.dtype) for i, o in enumerate(product.operands)]
+    y = k.parameter("Y", (product.rows * product.columns,), product.program.dtype)
+    names = ("R", "T", "U")
+    prepared = [k.parameter(n, s, d) for n, (s, d) in zip(names, scratch(product), strict=False)]
+    with k.loop(product.rows, "row", parallel=parallel and product.rows != 1) as row:
+        prepare = _prepare_bytes if product.by_bytes else _prepare_floats
+        _prepare_row(k, product, target, x, row, lambda *at: prepare(k, product, *at, *prepared))
+    multiply = _bytes_step if product.by_bytes else _floats_step
+    accumulator = "int32" if product.by_bytes else "float32"
+
+    def compute(tile: MatrixTile, group: Expr, row: Expr) -> None:
+        """A tile of rows from `row` on."""
+        count = tile.vectors * tile.rows
+        acc = k.local(count * lanes, "float32")
+        for i in range(count):
+            k.store(acc, constant(0.0, "float32", lanes), i * lanes, lanes=lanes)
+        with k.loop(product.blocks, "block") as block:
+            parts = k.local(count * lanes, accumulator, "parts")
+            for i in range(count):
+                k.store(parts, constant(0, accumulator, lanes), i * lanes, lanes=lanes)
+            with k.loop(product.words // _unrolled(product), "words") as outer:
+                for inner in range(_unrolled(product)):
+                    word = outer * _unrolled(product) + inner
+                    words = [
+                        bind(k, load(w, group, block, word, v * lanes, lanes=lanes), "int32", lanes)
+                        for v in range(tile.vectors)
+                    ]
+                    at = [
+                        ((row + r) * product.blocks + block) * product.block
+                        + word * product.per_word
+                        for r in range(tile.rows)
+                    ]
+                    multiply(k, product, target, parts, words, prepared[0], at)
+            for v in range(tile.vectors):
+                scale = load(scales, group, block, v * lanes, lanes=lanes)
+                scale = bind(k, scale, "float32", lanes)
+                zero = bind(k, _negative_zero(product, target, zeros, group, block, v),
+                            "float32", lanes)  # fmt: skip
+                for r in range(tile.rows):
+                    own = (v * tile.rows + r) * lanes
+                    part = load(parts, own, lanes=lanes)
+                    place = (row + r) * product.blocks + block
+                    factor = scale
+                    if product.by_bytes:
+                        part = cast(part, "float32", lanes)
+                        factor = scale * splat(load(prepared[2], place), lanes)
+                    part = part + splat(load(prepared[1], place), lanes) * zero
+                    total = load(acc, own, lanes=lanes) + part * factor
+                    k.store(acc, total, own, lanes=lanes)
+        write(k, product, target, tile, acc, buffers, y, group, row)
+
+    if is_open(product.rows):
+        for count, size, start in cascade(product.rows, tile.rows):
+            part = dataclasses.replace(tile, rows=size)
+            whole = parallel and size == tile.rows
+            with (
+                k.loop(count, "i", parallel=whole) as i,
+                k.loop(groups, "group", parallel=parallel and not whole) as group,
+            ):
+                compute(part, group, start + i * size)
+        return k.finish()
+    with k.outer(groups, -(-product.rows // tile.rows), parallel=parallel) as (group, i):
+        compute(tile, group, _start(i, tile.rows, product.rows))
+    return k.finish()
+
+
+_STEPS = 32
+"""Numbers of a column that the innermost loop's body takes."""
+
+
+def _unrolled(product: BlockProduct) -> int:
+    """Words of the innermost loop's body."""
+    return min(product.words, max(1, _STEPS // product.per_word))
+
+
+def _negative_zero(
+    product: BlockProduct,
+    target: Target,
+    zeros: Computed | None,
+    group: Expr,
+    block: Expr,
+    vector: int,
+) -> Computed:
+    """The opposite of a block's zero point, as the numbers in the words count."""
+    lanes, offset = target.lanes, _offset(product, target)
+    if zeros is None:
+        return constant(float(offset - (1 << (product.bits - 1))), "float32", lanes)
+    if product.zeros == "float32":
+        point = load(zeros, group, block, vector * lanes, lanes=lanes)
+        return constant(float(offset), "float32", lanes) + point * constant(-1.0, "float32", lanes)
+    each = 8 // product.bits
+    index = tirx.floordiv(block, each) if not isinstance(block, int) else block // each
+    place = tirx.floormod(block, each) if not isinstance(block, int) else block % each
+    found = cast(load(zeros, group, index, vector * lanes, lanes=lanes), "int32", lanes)
+    if each > 1:
+        shift = splat(tirx.const(product.bits, "int32") * place, lanes)
+        found = (found >> shift) & constant(product.mask, "int32", lanes)
+    return cast(constant(offset, "int32", lanes) - found, "float32", lanes)
+
+
+# --- activations as floats -----------------------------------------------------------------
+
+
+def _half(product: BlockProduct) -> int:
+    """Numbers in half of a word."""
+    return product.per_word // 2
+
+
+def _floats_step(
+    k: KernelBuilder,
+    product: BlockProduct,
+    target: Target,
+    parts: BufferVar,
+    words: list[Computed],
+    rows: Computed,
+    at: list[Expr],
+) -> None:
+    """All numbers of a word: each is masked where it lies in its half, which multiplies it by a
+    power of two that the prepared activations are divided by."""
+    lanes = target.lanes
+    for half in (0, 1):
+        if half:
+            sixteen = constant(16, "int32", lanes)
+            words = [bind(k, word >> sixteen, "int32", lanes) for word in words]
+        for i in range(_half(product)):
+            mask = constant(product.mask << i * product.bits, "int32", lanes)
+            numbers = [
+                bind(k, cast(word & mask, "float32", lanes), "float32", lanes) for word in words
+            ]
+            for r, first in enumerate(at):
+                value = splat(load(rows, first + half * _half(product) + i), lanes)
+                value = bind(k, value, "float32", lanes)
+                for v, number in enumerate(numbers):
+                    own = (v * len(at) + r) * lanes
+                    total = load(parts, own, lanes=lanes) + value * number
+                    k.store(parts, total, own, lanes=lanes)
+
+
+def _prepare_floats(
+    k: KernelBuilder,
+    product: BlockProduct,
+    code: VectorCode,
+    source: BufferVar,
+    first: Expr,
+    place: Expr,
+    rows: Computed,
+    sums: Computed,
+) -> None:
+    """A block of a row, which `source` has from `first` on, as block `place`."""
+    lanes = code.lanes
+    total = k.local(lanes, "float32", "total")
+    k.store(total, constant(0.0, "float32", lanes), 0, lanes=lanes)
+    period = max(_half(product), lanes)
+    with k.loop(product.block // period, "v") as v:
+        for start in range(0, period, lanes):
+            value = code.bind(load(source, first + v * period + start, lanes=lanes), "float32")
+            k.store(total, load(total, 0, lanes=lanes) + value, 0, lanes=lanes)
+            powers = [
+                constant(2.0 ** -(product.bits * ((start + i) % _half(product))), "float32")
+                for i in range(lanes)
+            ]
+            factors = tirx.Shuffle(powers, list(range(lanes)))
+            at = place * product.block + v * period + start
+            k.store(rows, value * factors, at, lanes=lanes)
+    k.store(sums, folded(code, load(total, 0, lanes=lanes), _add), place)
+
+
+# --- activations as bytes ------------------------------------------------------------------
+
+
+def _offset(product: BlockProduct, target: Target) -> int:
+    """What is taken off numbers of 8 bits, where an instruction takes them as signed."""
+    return 128 if product.by_bytes and product.bits == 8 and "neon" in target.features else 0
+
+
+def _bytes_step(
+    k: KernelBuilder,
+    product: BlockProduct,
+    target: Target,
+    parts: BufferVar,
+    words: list[Computed],
+    rows: Computed,
+    at: list[Expr],
+) -> None:
+    """All numbers of a word, four at a time; of 8 bits in two halves, where whole ones may make
+    sums that saturate."""
+    lanes = target.lanes
+    dot = _dot(target)
+    bits = min(product.bits, 4) if dot is _pairs else product.bits
+    mask = ((1 << bits) - 1) * 0x01010101
+    for i in range(product.per_word // 4):
+        fours = []
+        for first in at:
+            four = reinterpret(load(rows, first + 4 * i, lanes=4), "int32", 1)
+            fours.append(bind(k, splat(four, lanes), "int32", lanes))
+        for place in range(0, product.bits, bits):
+            numbers = []
+            for word in words:
+                value = word
+                if bits < 8:
+                    shifted = word >> constant(i * product.bits + place, "int32", lanes)
+                    value = shifted & constant(mask, "int32", lanes)
+                elif _offset(product, target):
+                    value = word ^ constant(SIGN_BITS, "int32", lanes)
+                numbers.append(bind(k, value, "int32", lanes))
+            for r, four in enumerate(fours):
+                for v, number in enumerate(numbers):
+                    own = (v * len(at) + r) * lanes
+                    total = load(parts, own, lanes=lanes)
+                    k.store(parts, dot(lanes, total, number, four, 1 << place), own, lanes=lanes)
+
+
+def _vnni(
+    lanes: int, total: Computed, numbers: Computed, activations: Computed, factor: int
+) -> Computed:
+    """Unsigned numbers by signed activations, at once."""
+    pair = (reinterpret(numbers, "uint8", 4 * lanes), reinterpret(activations, "int8", 4 * lanes))
+    return vpdpbusd(lanes, total, *pair)
+
+
+def _sdot(
+    lanes: int, total: Computed, numbers: Computed, activations: Computed, factor: int
+) -> Computed:
+    """Signed by signed, at once."""
+    name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+    pair = (reinterpret(value, "int8", 4 * lanes) for value in (numbers, activations))
+    return llvm(name, f"int32x{lanes}", total, *pair)
+
+
+def _pairs(
+    lanes: int, total: Computed, numbers: Computed, activations: Computed, factor: int
+) -> Computed:
+    """Unsigned numbers of 4 bits by signed activations: sums of two products fit 16 bits, which
+    are multiplied by a factor and added in pairs."""
+    name = {4: "ssse3.pmadd.ub.sw.128", 8: "avx2.pmadd.ub.sw", 16: "avx512.pmaddubs.w.512"}[lanes]
+    sums = llvm(
+        f"llvm.x86.{name}",
+        f"int16x{2 * lanes}",
+        reinterpret(numbers, "uint8", 4 * lanes),
+        reinterpret(activations, "int8", 4 * lanes),
+    )
+    factors = constant(factor, "int16", 2 * lanes)
+    return total + llvm(MADD[lanes], f"int32x{lanes}", sums, factors)
+
+
+def _dot(target: Target) -> Callable[[int, Computed, Computed, Computed, int], Computed]:
+    """How four products of bytes are added to each lane; the last argument is a factor."""
+    if "vnni" in target.features:
+        return _vnni
+    return _sdot if "dotprod" in target.features else _pairs
+
+
+def _prepare_bytes(
+    k: KernelBuilder,
+    product: BlockProduct,
+    code: VectorCode,
+    source: BufferVar,
+    first: Expr,
+    place: Expr,
+    rows: Computed,
+    sums: Computed,
+    scales: Computed,
+) -> None:
+    """A block of a row, rounded to -127 ... 127 as ONNX Runtime does: by its largest magnitude."""
+    lanes, one = code.lanes, VectorCode(k, code.target, 1)
+    most = k.local(lanes, "float32", "most")
+    k.store(most, constant(0.0, "float32", lanes), 0, lanes=lanes)
+    with k.loop(product.block // lanes, "v") as v:
+        value = code.magnitude(load(source, first + v * lanes, lanes=lanes))
+        k.store(most, code.larger(value, load(most, 0, lanes=lanes)), 0, lanes=lanes)
+    greatest = folded(code, load(most, 0, lanes=lanes), VectorCode.larger)
+    scale = one.in_memory(greatest * one.number(1 / 127))
+    is_zero = tirx.EQ(scale, one.number(0.0))
+    inverse = tirx.Select(
+        is_zero, one.number(0.0), one.number(1.0) / tirx.Select(is_zero, one.number(1.0), scale)
+    )
+    inverse = splat(one.in_memory(inverse), lanes)
+    total = k.local(lanes, "int32", "total")
+    k.store(total, constant(0, "int32", lanes), 0, lanes=lanes)
+    low = int(np.float32(MAGIC).view(np.int32))
+    with k.loop(product.block // lanes, "v") as v:
+        value = load(source, first + v * lanes, lanes=lanes) * inverse
+        integers = reinterpret(code.fence(value) + code.number(MAGIC), "int32", lanes)
+        integers = code.bind(integers - code.number(low, "int32"), "int32")
+        k.store(total, load(total, 0, lanes=lanes) + integers, 0, lanes=lanes)
+        k.store(rows, cast(integers, "int8", lanes), place * product.block + v * lanes, lanes=lanes)
+    sum_ = folded(code, load(total, 0, lanes=lanes), _add, "int32")
+    k.store(sums, cast(sum_, "float32", 1), place)
+    k.store(scales, scale, place)
+
+
+# --- both ----------------------------------------------------------------------------------
+
+
+def _prepare_row(
+    k: KernelBuilder,
+    product: BlockProduct,
+    target: Target,
+    x: Computed,
+    row: Expr,
+    prepare: Callable[[VectorCode, BufferVar, Expr, Expr], None],
+) -> None:
+    """All blocks of a row, of which the last may be short: zeros follow it."""
+    code = VectorCode(k, target, target.lanes)
+    full, rest = divmod(product.depth, product.block)
+    with k.loop(full, "b") as b:
+        prepare(code, x, row * product.depth + b * product.block, row * product.blocks + b)
+    if rest:
+        own = k.local(product.block, "float32", "last")
+        with k.loop(product.block // target.lanes, "v") as v:
+            zero = constant(0.0, "float32", target.lanes)
+            k.store(own, zero, v * target.lanes, lanes=target.lanes)
+        with k.loop(rest, "i") as i:
+            k.store(own, load(x, row * product.depth + full * product.block + i), i)
+        prepare(code, own, 0, row * product.blocks + full)
+
+
+def _add(code: VectorCode, element: Computed, total: Computed) -> Computed:
+    return total + element
