@@ -37,6 +37,8 @@ from .steps import Step, StepResult
 
 FOLDER = ".resume"
 """In an output folder, until its run ends well."""
+_GONE = FOLDER + ".gone"
+"""What is removed, as long as it isn't yet."""
 
 _KEY, _STATE, _ARRAYS = "run.json", "state.json", "arrays.npz"
 _MODELS = ("model", "oracle", "original")
@@ -254,8 +256,12 @@ def kept_folder(out: Path) -> Iterator[Path]:
 
 
 def forget(out: Path) -> None:
-    """Remove what an earlier run kept in an output folder."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    """Remove what an earlier run kept in an output folder, at once even where this is killed."""
+    gone = out / _GONE
+    shutil.rmtree(gone, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(out / FOLDER, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -14,12 +14,12 @@ import pytest
 
 pytest.importorskip("tvm")
 
-import onnxruntime
-
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import load
+
+from ..onnx_runtime import session_of
 
 FOLDER = Path(__file__).parent / "models"
 MODELS = sorted(path.stem for path in FOLDER.glob("*.onnx"))
@@ -42,9 +42,7 @@ def feeds(model: onnx.ModelProto, rows: int) -> dict[str, Any]:
 
 def reference(path: Path, inputs: dict[str, Any]) -> dict[str, Any]:
     """What ONNX Runtime computes; of maps the numbers, in the order of their keys."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(path.read_bytes(), options)
+    session = session_of(path.read_bytes())
     names = [o.name for o in session.get_outputs()]
     found = dict(zip(names, session.run(names, inputs), strict=True))
     return {

@@ -20,6 +20,8 @@ from secateur.ir.infer import infer_node, infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.simplify import simplify_pipeline
 
+from ..onnx_runtime import session_of
+
 OPERATORS = [
     ("MaxPool", 10),
     ("MaxPool", 12),
@@ -73,10 +75,7 @@ def model(op_type: str, opset: int, window: Window, declared: Any = None) -> onn
 
 def unoptimized(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """A session that folds no constants, since it folds shapes that ONNX's inference found."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    return session_of(proto, optimize=False)
 
 
 def runtime_shape(op_type: str, opset: int, window: Window) -> tuple[int, ...]:

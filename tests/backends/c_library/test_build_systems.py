@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 pytest.importorskip("tvm")
 
+from ...onnx_runtime import session_of
 from ..tvm.graphs import Net, feeds
 from . import models
 
@@ -60,7 +60,7 @@ def classes(program: Path, model: onnx.ModelProto, *emulator: str) -> tuple[int,
     numbers = " ".join(map(str, inputs["x"].reshape(-1).tolist()))
     said = subprocess.run([*emulator, program], input=numbers, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = session_of(model)
     return int(said.stdout), int(np.argmax(session.run(None, inputs)[0]))
 
 

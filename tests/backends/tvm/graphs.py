@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+
+from ...onnx_runtime import session_of
 
 Array = Any
 
@@ -62,11 +63,7 @@ def feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, Array]:
 
 def reference(model: onnx.ModelProto, inputs: dict[str, Array]) -> dict[str, Array]:
     """What ONNX Runtime computes, with its optimizations."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    session = session_of(model)
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper
 
 from secateur.backends.tvm.artifact.runtime import Runtime
@@ -23,6 +22,8 @@ from secateur.backends.tvm.errors import UnsupportedNodesError
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import RuleError, SecateurError
 from secateur.ir.onnx_io import from_proto
+
+from ...onnx_runtime import session_of
 
 Array = Any
 Feeds = dict[str, Array]
@@ -44,15 +45,8 @@ class Part:
 
     def reference(self, feeds: Feeds) -> dict[str, Array] | None:
         """What ONNX Runtime computes as the model says; None where it refuses."""
-        options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 4
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            session = onnxruntime.InferenceSession(
-                self.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            session = session_of(self.model, optimize=False)
             names = [o.name for o in session.get_outputs()]
             return dict(zip(names, session.run(names, feeds), strict=True))
         except Exception:  # ONNX Runtime raises a family of unrelated types

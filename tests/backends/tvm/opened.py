@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ...onnx_runtime import session_of
+
 SIZES: tuple[Callable[[int], int], ...] = (lambda n: n, lambda n: n + 1, lambda n: 2 * n + 3)
 """The sizes that a model is run at, made of its own."""
 
@@ -88,14 +90,7 @@ def resized(
 
 def reference(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> list[Any] | None:
     """What ONNX Runtime computes; None where it doesn't run the model on these inputs."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-        return list(session.run(None, dict(feeds)))
+        return list(session_of(model).run(None, dict(feeds)))
     except Exception:  # ONNX Runtime raises a family of unrelated types
         return None

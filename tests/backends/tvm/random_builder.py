@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
+
+from ...onnx_runtime import session_of
 
 Array = Any
 Shape = tuple[int, ...]
@@ -66,17 +67,6 @@ class Drawn:
     @property
     def rank(self) -> int:
         return int(self.array.ndim)
-
-
-def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on one thread, its optimizations off."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # its warnings are about models that nobody wrote
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 class Builder:
@@ -296,7 +286,7 @@ class Builder:
             graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10
         )
         try:
-            session = session_of(model)
+            session = session_of(model, optimize=False)
             return [
                 session.run(None, {v.name: v.runs[run] for v in dynamic})
                 for run in range(4 if self.batch else 3)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import helper
 
@@ -18,6 +17,8 @@ from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.simplify.kernels import compute
+
+from ...onnx_runtime import session_of
 
 Array = Any
 
@@ -68,7 +69,7 @@ def runtime_result(source: str, target: str) -> Array:
         [helper.make_tensor_value_info("y", to, array.shape)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = session_of(model)
     return session.run(None, {"x": array})[0][::64]
 
 

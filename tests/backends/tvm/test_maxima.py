@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 pytest.importorskip("tvm")
@@ -18,6 +17,7 @@ from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 
+from ...onnx_runtime import session_of
 from .test_networks import TARGETS
 
 Array = Any
@@ -69,10 +69,7 @@ def build(nodes: dict[str, str], dtype: str) -> onnx.ModelProto:
 
 
 def reference(nodes: dict[str, str], dtype: str, feeds: dict[str, Array]) -> dict[str, Array]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    model = build(nodes, dtype)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    session = session_of(build(nodes, dtype), optimize=False)
     given = {i.name: feeds[i.name] for i in session.get_inputs()}
     return dict(zip(nodes, session.run(None, given), strict=True))
 

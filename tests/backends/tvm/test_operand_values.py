@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 pytest.importorskip("tvm")
@@ -22,6 +21,7 @@ pytest.importorskip("tvm")
 from secateur.ir.errors import SecateurError
 from tests.backend_cases import generated_cases
 
+from ...onnx_runtime import session_of
 from .joined import Feeds, Joined, Part, compile_parts, part_of
 from .test_every_operator import arrays_of, assert_close, has_numbers, lowered, model_of
 
@@ -123,7 +123,7 @@ def check(joined: Joined, prefix: str) -> Counter[str]:
     if part.reference(part.feeds) is None:
         return Counter(["unknown"])
     equal, errors = 0, []
-    session = onnxruntime.InferenceSession(part.model.SerializeToString(), _options())
+    session = session_of(part.model, optimize=False)
     feeds: dict[str, Feeds] = {p: other.feeds for p, other in joined.parts.items()}
     random = np.random.default_rng(0)
     for name, x in part.feeds.items():
@@ -143,15 +143,6 @@ def check(joined: Joined, prefix: str) -> Counter[str]:
             equal += 1
     assert all(error.startswith(f"node '{prefix}") for error in errors), errors
     return Counter(equal=equal, error=len(errors))
-
-
-def _options() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return options
 
 
 def check_all(parts: Sequence[Part], folder: Path) -> Counter[str]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -26,6 +25,7 @@ from secateur.backends.tvm.targets import parse_target
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 
+from ...onnx_runtime import session_of
 from .graphs import Net, feeds, quantize, reference
 from .joined import Part, compile_parts
 from .test_networks import SETTINGS, TARGETS, run
@@ -360,7 +360,7 @@ def test_tables_match_in_every_size(step: int, operand: str) -> None:
         x, other = model.graph.input
         x.type.tensor_type.shape.dim[1].dim_param = "size"
         assert other.name == operand
-        session = onnxruntime.InferenceSession(model.SerializeToString())
+        session = session_of(model)
         sampling = Sampling.of(from_proto(model).graph.nodes[0], 19)
         for size, out in pairs(step):
             scale = np.float32(out) / np.float32(size)

@@ -19,6 +19,8 @@ from secateur.ir.errors import SecateurError, UnsupportedError
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.simplify import FixInputShapes
 
+from ...onnx_runtime import session_of
+
 RANDOM = np.random.default_rng(5)
 TARGET = parse_target("native")
 
@@ -42,11 +44,9 @@ def built(text: str, shapes: dict[str, Any], folder: Path, **options: Any) -> Ru
 
 
 def expected(text: str, feeds: dict[str, Any], opset: int = 18) -> dict[str, Any]:
-    import onnxruntime
-
     header = f'<ir_version: 8, opset_import: ["" : {opset}]>\n'
     proto = onnx.parser.parse_model(header + text)
-    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    session = session_of(proto)
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(None, feeds), strict=True))
 

@@ -28,6 +28,7 @@ from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.ops import Trait, with_trait
 
+from ...onnx_runtime import session_of
 from .test_networks import TARGETS
 
 Array = Any
@@ -199,17 +200,13 @@ def build(cases: list[Case], dtype: str, size: int) -> onnx.ModelProto:
 
 def references(dtype: str, size: int) -> dict[Case, onnxruntime.InferenceSession]:
     """A session for each case of a type that ONNX Runtime has kernels for."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
     found = {}
     for case in CASES:
         if not suits(case, dtype):
             continue
         model = build([case], dtype, size).SerializeToString()
         try:
-            found[case] = onnxruntime.InferenceSession(model, options)
+            found[case] = session_of(model, optimize=False)
         except Exception as error:  # ONNX Runtime's errors have no common type
             if "NOT_IMPLEMENTED" not in str(error) and "INVALID_GRAPH" not in str(error):
                 raise
@@ -267,9 +264,7 @@ def test_quantization_of_special_values(tmp_path: Path) -> None:
     outputs = ", ".join(f"{dtype}[35] {source}_{dtype}" for dtype in zeros for source in "hr")
     text = f'<ir_version: 10, opset_import: ["" : 21]> g (float[35] x) => ({outputs}) {{ {body} }}'
     model = onnx.parser.parse_model(text)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    session = session_of(model, optimize=False)
     compile_model(from_proto(model), parse_target("native"), tmp_path / "model.so")
     runtime = Runtime(tmp_path / "model.so")
     for values in feeds("float32", 35):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from secateur.ir.axes.selection import Selection
 from secateur.ir.dependencies.analysis import analyze
@@ -15,6 +14,8 @@ from secateur.passes.prune.apply import apply_selection
 from secateur.passes.prune.computed_weights import analyze_folded
 from secateur.passes.prune.groups import find_groups
 from secateur.passes.prune.masking import PruningRecord, mask
+
+from ...onnx_runtime import session_of
 
 FOREIGN = r"bfloat16|float[48]|int[24]\b"
 """Element types, as ONNX Runtime writes them, that NumPy doesn't have."""
@@ -133,14 +134,7 @@ def run_all(model, feeds):
     known = {o.name for o in proto.graph.output}
     names = [n for node in proto.graph.node for n in node.output if n and n not in known]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = session_of(proto, optimize=False)
     names = [o.name for o in session.get_outputs() if not re.search(FOREIGN, o.type)]
     return dict(zip(names, session.run(names, feeds), strict=True))
 

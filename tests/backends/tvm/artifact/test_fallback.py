@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +22,8 @@ from secateur.backends.tvm.compile import CompileReport, compile_model
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError, UnsupportedError
 from secateur.ir.onnx_io import from_proto
+
+from ....onnx_runtime import session_of
 
 Array = Any
 SHAPE = (1, 4, 6, 6)
@@ -147,10 +148,7 @@ def models(draw: Any) -> onnx.ModelProto:
 
 def check(model: onnx.ModelProto, path: Path, threads: int = 1) -> None:
     """The artifact computes what ONNX Runtime computes."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    session = session_of(model)
     runtime = Runtime(path, threads)
     for flag in (True, False):
         x = np.random.default_rng(3).standard_normal(SHAPE).astype(np.float32)
