@@ -134,13 +134,14 @@ def compare(
     threads: int,
     seconds: float,
     *,
+    copies: float | None = None,
     by_kernel: bool = False,
 ) -> Row:
     """Measure `model` compiled against `against` elsewhere on the same inputs."""
     feeds = random_inputs(model, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.so"
-        report = compile_model(model, target, path)
+        report = compile_model(model, target, path, copies=copies)
         runtime = Runtime(path, threads)
         kernels = kernel_table(path, feeds, target) if by_kernel else ""
     session = Session(against, threads=threads)
@@ -276,6 +277,7 @@ def _times(times: Times) -> str:
 @click.option("--threads", multiple=True, type=int, default=(1,), show_default=True)
 @click.option("--precision", multiple=True, default=("float32", "int8"), show_default=True)
 @click.option("--seconds", default=5.0, show_default=True, help="Time per comparison.")
+@click.option("--copies", type=float, help="As of `secateur compile`.")
 @click.option("--kernels", is_flag=True, help="Add what each kernel costs on one thread.")
 @click.option("--headline", is_flag=True, help="Pruned to half and int8, against float32.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
@@ -286,6 +288,7 @@ def main(
     threads: tuple[int, ...],
     precision: tuple[str, ...],
     seconds: float,
+    copies: float | None,
     kernels: bool,
     headline: bool,
     json_path: Path | None,
@@ -317,6 +320,7 @@ def main(
                         target,
                         count,
                         seconds,
+                        copies=copies,
                         by_kernel=kernels and count == threads[0],
                     )
                     rows.append(row)

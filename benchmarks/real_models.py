@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,22 +85,22 @@ def measure(path: Path, *, int8: bool, fallback: bool) -> Row:
     tensors = {id(v.const): v.const for g in simplified.graph.all_graphs() for v in g.values()
                if isinstance(v.const, Tensor)}  # fmt: skip
     row.weights = sum(t.numpy().nbytes for t in tensors.values())
-    original = model.clone()
+    original, given = model.clone(), feed
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _compiled(row, model, Path(folder), feed)
+            _compiled(row, model, Path(folder), feed, (original, given))
             row.status = "whole"
         except UnsupportedError as error:
             row.detail = str(error)[:400]
             model, feed = _with_numbers(original.clone(), feed)
             try:
-                _compiled(row, model, Path(folder), feed)
+                _compiled(row, model, Path(folder), feed, (original, given))
                 row.status = "whole, numbers fixed"
             except UnsupportedError as again:
                 row.status, row.detail = "refused", str(again)[:400]
                 if not fallback:
                     return row
-                _compiled(row, model, Path(folder), feed, fallback=True)
+                _compiled(row, model, Path(folder), feed, (original, given), fallback=True)
                 row.status = "fallback"
         if int8:
             try:
@@ -125,8 +126,15 @@ def _with_numbers(model: Any, feed: dict[str, Any]) -> tuple[Any, dict[str, Any]
 
 
 def _compiled(
-    row: Row, model: Any, folder: Path, feed: dict[str, Any], *, fallback: bool = False
+    row: Row,
+    model: Any,
+    folder: Path,
+    feed: dict[str, Any],
+    reference: tuple[Any, dict[str, Any]],
+    *,
+    fallback: bool = False,
 ) -> None:
+    """Compile, compare and time; `reference` is what ONNX Runtime runs, and its inputs."""
     from secateur.backends.tvm.artifact.runtime import Runtime
     from secateur.backends.tvm.cache import Cache
     from secateur.backends.tvm.compile import compile_model
@@ -140,15 +148,17 @@ def _compiled(
     )
     row.seconds, row.artifact = time.process_time() - start, report.bytes
     small = compile_model(
-        model, target, folder / "direct.so", winograd=False, fallback=fallback, declared_sizes=True
+        model, target, folder / "direct.so", copies=0, fallback=fallback, declared_sizes=True
     )
     row.direct = small.bytes
-    session, runtime = Session(model), Runtime(path)
-    expected, found = session.run(feed), runtime.run(feed)
+    session, runtime = Session(reference[0]), Runtime(path)
+    expected, found = session.run(reference[1]), runtime.run(feed)
     row.difference = max(
         (_difference(found[name], value) for name, value in expected.items()), default=0.0
     )
-    row.milliseconds, row.ratio = _times(session, runtime, feed)
+    row.milliseconds, row.ratio = _times(
+        lambda: session.run(reference[1]), lambda: runtime.run(feed)
+    )
 
 
 def _quantized(model: Any, folder: Path, feed: dict[str, Any]) -> float:
@@ -167,7 +177,8 @@ def _quantized(model: Any, folder: Path, feed: dict[str, Any]) -> float:
     samples = {name: value[None] for name, value in feed.items()}  # one, with an axis in front
     QuantizeStatic().run(model, Context(calibration=samples))
     compile_model(model, parse_target("native"), folder / "int8.so", declared_sizes=True)
-    return _times(Session(model), Runtime(folder / "int8.so"), feed)[1]
+    session, runtime = Session(model), Runtime(folder / "int8.so")
+    return _times(lambda: session.run(feed), lambda: runtime.run(feed))[1]
 
 
 def _difference(own: Any, other: Any) -> float:
@@ -185,15 +196,15 @@ def _difference(own: Any, other: Any) -> float:
     return float(np.abs(a - b)[kept].max(initial=0.0)) / largest
 
 
-def _times(session: Any, runtime: Any, feed: dict[str, Any]) -> tuple[float, float]:
+def _times(reference: Callable[[], Any], run: Callable[[], Any]) -> tuple[float, float]:
     """The artifact's median time in milliseconds, and ONNX Runtime's over it."""
     own, other = [], []
     start = time.perf_counter()
     while len(own) < RUNS or (time.perf_counter() - start < 1.0 and len(own) < 20 * RUNS):
-        for run, times in ((session.run, other), (runtime.run, own)):
-            run(feed)  # the first of two finds caches full of another's weights
+        for function, times in ((reference, other), (run, own)):
+            function()  # the first of two finds caches full of another's weights
             begin = time.perf_counter()
-            run(feed)
+            function()
             times.append(time.perf_counter() - begin)
         if len(own) >= 3 and time.perf_counter() - start > 30:
             break

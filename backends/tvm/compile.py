@@ -40,7 +40,7 @@ from .artifact.metadata import (
 from .artifact.options import LibraryOptions
 from .bounds import Accesses, Verdicts
 from .cache import Cache
-from .emission.choices import Choices, read_table
+from .emission.choices import COPIES, Choices, limit_copies, read_table
 from .emission.emission import Emission
 from .emission.emit import emit
 from .emission.halves import Halves, narrow
@@ -91,7 +91,7 @@ def compile_model(
     target: Target,
     path: str | os.PathLike[str],
     *,
-    winograd: bool = True,
+    copies: float | None = None,
     small: bool = False,
     cache: Cache | None = None,
     tune_minutes: float = 0,
@@ -109,9 +109,10 @@ def compile_model(
     names, stay open: the artifact computes each size that is admitted, by default any from 1
     on. `sizes` are by the names of the model's symbols, or `input.axis` where there is none.
 
-    `winograd=False` keeps float32 convolutions direct, which is
-    slower and rounds less. `small` prefers few bytes to speed: no copies of weights for
-    Winograd, and short code.
+    `copies` is how many times the weights' bytes transformed copies of them may take, by which
+    convolutions of float32 are faster and round more: 0 makes none, infinity all that are worth it,
+    None stands for `COPIES`.
+    `small` prefers few bytes to speed: no such copies, and short code.
 
     Kernels that `cache`, by default the user's, knows are not compiled again; the result
     is the same. With `tune_minutes` forms and tiles of kernels are measured here for so
@@ -137,7 +138,7 @@ def compile_model(
     compiler = _Compiler(
         target,
         cache or Cache.of_user(),
-        winograd=winograd,
+        copies=copies,
         small=small,
         minutes=tune_minutes,
         declared_sizes=declared_sizes,
@@ -164,7 +165,7 @@ def compile_library(
     folder: Path,
     options: LibraryOptions,
     *,
-    winograd: bool = True,
+    copies: float | None = None,
     small: bool = False,
     cache: Cache | None = None,
     tune_minutes: float = 0,
@@ -185,7 +186,7 @@ def compile_library(
     compiler = _Compiler(
         target,
         cache or Cache.of_user(),
-        winograd=winograd,
+        copies=copies,
         small=small,
         minutes=tune_minutes,
         declared_sizes=declared_sizes,
@@ -326,7 +327,7 @@ class _Compiler:
         target: Target,
         cache: Cache,
         *,
-        winograd: bool,
+        copies: float | None,
         small: bool,
         minutes: float,
         declared_sizes: bool,
@@ -339,7 +340,8 @@ class _Compiler:
         if halves is not None:
             target = for_halves(target, halves.dtype)
         self.target = _as_small(target) if small else target
-        self.cache, self.winograd, self.minutes = cache, winograd and not small, minutes
+        self.cache, self.minutes = cache, minutes
+        self.copies = 0.0 if small else COPIES if copies is None else copies
         self.declared_sizes, self.threads = declared_sizes, threads
         if minutes > 0:
             check_tunable(target)
@@ -438,7 +440,7 @@ class _Compiler:
         """Let a plan compute in 16 bits what is to be, and say what isn't."""
         if self.halves is None:
             return {}
-        return narrow(plan, self.halves, target, Choices(target, winograd=self.winograd))
+        return narrow(plan, self.halves, target, Choices(target, winograd=self.copies > 0))
 
     def _report(self, levels: Sequence[_Emitted], reused: int) -> None:
         arena = self._arena(levels[0].emission.schedule)
@@ -517,13 +519,13 @@ class _Compiler:
         if self.minutes > 0:
             spent = self.report.tuning.seconds / 60 if self.report.tuning is not None else 0
             minutes = max(0, self.minutes - spent)
-            measured, tuning = tune(
-                plan, target, minutes, table, self.cache, winograd=self.winograd
-            )
+            by_winograd = self.copies > 0
+            measured, tuning = tune(plan, target, minutes, table, self.cache, winograd=by_winograd)
         else:
             measured = read_table(table, target)
         chosen = {key: m.choice for key, m in measured.items()}
-        return Choices(target, chosen, self.winograd), tuning
+        choices = Choices(target, chosen, self.copies > 0)
+        return limit_copies(plan, choices, self.copies), tuning
 
 
 def _as_small(target: Target) -> Target:

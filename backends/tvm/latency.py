@@ -20,7 +20,7 @@ from ...ir.tensor import Array
 from ...passes.batch import check_batch
 from .cache import Cache
 from .compile import one_sample
-from .emission.choices import Choices, read_table
+from .emission.choices import COPIES, Choices, limit_copies, read_table
 from .emission.estimate import Estimate, Estimator, Shape
 from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
@@ -50,6 +50,7 @@ class LatencyModel:
         plan = lower(work, target)
         measured = read_table(None if cache is None else cache.table, target)
         choices = Choices(target, {key: m.choice for key, m in measured.items()})
+        choices = limit_copies(plan, choices, COPIES)
         layouts, _ = choose_layouts(plan, target.block, choices.needed_pads)
         found: dict[str, list[Estimator]] = defaultdict(list)
         for op in plan.operations:

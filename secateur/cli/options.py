@@ -428,6 +428,13 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
             "the artifact fails where the input gives another.",
         ),
         click.option(
+            "--copies",
+            type=click.FloatRange(min=0),
+            metavar="SHARE",
+            help="How many times the weights' bytes copies of them for Winograd's convolutions may "
+            "take, which are faster and round more; inf for all that are worth it; default: 0.5.",
+        ),
+        click.option(
             "--small",
             is_flag=True,
             help="Prefer few bytes to speed: no copies of weights for Winograd, short code.",
@@ -465,6 +472,7 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
             "tune": kwargs.pop("tune") or 0.0,
             "fallback": kwargs.pop("fallback"),
             "declared_sizes": kwargs.pop("declared_sizes"),
+            "copies": kwargs.pop("copies"),
             "small": kwargs.pop("small"),
             "precision": kwargs.pop("precision"),
             "sizes": kwargs.pop("sizes"),

@@ -146,6 +146,7 @@ def _compilation(model: Model, settings: Settings) -> list[str]:
     library, target = settings.library, parse_target(settings.target)
     how = ["as a C library"] if library is not None else []
     how += ["for few bytes"] if settings.small else []
+    how += [] if settings.copies is None else [f"copies of up to {settings.copies:g} times weights"]
     how += [f"products in {settings.precision}"] if settings.precision else []
     how += ["for declared sizes"] if settings.declared_sizes else []
     how += [f"for sizes {', '.join(settings.sizes)}"] if settings.sizes else []

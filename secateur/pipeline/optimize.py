@@ -114,6 +114,7 @@ def optimize(
     tune: float = 0.0,
     fallback: bool = False,
     declared_sizes: bool = False,
+    copies: float | None = None,
     small: bool = False,
     precision: PrecisionName | None = None,
     sizes: Sequence[str] = (),
@@ -139,9 +140,9 @@ def optimize(
     measured (docs/metrics.md). `input_shapes` fixes inputs of open shape, `freeze_defaults`
     those that have a default value, `input_values` gives inputs' values as text
     (`{"rate": "16000"}`), `outputs` names values or nodes at which the model ends.
-    `tune`, `fallback`, `declared_sizes`, `sizes` (as in `seq=1..512`), `small` and `cache` (a
-    folder, or whether to use the user's) are those of `compile_model`, `precision` is `bf16` or
-    `fp16` (docs/quantization.md). With `library` the result
+    `tune`, `fallback`, `declared_sizes`, `sizes` (as in `seq=1..512`), `copies`, `small` and
+    `cache` (a folder, or whether to use the user's) are those of `compile_model`, `precision` is
+    `bf16` or `fp16` (docs/quantization.md). With `library` the result
     is a C library in place of `model.so`. `depfile` is a file for a rule of Make that says which
     files the result depends on: those that this function reads, and `read`. `dump` is an empty
     folder for the model's text after each pass, and the compiler's plan. With `resume` finished
@@ -181,6 +182,7 @@ def optimize(
         tune=tune,
         fallback=fallback,
         declared_sizes=declared_sizes,
+        copies=copies,
         small=small,
         precision=precision,
         sizes=tuple(sizes),
@@ -392,6 +394,7 @@ class _Run:
                 "cache": self.cache,
                 "tune_minutes": self.settings.tune,
                 "declared_sizes": self.settings.declared_sizes,
+                "copies": self.settings.copies,
                 "small": self.settings.small,
                 "sizes": sizes,
                 "dump_plan": None if self.dump is None else self.dump.plan,

@@ -41,6 +41,7 @@ Drop = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Size = Annotated[int, msgspec.Meta(ge=0)]
 Minutes = Annotated[float, msgspec.Meta(ge=0)]
+Times = Annotated[float, msgspec.Meta(ge=0)]
 Scalar = bool | int | float | str
 
 
@@ -116,6 +117,7 @@ class CompileSection(_Section):
     tune: Minutes | None = None
     fallback: bool | None = None
     declared_sizes: bool | None = None
+    copies: Times | None = None
     small: bool | None = None
     precision: PrecisionName | None = None
     sizes: list[str] | None = None
@@ -210,6 +212,7 @@ EXAMPLES: dict[str, Any] = {
     "tune": 5.0,
     "fallback": True,
     "declared_sizes": True,
+    "copies": 0.5,
     "small": True,
     "precision": "bf16",
     "sizes": ["sequence=1..512"],

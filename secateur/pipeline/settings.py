@@ -36,8 +36,9 @@ class Settings:
     where the goal allows; by default the target's vector width. `tune` is for how many minutes
     to measure kernels, `fallback` whether to leave to ONNX Runtime what can't be compiled,
     `declared_sizes` whether inputs that give results their sizes have the declared ones, `sizes`
-    what is admitted of open sizes, as in `seq=1..512`, `small` whether few bytes count more than
-    speed, `precision` the 16 bits that artifacts multiply floats in. `ignore` are patterns of nodes
+    what is admitted of open sizes, as in `seq=1..512`, `copies` how many times
+    the weights' bytes copies of them may take, `small` whether few bytes count more than speed,
+    `precision` the 16 bits that artifacts multiply floats in. `ignore` are patterns of nodes
     that no step changes, `ignore_prune` of those that aren't pruned.
     `metrics` are what is measured by labels, by default what the labels are for. `embed` is
     preprocessing that becomes part of the model. The rest is as in `PruneChannels`.
@@ -69,6 +70,7 @@ class Settings:
     tune: float = 0.0
     fallback: bool = False
     declared_sizes: bool = False
+    copies: float | None = None
     small: bool = False
     precision: PrecisionName | None = None
     sizes: tuple[str, ...] = ()

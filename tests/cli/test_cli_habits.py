@@ -157,6 +157,7 @@ def test_a_dry_run_honours_every_option(place: Path) -> None:
     shown = {
         ("--size", "n=1..64"): "for sizes n=1..64: every node can be",
         ("--small",): "for few bytes",
+        ("--copies", "2"): "copies of up to 2 times weights",
         ("--precision", "bf16"): "products in bf16",
         ("--declared-sizes",): "for declared sizes",
         ("--format", "library", "--name", "net"): "net.h, net.hpp",

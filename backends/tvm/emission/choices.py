@@ -18,9 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ....ir.errors import SecateurError
 from ....ir.files import read_regular
 from ....ir.onnx_io import atomic_files
+from ....ir.tensor import Array
 from ..kernels.convolution import depthwise, winograd
 from ..kernels.convolution.direct import Convolution, Tile, choose_tile
 from ..kernels.convolution.direct import fits as tile_fits
@@ -28,8 +31,9 @@ from ..kernels.matrix.matmul import MatMul, MatrixTile
 from ..kernels.matrix.matmul import choose_tile as choose_matrix_tile
 from ..kernels.matrix.matmul import fits as matrix_tile_fits
 from ..plan.layouts import Pads
-from ..plan.operations import ConvolutionOp, Fused, MatMulOp, PoolingOp
-from ..plan.tensors import Operation
+from ..plan.operations import ConvolutionOp, Fused, MatMulOp, Plan, PoolingOp
+from ..plan.sizes import typical
+from ..plan.tensors import Operation, PlanTensor
 from ..targets import Target
 
 VERSION = 1
@@ -71,15 +75,19 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """Chooses for every operation of a plan. `winograd=False` rules that form out."""
+    """Chooses for every operation of a plan. `winograd=False` rules that form out, and `direct` has
+    the results of convolutions whose weights would take too many bytes in it."""
 
     target: Target
     measured: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
     winograd: bool = True
+    direct: frozenset[PlanTensor] = frozenset()
 
     def by_winograd(self, op: Operation) -> bool:
         """Whether the operation is a convolution that takes the Winograd form."""
         if not self.winograd or not isinstance(op, ConvolutionOp) or not may_be_winograd(op):
+            return False
+        if op.output in self.direct:
             return False
         choice = self.measured.get(describe(op))
         if choice is not None:
@@ -118,6 +126,44 @@ class Choices:
     def _tile(self, op: Operation) -> Tile | MatrixTile | None:
         choice = self.measured.get(describe(op))
         return choice.tile if choice is not None else None
+
+
+COPIES = 0.5
+"""How many times the bytes of all weights copies for the Winograd form take at most, by default."""
+
+_FEW = 50_000
+"""Bytes that such copies may take besides, where any may."""
+
+
+def limit_copies(plan: Plan, choices: Choices, copies: float) -> Choices:
+    """Choices whose copies of weights take at most `copies` times the bytes of a plan's constants.
+
+    Convolutions of most pixels come first: they gain most by each byte.
+    """
+    if math.isinf(copies):
+        return choices
+    left = copies * _constant_bytes(plan) + _FEW
+    direct, copied = set[PlanTensor](), set[int]()
+    found = [op for op in plan.operations if isinstance(op, ConvolutionOp)]
+    found = [op for op in found if choices.by_winograd(op)]
+    for op in sorted(found, key=lambda op: -math.prod(map(typical, op.output.shape[2:]))):
+        more = 0 if id(op.weights) in copied else winograd.MORE * op.weights.nbytes
+        if more > left:
+            direct.add(op.output)
+            continue
+        left -= more
+        copied.add(id(op.weights))
+    return dataclasses.replace(choices, direct=frozenset(direct))
+
+
+def _constant_bytes(plan: Plan) -> int:
+    """Bytes of all constants, each once; integers of products are kept in 8 bits."""
+    arrays: dict[int, Array] = {}
+    for op in plan.operations:
+        fields = (getattr(op, field.name) for field in dataclasses.fields(op))
+        consts = (tensor.const for tensor in op.reads())
+        arrays |= {id(a): a for a in (*fields, *consts) if isinstance(a, np.ndarray)}
+    return sum(a.size * (1 if a.dtype == np.int16 else a.itemsize) for a in arrays.values())
 
 
 def may_be_winograd(op: ConvolutionOp) -> bool:

@@ -134,7 +134,7 @@ class Estimator:
             outputs=[dataclasses.replace(op.output, shape=result)],
             groups=groups,
         )
-        if self.choices.by_winograd(resized):
+        if op.output not in self.choices.direct and self.choices.by_winograd(resized):
             kernel = winograd.Winograd(x, y, op.geometry, op.program, (), groups)
             return "winograd", winograd.estimate(kernel, self.target)
         pads = op.geometry.pads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -158,11 +159,12 @@ def build(
     sizes: tuple[str, ...] = (),
     **options: Any,
 ) -> Path:
-    """Compile a library into `folder`."""
+    """Compile a library into `folder`, with all copies of weights that are worth it."""
     folder.mkdir(exist_ok=True)
     machine = parse_target(target)
     library = LibraryOptions(name, shared=machine.links, **options)
-    compile_library(from_proto(model), machine, folder, library, sizes=read_admitted(sizes))
+    admitted = read_admitted(sizes)
+    compile_library(from_proto(model), machine, folder, library, sizes=admitted, copies=math.inf)
     return folder
 
 

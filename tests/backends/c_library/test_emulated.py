@@ -54,7 +54,7 @@ def tools(target: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
 
 
 def wanted(model: onnx.ModelProto, folder: Path, inputs: dict[str, Any]) -> bytes:
-    compile_model(from_proto(model), parse_target("native"), folder / "m.so", winograd=False)
+    compile_model(from_proto(model), parse_target("native"), folder / "m.so", copies=0)
     return b"".join(a.tobytes() for a in Runtime(folder / "m.so").run(inputs).values())
 
 

@@ -8,6 +8,7 @@ that they belong to are taken out and the rest compiled.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ def _compile(chunk: dict[str, Part], path: Path, refused: dict[str, str]) -> Ite
     if not chunk:
         return
     try:
-        compile_model(from_proto(join(chunk)), NATIVE, path, declared_sizes=True)
+        compile_model(from_proto(join(chunk)), NATIVE, path, declared_sizes=True, copies=math.inf)
     except RuleError:
         raise
     except UnsupportedNodesError as error:

@@ -49,7 +49,7 @@ def disassembled(proto: onnx.ModelProto, target: str, folder: Path) -> tuple[str
         pytest.skip(f"needs {tool[machine]}")
     options = LibraryOptions("net", threads="none")
     folder.mkdir()
-    compile_library(from_proto(proto), parse_target(target), folder, options, winograd=False)
+    compile_library(from_proto(proto), parse_target(target), folder, options, copies=0)
     done = subprocess.run(
         [tool[machine], "-d", "--no-show-raw-insn", folder / "libnet.a"],
         capture_output=True,

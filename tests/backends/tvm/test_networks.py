@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def run(
     model: onnx.ModelProto, target: str, folder: Path, inputs: dict[str, Any], threads: int = 1
 ) -> dict[str, Any]:
     path = folder / "model.so"
-    compile_model(from_proto(model), parse_target(target), path)
+    compile_model(from_proto(model), parse_target(target), path, copies=math.inf)
     return Runtime(path, threads).run(inputs)
 
 

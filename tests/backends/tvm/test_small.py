@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ pytest.importorskip("tvm")
 from secateur.backends.tvm.artifact.options import LibraryOptions
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_library, compile_model
+from secateur.backends.tvm.emission.choices import COPIES, Choices, limit_copies
+from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.targets import parse_target
 from secateur.cli import main
 from secateur.ir.onnx_io import from_proto
@@ -35,13 +38,34 @@ def test_small_artifacts_have_fewer_bytes_and_the_same_results(tmp_path: Path) -
     sizes = {}
     for small in (False, True):
         path = tmp_path / f"{small}.so"
-        sizes[small] = compile_model(from_proto(proto), target, path, small=small).bytes
+        report = compile_model(from_proto(proto), target, path, small=small, copies=math.inf)
+        sizes[small] = report.bytes
         runtime = Runtime(path)
         assert f'"small": {str(small).lower()}'.encode() in path.read_bytes()
         for name, expected in reference(proto, x).items():
             np.testing.assert_allclose(runtime.run(x)[name], expected, 1e-4, 1e-4)
-    direct = compile_model(from_proto(proto), target, tmp_path / "d.so", winograd=False).bytes
+    direct = compile_model(from_proto(proto), target, tmp_path / "d.so", copies=0).bytes
     assert sizes[True] < direct < sizes[False] - 2 * 32 * 32 * 9 * 4
+
+
+def test_copies_of_weights_take_a_share_of_their_bytes(tmp_path: Path) -> None:
+    """By default at most half, where it gains most: in the convolution of most pixels."""
+    net = Net(None, 0)
+    x = net.node("Conv", "x", net.weight(96, 96, 3, 3), pads=[1, 1, 1, 1])
+    x = net.node("Conv", x, net.weight(96, 96, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2])
+    x = net.node("Conv", x, net.weight(96, 96, 3, 3), pads=[1, 1, 1, 1])
+    for _ in range(4):
+        x = net.node("Conv", x, net.weight(96, 96, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1])
+    proto = net.model({"x": (1, 96, 40, 40)}, [x])
+    weights = 7 * 96 * 96 * 9 * 4
+    target = parse_target("native")
+    plan = lower(from_proto(proto), target)
+    for copies, wanted in ((math.inf, [0, 2]), (COPIES, [0]), (0.2, [])):
+        choices = limit_copies(plan, Choices(target), copies)
+        chosen = [choices.by_winograd(op) for op in plan.operations]
+        assert [i for i, own in enumerate(chosen) if own] == wanted
+    report = compile_model(from_proto(proto), target, tmp_path / "m.so")
+    assert 1.4 * weights < report.bytes < 1.6 * weights + 100_000
 
 
 def test_small_libraries(tmp_path: Path) -> None:

@@ -127,6 +127,9 @@ def computes(shape: Sequence[int], out_channels: int, geometry: Geometry, groups
     return len(shape) == 4 and shape[1] > 4
 
 
+MORE = 3
+"""How many times the bytes of its weights a convolution takes besides: 36 numbers for 9."""
+
 CACHED = 12 * 2**20
 """Bytes of transformed weights that are worth reading for few tiles."""
 

@@ -25,7 +25,7 @@ def test_the_profile_counts_calls_and_work(tmp_path: Path) -> None:
     value = net.node("Conv", value, net.weight(16, 16, 3, 3), pads=[1, 1, 1, 1])
     value = net.node("Conv", value, net.weight(8, 16, 1, 1))
     model = net.model({"x": (1, 16, 10, 10)}, [value])
-    compile_model(from_proto(model), NATIVE, tmp_path / "m.so", winograd=False)
+    compile_model(from_proto(model), NATIVE, tmp_path / "m.so", copies=0)
     kernels = profile(tmp_path / "m.so", feeds(model), runs=3)
     convolutions = {k.macs: k for k in kernels if k.macs}
     equal = convolutions.pop(2 * 100 * 16 * 16 * 9)
@@ -47,7 +47,7 @@ def test_kernels_stay_below_the_peak(tmp_path: Path, dtype: str) -> None:
     net = Net(None, 0)
     value = net.node("Conv", "x", net.weight(64, 64, 3, 3), pads=[1, 1, 1, 1])
     model = net.model({"x": (1, 64, 28, 28)}, [value])
-    compile_model(from_proto(model), NATIVE, tmp_path / "m.so", winograd=False)
+    compile_model(from_proto(model), NATIVE, tmp_path / "m.so", copies=0)
     kernel = max(profile(tmp_path / "m.so", feeds(model)), key=lambda k: k.macs)
     share = kernel.macs / (kernel.microseconds * 1e-6) / peak
     assert 0.1 < share < 1.3  # clocks change between the two
