@@ -9,29 +9,33 @@ those of expressions follow, and with them comparisons, minima and divisions are
 from __future__ import annotations
 
 import hashlib
-import math
+import struct
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from fractions import Fraction
+from typing import TypeAlias
+
+from .ranges import (
+    ANY,
+    NATURAL,
+    TRUTH,
+    Range,
+    greatest,
+    least,
+    range_of_product,
+    range_of_quotient,
+    scaled_number,
+)
 
 Size: TypeAlias = "int | Expression"
-
-
-class Range(NamedTuple):
-    """The least and the greatest number that a size may be; None where there is no bound."""
-
-    low: int | None
-    high: int | None
-
-
-ANY = Range(None, None)
-NATURAL = Range(0, None)
-TRUTH = Range(0, 1)
 
 _MOST_TERMS = 1024
 """Terms above which a polynomial is replaced by an atom, equal only to its equals."""
 
 _LONGEST = 256
 """Characters of a function above which the same happens."""
+
+_SHORT = 256
+"""Denominators up to which a scale is taken for a fraction."""
 
 
 class Atom:
@@ -239,7 +243,7 @@ def _multiply(a: Size, b: Size) -> Size:
         return a
     left, right = terms_of(a), terms_of(b)
     if len(left) * len(right) > _MOST_TERMS:
-        return _function("product", (a, b), _range_of_product([range_of(a), range_of(b)]))
+        return _function("product", (a, b), range_of_product([range_of(a), range_of(b)]))
     total: dict[Monomial, int] = {}
     for p, x in left.items():
         for q, y in right.items():
@@ -319,7 +323,7 @@ def floor_divide(a: Size, b: Size) -> Size:
     if exact is not None:
         return exact
     if not isinstance(b, int) or b <= 0:
-        return _function("floor", (a, b), _range_of_quotient(range_of(a), range_of(b)))
+        return _function("floor", (a, b), range_of_quotient(range_of(a), range_of(b)))
     whole: dict[Monomial, int] = {}
     rest: dict[Monomial, int] = {}
     for monomial, factor in terms_of(a).items():
@@ -335,16 +339,40 @@ def _floor_of_rest(rest: Size, divisor: int) -> Size:
     low, high = range_of(rest)
     if low is not None and high is not None and low // divisor == high // divisor:
         return low // divisor
-    inner = rest.atom if isinstance(rest, Expression) else None
-    if inner is not None and inner.op == "floor" and isinstance(inner.operands[1], int):
-        return floor_divide(inner.operands[0], inner.operands[1] * divisor)
+    offset = terms_of(rest).get((), 0)
+    inner = subtract(rest, offset)
+    atom = inner.atom if isinstance(inner, Expression) else None
+    if atom is not None and atom.op == "floor" and isinstance(atom.operands[1], int):
+        within = add(atom.operands[0], offset * atom.operands[1])
+        return floor_divide(within, atom.operands[1] * divisor)
     operands = (rest, divisor)
-    return _function("floor", operands, _range_of_quotient((low, high), (divisor, divisor)))
+    return _function("floor", operands, range_of_quotient((low, high), (divisor, divisor)))
 
 
 def ceil_divide(a: Size, b: Size) -> Size:
     """Integer division that rounds up."""
     return negative(floor_divide(negative(a), b))
+
+
+def scaled(size: Size, scale: float) -> Size:
+    """The whole number of a size times a 32-bit float, as ONNX rounds it: to a float first.
+
+    Of a short fraction the product is exact for all but the largest sizes.
+    """
+    exact = Fraction(scale)
+    if exact.denominator <= _SHORT:
+        return floor_divide(multiply(size, exact.numerator), exact.denominator)
+    (bits,) = struct.unpack("<i", struct.pack("<f", scale))
+    return _scaled(size, bits)
+
+
+def _scaled(size: Size, bits: Size) -> Size:
+    """As `scaled`, by a float of these bits."""
+    assert isinstance(bits, int)
+    if isinstance(size, int):
+        return scaled_number(size, bits)
+    low, high = (None if x is None else scaled_number(x, bits) for x in size.range)
+    return _function("scaled", (size, bits), Range(low, high))
 
 
 def modulo(a: Size, b: Size) -> Size:
@@ -366,7 +394,7 @@ def minimum(a: Size, b: Size) -> Size:
         return a
     (p, q), (r, s) = range_of(a), range_of(b)
     low = None if p is None or r is None else min(p, r)
-    return _function("min", _ordered(a, b), Range(low, _least(q, s)))
+    return _function("min", _ordered(a, b), Range(low, least(q, s)))
 
 
 def maximum(a: Size, b: Size) -> Size:
@@ -381,7 +409,7 @@ def maximum(a: Size, b: Size) -> Size:
         return b
     (p, q), (r, s) = range_of(a), range_of(b)
     high = None if q is None or s is None else max(q, s)
-    return _function("max", _ordered(a, b), Range(_greatest(p, r), high))
+    return _function("max", _ordered(a, b), Range(greatest(p, r), high))
 
 
 def broadcast(a: Size, b: Size) -> Size:
@@ -452,6 +480,7 @@ FUNCTIONS: dict[str, Callable[..., Size]] = {
     "mod": modulo,
     "part": _divided,
     "product": multiply,
+    "scaled": _scaled,
 }
 """What the functions in atoms compute."""
 
@@ -503,43 +532,12 @@ def _range_of(terms: dict[Monomial, int]) -> Range:
     low: int | None = 0
     high: int | None = 0
     for monomial, factor in terms.items():
-        least, most = _range_of_product([atom.range for atom in monomial])
+        least, most = range_of_product([atom.range for atom in monomial])
         if factor < 0:
             least, most = most, least
         low = None if low is None or least is None else low + factor * least
         high = None if high is None or most is None else high + factor * most
     return Range(low, high)
-
-
-def _range_of_product(ranges: list[Range]) -> Range:
-    if len(ranges) == 1:
-        return ranges[0]
-    lows = [r.low for r in ranges if r.low is not None and r.low >= 0]
-    if len(lows) < len(ranges):
-        return ANY
-    highs = [r.high for r in ranges if r.high is not None]
-    if 0 in highs:
-        return Range(0, 0)
-    return Range(math.prod(lows), math.prod(highs) if len(highs) == len(ranges) else None)
-
-
-def _range_of_quotient(a: tuple[int | None, int | None], b: tuple[int | None, int | None]) -> Range:
-    """The range of a / b, rounded down, where b is positive."""
-    (p, q), (r, s) = a, b
-    if r is None or r < 0 or s == 0:
-        return ANY
-    r = max(r, 1)  # nothing is divided by zero
-    low = None if p is None else p // r if p < 0 else 0 if s is None else p // s
-    high = None if q is None else q // r if q >= 0 else -1 if s is None else q // s
-    return Range(low, high)
-
-
-def _least(a: int | None, b: int | None) -> int | None:
-    return min(a, b) if a is not None and b is not None else a if b is None else b
-
-
-def _greatest(a: int | None, b: int | None) -> int | None:
-    return max(a, b) if a is not None and b is not None else a if b is None else b
 
 
 # --- terms and texts ---------------------------------------------------------------------

@@ -12,7 +12,8 @@ from onnx import TensorProto
 
 from ..graph import Node, Value
 from ..model import Model
-from .expressions import ANY, NATURAL, Expression, Range, Size, unknown
+from .expressions import Expression, Size, unknown
+from .ranges import ANY, NATURAL, Range
 
 Shape = tuple[Size, ...]
 

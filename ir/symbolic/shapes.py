@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from ..graph import Node
 from ..stand_ins import BLOCK_PRODUCT, TREE_SUMS
 from . import expressions as e
-from .expressions import Range, Size
+from .expressions import Size
 from .facts import Facts, Misfit, Shape, position
+from .ranges import Range
 from .registry import shape_rule
 
 _SAME = """

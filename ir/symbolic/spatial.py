@@ -165,7 +165,7 @@ def blocks(node: Node, facts: Facts) -> Sequence[Shape | None]:
 
 @shape_rule("Resize", "Upsample")
 def resize(node: Node, facts: Facts) -> Sequence[Shape | None]:
-    """To given sizes, or by whole numbers; by fractions ONNX's own rule rounds."""
+    """To given sizes, or by scales."""
     shape = facts.shape(node.input(0))
     if shape is None or node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         return [None]
@@ -179,10 +179,14 @@ def resize(node: Node, facts: Facts) -> Sequence[Shape | None]:
         return [None]
     scaled: dict[int, Size] = {}
     for axis, scale in zip(axes, scales, strict=True):
-        if scale < 1 or scale != int(scale):
+        if not 0 < scale < _LARGEST_SCALE:
             return [None]
-        scaled[axis] = e.multiply(shape[axis], int(scale))
+        scaled[axis] = e.scaled(shape[axis], scale)
     return [_replaced(shape, scaled)]
+
+
+_LARGEST_SCALE = 2.0**20
+"""Scales that are greater lead from no size to one that a tensor has."""
 
 
 def _replaced(shape: Shape, sizes: Mapping[int, Size]) -> Shape:

@@ -100,7 +100,7 @@ class Choices:
         """Physical padding that the operation's kernel reads."""
         if self.by_winograd(op):
             return winograd.needed_pads(op.input.shape, op.output.shape, op.geometry)
-        top, left, bottom, right = op.geometry.pads
+        top, left, bottom, right = op.geometry.margins
         if (
             isinstance(op, ConvolutionOp)
             and op.is_depthwise

@@ -137,7 +137,7 @@ class Estimator:
         if op.output not in self.choices.direct and self.choices.by_winograd(resized):
             kernel = winograd.Winograd(x, y, op.geometry, op.program, (), groups)
             return "winograd", winograd.estimate(kernel, self.target)
-        pads = op.geometry.pads
+        pads = op.geometry.margins
         x = dataclasses.replace(x, top=pads[0], left=pads[1], bottom=pads[2], right=pads[3])
         conv = direct.Convolution(
             x,

@@ -63,7 +63,7 @@ def _winograd_is_faster(op: ConvolutionOp, y: Blocked, dtype: str, target: Targe
     x = Blocked.of(op.input.shape, target.block, op.input.dtype)
     kernel = winograd.Winograd(x, y, op.geometry, op.program, (), op.groups)
     half = Blocked.of(op.input.shape, target.block, STORED[dtype])
-    half = half.with_pads(op.geometry.pads, 0)
+    half = half.with_pads(op.geometry.margins, 0)
     conv = direct.Convolution(half, STORED[dtype], y, op.geometry, op.groups, op.program, ())
     cycles = min(cycles for cycles, _ in direct.estimate_tiles(conv, target))
     return winograd.estimate(kernel, target) < cycles

@@ -13,7 +13,7 @@ from .emission import Emission
 def emit(emission: Emission, op: PoolingOp) -> None:
     """Build the kernel where no call has, and call it."""
     y = emission.layouts[op.output]
-    x, layout = emission.blocked(op.input, op.geometry.pads, op.fill, y.block)
+    x, layout = emission.blocked(op.input, op.geometry.margins, op.fill, y.block)
     operands, arguments = emission.operands(op, y, y.padded_channels)
     divisor, table = 0.0, []
     counted = op.counts if isinstance(op.counts, Counted) else None

@@ -11,7 +11,7 @@ from ..kernels.epilogue import Operand
 from ..kernels.image import resize
 from ..plan.blocked import Blocked
 from ..plan.operations import ResizeOp
-from ..plan.sampling import Taps
+from ..plan.sampling import OpenTaps, Taps
 from ..plan.schedule import Buffer
 from ..plan.tensors import PlanTensor
 from ..targets import Target
@@ -40,7 +40,7 @@ def emit(emission: Emission, op: ResizeOp) -> None:
         return resize.build(kernel, emission.target, parallel)
 
     key = (kernel, parallel)
-    arguments = [x, *(emission.constant(t) for t in _tables(op, kernel, layout)), *arguments]
+    arguments = [x, *_tables(emission, op, kernel, layout), *arguments]
     if plain:
         emission.define(op.output, emission.call(key, build, arguments, y.shape, op.output.dtype))
     else:
@@ -102,17 +102,32 @@ def _order(op: ResizeOp) -> str:
     return "corners" if op.mode == "linear" and pairs else "nested"
 
 
-def _tables(op: ResizeOp, kernel: resize.Resize, x: Blocked) -> list[Array]:
+def _tables(emission: Emission, op: ResizeOp, kernel: resize.Resize, x: Blocked) -> list[Buffer]:
     rows, columns = op.rows, op.columns
-    tables = [(rows.places + x.top) * x.columns + x.left]
+    places = rows.places
+    if not kernel.is_open:
+        assert isinstance(places, np.ndarray)
+        places = (places + x.top) * x.columns + x.left
+    tables: list[Array | PlanTensor] = [places]
     if kernel.has_columns:
         tables.append(columns.places)
     if kernel.order != "none":
-        tables += [_weights(rows), _weights(columns).T]
-    return [np.ascontiguousarray(t).reshape(-1) for t in tables]
+        across = _weights(columns)
+        if not kernel.is_open:
+            assert isinstance(across, np.ndarray)
+            across = across.T
+        tables += [_weights(rows), across]
+    return [_buffer(emission, table) for table in tables]
 
 
-def _weights(taps: Taps) -> Array:
-    if taps.weights is None:
-        return np.ones(taps.places.shape, np.float32)
-    return taps.weights
+def _buffer(emission: Emission, table: Array | PlanTensor) -> Buffer:
+    if isinstance(table, PlanTensor):
+        return emission.read(table, None)
+    return emission.constant(np.ascontiguousarray(table).reshape(-1))
+
+
+def _weights(taps: Taps | OpenTaps) -> Array | PlanTensor:
+    if taps.weights is not None:
+        return taps.weights
+    assert isinstance(taps, Taps)
+    return np.ones(taps.places.shape, np.float32)

@@ -10,10 +10,9 @@ import numpy as np
 from ....ir.errors import SecateurError
 from ....ir.graph import Value, tensor_type
 from ....ir.model import Model
-from ....ir.symbolic import expressions as e
 from ....ir.symbolic.analysis import Admitted, SizeAnalysis
-from ....ir.symbolic.expressions import Atom, Expression, Size, atoms
 from ....ir.symbolic.facts import Contents, Shape
+from .equal_sizes import EqualSizes, divided, required_equal
 
 MOST = 2**31 - 2**16
 """Elements of a tensor with open sizes, and the largest size of an axis: kernels count in 32 bits,
@@ -86,48 +85,30 @@ def check_admitted(model: Model, admitted: Mapping[str, Admitted]) -> None:
 class OpenSizes:
     """The sizes of all values as expressions over those that inputs leave open.
 
-    Symbols that a model can only run with if they are equal, since values of these sizes are
+    Sizes that a model can only run with if they are equal, since values of these sizes are
     combined element by element, are one: that one of them is 1 and broadcast in some runs only, is
-    refused when the artifact runs.
+    refused when the artifact runs. `required` are pairs that a run has to compare.
     """
 
     def __init__(self, analysis: SizeAnalysis) -> None:
         self._analysis = analysis
-        self._equal: dict[Atom, Size] = {}
-        for value in analysis.model.graph.values():
-            for size in analysis.shape(value) or ():
-                self._unify(size)
+        self._equal = EqualSizes(required_equal(analysis))
+        self.required = self._equal.required
 
     def shape(self, value: Value | None) -> Shape | None:
         """The shape; None where the rank is unknown."""
         found = self._analysis.shape(value)
-        return None if found is None else tuple(map(self._resolved, found))
+        return None if found is None else tuple(map(self._equal.resolved, found))
 
     def contents(self, value: Value | None) -> Contents | None:
         """The elements of a short tensor of integers, where they follow from sizes."""
         found = self._analysis.contents(value)
-        if found is None or not self._equal:
+        if found is None:
             return found
         result = np.empty(found.shape, object)
         for index, size in np.ndenumerate(found):
-            result[index] = self._resolved(size)
+            result[index] = self._equal.resolved(size)
         return result
-
-    def _unify(self, size: Size) -> None:
-        for atom in atoms([size]):
-            if atom.op != "broadcast":
-                continue
-            a, b = map(self._resolved, atom.operands)
-            for symbol, other in ((b, a), (a, b)):
-                own = symbol.atom if isinstance(symbol, Expression) else None
-                if own is not None and not own.op and own not in e.leaves(other):
-                    self._equal[own] = other
-                    break
-
-    def _resolved(self, size: Size) -> Size:
-        while isinstance(size, Expression) and not self._equal.keys().isdisjoint(e.leaves(size)):
-            size = e.substitute(size, lambda atom: self._equal.get(atom, e.single(atom)))
-        return size
 
 
 def follow_sizes(model: Model, admitted: Mapping[str, Admitted]) -> OpenSizes | None:
@@ -139,15 +120,21 @@ def follow_sizes(model: Model, admitted: Mapping[str, Admitted]) -> OpenSizes | 
     names = name_open_sizes(model)
     if not names:
         return None
+    given = {name: admitted.get(name, ANY_SIZE) for name in names}
+    bounded = {n: a if a.high is not None else a._replace(high=MOST) for n, a in given.items()}
+    analysis = _analysed(model, bounded)
+    found = divided(required_equal(analysis), bounded)
+    return OpenSizes(_analysed(model, bounded | found) if found else analysis)
+
+
+def _analysed(model: Model, admitted: Mapping[str, Admitted]) -> SizeAnalysis:
     for node in model.graph.nodes:
         for value in node.outputs:
             if value is not None and tensor_type(value.type) is not None and value.dtype:
                 value.set_tensor_type(value.dtype, None)
-    given = {name: admitted.get(name, ANY_SIZE) for name in names}
-    bounded = {n: a if a.high is not None else a._replace(high=MOST) for n, a in given.items()}
-    analysis = SizeAnalysis(model, bounded)
+    analysis = SizeAnalysis(model, admitted)
     analysis.run()
-    return OpenSizes(analysis)
+    return analysis
 
 
 def _given(model: Model) -> list[Value]:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from ....ir.graph import Node
-from ....ir.pooled_shapes import same_pads
 from ....ir.tensor import Array
 from ..plan.geometry import Geometry
 from ..plan.operations import ConvolutionOp
+from ..plan.padding import automatic_pads
 from ..plan.programs import Program
-from ..plan.sizes import OpenSizeError, is_open
+from ..plan.sizes import is_open
 from .accumulators import integer_accumulator, integer_weights
 from .context import Constant, Lowering, Quantized, Stored, check_int32
 
@@ -115,13 +115,8 @@ def window(node: Node, shape: tuple[int, ...], kernel: tuple[int, ...]) -> Geome
         pads = [0] * 2 * rank
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
         for axis in range(rank):
-            size = shape[2 + axis]
-            if is_open(size):
-                if strides[axis] != 1:
-                    raise OpenSizeError("what auto_pad adds")
-                size = kernel[axis] * dilations[axis]  # with a stride of 1 any size does
-            pads[axis], pads[axis + rank] = same_pads(
-                node, size, kernel[axis], strides[axis], dilations[axis]
+            pads[axis], pads[axis + rank] = automatic_pads(
+                node, shape[2 + axis], kernel[axis], strides[axis], dilations[axis]
             )
     if rank == 1:
         return Geometry(

@@ -26,7 +26,7 @@ from ..graph.prepare import Prepared, prepare
 from ..plan.fuse import fuse
 from ..plan.operations import ElementwiseOp, LoopsOp, Plan
 from ..plan.programs import Program
-from ..plan.sizes import OpenSizeError
+from ..plan.sizes import OpenSizeError, stand_in
 from ..plan.tensors import PlanTensor, View
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, load
@@ -81,6 +81,7 @@ OPEN_RULES = frozenset(
         convolution,
         convolution_transpose,
         pooling,
+        resize,
     )
     for name in family.RULES
 )
@@ -123,6 +124,8 @@ def lower(
     refused = prepared.refused
     sizes = follow_sizes(model, admitted or {})
     lowering = Lowering(model, target, sizes)
+    for a, b in sizes.required if sizes is not None else ():
+        lowering.require_equal(stand_in(a), stand_in(b))
     lowering.plan.operators.update((n.label, n.op_type) for n in model.graph.nodes)
     lowering.plan.operators.update(written)
     failures = _Failures()

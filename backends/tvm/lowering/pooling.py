@@ -61,7 +61,7 @@ def max_pool(lowering: Lowering, node: Node) -> bool:
     if not _is_image(shape) or node.get("storage_order", 0):
         return False
     geometry = _pool_window(node, shape, lowering.shape(y))
-    return min(geometry.pads) >= 0 and _maximum(lowering, node, x, y, geometry)
+    return all(p >= 0 for p in geometry.pads) and _maximum(lowering, node, x, y, geometry)
 
 
 def global_max_pool(lowering: Lowering, node: Node) -> bool:
@@ -109,7 +109,7 @@ def average_pool(lowering: Lowering, node: Node) -> bool:
         return False
     given = window(node, shape, tuple(node.get("kernel_shape")))
     geometry = _pool_window(node, shape, lowering.shape(y))
-    if given.kernel == _whole_image(shape).kernel and not any(geometry.pads):
+    if given.kernel == _whole_image(shape).kernel and not any(geometry.margins):
         return global_average_pool(lowering, node)
     include = bool(node.get("count_include_pad", 0))
     if is_open(*shape, *lowering.shape(y)):
@@ -170,7 +170,7 @@ def _open_average(
     given, geometry = windows
     if given.dilations != (1, 1):
         return False
-    if (include or not any(given.pads)) and given == geometry:
+    if (include or not any(given.margins)) and given == geometry:
         counts = np.full((1, 1), float(np.prod(given.kernel)), np.float32)
         return _average(lowering, node, x, y, geometry, counts)
     margins = given.pads if include else (0, 0, 0, 0)

@@ -7,10 +7,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ....ir.graph import Node
-from ..plan.operations import ResizeOp
+from ..plan.operations import LoopsOp, ResizeOp
 from ..plan.programs import Program, dequantize
-from ..plan.sampling import Axis, Sampling, Taps, fitted_scale, is_old
+from ..plan.sampling import Axis, OpenTaps, Sampling, Taps, fitted_scale, is_old
+from ..plan.sizes import is_open
+from ..plan.tensors import PlanTensor
+from ..tensorir.builder import KernelBuilder
+from ..tensorir.types import PrimFunc
 from .context import Constant, Lowering, Quantized, Stored
+from .loops.base import Array, number
+from .loops.resize import SampledAxis, make_table, ratio, unchanged
 
 
 def resize(lowering: Lowering, node: Node) -> bool:
@@ -32,8 +38,8 @@ def resize(lowering: Lowering, node: Node) -> bool:
     scales = _scales(lowering, node, shape, out)
     if scales is None:
         return False
-    taps = [_taps(sampling, *a) for a in zip(shape, out, scales, strict=True)]
-    if any(t is not None for t in taps[:2]):
+    stays = [_stays(*a) for a in zip(shape, out, scales, strict=True)]
+    if not all(stays[:2]):
         return False
     source = item.tensor
     element, dtype = Program((source.dtype,)), source.dtype
@@ -41,7 +47,7 @@ def resize(lowering: Lowering, node: Node) -> bool:
         if not isinstance(item, Quantized):
             return False  # ONNX Runtime has integer arithmetic of its own
         element, dtype = dequantize(dtype, item.scale, item.zero), "float32"
-    spatial = [t or Taps.unchanged(n) for t, n in zip(taps[2:], out[2:], strict=True)]
+    spatial = [_taps(lowering, node, sampling, a, scales[a]) for a in range(2, len(shape))]
     rows, columns = [Taps.unchanged(1), *spatial][-2:]
     output = lowering.tensor(y, dtype)
     lowering.add(
@@ -64,20 +70,78 @@ def resize(lowering: Lowering, node: Node) -> bool:
     return True
 
 
-def _taps(sampling: Sampling, size: int, out: int, scale: float) -> Taps | None:
-    """What an axis takes, None where it stays as it is."""
-    return None if size == out and scale == 1 else sampling.table(Axis(size, out), scale)
+def _stays(size: int, out: int, scale: float | None) -> bool:
+    """Whether an axis stays as it is."""
+    return size == out and scale in (None, 1)
+
+
+def _taps(
+    lowering: Lowering, node: Node, sampling: Sampling, axis: int, scale: float | None
+) -> Taps | OpenTaps:
+    """What an axis takes."""
+    x, y = node.input(0), node.output(0)
+    assert x is not None
+    assert y is not None
+    shape, out = lowering.shape(x), lowering.shape(y)
+    own = Axis(shape[axis], out[axis])
+    if not is_open(own.size, own.out) and scale is not None:
+        if _stays(own.size, own.out, scale):
+            return Taps.unchanged(own.out)
+        if own.size != own.out or not is_open(*shape, *out):
+            return sampling.table(own, scale)
+    return _open_taps(lowering, node, sampling, (shape, out), axis, scale)
+
+
+def _open_taps(
+    lowering: Lowering,
+    node: Node,
+    sampling: Sampling,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    axis: int,
+    scale: float | None,
+) -> OpenTaps:
+    """Tables that a kernel before the operator's own fills."""
+    shape, out = shapes
+    own = Axis(shape[axis], out[axis])
+    stays = _stays(own.size, own.out, scale)
+    taps = 1 if stays else sampling.taps(own)
+    pattern = None if stays else sampling.pattern(own)
+    table = (own.out, taps)
+    names = [f"{node.label}/{kind}{axis}" for kind in ("places", "weights", "outside")]
+    places = PlanTensor(names[0], "int32", table)
+    weights = PlanTensor(names[1], "float32", table)
+    outside = PlanTensor(names[2], "int32", (own.out,))
+    tables = [places, weights, outside]
+
+    def build() -> PrimFunc:
+        k = KernelBuilder()
+        made = [Array(k, f"Y{i}", t.shape, t.dtype) for i, t in enumerate(tables)]
+        if stays:
+            with k.loop(own.out, "o") as o:
+                made[0].store(o, (o, 0))
+                made[1].store(1.0, (o, 0))
+            return k.finish()
+        factor = ratio(own.size, own.out) if scale is None else number(scale, "float32")
+        sampled = SampledAxis(axis, own, taps)
+        window = [number(0.0, "float32"), number(1.0, "float32")]
+        make_table(k, sampling, sampled, factor, window, made, unchanged(shape, out))
+        return k.finish()
+
+    key = ("taps", sampling, scale, shape, out, axis)
+    lowering.add(LoopsOp(node.label, tables, [], build, key))
+    return OpenTaps(taps, places, None if sampling.mode == "nearest" else weights, pattern)
 
 
 def _scales(
     lowering: Lowering, node: Node, shape: Sequence[int], out: Sequence[int]
-) -> list[float] | None:
-    """The scale of every axis, None where it is computed at run time.
+) -> list[float | None] | None:
+    """The scale of every axis, None where it is computed at run time; that of an axis is None
+    where it is the ratio of sizes of which a run fixes one.
 
     Where no axis changes its size ONNX Runtime copies, whatever the scales.
     """
     rank = len(shape)
-    if shape == out:
+    if tuple(shape) == tuple(out):
         return [1.0] * rank
     axes = [int(a) % rank for a in node.get("axes", list(range(rank)))]
     old = is_old(node, lowering.model.opset)
@@ -87,18 +151,24 @@ def _scales(
         given = lowering.constant(value)
         if given is None and value is not None and value.shape != (0,):
             return None
-    found = np.ones(rank)
+    found: list[float | None] = [1.0] * rank
     if given is not None and np.size(given):
-        found[axes] = np.reshape(given, -1)
+        for axis, scale in zip(axes, np.reshape(given, -1).tolist(), strict=True):
+            found[axis] = scale
     elif node.get("keep_aspect_ratio_policy", "stretch") == "stretch":
-        found[axes] = [out[a] / shape[a] for a in axes]
+        for a in axes:
+            found[a] = None if is_open(shape[a], out[a]) else out[a] / shape[a]
+    elif is_open(*shape, *out):
+        return None
     else:
         sizes = lowering.constant(node.input(3))
         if sizes is None:
             return None
         ratios = [np.float32(s) / np.float32(shape[a]) for a, s in zip(axes, sizes, strict=True)]
-        found[axes] = fitted_scale(np, ratios, node.get("keep_aspect_ratio_policy"))
-    return [float(s) for s in found]
+        scale = float(fitted_scale(np, ratios, node.get("keep_aspect_ratio_policy")))
+        for a in axes:
+            found[a] = scale
+    return found
 
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {"Resize": resize, "Upsample": resize}

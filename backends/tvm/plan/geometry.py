@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from .sizes import greatest
+
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -13,7 +15,13 @@ class Geometry:
     strides: tuple[int, int]
     dilations: tuple[int, int]
     pads: tuple[int, int, int, int]
-    """top, left, bottom, right"""
+    """top, left, bottom, right; where only a run fixes them, expressions of small numbers"""
+
+    @property
+    def margins(self) -> tuple[int, int, int, int]:
+        """What is read around an image at most."""
+        top, left, bottom, right = map(greatest, self.pads)
+        return top, left, bottom, right
 
     def output(self, height: int, width: int) -> tuple[int, int]:
         """Output size for an input size."""
@@ -26,7 +34,7 @@ class Geometry:
 
     @property
     def is_pointwise(self) -> bool:
-        return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.pads)
+        return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.margins)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from .aliases import Alias, Padding, choose_aliases
 from .blocked import Blocked
 from .operations import ConcatOp, ConvolutionOp, ElementwiseOp, Plan, PoolingOp, ResizeOp
+from .sizes import typical
 from .tensors import Operation, PlanTensor, View
 
 log = logging.getLogger(__name__)
@@ -91,8 +92,8 @@ def _resizes_blocks(op: ResizeOp, layouts: dict[PlanTensor, Blocked]) -> bool:
     image = (ConvolutionOp, PoolingOp, ResizeOp, ElementwiseOp, ConcatOp)
     wanted = any(isinstance(reader, image) for reader in y.readers)
     if x in layouts:
-        return wanted or y.elements <= x.elements
-    return wanted and y.elements >= x.elements
+        return wanted or typical(y.elements) <= typical(x.elements)
+    return wanted and typical(y.elements) >= typical(x.elements)
 
 
 def _feeds_images(tensor: PlanTensor) -> bool:

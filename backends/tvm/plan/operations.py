@@ -10,7 +10,7 @@ from .blocked import Fill
 from .geometry import Counted, Geometry, Upsampling
 from .programs import Program
 from .recurrent import Recurrent
-from .sampling import Taps
+from .sampling import OpenTaps, Taps
 from .tensors import Operation, PlanTensor, View
 
 
@@ -70,8 +70,8 @@ class ResizeOp(Fused):
     input: PlanTensor
     mode: str
     element: Program
-    rows: Taps
-    columns: Taps
+    rows: Taps | OpenTaps
+    columns: Taps | OpenTaps
 
     @property
     def suits_rows(self) -> bool:
@@ -86,7 +86,8 @@ class ResizeOp(Fused):
         return fits and (self.mode == "nearest" or floats or shape[1] <= 4)
 
     def reads(self) -> list[PlanTensor]:
-        return [self.input, *self.operands]
+        tables = (t for taps in (self.rows, self.columns) for t in taps.reads())
+        return [self.input, *self.operands, *tables]
 
 
 @dataclasses.dataclass(eq=False)

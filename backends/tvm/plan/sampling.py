@@ -2,7 +2,7 @@
 
 The formulas take arrays of numbers, or expressions inside a kernel, and the functions of either.
 All numbers are float32 unless said otherwise, and are rounded in the order of ONNX Runtime: the
-nearest element depends on the last bit.
+nearest element depends on the last bit. Sizes are numbers by `size`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 from ....ir.graph import Node
 from ....ir.tensor import Array
 from .numeric import Number
+from .sizes import exact_quotient, is_open
+from .tensors import PlanTensor
 
 MODES = ("nearest", "linear", "cubic")
 NEAREST_MODES = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -36,7 +38,12 @@ class Functions(Protocol[Number]):
     def abs(self, x: Number, /) -> Number: ...
     def minimum(self, a: Number, b: Number | float, /) -> Number: ...
     def maximum(self, a: Number, b: Number | float, /) -> Number: ...
-    def where(self, condition: Number, a: Number | float, b: Number | float, /) -> Number: ...
+    def where(
+        self, condition: Number | bool, a: Number | float, b: Number | float, /
+    ) -> Number: ...
+
+    def size(self, size: int, /) -> Number | float:
+        """A size as a number to compute with."""
 
     def single(self, x: Number | float, /) -> Number:
         """Rounded to float32, also where it is a product that is added to something."""
@@ -63,8 +70,11 @@ class _ArrayFunctions:
     def maximum(self, a: Array, b: Array | float) -> Array:
         return np.maximum(a, b)
 
-    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
+    def where(self, condition: Array | bool, a: Array | float, b: Array | float) -> Array:
         return np.where(condition, a, b)
+
+    def size(self, size: int) -> float:
+        return float(size)
 
     def single(self, x: Array | float) -> Array:
         return np.asarray(x, np.float32)
@@ -99,6 +109,10 @@ class Taps:
     def count(self) -> int:
         return int(self.places.shape[1])
 
+    def reads(self) -> list[PlanTensor]:
+        """Tensors that hold what is taken: none, since it is known."""
+        return []
+
     def repeats(self, size: int) -> int:
         """How often each of `size` input elements comes in a row; 0 where that differs."""
         factor = self.places.shape[0] // size
@@ -119,6 +133,35 @@ class Taps:
         if not regular or not np.array_equal(right, np.minimum(left + 1, size - 1)):
             return None
         return int(counts[0]), int(counts[1]), int(counts[-1])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenTaps:
+    """As `Taps`, of an axis whose sizes only a run fixes, and tensors hold what it takes.
+
+    `pattern` are the taps of a short axis, which those of longer ones repeat: where there are
+    whole numbers of output elements for each element of input.
+    """
+
+    count: int
+    places: PlanTensor
+    weights: PlanTensor | None
+    pattern: Taps | None
+
+    def reads(self) -> list[PlanTensor]:
+        return [self.places, *([] if self.weights is None else [self.weights])]
+
+    def repeats(self, size: int) -> int:
+        """As `Taps.repeats`, whatever the size."""
+        return 0 if self.pattern is None else self.pattern.repeats(PATTERN)
+
+    def groups(self, size: int) -> tuple[int, int, int] | None:
+        """As `Taps.groups`, for 2 elements and more."""
+        return None if self.pattern is None else self.pattern.groups(PATTERN)
+
+
+PATTERN = 8
+"""Input elements of an axis that shows how longer ones are sampled."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +249,7 @@ class Sampling:
         """
         if self.mode != "linear" or self.normalizes:
             return at
-        return xp.minimum(xp.maximum(at, 0.0), float(axis.size - 1))
+        return xp.minimum(xp.maximum(at, 0.0), xp.size(axis.size - 1))
 
     def shrink(self, xp: Functions[Number], scale: Number) -> Number | float:
         """What distances are multiplied by, so that antialiasing takes more elements."""
@@ -221,15 +264,22 @@ class Sampling:
             # The distance from the other tap, which rounds less than 1 minus the own one.
             weight = xp.abs(at - xp.where(place <= at, place + 1.0, place - 1.0))
             # Where both taps are the last element: half of each.
-            weight = xp.where(at >= float(axis.size - 1), 0.5, weight)
+            weight = xp.where(at >= xp.size(axis.size - 1), 0.5, weight)
         elif self.mode == "linear":
             weight = xp.maximum(1.0 - distance, 0.0)
         else:
             weight = cubic(xp, distance, self.cubic_coefficient)
         if self.exclude_outside:
             weight = xp.where(place < 0.0, 0.0, weight)
-            weight = xp.where(place > float(axis.size - 1), 0.0, weight)
+            weight = xp.where(place > xp.size(axis.size - 1), 0.0, weight)
         return weight
+
+    def pattern(self, axis: Axis) -> Taps | None:
+        """How an axis is sampled that is a whole number of times as long, whatever its size."""
+        factor = exact_quotient(axis.out, axis.size)
+        if factor is None or self.transform in ("align_corners", "tf_crop_and_resize"):
+            return None
+        return self.table(Axis(PATTERN, PATTERN * factor), factor)
 
     def table(self, axis: Axis, scale: float) -> Taps:
         """The taps of a whole axis, where the region of interest doesn't count."""
@@ -287,14 +337,17 @@ def _half_pixel_symmetric(
     xp: Functions[Number], i: Number, scale: Number, axis: Axis, window: Sequence[Number]
 ) -> Number:
     """ONNX Runtime divides and adds in float64 here."""
-    adjustment = float(axis.out) / (scale * float(axis.size))
-    offset = (1.0 - adjustment) * (axis.size / 2)
+    adjustment = xp.size(axis.out) / (scale * xp.size(axis.size))
+    offset = (1.0 - adjustment) * (xp.size(axis.size) / 2)
     return xp.single(xp.double(offset) + (xp.double(i) + 0.5) / xp.double(scale) - 0.5)
 
 
 def _pytorch_half_pixel(
     xp: Functions[Number], i: Number, scale: Number, axis: Axis, window: Sequence[Number]
 ) -> Number:
+    if is_open(axis.out):
+        middle = _half_pixel(xp, i, scale, axis, window)
+        return xp.where(xp.size(axis.out) > 1.0, middle, 0.0)
     return _half_pixel(xp, i, scale, axis, window) if axis.out > 1 else i * 0.0
 
 
@@ -304,10 +357,12 @@ def _align_corners(
     """The length is scale times size, which may have a fraction that the output hasn't."""
     if axis.out == 1:
         return i * 0.0
-    length = scale * float(axis.size)
-    whole = xp.abs(length - float(axis.out)) <= axis.out * WHOLE_LENGTH
-    length = xp.where(whole, xp.single(axis.out), length)
-    return i * float(axis.size - 1) / (length - 1.0)
+    size, out = xp.size(axis.size), xp.size(axis.out)
+    length = scale * size
+    whole = xp.abs(length - out) <= out * WHOLE_LENGTH
+    length = xp.where(whole, xp.single(out), length)
+    at = i * xp.size(axis.size - 1) / (length - 1.0)
+    return xp.where(out > 1.0, at, 0.0) if is_open(axis.out) else at
 
 
 def _asymmetric(
@@ -326,10 +381,12 @@ def _crop_and_resize(
     xp: Functions[Number], i: Number, scale: Number, axis: Axis, window: Sequence[Number]
 ) -> Number:
     start, end = window
-    last = float(axis.size - 1)
+    last = xp.size(axis.size - 1)
+    middle = (start + end) * 0.5 * last
     if axis.out == 1:
-        return (start + end) * 0.5 * last
-    return xp.single(start * last) + i * (end - start) * last / float(axis.out - 1)
+        return middle
+    at = xp.single(start * last) + i * (end - start) * last / xp.size(axis.out - 1)
+    return xp.where(xp.size(axis.out) > 1.0, at, middle) if is_open(axis.out) else at
 
 
 class _Transform(Protocol):

@@ -16,11 +16,12 @@ import numpy as np
 
 from ....ir.errors import UnsupportedError
 from ....ir.symbolic import expressions as e
-from ....ir.symbolic.expressions import Atom, Expression, Range, Size, atoms
+from ....ir.symbolic.expressions import Atom, Expression, Size, atoms
+from ....ir.symbolic.ranges import Range
 from ..graph.open_sizes import MOST
 from .numeric import Numeric
 
-COMPUTED = ("", "part", "floor", "min", "max", "less", "dim")
+COMPUTED = ("", "part", "floor", "min", "max", "less", "scaled", "dim")
 """Functions in sizes that an artifact computes; "" are the symbols themselves, "dim" a sum that
 is the size of an axis, or what is left of one, which kernels take as one number. What it is no
 greater than, if known, is another operand of it."""
@@ -232,10 +233,25 @@ def as_one(value: int) -> int:
     return stand_in(e.single(Atom(f"({size.text})", bounds, "dim", (size,))))
 
 
+def within(value: int, low: int, high: int) -> int:
+    """A size as one number of which more is known than follows from its parts."""
+    size = size_of(value)
+    if isinstance(size, int):
+        return size
+    key = f"({size.text} from {low} to {high})"
+    return stand_in(e.single(Atom(key, Range(low, high), "dim", (size,))))
+
+
 def exact_quotient(value: int, divisor: int) -> int | None:
     """How often a size holds another, where that is a known number without a rest."""
     found = e.divide_exactly(size_of(value), size_of(divisor))
     return found if isinstance(found, int) else None
+
+
+def may_be_equal(a: int, b: int) -> bool:
+    """Whether two sizes are the same number in some run."""
+    low, high = e.range_of(e.subtract(size_of(a), size_of(b)))
+    return (low is None or low <= 0) and (high is None or high >= 0)
 
 
 def uncomputable(size: Size) -> Atom | None:
@@ -350,6 +366,9 @@ def facts_of(parameters: Sequence[Atom], equal: Sequence[tuple[int, int]] = ()) 
     for a, b in equal:
         difference = e.subtract(size_of(a), size_of(b))
         known += [difference, e.negative(difference)]
+        own = e.single_term(size_of(a))
+        if own is not None and own[0] == 1 and len(own[1]) == 1:
+            known += _not_negative(own[1][0], size_of(b))
     for size in known:
         if places.keys() >= set(atoms([size])):
             facts.append(

@@ -100,6 +100,15 @@ IMAGES = {
         '%z = MaxPool(%x) {kernel_shape = [2, 3], auto_pad = "SAME_LOWER"}',
         {"w": "float[12, 8, 4, 3]"},
     ),
+    "padding by size": (
+        "(%x: float[1, 8, n, s]) -> (%y: float[1, 12, p, q], %z: float[1, 8, p, q], "
+        "%a: float[1, 8, p, q], %d: float[1, 8, p, q])",
+        '%y = Conv(%x, %w) {auto_pad = "SAME_UPPER", strides = [2, 3], dilations = [2, 1]}\n'
+        '%z = MaxPool(%x) {kernel_shape = [3, 4], auto_pad = "SAME_LOWER", strides = [2, 2]}\n'
+        '%a = AveragePool(%x) {kernel_shape = [3, 2], auto_pad = "SAME_UPPER", strides = [2, 2]}\n'
+        '%d = Conv(%x, %v) {auto_pad = "SAME_LOWER", strides = [2, 2], group = 8}',
+        {"w": "float[12, 8, 3, 4]", "v": "float[8, 1, 5, 3]"},
+    ),
     "channels that are weighted": (
         "(%x: float[b, 16, n, s]) -> (%y: float[b, 10])",
         "%t = Conv(%x, %w)\n%g = GlobalAveragePool(%t)\n%h = Conv(%g, %v)\n%i = Sigmoid(%h)\n"
@@ -115,23 +124,11 @@ def image_model(name: str) -> Model:
 
 
 PLAIN = {
-    "padding by size": (
-        "(%x: float[1, 8, n, s]) -> (%y: float[1, 12, p, q], %z: float[1, 8, p, q])",
-        '%y = Conv(%x, %w) {auto_pad = "SAME_UPPER", strides = [2, 2]}\n'
-        '%z = MaxPool(%x) {kernel_shape = [3, 3], auto_pad = "SAME_LOWER", strides = [2, 2]}',
-        {"w": "float[12, 8, 3, 3]"},
-    ),
     "channels of open number": (
         "(%x: float[1, b, n, s]) -> (%y: float[1, b, n, s], %z: float[1, b, 1, 1])",
         "%y = MaxPool(%x) {kernel_shape = [3, 3], pads = [1, 1, 1, 1]}\n"
         "%z = GlobalAveragePool(%x)",
         {},
-    ),
-    "sizes that have to be equal": (
-        "(%x: float[1, 4, n, s]) -> (%y: float[1, 8, n, s])",
-        "%p = MaxPool(%x) {kernel_shape = [2, 2], strides = [2, 2]}\n"
-        "%t = ConvTranspose(%p, %w) {strides = [2, 2]}\n%y = Concat(%x, %t) {axis = 1}",
-        {"w": "float[4, 4, 2, 2]"},
     ),
 }  # fmt: skip
 """What image kernels leave to plain loops: right, or refused by node and reason."""

@@ -14,8 +14,9 @@ from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.symbolic import expressions as e
 from secateur.ir.symbolic import registry
-from secateur.ir.symbolic.expressions import ANY, Size
+from secateur.ir.symbolic.expressions import Size
 from secateur.ir.symbolic.facts import Contents, Facts, Shape, contents_of
+from secateur.ir.symbolic.ranges import ANY, NATURAL, Range
 from secateur.ir.symbolic.registry import (
     RuleError,
     contents_rules,
@@ -36,7 +37,7 @@ class Given(Facts):
         self.symbolic = symbolic
         self.known: dict[str, int] = {}
 
-    def _size(self, number: int, range: e.Range) -> Size:
+    def _size(self, number: int, range: Range) -> Size:
         if not self.symbolic:
             return number
         name = f"s{len(self.known)}"
@@ -46,7 +47,7 @@ class Given(Facts):
     def shape(self, value: Value | None) -> Shape | None:
         if value not in self.arrays:
             return None
-        return tuple(self._size(n, e.NATURAL) for n in self.arrays[value].shape)
+        return tuple(self._size(n, NATURAL) for n in self.arrays[value].shape)
 
     def contents(self, value: Value | None) -> Contents | None:
         if value not in self.arrays:

@@ -35,6 +35,16 @@ static inline secateur_size secateur_less(secateur_size a, secateur_size b) { re
 
 static inline secateur_size secateur_max(secateur_size a, secateur_size b) { return a > b ? a : b; }
 
+/* The whole number of a size times a float, both given by 32 bits. */
+static inline secateur_size secateur_scaled(secateur_size a, secateur_size bits) {
+    union {
+        unsigned int bits;
+        float number;
+    } scale = {(unsigned int)bits};
+    float product = (float)a * scale.number;
+    return product < (float)SECATEUR_MOST ? (secateur_size)product : SECATEUR_MOST;
+}
+
 /* A buffer's calls, from the first that uses it to the last. */
 typedef struct {
     int first, last;

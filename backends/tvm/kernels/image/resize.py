@@ -11,9 +11,10 @@ from tvm import tirx
 from ...functions.program_code import ProgramCode
 from ...plan.blocked import Blocked
 from ...plan.programs import Program
+from ...plan.sizes import cascade_of, is_open
 from ...targets import Target
-from ...tensorir.builder import SHARES, KernelBuilder, constant, load, splat
-from ...tensorir.types import Computed, Expr, PrimFunc
+from ...tensorir.builder import SHARES, KernelBuilder, as_int, constant, load, splat
+from ...tensorir.types import Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 
 UNROLLED = 8
@@ -36,6 +37,9 @@ class Resize:
     `repeats` each input column comes that often in a row, and with `groups` so many output
     columns lie between the first input column and the second, between all others, and after
     the last; then there is no table of columns.
+
+    Where only a run fixes sizes, so it does tables: of rows and columns of the image, and without
+    rows that are kept, since nothing says how much memory they take.
     """
 
     input: Blocked
@@ -48,6 +52,11 @@ class Resize:
     element: Program
     program: Program
     operands: tuple[Operand, ...]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a run fixes sizes of images."""
+        return self.input.is_open or self.output.is_open
 
     @property
     def moves(self) -> bool:
@@ -73,7 +82,8 @@ def build(kernel: Resize, target: Target, parallel: bool = False) -> PrimFunc:
 
     Arguments: input, positions of rows [out, taps], positions of columns [out, taps] where
     there is a table of them, weights of rows [out, taps] and of columns [taps, out] where
-    there are any, operands, output. Positions of rows are those of their first pixel.
+    there are any, operands, output. Positions of rows are those of their first pixel. Where a
+    run fixes sizes they are the rows' numbers, and weights of columns are [out, taps].
     """
     return _Builder(kernel, target).build(parallel=parallel)
 
@@ -106,6 +116,10 @@ class _Builder:
 
     def build(self, *, parallel: bool) -> PrimFunc:
         k, y = self.k, self.kernel.output
+        if is_open(y.batch, y.height):
+            with k.nest((y.batch, y.blocks, y.height, 1), parallel=parallel) as (n, block, oh, _):
+                _Row(self, n, block).make(oh)
+            return k.finish()
         run = self.kernel.run(parallel=parallel)
         extents = (y.batch, y.blocks, y.height // run, 1)
         with k.nest(extents, parallel=parallel) as (n, block, piece, _):
@@ -126,45 +140,61 @@ class _Row:
         self.oh: Expr = 0
         kernel, (ty, tx) = self.kernel, self.kernel.taps
         self.size = kernel.input.width * kernel.input.block
-        if kernel.order != "none" and kernel.groups is None:
+        self.keeps = kernel.order != "none" and kernel.groups is None and not kernel.is_open
+        if self.keeps:
             kept = 1 if kernel.order == "blended" else ty
             self.rows = self.k.local(kept * self.size, "float32", "rows")
-        if kernel.order == "corners":
+        if self.keeps and kernel.order == "corners":
             self.corners = self.k.local(ty * tx * kernel.output.width, "float32", "corners")
 
     def make(self, oh: Expr) -> None:
         """One row of output pixels."""
         kernel = self.kernel
         self.oh = oh
-        if kernel.repeats and kernel.moves:
+        if kernel.repeats and kernel.moves and not kernel.is_open:
             self.copy()
         elif kernel.repeats:
             self.repeat()
         elif kernel.groups is not None:
             self.stream()
         elif kernel.order == "none":
-            first = load(self.b.rows, oh)
-            self.pixels(lambda w, lane: self.load(first + self.column(w, 0), lane, self.lanes))
+            row = self.row(oh)
+
+            def value(w: Expr, lane: Expr) -> Computed:
+                return self.load(self.pixel(row, self.column(w, 0)), lane, self.lanes)
+
+            self.pixels(value)
         else:
-            self.fill_rows()
-            if kernel.order == "corners":
-                self.fill_corners()
+            if self.keeps:
+                self.fill_rows()
+                if kernel.order == "corners":
+                    self.fill_corners()
             self.pixels(self.weighted)
+
+    def row(self, place: Expr) -> Computed:
+        """Where the input row of a place in the table begins; its number where sizes are open."""
+        at = load(self.b.rows, place)
+        return self.within(at, self.kernel.input.height) if self.kernel.is_open else at
+
+    def within(self, place: Computed, size: int) -> Computed:
+        """A place that a kernel before this one computed, shown to lie in the image."""
+        return tirx.max(tirx.min(place, as_int(size - 1)), 0)
 
     def pixels(self, value: Callable[[Expr, Expr], Computed]) -> None:
         """Finish a row of pixels, as many at a time as the epilogue takes."""
         width = self.kernel.output.width
-        together = 1 if self.kernel.moves else min(self.b.epilogue.width, width)
+        together = 1 if self.kernel.moves else self.b.epilogue.width
+        if not is_open(width):
+            together = min(together, width)
 
         def finish(w: Expr, count: int) -> None:
             with self.k.loop(self.parts, "part") as part:
                 lane = part * self.lanes
                 self.finish([value(w + i, lane) for i in range(count)], w, lane)
 
-        with self.k.loop(width // together, "w") as w:
-            finish(w * together, together)
-        if width % together:
-            finish(width - width % together, width % together)
+        for times, count, start in cascade_of(width, together):
+            with self.k.loop(times, "w") as w:
+                finish(start + w * count, count)
 
     def finish(self, values: list[Computed], w: Expr, lane: Expr) -> None:
         """Store neighbouring pixels."""
@@ -173,13 +203,13 @@ class _Row:
 
     def repeat(self) -> None:
         """A row whose every input pixel is several output pixels."""
-        first, factor = load(self.b.rows, self.oh), self.kernel.repeats
+        row, factor = self.row(self.oh), self.kernel.repeats
         with (
             self.k.loop(self.kernel.input.width, "w") as w,
             self.k.loop(self.parts, "part") as part,
         ):
             lane = part * self.lanes
-            value = self.load(first + w, lane, self.lanes)
+            value = self.load(self.pixel(row, w), lane, self.lanes)
             self.finish([value] * factor, w * factor, lane)
 
     def copy(self) -> None:
@@ -207,14 +237,25 @@ class _Row:
         if width % count:  # the last vector overlaps the one before
             pixels(width - count)
 
-    def load(self, position: Expr, lane: Expr, lanes: int) -> Computed:
+    def pixel(self, row: Computed, column: Expr) -> Index:
+        """Where a pixel of the input lies."""
+        return self.kernel.input.position(row, column) if self.kernel.is_open else row + column
+
+    def load(self, position: Index, lane: Expr, lanes: int) -> Computed:
         """A vector of the input, as floats or as it is."""
         value = load(self.b.x, self.at, position, lane, lanes=lanes)
         return ProgramCode(self.k, self.b.target, lanes).evaluate(self.kernel.element, [value])
 
     def column(self, w: Expr, tap: Expr) -> Computed:
         """The input column of a tap of output column `w`."""
-        return load(self.b.columns, w * self.kernel.taps[1] + tap)
+        at = load(self.b.columns, w * self.kernel.taps[1] + tap)
+        return self.within(at, self.kernel.input.width) if self.kernel.is_open else at
+
+    def column_weight(self, w: Expr, tap: Expr, more: int = 0) -> Computed:
+        """The weight of a tap of output column `w`, or of one `more` columns to the right."""
+        taps, width = self.kernel.taps[1], self.kernel.output.width
+        at = (w + more) * taps + tap if self.kernel.is_open else tap * width + w + more
+        return load(self.b.column_weights, at)
 
     def fill_rows(self) -> None:
         """The input rows of an output row: their weighted sum, or each of them."""
@@ -222,10 +263,10 @@ class _Row:
 
         def fill(place: Expr, lanes: int) -> None:
             if kernel.order == "blended":
-                self.k.store(self.rows, self.blend(place, lanes), place, lanes=lanes)
+                self.k.store(self.rows, self.blend(0, place, lanes), place, lanes=lanes)
                 return
             with self.k.loop(ty, "t") as t:
-                value = self.load(load(self.b.rows, self.oh * ty + t), place, lanes)
+                value = self.load(self.row(self.oh * ty + t), place, lanes)
                 self.k.store(self.rows, value, t * self.size + place, lanes=lanes)
 
         self.vectors(self.size, fill)
@@ -238,12 +279,16 @@ class _Row:
         if size % lanes:
             body(size - lanes, lanes)
 
-    def blend(self, place: Expr, lanes: int) -> Computed:
-        """The weighted sum of the input rows at an element of them."""
-        ty = self.kernel.taps[0]
+    def blend(self, column: Expr, lane: Expr, lanes: int) -> Computed:
+        """The weighted sum of the input rows at a column."""
+        ty, size = self.kernel.taps[0], self.kernel.input.block
 
         def term(t: Expr) -> Computed:
-            value = self.load(load(self.b.rows, self.oh * ty + t), place, lanes)
+            row = self.row(self.oh * ty + t)
+            if self.kernel.is_open:
+                value = self.load(self.pixel(row, column), lane, lanes)
+            else:
+                value = self.load(row, column * size + lane, lanes)
             return value * splat(load(self.b.row_weights, self.oh * ty + t), lanes)
 
         return self.total(ty, term, lanes, fenced=False)
@@ -251,7 +296,7 @@ class _Row:
     def stream(self) -> None:
         """A row whose pixels lie between two input columns, which stay in registers."""
         k, kernel, lanes = self.k, self.kernel, self.lanes
-        size, width = kernel.input.block, kernel.output.width
+        before, width = kernel.input.width, kernel.output.width
         assert kernel.groups is not None
         first, each, last = kernel.groups
         with k.loop(self.parts, "part") as part:
@@ -261,20 +306,30 @@ class _Row:
             def between(left: Computed, right: Computed, w: Expr, count: int) -> None:
                 values = []
                 for i in range(count):
-                    a, b = (load(self.b.column_weights, tap * width + w + i) for tap in (0, 1))
+                    a, b = (self.column_weight(w, tap, i) for tap in (0, 1))
                     values.append(left * splat(a, lanes) + right * splat(b, lanes))
                 self.finish(values, w, lane)
 
-            left, right = (self.blend(w * size + lane, lanes) for w in (0, 1))
-            between(left, right, 0, first)
-            k.store(kept, right, 0, lanes=lanes)
-            with k.loop(kernel.input.width - 2, "w") as w:
-                left = load(kept, 0, lanes=lanes)
-                right = self.blend((w + 2) * size + lane, lanes)
-                between(left, right, first + w * each, each)
+            def columns() -> None:
+                left, right = (self.blend(w, lane, lanes) for w in (0, 1))
+                between(left, right, 0, first)
                 k.store(kept, right, 0, lanes=lanes)
-            left = load(kept, 0, lanes=lanes)
-            between(left, left, width - last, last)
+                with k.loop(before - 2, "w") as w:
+                    left = load(kept, 0, lanes=lanes)
+                    right = self.blend(w + 2, lane, lanes)
+                    between(left, right, first + w * each, each)
+                    k.store(kept, right, 0, lanes=lanes)
+                left = load(kept, 0, lanes=lanes)
+                between(left, left, width - last, last)
+
+            if not is_open(before):
+                columns()
+                return
+            with k.when(as_int(before) > 1):
+                columns()
+            with k.when(tirx.EQ(as_int(before), 1)):  # all lies at the only column
+                only = self.blend(0, lane, lanes)
+                between(only, only, 0, each)
 
     def fill_corners(self) -> None:
         """The products of the weights of rows and columns, for one output row."""
@@ -297,13 +352,15 @@ class _Row:
         lanes, size = self.lanes, self.kernel.input.block
 
         def sample(t: Expr, tap: Expr) -> Computed:
+            if not self.keeps:
+                row = self.row(self.oh * ty + t)
+                return self.load(self.pixel(row, self.column(w, tap)), lane, lanes)
             place = t * self.size + self.column(w, tap) * size + lane
             return load(self.rows, place, lanes=lanes)
 
         def across(t: Expr) -> Computed:
             def term(tap: Expr) -> Computed:
-                weight = load(self.b.column_weights, tap * width + w)
-                return sample(t, tap) * splat(weight, lanes)
+                return sample(t, tap) * splat(self.column_weight(w, tap), lanes)
 
             return self.total(tx, term, lanes, fenced=order == "nested")
 
@@ -311,10 +368,16 @@ class _Row:
             return across(t) * splat(load(self.b.row_weights, self.oh * ty + t), lanes)
 
         def corner(i: Expr) -> Computed:
-            return sample(i // tx, i % tx) * splat(load(self.corners, i * width + w), lanes)
+            t, tap = i // tx, i % tx
+            if self.keeps:
+                weight = load(self.corners, i * width + w)
+            else:
+                row = load(self.b.row_weights, self.oh * ty + t)
+                weight = self.column_weight(w, tap) * row
+            return sample(t, tap) * splat(weight, lanes)
 
         if order == "blended":
-            return across(0)
+            return across(0) if self.keeps else self.total(ty, down, lanes, fenced=False)
         if order == "nested":
             return self.total(ty, down, lanes, fenced=True)
         return self.total(ty * tx, corner, lanes, fenced=True)

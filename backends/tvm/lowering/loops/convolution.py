@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tvm import tirx
 
-from .....ir.pooled_shapes import same_pads
-from ...plan.sizes import OpenSizeError, is_open
+from ...plan.padding import automatic_pads
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr
 from . import mathematics as m
@@ -71,10 +70,10 @@ def window_of(
     pads = [int(p) for p in node.get("pads", [0] * 2 * rank)]
     auto = node.get("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        if is_open(*sizes):
-            raise OpenSizeError(f"the padding of {auto}")
         for a in range(rank):
-            pads[a], pads[a + rank] = same_pads(node, sizes[a], kernel[a], strides[a], dilations[a])
+            pads[a], pads[a + rank] = automatic_pads(
+                node, sizes[a], kernel[a], strides[a], dilations[a]
+            )
     elif auto == "VALID":
         pads = [0] * 2 * rank
     return Window(

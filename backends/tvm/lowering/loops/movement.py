@@ -9,6 +9,7 @@ import numpy as np
 
 from .....ir.tensor import Array as NumPyArray
 from ...faults import Fault
+from ...plan.sizes import is_open
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr
 from .base import (
@@ -110,6 +111,10 @@ def concat(call: OperatorCall) -> None:
     shape = call.output_shape()
     axis = call.axis(len(shape), 1)
     inputs = [i for i, v in enumerate(call.node.inputs) if v is not None]
+    for index in inputs:
+        for a, (own, size) in enumerate(zip(call.shape(index), shape, strict=True)):
+            if a != axis and is_open(own, size):
+                call.lowering.require_equal(own, size)
 
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         first = 0

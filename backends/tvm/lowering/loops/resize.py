@@ -10,12 +10,14 @@ import numpy as np
 from tvm import tirx
 
 from ...plan.sampling import Axis, Sampling, cubic, fitted_scale, is_old
-from ...tensorir.builder import KernelBuilder
+from ...plan.sizes import is_open, may_be_equal
+from ...tensorir.builder import KernelBuilder, as_int
 from ...tensorir.types import Computed, Expr
 from . import mathematics as m
 from .base import (
     Array,
     OperatorCall,
+    all_of,
     any_of,
     bind,
     cell,
@@ -37,7 +39,7 @@ from .mathematics import lit
 
 
 @dataclasses.dataclass(frozen=True)
-class _Axis:
+class SampledAxis:
     """An axis of the tensor that is resized."""
 
     axis: int
@@ -66,8 +68,12 @@ class _Expressions:
         return to(m.absolute(x), "float32")
 
     @staticmethod
-    def where(condition: Computed, a: Expr, b: Expr) -> Computed:
+    def where(condition: Computed | bool, a: Expr, b: Expr) -> Computed:
         return to(select(condition, a, b), "float32")
+
+    @staticmethod
+    def size(size: int) -> Expr:
+        return number(size, "float32") if is_open(size) else float(size)
 
     @staticmethod
     def double(x: Expr) -> Computed:
@@ -109,7 +115,7 @@ def resize(call: OperatorCall) -> None:
     for a in chosen:
         if crops or out[a] != shape[a] or not whole or a in rounding:
             sampled = Axis(shape[a], out[a])
-            axes.append(_Axis(a, sampled, sampling.taps(sampled)))
+            axes.append(SampledAxis(a, sampled, sampling.taps(sampled)))
     inputs = [i for i, v in enumerate(node.inputs) if v is not None and 0 not in call.shape(i)]
     scratch: list[tuple[Sequence[int], str]] = []
     for axis in axes:
@@ -120,6 +126,7 @@ def resize(call: OperatorCall) -> None:
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         arrays = dict(zip(inputs, xs, strict=True))
         y, x = ys[0], xs[0]
+        same = not crops and unchanged(shape, out)
         tables = {a.axis: ys[1 + 3 * i : 4 + 3 * i] for i, a in enumerate(axes)}
         for axis in axes:
             place = chosen.index(axis.axis)
@@ -127,7 +134,7 @@ def resize(call: OperatorCall) -> None:
             window = [number(0.0, "float32"), number(1.0, "float32")]
             if crops:
                 window = [to(arrays[1].at(place + n), "float32") for n in (0, len(chosen))]
-            _make_table(k, sampling, axis, scale, window, tables[axis.axis])
+            make_table(k, sampling, axis, scale, window, tables[axis.axis], same)
         with nest(k, out) as index:
             result = _sample(k, x, index, axes, tables, sampling.mode)
             if crops:
@@ -171,7 +178,7 @@ def _scales(
         return lambda arrays, axis: to(arrays[at].at(axes.index(axis)), "float32"), False
     policy = node.get("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch":
-        return lambda _, axis: number(out[axis] / shape[axis], "float32"), True
+        return lambda _, axis: ratio(shape[axis], out[axis]), True
 
     def kept(arrays: dict[int, Array], axis: int) -> Computed:
         ratios = [
@@ -182,19 +189,43 @@ def _scales(
     return kept, False
 
 
-def _make_table(
+def ratio(size: int, out: int) -> Computed:
+    """The scale that leads from one size to another."""
+    if is_open(size, out):
+        return number(out, "float32") / number(size, "float32")
+    return number(out / size, "float32")
+
+
+def unchanged(shape: Sequence[int], out: Sequence[int]) -> Expr:
+    """Whether a run finds that no axis changes its size."""
+    different = [(a, b) for a, b in zip(shape, out, strict=True) if a != b]
+    if not all(may_be_equal(a, b) for a, b in different):
+        return False
+    return all_of(*(tirx.EQ(as_int(a), as_int(b)) for a, b in different))
+
+
+def make_table(
     k: KernelBuilder,
     sampling: Sampling,
-    axis: _Axis,
+    axis: SampledAxis,
     scale: Computed,
     window: Sequence[Computed],
     table: Sequence[Array],
+    same: Expr,
 ) -> None:
+    """Fill a table of positions, one of weights and one of what lies outside.
+
+    Elements stay where they are if a run finds that all axes are the `same`, or that this one
+    isn't scaled.
+    """
     positions, weights, outside = table
     sampled, xp = axis.sampled, _Expressions()
+    if is_open(sampled.size, sampled.out) and not sampling.crops:
+        same = any_of(same, tirx.EQ(scale, number(1.0, "float32")))
     last = sampled.size - 1
     with k.loop(sampled.out, "o") as o:
-        at = bind(k, sampling.coordinate(xp, sampled, to(o, "float32"), scale, window))
+        at = sampling.coordinate(xp, sampled, to(o, "float32"), scale, window)
+        at = bind(k, select(same, to(o, "float32"), at))
         past = tirx.any(at < number(0, "float32"), at > number(last, "float32"))
         outside.store(to(past, "int32"), (o,))
         if sampling.mode == "nearest":
@@ -219,7 +250,7 @@ def _sample(
     k: KernelBuilder,
     x: Array,
     index: list[Expr],
-    axes: Sequence[_Axis],
+    axes: Sequence[SampledAxis],
     tables: Mapping[int, Sequence[Array]],
     mode: str,
 ) -> Expr:
