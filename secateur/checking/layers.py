@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..backends.tvm.targets import Target, can_run_here
 from ..data.datasets import DataSource
 from ..data.fixed_inputs import FixedInputs
 from ..ir.errors import SecateurError
@@ -20,7 +23,8 @@ from ..ir.tensor import Array
 from ..passes.compare import is_discrete
 from ..passes.fidelity import FidelityTotals
 from ..passes.quantize.calibrate import exposing
-from .running import feeds_for, open_model
+from .runners import Runner
+from .running import feeds_for, open_model, open_runner
 
 SAMPLES = 16
 """Runs that values are compared on."""
@@ -55,11 +59,17 @@ class LayerDistance:
 
 
 def compare_layers(
-    reference: Model, other: Model, feeds: Sequence[Mapping[str, Array]]
+    reference: Model,
+    other: Model,
+    feeds: Sequence[Mapping[str, Array]],
+    target: Target | None = None,
 ) -> list[LayerDistance]:
     """Values of the main graphs that both have, in the order of `reference`, on the same inputs.
 
-    Raises SecateurError where they have none.
+    Those of `other` are what ONNX Runtime computes, or, with `target`, what the model computes
+    as it is compiled for it. Nothing is computed in one kernel across such a value then.
+
+    Raises SecateurError where they have none, UnsupportedError where a node can't be compiled.
     """
     shared = _shared(reference, other)
     if not shared:
@@ -67,18 +77,16 @@ def compare_layers(
     found: list[LayerDistance] = []
     for chunk in _chunks(shared):
         names = [value.name for value in chunk]
-        sessions = [
-            Session(exposing(model, names), optimize=False, threads=0)
-            for model in (reference, other)
-        ]
+        session = Session(exposing(reference, names), optimize=False, threads=0)
         totals, low, high = FidelityTotals(), dict[str, float](), dict[str, float]()
-        for feed in feeds[:SAMPLES]:
-            want, have = (session.run(feed) for session in sessions)
-            totals.add(want, have, 1, 1)
-            for name, array in want.items():
-                if not is_discrete(array) and array.size:
-                    low[name] = min(low.get(name, math.inf), float(np.nanmin(array)))
-                    high[name] = max(high.get(name, -math.inf), float(np.nanmax(array)))
+        with _values(exposing(other, names), target) as runner:
+            for feed in feeds[:SAMPLES]:
+                want = session.run(feed)
+                totals.add(want, runner.run(feed), 1, 1)
+                for name, array in want.items():
+                    if not is_discrete(array) and array.size:
+                        low[name] = min(low.get(name, math.inf), float(np.nanmin(array)))
+                        high[name] = max(high.get(name, -math.inf), float(np.nanmax(array)))
         outputs = {output.name: output for output in totals.outputs()}
         for value in chunk:
             output, node = outputs[value.name], value.producer
@@ -105,20 +113,40 @@ def compare_layers_of_files(
     fixed: FixedInputs | None = None,
     data: DataSource | None = None,
     seed: int = 0,
+    target: Target | None = None,
 ) -> list[LayerDistance]:
-    """As `compare_layers`, of two ONNX files. Raises SecateurError for an artifact."""
+    """As `compare_layers`, of two ONNX files.
+
+    Raises SecateurError for an artifact, and for a target whose code this machine can't run.
+    """
     if other.suffix == ".so":
         raise SecateurError(
             f"{other}: an artifact has no values inside that could be asked for; compare the ONNX "
-            "file that it was compiled from"
+            "file that it was compiled from, with its --target"
         )
+    if target is not None and not can_run_here(target):
+        raise SecateurError(f"this machine can't run code for target '{target.name}'")
     model = open_model(reference, fixed)
     feeds: list[Mapping[str, Array]] = []
     for feed in feeds_for(model, data, seed):
         feeds.append(feed)
         if len(feeds) == SAMPLES:
             break
-    return compare_layers(model, load(other), feeds)
+    return compare_layers(model, load(other), feeds, target)
+
+
+@contextlib.contextmanager
+def _values(model: Model, target: Target | None) -> Iterator[Runner]:
+    """What computes the model's outputs: ONNX Runtime, or an artifact that is removed again."""
+    if target is None:
+        yield Session(model, optimize=False, threads=0)
+        return
+    from ..backends.tvm.compile import compile_model  # imports TVM
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "values.so"
+        compile_model(model, target, path)
+        yield open_runner(path)
 
 
 def first_departure(found: Sequence[LayerDistance]) -> LayerDistance | None:

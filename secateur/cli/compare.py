@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Compare values inside, of two ONNX models: where they first depart, the furthest first.",
 )
+@click.option(
+    "--target",
+    help="With --layers: values inside OTHER are those that it computes compiled for this target.",
+)
 @seed_option
 @json_option
 def command(
@@ -42,6 +46,7 @@ def command(
     data: DataSource | None,
     tolerance: float | None,
     layers: bool,
+    target: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -51,15 +56,19 @@ def command(
     report.json, the last stages of two runs of optimize are shown side by side.
     """
     if ".json" in (reference.suffix, other.suffix):
-        if layers or tolerance is not None or data is not None:
-            raise click.UsageError("Reports are compared without --layers, --tolerance and --data.")
+        if layers or target or tolerance is not None or data is not None:
+            raise click.UsageError(
+                "Reports are compared without --layers, --target, --tolerance and --data."
+            )
         _compare_reports(reference, other, as_json)
         return
     if layers:
         if tolerance is not None:
             raise click.UsageError("Give --layers or --tolerance, not both.")
-        _compare_layers(reference, other, fixed, data, seed, as_json)
+        _compare_layers(reference, other, fixed, data, seed, target, as_json)
         return
+    if target is not None:
+        raise click.UsageError("Give --target with --layers.")
     from ..checking.checks import describe
     from ..checking.comparison import compare_files, demand_agreement
 
@@ -78,16 +87,24 @@ def _compare_layers(
     fixed: FixedInputs,
     data: DataSource | None,
     seed: int,
+    target: str | None,
     as_json: bool,
 ) -> None:
+    from ..backends.tvm.targets import parse_target
     from ..checking.layers import compare_layers_of_files, first_departure
 
-    found = compare_layers_of_files(reference, other, fixed=fixed, data=data, seed=seed)
+    machine = None if target is None else parse_target(target)
+    found = compare_layers_of_files(
+        reference, other, fixed=fixed, data=data, seed=seed, target=machine
+    )
     first = first_departure(found)
     if as_json:
         print_json({"first": first, "layers": found})
         return
     far = sorted((d for d in found if d.departs), key=lambda d: _decibels(d.sqnr_db))
+    if first is None:
+        say(f"All {len(found):,} values that both have are the same but for rounding.")
+        return
     print_table(
         ["node", "operator", "SQNR, dB", "cosine", "least", "most"],
         [
@@ -103,13 +120,10 @@ def _compare_layers(
         ],
         text_columns=2,
     )
-    if first is None:
-        say(f"All {len(found):,} values that both have are the same but for rounding.")
-    else:
-        say(
-            f"{len(far):,} of {len(found):,} values that both have differ by more than rounding, "
-            f"first that of '{first.node}' ({first.op_type})."
-        )
+    say(
+        f"{len(far):,} of {len(found):,} values that both have differ by more than rounding, "
+        f"first that of '{first.node}' ({first.op_type})."
+    )
 
 
 def _decibels(value: float | None) -> float:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 import secateur
+from secateur.backends.tvm.lowering import elementwise
 from secateur.checking.drawing import draw
 from secateur.checking.layers import compare_layers, first_departure
 from secateur.checking.measure import measure_stage
@@ -274,6 +275,24 @@ def test_the_first_value_that_departs_is_found(tmp_path: Path) -> None:
     run = CliRunner().invoke(main, [*arguments[:2], str(tmp_path / "b.so"), "--layers"])
     assert run.exit_code == 1
     assert "has no values inside" in run.output
+
+
+def test_a_node_that_is_compiled_wrongly_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(network(), tmp_path / "m.onnx")
+    model = str(tmp_path / "m.onnx")
+    command = ["compare", model, model, "--layers", "--target", "native"]
+    run = CliRunner().invoke(main, command)
+    assert run.exit_code == 0, run.output
+    assert "are the same but for rounding" in run.output
+    monkeypatch.setitem(elementwise._BINARY, "Add", "sub")
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "cache"))
+    run = CliRunner().invoke(main, command)
+    assert run.exit_code == 0, run.output
+    assert "(Add)" in run.output.splitlines()[-1]
+    for words in (command[:-3] + command[-2:], [*command[:-1], "riscv64"], [*command[:-1], "?"]):
+        assert CliRunner().invoke(main, words).exit_code in (1, 2)
 
 
 def test_a_quantized_model_departs_by_its_noise() -> None:
