@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backends.tvm.targets import Target, can_run_here
+from ..backends.tvm.targets import Target, can_run_here, parse_target
 from ..data.datasets import DataSource
 from ..data.fixed_inputs import FixedInputs
 from ..ir.errors import SecateurError
@@ -113,7 +113,7 @@ def compare_layers_of_files(
     fixed: FixedInputs | None = None,
     data: DataSource | None = None,
     seed: int = 0,
-    target: Target | None = None,
+    target: str | None = None,
 ) -> list[LayerDistance]:
     """As `compare_layers`, of two ONNX files.
 
@@ -124,15 +124,16 @@ def compare_layers_of_files(
             f"{other}: an artifact has no values inside that could be asked for; compare the ONNX "
             "file that it was compiled from, with its --target"
         )
-    if target is not None and not can_run_here(target):
-        raise SecateurError(f"this machine can't run code for target '{target.name}'")
+    machine = None if target is None else parse_target(target)
+    if machine is not None and not can_run_here(machine):
+        raise SecateurError(f"this machine can't run code for target '{machine.name}'")
     model = open_model(reference, fixed)
     feeds: list[Mapping[str, Array]] = []
     for feed in feeds_for(model, data, seed):
         feeds.append(feed)
         if len(feeds) == SAMPLES:
             break
-    return compare_layers(model, load(other), feeds, target)
+    return compare_layers(model, load(other), feeds, machine)
 
 
 @contextlib.contextmanager

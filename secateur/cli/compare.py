@@ -90,12 +90,10 @@ def _compare_layers(
     target: str | None,
     as_json: bool,
 ) -> None:
-    from ..backends.tvm.targets import parse_target
     from ..checking.layers import compare_layers_of_files, first_departure
 
-    machine = None if target is None else parse_target(target)
     found = compare_layers_of_files(
-        reference, other, fixed=fixed, data=data, seed=seed, target=machine
+        reference, other, fixed=fixed, data=data, seed=seed, target=target
     )
     first = first_departure(found)
     if as_json:
