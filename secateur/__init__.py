@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends.tvm.artifact.runtime import Runtime
+    from .data.feedback import with_states
     from .ir.errors import SecateurError
     from .ir.onnx_io import load, save
     from .pipeline.optimize import optimize
 
-__all__ = ["Runtime", "SecateurError", "load", "optimize", "save"]
+__all__ = ["Runtime", "SecateurError", "load", "optimize", "save", "with_states"]
 
 _HOME = {
     "Runtime": ".backends.tvm.artifact.runtime",
@@ -26,6 +27,7 @@ _HOME = {
     "load": ".ir.onnx_io",
     "optimize": ".pipeline.optimize",
     "save": ".ir.onnx_io",
+    "with_states": ".data.feedback",
 }
 
 
