@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -76,6 +78,39 @@ def test_the_operator_that_was_added(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     example = blocks("adding-an-operator.md", "python")[-1]
     exec(compile(example, "adding-an-operator.md", "exec"), {})
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tvm")
+    monkeypatch.chdir(tmp_path)
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[1, 3, 8, 8] input) => (float[1, 4, 4, 4] y) {
+        a = Conv (input, w)
+        b = Relu (a)
+        y = Conv (b, v)
+        }"""
+    )
+    for name, shape in {"w": (16, 3, 3, 3), "v": (4, 16, 3, 3)}.items():
+        array = np.random.default_rng(0).random(shape, np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(model, "model.onnx")
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    known = {"array": np.ones((1, 3, 8, 8), np.float32)}
+    exec(compile(example, "README.md", "exec"), known)
+    assert known["outputs"]["y"].shape == (1, 4, 4, 4)
+    pruned = load(tmp_path / "pruned.onnx").graph.initializers["w"].const
+    assert pruned is not None
+    assert pruned.shape[0] < 16
+
+
+@pytest.mark.slow
+def test_the_example_of_the_zoo() -> None:
+    known: dict[str, Any] = {}
+    (example,) = blocks("zoo.md", "python")
+    exec(compile(example, "zoo.md", "exec"), known)
+    assert known["feeds"]
 
 
 def test_the_example_of_the_text_form() -> None:
