@@ -11,6 +11,13 @@ from .records import ShapeOf, Trait, macs, rule
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
+DEFAULT_ACTIVATIONS = {
+    "RNN": ["Tanh"],
+    "GRU": ["Sigmoid", "Tanh"],
+    "LSTM": ["Sigmoid", "Tanh", "Tanh"],
+}
+"""Functions of one direction where a node names none."""
+
 
 @rule("GRU", "LSTM", "RNN", traits=Trait.WEIGHTED | Trait.STATEFUL | Trait.INDEXES)
 def recurrent(r: NodeAxes) -> None:

@@ -14,13 +14,12 @@ import numpy as np
 
 from ...ir.graph import Node, Value
 from ...ir.model import Model
+from ...ir.ops.recurrent import DEFAULT_ACTIVATIONS, GATES
 from ...ir.partition import extract
 from ...ir.reference import Session
 from ...ir.tensor import Array, Tensor
 from .layers import Solvable, replace
 from .moments import Doubles
-
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 _LENGTHS, _STATE, _CELL = 4, 5, 6
 """Positions of inputs that may be left out."""
@@ -230,7 +229,7 @@ def find_recurrent(model: Model, node: Node) -> RecurrentLayer | str:
     assert value is not None
     if len(value.uses) > 1:
         return "other nodes read its weights, too"
-    first = (node.get("activations") or ["Sigmoid"])[::2]
+    first = (node.get("activations") or DEFAULT_ACTIVATIONS["GRU"])[::2]
     if node.op_type == "GRU" and any(str(name).lower() != "sigmoid" for name in first):
         return "its reset gate has another activation than the usual one"
     return RecurrentLayer(model, node)

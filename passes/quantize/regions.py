@@ -155,10 +155,6 @@ _NORMALIZATIONS = {
 """Constants that a normalization multiplies its result by and adds to it."""
 
 
-def _moves(node: Node) -> bool:
-    return Trait.MOVES in traits(node) and Trait.INDEXES not in traits(node)
-
-
 class _Finder:
     """Joins values node by node; what can't be scaled is pinned."""
 

@@ -10,9 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.ops.recurrent import GATES
 from secateur.ir.reference import Session
 from secateur.passes.linear.find import find_layer
-from secateur.passes.linear.recurrent import GATES, RecurrentLayer
+from secateur.passes.linear.recurrent import RecurrentLayer
 from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.recovery import recover
 from secateur.passes.sizes import infer_sizes

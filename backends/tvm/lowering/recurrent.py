@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ....ir.graph import Node, Value
+from ....ir.ops.recurrent import DEFAULT_ACTIVATIONS
 from ....ir.tensor import Array
 from ..plan.operations import MatMulOp, RecurrentOp
 from ..plan.programs import Program
@@ -14,8 +15,6 @@ from ..plan.recurrent import ACTIVATIONS, Recurrent
 from ..plan.sizes import OpenSizeError, is_open
 from ..plan.tensors import PlanTensor
 from .context import Lowering, Stored
-
-_DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 
 
 def recurrent(lowering: Lowering, node: Node) -> bool:
@@ -72,9 +71,10 @@ def _is_unusual(node: Node) -> bool:
 def _layer(lowering: Lowering, node: Node, x: Value, weights: Array) -> Recurrent | None:
     direction = node.get("direction", "forward")
     reverse = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
-    count = len(_DEFAULTS[node.op_type])
+    count = len(DEFAULT_ACTIVATIONS[node.op_type])
     names = [
-        str(n).lower() for n in node.get("activations", _DEFAULTS[node.op_type] * len(reverse))
+        str(n).lower()
+        for n in node.get("activations", DEFAULT_ACTIVATIONS[node.op_type] * len(reverse))
     ]
     if len(names) != count * len(reverse) or any(n not in ACTIVATIONS for n in names):
         return None
@@ -116,4 +116,4 @@ def _outputs(lowering: Lowering, node: Node, layer: Recurrent) -> list[PlanTenso
     return tensors
 
 
-RULES: dict[str, Callable[[Lowering, Node], bool]] = dict.fromkeys(_DEFAULTS, recurrent)
+RULES: dict[str, Callable[[Lowering, Node], bool]] = dict.fromkeys(DEFAULT_ACTIVATIONS, recurrent)

@@ -6,11 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from ....ir.ops.recurrent import GATES
 from ....ir.tensor import Array
 from ..targets import Target
-
-GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
-
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
+from .....ir.ops.recurrent import DEFAULT_ACTIVATIONS, GATES
 from ...functions.definitions import FUNCTIONS
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr
@@ -25,10 +26,6 @@ from .base import (
 )
 
 Activation = Callable[[Expr], Expr]
-
-_DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
-_GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
-
 
 _ACTIVATIONS = {
     name.replace("_", ""): FUNCTIONS[name]
@@ -80,10 +77,10 @@ def recurrent(call: OperatorCall) -> None:
     direction = node.get("direction", "forward")
     directions = 2 if direction == "bidirectional" else 1
     hidden = call.shape(2)[2]
-    names = [str(n) for n in node.get("activations", _DEFAULTS[kind] * directions)]
+    names = [str(n) for n in node.get("activations", DEFAULT_ACTIVATIONS[kind] * directions)]
     alphas, betas = list(node.get("activation_alpha", [])), list(node.get("activation_beta", []))
     functions: list[list[Activation]] = []
-    count = len(_DEFAULTS[kind])
+    count = len(DEFAULT_ACTIVATIONS[kind])
     if len(names) != count * directions:
         call.fail(f"{len(names)} activations")
     for i, name in enumerate(names):
@@ -103,7 +100,7 @@ def recurrent(call: OperatorCall) -> None:
     steps, batch = (shape[1], shape[0]) if layer.batch_first else (shape[0], shape[1])
     dtype = compute_type(call.dtype())
     present = [i for i in range(8) if call.has(i)]
-    scratch = [((_GATES[kind], hidden), dtype), ((2, hidden), dtype)]
+    scratch = [((GATES[kind], hidden), dtype), ((2, hidden), dtype)]
 
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         given = dict(zip(present, xs, strict=True))
@@ -192,7 +189,7 @@ def _step(
     w, r, b = given[1], given[2], given.get(3)
     size, hidden = w.shape[2], layer.hidden
     kind, functions = layer.kind, layer.functions[d]
-    count = _GATES[kind]
+    count = GATES[kind]
 
     def limited(value: Expr) -> Expr:
         if not layer.clip:
