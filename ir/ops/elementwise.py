@@ -11,10 +11,10 @@ from ..axes.node_axes import NodeAxes, Opaque
 from .records import MICROSOFT, Trait, rule
 
 _ZERO, _ANY, _FIRST = Trait.ZERO_AT_ZERO, Trait.ZERO_AT_ANY_ZERO, Trait.ZERO_AT_FIRST_ZERO
-_POSITIVE, _NONE = Trait.NON_NEGATIVE, Trait.NONE
+_POSITIVE, _SCALES, _NONE = Trait.NON_NEGATIVE, Trait.HOMOGENEOUS, Trait.NONE
 
 UNARY = {
-    "Abs": _ZERO | _POSITIVE,
+    "Abs": _ZERO | _POSITIVE | _SCALES,
     "Acos": _POSITIVE,
     "Acosh": _POSITIVE,
     "Asin": _ZERO,
@@ -37,13 +37,13 @@ UNARY = {
     "Identity": _ZERO | Trait.MOVES,
     "IsInf": _ZERO,
     "IsNaN": _ZERO,
-    "LeakyRelu": _ZERO,
+    "LeakyRelu": _ZERO | _SCALES,
     "Log": _NONE,
     "Mish": _ZERO,
-    "Neg": _ZERO,
+    "Neg": _ZERO | _SCALES,
     "Not": _NONE,
     "Reciprocal": _NONE,
-    "Relu": _ZERO | _POSITIVE,
+    "Relu": _ZERO | _POSITIVE | _SCALES,
     "Round": _ZERO,
     "Selu": _ZERO,
     "Shrink": _ZERO,
@@ -165,7 +165,7 @@ def clip(r: NodeAxes) -> None:
     r.set(r.axes(0))
 
 
-@rule("Dropout", traits=Trait.SAME_SHAPE | Trait.ZERO_AT_ZERO | Trait.RANDOM)
+@rule("Dropout", traits=Trait.SAME_SHAPE | _ZERO | _SCALES | Trait.RANDOM)
 def dropout(r: NodeAxes) -> None:
     if r.opset >= 12 and r.has(2):
         training = r.constant(2)

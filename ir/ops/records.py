@@ -53,6 +53,10 @@ class Trait(enum.Flag):
     ZERO_AT_FIRST_ZERO = enum.auto()
     """The result is zero where the first operand is and the others aren't."""
 
+    HOMOGENEOUS = enum.auto()
+    """With a positive factor on the first operand the first result has that factor; the same
+    with one for each index of an axis that both have."""
+
     WEIGHTED = enum.auto()
     """Weights make the channels of the result, and may make them zero."""
     INNER_AXES = enum.auto()
@@ -72,8 +76,8 @@ class Trait(enum.Flag):
 
 _IMPLIED = {
     Trait.POINTWISE: Trait.SAME_SHAPE,
-    Trait.IN_ORDER: Trait.MOVES | Trait.ZERO_AT_ZERO,
-    Trait.MOVES: Trait.ZERO_AT_ZERO,
+    Trait.IN_ORDER: Trait.MOVES | Trait.ZERO_AT_ZERO | Trait.HOMOGENEOUS,
+    Trait.MOVES: Trait.ZERO_AT_ZERO | Trait.HOMOGENEOUS,
     Trait.ZERO_AT_ANY_ZERO: Trait.ZERO_AT_ZERO,
 }
 

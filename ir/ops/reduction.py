@@ -14,6 +14,9 @@ At removed indices values that inputs have a part in are zero, constants aren't.
 """
 
 
+_LINEAR = Trait.ZERO_AT_ZERO | Trait.HOMOGENEOUS
+
+
 def normalized(axis: int, rank: int) -> int:
     """A possibly negative axis number as a position."""
     if not -rank <= axis < rank:
@@ -33,8 +36,9 @@ def reduced_axes(r: NodeAxes, rank: int, position: int = 1) -> set[int]:
     return {normalized(a, rank) for a in axes}
 
 
-@rule("ReduceL1", "ReduceL2", "ReduceSumSquare", traits=Trait.ZERO_AT_ZERO | Trait.NON_NEGATIVE)
-@rule("ReduceSum", "ReduceMax", "ReduceMean", "ReduceMin", traits=Trait.ZERO_AT_ZERO)
+@rule("ReduceSum", "ReduceMax", "ReduceMean", "ReduceMin", traits=_LINEAR)
+@rule("ReduceL1", "ReduceL2", traits=_LINEAR | Trait.NON_NEGATIVE)
+@rule("ReduceSumSquare", traits=Trait.ZERO_AT_ZERO | Trait.NON_NEGATIVE)
 @rule("ReduceProd", traits=Trait.ZERO_AT_ZERO)
 @rule("ReduceLogSum", "ReduceLogSumExp")
 def reduce(r: NodeAxes) -> None:

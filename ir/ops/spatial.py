@@ -25,13 +25,16 @@ def windowed(r: NodeAxes, axes: Axes, spatial: slice = slice(2, None)) -> Axes:
     return tuple(new[i] if i in positions else axis for i, axis in enumerate(axes))
 
 
-@rule("AveragePool", traits=Trait.ZERO_AT_ZERO)
-@rule("LpPool", traits=Trait.ZERO_AT_ZERO | Trait.NON_NEGATIVE)
+_LINEAR = Trait.ZERO_AT_ZERO | Trait.HOMOGENEOUS
+
+
+@rule("AveragePool", traits=_LINEAR)
+@rule("LpPool", traits=_LINEAR | Trait.NON_NEGATIVE)
 def pool(r: NodeAxes) -> None:
     r.set(windowed(r, r.axes(0)))
 
 
-@rule("MaxPool")
+@rule("MaxPool", traits=Trait.HOMOGENEOUS)
 def max_pool(r: NodeAxes) -> None:
     axes = r.axes(0)
     indices = r.node.output(1)
@@ -40,8 +43,8 @@ def max_pool(r: NodeAxes) -> None:
     r.set(windowed(r, axes))
 
 
-@rule("GlobalAveragePool", "GlobalMaxPool", traits=Trait.ZERO_AT_ZERO)
-@rule("GlobalLpPool", traits=Trait.ZERO_AT_ZERO | Trait.NON_NEGATIVE)
+@rule("GlobalAveragePool", "GlobalMaxPool", traits=_LINEAR)
+@rule("GlobalLpPool", traits=_LINEAR | Trait.NON_NEGATIVE)
 def global_pool(r: NodeAxes) -> None:
     axes = r.axes(0)
     r.lock_all(axes[2:], SPATIAL)

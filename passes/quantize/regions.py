@@ -121,29 +121,8 @@ def _sides(layer: ConvolutionLayer | Contraction) -> tuple[set[int], set[int]]:
     return {i for i, x in weights if x in ins}, {i for i, x in weights if x in outs}
 
 
-_LINEAR_EACH_SIDE = {
-    "AveragePool",
-    "Dropout",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-    "Identity",
-    "LeakyRelu",
-    "MaxPool",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceSum",
-    "Relu",
-    "Slice",
-}
-"""Positive factors pass through these: pooling and reductions along other axes."""
-
 _SUMS = {"Add", "Concat", "Max", "Min", "Sub", "Sum"}
 """Where all operands have the channels and the same factors, so does the result."""
-
-_GATES = {"HardSigmoid", "Sigmoid", "Softmax", "Tanh", "Clip", "HardSwish"}
-"""What such a node puts out has values of its own kind: the other operand of a product is
-the one that may be scaled."""
 
 _NORMALIZATIONS = {
     "BatchNormalization": (1, 2),
@@ -208,9 +187,7 @@ class _Finder:
         elif kind in _NORMALIZATIONS:
             self._pin(node.input(0))
             self._written(node, _NORMALIZATIONS[kind])
-        elif kind in _LINEAR_EACH_SIDE or (
-            kind in ("PRelu", "Gather") and self._constant(node.input(1))
-        ):
+        elif kind in ("PRelu", "Gather") and self._constant(node.input(1)):
             self._pass(node)
         elif kind == "Pad":
             self._pad(node)
@@ -219,7 +196,7 @@ class _Finder:
         elif kind in ("Mul", "Div"):
             self._product(node)
         elif (kind == "Clip" and self._clips_at_zero(node)) or (
-            Trait.MOVES in traits(node) and Trait.INDEXES not in traits(node)
+            Trait.HOMOGENEOUS in traits(node) and Trait.INDEXES not in traits(node)
         ):
             self._pass(node)
         else:
@@ -369,7 +346,9 @@ class _Finder:
                 self._pin_key(carrier, dim)
 
     def _gates(self, value: Value) -> bool:
-        return value.producer is not None and value.producer.op_type in _GATES
+        """Whether a value has a scale of its own, as what Sigmoid and Softmax put out."""
+        known = Trait.NONE if value.producer is None else traits(value.producer)
+        return Trait.SAME_SHAPE in known and not known & (Trait.HOMOGENEOUS | Trait.WEIGHTED)
 
     def _pad(self, node: Node) -> None:
         fill = self._model.constant(node.input(2))

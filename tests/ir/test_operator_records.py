@@ -67,6 +67,10 @@ def known(op_type: str) -> Trait:
     return record.traits
 
 
+FACTOR = 4
+"""A power of two, so that products are exact."""
+
+
 def check_function(traits: Trait, values: Array, result: Array) -> None:
     """Traits of a function of one number, of rising `values`."""
     finite = result[~np.isnan(result.astype(float))]
@@ -82,6 +86,9 @@ def test_functions_of_one_number(op_type: str) -> None:
         result = evaluate(op_type, GRID, **attributes)
         assert result.shape == GRID.shape
         check_function(known(op_type), GRID, result)
+        if Trait.HOMOGENEOUS in known(op_type):
+            scaled = evaluate(op_type, FACTOR * GRID, **attributes)
+            np.testing.assert_array_equal(scaled, FACTOR * result)
 
 
 def test_wrong_traits_are_found() -> None:
@@ -144,6 +151,16 @@ def cases() -> Iterator[tuple[str, list[Any], list[Any], Case]]:
                 yield nodes[0].op_type, inputs, outputs, case
 
 
+def scales(case: Case, inputs: list[Any], result: Array) -> bool:
+    """Whether the first result grows with the first operand."""
+    if not is_numeric(result) or result.dtype == bool:
+        return True
+    evaluator = ReferenceEvaluator(case.model)
+    feeds = dict(zip(evaluator.input_names, [inputs[0] * FACTOR, *inputs[1:]], strict=True))
+    found = evaluator.run(None, feeds)[0]
+    return np.allclose(found.astype(float), FACTOR * result.astype(float), rtol=1e-3)
+
+
 def is_numeric(array: Array) -> bool:
     return array.dtype.kind in "fiub"
 
@@ -161,6 +178,7 @@ def test_traits_hold_in_onnx_cases() -> None:
             Trait.MOVES: lambda a=first, bs=outputs: all(
                 a.dtype == b.dtype and set(b.ravel().tolist()) <= {*a.ravel().tolist()} for b in bs
             ),
+            Trait.HOMOGENEOUS: lambda c=case, xs=inputs, b=result: scales(c, xs, b),
             Trait.BROADCASTS: lambda xs=inputs, b=result: (
                 np.broadcast_shapes(*(x.shape for x in xs)) == b.shape
             ),
@@ -169,7 +187,12 @@ def test_traits_hold_in_onnx_cases() -> None:
             if trait in traits:
                 assert check(), f"{case.name}: {trait}"
                 checked[trait].add(op_type)
-    for trait, most in ((Trait.SAME_SHAPE, 8), (Trait.MOVES, 2), (Trait.BROADCASTS, 4)):
+    for trait, most in (
+        (Trait.SAME_SHAPE, 8),
+        (Trait.MOVES, 2),
+        (Trait.BROADCASTS, 4),
+        (Trait.HOMOGENEOUS, 2),
+    ):
         missed = with_trait(trait) - checked[trait]
         assert len(missed) <= most, (trait, missed)
 
