@@ -81,7 +81,7 @@ VARIADIC = {
     "Mul": _ANY,
     "Or": _ZERO,
     "Pow": _FIRST,
-    "PRelu": _FIRST,
+    "PRelu": _FIRST | _SCALES,
     "Sub": _ZERO,
     "Sum": _ZERO,
     "SwiGLU": _ANY,

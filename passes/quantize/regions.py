@@ -187,17 +187,13 @@ class _Finder:
         elif kind in _NORMALIZATIONS:
             self._pin(node.input(0))
             self._written(node, _NORMALIZATIONS[kind])
-        elif kind in ("PRelu", "Gather") and self._constant(node.input(1)):
-            self._pass(node)
         elif kind == "Pad":
             self._pad(node)
         elif kind in _SUMS:
             self._sum(node)
         elif kind in ("Mul", "Div"):
             self._product(node)
-        elif (kind == "Clip" and self._clips_at_zero(node)) or (
-            Trait.HOMOGENEOUS in traits(node) and Trait.INDEXES not in traits(node)
-        ):
+        elif self._carries(node) or (kind == "Clip" and self._clips_at_zero(node)):
             self._pass(node)
         else:
             self._pin_all(node)
@@ -249,6 +245,14 @@ class _Finder:
                 else:
                     made = ChannelAxis(Use(node, place), axis, axes[axis])
                     self._producers.setdefault(key, {})[made] = None
+
+    def _carries(self, node: Node) -> bool:
+        """Whether factors of the first operand are the result's, whatever the others are."""
+        known = traits(node)
+        others = all(v is None or self._constant(v) for v in node.inputs[1:])
+        return Trait.HOMOGENEOUS in known and (
+            others or not known & (Trait.INDEXES | Trait.BROADCASTS)
+        )
 
     def _pass(self, node: Node) -> None:
         """The first operand's factors are the results', which must have all of its channels.
