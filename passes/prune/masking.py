@@ -136,14 +136,12 @@ def _mask_of(selection: Selection, axis: Axis) -> Mask:
 
 _ZERO_POINTS = {
     "ConvInteger": {1: 3},
-    "DynamicQuantizeMatMul": {1: 3},
     "MatMulInteger": {0: 2, 1: 3},
-    "MatMulIntegerToFloat": {0: 4, 1: 5},
     "QGemm": {0: 2, 3: 5},
     "QLinearConv": {3: 5},
     "QLinearMatMul": {0: 2, 3: 5},
 }
-"""Operator -> position of an integer operand -> position of its zero point."""
+"""Operators with integer results: position of an operand -> position of its zero point."""
 
 
 def _zero_point(model: Model, parameter: Parameter) -> Array:

@@ -155,3 +155,14 @@ def test_memory_does_not_grow_with_the_data() -> None:
         observer.update((generator.normal(size=1000) * 2.0**power).astype(np.float32))
     assert observer.counts.size <= BINS
     assert observer.counts.sum() + observer.zeros == 40000
+
+
+@pytest.mark.parametrize("name", sorted(CALIBRATORS))
+@pytest.mark.parametrize("exponent", [-12, 10])
+def test_ranges_have_the_unit_of_the_data(name: str, exponent: int) -> None:
+    """A power of two more, in all elements, is one more in the range, to the last bit."""
+    generator = np.random.default_rng(1)
+    x = generator.standard_t(3, size=5000).astype(np.float32)
+    x[x < 0] *= 0.25
+    found, scaled = chosen(name, x), chosen(name, x * np.float32(2.0**exponent))
+    assert (scaled.low, scaled.high) == (found.low * 2.0**exponent, found.high * 2.0**exponent)

@@ -63,6 +63,21 @@ def test_what_is_computed_by_hand() -> None:
     np.testing.assert_allclose(Session(model).run({"x": x})["y"], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("rank", [3, 4, 5])
+def test_biases_of_convolutions_of_every_rank(rank: int) -> None:
+    """A bias that matters: large beside the products, and different for each channel."""
+    spatial = [5] * (rank - 2)
+    nodes = [node("Conv", "x w b", "y")]
+    constants = {"w": random(1, 4, 3, *[2] * (rank - 2)), "b": np.float32([-40, 20, 0, 60])}
+    proto = build(nodes, constants, ["N", 3, *spatial])
+    model = from_proto(proto)
+    result = quantized(model)
+    assert result.statistics["quantized"] == {"Conv": 1}
+    x = random(2, 2, 3, *spatial)
+    want, have = (Session(m).run({"x": x})["y"] for m in (from_proto(proto), model))
+    assert sqnr(want, have) > 40
+
+
 def test_an_activation_is_quantized_once() -> None:
     nodes = [node("MatMul", "x a", "f"), node("MatMul", "x b", "g"), node("Add", "f g", "y")]
     constants = {"a": random(1, 8, 5), "b": random(2, 8, 5)}

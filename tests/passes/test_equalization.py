@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -178,9 +180,9 @@ MORE = {
 }
 
 
-def model_of(nodes: list[onnx.NodeProto]) -> Model:
+def model_of(nodes: list[onnx.NodeProto], more: Mapping[str, Any] = MappingProxyType({})) -> Model:
     read = {name for n in nodes for name in n.input}
-    constants = {name: array for name, array in {**W, **MORE}.items() if name in read}
+    constants = {name: array for name, array in {**W, **MORE, **more}.items() if name in read}
     if "m" in read:
         constants["m"] = random(8, 32, 7)
     model = from_proto(build(nodes, constants, ["N", 3, 6, 6]))
@@ -219,6 +221,27 @@ def test_factors_of_a_region_change_nothing(case: str) -> None:
     onnx.checker.check_model(to_proto(model), full_check=True)
     np.testing.assert_allclose(run(model), expected, rtol=2e-3, atol=2e-4 * np.abs(expected).max())
     assert (before.keys() != model.graph.initializers.keys()) == bool(sizes)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 4), (0, 2), (1, 3), (3, 4)])
+@pytest.mark.parametrize("op_type", ["Slice", "Split", "Gather"])
+def test_channels_that_are_cut_off_keep_none_from_being_scaled(
+    op_type: str, start: int, end: int
+) -> None:
+    constants = {"k": random(30, 5, end - start, 1, 1), "last": random(31, 3, 5, 1, 1)}
+    constants |= {"starts": np.int64([start]), "ends": np.int64([end]), "axes": np.int64([1])}
+    constants |= {"places": np.arange(start, end), "sizes": np.int64([start, end - start, 4 - end])}
+    cut = {
+        "Slice": node("Slice", "a starts ends axes", "c"),
+        "Split": node("Split", "a sizes", "c0 c c2", axis=1),
+        "Gather": node("Gather", "a places", "c", axis=1),
+    }[op_type]
+    model = model_of([conv("x w", "a"), cut, conv("c k", "y")], constants)
+    expected = run(model)
+    kept = end - start
+    assert [r.size for r in regions_of(model)] == ([kept] if kept > 1 else [])
+    scaled(model, 0)
+    np.testing.assert_allclose(run(model), expected, rtol=2e-3, atol=2e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("per_channel", [True, False])

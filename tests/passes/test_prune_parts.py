@@ -14,7 +14,7 @@ from secateur.ir.model import Model
 from secateur.ir.text import parse_model
 from secateur.passes.prune import find_groups, inspect_groups, readers
 from secateur.passes.prune.allocation import Allocation, Goal, allocate
-from secateur.passes.prune.budget import CostModel
+from secateur.passes.prune.budget import CostModel, shared_constants
 from secateur.passes.prune.groups import Group
 from secateur.passes.prune.importance import group_scores
 from secateur.passes.prune.readers import find_readers
@@ -41,6 +41,31 @@ def normal(*shape: int) -> Array:
 
 def free(analysis: Analysis) -> list[Group]:
     return [group for group in find_groups(analysis) if group.lock is None]
+
+
+# --- what is counted ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float", "double"])
+def test_constants_have_their_bytes(dtype: str) -> None:
+    """Of no, one and several elements."""
+    model = read(
+        f"(%x: {dtype}[2, 3], %e: {dtype}[0, 3]) -> (%y: {dtype}[2, 3], %z: {dtype}[0, 3])",
+        f"""const %none: {dtype}[0, 3] = []
+        const %one: {dtype}[1] = [1]
+        const %number: {dtype}[] = 2
+        const %three: {dtype}[3] = [1, 2, 3]
+        %a = Add(%x, %one)
+        %b = Mul(%a, %number)
+        %y = Add(%b, %three)
+        %z = Add(%e, %none)""",
+    )
+    found = shared_constants(analyze(model))
+    assert sorted(constant.elements for constant in found) == [0, 1, 1, 3]
+    for constant in found:
+        tensor = constant.value.const
+        assert tensor is not None
+        assert constant.elements * constant.item_bytes == tensor.nbytes
 
 
 # --- groups and what is shown of them ----------------------------------------------------

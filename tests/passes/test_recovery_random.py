@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto, to_proto
@@ -16,9 +20,10 @@ from secateur.passes.linear.layers import ConvolutionLayer
 from secateur.passes.linear.recurrent import RecurrentLayer
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import PruneChannels, Recover
+from secateur.passes.prune.equations import EquationRows
 from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.readers import axis_labels
-from secateur.passes.prune.recovery import recover
+from secateur.passes.prune.recovery import _adapted, recover
 from secateur.passes.simplify import simplify_pipeline
 from secateur.passes.sizes import infer_sizes
 from tests.ir.axes.graphs import network
@@ -250,3 +255,22 @@ def test_what_makes_outputs_worse_on_samples_held_back_is_undone(seed):
         assert "held back" in str(records[1].result.notes[0])
     else:
         assert not any("held back" in str(note) for note in records[1].result.notes)
+
+
+NUMBERS = st.lists(st.tuples(*[st.integers(-4, 4)] * 3), min_size=1, max_size=8)
+LIMITS = st.sampled_from([(-np.inf, np.inf), (0, np.inf), (-np.inf, 2), (0, 2), (-1, 1)])
+
+
+@given(NUMBERS, LIMITS)
+def test_targets_behind_a_clip_are_the_nearest_that_give_the_same(numbers, limits):
+    """A clip says only that an output is at a limit or beyond: there the target may move."""
+    low, high = limits
+    wanted, reached, beside = np.float32(list(zip(*numbers, strict=True)))
+    rows = EquationRows(np.zeros(0), wanted, beside)
+    found = _adapted(rows, reached, SimpleNamespace(low=low, high=high)) + beside
+    wanted, reached = wanted + beside, reached + beside
+    np.testing.assert_array_equal(np.clip(found, low, high), np.clip(wanted, low, high))
+    clipped = np.clip(wanted, low, high)
+    nearest = np.where(clipped == high, np.maximum(reached, high), clipped)
+    nearest = np.where(clipped == low, np.minimum(reached, low), nearest)
+    np.testing.assert_array_equal(found, nearest)

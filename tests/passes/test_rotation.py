@@ -20,10 +20,11 @@ from secateur.passes.sizes import infer_sizes
 WIDTH, RANK = 12, 7
 
 
-def decoder(written_out, random):
+def decoder(written_out, random, scales=WIDTH):
     """Two blocks that add to a stream of rank 7 in 12 channels; RMS normalization in between.
 
-    `written_out` says by what operator squares are computed; nothing, that none are.
+    `written_out` says by what operator squares are computed; nothing, that none are. `scales` is
+    the shape of what normalized values are multiplied by, None where that is computed.
     """
     weights, nodes = {}, []
 
@@ -36,7 +37,10 @@ def decoder(written_out, random):
         return f"v{len(nodes) - 1}"
 
     def normalized(x):
-        scale = constant(random.uniform(0.5, 2, WIDTH))
+        if scales is None:
+            scale = add("Mul", add("ReduceMax", "x", keepdims=0), constant(np.ones(WIDTH)))
+        else:
+            scale = constant(random.uniform(0.5, 2, scales))
         if not written_out:
             return add("RMSNormalization", x, scale, axis=-1)
         square = add("Pow", x, constant(2.0)) if written_out == "Pow" else add("Mul", x, x)
@@ -91,6 +95,20 @@ def test_a_stream_of_low_rank_is_cut_to_it_at_no_loss(written_out):
         have = Session(plan.model).run({"x": x})["y"]
         errors[rotates] = np.sqrt(np.square(have - want).mean()) / want.std()
     assert errors[True] < 0.03 < errors[False]
+
+
+@pytest.mark.parametrize(
+    ("written_out", "scales"), [("", None), ("Mul", (6, WIDTH)), ("Pow", (6, WIDTH)), ("Mul", 1)]
+)
+def test_other_scales_than_one_for_each_channel_stay_where_they_are(written_out, scales):
+    """Computed ones, one for all, and those that differ by position."""
+    random = np.random.default_rng(0)
+    model = decoder(written_out, random, scales)
+    x = random.standard_normal((64, 6, 5)).astype(np.float32)
+    want = Session(model).run({"x": x})["y"]
+    result = PassManager([RotateStreams()]).run(model, Context({"x": x}))[0].result
+    assert len(result.statistics["streams"]) == (scales == 1), result.notes
+    np.testing.assert_allclose(Session(model).run({"x": x})["y"], want, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["gqa_decoder", "mobilenet_v2", "bert", "resnet8"])

@@ -13,8 +13,8 @@ from secateur.ir.model import Model
 from secateur.ir.text import parse_model
 
 
-def read(interface: str, nodes: str) -> Model:
-    head = 'model <ir_version = 9, opset = ["" = 17, "com.microsoft" = 1]>\n'
+def read(interface: str, nodes: str, opset: int = 17) -> Model:
+    head = f'model <ir_version = 9, opset = ["" = {opset}, "com.microsoft" = 1]>\n'
     model = parse_model(f"{head}graph g {interface} {{\n{nodes}\n}}")
     infer_shapes(model)
     return model
@@ -115,3 +115,35 @@ def test_values_of_one_unknown_size_broadcast_freely() -> None:
         if lock is not None
     }
     assert not any("known only at run time" in reason for reason in reasons)
+
+
+CONSTANTS = """const %ratio: float[] = 0.5
+const %yes: bool[] = true
+const %no: bool[] = false
+const %v: float[3] = [1, 2, 3]"""
+NORMALIZED = "BatchNormalization(%a, %v, %v, %v, %v)"
+
+
+@pytest.mark.parametrize(
+    ("node", "opset", "trains"),
+    [
+        ("%y = Dropout(%a)", 17, False),
+        ("%y = Dropout(%a, %ratio, %no)", 17, False),
+        ("%y = Dropout(%a, %ratio, %yes)", 17, True),
+        ("%y = Dropout(%a, %ratio, %flag)", 17, True),
+        (f"%y = {NORMALIZED}", 17, False),
+        (f"%y = {NORMALIZED} {{training_mode = 0}}", 17, False),
+        (f"%y, %mean, %variance = {NORMALIZED} {{training_mode = 1}}", 17, True),
+        (f"%y = {NORMALIZED}", 13, False),
+        (f"%y, %mean, %variance, %means, %variances = {NORMALIZED}", 13, True),
+    ],
+)
+def test_what_trains_is_not_followed_and_what_does_not_is(
+    node: str, opset: int, trains: bool
+) -> None:
+    """Whether the mode is an attribute, an operand that is constant, or one that a run fixes."""
+    interface = "(%x: float[2, 3, 4], %flag: bool[]) -> (%y: float[*])"
+    model = read(interface, f"{CONSTANTS}\n%a = Relu(%x)\n{node}", opset)
+    unruled = [reason for _, reason in analyze(model).unruled]
+    assert len(unruled) == trains
+    assert all("training" in reason for reason in unruled)
