@@ -173,7 +173,8 @@ def compile_and_run(case: Case, fallback: bool) -> list[Any]:
         if value.dtype == onnx.TensorProto.UNDEFINED and value.name in feeds:
             shapes = [np.shape(each) for each in given] if isinstance(given, list) else given
             held[value.name] = shapes if given is None or isinstance(given, list) else given.shape
-    FixInputShapes(tuple(held.items())).run(model)
+    if held:
+        FixInputShapes(tuple(held.items())).run(model)
     for value in model.graph.inputs:
         given = feeds.get(value.name)
         if isinstance(given, np.ndarray) and value.dtype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....ir.tensor import Array
-from ..kernels.convolution import depthwise, winograd
+from ..kernels.convolution import depthwise, packing, winograd
 from ..kernels.convolution import direct as convolution
 from ..kernels.matrix.reduction import weight_range, without_offset
 from ..plan.blocked import Blocked
@@ -47,7 +47,7 @@ def emit(emission: Emission, op: ConvolutionOp) -> None:
         width = conv.phase_vectors(emission.target) * emission.target.lanes
         values, bias = (_padded_phases(a, op.upsampling.phases, width) for a in (values, bias))
     bias = padded(bias, conv.vectors(emission.target) * emission.target.lanes, dot.accumulator)
-    weights = convolution.pack_weights(conv, emission.target, tile, values)
+    weights = packing.pack_weights(conv, emission.target, tile, values)
     starts = convolution.start_table(conv, emission.target, tile)
     extra = [emission.constant(starts)] if starts is not None else []
     parallel = emission.is_parallel(op)

@@ -68,6 +68,23 @@ def test_copies_of_weights_take_a_share_of_their_bytes(tmp_path: Path) -> None:
     assert 1.4 * weights < report.bytes < 1.6 * weights + 100_000
 
 
+@pytest.mark.parametrize("target", ["native", "x86-64-v3"])
+def test_weights_of_few_channels_are_not_padded(tmp_path: Path, target: str) -> None:
+    """Where a vector holds many more channels than there are."""
+    net = Net(None, 0)
+    ends = [
+        net.node("Conv", "x", net.weight(c, 64, 3, 3), net.weight(c), pads=[1, 1, 1, 1])
+        for c in (1, 3, 20)
+    ]
+    proto = net.model({"x": (2, 64, 9, 11)}, ends)
+    path, x = tmp_path / "m.so", feeds(proto)
+    report = compile_model(from_proto(proto), parse_target(target), path, copies=0)
+    assert report.bytes < 24 * 64 * 9 * 4 + 45_000
+    found = Runtime(path).run(x)
+    for name, expected in reference(proto, x).items():
+        np.testing.assert_allclose(found[name], expected, 1e-4, 1e-4)
+
+
 def test_small_libraries(tmp_path: Path) -> None:
     target = parse_target("aarch64")
     sizes = []

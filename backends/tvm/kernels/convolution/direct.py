@@ -17,10 +17,10 @@ from ...plan.geometry import Geometry, Upsampling
 from ...plan.programs import Program
 from ...plan.sizes import is_open, typical
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, as_int, join, load, tiles_of
+from ...tensorir.builder import KernelBuilder, as_int, constant, join, load, splat, tiles_of
 from ...tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
-from ..matrix.dot import Dot
+from ..matrix.dot import Dot, bind
 from ..matrix.reduction import choose, instructions, multiply, runs, stays_in_registers
 from .open_columns import Widths, choose_widths, each_width, samples
 
@@ -109,32 +109,22 @@ class Convolution:
     def vector_groups(self, target: Target, tile: Tile) -> int:
         return self.vectors(target) // tile.vectors
 
+    def is_close(self, target: Target, tile: Tile) -> bool:
+        """Whether the weights of a step follow those before without padding: where that is much.
 
-def pack_weights(conv: Convolution, target: Target, tile: Tile, weights: Array) -> Array:
-    """[O, I / groups, KH, KW] to [group, step, vector * element], as the kernel reads them."""
-    dot, lanes = conv.dot(target), target.lanes
-    out_channels, per_in, kernel_h, kernel_w = weights.shape
-    starts, count = conv.input_blocks(target, tile)
-    block, width = conv.input.block, tile.vectors * lanes
-    groups = len(starts)
-    dense = np.zeros((groups, width, count * block, kernel_h, kernel_w), weights.dtype)
-    per_out = out_channels // conv.groups
-    for o in range(out_channels):
-        g = o // width
-        first = o // per_out * per_in - starts[g] * block
-        dense[g, o % width, first : first + per_in] = weights[o]
-    steps = block // dot.depth
-    packed = dense.reshape(
-        groups, tile.vectors, lanes, count, steps, dot.depth, kernel_h, kernel_w
-    ).transpose(0, 3, 6, 7, 4, 1, 2, 5)
-    taps, (_, last) = kernel_h * kernel_w, conv.block_steps(target)
-    step = (tile.vectors, lanes, dot.depth)
-    whole = packed[:, :-1].reshape(groups, (count - 1) * taps * steps, *step)
-    rest = packed[:, -1, :, :, :last].reshape(groups, taps * last, *step)
-    joined = np.concatenate([whole, rest], axis=1)
-    return np.ascontiguousarray(
-        dot.pack(joined).reshape(*joined.shape[:2], tile.vectors * dot.weights_per_step)
-    )
+        The last vector's load then reads into the next step, whose numbers it leaves out.
+        """
+        dot, channels = self.dot(target), self.output.channels
+        plain = dot.depth == 1 and dot.weight_dtype == "float32" and self.upsampling is None
+        if not plain or self.groups > 1 or self.vector_groups(target, tile) > 1:
+            return False
+        spare = tile.vectors * target.lanes - channels
+        rows = self.input.channels * math.prod(self.geometry.kernel)
+        return 4 * spare >= channels and 4 * spare * rows >= _MUCH
+
+
+_MUCH = 4096
+"""Bytes of padding of weights that are worth leaving out."""
 
 
 def start_table(conv: Convolution, target: Target, tile: Tile) -> Array | None:
@@ -177,15 +167,12 @@ class _Builder:
         k, conv, tile = self.k, self.conv, self.tile
         groups = len(self.starts)
         self.x = k.parameter("X", conv.input.shape, conv.input_dtype)
-        self.w = k.parameter(
-            "W",
-            (
-                groups,
-                self.all_steps(self.count - 1) + self.taps * conv.block_steps(self.target)[1],
-                tile.vectors * self.dot.weights_per_step,
-            ),
-            self.dot.weight_dtype,
-        )
+        steps = self.all_steps(self.count - 1) + self.taps * conv.block_steps(self.target)[1]
+        shape = (groups, steps, tile.vectors * self.dot.weights_per_step)
+        self.is_close = conv.is_close(self.target, tile)
+        if self.is_close:
+            shape = (1, 1, (steps - 1) * conv.output.channels + shape[2])
+        self.w = k.parameter("W", shape, self.dot.weight_dtype)
         channels = conv.vectors(self.target) * self.lanes
         self.bias = k.parameter("B", (channels,), self.dot.accumulator)
         own = conv.phase_vectors(self.target) * self.lanes
@@ -366,9 +353,21 @@ class _Builder:
             return dot.read(k, steps, self.x, block, at, step * dot.depth)
 
         def weights(i: int, v: int) -> list[Computed]:
+            if self.is_close:
+                return [self.close_weights(index + i, v)]
             return dot.weights(k, self.w, group, index + i, v * dot.weights_per_step)
 
         multiply(k, dot, acc, steps, tile.vectors, tile.rows * tile.columns, read, weights)
+
+    def close_weights(self, index: Expr, vector: int) -> Computed:
+        """A vector of weights of a step, zero past the last channel."""
+        lanes, channels = self.lanes, self.conv.output.channels
+        value = load(self.w, 0, 0, index * channels + vector * lanes, lanes=lanes)
+        rest = channels - vector * lanes
+        if rest < lanes:
+            own = tirx.Ramp(as_int(0), as_int(1), lanes) < splat(as_int(rest), lanes)
+            value = tirx.Select(own, value, constant(0.0, "float32", lanes))
+        return bind(self.k, value, "float32", lanes)
 
 
 def _flat(conv: Convolution) -> bool:
