@@ -219,10 +219,16 @@ def split(node: Node, facts: Facts) -> Sequence[Shape | None]:
         if isinstance(size, int):
             parts = equal_parts(size, count)
         else:
-            part = e.divide_exactly(size, count)
-            parts = [part if part is not None else facts.unknown() for _ in range(count)]
+            part = e.ceil_divide(size, count) if has_rest(node) else e.floor_divide(size, count)
+            last = e.subtract(size, e.multiply(part, count - 1)) if has_rest(node) else part
+            parts = [*[part] * (count - 1), last]
     sizes = _sizes(parts, facts)
     return [(*shape[:axis], part, *shape[axis + 1 :]) for part in sizes]
+
+
+def has_rest(node: Node) -> bool:
+    """Whether the last part of a Split without sizes may be smaller than the others."""
+    return node.get("num_outputs") is not None
 
 
 def equal_parts(size: int, count: int) -> list[int]:

@@ -17,7 +17,7 @@ from ..faults import CALL_SHIFT, Fault
 from ..graph.open_sizes import MOST
 from ..plan.memory import OpenMemory
 from ..plan.schedule import OpenShapes, Schedule
-from ..plan.sizes import bounds_of, is_bounded, size_of
+from ..plan.sizes import COMPUTED, bounds_of, is_bounded, size_of
 
 MOST_PLACED = 4096
 """Buffers that a run places: their tables lie on the stack where shapes are asked for."""
@@ -218,7 +218,11 @@ def sizes_of_run(schedule: Schedule, memory: OpenMemory) -> Sizes:
     extra = [size_of(t.nbytes) for t in memory.temporaries]
     extra += [size_of(c.nbytes) for c in memory.copies]
     extra += [Expression({(atom,): 1}) for call in schedule.calls for atom in call.sizes]
-    return Sizes(schedule.open, extra)
+    sizes = Sizes(schedule.open, extra)
+    unknown = [atom.key for atom in sizes.atoms if atom.op not in COMPUTED]
+    if unknown:
+        raise UnsupportedError(f"an artifact can't compute the size {unknown[0]} of a run")
+    return sizes
 
 
 def table_bytes(memory: OpenMemory) -> int:

@@ -13,6 +13,7 @@ from ....ir.graph import Node
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.analysis import Admitted, SizeAnalysis
 from ....ir.symbolic.expressions import Atom, Expression, Size, atoms
+from ....ir.symbolic.shapes import has_rest
 
 Pair = tuple[Size, Size]
 
@@ -30,6 +31,8 @@ def required_equal(analysis: SizeAnalysis) -> list[Pair]:
     for node in analysis.model.graph.nodes:
         if node.op_type == "Concat":
             pairs |= dict.fromkeys(_joined(analysis, node))
+        elif node.op_type == "Split":
+            pairs |= dict.fromkeys(_parts(analysis, node))
     return list(pairs)
 
 
@@ -41,6 +44,17 @@ def _joined(analysis: SizeAnalysis, node: Node) -> Iterator[Pair]:
     for index, sizes in enumerate(zip(*shapes, strict=True)):
         if index != axis:
             yield from ((sizes[0], size) for size in sizes[1:] if size != sizes[0])
+
+
+def _parts(analysis: SizeAnalysis, node: Node) -> Iterator[Pair]:
+    """The whole, and the equal parts of it, where a Split has no sizes and nothing is left over."""
+    whole, part = analysis.shape(node.input(0)), analysis.shape(node.output(0))
+    if has_rest(node) or node.input(1) is not None or node.get("split") or not whole or not part:
+        return
+    axis = node.get("axis", 0) % len(whole)
+    every = e.multiply(part[axis], len(node.outputs))
+    if every != whole[axis]:
+        yield whole[axis], every
 
 
 def divided(pairs: Sequence[Pair], admitted: Mapping[str, Admitted]) -> dict[str, Admitted]:

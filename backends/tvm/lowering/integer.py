@@ -16,10 +16,11 @@ from ....ir.tensor import Array
 from ..plan.blocked import Fill
 from ..plan.operations import ConvolutionOp, MatMulOp, ProductOp, QuantizationRangeOp
 from ..plan.programs import Program, ProgramBuilder
+from ..plan.sizes import is_open
 from ..plan.tensors import PlanTensor, View
 from .context import Constant, Lowering, Stored, check_int32
 from .convolution import image_weights, window
-from .product import aligned
+from .product import aligned, widened
 
 _BYTES = ("uint8", "int8")
 
@@ -138,7 +139,12 @@ def _product(lowering: Lowering, node: Node, zero: int | PlanTensor) -> bool:
         return False
     shape = lowering.shape(y)
     output = lowering.tensor(y, "int32")
-    first, second = (aligned(lowering.stored(value), len(shape)) for value in (a, b))
+    tensors = [lowering.stored(value) for value in (a, b)]
+    if is_open(*shape, *tensors[0].shape):
+        zeros = zip(tensors, (zero, right), strict=True)
+        tensors = [widened(lowering, node, tensor, point) for tensor, point in zeros]
+        zero = right = 0
+    first, second = (aligned(tensor, len(shape)) for tensor in tensors)
     program = Program(("int32",))
     lowering.add(ProductOp(node.label, [output], [], program, first, second, zero, right, shape))
     lowering.items[y] = Stored(output)

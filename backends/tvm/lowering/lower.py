@@ -82,6 +82,7 @@ OPEN_RULES = frozenset(
         convolution_transpose,
         pooling,
         resize,
+        integer,
     )
     for name in family.RULES
 )

@@ -10,7 +10,7 @@ import numpy as np
 from ....ir.graph import Node, Value
 from ..plan.operations import ProductOp
 from ..plan.programs import Program, ProgramBuilder
-from ..plan.sizes import OpenSizeError, is_open
+from ..plan.sizes import is_open
 from ..plan.strides import row_major
 from ..plan.tensors import PlanTensor, View
 from .accumulators import accumulator_program
@@ -30,7 +30,7 @@ def matmul(lowering: Lowering, node: Node) -> bool:
         types = (left.tensor.dtype, right.tensor.dtype)
         if types != ("int8", "uint8"):
             scale = np.float32(left.scale) * np.float32(right.scale)
-            scales = np.full(shape[-1], scale, np.float32)
+            scales = np.full(1 if is_open(shape[-1]) else shape[-1], scale, np.float32)
             program, operands = accumulator_program(node.label, left.scale, scales, None, ())
             return _emit(lowering, node, left, right, program, operands)
     if not (lowering.is_float(a) and lowering.is_float(b)):
@@ -90,12 +90,15 @@ def _emit(
     y = node.output(0)
     assert y is not None
     shape = lowering.shape(y)
+    open_ = is_open(*shape, *left.tensor.shape)
+    if open_ and left.tensor.dtype != "float32":
+        left, right = (
+            Quantized(widened(lowering, node, item.tensor, item.zero), item.scale, 0)
+            for item in (left, right)
+        )
     views = [aligned(item.tensor, len(shape)) for item in (left, right)]
-    open_ = is_open(*shape, *views[0].shape)
     if any(0 in v.shape for v in views) or (not open_ and math.prod(shape) >= 2**31):
         return False
-    if open_ and left.tensor.dtype != "float32":
-        raise OpenSizeError("a product of bytes")
     output = lowering.tensor(y, "float32")
     lowering.add(
         ProductOp(
@@ -112,6 +115,29 @@ def _emit(
     )
     lowering.items[y] = Stored(output)
     return True
+
+
+def widened(
+    lowering: Lowering, node: Node, tensor: PlanTensor, zero: int | PlanTensor
+) -> PlanTensor:
+    """Bytes less their zero point as floats, whose products kernels for open sizes add exactly."""
+    name = f"{tensor.name}/whole"
+    if tensor.const is not None and isinstance(zero, int):
+        whole = np.asarray(tensor.const).astype(np.float32) - np.float32(zero)
+        return PlanTensor(name, "float32", tensor.shape, const=whole)
+    output = PlanTensor(name, "float32", tensor.shape)
+    zeros = [zero] if isinstance(zero, PlanTensor) else []
+    builder = ProgramBuilder((tensor.dtype, *(z.dtype for z in zeros)))
+    value = builder.add("cast", (0,), "int32")
+    if isinstance(zero, PlanTensor):
+        value = builder.add("sub", (value, builder.add("cast", (1,), "int32")), "int32")
+    elif zero:
+        number = builder.add("constant", (), "int32", value=zero)
+        value = builder.add("sub", (value, number), "int32")
+    builder.add("cast", (value,), "float32")
+    operands = [(View.of(t), Program((t.dtype,))) for t in (tensor, *zeros)]
+    lowering.elementwise(node.label, operands, builder.build(), output)
+    return output
 
 
 def aligned(tensor: PlanTensor, rank: int) -> View:

@@ -9,6 +9,7 @@ number itself) is an error, never a guess. Inside kernels one becomes an express
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TypeGuard, cast
 
@@ -203,8 +204,19 @@ def stand_in_of_axis(size: Size) -> int:
     ):
         return stand_in(size)
     low, high = size.range
-    bounds = Range(max(low or 1, 1), high)
-    return stand_in(e.single(Atom(f"({size.text})", bounds, "dim", (size,))))
+    return _as_atom(size, Range(max(low or 1, 1), high))
+
+
+def _as_atom(size: Expression, bounds: Range, *most: Size, within: str = "") -> int:
+    """A size as one number; its key is short, so that what is computed from it can have one."""
+    text = f"{size.text}{within}"
+    if len(text) > _LONGEST:
+        text = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    return stand_in(e.single(Atom(f"({text})", bounds, "dim", (size, *most))))
+
+
+_LONGEST = 96
+"""Characters of a size above which it is named by its digest."""
 
 
 def _expanded(size: Expression) -> Size:
@@ -229,8 +241,7 @@ def as_one(value: int) -> int:
     if isinstance(size, int):
         return size
     low, high = size.range
-    bounds = Range(1 if low is None else low, high)
-    return stand_in(e.single(Atom(f"({size.text})", bounds, "dim", (size,))))
+    return _as_atom(size, Range(1 if low is None else low, high))
 
 
 def within(value: int, low: int, high: int) -> int:
@@ -238,8 +249,7 @@ def within(value: int, low: int, high: int) -> int:
     size = size_of(value)
     if isinstance(size, int):
         return size
-    key = f"({size.text} from {low} to {high})"
-    return stand_in(e.single(Atom(key, Range(low, high), "dim", (size,))))
+    return _as_atom(size, Range(low, high), within=f" from {low} to {high}")
 
 
 def exact_quotient(value: int, divisor: int) -> int | None:
@@ -312,7 +322,7 @@ def _rest(size: int, extent: int) -> int:
         return size
     own = size_of(size)
     bounds = Range(0, e.range_of(size_of(extent)).high)
-    return stand_in(e.single(Atom(f"({own})", bounds, "dim", (own, size_of(extent)))))
+    return _as_atom(own, bounds, size_of(extent), within=" left")
 
 
 def cascade_of(extent: int, most: int) -> Iterator[tuple[int, int, int]]:

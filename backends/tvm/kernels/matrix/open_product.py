@@ -1,7 +1,8 @@
-"""Products of two run-time tensors of float32 some of whose sizes only a run fixes.
+"""Products of two run-time tensors some of whose sizes only a run fixes.
 
 As `product.py`, but for the edges: rows that are left over make tiles of fewer rows, columns that
-are left over vectors of their own, of which only the columns that there are get stored.
+are left over vectors of their own, of which only the columns that there are get stored. Bytes come
+as floats, of whose products as many are added as a float holds exactly, then integers.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from ...functions.program_code import ProgramCode
-from ...plan.sizes import OpenSizeError, cascade_of, is_open, typical
+from ...plan.sizes import cascade_of, is_open, typical
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, as_int, constant, load, splat
+from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from . import product as static
 from .matmul import MatrixTile
@@ -23,6 +24,10 @@ from .reduction import multiply
 
 UNROLL = 4
 """Steps along the depth without a test in between."""
+
+
+EXACT = 256
+"""Products of whole numbers up to 255 whose sum a float holds, whatever they are."""
 
 
 def has_open_sizes(product: BatchedProduct) -> bool:
@@ -64,8 +69,6 @@ def build(
     product: BatchedProduct, target: Target, tile: MatrixTile, parallel: bool = False
 ) -> PrimFunc:
     """The kernel. Arguments: left, right, operands, output, scratch."""
-    if product.left.dtype != "float32" or product.right.dtype != "float32":
-        raise OpenSizeError("a product of bytes")
     return _OpenProduct(product, target, tile).build(parallel=parallel)
 
 
@@ -195,9 +198,8 @@ class _OpenProduct:
     ) -> BufferVar:
         """A tile's sums: `rows` times `vectors` of the group's columns from `first` on."""
         k, left, lanes = self.k, self.product.left, self.lanes
-        acc = k.local(tile.vectors * tile.rows * lanes, "float32")
-        for part in range(tile.vectors * tile.rows):
-            k.store(acc, constant(0, "float32", lanes), part * lanes, lanes=lanes)
+        parts = [part * lanes for part in range(tile.vectors * tile.rows)]
+        acc = k.local(len(parts) * lanes, "float32")
         base = left.base(index) + row * left.row
 
         def reduce(at: Expr) -> None:
@@ -209,13 +211,34 @@ class _OpenProduct:
 
             multiply(k, self.dot, acc, 1, tile.vectors, tile.rows, read, weights)
 
+        def add(start: Expr, depth: int) -> None:
+            for part in parts:
+                k.store(acc, constant(0, "float32", lanes), part, lanes=lanes)
+            with k.loop(depth // UNROLL, "ko") as ko:
+                for i in range(UNROLL):
+                    reduce(start + (ko * UNROLL + i))
+            with k.loop(depth - depth // UNROLL * UNROLL, "k") as step:
+                reduce(start + (depth // UNROLL * UNROLL + step))
+
+        if not self.product.adds_whole:
+            add(0, self.product.depth)
+            return acc
+        sums = k.local(len(parts) * lanes, "int32", "sums")
+        for part in parts:
+            k.store(sums, constant(0, "int32", lanes), part, lanes=lanes)
+
+        def add_exactly(start: Expr, depth: int) -> None:
+            add(start, depth)
+            for part in parts:
+                more = cast(load(acc, part, lanes=lanes), "int32", lanes)
+                k.store(sums, load(sums, part, lanes=lanes) + more, part, lanes=lanes)
+
         depth = self.product.depth
-        with k.loop(depth // UNROLL, "ko") as ko:
-            for i in range(UNROLL):
-                reduce(ko * UNROLL + i)
-        with k.loop(depth - depth // UNROLL * UNROLL, "k") as step:
-            reduce(depth // UNROLL * UNROLL + step)
-        return acc
+        whole = depth // EXACT
+        with k.loop(whole, "exact") as i:
+            add_exactly(i * EXACT, EXACT)
+        add_exactly(whole * EXACT, depth - whole * EXACT)
+        return sums
 
     def write(
         self, index: Sequence[Expr], acc: BufferVar, at: Expr, row: Expr, column: Expr, lanes: int

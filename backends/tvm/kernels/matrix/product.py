@@ -64,6 +64,12 @@ class BatchedProduct:
     operands: tuple[Matrices, ...]
     output: Matrices
 
+    @property
+    def adds_whole(self) -> bool:
+        """Whether floats that hold whole numbers of up to 9 bits are multiplied, and sums are
+        integers."""
+        return self.left.dtype == "float32" and self.program.operands[0] == "int32"
+
     def dot(self, target: Target) -> Dot:
         return choose(target, self.left.dtype)
 

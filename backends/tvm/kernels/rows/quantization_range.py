@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tvm import tirx
 
+from ...plan.sizes import cascade, is_open
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, load
 from ...tensorir.types import Computed, Expr, PrimFunc
@@ -28,28 +29,37 @@ def build(count: int, target: Target) -> PrimFunc:
     x = k.parameter("X", (count,), "float32")
     scale = k.parameter("S", (1,), "float32")
     zero = k.parameter("Z", (1,), "uint8")
-    lanes = min(target.lanes, 1 << (count.bit_length() - 1))
-    full, rest = divmod(count, lanes)
-    chains = CHAINS if full >= 2 * CHAINS else 1
+    if is_open(count):
+        lanes, chains = target.lanes, CHAINS
+    else:
+        lanes = min(target.lanes, 1 << (count.bit_length() - 1))
+        chains = CHAINS if count // lanes >= 2 * CHAINS else 1
     low, high = (k.local(chains * lanes, "float32", name) for name in ("low", "high"))
-    code = VectorCode(k, target, lanes)
     for buffer in (low, high):
         for chain in range(chains):
             k.store(buffer, constant(0.0, "float32", lanes), chain * lanes, lanes=lanes)
 
-    def take(start: Expr, chain: int) -> None:
+    def take(start: Expr, chain: int, lanes: int) -> None:
+        code = VectorCode(k, target, lanes)
         value = code.bind(load(x, start, lanes=lanes), "float32")
         at = chain * lanes
         k.store(low, tirx.min(value, load(low, at, lanes=lanes)), at, lanes=lanes)
         k.store(high, code.larger(value, load(high, at, lanes=lanes)), at, lanes=lanes)
 
-    with k.loop(full // chains, "v") as v:
-        for chain in range(chains):
-            take((v * chains + chain) * lanes, chain)
-    for number in range(full - full % chains, full):
-        take(number * lanes, 0)
-    if rest:  # the last vector overlaps the one before
-        take(count - lanes, 0)
+    if is_open(count):
+        for times, size, start in cascade(count, chains * lanes):
+            with k.loop(times, "v") as v:
+                for chain in range(max(1, size // lanes)):
+                    take(start + v * size + chain * lanes, chain, min(size, lanes))
+    else:
+        full, rest = divmod(count, lanes)
+        with k.loop(full // chains, "v") as v:
+            for chain in range(chains):
+                take((v * chains + chain) * lanes, chain, lanes)
+        for number in range(full - full % chains, full):
+            take(number * lanes, 0, lanes)
+        if rest:  # the last vector overlaps the one before
+            take(count - lanes, 0, lanes)
     one = VectorCode(k, target, 1)
     least, greatest = (
         _folded(k, buffer, join, chains * lanes)

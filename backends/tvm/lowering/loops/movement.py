@@ -9,8 +9,8 @@ import numpy as np
 
 from .....ir.tensor import Array as NumPyArray
 from ...faults import Fault
-from ...plan.sizes import is_open
-from ...tensorir.builder import KernelBuilder
+from ...plan.sizes import OpenSize, is_open
+from ...tensorir.builder import KernelBuilder, as_int
 from ...tensorir.types import Expr
 from .base import (
     Array,
@@ -312,6 +312,8 @@ def _kept(k: KernelBuilder, mode: str, size_: int, before: Expr, after: Expr) ->
     """
     first = held(k, maximum(0 - before, 0))
     count = held(k, size_ - first - maximum(0 - after, 0))
+    if isinstance(count, OpenSize):
+        count = as_int(count)
     if mode != "constant":
         k.fail_if(count < 1, Fault.VALUE)
     if mode == "reflect":
