@@ -19,7 +19,7 @@ from secateur.backends.tvm.artifact.library import Library
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.cache import Cache
 from secateur.backends.tvm.compile import compile_model
-from secateur.backends.tvm.faults import CALL_SHIFT, Fault, explain
+from secateur.backends.tvm.faults import CALL_SHIFT, SAMPLE_LIMIT, Fault, explain
 from secateur.backends.tvm.lowering.loops.base import within
 from secateur.backends.tvm.plan.schedule import Buffer, KernelCall, Schedule, nbytes
 from secateur.backends.tvm.targets import parse_target
@@ -199,3 +199,34 @@ def test_callers_at_the_same_time_fail_on_their_own(tmp_path: Path) -> None:
         caller.join(timeout=60)
         assert not caller.is_alive()
     assert not wrong
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_limit_is_the_last_number_that_is_served(tmp_path: Path, axis: int) -> None:
+    """Samples of a bin of RoiAlign along one axis, which follow from the box."""
+    node = helper.make_node("RoiAlign", ["x", "boxes", "batch"], ["y"], output_height=1)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4]),
+            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, 4]),
+            helper.make_tensor_value_info("batch", TensorProto.INT64, [1]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 1, 1])],
+    )
+    opset = [helper.make_opsetid("", 16)]
+    model = from_proto(helper.make_model(graph, opset_imports=opset, ir_version=8))
+    compile_model(model, NATIVE, tmp_path / "m.so")
+    runtime = Runtime(tmp_path / "m.so")
+    feeds = {"x": np.ones((1, 1, 4, 4), np.float32), "batch": np.zeros(1, np.int64)}
+    for samples in (SAMPLE_LIMIT, SAMPLE_LIMIT + 1):
+        boxes = np.ones((1, 2, 2), np.float32)
+        boxes[:, 0] = 0
+        boxes[0, 1, axis] = samples
+        feeds["boxes"] = boxes.reshape(1, 4)
+        if samples == SAMPLE_LIMIT:
+            assert np.isfinite(runtime.run(feeds)["y"]).all()
+        else:
+            with pytest.raises(SecateurError, match="RoiAlign"):
+                runtime.run(feeds)

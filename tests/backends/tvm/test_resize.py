@@ -418,6 +418,20 @@ def test_copies_where_no_size_changes(tmp_path: Path, mode: str, shape: tuple[in
     check(run(model, TARGETS[-1], tmp_path, inputs), reference(model, inputs), 0)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("scales", [(2, 1.02), (1.02, 2), (2, 1)])
+def test_an_axis_may_be_sampled_and_keep_its_size(
+    tmp_path: Path, mode: str, scales: tuple[float, float]
+) -> None:
+    """Where another one changes its size; the fast rule takes it."""
+    model = single(
+        "Resize", (1, 3, 29, 29), {"s": np.float32([1, 1, *scales])}, ["", "s"], mode=mode
+    )
+    assert any(isinstance(op, ResizeOp) for op in plan_of(model))
+    inputs = feeds(model)
+    check(run(model, TARGETS[-1], tmp_path, inputs), reference(model, inputs), 1e-5)
+
+
 @pytest.mark.parametrize("scale", [0.3, 0.6, 0.7, 1.3, 2])
 def test_nearest_before_it_had_a_mode(tmp_path: Path, scale: float) -> None:
     """In opset 10: the element above where the image gets smaller, below where it grows."""

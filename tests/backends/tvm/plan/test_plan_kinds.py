@@ -8,7 +8,7 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.compile import one_sample
 from secateur.backends.tvm.lowering.lower import lower
-from secateur.backends.tvm.plan.operations import PoolingOp
+from secateur.backends.tvm.plan.operations import ElementwiseOp, PoolingOp, ReshapeOp, RowsOp
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.text import parse_model
 
@@ -42,3 +42,36 @@ graph g (%x: {head}) -> (%y: float[1, 8, 1, 1]) {{
 }}""")
     plan = lower(one_sample(model)[0], parse_target(TARGET))
     assert [op.kind for op in plan.operations if isinstance(op, PoolingOp)] == [kind]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "%b = Identity(%a)",
+        "%b = Dropout(%a)",
+        "%b, %mask = Dropout(%a)",
+        "%b, %mask = Dropout(%a, %ratio)",
+        "%b, %mask = Dropout(%a, %ratio, %no)",
+        "%b = Dropout(%a, %ratio, %no)",
+        "%b = Reshape(%a, %sizes)",
+        "%b = Flatten(%a)",
+        "%b = Squeeze(%a, %none)",
+    ],
+)
+def test_what_keeps_all_elements_in_their_order_computes_nothing(node: str) -> None:
+    """Also where it has further results, or operands, that nobody reads."""
+    model = parse_model(f"""model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: float[4, 6]) -> (%y: float[*]) {{
+  const %ratio: float[] = 0.5
+  const %no: bool[] = false
+  const %sizes: int64[2] = [6, 4]
+  const %none: int64[0] = []
+  %a = Relu(%x)
+  {node}
+  %y = Softmax(%b)
+}}""")
+    operations = lower(one_sample(model)[0], parse_target(TARGET)).operations
+    assert [type(op) for op in operations if not isinstance(op, ReshapeOp)] == [
+        ElementwiseOp,
+        RowsOp,
+    ]
