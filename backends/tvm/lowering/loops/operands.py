@@ -70,20 +70,27 @@ def _expect_broadcast(call: OperatorCall, index: int, shape: Shape) -> None:
         _refuse(call, index, f"one that broadcasts to {list(shape)}")
 
 
-def _conv(call: OperatorCall) -> None:
-    weights, groups = call.shape(1), int(call.node.get("group", 1))
+def _weights(call: OperatorCall, index: int) -> None:
+    """A convolution's, of its input's channels and of the kernel that attributes may state."""
+    weights, groups = call.shape(index), int(call.node.get("group", 1))
     if call.shape()[1] != weights[1] * groups or weights[0] % groups:
-        _refuse(call, 1, f"one for {call.shape()[1]} channels in {groups} groups")
+        _refuse(call, index, f"one for {call.shape()[1]} channels in {groups} groups")
+    _expect(call, index, (*weights[:2], *call.node.get("kernel_shape", weights[2:])))
+
+
+def _conv(call: OperatorCall) -> None:
+    _weights(call, 1)
     _expect(call, 2, (call.shape(1)[0],))
 
 
 def _conv_transpose(call: OperatorCall) -> None:
-    channels = call.shape()[1]
-    _expect(call, 1, (channels, *call.shape(1)[1:]))
-    _expect(call, 2, (call.shape(1)[1] * int(call.node.get("group", 1)),))
+    weights = call.shape(1)
+    _expect(call, 1, (call.shape()[1], weights[1], *call.node.get("kernel_shape", weights[2:])))
+    _expect(call, 2, (weights[1] * int(call.node.get("group", 1)),))
 
 
 def _qlinear_conv(call: OperatorCall) -> None:
+    _weights(call, 3)
     channels = call.shape(3)[0]
     for index in (1, 2, 6, 7):
         _expect(call, index, (), (1,))
@@ -93,6 +100,7 @@ def _qlinear_conv(call: OperatorCall) -> None:
 
 
 def _conv_integer(call: OperatorCall) -> None:
+    _weights(call, 1)
     _expect(call, 2, (), (1,))
     _expect(call, 3, (), (1,), (call.shape(1)[0],))
 
