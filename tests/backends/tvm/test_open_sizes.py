@@ -19,6 +19,7 @@ from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.faults import Fault
 from secateur.backends.tvm.graph.open_sizes import MOST, read_admitted
+from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError, UnsupportedError
 from secateur.ir.infer import infer_shapes
@@ -337,3 +338,23 @@ def test_hostile_dimensions(name: str, tmp_path: Path) -> None:
             assert status & 255 == Fault.SIZE
             assert status >> 8 < len(metadata["size_checks"])
     assert admitted > 20
+
+
+def test_every_tensor_is_written_by_one_operation() -> None:
+    """Also what follows from sizes, where something needs it in memory."""
+    model = model_of(
+        "(%x: float[n, 3, s]) -> (%y: float[?, ?], %shape: int64[3], %double: int64[?])",
+        """const %one: int64[1] = [1]
+        const %two: int64[] = 2
+        const %last: int64[1] = [2]
+        %shape = Shape(%x)
+        %size = Gather(%shape, %last)
+        %double = Mul(%size, %two)
+        %rest = Sub(%one, %two)
+        %sizes = Concat(%rest, %size) {axis = 0}
+        %y = Reshape(%x, %sizes)""",
+    )
+    plan = lower(model, TARGET, read_admitted(["n=1..", "s=1.."]))
+    written = [tensor.name for op in plan.operations for tensor in op.outputs]
+    assert len(written) == len(set(written))
+    assert {"shape", "double"} <= set(written)

@@ -10,11 +10,13 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.emission import work
+from secateur.backends.tvm.lowering import lower as lowering
 from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.operations import ElementwiseOp, ProductOp
 from secateur.backends.tvm.plan.strides import compose, row_major
@@ -204,3 +206,30 @@ def test_composed_views_read_the_same_elements(data: st.DataObject) -> None:
 
 def test_row_major_strides() -> None:
     assert row_major((2, 3, 4)) == (12, 4, 1)
+
+
+LEFT = ((5,), (3, 5), (2, 3, 5), (1, 2, 3, 5))
+RIGHT = ((5,), (5, 4), (2, 5, 4), (3, 1, 5, 4))
+
+
+@pytest.mark.parametrize("rules", ["all", "plain"])
+def test_operands_of_every_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: str
+) -> None:
+    """Vectors on either side, matrices, and batches that broadcast both ways."""
+    if rules == "plain":
+        monkeypatch.setattr(lowering, "RULES", {})
+    nodes, inputs = [], {}
+    for i, left in enumerate(LEFT):
+        for j, right in enumerate(RIGHT):
+            nodes.append(helper.make_node("MatMul", [f"l{i}", f"r{j}"], [f"y{i}{j}"]))
+            inputs |= {f"l{i}": left, f"r{j}": right}
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()]
+    results = [helper.make_tensor_value_info(n.output[0], TensorProto.FLOAT, None) for n in nodes]
+    opset = [helper.make_opsetid("", 17)]
+    graph = helper.make_graph(nodes, "ranks", values, results)
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    given = feeds(model)
+    found = run(model, TARGETS[-1], tmp_path, given)
+    for name, want in reference(model, given).items():
+        np.testing.assert_allclose(found[name], want, rtol=1e-4, atol=1e-5, err_msg=name)

@@ -116,3 +116,16 @@ def test_undeclared_sizes_are_refused(tmp_path: Path) -> None:
     proto = model(TENSORS["few"], [["n"], ["n"], ["m"], ["n"]], RESULTS)
     with pytest.raises(UnsupportedError, match="declares none"):
         built(proto, tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3)])
+@pytest.mark.parametrize("count", [0, 1])
+def test_nothing_has_no_elements_that_differ(
+    shape: tuple[int, ...], count: int, tmp_path: Path
+) -> None:
+    """Whatever the model declares."""
+    axis = {"axis": 0} if len(shape) > 1 else {}
+    sizes = [[count, *shape[1:]], [count], [shape[0]], [count]]
+    proto = model(np.zeros(shape, np.float32), sizes, RESULTS, **axis)
+    with pytest.raises(UnsupportedError, match=r"empty|differ"):
+        built(proto, tmp_path)

@@ -143,8 +143,6 @@ def _count(call: OperatorCall, axis: int) -> int:
     count = next((size for size in sizes if isinstance(size, int)), None)
     if count is None:
         call.fail("the results' sizes depend on the data, and the model declares none")
-    if 0 in call.shape() or not count:
-        call.fail("a tensor without elements has none that differ")
     return count
 
 
