@@ -5,6 +5,10 @@
         onnxmltools lightgbm xgboost
     exporters/bin/python tests/exported/make.py tests/exported/models
 
+tf2onnx with tensorflow-cpu, and paddle2onnx with paddlepaddle, each in an environment of its own,
+make theirs with the same command; what an environment lacks is said. keras2onnx runs beside no
+TensorFlow that there still is.
+
 The tools are no dependency: their files are kept, and this script says how they came about.
 """
 
@@ -311,6 +315,78 @@ def boosting_libraries() -> Made:
     return made
 
 
+def tensorflow_converter() -> Made:
+    """Keras models by tf2onnx: images with channels last, and a recurrent one."""
+    import tensorflow
+    import tf2onnx
+
+    tensorflow.keras.utils.set_random_seed(0)
+    layers, stacked = tensorflow.keras.layers, tensorflow.keras.Sequential
+    images = stacked(
+        [
+            layers.Input((16, 16, 3)),
+            layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(6),
+            layers.DepthwiseConv2D(3, padding="same"),
+            layers.Activation("swish"),
+            layers.UpSampling2D(2, interpolation="bilinear"),
+            layers.Conv2DTranspose(6, 3, strides=2, padding="same", activation="relu"),
+            layers.MaxPooling2D(3, 2, padding="same"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(5, activation="softmax"),
+        ]
+    )
+    sequence = stacked(
+        [
+            layers.Input((7, 6)),
+            layers.Bidirectional(layers.LSTM(8, return_sequences=True)),
+            layers.GRU(8),
+            layers.LayerNormalization(),
+            layers.Dense(3),
+        ]
+    )
+    made: Made = {}
+    for name, model in (("images", images), ("sequence", sequence)):
+        kind = tensorflow.TensorSpec(model.inputs[0].shape, tensorflow.float32, name="x")
+        called = tensorflow.function(model.call, input_signature=[kind])
+        made[f"tf2onnx_{name}"] = tf2onnx.convert.from_function(called, [kind], opset=17)[0]
+    return made
+
+
+def paddle_converter() -> Made:
+    """Paddle models by paddle2onnx."""
+    import paddle
+    from paddle import nn
+
+    paddle.seed(0)
+    images = nn.Sequential(
+        nn.Conv2D(3, 8, 3, 2, 1, bias_attr=False),
+        nn.BatchNorm2D(8),
+        nn.Hardswish(),
+        nn.Conv2D(8, 8, 3, 1, 1, groups=8),
+        nn.Hardsigmoid(),
+        nn.Conv2DTranspose(8, 6, 2, 2),
+        nn.ReLU(),
+        nn.Upsample(size=[32, 32], mode="bilinear"),
+        nn.AdaptiveAvgPool2D(1),
+        nn.Flatten(),
+        nn.Linear(6, 5),
+        nn.Softmax(),
+    )
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0)
+    recurrent = nn.LSTM(8, 8, direction="bidirect")
+    kinds = (("images", images, [1, 3, 16, 16]), ("encoder", encoder, [1, 7, 8]))
+    made: Made = {}
+    for name, model, shape in (*kinds, ("recurrent", recurrent, [1, 7, 8])):
+        model.eval()
+        with tempfile.TemporaryDirectory() as folder:
+            kind = paddle.static.InputSpec(shape, "float32", "x")
+            paddle.onnx.export(model, f"{folder}/m", [kind], opset_version=17)
+            made[f"paddle_{name}"] = onnx.load(f"{folder}/m.onnx")
+    return made
+
+
 TOOLS: tuple[Callable[[], Made], ...] = (
     optimizer_levels,
     transformer_optimizer,
@@ -319,6 +395,8 @@ TOOLS: tuple[Callable[[], Made], ...] = (
     float16_converter,
     sklearn_models,
     boosting_libraries,
+    tensorflow_converter,
+    paddle_converter,
 )
 
 

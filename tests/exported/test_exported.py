@@ -77,5 +77,6 @@ def test_a_tools_model_compiles_whole_and_agrees(tmp_path: Path, name: str) -> N
 
 
 def test_there_is_a_model_of_every_tool() -> None:
-    tools = {"dynamic", "float16", "lightgbm", "ort", "sklearn", "static", "transformer", "xgboost"}
+    tools = {"dynamic", "float16", "lightgbm", "ort", "paddle", "sklearn", "static", "tf2onnx"}
+    tools |= {"transformer", "xgboost"}
     assert {name.split("_")[0] for name in MODELS} == tools
