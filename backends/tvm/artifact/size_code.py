@@ -35,6 +35,8 @@ static int find_sizes(const secateur_size *given, secateur_size *n) {{
 
 static const secateur_range ranges[] = {{{ranges}}};
 
+{stacks}
+
 /* Places of the arena's buffers behind the tables that they are found in; the bytes of all. */
 static secateur_size place(
     const secateur_size *n, secateur_size *at, secateur_size *bytes, int *live
@@ -43,21 +45,30 @@ static secateur_size place(
 {bytes}
     (void)n, (void)bad;
 {placed}
+    return {tables} + all;
 }}
 """
 
 _PLACED = """\
-    return {tables} + secateur_place({buffers}, ranges, bytes, at, live);"""
+    secateur_size all = secateur_place({buffers}, ranges, bytes, at, live);
+    int best = -1;
+    for (int i = 0; i < {stacks}; i++) {{
+        secateur_size other = secateur_stack({buffers}, stacks[i], bytes, at);
+        if (other <= all) all = other, best = i;
+    }}
+    if (best >= 0) {{
+        secateur_stack({buffers}, stacks[best], bytes, at);
+    }} else if ({stacks}) {{
+        secateur_place({buffers}, ranges, bytes, at, live);
+    }}"""
 
-_PLACED_WITHIN = """\
+_WITHIN = """\
     /* Smaller buffers may leave worse gaps: then they lie as the largest do. */
     static const secateur_size largest[] = {{{offsets}}};
-    secateur_size all = secateur_place({buffers}, ranges, bytes, at, live);
     if (all > {most}) {{
         for (int i = 0; i < {buffers}; i++) at[i] = largest[i];
         all = {most};
-    }}
-    return {tables} + all;"""
+    }}"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,13 +188,11 @@ def _admitted(symbol: Atom) -> str:
 
 def size_functions(memory: OpenMemory, sizes: Sizes) -> str:
     """The source of `find_sizes` and `place`, which needs `sizes.h`."""
-    largest = memory.largest
-    numbers = {"tables": table_bytes(memory), "buffers": len(memory.temporaries)}
-    if largest is None:
-        placed = _PLACED.format(**numbers)
-    else:
+    largest, count = memory.largest, len(memory.temporaries)
+    placed = _PLACED.format(buffers=count, stacks=len(memory.stacks))
+    if largest is not None:
         offsets = ", ".join(map(str, [*largest.offsets, 0]))
-        placed = _PLACED_WITHIN.format(**numbers, offsets=offsets, most=largest.nbytes)
+        placed += "\n" + _WITHIN.format(buffers=count, offsets=offsets, most=largest.nbytes)
     return _SOURCE.format(
         sizes="\n".join(sizes.lines),
         ranges=", ".join(f"{{{t.first}, {t.last}}}" for t in memory.temporaries) or "{0, 0}",
@@ -192,9 +201,23 @@ def size_functions(memory: OpenMemory, sizes: Sizes) -> str:
             for index, t in enumerate(memory.temporaries)
         ),
         placed=placed,
+        stacks=_stacks(memory),
+        tables=table_bytes(memory),
         shift=CALL_SHIFT,
         fault=int(Fault.SIZE),
     )
+
+
+def _stacks(memory: OpenMemory) -> str:
+    """Tables for `secateur_stack`."""
+    lines = []
+    for index, stack in enumerate(memory.stacks):
+        numbers = (n for buffer, below in stack for n in (buffer, len(below), *below))
+        text = ", ".join(map(str, numbers)) or "0"
+        lines.append(f"static const unsigned short stack_{index}[] = {{{text}}};")
+    names = ", ".join(f"stack_{index}" for index in range(len(memory.stacks)))
+    lines.append(f"static const unsigned short *const stacks[] = {{{names or '0'}}};")
+    return "\n".join(lines)
 
 
 def largest_arena(memory: OpenMemory) -> int | None:

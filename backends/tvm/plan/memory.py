@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ....ir.symbolic.expressions import atoms, range_of
+from ....ir.symbolic.expressions import Atom, atoms, range_of, substitute
 from ....ir.tensor import Array
 from .schedule import Buffer, Schedule
 from .sizes import is_bounded, size_of
@@ -196,6 +196,15 @@ class OpenMemory:
     copies: tuple[Copy, ...]
     largest: Largest | None
     """None where a size of an input has no bound."""
+    stacks: tuple[Stack, ...] = ()
+
+
+Stack = tuple[tuple[int, tuple[int, ...]], ...]
+"""Temporaries from the lowest in the arena to the highest, each with those that lie below it and
+are in use during one of the same calls: a run puts it on top of them, whatever their bytes."""
+
+STACKED = (48, 512)
+"""Sizes at which stacks waste nothing, or little; a run takes the one that suits its own best."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +230,29 @@ def assign_open_memory(schedule: Schedule, constants: ConstantPool | None = None
         tuple(Temporary(*ends, root.nbytes) for root, ends in places.temporaries.items()),
         tuple(Copy(found[buffer], index, buffer.nbytes) for buffer, index in places.copied),
         _largest(schedule, places),
+        tuple(dict.fromkeys(_stack(places, size) for size in STACKED))
+        if len(places.temporaries) <= MOST_ORDERED
+        else (),
+    )
+
+
+def _stack(places: _Places, size: int) -> Stack:
+    """The temporaries as they lie best where open sizes are about this one."""
+
+    def typical(symbol: Atom) -> int:
+        low, high = symbol.range
+        return max(low or 1, size if high is None else min(size, high))
+
+    ranges = []
+    for root, (first, last) in places.temporaries.items():
+        nbytes = substitute(size_of(root.nbytes), typical)
+        assert isinstance(nbytes, int)
+        ranges.append(_Range(first, last, _aligned(nbytes)))
+    offsets, _ = _place(ranges, _most_live(ranges))
+    order = sorted(range(len(ranges)), key=lambda index: offsets[index])
+    return tuple(
+        (index, tuple(other for other in order[:place] if ranges[other].meets(ranges[index])))
+        for place, index in enumerate(order)
     )
 
 
@@ -254,6 +286,10 @@ class _Range:
     @property
     def length(self) -> int:
         return self.last - self.first + 1
+
+    def meets(self, other: _Range) -> bool:
+        """Whether both are in use during one call."""
+        return self.first <= other.last and other.first <= self.last
 
 
 _ORDERS: tuple[Callable[[_Range], tuple[int, ...]], ...] = (
@@ -312,9 +348,7 @@ def _in_order(ranges: Sequence[_Range], order: Sequence[int]) -> tuple[list[int]
     for index in order:
         r = ranges[index]
         taken = sorted(
-            (offsets[i], offsets[i] + ranges[i].nbytes)
-            for i in done
-            if ranges[i].first <= r.last and r.first <= ranges[i].last
+            (offsets[i], offsets[i] + ranges[i].nbytes) for i in done if ranges[i].meets(r)
         )
         end, best = 0, None
         for start, stop in taken:

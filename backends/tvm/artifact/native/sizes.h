@@ -86,4 +86,25 @@ static inline secateur_size secateur_place(
     return all;
 }
 
+/* Write to `at` where each of `count` buffers lies, on top of those below it; the bytes of all. The
+ * stack holds for each buffer, from the lowest on, its number, how many lie below it, and which. */
+static inline secateur_size secateur_stack(
+    int count, const unsigned short *stack, const secateur_size *bytes, secateur_size *at
+) {
+    secateur_size all = 0;
+    for (int k = 0; k < count; k++) {
+        int i = *stack++;
+        secateur_size end = 0;
+        for (int left = *stack++; left > 0; left--) {
+            int below = *stack++;
+            secateur_size top = at[below] + secateur_lines(bytes[below]);
+            if (top > end) end = top;
+        }
+        at[i] = end;
+        end += secateur_lines(bytes[i]);
+        if (end > all) all = end;
+    }
+    return all;
+}
+
 #endif

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,17 @@ from secateur.backends.tvm.artifact.objects import NATIVE
 from secateur.backends.tvm.artifact.toolchain import compile_source, link_shared
 from secateur.backends.tvm.targets import parse_target
 
+Array = Any
+VOID = ctypes.c_void_p
+
 SOURCE = """
 #include "sizes.h"
 typedef secateur_size size;
 size place(int count, const secateur_range *ranges, const size *bytes, size *at, int *live) {
     return secateur_place(count, ranges, bytes, at, live);
+}
+size stack(int count, const unsigned short *stack, const size *bytes, size *at) {
+    return secateur_stack(count, stack, bytes, at);
 }
 size floor_(size a, size b, int *bad) { return secateur_floor(a, b, bad); }
 size times(size a, size b, int *bad) { return secateur_times(a, b, bad); }
@@ -35,7 +42,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     compile_source(target, folder / "own.c", folder / "own.o", freestanding=True)
     link_shared(target, [folder / "own.o"], folder / "own.so")
     found = ctypes.CDLL(str(folder / "own.so"))
-    for function in (found.place, found.floor_, found.times, found.plus):
+    for function in (found.place, found.stack, found.floor_, found.times, found.plus):
         function.restype = ctypes.c_int64
     return found
 
@@ -60,10 +67,23 @@ def test_buffers_in_use_together_lie_apart(library: ctypes.CDLL) -> None:
         assert whole <= lines.sum()
         together = max(lines[(first <= now) & (now <= last)].sum() for now in range(30))
         assert together <= whole
-        for i in range(count):
-            for j in range(i):
-                if first[i] <= last[j]:  # begins no earlier
-                    assert at[i] + lines[i] <= at[j] or at[j] + lines[j] <= at[i]
+        check_apart(first, last, at, lines)
+        order = random.permutation(count).tolist()
+        numbers = []
+        for place, i in enumerate(order):
+            below = [j for j in order[:place] if first[i] <= last[j] and first[j] <= last[i]]
+            numbers += [i, len(below), *below]
+        table = np.array(numbers, np.uint16)
+        whole = library.stack(count, *(a.ctypes.data_as(VOID) for a in (table, sizes, at)))
+        assert (at + lines).max() == whole
+        check_apart(first, last, at, lines)
+
+
+def check_apart(first: Array, last: Array, at: Array, lines: Array) -> None:
+    for i in range(len(at)):
+        for j in range(i):
+            if first[i] <= last[j]:  # begins no earlier
+                assert at[i] + lines[i] <= at[j] or at[j] + lines[j] <= at[i]
 
 
 def test_sizes_that_are_too_large_are_noted(library: ctypes.CDLL) -> None:
