@@ -105,7 +105,7 @@ def measure(path: Path, what: str, sizes: Sequence[int], threads: int, folder: P
     open_, session = Runtime(folder / "open.so", threads), Session(model, threads=threads)
     for size in sizes:
         feeds = inputs_of(model, size, what)
-        fixed = load(path)
+        fixed = opened(path, what)
         FixInputShapes(tuple((n, a.shape) for n, a in feeds.items())).run(fixed)
         report = compile_model(fixed, target, folder / f"{size}.so")
         static = Runtime(folder / f"{size}.so", threads)
