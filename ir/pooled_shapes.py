@@ -15,9 +15,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, h
 from .graph import Node, normalize_domain, type_shape
 from .symbolic.expressions import symbol
 from .symbolic.facts import Misfit
-from .symbolic.spatial import automatic_padding, pooled_sizes
-
-POOLING = ("AveragePool", "LpPool", "MaxPool")
+from .symbolic.spatial import POOLING, automatic_padding, pooled_sizes
 
 
 def automatic_pads(size: int, kernel: int, stride: int, *, lower: bool) -> tuple[int, int]:

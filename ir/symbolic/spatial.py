@@ -14,6 +14,9 @@ from .registry import shape_rule
 Attribute = Callable[[str, Any], Any]
 """Gives an attribute by its name, or the second argument where it is absent."""
 
+POOLING = ("AveragePool", "LpPool", "MaxPool")
+"""Operators with a sliding window and no weights."""
+
 _SAME = ("SAME_UPPER", "SAME_LOWER")
 
 
@@ -54,7 +57,7 @@ def transposed_convolution(node: Node, facts: Facts) -> Sequence[Shape | None]:
     return [(shape[0], channels, *sizes)]
 
 
-@shape_rule("AveragePool", "LpPool", "MaxPool")
+@shape_rule(*POOLING)
 def pooling(node: Node, facts: Facts) -> Sequence[Shape | None]:
     shape = facts.shape(node.input(0))
     if shape is None or len(shape) < 3:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ....ir.graph import Node
-from ....ir.pooled_shapes import POOLING, same_pads
+from ....ir.pooled_shapes import same_pads
 from ....ir.symbolic import expressions as e
-from ....ir.symbolic.spatial import automatic_padding
+from ....ir.symbolic.spatial import POOLING, automatic_padding
 from .sizes import OpenSizeError, is_open, size_of, stand_in, within
 
 
