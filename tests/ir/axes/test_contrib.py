@@ -162,3 +162,18 @@ graph g (%x: uint8[N, {shape}]) -> (%y: uint8[N, ?, ?, ?]) {{
         inputs[0] = b
         c = net.contrib("QLinearGlobalAveragePool", inputs, (2, 6, 1, 1), channels_last=0)
         self.finish(net, c, [6])
+
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("rounded", [False, True])
+    def test_products_with_and_without_a_bias(self, bias, rounded):
+        """Whose results are integers again, or floats."""
+        net = Contrib()
+        x = net.reduce("ReduceMean", net.linear(net.sequence(), 8), [1], keep=False)
+        a = self.quantize(net, x)
+        weights = net.small(np.random.default_rng(0).integers(0, 255, (8, 5), np.uint8))
+        offsets = net.small(np.arange(5, dtype=np.int32) * 100) if bias else ""
+        inputs = [a, *self.point, weights, *self.point, offsets, *(self.point if rounded else [])]
+        y = net.contrib("QGemm", inputs, (2, 5))
+        if rounded:
+            y = net.node("DequantizeLinear", [y, *self.point], (2, 5))
+        check(net, net.gemm(y, 3), [8, 5])

@@ -147,3 +147,35 @@ def test_what_trains_is_not_followed_and_what_does_not_is(
     unruled = [reason for _, reason in analyze(model).unruled]
     assert len(unruled) == trains
     assert all("training" in reason for reason in unruled)
+
+
+@pytest.mark.parametrize(("length", "followed"), [("2", True), ("4", True), ("k", False)])
+def test_targets_that_a_run_computes_are_followed_by_their_rank(
+    length: str, followed: bool
+) -> None:
+    """How many elements a target shape has is known, or nothing is."""
+    model = read(
+        f"(%x: float[2, 3, 4], %s: int64[{length}]) -> (%y: float[*])",
+        "%a = Relu(%x)\n%y = Reshape(%a, %s)",
+    )
+    analysis = analyze(model)
+    reasons = [reason for _, reason in analysis.unruled]
+    assert len(reasons) == (not followed)
+    assert all("known only at run time" in reason for reason in reasons)
+    value = next(v for v in model.graph.values() if v.name == "y")
+    assert len(analysis.axes[value] or ()) == (int(length) if followed else 0)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 5])
+def test_normalizations_by_channel_have_any_rank(rank: int) -> None:
+    """Of a vector there is one channel (ONNX, "BatchNormalization")."""
+    channels = 3 if rank > 1 else 1
+    shape = [2, channels, 4, 5, 6][:rank]
+    values = ", ".join(["1.0"] * channels)
+    model = read(
+        f"(%x: float{shape}) -> (%y: float[*])",
+        f"const %v: float[{channels}] = [{values}]\n%a = Relu(%x)\n%y = {NORMALIZED}",
+    )
+    analysis = analyze(model)
+    assert not analysis.unruled
+    assert free_axes(analysis, "y") == free_axes(analysis, "a")
