@@ -97,8 +97,9 @@ class Recover(Pass):
             calibration_runs([original, model], arrays, seed) as runs,
         ):
             refines = self.refine and not pruned.rematch
-            held = runs[HELD_OUT - 1 :: HELD_OUT] if refines else []
-            fitted = [run for k, run in enumerate(runs) if k % HELD_OUT != HELD_OUT - 1 or not held]
+            apart = range(HELD_OUT - 1, len(runs), HELD_OUT) if refines else range(0)
+            held = [runs[k] for k in apart]
+            fitted = [run for k, run in enumerate(runs) if k not in apart]
             found = recover(
                 original,
                 model,

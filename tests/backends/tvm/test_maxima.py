@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("tvm")
 
@@ -125,3 +126,32 @@ def test_windows_and_rows_with_holes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["float", "float16"])
 def test_windows_and_rows_with_holes_everywhere(tmp_path: Path, target: str, kind: str) -> None:
     check(tmp_path, target, kind)
+
+
+BOUNDS: tuple[tuple[float, ...], ...] = ((), (0.5,), (0.5, -0.25), (-0.25, 0.75, 0.5))
+
+
+def test_any_number_of_operands_and_of_bounds(tmp_path: Path) -> None:
+    """Operands that are one number, in front and behind of others."""
+    nodes, constants = [], {}
+    for op_type in ("Max", "Min", "Sum"):
+        for count in (1, 2, 3):
+            for places, numbers in enumerate(BOUNDS):
+                name = f"{op_type}{count}{places}"
+                names = [f"c{name}{i}" for i in range(len(numbers))]
+                constants |= dict(zip(names, numbers, strict=True))
+                operands = [*names[:1], *(f"x{i}" for i in range(count)), *names[1:]]
+                nodes.append(helper.make_node(op_type, operands, [name]))
+    values = [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [4, 9]) for i in range(3)]
+    results = [helper.make_tensor_value_info(n.output[0], TensorProto.FLOAT, None) for n in nodes]
+    tensors = [numpy_helper.from_array(np.float32([v]), n) for n, v in constants.items()]
+    graph = helper.make_graph(nodes, "bounds", values, results, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    random = np.random.default_rng(0)
+    feeds = {f"x{i}": random.uniform(-1, 1, (4, 9)).astype(np.float32) for i in range(3)}
+    compile_model(from_proto(model), parse_target("native"), tmp_path / "m.so")
+    found = Runtime(tmp_path / "m.so").run(feeds)
+    names = [value.name for value in graph.output]
+    wanted = session_of(model).run(names, feeds)
+    for name, want in zip(names, wanted, strict=True):
+        np.testing.assert_allclose(found[name], want, rtol=1e-6, atol=1e-6, err_msg=name)
