@@ -115,6 +115,9 @@ def _session_source(model: Model) -> Iterator[bytes | str]:
         with scratch_folder() as folder:
             path = folder / "model.onnx"
             save(model, path)
+            proto = onnx.load(path, load_external_data=False)
+            _separate_weights(proto.graph)
+            path.write_bytes(proto.SerializeToString())
             yield str(path)
     else:
         proto = to_proto(model)
