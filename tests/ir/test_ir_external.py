@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir import external
 from secateur.ir.errors import ModelError
-from secateur.ir.onnx_io import load, save, to_proto
+from secateur.ir.onnx_io import from_proto, load, save, to_proto
+from secateur.ir.reference import Session
 from secateur.ir.tensor import Tensor
 
 
@@ -167,3 +168,33 @@ def test_constant_node_with_external_data(tmp_path: Path) -> None:
     constant = copy.constant(copy.graph.outputs[0])
     assert constant is not None
     assert constant.numpy().tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("op_type", ["MatMul", "Gemm"])
+def test_int8_weights_in_a_file_run_as_those_in_the_model(tmp_path: Path, op_type: str) -> None:
+    """Also without zero points, and where two nodes read them."""
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17]>
+        g (float[4, 16] x) => (float[4, 16] y) {{
+        s = Constant <value_float = 0.05> ()
+        z = Constant <value = uint8 {{120}}> ()
+        a = QuantizeLinear (x, s, z)
+        b = DequantizeLinear (a, s, z)
+        w = DequantizeLinear <axis = 1> (i, c)
+        m = {op_type} (b, w)
+        n = QuantizeLinear (m, s, z)
+        o = DequantizeLinear (n, s, z)
+        v = DequantizeLinear <axis = 1> (i, c)
+        y = {op_type} (o, v)
+        }}"""
+    )
+    random = np.random.default_rng(0)
+    integers = random.integers(-127, 128, (16, 16)).astype(np.int8)
+    scales = random.random(16).astype(np.float32) / 50
+    for name, array in (("i", integers), ("c", scales)):
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    within = Session(from_proto(proto))
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    apart = Session(load(tmp_path / "m.onnx"))
+    x = {"x": random.standard_normal((4, 16)).astype(np.float32)}
+    np.testing.assert_array_equal(apart.run(x)["y"], within.run(x)["y"])
