@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from ....ir.copying import Copier
 from ....ir.errors import UnsupportedError
@@ -99,6 +99,19 @@ class Unroller:
             assert found is not None
             outputs.append(found)
         return outputs
+
+    def avoid_errors(self, taken: Value) -> None:
+        """Let what is made be computed of harmless operands unless a truth value holds."""
+        nodes, self.made = self.made, []
+        for node in nodes:
+            number = _HARMLESS.get(node.op_type) if not normalize_domain(node.domain) else None
+            value = node.input(1) if number is not None else None
+            if value is not None and self.model.constant(value) is None and value.dtype:
+                dtype = helper.tensor_dtype_to_np_dtype(value.dtype)
+                if dtype.kind in "iu":
+                    other = self.constant(np.asarray(number, dtype))
+                    node.set_input(1, self.add("Where", [taken, value, other]))
+            self.made.append(node)
 
     def check_size(self, steps: int) -> None:
         count = steps * max(1, sum(1 for _ in self.body.all_nodes()))
@@ -417,7 +430,8 @@ def _batched_scan(model: Model, node: Node) -> list[Node] | None:
 def _select(model: Model, node: Node) -> list[Node] | None:
     """An If whose condition only a run tells: both branches, then a choice.
 
-    Operators have no side effects; what is not chosen is thrown away.
+    Operators have no side effects but errors; what is not chosen is thrown away, and computed of
+    operands that make none. A branch that can't run is none, and a run that would take it fails.
     """
     condition = node.input(0)
     branches = (node.get("then_branch"), node.get("else_branch"))
@@ -432,14 +446,55 @@ def _select(model: Model, node: Node) -> list[Node] | None:
             return None
     made: list[Node] = []
     chosen = []
-    for branch in branches:
+    fails = [any(map(_always_fails, branch.nodes)) for branch in branches]
+    for index, branch in enumerate(branches):
         work = Unroller(model, node, branch)
-        chosen.append(work.step([]))
+        results = work.step([])
+        taken = _taken(work, condition, index == 0)
+        work.avoid_errors(taken)
+        if fails[index]:
+            continue
+        if any(fails):
+            for place, value in enumerate(results):
+                work.define(place, value, [taken])
+            return work.made
+        chosen.append(results)
         made += work.made
+    if not chosen:
+        return None
     for result, yes, no in zip(node.outputs, *chosen, strict=True):
         if result is not None:
             made.append(Node("Where", [condition, yes, no], [result]))
     return made
+
+
+def _taken(work: Unroller, condition: Value | None, first: bool) -> Value:
+    """Whether a run takes the first branch of an If, or the second: a scalar."""
+    assert condition is not None
+    made, work.made = work.made, []
+    if condition.rank != 0:
+        condition = work.add("Reshape", [condition, work.constant(np.zeros(0, np.int64))])
+    taken = condition if first else work.add("Not", [condition])
+    work.made += made
+    return taken
+
+
+def _always_fails(node: Node) -> bool:
+    """Whether a node looks elements up where there are none."""
+    data, result = node.input(0), node.output(0)
+    if node.op_type != "Gather" or normalize_domain(node.domain) or data is None or result is None:
+        return False
+    shape, axis = data.shape, int(node.get("axis", 0))
+    if not shape or not -len(shape) <= axis < len(shape):
+        return False
+    return shape[axis] == 0 and result.shape is not None and 0 not in result.shape
+
+
+_HARMLESS = {
+    **dict.fromkeys(("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND"), 0),
+    **dict.fromkeys(("Div", "Mod"), 1),
+}
+"""Operators whose second operand may end a run where it is an integer, with one that doesn't."""
 
 
 UNROLLED: dict[str, Callable[[Model, Node], list[Node] | None]] = {
