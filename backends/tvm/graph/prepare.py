@@ -67,9 +67,11 @@ def _name_parts(model: Model) -> bool:
     changed = False
     for node in model.graph.nodes:
         if node.op_type == "Split" and normalize_domain(node.domain) == "" and None in node.outputs:
-            parts = [v or Value(model.fresh_name(f"{node.label}/part")) for v in node.outputs]
-            for index, part in enumerate(parts):
+            parts = []
+            for index, value in enumerate(node.outputs):
+                part = value or Value(model.fresh_name(f"{node.label}/part{index}"))
                 part.producer, part.output_index = node, index
+                parts.append(part)
             node.outputs = tuple(parts)
             changed = True
     return changed

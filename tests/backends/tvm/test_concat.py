@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("tvm")
 
@@ -154,3 +156,29 @@ def test_only_what_must_be_copied_is(
     calls = Library(tmp_path / "model.so", 1).metadata["calls"]
     moving = [c for c in calls if c["kernel"].startswith(("elementwise", "concat"))]
     assert len(moving) == 2 + copies
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_parts_that_nobody_reads(tmp_path: Path, named: bool) -> None:
+    """Any of three, with a name or without."""
+    nodes, wanted = [], []
+    for used in itertools.product((False, True), repeat=3):
+        name = "".join(map(str, map(int, used)))
+        parts = [f"p{name}{i}" if u or named else "" for i, u in enumerate(used)]
+        nodes.append(helper.make_node("Split", ["x", "sizes"], parts, axis=1))
+        for part, is_used in zip(parts, used, strict=True):
+            if is_used:
+                nodes.append(helper.make_node("Relu", [part], [f"y{part}"]))
+                wanted.append(f"y{part}")
+    graph = helper.make_graph(
+        [node for node in nodes if any(node.output)],
+        "parts",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 9, 4])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted],
+        [numpy_helper.from_array(np.int64([2, 3, 4]), "sizes")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.random.default_rng(0).standard_normal((2, 9, 4)).astype(np.float32)
+    found = run(model, TARGETS[-1], tmp_path, {"x": x})
+    for name, array in reference(model, {"x": x}).items():
+        np.testing.assert_array_equal(found[name], array, name)
