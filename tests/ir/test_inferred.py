@@ -158,3 +158,24 @@ def test_a_declaration_that_inference_contradicts_later_is_found() -> None:
     infer_shapes(model)
     with pytest.raises(ModelError, match=r"declared as float\[2, 3\], but is float\[4, 3\]"):
         check_declarations(model)
+
+
+def test_results_that_come_later_are_inferred() -> None:
+    """A node without a result gets one, although nothing else about it changes."""
+    model = parse_model(
+        HEADER
+        + """graph g (%x: float[2, 9]) -> (%y: float[*]) {
+        const %sizes: int64[2] = [4, 5]
+        %a, %b = Split(%x, %sizes) {axis = 1}
+        %y = Relu(%b)
+        }"""
+    )
+    node = model.graph.nodes[0]
+    named = node.outputs
+    node.outputs = (None, named[1])
+    infer_shapes(model)
+    node.outputs = named
+    assert named[0] is not None
+    named[0].type = None
+    infer_shapes(model)
+    assert named[0].shape == (2, 4)

@@ -157,8 +157,9 @@ def _slice_bounds(
 
 
 def split(lowering: Lowering, node: Node) -> bool:
+    """All results have names by now: the sizes of those before say where a part begins."""
     x = node.input(0)
-    if x is None or any(v is None for v in node.outputs):
+    if x is None:
         return False
     source = _source(lowering, x)
     if source is None or source.dtype == "bool":
