@@ -11,7 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
+from secateur.ir.text import parse_model
 from secateur.passes.quantize.parameters import SMALLEST_SCALE, QuantParams, ValueRange
+from secateur.passes.quantize.rounding import Noise
 from secateur.passes.quantize.weights import (
     FULL_RANGE,
     LARGEST_BIAS,
@@ -144,3 +146,20 @@ def test_which_clips_quantization_makes_redundant(range_, bounds, redundant):
         affine.quantize(values), affine.quantize(np.clip(values, bounds.low, bounds.high))
     )
     assert same is redundant
+
+
+def test_an_output_that_is_always_zero_says_nothing_of_noise():
+    """Beside one that says how much there is."""
+    text = (
+        'model <ir_version = 8, opset = ["" = 17]>\n'
+        + """graph g (%x: float[4]) -> (%y: float[4], %z: float[4]) {
+      const %zero: float[] = 0
+      const %factor: float[] = FACTOR
+      %y = Mul(%x, %factor)
+      %z = Mul(%x, %zero)
+    }"""
+    )
+    run = {"x": np.float32([1, -2, 3, -4])}
+    original, other = (parse_model(text.replace("FACTOR", factor)) for factor in ("1", "1.5"))
+    assert Noise(original, [run])(other) == pytest.approx(0.25)
+    assert Noise(original, [{"x": np.zeros(4, np.float32)}])(other) == 0

@@ -277,3 +277,22 @@ def test_scaled_sums_round_before_the_bias(tmp_path: Path) -> None:
     parts.output(*parts.node("Add", [scaled, bias]), dtype=TensorProto.FLOAT)
     plan = assert_equal(parts, tmp_path)
     assert "scale_integer" in plan
+
+
+def test_the_largest_element_counts_wherever_it_is(tmp_path: Path) -> None:
+    """In numbers of vectors that chains divide and don't divide, with and without a rest."""
+    parts = Parts()
+    counts = [16 * vectors + rest for vectors in (1, 7, 8, 9, 11, 14) for rest in (0, 5)]
+    for count in counts:
+        _, scale, _ = parts.node("DynamicQuantizeLinear", [parts.feed(np.zeros(count, "f"))], 3)
+        parts.output(scale, dtype=TensorProto.FLOAT)
+    proto = parts.model()
+    runtime, plan = compiled(proto, tmp_path)
+    assert "= loops" not in plan
+    for vector in range(15):
+        feeds = {}
+        for name, zeros in parts.feeds.items():
+            feeds[name] = zeros.copy()
+            feeds[name][min(16 * vector + 3, zeros.size - 1)] = vector + 1
+        found = list(runtime.run(feeds).values())
+        np.testing.assert_allclose(np.ravel(found), (vector + 1) / 255, rtol=1e-6)
