@@ -16,6 +16,7 @@ from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.reference import Session
+from secateur.ir.tensor import Tensor
 from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeStatic
 from secateur.passes.quantize.equalize import apply_factors, equalize
@@ -270,3 +271,20 @@ def test_where_nothing_gains_nothing_changes() -> None:
     before = to_proto(model).SerializeToString(deterministic=True)
     assert equalize(model, samples, per_channel=True) == []
     assert to_proto(model).SerializeToString(deterministic=True) == before != text
+
+
+@pytest.mark.parametrize("dead", [(), (0,), (1, 3)])
+def test_channels_that_nothing_is_put_out_by_hide_no_gain(dead: tuple[int, ...]) -> None:
+    """Of a reader's results some are always zero: the others are still to be equalized."""
+    model = model_of(CASES["relu"][0])
+    for name in ("v", "w"):
+        value = model.graph.initializers[name]
+        assert value.const is not None
+        array = value.const.numpy().copy()
+        if name == "v":
+            array[list(dead)] = 0
+        else:
+            array[0] *= 1000
+        value.const = Tensor.from_array(array)
+    found = equalize(model, Samples(model, {"x": X}), per_channel=True)
+    assert len(found) == 1
