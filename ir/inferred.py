@@ -44,6 +44,7 @@ def basis(node: Node, versions: Mapping[str, int]) -> tuple[object, ...]:
     """What the types of a node's results follow from, to be compared with what it is later.
 
     Types are replaced, never changed in place, so that comparing unchanged ones is quick.
+    A result that isn't there differs from one without a type, which inference has yet to find.
     """
     return (
         node.op_type,
@@ -51,7 +52,7 @@ def basis(node: Node, versions: Mapping[str, int]) -> tuple[object, ...]:
         versions.get(normalize_domain(node.domain)),
         [attribute.proto for attribute in node.attributes.values()],
         [None if value is None else _operand(value) for value in node.inputs],
-        [None if value is None else value.type for value in node.outputs],
+        ["" if value is None else value.type for value in node.outputs],
     )
 
 

@@ -1,4 +1,4 @@
-"""QuantParams quantization: real = scale * (integer - zero_point), as in QuantizeLinear.
+"""Quantization by scale and zero point: real = scale * (integer - zero_point), as in ONNX.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", 2018; ONNX operators QuantizeLinear, DequantizeLinear.

@@ -14,7 +14,7 @@ from ..plan.tensors import PlanTensor, View
 from .context import Constant, Lowering, Quantized, Stored
 
 LARGEST = float(np.finfo(np.float32).max)
-"""RequiredRange of a Clip that has none."""
+"""The bound of a Clip that has none."""
 
 _BINARY: dict[str, str] = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
 _VARIADIC: dict[str, str] = {"Max": "max", "Min": "min", "Sum": "add"}

@@ -1,4 +1,4 @@
-"""Recurrent layers: which gates there are, and how weights are packed for their kernel."""
+"""Recurrent layers in a plan: what is known of one, and how its weights are packed."""
 
 from __future__ import annotations
 
