@@ -31,6 +31,8 @@ class LocalSession:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # On CPUs without VNNI its products of unsigned and signed bytes saturate, but for this.
         options.add_session_config_entry("session.x64quantprecision", "1")
+        # Beside weights of 4 and 8 bits it rounds float activations to 8 bits, but for this.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

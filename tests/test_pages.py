@@ -106,7 +106,8 @@ def test_every_block_runs(page: Path, tmp_path: Path) -> None:
     elif page.stem == "speech":
         assert shares[0] >= 85
     elif page.stem == "text":
-        assert re.findall(r"^(code|prose): ", printed, re.MULTILINE) == ["code", "prose"]
+        assert len(re.findall(r"^(?:code|prose): ", printed, re.MULTILINE)) == 2
+        assert shares[0] >= 80
     elif page.stem == "train-again":
         assert tables[1]["artifact"] > tables[0]["recovered"] - 1
     elif page.stem == "build-systems":
