@@ -94,6 +94,39 @@ def test_results(
     np.testing.assert_allclose(found, want, atol=2e-6 * np.abs(want).max())
 
 
+@pytest.mark.parametrize("kind", ["INT4", "UINT4", "INT8", "UINT8"])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_constants_that_are_dequantized_in_blocks(tmp_path: Path, kind: str, zeros: bool) -> None:
+    """The standard's way to write them: DequantizeLinear before MatMul."""
+    draw, depth, block = np.random.default_rng(0), 192, 32
+    dtype, bits = TensorProto.DataType.Value(kind), int(kind[-1])
+    low, high = (0, 1 << bits) if kind[0] == "U" else (-(1 << (bits - 1)), 1 << (bits - 1))
+    numbers = draw.integers(low, high, (depth, COLUMNS))
+    points = draw.integers(low, high, (depth // block, COLUMNS))
+    scales = draw.random((depth // block, COLUMNS)).astype(np.float32)
+    constants = {"w": numbers, "z": points} if zeros else {"w": numbers}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"][: 2 + zeros], ["d"], axis=0,
+                         block_size=block),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "blocks",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, depth])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(scales, "s")]
+        + [helper.make_tensor(n, dtype, a.shape, a.reshape(-1)) for n, a in constants.items()],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    report = compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")
+    assert report.bytes < depth * COLUMNS * bits // 8 + 40_000
+    x = sample(depth=depth)
+    found = Runtime(tmp_path / "m.so").run({"x": x})["y"]
+    offset = np.repeat(points, block, axis=0) if zeros else 0
+    want = x @ ((numbers - offset) * np.repeat(scales, block, axis=0).astype(np.float64))
+    np.testing.assert_allclose(found, want, atol=2e-6 * np.abs(want).max())
+
+
 def test_any_number_of_rows(tmp_path: Path) -> None:
     proto, matrix = packed(4, 32, zeros=True, rows="steps")
     compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")

@@ -10,8 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
+from .....ir.graph import Value, normalize_domain
 from .....ir.stand_ins import BLOCK_PRODUCT
+from .....ir.tensor import Array
 from .body import Body, Declined, definition
 from .movement import channels_first, channels_last
 
@@ -302,6 +305,56 @@ def _matmul_n_bits(b: Body) -> list[str]:
     result = b.cast(b.internal(BLOCK_PRODUCT, operands, **sizes), b.dtype(0))
     bias = b.given(5)
     return [result if bias is None else b("Add", result, bias)]
+
+
+@definition("MatMul", domain="")
+def _matmul_of_blocks(b: Body) -> list[str]:
+    """By constants that DequantizeLinear has in blocks along the depth; others are MatMul's own."""
+    weights = b.node.input(1)
+    made = None if weights is None else weights.producer
+    block = 0 if made is None else int(made.get("block_size", 0))
+    if made is None or made.op_type != "DequantizeLinear" or normalize_domain(made.domain):
+        raise Declined
+    packed, scales, zeros = (_array_of(b, made.input(i)) for i in range(3))
+    if packed is None or scales is None or (made.input(2) is not None and zeros is None):
+        raise Declined
+    matrix, source = packed, made.input(0)
+    dtype = 0 if source is None else source.dtype
+    bits = _BITS.get(dtype)
+    if bits is None or matrix.ndim != 2 or int(made.get("axis", 1)) % 2 or block < 16:
+        raise Declined
+    (depth, columns), blocks = matrix.shape, -(-matrix.shape[0] // block)
+    if block & (block - 1) or scales.shape != (blocks, columns):
+        raise Declined
+    low = 0 if dtype in (TensorProto.UINT4, TensorProto.UINT8) else 1 << (bits - 1)
+    numbers = np.zeros((blocks * block, columns), np.uint8)
+    numbers[:depth] = matrix.astype(np.int16) + low
+    if zeros is None:
+        zeros = np.zeros((blocks, columns), np.int16)
+    zeros = (zeros.astype(np.int16) + low).astype(np.uint8)
+    operands = [
+        b.cast(b.required(0), np.float32),
+        b.value(np.ascontiguousarray(numbers.T).reshape(columns, blocks, block)),
+        b.value(np.ascontiguousarray(scales.T.astype(np.float32))),
+        b.value(np.ascontiguousarray(zeros.T)),
+    ]
+    product = b.internal(BLOCK_PRODUCT, operands, bits=bits, columns=columns, rounds=0)
+    return [b.cast(product, b.dtype(0))]
+
+
+_BITS: dict[int, int] = {
+    TensorProto.UINT4: 4,
+    TensorProto.INT4: 4,
+    TensorProto.UINT8: 8,
+    TensorProto.INT8: 8,
+}
+"""Of the types that such constants have."""
+
+
+def _array_of(b: Body, value: Value | None) -> Array | None:
+    """A constant's elements; None where there is none."""
+    tensor = None if value is None else b.model.constant(value)
+    return None if tensor is None else np.asarray(tensor.numpy())
 
 
 @definition("GatherBlockQuantized")
