@@ -13,9 +13,10 @@ from tvm import tirx
 from ..functions.definitions import FUNCTIONS
 from ..functions.program_code import ProgramCode, VectorArithmetic
 from ..plan.recurrent import Recurrent
+from ..plan.sizes import cascade_of, is_open
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, constant, load, splat
-from ..tensorir.types import BufferVar, Computed, Expr, PrimFunc
+from ..tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 
 Rule = Callable[[list[Computed], Expr, Expr], None]
 """What follows the products of a tile: takes a vector of sums per gate, batch and unit."""
@@ -34,7 +35,7 @@ def build(layer: Recurrent, target: Target) -> PrimFunc:
 def scratch(layer: Recurrent, target: Target) -> list[tuple[int, ...]]:
     """Float buffers: two hidden states in turn, the cell state, what the reset gate leaves."""
     size = layer.batch * layer.units(target) * target.lanes
-    return [(2 * size,), (size,), (size,)]
+    return [(2, size) if is_open(size) else (2 * size,), (size,), (size,)]
 
 
 class _Recurrent:
@@ -66,7 +67,11 @@ class _Recurrent:
         self.code = ProgramCode(k, target, lanes)
         self.direction = 0
         accumulators = 4 if self.bias is not None else layer.gates
-        self.rows = max(1, min(layer.batch, (target.registers - layer.gates - 2) // accumulators))
+        self.rows = max(1, (target.registers - layer.gates - 2) // accumulators)
+        if is_open(layer.batch):  # few tiles: each takes LLVM seconds
+            self.rows = 1 << (self.rows.bit_length() - 1)
+        else:
+            self.rows = min(layer.batch, self.rows)
 
     def build(self) -> PrimFunc:
         k, layer = self.k, self.layer
@@ -77,32 +82,42 @@ class _Recurrent:
             with k.loop(layer.steps, "t") as t:
                 at = layer.steps - 1 - t if reverse else t
                 self.step(t, at)
-            self.finish(self.h, (layer.steps % 2) * layer.batch * self.padded, self.last_h)
+            self.finish(self.h, self.half(layer.steps % 2), self.last_h)
             if self.last_c is not None:
                 self.finish(self.c, 0, self.last_c)
         return k.finish()
 
+    def half(self, number: Expr) -> Expr:
+        """Where one of the two hidden states begins; its number where the batch is open."""
+        batch = self.layer.batch
+        return number if is_open(batch) else number * (batch * self.padded)
+
+    def place(self, state: BufferVar, offset: Expr, row: Expr, at: Expr) -> Index:
+        """An element of a row of a state that begins at an offset."""
+        if state is self.h and is_open(self.layer.batch):
+            return offset, row + at
+        return offset + row + at
+
     def start(self, state: BufferVar, initial: BufferVar | None) -> None:
         k, layer = self.k, self.layer
         with k.loop(layer.batch, "n") as n, k.loop(self.padded, "i") as i:
-            k.store(state, constant(0.0, "float32"), n * self.padded + i)
+            k.store(state, constant(0.0, "float32"), self.place(state, 0, n * self.padded, i))
         if initial is not None:
             with k.loop(layer.batch, "n") as n, k.loop(layer.hidden, "i") as i:
                 at = (self.direction * layer.batch + n) * layer.hidden + i
-                k.store(state, load(initial, at), n * self.padded + i)
+                k.store(state, load(initial, at), self.place(state, 0, n * self.padded, i))
 
-    def finish(self, state: BufferVar, offset: int, result: BufferVar) -> None:
+    def finish(self, state: BufferVar, offset: Expr, result: BufferVar) -> None:
         k, layer = self.k, self.layer
         with k.loop(layer.batch, "n") as n, k.loop(layer.hidden, "i") as i:
             at = (self.direction * layer.batch + n) * layer.hidden + i
-            k.store(result, load(state, offset + n * self.padded + i), at)
+            k.store(result, load(state, self.place(state, offset, n * self.padded, i)), at)
 
     def step(self, t: Expr, at: Expr) -> None:
         """One time step; the state before it is in half t % 2."""
         layer = self.layer
-        half = layer.batch * self.padded
         parity: Expr = t % 2
-        before, after = parity * half, (1 - parity) * half
+        before, after = (self.half(number) for number in (parity, 1 - parity))
         if layer.kind == "GRU" and not layer.reset_after:
             self.pass_over((0, 1), before, at, self.gru_gates(before))
             self.pass_over((2,), 0, at, self.gru_state(before, after, at), self.reset)
@@ -121,13 +136,10 @@ class _Recurrent:
         """Some gates of all units: `rule(sums, n, unit)` takes a vector of sums per gate."""
         k, layer = self.k, self.layer
         source = self.h if source is None else source
-        full = layer.batch // self.rows
         with k.loop(self.units, "u") as unit:
-            with k.loop(full, "r") as r:
-                self.tile(gates, before, at, rule, source, unit, r * self.rows, self.rows)
-            if layer.batch % self.rows:
-                rest = layer.batch % self.rows
-                self.tile(gates, before, at, rule, source, unit, full * self.rows, rest)
+            for count, rows, start in cascade_of(layer.batch, self.rows):
+                with k.loop(count, "r") as r:
+                    self.tile(gates, before, at, rule, source, unit, start + r * rows, rows)
 
     def tile(
         self,
@@ -162,7 +174,8 @@ class _Recurrent:
                     value = load(self.w, outer, step, gate * lanes, lanes=lanes)
                     weights.append(self.fresh(value))
                 for r in range(rows):
-                    factor = splat(load(source, before + (first + r) * self.padded + step), lanes)
+                    own = self.place(source, before, (first + r) * self.padded, step)
+                    factor = splat(load(source, own), lanes)
                     for i in range(len(gates)):
                         own = load(acc, place(r, i), lanes=lanes)
                         k.store(acc, own + factor * weights[i], place(r, i), lanes=lanes)
@@ -185,7 +198,8 @@ class _Recurrent:
         return load(self.x[self.direction], start, lanes=self.lanes)
 
     def state(self, buffer: BufferVar, offset: Expr, n: Expr, unit: Expr) -> Computed:
-        return load(buffer, offset + n * self.padded + unit * self.lanes, lanes=self.lanes)
+        at = self.place(buffer, offset, n * self.padded, unit * self.lanes)
+        return load(buffer, at, lanes=self.lanes)
 
     def activate(self, index: int, value: Computed) -> Computed:
         """Clip and apply the direction's activation function number `index`."""
@@ -201,7 +215,8 @@ class _Recurrent:
     def keep(self, value: Computed, n: Expr, unit: Expr, after: Expr, at: Expr) -> None:
         """The new hidden state, also into the output."""
         k, layer, lanes = self.k, self.layer, self.lanes
-        k.store(self.h, value, after + n * self.padded + unit * lanes, lanes=lanes)
+        own = self.place(self.h, after, n * self.padded, unit * lanes)
+        k.store(self.h, value, own, lanes=lanes)
         row = (at * len(layer.reverse) + self.direction) * layer.batch + n
         start = row * layer.hidden + unit * lanes
         rest = layer.hidden % lanes

@@ -12,7 +12,6 @@ from ....ir.tensor import Array
 from ..plan.operations import MatMulOp, RecurrentOp
 from ..plan.programs import Program
 from ..plan.recurrent import ACTIVATIONS, Recurrent
-from ..plan.sizes import OpenSizeError, is_open
 from ..plan.tensors import PlanTensor
 from .context import Lowering, Stored
 
@@ -81,8 +80,6 @@ def _layer(lowering: Lowering, node: Node, x: Value, weights: Array) -> Recurren
     shape = lowering.shape(x)
     if 0 in shape or weights.shape[2] == 0:
         return None
-    if is_open(shape[1]):
-        raise OpenSizeError("a recurrent layer's batch")
     states = [node.input(i) for i in (5, 6)]
     if not all(v is None or lowering.is_float(v) for v in states):
         return None
