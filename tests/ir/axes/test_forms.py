@@ -10,7 +10,12 @@ from secateur.ir.dependencies.analysis import Analysis, analyze
 from secateur.ir.graph import Use
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
+from secateur.ir.onnx_io import from_proto
 from secateur.ir.text import parse_model
+from tests.backend_cases import generated_cases
+
+MOST = 4
+"""Cases of an operator that are looked at."""
 
 
 def read(interface: str, nodes: str, opset: int = 17) -> Model:
@@ -179,3 +184,25 @@ def test_normalizations_by_channel_have_any_rank(rank: int) -> None:
     analysis = analyze(model)
     assert not analysis.unruled
     assert free_axes(analysis, "y") == free_axes(analysis, "a")
+
+
+def test_every_result_that_is_followed_has_axes_of_its_own() -> None:
+    """In ONNX's cases of single operators: as many as inference says, all results of them."""
+    seen: dict[str, int] = {}
+    for case in generated_cases():
+        nodes = case.model.graph.node
+        if len(nodes) != 1 or seen.get(nodes[0].op_type, 0) >= MOST:
+            continue
+        model = from_proto(case.model)
+        infer_shapes(model)
+        analysis = analyze(model)
+        if analysis.unruled:
+            continue
+        seen[nodes[0].op_type] = seen.get(nodes[0].op_type, 0) + 1
+        for value in model.graph.nodes[0].outputs:
+            if value is None or value.shape is None:
+                continue
+            axes = analysis.axes.get(value)
+            assert axes is not None, f"{case.name}: {value.name}"
+            assert len(axes) == len(value.shape), f"{case.name}: {value.name}"
+    assert len(seen) > 120, len(seen)
