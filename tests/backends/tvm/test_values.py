@@ -29,6 +29,7 @@ from secateur.ir.onnx_io import from_proto
 from secateur.ir.ops import Trait, with_trait
 
 from ...onnx_runtime import session_of
+from .graphs import reference
 from .test_networks import TARGETS
 
 Array = Any
@@ -285,3 +286,22 @@ def test_special_floats_in_every_vector(tmp_path: Path, target: str, size: int) 
 @pytest.mark.parametrize("dtype", ["float16", "float64", *INTEGERS[1::2]])
 def test_special_values_of_other_types(tmp_path: Path, dtype: str) -> None:
     check(tmp_path, "native", dtype, 19)
+
+
+def test_powers_by_one_exponent(tmp_path: Path) -> None:
+    """Those that are a few products or roots, and others; of negative numbers and zeros, too."""
+    exponents = [*fused.POWERS, 0.0, 4.0, 1.5, -2.0]
+    nodes = [helper.make_node("Pow", ["x", f"e{i}"], [f"y{i}"]) for i in range(len(exponents))]
+    graph = helper.make_graph(
+        nodes,
+        "powers",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [40])],
+        [helper.make_tensor_value_info(n.output[0], TensorProto.FLOAT, [40]) for n in nodes],
+        [numpy_helper.from_array(np.float32(e), f"e{i}") for i, e in enumerate(exponents)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.concatenate([np.linspace(-3, 3, 37), [0.0, -0.0, 1e3]]).astype(np.float32)
+    compile_model(from_proto(model), parse_target("native"), tmp_path / "powers.so")
+    found = Runtime(tmp_path / "powers.so").run({"x": x})
+    for name, want in reference(model, {"x": x}).items():
+        np.testing.assert_allclose(found[name], want, rtol=1e-5, atol=1e-6, err_msg=name)
