@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,23 @@ def test_any_number_of_operands_and_of_bounds(tmp_path: Path) -> None:
     wanted = session_of(model).run(names, feeds)
     for name, want in zip(names, wanted, strict=True):
         np.testing.assert_allclose(found[name], want, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_last_windows_that_pass_the_edge(tmp_path: Path) -> None:
+    """By image kernels, of every rest that a stride leaves, where `ceil_mode` counts it."""
+    nodes = []
+    x = np.random.default_rng(0).standard_normal((1, 20, 7, 12)).astype(np.float32)
+    for kernel, stride, pad in itertools.product((2, 3), (2, 3), (0, 1)):
+        for op_type in ("MaxPool", "AveragePool"):
+            shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
+            nodes.append(helper.make_node(op_type, ["x"], [f"y{len(nodes)}"], ceil_mode=1, **shape))
+    values = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)]
+    results = [helper.make_tensor_value_info(n.output[0], TensorProto.FLOAT, None) for n in nodes]
+    graph = helper.make_graph(nodes, "windows", values, results)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    compile_model(from_proto(model), parse_target("native"), tmp_path / "m.so")
+    found = Runtime(tmp_path / "m.so").run({"x": x})
+    names = [value.name for value in graph.output]
+    for node, want in zip(nodes, session_of(model).run(names, {"x": x}), strict=True):
+        have = found[node.output[0]]
+        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6, err_msg=str(node))
