@@ -10,10 +10,11 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
@@ -70,3 +71,27 @@ def test_layers_compile_for_arm(tmp_path: Path) -> None:
     value = net.node("LSTM", "x", *weights, hidden_size=10)
     model = net.model({"x": (3, 2, 7)}, [value])
     compile_model(from_proto(model), parse_target("aarch64"), tmp_path / "model.so")
+
+
+def test_peepholes_are_each_gate_s_own(tmp_path: Path) -> None:
+    """Numbers that differ: ONNX's own case has the same in all three."""
+    random = np.random.default_rng(0)
+    shapes = {"w": (2, 12, 4), "r": (2, 12, 3), "b": (2, 24), "p": (2, 9)}
+    constants = {n: random.uniform(-1, 1, s).astype(np.float32) for n, s in shapes.items()}
+    node = helper.make_node(
+        "LSTM", ["x", "w", "r", "b", "", "", "", "p"], ["y", "h", "c"],
+        hidden_size=3, direction="bidirectional",
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [node],
+        "peepholes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 2, 4])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in node.output],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = random.standard_normal((5, 2, 4)).astype(np.float32)
+    compile_model(from_proto(model), parse_target("native"), tmp_path / "lstm.so")
+    found = Runtime(tmp_path / "lstm.so").run({"x": x})
+    for name, want in reference(model, {"x": x}).items():
+        np.testing.assert_allclose(found[name], want, rtol=1e-4, atol=1e-5, err_msg=name)
