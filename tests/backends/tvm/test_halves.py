@@ -204,7 +204,7 @@ def test_what_is_multiplied_is_stored_in_16_bits(tmp_path: Path) -> None:
     path, text = tmp_path / "m.so", tmp_path / "plan"
     compile_model(
         from_proto(proto),
-        parse_target("native"),
+        parse_target("x86-64-v3"),
         path,
         halves=halves(proto, "bfloat16"),
         dump_plan=text,
