@@ -103,7 +103,7 @@ IMAGES = {
     "padding by size": (
         "(%x: float[1, 8, n, s]) -> (%y: float[1, 12, p, q], %z: float[1, 8, p, q], "
         "%a: float[1, 8, p, q], %d: float[1, 8, p, q])",
-        '%y = Conv(%x, %w) {auto_pad = "SAME_UPPER", strides = [2, 3], dilations = [2, 1]}\n'
+        '%y = Conv(%x, %w) {auto_pad = "SAME_UPPER", strides = [2, 3]}\n'
         '%z = MaxPool(%x) {kernel_shape = [3, 4], auto_pad = "SAME_LOWER", strides = [2, 2]}\n'
         '%a = AveragePool(%x) {kernel_shape = [3, 2], auto_pad = "SAME_UPPER", strides = [2, 2]}\n'
         '%d = Conv(%x, %v) {auto_pad = "SAME_LOWER", strides = [2, 2], group = 8}',
