@@ -50,8 +50,13 @@ def place(tmp_path: Path) -> Path:
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A command that signals end, also where these tests run in the background."""
+    code = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('secateur', run_name='__main__', alter_sys=True)"
+    )
     return subprocess.Popen(
-        [sys.executable, "-m", "secateur", *arguments],
+        [sys.executable, "-c", code, *arguments],
         cwd=place,
         env={**os.environ, "TMPDIR": str(place / "tmp"), "SECATEUR_CACHE": ""},
         stdout=subprocess.PIPE,
