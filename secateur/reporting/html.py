@@ -210,17 +210,17 @@ def _plots(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         low, high = min(y for *_, y in points), max(y for *_, y in points)
         spread = max(high - low, 0.02 * max(abs(high), 1e-9))
         middle = (high + low) / 2
+        heights = {y: 150 - 130 * (0.5 + (y - middle) / (1.2 * spread)) for *_, y in points}
         plots.append(
             {
                 "name": name,
                 "of": infos[0].label if infos else "cosine to the original",
-                "low": _height_text(infos, middle - spread * 0.6),
-                "high": _height_text(infos, middle + spread * 0.6),
+                "marks": [(heights[y], _height_text(infos, y)) for y in dict.fromkeys((low, high))],
                 "points": [
                     {
                         "name": stage,
                         "x": 40 + 220 * x / right,
-                        "y": 150 - 130 * (0.5 + (y - middle) / (1.2 * spread)),
+                        "y": heights[y],
                         "text": f"{stage}: {100 * x / right:.1f} % of the most, "
                         f"{_height_text(infos, y)}",
                     }
