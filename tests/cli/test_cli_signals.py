@@ -53,6 +53,7 @@ def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
     """A command that signals end, also where these tests run in the background."""
     code = (
         "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); "
         "runpy.run_module('secateur', run_name='__main__', alter_sys=True)"
     )
     return subprocess.Popen(

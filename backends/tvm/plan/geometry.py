@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from .sizes import greatest
+from .sizes import OpenSizeError, greatest, is_open
+
+LARGEST_MARGIN = 1 << 10
+"""Pixels beside an image that a run may choose to read, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +19,10 @@ class Geometry:
     dilations: tuple[int, int]
     pads: tuple[int, int, int, int]
     """top, left, bottom, right; where only a run fixes them, expressions of small numbers"""
+
+    def __post_init__(self) -> None:
+        if any(is_open(pad) and greatest(pad) > LARGEST_MARGIN for pad in self.pads):
+            raise OpenSizeError("how much lies around an image")
 
     @property
     def margins(self) -> tuple[int, int, int, int]:

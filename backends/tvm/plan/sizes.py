@@ -188,7 +188,10 @@ def size_of(value: int | OpenSize) -> Size:
 
 def stand_in(size: Size) -> int:
     """A size as plans hold it. Type checkers take all of them for integers."""
-    return size if isinstance(size, int) else cast(int, OpenSize(size))
+    if isinstance(size, int):
+        return size
+    found = OpenSize(size)
+    return found.expanded if isinstance(found.expanded, int) else cast(int, found)
 
 
 def stand_in_of_axis(size: Size) -> int:

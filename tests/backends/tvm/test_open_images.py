@@ -45,6 +45,11 @@ IMAGES = {
         "output_padding = [1, 1]}",
         {"w": "float[16, 20, 2, 2]", "v": "float[20, 12, 3, 3]"},
     ),
+    "transposed with a stride of one": (
+        "(%x: float[b, 9, n, s]) -> (%y: float[b, 1, p, q])",
+        "%y = ConvTranspose(%x, %w) {pads = [2, 0, 0, 1]}",
+        {"w": "float[9, 1, 3, 3]"},
+    ),
     "strides and depthwise": (
         "(%x: float[b, 3, n, s]) -> (%y: float[b, 16, p, q])",
         "%t = Conv(%x, %w) {strides = [2, 2], pads = [1, 1, 1, 1]}\n%r = Relu(%t)\n"
