@@ -150,7 +150,7 @@ def test_kills_at_random_moments_leave_no_half_written_output(place: Path) -> No
     whole = time.monotonic() - begun
     expected = (place / "place/out/model.so").read_bytes()
     chance = random.Random(0)
-    for turn in range(48):
+    for turn in range(24):
         if turn % 2:  # else the output of an earlier run is there to be replaced
             (place / "place/out/model.so").unlink(missing_ok=True)
         process = run()
