@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ..ir.graph import Value
 from ..ir.model import Model
 from ..ir.onnx_io import load
 from ..ir.reference import Session
+from ..ir.scratch import scratch_folder
 from ..ir.tensor import Array
 from ..passes.compare import is_discrete
 from ..passes.fidelity import FidelityTotals
@@ -144,8 +144,8 @@ def _values(model: Model, target: Target | None) -> Iterator[Runner]:
         return
     from ..backends.tvm.compile import compile_model  # imports TVM
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "values.so"
+    with scratch_folder() as folder:
+        path = folder / "values.so"
         compile_model(model, target, path)
         yield open_runner(path)
 

@@ -17,14 +17,14 @@ from tvm import tirx
 from .....ir.tensor import Array
 from ...functions.rounding import MAGIC
 from ...plan.programs import Program
-from ...plan.sizes import cascade, is_open, typical
+from ...plan.sizes import typical
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, llvm, load, reinterpret, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ...tensorir.vectors import VectorCode, folded
-from ..convolution.direct import _start, divisors
+from ..convolution.direct import divisors
 from .dot import MADD, SIGN_BITS, bind, vpdpbusd
-from .matmul import MatrixOperand, MatrixTile, write
+from .matmul import MatrixOperand, MatrixTile, each_tile, write
 
 WORD = 32
 """Bits of a word, the numbers of one column that are loaded together."""
@@ -224,18 +224,7 @@ def build(
                     k.store(acc, total, own, lanes=lanes)
         write(k, product, target, tile, acc, buffers, y, group, row)
 
-    if is_open(product.rows):
-        for count, size, start in cascade(product.rows, tile.rows):
-            part = dataclasses.replace(tile, rows=size)
-            whole = parallel and size == tile.rows
-            with (
-                k.loop(count, "i", parallel=whole) as i,
-                k.loop(groups, "group", parallel=parallel and not whole) as group,
-            ):
-                compute(part, group, start + i * size)
-        return k.finish()
-    with k.outer(groups, -(-product.rows // tile.rows), parallel=parallel) as (group, i):
-        compute(tile, group, _start(i, tile.rows, product.rows))
+    each_tile(k, tile, product.rows, groups, compute, parallel=parallel)
     return k.finish()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -192,6 +193,24 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
                     k.store(acc, total, own, lanes=lanes)
         write(k, matmul, target, tile, acc, buffers, y, group, row)
 
+    each_tile(k, tile, rows, groups, compute, parallel=parallel)
+    return k.finish()
+
+
+def each_tile(
+    k: KernelBuilder,
+    tile: MatrixTile,
+    rows: int,
+    groups: int,
+    compute: Callable[[MatrixTile, Expr, Expr], None],
+    *,
+    parallel: bool,
+) -> None:
+    """Let `compute` make all tiles: it gets a tile, its group of columns, and its first row.
+
+    Of known rows the last tile is moved back where it would pass the end; an open number of them
+    is cut into tiles of several sizes.
+    """
     if is_open(rows):
         for count, size, start in cascade(rows, tile.rows):
             part = dataclasses.replace(tile, rows=size)
@@ -201,10 +220,9 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
                 k.loop(groups, "group", parallel=parallel and not whole) as group,
             ):
                 compute(part, group, start + i * size)
-        return k.finish()
+        return
     with k.outer(groups, -(-rows // tile.rows), parallel=parallel) as (group, i):
         compute(tile, group, _start(i, tile.rows, rows))
-    return k.finish()
 
 
 def _sum_row(
