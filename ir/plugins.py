@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
+import sys
 from importlib import metadata
 from types import MappingProxyType
 from typing import Any
@@ -53,9 +55,16 @@ def _names(kind: type | tuple[type, ...]) -> str:
 
 
 def imported(name: str, what: str) -> Any:
-    """The user's `module:function`; `what` says in errors what it is for. Raises SecateurError."""
+    """The user's `module:function`; `what` says in errors what it is for. Raises SecateurError.
+
+    A module that isn't installed is looked for in the folder that the command runs in, which
+    Python itself leaves out for commands that are installed.
+    """
     module, _, attributes = name.partition(":")
+    folder = os.getcwd()
     try:
+        if folder not in sys.path and "" not in sys.path:
+            sys.path.append(folder)  # the last: it hides nothing that is installed
         found: Any = importlib.import_module(module)
         for attribute in attributes.split("."):
             found = getattr(found, attribute)

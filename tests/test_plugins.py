@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from secateur.ir.plugins import imported
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -182,3 +184,17 @@ def test_a_second_record_of_an_operator_names_the_package(tmp_path: Path) -> Non
     result = run(site, "-c", script)
     assert "package 'bad': its operators 'thing' (bad) can't be loaded" in result.stderr
     assert "Relu has two records" in result.stderr
+
+
+def test_functions_are_found_in_the_folder_that_a_command_runs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python leaves it out for installed commands; what is installed comes first."""
+    (tmp_path / "own_functions.py").write_text("def three():\n    return 3\n")
+    (tmp_path / "statistics.py").write_text("def mean(values):\n    return 'not this one'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    monkeypatch.delitem(sys.modules, "statistics", raising=False)
+    assert imported("own_functions:three", "data")() == 3
+    assert imported("statistics:mean", "data")([1, 3]) == 2
+    monkeypatch.delitem(sys.modules, "own_functions")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..reporting.report import counted
 from .console import print_json, print_table, say
 from .options import DataType, fixed_inputs_options, json_option, model_argument, preprocess_options
 
@@ -24,21 +25,33 @@ def command() -> None:
 @command.command("check")
 @model_argument
 @click.argument("data", type=DataType())
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page with the ranges and a grid of pictures.",
+)
 @fixed_inputs_options
 @preprocess_options("data")
 @json_option
-def check(model: Path, data: DataSource, fixed: FixedInputs, as_json: bool) -> None:
+def check(
+    model: Path, data: DataSource, html: Path | None, fixed: FixedInputs, as_json: bool
+) -> None:
     """Show what of DATA reaches MODEL, and warn where its range looks wrong for the model.
 
     DATA is a file, folder or function of samples, as --calibration takes them.
     """
     from ..checking.data_check import check_data_file
 
-    findings, _, _ = check_data_file(model, data, fixed)
+    findings, _, dataset = check_data_file(model, data, fixed)
+    if html is not None:
+        from ..pipeline.reports import write_data_page
+
+        write_data_page(model, findings, dataset, html)
     if as_json:
         print_json(dataclasses.asdict(findings))
         return
-    say(f"{findings.samples:,} samples; labels: {findings.labels}")
+    say(f"{counted(findings.samples, 'sample')}; labels: {findings.labels}")
     rows = [row for entry in findings.inputs for row in _rows(entry)]
     print_table(["input", "type", "channel", "least", "most", "mean", "std"], rows, text_columns=3)
     for note in findings.notes:
@@ -46,7 +59,7 @@ def check(model: Path, data: DataSource, fixed: FixedInputs, as_json: bool) -> N
     for warning in findings.warnings:
         say(f"Warning: {warning}.")
     if not findings.warnings:
-        say(f"Nothing looks wrong in the {findings.looked_at:,} samples looked at.")
+        say(f"Nothing looks wrong in the {counted(findings.looked_at, 'sample')} looked at.")
 
 
 def _rows(entry: dict[str, Any]) -> list[list[str]]:

@@ -10,9 +10,9 @@ import click
 from click.core import ParameterSource
 
 from ..reporting.html import has_templates
-from ..reporting.markdown import artifact_lines, headline
+from ..reporting.markdown import headline
 from ..reporting.quantization import unchanged_text
-from ..reporting.report import Report, stage_table
+from ..reporting.report import Report, artifact_lines, counted, stage_table
 from . import COMMAND
 from .console import StageProgress, print_json, print_table, say
 from .options import (
@@ -201,7 +201,7 @@ def command(
 def _print(report: Report, output: Path) -> None:
     print_table(*stage_table(report))
     say(headline(report))
-    for line in artifact_lines(report):
+    for line in artifact_lines(report.to_dict()):
         say(line)
     print_operators(report)
     print_end(report)
@@ -210,7 +210,7 @@ def _print(report: Report, output: Path) -> None:
             say(f"Not verified: {check.name}: {check.detail}")
     left = sum(len(run.notes) for run in report.passes)
     if left:
-        say(f"Left alone for {left} reason(s), which the report gives.")
+        say(f"Left alone for {counted(left, 'reason')}, which the report gives.")
     made = () if report.artifact is None else report.artifact.files
     pages = "report.json, report.md and report.html"
     if not has_templates():

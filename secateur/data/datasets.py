@@ -216,9 +216,10 @@ def _check_label_type(labels: Described, samples: int, kind: str) -> None:
     else:
         wanted, fits = "arrays of numbers", labels.dtype.kind in "biuf"
     if not fits or labels.shape[:1] != (samples,):
+        others = "; --metric says what other labels are" if kind == "class" else ""
         raise DataError(
             f"'{LABELS}' must be {samples} {wanted}, "
-            f"not {labels.dtype} of shape {list(labels.shape)}"
+            f"not {labels.dtype} of shape {list(labels.shape)}{others}"
         )
 
 
@@ -272,6 +273,8 @@ def _load_folder(
     samples = Samples(model, {source.input_name: source.array})
     pictures = source if isinstance(source, Pictures) else None
     notes = _left_out(folder, names, table)
+    if isinstance(source, Recordings):
+        notes += source.notes
     if table is None:
         return Dataset(samples, notes=notes, pictures=pictures)
     kind = kind or table.kind or "class"

@@ -78,10 +78,13 @@ def _rows(
     full = all(
         value.shape is None or arrays[key].ndim == len(value.shape) for key, value in inputs.items()
     )
-    counts = {arrays[key].shape[:1] for key in inputs}
+    numbers = [key for key, value in inputs.items() if arrays[key].ndim == 0 and not value.shape]
+    counts = {arrays[key].shape[:1] for key in inputs if key not in numbers}
     if not full or len(counts) != 1 or () in counts:
         return {key: [array] for key, array in arrays.items()}
     ((count,),) = counts
+    for key in numbers:  # the same for all samples of a batch
+        arrays[key] = np.broadcast_to(arrays[key], (count,))
     if labels in arrays and arrays[labels].shape[:1] != (count,):
         if count != 1:
             raise DataError(f"'{labels}' of shape {list(arrays[labels].shape)} for {count} samples")

@@ -41,6 +41,8 @@ class Recordings:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     """Of one sample."""
+    notes: tuple[str, ...] = ()
+    """What of recordings doesn't reach the model."""
 
     @classmethod
     def of(
@@ -74,10 +76,26 @@ class Recordings:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.dtype))
         shape = (*(1 for _ in middle), length)
         found = cls(folder, names, how, value.name, dtype, shape)
+        rates: dict[int, str] = {}
+        cut = filled = 0
         for name in names:
             with found._opened(name) as file:
                 found._check(name, file)
-        return found
+                rates.setdefault(file.getframerate(), name)
+                cut += file.getnframes() > length
+                filled += file.getnframes() < length
+        if len(rates) > 1:
+            (rate, first), (other, name) = list(rates.items())[:2]
+            raise FileError(name, f"has {other:,} samples a second, '{first}' has {rate:,}")
+        notes = [
+            f"{folder.root}: {number:,} of {len(names):,} recordings are {what}"
+            for number, what in (
+                (cut, f"longer than {length:,} samples, and lose their end"),
+                (filled, f"shorter than {length:,} samples, and end in zeros"),
+            )
+            if number
+        ]
+        return dataclasses.replace(found, notes=tuple(notes))
 
     @property
     def array(self) -> StreamedArray:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.fixed_inputs import FixedInputs
 from ..ir.errors import SecateurError
 from ..ir.files import read_regular
 from ..ir.onnx_io import atomic_files
-from ..reporting.html import inspection_page, report_page
+from ..reporting.html import data_page, inspection_page, report_page
 from ..reporting.report import SCHEMA
+
+if TYPE_CHECKING:
+    from ..checking.data_check import DataFindings
+    from ..data.datasets import Dataset
 
 MOST_BYTES = 1 << 28
 """Of a report.json."""
@@ -56,6 +61,15 @@ def write_inspection(path: Path, page: Path, fixed: FixedInputs | None = None) -
 
     facts = inspect_file(path, fixed)
     text = inspection_page({**facts, "drawing": draw(open_model(path, fixed))})
+    with atomic_files(page) as (file,):
+        file.write_text(text, encoding="utf-8")
+
+
+def write_data_page(model: Path, findings: DataFindings, data: Dataset, page: Path) -> None:
+    """What `data check` finds, as a page with a grid of pictures. Raises SecateurError."""
+    from ..checking.thumbnails import thumbnails
+
+    text = data_page(dataclasses.asdict(findings), str(model), thumbnails(data))
     with atomic_files(page) as (file,):
         file.write_text(text, encoding="utf-8")
 

@@ -20,12 +20,15 @@ from .report import (
     Latency,
     MetricInfo,
     PassRun,
+    artifact_lines,
     bytes_text,
     count_text,
+    counted,
     decibel_text,
     latency_text,
     metric_text,
     percent_text,
+    remarks,
     short,
 )
 
@@ -73,6 +76,12 @@ def inspection_page(facts: Mapping[str, Any]) -> str:
     )
 
 
+def data_page(findings: Mapping[str, Any], model: str, pictures: Sequence[str] = ()) -> str:
+    """The page of what `secateur data check` finds; `pictures` are data URIs of samples."""
+    content = {"findings": findings, "pictures": list(pictures), "title": _title({"file": model})}
+    return _render("data.html", content)
+
+
 def _render(name: str, context: Mapping[str, Any]) -> str:
     if not has_templates():
         raise SecateurError(MISSING)
@@ -87,7 +96,12 @@ def _render(name: str, context: Mapping[str, Any]) -> str:
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters.update(
-        count=count_text, bytes=bytes_text, percent=percent_text, short=short, decibel=decibel_text
+        count=count_text,
+        counted=counted,
+        bytes=bytes_text,
+        percent=percent_text,
+        short=short,
+        decibel=decibel_text,
     )
     return environment.get_template(name).render(**context)
 
@@ -104,6 +118,8 @@ def _context(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "report": report,
         "title": _title(report["model"]),
+        "remarks": remarks(report),
+        "artifact": artifact_lines(report),
         "stages": [_stage(stage, report) for stage in stages],
         "metrics": [MetricInfo(**info).label for info in report.get("metrics", [])],
         "outputs": _outputs(stages),
@@ -192,21 +208,25 @@ def _plots(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         known = [c for c in cosines if c is not None]
         return min(known, default=None)
 
-    costs: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
-        "MACs": lambda s: s["macs"],
-        "bytes of the file": lambda s: s["file_bytes"],
-        "latency": lambda s: s["latency"]["median_ms"] if s["latency"] else None,
+    costs: dict[str, tuple[Callable[[Mapping[str, Any]], float | None], Callable[[Any], str]]] = {
+        "MACs": (lambda s: s["macs"], count_text),
+        "size of the file": (lambda s: s["file_bytes"], bytes_text),
+        "latency": (
+            lambda s: s["latency"]["median_ms"] if s["latency"] else None,
+            lambda most: f"{most:.3f} ms",
+        ),
     }
     plots = []
-    for name, cost in costs.items():
+    for name, (cost, text) in costs.items():
         points = [
-            (stage["name"], float(x), y)
+            (stage["name"], x, y)
             for stage in report["stages"]
             if (x := cost(stage)) is not None and (y := height(stage)) is not None
         ]
         if len(points) < 2:
             continue
-        right = max(x for _, x, _ in points) or 1.0
+        most = max(x for _, x, _ in points)
+        right = most or 1.0
         low, high = min(y for *_, y in points), max(y for *_, y in points)
         spread = max(high - low, 0.02 * max(abs(high), 1e-9))
         middle = (high + low) / 2
@@ -214,6 +234,7 @@ def _plots(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         plots.append(
             {
                 "name": name,
+                "most": text(most),
                 "of": infos[0].label if infos else "cosine to the original",
                 "marks": [(heights[y], _height_text(infos, y)) for y in dict.fromkeys((low, high))],
                 "points": [
@@ -221,8 +242,7 @@ def _plots(report: Mapping[str, Any]) -> list[dict[str, Any]]:
                         "name": stage,
                         "x": 40 + 220 * x / right,
                         "y": heights[y],
-                        "text": f"{stage}: {100 * x / right:.1f} % of the most, "
-                        f"{_height_text(infos, y)}",
+                        "text": f"{stage}: {text(x)}, {_height_text(infos, y)}",
                     }
                     for stage, x, y in points
                 ],

@@ -13,11 +13,9 @@ from .report import (
     FIDELITY_HEADER,
     PassRun,
     Report,
-    bytes_text,
-    compiler_lines,
+    artifact_lines,
     decibel_text,
     fidelity_cells,
-    latency_text,
     metric_text,
     percent_text,
     short,
@@ -107,42 +105,6 @@ def headline(report: Report) -> str:
         same, noise = percent_text(last.fidelity.top1), decibel_text(last.fidelity.sqnr_db)
         parts.append(f"same top-1 {same}, SQNR {noise} dB")
     return ", ".join(parts)
-
-
-def artifact_lines(report: Report) -> list[str]:
-    """What happened to the artifact, in a few lines."""
-    artifact = report.artifact
-    if artifact is None:
-        return []
-    lines = [
-        f"Compiled for {artifact.target} in {artifact.seconds:.1f} s: "
-        f"{bytes_text(artifact.file_bytes)}."
-    ]
-    lines += compiler_lines(artifact.compiler)
-    if artifact.ran and artifact.level != artifact.target:
-        lines.append(f"Of these, this machine runs the code for {artifact.level}.")
-    if not artifact.ran:
-        lines.append(f"Not run: {artifact.reason}.")
-        return lines
-    compiled, reference = report.stage("artifact"), report.stage(artifact.reference)
-    if artifact.agreement is not None:
-        lines.append(
-            f"Against ONNX Runtime on the {artifact.reference} model, "
-            f"{artifact.agreement['runs']} runs: "
-            f"{percent_text(artifact.agreement['identical'])} of the outputs identical, "
-            f"max difference {artifact.agreement['max_difference']:.3g}."
-        )
-    if compiled is not None and reference is not None:
-        for info in report.metrics:
-            here, there = (
-                metric_text(info, s.metrics.get(info.name)) for s in (compiled, reference)
-            )
-            lines.append(f"{info.label} {here}; ONNX Runtime {there}.")
-        lines.append(
-            f"Latency {latency_text(compiled.latency)} ms; "
-            f"ONNX Runtime {latency_text(reference.latency)} ms."
-        )
-    return lines
 
 
 def reasons(run: PassRun) -> list[str]:
@@ -315,7 +277,7 @@ def _quantization(report: Report) -> str:
 
 
 def _artifact(report: Report) -> str:
-    lines = artifact_lines(report)
+    lines = artifact_lines(report.to_dict())
     return "\n\n".join(["## Artifact", " ".join(map(_plain, lines))]) if lines else ""
 
 

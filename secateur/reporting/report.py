@@ -199,16 +199,7 @@ class Report:
 
     def remarks(self) -> list[str]:
         """What a reader of the numbers has to know, in sentences."""
-        uncounted = self.stages[0].uncounted if self.stages else 0
-        remarks = [
-            *(f"{note}." for note in self.notes),
-            *(alignment_remark(run.statistics) for run in self.passes),
-            *(constant_remark(run.statistics) for run in self.passes),
-            size_remark(self.model),
-            uncounted_remark(uncounted),
-            left_to_callers(self.model.get("inputs_with_defaults", 0)),
-        ]
-        return [remark for remark in remarks if remark]
+        return remarks(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
@@ -221,6 +212,20 @@ class Report:
         header, rows = stage_table(self)
         name = Path(str(self.model.get("file") or "model")).name
         return html_table(name, header, rows, [*self.remarks(), *self.warnings])
+
+
+def remarks(report: Mapping[str, Any]) -> list[str]:
+    """What a reader of a report's numbers has to know, in sentences."""
+    stages, statistics = report["stages"], [run["statistics"] for run in report["passes"]]
+    found = [
+        *(f"{note}." for note in report["notes"]),
+        *map(alignment_remark, statistics),
+        *map(constant_remark, statistics),
+        size_remark(report["model"]),
+        uncounted_remark(stages[0]["uncounted"] if stages else 0),
+        left_to_callers(report["model"].get("inputs_with_defaults", 0)),
+    ]
+    return [remark for remark in found if remark]
 
 
 def to_json(content: Any) -> str:
@@ -255,6 +260,11 @@ def count_text(count: int | None) -> str:
         if count >= factor:
             return f"{count / factor:.2f} {unit}"
     return f"{count:,}"
+
+
+def counted(count: int, what: str) -> str:
+    """`1 sample`, `1,200 samples`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def size_remark(model: Mapping[str, Any]) -> str:
@@ -319,6 +329,43 @@ def bytes_text(count: int | None) -> str:
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count} B"
+
+
+def artifact_lines(report: Mapping[str, Any]) -> list[str]:
+    """What happened to a report's artifact, in a few lines."""
+    artifact = report["artifact"]
+    if artifact is None:
+        return []
+    lines = [
+        f"Compiled for {artifact['target']} in {artifact['seconds']:.1f} s: "
+        f"{bytes_text(artifact['file_bytes'])}."
+    ]
+    lines += compiler_lines(artifact["compiler"])
+    if artifact["ran"] and artifact["level"] != artifact["target"]:
+        lines.append(f"Of these, this machine runs the code for {artifact['level']}.")
+    if not artifact["ran"]:
+        lines.append(f"Not run: {artifact['reason']}.")
+        return lines
+    if artifact["agreement"] is not None:
+        lines.append(
+            f"Against ONNX Runtime on the {artifact['reference']} model, "
+            f"{artifact['agreement']['runs']} runs: "
+            f"{percent_text(artifact['agreement']['identical'])} of the outputs identical, "
+            f"max difference {artifact['agreement']['max_difference']:.3g}."
+        )
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    pair = [stages.get("artifact"), stages.get(artifact["reference"])]
+    known = [stage for stage in pair if stage is not None]
+    if len(known) == 2:
+        for info in (MetricInfo(**info) for info in report["metrics"]):
+            here, there = (metric_text(info, stage["metrics"].get(info.name)) for stage in known)
+            lines.append(f"{info.label} {here}; ONNX Runtime {there}.")
+        here, there = (
+            latency_text(Latency(**stage["latency"]) if stage["latency"] else None)
+            for stage in known
+        )
+        lines.append(f"Latency {here} ms; ONNX Runtime {there} ms.")
+    return lines
 
 
 def compiler_lines(compiler: Mapping[str, Any]) -> list[str]:

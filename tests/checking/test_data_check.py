@@ -120,6 +120,14 @@ def test_the_command(tmp_path: Path, pictures: Path) -> None:
     assert run.exit_code == 0, run.output
     assert "8 samples; labels: 8 of 2 classes, 0 to 1" in run.output
     assert "Warning: input 'x': what the first layers read" in run.output
+    page = tmp_path / "page.html"
+    arguments = ["data", "check", str(path), str(pictures), "--preprocess", "yolo"]
+    run = CliRunner().invoke(main, [*arguments, "--html", str(page)])
+    assert run.exit_code == 0, run.output
+    assert "Nothing looks wrong in the 8 samples looked at" in run.output
+    text = page.read_text("utf-8")
+    assert text.count("<img src=") == 8
+    assert text.count("float32 1x3x") == 3
     run = CliRunner().invoke(main, ["data", "check", str(path), str(pictures)])
     assert run.exit_code == 1
     assert "--preprocess and one of" in run.output

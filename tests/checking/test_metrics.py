@@ -59,6 +59,10 @@ def test_classifiers_as_scikit_learn_does(runs: int) -> None:
     assert measured("auc", {"y": SCORES[:, :2]}, binary, runs) == pytest.approx(wanted)
     wanted = metrics.f1_score(binary, SCORES[:, 0] > 0.25, average="macro")
     assert measured("f1{threshold=0.25}", column, binary, runs) == pytest.approx(wanted)
+    right = np.mean((SCORES[:, 0] > 0.25) == binary)
+    assert measured("top1{threshold=0.25}", column, binary, runs) == pytest.approx(right)
+    with pytest.raises(SecateurError, match="labels reach from 0 to 6, the model scores 1 classes"):
+        measured("top1", column, LABELS, runs)
 
 
 def test_one_class_has_no_area() -> None:
@@ -96,6 +100,21 @@ def test_mean_iou() -> None:
     assert measured("miou", {"y": scores}, masks) == wanted
     with pytest.raises(SecateurError, match="gives no classes for masks"):
         measured("miou", {"y": np.zeros((4, 3, 9, 9))}, masks)
+
+
+@pytest.mark.parametrize("axis", [1, 3])
+def test_mean_iou_of_one_class_that_is_scored(axis: int) -> None:
+    masks = RANDOM.integers(0, 2, (4, 6, 5))
+    scores = RANDOM.random((4, 6, 5))
+    for threshold in (0.5, 0.75):
+        found = scores > threshold
+        ratios = [
+            np.sum((masks == k) & (found == k)) / np.sum((masks == k) | (found == k))
+            for k in (0, 1)
+        ]
+        outputs = {"y": np.expand_dims(scores, axis)}
+        wanted = pytest.approx(np.mean(ratios))
+        assert measured(f"miou{{threshold={threshold}}}", outputs, masks, 2) == wanted
 
 
 def test_psnr_and_ssim() -> None:

@@ -34,6 +34,21 @@ def test_recordings(tmp_path: Path, width: int, shape: list[Any]) -> None:
     np.testing.assert_allclose(second, np.concatenate([wave, wave])[:100], atol=0.02)
 
 
+def test_recordings_are_of_one_rate_and_lengths_are_told(tmp_path: Path) -> None:
+    """Without a rate that is asked for all have to have the first one's; what is cut is said."""
+    model = reading(x=[1, 100])
+    for name, count in (("a", 70), ("b", 100), ("c", 130), ("d", 140)):
+        recording(tmp_path / f"{name}.wav", np.zeros(count), rate=8000)
+    notes = load(tmp_path, None, model).notes
+    assert notes == (
+        f"{tmp_path}: 2 of 4 recordings are longer than 100 samples, and lose their end",
+        f"{tmp_path}: 1 of 4 recordings are shorter than 100 samples, and end in zeros",
+    )
+    recording(tmp_path / "e.wav", np.zeros(100), rate=16000)
+    message = "'e.wav': has 16,000 samples a second, 'a.wav' has 8,000"
+    fails(tmp_path, message, how=Preprocessing(length=100), model=model)
+
+
 def test_hostile_recordings(tmp_path: Path) -> None:
     model = reading(x=[1, 100])
     path = recording(tmp_path / "a.wav", np.zeros(50))
@@ -117,6 +132,10 @@ def batches():
     for k in range(3):
         yield {"x": np.full((2, 3), k, np.float32), "labels": [0, 1]}
 
+def numbers():
+    for k in range(3):
+        yield {"x": np.full((2, 3), k, np.float32), "r": 0.1 * k, "labels": [k, k + 1]}
+
 def wrong_name():
     yield {"y": np.zeros((1, 3), np.float32)}
 
@@ -173,6 +192,21 @@ def test_functions_yield_states_and_numbers() -> None:
     assert [feed["s"].shape for feed in feeds] == [(2, 1, 5)] * 4
     assert feeds[3]["s"][0, 0, 0] == 3
     assert feeds[0]["r"].shape == ()
+
+
+@pytest.mark.usefixtures("functions")
+def test_a_number_holds_for_all_samples_of_a_batch() -> None:
+    data = load_dataset("feeding:numbers", reading(x=["N", 3], r=[]))
+    assert list(data.labels) == [0, 1, 1, 2, 2, 3]
+    np.testing.assert_allclose(data.samples.arrays["r"][:], [0, 0, 0.1, 0.1, 0.2, 0.2])
+    np.testing.assert_array_equal(data.samples.arrays["x"][:, 0], [0, 0, 1, 1, 2, 2])
+
+
+@pytest.mark.usefixtures("functions")
+def test_labels_of_another_kind_name_the_option() -> None:
+    masks = {"x": np.zeros((2, 3), np.float32), "labels": np.zeros((2, 4, 4), int)}
+    with pytest.raises(DataError, match="--metric says what other labels are"):
+        load_dataset(masks, reading(x=["N", 3]))
 
 
 @pytest.mark.usefixtures("functions")

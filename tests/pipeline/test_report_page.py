@@ -29,7 +29,7 @@ from secateur.passes.sizes import infer_sizes
 from secateur.pipeline.transform import quantize_file
 from secateur.reporting.graph_layout import HEIGHT, WIDTH, lay_out
 from secateur.reporting.html import inspection_page, report_page
-from secateur.reporting.report import Report
+from secateur.reporting.report import Report, count_text
 from secateur.reporting.schema import PAGE, report_schema, schema_text
 
 pytest.importorskip("jinja2")
@@ -98,6 +98,31 @@ def test_the_page_has_every_part(report: dict[str, Any]) -> None:
     assert page.count('<g class="node') == 7
     assert "data:image/png;base64,AAAA" in page
     assert "http" not in re.sub(r"http-equiv", "", page)
+
+
+def test_the_page_says_what_numbers_hold_for(report: dict[str, Any]) -> None:
+    """Sizes that costs count, the artifact in words, and the ends of the plots' axes."""
+    stage = {**report["stages"][-1], "name": "artifact", "nodes": None, "macs": None}
+    artifact = {
+        "target": "x86-64-v3",
+        "file_bytes": 12_345,
+        "seconds": 2.0,
+        "ran": False,
+        "files": ["model.so"],
+        "reason": "made for <another> machine",
+        "compiler": {"left": [], "tuning": None, "accesses": {"proven": 5, "guarded": 1}},
+        "reference": "quantized",
+        "agreement": None,
+        "level": "",
+    }
+    content = {**report, "stages": [*report["stages"], stage], "artifact": artifact}
+    page = report_page(content)
+    assert "MACs count N as 1 (--input-shape fixes them)." in page
+    assert "Compiled for x86-64-v3 in 2.0 s: 12.3 kB." in page
+    assert "Not run: made for &lt;another&gt; machine." in page
+    most = max(stage["macs"] or 0 for stage in report["stages"])
+    assert f'text-anchor="middle">{count_text(most)}</text>' in page
+    assert "<h2>Artifact" not in report_page(report)
 
 
 def test_values_of_the_worst_operators_are_drawn(report: dict[str, Any]) -> None:

@@ -30,6 +30,8 @@ SECONDS_PER_ROUND = 4e-3
 MOST_RUNS = 30
 FLUSHED_BYTES = 4 * 1024 * 1024
 _PEAK_STEPS = 100_000
+_PEAK_ROWS = 2
+_PEAK_WEIGHTS = 32
 
 
 def time_functions(
@@ -92,33 +94,35 @@ def _arguments(function: PrimFunc) -> list[Array]:
 def measure_peak(target: Target, input_dtype: str) -> float:
     """Multiply-accumulates per second of one thread, with all operands in registers.
 
-    The instructions are those by which kernels multiply inputs of the type.
+    The instructions are those by which kernels multiply inputs of the type, in as many results
+    as registers hold: `_PEAK_ROWS` activations, each by the same weights. These are others in
+    each step, from the level 1 cache: products that no step changes would be made once.
     """
     dot = choose(target, input_dtype)
-    lanes = target.lanes
-    results = min(16, target.registers - 4)
+    lanes, per_step = target.lanes, dot.weights_per_step
+    free = target.registers - (_PEAK_ROWS + 1) * dot.parts - dot.temporaries
+    columns = max(1, min(8, free // _PEAK_ROWS))
+    results = _PEAK_ROWS * columns
     k = KernelBuilder()
     x = k.parameter("X", (64,), input_dtype)
-    w = k.parameter("W", (dot.weights_per_step,), dot.weight_dtype)
+    w = k.parameter("W", (_PEAK_WEIGHTS * columns * per_step,), dot.weight_dtype)
     y = k.parameter("Y", (results * lanes,), dot.accumulator)
     acc = k.local(results * lanes, dot.accumulator)
     for i in range(results):
         k.store(acc, load(y, i * lanes, lanes=lanes), i * lanes, lanes=lanes)
-    if input_dtype != "float32":
-        value, weights = dot.activation(k, x, 0), dot.weights(k, w, 0)
-    with k.loop(_PEAK_STEPS, "step"):
-        for i in range(results):
-            total = load(acc, i * lanes, lanes=lanes)
-            if input_dtype == "float32":  # a recurrence, of which nothing can leave the loop
-                total = total * load(w, 0, lanes=lanes) + load(x, 0, lanes=lanes)
-            else:
-                total = dot.step(total, value, weights)
-            k.store(acc, total, i * lanes, lanes=lanes)
+    values = [dot.activation(k, x, row * dot.depth) for row in range(_PEAK_ROWS)]
+    with k.loop(_PEAK_STEPS // _PEAK_WEIGHTS, "turn"), k.loop(_PEAK_WEIGHTS, "step") as step:
+        for column in range(columns):
+            weights = dot.weights(k, w, (step * columns + column) * per_step)
+            for row, value in enumerate(values):
+                at = (column * _PEAK_ROWS + row) * lanes
+                k.store(acc, dot.step(load(acc, at, lanes=lanes), value, weights), at, lanes=lanes)
     for i in range(results):
         k.store(y, load(acc, i * lanes, lanes=lanes), i * lanes, lanes=lanes)
     function = k.finish()
     times = time_functions({"peak": function}, {"peak": digest(function)}, target, Cache.none(), 9)
-    return _PEAK_STEPS * results * lanes * dot.depth / (times["peak"] * 1e-6)
+    steps = _PEAK_STEPS // _PEAK_WEIGHTS * _PEAK_WEIGHTS
+    return steps * results * lanes * dot.depth / (times["peak"] * 1e-6)
 
 
 @dataclasses.dataclass(frozen=True)

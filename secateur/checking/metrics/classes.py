@@ -45,36 +45,51 @@ class _OfScores(Metric):
         raise NotImplementedError
 
 
-class _Hits(_OfScores):
-    """The share of samples whose class is among the highest scores."""
+def _found(scores: Array, threshold: float) -> Array:
+    """The class of each row; one column is the score of class 1, which is found above a
+    threshold."""
+    if scores.shape[1] == 1:
+        return (scores[:, 0] > threshold).astype(np.int64)
+    return np.asarray(scores.argmax(axis=1))
 
-    among = 1
+
+@metric("top1", "class")
+class Top1(_OfScores):
+    """The share of samples whose class scores highest.
+
+    One column is a score of class 1, found above `threshold`.
+    """
+
+    threshold: float = 0.5
+
+    def begin(self, data: Dataset) -> None:
+        super().begin(data)
+        self._hits = 0
+
+    def _fewest(self, scores: Array) -> int:
+        return 2
+
+    def add(self, scores: Array, labels: Array) -> None:
+        self._hits += int(np.count_nonzero(_found(scores, self.threshold) == labels))
+
+    def result(self) -> float:
+        return self._hits / self._samples
+
+
+@metric("top5", "class")
+class Top5(_OfScores):
+    """The share of samples whose class is among the five highest scores."""
 
     def begin(self, data: Dataset) -> None:
         super().begin(data)
         self._hits = 0
 
     def add(self, scores: Array, labels: Array) -> None:
-        if self.among == 1:
-            self._hits += int(np.count_nonzero(scores.argmax(axis=1) == labels))
-            return
-        highest = np.argsort(-scores, axis=1, kind="stable")[:, : self.among]
+        highest = np.argsort(-scores, axis=1, kind="stable")[:, :5]
         self._hits += int(np.count_nonzero((highest == labels[:, None]).any(axis=1)))
 
     def result(self) -> float:
         return self._hits / self._samples
-
-
-@metric("top1", "class")
-class Top1(_Hits):
-    """The share of samples whose class scores highest."""
-
-
-@metric("top5", "class")
-class Top5(_Hits):
-    """The share of samples whose class is among the five highest scores."""
-
-    among = 5
 
 
 @metric("f1", "class")
@@ -95,11 +110,10 @@ class F1(_OfScores):
         return 2
 
     def add(self, scores: Array, labels: Array) -> None:
-        binary = scores.shape[1] == 1
-        found = scores[:, 0] > self.threshold if binary else scores.argmax(axis=1)
+        found = _found(scores, self.threshold)
         if not self._counts.size:
             self._counts = np.zeros((max(2, scores.shape[1]),) * 2, np.int64)
-        np.add.at(self._counts, (labels, found.astype(np.int64)), 1)
+        np.add.at(self._counts, (labels, found), 1)
 
     def result(self) -> float:
         hits = np.diagonal(self._counts)
@@ -160,8 +174,11 @@ class MeanIou(Metric):
     """The mean over classes of intersection over union, over all pixels but those of 255.
 
     The output scores classes [rows, classes, height, width] or [rows, height, width, classes],
-    or has class indices [rows, height, width]. Classes in neither masks nor results don't count.
+    or has class indices [rows, height, width]. One class that is scored is class 1, found above
+    `threshold`. Classes in neither masks nor results don't count.
     """
+
+    threshold: float = 0.5
 
     def begin(self, data: Dataset) -> None:
         self._counts = np.zeros((IGNORED, IGNORED), np.int64)
@@ -189,6 +206,8 @@ class MeanIou(Metric):
             return output
         if output.ndim == 4 and shape[0] == rows and output.dtype.kind in "iu" and 1 in shape[1:]:
             return output.reshape(rows, *size)
+        if output.dtype.kind == "f" and shape in ((rows, 1, *size), (rows, *size, 1)):
+            return (output > self.threshold).astype(np.int64).reshape(rows, *size)
         if output.ndim == 4 and shape[0] == rows and shape[2:] == size:
             return np.asarray(output.argmax(axis=1))
         if output.ndim == 4 and shape[0] == rows and shape[1:3] == size:

@@ -34,7 +34,8 @@ class _ErrorRate(Metric):
             try:
                 text = read_regular(Path(self.alphabet), 1 << 24).decode("utf-8")
             except (OSError, UnicodeDecodeError) as error:
-                raise self.fail(f"{self.alphabet}: {error}") from None
+                problem = getattr(error, "strerror", None) or error
+                raise self.fail(f"{self.alphabet}: {problem}") from None
             self._symbols = text.removesuffix("\n").split("\n")
 
     def update(self, outputs: Mapping[str, Array], labels: Sequence[Any], rows: int) -> None:
