@@ -432,7 +432,8 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
             type=click.FloatRange(min=0),
             metavar="SHARE",
             help="How many times the weights' bytes copies of them for Winograd's convolutions may "
-            "take, which are faster and round more; inf for all that are worth it; default: 0.5.",
+            "take, which else transform them in each run; inf for all that are worth it, 0 for "
+            "none of these convolutions, which are faster and round more; default: 0.5.",
         ),
         click.option(
             "--small",

@@ -75,26 +75,24 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """Chooses for every operation of a plan. `winograd=False` rules that form out, and `direct` has
-    the results of convolutions whose weights would take too many bytes in it."""
+    """Chooses for every operation of a plan. `winograd=False` rules the Winograd form out, and
+    `fresh` has the results of convolutions whose weights would take too many bytes in it, so that
+    each run transforms them."""
 
     target: Target
     measured: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
     winograd: bool = True
-    direct: frozenset[PlanTensor] = frozenset()
+    fresh: frozenset[PlanTensor] = frozenset()
 
     def by_winograd(self, op: Operation) -> bool:
         """Whether the operation is a convolution that takes the Winograd form."""
         if not self.winograd or not isinstance(op, ConvolutionOp) or not may_be_winograd(op):
             return False
-        if op.output in self.direct:
-            return False
-        choice = self.measured.get(describe(op))
-        if choice is not None:
-            return choice.form == "winograd"
-        return winograd.pays(
-            op.input.shape, op.output.shape[1], op.output.shape, op.geometry, op.groups
-        )
+        fresh, choice = op.output in self.fresh, self.measured.get(describe(op))
+        if choice is not None and not (fresh and choice.form == "winograd"):
+            return choice.form == "winograd"  # measured with copies: what is faster even so is
+        shape, out, geometry = op.input.shape, op.output.shape, op.geometry
+        return winograd.pays(shape, out[1], out, geometry, op.groups, fresh=fresh)
 
     def needed_pads(self, op: ConvolutionOp | PoolingOp) -> Pads:
         """Physical padding that the operation's kernel reads."""
@@ -140,20 +138,19 @@ def limit_copies(plan: Plan, choices: Choices, copies: float) -> Choices:
 
     Convolutions of most pixels come first: they gain most by each byte.
     """
-    if math.isinf(copies):
+    if not choices.winograd:
         return choices
     left = copies * _constant_bytes(plan) + _FEW
-    direct, copied = set[PlanTensor](), set[int]()
-    found = [op for op in plan.operations if isinstance(op, ConvolutionOp)]
-    found = [op for op in found if choices.by_winograd(op)]
+    fresh, copied = set[PlanTensor](), set[int]()
+    found = [op for op in plan.operations if isinstance(op, ConvolutionOp) and may_be_winograd(op)]
     for op in sorted(found, key=lambda op: -math.prod(map(typical, op.output.shape[2:]))):
         more = 0 if id(op.weights) in copied else winograd.MORE * op.weights.nbytes
-        if more > left:
-            direct.add(op.output)
+        if more > left or not choices.by_winograd(op):
+            fresh.add(op.output)
             continue
         left -= more
         copied.add(id(op.weights))
-    return dataclasses.replace(choices, direct=frozenset(direct))
+    return dataclasses.replace(choices, fresh=frozenset(fresh))
 
 
 def _constant_bytes(plan: Plan) -> int:

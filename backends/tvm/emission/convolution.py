@@ -100,7 +100,8 @@ def _depthwise(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked
 def _winograd(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked) -> None:
     y = emission.layouts[op.output]
     operands, arguments = emission.operands(op, y, y.padded_channels)
-    kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands, op.groups)
+    fresh = op.output in emission.choices.fresh
+    kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands, op.groups, fresh)
     parallel = emission.is_parallel(op)
     emission.produce(
         op.output,

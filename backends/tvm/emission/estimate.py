@@ -134,8 +134,12 @@ class Estimator:
             outputs=[dataclasses.replace(op.output, shape=result)],
             groups=groups,
         )
-        if op.output not in self.choices.direct and self.choices.by_winograd(resized):
-            kernel = winograd.Winograd(x, y, op.geometry, op.program, (), groups)
+        fresh = op.output in self.choices.fresh
+        choices = dataclasses.replace(
+            self.choices, fresh=frozenset({resized.output} if fresh else ())
+        )
+        if choices.by_winograd(resized):
+            kernel = winograd.Winograd(x, y, op.geometry, op.program, (), groups, fresh)
             return "winograd", winograd.estimate(kernel, self.target)
         pads = op.geometry.margins
         x = dataclasses.replace(x, top=pads[0], left=pads[1], bottom=pads[2], right=pads[3])

@@ -38,10 +38,15 @@ SETTINGS = settings(
 
 
 def run(
-    model: onnx.ModelProto, target: str, folder: Path, inputs: dict[str, Any], threads: int = 1
+    model: onnx.ModelProto,
+    target: str,
+    folder: Path,
+    inputs: dict[str, Any],
+    threads: int = 1,
+    copies: float = math.inf,
 ) -> dict[str, Any]:
     path = folder / "model.so"
-    compile_model(from_proto(model), parse_target(target), path, copies=math.inf)
+    compile_model(from_proto(model), parse_target(target), path, copies=copies)
     return Runtime(path, threads).run(inputs)
 
 
@@ -181,11 +186,17 @@ def test_quantized_networks_are_bit_identical(
 
 @pytest.mark.parametrize("size", [14, 18, 27])
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("threads", "copies"), [(1, math.inf), (2, math.inf), (1, 0.1), (2, 0.1)])
 def test_winograd_convolutions_match(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, target: str, threads: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    target: str,
+    threads: int,
+    copies: float,
 ) -> None:
-    """3x3 convolutions with enough channels and tiles, padded unevenly, then added to."""
+    """3x3 convolutions with enough channels and tiles, padded unevenly, then added to; by copies
+    of their weights and without."""
     monkeypatch.setattr(work, "PARALLEL_OPERATIONS", 0)
     net = Net(None, size)
     first = net.node("Conv", "x", net.weight(40, 36, 3, 3), net.weight(40), pads=[1, 1, 1, 1])
@@ -194,7 +205,7 @@ def test_winograd_convolutions_match(
     model = net.model({"x": (2, 36, size, size)}, [net.node("Add", second, first)])
     inputs = feeds(model)
     expected = next(iter(reference(model, inputs).values()))
-    found = next(iter(run(model, target, tmp_path, inputs, threads).values()))
+    found = next(iter(run(model, target, tmp_path, inputs, threads, copies).values()))
     np.testing.assert_allclose(found, expected, atol=1e-4 * float(np.abs(expected).max()))
 
 

@@ -49,7 +49,8 @@ def test_small_artifacts_have_fewer_bytes_and_the_same_results(tmp_path: Path) -
 
 
 def test_copies_of_weights_take_a_share_of_their_bytes(tmp_path: Path) -> None:
-    """By default at most half, where it gains most: in the convolution of most pixels."""
+    """By default at most half, where it gains most: in the convolution of most pixels. Weights of
+    the others are transformed in each run."""
     net = Net(None, 0)
     x = net.node("Conv", "x", net.weight(96, 96, 3, 3), pads=[1, 1, 1, 1])
     x = net.node("Conv", x, net.weight(96, 96, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2])
@@ -62,10 +63,38 @@ def test_copies_of_weights_take_a_share_of_their_bytes(tmp_path: Path) -> None:
     plan = lower(from_proto(proto), target)
     for copies, wanted in ((math.inf, [0, 2]), (COPIES, [0]), (0.2, [])):
         choices = limit_copies(plan, Choices(target), copies)
-        chosen = [choices.by_winograd(op) for op in plan.operations]
-        assert [i for i, own in enumerate(chosen) if own] == wanted
+        chosen = [op for op in plan.operations if choices.by_winograd(op)]
+        assert [plan.operations.index(op) for op in chosen] == [0, 2]
+        copied = [op for op in chosen if op.output not in choices.fresh]
+        assert [plan.operations.index(op) for op in copied] == wanted
     report = compile_model(from_proto(proto), target, tmp_path / "m.so")
     assert 1.4 * weights < report.bytes < 1.6 * weights + 100_000
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "forms"),
+    [
+        (512, 7, ["direct", "fresh"]),  # so many bytes that reading them takes longer
+        (16, 8, ["copied", "direct"]),  # so few channels that transforming takes longer
+        (32, 8, ["copied", "fresh"]),
+        (16, 16, ["copied", "fresh"]),
+        (32, 3, ["direct", "direct"]),  # one tile
+    ],
+)
+def test_weights_are_transformed_where_that_pays(
+    channels: int, size: int, forms: list[str]
+) -> None:
+    net = Net(None, 0)
+    x = net.node("Conv", "x", net.weight(channels, channels, 3, 3), pads=[1, 1, 1, 1])
+    target = parse_target("native")
+    plan = lower(from_proto(net.model({"x": (1, channels, size, size)}, [x])), target)
+    op, copied = plan.operations[0], Choices(target)
+    fresh = Choices(target, fresh=frozenset({op.output}))
+    found = [
+        name if choices.by_winograd(op) else "direct"
+        for name, choices in (("copied", copied), ("fresh", fresh))
+    ]
+    assert found == forms
 
 
 @pytest.mark.parametrize("target", ["native", "x86-64-v3"])

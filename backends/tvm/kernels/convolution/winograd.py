@@ -2,13 +2,16 @@
 
 After Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with
 interpolation points 0, 1, -1, 2, -2. Its rounding error is a few times that of the direct
-form (about 1e-5 relative).
+form (about 1e-5 relative). Weights are transformed while compiling, which takes four times their
+bytes, or by the kernel in each run, group by group, a tenth of its time or so (`fresh`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from tvm import tirx
@@ -30,6 +33,7 @@ from ...tensorir.builder import (
 )
 from ...tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
+from ..matrix.dot import bind
 from .direct import divisors
 from .open_columns import choose_widths, each_width
 
@@ -57,8 +61,9 @@ _WEIGHTS = np.array(
         [0, 0, 1],
     ]
 )
-_SCRATCH = 768 * 1024
-"""Bytes of transformed input and products kept at a time: well within the level 2 cache."""
+_SCRATCH = 2 * 2**20
+"""Bytes of transformed input and products that are kept at a time, where that is enough for
+`_REUSE` tiles: a pass over them goes through one of their 36 parts after the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Winograd:
     program: Program
     operands: tuple[Operand, ...]
     groups: int = 1
+    fresh: bool = False
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -85,15 +91,16 @@ class Winograd:
     @property
     def chunk(self) -> int:
         """Tiles of an image of open size that are transformed and multiplied at a time."""
-        per_tile = 36 * 4 * (self.input.padded_channels + self.output.padded_channels)
-        return max(16, min(64, _SCRATCH // per_tile))
+        return _REUSE
 
     @property
     def chunk_rows(self) -> int:
-        """Rows of tiles that are transformed and multiplied at a time."""
+        """Rows of tiles that are transformed and multiplied at a time: few chunks, of which the
+        last computes little again."""
         rows, columns = self.tiles
-        per_row = 36 * 4 * columns * (self.input.padded_channels + self.output.padded_channels)
-        return max(1, min(rows, _SCRATCH // per_row))
+        per_tile = 36 * 4 * (self.input.padded_channels + self.output.padded_channels)
+        most = max(1, min(rows, max(_REUSE, _SCRATCH // per_tile) // columns))
+        return min(range(1, most + 1), key=lambda r: -(-rows // r) * (r * columns + _CHUNK))
 
     @property
     def scratch(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -113,6 +120,15 @@ class Winograd:
         """Input channels, padding included, that are multiplied for an output channel."""
         return self.input.padded_channels // self.groups
 
+
+_REUSE = 64
+"""Tiles that each number of the weights is worth loading, or transforming, for."""
+
+_CHUNK = 6
+"""Tiles that take as long as what each chunk of them takes besides."""
+
+_APART = 16
+"""Elements between transformed weights of different products, which would share a cache's sets."""
 
 WHOLE = 16
 """Channels that whole blocks of any target have: groups of convolutions have some of these."""
@@ -135,22 +151,31 @@ CACHED = 12 * 2**20
 
 
 def pays(
-    shape: Sequence[int], out_channels: int, output: Sequence[int], geometry: Geometry, groups: int
+    shape: Sequence[int],
+    out_channels: int,
+    output: Sequence[int],
+    geometry: Geometry,
+    groups: int,
+    *,
+    fresh: bool = False,
 ) -> bool:
     """Whether this form is faster: enough channels, and weights used for enough tiles.
 
     The transformed weights take four times the memory; where they don't stay in a cache
-    from one run to the next, few tiles don't make up for reading them.
+    from one run to the next, few tiles don't make up for reading them. For few tiles and channels
+    transforming them takes longer than it saves.
     """
-    if not computes(shape, out_channels, geometry, groups) or min(shape[1], out_channels) < 16:
+    fewest = min(shape[1], out_channels)
+    if not computes(shape, out_channels, geometry, groups) or fewest < 16:
         return False
     if groups > 1 and shape[1] // groups < 2 * WHOLE:
         return False  # the direct form is as fast
     height, width = typical(output[2]), typical(output[3])
     tiles = -(-height // 4) * -(-width // 4)
     wasted = 16 * tiles / (height * width)
-    cached = 36 * 4 * shape[1] * out_channels // groups <= CACHED
-    return tiles >= (4 if cached else 12) and wasted <= 2.0
+    bytes_ = 36 * 4 * shape[1] * out_channels // groups
+    few = fewest >= 2 * WHOLE if fresh else bytes_ <= CACHED
+    return tiles >= (4 if few else 12) and wasted <= 2.0
 
 
 def estimate(conv: Winograd, target: Target) -> float:
@@ -163,7 +188,14 @@ def estimate(conv: Winograd, target: Target) -> float:
     products = 36 * tiles * y.blocks * per_vector * conv.depth / (1 if wide else 2)
     loads = products * (0.25 if conv.vectors() > 1 else 0.5)
     moved = per_vector * tiles * (x.blocks * 144 + y.blocks * (160 + 16 * FINISH))
+    if conv.fresh:
+        chunks = -(-tiles // conv.chunk) if conv.is_open else -(-rows // conv.chunk_rows) * x.batch
+        moved += chunks * per_vector * y.blocks * conv.depth * TRANSFORM
     return products + loads + moved
+
+
+TRANSFORM = 45
+"""Cycles for the transformation of a vector of 3 x 3 weights."""
 
 
 FINISH = 4
@@ -183,9 +215,15 @@ def needed_pads(
 
 
 def pack_weights(conv: Winograd, weights: Array) -> Array:
-    """[O, I / groups, 3, 3] to [36, group, I, vector * lane], transformed in double precision."""
+    """[O, I / groups, 3, 3] to [36, group, I, vector * lane], transformed in double precision; or,
+    as they are, to [group, I, 9, vector * lane]."""
     out_channels, in_channels = weights.shape[:2]
     y = conv.output
+    if conv.fresh:
+        taps = np.zeros((y.padded_channels, conv.depth, 9), np.float32)
+        taps[:out_channels, :in_channels] = weights.reshape(out_channels, in_channels, 9)
+        grouped = taps.reshape(-1, conv.vectors() * y.block, conv.depth, 9)
+        return np.ascontiguousarray(grouped.transpose(0, 2, 3, 1))
     transformed = np.einsum("ik,ockl,jl->ijoc", _WEIGHTS, weights.astype(np.float64), _WEIGHTS)
     dense = np.zeros((36, y.padded_channels, conv.depth), np.float32)
     dense[:, :out_channels, :in_channels] = transformed.reshape(36, out_channels, in_channels)
@@ -200,7 +238,9 @@ def build(conv: Winograd, target: Target, parallel: bool = False) -> PrimFunc:
     width = conv.vectors() * y.block
     k = KernelBuilder()
     source = k.parameter("X", x.shape, "float32")
-    weights = k.parameter("W", (36, y.padded_channels // width, conv.depth, width), "float32")
+    groups = y.padded_channels // width
+    kept, taps = (36, groups, conv.depth, width), (groups, conv.depth, 9, width)
+    weights = k.parameter("W", taps if conv.fresh else kept, "float32")
     bias = k.parameter("B", (y.padded_channels,), "float32")
     buffers = declare(k, conv.operands, y, y.padded_channels)
     result = k.parameter("Y", y.shape, conv.program.dtype)
@@ -226,17 +266,15 @@ def build(conv: Winograd, target: Target, parallel: bool = False) -> PrimFunc:
                 return cb * count + r * columns + tw
 
             _transform_input(k, conv, source, transformed, n, cb, start + r, tw, own)
-        with (
-            k.loop(36, "q", parallel=parallel) as q,
-            k.loop(y.padded_channels // width, "og") as group,
-        ):
-            most = _most_tiles(conv, target)
-            tiles = min(
-                range(1, min(count, most) + 1), key=lambda t: (-(-count // t) * (t + 0.5), -t)
-            )
+        most = _most_tiles(conv, target)
+        tiles = min(range(1, min(count, most) + 1), key=lambda t: (-(-count // t) * (t + 0.5), -t))
+
+        def each_tile(multiply: _Multiply, tiles: int = tiles) -> None:
             with k.loop(-(-count // tiles), "tt") as tt:
-                tile = _row(tt, tiles, count)
-                _multiply(k, conv, (transformed, weights, products), q, group, tile, tiles, count)
+                multiply(_row(tt, tiles, count), tiles, None)
+
+        factors = (transformed, weights, products)
+        _multiply_all(k, conv, factors, count, each_tile, parallel=parallel)
         with (
             k.outer(y.blocks, conv.chunk_rows, parallel=parallel) as (cb, r),
             k.loop(columns, "tw") as tw,
@@ -282,16 +320,16 @@ def _open_chunks(
             row, tw = place(start + t)
             at = k.named(as_int(cb * count + t), "at")
             _transform_input(k, conv, source, transformed, n, cb, row, tw, lambda: at)
-        with (
-            k.loop(36, "q", parallel=parallel) as q,
-            k.loop(y.blocks // conv.vectors(), "og") as group,
-        ):
+
+        def each_tile(multiply: _Multiply, own: Any = own) -> None:
             acc = k.local(size, "float32")
             for tiles in each_width(k, own, widths):
                 with k.loop(tiles_of(own, tiles), "tt") as tt:
                     first = tirx.min(tt * tiles, own - tiles) if tiles > 1 else tt
-                    factors = (transformed, weights, products)
-                    _multiply(k, conv, factors, q, group, first, tiles, count, acc)
+                    multiply(first, tiles, acc)
+
+        factors = (transformed, weights, products)
+        _multiply_all(k, conv, factors, count, each_tile, parallel=parallel)
         with k.loop(y.blocks, "cb", parallel=parallel) as cb, k.loop(own, "t") as t:
             row, tw = place(start + t)
             half = _transform_columns(k, conv, products, cb * count + t)
@@ -357,24 +395,105 @@ def _transform_input(
             k.store(transformed, value, i * 6 + j, at(), 0, lanes=lanes)
 
 
+_Multiply: TypeAlias = Callable[[Expr, int, "BufferVar | None"], None]
+"""Multiplies so many tiles from one on, with accumulators that there are or its own."""
+
+
+def _multiply_all(
+    k: KernelBuilder,
+    conv: Winograd,
+    factors: tuple[BufferVar, BufferVar, BufferVar],
+    count: int,
+    each_tile: Callable[[_Multiply], None],
+    *,
+    parallel: bool,
+) -> None:
+    """The 36 matrix products of up to `count` tiles: transformed input, weights, products."""
+    transformed, weights, products = factors
+    pair = (transformed, products)
+    groups, lanes = conv.output.blocks // conv.vectors(), conv.output.block
+    if not conv.fresh:
+        with k.loop(36, "q", parallel=parallel) as q, k.loop(groups, "og") as group:
+
+            def kept(c: Expr, v: int, q: Expr = q, group: Expr = group) -> Computed:
+                return load(weights, q, group, c, v * lanes, lanes=lanes)
+
+            each_tile(functools.partial(_multiply, k, conv, pair, count, kept, (q, group)))
+        return
+    depth, width = conv.depth, conv.vectors() * lanes
+    step = depth * width + _APART
+    with k.loop(groups, "og", parallel=parallel) as group:
+        made = k.local(36 * step, "float32", "made")
+        with k.loop(depth, "c") as c:
+            for v in range(conv.vectors()):
+                taps = [load(weights, group, c, t, v * lanes, lanes=lanes) for t in range(9)]
+                _transform_weights(k, taps, made, c * width + v * lanes, step, lanes)
+        with k.loop(36, "q") as q:
+
+            def fresh(c: Expr, v: int, q: Expr = q) -> Computed:
+                return load(made, q * step + c * width + v * lanes, lanes=lanes)
+
+            each_tile(functools.partial(_multiply, k, conv, pair, count, fresh, (q, group)))
+
+
+def _transform_weights(
+    k: KernelBuilder,
+    taps: Sequence[Computed],
+    made: BufferVar,
+    first: Expr,
+    step: int,
+    lanes: int,
+) -> None:
+    """Vectors of 3 x 3 taps to 36, each of which lies `step` after the one before."""
+    half = k.local(18 * lanes, "float32", "half")
+
+    def six(values: Sequence[Computed]) -> list[Computed]:
+        """Three values by the matrix of weights, with what its rows share computed once."""
+
+        def times(value: Computed, factor: float) -> Computed:
+            return value * constant(factor, "float32", lanes)
+
+        a, b, c = values
+        ends = bind(k, times(a + c, -1 / 6), "float32", lanes)
+        others = bind(k, times(a, 1 / 24) + times(c, 1 / 6), "float32", lanes)
+        return [
+            times(a, 1 / 4),
+            ends + times(b, -1 / 6),
+            ends + times(b, 1 / 6),
+            others + times(b, 1 / 12),
+            others + times(b, -1 / 12),
+            c,
+        ]
+
+    taps = [bind(k, tap, "float32", lanes) for tap in taps]
+    for j in range(3):
+        for i, value in enumerate(six([taps[3 * r + j] for r in range(3)])):
+            k.store(half, value, (i * 3 + j) * lanes, lanes=lanes)
+    for i in range(6):
+        row = [load(half, (i * 3 + j) * lanes, lanes=lanes) for j in range(3)]
+        for j, value in enumerate(six(row)):
+            k.store(made, value, first + (i * 6 + j) * step, lanes=lanes)
+
+
 def _multiply(
     k: KernelBuilder,
     conv: Winograd,
-    buffers: tuple[BufferVar, BufferVar, BufferVar],
-    q: Expr,
-    group: Expr,
+    buffers: tuple[BufferVar, BufferVar],
+    count: int,
+    weight: Callable[[Expr, int], Computed],
+    at: tuple[Expr, Expr],
     first: Expr,
     tiles: int,
-    count: int,
-    acc: BufferVar | None = None,
+    acc: BufferVar | None,
 ) -> None:
     """One of 36 matrix products, for one group of output channels and some of `count` tiles."""
-    transformed, weights, products = buffers
+    transformed, products = buffers
+    q, group = at
     lanes, vectors = conv.output.block, conv.vectors()
     unroll = 4
     blocks = conv.input.blocks // conv.groups
-    own = conv.output.blocks // conv.groups // vectors
-    start: Expr = group // own * blocks if conv.groups > 1 else 0
+    together = conv.output.blocks // conv.groups // vectors
+    start: Expr = group // together * blocks if conv.groups > 1 else 0
     if acc is None:
         acc = k.local(vectors * tiles * lanes, "float32")
     for i in range(vectors * tiles):
@@ -385,22 +504,12 @@ def _multiply(
     ):
         for u in range(unroll):
             c = ko * unroll + u
-            w = [
-                load(
-                    weights,
-                    q,
-                    group,
-                    ic * conv.input.block + c,
-                    v * lanes,
-                    lanes=lanes,
-                )
-                for v in range(vectors)
-            ]
+            w = [weight(ic * conv.input.block + c, v) for v in range(vectors)]
             for t in range(tiles):
                 value = splat(load(transformed, q, (start + ic) * count + first + t, c), lanes)
                 for v in range(vectors):
-                    at = (v * tiles + t) * lanes
-                    k.store(acc, load(acc, at, lanes=lanes) + value * w[v], at, lanes=lanes)
+                    own = (v * tiles + t) * lanes
+                    k.store(acc, load(acc, own, lanes=lanes) + value * w[v], own, lanes=lanes)
     for v in range(vectors):
         for t in range(tiles):
             value = load(acc, (v * tiles + t) * lanes, lanes=lanes)

@@ -20,6 +20,7 @@ from secateur.backends.tvm.emission.choices import Choices
 from secateur.backends.tvm.emission.emission import Emission
 from secateur.backends.tvm.emission.emit import emit
 from secateur.backends.tvm.lowering.lower import lower
+from secateur.backends.tvm.plan.operations import ConvolutionOp
 from secateur.backends.tvm.plan.schedule import Buffer
 from secateur.backends.tvm.targets import parse_target
 from secateur.backends.tvm.tensorir import builder
@@ -83,6 +84,9 @@ FAMILIES: dict[str, Callable[[], onnx.ModelProto]] = {
     "grouped": lambda: convolution(group=2),
     "winograd": lambda: model(
         [("Conv", "x w", SAME)], {"x": (1, 16, 17, 16)}, {"w": (16, 16, 3, 3)}
+    ),
+    "winograd of fresh weights": lambda: model(
+        [("Conv", "x w", SAME)], {"x": (1, 16, 17, 16)}, {"w": (24, 16, 3, 3)}
     ),
     "winograd of groups": lambda: model(
         [("Conv", "x w", {**SAME, "group": 2})], {"x": (1, 64, 17, 16)}, {"w": (32, 32, 3, 3)}
@@ -150,9 +154,10 @@ def kernels(family: str, target: str) -> list[tuple[Build, dict[int, tuple[int, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Emission, "call_all", call_all)
-        emit(
-            lower(work, machine), machine, Choices(machine, winograd=family.startswith("winograd"))
-        )
+        plan, by_winograd = lower(work, machine), family.startswith("winograd")
+        results = (op.output for op in plan.operations if isinstance(op, ConvolutionOp))
+        fresh = frozenset(results if "fresh" in family else ())
+        emit(plan, machine, Choices(machine, winograd=by_winograd, fresh=fresh))
     return found
 
 
