@@ -14,7 +14,7 @@ _ZERO, _ANY, _FIRST = Trait.ZERO_AT_ZERO, Trait.ZERO_AT_ANY_ZERO, Trait.ZERO_AT_
 _POSITIVE, _SCALES, _NONE = Trait.NON_NEGATIVE, Trait.HOMOGENEOUS, Trait.NONE
 
 UNARY = {
-    "Abs": _ZERO | _POSITIVE | _SCALES,
+    "Abs": _POSITIVE | _SCALES,
     "Acos": _POSITIVE,
     "Acosh": _POSITIVE,
     "Asin": _ZERO,
@@ -34,16 +34,16 @@ UNARY = {
     "Gelu": _ZERO,
     "HardSigmoid": _POSITIVE,
     "HardSwish": _ZERO,
-    "Identity": _ZERO | Trait.MOVES,
+    "Identity": Trait.MOVES | Trait.LINEAR,
     "IsInf": _ZERO,
     "IsNaN": _ZERO,
-    "LeakyRelu": _ZERO | _SCALES,
+    "LeakyRelu": _SCALES,
     "Log": _NONE,
     "Mish": _ZERO,
-    "Neg": _ZERO | _SCALES,
+    "Neg": Trait.LINEAR,
     "Not": _NONE,
     "Reciprocal": _NONE,
-    "Relu": _ZERO | _POSITIVE | _SCALES,
+    "Relu": _POSITIVE | _SCALES,
     "Round": _ZERO,
     "Selu": _ZERO,
     "Shrink": _ZERO,
@@ -165,7 +165,7 @@ def clip(r: NodeAxes) -> None:
     r.set(r.axes(0))
 
 
-@rule("Dropout", traits=Trait.SAME_SHAPE | _ZERO | _SCALES | Trait.RANDOM)
+@rule("Dropout", traits=Trait.SAME_SHAPE | Trait.LINEAR | Trait.RANDOM)
 def dropout(r: NodeAxes) -> None:
     if r.opset >= 12 and r.has(2):
         training = r.constant(2)

@@ -25,7 +25,7 @@ FAR = 10**9
 or INT_MAX)."""
 
 
-@rule("Transpose", traits=Trait.MOVES)
+@rule("Transpose", traits=Trait.MOVES | Trait.LINEAR)
 def transpose(r: NodeAxes) -> None:
     axes = r.axes(0)
     order = r.get("perm") or list(reversed(range(len(axes))))
@@ -277,7 +277,7 @@ def _pads(r: NodeAxes, rank: int) -> tuple[list[int], list[int]]:
     return known, [normalized(a, rank) for a in axes]
 
 
-@rule("Expand", traits=Trait.MOVES | Trait.ENLARGES)
+@rule("Expand", traits=Trait.MOVES | Trait.LINEAR | Trait.ENLARGES)
 def expand(r: NodeAxes) -> None:
     axes = r.axes(0)
     content = r.content(1)

@@ -56,6 +56,10 @@ class Trait(enum.Flag):
     HOMOGENEOUS = enum.auto()
     """With a positive factor on the first operand the first result has that factor; the same
     with one for each index of an axis that both have."""
+    LINEAR = enum.auto()
+    """The first result is linear in the first operand, and what happens along an axis that both
+    have is the same for each index: to mix them before is to mix them behind. Of what draws at
+    random this holds where it draws nothing."""
 
     WEIGHTED = enum.auto()
     """Weights make the channels of the result, and may make them zero."""
@@ -74,10 +78,12 @@ class Trait(enum.Flag):
     """Results may differ from run to run."""
 
 
-_IMPLIED = {
+_IMPLIED = {  # what implies others is before them
     Trait.POINTWISE: Trait.SAME_SHAPE,
-    Trait.IN_ORDER: Trait.MOVES | Trait.ZERO_AT_ZERO | Trait.HOMOGENEOUS,
-    Trait.MOVES: Trait.ZERO_AT_ZERO | Trait.HOMOGENEOUS,
+    Trait.IN_ORDER: Trait.MOVES | Trait.LINEAR,
+    Trait.MOVES: Trait.HOMOGENEOUS,
+    Trait.LINEAR: Trait.HOMOGENEOUS,
+    Trait.HOMOGENEOUS: Trait.ZERO_AT_ZERO,
     Trait.ZERO_AT_ANY_ZERO: Trait.ZERO_AT_ZERO,
 }
 

@@ -14,9 +14,6 @@ At removed indices values that inputs have a part in are zero, constants aren't.
 """
 
 
-_LINEAR = Trait.ZERO_AT_ZERO | Trait.HOMOGENEOUS
-
-
 def normalized(axis: int, rank: int) -> int:
     """A possibly negative axis number as a position."""
     if not -rank <= axis < rank:
@@ -36,8 +33,8 @@ def reduced_axes(r: NodeAxes, rank: int, position: int = 1) -> set[int]:
     return {normalized(a, rank) for a in axes}
 
 
-@rule("ReduceSum", "ReduceMax", "ReduceMean", "ReduceMin", traits=_LINEAR)
-@rule("ReduceL1", "ReduceL2", traits=_LINEAR | Trait.NON_NEGATIVE)
+@rule("ReduceSum", "ReduceMax", "ReduceMean", "ReduceMin", traits=Trait.HOMOGENEOUS)
+@rule("ReduceL1", "ReduceL2", traits=Trait.HOMOGENEOUS | Trait.NON_NEGATIVE)
 @rule("ReduceSumSquare", traits=Trait.ZERO_AT_ZERO | Trait.NON_NEGATIVE)
 @rule("ReduceProd", traits=Trait.ZERO_AT_ZERO)
 @rule("ReduceLogSum", "ReduceLogSumExp")

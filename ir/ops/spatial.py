@@ -25,11 +25,8 @@ def windowed(r: NodeAxes, axes: Axes, spatial: slice = slice(2, None)) -> Axes:
     return tuple(new[i] if i in positions else axis for i, axis in enumerate(axes))
 
 
-_LINEAR = Trait.ZERO_AT_ZERO | Trait.HOMOGENEOUS
-
-
-@rule("AveragePool", traits=_LINEAR)
-@rule("LpPool", traits=_LINEAR | Trait.NON_NEGATIVE)
+@rule("AveragePool", traits=Trait.LINEAR)
+@rule("LpPool", traits=Trait.HOMOGENEOUS | Trait.NON_NEGATIVE)
 def pool(r: NodeAxes) -> None:
     r.set(windowed(r, r.axes(0)))
 
@@ -43,8 +40,9 @@ def max_pool(r: NodeAxes) -> None:
     r.set(windowed(r, axes))
 
 
-@rule("GlobalAveragePool", "GlobalMaxPool", traits=_LINEAR)
-@rule("GlobalLpPool", traits=_LINEAR | Trait.NON_NEGATIVE)
+@rule("GlobalAveragePool", traits=Trait.LINEAR)
+@rule("GlobalMaxPool", traits=Trait.HOMOGENEOUS)
+@rule("GlobalLpPool", traits=Trait.HOMOGENEOUS | Trait.NON_NEGATIVE)
 def global_pool(r: NodeAxes) -> None:
     axes = r.axes(0)
     r.lock_all(axes[2:], SPATIAL)

@@ -19,6 +19,7 @@ from ...ir.axes.facts import Analysis
 from ...ir.errors import SecateurError
 from ...ir.graph import Node, Use, Value, normalize_domain
 from ...ir.model import Model
+from ...ir.ops import Trait, traits
 from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array, Tensor
@@ -40,18 +41,6 @@ TOLERANCE = 1e-3
 ROWS = 4096
 """Rows of a run that a stream's moments are taken from."""
 
-_CARRIERS = {
-    "AveragePool",
-    "Dropout",
-    "Expand",
-    "Flatten",
-    "GlobalAveragePool",
-    "Identity",
-    "Reshape",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-}
 _ROOT_MEAN_SQUARES = {"RMSNormalization", "SimplifiedLayerNormalization"}
 
 
@@ -126,7 +115,7 @@ class _Visit:
                 self._refuse()
             self._rotate_constants()
         elif (
-            kind in _CARRIERS
+            Trait.LINEAR in traits(node)
             or (kind in ("Concat", "Slice", "Split") and self._elsewhere())
             or (kind == "Gather" and self._inputs.get(1) is None and self._elsewhere())
         ):
@@ -212,10 +201,9 @@ class _Visit:
 
     def _carried(self) -> None:
         node = self._node
-        if any(axis is None for axis in self._outputs[: 1 if node.op_type == "Dropout" else None]):
-            self._refuse()
-        if node.op_type in ("AveragePool", "GlobalAveragePool") and self._inputs[0] != 1:
-            self._refuse()
+        for value, axis in zip(node.outputs, self._outputs, strict=True):
+            if axis is None and value is not None and value.uses:
+                self._refuse()
         self._rotate_constants()
 
     def _squares(self) -> bool:

@@ -15,6 +15,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from secateur.ir.axes.dims import resolve
+from secateur.ir.dependencies.analysis import analyze
+from secateur.ir.onnx_io import from_proto
 from secateur.ir.ops import Trait, operator, operators, with_trait
 from secateur.ir.ops.records import Operator, add, table
 from tests.backend_cases import Case, generated_cases
@@ -151,13 +154,17 @@ def cases() -> Iterator[tuple[str, list[Any], list[Any], Case]]:
                 yield nodes[0].op_type, inputs, outputs, case
 
 
+def first_result(case: Case, inputs: list[Any]) -> Array:
+    """What ONNX's reference makes of other inputs than a case has."""
+    evaluator = ReferenceEvaluator(case.model)
+    return evaluator.run(None, dict(zip(evaluator.input_names, inputs, strict=True)))[0]
+
+
 def scales(case: Case, inputs: list[Any], result: Array) -> bool:
     """Whether the first result grows with the first operand."""
     if not is_numeric(result) or result.dtype == bool:
         return True
-    evaluator = ReferenceEvaluator(case.model)
-    feeds = dict(zip(evaluator.input_names, [inputs[0] * FACTOR, *inputs[1:]], strict=True))
-    found = evaluator.run(None, feeds)[0]
+    found = first_result(case, [inputs[0] * FACTOR, *inputs[1:]])
     return np.allclose(found.astype(float), FACTOR * result.astype(float), rtol=1e-3)
 
 
@@ -209,6 +216,46 @@ def test_reshapes_keep_elements_in_order() -> None:
             np.testing.assert_array_equal(inputs[0].ravel(), outputs[0].ravel(), case.name)
             checked.add(op_type)
     assert checked == with_trait(Trait.IN_ORDER)
+
+
+MANY = 300
+"""Elements of an operand beyond which ONNX's reference takes long."""
+
+
+def test_linear_operators_commute_with_mixtures_of_indices() -> None:
+    random = np.random.default_rng(0)
+    checked = set()
+    for op_type, inputs, outputs, case in cases():
+        if Trait.LINEAR not in known(op_type) or inputs[0].dtype != np.float32:
+            continue
+        if inputs[0].size > MANY:
+            continue
+        if Trait.RANDOM in known(op_type) and "training" in case.name:
+            continue
+        model = onnx.ModelProto()
+        model.CopyFrom(case.model)
+        for name, array in zip([v.name for v in model.graph.input[1:]], inputs[1:], strict=True):
+            model.graph.initializer.append(numpy_helper.from_array(array, name))
+            model.graph.input.remove(next(v for v in model.graph.input if v.name == name))
+        analysis = analyze(from_proto(model))
+        graph = analysis.model.graph
+        before, after = (analysis.axes.get(v) or () for v in (graph.inputs[0], graph.outputs[0]))
+        x, y = inputs[0].astype(np.float64), outputs[0]
+        for i, j in itertools.product(range(len(before)), range(len(after))):
+            dims = resolve(before[i])
+            if len(dims) == 1 and len(dims[0]) == 1 and dims == resolve(after[j]):
+                mixture = random.standard_normal((x.shape[i], y.shape[j]))
+                mixed = np.moveaxis(np.tensordot(mixture, x, (1, i)), 0, i).astype(y.dtype)
+                expected = np.moveaxis(np.tensordot(mixture, y, (1, j)), 0, j)
+                np.testing.assert_allclose(
+                    first_result(case, [mixed, *inputs[1:]]),
+                    expected,
+                    rtol=1e-4,
+                    atol=1e-4,
+                    err_msg=f"{case.name} {i} {j}",
+                )
+                checked.add(op_type)
+    assert checked == with_trait(Trait.LINEAR)
 
 
 def test_random_operators_are_those_that_schemas_call_random() -> None:

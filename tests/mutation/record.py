@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -23,35 +23,51 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("ir", "passes", "backends")
 
+OFTEN = 500
+"""Calls of a function within one test that are traced."""
+
 Lines = set[tuple[str, int]]
 
 
 class Recorder:
-    """Traces the package's own files: the lines that ran since they were last taken."""
+    """Traces the package's own files: the lines that ran since they were last taken.
+
+    A function is traced until all its lines have run, or it has been called so often that the
+    rest is unlikely to.
+    """
 
     def __init__(self) -> None:
         self.lines: Lines = set()
+        self._rest: dict[CodeType, set[int]] = {}
+        self._calls: collections.Counter[CodeType] = collections.Counter()
         self._names: dict[str, str] = {}
         threading.settrace(self.trace)
         sys.settrace(self.trace)
 
     def trace(self, frame: FrameType, _event: str, _argument: Any) -> Any:
-        path = frame.f_code.co_filename
-        name = self._names.get(path)
+        code = frame.f_code
+        name = self._names.get(code.co_filename)
         if name is None:
-            real = Path(path).resolve()
-            own = real.is_relative_to(ROOT) and real.relative_to(ROOT).parts[0] in FOLDERS
-            name = self._names[path] = str(real.relative_to(ROOT)) if own else ""
+            name = self._names[code.co_filename] = own_name(code.co_filename)
         if not name:
             return None
+        rest = self._rest.get(code)
+        if rest is None:
+            rest = self._rest[code] = {line for _, _, line in code.co_lines() if line is not None}
+        self._calls[code] += 1
+        if not rest or self._calls[code] > OFTEN:
+            return None
         lines = self.lines
+        lines.add((name, frame.f_lineno))
+        rest.discard(frame.f_lineno)
 
         def trace_lines(inner: FrameType, event: str, _: Any) -> Any:
             if event == "line":
                 lines.add((name, inner.f_lineno))
+                rest.discard(inner.f_lineno)
+                inner.f_trace_lines = bool(rest)
             return trace_lines
 
-        lines.add((name, frame.f_lineno))
         return trace_lines
 
     def take(self) -> Lines:
@@ -59,7 +75,16 @@ class Recorder:
         sys.settrace(self.trace)
         found = set(self.lines)
         self.lines.clear()
+        self._rest.clear()
+        self._calls.clear()
         return found
+
+
+def own_name(path: str) -> str:
+    """Where a file lies in the project, or nothing for a file that isn't recorded."""
+    real = Path(path).resolve()
+    own = real.is_relative_to(ROOT) and real.relative_to(ROOT).parts[0] in FOLDERS
+    return str(real.relative_to(ROOT)) if own else ""
 
 
 class Record:
