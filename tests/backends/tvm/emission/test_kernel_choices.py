@@ -1,0 +1,21 @@
+"""Which kernels are chosen is written down: what is slower computes the same."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("tvm")
+
+from .kernel_choices import CASES, TARGETS, golden, line_of
+
+GOLDEN = golden()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_layers_take_the_kernels_that_they_took(name: str) -> None:
+    for target in TARGETS:
+        assert line_of(name, target) == GOLDEN[f"{name} on {target}"]
+
+
+def test_every_layer_is_written_down() -> None:
+    assert set(GOLDEN) == {f"{name} on {target}" for name in CASES for target in TARGETS}
