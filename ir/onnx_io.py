@@ -201,6 +201,8 @@ _PLAIN_ATTRIBUTES = frozenset(
 
 
 class _GraphReader:
+    """Makes a graph of a protobuf's, and the values that its nodes name."""
+
     def __init__(
         self,
         proto: GraphProto,
@@ -209,7 +211,7 @@ class _GraphReader:
     ) -> None:
         self.proto = proto
         self.base_dir = base_dir
-        self.scope = _Scope(outer)
+        self.scope = _VisibleNames(outer)
         extra = GraphProto()
         for field, value in proto.ListFields():
             if field.name in _GRAPH_EXTRA or (field.name == "name" and not value):
@@ -358,7 +360,7 @@ class _GraphReader:
         return Attribute(rest, graphs)
 
 
-class _Scope(Mapping[str, Value]):
+class _VisibleNames(Mapping[str, Value]):
     """Names visible in a graph: its own, then those of the graphs around it."""
 
     def __init__(self, outer: Mapping[str, Value]) -> None:

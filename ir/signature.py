@@ -31,6 +31,8 @@ class _Parameter(NamedTuple):
 
 
 class _Signature(NamedTuple):
+    """What an operator takes and gives in one version, as its schema says."""
+
     inputs: tuple[_Parameter, ...]
     outputs: tuple[_Parameter, ...]
     input_count: tuple[int, int]

@@ -25,12 +25,12 @@ from ..ir.onnx_io import atomic_files
 from .training import (
     BatchNorm,
     Block,
-    Convolution,
     Dense,
     GlobalPool,
-    Layer,
     Relu,
-    Residual,
+    TrainedConvolution,
+    TrainedLayer,
+    TrainedResidual,
     parameters,
     train,
 )
@@ -42,28 +42,28 @@ HELD_OUT = 400
 Float = NDArray[np.float32]
 
 
-def network(seed: int) -> list[Layer]:
+def network(seed: int) -> list[TrainedLayer]:
     """Stem of 16 channels, residual blocks of 16, 32 and 64, the second one depthwise.
 
     [1, N, 8, 8] -> [10, N], as in `training`.
     """
     rng = np.random.default_rng(seed)
 
-    def conv(name: str, inputs: int, outputs: int, **options: int) -> list[Layer]:
+    def conv(name: str, inputs: int, outputs: int, **options: int) -> list[TrainedLayer]:
         return [
-            Convolution(f"{name}.conv", rng, inputs, outputs, **options),
+            TrainedConvolution(f"{name}.conv", rng, inputs, outputs, **options),
             BatchNorm(f"{name}.bn", outputs),
         ]
 
     return [
         *conv("stem", 1, 16),
         Relu("stem.relu"),
-        Residual(
+        TrainedResidual(
             "block1",
             Block([*conv("block1.1", 16, 16), Relu("block1.1.relu"), *conv("block1.2", 16, 16)]),
         ),
         Relu("block1.relu"),
-        Residual(
+        TrainedResidual(
             "block2",
             Block(
                 [
@@ -77,7 +77,7 @@ def network(seed: int) -> list[Layer]:
             Block(conv("block2.skip", 16, 32, kernel=1, stride=2)),
         ),
         Relu("block2.relu"),
-        Residual(
+        TrainedResidual(
             "block3",
             Block(
                 [
@@ -110,18 +110,18 @@ def load_digits(seed: int) -> tuple[Float, NDArray[np.int64], Float, NDArray[np.
     return images[HELD_OUT:], labels[HELD_OUT:], images[:HELD_OUT], labels[:HELD_OUT]
 
 
-def to_onnx(layers: Sequence[Layer], batch: int | str) -> onnx.ModelProto:
+def to_onnx(layers: Sequence[TrainedLayer], batch: int | str) -> onnx.ModelProto:
     """The network as an ONNX model in inference mode."""
     nodes: list[onnx.NodeProto] = []
     weights: list[onnx.TensorProto] = []
 
-    def emit(layers: Sequence[Layer], value: str) -> str:
+    def emit(layers: Sequence[TrainedLayer], value: str) -> str:
         for layer in layers:
             value = emit_layer(layer, value)
         return value
 
-    def emit_layer(layer: Layer, value: str) -> str:
-        if isinstance(layer, Residual):
+    def emit_layer(layer: TrainedLayer, value: str) -> str:
+        if isinstance(layer, TrainedResidual):
             main, skip = emit(layer.main.layers, value), emit(layer.skip.layers, value)
             nodes.append(helper.make_node("Add", [main, skip], [layer.name], name=layer.name))
             return layer.name

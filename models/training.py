@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Float = NDArray[np.float32]
 
 
-class Layer:
+class TrainedLayer:
     """One operation: `forward` keeps what `backward` needs; gradients go to `gradients`."""
 
     def __init__(self, name: str) -> None:
@@ -38,11 +38,11 @@ class Layer:
         """The ONNX operator and its attributes."""
         raise NotImplementedError
 
-    def children(self) -> Iterator[Layer]:
+    def children(self) -> Iterator[TrainedLayer]:
         yield self
 
 
-class Convolution(Layer):
+class TrainedConvolution(TrainedLayer):
     """Without bias (BatchNormalization follows), padded to keep the size before striding."""
 
     def __init__(
@@ -109,7 +109,7 @@ class Convolution(Layer):
         }
 
 
-class BatchNorm(Layer):
+class BatchNorm(TrainedLayer):
     """Batch statistics while training, running averages of them afterwards."""
 
     EPSILON = 1e-5
@@ -154,7 +154,9 @@ class BatchNorm(Layer):
         return "BatchNormalization", {"epsilon": self.EPSILON}
 
 
-class Relu(Layer):
+class Relu(TrainedLayer):
+    """max(x, 0)."""
+
     def forward(self, x: Float, training: bool) -> Float:
         self.positive = x > 0
         return np.maximum(x, 0)
@@ -166,7 +168,9 @@ class Relu(Layer):
         return "Relu", {}
 
 
-class GlobalPool(Layer):
+class GlobalPool(TrainedLayer):
+    """The mean of each channel over all pixels."""
+
     def forward(self, x: Float, training: bool) -> Float:
         self.input_shape = x.shape
         mean: Float = x.mean(axis=(2, 3), keepdims=True)
@@ -180,7 +184,7 @@ class GlobalPool(Layer):
         return "GlobalAveragePool", {}
 
 
-class Dense(Layer):
+class Dense(TrainedLayer):
     """[inputs, N, 1, 1] -> [outputs, N]"""
 
     def __init__(self, name: str, rng: np.random.Generator, inputs: int, outputs: int) -> None:
@@ -204,10 +208,10 @@ class Dense(Layer):
         return "Gemm", {"transB": 1}
 
 
-class Block(Layer):
+class Block(TrainedLayer):
     """Layers one after the other; without any, the identity."""
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[TrainedLayer]) -> None:
         super().__init__("")
         self.layers = layers
 
@@ -221,12 +225,12 @@ class Block(Layer):
             gradient = layer.backward(gradient)
         return gradient
 
-    def children(self) -> Iterator[Layer]:
+    def children(self) -> Iterator[TrainedLayer]:
         for layer in self.layers:
             yield from layer.children()
 
 
-class Residual(Layer):
+class TrainedResidual(TrainedLayer):
     """The sum of two branches."""
 
     def __init__(self, name: str, main: Block, skip: Block | None = None) -> None:
@@ -240,18 +244,18 @@ class Residual(Layer):
     def backward(self, gradient: Float) -> Float:
         return self.main.backward(gradient) + self.skip.backward(gradient)
 
-    def children(self) -> Iterator[Layer]:
+    def children(self) -> Iterator[TrainedLayer]:
         yield from self.main.children()
         yield from self.skip.children()
 
 
-def parameters(layers: Sequence[Layer]) -> list[Float]:
+def parameters(layers: Sequence[TrainedLayer]) -> list[Float]:
     """All trained arrays."""
     return [array for layer in Block(layers).children() for array in layer.weights.values()]
 
 
 def train(
-    layers: Sequence[Layer],
+    layers: Sequence[TrainedLayer],
     images: Float,
     labels: NDArray[np.int64],
     *,
@@ -285,7 +289,9 @@ def train(
 
 
 class _Adam:
-    def __init__(self, network: Layer) -> None:
+    """Steps of Adam on a network's parameters."""
+
+    def __init__(self, network: TrainedLayer) -> None:
         self.layers = list(network.children())
         self.count = 0
         self.moments = {

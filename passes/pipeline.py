@@ -35,7 +35,7 @@ _KEYWORDS = {"true": True, "false": False, "none": None}
 
 def parse_pipeline(text: str) -> list[Pass]:
     """The passes that `text` names, in order. Raises SecateurError on any mistake."""
-    parser = _Parser(text)
+    parser = _PipelineParser(text)
     passes: list[Pass] = []
     while not parser.at_end():
         passes.append(parser.parse_pass())
@@ -104,7 +104,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
-class _Parser:
+class _PipelineParser:
     """Recursive descent over the tokens of one pipeline."""
 
     def __init__(self, text: str) -> None:

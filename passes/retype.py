@@ -73,7 +73,7 @@ def retype(
     Inputs and outputs of the model keep their types, unless asked otherwise. Returns the number of
     casts.
     """
-    return _Writer(model, roles, old, new, keep_io=keep_io).write()
+    return _CastWriter(model, roles, old, new, keep_io=keep_io).write()
 
 
 def widen(model: Model) -> bool:
@@ -102,7 +102,9 @@ def widen(model: Model) -> bool:
     return True
 
 
-class _Writer:
+class _CastWriter:
+    """Changes the types of values, and writes a Cast wherever readers want another."""
+
     def __init__(
         self, model: Model, roles: Mapping[Node, Retyped], old: int, new: int, *, keep_io: bool
     ) -> None:

@@ -211,14 +211,26 @@ def test_every_folder_says_what_it_holds() -> None:
     assert not silent
 
 
+def classes() -> Iterator[tuple[Path, ast.ClassDef]]:
+    """All classes of the package; architectures of the zoo are test data."""
+    paths = [*own_sources(), *(path for folder in (*LAYERS, "models") for path in sources(folder))]
+    for path in paths:
+        if not path.is_relative_to(ROOT / "models" / "zoo"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    yield path, node
+
+
 def test_no_two_classes_have_one_name() -> None:
-    """One word, one meaning: docs/lexicon.md. What begins with an underscore is its file's own."""
+    """One word, one meaning: docs/lexicon.md."""
     found: dict[str, list[str]] = {}
-    for path in [*own_sources(), *(path for folder in LAYERS for path in sources(folder))]:
-        for node in ast.parse(path.read_text("utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    for path, node in classes():
+        found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
     assert not {name: paths for name, paths in found.items() if len(paths) > 1}
+
+
+def test_every_class_says_what_it_is() -> None:
+    assert not [f"{path}: {node.name}" for path, node in classes() if not ast.get_docstring(node)]
 
 
 @pytest.mark.parametrize("folder", [*LAYERS, "models", "tests", "secateur"])

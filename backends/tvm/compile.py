@@ -297,7 +297,7 @@ def _check_sizes(model: Model) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Emitted:
+class _EmittedModel:
     """What a graph became before anything was compiled to machine code."""
 
     emission: Emission
@@ -410,7 +410,7 @@ class _Compiler:
         with atomic_files(path) as (text,):
             text.write_text("\n".join(self.plans), encoding="utf-8")
 
-    def _emit_levels(self, model: Model, samples: Set[str]) -> list[_Emitted]:
+    def _emit_levels(self, model: Model, samples: Set[str]) -> list[_EmittedModel]:
         """Kernels and their schedule, for each of the target's levels. The model changes. Raises
         UnsupportedError."""
         _check_sizes(model)
@@ -421,7 +421,7 @@ class _Compiler:
         made = [self._emit(model, samples, first)]  # whose errors name the model's own nodes
         return [*made, *(self._emit(c, samples, o) for c, o in zip(copies, others, strict=True))]
 
-    def _emit(self, model: Model, samples: Set[str], target: Target) -> _Emitted:
+    def _emit(self, model: Model, samples: Set[str], target: Target) -> _EmittedModel:
         quantized = quantized_ends(model)
         left: dict[str, str] = {}
         plan = lower(model, target, self.sizes, lambda p: left.update(self._narrow(p, target)))
@@ -434,7 +434,7 @@ class _Compiler:
         if plan.sequences:
             metadata["sequences"] = plan.sequences
         accesses = Accesses.of(emission.proofs.values())
-        return _Emitted(emission, metadata, accesses, len(plan.operations), tuning, left)
+        return _EmittedModel(emission, metadata, accesses, len(plan.operations), tuning, left)
 
     def _narrow(self, plan: Plan, target: Target) -> dict[str, str]:
         """Let a plan compute in 16 bits what is to be, and say what isn't."""
@@ -442,7 +442,7 @@ class _Compiler:
             return {}
         return narrow(plan, self.halves, target, Choices(target, winograd=self.copies > 0))
 
-    def _report(self, levels: Sequence[_Emitted], reused: int) -> None:
+    def _report(self, levels: Sequence[_EmittedModel], reused: int) -> None:
         arena = self._arena(levels[0].emission.schedule)
         operations = sum(made.operations for made in levels)
         kernels = sum(len(made.emission.functions) for made in levels)

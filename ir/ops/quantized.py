@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 from ..axes import dims
 from ..axes.dims import ONE
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
-from ..graph import Node
 from .convolution import SPATIAL
 from .elementwise import broadcast
-from .matmul import per_axis
-from .records import MICROSOFT, ShapeOf, Trait, macs, rule
+from .matmul import gemm_macs, per_axis
+from .records import MICROSOFT, Trait, macs, rule
 from .reduction import normalized
 from .spatial import windowed
 
@@ -126,7 +123,4 @@ def qlinear_global_average_pool(r: NodeAxes) -> None:
     r.set(tuple(a if i in (0, channel) else ONE for i, a in enumerate(axes)))
 
 
-@macs("QGemm", domain=MICROSOFT)
-def qgemm_macs(node: Node, shape: ShapeOf) -> int:
-    a = shape(node.input(0))
-    return math.prod(shape(node.output(0))) * (a[0] if node.get("transA", 0) else a[-1])
+macs("QGemm", domain=MICROSOFT)(gemm_macs)

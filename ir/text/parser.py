@@ -49,7 +49,7 @@ def parse_model(text: str) -> Model:
 
     Text in which constants are left out (`...`) describes no whole model.
     """
-    parser = _Parser(text)
+    parser = _TextParser(text)
     try:
         return parser.model()
     except _TextError:
@@ -66,13 +66,15 @@ class _TextError(ModelError):
     """A mistake whose line is known."""
 
 
-class _Scope:
-    def __init__(self, outer: _Scope | None = None) -> None:
+class _TextScope:
+    """Names visible in a graph of the text: its own, then those of the graphs around it."""
+
+    def __init__(self, outer: _TextScope | None = None) -> None:
         self.values: dict[str, Value] = {}
         self.outer = outer
 
     def find(self, name: str) -> Value | None:
-        scope: _Scope | None = self
+        scope: _TextScope | None = self
         while scope is not None:
             if name in scope.values:
                 return scope.values[name]
@@ -80,7 +82,9 @@ class _Scope:
         return None
 
 
-class _Parser:
+class _TextParser:
+    """Reads tokens of the text form from left to right."""
+
     def __init__(self, text: str) -> None:
         self.text = text
         self.tokens: list[tuple[str, str, int]] = []
@@ -230,20 +234,20 @@ class _Parser:
         self.expect("opset")
         for domain, version in self._opsets():
             extra.opset_import.add(domain=domain, version=version)
-        return Function(self._graph_rest(Graph(extra.name), _Scope()), extra)
+        return Function(self._graph_rest(Graph(extra.name), _TextScope()), extra)
 
     def _function_attribute(self, extra: FunctionProto) -> None:
         key = self.name()
         if self.accept("="):
-            extra.attribute_proto.append(self.attribute_value(key, _Scope()).proto)
+            extra.attribute_proto.append(self.attribute_value(key, _TextScope()).proto)
         else:
             extra.attribute.append(key)
 
-    def graph(self, outer: _Scope | None) -> Graph:
+    def graph(self, outer: _TextScope | None) -> Graph:
         self.expect("graph")
-        return self._graph_rest(Graph(self.name()), _Scope(outer))
+        return self._graph_rest(Graph(self.name()), _TextScope(outer))
 
-    def _graph_rest(self, graph: Graph, scope: _Scope) -> Graph:
+    def _graph_rest(self, graph: Graph, scope: _TextScope) -> Graph:
         self.expect("(")
         for value in self.list_of(self._declaration, ")"):
             self._define(value, scope)
@@ -273,12 +277,12 @@ class _Parser:
         name = self.name()
         return Value(name, self.type() if self.accept(":") else None)
 
-    def _define(self, value: Value, scope: _Scope) -> None:
+    def _define(self, value: Value, scope: _TextScope) -> None:
         if value.name in scope.values:
             self.fail(f"'%{value.name}' is defined twice")
         scope.values[value.name] = value
 
-    def _constant(self, graph: Graph, scope: _Scope) -> None:
+    def _constant(self, graph: Graph, scope: _TextScope) -> None:
         self.expect("const")
         self.expect("%")
         name = self.name()
@@ -293,7 +297,7 @@ class _Parser:
 
     # --- nodes ---------------------------------------------------------------------
 
-    def node(self, scope: _Scope) -> Node:
+    def node(self, scope: _TextScope) -> Node:
         outputs = [self._output()]
         while self.accept(","):
             outputs.append(self._output())
@@ -331,7 +335,7 @@ class _Parser:
         self.expect("%")
         return Value(self.name())
 
-    def _input(self, scope: _Scope) -> Value | None:
+    def _input(self, scope: _TextScope) -> Value | None:
         if self.accept("_"):
             return None
         self.expect("%")
@@ -350,12 +354,12 @@ class _Parser:
             if value is not None:
                 value.type = type_
 
-    def _attribute(self, scope: _Scope) -> tuple[str, Attribute]:
+    def _attribute(self, scope: _TextScope) -> tuple[str, Attribute]:
         key = self.name()
         self.expect("=")
         return key, self.attribute_value(key, scope)
 
-    def attribute_value(self, key: str, scope: _Scope) -> Attribute:
+    def attribute_value(self, key: str, scope: _TextScope) -> Attribute:
         if self.accept("@"):
             reference = self.name()
             self.expect(":")

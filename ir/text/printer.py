@@ -27,7 +27,7 @@ _READABLE = 1024
 
 def print_model(model: Model, max_elements: int | None = MAX_ELEMENTS) -> str:
     """The whole model; `max_elements=None` writes every constant out."""
-    writer = _Writer(max_elements)
+    writer = _TextWriter(max_elements)
     parts = [_header(model), *writer.graph(model.graph, "graph")]
     for function in model.functions.values():
         parts += ["", *writer.function(function)]
@@ -36,12 +36,12 @@ def print_model(model: Model, max_elements: int | None = MAX_ELEMENTS) -> str:
 
 def print_graph(graph: Graph, max_elements: int | None = MAX_ELEMENTS) -> str:
     """One graph."""
-    return "\n".join(_Writer(max_elements).graph(graph, "graph")) + "\n"
+    return "\n".join(_TextWriter(max_elements).graph(graph, "graph")) + "\n"
 
 
 def print_node(node: Node) -> str:
     """One node on one line, its subgraphs left out."""
-    return next(iter(_Writer(MAX_ELEMENTS).node(node, bodies=False)))
+    return next(iter(_TextWriter(MAX_ELEMENTS).node(node, bodies=False)))
 
 
 def print_neighbourhood(node: Node, radius: int = 1) -> str:
@@ -50,7 +50,7 @@ def print_neighbourhood(node: Node, radius: int = 1) -> str:
     for _ in range(radius):
         near |= {n for other in near for n in _neighbours(other)}
     graph = node.graph
-    writer = _Writer(MAX_ELEMENTS)
+    writer = _TextWriter(MAX_ELEMENTS)
     lines: list[str] = []
     constants: dict[str, Value] = {}
     for other in graph.nodes if graph is not None else [node]:
@@ -89,7 +89,9 @@ def _entries(properties: Iterable[StringStringEntryProto]) -> str:
     return ", ".join(f"{quote(p.key)} = {quote(p.value)}" for p in properties)
 
 
-class _Writer:
+class _TextWriter:
+    """Writes a model's parts as lines of the text form."""
+
     def __init__(self, max_elements: int | None) -> None:
         self.max_elements = max_elements
 

@@ -101,7 +101,7 @@ def find_readers(
         for (layer, _), end in zip(plan, ends, strict=True):
             walk.keep(layer.source.name, end)
             walk.keep(layer.result.name, end)
-        noise = _Noise(model, walk, runs, len(plan), seed)
+        noise = _OutputNoise(model, walk, runs, len(plan), seed)
         for (layer, labels), end in sorted(zip(plan, ends, strict=True), key=lambda p: p[1]):
             walk.advance(end)
             found += _measured(layer, labels, walk, noise, seed)
@@ -114,7 +114,7 @@ def _end(layer: Layer, positions: Mapping[Node, int]) -> int:
 
 
 def _measured(
-    layer: Layer, labels: list[dict[Dim, Labels]], walk: Walk, noise: _Noise, seed: int
+    layer: Layer, labels: list[dict[Dim, Labels]], walk: Walk, noise: _OutputNoise, seed: int
 ) -> list[Reader]:
     matrix, _ = layer.read()
     groups, width, out = matrix.shape
@@ -163,7 +163,7 @@ def _measured(
     return found
 
 
-class _Noise:
+class _OutputNoise:
     """How much the model's outputs move with noise at one layer after another.
 
     Every layer of the graph's order takes a run of all that is behind it, so that deep models

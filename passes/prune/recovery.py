@@ -238,6 +238,8 @@ def _sharing(model: Model, nodes: Collection[Node]) -> Iterator[Solvable]:
 
 
 class _Pass:
+    """One walk through both models, layer by layer, that solves for weights on the way."""
+
     def __init__(
         self,
         original: Model,

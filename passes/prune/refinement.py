@@ -119,7 +119,7 @@ def refine(
     wanted = [teacher.run(run) for run in held]
     student = pruned.clone()
     give_biases(student)
-    state = _State(student, fitted, seed)
+    state = _Learners(student, fitted, seed)
     losses = _losses(student, wanted)
     gradients = Gradients(student, losses, state.names())
     state.hold(gradients.parameters)
@@ -159,7 +159,7 @@ def _course(step: int, steps: int) -> float:
     return min(1.0, 10 * (step + 1) / steps) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-class _State:
+class _Learners:
     """The layers of a model that steps change.
 
     Steps are those of Adam in coordinates in which a layer's inputs are uncorrelated and of

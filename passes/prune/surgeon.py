@@ -30,7 +30,7 @@ def surgeon_scores(dim: Dim, readers: Sequence[Reader]) -> Doubles:
     """
     size = dim.size
     assert size is not None
-    states = [_State.of(reader, dim) for reader in readers]
+    states = [_ReaderState.of(reader, dim) for reader in readers]
     alive = np.arange(size)
     scores = np.zeros(size)
     floor = 0.0
@@ -51,7 +51,7 @@ def surgeon_scores(dim: Dim, readers: Sequence[Reader]) -> Doubles:
 
 
 @dataclasses.dataclass
-class _State:
+class _ReaderState:
     """A reader after some indices have gone."""
 
     labels: Labels
@@ -60,7 +60,7 @@ class _State:
     importance: float
 
     @classmethod
-    def of(cls, reader: Reader, dim: Dim) -> _State:
+    def of(cls, reader: Reader, dim: Dim) -> _ReaderState:
         width = len(reader.covariance)
         ridge = RIDGE * float(np.trace(reader.covariance)) / width
         regular = reader.covariance + (ridge or 1.0) * np.eye(width)

@@ -29,7 +29,7 @@ from .place import computes
 from .restore import ALREADY
 from .rules import Constants, Operands, Weight, plan
 from .static import kept_float
-from .weights import FULL_RANGE, REDUCED_RANGE, check_finite, quantize_weight
+from .weights import FULL_RANGE, REDUCED_RANGE, quantize_weight
 
 MICROSOFT = "com.microsoft"
 
@@ -79,7 +79,7 @@ class QuantizeDynamic(Pass):
             if why == ALREADY or _multiplies(node)
         ]
         limit = REDUCED_RANGE if self.reduce_range else FULL_RANGE
-        writer = _Writer(model, limit, per_channel=self.per_channel)
+        writer = _DynamicWriter(model, limit, per_channel=self.per_channel)
         for node, operands in found.items():
             if operands is None:
                 writer.replace_recurrent(node)
@@ -185,7 +185,9 @@ class _Activation:
     zero_point: Value
 
 
-class _Writer:
+class _DynamicWriter:
+    """Puts integer operators in the place of float ones, with scales that a run computes."""
+
     def __init__(self, model: Model, limit: int, *, per_channel: bool) -> None:
         self.model = model
         self.graph = model.graph
@@ -237,7 +239,9 @@ class _Writer:
         for position in (1, 2):
             source = node.input(position)
             assert source is not None
-            array = np.swapaxes(self.array(source, node), 1, 2)  # [directions, in, 4 * hidden]
+            array = np.swapaxes(
+                self.constants.finite(source, node), 1, 2
+            )  # [directions, in, 4 * hidden]
             axes = (1,) if self.per_channel else (1, 2)
             magnitude = np.abs(array).max(axis=axes, keepdims=True)
             scale = np.where(magnitude > 0, magnitude / self.limit, 1.0).astype(np.float32)
@@ -295,7 +299,7 @@ class _Writer:
         key = (Constants.origin(source), axis, transposed, weight.factor, is_convolution)
         found = self.shared.get(key)
         if found is None:
-            array = self.array(source, node) * np.float32(weight.factor)
+            array = self.constants.finite(source, node) * np.float32(weight.factor)
             if transposed:
                 array, axis = array.T, None if axis is None else 1 - axis
             quantized = quantize_weight(array, axis, self.limit, 0.0)
@@ -321,7 +325,7 @@ class _Writer:
     def bias(self, node: Node, position: int, factor: float) -> Value:
         source = node.input(position)
         assert source is not None
-        array = self.array(source, node) * np.float32(factor)
+        array = self.constants.finite(source, node) * np.float32(factor)
         if node.op_type == "Conv":
             weight = node.input(1)
             rank = 4 if weight is None or weight.shape is None else len(weight.shape)
@@ -333,13 +337,6 @@ class _Writer:
         return self.shared[key][0]
 
     # --- pieces ---
-
-    def array(self, source: Value, node: Node) -> Array:
-        tensor = self.constants.get(source)
-        assert tensor is not None
-        array = tensor.numpy()
-        check_finite(array, source.name, f"node '{node.label}' ({node.op_type})")
-        return array
 
     def initializer(self, hint: str, array: Array) -> Value:
         """In the main graph, whose constants bodies may read."""

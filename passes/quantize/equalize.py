@@ -104,7 +104,7 @@ def equalize(
             channels = seen.get(number)
             if channels is None or not channels.largest.any():
                 continue
-            noise = _Noise(model, constants, region, channels, per_channel=per_channel)
+            noise = _RoundingNoise(model, constants, region, channels, per_channel=per_channel)
             factors = noise.best()
             if factors is None:
                 continue
@@ -146,7 +146,7 @@ def _measure(
     }
 
 
-class _Noise:
+class _RoundingNoise:
     """Noise of rounding that factors of a region's channels lead to, at what reads them.
 
     Each output of a consumer counts by its signal's power, so that all count alike.

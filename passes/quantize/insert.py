@@ -20,7 +20,6 @@ from .place import Placement
 from .rules import Bias, Constants, Operands, Weight
 from .weights import (
     QuantizedWeight,
-    check_finite,
     least_scale_for_bias,
     quantize_bias,
     quantize_weight,
@@ -41,7 +40,7 @@ def insert(
     """Rewrite the main graph. `affines` holds the parameters of every source value; `cover`
     makes those of constants that are stored as activations are; `channels` says of some nodes
     whether their weights have a scale per channel."""
-    writer = _Writer(model, constants, cover, weight_limit, per_channel, channels or {})
+    writer = _PairWriter(model, constants, cover, weight_limit, per_channel, channels or {})
     merged = writer.absorb_clips(placement)
     for value in placement.values:
         source = placement.sources[value]
@@ -60,7 +59,9 @@ class _Parameters:
     zero_point: Value
 
 
-class _Writer:
+class _PairWriter:
+    """Writes pairs of QuantizeLinear and DequantizeLinear around nodes that become integer."""
+
     def __init__(
         self,
         model: Model,
@@ -167,7 +168,7 @@ class _Writer:
         key = ("operand", self.constants.origin(source))
         found = self.shared.get(key)
         if found is None:
-            array = self.array(source, node)
+            array = self.constants.finite(source, node)
             affine = affine or self.cover(range_of(array))
             name = self.name("c")
             parameters = self.parameters_of(source, affine, name)
@@ -183,7 +184,7 @@ class _Writer:
         source = node.input(weight.position)
         assert source is not None
         axis = weight.axis if self.channels.get(node, self.per_channel) else None
-        array = self.array(source, node)
+        array = self.constants.finite(source, node)
         least = self.least_scale(node, array, axis, bias)
         explicit = node.op_type == "Gemm"  # ONNX Runtime's QGemm needs the zero point spelled out
         key = (
@@ -224,7 +225,7 @@ class _Writer:
         assert source is not None
         if bias.factor == 0.0:
             return None
-        array = self.array(source, node)
+        array = self.constants.finite(source, node)
         if bias.factor != 1.0:
             array = array * np.float32(bias.factor)
         weight = self.constants.get(node.input(1)) if operands.weight is not None else None
@@ -264,13 +265,6 @@ class _Writer:
         self.before.setdefault(node, []).append(restore)
         self.scale_of[result] = quantized.scale
         return result
-
-    def array(self, source: Value, node: Node) -> Array:
-        tensor = self.constants.get(source)
-        assert tensor is not None
-        array = tensor.numpy()
-        check_finite(array, source.name, f"node '{node.label}' ({node.op_type})")
-        return array
 
     def scale(self, value: Value | None) -> NDArray[np.float32]:
         assert value is not None

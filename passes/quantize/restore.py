@@ -120,6 +120,8 @@ class RestoreFloat(Pass):
 
 
 class _Restoring:
+    """Puts float operators in the place of integer ones, between dequantized values."""
+
     def __init__(self, model: Model) -> None:
         self.model = model
         self.graph = model.graph

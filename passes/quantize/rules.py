@@ -14,10 +14,11 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto
 
+from ...ir.errors import SecateurError
 from ...ir.graph import Node, Value
 from ...ir.model import Model
 from ...ir.ops import Trait, traits
-from ...ir.tensor import Tensor
+from ...ir.tensor import Array, Tensor
 from .parameters import ValueRange
 
 
@@ -78,6 +79,16 @@ class Constants:
     def get(self, value: Value | None) -> Tensor | None:
         """The tensor behind `value`, or None where it is computed or can be overridden."""
         return self._model.constant(self.origin(value))
+
+    def finite(self, value: Value, node: Node) -> Array:
+        """The numbers of a constant that a node reads. Raises SecateurError for others."""
+        tensor = self.get(value)
+        assert tensor is not None
+        array = tensor.numpy()
+        if not np.isfinite(array).all():
+            where = f"node '{node.label}' ({node.op_type})"
+            raise SecateurError(f"{where}: constant '{value.name}' holds NaN or infinity")
+        return array
 
     @staticmethod
     def origin(value: Value | None) -> Value | None:

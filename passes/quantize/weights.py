@@ -11,7 +11,6 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from ...ir.errors import SecateurError
 from ...ir.tensor import Array
 from .parameters import SMALLEST_SCALE
 
@@ -69,12 +68,6 @@ def quantize_bias(
     limits = np.iinfo(np.int32)
     axis = bias.ndim - 1 if scale.ndim else None
     return QuantizedWeight(np.clip(integers, limits.min, limits.max).astype(np.int32), scale, axis)
-
-
-def check_finite(array: Array, name: str, node: str) -> None:
-    """Raise SecateurError where a constant of `node` holds NaN or infinity."""
-    if not np.isfinite(array).all():
-        raise SecateurError(f"{node}: constant '{name}' holds NaN or infinity")
 
 
 def _others(weight: Array, axis: int | None) -> tuple[int, ...]:

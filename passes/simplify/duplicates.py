@@ -130,6 +130,8 @@ _Scope = dict[tuple[object, ...], _Twins]
 
 
 class _Merger:
+    """Merges equal nodes of a graph and of those in its nodes' bodies."""
+
     def __init__(self, model: Model) -> None:
         self.opsets = model.opsets
         self.merged: list[Value] = []

@@ -55,13 +55,13 @@ class EmbedPreprocessing(Pass):
         separate_initializers(model)
         model.extra.ir_version = max(model.extra.ir_version, SEPARATE_SINCE)
         sizes = list(shape) if self.last else [*shape[:-3], *shape[-2:], shape[-3]]
-        writer = _Writer(model, value, sizes)
+        writer = _PreprocessingWriter(model, value, sizes)
         self._write(writer, value.dtype, whole=bool(whole), rank=len(shape))
         added = writer.finish()
         infer_shapes(model)
         return PassResult(True, {"nodes": added})
 
-    def _write(self, writer: _Writer, dtype: int, *, whole: bool, rank: int) -> None:
+    def _write(self, writer: _PreprocessingWriter, dtype: int, *, whole: bool, rank: int) -> None:
         if self.reverse:
             count = writer.sizes[-1]
             if not isinstance(count, int):
@@ -92,7 +92,7 @@ class EmbedPreprocessing(Pass):
         writer.cast(dtype)
 
 
-class _Writer:
+class _PreprocessingWriter:
     """Adds nodes between a new input and the value that was the input before."""
 
     def __init__(self, model: Model, value: Value, sizes: list[Dimension]) -> None:

@@ -73,7 +73,7 @@ class Simplify(Pass):
         removed = RemoveDeadNodes().run(model).statistics
         lifted = lift_constants(model)  # as initializers they cost inference less
         limits = Limits(self.size_limit, self.weight_limit)
-        run = _Run(model, limits, allow_contrib=self.allow_contrib)
+        run = _Rounds(model, limits, allow_contrib=self.allow_contrib)
         run.applied["fold_constants"] += lifted
         with paused_garbage_collection():
             run.until_known()
@@ -89,7 +89,7 @@ class Simplify(Pass):
         return PassResult(bool(applied), statistics, run.notes)
 
 
-class _Run:
+class _Rounds:
     """Rounds of folding, rewriting and merging on one model."""
 
     def __init__(self, model: Model, limits: Limits, *, allow_contrib: bool) -> None:

@@ -77,10 +77,7 @@ class ArrayFiles:
 
     @property
     def array(self) -> StreamedArray:
-        names = self.names
-        return StreamedArray(
-            len(names), self.shape, self.dtype, self.read, lambda index: f"'{names[index]}'"
-        )
+        return StreamedArray.of_files(self.names, self.shape, self.dtype, self.read)
 
     def read(self, index: int) -> Array:
         return np.array(_mapped(self.folder, self.names[index])[...]).reshape(self.shape)

@@ -157,10 +157,7 @@ class Pictures:
 
     @property
     def array(self) -> StreamedArray:
-        names, shape = self.names, self.input.shape
-        return StreamedArray(
-            len(names), shape, self.input.dtype, self.read, lambda index: f"'{names[index]}'"
-        )
+        return StreamedArray.of_files(self.names, self.input.shape, self.input.dtype, self.read)
 
     def read(self, index: int) -> Array:
         """One sample, as the model gets it."""

@@ -99,10 +99,7 @@ class Recordings:
 
     @property
     def array(self) -> StreamedArray:
-        names = self.names
-        return StreamedArray(
-            len(names), self.shape, self.dtype, self.read, lambda index: f"'{names[index]}'"
-        )
+        return StreamedArray.of_files(self.names, self.shape, self.dtype, self.read)
 
     def read(self, index: int) -> Array:
         """One sample, as the model gets it. Raises DataError."""

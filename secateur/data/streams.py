@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,17 @@ class StreamedArray:
     ) -> None:
         self.shape, self.dtype = (count, *shape), dtype
         self._read, self._name = read, name
+
+    @classmethod
+    def of_files(
+        cls,
+        names: Sequence[str],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        read: Callable[[int], Array],
+    ) -> StreamedArray:
+        """A sample of each file, which messages name."""
+        return cls(len(names), shape, dtype, read, lambda index: f"'{names[index]}'")
 
     @property
     def ndim(self) -> int:

@@ -197,7 +197,7 @@ def optimize(
     if quantize is not None and calibration is None and SCHEMES[quantize].needs_samples:
         raise SecateurError("quantizing to integers needs calibration data")
     writer = None if dump is None else Dump(dump)
-    run = _Run(settings, Cache.open(cache), observer or Silent(), writer)
+    run = _Stages(settings, Cache.open(cache), observer or Silent(), writer)
     out = Path(out)
     names = FILES if library is None else (*FILES, *library.replaced)
     with contextlib.ExitStack() as stack:
@@ -231,7 +231,7 @@ def refuse_overwriting(model: Model, *outputs: Path) -> None:
             raise SecateurError(f"{output}: is the input model; choose another output")
 
 
-class _Run:
+class _Stages:
     """The state of one run; its public methods are the stages, in order."""
 
     def __init__(

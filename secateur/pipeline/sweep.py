@@ -87,6 +87,8 @@ def sweep_file(
 
 
 class _Sweep:
+    """The runs of one sweep, and what they are compared with."""
+
     def __init__(
         self,
         original: Model,

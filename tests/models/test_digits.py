@@ -17,7 +17,7 @@ from secateur.data.datasets import load_dataset
 from secateur.ir.onnx_io import load, to_proto
 from secateur.ir.reference import Session
 from secateur.models import digits
-from secateur.models.training import BatchNorm, Block, Convolution, Dense, GlobalPool, Relu
+from secateur.models.training import BatchNorm, Block, Dense, GlobalPool, Relu, TrainedConvolution
 from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeStatic
 
@@ -86,10 +86,10 @@ def test_gradients_are_the_slopes(name: str) -> None:
     rng = np.random.default_rng(0)
     layers = {
         "dense": [GlobalPool("p"), Dense("d", rng, 4, 3)],
-        "plain": [Convolution("c", rng, 4, 6), Relu("r")],
-        "strided": [Convolution("c", rng, 4, 6, stride=2)],
-        "depthwise": [Convolution("c", rng, 4, 8, groups=4, stride=2)],
-        "norm": [Convolution("c", rng, 4, 6, kernel=1), BatchNorm("n", 6)],
+        "plain": [TrainedConvolution("c", rng, 4, 6), Relu("r")],
+        "strided": [TrainedConvolution("c", rng, 4, 6, stride=2)],
+        "depthwise": [TrainedConvolution("c", rng, 4, 8, groups=4, stride=2)],
+        "norm": [TrainedConvolution("c", rng, 4, 6, kernel=1), BatchNorm("n", 6)],
     }[name]
     network = Block(layers)
     x = rng.standard_normal((4, 3, 5, 5)).astype(np.float32)

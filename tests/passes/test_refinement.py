@@ -51,7 +51,7 @@ def test_steps_are_those_of_adam_where_inputs_are_white(
     mixed = random.standard_normal((INPUTS, INPUTS))
     xs = [random.standard_normal((7, INPUTS)) @ mixed + [1, 0, -3, 0, 0.5] for _ in range(4)]
     runs = [{"x": x.astype(np.float32)} for x in xs]
-    state = refinement._State(model, runs, 0)
+    state = refinement._Learners(model, runs, 0)
     (name,) = state.names()[:1]
     assert name == "w"
     assert len(state.names()) == 2

@@ -390,6 +390,8 @@ def _crop_and_resize(
 
 
 class _Transform(Protocol):
+    """Where an index of the result lies in the operand, along one axis."""
+
     def __call__(
         self,
         xp: Functions[Number],

@@ -172,7 +172,7 @@ _AnyTile = convolution.Tile | matmul.MatrixTile
 
 
 @dataclasses.dataclass(frozen=True)
-class _Emitted:
+class _EmittedKernel:
     """An operation's kernel with what was chosen for it."""
 
     kernel: object
@@ -182,7 +182,7 @@ class _Emitted:
     digest: str
 
 
-def _emit(op: Operation, choices: Choices) -> _Emitted:
+def _emit(op: Operation, choices: Choices) -> _EmittedKernel:
     """The kernel that an operation gets, in the layouts that it has in its plan."""
     inputs = [t for t in dict.fromkeys(op.reads()) if t.const is None]
     emission = emit(Plan(inputs, [(op.output.name, op.output)], [op]), choices.target, choices)
@@ -196,10 +196,10 @@ def _emit(op: Operation, choices: Choices) -> _Emitted:
         choice = Choice("product", tile)
     else:
         choice = Choice("winograd")
-    return _Emitted(kernel, choice, name, emission.functions[name], emission.digests[name])
+    return _EmittedKernel(kernel, choice, name, emission.functions[name], emission.digests[name])
 
 
-def _tiles(usual: _Emitted, target: Target) -> list[Choice]:
+def _tiles(usual: _EmittedKernel, target: Target) -> list[Choice]:
     """The tiles worth measuring, by the analytic model."""
     tiles: list[_AnyTile] = []
     widths: dict[int, int] = {}

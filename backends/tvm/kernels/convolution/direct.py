@@ -142,10 +142,10 @@ def _slope(starts: Sequence[int]) -> int | None:
 
 def build(conv: Convolution, target: Target, tile: Tile, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, weights, bias, operands, [block starts], output."""
-    return _Builder(conv, target, tile, parallel).build()
+    return _DirectBuilder(conv, target, tile, parallel).build()
 
 
-class _Builder:
+class _DirectBuilder:
     """One kernel being built."""
 
     def __init__(self, conv: Convolution, target: Target, tile: Tile, parallel: bool) -> None:

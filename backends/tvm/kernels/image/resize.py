@@ -85,10 +85,10 @@ def build(kernel: Resize, target: Target, parallel: bool = False) -> PrimFunc:
     there are any, operands, output. Positions of rows are those of their first pixel. Where a
     run fixes sizes they are the rows' numbers, and weights of columns are [out, taps].
     """
-    return _Builder(kernel, target).build(parallel=parallel)
+    return _ResizeBuilder(kernel, target).build(parallel=parallel)
 
 
-class _Builder:
+class _ResizeBuilder:
     """One kernel being built."""
 
     def __init__(self, kernel: Resize, target: Target) -> None:
@@ -132,7 +132,7 @@ class _Builder:
 class _Row:
     """One block of channels of an image, row by row."""
 
-    def __init__(self, builder: _Builder, n: Expr, block: Expr) -> None:
+    def __init__(self, builder: _ResizeBuilder, n: Expr, block: Expr) -> None:
         self.b, self.k, self.kernel = builder, builder.k, builder.kernel
         self.lanes, self.parts = builder.lanes, builder.parts
         self.n, self.block = n, block

@@ -37,6 +37,7 @@ from .base import (
     to,
 )
 from .movement import col2im_blocks
+from .reduction import reduced
 
 _FAR = 2**40
 """Beyond every size, and near enough to zero for sums and differences of 64-bit numbers."""
@@ -311,13 +312,6 @@ def _reduction(e: ShapeCheck) -> None:
         if reduced(shape, axes, keep=keep) == e.out
     ]
     e.require_axes(1, len(shape), candidates)
-
-
-def reduced(shape: Sequence[int], axes: Sequence[int], *, keep: bool) -> tuple[int, ...]:
-    """The shape of a reduction over axes."""
-    if keep:
-        return tuple(1 if i in axes else s for i, s in enumerate(shape))
-    return tuple(s for i, s in enumerate(shape) if i not in axes)
 
 
 # --- resizing --------------------------------------------------------------------

@@ -122,11 +122,12 @@ def _candidates(call: OperatorCall) -> list[tuple[int, ...]]:
     return [
         axes
         for axes in itertools.combinations(range(len(shape)), count)
-        if _reduced(shape, axes, keep) == result
+        if reduced(shape, axes, keep=keep) == result
     ]
 
 
-def _reduced(shape: Sequence[int], axes: Sequence[int], keep: bool) -> tuple[int, ...]:
+def reduced(shape: Sequence[int], axes: Sequence[int], *, keep: bool) -> tuple[int, ...]:
+    """The shape of a reduction over axes."""
     if keep:
         return tuple(1 if i in axes else s for i, s in enumerate(shape))
     return tuple(s for i, s in enumerate(shape) if i not in axes)
