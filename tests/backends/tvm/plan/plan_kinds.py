@@ -114,6 +114,8 @@ def forms() -> Iterator[tuple[str, onnx.ModelProto]]:
                 yield f"{name}, {keep}", new
     for opset in (6, 7):
         yield f"Add of {opset}", of_one("Add", {"x": (2, 3), "z": (2, 3)}, {}, ["x", "z"], opset)
+        slopes = {"s": np.ones(3, np.float32)}
+        yield f"PRelu of {opset}", of_one("PRelu", {"x": (2, 3)}, slopes, ["x", "s"], opset)
 
 
 @functools.cache
