@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,29 +125,33 @@ def command(
       secateur optimize model.onnx -o out --target x86-64-v3 --macs 0.7 \\
           --quantize int8 --calibration calib.npz --evaluation test.npz
     """
+    from ..pipeline.settings import Settings
+
+    settings = Settings(
+        target,
+        fixed.shapes,
+        fixed.freeze_defaults,
+        fixed.values,
+        tuple(fixed.outputs),
+        quantize=quantize,
+        quantization=quantization,
+        ignore=ignore,
+        metrics=metrics,
+        embed=embed,
+        threads=threads,
+        seed=seed,
+        library=library,
+        **pruning,
+        **{name: value for name, value in compiler.items() if name != "cache"},
+    )
+    if click.get_current_context().meta.get(_ONLY_CHECKED):
+        settings.check_names()
+        return
     if quantize not in (None, *WITHOUT_SAMPLES) and calibration is None:
         raise click.UsageError("--quantize needs --calibration.")
     if dry_run:
         from ..pipeline.dry_run import plan_run
-        from ..pipeline.settings import Settings
 
-        settings = Settings(
-            target,
-            fixed.shapes,
-            fixed.freeze_defaults,
-            fixed.values,
-            tuple(fixed.outputs),
-            quantize=quantize,
-            quantization=quantization,
-            ignore=ignore,
-            metrics=metrics,
-            embed=embed,
-            threads=threads,
-            seed=seed,
-            library=library,
-            **pruning,
-            **{name: value for name, value in compiler.items() if name != "cache"},
-        )
         files = [path for path in (output, save_recipe, depfile, dump) if path is not None]
         lines = plan_run(model, settings, calibration, evaluation, files)
         if as_json:
@@ -208,15 +213,32 @@ def _print(report: Report, output: Path) -> None:
     for check in report.checks:
         if not check.passed:
             say(f"Not verified: {check.name}: {check.detail}")
-    left = sum(len(run.notes) for run in report.passes)
+    left = [note["reason"] for run in report.passes for note in run.notes]
     if left:
-        say(f"Left alone for {counted(left, 'reason')}, which the report gives.")
+        places, reasons = counted(len(left), "place"), counted(len(set(left)), "reason")
+        say(f"Left alone in {places}, for {reasons} that the report gives.")
     made = () if report.artifact is None else report.artifact.files
     pages = "report.json, report.md and report.html"
     if not has_templates():
         pages = "report.json and report.md (report.html needs the extra 'report')"
     written = f"{output / 'model.onnx'}, {', '.join(made)}, {pages}"
     say(f"Wrote {written}.{unchanged_text(report)}")
+
+
+_ONLY_CHECKED = "secateur.only_checked"
+"""In a context's `meta`: that options are looked at, and nothing else."""
+
+
+def check_options(given: Mapping[str, Any]) -> None:
+    """Look at values of the command's parameters, as a recipe gives them; no file is read.
+
+    Raises SecateurError and click's UsageError for what a run would refuse before it begins.
+    """
+    arguments = ["model.onnx", "--output", "out"]
+    arguments += [] if "target" in given else ["--target", "x86-64-v3"]
+    with command.make_context("optimize", arguments, default_map=dict(given)) as context:
+        context.meta[_ONLY_CHECKED] = True
+        command.invoke(context)
 
 
 def _given() -> dict[str, Any]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .console import print_json, say
-from .options import json_option, model_argument
+from .options import fixed_inputs_options, json_option, model_argument
+
+if TYPE_CHECKING:
+    from ..data.fixed_inputs import FixedInputs
 
 
 @click.command("print")
@@ -32,6 +36,7 @@ from .options import json_option, model_argument
     help="With --passes: write the model's text before the first pass and after each.",
 )
 @click.option("--all-constants", is_flag=True, help="Write out every constant's elements.")
+@fixed_inputs_options
 @json_option
 def command(
     model: Path,
@@ -40,6 +45,7 @@ def command(
     passes: str | None,
     dump: Path | None,
     all_constants: bool,
+    fixed: FixedInputs,
     as_json: bool,
 ) -> None:
     """Print MODEL as text, from which it can be read back.
@@ -53,11 +59,11 @@ def command(
 
     limit = None if all_constants else 16
     if passes is not None:
-        text = print_difference(model, passes, limit, dump)
+        text = print_difference(model, passes, limit, dump, fixed)
     elif node is not None:
-        text = print_surroundings(model, node, radius)
+        text = print_surroundings(model, node, radius, fixed)
     else:
-        text = print_file(model, limit)
+        text = print_file(model, limit, fixed)
     if as_json:
         print_json({"text": text})
     else:

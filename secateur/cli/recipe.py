@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..ir.errors import SecateurError
 from .console import print_json, say
 from .options import file_option
 
@@ -30,11 +31,21 @@ def init(model: Path, preset: str | None, output: Path) -> None:
 @command.command("check")
 @click.argument("recipe")
 def check(recipe: str) -> None:
-    """Check RECIPE, a file or the name of one that comes with secateur."""
-    from ..pipeline.recipe import find_recipe, read_recipe
+    """Check RECIPE, a file or the name of one that comes with secateur.
+
+    Its keys and values are looked at, not the files that it names.
+    """
+    from ..pipeline.recipe import find_recipe, parameters, read_recipe
+    from .optimize import check_options
 
     path = find_recipe(recipe)
-    read_recipe(path)
+    given = parameters(read_recipe(path))
+    try:
+        check_options(given)
+    except click.UsageError as error:
+        raise SecateurError(f"{path}: {error.format_message()}") from None
+    except SecateurError as error:
+        raise SecateurError(f"{path}: {error}") from None
     say(f"{path}: well formed")
 
 

@@ -184,8 +184,9 @@ def _written(settings: Settings, written: Sequence[Path]) -> list[str]:
     folder, *others = written
     files = FILES if settings.library is None else (*FILES, *settings.library.replaced)
     check_writable(folder, files)
-    names = [name for name in files if name != "model.onnx.data"]
+    names = [name for name in FILES if name != "model.onnx.data"]
     if settings.library is not None:
-        names = [name for name in names if name != ARTIFACT]
+        library = settings.library.for_target(parse_target(settings.target))
+        names = [name for name in (*names, *library.files) if name != ARTIFACT]
     also = f"; {', '.join(map(str, others))}" if others else ""
     return [f"{folder} would hold {', '.join(dict.fromkeys(names))}{also}."]

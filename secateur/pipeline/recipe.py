@@ -452,6 +452,8 @@ def write_recipe(source: Path, path: Path, preset: str | None, comments: Mapping
     if preset is not None and preset not in preset_names():
         nearest = _nearest(preset, preset_names())
         raise SecateurError(f"recipe '{printable(preset)}' does not come with secateur{nearest}")
+    if path.exists():
+        raise SecateurError(f"{path}: is there already; give a recipe another name")
     recipe = Recipe() if preset is None else read_recipe(PRESETS / f"{preset}.toml")
     with atomic_files(path) as (file,):
         shapes = {

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..backends.tvm.artifact.options import LibraryOptions
+from ..backends.tvm.graph.open_sizes import read_admitted
 from ..backends.tvm.targets import can_run_here, parse_target
+from ..checking.metrics.catalogue import kind_of_labels
 from ..data.fixed_inputs import FixedInputs
 from ..data.preprocessing import Preprocessing
 from ..ir.errors import SecateurError
+from ..passes.prune.groups import Limit
+from ..passes.prune.importance import find_criterion
 from ..passes.quantize import SCHEMES, Quantize
 from ..passes.simplify.input_elements import InputShape
 from .choices import PrecisionName
@@ -98,6 +102,17 @@ class Settings:
             raise SecateurError(f"threads: {self.threads} is not a positive number")
         if self.tune > 0 and not can_run_here(parse_target(self.target)):
             raise SecateurError(f"can't tune for {self.target}: this machine can't run its code")
+
+    def check_names(self) -> None:
+        """Raise SecateurError where the target, a metric or what ranks channels is unknown, or
+        limits or sizes can't be read: what a run looks at when it needs it."""
+        parse_target(self.target)
+        kind_of_labels(self.metrics)
+        read_admitted(self.sizes)
+        for limit in self.limits:
+            Limit.parse(limit)
+        if self.importance is not None:
+            find_criterion(self.importance)
 
     def fixed_inputs(self) -> FixedInputs:
         """What the user fixes of the model's inputs."""

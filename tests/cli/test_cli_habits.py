@@ -360,3 +360,22 @@ def test_every_command_cuts() -> None:
 
 def test_all_commands_have_a_line() -> None:
     assert all(len(text) < 80 for text in COMMANDS.values())
+
+
+@pytest.mark.usefixtures("place")
+def test_print_shows_a_model_as_other_commands_read_it() -> None:
+    """Up to an output that is named, with the shape of an input that is given."""
+    words = ["print", "m.onnx", "--outputs", "b", "--input-shape", "x=3x4"]
+    for more in ([], ["--node", "act"], ["--passes", "fold-constants"]):
+        result = CliRunner().invoke(main, [*words, *more])
+        assert result.exit_code == 0, result.output
+        assert "Exp" not in result.output
+    assert "(%x: float[3, 4]) -> (%b" in CliRunner().invoke(main, words).output
+
+
+def test_a_dry_run_names_the_files_of_a_library_that_a_run_writes(place: Path) -> None:
+    words = "optimize m.onnx -o o --target x86-64-v2 --format library".split()
+    planned = run(*words, "--dry-run").output.splitlines()[-1]
+    run(*words)
+    held = planned.removeprefix("o would hold ").removesuffix(".").split(", ")
+    assert sorted(held) == sorted(path.name for path in (place / "o").iterdir())

@@ -173,6 +173,36 @@ def test_a_recipe_that_is_not_there(place: Path) -> None:
     run("recipe", "check", "big.toml", code=1)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[data]\npreprocess = ["sise=3x3"]', "did you mean size?"),
+        ('[data]\nmetrics = ["topp"]', "did you mean top5?"),
+        ('[compile]\ntarget = "x86-64-v9"', "unknown target 'x86-64-v9'"),
+        ('[quantize]\ncalibrator = "entropyy"', "calibrator 'entropyy' is unknown"),
+        ('[prune]\nimportance = "l9"', "unknown importance 'l9'"),
+        ("[prune]\nmacs = 0.5\nratio = 0.5", "Give one of --macs"),
+        ('[prune]\nmacs = 0.5\nlimits = ["a=2..1"]', "limit 'a=2..1'"),
+        ('[prune]\nlatency = "2mss"', "latency: '2mss'"),
+        ('[compile]\nsizes = ["a=one"]', "--size a=one: no sizes"),
+        ("[data]\nembed-preprocessing = true", "needs --preprocess"),
+    ],
+)
+def test_a_check_finds_what_a_run_would_refuse(place: Path, text: str, says: str) -> None:
+    """Without a target or samples, which options may give."""
+    (place / "r.toml").write_text(f"version = 1\n{text}\n")
+    output = run("recipe", "check", "r.toml", code=1).output
+    assert output.startswith("Error: r.toml: ")
+    assert says in output
+    assert len(output.splitlines()) == 1
+
+
+def test_a_new_recipe_replaces_none(place: Path) -> None:
+    (place / "r.toml").write_text("# mine\n")
+    assert "is there already" in run("recipe", "init", "m.onnx", "-o", "r.toml", code=1).output
+    assert (place / "r.toml").read_text() == "# mine\n"
+
+
 @pytest.mark.parametrize("name", recipes.preset_names())
 def test_recipes_that_come_along_are_well_formed(place: Path, name: str) -> None:
     run("recipe", "check", name)
