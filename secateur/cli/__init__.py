@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import shlex
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -135,6 +136,13 @@ class _Lines(logging.Formatter):
         return printable(super().format(record))
 
 
+class _ToStderr(logging.Handler):
+    """Writes to what `sys.stderr` is when a record comes: a run with a bar puts another there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def log_to(ctx: click.Context, handler: logging.Handler, level: int) -> None:
     """Hand what the package's loggers say from a level on to a handler until the command ends."""
     logger = logging.getLogger("secateur")
@@ -189,6 +197,6 @@ def main(ctx: click.Context, verbose: int, log_file: str | None, quiet: bool) ->
         raise click.UsageError("Give --verbose or --quiet, not both.")
     ctx.meta[QUIET] = quiet
     if verbose:
-        log_to(ctx, logging.StreamHandler(), logging.DEBUG if verbose > 1 else logging.INFO)
+        log_to(ctx, _ToStderr(), logging.DEBUG if verbose > 1 else logging.INFO)
     if log_file is not None:
         log_to(ctx, logging.FileHandler(log_file, encoding="utf-8"), logging.DEBUG)

@@ -374,8 +374,21 @@ def test_print_shows_a_model_as_other_commands_read_it() -> None:
 
 
 def test_a_dry_run_names_the_files_of_a_library_that_a_run_writes(place: Path) -> None:
-    words = "optimize m.onnx -o o --target x86-64-v2 --format library".split()
+    words = ["optimize", "m.onnx", "-o", "o", "--target", "x86-64-v2", "--format", "library"]
     planned = run(*words, "--dry-run").output.splitlines()[-1]
     run(*words)
     held = planned.removeprefix("o would hold ").removesuffix(".").split(", ")
     assert sorted(held) == sorted(path.name for path in (place / "o").iterdir())
+
+
+@pytest.mark.parametrize(
+    "words", ["quantize m.onnx -o q.onnx --calibration c.npz", "simplify m.onnx -o s.onnx"]
+)
+def test_what_is_decided_is_said_on_stderr(place: Path, words: str) -> None:
+    """Also while stages run, when what native code writes there is dropped."""
+    command = [sys.executable, "-m", "secateur", "-vv", *words.split()]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    first, *_ = words.split()
+    assert f"secateur.passes.manager: {first}: " in ran.stderr
