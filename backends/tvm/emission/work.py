@@ -33,7 +33,12 @@ def macs(op: Operation) -> int:
     if any(is_open(*t.shape) for t in (*op.outputs, *op.reads())):
         return 0
     if isinstance(op, ConvolutionOp):
-        return op.output.elements * int(math.prod(op.weights.shape[1:]))
+        found: int = op.output.elements * math.prod(op.weights.shape[1:])
+        if op.upsampling is not None:  # of whose weights some are zero and left out
+            found = (
+                found * op.upsampling.taps // (op.upsampling.phases * math.prod(op.geometry.kernel))
+            )
+        return found
     if isinstance(op, MatMulOp):
         return op.output.elements * int(op.weights.shape[0])
     if isinstance(op, BlockProductOp):

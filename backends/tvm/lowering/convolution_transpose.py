@@ -120,7 +120,10 @@ def find_phases(
         (high.before, wide.before, high.after, wide.after),
     )
     upsampling = Upsampling(
-        (high.stride, wide.stride), (high.offset, wide.offset), (high.size, wide.size)
+        (high.stride, wide.stride),
+        (high.offset, wide.offset),
+        (high.size, wide.size),
+        (high.windows, wide.windows),
     )
     return geometry, upsampling, (high.taps, wide.taps)
 
@@ -145,6 +148,11 @@ class _Axis:
         self.before = last - start
         self.after = max(0, end - first - (size - 1))
         self.taps = [[(last - m, k) for m, k in phase] for phase in moves]
+        found = [[t for t, _ in phase] or [0] for phase in self.taps]
+        self.windows = tuple(
+            (min(own), max(own) - min(own) + 1 if phase else 0)
+            for own, phase in zip(found, self.taps, strict=True)
+        )
 
 
 def _axis(*arguments: int) -> _Axis | None:

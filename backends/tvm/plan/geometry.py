@@ -61,12 +61,27 @@ class Upsampling:
     The kernel computes `size` positions (h, w) and for each of them all `factors` phases
     (r, c), outermost among its channels, and stores at
     (factors[0] * h + r + offset[0], factors[1] * w + c + offset[1]) what lies inside.
+
+    `windows` has, per axis and phase, the first tap of the kernel that isn't zero, and how many
+    there are from that to the last.
     """
 
     factors: tuple[int, int]
     offset: tuple[int, int]
     size: tuple[int, int]
+    windows: tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]
 
     @property
     def phases(self) -> int:
         return self.factors[0] * self.factors[1]
+
+    def window(self, phase: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """First tap and number of taps of a phase, in rows and columns."""
+        row, column = divmod(phase, self.factors[1])
+        return self.windows[0][row], self.windows[1][column]
+
+    @property
+    def taps(self) -> int:
+        """Taps of all phases together."""
+        rows, columns = (sum(count for _, count in axis) for axis in self.windows)
+        return rows * columns

@@ -65,6 +65,23 @@ def test_transposed_convolutions_match(tmp_path: Path, model: onnx.ModelProto, t
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("target", TARGETS[-1:])
+@pytest.mark.parametrize("strides", [(2, 2), (3, 1), (4, 5)])
+def test_infinities_stay_within_their_windows(
+    tmp_path: Path, target: str, strides: tuple[int, int]
+) -> None:
+    """Kernels that strides don't divide, or that leave gaps, read no pixel beside their taps."""
+    net = Net(None, 3)
+    value = net.node("ConvTranspose", "x", net.weight(9, 11, 3, 4), strides=list(strides))
+    model = net.model({"x": (1, 9, 6, 7)}, [value])
+    inputs = feeds(model)
+    inputs["x"][0, 4, 3, 2] = np.inf
+    expected = next(iter(reference(model, inputs).values()))
+    found = next(iter(run(model, target, tmp_path, inputs).values()))
+    assert 0 < np.isfinite(expected).sum() < expected.size
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_quantized_ones_multiply_integers(tmp_path: Path, target: str) -> None:
     """ONNX Runtime multiplies floats here, so that a rounding may fall to the other side."""

@@ -74,7 +74,7 @@ class Convolution:
         """First input block that each group of output vectors reads, and how many."""
         block = self.input.block
         if self.groups == 1:
-            return [0] * self.vector_groups(target, tile), self.input.blocks
+            return [0] * (self.vectors(target) // tile.vectors), self.input.blocks
         per_out = self.output.channels // self.groups
         per_in = self.input.channels // self.groups
         width = tile.vectors * target.lanes
@@ -106,8 +106,13 @@ class Convolution:
     def phase_vectors(self, target: Target) -> int:
         return max(1, self.output.padded_channels // target.lanes)
 
-    def vector_groups(self, target: Target, tile: Tile) -> int:
-        return self.vectors(target) // tile.vectors
+    @property
+    def windows(self) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
+        """First tap and number of taps in rows and columns, of each phase."""
+        if self.upsampling is None:
+            kernel_h, kernel_w = self.geometry.kernel
+            return (((0, kernel_h), (0, kernel_w)),)
+        return tuple(self.upsampling.window(phase) for phase in range(self.upsampling.phases))
 
     def is_close(self, target: Target, tile: Tile) -> bool:
         """Whether the weights of a step follow those before without padding: where that is much.
@@ -116,7 +121,7 @@ class Convolution:
         """
         dot, channels = self.dot(target), self.output.channels
         plain = dot.depth == 1 and dot.weight_dtype == "float32" and self.upsampling is None
-        if not plain or self.groups > 1 or self.vector_groups(target, tile) > 1:
+        if not plain or self.groups > 1 or self.vectors(target) > tile.vectors:
             return False
         spare = tile.vectors * target.lanes - channels
         rows = self.input.channels * math.prod(self.geometry.kernel)
@@ -162,13 +167,16 @@ class _DirectBuilder:
         assert is_open(self.width) or self.width >= tile.columns
         self.starts, self.count = conv.input_blocks(target, tile)
         self.acc: BufferVar | None = None  # one that all tiles share
+        self.phase, self.window, self.before = 0, conv.windows[0], 0
 
     def build(self) -> PrimFunc:
         k, conv, tile = self.k, self.conv, self.tile
-        groups = len(self.starts)
+        groups = conv.phase_vectors(self.target) // tile.vectors
         self.x = k.parameter("X", conv.input.shape, conv.input_dtype)
-        steps = self.all_steps(self.count - 1) + self.taps * conv.block_steps(self.target)[1]
-        shape = (groups, steps, tile.vectors * self.dot.weights_per_step)
+        steps = sum(groups * self.steps_of(window) for window in conv.windows)
+        shape = (1, steps, tile.vectors * self.dot.weights_per_step)
+        if conv.upsampling is None:
+            shape = (groups, self.steps_of(conv.windows[0]), shape[2])
         self.is_close = conv.is_close(self.target, tile)
         if self.is_close:
             shape = (1, 1, (steps - 1) * conv.output.channels + shape[2])
@@ -189,20 +197,41 @@ class _DirectBuilder:
         )
         batch = conv.output.batch
         if is_open(self.width):
-            self.open_columns(batch, groups)
+            for _ in self.phases(groups):
+                self.open_columns(batch, groups)
             return k.finish()
         rows = -(-self.height // tile.rows) if tile.rows > 1 else self.height
         columns = -(-self.width // tile.columns)
         if tile.channels_outer:
-            with k.nest((batch, groups, rows, columns), parallel=self.parallel) as (n, g, i, j):
-                self.one_tile(n, g, i, j)
-        else:
+            for _ in self.phases(groups):
+                with k.nest((batch, groups, rows, columns), parallel=self.parallel) as (n, g, i, j):
+                    self.one_tile(n, g, i, j)
+        elif conv.upsampling is None:
             with (
                 k.nest((batch, 1, rows, columns), parallel=self.parallel) as (n, _, i, j),
                 k.loop(groups, "og") as g,
             ):
                 self.one_tile(n, g, i, j)
+        else:
+            with k.nest((batch, 1, rows, 1), parallel=self.parallel) as (n, _, i, _):
+                for _ in self.phases(groups):
+                    with k.loop(groups, "og") as g, k.loop(columns, "column") as j:
+                        self.one_tile(n, g, i, j)
         return k.finish()
+
+    def phases(self, groups: int) -> Iterator[None]:
+        """Each phase, of so many groups of vectors, while `self.window` has its taps, and
+        `self.before` how many steps lie before those of its weights."""
+        self.before = 0
+        for phase, window in enumerate(self.conv.windows):
+            self.phase, self.window = phase, window
+            yield
+            self.before += groups * self.steps_of(window)
+
+    def steps_of(self, window: tuple[tuple[int, int], tuple[int, int]]) -> int:
+        """Reduction steps of a window's taps."""
+        steps, last = self.conv.block_steps(self.target)
+        return window[0][1] * window[1][1] * ((self.count - 1) * steps + last)
 
     def open_columns(self, batch: int, groups: int) -> None:
         """All tiles of rows whose length only a run fixes."""
@@ -222,14 +251,7 @@ class _DirectBuilder:
                     k.loop(1 if tile.channels_outer else groups, "og") as g,
                 ):
                     self.one_tile(n, group if tile.channels_outer else g, i, j)
-
-    @property
-    def taps(self) -> int:
-        return self.conv.geometry.kernel[0] * self.conv.geometry.kernel[1]
-
-    def all_steps(self, blocks: int) -> int:
-        """Reduction steps of whole blocks."""
-        return blocks * self.taps * self.conv.block_steps(self.target)[0]
+        self.tile = tile
 
     def one_tile(self, n: Expr, group: Expr, i: Expr, j: Expr) -> None:
         """Accumulate and write one output tile; the last tiles overlap their neighbours."""
@@ -240,8 +262,9 @@ class _DirectBuilder:
         acc = self.acc
         if acc is None:
             acc = k.local(tile.vectors * pixels * self.lanes, self.dot.accumulator)
+        phase = self.phase * conv.phase_vectors(self.target)
         for v in range(tile.vectors):
-            channel = (group * tile.vectors + v) * self.lanes
+            channel = (phase + group * tile.vectors + v) * self.lanes
             start = load(self.bias, channel, lanes=self.lanes)
             for p in range(pixels):
                 k.store(acc, start, (v * pixels + p) * self.lanes, lanes=self.lanes)
@@ -255,8 +278,9 @@ class _DirectBuilder:
                 if conv.upsampling is None:
                     self.epilogue.finish(values, n, vector * self.lanes, row + r, column)
                     continue
+                channel = vector * self.lanes
                 for c, value in enumerate(values):
-                    self.write_phase(conv.upsampling, value, n, vector, row + r, column + c)
+                    self.write_phase(conv.upsampling, value, n, channel, row + r, column + c)
 
     def result(self, acc: BufferVar, vector: int, pixel: int, pixels: int) -> Computed:
         """A pixel's channels from a vector on, as many as are finished together."""
@@ -264,19 +288,18 @@ class _DirectBuilder:
         return join([load(acc, at, lanes=self.lanes) for at in places], self.lanes)
 
     def write_phase(
-        self, up: Upsampling, value: Computed, n: Expr, vector: Expr, h: Expr, w: Expr
+        self, up: Upsampling, value: Computed, n: Expr, channel: Expr, h: Expr, w: Expr
     ) -> None:
-        """Write where the vector's phase of the pixel lies, if that is inside the image."""
-        own = self.conv.phase_vectors(self.target)
-        phase, channel = vector // own, vector % own * self.lanes
-        y = up.factors[0] * h + phase // up.factors[1] + up.offset[0]
-        x = up.factors[1] * w + phase % up.factors[1] + up.offset[1]
+        """Write where the phase of the pixel lies, if that is inside the image."""
+        first = [r + o for r, o in zip(divmod(self.phase, up.factors[1]), up.offset, strict=True)]
+        y, x = up.factors[0] * h + first[0], up.factors[1] * w + first[1]
         inside = []
         extents = ((y, self.conv.output.height, 0), (x, self.conv.output.width, 1))
         for at, extent, axis in extents:
-            if up.offset[axis] < 0:
+            if first[axis] < 0:
                 inside.append(at >= 0)
-            if up.factors[axis] * up.size[axis] + up.offset[axis] > extent:
+            end = up.factors[axis] * (up.size[axis] - 1) + first[axis]
+            if is_open(end, extent) or end >= extent:
                 inside.append(at < extent)
         if not inside:
             self.epilogue.finish([value], n, channel, y, x)
@@ -309,12 +332,12 @@ class _DirectBuilder:
     ) -> None:
         """Sum over the taps and the `count` steps of one block, the last one's perhaps fewer."""
         k, tile = self.k, self.tile
-        kernel_h, kernel_w = self.conv.geometry.kernel
-        before = self.all_steps(1) * ic
+        (top, kernel_h), (left, kernel_w) = self.window
+        before = kernel_h * kernel_w * self.conv.block_steps(self.target)[0] * ic
         unroll = max(u for u in range(1, tile.unroll + 1) if count % u == 0)
         short = count < tile.unroll and kernel_w * count <= 6 * tile.unroll
         # Steps of several instructions each are too many for LLVM to keep a tile in registers.
-        taps = kernel_w if short and self.dot.multiplies == 1 else 1
+        taps = kernel_w if short and kernel_w and self.dot.multiplies == 1 else 1
         with (
             k.loop(kernel_h, "kh") as kh,
             k.loop(kernel_w // taps, "kw") as outer,
@@ -325,7 +348,8 @@ class _DirectBuilder:
                 for first, together in runs(unroll, self.dot.together):
                     step = ko * unroll + first
                     index = before + (kh * kernel_w + kw) * count + step
-                    self.multiply(acc, together, group, index, block, step, row, column, kh, kw)
+                    place = (top + kh, left + kw)
+                    self.multiply(acc, together, group, index, block, step, row, column, *place)
 
     def multiply(
         self,
@@ -355,7 +379,10 @@ class _DirectBuilder:
         def weights(i: int, v: int) -> list[Computed]:
             if self.is_close:
                 return [self.close_weights(index + i, v)]
-            return dot.weights(k, self.w, group, index + i, v * dot.weights_per_step)
+            place = (group, index + i)
+            if self.conv.upsampling is not None:
+                place = (0, self.before + group * self.steps_of(self.window) + index + i)
+            return dot.weights(k, self.w, *place, v * dot.weights_per_step)
 
         multiply(k, dot, acc, steps, tile.vectors, tile.rows * tile.columns, read, weights)
 
@@ -415,7 +442,7 @@ def divisors(n: int) -> Sequence[int]:
 def choose_tile(conv: Convolution, target: Target) -> Tile:
     """The register tile that a small model of the inner loop finds fastest."""
     if is_open(flat_extent(conv)[1]):
-        every = divisors(conv.vectors(target))
+        every = divisors(conv.phase_vectors(target))
         best = min(every, key=lambda v: open_widths(conv, target, v)[0] / v)
         tile = Tile(best, 1, open_widths(conv, target, best)[1][0][0])
     else:
@@ -436,11 +463,13 @@ def _keeps_weights(conv: Convolution, target: Target) -> bool:
 
 
 def _steps(conv: Convolution, target: Target, vectors: int = 1) -> int:
-    """Reduction steps of a tile of so many vectors, which reads the blocks of all their groups."""
+    """Reduction steps of a tile of so many vectors, which reads the blocks of all their groups; of
+    tiles of several phases the mean."""
     _, blocks = conv.input_blocks(target, Tile(vectors, 1, 1))
-    taps = conv.geometry.kernel[0] * conv.geometry.kernel[1]
     steps, last = conv.block_steps(target)
-    return taps * ((blocks - 1) * steps + last)
+    up = conv.upsampling
+    taps, phases = (up.taps, up.phases) if up else (math.prod(conv.geometry.kernel), 1)
+    return -(-taps * ((blocks - 1) * steps + last) // phases)
 
 
 def fits(conv: Convolution, target: Target, tile: Tile) -> bool:
@@ -450,7 +479,7 @@ def fits(conv: Convolution, target: Target, tile: Tile) -> bool:
         return False  # what is measured is measured at a size
     return (
         min(tile.vectors, tile.rows, tile.columns, tile.unroll) > 0
-        and conv.vectors(target) % tile.vectors == 0
+        and conv.phase_vectors(target) % tile.vectors == 0
         and tile.rows <= height
         and tile.columns <= width
         and tile.vectors * tile.rows * tile.columns <= 2 * target.registers
@@ -471,7 +500,7 @@ def estimate_tiles(conv: Convolution, target: Target) -> list[tuple[float, Tile]
     height, width = flat_extent(conv)
     most_rows = 1 if is_open(height) else min(height, 8)
     vectors, found = conv.vectors(target), []
-    for v in divisors(vectors):
+    for v in divisors(conv.phase_vectors(target)):
         for tile, cycles in _tiles_of_vectors(conv, target, v, most_rows, min(width, 28)):
             if tile.rows > 1 and tile.columns < width:
                 continue

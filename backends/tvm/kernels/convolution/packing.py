@@ -10,12 +10,28 @@ from .direct import Convolution, Tile
 
 
 def pack_weights(conv: Convolution, target: Target, tile: Tile, weights: Array) -> Array:
-    """[O, I / groups, KH, KW] to [group, step, vector * element], as the kernel reads them."""
+    """[O, I / groups, KH, KW] to [group, step, vector * element], as the kernel reads them; those
+    of an upsampling to [1, step, vector * element], phase by phase."""
+    up = conv.upsampling
+    if up is None:
+        return _pack(conv, target, tile, weights)
+    parts, own = [], len(weights) // up.phases
+    for phase in range(up.phases):
+        (top, rows), (left, columns) = up.window(phase)
+        part = weights[phase * own : (phase + 1) * own]
+        part = part[:, :, top : top + rows, left : left + columns]
+        if part.size:
+            packed = _pack(conv, target, tile, part)
+            parts.append(packed.reshape(1, -1, packed.shape[-1]))
+    return np.concatenate(parts, axis=1)
+
+
+def _pack(conv: Convolution, target: Target, tile: Tile, weights: Array) -> Array:
     dot, lanes = conv.dot(target), target.lanes
     out_channels, per_in, kernel_h, kernel_w = weights.shape
     starts, count = conv.input_blocks(target, tile)
     block, width = conv.input.block, tile.vectors * lanes
-    groups = len(starts)
+    groups = conv.phase_vectors(target) // tile.vectors
     dense = np.zeros((groups, width, count * block, kernel_h, kernel_w), weights.dtype)
     per_out = out_channels // conv.groups
     for o in range(out_channels):
