@@ -15,6 +15,7 @@ pytest.importorskip("tvm")
 from secateur.backends.tvm.artifact.options import LibraryOptions
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_library, compile_model
+from secateur.backends.tvm.emission import work
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.tensor import Array
@@ -134,6 +135,21 @@ def test_any_number_of_rows(tmp_path: Path) -> None:
     for rows in (1, 2, 7, 40):
         want = expected(proto, matrix, sample(rows))
         found = runtime.run({"x": sample(rows)})["y"]
+        np.testing.assert_allclose(found, want, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(("bits", "zeros", "threads"), [(2, True, 1), (4, False, 2), (8, True, 2)])
+def test_many_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, zeros: bool, threads: int
+) -> None:
+    """For which columns are made floats once: no multiple of a tile's, and a short block."""
+    monkeypatch.setattr(work, "PARALLEL_OPERATIONS", 0)
+    proto, matrix = packed(bits, 32, zeros=zeros, rows=11, depth=DEPTH - 3)
+    x = sample(11, DEPTH - 3)
+    for target in ("native", "x86-64-v3"):
+        compile_model(from_proto(proto), parse_target(target), tmp_path / "m.so")
+        found = Runtime(tmp_path / "m.so", threads).run({"x": x})["y"]
+        want = expected(proto, matrix, x)
         np.testing.assert_allclose(found, want, atol=2e-6 * np.abs(want).max())
 
 

@@ -3,7 +3,8 @@
 Weights stay packed: 32-bit words, each of one column, are taken apart in registers. What all
 columns share is prepared first for each row: activations in the form that the numbers in the words
 take, and their sum over each block, by which zero points are taken off,
-sum(x * (q - z)) = sum(x * q) - z * sum(x).
+sum(x * (q - z)) = sum(x * q) - z * sum(x). For many rows a group of columns is taken apart once
+instead, to floats that a product as any other multiplies (`spreads`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,18 @@ from tvm import tirx
 from .....ir.tensor import Array
 from ...functions.rounding import MAGIC
 from ...plan.programs import Program
-from ...plan.sizes import typical
+from ...plan.sizes import is_open, typical
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, cast, constant, llvm, load, reinterpret, splat
+from ...tensorir.builder import (
+    KernelBuilder,
+    cast,
+    constant,
+    llvm,
+    load,
+    reinterpret,
+    smaller,
+    splat,
+)
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ...tensorir.vectors import VectorCode, folded
 from ..convolution.direct import divisors
@@ -66,8 +76,20 @@ class BlockProduct:
     def mask(self) -> int:
         return (1 << self.bits) - 1
 
+    @property
+    def spreads(self) -> bool:
+        """Whether there are so many rows that each group of weights is made floats before."""
+        return not self.by_bytes and not is_open(self.rows) and self.rows >= _MANY
+
     def vectors(self, target: Target) -> int:
         return -(-self.columns // target.lanes)
+
+
+_MANY = 16
+"""Rows from which on taking weights apart for all of them is faster than for each tile."""
+
+_SPREAD = 2**19
+"""Bytes of floats of a group of columns that stay in a cache."""
 
 
 def multiplies_bytes(target: Target) -> bool:
@@ -129,6 +151,10 @@ _SPARE = 6
 
 def choose_tile(product: BlockProduct, target: Target) -> MatrixTile:
     """The tile for which a small model of the inner loop counts the fewest cycles."""
+    if product.spreads:
+        several = 4 * product.depth * 2 * target.lanes <= _SPREAD
+        vectors = 2 if several and product.vectors(target) % 2 == 0 else 1
+        return MatrixTile(vectors, min(product.rows, (target.registers - 2 - vectors) // vectors))
     rows = typical(product.rows)
     per_byte = 4 if product.by_bytes else 1
     unpack = 1.5 if product.by_bytes else 2.25
@@ -150,6 +176,8 @@ def choose_tile(product: BlockProduct, target: Target) -> MatrixTile:
 
 def scratch(product: BlockProduct) -> list[tuple[tuple[int, ...], str]]:
     """Prepared rows, sums of their blocks, and scales where they are bytes."""
+    if product.spreads:
+        return []
     padded = product.blocks * product.block
     parts = (product.rows * product.blocks,)
     if not product.by_bytes:
@@ -177,6 +205,14 @@ def build(
     y = k.parameter("Y", (product.rows * product.columns,), product.program.dtype)
     names = ("R", "T", "U")
     prepared = [k.parameter(n, s, d) for n, (s, d) in zip(names, scratch(product), strict=False)]
+    if product.spreads:
+        with k.loop(groups, "group", parallel=parallel) as group:
+            made = _spread(k, product, target, tile, (w, scales, zeros), group)
+            with k.loop(-(-product.rows // tile.rows), "i") as i:
+                row = smaller(i * tile.rows, product.rows - tile.rows)
+                acc = _multiply_floats(k, product, target, tile, x, made, row)
+                write(k, product, target, tile, acc, buffers, y, group, row)
+        return k.finish()
     with k.loop(product.rows, "row", parallel=parallel and product.rows != 1) as row:
         prepare = _prepare_bytes if product.by_bytes else _prepare_floats
         _prepare_row(k, product, target, x, row, lambda *at: prepare(k, product, *at, *prepared))
@@ -327,6 +363,72 @@ def _prepare_floats(
             at = place * product.block + v * period + start
             k.store(rows, value * factors, at, lanes=lanes)
     k.store(sums, folded(code, load(total, 0, lanes=lanes), _add), place)
+
+
+def _spread(
+    k: KernelBuilder,
+    product: BlockProduct,
+    target: Target,
+    tile: MatrixTile,
+    packed: tuple[Computed, Computed, Computed | None],
+    group: Expr,
+) -> BufferVar:
+    """A group's weights as floats, [number of the depth, vector * lane]."""
+    w, scales, zeros = packed
+    lanes, width = target.lanes, tile.vectors * target.lanes
+    made = k.local(product.blocks * product.block * width, "float32", "made")
+    mask = constant(product.mask, "int32", lanes)
+    with k.loop(product.blocks, "block") as block:
+        for v in range(tile.vectors):
+            scale = load(scales, group, block, v * lanes, lanes=lanes)
+            scale = bind(k, scale, "float32", lanes)
+            zero = _negative_zero(product, target, zeros, group, block, v)
+            zero = bind(k, zero, "float32", lanes)
+            with k.loop(product.words, "word") as word:
+                words = load(w, group, block, word, v * lanes, lanes=lanes)
+                words = bind(k, words, "int32", lanes)
+                for i in range(product.per_word):
+                    numbers = words >> constant(i * product.bits, "int32", lanes) & mask
+                    value = (cast(numbers, "float32", lanes) + zero) * scale
+                    at = block * product.block + word * product.per_word + i
+                    k.store(made, value, at * width + v * lanes, lanes=lanes)
+    return made
+
+
+def _multiply_floats(
+    k: KernelBuilder,
+    product: BlockProduct,
+    target: Target,
+    tile: MatrixTile,
+    x: Computed,
+    made: BufferVar,
+    row: Expr,
+) -> BufferVar:
+    """The sums of a tile of rows from `row` on, by weights that are floats."""
+    lanes, unroll = target.lanes, 4
+    acc = k.local(tile.vectors * tile.rows * lanes, "float32")
+    for i in range(tile.vectors * tile.rows):
+        k.store(acc, constant(0.0, "float32", lanes), i * lanes, lanes=lanes)
+
+    def step(at: Expr) -> None:
+        weights = [
+            bind(k, load(made, (at * tile.vectors + v) * lanes, lanes=lanes), "float32", lanes)
+            for v in range(tile.vectors)
+        ]
+        for r in range(tile.rows):
+            value = splat(load(x, (row + r) * product.depth + at), lanes)
+            for v in range(tile.vectors):
+                own = (v * tile.rows + r) * lanes
+                total = load(acc, own, lanes=lanes) + value * weights[v]
+                k.store(acc, total, own, lanes=lanes)
+
+    full, rest = divmod(product.depth, unroll)
+    with k.loop(full, "d") as d:
+        for u in range(unroll):
+            step(d * unroll + u)
+    for u in range(rest):
+        step(full * unroll + u)
+    return acc
 
 
 # --- activations as bytes ------------------------------------------------------------------
