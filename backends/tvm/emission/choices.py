@@ -25,8 +25,8 @@ from ....ir.files import read_regular
 from ....ir.onnx_io import atomic_files
 from ....ir.tensor import Array
 from ..kernels.convolution import depthwise, winograd
-from ..kernels.convolution.direct import Convolution, Tile, choose_tile
-from ..kernels.convolution.direct import fits as tile_fits
+from ..kernels.convolution.tiles import Convolution, Tile, choose_tile
+from ..kernels.convolution.tiles import fits as tile_fits
 from ..kernels.matrix.matmul import MatMul, MatrixTile
 from ..kernels.matrix.matmul import choose_tile as choose_matrix_tile
 from ..kernels.matrix.matmul import fits as matrix_tile_fits

@@ -7,6 +7,7 @@ import numpy as np
 from ....ir.tensor import Array
 from ..kernels.convolution import depthwise, packing, winograd
 from ..kernels.convolution import direct as convolution
+from ..kernels.convolution.tiles import Convolution
 from ..kernels.matrix.reduction import weight_range, without_offset
 from ..plan.blocked import Blocked
 from ..plan.operations import ConvolutionOp
@@ -29,7 +30,7 @@ def emit(emission: Emission, op: ConvolutionOp) -> None:
         return
     channels = max(y.padded_channels, emission.target.lanes)
     operands, arguments = emission.operands(op, y, channels)
-    conv = convolution.Convolution(
+    conv = Convolution(
         layout,
         op.input.dtype,
         y,

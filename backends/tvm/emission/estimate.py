@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 
-from ..kernels.convolution import direct, winograd
+from ..kernels.convolution import tiles, winograd
 from ..kernels.matrix import matmul
 from ..kernels.matrix.reduction import weight_range
 from ..plan.blocked import Blocked, block_for
@@ -143,7 +143,7 @@ class Estimator:
             return "winograd", winograd.estimate(kernel, self.target)
         pads = op.geometry.margins
         x = dataclasses.replace(x, top=pads[0], left=pads[1], bottom=pads[2], right=pads[3])
-        conv = direct.Convolution(
+        conv = tiles.Convolution(
             x,
             op.input.dtype,
             y,
@@ -154,7 +154,7 @@ class Estimator:
             self._weight_range,
             op.upsampling,
         )
-        return "direct", min(cycles for cycles, _ in direct.estimate_tiles(conv, self.target))
+        return "direct", min(cycles for cycles, _ in tiles.estimate_tiles(conv, self.target))
 
     def _blocked(self, tensor: PlanTensor, shape: Shape) -> Blocked:
         """The layout at another number of channels."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Set
 
-from ..kernels.convolution import direct, winograd
+from ..kernels.convolution import tiles, winograd
 from ..plan.blocked import Blocked
 from ..plan.halves import STORED, may_be_halves, use_halves
 from ..plan.operations import ConvolutionOp, Plan, ProductOp
@@ -64,6 +64,6 @@ def _winograd_is_faster(op: ConvolutionOp, y: Blocked, dtype: str, target: Targe
     kernel = winograd.Winograd(x, y, op.geometry, op.program, (), op.groups)
     half = Blocked.of(op.input.shape, target.block, STORED[dtype])
     half = half.with_pads(op.geometry.margins, 0)
-    conv = direct.Convolution(half, STORED[dtype], y, op.geometry, op.groups, op.program, ())
-    cycles = min(cycles for cycles, _ in direct.estimate_tiles(conv, target))
+    conv = tiles.Convolution(half, STORED[dtype], y, op.geometry, op.groups, op.program, ())
+    cycles = min(cycles for cycles, _ in tiles.estimate_tiles(conv, target))
     return winograd.estimate(kernel, target) < cycles

@@ -20,7 +20,7 @@ from ..emission.choices import (
 )
 from ..emission.emit import emit
 from ..emission.work import vector_operations
-from ..kernels.convolution import direct as convolution
+from ..kernels.convolution import tiles as convolution
 from ..kernels.matrix import matmul
 from ..plan.operations import ConvolutionOp, MatMulOp, Plan
 from ..plan.tensors import Operation

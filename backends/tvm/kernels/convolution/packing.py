@@ -6,7 +6,7 @@ import numpy as np
 
 from .....ir.tensor import Array
 from ...targets import Target
-from .direct import Convolution, Tile
+from .tiles import Convolution, Tile
 
 
 def pack_weights(conv: Convolution, target: Target, tile: Tile, weights: Array) -> Array:

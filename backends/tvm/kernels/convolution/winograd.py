@@ -34,8 +34,8 @@ from ...tensorir.builder import (
 from ...tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from ..matrix.dot import bind
-from .direct import divisors
 from .open_columns import choose_widths, each_width
+from .tiles import divisors
 
 _INPUT = (
     (4, 0, -5, 0, 1, 0),

@@ -32,7 +32,7 @@ from ...tensorir.builder import (
 )
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ...tensorir.vectors import VectorCode, folded
-from ..convolution.direct import divisors
+from ..convolution.tiles import divisors
 from .dot import MADD, SIGN_BITS, bind, vpdpbusd
 from .matmul import MatrixOperand, MatrixTile, each_tile, write
 

@@ -16,7 +16,8 @@ from ...plan.sizes import cascade, is_open, typical
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
-from ..convolution.direct import _start, divisors
+from ..convolution.direct import _start
+from ..convolution.tiles import divisors
 from .dot import Dot, FourBytes
 from .reduction import choose, instructions, multiply, runs, stays_in_registers, unrolled
 

@@ -18,7 +18,7 @@ from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.cache import Cache
 from secateur.backends.tvm.compile import CompileReport, compile_model
 from secateur.backends.tvm.emission.choices import Choice, Measured, read_table, write_table
-from secateur.backends.tvm.kernels.convolution.direct import Tile
+from secateur.backends.tvm.kernels.convolution.tiles import Tile
 from secateur.backends.tvm.kernels.matrix.matmul import MatrixTile
 from secateur.backends.tvm.targets import parse_target, targets
 from secateur.backends.tvm.tuning import tune as tuning
