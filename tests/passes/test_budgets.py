@@ -54,7 +54,8 @@ class Stairs:
 
     def cost(self, sizes, weights=None):
         (_, now) = sizes[self.output]
-        assert weights is None or weights[1] == now[-1]
+        assert weights is not None
+        assert weights[1] == now[-1]
         return self.price * math.ceil(now[-1] / 8)
 
 

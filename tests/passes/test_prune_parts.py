@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from secateur.ir.axes.dims import Dim
 from secateur.ir.dependencies.analysis import Analysis, analyze
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
@@ -240,3 +241,16 @@ def test_taps_of_wide_convolutions_count_together(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(reader.mean, means.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(reader.covariance, np.cov(means.T, bias=True), atol=1e-4)
     np.testing.assert_allclose(reader.weights, weights.sum(axis=(2, 3)).T, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (7,), (8,), (9, 4), (4, 12)])
+@pytest.mark.parametrize("moves", [(1, 1), (2, 3), (3, 1)])
+def test_a_group_has_as_many_widths_as_its_steps_leave(
+    sizes: tuple[int, ...], moves: tuple[int, ...]
+) -> None:
+    """Every dim keeps an index."""
+    move = {Dim(size): n for size, n in zip(sizes, moves, strict=False)}
+    steps = 0
+    while all(size - (steps + 1) * n >= 1 for size, n in zip(sizes, moves, strict=False)):
+        steps += 1
+    assert Group("g", move).size == steps + 1

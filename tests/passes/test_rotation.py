@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
+from secateur.ir.text import parse_model
 from secateur.models import zoo
 from secateur.passes.base import Context
 from secateur.passes.manager import PassManager
@@ -131,3 +132,82 @@ def test_without_samples_nothing_is_rotated_and_that_is_said():
     model = decoder("", np.random.default_rng(0))
     result = PassManager([RotateStreams()]).run(model, Context())[0].result
     assert "no calibration samples" in str(result.notes[0])
+
+
+CARRIED = {
+    "nothing": "%c = Identity(%s)",
+    "moved": "%r = Transpose(%s) {perm = [0, 2, 1]}\n%c = Transpose(%r) {perm = [0, 2, 1]}",
+    "negated": "%c = Neg(%s)",
+    "dropped": "%c = Dropout(%s)",
+    "flat": "%f = Reshape(%s, %rows)\n%c = Unsqueeze(%f, %first)",
+    "parts": "%a, %b = Split(%s, %halves) {axis = 1}\n%c = Concat(%b, %a) {axis = 1}",
+    "averaged": "%c = ReduceMean(%s) {axes = [1], keepdims = 1}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("carried", CARRIED)
+def test_channels_of_a_rotated_stream_are_its_principal_axes(carried):
+    """Uncorrelated, and in the order of how much they move, in what the layers read."""
+    random = np.random.default_rng(2)
+    sizes = {"w": (5, 8), "u": (8, 4), "v": (8, 3)}
+    constants = "\n".join(
+        f"const %{n}: float[{s[0]}, {s[1]}] = {random.standard_normal(s).round(3).tolist()}"
+        for n, s in sizes.items()
+    )
+    model = parse_model(f"""model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: float[n, 6, 5]) -> (%y: float[*], %z: float[*]) {{
+  {constants}
+  const %rows: int64[2] = [-1, 8]
+  const %first: int64[1] = [0]
+  const %halves: int64[2] = [2, 4]
+  %s = MatMul(%x, %w)
+  {CARRIED[carried]}
+  %y = MatMul(%c, %u)
+  %z = MatMul(%c, %v)
+}}""")
+    infer_sizes(model)
+    x = random.standard_normal((256, 6, 5)).astype(np.float32)
+    want = Session(model).run({"x": x})
+    (record,) = PassManager([RotateStreams()]).run(model, Context({"x": x}))
+    assert len(record.result.statistics["streams"]) == 1, record.result.notes
+    found = Session(model).run({"x": x})
+    for name, array in want.items():
+        np.testing.assert_allclose(found[name], array, atol=1e-3)
+    read = next(v for v in model.graph.values() if v.name == "c")
+    model.graph.replace_outputs([read])
+    rows = Session(model).run({"x": x})["c"].reshape(-1, 8)
+    moments = rows.T @ rows / len(rows)
+    spread = np.diag(moments)
+    assert all(spread[:-1] >= spread[1:] - 1e-6)
+    np.testing.assert_allclose(moments, np.diag(spread), atol=1e-3 * spread[0])
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "%c = Relu(%s)",
+        "%c = Slice(%s, %first, %five, %two)",
+        "%c = ReduceMean(%s) {axes = [2], keepdims = 1}",
+        "%c = Mul(%s, %s)",
+        "%c, %m = Dropout(%s)\n%o = Not(%m)",
+    ],
+)
+def test_streams_whose_channels_are_told_apart_stay(node):
+    random = np.random.default_rng(2)
+    model = parse_model(f"""model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: float[n, 6, 5]) -> (%y: float[*]{", %o: bool[*]" if "%o" in node else ""}) {{
+  const %w: float[5, 8] = {random.standard_normal((5, 8)).tolist()}
+  const %u: float[8, 4] = {random.standard_normal((8, 4)).tolist()}
+  const %p: float[5, 4] = {random.standard_normal((5, 4)).tolist()}
+  const %q: float[1, 4] = {random.standard_normal((1, 4)).tolist()}
+  const %first: int64[1] = [0]
+  const %five: int64[1] = [5]
+  const %two: int64[1] = [2]
+  %s = MatMul(%x, %w)
+  {node}
+  %y = MatMul(%c, {"%p" if "Slice" in node else "%q" if "ReduceMean" in node else "%u"})
+}}""")
+    infer_sizes(model)
+    x = random.standard_normal((64, 6, 5)).astype(np.float32)
+    (record,) = PassManager([RotateStreams()]).run(model, Context({"x": x}))
+    assert not record.result.statistics["streams"]
