@@ -65,13 +65,25 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
 def expressions(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes whose change can be seen.
 
-    Nobody sees that a class isn't frozen, or that a loop over pairs doesn't ask for equal lengths.
+    Nobody sees that a class isn't frozen, that a loop over pairs doesn't ask for equal lengths, or
+    which negative number stands for the size that `reshape` isn't given.
     """
     for node in ast.iter_child_nodes(tree):
         declares = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("dataclass")
-        if not declares and not (isinstance(node, ast.keyword) and node.arg == "strict"):
+        strict = isinstance(node, ast.keyword) and node.arg == "strict"
+        if not (declares or strict or _is_open_size(tree, node)):
             yield node
             yield from expressions(node)
+
+
+def _is_open_size(parent: ast.AST, node: ast.AST) -> bool:
+    """Whether a node is the -1 among the sizes of a `reshape`."""
+    reshapes = (
+        isinstance(parent, ast.Call)
+        and isinstance(parent.func, ast.Attribute)
+        and parent.func.attr == "reshape"
+    )
+    return reshapes and isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
 
 
 def variants(node: ast.AST) -> Iterator[ast.expr]:

@@ -49,18 +49,36 @@ def test_products_and_convolutions_without_samples(options: Any) -> None:
     assert max(np.abs(w).max() for w in unsigned) == limit
 
 
-def test_what_is_computed_by_hand() -> None:
-    """One row, scales by hand: uint8 over the range with zero, int8 weights by column."""
-    weights = np.float32([[1.0, -2.0], [0.5, 4.0], [-0.25, 1.0]])
-    model = from_proto(build([node("MatMul", "x w", "y")], {"w": weights}, ["N", 3]))
-    quantized(model)
+WEIGHTS = np.float32([[1.0, -2.0], [0.5, 4.0], [-0.25, 1.0]])
+ALONE: dict[str, tuple[Any, Any]] = {
+    "MatMul": (node("MatMul", "x w", "y"), WEIGHTS),
+    "Gemm": (node("Gemm", "x w", "y", alpha=0.5), WEIGHTS),
+    "Gemm of transposed": (node("Gemm", "x w", "y", transB=1, alpha=0.5), WEIGHTS.T),
+    "Conv": (node("Conv", "x w", "y"), WEIGHTS.T[:, :, None]),
+}
+"""Nodes that compute three numbers times two columns, and their weights."""
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("name", ALONE)
+def test_what_is_computed_by_hand(name: str, per_channel: bool, reduced: bool) -> None:
+    """One row, scales by hand: uint8 over the range with zero, int8 weights, by column or not."""
+    alone, weights = ALONE[name]
+    inner = [1] if name == "Conv" else []
+    model = from_proto(build([alone], {"w": np.ascontiguousarray(weights)}, ["N", 3, *inner]))
+    quantized(model, per_channel=per_channel, reduce_range=reduced)
     x = np.float32([[-1.0, 0.5, 2.0]])
     scale = np.float32(3.0 / 255)
     zero = np.rint(1.0 / scale)
     integers = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
-    steps = np.abs(weights).max(axis=0) / 127
-    expected = (integers @ np.rint(weights / steps)) * scale * steps
-    np.testing.assert_allclose(Session(model).run({"x": x})["y"], expected, rtol=1e-6)
+    columns = WEIGHTS * np.float32(0.5) if "Gemm" in name else WEIGHTS
+    steps = np.abs(columns).max(axis=0 if per_channel else None) / (64 if reduced else 127)
+    expected = (integers @ np.rint(columns / steps)) * scale * steps
+    found = Session(model).run({"x": x.reshape(1, 3, *inner)})["y"]
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-6)
+    sizes = {v.const.size for v in model.graph.initializers.values() if v.const is not None}
+    assert (2 in sizes) == per_channel
 
 
 @pytest.mark.parametrize("rank", [3, 4, 5])
