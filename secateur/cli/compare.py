@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..reporting.report import bytes_text, count_text, decibel_text, percent_text, short
+from ..reporting.report import (
+    MetricInfo,
+    bytes_text,
+    count_text,
+    decibel_text,
+    metric_text,
+    percent_text,
+    short,
+)
 from .console import print_json, print_table, say
 from .options import fixed_inputs_options, json_option, samples_options, seed_option
 
@@ -53,9 +61,10 @@ def command(
     """Compare the outputs of OTHER with those of REFERENCE on the same inputs.
 
     REFERENCE is an ONNX model, OTHER an ONNX model or a compiled artifact (.so). Of two
-    report.json, the last stages of two runs of optimize are shown side by side.
+    report.json, or folders with one, the last stages of two runs of optimize are shown side by
+    side.
     """
-    if ".json" in (reference.suffix, other.suffix):
+    if any(path.suffix == ".json" or path.is_dir() for path in (reference, other)):
         if layers or target or tolerance is not None or data is not None:
             raise click.UsageError(
                 "Reports are compared without --layers, --target, --tolerance and --data."
@@ -135,8 +144,9 @@ def _compare_reports(reference: Path, other: Path, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-    header = ["report", "MACs", "of the original", "parameters", "file", *metrics]
+    infos = {i["name"]: MetricInfo(**i) for row in rows for i in row["metric_infos"]}
+    labels = [info.label for info in infos.values()]
+    header = ["report", "MACs", "of the original", "parameters", "file", *labels]
     print_table(
         [*header, "cosine", "latency, ms"],
         [
@@ -146,16 +156,12 @@ def _compare_reports(reference: Path, other: Path, as_json: bool) -> None:
                 percent_text(row["macs_share"]),
                 count_text(row["parameters"]),
                 bytes_text(row["file_bytes"]),
-                *(_number(row["metrics"].get(name)) for name in metrics),
-                _number(row["cosine"]),
-                _number(row["latency_ms"]),
+                *(metric_text(info, row["metrics"].get(name)) for name, info in infos.items()),
+                "-" if row["cosine"] is None else f"{row['cosine']:.4f}",
+                "-" if row["latency_ms"] is None else f"{row['latency_ms']:.3f}",
             ]
             for row in rows
         ],
     )
     for name, values in different_options(rows):
         say(f"{name}: {' | '.join(values)}")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

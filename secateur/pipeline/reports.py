@@ -13,7 +13,7 @@ from ..ir.errors import SecateurError
 from ..ir.files import read_regular
 from ..ir.onnx_io import atomic_files
 from ..reporting.html import data_page, inspection_page, report_page
-from ..reporting.report import SCHEMA
+from ..reporting.report import SCHEMA, MetricInfo
 
 if TYPE_CHECKING:
     from ..checking.data_check import DataFindings
@@ -99,6 +99,9 @@ def _row(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
             "parameters": last["parameters"],
             "file_bytes": last["file_bytes"],
             "metrics": dict(end.get("metrics") or {}),
+            "metric_infos": [
+                dataclasses.asdict(MetricInfo(**info)) for info in report.get("metrics") or []
+            ],
             "cosine": min(cosines, default=None),
             "latency_ms": latency["median_ms"] if latency else None,
             "options": report["options"],

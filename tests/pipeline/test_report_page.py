@@ -205,12 +205,19 @@ def test_two_reports_side_by_side(tmp_path: Path, report: dict[str, Any]) -> Non
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         other = {**report, "options": {**report["options"], "seed": name}}
+        other["metrics"] = [{"name": "top1", "better": "higher", "unit": "share"}]
+        last = {**report["stages"][-1], "metrics": {"top1": 0.875}}
+        other["stages"] = [*report["stages"][:-1], last]
         (tmp_path / name / "report.json").write_text(json.dumps(other))
     paths = [str(tmp_path / name / "report.json") for name in ("a", "b")]
     run = CliRunner().invoke(main, ["compare", *paths])
     assert run.exit_code == 0, run.output
     assert 'seed: "a" | "b"' in run.output
     assert "step" not in run.output
+    assert "top-1" in run.output
+    assert run.output.count("87.50 %") == 2
+    folders = [str(Path(path).parent) for path in paths]
+    assert "87.50 %" in CliRunner().invoke(main, ["compare", *folders]).output
     run = CliRunner().invoke(main, ["compare", *paths, "--layers"])
     assert run.exit_code == 2
 
