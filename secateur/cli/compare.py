@@ -64,7 +64,8 @@ def command(
     report.json, or folders with one, the last stages of two runs of optimize are shown side by
     side.
     """
-    if any(path.suffix == ".json" or path.is_dir() for path in (reference, other)):
+    folders = reference.is_dir() and other.is_dir()
+    if folders or ".json" in (reference.suffix, other.suffix):
         if layers or target or tolerance is not None or data is not None:
             raise click.UsageError(
                 "Reports are compared without --layers, --target, --tolerance and --data."

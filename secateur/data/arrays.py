@@ -77,7 +77,9 @@ class ArrayFiles:
 
     @property
     def array(self) -> StreamedArray:
-        return StreamedArray.of_files(self.names, self.shape, self.dtype, self.read)
+        return StreamedArray.of_files(
+            self.names, self.shape, self.dtype, self.read, self.folder.root
+        )
 
     def read(self, index: int) -> Array:
         return np.array(_mapped(self.folder, self.names[index])[...]).reshape(self.shape)

@@ -34,6 +34,7 @@ from .labels import (
     numbers,
     objects,
     read_table,
+    with_classes,
 )
 from .npz import DataError, NpzFile
 from .pictures import Pictures
@@ -272,6 +273,8 @@ def _load_folder(
         source = ArrayFiles(folder, names, model, model_inputs(model)[0].name)
     samples = Samples(model, {source.input_name: source.array})
     pictures = source if isinstance(source, Pictures) else None
+    if table is not None and table.kind == "" and kind in (None, "class"):
+        table = with_classes(table)
     notes = _left_out(folder, names, table)
     if isinstance(source, Recordings):
         notes += source.notes
@@ -325,15 +328,12 @@ def _left_out(folder: SampleFolder, names: Sequence[str], table: Table | None) -
     if rest:
         some = ", ".join(rest[:3]) + (", ..." if len(rest) > 3 else "")
         notes.append(f"{folder.root}: {len(rest):,} file(s) are no samples: {some}")
-    if (
-        table is not None
-        and table.kind == "class"
-        and table.classes
-        and CLASSES not in folder.files
-    ):
+    named = table is not None and table.kind != "boxes" and table.classes
+    if table is not None and named and CLASSES not in folder.files:
         first, last = table.classes[0], table.classes[-1]
+        what = "folders" if table.kind == "class" else "labels"
         notes.append(
-            f"{folder.root}: its {len(table.classes)} folders are classes 0 ({first}) to "
+            f"{folder.root}: its {len(table.classes)} {what} are classes 0 ({first}) to "
             f"{len(table.classes) - 1} ({last}) by their names; {CLASSES} in it can say otherwise"
         )
     return tuple(notes)

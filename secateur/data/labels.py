@@ -235,14 +235,37 @@ def objects(annotations: Sequence[dict[str, Any]], placing: Placing) -> Boxes:
     )
 
 
-def class_indices(table: Table) -> Array:
-    """Labels as class indices [samples]: numbers as they are, names in order. Raises DataError."""
+def with_classes(table: Table) -> Table:
+    """A table of classes, with their names in order where labels are names.
+
+    Raises DataError for labels that are neither names nor whole numbers.
+    """
+    for name, label in zip(table.names, table.labels, strict=True):
+        if not isinstance(label, (str, int)) or isinstance(label, bool):
+            raise FileError(name, f"label '{str(label)[:100]}' is no class")
     texts = [str(label) for label in table.labels]
-    if not table.classes and all(re.fullmatch(r"-?\d{1,9}", text) for text in texts):
-        return np.array([int(text) for text in texts], np.int64)
-    classes = table.classes or tuple(sorted(set(texts)))
-    index = {name: k for k, name in enumerate(classes)}
-    if table.kind == "class":
+    if table.classes or all(_WHOLE.fullmatch(text) for text in texts):
+        return table
+    if all(_NUMBER.fullmatch(text) for text in texts):
+        at = next(k for k, text in enumerate(texts) if not _WHOLE.fullmatch(text))
+        raise FileError(
+            table.names[at],
+            f"label '{texts[at][:100]}' is a number and no class; --metric says what other labels "
+            "are",
+        )
+    return dataclasses.replace(table, classes=tuple(sorted(set(texts))))
+
+
+_WHOLE = re.compile(r"-?\d{1,9}")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def class_indices(table: Table) -> Array:
+    """Labels of a table `with_classes` as class indices [samples]: numbers as they are, names in
+    order. Raises DataError."""
+    texts = [str(label) for label in table.labels]
+    index = {name: k for k, name in enumerate(table.classes)}
+    if table.kind == "class" or not index:
         return np.array([int(text) for text in texts], np.int64)
     for name, text in zip(table.names, texts, strict=True):
         if text not in index:

@@ -157,7 +157,9 @@ class Pictures:
 
     @property
     def array(self) -> StreamedArray:
-        return StreamedArray.of_files(self.names, self.input.shape, self.input.dtype, self.read)
+        return StreamedArray.of_files(
+            self.names, self.input.shape, self.input.dtype, self.read, self.folder.root
+        )
 
     def read(self, index: int) -> Array:
         """One sample, as the model gets it."""

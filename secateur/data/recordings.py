@@ -99,7 +99,9 @@ class Recordings:
 
     @property
     def array(self) -> StreamedArray:
-        return StreamedArray.of_files(self.names, self.shape, self.dtype, self.read)
+        return StreamedArray.of_files(
+            self.names, self.shape, self.dtype, self.read, self.folder.root
+        )
 
     def read(self, index: int) -> Array:
         """One sample, as the model gets it. Raises DataError."""

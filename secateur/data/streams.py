@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.errors import SecateurError
 from ..ir.tensor import Array
 from .npz import DataError
 
@@ -17,7 +18,7 @@ class StreamedArray:
     """A `SampleArray` of `count` samples of one shape and type, each read by a function.
 
     Reading raises DataError for a sample of another shape or type, or with values that are
-    not finite; `name` says in the message which one it is.
+    not finite; `name` says in the message which one it is, `where` what they come from.
     """
 
     def __init__(
@@ -27,9 +28,11 @@ class StreamedArray:
         dtype: np.dtype[Any],
         read: Callable[[int], Array],
         name: Callable[[int], str],
+        where: object = "",
     ) -> None:
         self.shape, self.dtype = (count, *shape), dtype
         self._read, self._name = read, name
+        self._where = f"{where}: " if where else ""
 
     @classmethod
     def of_files(
@@ -38,9 +41,10 @@ class StreamedArray:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         read: Callable[[int], Array],
+        where: object = "",
     ) -> StreamedArray:
         """A sample of each file, which messages name."""
-        return cls(len(names), shape, dtype, read, lambda index: f"'{names[index]}'")
+        return cls(len(names), shape, dtype, read, lambda index: f"'{names[index]}'", where)
 
     @property
     def ndim(self) -> int:
@@ -62,6 +66,12 @@ class StreamedArray:
         return found
 
     def _sample(self, index: int) -> Array:
+        try:
+            return self._checked(index)
+        except SecateurError as error:
+            raise DataError(f"{self._where}{error}") from None
+
+    def _checked(self, index: int) -> Array:
         array = self._read(index)
         if array.shape != self.shape[1:] or array.dtype != self.dtype:
             raise DataError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from secateur.data.datasets import DataError
 from secateur.data.labels import Boxes
 from tests.data.folder_cases import (
     coco,
@@ -142,3 +144,44 @@ def test_numbers_as_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(tmp_path, kind="number").labels, [[1.5, 2], [-3, 4]])
     (tmp_path / "labels.csv").write_text("a.png,1.5 2\nb.png,nan\n")
     fails(tmp_path, "label 'nan'", kind="number")
+
+
+@pytest.mark.parametrize(
+    ("table", "text", "says"),
+    [
+        ("labels.csv", "a.png,1.5\nb.png,0\n", "'a.png': label '1.5' is a number and no class; --"),
+        ("labels.json", '{"a.png": {"x": 1}, "b.png": 0}', "'a.png': label '{'x': 1}' is no class"),
+        ("labels.json", '{"a.png": 0, "b.png": null}', "'b.png': label 'None' is no class"),
+        ("labels.json", '{"a.png": true, "b.png": 0}', "'a.png': label 'True' is no class"),
+    ],
+)
+def test_labels_that_are_no_classes(tmp_path: Path, table: str, text: str, says: str) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png", noise(4, 4))
+    (tmp_path / table).write_text(text)
+    fails(tmp_path, re.escape(says))
+
+
+def test_how_names_in_a_table_are_numbered_is_said(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png", noise(4, 4))
+    (tmp_path / "labels.csv").write_text("a.png,zebra\nb.png,cat\n")
+    data = load(tmp_path)
+    assert list(data.labels) == [1, 0]
+    assert data.classes == ("cat", "zebra")
+    assert data.notes == (
+        f"{tmp_path}: its 2 labels are classes 0 (cat) to 1 (zebra) by their names; classes.txt in "
+        "it can say otherwise",
+    )
+    (tmp_path / "classes.txt").write_text("zebra\ncat\n")
+    data = load(tmp_path)
+    assert list(data.labels) == [0, 1]
+    assert data.notes == ()
+
+
+def test_a_file_that_is_read_late_is_named_with_its_folder(tmp_path: Path) -> None:
+    content = picture(tmp_path / "a.png", noise(40, 40)).read_bytes()
+    (tmp_path / "b.png").write_bytes(content[: len(content) // 2])
+    data = load(tmp_path)
+    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path))}: 'b.png': can't be decoded"):
+        list(data.feeds())
