@@ -8,6 +8,7 @@ to another or are no valid operands.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.errors import UnsupportedNodesError
 from secateur.backends.tvm.lowering.loops import expectations
 from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.targets import parse_target
@@ -384,3 +386,30 @@ def test_outputs_are_empty_where_that_is_declared(name: str, tmp_path: Path) -> 
     assert runtime.run({**feeds, "k": np.int64(good)})["y"].shape == tuple(good)
     with pytest.raises(SecateurError, match=rf"\({name}\)"):
         runtime.run({**feeds, "k": np.int64(bad)})
+
+
+SIZES = {n: found[0] for n, found in expectations._CHECKS.items()} | expectations._OF_SIZES
+"""Operands that give a result its size."""
+
+
+@pytest.mark.parametrize("op_type", sorted(SIZES))
+def test_inputs_give_no_sizes_to_results(op_type: str) -> None:
+    """Each by itself; constants do, as do operands of other domains, and those that name axes."""
+    count = max(SIZES[op_type], default=0) + 1
+    names = [f"x{i}" for i in range(count)]
+    for domain, position in itertools.product(("", "com.acme"), range(count)):
+        constants = [n for i, n in enumerate(names) if i != position]
+        graph = helper.make_graph(
+            [helper.make_node(op_type, names, ["y"], "sized", domain=domain)],
+            "g",
+            [helper.make_tensor_value_info(names[position], TensorProto.INT64, [1])],
+            [helper.make_empty_tensor_value_info("y")],
+            [helper.make_tensor(n, TensorProto.INT64, [1], [1]) for n in constants],
+        )
+        model = from_proto(helper.make_model(graph))
+        gives = not domain and position in SIZES[op_type] and op_type not in expectations._OF_AXES
+        if gives:
+            with pytest.raises(UnsupportedNodesError, match=f"input 'x{position}' gives a result"):
+                expectations.refuse_sizes_of_inputs(model)
+        else:
+            expectations.refuse_sizes_of_inputs(model)
