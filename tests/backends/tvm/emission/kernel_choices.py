@@ -68,7 +68,28 @@ class Layers:
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
             [numpy_helper.from_array(a, n) for n, a in self.constants.items()],
         )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def packed(rows: int, bits: int, level: int) -> onnx.ModelProto:
+    """A product by weights of a few bits in blocks."""
+    layers, depth, columns, block = Layers(), 96, 40, 32
+    bytes_ = np.zeros((columns, depth // block, block * bits // 8), np.uint8)
+    scales = np.ones(columns * depth // block, np.float32)
+    sizes = {"K": depth, "N": columns, "bits": bits, "block_size": block, "accuracy_level": level}
+    constants = [layers.constant(a) for a in (bytes_, scales)]
+    y = layers.node("MatMulNBits", "x", *constants, domain="com.microsoft", **sizes)
+    return layers.model({"x": (rows, depth)}, TensorProto.FLOAT, y)
+
+
+def of_bytes(op_type: str, shape: tuple[int, ...], **more: Any) -> onnx.ModelProto:
+    """One node between quantized values."""
+    layers = Layers()
+    y = layers.node(op_type, layers.restored("x"), **more)
+    scale, zero = layers.constant(np.float32(0.5)), layers.constant(np.uint8(3))
+    y = layers.restored(layers.node("QuantizeLinear", y, scale, zero))
+    return layers.model({"x": shape}, TensorProto.UINT8, y)
 
 
 def convolution(
@@ -149,6 +170,12 @@ def layers() -> Iterator[tuple[str, onnx.ModelProto]]:
         yield f"LayerNormalization {rows} {width}", of("LayerNormalization", [(rows, width)], scale)
         yield f"ReduceMax {rows} {width}", of("ReduceMax", [(rows, width)], axes=[1])
         yield f"CumSum {rows} {width}", of("CumSum", [(rows, width)], np.int64(1))
+    for rows, bits, level in ((1, 4, 0), (30, 4, 4), (3, 8, 4), (3, 2, 0)):
+        yield f"MatMulNBits {rows} {bits} {level}", packed(rows, bits, level)
+    yield "int8 Softmax", of_bytes("Softmax", (1, 7, 50))
+    yield "int8 MaxPool", of_bytes("MaxPool", (1, 20, 9, 9), kernel_shape=[3, 3])
+    yield "int8 AveragePool", of_bytes("AveragePool", (1, 20, 9, 9), kernel_shape=[3, 3])
+    yield "int8 Sigmoid", of_bytes("Sigmoid", (1, 20, 9, 9))
     for kind, gates in (("LSTM", 4), ("GRU", 3)):
         for hidden in (5, 24):
             w = np.ones((1, gates * hidden, 7), np.float32)
