@@ -19,7 +19,8 @@ from ..samples import SampleArray
 from ..simplify.defaults import inputs_with_defaults
 from ..sizes import CountedSizes, infer_sizes
 from .allocation import Allocation, Goal, Terms, allocate
-from .budget import CostModel
+from .budget import CostModel, KernelCost
+from .depth import drop_branches, kernels_left
 from .explanation import explain
 from .groups import Group, Limit
 from .importance import DEFAULT, DEFAULT_WITH_SAMPLES, find_criterion, group_scores
@@ -46,7 +47,8 @@ class PruneChannels(Pass):
     are the best of several candidates (`portfolio.py`), improved for `search` minutes. With
     `rematch` it only gives outputs their means and deviations back, in less time.
     `importance` names what orders channels (`importance.py`), by default the best that
-    there is data for.
+    there is data for. Residual branches are among what may go then (`depth.py`): up to
+    `depth` of them, by default as many as help on models that are small enough to try.
 
     Raises SecateurError where the goal can't be reached, saying what can.
     """
@@ -65,6 +67,7 @@ class PruneChannels(Pass):
     recovery: bool = True
     rematch: bool = False
     search: float = 0.0
+    depth: int | None = None
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         goal = self._goal()
@@ -78,45 +81,59 @@ class PruneChannels(Pass):
         if self.search and not recovers:
             missing = "calibration samples" if self.recovery else "recovery, which is off"
             raise SecateurError(f"prune-channels: search needs {missing}")
-        plan = PruningPlan(model, ignore=self.ignore, normalized=self.normalized or recovers)
+        plan = self._plan(model, recovers=recovers)
         trials: list[Trial] = []
         terms = self._terms(plan, goal, shape_of, context)
         try:
             if samples and data is not None:
                 trials = self._try(model, plan, goal, terms, samples, data)
                 allocation = trials[0].allocation
-                selection = plan.selection(trials[0].cut)
             else:
                 allocation = self._allocate(plan, goal, terms, context.seed if context else 0)
                 selection = allocation.selection
         except SecateurError as error:
             raise SecateurError(f"{error}{_hint(model)}") from None
+        original = model.clone() if recovers else model
+        latency = _latency(plan, terms.kernels) if terms.kernels else 0.0
+        dropped = trials[0].dropped if trials else {}
+        if dropped:
+            drop_branches(model, dropped)
+            plan = self._plan(model, recovers=recovers)
+        if trials:
+            plan.tie_like(trials[0].plan)
+            selection = plan.selection(trials[0].cut)
         importance = self.importance or _usual(context, samples)
         statistics = explain(plan, selection, allocation.losses(), importance)
         if terms.kernels:
-            statistics["latency"] = _latency(plan, selection, terms)
+            kernels = kernels_left(terms.kernels, original, model)
+            after = _latency(plan, kernels, selection)
+            statistics["latency"] = {"before": latency, "after": after}
         notes = inlined.notes + _notes(plan.analysis, plan.groups)
         if trials and trials[0].helps is None:
             why = "one run of samples leaves none to hold back: widths were not compared"
             notes.append(Note("", self.name, why))
-        original = model.clone() if recovers else model
-        record = plan.apply(selection)
+        record = plan.apply(selection, dropped)
         infer_sizes(model)
-        after = sizes.count(model)
+        left = sizes.count(model)
         statistics.update(
             macs_before=before.macs,
-            macs_after=after.macs,
+            macs_after=left.macs,
             parameters_before=before.parameters,
-            parameters_after=after.parameters,
+            parameters_after=left.parameters,
             align=allocation.align,
             align_asked=self.align,
             tied=sorted(value.name for value in plan.tied),
             candidates=[trial.as_dict() for trial in trials],
+            branches=[dataclasses.asdict(b) for b in (trials[0].branches if trials else ())],
         )
         artifacts: dict[str, Any] = {"selection": record}
         if recovers:
             artifacts["pruned"] = Pruned(original, record, trials[0].helps, self.rematch)
-        return PassResult(bool(selection) or inlined.changed, statistics, notes, artifacts)
+        changed = bool(selection) or bool(dropped) or inlined.changed
+        return PassResult(changed, statistics, notes, artifacts)
+
+    def _plan(self, model: Model, *, recovers: bool) -> PruningPlan:
+        return PruningPlan(model, ignore=self.ignore, normalized=self.normalized or recovers)
 
     def _terms(
         self, plan: PruningPlan, goal: Goal, shape_of: ShapeOf, context: Context | None
@@ -171,8 +188,10 @@ class PruneChannels(Pass):
                     continue
                 _, shape_of = CountedSizes.usual(copy)
                 own = dataclasses.replace(terms, shape_of=shape_of)
-                search = Search(goal, own, self.search)
-                trials = choose(
+                spared = [*self.ignore, *(limit.pattern for limit in terms.limits if limit.least)]
+                depth = self.depth if self.scope != "uniform" and goal.kind != "channels" else 0
+                search = Search(goal, own, self.search, depth, spared)
+                return choose(
                     other,
                     search,
                     runs,
@@ -180,8 +199,6 @@ class PruneChannels(Pass):
                     seed=seed,
                     rematch=self.rematch,
                 )
-                plan.tie_like(other)
-                return trials
         raise SecateurError("prune-channels: a copy of the model has other groups")
 
     def _goal(self) -> Goal:
@@ -199,6 +216,8 @@ class PruneChannels(Pass):
             find_criterion(self.importance)
         if self.search < 0:
             raise SecateurError("prune-channels: search takes no negative number of minutes")
+        if self.depth is not None and self.depth < 0:
+            raise SecateurError("prune-channels: depth takes no negative number of branches")
         if self.scope not in ("global", "uniform"):
             raise SecateurError(f"prune-channels: unknown scope '{self.scope}' (global, uniform)")
         if self.align < 1:
@@ -220,11 +239,13 @@ def _hint(model: Model) -> str:
     return f"; {count} inputs with default values stay whole (--freeze-defaults: constants)"
 
 
-def _latency(plan: PruningPlan, selection: Selection, terms: Terms) -> dict[str, float]:
-    """Microseconds that the kernels are expected to take, before and after."""
-    model = CostModel(plan.analysis, "latency", kernels=terms.kernels)
-    kept = {dim: len(indices) for dim, indices in selection.kept.items()}
-    return {"before": model.full / 1000, "after": model.cost(kept) / 1000}
+def _latency(
+    plan: PruningPlan, kernels: Sequence[KernelCost], selection: Selection | None = None
+) -> float:
+    """Microseconds that the kernels are expected to take, with what a selection keeps."""
+    model = CostModel(plan.analysis, "latency", kernels=kernels)
+    kept = selection.kept if selection is not None else {}
+    return model.cost({dim: len(indices) for dim, indices in kept.items()}) / 1000
 
 
 def _notes(analysis: Analysis, groups: Sequence[Group]) -> list[Note]:

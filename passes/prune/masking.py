@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,13 +73,15 @@ class PruningRecord:
     first axis), and what stands for zero, broadcast to the constant. `statistics`: for
     nodes whose statistics run over axes that lose indices, by their first output, which
     stay of those axes of their first input, by position counted from the last axis.
-    `fixed`: values that are computed from constants only.
+    `fixed`: values that are computed from constants only. `dropped`: constants, by the names
+    of the values that they stand for now (`depth.py`).
     """
 
     values: dict[str, tuple[Keep | None, ...]]
     constants: dict[tuple[str, int], tuple[list[tuple[Indices | None, ...]], Array]]
     statistics: dict[str, dict[int, Mask]]
     fixed: frozenset[str]
+    dropped: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
     def of(cls, analysis: Analysis, selection: Selection) -> PruningRecord:
@@ -167,9 +170,15 @@ def mask(model: Model, record: PruningRecord) -> Model:
     """A copy of the (unpruned) model in which removed indices are zero.
 
     In every value that depends on the inputs, and in constants where there are no such
-    values to mask: at operators with axes inside, and at those with integer results.
+    values to mask: at operators with axes inside, and at those with integer results. What
+    reads a dropped value reads the constant that stands for it.
     """
     masked = model.clone()
+    for value in list(masked.graph.values()):
+        if value.name in record.dropped:
+            constant = Tensor.from_array(record.dropped[value.name], value.dtype)
+            name = masked.fresh_name(f"{value.name}_dropped")
+            value.replace_uses(masked.graph.add_initializer(name, constant))
     infer_shapes(masked)
     for node in masked.all_nodes():
         _guess_types(node)

@@ -9,6 +9,7 @@ from ...ir.axes.facts import Analysis
 from ...ir.axes.selection import Indices, Selection
 from ...ir.graph import Value
 from ...ir.model import Model
+from ...ir.tensor import Array
 from .apply import apply_selection
 from .computed_weights import analyze_folded
 from .groups import Group, find_groups
@@ -92,9 +93,15 @@ class PruningPlan:
                 kept[dim] = indices
         return Selection(kept)
 
-    def apply(self, selection: Selection) -> PruningRecord:
-        """Cut the model in place. The plan is of no use afterwards."""
+    def apply(
+        self, selection: Selection, dropped: Mapping[str, Array] | None = None
+    ) -> PruningRecord:
+        """Cut the model in place. The plan is of no use afterwards.
+
+        `dropped` are constants that already stand for branches of the model, for the record.
+        """
         record = PruningRecord.of(self.analysis, selection)
+        record = dataclasses.replace(record, dropped=dropped or {})
         apply_selection(self.analysis, selection)
         return record
 

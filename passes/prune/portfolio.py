@@ -27,7 +27,9 @@ from ...ir.tensor import Array
 from ..linear.divergence import divergence
 from ..linear.mixtures import rows
 from ..linear.walk import MEMORY, Recording
-from .allocation import Allocation, Goal, Ranking, Terms, allocate, noise_to_signal, plain
+from ..sizes import CountedSizes
+from .allocation import Allocation, Goal, Ranking, Terms, allocate, measure, noise_to_signal, plain
+from .depth import Branch, branch_means, drop_branches, find_branches, in_order, kernels_left
 from .importance import DEFAULT_WITH_SAMPLES, Scores, find_criterion, group_scores
 from .plan import Cut, PruningPlan
 from .readers import Reader, find_readers
@@ -48,6 +50,9 @@ PATIENCE = 400
 FINE = 4
 """What widths are multiples of at most where a table has the latency of each."""
 
+DEPTH_FAILURES = 2
+"""Branches in a row without which nothing gets better, after which no more are tried."""
+
 EXCHANGED = ", exchanged"
 
 
@@ -55,12 +60,17 @@ EXCHANGED = ", exchanged"
 class Trial:
     """A candidate: its kept indices and how far its outputs are from the original's.
 
-    `cut_divergence` is that without recovery. Both are on samples that weren't fitted.
+    `plan` is that of the model which is cut: what was asked for, or without the branches for
+    which the `dropped` constants stand. `cut_divergence` is the divergence without recovery.
+    Both are on samples that weren't fitted.
     """
 
     name: str
     cut: Cut
     allocation: Allocation
+    plan: PruningPlan
+    branches: tuple[Branch, ...] = ()
+    dropped: Mapping[str, Array] = dataclasses.field(default_factory=dict)
     divergence: float = float("inf")
     cut_divergence: float = float("inf")
 
@@ -81,11 +91,17 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What candidates are allocated by, and for how long better ones are looked for."""
+    """What candidates are allocated by, and for how long better ones are looked for.
+
+    Up to `depth` branches go whole, but for those with a name that a `spared` pattern matches;
+    with None as many as help, unless the model is too large to try.
+    """
 
     goal: Goal
     terms: Terms
     minutes: float = 0.0
+    depth: int | None = 0
+    spared: Sequence[str] = ()
 
 
 def choose(
@@ -105,33 +121,125 @@ def choose(
     seen on the first half. Ties constants in `plan` where that is needed.
     """
     fitted, judged = list(runs[::2]), list(runs[1::2])
-    importance = importance or DEFAULT_WITH_SAMPLES
-    readers: list[Reader] | None = None
-    while True:
-        if readers is None and find_criterion(importance).needs_samples:
-            dims = [dim for group in plan.free for dim in group.move]
-            readers = find_readers(plan.analysis, dims, fitted, seed=seed)
-        scores = group_scores(plan.free, importance, readers, seed=seed)
-        trials = _candidates(plan, search, scores)
-        if search.goal.kind in ("params", "bytes"):
-            break
-        if not any(plan.tie(t.allocation.selection) for t in trials):
-            break
-        readers = None  # of dims that are others now
+    candidates = _Candidates(search, fitted, importance or DEFAULT_WITH_SAMPLES, seed)
+    trials = candidates.of(plan)
     if not judged:
         return trials
     with contextlib.ExitStack() as stack:
         macs = count(plan.model, search.terms.shape_of).macs * sum(map(rows, runs))
-        pairs = [(fitted, judged), (judged, fitted)][: 2 if macs <= THOROUGH else 1]
+        thorough = macs <= THOROUGH
+        pairs = [(fitted, judged), (judged, fitted)][: 2 if thorough else 1]
         halves = [_Half(plan.model, *pair, stack.enter_context(scratch_folder())) for pair in pairs]
-        rounds = ROUNDS if macs <= THOROUGH else 0
-        judge = _Judge(plan, halves, seed, rounds, rematch=rematch)
+        judge = _Judge(plan.model, halves, seed, ROUNDS if thorough else 0, rematch=rematch)
         for trial in trials:
             judge(trial)
         trials.sort(key=lambda trial: trial.divergence)
+        if search.depth or (search.depth is None and thorough):
+            trials += _shallower(plan, trials[0], candidates, judge, search, fitted)
+            trials.sort(key=lambda trial: trial.divergence)
         if search.minutes > 0:
-            trials = [_improve(plan, trials[0], judge, search.minutes, seed), *trials]
+            trials = [_improve(trials[0], judge, search.minutes, seed), *trials]
     return trials
+
+
+class _Candidates:
+    """Ways to share the cuts out of a plan, by what is seen on some runs."""
+
+    def __init__(self, search: Search, fitted: Runs, importance: str, seed: int) -> None:
+        self._search = search
+        self._fitted = fitted
+        self._importance = importance
+        self._seed = seed
+
+    def of(
+        self, plan: PruningPlan, search: Search | None = None, only: str | None = None
+    ) -> list[Trial]:
+        """All of them, or that of one name. Ties constants in `plan` where that is needed."""
+        search = search or self._search
+        readers: list[Reader] | None = None
+        while True:
+            if readers is None and find_criterion(self._importance).needs_samples:
+                dims = [dim for group in plan.free for dim in group.move]
+                readers = find_readers(plan.analysis, dims, self._fitted, seed=self._seed)
+            scores = group_scores(plan.free, self._importance, readers, seed=self._seed)
+            trials = _candidates(plan, search, scores, only)
+            if search.goal.kind in ("params", "bytes"):
+                return trials
+            if not any(plan.tie(t.allocation.selection) for t in trials):
+                return trials
+            readers = None  # of dims that are others now
+
+
+def _shallower(
+    plan: PruningPlan,
+    best: Trial,
+    candidates: _Candidates,
+    judge: _Judge,
+    search: Search,
+    runs: Runs,
+) -> list[Trial]:
+    """The best candidate without one branch, two, ..., as long as another one less helps.
+
+    Each is cut by what its branches leave to be saved. The first branch that doesn't help may
+    be a bad one: the next one by itself is tried, too.
+    """
+    branches = find_branches(plan.model, search.terms.shape_of, search.spared)
+    means = branch_means(plan.model, branches, runs)
+    ordered = in_order(branches, means)
+    found: list[Trial] = []
+    gone: list[Branch] = []
+    failed = 0
+    for branch in ordered:
+        if failed == DEPTH_FAILURES or len(gone) == (search.depth or len(ordered)):
+            break
+        tried = [*gone, branch]
+        dropped = {b.value: means[b.value].constant for b in tried}
+        trial = _without(plan, tried, dropped, candidates, search, best.name)
+        if trial is not None:
+            judge(trial)
+            found.append(trial)
+        if (
+            trial is None
+            or trial.divergence >= min([best, *found[:-1]], key=_divergence).divergence
+        ):
+            failed += 1
+        else:
+            gone, failed = tried, 0
+    return found
+
+
+def _divergence(trial: Trial) -> float:
+    return trial.divergence
+
+
+def _without(
+    plan: PruningPlan,
+    branches: Sequence[Branch],
+    dropped: Mapping[str, Array],
+    candidates: _Candidates,
+    search: Search,
+    name: str,
+) -> Trial | None:
+    """The candidate of a name without some branches; None where its goal is out of reach."""
+    model = plan.model.clone()
+    drop_branches(model, dropped)
+    other = PruningPlan(model, ignore=plan.ignore, normalized=plan.normalized)
+    _, shape_of = CountedSizes.usual(model)
+    kernels = kernels_left(search.terms.kernels, plan.model, model)
+    terms = dataclasses.replace(search.terms, shape_of=shape_of, kernels=kernels)
+    whole = measure(plan.analysis, plan.free, search.goal, search.terms).full
+    rest = measure(other.analysis, other.free, search.goal, terms).full
+    keep = min(1.0, search.goal.keep * whole / max(rest, 1))
+    goal = dataclasses.replace(search.goal, keep=keep)
+    own = dataclasses.replace(search, goal=goal, terms=terms)
+    try:
+        found = candidates.of(other, own, only=name)
+    except SecateurError:
+        return None
+    many = f"{len(branches)} branch{'es' if len(branches) > 1 else ''}"
+    return dataclasses.replace(
+        found[0], name=f"{name}, without {many}", branches=tuple(branches), dropped=dropped
+    )
 
 
 class _Half:
@@ -145,12 +253,12 @@ class _Half:
 
 
 class _Judge:
-    """Cuts copies of the model for a trial, recovers them, and sees how far their outputs are."""
+    """Cuts copies of a trial's model, recovers them, and sees how far their outputs are."""
 
     def __init__(
-        self, plan: PruningPlan, halves: Sequence[_Half], seed: int, rounds: int, *, rematch: bool
+        self, original: Model, halves: Sequence[_Half], seed: int, rounds: int, *, rematch: bool
     ) -> None:
-        self._plan = plan
+        self._original = original
         self._halves = halves
         self._seed = seed
         self._rounds = rounds
@@ -162,14 +270,13 @@ class _Judge:
 
     def _measured(self, trial: Trial, half: _Half) -> tuple[float, float]:
         """The divergence of the cut model, and after recovery."""
-        plan = self._plan
-        copy = plan.copy()
-        if not plan.agrees(copy):
+        copy = trial.plan.copy()
+        if not trial.plan.agrees(copy):
             raise SecateurError("prune-channels: a copy of the model has other groups")
-        record = copy.apply(copy.selection(trial.cut))
+        record = copy.apply(copy.selection(trial.cut), trial.dropped)
         cut = divergence(half.outputs, copy.model, half.judged)
         recover(
-            plan.model,
+            self._original,
             copy.model,
             record,
             half.fitted,
@@ -181,11 +288,11 @@ class _Judge:
         return cut, divergence(half.outputs, copy.model, half.judged)
 
 
-def _improve(plan: PruningPlan, best: Trial, judge: _Judge, minutes: float, seed: int) -> Trial:
+def _improve(best: Trial, judge: _Judge, minutes: float, seed: int) -> Trial:
     """Exchange widths between two groups as long as time allows, keeping what is better."""
     generator = np.random.default_rng(seed)
     end = time.monotonic() + 60 * minutes
-    free, failed = plan.free, 0
+    free, failed = best.plan.free, 0
     while time.monotonic() < end and failed < PATIENCE:
         take, give = (int(i) for i in generator.integers(len(free), size=2))
         most = max(1, round(LARGEST_EXCHANGE * free[take].size))
@@ -193,16 +300,22 @@ def _improve(plan: PruningPlan, best: Trial, judge: _Judge, minutes: float, seed
         failed += 1
         if allocation is None:
             continue
-        cut = plan.cut_of(allocation.selection)
-        trial = Trial(f"{best.name.removesuffix(EXCHANGED)}{EXCHANGED}", cut, allocation)
+        trial = dataclasses.replace(
+            best,
+            name=f"{best.name.removesuffix(EXCHANGED)}{EXCHANGED}",
+            cut=best.plan.cut_of(allocation.selection),
+            allocation=allocation,
+        )
         judge(trial)
         if trial.divergence < best.divergence:
             best, failed = trial, 0
     return best
 
 
-def _candidates(plan: PruningPlan, search: Search, scores: dict[Dim, Scores]) -> list[Trial]:
-    """Different widths, of the same order of channels."""
+def _candidates(
+    plan: PruningPlan, search: Search, scores: dict[Dim, Scores], only: str | None = None
+) -> list[Trial]:
+    """Different widths, of the same order of channels; of all ways, or of that of one name."""
     magnitudes = group_scores(plan.free)
     ways: dict[str, tuple[str, Ranking | None]] = {
         "mean": ("global", plain(scores, magnitudes)),
@@ -223,6 +336,8 @@ def _candidates(plan: PruningPlan, search: Search, scores: dict[Dim, Scores]) ->
         ways = {"uniform": ways["uniform"]}
     trials: list[Trial] = []
     for name, (scope, ranking) in ways.items():
+        if only not in (None, name):
+            continue
         terms = dataclasses.replace(search.terms, scope=scope)
         if scope == "knapsack" and by_latency:  # what widths cost is in the table
             terms = dataclasses.replace(terms, align=math.gcd(terms.align, FINE))
@@ -236,7 +351,7 @@ def _candidates(plan: PruningPlan, search: Search, scores: dict[Dim, Scores]) ->
         )
         cut = plan.cut_of(found.selection)
         if not any(_same(cut, trial.cut) for trial in trials):
-            trials.append(Trial(name, cut, found))
+            trials.append(Trial(name, cut, found, plan))
     return trials
 
 

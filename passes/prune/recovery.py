@@ -206,12 +206,12 @@ def recover(
 
 
 def _touched(model: Model, record: PruningRecord) -> set[Node]:
-    """Nodes that a removed index may have a part in, those of subgraphs included.
+    """Nodes that a removed index or branch may have a part in, those of subgraphs included.
 
     Where it has a part in one of several that share weights, it has in all: what is made up for
     in one changes the others.
     """
-    changed: set[str] = set(record.values)
+    changed: set[str] = {*record.values, *record.dropped}
     cut = {first for first, _ in record.constants}
     found: set[Node] = set()
     while True:

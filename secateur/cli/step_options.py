@@ -198,6 +198,13 @@ def pruning_options(
             metavar="MINUTES",
             help="Look that long for better widths of layers; needs calibration samples.",
         ),
+        "depth": click.option(
+            "--depth",
+            type=click.IntRange(0),
+            metavar="BRANCHES",
+            help="Let up to that many residual branches go whole; needs calibration samples. "
+            "[default: as many as help, unless the model is too large to try]",
+        ),
         "align": click.option(
             "--align",
             type=click.IntRange(1),
@@ -263,6 +270,7 @@ def _check_recovery(pruning: dict[str, Any], calibration: DataSource | None, swe
     source = click.get_current_context().get_parameter_source("recovery")
     asked = {
         "--search": bool(pruning["search"]),
+        "--depth": bool(pruning["depth"]),
         "--rematch": pruning["rematch"],
         "--rotate": pruning["rotate"],
         "--recovery": pruning["recovery"] and source is ParameterSource.COMMANDLINE,
@@ -272,7 +280,7 @@ def _check_recovery(pruning: dict[str, Any], calibration: DataSource | None, swe
             raise click.UsageError(f"{name} needs a goal, one of {goal_names()}.")
         if calibration is None:
             raise click.UsageError(f"{name} needs samples: --calibration.")
-    for name in ("search", "rematch"):
+    for name in ("search", "depth", "rematch"):
         if pruning[name] and not pruning["recovery"]:
             raise click.UsageError(f"Give --{name} or --no-recovery, not both.")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..reporting.markdown import (
     GROUP_HEADER,
+    branch_lines,
     fidelity_text,
     group_rows,
     latency_lines,
@@ -34,7 +35,7 @@ def print_transformation(report: Report, output: Path, as_json: bool) -> None:
         print_table(GROUP_HEADER, groups)
     print_operators(report)
     for run in report.passes:
-        for line in latency_lines(run):
+        for line in (*branch_lines(run), *latency_lines(run)):
             say(line)
     for run in report.passes:
         for line in reasons(run):

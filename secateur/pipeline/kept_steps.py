@@ -322,6 +322,7 @@ def _pruned_to_json(pruned: Pruned, arrays: _Arrays) -> dict[str, Any]:
             for name, over in record.statistics.items()
         ],
         "fixed": sorted(record.fixed),
+        "dropped": [[name, arrays.add(array)] for name, array in record.dropped.items()],
     }
 
 
@@ -341,7 +342,9 @@ def _pruned_of_json(content: Mapping[str, Any], original: Model, arrays: _Arrays
         name: {axis: arrays.found(mask) for axis, mask in over}
         for name, over in content["statistics"]
     }
-    record = PruningRecord(values, constants, statistics, frozenset(content["fixed"]))
+    dropped = {name: arrays.found(array) for name, array in content["dropped"]}
+    fixed = frozenset(content["fixed"])
+    record = PruningRecord(values, constants, statistics, fixed, dropped)
     return Pruned(original, record, content["helps"], content["rematch"])
 
 

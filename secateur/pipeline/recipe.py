@@ -79,6 +79,7 @@ class PruneSection(_Section):
     scope: Literal["global", "uniform"] | None = None
     importance: str | None = None
     search: Minutes | None = None
+    depth: Size | None = None
     align: Positive | None = None
     ignore: list[str] | None = None
     limits: list[str] | None = None
@@ -183,6 +184,7 @@ EXAMPLES: dict[str, Any] = {
     "scope": "uniform",
     "importance": "reconstruction",
     "search": 5.0,
+    "depth": 2,
     "align": 8,
     "ignore": ["head*"],
     "ignore_prune": ["head*"],

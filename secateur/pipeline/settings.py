@@ -71,6 +71,7 @@ class Settings:
     rematch: bool = False
     rotate: bool = False
     search: float = 0.0
+    depth: int | None = None
     tune: float = 0.0
     fallback: bool = False
     declared_sizes: bool = False
@@ -138,7 +139,7 @@ class Settings:
         """The options of `PruneChannels`; empty where nothing is to be pruned."""
         if not self.goals():
             return {}
-        names = "scope importance limits normalized recovery rematch rotate search"
+        names = "scope importance limits normalized recovery rematch rotate search depth"
         return {
             **self.goals(),
             **{name: getattr(self, name) for name in names.split()},

@@ -1,0 +1,235 @@
+"""Residual branches that go whole: the sum that they end in keeps what they add on average.
+
+Where every layer has a cost of its own, as latency has, one branch less may be worth more than
+narrower layers everywhere (Veit et al., "Residual Networks Behave Like Ensembles of Relatively
+Shallow Networks", 2016; Chen and Zhao, "Shallowing Deep Networks: Layer-Wise Pruning Based on
+Feature Representations", 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir.cost import ShapeOf, node_macs
+from ...ir.graph import Node, Value, node_reads, normalize_domain
+from ...ir.model import Model
+from ...ir.reference import Session
+from ...ir.tensor import FLOAT_TYPES, Array, Tensor
+from ..linear.moments import Doubles
+from ..matching import matches
+from ..simplify.dead import remove_dead_nodes, remove_unused_initializers
+from ..sizes import infer_sizes
+from .budget import KernelCost
+
+WIDEST = 65536
+"""Indices at most of an axis along which a branch's mean is kept."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A summand of an Add with all that computes it and nothing else.
+
+    `value` is the summand's name, `add` the label of the Add, `nodes` those of what goes with
+    the branch; `macs` are their multiply-accumulates.
+    """
+
+    value: str
+    add: str
+    nodes: tuple[str, ...]
+    macs: int
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What stands for a branch: `constant` broadcasts to its values.
+
+    `lost` is the share of the sum's variance that the constant doesn't explain.
+    """
+
+    constant: Array
+    lost: float
+
+
+def find_branches(model: Model, shape_of: ShapeOf, spared: Sequence[str] = ()) -> list[Branch]:
+    """The residual branches of a model's own graph, in its order.
+
+    The other summand has the shape of the sum, and nothing that only the branch reads is an
+    input of the model: no input is without effect once a branch is gone. Branches with a node
+    or weight whose name one of the `spared` patterns matches are left out, and those without
+    multiply-accumulates.
+    """
+    found = []
+    for add in model.graph.nodes:
+        if add.op_type != "Add" or normalize_domain(add.domain) != "":
+            continue
+        for value, other in (add.inputs, add.inputs[::-1]):
+            nodes = _branch(model, add, value, other)
+            if not nodes or any(matches(n, p) for n in _names(nodes) for p in spared):
+                continue
+            macs = sum(node_macs(node, shape_of) or 0 for node in nodes)
+            if macs and value is not None:
+                labels = tuple(node.label for node in nodes)
+                found.append(Branch(value.name, add.label, labels, macs))
+    return found
+
+
+def _branch(model: Model, add: Node, value: Value | None, other: Value | None) -> list[Node]:
+    """All that computes `value` and nothing else; nothing where that isn't a residual branch."""
+    total = add.output(0)
+    if value is None or other is None or total is None or value.producer is None:
+        return []
+    if value.dtype not in FLOAT_TYPES or len(value.uses) != 1:
+        return []
+    if value.shape is None or not value.shape or not value.shape == other.shape == total.shape:
+        return []
+    if model.constant(value) is not None or model.constant(other) is not None:
+        return []
+    nodes = {value.producer: None}
+    pending = [value.producer]
+    while pending:
+        for read in node_reads(pending.pop()):
+            producer = read.producer
+            if producer is None or producer in nodes or producer.graph is not add.graph:
+                continue
+            uses = [use for v in producer.outputs if v is not None for use in v.uses]
+            if all(use.user in nodes for use in uses):
+                nodes[producer] = None
+                pending.append(producer)
+    inputs = {v for n in nodes for v in node_reads(n) if v.producer is None and v.const is None}
+    if any(all(use.user in nodes for use in value.uses) for value in inputs):
+        return []
+    return list(nodes)
+
+
+def _names(nodes: Sequence[Node]) -> Iterator[str]:
+    for node in nodes:
+        yield node.label
+        yield from (v.name for v in node_reads(node) if v.const is not None)
+
+
+def branch_means(
+    model: Model, branches: Sequence[Branch], runs: Sequence[Mapping[str, Array]]
+) -> dict[str, Mean]:
+    """What stands for each branch, by the name of its value: its mean over all runs.
+
+    The mean is one for each index of the axis along which that explains most; the first axis
+    counts samples. Branches with values that are not finite are left out.
+    """
+    probed = model.clone()
+    values = {v.name: v for node in probed.graph.nodes for v in node.outputs if v is not None}
+    totals = {}
+    for branch in branches:
+        (use,) = values[branch.value].uses
+        assert isinstance(use.user, Node)
+        totals[branch.value] = use.user.outputs[0].name  # type: ignore[union-attr]
+    for name in dict.fromkeys([*totals, *totals.values()]):
+        if not values[name].is_graph_output:
+            probed.graph.add_output(values[name])
+    session = Session(probed, threads=0)
+    sums = {name: _Sums() for name in dict.fromkeys([*totals, *totals.values()])}
+    for run in runs:
+        results = session.run(run)
+        for name, sum_ in sums.items():
+            sum_.add(results[name])
+    found = {}
+    for name, total in totals.items():
+        axis, constant, rest = sums[name].best()
+        spread = sums[total].rest(axis)
+        if np.isfinite(constant).all() and np.isfinite(rest) and np.isfinite(spread):
+            found[name] = Mean(constant, rest / spread if spread > 0 else float(rest > 0))
+    return found
+
+
+class _Sums:
+    """Sums of an array's elements along each of its axes but the first, and of their squares."""
+
+    def __init__(self) -> None:
+        self._along: dict[int, Doubles] = {}
+        self._squares = 0.0
+        self._count = 0
+        self._rank = 0
+        self._type = np.dtype(np.float32)
+
+    def add(self, array: Array) -> None:
+        self._rank, self._type = array.ndim, array.dtype
+        self._count += array.size
+        self._squares += float(np.square(array, dtype=np.float64).sum())
+        whole = self._along.get(0, np.zeros(1))
+        self._along[0] = whole + array.sum(dtype=np.float64)
+        for axis in range(1, array.ndim):
+            over = tuple(k for k in range(array.ndim) if k != axis)
+            part = array.sum(axis=over, dtype=np.float64)
+            known = self._along.get(axis)
+            if known is None and part.size <= WIDEST and self._count == array.size:
+                self._along[axis] = part
+            elif known is not None and known.shape == part.shape:
+                self._along[axis] = known + part
+            else:  # its size differs from run to run
+                self._along.pop(axis, None)
+
+    def rest(self, axis: int) -> float:
+        """Mean square of the differences from the means along an axis; 0: from one mean of all."""
+        if axis not in self._along:
+            axis = 0
+        sums = self._along[axis]
+        explained = np.square(sums).sum() * len(sums) / self._count
+        return max(0.0, float(self._squares - explained) / max(self._count, 1))
+
+    def best(self) -> tuple[int, Array, float]:
+        """The axis along which means leave least; these means, and what they leave."""
+        axis = min(self._along, key=self.rest)
+        means = self._along[axis] * len(self._along[axis]) / max(self._count, 1)
+        shape = [1] * self._rank
+        shape[axis] = len(means)
+        return axis, means.reshape(shape).astype(self._type), self.rest(axis)
+
+
+def drop_branches(model: Model, constants: Mapping[str, Array]) -> None:
+    """Let constants stand for branches, by the names of their values, which the constants take.
+
+    What computes nothing else any more is removed.
+    """
+    values = {v.name: v for node in model.graph.nodes for v in node.outputs if v is not None}
+    places: dict[str, tuple[Node, int, int]] = {}
+    for name in constants:
+        (use,) = values[name].uses
+        assert isinstance(use.user, Node)
+        places[name] = use.user, use.position, values[name].dtype
+        use.user.set_input(use.position, None)
+    remove_dead_nodes(model)
+    remove_unused_initializers(model)
+    for name, (node, position, dtype) in places.items():
+        constant = Tensor.from_array(constants[name], dtype)
+        node.set_input(position, model.graph.add_initializer(name, constant))
+    infer_sizes(model)
+
+
+def kernels_left(kernels: Sequence[KernelCost], before: Model, after: Model) -> list[KernelCost]:
+    """Those but for the kernels of nodes that are gone."""
+    gone = {n.label for n in before.all_nodes()} - {n.label for n in after.all_nodes()}
+    return [kernel for kernel in kernels if kernel.node not in gone]
+
+
+def in_order(branches: Sequence[Branch], means: Mapping[str, Mean]) -> list[Branch]:
+    """Those that lose least for what they cost first; any number from the first may go together.
+
+    Of the branches of one sum only the first one is among them, and none that lies in another
+    that comes before or has one in it.
+    """
+    known = [branch for branch in branches if branch.value in means]
+    known.sort(key=lambda branch: means[branch.value].lost / branch.macs)
+    found: list[Branch] = []
+    sums: set[str] = set()
+    gone: set[str] = set()
+    for branch in known:
+        if branch.add in sums | gone or not gone.isdisjoint(branch.nodes):
+            continue
+        if not sums.isdisjoint(branch.nodes):
+            continue
+        found.append(branch)
+        sums.add(branch.add)
+        gone.update(branch.nodes)
+    return found
