@@ -129,7 +129,7 @@ def branch_means(
         if not values[name].is_graph_output:
             probed.graph.add_output(values[name])
     session = Session(probed, threads=0)
-    sums = {name: _Sums() for name in dict.fromkeys([*totals, *totals.values()])}
+    sums = {name: _AxisSums() for name in dict.fromkeys([*totals, *totals.values()])}
     for run in runs:
         results = session.run(run)
         for name, sum_ in sums.items():
@@ -143,7 +143,7 @@ def branch_means(
     return found
 
 
-class _Sums:
+class _AxisSums:
     """Sums of an array's elements along each of its axes but the first, and of their squares."""
 
     def __init__(self) -> None:

@@ -110,7 +110,8 @@ class Recover(Pass):
             )
             changed = any(layer.after != layer.before for layer in found.layers)
             if refines and changed:
-                refined = refine(original, model, fitted, held, seed=seed)
+                kept = pruned.record.values
+                refined = refine(original, model, kept, fitted, held, seed=seed)
         if refined.reason:
             found.notes.append(Note("", self.name, f"layers together: {refined.reason}"))
         layers = [dataclasses.asdict(layer) for layer in found.layers]

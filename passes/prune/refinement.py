@@ -2,8 +2,10 @@
 
 Recovery solves one layer after another, each towards its own output in the original. What
 that leaves, steps down the gradient of the divergence of the outputs reduce (distillation:
-Hinton et al., "Distilling the Knowledge in a Neural Network", 2015). A few hundred samples are
-learned by heart in no time, so that the steps take inputs made of them (`mixtures.py`).
+Hinton et al., "Distilling the Knowledge in a Neural Network", 2015), and of the distance of what
+layers put out, since that says more of a sample than some class scores do (Romero et al., "FitNets:
+Hints for Thin Deep Nets", 2015). A few hundred samples are learned by heart in no time, so that
+the steps take inputs made of them (`mixtures.py`).
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from ..linear.mixtures import Mixtures, rows
 from ..linear.moments import Doubles, Moments
 from ..linear.walk import Walk
 from ..sizes import CountedSizes
+from .features import Features, feature_of, squared_error, variance_of
+from .masking import Keep
 
 STEPS = 1000
 """Steps that are taken at most."""
@@ -55,7 +59,7 @@ MACS = 3e12
 SINGLE_RUNS = 2000
 """Runs of a model that takes one sample at a time."""
 
-RATE = 1e-2
+RATE = 2e-2
 """Of a step, as a share of the root mean square of what it changes."""
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
@@ -89,6 +93,7 @@ class Refined:
 def refine(
     original: Model,
     pruned: Model,
+    kept: Mapping[str, tuple[Keep | None, ...]],
     fitted: Sequence[Mapping[str, Array]],
     held: Sequence[Mapping[str, Array]],
     *,
@@ -97,9 +102,10 @@ def refine(
 ) -> Refined:
     """Bring the outputs of `pruned` nearer to those of `original` on inputs like `fitted`.
 
-    `fitted` and `held` are inputs of both models, each a batch; the latter only judge. `macs`
-    is how many multiply-accumulates all steps may take. Changes the weights of `pruned` in
-    place, unless that makes the divergence on what is held out worse, beyond chance.
+    `kept` says what is left of the values of `original` that lost something. `fitted` and
+    `held` are inputs of both models, each a batch; the latter only judge. `macs` is how many
+    multiply-accumulates all steps may take. Changes the weights of `pruned` in place, unless
+    that makes the divergence on what is held out worse, beyond chance.
     """
     opened = _takes_any_number(pruned)
     samples = sum(rows(run) if opened else 1 for run in fitted)
@@ -120,8 +126,9 @@ def refine(
     student = pruned.clone()
     give_biases(student)
     state = _Learners(student, fitted, seed)
-    losses = _losses(student, wanted)
-    gradients = Gradients(student, losses, state.names())
+    features = Features(original, student, kept, state.features(), fitted)
+    losses = {**_losses(student, wanted), **features.losses()}
+    gradients = Gradients(features.student, losses, state.names())
     state.hold(gradients.parameters)
     stopped = ", ".join(sorted(gradients.stopped))
     if not state.layers:
@@ -134,7 +141,8 @@ def refine(
         total: dict[str, Array] = {}
         for _ in range(group):
             feeds = mixtures.draw()
-            targets = {n: _target(n, a, losses) for n, a in teacher.run(feeds).items()}
+            found = features.teacher.run(feeds)
+            targets = {n: _target(n, features.cut(n, a), losses) for n, a in found.items()}
             for name, part in gradients.run(feeds, targets, state.write()).items():
                 total[name] = total.get(name, 0.0) + part / (group * rows(feeds))
         if not all(np.isfinite(part).all() for part in total.values()):
@@ -188,6 +196,10 @@ class _Learners:
             for (position, layer), end in sorted(zip(plan, ends, strict=True), key=lambda p: p[1]):
                 walk.advance(end)
                 self.layers[position] = _Learner(layer, _moments(layer, walk, seed))
+
+    def features(self) -> list[str]:
+        """Names of what becomes of the layers' outputs."""
+        return list(dict.fromkeys(feature_of(x.layer.result).name for x in self.layers.values()))
 
     def names(self) -> list[str]:
         return [name for learner in self.layers.values() for name in learner.names]
@@ -317,7 +329,8 @@ def _losses(model: Model, outputs: Sequence[Mapping[str, Array]]) -> dict[str, L
             chances = all(is_distribution(array) for array in arrays)
             losses[value.name] = _of_probabilities if chances else _of_scores
         else:
-            losses[value.name] = _of_values
+            variance = float(np.mean([variance_of(array) for array in arrays]))
+            losses[value.name] = squared_error(1 / variance if variance > 0 else 1.0)
     return losses
 
 
@@ -331,7 +344,3 @@ def _of_scores(b: Builder, output: Value, target: Value) -> Value:
 
 def _of_probabilities(b: Builder, output: Value, target: Value) -> Value:
     return b.op("Neg", b.op("Div", target, b.op("Add", output, b.number(1e-7))))
-
-
-def _of_values(b: Builder, output: Value, target: Value) -> Value:
-    return b.op("Sub", output, target)

@@ -120,7 +120,7 @@ def test_steps_are_as_many_as_samples_and_time_allow(
     pruned = layer(random, transposed=False, factors=(1.0, 1.0))
     x = random.standard_normal((samples, INPUTS)).astype(np.float32)
     runs = [{"x": x[k : k + batch]} for k in range(0, samples, batch)]
-    found = refine(original, pruned, runs, runs[:2], macs=macs)
+    found = refine(original, pruned, {}, runs, runs[:2], macs=macs)
     if isinstance(steps, str):
         assert steps in found.reason
         assert found.steps == 0
@@ -140,7 +140,7 @@ def test_models_of_one_sample_at_a_time_take_as_many_runs() -> None:
             value.set_tensor_type(value.dtype, [1, *(value.shape or ())[1:]])
         models.append(model)
     runs = [{"x": random.standard_normal((1, INPUTS)).astype(np.float32)} for _ in range(90)]
-    found = refine(*models, runs, runs[:4], macs=1e9)
+    found = refine(*models, {}, runs, runs[:4], macs=1e9)
     assert found.steps == 2000 // 32
     assert found.after < found.before
 
@@ -149,4 +149,4 @@ def test_nothing_is_tried_without_samples_held_out() -> None:
     random = np.random.default_rng(0)
     model = layer(random, transposed=False, factors=(1.0, 1.0))
     runs = [{"x": random.standard_normal((96, INPUTS)).astype(np.float32)}]
-    assert "too few" in refine(model, model.clone(), runs, []).reason
+    assert "too few" in refine(model, model.clone(), {}, runs, []).reason
