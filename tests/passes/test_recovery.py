@@ -19,7 +19,7 @@ from secateur.passes.linear.divergence import Divergence, divergence
 from secateur.passes.linear.opening import open_batch
 from secateur.passes.linear.walk import Recording
 from secateur.passes.manager import PassManager
-from secateur.passes.prune import PruneChannels, Recover, features, portfolio, refinement
+from secateur.passes.prune import PruneChannels, Recover, portfolio
 from secateur.passes.prune.allocation import allocate
 from secateur.passes.prune.importance import CRITERIA, group_scores
 from secateur.passes.prune.plan import PruningPlan
@@ -590,29 +590,3 @@ def test_models_without_gradients_are_left_alone_and_that_is_said():
     model = net.model(["n", 8], net.add("Round", out))
     x = random.standard_normal((128, 8)).astype(np.float32)
     assert "Round" in together(model, model.clone(), x).reason
-
-
-def test_what_is_left_of_values_is_compared(monkeypatch):
-    """With every second hidden unit gone, layers learn what the kept ones put out."""
-    model, random = digits_like(), np.random.default_rng(0)
-    x = random.standard_normal((256, 1, 8, 8)).astype(np.float32)
-    compared = []
-    squared_error = features.squared_error
-
-    def recorded(weight):
-        compared.append(weight)
-        return squared_error(weight)
-
-    monkeypatch.setattr(features, "squared_error", recorded)
-    monkeypatch.setattr(refinement, "STEPS", 25)
-    plan = PruningPlan(model.clone())
-    group = max(plan.free, key=lambda group: group.size)
-    kept = [np.arange(0, dim.size, 2) for dim in group.dims]
-    record = plan.apply(plan.selection({group.name: kept}))
-    infer_sizes(plan.model)
-    with calibration_runs([model, plan.model], {"x": x}, 0) as runs:
-        assert refine(model, plan.model, record.values, runs[:-2], runs[-2:]).layers
-        with_masks = len(compared)
-        compared.clear()
-        refine(model, plan.model, {}, runs[:-2], runs[-2:])
-    assert with_masks > len(compared)  # without masks shapes differ: those don't count

@@ -10,9 +10,12 @@ import pytest
 
 from secateur.ir.model import Model
 from secateur.ir.text import parse_model
-from secateur.passes.prune import refinement
+from secateur.passes.prune import features, refinement
+from secateur.passes.prune.plan import PruningPlan
+from secateur.passes.prune.recovery import calibration_runs
 from secateur.passes.prune.refinement import refine
 from secateur.passes.sizes import infer_sizes
+from tests.passes.nets import Net
 
 Array = Any
 
@@ -150,3 +153,34 @@ def test_nothing_is_tried_without_samples_held_out() -> None:
     model = layer(random, transposed=False, factors=(1.0, 1.0))
     runs = [{"x": random.standard_normal((96, INPUTS)).astype(np.float32)}]
     assert "too few" in refine(model, model.clone(), {}, runs, []).reason
+
+
+def test_what_is_left_of_values_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every second hidden unit gone, layers learn what the kept ones put out."""
+    net = Net(0)
+    random = net.random
+    weights = [random.standard_normal(shape) for shape in ((8, 16), (16, 16), (16, 4))]
+    hidden = net.add("Relu", net.add("Gemm", "x", net.constant(weights[0])))
+    hidden = net.add("Relu", net.add("Gemm", hidden, net.constant(weights[1])))
+    model = net.model(["n", 8], net.add("Gemm", hidden, net.constant(weights[2])))
+    x = random.standard_normal((256, 8)).astype(np.float32)
+    compared: list[float] = []
+    squared_error = features.squared_error
+
+    def recorded(weight: float) -> Any:
+        compared.append(weight)
+        return squared_error(weight)
+
+    monkeypatch.setattr(features, "squared_error", recorded)
+    monkeypatch.setattr(refinement, "STEPS", 25)
+    plan = PruningPlan(model.clone())
+    group = max(plan.free, key=lambda group: group.size)
+    kept = [np.arange(0, dim.size, 2) for dim in group.dims]
+    record = plan.apply(plan.selection({group.name: kept}))
+    infer_sizes(plan.model)
+    with calibration_runs([model, plan.model], {"x": x}, 0) as runs:
+        assert refine(model, plan.model, record.values, runs[:-2], runs[-2:]).layers
+        with_masks = len(compared)
+        compared.clear()
+        refine(model, plan.model, {}, runs[:-2], runs[-2:])
+    assert with_masks > len(compared)  # without masks shapes differ: those don't count
