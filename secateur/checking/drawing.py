@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..ir.graph import Value
+from ..data.inputs import model_inputs
+from ..ir.graph import Node, Value, outer_reads
 from ..ir.model import Model
 from ..passes.prune import inspect_groups
 
@@ -19,11 +20,12 @@ def draw(model: Model, after: Model | None = None) -> dict[str, Any]:
 
     Of each node's first result the shape, and the number of channels before and, where `after` is
     given and has a value of that name, after. `groups` are those of `inspect_groups`; a node
-    lists those whose channels pass it. Too large networks have their number of nodes only.
+    lists those whose channels pass it. What is computed from constants alone is left out, but
+    counts among the `total`. Too large networks have their number of nodes only.
     """
-    nodes = model.graph.nodes
+    total, nodes = len(model.graph.nodes), _fed(model)
     if len(nodes) > MOST_NODES:
-        return {"total": len(nodes), "nodes": [], "groups": []}
+        return {"total": total, "nodes": [], "groups": []}
     groups = [group.as_dict() for group in inspect_groups(model)]
     passing: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
@@ -34,7 +36,7 @@ def draw(model: Model, after: Model | None = None) -> dict[str, Any]:
     found = []
     for node in nodes:
         value = next((v for v in node.outputs if v is not None), None)
-        reads = {position[v.producer] for v in node.inputs if v is not None and v.producer}
+        reads = {position[v.producer] for v in outer_reads(node) if v.producer in position}
         width = None if value is None else channels(value)
         now = None if value is None else widths.get(value.name)
         found.append(
@@ -50,12 +52,23 @@ def draw(model: Model, after: Model | None = None) -> dict[str, Any]:
             }
         )
     return {
-        "total": len(nodes),
+        "total": total,
         "nodes": found,
         "groups": [
             {"name": g["name"], "size": g["size"], "lock": _lock(g["lock"])} for g in groups
         ],
     }
+
+
+def _fed(model: Model) -> list[Node]:
+    """The nodes whose results depend on an input; all of a model that has none."""
+    fed = set(model_inputs(model))
+    found = []
+    for node in model.graph.nodes:
+        if not fed.isdisjoint(outer_reads(node)):
+            found.append(node)
+            fed.update(v for v in node.outputs if v is not None)
+    return found or model.graph.nodes
 
 
 def channels(value: Value) -> int | None:

@@ -10,10 +10,8 @@ import click
 from ..reporting.report import (
     bytes_text,
     count_text,
-    left_to_callers,
+    inspection_remarks,
     short,
-    size_remark,
-    uncounted_remark,
 )
 from .console import print_json, print_table, say
 from .options import fixed_inputs_options, json_option, model_argument
@@ -82,12 +80,7 @@ def _print(facts: dict[str, Any]) -> None:
         f"{count_text(facts['nodes'])} nodes, {count_text(facts['parameters'])} parameters "
         f"({bytes_text(facts['weight_bytes'])}), {count_text(facts['macs'])} MACs"
     )
-    remarks = [
-        size_remark(facts),
-        uncounted_remark(len(facts["uncounted"])),
-        left_to_callers(facts["inputs_with_defaults"]),
-    ]
-    for remark in filter(None, remarks):
+    for remark in inspection_remarks(facts):
         say(remark)
     rows = [[o["type"], count_text(o["nodes"]), count_text(o["macs"])] for o in facts["operators"]]
     print_table(["operator", "nodes", "MACs"], rows)

@@ -25,6 +25,7 @@ from .report import (
     count_text,
     counted,
     decibel_text,
+    inspection_remarks,
     latency_text,
     metric_text,
     percent_text,
@@ -72,7 +73,13 @@ def inspection_page(facts: Mapping[str, Any]) -> str:
     rows = [[o["type"], count_text(o["nodes"]), count_text(o["macs"])] for o in facts["operators"]]
     return _render(
         "inspection.html",
-        {"facts": facts, "drawing": drawn, "operators": rows, "title": _title(facts)},
+        {
+            "facts": facts,
+            "remarks": inspection_remarks(facts),
+            "drawing": drawn,
+            "operators": rows,
+            "title": _title(facts),
+        },
     )
 
 

@@ -311,6 +311,16 @@ def _listed(items: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
 
 
+def inspection_remarks(facts: Mapping[str, Any]) -> list[str]:
+    """What a reader of the numbers of `secateur inspect` has to know, in sentences."""
+    found = [
+        size_remark(facts),
+        uncounted_remark(len(facts["uncounted"])),
+        left_to_callers(facts["inputs_with_defaults"]),
+    ]
+    return [remark for remark in found if remark]
+
+
 def left_to_callers(count: int) -> str:
     """A sentence about inputs with default values, which passes must not touch."""
     if not count:

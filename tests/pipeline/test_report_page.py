@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
@@ -230,6 +231,30 @@ def test_a_drawing_of_a_model(tmp_path: Path) -> None:
     text = page.read_text()
     assert text.count('<g class="node') == 7
     assert "MatMul" in text
+    assert "MACs count N as 1 (--input-shape fixes them)." in text
+    assert "input x: float [N, 3, 8, 8]" in text
+    assert "constants alone" not in text
+
+
+def test_what_constants_alone_make_is_not_drawn() -> None:
+    """Exporters write dozens of such nodes, which would spread beside the network."""
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    agraph (float[n, 4] x, bool flag) => (float[n, 4] y) {
+    [one] a = Constant<value: tensor = float[1] {2.0}>()
+    [two] b = Exp(a)
+    [first] c = Mul(x, b)
+    [last] y = If(flag)<then_branch = g () => (float[n, 4] t) { t = Add(c, b) },
+        else_branch = h () => (float[n, 4] e) { e = Sub(c, b) }>
+    }"""
+    drawing = draw(from_proto(onnx.parser.parse_model(text)))
+    assert drawing["total"] == 4
+    assert [node["node"] for node in drawing["nodes"]] == ["first", "last"]
+    assert [node["reads"] for node in drawing["nodes"]] == [[], [0]]
+    constant = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 18]>
+        agraph () => (float[1] y) { y = Constant<value: tensor = float[1] {2.0}>() }"""
+    )
+    assert len(draw(from_proto(constant))["nodes"]) == 1
 
 
 def test_widths_groups_and_locks_are_drawn() -> None:
@@ -252,7 +277,8 @@ def test_widths_groups_and_locks_are_drawn() -> None:
 
 def inspection_facts(model: Model) -> dict[str, Any]:
     facts = {"file": "m", "nodes": 1, "parameters": 1, "weight_bytes": 1, "macs": 1, "inputs": [],
-             "outputs": [], "operators": [], "drawing": draw(model)}  # fmt: skip
+             "outputs": [], "operators": [], "uncounted": [], "inputs_with_defaults": 0,
+             "drawing": draw(model)}  # fmt: skip
     assert "<h2>Network" in inspection_page(facts)
     return facts
 
