@@ -42,10 +42,12 @@ Feeds = dict[str, Any]
 
 
 def arena_bytes(artifact: Path, feeds: Feeds) -> int:
-    """What an artifact with open sizes asks for, besides the arrays, to run these inputs."""
+    """What an artifact asks for, besides the arrays, to run these inputs on one thread."""
     library = ctypes.CDLL(str(artifact))
     text = ctypes.addressof(ctypes.c_char.in_dll(library, "secateur_metadata"))
     metadata = json.loads(ctypes.string_at(text))
+    if not hasattr(library, "secateur_shapes"):  # which artifacts with open sizes have
+        return int(metadata["arena_bytes"])
     sizes = [size for given in metadata["inputs"] for size in feeds[given["name"]].shape]
     outputs = (ctypes.c_int64 * sum(len(o["shape"]) for o in metadata["outputs"]))()
     found = ctypes.c_int64()
@@ -107,7 +109,7 @@ def measure(path: Path, what: str, sizes: Sequence[int], threads: int, folder: P
         feeds = inputs_of(model, size, what)
         fixed = opened(path, what)
         FixInputShapes(tuple((n, a.shape) for n, a in feeds.items())).run(fixed)
-        report = compile_model(fixed, target, folder / f"{size}.so")
+        compile_model(fixed, target, folder / f"{size}.so")
         static = Runtime(folder / f"{size}.so", threads)
         have, known = open_.run(feeds), static.run(feeds)
         for name, array in session.run(feeds).items():
@@ -121,8 +123,8 @@ def measure(path: Path, what: str, sizes: Sequence[int], threads: int, folder: P
             ratios = [b / a for a, b in zip(times[0], other, strict=True)]
             middle = statistics.median(ratios)
             cells.append(f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-        taken = max((block.offset + block.nbytes for block in report.arena), default=0)
-        cells += [f"{seconds:.0f}", f"{arena_bytes(folder / 'open.so', feeds):,}", f"{taken:,}"]
+        arenas = [arena_bytes(folder / f"{name}.so", feeds) for name in ("open", size)]
+        cells += [f"{seconds:.0f}", *(f"{each:,}" for each in arenas)]
         click.echo(f"| {path.name.split('.')[0]} | {size} | {' | '.join(cells)} |")
 
 

@@ -16,11 +16,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from tvm import tirx
 
+from .....ir.symbolic.expressions import minimum
 from .....ir.tensor import Array
 from ...plan.blocked import Blocked
 from ...plan.geometry import Geometry
 from ...plan.programs import Program
-from ...plan.sizes import as_one, is_open, typical
+from ...plan.sizes import as_one, is_open, size_of, stand_in, typical
 from ...targets import Target
 from ...tensorir.builder import (
     KernelBuilder,
@@ -89,11 +90,6 @@ class Winograd:
         return self.output.is_open
 
     @property
-    def chunk(self) -> int:
-        """Tiles of an image of open size that are transformed and multiplied at a time."""
-        return _REUSE
-
-    @property
     def chunk_rows(self) -> int:
         """Rows of tiles that are transformed and multiplied at a time: few chunks, of which the
         last computes little again."""
@@ -103,12 +99,19 @@ class Winograd:
         return min(range(1, most + 1), key=lambda r: -(-rows // r) * (r * columns + _CHUNK))
 
     @property
+    def chunk(self) -> int:
+        """Tiles that are transformed and multiplied at a time."""
+        rows, columns = self.tiles
+        if self.is_open:
+            return stand_in(minimum(size_of(as_one(rows * columns)), _REUSE))
+        return self.chunk_rows * columns
+
+    @property
     def scratch(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of the transformed input and of the products."""
-        count = self.chunk if self.is_open else self.chunk_rows * self.tiles[1]
         return (
-            (36, self.input.blocks * count, self.input.block),
-            (36, self.output.blocks * count, self.output.block),
+            (36, self.input.blocks * self.chunk, self.input.block),
+            (36, self.output.blocks * self.chunk, self.output.block),
         )
 
     def vectors(self) -> int:
@@ -189,7 +192,7 @@ def estimate(conv: Winograd, target: Target) -> float:
     loads = products * (0.25 if conv.vectors() > 1 else 0.5)
     moved = per_vector * tiles * (x.blocks * 144 + y.blocks * (160 + 16 * FINISH))
     if conv.fresh:
-        chunks = -(-tiles // conv.chunk) if conv.is_open else -(-rows // conv.chunk_rows) * x.batch
+        chunks = x.batch * -(-rows // conv.chunk_rows)
         moved += chunks * per_vector * y.blocks * conv.depth * TRANSFORM
     return products + loads + moved
 
@@ -208,7 +211,8 @@ def needed_pads(
     """Padding that makes every 6 x 6 input tile readable."""
     top, left, bottom, right = geometry.pads
     if is_open(*output[2:]):
-        return top, left, bottom + 3, right + 3
+        past = [0 if size % 4 == 0 else 3 for size in output[2:]]  # the last tiles reach so far
+        return top, left, bottom + past[0], right + past[1]
     bottom = -(-output[2] // 4) * 4 + 2 - top - shape[2]
     right = -(-output[3] // 4) * 4 + 2 - left - shape[3]
     return top, left, max(0, bottom), max(0, right)
@@ -253,7 +257,7 @@ def build(conv: Winograd, target: Target, parallel: bool = False) -> PrimFunc:
         _open_chunks(k, conv, target, (source, weights, transformed), arguments, parallel=parallel)
         return k.finish()
     rows, columns = conv.tiles
-    count = conv.chunk_rows * columns
+    count = conv.chunk
     chunks = -(-rows // conv.chunk_rows)
     with k.loop(y.batch, "n") as n, k.loop(chunks, "chunk") as chunk:
         start = _row(chunk, conv.chunk_rows, rows)
@@ -303,7 +307,7 @@ def _open_chunks(
     every = as_int(as_one(rows * columns))
     widths = choose_widths(
         tuple(t + 0.5 for t in range(1, _most_tiles(conv, target) + 1)),
-        tuple(range(1, count + 1)),
+        tuple(range(1, _REUSE + 1)),
     )[1]
     size = widths[0][0] * conv.vectors() * y.block
 
@@ -313,8 +317,8 @@ def _open_chunks(
         column = tirx.min(tirx.truncmod(number, as_int(columns)), as_int(columns - 1))
         return k.named(row, "row"), k.named(column, "tw")
 
-    with k.loop(y.batch, "n") as n, k.loop(tiles_of(every, count), "chunk") as chunk:
-        start = chunk * count
+    with k.loop(y.batch, "n") as n, k.loop(tiles_of(every, _REUSE), "chunk") as chunk:
+        start = chunk * _REUSE
         own = tirx.min(as_int(count), every - start)
         with k.loop(x.blocks, "cb", parallel=parallel) as cb, k.loop(own, "t") as t:
             row, tw = place(start + t)
