@@ -8,7 +8,8 @@ kept -o DIR` writes them. Each is compiled once with open sizes, and once for ea
 Runtime runs the model as it is. The three take turns in one process; times are medians, ratios
 have their least and greatest beside them. With `--open images` rows and columns of images are
 open, and as many as the size says; with `--open batches` the first axis is; else that is 1. The
-last two columns are bytes of the arenas, open and static.
+last two columns are bytes of the arenas, open and static. Text recognition (`crnn`) and detection
+(`detector`) are models of `open_models.py`, which need no DIR: their own sizes are open.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from typing import Any
 
 import click
 import numpy as np
+from open_models import MADE
 
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
-from secateur.ir.onnx_io import load
+from secateur.ir.onnx_io import from_proto, load
 from secateur.ir.reference import Session
 from secateur.ir.symbolic.analysis import Admitted
 from secateur.passes.simplify import FixInputShapes
@@ -69,6 +71,8 @@ def interleave(runs: Sequence[Callable[[], object]], turns: int) -> list[list[fl
 
 def opened(path: Path, what: str) -> Model:
     """The model, its images' rows and columns open if `what` says so."""
+    if path.name in MADE:
+        return from_proto(MADE[path.name]())
     model = load(path)
     if what == "images":
         for value in model.graph.inputs:
@@ -130,7 +134,9 @@ def measure(path: Path, what: str, sizes: Sequence[int], threads: int, folder: P
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--models", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option(
+    "--models", type=click.Path(path_type=Path, exists=True), default=Path(), metavar="DIR"
+)
 @click.option("--sizes", default="8,37,128", help="Open sizes, separated by commas.")
 @click.option("--threads", default=1)
 @click.option(
@@ -144,7 +150,8 @@ def main(names: tuple[str, ...], models: Path, sizes: str, threads: int, what: s
         with tempfile.TemporaryDirectory() as folder:
             try:
                 chosen = [int(size) for size in sizes.split(",")]
-                measure(models / f"{name}.kept.onnx", what, chosen, threads, Path(folder))
+                path = Path(name) if name in MADE else models / f"{name}.kept.onnx"
+                measure(path, what, chosen, threads, Path(folder))
             except SecateurError as error:
                 click.echo(f"| {name} | {error} |")
 
