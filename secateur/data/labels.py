@@ -167,6 +167,8 @@ def _of_csv(file: str, text: str) -> list[tuple[str, Any]]:
     first = [cell.strip().lower() for cell in rows[0]]
     name = next((first.index(key) for key in _FILE if key in first), None)
     label = next((first.index(key) for key in _LABEL if key in first), None)
+    if name is not None and label is None and len(first) == 2:
+        label = 1 - name
     if name is not None and label is not None and name != label:
         rows = rows[1:]
     else:

@@ -30,6 +30,8 @@ pytest.importorskip("PIL")
     ("file", "text", "labels"),
     [
         ("labels.csv", "a.png,3\nb.png,1\n", [3, 1]),
+        ("labels.csv", "file,image\na.png,3\nb.png,1\n", [3, 1]),
+        ("labels.csv", "score,name\n3,a.png\n1,b.png\n", [3, 1]),
         ("labels.csv", "id,label,file\n9,dog,b.png\n8,cat,a.png\n", [1, 0]),
         ("labels.json", '{"a.png": 2, "b.png": 0}', [2, 0]),
         ("labels.json", '[{"file": "b.png", "label": "x"}]', [0]),
