@@ -171,7 +171,9 @@ def memory_limit() -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = printable(" ".join(str(error).split()))
+    named = isinstance(error, OSError) and error.strerror and error.filename is not None
+    text = f"{error.filename}: {error.strerror}" if named else str(error)  # type: ignore[attr-defined]
+    text = printable(" ".join(text.split()))
     return text or type(error).__name__
 
 

@@ -47,7 +47,10 @@ def write_page(folder: Path) -> Path:
     report = read_report(source)
     if page.is_file() and page.stat().st_mtime >= source.stat().st_mtime:
         return page
-    text = report_page(report)
+    try:
+        text = report_page(report)
+    except SecateurError as error:
+        raise SecateurError(f"{source}: {error}") from None
     with atomic_files(page) as (file,):
         file.write_text(text, encoding="utf-8")
     return page

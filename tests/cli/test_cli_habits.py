@@ -392,3 +392,8 @@ def test_what_is_decided_is_said_on_stderr(place: Path, words: str) -> None:
     assert ran.returncode == 0, ran.stderr
     first, *_ = words.split()
     assert f"secateur.passes.manager: {first}: " in ran.stderr
+
+
+def test_a_log_file_that_cannot_be_written_is_one_line(place: Path) -> None:
+    result = run("--log-file", "gone/log.txt", "inspect", "m.onnx", code=1)
+    assert result.output == "Error: {}: No such file or directory\n".format(place / "gone/log.txt")

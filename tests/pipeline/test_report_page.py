@@ -202,6 +202,14 @@ def test_a_page_is_made_again(tmp_path: Path, report: dict[str, Any]) -> None:
     assert page.read_text() == "as it was"
 
 
+def test_a_damaged_report_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps({"schema": 1, "stages": []}))
+    run = CliRunner().invoke(main, ["report", str(tmp_path)])
+    assert run.exit_code == 1
+    assert run.output.startswith(f"Error: {path}: no report.json, or a damaged one")
+
+
 def test_two_reports_side_by_side(tmp_path: Path, report: dict[str, Any]) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
