@@ -11,7 +11,7 @@ from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Size
 from ..plan.operations import ConcatOp, ElementwiseOp, ReshapeOp
 from ..plan.programs import Program, dequantize, quantize, simplify
-from ..plan.sizes import OpenSizeError, is_open, size_of, stand_in, stand_in_of_axis
+from ..plan.sizes import OpenSizeError, is_open, place_of, size_of, stand_in, stand_in_of_axis
 from ..plan.tensors import PlanTensor, View
 from .context import Constant, Item, Lowering, Quantized, Stored
 
@@ -171,10 +171,14 @@ def split(lowering: Lowering, node: Node) -> bool:
     sizes = [lowering.shape(v)[axis] for v in outputs]
     if sum(sizes) != source.shape[axis] or 0 in sizes:
         return False
+    with_rest = is_open(*sizes) and any(size != sizes[0] for size in sizes)
+    if with_rest and not outputs[-1].uses:
+        return False  # no run would find its size to be negative
     for y, size in zip(outputs, sizes, strict=True):
         if y.uses:
             shape = (*source.shape[:axis], size, *source.shape[axis + 1 :])
-            part = View(source, shape, strides, first * strides[axis])
+            begin = place_of(first, size, source.shape[axis]) if with_rest else first
+            part = View(source, shape, strides, begin * strides[axis])
             _copy(lowering, node, y, part, lowering.item(x))
         first += size
     return True

@@ -255,6 +255,17 @@ def within(value: int, low: int, high: int) -> int:
     return _as_atom(size, Range(low, high), within=f" from {low} to {high}")
 
 
+def place_of(first: int, size: int, whole: int) -> int:
+    """Where a part of a size begins within a whole, as one number: proofs needn't follow what the
+    parts before it are. That it fits is for the caller to know."""
+    own = size_of(first)
+    if isinstance(own, int):
+        return first
+    bounds = Range(0, e.range_of(size_of(whole)).high)
+    most = e.subtract(size_of(whole), size_of(size))
+    return _as_atom(own, bounds, most, within=f" before {size}")
+
+
 def exact_quotient(value: int, divisor: int) -> int | None:
     """How often a size holds another, where that is a known number without a rest."""
     found = e.divide_exactly(size_of(value), size_of(divisor))

@@ -190,6 +190,24 @@ def refusals() -> Iterator[tuple[str, dict[str, int], str]]:
     yield "s=4", {"n": 4, "s": 5}, r"input 'z': shape \[5, 4\] given, \[4, 'n'\] expected"
 
 
+@pytest.mark.parametrize("count", [3, 4])
+def test_the_last_part_of_a_split_may_be_smaller(count: int, tmp_path: Path) -> None:
+    """It has an element or more, or the run is refused, also where the model has no use for it."""
+    names = [f"%y{i}" for i in range(count)]
+    for used in (names, [*names[:-1]]):
+        outputs = ", ".join(f"{y}: float[b, p{i}, 3]" for i, y in enumerate(used))
+        model = model_of(
+            f"(%x: float[b, n, 3]) -> ({outputs})",
+            f"{', '.join(names)} = Split(%x) {{axis = 1, num_outputs = {count}}}",
+        )
+        runtime = compiled(model, tmp_path, "b=1..", "n=1..")
+        for n in (count, 7, 8, 11, 40, 201):
+            check(model, runtime, {"n": n, "b": 2})
+        for n in (1, 2):
+            with pytest.raises(SecateurError, match="would not be within"):
+                runtime.run(feeds_of(model, {"n": n, "b": 2}))
+
+
 @pytest.mark.parametrize(("sizes", "given", "message"), list(refusals()))
 def test_other_sizes_are_refused(
     sizes: str, given: dict[str, int], message: str, tmp_path: Path
