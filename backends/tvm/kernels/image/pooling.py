@@ -24,7 +24,7 @@ class Pooling:
 
     `kind` is "maximum", "average" (float32 sums of `element` results, divided by the
     constant `divisor` or, where it is 0, by a table over the output pixels, or what is
-    `counted`) or "sum" (of integers or floats, undivided).
+    `counted`) or "sum" (of integers, undivided).
     """
 
     kind: str
@@ -42,9 +42,7 @@ class Pooling:
     def accumulator(self) -> str:
         if self.kind == "maximum":
             return self.input_dtype
-        if self.kind == "sum" and self.input_dtype != "float32":
-            return "int32"
-        return "float32"
+        return "int32" if self.kind == "sum" else "float32"
 
 
 def build(pool: Pooling, target: Target, parallel: bool = False) -> PrimFunc:
