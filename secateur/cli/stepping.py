@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ..reporting.markdown import (
     GROUP_HEADER,
-    branch_lines,
     fidelity_text,
     group_rows,
     latency_lines,
@@ -20,7 +19,7 @@ from ..reporting.quantization import (
     operator_rows,
     unchanged_text,
 )
-from ..reporting.report import Report, stage_table
+from ..reporting.report import Report, branch_lines, stage_table
 from .console import print_json, print_table, say
 
 
@@ -35,7 +34,7 @@ def print_transformation(report: Report, output: Path, as_json: bool) -> None:
         print_table(GROUP_HEADER, groups)
     print_operators(report)
     for run in report.passes:
-        for line in (*branch_lines(run), *latency_lines(run)):
+        for line in (*branch_lines(run.statistics), *latency_lines(run)):
             say(line)
     for run in report.passes:
         for line in reasons(run):

@@ -14,6 +14,7 @@ from .report import (
     PassRun,
     Report,
     artifact_lines,
+    branch_lines,
     decibel_text,
     fidelity_cells,
     metric_text,
@@ -150,7 +151,7 @@ def _pruning(report: Report) -> str:
     lines.append(table(GROUP_HEADER, rows) if rows else "No channel group could be pruned.")
     if rows:
         lines.append(GROUP_LEGEND.format(importance=_plain(run.statistics["importance"])))
-    lines += [_plain(line) for line in (*branch_lines(run), *latency_lines(run))]
+    lines += [_plain(line) for line in (*branch_lines(run.statistics), *latency_lines(run))]
     trials = run.statistics.get("candidates", [])
     if trials:
         lines.append(
@@ -203,15 +204,6 @@ def group_rows(report: Report) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def branch_lines(run: PassRun) -> list[str]:
-    """Residual branches that went whole."""
-    return [
-        f"Of the sum {short(branch['add'])} a summand went whole: {len(branch['nodes'])} nodes, "
-        f"{branch['macs']:,} multiply-accumulates. Its mean stands for it."
-        for branch in run.statistics.get("branches", ())
-    ]
 
 
 def latency_lines(run: PassRun) -> list[str]:

@@ -378,6 +378,16 @@ def artifact_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def branch_lines(statistics: Mapping[str, Any]) -> list[str]:
+    """Residual branches that pruning let go whole, by its statistics."""
+    return [
+        f"Of the sum {short(branch['add'])} a summand went whole: "
+        f"{counted(len(branch['nodes']), 'node')}, {branch['macs']:,} multiply-accumulates. "
+        "Its mean stands for it."
+        for branch in statistics.get("branches", ())
+    ]
+
+
 def compiler_lines(compiler: Mapping[str, Any]) -> list[str]:
     """What a `CompileReport`, as a dict, says besides sizes: nodes left over, proofs, tuning."""
     lines = []

@@ -101,6 +101,15 @@ def test_the_page_has_every_part(report: dict[str, Any]) -> None:
     assert "http" not in re.sub(r"http-equiv", "", page)
 
 
+def test_the_page_names_branches_that_went(report: dict[str, Any]) -> None:
+    branch = {"add": "<join>", "nodes": ["a", "b"], "macs": 1234}
+    group = {"name": "g", "size": 4, "kept": 2, "score_lost": 0.1, "readers": ["a"]}
+    run = {**report["passes"][0], "text": "prune-channels{macs=0.5}"}
+    run["statistics"] = {"groups": [group], "branches": [branch]}
+    page = report_page({**report, "passes": [run]})
+    assert "Of the sum &lt;join&gt; a summand went whole: 2 nodes, 1,234 multiply-acc" in page
+
+
 def test_the_page_says_what_numbers_hold_for(report: dict[str, Any]) -> None:
     """Sizes that costs count, the artifact in words, and the ends of the plots' axes."""
     stage = {**report["stages"][-1], "name": "artifact", "nodes": None, "macs": None}
