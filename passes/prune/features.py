@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,11 +14,15 @@ from ...ir.reference import Session
 from ...ir.tensor import Array
 from ..linear.gradient_rules import Builder
 from ..linear.gradients import Loss
+from ..linear.mixtures import rows
 from .masking import Keep
 
 FEATURE = 3.0
 """Weight of the squared error, as a share of the variance, of what becomes of a layer's output,
 beside the divergence of the outputs."""
+
+LARGEST = 2**28
+"""Bytes of such values of one run at most; the smallest ones are compared first."""
 
 
 class Features:
@@ -35,7 +40,8 @@ class Features:
         self._kept = kept
         teacher, self.student = original.clone(), student.clone()
         values = [_computed(model) for model in (teacher, self.student)]
-        self._variances = {n: 0.0 for n in names if all(n in known for known in values)}
+        there = [n for n in names if all(n in known for known in values)]
+        self._variances = dict.fromkeys(_smallest(there, values[0], rows(runs[0])), 0.0)
         for model, known in zip((teacher, self.student), values, strict=True):
             for name in self._variances:
                 model.graph.add_output(known[name])
@@ -65,6 +71,21 @@ class Features:
 
     def losses(self) -> dict[str, Loss]:
         return {n: squared_error(FEATURE / variance) for n, variance in self._variances.items()}
+
+
+def _smallest(names: Sequence[str], values: Mapping[str, Value], samples: int) -> list[str]:
+    """As many as a run of some samples may hold at a time, the smallest first."""
+
+    def nbytes(name: str) -> int:
+        shape = values[name].shape or ()
+        return 4 * samples * math.prod(size for size in shape[1:] if isinstance(size, int))
+
+    found, total = [], 0
+    for name in sorted(names, key=nbytes):
+        total += nbytes(name)
+        if total <= LARGEST:
+            found.append(name)
+    return found
 
 
 def feature_of(value: Value) -> Value:

@@ -183,4 +183,8 @@ def test_what_is_left_of_values_is_compared(monkeypatch: pytest.MonkeyPatch) -> 
         with_masks = len(compared)
         compared.clear()
         refine(model, plan.model, {}, runs[:-2], runs[-2:])
-    assert with_masks > len(compared)  # without masks shapes differ: those don't count
+        assert with_masks > len(compared)  # without masks shapes differ: those don't count
+        compared.clear()
+        monkeypatch.setattr(features, "LARGEST", 4 * 32 * (16 + 4))
+        refine(model, plan.model, record.values, runs[:-2], runs[-2:])
+    assert (with_masks, len(compared)) == (3, 2)  # 4 units and one of two layers of 16
