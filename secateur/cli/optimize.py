@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from ..reporting.html import has_templates
 from ..reporting.markdown import headline
 from ..reporting.quantization import unchanged_text
-from ..reporting.report import Report, artifact_lines, counted, stage_table
+from ..reporting.report import Report, artifact_lines, branch_lines, counted, stage_table
 from . import COMMAND
 from .console import StageProgress, print_json, print_table, say
 from .options import (
@@ -206,6 +206,8 @@ def command(
 def _print(report: Report, output: Path) -> None:
     print_table(*stage_table(report))
     say(headline(report))
+    for line in (line for run in report.passes for line in branch_lines(run.statistics)):
+        say(line)
     for line in artifact_lines(report.to_dict()):
         say(line)
     print_operators(report)
