@@ -140,7 +140,7 @@ class _ToStderr(logging.Handler):
     """Writes to what `sys.stderr` is when a record comes: a run with a bar puts another there."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        sys.stderr.write(self.format(record) + "\n")  # `print` is the command's module here
 
 
 def log_to(ctx: click.Context, handler: logging.Handler, level: int) -> None:

@@ -257,6 +257,10 @@ def test_verbose_says_what_ran_and_more_of_it_why() -> None:
     assert "left alone" not in once
     assert "left alone: first (MatMul): kept float as asked" in twice
     assert "secateur." not in run(*words).stderr
+    assert (
+        "secateur.passes.manager: remove-dead-nodes"
+        in run("-v", "print", "m.onnx", "--passes", "remove-dead-nodes").stderr
+    )
 
 
 # --- options of passes -------------------------------------------------------------------
