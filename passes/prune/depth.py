@@ -115,9 +115,11 @@ def branch_means(
 ) -> dict[str, Mean]:
     """What stands for each branch, by the name of its value: its mean over all runs.
 
-    The mean is one for each index of the axis along which that explains most; the first axis
-    counts samples. Branches with values that are not finite are left out.
+    The mean is one for each index of the axis along which that explains most, of those of known
+    size; the first axis counts samples. Branches with values that are not finite are left out.
     """
+    if not branches:
+        return {}
     probed = model.clone()
     values = {v.name: v for node in probed.graph.nodes for v in node.outputs if v is not None}
     totals = {}
@@ -125,11 +127,11 @@ def branch_means(
         (use,) = values[branch.value].uses
         assert isinstance(use.user, Node)
         totals[branch.value] = use.user.outputs[0].name  # type: ignore[union-attr]
-    for name in dict.fromkeys([*totals, *totals.values()]):
+    sums = {name: _AxisSums(values[name]) for name in dict.fromkeys([*totals, *totals.values()])}
+    for name in sums:
         if not values[name].is_graph_output:
             probed.graph.add_output(values[name])
     session = Session(probed, threads=0)
-    sums = {name: _AxisSums() for name in dict.fromkeys([*totals, *totals.values()])}
     for run in runs:
         results = session.run(run)
         for name, sum_ in sums.items():
@@ -144,39 +146,35 @@ def branch_means(
 
 
 class _AxisSums:
-    """Sums of an array's elements along each of its axes but the first, and of their squares."""
+    """Sums of a value's elements along each axis of known size but the first, and of their squares.
 
-    def __init__(self) -> None:
-        self._along: dict[int, Doubles] = {}
+    Along axis 0 stands the sum of all.
+    """
+
+    def __init__(self, value: Value) -> None:
+        assert value.shape is not None
+        self._along: dict[int, Doubles] = {0: np.zeros(1)}
+        for axis, size in enumerate(value.shape):
+            if axis and isinstance(size, int) and size <= WIDEST:
+                self._along[axis] = np.zeros(size)
         self._squares = 0.0
         self._count = 0
-        self._rank = 0
+        self._rank = len(value.shape)
         self._type = np.dtype(np.float32)
 
     def add(self, array: Array) -> None:
-        self._rank, self._type = array.ndim, array.dtype
+        self._type = array.dtype
         self._count += array.size
         self._squares += float(np.square(array, dtype=np.float64).sum())
-        whole = self._along.get(0, np.zeros(1))
-        self._along[0] = whole + array.sum(dtype=np.float64)
-        for axis in range(1, array.ndim):
-            over = tuple(k for k in range(array.ndim) if k != axis)
-            part = array.sum(axis=over, dtype=np.float64)
-            known = self._along.get(axis)
-            if known is None and part.size <= WIDEST and self._count == array.size:
-                self._along[axis] = part
-            elif known is not None and known.shape == part.shape:
-                self._along[axis] = known + part
-            else:  # its size differs from run to run
-                self._along.pop(axis, None)
+        for axis in self._along:
+            over = tuple(k for k in range(array.ndim) if k != axis or not axis)
+            self._along[axis] += array.sum(axis=over, dtype=np.float64)
 
     def rest(self, axis: int) -> float:
         """Mean square of the differences from the means along an axis; 0: from one mean of all."""
-        if axis not in self._along:
-            axis = 0
-        sums = self._along[axis]
-        explained = np.square(sums).sum() * len(sums) / self._count
-        return max(0.0, float(self._squares - explained) / max(self._count, 1))
+        sums, count = self._along[axis], max(self._count, 1)
+        explained = np.square(sums).sum() * len(sums) / count
+        return max(0.0, float(self._squares - explained) / count)
 
     def best(self) -> tuple[int, Array, float]:
         """The axis along which means leave least; these means, and what they leave."""

@@ -15,6 +15,7 @@ from ...ir.tensor import Array
 from ..linear.gradient_rules import Builder
 from ..linear.gradients import Loss
 from ..linear.mixtures import rows
+from .equations import take
 from .masking import Keep
 
 FEATURE = 3.0
@@ -22,7 +23,8 @@ FEATURE = 3.0
 beside the divergence of the outputs."""
 
 LARGEST = 2**28
-"""Bytes of such values of one run at most; the smallest ones are compared first."""
+"""Bytes of such values of one run at most, where sizes that a model leaves open count as 1; the
+smallest ones are compared first."""
 
 
 class Features:
@@ -63,18 +65,14 @@ class Features:
 
     def cut(self, name: str, array: Array) -> Array:
         """What is left of a value of the original; of other outputs all."""
-        if name in self._variances:
-            for axis, keep in enumerate(self._kept.get(name, ())):
-                if keep is not None:
-                    array = np.compress(keep.mask(array.shape[axis]), array, axis=axis)
-        return array
+        return take(array, self._kept.get(name, ())) if name in self._variances else array
 
     def losses(self) -> dict[str, Loss]:
         return {n: squared_error(FEATURE / variance) for n, variance in self._variances.items()}
 
 
 def _smallest(names: Sequence[str], values: Mapping[str, Value], samples: int) -> list[str]:
-    """As many as a run of some samples may hold at a time, the smallest first."""
+    """As many as a run of some samples may hold at a time (`LARGEST`), the smallest first."""
 
     def nbytes(name: str) -> int:
         shape = values[name].shape or ()
@@ -119,6 +117,8 @@ def variance_of(array: Array) -> float:
 
 
 def squared_error(weight: float) -> Loss:
+    """The sum of squared differences, times a weight."""
+
     def loss(b: Builder, output: Value, target: Value) -> Value:
         return b.scaled(b.op("Sub", output, target), 2 * weight)
 

@@ -188,7 +188,7 @@ def _shallower(
     ordered = in_order(branches, means)
     found: list[Trial] = []
     gone: list[Branch] = []
-    failed = 0
+    failed, least = 0, best.divergence
     for branch in ordered:
         if failed == DEPTH_FAILURES or len(gone) == (search.depth or len(ordered)):
             break
@@ -198,18 +198,11 @@ def _shallower(
         if trial is not None:
             judge(trial)
             found.append(trial)
-        if (
-            trial is None
-            or trial.divergence >= min([best, *found[:-1]], key=_divergence).divergence
-        ):
+        if trial is None or trial.divergence >= least:
             failed += 1
         else:
-            gone, failed = tried, 0
+            gone, failed, least = tried, 0, trial.divergence
     return found
-
-
-def _divergence(trial: Trial) -> float:
-    return trial.divergence
 
 
 def _without(

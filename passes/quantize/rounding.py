@@ -92,12 +92,11 @@ def solve_weights(
     are inputs of both. Without `second_order` only biases change. Weights keep to
     [-limit, limit], and their scales.
     """
-    twins = {n.outputs[0].name: n for n in original.graph.nodes if n.outputs and n.outputs[0]}
-    found_layers = (_find(twins, original, quantized, node) for node in quantized.graph.nodes)
-    layers = [one for one in found_layers if one is not None]
+    made = {v.name: i for i, n in enumerate(original.graph.nodes) for v in n.outputs if v}
+    tried = (_find(original, made, quantized, node) for node in quantized.graph.nodes)
+    layers = [one for one in tried if one is not None]
     positions = {node: i for i, node in enumerate(quantized.graph.nodes)}
     starts = {one.node: min(positions[n] for n in one.restoring()) for one in layers}
-    made = {v.name: i for i, n in enumerate(original.graph.nodes) for v in n.outputs if v}
     found = []
     with scratch_folder() as first, scratch_folder() as second:
         before, now = Walk(original, runs, first), Walk(quantized, runs, second)
@@ -170,16 +169,16 @@ def _decided(value: Value) -> Value:
 
 
 def _find(
-    twins: Mapping[str, Node], original: Model, quantized: Model, node: Node
+    original: Model, made: Mapping[str, int], quantized: Model, node: Node
 ) -> _Quantized | None:
     """What there is to solve for at a node; None where it isn't a layer with integer weights.
 
-    `twins` are the original's nodes by the names of their first outputs.
+    `made` has the positions of the original's nodes by the names of what they put out.
     """
     result = node.output(0)
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or result is None:
         return None
-    twin = twins.get(result.name)
+    twin = original.graph.nodes[made[result.name]] if result.name in made else None
     layer = find_layer(original, twin) if twin is not None else None
     if twin is None or not isinstance(layer, _Linear) or len(layer.stored.uses) > 1:
         return None

@@ -249,6 +249,23 @@ def test_the_mean_is_that_along_the_axis_that_says_most():
     assert mean.lost == pytest.approx(np.square(branch - means).mean() / spread, rel=1e-3)
 
 
+def test_a_mean_holds_for_every_size_that_a_model_leaves_open():
+    """Were there one for each of an open number of steps, it would be of one length only."""
+    net = Net(5)
+    stream = net.add("Relu", "x")
+    inner = net.add("MatMul", stream, net.constant(np.ones((4, 4))))
+    model = net.model(["n", "steps", 4], net.add("Add", inner, stream))
+    steps = np.arange(7, dtype=np.float32)[None, :, None]  # what tells steps apart says most
+    runs = [{"x": np.broadcast_to(100 * steps, (8, 7, 4)).astype(np.float32)}]
+    (branch,) = branches_of(model)
+    (mean,) = branch_means(model, [branch], runs).values()
+    assert mean.constant.shape[:2] == (1, 1)
+    drop_branches(model, {branch.value: mean.constant})
+    for length in (1, 7, 12):
+        x = np.ones((2, length, 4), np.float32)
+        assert Session(model).run({"x": x})["y"].shape == x.shape
+
+
 @pytest.mark.parametrize("name", ["regnet_y_400mf", "mobilenet_v2", "vit_tiny", "bert"])
 def test_what_is_left_is_the_original_with_constants(name):
     """Some branches of an architecture by themselves, and all that may go together."""
