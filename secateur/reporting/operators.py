@@ -133,6 +133,7 @@ def lowering(name: Name) -> str:
     """How the compiler computes it: by fast rules, plain loops, or as other operators."""
     from ..backends.tvm.graph import definitions, sequences, unroll
     from ..backends.tvm.graph.expand import EXPANDED
+    from ..backends.tvm.graph.loops import LOOPED
     from ..backends.tvm.lowering import loops, lower
 
     found = []
@@ -148,6 +149,8 @@ def lowering(name: Name) -> str:
             found.append("sequences")
         if name.op_type in unroll.UNROLLED:
             found.append("unrolled")
+        if name.op_type in LOOPED:
+            found.append("as a loop")
         if not found and name.op_type in lower.NOT_LOWERED:
             return f"not: {lower.NOT_LOWERED[name.op_type]}"
     if (name.domain, name.op_type) in definitions.DEFINITIONS:

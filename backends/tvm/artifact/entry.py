@@ -16,20 +16,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ....ir.symbolic.expressions import Size, single
-from ..faults import CALL_SHIFT
+from ..faults import CALL_SHIFT, Fault
 from ..plan.memory import ALIGNMENT, Memory, OpenMemory, Place
-from ..plan.schedule import Schedule
+from ..plan.schedule import Buffer, CallLoop, Schedule
 from ..plan.sizes import size_of
 from .convention import ParallelLoop, Signature, body_name, loop_name
 
 _SOURCE = """\
 #include "context.h"
 
-#define STEP(i, call) \\
-    case i: \\
-        if (last <= i) return 0; \\
-        if (call != 0) return fault | i << {shift};
-
+{macros}
 {data}
 
 {declarations}
@@ -40,7 +36,7 @@ _SOURCE = """\
     unsigned char *const constants = secateur_constants, *const memory = arena;
     unsigned char *const scratch = memory + {arena};
     const secateur_context context = {{{share}, threads, scratch, {scratch}, 0, 0}};
-    int fault = 0;
+    int fault = 0;{variables}
     (void)inputs, (void)outputs, (void)constants, (void)memory, (void)context, (void)fault;
     switch (first) {{
 {steps}
@@ -52,6 +48,20 @@ _SOURCE = """\
 }}
 """
 
+
+MACROS = f"""\
+#define CALL(i, call) \\
+    if (call != 0) return fault | i << {CALL_SHIFT};
+
+#define START(i) \\
+    case i: \\
+        if (last <= i) return 0;
+
+#define STEP(i, call) \\
+    START(i) \\
+    CALL(i, call)
+"""
+"""What `run_steps` writes, where some of the calls can be made alone."""
 
 CONSTANTS = "extern HIDDEN unsigned char secateur_constants[];"
 
@@ -104,8 +114,9 @@ def source(
         declarations=declarations(signatures),
         steps=steps,
         copies=copies,
+        macros=MACROS,
+        variables=step_variables(schedule),
         count=len(schedule.calls),
-        shift=CALL_SHIFT,
         arena=memory.arena_bytes,
         scratch=scratch_bytes(signatures),
         share="secateur_share_threads_1" if shares_loops(signatures) else "0",
@@ -132,24 +143,63 @@ def run_steps(
 ) -> tuple[str, str]:
     """A line `STEP(index, call)` for each call, and lines that copy outputs which need it.
 
-    They refer to `inputs`, `outputs`, `constants`, `memory`, `scratch`, `fault` and `context`, and
-    where a run places buffers, to `buffers` and `at` instead of `memory`. `code` is that of sizes.
+    Around the calls of a loop is one of C, before whose first call stands `START(index)`; that call
+    is a line `CALL(index, call)`.
+
+    They refer to `inputs`, `outputs`, `constants`, `memory`, `scratch`, `fault` and `context`, to
+    `step_variables`, and where a run places buffers, to `buffers` and `at` instead of `memory`.
+    `code` is that of sizes.
     """
     arena = "memory + {1}"
     if isinstance(memory, OpenMemory):
         arena = "buffers + at[{0.index}] + {1}"
+
+    def pointer(buffer: Buffer) -> str:
+        return _pointer(memory.places[buffer], arena, code)
+
     steps = []
     for index, call in enumerate(schedule.calls):
-        pointers = [_pointer(memory.places[buffer], arena, code) for buffer in call.arguments]
         sizes = [f"(int)({code(single(atom))})" for atom in call.sizes]
-        made = _call(call.kernel, signatures[call.kernel], pointers, sizes)
-        steps.append(f"    STEP({index}, {made})")
+        made = _call(call.kernel, signatures[call.kernel], [*map(pointer, call.arguments)], sizes)
+        begun = [loop for loop in reversed(schedule.loops) if loop.first == index]
+        steps += [f"    START({index})"] if begun else []
+        steps += [_for(loop, pointer, code) for loop in begun]
+        steps.append(f"    {'CALL' if begun else 'STEP'}({index}, {made})")
+        for loop in schedule.loops:
+            steps += _end(loop, index, pointer) if loop.last == index + 1 else []
     copies = [
         f"    __builtin_memcpy(outputs[{c.output}], {_pointer(c.source, arena, code)}, "
         f"{code(size_of(c.nbytes))});"
         for c in memory.copies
     ]
     return "\n".join(steps), "\n".join(copies)
+
+
+MOST_STEPS = 2**31 - 1
+"""Of a loop that data may end: one that goes on is a run that never ends."""
+
+
+def _for(loop: CallLoop, pointer: Callable[[Buffer], str], code: Callable[[Size], str]) -> str:
+    step = loop.step.key
+    most = str(MOST_STEPS) if loop.steps is None else code(size_of(loop.steps))
+    conditions = [f"{step} < {most}"]
+    if loop.limit is not None:
+        conditions.append(f"{step} < *(const long long *)({pointer(loop.limit)})")
+    if loop.proceed is not None:
+        conditions.append(f"*(const unsigned char *)({pointer(loop.proceed)})")
+    return f"    for ({step} = 0; {' && '.join(conditions)}; {step}++) {{"
+
+
+def _end(loop: CallLoop, index: int, pointer: Callable[[Buffer], str]) -> list[str]:
+    if loop.steps is not None:
+        return ["    }"]
+    fault = f"return {int(Fault.LIMIT)} | {index} << {CALL_SHIFT};"
+    return ["    }", f"    if ({loop.step.key} == {MOST_STEPS}) {fault}"]
+
+
+def step_variables(schedule: Schedule) -> str:
+    """Declarations of the numbers of the rounds of loops, each on a line after the one before."""
+    return "".join(f"\n    long long {loop.step.key} = 0;" for loop in schedule.loops)
 
 
 def declarations(signatures: Mapping[str, Signature]) -> str:
@@ -246,4 +296,5 @@ def _pointer(place: Place, arena: str, code: Callable[[Size], str]) -> str:
     if place.kind == "arena":
         return arena.format(place, code(size_of(place.offset)))
     base = f"{place.kind}s[{place.index}]"
-    return f"(unsigned char *){base} + {place.offset}" if place.offset else base
+    offset = code(size_of(place.offset))
+    return base if offset == "0" else f"(unsigned char *){base} + {offset}"

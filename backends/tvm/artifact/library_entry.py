@@ -16,7 +16,7 @@ from ..targets import Target
 from .build import Kernels
 from .convention import Signature
 from .cpu_features import cpu_levels
-from .entry import SHARE_ALONE, declarations, run_steps, shares_loops
+from .entry import SHARE_ALONE, declarations, run_steps, shares_loops, step_variables
 from .interface import Interface, expected
 from .objects import Objects
 from .options import LibraryOptions
@@ -38,8 +38,11 @@ _SOURCE = """\
 
 {features}
 
-#define STEP(i, call) \\
+#define CALL(i, call) \\
     if (call != 0) return fault | i << {shift};
+
+#define STEP(i, call) CALL(i, call)
+#define START(i)
 
 #define SECATEUR_CALL_SHIFT {shift}
 #ifdef SECATEUR_PROFILE
@@ -137,7 +140,7 @@ static int run_sample_{level}(
 ) {{
     const secateur_context context = *shared;
     unsigned char *const scratch = context.scratch;
-    int fault = 0;
+    int fault = 0;{variables}
     (void)inputs, (void)outputs, (void)constants, (void)memory, (void)scratch, (void)fault;
 {sizes_used}{steps}
 {copies}
@@ -450,7 +453,12 @@ def _sample(index: int, level: LibraryLevel) -> str:
         steps, copies = run_steps(schedule, memory, level.signatures)
         taken = used = ""
     return _SAMPLE.format(
-        level=index, steps=steps, copies=copies, sizes_taken=taken, sizes_used=used
+        level=index,
+        steps=steps,
+        copies=copies,
+        sizes_taken=taken,
+        sizes_used=used,
+        variables=step_variables(schedule),
     )
 
 

@@ -15,22 +15,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..faults import CALL_SHIFT
 from ..plan.memory import OpenMemory
 from ..plan.schedule import Schedule
 from .convention import Signature
-from .entry import declarations, level_fields, run_steps, scratch_bytes, shares_loops
+from .entry import (
+    MACROS,
+    declarations,
+    level_fields,
+    run_steps,
+    scratch_bytes,
+    shares_loops,
+    step_variables,
+)
 from .size_code import Sizes, room, size_functions, table_bytes
 
 _SOURCE = """\
 #include "context.h"
 #include "sizes.h"
 
-#define STEP(i, call) \\
-    case i: \\
-        if (last <= i) return 0; \\
-        if (call != 0) return fault | i << {shift};
-
+{macros}
 {data}
 
 {declarations}
@@ -61,7 +64,7 @@ _SOURCE = """\
     unsigned char *const scratch = memory + place(n, at, bytes, (int *)(bytes + {room}));
     unsigned char *const buffers = memory + {tables};
     const secateur_context context = {{{share}, threads, scratch, {scratch}, 0, 0}};
-    int fault = 0, bad = 0;
+    int fault = 0, bad = 0;{variables}
     (void)inputs, (void)outputs, (void)constants, (void)buffers, (void)context, (void)fault;
     (void)bad;
     switch (first) {{
@@ -95,7 +98,8 @@ def open_source(
         steps=steps,
         copies=copies,
         count=len(schedule.calls),
-        shift=CALL_SHIFT,
+        macros=MACROS,
+        variables=step_variables(schedule),
         scratch=scratch_bytes(signatures),
         share="secateur_share_threads_1" if shares_loops(signatures) else "0",
     )

@@ -89,7 +89,7 @@ class Sizes:
         every += [size_of(elements) for elements in shapes.elements]
         every += [size_of(size) for pair in shapes.equal for size in pair]
         self.shapes = shapes
-        self.atoms = atoms([*every, *extra])
+        self.atoms = [atom for atom in atoms([*every, *extra]) if atom.op != "step"]
         self.numbers = {atom: index for index, atom in enumerate(self.atoms)}
         self.checks: list[SizeCheck] = []
         self.lines = list(self._lines())
@@ -111,7 +111,7 @@ class Sizes:
         return "\n".join(lines)
 
     def _term(self, monomial: tuple[Atom, ...], factor: int) -> str:
-        parts = [f"n[{self.numbers[atom]}]" for atom in monomial]
+        parts = [a.key if a.op == "step" else f"n[{self.numbers[a]}]" for a in monomial]
         parts += [str(factor)] if factor != 1 or not parts else []
         product = parts[0]
         for part in parts[1:]:
@@ -241,6 +241,8 @@ def sizes_of_run(schedule: Schedule, memory: OpenMemory) -> Sizes:
     extra = [size_of(t.nbytes) for t in memory.temporaries]
     extra += [size_of(c.nbytes) for c in memory.copies]
     extra += [Expression({(atom,): 1}) for call in schedule.calls for atom in call.sizes]
+    extra += [size_of(place.offset) for place in memory.places.values()]
+    extra += [size_of(loop.steps) for loop in schedule.loops if loop.steps is not None]
     sizes = Sizes(schedule.open, extra)
     unknown = [atom.key for atom in sizes.atoms if atom.op not in COMPUTED]
     if unknown:

@@ -47,7 +47,8 @@ class Emission:
 
     `origins` are the operations that the schedule's calls belong to. Of an operation's calls
     the last is its own kernel's; those before bring its operands into the layouts that it
-    reads. What brings the model's outputs into theirs belongs to no operation.
+    reads. What brings the model's outputs into theirs belongs to no operation. `open_steps` are
+    the names of the steps of loops whose bodies are being emitted.
     """
 
     def __init__(
@@ -70,7 +71,10 @@ class Emission:
         self.origins: list[Operation | None] = []
         self.current: Operation | None = None
         self.operators = plan.operators
-        self.layouts, self.aliases = choose_layouts(plan, target.block, self.choices.needed_pads)
+        self.layouts: dict[PlanTensor, Blocked] = {}
+        self.aliases: dict[PlanTensor, Alias] = {}
+        self.enter(plan)
+        self.open_steps: set[str] = set()
         self.shared: dict[PlanTensor, Buffer] = {}
         self.constants: dict[tuple[str, tuple[int, ...], bytes], Buffer] = {}
         self.buffers: dict[tuple[PlanTensor, Blocked | None], Buffer] = {
@@ -82,6 +86,12 @@ class Emission:
             outputs = tuple(tensor.shape for _, tensor in plan.outputs)
             elements = {t.elements: None for t in plan.inputs if is_open(t.elements)}
             self.schedule.open = OpenShapes(inputs, outputs, tuple(plan.equal), elements)
+
+    def enter(self, plan: Plan) -> None:
+        """Choose the layouts of a plan, which is the whole or the body of a loop."""
+        layouts, aliases = choose_layouts(plan, self.target.block, self.choices.needed_pads)
+        self.layouts.update(layouts)
+        self.aliases.update(aliases)
 
     def is_parallel(self, op: Operation) -> bool:
         """Whether the operation's kernel is to be shared out among threads."""

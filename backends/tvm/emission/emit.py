@@ -14,6 +14,7 @@ from ..plan.operations import (
     ConcatOp,
     ConvolutionOp,
     ElementwiseOp,
+    LoopOp,
     LoopsOp,
     MatMulOp,
     Plan,
@@ -30,7 +31,7 @@ from ..plan.schedule import nbytes
 from ..plan.sizes import OpenSizeError
 from ..plan.tensors import Operation
 from ..targets import Target
-from . import concat, convolution, loops, matmul, pooling, product, recurrent, resize, rows
+from . import concat, convolution, loop, loops, matmul, pooling, product, recurrent, resize, rows
 from .choices import Choices
 from .emission import Emission
 
@@ -50,6 +51,16 @@ def emit(
     Raises UnprovenError naming the node whose kernel isn't proven to stay within its buffers.
     """
     emission = Emission(plan, target, choices, verdicts, threads=threads)
+    _emit_plan(emission, plan)
+    emission.current = None
+    emission.schedule.outputs = [emission.read(t, None) for _, t in plan.outputs]
+    for (_, tensor), buffer in zip(plan.outputs, emission.schedule.outputs, strict=True):
+        assert buffer.nbytes == nbytes(tensor.shape, tensor.dtype) or plan.equal, tensor.name
+    return emission
+
+
+def _emit_plan(emission: Emission, plan: Plan) -> None:
+    """Call the kernels of a plan, the whole or the body of a loop."""
     for op in plan.operations:
         emission.current = op
         rule = _RULES[type(op)]
@@ -60,11 +71,6 @@ def emit(
         except MISFITS as error:
             operator = plan.operators.get(op.label, type(op).__name__)
             raise RuleError.of(op.label, operator, rule, error) from error
-    emission.current = None
-    emission.schedule.outputs = [emission.read(t, None) for _, t in plan.outputs]
-    for (_, tensor), buffer in zip(plan.outputs, emission.schedule.outputs, strict=True):
-        assert buffer.nbytes == nbytes(tensor.shape, tensor.dtype) or plan.equal, tensor.name
-    return emission
 
 
 def _elementwise(emission: Emission, op: ElementwiseOp) -> None:
@@ -72,6 +78,10 @@ def _elementwise(emission: Emission, op: ElementwiseOp) -> None:
     if into is None or not is_in_place(op, emission.aliases, emission.layouts):
         into = emission.elementwise(op, emission.own(op.output), into)
     emission.define(op.output, into)
+
+
+def _loop(emission: Emission, op: LoopOp) -> None:
+    loop.emit_loop(emission, op, _emit_plan)
 
 
 def _reshape(emission: Emission, op: ReshapeOp) -> None:
@@ -83,6 +93,7 @@ _RULES: dict[type[Operation], Callable[[Emission, Any], None]] = {
     ConcatOp: concat.emit,
     ConvolutionOp: convolution.emit,
     ElementwiseOp: _elementwise,
+    LoopOp: _loop,
     LoopsOp: loops.emit,
     MatMulOp: matmul.emit,
     PoolingOp: pooling.emit,

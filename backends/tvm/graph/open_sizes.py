@@ -10,9 +10,11 @@ import numpy as np
 from ....ir.errors import SecateurError
 from ....ir.graph import Value, tensor_type
 from ....ir.model import Model
-from ....ir.symbolic.analysis import Admitted, SizeAnalysis
+from ....ir.symbolic.analysis import Admitted
+from ....ir.symbolic.expressions import Size
 from ....ir.symbolic.facts import Contents, Shape
-from .equal_sizes import EqualSizes, divided, required_equal
+from .equal_sizes import EqualSizes, divided
+from .loop_sizes import LoopAnalysis, OpenLoop, forget_results
 
 MOST = 2**31 - 2**16
 """Elements of a tensor with open sizes, and the largest size of an axis: kernels count in 32 bits,
@@ -90,10 +92,19 @@ class OpenSizes:
     refused when the artifact runs. `required` are pairs that a run has to compare.
     """
 
-    def __init__(self, analysis: SizeAnalysis) -> None:
+    def __init__(self, analysis: LoopAnalysis, equal: EqualSizes | None = None) -> None:
         self._analysis = analysis
-        self._equal = EqualSizes(required_equal(analysis))
+        self._equal = EqualSizes(analysis.pairs()) if equal is None else equal
         self.required = self._equal.required
+        self.loops, self.refused = analysis.loops, analysis.refused
+
+    def inside(self, loop: OpenLoop) -> OpenSizes:
+        """Those of the body of a loop."""
+        return OpenSizes(loop.analysis, self._equal)
+
+    def resolved(self, size: Size) -> Size:
+        """A size by those that equal ones have in common."""
+        return self._equal.resolved(size)
 
     def shape(self, value: Value | None) -> Shape | None:
         """The shape; None where the rank is unknown."""
@@ -123,16 +134,15 @@ def follow_sizes(model: Model, admitted: Mapping[str, Admitted]) -> OpenSizes | 
     given = {name: admitted.get(name, ANY_SIZE) for name in names}
     bounded = {n: a if a.high is not None else a._replace(high=MOST) for n, a in given.items()}
     analysis = _analysed(model, bounded)
-    found = divided(required_equal(analysis), bounded)
-    return OpenSizes(_analysed(model, bounded | found) if found else analysis)
+    found = divided(analysis.pairs(), bounded)
+    return OpenSizes(_analysed(model, bounded | found, analysis) if found else analysis)
 
 
-def _analysed(model: Model, admitted: Mapping[str, Admitted]) -> SizeAnalysis:
-    for node in model.graph.nodes:
-        for value in node.outputs:
-            if value is not None and tensor_type(value.type) is not None and value.dtype:
-                value.set_tensor_type(value.dtype, None)
-    analysis = SizeAnalysis(model, admitted)
+def _analysed(
+    model: Model, admitted: Mapping[str, Admitted], before: LoopAnalysis | None = None
+) -> LoopAnalysis:
+    forget_results(model)
+    analysis = LoopAnalysis(model, admitted, kept=None if before is None else before.kept)
     analysis.run()
     return analysis
 

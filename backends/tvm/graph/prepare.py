@@ -62,6 +62,12 @@ def prepare(model: Model) -> Prepared:
     return Prepared(refused, check_declarations(model), bounds, held_tensors(model))
 
 
+def prepare_body(model: Model) -> Prepared:
+    """As `prepare`, of a loop's body that has just become a model."""
+    _simplify(model)
+    return prepare(model)
+
+
 def _name_parts(model: Model) -> bool:
     """Name the results of Split that nothing reads, whose sizes say where the others begin."""
     changed = False

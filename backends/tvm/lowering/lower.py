@@ -21,7 +21,8 @@ from ..errors import UnsupportedNodesError
 from ..functions.tables import use_tables
 from ..graph import sequences
 from ..graph.expand import RequiredRange
-from ..graph.open_sizes import follow_sizes
+from ..graph.loops import LoopBody, is_loop
+from ..graph.open_sizes import OpenSizes, follow_sizes
 from ..graph.prepare import Prepared, prepare
 from ..plan.fuse import fuse
 from ..plan.operations import ElementwiseOp, LoopsOp, Plan
@@ -44,6 +45,7 @@ from . import (
     shapes,
 )
 from .context import Constant, Lowering, Stored
+from .loop import lower_loop
 from .loops import RULES as LOOPS
 from .loops import key
 from .loops.base import OperatorCall, to, within
@@ -92,8 +94,6 @@ NOT_LOWERED = {
     "Constant": "constants are folded before",
     "If": "a run decides it, and its branches give tensors of other shapes, or sequences of other "
     "lengths; --input-value fixes an input",
-    "Loop": "only a run tells how many steps it makes, and no output declares that; "
-    "--input-value fixes an input",
     **dict.fromkeys(
         sequences.RULES.keys() - {"If", "Identity"},
         "which tensors its sequence or optional holds is known only at run time",
@@ -122,13 +122,37 @@ def lower(
     written = {n.label: n.op_type for n in model.graph.nodes}
     prepared = prepare(model)
     part_phases(model)
-    refused = prepared.refused
     sizes = follow_sizes(model, admitted or {})
     lowering = Lowering(model, target, sizes)
     for a, b in sizes.required if sizes is not None else ():
         lowering.require_equal(stand_in(a), stand_in(b))
     lowering.plan.operators.update((n.label, n.op_type) for n in model.graph.nodes)
     lowering.plan.operators.update(written)
+    _lower_graph(lowering, prepared)
+    _check_names(lowering.plan)
+    if before_fusion is not None:
+        before_fusion(lowering.plan)
+    fuse(lowering.plan)
+    use_tables(lowering.plan, target)
+    return lowering.plan
+
+
+def _lower_body(
+    outer: Lowering, body: LoopBody, prepared: Prepared, sizes: OpenSizes | None
+) -> Plan:
+    """The fused plan of a loop's body."""
+    lowering = Lowering(body.model, outer.target, sizes)
+    lowering.plan.operators.update((n.label, n.op_type) for n in body.model.graph.nodes)
+    _lower_graph(lowering, prepared, apart=False)
+    fuse(lowering.plan)
+    use_tables(lowering.plan, outer.target)
+    return lowering.plan
+
+
+def _lower_graph(lowering: Lowering, prepared: Prepared, *, apart: bool = True) -> None:
+    """Lower all nodes of a model, whose inputs and outputs become those of the plan; these are
+    tensors of their own where they are to lie apart."""
+    model, refused = lowering.model, prepared.refused
     failures = _Failures()
     for value in model.graph.inputs:
         if value.const is not None and model.constant(value) is not None:
@@ -152,20 +176,14 @@ def lower(
     for value in model.graph.outputs:
         held = prepared.held.get(value)
         if held is None:
-            _add_output(lowering, value, value.name)
+            _add_output(lowering, value, value.name, apart=apart)
         elif held.is_sequence or held.is_absent:
             names = [f"{value.name}[{index}]" for index in range(len(held.elements))]
             for element, name in zip(held.elements, names, strict=True):
-                _add_output(lowering, element, name)
+                _add_output(lowering, element, name, apart=apart)
             lowering.plan.sequences[value.name] = None if held.is_absent else names
         else:
-            _add_output(lowering, held.elements[0], value.name)
-    _check_names(lowering.plan)
-    if before_fusion is not None:
-        before_fusion(lowering.plan)
-    fuse(lowering.plan)
-    use_tables(lowering.plan, target)
-    return lowering.plan
+            _add_output(lowering, held.elements[0], value.name, apart=apart)
 
 
 class _Failures:
@@ -225,6 +243,9 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
         return  # a rule of an earlier node covered this one
     if (node.domain, node.op_type) == REQUIRE:
         _apply(require, lowering, node, OperatorCall(lowering, node))
+        return
+    if is_loop(node):
+        _apply(lower_loop, lowering, node, lowering, node, _lower_body)
         return
     name = key(node.op_type, node.domain)
     if lowering.is_open(node) and _apply(known_contents, lowering, node, lowering, node):
@@ -344,10 +365,13 @@ def _check_names(plan: Plan) -> None:
         raise UnsupportedError(f"two outputs are called '{twice}'")
 
 
-def _add_output(lowering: Lowering, value: Value, name: str) -> None:
+def _add_output(lowering: Lowering, value: Value, name: str, *, apart: bool) -> None:
     item = lowering.item(value)
     tensor = lowering.stored(value)
     others = [tensor for _, tensor in lowering.plan.outputs]
+    if not apart:
+        lowering.plan.outputs.append((name, tensor))
+        return
     if isinstance(item, Constant) or tensor in lowering.plan.inputs or tensor in others:
         tensor = _copy_of(lowering, tensor)
     lowering.plan.outputs.append((name, tensor))

@@ -67,15 +67,10 @@ class ArenaBlock:
 def arena_blocks(schedule: Schedule) -> tuple[ArenaBlock, ...]:
     """The buffers of the arena over time."""
     memory = assign_memory(schedule)
-    ends: dict[Buffer, tuple[int, int]] = {}
-    for now, call in enumerate(schedule.calls):
-        for buffer in call.arguments:
-            root, _ = buffer.root()
-            if memory.places[root].kind == "arena":
-                ends[root] = (ends.get(root, (now, now))[0], now)
+    temporaries = _Places(schedule, ConstantPool()).temporaries
     return tuple(
         ArenaBlock(first, last, memory.places[root].offset, root.nbytes)
-        for root, (first, last) in ends.items()
+        for root, (first, last) in temporaries.items()
     )
 
 
@@ -150,11 +145,21 @@ class _Places:
             else:
                 self.copied.append((buffer, index))
         used.append([buffer.root()[0] for buffer, _ in self.copied])  # after the last call
+        for loop in schedule.loops:
+            for buffer in loop.buffers():  # looked at before each round, and after the last
+                used[loop.first].append(buffer.root()[0])
+                used[loop.last - 1].append(buffer.root()[0])
         last = {root: now for now, found in enumerate(used) for root in found}
-        for now, found in enumerate(used):
-            for root in found:
-                if root not in self.roots and root not in self.temporaries:
-                    self._add(root, now, last[root])
+        first = {root: now for now, found in reversed([*enumerate(used)]) for root in found}
+        for loop in schedule.loops:
+            for root in dict.fromkeys(r for u in used[loop.first : loop.last] for r in u):
+                if first[root] < loop.first or last[root] >= loop.last:  # held from round to round
+                    first[root] = min(first[root], loop.first)
+                    last[root] = max(last[root], loop.last - 1)
+        found_roots = dict.fromkeys(root for found in used for root in found)
+        for root in sorted(found_roots, key=first.__getitem__):
+            if root not in self.roots:
+                self._add(root, first[root], last[root])
 
     def _add(self, root: Buffer, now: int, last: int) -> None:
         if root.input is not None:
@@ -168,7 +173,9 @@ class _Places:
         """The places of all buffers, parts of others included."""
         places = dict(roots)
         calls = self.schedule.calls
-        for buffer in (*(b for c in calls for b in c.arguments), *self.schedule.outputs):
+        used = [*(b for c in calls for b in c.arguments), *self.schedule.outputs]
+        used += [b for loop in self.schedule.loops for b in loop.buffers()]
+        for buffer in used:
             root, offset = buffer.root()
             place = roots[root]
             places[buffer] = dataclasses.replace(place, offset=place.offset + offset)

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from .memory import Memory
-from .schedule import Buffer, Schedule
+from .schedule import Buffer, CallLoop, Schedule
 
 
 def check_memory(schedule: Schedule, memory: Memory, writes: Mapping[str, Sequence[int]]) -> None:
@@ -65,6 +65,8 @@ def _check_arena(schedule: Schedule, memory: Memory) -> None:
     """Go through the calls with the spans of the arena that are needed then, in order."""
     kept = [b for b in schedule.outputs if memory.places[b].kind == "arena"]
     steps = [list(call.arguments) for call in schedule.calls] + [kept]
+    for loop in schedule.loops:
+        _hold(loop, steps)
     spans: dict[Buffer, tuple[int, int]] = {}
     last: dict[Buffer, int] = {}
     for now, buffers in enumerate(steps):
@@ -91,6 +93,15 @@ def _check_arena(schedule: Schedule, memory: Memory) -> None:
         for root in roots:
             if last[root] == now:
                 live.remove(spans[root])
+
+
+def _hold(loop: CallLoop, steps: list[list[Buffer]]) -> None:
+    """Let what a loop's calls share with those around it, or with its rounds, be needed in all."""
+    inside, outside = steps[loop.first : loop.last], [*steps[: loop.first], *steps[loop.last :]]
+    around = {buffer.root()[0] for buffers in outside for buffer in buffers}
+    shared = {b: None for buffers in inside for b in buffers if b.root()[0] in around}
+    for buffers in inside:
+        buffers += [*shared, *loop.buffers()]
 
 
 def _require(condition: bool, what: str) -> None:

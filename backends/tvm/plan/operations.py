@@ -264,6 +264,55 @@ class LoopsOp(Operation):
         return list(self.inputs)
 
 
+@dataclasses.dataclass(eq=False)
+class State:
+    """What each step of a loop hands to the next: `initial` is read before the first, `inner` by
+    the body, which makes `after`; the loop's result is `last`."""
+
+    initial: PlanTensor
+    inner: PlanTensor
+    after: PlanTensor
+    last: PlanTensor
+
+
+@dataclasses.dataclass(eq=False)
+class Row:
+    """`inner` is the row of `whole` along its first axis of the same number as the step, counted
+    from the end where `backward`."""
+
+    whole: PlanTensor
+    inner: PlanTensor
+    backward: bool
+
+
+@dataclasses.dataclass(eq=False)
+class LoopOp(Operation):
+    """The operations of `body` again and again, as many times as `steps`, a size, says.
+
+    Where that is None, `limit` does, a tensor of one number, or nobody. `proceeds` are truth
+    values: whether to make the first step, and, of the body's, whether to make another one.
+    `read` are rows that the body reads, `made` those that it makes; `captured` lead from tensors
+    around the loop to the body's inputs that stand for them. Outputs are what states end as, then
+    what is stacked.
+    """
+
+    body: Plan
+    steps: int | None
+    limit: PlanTensor | None
+    proceeds: tuple[PlanTensor | None, PlanTensor] | None
+    states: list[State]
+    read: list[Row]
+    made: list[Row]
+    captured: list[tuple[PlanTensor, PlanTensor]]
+
+    def reads(self) -> list[PlanTensor]:
+        found = [state.initial for state in self.states]
+        found += [row.whole for row in self.read]
+        found += [outer for outer, _ in self.captured]
+        first = self.proceeds[0] if self.proceeds is not None else None
+        return [*found, *(t for t in (self.limit, first) if t is not None)]
+
+
 @dataclasses.dataclass
 class Plan:
     """Operations in execution order, with the graph's inputs and outputs.

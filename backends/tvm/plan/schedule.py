@@ -51,13 +51,36 @@ class KernelCall:
     sizes: tuple[Atom, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class CallLoop:
+    """Calls from `first` up to before `last` that a run makes again and again.
+
+    `step` is the number of the round, from 0 up, in offsets of what the calls read and write;
+    there are as many as `steps` says, a size, or the number that `limit` holds, an int64. Where
+    there is a buffer `proceed`, its first byte says before each round whether it is made.
+    """
+
+    first: int
+    last: int
+    step: Atom
+    steps: int | None
+    limit: Buffer | None = None
+    proceed: Buffer | None = None
+
+    def buffers(self) -> list[Buffer]:
+        """What a run looks at before each round."""
+        return [buffer for buffer in (self.limit, self.proceed) if buffer is not None]
+
+
 @dataclasses.dataclass
 class Schedule:
     """`outputs` are buffers that hold the results after the last call; `open` says what follows
-    from the sizes that only a run fixes, where there are any."""
+    from the sizes that only a run fixes, where there are any. Of `loops` inner ones come before
+    those around them."""
 
     calls: list[KernelCall] = dataclasses.field(default_factory=list)
     outputs: list[Buffer] = dataclasses.field(default_factory=list)
+    loops: list[CallLoop] = dataclasses.field(default_factory=list)
     open: OpenShapes | None = None
 
 

@@ -23,10 +23,12 @@ from ....ir.tensor import Array
 from .operations import (
     ElementwiseOp,
     Fused,
+    LoopOp,
     Plan,
     PoolingOp,
     ProductOp,
     ResizeOp,
+    Row,
 )
 from .programs import Instruction, Program
 from .tensors import Operation, PlanTensor, View
@@ -95,6 +97,8 @@ class _Printer:
     # --- operations ---
 
     def operation(self, op: Operation, operators: Mapping[str, str]) -> list[str]:
+        if isinstance(op, LoopOp):
+            return self.loop(op)
         kind = type(op).__name__.removesuffix("Op").lower()
         read = ", ".join(self.reads(op))
         results = ", ".join(self.declare(t) for t in op.outputs)
@@ -111,6 +115,29 @@ class _Printer:
             operands = ["result", *(self.tensor(t) for t in op.operands)]
             lines.append(f"    | {self.program(op.program, operands)}")
         return lines
+
+    def loop(self, op: LoopOp) -> list[str]:
+        """A loop, its body further in: what states and rows are before it, then the next ones."""
+        steps = [] if op.steps is None else [f"{op.steps} steps"]
+        steps += [] if op.limit is None else [f"{self.tensor(op.limit)} steps"]
+        if op.proceeds is not None:
+            first = "true" if op.proceeds[0] is None else self.tensor(op.proceeds[0])
+            steps.append(f"while {first}")
+        results = ", ".join(self.declare(t) for t in op.outputs)
+        lines = [f"{results} = loop {', '.join(steps)}  ; {op.label}"]
+        inner = [f"state {self.declare(s.inner)} = {self.tensor(s.initial)}" for s in op.states]
+        inner += [f"row {self.declare(r.inner)} of {self._row(r)}" for r in op.read]
+        inner += [f"from outside {self.declare(i)} = {self.tensor(o)}" for o, i in op.captured]
+        for operation in op.body.operations:
+            inner += self.operation(operation, op.body.operators)
+        inner += [f"next {self.name(s.inner)} = {self.tensor(s.after)}" for s in op.states]
+        inner += [f"row of {self._row(r)} = {self.tensor(r.inner)}" for r in op.made]
+        if op.proceeds is not None:
+            inner.append(f"while {self.tensor(op.proceeds[1])}")
+        return [*lines, *(f"    {line}" for line in inner)]
+
+    def _row(self, row: Row) -> str:
+        return f"{self.tensor(row.whole)}{' backward' if row.backward else ''}"
 
     def reads(self, op: Operation) -> Iterable[str]:
         if isinstance(op, ElementwiseOp):

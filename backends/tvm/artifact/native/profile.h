@@ -3,8 +3,8 @@
 extern uint64_t *secateur_profile; /* NULL: nothing is timed; else nanoseconds by call */
 uint64_t secateur_clock(void);
 
-#undef STEP
-#define STEP(i, call)                                                   \
+#undef CALL
+#define CALL(i, call)                                                   \
     {                                                                   \
         uint64_t start = secateur_profile != NULL ? secateur_clock() : 0; \
         if (call != 0) return fault | i << SECATEUR_CALL_SHIFT;         \

@@ -182,7 +182,7 @@ def test_every_node_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError) as caught:
         compiled(model, tmp_path / "m.so", fallback=False)
     for node in model.graph.node:
-        itself = node.op_type in ("Unique", "Loop") or (
+        itself = node.op_type == "Unique" or (
             node.op_type == "Cast" and node.attribute[0].i == TensorProto.STRING
         )
         assert (f"'{node.name}'" in str(caught.value)) == itself, str(caught.value)
@@ -275,7 +275,7 @@ def test_batches_of_any_size_run(tmp_path: Path) -> None:
 
 def test_running_needs_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = Mixed()
-    compiled(mixed.model([mixed.by_loop("x", "x")]), tmp_path / "m.so")
+    compiled(mixed.model([mixed.through_strings("x", "x")]), tmp_path / "m.so")
     monkeypatch.setitem(sys.modules, "secateur.ir.reference", None)
     with pytest.raises(SecateurError, match="install the package 'onnxruntime'"):
         Runtime(tmp_path / "m.so")

@@ -1,0 +1,262 @@
+"""Sizes in and around loops whose number of steps inputs give.
+
+The body is analysed as a model of its own, whose inputs have the sizes that the graph around it
+says. States keep their shapes from step to step; one that grows is refused when it is lowered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+from ....ir.errors import UnsupportedError
+from ....ir.graph import Dimension, Node, Value, tensor_type
+from ....ir.model import Model
+from ....ir.symbolic import expressions as e
+from ....ir.symbolic.analysis import Admitted, SizeAnalysis
+from ....ir.symbolic.contents import elementwise
+from ....ir.symbolic.expressions import Atom, Expression, Size
+from ....ir.symbolic.facts import INTEGERS, Contents, Shape, unknown_elements
+from ....ir.symbolic.ranges import Range
+from .equal_sizes import Pair, required_equal
+from .loops import LoopBody, extract_body, is_loop
+from .prepare import Prepared, prepare_body
+
+_FOLLOWED = 16
+"""Elements of a state up to which it is asked how they change from step to step."""
+
+_STEPS = itertools.count()
+"""Numbers of loops: their steps never meet in one expression."""
+
+
+@dataclasses.dataclass
+class OpenLoop:
+    """A loop with its body prepared and followed; `steps` is how many it makes, None where that
+    is no size, `tested` whether data may end it before."""
+
+    body: LoopBody
+    prepared: Prepared
+    analysis: LoopAnalysis
+    steps: Size | None
+    tested: bool
+
+
+class LoopAnalysis(SizeAnalysis):
+    """As `SizeAnalysis`, through the bodies of loops, too.
+
+    `known` are sizes that names stand for, `contents` elements of inputs; `kept` are bodies that
+    another analysis of the model prepared.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        admitted: Mapping[str, Admitted],
+        known: Mapping[str, Size] | None = None,
+        contents: Mapping[Value, Contents] | None = None,
+        kept: dict[Node, tuple[LoopBody, Prepared]] | None = None,
+    ) -> None:
+        super().__init__(model, admitted)
+        for name, size in (known or {}).items():
+            self._sizes[name] = size
+            if isinstance(size, Expression):
+                self._names.setdefault(size, name)
+        self._contents.update(contents or {})
+        self.kept = kept if kept is not None else {}
+        self.loops: dict[Node, OpenLoop] = {}
+        self.refused: dict[Node, str] = {}
+        self.equal: list[Pair] = []
+
+    def run(self) -> None:
+        """As `SizeAnalysis.run`; names that inputs declare are those of sizes in bodies, too."""
+        for value in self.model.graph.inputs:
+            self.shape(value)
+        super().run()
+
+    def pairs(self) -> list[Pair]:
+        """Sizes that have to be equal, here and in bodies."""
+        found = [*required_equal(self), *self.equal]
+        for loop in self.loops.values():
+            found += loop.analysis.pairs()
+        return found
+
+    def _visit(self, node: Node) -> None:
+        if not is_loop(node) or node.graph is not self.model.graph:
+            super()._visit(node)
+            return
+        try:
+            loop = self.loops[node] = self._follow(node)
+        except UnsupportedError as error:
+            self.refused[node] = str(error)
+            return
+        body, inner = loop.body, loop.analysis
+        for result, initial in zip(body.results, body.initial, strict=True):
+            self._define(result, initial.dtype, self.shape(initial))
+        for rows in body.made:
+            output = body.model.graph.outputs[rows.place]
+            shape = inner.shape(output)
+            if loop.steps is None or loop.tested or shape is None:
+                continue
+            axis = rows.axis + len(shape) + 1 if rows.axis < 0 else rows.axis
+            shape = (*shape[:axis], loop.steps, *shape[axis:])
+            self._define(rows.whole, output.dtype, shape)
+
+    def _define(self, value: Value | None, dtype: int, shape: Shape | None) -> None:
+        if value is None or shape is None:
+            return
+        if value.type is None:
+            value.set_tensor_type(dtype, None)
+        self._take_shape(value, shape)
+
+    def _follow(self, node: Node) -> OpenLoop:
+        if node not in self.kept:
+            body = extract_body(self.model, node, self._named_shape)
+            self.kept[node] = body, prepare_body(body.model)
+        body, prepared = self.kept[node]
+        known: dict[str, Size] = {}
+        for inner, shape in zip(body.model.graph.inputs, self._shapes_inside(body), strict=True):
+            pairs = zip(inner.shape or (), shape, strict=True)
+            known.update((name, size) for name, size in pairs if isinstance(name, str))
+        first = len(body.initial) + len(body.read)
+        captured = zip(body.model.graph.inputs[first:], body.captured, strict=True)
+        inside = _Inside(
+            body,
+            self._admitted,
+            known,
+            {i: found for i, o in captured if (found := self.contents(o)) is not None},
+        )
+        step = e.single(Atom(f"step({next(_STEPS)})", Range(0, None), "step"))
+        analysis = inside.analysis(self._moving(inside, step))
+        steps, tested = self._steps(body, analysis, step)
+        return OpenLoop(body, prepared, analysis, steps, tested)
+
+    def _moving(self, inside: _Inside, step: Size) -> dict[Value, Contents]:
+        """The elements of states that each step moves by the same number, if at all."""
+        body = inside.body
+        states = dict(zip(body.model.graph.inputs, body.initial, strict=False))
+        asked: dict[Value, Contents] = {}
+        for inner, outer in states.items():
+            first = self.contents(outer)
+            if inner.dtype in INTEGERS and first is not None and 0 < first.size <= _FOLLOWED:
+                asked[inner] = unknown_elements(first.size).reshape(first.shape)
+        if not asked:
+            return {}
+        analysis = inside.analysis(asked)
+        found: dict[Value, Contents] = {}
+        for index, (inner, outer) in enumerate(states.items()):
+            after, first = analysis.contents(body.model.graph.outputs[index]), self.contents(outer)
+            if inner not in asked or after is None or first is None:
+                continue
+            if after.shape != first.shape:
+                continue
+            moves = elementwise(e.subtract, after, asked[inner])
+            if all(isinstance(move, int) for move in moves.flat):
+                found[inner] = elementwise(lambda a, d: e.add(a, e.multiply(d, step)), first, moves)
+        return found
+
+    def _steps(
+        self, body: LoopBody, analysis: LoopAnalysis, step: Size
+    ) -> tuple[Size | None, bool]:
+        """How many steps a loop makes, if that is a size; whether data may end it before."""
+        if body.read:
+            sizes = [(self.shape(rows.whole) or ())[rows.axis] for rows in body.read]
+            self.equal += [(sizes[0], size) for size in sizes[1:] if size != sizes[0]]
+            return sizes[0], False
+        steps = None if body.limit is None else self._number(body.limit)
+        if body.limit is not None and steps is None:
+            return None, True
+        first = 1 if body.condition is None else self._number(body.condition)
+        keep = analysis._number(body.model.graph.outputs[-1])
+        if first is None or keep is None:
+            return steps, True
+        if first == 0:
+            return 0, False
+        ends = _end(keep, step)
+        if first != 1 or ends is None:
+            return steps, True
+        if steps is None and not ends:
+            raise UnsupportedError(f"node '{body.node.label}' (Loop): it never ends")
+        for end in ends:
+            most = e.maximum(end, 1)
+            steps = most if steps is None else e.minimum(steps, most)
+        return steps, False
+
+    def _number(self, value: Value) -> Size | None:
+        found = self.elements(value)
+        return found[0] if found is not None and len(found) == 1 else None
+
+    def _named_shape(self, value: Value) -> tuple[Dimension, ...] | None:
+        shape = self.shape(value)
+        if shape is None:
+            return None
+        return tuple(s if isinstance(s, int) else self._name(s) for s in shape)
+
+    def _shapes_inside(self, body: LoopBody) -> list[Shape]:
+        """The shapes of the body's inputs."""
+        shapes = [self.shape(value) or () for value in body.initial]
+        for rows in body.read:
+            whole = self.shape(rows.whole) or ()
+            shapes.append((*whole[: rows.axis], *whole[rows.axis + 1 :]))
+        return [*shapes, *(self.shape(value) or () for value in body.captured)]
+
+
+def forget_results(model: Model) -> None:
+    """Believe nothing that is declared of other values than inputs."""
+    for node in model.graph.nodes:
+        for value in node.outputs:
+            if value is not None and tensor_type(value.type) is not None and value.dtype:
+                value.set_tensor_type(value.dtype, None)
+
+
+@dataclasses.dataclass
+class _Inside:
+    """What is known of the inputs of a body, whose nested bodies are prepared once."""
+
+    body: LoopBody
+    admitted: Mapping[str, Admitted]
+    known: Mapping[str, Size]
+    contents: Mapping[Value, Contents]
+    kept: dict[Node, tuple[LoopBody, Prepared]] = dataclasses.field(default_factory=dict)
+
+    def analysis(self, more: Mapping[Value, Contents]) -> LoopAnalysis:
+        """What follows from that, and from more of the states."""
+        model, contents = self.body.model, {**self.contents, **more}
+        forget_results(model)
+        analysis = LoopAnalysis(model, self.admitted, self.known, contents, self.kept)
+        analysis.run()
+        return analysis
+
+
+def _end(keep: Size, step: Size) -> list[Size] | None:
+    """Numbers of steps of which the least is how many a loop makes that goes on while `keep`
+    holds, at least 1; None where that isn't such a condition."""
+    if isinstance(keep, int):
+        return [] if keep else [1]
+    terms = e.terms_of(keep)
+    if len(terms) == 1:
+        ((monomial, factor),) = terms.items()
+        ends = [_end_of(atom, step) for atom in monomial]
+        return None if factor != 1 or None in ends else [end for end in ends if end is not None]
+    other = e.subtract(1, keep)  # a <= b is 1 - (b < a)
+    atom = other.atom if isinstance(other, Expression) else None
+    if atom is None or atom.op != "less":
+        return None
+    a, b = atom.operands
+    end = _while_less(b, e.add(a, 1), step)
+    return None if end is None else [end]
+
+
+def _end_of(atom: Atom, step: Size) -> Size | None:
+    if atom.op != "less":
+        return None
+    a, b = atom.operands
+    return _while_less(a, b, step)
+
+
+def _while_less(a: Size, b: Size, step: Size) -> Size | None:
+    """The number of steps of a loop that goes on while a < b, where that is step < n for an n."""
+    last = e.add(e.subtract(b, a), step)
+    if e.mentions(last, "step"):
+        return None
+    return e.add(last, 1)

@@ -1,0 +1,283 @@
+"""Loop and Scan whose number of steps a run fixes: the body is compiled once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.graph.open_sizes import read_admitted
+from secateur.backends.tvm.lowering.lower import lower
+from secateur.backends.tvm.plan.operations import LoopOp
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.errors import SecateurError, UnsupportedError
+from secateur.ir.onnx_io import from_proto
+
+from ...onnx_runtime import session_of
+from ..c_library import models
+from ..c_library.test_open_library import results, run
+from .child import Child
+
+Arrays = dict[str, Any]
+TARGET = parse_target("native")
+
+WEIGHTS = {"w": (5, 8), "r": (8, 8)}
+
+RECURRENT = """a = MatMul(row, w)
+c = MatMul(state, r)
+d = Add(a, c)
+next = Tanh(d)"""
+
+CASES = {
+    "a recurrent layer": (
+        "(float[b, 8] h, float[n, b, 5] x) => (float[b, 8] last, float[n, b, 8] y)",
+        """last, y = Scan <num_scan_inputs = 1, body = step
+        (float[b, 8] state, float[b, 5] row) => (float[b, 8] next, float[b, 8] out)
+        { RECURRENT out = Identity(next) }> (h, x)""",
+    ),
+    "axes and directions": (
+        "(float[b, 8] h, float[b, n, 5] x) => (float[b, 8] last, float[b, 8, n] y, float[b, n] z)",
+        """last, y, z = Scan <num_scan_inputs = 2, scan_input_axes = [1, 1],
+        scan_input_directions = [1, 0], scan_output_axes = [-1, 1],
+        scan_output_directions = [1, 0], body = step
+        (float[b, 8] state, float[b, 5] row, float[b, 5] other)
+        => (float[b, 8] next, float[b, 8] out, float[b] sum)
+        { RECURRENT out = Neg(next) sum = ReduceSum <keepdims = 0> (other, one1) }> (h, x, x)""",
+    ),
+    "a counter that is compared": (
+        "(float[b, 8] h, float[n, b, 5] x) => (int64 k, float[b, 8] last, float[n, b, 8] y)",
+        """s = Shape(x)
+        n = Gather(s, zero)
+        go = Less(zero, n)
+        k, last, y = Loop <body = step
+        (int64 i, bool on, int64 j, float[b, 8] state)
+        => (bool more, int64 j2, float[b, 8] next, float[b, 8] out)
+        { row = Gather(x, j) RECURRENT out = Identity(next)
+        j2 = Add(j, one) below = Less(j2, n) within = Less(i, n) more = And(below, within) }>
+        (most, go, zero, h)""",
+    ),
+    "states that change places": (
+        "(float[b] p, float[b] q, float[n] t) => (float[b] u, float[b] v, float[b] c, int64[n] z)",
+        """s = Size(t)
+        u, v, c, z = Loop <body = step (int64 i, bool on, float[b] f, float[b] g, float[b] e)
+        => (bool on2, float[b] g2, float[b] f2, float[b] e2, int64 z)
+        { on2 = Identity(on) f2 = Identity(f) g2 = Identity(g) e2 = Identity(e)
+        z = Mul(i, i) }> (s, , p, q, p)""",
+    ),
+    "no step at all": (
+        "(float[n, 3] x, float[3] h) => (float[3] y)",
+        """s = Shape(x)
+        n = Gather(s, zero)
+        m = Sub(n, one)
+        y = Loop <body = step (int64 i, bool on, float[3] f) => (bool on2, float[3] f2)
+        { on2 = Identity(on) j = Add(i, one) row = Gather(x, j) g = Mul(f, row) f2 = Add(g, f) }>
+        (m, , h)""",
+    ),
+    "data that end it": (
+        "(float[n] x, float a) => (float y, int64 k)",
+        """first = Less(a, ten)
+        y, k = Loop <body = step (int64 i, bool on, float f, int64 c)
+        => (bool more, float f2, int64 c2)
+        { s = ReduceSum <keepdims = 0> (x) t = Abs(s) u = Add(t, half) f2 = Add(f, u)
+        more = Less(f2, ten) c2 = Add(c, one) }> (, first, a, zero)""",
+    ),
+    "a number of steps that data give": (
+        "(float[n] x, int64 m) => (float[n] y)",
+        """k = Mul(m, m)
+        y = Loop <body = step (int64 i, bool on, float[n] f) => (bool on2, float[n] f2)
+        { on2 = Identity(on) g = Mul(f, half) h = CumSum(g, zero) f2 = Tanh(h) }> (k, , x)""",
+    ),
+    "a loop in a loop": (
+        "(float[n, m, 3] x, float[3] h) => (float[3] last, float[n, m, 3] y, float[n, 3] z)",
+        """last, y, z = Scan <num_scan_inputs = 1, body = outer
+        (float[3] s, float[m, 3] rows) => (float[3] s2, float[m, 3] ys, float[3] z)
+        { t, ys = Scan <num_scan_inputs = 1, body = inner
+        (float[3] f, float[3] row) => (float[3] f2, float[3] g)
+        { p = Add(f, row) f2 = Tanh(p) g = Add(f2, s) }> (s, rows)
+        s2 = Mul(t, half)
+        z = Sub(t, s) }> (h, x)""",
+    ),
+    "values of the graph around": (
+        "(float[b, 8] h, float[n, b, 8] x) => (float[b, 8] last, float[n, b, 8] y)",
+        """e = CumSum(h, one)
+        g = Add(h, half)
+        last, y = Scan <num_scan_inputs = 1, body = step
+        (float[b, 8] state, float[b, 8] row) => (float[b, 8] next, float[b, 8] out)
+        { p = MatMul(row, r) q = Mul(p, e) s = CumSum(q, one) t = Softmax(s) u = CumSum(t, zero)
+        v = Mul(u, state) next = Tanh(v) out = Add(next, t) }> (g, x)""",
+    ),
+    "an If in a loop": (
+        "(float[n, 3] x, float[3] h) => (float[3] last, float[n, 3] y)",
+        """last, y = Scan <num_scan_inputs = 1, body = step
+        (float[3] s, float[3] row) => (float[3] s2, float[3] y)
+        { t = ReduceSum <keepdims = 0> (row) c = Less(t, half)
+        s2 = If (c) <then_branch = yes () => (float[3] a) { a = Add(s, row) },
+        else_branch = no () => (float[3] b) { b = Sub(s, row) }>
+        y = Mul(s2, half) }> (h, x)""",
+    ),
+}
+
+CONSTANTS = """<int64 zero = {0}, int64 one = {1}, int64[1] one1 = {1}, float half = {0.5},
+float ten = {10.0}, int64 most = {9223372036854775807}, bool yes = {1}>"""
+
+
+def model_of(name: str) -> onnx.ModelProto:
+    signature, body = CASES[name]
+    body = body.replace("RECURRENT", RECURRENT)
+    model = models.text(f"agraph {signature} {CONSTANTS} {{ {body} }}")
+    random = np.random.default_rng(0)
+    for weight, shape in WEIGHTS.items():
+        array = (0.3 * random.standard_normal(shape)).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, weight))
+    return model
+
+
+def names_of(model: onnx.ModelProto) -> list[str]:
+    dims = (d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim)
+    return [*dict.fromkeys(d for d in dims if d)]
+
+
+def feeds_of(model: onnx.ModelProto, sizes: dict[str, int], seed: int = 0) -> Arrays:
+    random = np.random.default_rng(seed)
+    found = {}
+    for value in model.graph.input:
+        kind = value.type.tensor_type
+        shape = [d.dim_value or sizes[d.dim_param] for d in kind.shape.dim]
+        array = 0.3 * random.standard_normal(shape)
+        found[value.name] = np.asarray(array, np.float32)
+        if kind.elem_type == onnx.TensorProto.INT64:
+            found[value.name] = random.integers(0, 4, shape)
+    return found
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Child]:
+    made = Child()
+    yield made
+    made.close()
+
+
+def check(
+    found: dict[str, np.ndarray], model: onnx.ModelProto, feeds: dict[str, np.ndarray]
+) -> None:
+    session = session_of(model.SerializeToString())
+    names = [o.name for o in session.get_outputs()]
+    for name, right in zip(names, session.run(names, feeds), strict=True):
+        assert found[name].shape == right.shape
+        assert found[name].dtype == right.dtype
+        np.testing.assert_allclose(found[name], right, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_number_of_steps(name: str, tmp_path: Path, child: Child) -> None:
+    """Equal to ONNX Runtime, within buffers that nothing around may be touched of."""
+    model = model_of(name)
+    names = names_of(model)
+    sizes = read_admitted([f"{size}=1.." for size in names])
+    compile_model(from_proto(model), TARGET, tmp_path / "m.so", sizes=sizes)
+    for number, steps in enumerate((1, 2, 3, 17, 64, 5)):
+        feeds = feeds_of(model, {"n": steps, "b": 1 + number % 3, "m": 1 + number * 2}, number)
+        check(child.run_guarded(tmp_path / "m.so", feeds), model, feeds)
+        if "x" in feeds and number == 3:
+            feeds["x"].flat[:4] = [np.nan, np.inf, -np.inf, 3e38]
+            check(child.run_guarded(tmp_path / "m.so", feeds), model, feeds)
+
+
+@pytest.mark.skipif(not models.has("gcc", "readelf"), reason="needs gcc")
+def test_in_a_plain_program(tmp_path: Path) -> None:
+    """A C library's workspace is as large as it says, whatever the number of steps."""
+    model = model_of("axes and directions")
+    folder = models.build(model, tmp_path, "net", sizes=("n=1..", "b=1.."))
+    path = models.program(folder, "net", source=models.OPEN)
+    for steps, batch in ((1, 2), (9, 1), (40, 3)):
+        feeds = feeds_of(model, {"n": steps, "b": batch})
+        done = run(path, [*feeds.values()])
+        assert done.returncode == 0, done.stdout
+        session = session_of(model.SerializeToString())
+        right = session.run([o.name for o in session.get_outputs()], feeds)
+        for own, other in zip(results(path, right), right, strict=True):
+            np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_body_is_there_once() -> None:
+    """With its own operations alone: what only the condition needs isn't computed."""
+    model = from_proto(model_of("a counter that is compared"))
+    plan = lower(model, TARGET, read_admitted(["n=1..", "b=1.."]))
+    (loop,) = (op for op in plan.operations if isinstance(op, LoopOp))
+    assert str(loop.steps) == "n"
+    assert loop.proceeds is None
+    made = {tensor.name for op in loop.body.operations for tensor in op.outputs}
+    assert made == {"row", "c", "next", "j2"}
+
+
+@pytest.mark.parametrize("name", ["data that end it", "a number of steps that data give"])
+def test_steps_that_data_give_of_static_sizes(name: str, tmp_path: Path, child: Child) -> None:
+    model = model_of(name)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 6
+    compile_model(from_proto(model), TARGET, tmp_path / "m.so")
+    for seed in range(5):
+        feeds = feeds_of(model, {}, seed)
+        check(child.run_guarded(tmp_path / "m.so", feeds), model, feeds)
+
+
+REFUSED = {
+    "rows of a number that data give": (
+        "(float[n] x, int64 m) => (float[k, n] y)",
+        """y = Loop <body = step (int64 i, bool on) => (bool on2, float[n] z)
+        { on2 = Identity(on) z = Mul(x, half) }> (m, yes)""",
+        "how many rows it stacks depends on data",
+    ),
+    "a state that grows": (
+        "(float[n, 3] x, float[m, 3] h) => (float[k, 3] y)",
+        """s = Size(x)
+        y = Loop <body = step (int64 i, bool on, float[j, 3] f) => (bool on2, float[l, 3] g)
+        { on2 = Identity(on) g = Concat <axis = 0> (f, x) }> (s, , h)""",
+        "states have to keep their shapes",
+    ),
+    "a loop without end": (
+        "(float[n] x) => (float[n] y)",
+        """y = Loop <body = step (int64 i, bool on, float[n] f) => (bool on2, float[n] g)
+        { on2 = Identity(on) g = Mul(f, half) }> (, , x)""",
+        "never ends",
+    ),
+    "an operator without a lowering": (
+        "(float[n, 3] x, float[3] h) => (float[3] y)",
+        """y = Scan <num_scan_inputs = 1, body = step (float[3] s, float[3] row) => (float[3] t)
+        { i = NonZero(row) j = Cast <to = 1> (i) k = ReduceSum <keepdims = 0> (j) t = Add(s, k) }>
+        (h, x)""",
+        "in its body: node 'i'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_named(name: str) -> None:
+    signature, body, reason = REFUSED[name]
+    model = from_proto(models.text(f"agraph {signature} {CONSTANTS} {{ {body} }}"))
+    with pytest.raises(UnsupportedError, match=reason):
+        lower(model, TARGET, read_admitted([f"n={1}.."]))
+
+
+def test_rows_of_no_step_are_refused_by_their_size(tmp_path: Path) -> None:
+    model = models.text(
+        f"""agraph (float[n] x) => (float[k] y) {CONSTANTS} {{
+        s = Size(x)
+        m = Sub(s, one)
+        y = Loop <body = step (int64 i, bool on) => (bool on2, float z)
+        {{ on2 = Identity(on) z = Gather(x, i) }}> (m, yes)
+        }}"""
+    )
+    compile_model(from_proto(model), TARGET, tmp_path / "m.so", sizes=read_admitted(["n=1.."]))
+    runtime = Runtime(tmp_path / "m.so")
+    x = np.arange(5, dtype=np.float32)
+    np.testing.assert_array_equal(runtime.run({"x": x})["y"], x[:4])
+    with pytest.raises(SecateurError, match="would not be within"):
+        runtime.run({"x": x[:1]})
