@@ -41,7 +41,9 @@ def advice(decision: Decision, errors: Sequence[OperatorError]) -> list[str]:
             f"so that nothing is left of them: {_some(names)}; equalization helps where layers "
             "of a kind follow (--accuracy good or best), else --ignore"
         )
-    outlying = [e for e in errors if e.peak > OUTLYING and (e.sqnr_db or math.inf) < LOST]
+    outlying = [
+        e for e in errors if e.peak > OUTLYING and e.sqnr_db is not None and e.sqnr_db < LOST
+    ]
     if outlying:
         names = [f"'{e.node}' ({e.peak:.0f} times)" for e in outlying]
         found.append(
