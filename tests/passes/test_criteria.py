@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def shares(values: Array) -> Array:
     return values / values.sum()
 
 
-BY_DEFINITION = {
+BY_DEFINITION: dict[str, Callable[[Array, Array], Array]] = {
     "activation": lambda hidden, _: np.abs(hidden).mean(0),
     "nonzero": lambda hidden, _: (hidden != 0).mean(0),
     "wanda": lambda hidden, w: np.abs(w).sum(1) * np.sqrt((hidden**2).mean(0)),
