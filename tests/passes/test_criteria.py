@@ -72,6 +72,30 @@ graph g (%x: float[n, {INPUTS}]) -> (%y: float[n, {WIDTHS[0]}], %z: float[n, {WI
     np.testing.assert_allclose(scores, expected, rtol=1e-3)
 
 
+BY_WEIGHTS: dict[str, Callable[[Array], Array]] = {
+    "l1": lambda w: np.abs(w).sum(1),
+    "l2": lambda w: (w**2).sum(1),
+    "fpgm": lambda w: np.array([np.linalg.norm(w - row, axis=1).sum() for row in w]),
+    "lamp": lambda w: np.array(
+        [n / sum(m for m in (w**2).sum(1) if m >= n) for n in (w**2).sum(1)]
+    ),
+}
+"""From weights, [units, weights of each]."""
+
+
+@pytest.mark.parametrize("name", BY_WEIGHTS)
+@pytest.mark.parametrize("kind", ["ordinary", "twins", "zero"])
+def test_criteria_of_weights(name: str, kind: str) -> None:
+    weights = np.random.default_rng(0).standard_normal((HIDDEN, 7))
+    weights[1] = {"ordinary": 3 * weights[0], "twins": weights[0], "zero": 0 * weights[0]}[kind]
+    measure = CRITERIA[name].of_weights
+    assert measure is not None
+    found, expected = measure(weights), BY_WEIGHTS[name](weights)
+    if name == "lamp" and kind == "twins":  # of equal ones the first is the smaller
+        expected[1] = 1 / (1 / expected[1] - 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
 # --- by reconstruction -------------------------------------------------------------------
 
 

@@ -142,6 +142,16 @@ CARRIED = {
     "flat": "%f = Reshape(%s, %rows)\n%c = Unsqueeze(%f, %first)",
     "parts": "%a, %b = Split(%s, %halves) {axis = 1}\n%c = Concat(%b, %a) {axis = 1}",
     "averaged": "%c = ReduceMean(%s) {axes = [1], keepdims = 1}",
+    "summed": "%c = ReduceSum(%s, %along)",
+    "a part": "%c = Slice(%s, %first, %five, %along)",
+    "picked": "%c = Gather(%s, %halves) {axis = 1}",
+    "picked from behind": "%c = Gather(%s, %halves) {axis = -2}",
+    "multiplied": "%c = Mul(%s, %number)",
+    "multiplied by": "%c = Mul(%number, %s)",
+    "divided": "%c = Div(%s, %number)",
+    "multiplied by step": "%c = Mul(%s, %steps)",
+    "less a vector": "%c = Sub(%s, %vector)",
+    "added to itself": "%c = Sum(%s, %s)",
 }  # fmt: skip
 
 
@@ -160,6 +170,11 @@ graph g (%x: float[n, 6, 5]) -> (%y: float[*], %z: float[*]) {{
   const %rows: int64[2] = [-1, 8]
   const %first: int64[1] = [0]
   const %halves: int64[2] = [2, 4]
+  const %along: int64[1] = [1]
+  const %five: int64[1] = [5]
+  const %number: float[] = 1.5
+  const %steps: float[6, 1] = [[1], [2], [3], [4], [5], [6]]
+  const %vector: float[8] = [1, 2, 3, 4, 5, 6, 7, 8]
   %s = MatMul(%x, %w)
   {CARRIED[carried]}
   %y = MatMul(%c, %u)
@@ -182,30 +197,49 @@ graph g (%x: float[n, 6, 5]) -> (%y: float[*], %z: float[*]) {{
     np.testing.assert_allclose(moments, np.diag(spread), atol=1e-3 * spread[0])
 
 
-@pytest.mark.parametrize(
-    "node",
-    [
-        "%c = Relu(%s)",
-        "%c = Slice(%s, %first, %five, %two)",
-        "%c = ReduceMean(%s) {axes = [2], keepdims = 1}",
-        "%c = Mul(%s, %s)",
-        "%c, %m = Dropout(%s)\n%o = Not(%m)",
-    ],
-)
+APART = {
+    "%c = Relu(%s)": 8,
+    "%c = Slice(%s, %first, %five, %two)": 5,
+    "%c = Slice(%s, %first, %five, %last)": 5,
+    "%c = Gather(%s, %picked) {axis = 2}": 2,
+    "%c = Gather(%s, %picked) {axis = -1}": 2,
+    "%a, %b = Split(%s) {axis = 2}\n%c = Add(%a, %b)": 4,
+    "%c = Concat(%s, %s) {axis = 2}": 16,
+    "%c = ReduceMean(%s) {axes = [2], keepdims = 1}": 1,
+    "%c = ReduceMean(%s) {axes = [1, 2], keepdims = 1}": 1,
+    "%c = ReduceMax(%s) {axes = [1], keepdims = 1}": 8,
+    "%c = ReduceL1(%s) {axes = [2], keepdims = 1}": 1,
+    "%c = ReduceSumSquare(%s) {axes = [1, 2], keepdims = 1}": 1,
+    "%q = Mul(%s, %s)\n%c = ReduceMean(%q) {axes = [1], keepdims = 1}": 8,
+    "%q = Pow(%s, %number)\n%c = ReduceMean(%q) {axes = [2], keepdims = 1}": 1,
+    "%c = Softmax(%s) {axis = -1}": 8,
+    "%c = Mul(%s, %s)": 8,
+    "%r = Neg(%s)\n%c = Mul(%s, %r)": 8,
+    "%c = Div(%number, %s)": 8,
+    "%c = Add(%s, %number)": 8,
+    "%m = Greater(%s, %number)\n%c = Where(%m, %s, %number)": 8,
+    "%c, %m = Dropout(%s)\n%o = Not(%m)": 8,
+}
+"""Nodes behind a stream, and how many channels a layer reads then."""
+
+
+@pytest.mark.parametrize("node", APART)
 def test_streams_whose_channels_are_told_apart_stay(node):
     random = np.random.default_rng(2)
+    read = APART[node]
     model = parse_model(f"""model <ir_version = 8, opset = ["" = 17]>
 graph g (%x: float[n, 6, 5]) -> (%y: float[*]{", %o: bool[*]" if "%o" in node else ""}) {{
   const %w: float[5, 8] = {random.standard_normal((5, 8)).tolist()}
-  const %u: float[8, 4] = {random.standard_normal((8, 4)).tolist()}
-  const %p: float[5, 4] = {random.standard_normal((5, 4)).tolist()}
-  const %q: float[1, 4] = {random.standard_normal((1, 4)).tolist()}
+  const %u: float[{read}, 4] = {random.standard_normal((read, 4)).tolist()}
   const %first: int64[1] = [0]
   const %five: int64[1] = [5]
   const %two: int64[1] = [2]
+  const %last: int64[1] = [-1]
+  const %picked: int64[2] = [3, 5]
+  const %number: float[] = 3
   %s = MatMul(%x, %w)
   {node}
-  %y = MatMul(%c, {"%p" if "Slice" in node else "%q" if "ReduceMean" in node else "%u"})
+  %y = MatMul(%c, %u)
 }}""")
     infer_sizes(model)
     x = random.standard_normal((64, 6, 5)).astype(np.float32)
