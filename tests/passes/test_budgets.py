@@ -9,14 +9,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.cost import count
 from secateur.ir.errors import SecateurError
+from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.base import Context
 from secateur.passes.prune import PruneChannels
 from secateur.passes.prune.groups import Limit
 
 
-def mlp(*widths, types=None):
-    """x -> MatMul w0 -> Relu -> MatMul w1 ... -> y; weights of some layers in double precision."""
+def mlp(*widths: int) -> Model:
+    """x -> MatMul w0 -> Relu -> MatMul w1 ... -> y"""
     rng = np.random.default_rng(0)
     nodes, weights, current = [], [], "x"
     for i in range(len(widths) - 1):
@@ -59,7 +60,7 @@ class Stairs:
         return self.price * math.ceil(now[-1] / 8)
 
 
-def stairs(*prices):
+def stairs(*prices: int) -> list[Stairs]:
     return [Stairs(f"layer{i}", f"m{i}", price) for i, price in enumerate(prices)]
 
 
