@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import glob
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,32 @@ def _arrays(values: Iterable[Any]) -> list[Any]:
         else value
         for value in values
     ]
+
+
+def stated_and_left_out(model: onnx.ModelProto) -> Iterator[tuple[str, list[onnx.ModelProto]]]:
+    """Each attribute of a model's last node that has a default, with two models that mean the
+    same: one states the default, the other leaves the attribute out.
+
+    Not so decimal fractions, which a model states in single precision, and activations of
+    recurrent layers, whose default depends on the direction.
+    """
+    node = model.graph.node[-1]
+    opset = next(o.version for o in model.opset_import if o.domain in (node.domain, "ai.onnx"))
+    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    for name, attribute in schema.attributes.items():
+        default = attribute.default_value
+        if not default.name or name == "activations" or not (16 * default.f).is_integer():
+            continue
+        pair = []
+        for given in ([default], []):
+            changed = onnx.ModelProto()
+            changed.CopyFrom(model)
+            last = changed.graph.node[-1]
+            kept = [a for a in last.attribute if a.name != name]
+            del last.attribute[:]
+            last.attribute.extend([*kept, *given])
+            pair.append(changed)
+        yield name, pair
 
 
 def model_files() -> list[Path]:

@@ -332,6 +332,6 @@ def seconds(count: int) -> float:
 
 def test_time_is_linear() -> None:
     seconds(500)  # warm the signatures' cache
-    small = min(seconds(2000) for _ in range(3))
-    large = min(seconds(20000) for _ in range(3))
+    small = min(seconds(1000) for _ in range(3))
+    large = min(seconds(10000) for _ in range(3))
     assert large < 30 * small

@@ -31,6 +31,11 @@ FORMS = {
         const %a: uint8[] = 0
         const %z: uint8[4] = [0, 0, 0, 0]
         %y = ConvInteger(%x, %w, %a, %z)""",
+    "MatMulInteger of rows and columns": """(%x: uint8[3, 4], %w: uint8[4, 5])
+        -> (%y: int32[3, 5])
+        const %a: uint8[3] = [0, 0, 0]
+        const %b: uint8[5] = [0, 0, 0, 0, 0]
+        %y = MatMulInteger(%x, %w, %a, %b)""",
     "BatchNormalization": """(%x: float[2, 3, 4], %s: float[3], %b: float[3], %m: float[3])
         -> (%y: float[2, 3, 4])
         const %v: float[3] = [1, 2, 3]

@@ -80,7 +80,7 @@ def choose(draw, axes):
     return Selection(kept)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.data(), systems())
 def test_unified_axes_keep_the_same_indices(data, pairs):
     before = [(axis_size(a), axis_size(b)) for a, b in pairs]
@@ -95,7 +95,7 @@ def test_unified_axes_keep_the_same_indices(data, pairs):
             np.testing.assert_array_equal(left, right)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data(), systems())
 def test_split_cuts_exactly(data, pairs):
     for a, b in pairs:

@@ -75,7 +75,7 @@ class Samples(CalibrationDataReader):
 QUANTIZED = ["resnet8", "mobilenet_v3_small", "shufflenet_v2", "unet", "lenet5", "bert", "gru"]
 
 
-@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("per_channel", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic", "fused", "dynamic fused"])
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_quantized(name, form, per_channel, tmp_path):

@@ -1,15 +1,21 @@
-"""What no axes rule can follow is refused: with a reason, and locked around the node."""
+"""What no axes rule can follow is refused with a reason; what a node leaves out has its default."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import onnx
 import pytest
 
 from secateur.ir.dependencies.analysis import Analysis, analyze
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.text import parse_model
 from secateur.passes.prune.groups import find_groups
+from secateur.passes.prune.inspection import inspect_groups
+from tests.backend_cases import Case, stated_and_left_out
 
+from .golden_groups import line
 from .test_operators import CASES, OPERATORS, wrap
 
 MINE = '"com.microsoft"::'
@@ -117,3 +123,30 @@ def test_no_rule_needs_the_shape_of_its_result(op_type: str) -> None:
     analysis = analyze(from_proto(proto))
     assert not any("report this" in reason for _, reason in analysis.unruled)
     find_groups(analysis)
+
+
+def with_other_nodes(case: Case, changed: onnx.ModelProto) -> Case:
+    """Of the same operands, with results of any size."""
+    for info in changed.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    return Case(case.name, changed, case.data)
+
+
+def defaults(op_type: str) -> Iterator[tuple[str, list[str]]]:
+    """By attribute, what goes together where its default is stated, and where it is left out."""
+    case = CASES[OPERATORS[op_type][0]]
+    if len(case.model.graph.node) > 1 or case.model.graph.node[0].domain not in ("", "ai.onnx"):
+        return
+    for name, pair in stated_and_left_out(case.model):
+        found = []
+        for model in pair:
+            proto, _ = wrap(with_other_nodes(case, model), np.random.default_rng(0))
+            loaded = from_proto(proto)
+            found.append("\n".join(sorted(map(line, inspect_groups(loaded)))))
+        yield name, found
+
+
+@pytest.mark.parametrize("op_type", OPERATORS)
+def test_what_is_left_out_is_the_default(op_type: str) -> None:
+    for name, (stated, left_out) in defaults(op_type):
+        assert stated == left_out, name

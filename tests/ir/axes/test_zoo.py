@@ -52,7 +52,7 @@ def test_the_floors_cover_the_zoo():
     assert set(LEAST) == set(ZOO) == {name for name, _ in list_models()}
 
 
-@pytest.mark.parametrize("share", [None, 1.0])
+@pytest.mark.parametrize("share", [None, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "variant"), list_models())
 def test_random_selections_are_exact(name, variant, share):
     model = load_tiny(name, variant)

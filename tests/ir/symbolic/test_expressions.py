@@ -97,7 +97,7 @@ def at(size: Size, numbers: Mapping[str, int]) -> Size:
     return e.substitute(size, lambda leaf: keys[leaf.key])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(trees, environments())
 def test_an_expression_means_what_it_was_made_of(tree: Tree, numbers: dict[str, int]) -> None:
     size = build(tree, symbols())
