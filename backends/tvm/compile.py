@@ -47,7 +47,7 @@ from .emission.halves import Halves, narrow
 from .errors import UnprovenError, UnsupportedNodesError
 from .graph.assumed_sizes import assume_sizes
 from .graph.expand import expand_definitions
-from .graph.open_sizes import check_admitted, name_open_sizes
+from .graph.open_sizes import check_admitted, data_decide, name_open_sizes
 from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
 from .plan.memory import ArenaBlock, arena_blocks
@@ -223,7 +223,7 @@ def unsupported_nodes(
     if not declared_sizes:
         refuse_sizes_of_inputs(work)
     try:
-        lower(work, target, sizes)
+        lower(work, target, sizes, declared_sizes=declared_sizes)
     except UnsupportedNodesError as error:
         return list(error.all_reasons().values()) or [str(error)]
     return []
@@ -235,16 +235,18 @@ def _prepare(
     """A copy as it is compiled, with outputs as empty as they are declared where these count."""
     if sizes:
         check_admitted(model.clone(), sizes)
-    work, batch = one_sample(model, sizes or {})
+    work, batch = one_sample(model, sizes or {}, declared_sizes=declared_sizes)
     if declared_sizes:
         _declare_empty(work, model)
         assume_sizes(work)
     return work, batch
 
 
-def one_sample(model: Model, sizes: Mapping[str, Admitted] | None = None) -> tuple[Model, Batch]:
+def one_sample(
+    model: Model, sizes: Mapping[str, Admitted] | None = None, *, declared_sizes: bool = False
+) -> tuple[Model, Batch]:
     """A copy as it is compiled: simplified, for one sample where it is proven to have a batch
-    that isn't among `sizes`, which stay open.
+    that isn't among `sizes`, which stay open, and data decide no sizes.
 
     Calls of the model's functions are put in place first, so that samples are followed through.
     """
@@ -257,6 +259,8 @@ def one_sample(model: Model, sizes: Mapping[str, Admitted] | None = None) -> tup
     for step in simplify_pipeline():
         step.run(work)
     infer_shapes(work)
+    if not declared_sizes and data_decide(work, sizes or {}):
+        return work, Batch(())
     batch = find_batch(work)
     if sizes and any(v.shape is not None and v.shape[0] in sizes for v in batch.inputs):
         return work, Batch(())
@@ -424,7 +428,13 @@ class _Compiler:
     def _emit(self, model: Model, samples: Set[str], target: Target) -> _EmittedModel:
         quantized = quantized_ends(model)
         left: dict[str, str] = {}
-        plan = lower(model, target, self.sizes, lambda p: left.update(self._narrow(p, target)))
+        plan = lower(
+            model,
+            target,
+            self.sizes,
+            lambda p: left.update(self._narrow(p, target)),
+            declared_sizes=self.declared_sizes,
+        )
         if self.dumps:
             self.plans.append(print_plan(plan, target.name))
         choices, tuning = self._choices(plan, target)

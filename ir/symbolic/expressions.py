@@ -25,6 +25,7 @@ from .ranges import (
     range_of_quotient,
     scaled_number,
 )
+from .terms import key_of, text_of, without
 
 Size: TypeAlias = "int | Expression"
 
@@ -101,7 +102,7 @@ class Expression:
     def text(self) -> str:
         """The expression in words: different ones differ."""
         if self._text is None:
-            self._text = _text(self.terms)
+            self._text = text_of(self.terms)
         return self._text
 
     @property
@@ -152,6 +153,11 @@ def unknown(number: int, range: Range = NATURAL) -> Expression:
     """A size, or with another range a number, of which nothing else is known; `number` tells
     it from all others."""
     return single(Atom(f"unknown({number})", range, "unknown"))
+
+
+def datum(text: str, range: Range = ANY) -> Expression:
+    """A number that a run reads from a tensor, which the text names."""
+    return single(Atom(text, range, "data"))
 
 
 def is_unknown(size: Size) -> bool:
@@ -247,7 +253,7 @@ def _multiply(a: Size, b: Size) -> Size:
     total: dict[Monomial, int] = {}
     for p, x in left.items():
         for q, y in right.items():
-            monomial = tuple(sorted(p + q, key=_key)) if p and q else p or q
+            monomial = tuple(sorted(p + q, key=key_of)) if p and q else p or q
             total[monomial] = total.get(monomial, 0) + x * y
     return _normal(total)
 
@@ -264,7 +270,7 @@ def divide_exactly(a: Size, b: Size) -> Size | None:
     ((divisor, number),) = terms.items()
     quotient: dict[Monomial, int] = {}
     for monomial, factor in terms_of(a).items():
-        rest = _without(monomial, divisor)
+        rest = without(monomial, divisor)
         if rest is None or factor % number:
             return None
         quotient[rest] = factor // number
@@ -277,17 +283,6 @@ def single_term(size: Size) -> tuple[int, Monomial] | None:
     if len(terms) != 1:
         return None
     return next((factor, monomial) for monomial, factor in terms.items())
-
-
-def _without(monomial: Monomial, divisor: Monomial) -> Monomial | None:
-    if not divisor:
-        return monomial
-    rest = list(monomial)
-    for atom in divisor:
-        if atom not in rest:
-            return None
-        rest.remove(atom)
-    return tuple(rest)
 
 
 # --- functions ---------------------------------------------------------------------------
@@ -451,6 +446,22 @@ def less(a: Size, b: Size) -> Size:
     return _function("less", (a, b), TRUTH)
 
 
+def checked(number: Size, most: Size | None = None) -> Size:
+    """A number that data decide, as a size: no run goes on where it isn't from 0 to `most`."""
+    if is_nonnegative(number) and (most is None or _is_most(number, most)):
+        return number
+    high = range_of(number).high
+    if most is None:
+        return _function("checked", (number,), Range(0, high))
+    return _function("checked", (number, most), Range(0, least(high, range_of(most).high)))
+
+
+def _is_most(number: Size, most: Size) -> bool:
+    """Whether a number's bounds say that it is at most another one."""
+    high = range_of(number).high
+    return isinstance(most, int) and high is not None and high <= most
+
+
 def choose(condition: Size, a: Size, b: Size) -> Size:
     """The second where the first isn't 0, else the third."""
     if isinstance(condition, int):
@@ -469,6 +480,7 @@ def _divided(whole: Size, divisor: Size) -> Size:
 
 FUNCTIONS: dict[str, Callable[..., Size]] = {
     "broadcast": broadcast,
+    "checked": checked,
     "choose": choose,
     "dim": add,
     "div": divide,
@@ -540,7 +552,7 @@ def _range_of(terms: dict[Monomial, int]) -> Range:
     return Range(low, high)
 
 
-# --- terms and texts ---------------------------------------------------------------------
+# --- terms ---------------------------------------------------------------------
 
 
 def single(atom: Atom) -> Expression:
@@ -578,20 +590,3 @@ def _cut_off(text: str, range: Range) -> Expression:
     """An atom in the place of what is too long to go on with, equal only to its equals."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16)
     return single(Atom(f"long({digest.hexdigest()})", range, "long"))
-
-
-def _key(atom: Atom) -> str:
-    return atom.key
-
-
-def _text(terms: dict[Monomial, int]) -> str:
-    parts = sorted(
-        ("*".join(atom.key for atom in monomial), factor) for monomial, factor in terms.items()
-    )
-    return " + ".join(_term_text(names, factor) for names, factor in parts)
-
-
-def _term_text(names: str, factor: int) -> str:
-    if not names:
-        return str(factor)
-    return names if factor == 1 else f"{factor}*{names}"

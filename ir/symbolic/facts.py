@@ -12,7 +12,15 @@ from onnx import TensorProto
 
 from ..graph import Node, Value
 from ..model import Model
-from .expressions import Expression, Size, unknown
+from .expressions import (
+    Expression,
+    Size,
+    is_nonnegative,
+    leaves,
+    mentions,
+    range_of,
+    unknown,
+)
 from .ranges import ANY, NATURAL, Range
 
 Shape = tuple[Size, ...]
@@ -103,9 +111,34 @@ class Facts:
             raise Misfit("as many starts, ends, axes and steps")
         return list(zip(places, starts, ends, steps, strict=True))
 
+    def counted(self, node: Node, most: Size) -> Size:
+        """How many results the data lead a node to, at most so many."""
+        return self.unknown(Range(0, range_of(most).high))
+
+    def as_size(self, element: Size, most: Size | None = None) -> Size:
+        """A computed number as a size, at most so large; unknown if it may be none."""
+        return element if is_size(element) else self.unknown()
+
+    def uncertain(self, size: Size, most: Size | None = None) -> Size:
+        """What stands for a size, at most so large, that only a run can compute."""
+        return self.unknown()
+
     def unknown(self, range: Range = NATURAL) -> Expression:
         """A size, or with another range a number, about which nothing is known."""
         return unknown(next(_COUNTER), range)
+
+
+def is_size(element: Size) -> bool:
+    """Whether a computed number may be taken for a size, not for a mark such as -1.
+
+    Arithmetic of sizes is; a choice, or what nothing is known of, may be anything.
+    """
+    if isinstance(element, int):
+        return element >= 0
+    return is_nonnegative(element) or not (
+        mentions(element, "choose", "equal", "less", "long")
+        or any(leaf.range.low is None or leaf.range.low < 0 for leaf in leaves(element))
+    )
 
 
 def unknown_elements(count: int) -> Contents:

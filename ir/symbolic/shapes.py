@@ -14,7 +14,6 @@ from ..stand_ins import BLOCK_PRODUCT, TREE_SUMS
 from . import expressions as e
 from .expressions import Size
 from .facts import Facts, Misfit, Shape, position
-from .ranges import Range
 from .registry import shape_rule
 
 _SAME = """
@@ -61,20 +60,7 @@ def broadcast_shapes(shapes: Sequence[Shape]) -> Shape:
 
 def _sizes(elements: Sequence[Size], facts: Facts) -> Shape:
     """Elements that are sizes: what isn't certain to be one is unknown."""
-    return tuple(x if is_size(x) else facts.unknown() for x in elements)
-
-
-def is_size(element: Size) -> bool:
-    """Whether a computed number may be taken for a size, not for a mark such as -1.
-
-    Arithmetic of sizes is; a choice, or what nothing is known of, may be anything.
-    """
-    if isinstance(element, int):
-        return element >= 0
-    return e.is_nonnegative(element) or not (
-        e.mentions(element, "choose", "equal", "less", "long")
-        or any(leaf.range.low is None or leaf.range.low < 0 for leaf in e.leaves(element))
-    )
+    return tuple(map(facts.as_size, elements))
 
 
 # --- movement ------------------------------------------------------------------------------
@@ -104,7 +90,8 @@ def reshape(node: Node, facts: Facts) -> Sequence[Shape | None]:
                 return [None]
             sizes.append(shape[i])
         else:
-            sizes.append(size if size == -1 or is_size(size) else facts.unknown())
+            most = None if shape is None else e.multiply(*shape)
+            sizes.append(size if size == -1 else facts.as_size(size, most))
     if -1 in sizes:
         place = sizes.index(-1)
         rest = e.multiply(*(s for i, s in enumerate(sizes) if i != place))
@@ -248,6 +235,8 @@ def slice_(node: Node, facts: Facts) -> Sequence[Shape | None]:
     result = list(shape)
     for axis, start, end, step in bounds:
         found = sliced_size(shape[axis], start, end, step)
+        if found is None and isinstance(step, int):
+            found = facts.uncertain(_any_sliced_size(shape[axis], start, end, step), shape[axis])
         result[axis] = found if found is not None else facts.unknown()
     return [tuple(result)]
 
@@ -266,6 +255,20 @@ def sliced_size(size: Size, start: Size, end: Size, step: Size) -> Size | None:
         return None
     length = e.subtract(last, first)
     return length if e.is_nonnegative(length) or first == 0 else None
+
+
+def _any_sliced_size(size: Size, start: Size, end: Size, step: int) -> Size:
+    """The same of bounds of either sign."""
+    first, last = (_from_front(x, size, step > 0) for x in (start, end))
+    length = e.subtract(last, first) if step > 0 else e.subtract(first, last)
+    return e.maximum(e.ceil_divide(length, abs(step)), 0)
+
+
+def _from_front(index: Size, size: Size, forward: bool) -> Size:
+    """A slice's bound counted from the front, within the axis."""
+    wrapped = e.choose(e.less(index, 0), e.add(index, size), index)
+    low, high = (0, size) if forward else (-1, e.subtract(size, 1))
+    return e.maximum(e.minimum(wrapped, high), low)
 
 
 def _clamped(start: int, end: int, step: int) -> tuple[int, int | None, int]:
@@ -301,7 +304,7 @@ def pad(node: Node, facts: Facts) -> Sequence[Shape | None]:
     result = list(shape)
     for i, axis in enumerate(axes):
         size = e.add(shape[axis], pads[i], pads[i + len(axes)])
-        result[axis] = size if is_size(size) else facts.unknown()
+        result[axis] = facts.as_size(size)
     return [tuple(result)]
 
 
@@ -328,7 +331,7 @@ def top_k(node: Node, facts: Facts) -> Sequence[Shape | None]:
     if not shape or count is None or len(count) != 1 or "k" in node.attributes:
         return [None] * len(node.outputs)
     axis = position(node.get("axis", -1), len(shape))
-    size = count[0] if is_size(count[0]) else facts.unknown()
+    size = facts.as_size(count[0], shape[axis])
     return [(*shape[:axis], size, *shape[axis + 1 :])] * len(node.outputs)
 
 
@@ -444,7 +447,9 @@ def range_(node: Node, facts: Facts) -> Sequence[Shape | None]:
     length = e.ceil_divide(e.subtract(limit, start), delta)
     if isinstance(length, int):
         return [(max(length, 0),)]
-    return [(length if e.is_nonnegative(length) else facts.unknown(),)]
+    if not e.is_nonnegative(length):
+        length = facts.uncertain(e.maximum(length, 0))
+    return [(length,)]
 
 
 @shape_rule("NonZero")
@@ -452,8 +457,31 @@ def non_zero(node: Node, facts: Facts) -> Sequence[Shape | None]:
     shape = facts.shape(node.input(0))
     if shape is None:
         return [None]
-    most = e.range_of(e.multiply(*shape)).high
-    return [(len(shape), facts.unknown(Range(0, most)))]
+    return [(len(shape), facts.counted(node, e.multiply(*shape)))]
+
+
+@shape_rule("Compress")
+def compress(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    shape = facts.shape(node.input(0))
+    if shape is None:
+        return [None]
+    given = node.get("axis")
+    if given is None:
+        return [(facts.counted(node, e.multiply(*shape)),)]
+    axis = position(given, len(shape))
+    return [(*shape[:axis], facts.counted(node, shape[axis]), *shape[axis + 1 :])]
+
+
+@shape_rule("NonMaxSuppression")
+def non_max_suppression(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    """At most so many boxes of each class as an operand says, or all of them."""
+    scores = facts.shape(node.input(1))
+    if scores is None or len(scores) != 3:
+        return [None]
+    batch, classes, boxes = scores
+    limit = facts.integers(node.input(2)) if node.input(2) is not None else [0]
+    most = e.minimum(boxes, max(0, limit[0])) if limit else boxes
+    return [(facts.counted(node, e.multiply(batch, classes, most)), 3)]
 
 
 # --- control flow ----------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from onnx import helper
 
 from ...ir.graph import Node, Value
 from ...ir.symbolic.expressions import Size
+from ...ir.symbolic.facts import is_size
 from ...ir.symbolic.registry import contents_rules
-from ...ir.symbolic.shapes import is_size
 from ...ir.tensor import Array
 from .rewriter import Rewriter, RuleSet
 

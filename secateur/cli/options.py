@@ -452,7 +452,8 @@ def compiler_options(function: Callable[..., None]) -> Callable[..., None]:
             metavar="NAME=LOW..HIGH[:STEP]",
             multiple=True,
             help="Sizes that are admitted of a symbol of the model, or of INPUT.AXIS, as in "
-            "seq=1..512 or h=32..960:32; a batch that is named is computed as one. Repeatable.",
+            "seq=1..512 or h=32..960:32; a batch that is named is computed as one. Also numbers by "
+            "which data decide sizes, by the TENSOR that holds them or TENSOR.INDEX. Repeatable.",
         ),
         click.option(
             "--cache",

@@ -167,9 +167,25 @@ def _open_cpp_header(interface: Interface) -> str:
     )
 
 
+_WHOLE = """\
+        return {t.name: r for t, r in zip(self.outputs, results, strict=True)}
+"""
+
+_CUT = """\
+            found = [call.outputs[i].dimensions for i in range(len(results))]
+            shapes = [tuple(d[: r.ndim]) for d, r in zip(found, results, strict=True)]
+        cut = [r.reshape(-1)[: np.prod(s, dtype=int)] for s, r in zip(shapes, results, strict=True)]
+        each = zip(self.outputs, shapes, cut, strict=True)
+        return {t.name: r.reshape(s).copy() for t, s, r in each}
+"""
+"""Results of the dimensions that a run wrote, which needed memory for the largest."""
+
+
 def python_module(interface: Interface) -> str:
     """The module for Python: a class `Model` on top of the shared library, by ctypes."""
     text = (NATIVE / "module.py.in").read_text(encoding="utf-8")
+    if interface.is_decided:
+        text = text.replace(_WHOLE, _CUT)
     return text.replace("@NAME@", interface.name).replace("@DIGEST@", interface.digest)
 
 

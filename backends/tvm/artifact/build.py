@@ -85,8 +85,10 @@ def build_library(levels: Sequence[Kernels], target: Target, cache: Cache, path:
         entries = [level.entry for level in built]
         if several:
             entries.append(folder / "dispatch.c")
-            is_open = levels[0].schedule.open is not None
-            entries[-1].write_text(dispatch_source(target.levels, is_open), encoding="utf-8")
+            shapes = levels[0].schedule.open
+            is_decided = shapes is not None and bool(shapes.reads)
+            text = dispatch_source(target.levels, shapes is not None, is_decided)
+            entries[-1].write_text(text, encoding="utf-8")
         for entry in entries:
             calls = max(len(kernels.schedule.calls) for kernels in levels)
             compile_source(target, entry, entry.with_suffix(".o"), freestanding=True, calls=calls)
@@ -133,6 +135,7 @@ def _build_level(
         more = {
             "arena_bytes": None if largest is None else largest + scratch,
             "size_checks": [dataclasses.asdict(check) for check in sizes.checks],
+            **({"data_sizes": True} if schedule.open.reads else {}),
         }
         text = open_source(schedule, placed, signatures, sizes, level)
     entry = folder / ("entry.c" if level is None else f"entry_{level}.c")

@@ -53,6 +53,7 @@ def _describe(level: LibraryLevel) -> dict[str, Any]:
         assert sizes is not None
         checks = [dataclasses.asdict(check) for check in sizes.checks]
         said: dict[str, Any] = {"arena_bytes": largest_arena(memory), "size_checks": checks}
+        said |= {"data_sizes": True} if sizes.shapes.reads else {}
     else:
         said = {"arena_bytes": memory.arena_bytes, "live_bytes": memory.live_bytes}
     return {**level.kernels.metadata, **said, "scratch_bytes": scratch_bytes(level.signatures)}
@@ -195,6 +196,7 @@ def _interface(
         options.threads == "own",
         texts,
         options.weights_packed,
+        bool(sizes is not None and sizes.shapes.reads),
     )
 
 

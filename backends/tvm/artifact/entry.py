@@ -21,6 +21,7 @@ from ..plan.memory import ALIGNMENT, Memory, OpenMemory, Place
 from ..plan.schedule import Buffer, CallLoop, Schedule
 from ..plan.sizes import size_of
 from .convention import ParallelLoop, Signature, body_name, loop_name
+from .size_code import Sizes
 
 _SOURCE = """\
 #include "context.h"
@@ -62,6 +63,15 @@ MACROS = f"""\
     CALL(i, call)
 """
 """What `run_steps` writes, where some of the calls can be made alone."""
+
+GUARDED = f"""\
+#define GUARDED(i, left_out, refused, check, call) \\
+    if (!(left_out)) {{ \\
+        if (refused) return {int(Fault.SIZE)} | check << {CALL_SHIFT}; \\
+        CALL(i, call) \\
+    }}
+"""
+"""And where data decide sizes."""
 
 CONSTANTS = "extern HIDDEN unsigned char secateur_constants[];"
 
@@ -139,7 +149,7 @@ def run_steps(
     schedule: Schedule,
     memory: Memory | OpenMemory,
     signatures: Mapping[str, Signature],
-    code: Callable[[Size], str] = str,
+    sizes: Sizes | None = None,
 ) -> tuple[str, str]:
     """A line `STEP(index, call)` for each call, and lines that copy outputs which need it.
 
@@ -148,25 +158,37 @@ def run_steps(
 
     They refer to `inputs`, `outputs`, `constants`, `memory`, `scratch`, `fault` and `context`, to
     `step_variables`, and where a run places buffers, to `buffers` and `at` instead of `memory`.
-    `code` is that of sizes.
+    Where data decide `sizes` some calls are two lines, `START(index)` and `GUARDED(index, left out,
+    refused, check, call)`, and a line `READ(place, number)` is what is read before a call, other
+    than the first.
     """
     arena = "memory + {1}"
+    code = str if sizes is None else sizes.code
     if isinstance(memory, OpenMemory):
-        arena = "buffers + at[{0.index}] + {1}"
+        arena = _OPEN_ARENA
 
     def pointer(buffer: Buffer) -> str:
         return _pointer(memory.places[buffer], arena, code)
 
     steps = []
     for index, call in enumerate(schedule.calls):
-        sizes = [f"(int)({code(single(atom))})" for atom in call.sizes]
-        made = _call(call.kernel, signatures[call.kernel], [*map(pointer, call.arguments)], sizes)
+        numbers = [f"(int)({code(single(atom))})" for atom in call.sizes]
+        pointers = [*map(pointer, call.arguments)]
+        made = _call(call.kernel, signatures[call.kernel], pointers, numbers)
         begun = [loop for loop in reversed(schedule.loops) if loop.first == index]
-        steps += [f"    START({index})"] if begun else []
+        guard = sizes.guards[index] if sizes is not None and sizes.guards else None
+        steps += read_lines(index, memory, sizes) if index else []
+        steps += [f"    START({index})"] if begun or guard is not None else []
         steps += [_for(loop, pointer, code) for loop in begun]
-        steps.append(f"    {'CALL' if begun else 'STEP'}({index}, {made})")
+        if guard is None:
+            steps.append(f"    {'CALL' if begun else 'STEP'}({index}, {made})")
+        else:
+            rest = f"{guard.left_out}, {guard.refused}, {guard.check}, {made}"
+            steps.append(f"    GUARDED({index}, {rest})")
         for loop in schedule.loops:
             steps += _end(loop, index, pointer) if loop.last == index + 1 else []
+    if schedule.calls:
+        steps += read_lines(len(schedule.calls), memory, sizes)
     copies = [
         f"    __builtin_memcpy(outputs[{c.output}], {_pointer(c.source, arena, code)}, "
         f"{code(size_of(c.nbytes))});"
@@ -200,6 +222,21 @@ def _end(loop: CallLoop, index: int, pointer: Callable[[Buffer], str]) -> list[s
 def step_variables(schedule: Schedule) -> str:
     """Declarations of the numbers of the rounds of loops, each on a line after the one before."""
     return "".join(f"\n    long long {loop.step.key} = 0;" for loop in schedule.loops)
+
+
+_OPEN_ARENA = "buffers + at[{0.index}] + {1}"
+
+
+def read_lines(call: int, memory: Memory | OpenMemory, sizes: Sizes | None) -> list[str]:
+    """A line `READ(place, number)` for each number of sizes that is read before a call."""
+    lines = []
+    for place, read in enumerate(sizes.shapes.reads if sizes is not None else ()):
+        if read.call == call:
+            assert sizes is not None
+            pointer = _pointer(memory.places[read.buffer], _OPEN_ARENA, sizes.code)
+            number = f"((const __{read.dtype.upper()}_TYPE__ *)({pointer}))[{read.index}]"
+            lines.append(f"    READ({place}, {number})")
+    return lines
 
 
 def declarations(signatures: Mapping[str, Signature]) -> str:

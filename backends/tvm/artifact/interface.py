@@ -90,6 +90,8 @@ class Interface:
     size_texts: tuple[str, ...] | None = None
     """Where only a run fixes sizes, what is refused of them, by number."""
     has_packed_weights: bool = False
+    is_decided: bool = False
+    """Whether the data of a run decide sizes of outputs."""
 
     @property
     def is_open(self) -> bool:
@@ -204,6 +206,12 @@ def _workspace_functions(interface: Interface) -> list[str]:
             "/* Bytes of the workspace that a call needs, by its threads or its pool. */",
             f"size_t {name}_workspace_bytes(const secateur_call *call);",
         ]
+    end = " */"
+    if interface.is_decided:
+        end = (
+            "\n * Where data decide them, these are the largest: outputs need memory for them,"
+            "\n * and a run writes those that they have. */"
+        )
     without = "those of the largest sizes" if interface.workspace_bytes is not None else "0"
     return [
         "/* Bytes of the workspace that a call needs, by the dimensions of its inputs, its threads",
@@ -212,7 +220,7 @@ def _workspace_functions(interface: Interface) -> list[str]:
         f"size_t {name}_workspace_bytes(const secateur_call *call);",
         "",
         "/* Checks the dimensions of the inputs, and writes those of outputs that have memory for",
-        " * them: 0, or a status as above. No data and no workspace is needed. */",
+        f" * them: 0, or a status as above. No data and no workspace is needed.{end}",
         f"int {name}_shapes(const secateur_call *call);",
     ]
 

@@ -45,13 +45,16 @@ int secateur_level(void) {{
 
 _RUN = ("void *const *i", "void *const *o", "void *a", "int t", "int f", "int l")
 _OPEN = ("const __INT64_TYPE__ *g",)
+_DECIDED = ("__INT64_TYPE__ *d",)
 _SHAPES = ("const __INT64_TYPE__ *g", "__INT64_TYPE__ *o", "__INT64_TYPE__ *a")
 """Parameters of the entry's functions."""
 
 
-def dispatch_source(levels: Sequence[Target], is_open: bool) -> str:
-    """The source that chooses, and holds the files `constants` and `metadata`."""
-    functions = [_choice("secateur_run", (*_RUN, *_OPEN * is_open), len(levels))]
+def dispatch_source(levels: Sequence[Target], is_open: bool, is_decided: bool = False) -> str:
+    """The source that chooses, and holds the files `constants` and `metadata`; of artifacts whose
+    sizes a run fixes (`is_open`), or data decide (`is_decided`)."""
+    parameters = (*_RUN, *_OPEN * is_open, *_DECIDED * is_decided)
+    functions = [_choice("secateur_run", parameters, len(levels))]
     if is_open:
         functions.append(_choice("secateur_shapes", _SHAPES, len(levels)))
     return _SOURCE.format(

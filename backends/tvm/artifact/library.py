@@ -6,6 +6,7 @@ import _ctypes
 import ctypes
 import dataclasses
 import json
+import math
 import os
 import shutil
 import threading
@@ -29,6 +30,7 @@ _SIZES = ctypes.POINTER(ctypes.c_int64)
 _RUN_TYPES = (_POINTERS, _POINTERS, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int)
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int, *_RUN_TYPES)
 _RUN_OPEN = ctypes.CFUNCTYPE(ctypes.c_int, *_RUN_TYPES, _SIZES)
+_RUN_DECIDED = ctypes.CFUNCTYPE(ctypes.c_int, *_RUN_TYPES, _SIZES, _SIZES)
 _SHAPES = ctypes.CFUNCTYPE(ctypes.c_int, _SIZES, _SIZES, _SIZES)
 _LEVEL = ctypes.CFUNCTYPE(ctypes.c_int)
 
@@ -50,9 +52,10 @@ class Library:
             self._take_level(_LEVEL(_ctypes.dlsym(library._handle, "secateur_level"))())
         self._others = (threads - 1) * int(self.metadata["scratch_bytes"])
         self._given: Any = None
+        self._found: Any = None
         self._arena: Array | None = None
         if "size_checks" in self.metadata:
-            self._run = _RUN_OPEN(run)
+            self._run = (_RUN_DECIDED if "data_sizes" in self.metadata else _RUN_OPEN)(run)
             self._shapes = _SHAPES(_ctypes.dlsym(library._handle, "secateur_shapes"))
         else:
             self._run = _RUN(run)
@@ -94,7 +97,7 @@ class Library:
                     f"inputs of these sizes take too much memory: {error}"
                 ) from None
             self._make_calls(0, self._calls + 1)
-        return results
+            return results if self._found is None else self._cut(results)
 
     def time_calls(self, feeds: Mapping[str, Array]) -> list[float]:
         """Run as `invoke` does; the seconds of each call, without what calling from here takes."""
@@ -135,8 +138,21 @@ class Library:
         found, arena = (ctypes.c_int64 * max(1, sum(ranks)))(), ctypes.c_int64()
         self._raise_if(self._shapes(self._given, found, ctypes.byref(arena)))
         self._take_arena(arena.value)
+        if "data_sizes" in self.metadata:
+            self._found = (ctypes.c_int64 * max(1, sum(ranks)))()
         dims = iter(found)
         return [tuple(next(dims) for _ in range(rank)) for rank in ranks]
+
+    def _cut(self, results: dict[str, Array]) -> dict[str, Array]:
+        """Results of the sizes that the run's data decided, without the memory for the largest."""
+        dims = iter(self._found)
+        cut = {}
+        for name, shape, _ in self._outputs:
+            sizes, whole = tuple(next(dims) for _ in shape), results[name]
+            elements = math.prod(sizes)
+            part = whole.reshape(-1)[:elements].reshape(sizes)
+            cut[name] = whole if elements == whole.size and sizes == whole.shape else part.copy()
+        return cut
 
     def _take_arena(self, nbytes: int) -> None:
         """Have an arena of at least so many bytes."""
@@ -148,7 +164,7 @@ class Library:
         """Make some calls; with `last` beyond them results are complete."""
         inputs, outputs = self._input_pointers, self._output_pointers
         arguments = (inputs, outputs, self._arena_pointer, self._threads, first, last)
-        given = () if self._given is None else (self._given,)
+        given = tuple(each for each in (self._given, self._found) if each is not None)
         self._raise_if(self._run(*arguments, *given))
 
     def _raise_if(self, status: int) -> None:

@@ -16,7 +16,15 @@ from ..targets import Target
 from .build import Kernels
 from .convention import Signature
 from .cpu_features import cpu_levels
-from .entry import SHARE_ALONE, declarations, run_steps, shares_loops, step_variables
+from .entry import (
+    GUARDED,
+    SHARE_ALONE,
+    declarations,
+    read_lines,
+    run_steps,
+    shares_loops,
+    step_variables,
+)
 from .interface import Interface, expected
 from .objects import Objects
 from .options import LibraryOptions
@@ -44,7 +52,7 @@ _SOURCE = """\
 #define STEP(i, call) CALL(i, call)
 #define START(i)
 
-#define SECATEUR_CALL_SHIFT {shift}
+{guarded}#define SECATEUR_CALL_SHIFT {shift}
 #ifdef SECATEUR_PROFILE
 #include "profile.h"
 #endif
@@ -128,10 +136,27 @@ int {name}_run(const secateur_call *call) {{
         if (status == 0) status = misuse;
         if (status != 0) return status;
     }}
-    secateur_write_dimensions(call->outputs, outputs_expected, dimensions, {output_count}, samples);
+{found}    secateur_write_dimensions(
+        call->outputs, outputs_expected, dimensions, {output_count}, samples);
     return 0;
 }}
 """
+
+_READ = """\
+#define READ(place, number) \\
+    status = find_sizes_##place(number, n); \\
+    if (status != 0) return status;
+
+"""
+
+_FOUND = """\
+    const secateur_size *const n = sizes.n;
+    int64_t *const outputs = sizes.dimensions + {first_output};
+    int bad = 0;
+    (void)bad;
+{output_dimensions}
+"""
+"""Dimensions of outputs that the run's data decided, in the place of the largest."""
 
 _SAMPLE = """\
 static int run_sample_{level}(
@@ -386,6 +411,8 @@ def library_source(
         "arena": str(arena),
         "find_sizes": "",
         "place": "",
+        "guarded": "",
+        "found": "",
     }
     if interface.is_open:
         parts = _open_parts(levels[0], numbers, arena)
@@ -423,14 +450,21 @@ def _open_parts(
     memory, sizes = level.memory, level.sizes
     assert isinstance(memory, OpenMemory)
     assert sizes is not None
+    decided = {"guarded": "", "found": ""}
+    if sizes.shapes.reads:
+        decided = {
+            "guarded": GUARDED + _READ,
+            "found": _FOUND.format(**numbers, output_dimensions=sizes.output_lines()),
+        }
     tables = {"table_bytes": table_bytes(memory), "room": room(memory)}
     return {
         "tables": _OPEN_TABLES.format(
             **numbers,
             size_functions=size_functions(memory, sizes),
             atoms=max(1, len(sizes.atoms)),
-            output_dimensions=sizes.output_lines(),
+            output_dimensions=sizes.output_lines(most=True),
         ),
+        **decided,
         "workspace_bytes": _OPEN_WORKSPACE.format(
             **numbers, **tables, largest=-1 if arena is None else arena
         ),
@@ -446,9 +480,13 @@ def _sample(index: int, level: LibraryLevel) -> str:
     memory, sizes, schedule = level.memory, level.sizes, level.kernels.schedule
     if isinstance(memory, OpenMemory):
         assert sizes is not None
-        steps, copies = run_steps(schedule, memory, level.signatures, sizes.code)
+        steps, copies = run_steps(schedule, memory, level.signatures, sizes)
         used = _BUFFERS.format(table_bytes=table_bytes(memory))
         taken = ", const secateur_size *n, const secateur_size *at"
+        if sizes.shapes.reads:
+            taken = ", secateur_size *n, const secateur_size *at"
+            used += "    int status = 0;\n"
+            used += "".join(f"{line}\n" for line in read_lines(0, memory, sizes))
     else:
         steps, copies = run_steps(schedule, memory, level.signatures)
         taken = used = ""

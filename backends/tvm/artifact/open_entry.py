@@ -9,6 +9,10 @@ outputs in the same way, and the bytes of the arena for one thread; `secateur_ru
 `entry.py`, but that it takes them again, and that a fault with the code of `Fault.SIZE` has the
 number of one of the metadata's `size_checks`, by which inputs' sizes were refused, in the
 place of a call's. Buffers are placed anew in each run: an entry keeps no state.
+
+Where data decide sizes `secateur_shapes` gives the largest dimensions that outputs may have, which
+is what they need memory for, and `secateur_run` takes one more argument, `int64_t *found`: when all
+calls are made it writes there the dimensions that they have.
 """
 
 from __future__ import annotations
@@ -19,22 +23,24 @@ from ..plan.memory import OpenMemory
 from ..plan.schedule import Schedule
 from .convention import Signature
 from .entry import (
+    GUARDED,
     MACROS,
     declarations,
     level_fields,
+    read_lines,
     run_steps,
     scratch_bytes,
     shares_loops,
     step_variables,
 )
-from .size_code import Sizes, room, size_functions, table_bytes
+from .size_code import Sizes, kept_from, room, size_functions, table_bytes
 
 _SOURCE = """\
 #include "context.h"
 #include "sizes.h"
 
 {macros}
-{data}
+{guarded}{data}
 
 {declarations}
 
@@ -54,10 +60,9 @@ _SOURCE = """\
 
 {linkage}int secateur_run{level}(
     void *const *inputs, void *const *outputs, void *arena, int threads, int first, int last,
-    const secateur_size *given
+    const secateur_size *given{found}
 ) {{
-    secateur_size n[{atoms}];
-    const int status = find_sizes(given, n);
+{numbers}
     if (status != 0) return status;
     unsigned char *const constants = secateur_constants, *const memory = arena;
     secateur_size *const at = arena, *const bytes = at + {room};
@@ -67,15 +72,30 @@ _SOURCE = """\
     int fault = 0, bad = 0;{variables}
     (void)inputs, (void)outputs, (void)constants, (void)buffers, (void)context, (void)fault;
     (void)bad;
-    switch (first) {{
+{first_reads}    switch (first) {{
 {steps}
     default:
         if (last <= {count}) return 0;
 {copies}
-    }}
+{write_found}    }}
     return 0;
 }}
 """
+
+_READ = """\
+#define READ(place, number) \\
+    kept[place] = number; \\
+    status = find_sizes_##place(kept[place], n); \\
+    if (status != 0) return status;
+"""
+
+_NUMBERS = """\
+    secateur_size n[{atoms}];
+    const int status = find_sizes(given, n);"""
+
+_KEPT_NUMBERS = """\
+    secateur_size n[{atoms}], *const kept = (secateur_size *)((unsigned char *)arena + {kept});
+    int status = find_sizes(given, n);"""
 
 
 def open_source(
@@ -86,13 +106,14 @@ def open_source(
     level: int | None = None,
 ) -> str:
     """The source, as `entry.source`."""
-    steps, copies = run_steps(schedule, memory, signatures, sizes.code)
+    steps, copies = run_steps(schedule, memory, signatures, sizes)
     return _SOURCE.format(
+        **_decided_parts(memory, sizes),
         **level_fields(level),
         declarations=declarations(signatures),
         size_functions=size_functions(memory, sizes),
         atoms=max(1, len(sizes.atoms)),
-        outputs=sizes.output_lines(),
+        outputs=sizes.output_lines(most=True),
         tables=table_bytes(memory),
         room=room(memory),
         steps=steps,
@@ -103,3 +124,23 @@ def open_source(
         scratch=scratch_bytes(signatures),
         share="secateur_share_threads_1" if shares_loops(signatures) else "0",
     )
+
+
+def _decided_parts(memory: OpenMemory, sizes: Sizes) -> dict[str, str]:
+    """What the source has where data decide sizes. The numbers that a run reads lie in the arena,
+    where one of later calls finds those of earlier ones."""
+    reads, atoms = sizes.shapes.reads, max(1, len(sizes.atoms))
+    if not reads:
+        none = dict.fromkeys(("guarded", "found", "first_reads", "write_found"), "")
+        return {**none, "numbers": _NUMBERS.format(atoms=atoms)}
+    lines = read_lines(0, memory, sizes)
+    for place, read in enumerate(reads):
+        if read.call > 0:
+            lines.append(f"    if (first >= {read.call}) {{ READ({place}, kept[{place}]) }}")
+    return {
+        "guarded": GUARDED + _READ,
+        "found": ", secateur_size *found",
+        "numbers": _KEPT_NUMBERS.format(atoms=atoms, kept=kept_from(memory)),
+        "first_reads": "".join(f"{line}\n" for line in lines),
+        "write_found": sizes.output_lines("found") + "\n",
+    }

@@ -4,20 +4,31 @@
 returns a fault with the code of `Fault.SIZE` and the number of a `SizeCheck` in the place of a
 call's where sizes aren't admitted; `place` says where each buffer of the arena lies in a run. Both
 entries, an artifact's (`open_entry.py`) and a C library's (`library_entry.py`), include them.
+What data decide is added by one `find_sizes_K` for each number that a run reads; until then the
+most that a size may be counts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 from ....ir.errors import UnsupportedError
-from ....ir.symbolic.expressions import Atom, Expression, Size, atoms
+from ....ir.symbolic.expressions import Atom, Expression, Size, atoms, leaves, single
 from ..faults import CALL_SHIFT, Fault
 from ..graph.open_sizes import MOST
 from ..plan.memory import OpenMemory
-from ..plan.schedule import OpenShapes, Schedule
-from ..plan.sizes import COMPUTED, bounds_of, is_bounded, size_of
+from ..plan.schedule import Buffer, KernelCall, OpenShapes, Schedule
+from ..plan.sizes import (
+    bounds_of,
+    is_bounded,
+    is_computable,
+    is_decided,
+    least_with_empty,
+    most_of,
+    size_of,
+)
 
 MOST_PLACED = 4096
 """Buffers that a run places: their tables lie on the stack where shapes are asked for."""
@@ -46,6 +57,15 @@ static secateur_size place(
     (void)n, (void)bad;
 {placed}
     return {tables} + all;
+}}
+"""
+
+_READ = """
+/* The sizes that follow from one more number that a run has read. */
+static int find_sizes_{place}(secateur_size given, secateur_size *n) {{
+    int bad = 0;
+{lines}
+    return 0;
 }}
 """
 
@@ -81,18 +101,34 @@ class SizeCheck:
     axis: int | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """Conditions, as C, under which a call is left out, since what it makes has no elements, and
+    under which a run ends before it, since what it reads has none; the number of that check."""
+
+    left_out: str
+    refused: str
+    check: int
+
+
 class Sizes:
     """How an entry computes sizes: `atoms` in order, `checks` that it makes on the way."""
 
     def __init__(self, shapes: OpenShapes, extra: Sequence[Size]) -> None:
         every = [size_of(d) for shape in (*shapes.inputs, *shapes.outputs) for d in shape]
-        every += [size_of(elements) for elements in shapes.elements]
+        every += [_most_of(elements) for elements in shapes.elements]
         every += [size_of(size) for pair in shapes.equal for size in pair]
+        every += [_most_of(d) for shape in shapes.outputs for d in shape]
+        every += [single(read.atom) for read in shapes.reads]
         self.shapes = shapes
         self.atoms = [atom for atom in atoms([*every, *extra]) if atom.op != "step"]
         self.numbers = {atom: index for index, atom in enumerate(self.atoms)}
         self.checks: list[SizeCheck] = []
+        self.guards: list[Guard | None] = []
+        """For each call, where data decide sizes."""
+        self._places = {read.atom: index for index, read in enumerate(shapes.reads)}
         self.lines = list(self._lines())
+        self.read_lines = [list(self._read_lines(index)) for index in range(len(shapes.reads))]
 
     def code(self, size: Size) -> str:
         """The C expression of a size."""
@@ -104,11 +140,71 @@ class Sizes:
             total = f"secateur_plus({total}, {term}, &bad)"
         return total
 
-    def output_lines(self) -> str:
-        """Lines that write the dimensions of all outputs, one after the other, to `outputs`."""
-        sizes = [size_of(d) for shape in self.shapes.outputs for d in shape]
-        lines = [f"    outputs[{index}] = {self.code(size)};" for index, size in enumerate(sizes)]
+    def output_lines(self, to: str = "outputs", *, most: bool = False) -> str:
+        """Lines that write the dimensions of all outputs, one after the other, to an array; with
+        `most` the largest that data may decide."""
+        of = _most_of if most else size_of
+        sizes = [of(d) for shape in self.shapes.outputs for d in shape]
+        lines = [f"    {to}[{index}] = {self.code(size)};" for index, size in enumerate(sizes)]
         return "\n".join(lines)
+
+    def read_after(self, size: Size) -> int:
+        """The last number that a run reads before it knows a size, by its place; -1 if none."""
+        found = [self._places[leaf] for leaf in leaves(size) if leaf in self._places]
+        return max(found, default=-1)
+
+    def _read_lines(self, place: int) -> Iterator[str]:
+        """What a run computes and checks once it has read a number."""
+        read = self.shapes.reads[place]
+        yield f"    n[{self.numbers[read.atom]}] = given;"
+        low, high = read.atom.range
+        bounds = [f"from {low}"] * (low is not None) + [f"to {high}"] * (high is not None)
+        text = f"{read.label}: {read.atom.key} must be {' '.join(bounds) or 'a size'}"
+        yield self._in_range(read.atom, SizeCheck(text))
+        for atom in self.atoms:
+            if self.read_after(single(atom)) != place or atom.op == "data":
+                continue
+            number = f"n[{self.numbers[atom]}]"
+            yield f"    {number} = {self._function(atom)};"
+            most = atom.operands[1:] if atom.op in ("dim", "checked") else ()
+            if atom.op == "checked":
+                up = f" to {most[0]}" if most else " up"
+                text = f"{read.label}: {atom.operands[0]} must be from 0{up}"
+                yield self._in_range(atom, SizeCheck(text))
+            else:  # a call for which it is too small is left out, or ends the run
+                text = f"{read.label}: size {atom.key} would be too large"
+                yield self._check(f"bad || {number} > {bounds_of(atom)[1]}", SizeCheck(text))
+            for size in most:
+                yield self._check(f"{number} > {self.code(size)}", SizeCheck(text))
+        for a, b in self.shapes.equal:
+            if max(self.read_after(size_of(a)), self.read_after(size_of(b))) == place:
+                yield self._equal(a, b)
+        yield self._check("bad", SizeCheck("a size would be too large"))
+
+    def _equal(self, a: int, b: int) -> str:
+        text = f"{size_of(a)} and {size_of(b)} must be equal"
+        return self._check(f"{self.code(size_of(a))} != {self.code(size_of(b))}", SizeCheck(text))
+
+    def guard(self, call: KernelCall, results: AbstractSet[Buffer]) -> Guard | None:
+        """What a run finds out before a call whose sizes data decide; None for others.
+
+        `results` are the buffers that something reads after the call that writes them.
+        """
+        made = [size_of(b.nbytes) for b in call.written if b.root()[0] in results]
+        left_out = ""
+        if made and all(is_decided(size) for size in made):
+            left_out = " && ".join(f"{self.code(size)} < 1" for size in dict.fromkeys(made))
+        least = least_with_empty if call.takes_empty else bounds_of
+        parts: list[tuple[Size, int]] = [(single(a), least(a)[0]) for a in call.sizes]
+        if not call.takes_empty:
+            parts += [(size_of(b.nbytes), 1) for b in call.arguments if b not in call.written]
+        needed = [(s, low) for s, low in dict.fromkeys(parts) if is_decided(s) and low > -MOST]
+        refused = [f"{self.code(size)} < {low}" for size, low in needed]
+        if not left_out and not refused:
+            return None
+        text = "the data leave an operand without elements, which it isn't compiled for"
+        self.checks.append(SizeCheck(f"node '{call.label}': {text}"))
+        return Guard(left_out or "0", " || ".join(refused) or "0", len(self.checks) - 1)
 
     def _term(self, monomial: tuple[Atom, ...], factor: int) -> str:
         parts = [a.key if a.op == "step" else f"n[{self.numbers[a]}]" for a in monomial]
@@ -130,7 +226,7 @@ class Sizes:
             yield f"    n[{index}] = given[{self._position(axis, dim)}];"
             yield self._in_range(atom, SizeCheck(_admitted(atom), axis, dim))
         for atom in self.atoms:
-            if not atom.op:
+            if not atom.op or self.read_after(single(atom)) >= 0:
                 continue
             text = f"size {atom.key} would not be within what the model can be run with"
             yield f"    n[{self.numbers[atom]}] = {self._function(atom)};"
@@ -146,11 +242,10 @@ class Sizes:
                 check = SizeCheck(f"must be {size}", position, axis)
                 yield self._check(f"{given} != {self.code(size)}", check)
         for a, b in self.shapes.equal:
-            text = f"{size_of(a)} and {size_of(b)} must be equal"
-            condition = f"{self.code(size_of(a))} != {self.code(size_of(b))}"
-            yield self._check(condition, SizeCheck(text))
+            if self.read_after(size_of(a)) < 0 and self.read_after(size_of(b)) < 0:
+                yield self._equal(a, b)
         for elements in self.shapes.elements:
-            size = size_of(elements)
+            size = _most_of(elements)
             text = f"a tensor would have {size} elements, more than {MOST}"
             yield self._check(f"{self.code(size)} > {MOST}", SizeCheck(text))
         yield self._check("bad", SizeCheck("a size would be too large"))
@@ -161,10 +256,10 @@ class Sizes:
 
     def _function(self, atom: Atom) -> str:
         operands = [self.code(size) for size in atom.operands]
-        if atom.op == "dim":
+        if atom.op in ("dim", "checked"):
             return operands[0]
-        name = "floor" if atom.op == "part" else atom.op
-        rest = ", &bad" if name == "floor" else ""
+        name = {"part": "floor", "choose": "either"}.get(atom.op, atom.op)
+        rest = ", &bad" if name in ("floor", "div") else ""
         return f"secateur_{name}({', '.join(operands)}{rest})"
 
     def _given(self, symbol: Atom) -> tuple[int, int]:
@@ -180,6 +275,12 @@ class Sizes:
         return sum(map(len, self.shapes.inputs[:index])) + axis
 
 
+def _most_of(size: int) -> Size:
+    most = most_of(size_of(size))
+    assert most is not None, size
+    return most
+
+
 def _admitted(symbol: Atom) -> str:
     low, high = symbol.range
     most = f" to {high}" if is_bounded(symbol) else " up"
@@ -193,7 +294,11 @@ def size_functions(memory: OpenMemory, sizes: Sizes) -> str:
     if largest is not None:
         offsets = ", ".join(map(str, [*largest.offsets, 0]))
         placed += "\n" + _WITHIN.format(buffers=count, offsets=offsets, most=largest.nbytes)
-    return _SOURCE.format(
+    found = "".join(
+        _READ.format(place=place, lines="\n".join(lines))
+        for place, lines in enumerate(sizes.read_lines)
+    )
+    text = _SOURCE.format(
         sizes="\n".join(sizes.lines),
         ranges=", ".join(f"{{{t.first}, {t.last}}}" for t in memory.temporaries) or "{0, 0}",
         bytes="\n".join(
@@ -206,6 +311,7 @@ def size_functions(memory: OpenMemory, sizes: Sizes) -> str:
         shift=CALL_SHIFT,
         fault=int(Fault.SIZE),
     )
+    return text + found
 
 
 def _stacks(memory: OpenMemory) -> str:
@@ -244,12 +350,32 @@ def sizes_of_run(schedule: Schedule, memory: OpenMemory) -> Sizes:
     extra += [size_of(place.offset) for place in memory.places.values()]
     extra += [size_of(loop.steps) for loop in schedule.loops if loop.steps is not None]
     sizes = Sizes(schedule.open, extra)
-    unknown = [atom.key for atom in sizes.atoms if atom.op not in COMPUTED]
+    if schedule.open.reads:
+        results = _results(schedule)
+        sizes.guards = [sizes.guard(call, results) for call in schedule.calls]
+    unknown = [atom.key for atom in sizes.atoms if not is_computable(atom)]
     if unknown:
         raise UnsupportedError(f"an artifact can't compute the size {unknown[0]} of a run")
     return sizes
 
 
+def _results(schedule: Schedule) -> set[Buffer]:
+    """The buffers that something reads after the call that writes them: none is scratch."""
+    assert schedule.open is not None
+    found = {buffer.root()[0] for buffer in schedule.outputs}
+    found |= {read.buffer.root()[0] for read in schedule.open.reads}
+    for call in schedule.calls:
+        found |= {b.root()[0] for b in call.arguments if b not in call.written}
+    return found
+
+
 def table_bytes(memory: OpenMemory) -> int:
-    """Bytes at the arena's beginning where the entry keeps what it places buffers by."""
-    return -(-20 * room(memory) // 64) * 64
+    """Bytes at the arena's beginning where the entry keeps what it places buffers by, and what it
+    reads of sizes that data decide."""
+    end = kept_from(memory) + 8 * memory.reads if memory.reads else 20 * room(memory)
+    return -(-end // 64) * 64
+
+
+def kept_from(memory: OpenMemory) -> int:
+    """Where the numbers that a run reads lie in the tables."""
+    return -(-20 * room(memory) // 8) * 8

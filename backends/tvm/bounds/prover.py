@@ -261,9 +261,16 @@ class _Prover:
 
     def arithmetic(self, e: Node, compute: Callable[[Values, Number, Number], Number]) -> Known:
         a, b = self.expression(e.a), self.expression(e.b)
+        if self.sizes.with_empty and compute in _DIVISIONS and "int" in _type(e):
+            self.require_positive(b, e)
         if isinstance(a, Number) and isinstance(b, Number):
             return compute(self.values, a, b)
         return None
+
+    def require_positive(self, divisor: Known, e: Node) -> None:
+        least = divisor.form.shifted(-1) if isinstance(divisor, Number) else Linear(-1, {})
+        if not self.inequalities.is_at_least_0(least):
+            self.fail(f"the divisor of {e}")
 
     def comparison(self, e: Node, name: str) -> Known:
         a, b = self.expression(e.a), self.expression(e.b)
@@ -539,6 +546,8 @@ _ARITHMETIC: dict[type[Node], Callable[[Values, Number, Number], Number]] = {
     prim.BitwiseOr: Values.opaque,
     prim.BitwiseXor: Values.opaque,
 }
+
+_DIVISIONS = (Values.truncdiv, Values.truncmod, Values.floordiv, Values.floormod)
 
 _PARTS = {
     prim.Broadcast: ("value",),

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ....ir.symbolic.expressions import single
 from ....ir.tensor import Array
 from ..bounds import Verdict, Verdicts, constant_arguments
 from ..errors import UnprovenError
@@ -21,10 +22,10 @@ from ..kernels.movement.sources import Elementwise, Source
 from ..plan.aliases import Alias
 from ..plan.blocked import Blocked, Fill
 from ..plan.layouts import choose_layouts
-from ..plan.operations import ElementwiseOp, Fused, Plan
+from ..plan.operations import ElementwiseOp, Fused, LoopsOp, Plan, ReadSizesOp
 from ..plan.programs import Program
 from ..plan.schedule import Buffer, KernelCall, OpenShapes, Schedule, nbytes
-from ..plan.sizes import facts_of, is_open
+from ..plan.sizes import facts_of, is_decided, is_open
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
 from ..tensorir.digest import digest, kernel_name
@@ -81,7 +82,8 @@ class Emission:
             (tensor, None): Buffer(nbytes(tensor.shape, tensor.dtype), input=index)
             for index, tensor in enumerate(plan.inputs)
         }
-        if any(is_open(*tensor.shape) for tensor in plan.inputs):
+        reads_sizes = any(isinstance(op, ReadSizesOp) for op in plan.operations)
+        if reads_sizes or any(is_open(*tensor.shape) for tensor in plan.inputs):
             inputs = tuple(tensor.shape for tensor in plan.inputs)
             outputs = tuple(tensor.shape for _, tensor in plan.outputs)
             elements = {t.elements: None for t in plan.inputs if is_open(t.elements)}
@@ -253,8 +255,14 @@ class Emission:
         function, constants = self.functions[name], constant_arguments(arguments)
         sizes = sizes_of(function)
         equal = self.schedule.open.equal if self.schedule.open is not None else ()
-        facts = facts_of(sizes, equal)
-        verdict = self.verdicts.of(function, self.digests[name], constants, facts)
+        takes_empty, verdict = False, None
+        if isinstance(self.current, LoopsOp) and any(is_decided(single(atom)) for atom in sizes):
+            facts = facts_of(sizes, equal, with_empty=True)
+            verdict = self.verdicts.of(function, self.digests[name], constants, facts)
+            takes_empty = not verdict.unproven
+        if verdict is None or verdict.unproven:
+            facts = facts_of(sizes, equal)
+            verdict = self.verdicts.of(function, self.digests[name], constants, facts)
         self.proofs[name] = verdict
         if verdict.unproven:
             raise UnprovenError(
@@ -264,7 +272,10 @@ class Emission:
             )
         _check_sizes(f"{self.where()}: kernel {name}", function, verdict, arguments, equal)
         self.origins.append(self.current)
-        self.schedule.calls.append(KernelCall(name, tuple(arguments), tuple(sizes)))
+        written = tuple(arguments[index] for index in verdict.writes)
+        label = self.current.label if self.current is not None else ""
+        call = KernelCall(name, tuple(arguments), tuple(sizes), written, takes_empty, label)
+        self.schedule.calls.append(call)
 
     def where(self) -> str:
         """The operation being emitted, for messages."""

@@ -22,12 +22,13 @@ from ..plan.operations import (
     ProductOp,
     QuantizationRangeOp,
     QuantizedSoftmaxOp,
+    ReadSizesOp,
     RecurrentOp,
     ReshapeOp,
     ResizeOp,
     RowsOp,
 )
-from ..plan.schedule import nbytes
+from ..plan.schedule import SizeRead, nbytes
 from ..plan.sizes import OpenSizeError
 from ..plan.tensors import Operation
 from ..targets import Target
@@ -88,6 +89,15 @@ def _reshape(emission: Emission, op: ReshapeOp) -> None:
     emission.define(op.output, emission.read(op.input, None))
 
 
+def _read_sizes(emission: Emission, op: ReadSizesOp) -> None:
+    buffer, schedule = emission.read(op.input, None), emission.schedule
+    assert schedule.open is not None
+    for atom, index in op.sizes.items():
+        where = f"input '{op.label}'" if op.input.producer is None else emission.where()
+        read = SizeRead(atom, buffer, index, op.input.dtype, len(schedule.calls), where)
+        schedule.open.reads.append(read)
+
+
 _RULES: dict[type[Operation], Callable[[Emission, Any], None]] = {
     BlockProductOp: matmul.emit_blocks,
     ConcatOp: concat.emit,
@@ -101,6 +111,7 @@ _RULES: dict[type[Operation], Callable[[Emission, Any], None]] = {
     QuantizationRangeOp: rows.emit_quantization_range,
     QuantizedSoftmaxOp: rows.emit_quantized_softmax,
     RecurrentOp: recurrent.emit,
+    ReadSizesOp: _read_sizes,
     ReshapeOp: _reshape,
     ResizeOp: resize.emit,
     RowsOp: rows.emit,

@@ -93,10 +93,12 @@ def _at(number: int, size: Size) -> int:
 
 class EqualSizes:
     """One expression for sizes that are equal in every run; `required` are those of which the
-    artifact has to find out, the others follow from what inputs have."""
+    artifact has to find out, the others follow from what inputs have. `order` is that of what a run
+    reads."""
 
-    def __init__(self, pairs: Iterable[Pair]) -> None:
+    def __init__(self, pairs: Iterable[Pair], order: Mapping[Atom, int]) -> None:
         self._known: dict[Atom, Size] = {}
+        self._order = order
         self.required: list[Pair] = []
         for a, b in pairs:
             self._unify(self.resolved(a), self.resolved(b))
@@ -121,6 +123,9 @@ class EqualSizes:
     def _unify(self, a: Size, b: Size) -> None:
         if a == b:
             return
+        if e.mentions(a, "data") or e.mentions(b, "data"):
+            self._require(a, b)
+            return
         for symbol, other in ((b, a), (a, b)):
             own = symbol.atom if isinstance(symbol, Expression) else None
             if own is not None and not own.op and own not in e.leaves(other):
@@ -136,3 +141,18 @@ class EqualSizes:
                 self.required.append((e.single(own), other))
                 self._known[own] = other
                 return
+
+    def _require(self, a: Size, b: Size) -> None:
+        """Compare sizes that data decide; one that a run knows later is the other from then on."""
+        self.required.append((a, b))
+        for own, other in ((a, b), (b, a)):
+            atom = own.atom if isinstance(own, Expression) else None
+            if atom is None or atom.op != "checked" or atom in atoms([other]):
+                continue
+            if self._place(other) <= self._place(own):
+                self._known[atom] = other
+                return
+
+    def _place(self, size: Size) -> int:
+        """When a run knows a size, as a place in the order of what it reads."""
+        return max((self._order.get(leaf, -1) for leaf in e.leaves(size)), default=-1)

@@ -13,6 +13,7 @@ from ....ir.model import Model
 from ....ir.symbolic.analysis import Admitted
 from ....ir.symbolic.expressions import Size
 from ....ir.symbolic.facts import Contents, Shape
+from .data_sizes import DataSizes, has_counted, may_be_decided, may_name_element, told_by
 from .equal_sizes import EqualSizes, divided
 from .loop_sizes import LoopAnalysis, OpenLoop, forget_results
 
@@ -72,6 +73,11 @@ def check_admitted(model: Model, admitted: Mapping[str, Admitted]) -> None:
     """Raise SecateurError where sizes are admitted that the model doesn't have open."""
     names = name_open_sizes(model)
     for name, sizes in admitted.items():
+        if name not in names and may_name_element(model, name):
+            low, high, divisor = sizes
+            if divisor != 1 or low > (MOST if high is None else high) or low > MOST:
+                raise SecateurError(f"--size {name}: no numbers from {low} to {high} by {divisor}")
+            continue
         if name not in names:
             known = ", ".join(f"'{n}'" for n in names) or "none"
             raise SecateurError(f"--size {name}: the model's open sizes are {known}")
@@ -94,7 +100,10 @@ class OpenSizes:
 
     def __init__(self, analysis: LoopAnalysis, equal: EqualSizes | None = None) -> None:
         self._analysis = analysis
-        self._equal = EqualSizes(analysis.pairs()) if equal is None else equal
+        self.data = analysis.data if isinstance(analysis, DataSizes) else {}
+        """Where what data decide comes from, in the order in which a run knows it."""
+        order = {atom: index for index, atom in enumerate(self.data)}
+        self._equal = EqualSizes(analysis.pairs(), order) if equal is None else equal
         self.required = self._equal.required
         self.loops, self.refused = analysis.loops, analysis.refused
 
@@ -122,29 +131,89 @@ class OpenSizes:
         return result
 
 
-def follow_sizes(model: Model, admitted: Mapping[str, Admitted]) -> OpenSizes | None:
-    """The sizes of all values as expressions over those that inputs leave open; None where
-    there are none.
+def follow_sizes(
+    model: Model, admitted: Mapping[str, Admitted], *, declared: bool = False
+) -> OpenSizes | None:
+    """The sizes of all values as expressions over those that inputs leave open, and over those
+    that data decide; None where there are none.
 
-    Nothing that is declared of other values is believed: only what operators say.
+    Nothing that is declared of other values is believed: only what operators say. With `declared`
+    data decide no size: the declared ones are meant.
     """
     names = name_open_sizes(model)
-    if not names:
-        return None
+    bounded = _bounded(names, admitted)
+    found: LoopAnalysis | None = None
+    if names:
+        found = _analysed(model, bounded)
+        also = divided(found.pairs(), bounded)
+        if also:
+            bounded |= also
+            found = _analysed(model, bounded, found)
+    others = {name: sizes for name, sizes in admitted.items() if name not in bounded}
+    named: dict[str, None] = {}
+    if not declared and may_be_decided(model, found):
+        types = [(value, value.type) for value in model.graph.values()]
+        decided = _decided(model, bounded, others, found)
+        if decided.data:
+            found, named = decided, decided.named()
+        else:
+            for value, type_ in types:
+                value.type = type_
+    for name in others.keys() - named.keys():
+        read = f"; of {', '.join(named)} they do" if named else ""
+        raise SecateurError(f"--size {name}: no sizes follow from what '{name}' holds{read}")
+    return None if found is None else OpenSizes(found)
+
+
+def data_decide(model: Model, admitted: Mapping[str, Admitted]) -> bool:
+    """Whether data decide sizes of a model (unchanged)."""
+    told = (v for node in model.graph.nodes for v in told_by(node))
+    if all(model.constant(v) is not None for v in told) and not has_counted(model):
+        return False
+    work = model.clone()
+    bounded = _bounded(name_open_sizes(work), admitted)
+    shapes = _analysed(work, bounded) if bounded else None
+    if not may_be_decided(work, shapes):
+        return False
+    others = {name: sizes for name, sizes in admitted.items() if name not in bounded}
+    return bool(_decided(work, bounded, others, shapes).data)
+
+
+def _bounded(names: Sequence[str], admitted: Mapping[str, Admitted]) -> dict[str, Admitted]:
+    """What is admitted of open sizes, none of them above the largest."""
     given = {name: admitted.get(name, ANY_SIZE) for name in names}
-    bounded = {n: a if a.high is not None else a._replace(high=MOST) for n, a in given.items()}
-    analysis = _analysed(model, bounded)
-    found = divided(analysis.pairs(), bounded)
-    return OpenSizes(_analysed(model, bounded | found, analysis) if found else analysis)
+    return {n: a if a.high is not None else a._replace(high=MOST) for n, a in given.items()}
+
+
+def _decided(
+    model: Model,
+    bounded: Mapping[str, Admitted],
+    others: Mapping[str, Admitted],
+    before: LoopAnalysis | None,
+) -> DataSizes:
+    """Sizes with those that data decide; `others` are admitted of elements that a run reads."""
+    roots: dict[Value, None] = {}
+    kept = None if before is None else before.kept
+    while True:
+        analysis = DataSizes(model, {**others, **bounded}, roots, kept)
+        _run(analysis)
+        new = analysis.new_roots()
+        if not new:
+            return analysis
+        roots, kept = {**roots, **dict.fromkeys(new)}, analysis.kept
 
 
 def _analysed(
     model: Model, admitted: Mapping[str, Admitted], before: LoopAnalysis | None = None
 ) -> LoopAnalysis:
-    forget_results(model)
     analysis = LoopAnalysis(model, admitted, kept=None if before is None else before.kept)
-    analysis.run()
+    _run(analysis)
     return analysis
+
+
+def _run(analysis: LoopAnalysis) -> None:
+    forget_results(analysis.model)
+    analysis.run()
 
 
 def _given(model: Model) -> list[Value]:

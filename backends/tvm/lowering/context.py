@@ -10,12 +10,13 @@ import numpy as np
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Node, Value
 from ....ir.model import Model
-from ....ir.symbolic.expressions import Expression
+from ....ir.symbolic import expressions as e
+from ....ir.symbolic.expressions import Atom, Expression, Size
 from ....ir.tensor import Array
 from ..graph.open_sizes import OpenSizes
-from ..plan.operations import ElementwiseOp, Plan
+from ..plan.operations import ElementwiseOp, Plan, ReadSizesOp
 from ..plan.programs import Program, ProgramBuilder, compose, dequantize, simplify
-from ..plan.sizes import is_open, stand_in, stand_in_of_axis, uncomputable
+from ..plan.sizes import is_decided, is_open, most_of, stand_in, stand_in_of_axis, uncomputable
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
 
@@ -87,6 +88,9 @@ class Lowering:
         self.sizes = sizes
         self.items: dict[Value, Item] = {}
         self.plan = Plan([], [], [])
+        self._read: dict[Value | Node, dict[Atom, int]] = {}
+        for atom, element in sizes.data.items() if sizes is not None else ():
+            self._read.setdefault(element.source, {})[atom] = element.index
         self._floats: dict[Quantized, PlanTensor] = {}
 
     # --- values ---
@@ -151,6 +155,35 @@ class Lowering:
         if a != b:
             self.plan.equal.append((a, b))
 
+    def read_sizes(
+        self, source: Value | Node, label: str, tensor: PlanTensor | None = None
+    ) -> None:
+        """Let runs take the numbers that a value holds for sizes of what comes later, if they do;
+        those of how many results a node has are in `tensor`."""
+        found = self._read.get(source)
+        if found is not None:
+            assert isinstance(source, Value) or tensor is not None
+            read = self.stored(source) if isinstance(source, Value) else tensor
+            assert read is not None
+            self.add(ReadSizesOp(label, [], read, found))
+
+    def is_counted(self, node: Node) -> bool:
+        """Whether only a run tells how many results a node has."""
+        return node in self._read
+
+    def may_read_nothing(self, node: Node) -> bool:
+        """Whether data may leave an operand of a node without elements, and not its results."""
+        if self.sizes is None or not self.sizes.data:
+            return False
+        results = [self.sizes.shape(v) for v in node.outputs if v is not None and v.uses]
+        whole = [e.multiply(*shape) for shape in results if shape is not None]
+        for value in node.inputs:
+            for size in self.sizes.shape(value) or ():
+                may_be_none = is_decided(size) and e.range_of(size).low == 0
+                if may_be_none and any(e.divide_exactly(each, size) is None for each in whole):
+                    return True
+        return False
+
     def broadcasts(self, shapes: Sequence[tuple[int, ...]], result: tuple[int, ...]) -> bool:
         """Whether shapes give a result by broadcasting; open sizes that have to be equal for
         that are so in all runs that aren't refused."""
@@ -189,6 +222,10 @@ class Lowering:
     def contents(self, value: Value | None) -> Array | None:
         """The elements of a short tensor of integers that follow from the inputs' sizes, as an
         array of numbers and `OpenSize`s; None where they don't, or aren't open."""
+        return None if value in self._read else self.told(value)
+
+    def told(self, value: Value | None) -> Array | None:
+        """As `contents`, and the elements that runs read from the value itself."""
         found = self.sizes.contents(value) if self.sizes is not None else None
         if found is None or not any(isinstance(size, Expression) for size in found.flat):
             return None
@@ -209,6 +246,11 @@ class Lowering:
                 raise UnsupportedError(
                     f"{_origin(value)}: size {axis} of '{value.name}' doesn't follow from the "
                     f"sizes of the inputs ({part})"
+                )
+            if most_of(size) is None:
+                raise UnsupportedError(
+                    f"{_origin(value)}: size {axis} of '{value.name}' is {size}, and nothing says "
+                    f"how large that may be; {_remedy(size, sizes)}"
                 )
         return tuple(map(stand_in_of_axis, found))
 
@@ -309,6 +351,14 @@ class Lowering:
         if value.is_graph_output or len(value.uses) != 1 or len(users) != 1:
             return None
         return self.quantize_parameters(users[0])
+
+
+def _remedy(size: Size, sizes: OpenSizes) -> str:
+    """How a user bounds a size that elements of values decide."""
+    read = [sizes.data[leaf] for leaf in e.leaves(size) if leaf in sizes.data]
+    named = [each for each in read if isinstance(each.source, Value)]
+    others = "--input-value fixes an input, --declared-sizes compiles for the size that is declared"
+    return f"--size {named[0].name}=0..N does, {others}" if named else others
 
 
 def _origin(value: Value) -> str:

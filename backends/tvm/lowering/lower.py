@@ -51,7 +51,7 @@ from .loops import key
 from .loops.base import OperatorCall, to, within
 from .loops.expectations import expect, require
 from .loops.operands import check_operands
-from .loops.sizes import known_contents
+from .loops.sizes import known_contents, require_told
 from .phases import part_phases
 
 log = logging.getLogger(__name__)
@@ -112,17 +112,20 @@ def lower(
     target: Target,
     admitted: Mapping[str, Admitted] | None = None,
     before_fusion: Callable[[Plan], None] | None = None,
+    *,
+    declared_sizes: bool = False,
 ) -> Plan:
     """The fused plan of a model whose shapes are inferred.
 
     `admitted` says of sizes that inputs leave open, by name, what they may be; any from 1 on
-    without. `before_fusion` may change the plan when every node has its operations. Raises
+    without. `before_fusion` may change the plan when every node has its operations. With
+    `declared_sizes` operands lead to the declared sizes, or a run fails. Raises
     UnsupportedNodesError, naming every node that has no place in a compiled model.
     """
     written = {n.label: n.op_type for n in model.graph.nodes}
     prepared = prepare(model)
     part_phases(model)
-    sizes = follow_sizes(model, admitted or {})
+    sizes = follow_sizes(model, admitted or {}, declared=declared_sizes)
     lowering = Lowering(model, target, sizes)
     for a, b in sizes.required if sizes is not None else ():
         lowering.require_equal(stand_in(a), stand_in(b))
@@ -164,6 +167,7 @@ def _lower_graph(lowering: Lowering, prepared: Prepared, *, apart: bool = True) 
             continue
         lowering.plan.inputs.append(tensor)
         lowering.items[value] = Stored(tensor)
+        lowering.read_sizes(value, value.name)
     for node in model.graph.nodes:
         if node.outputs and all(v in prepared.held for v in node.outputs):
             continue  # it makes a sequence, whose tensors others make
@@ -250,12 +254,15 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
     name = key(node.op_type, node.domain)
     if lowering.is_open(node) and _apply(known_contents, lowering, node, lowering, node):
         return
+    _apply(require_told, lowering, node, lowering, node)
     if _is_standard(node):
         _apply(_confirm, lowering, node, lowering, node, claims)
         _apply(check_operands, lowering, node, OperatorCall(lowering, node))
     rule = None if _has_empty(lowering, node) else RULES.get(name)
     if name not in OPEN_RULES and lowering.is_open(node):
         rule = None
+    if rule is not None and lowering.may_read_nothing(node):
+        rule = None  # plain loops take operands without elements
     if rule is not None and _apply_fast(rule, lowering, node):
         log.debug("%s (%s): by %s.%s", node.label, name, rule.__module__, rule.__qualname__)
         return
@@ -328,6 +335,9 @@ def _lower_within(lowering: Lowering, node: Node, prepared: Prepared) -> None:
     for value in [v for v in outer_reads(node) if v in prepared.bounds]:
         _require_within(lowering, value, prepared.bounds.pop(value))
     _lower_node(lowering, node, prepared.claims)
+    for result in node.outputs:
+        if result is not None:
+            lowering.read_sizes(result, node.label)
 
 
 def _require_within(lowering: Lowering, value: Value, bound: RequiredRange) -> None:

@@ -11,7 +11,15 @@ from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Size
 from ..plan.operations import ConcatOp, ElementwiseOp, ReshapeOp
 from ..plan.programs import Program, dequantize, quantize, simplify
-from ..plan.sizes import OpenSizeError, is_open, place_of, size_of, stand_in, stand_in_of_axis
+from ..plan.sizes import (
+    OpenSizeError,
+    is_decided,
+    is_open,
+    place_of,
+    size_of,
+    stand_in,
+    stand_in_of_axis,
+)
 from ..plan.tensors import PlanTensor, View
 from .context import Constant, Item, Lowering, Quantized, Stored
 
@@ -98,6 +106,10 @@ def slice_(lowering: Lowering, node: Node) -> bool:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis %= rank
         size = source.shape[axis]
+        if step == 1 and any(is_decided(size_of(n)) for n in (start, end, size)):
+            shape[axis] = lowering.shape(y)[axis]
+            offset += _decided_start(start, shape[axis], size) * strides[axis]
+            continue
         if is_open(start, end, size):
             first, shape[axis] = _open_range(start, end, step, size)
             offset += first * strides[axis]
@@ -124,6 +136,13 @@ def _open_range(start: int, end: int, step: int, size: int) -> tuple[int, int]:
     return stand_in(first), stand_in_of_axis(length)
 
 
+def _decided_start(start: int, length: int, size: int) -> int:
+    """Where a slice begins whose length data decide, whatever the sign of its bounds."""
+    whole, index = size_of(size), size_of(start)
+    wrapped = e.choose(e.less(index, 0), e.add(index, whole), index)
+    return place_of(stand_in(e.maximum(0, e.minimum(wrapped, whole))), length, size)
+
+
 def _within(bound: int, size: Size) -> Size:
     """A bound of a slice as an index from 0 to the size; negative ones count from the end."""
     index = size_of(bound)
@@ -148,6 +167,8 @@ def _slice_bounds(
     for index in range(1, 5):
         value = node.input(index)
         found = lowering.constant(value)
+        if found is None:
+            found = lowering.told(value)
         if value is not None and found is None:
             return None
         lists.append(None if found is None else found.reshape(-1).tolist())

@@ -13,7 +13,7 @@ import numpy as np
 from ....ir.symbolic.expressions import Atom, atoms, range_of, substitute
 from ....ir.tensor import Array
 from .schedule import Buffer, Schedule
-from .sizes import is_bounded, size_of
+from .sizes import is_bounded, most_of, size_of, stand_in
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector."""
@@ -149,6 +149,8 @@ class _Places:
             for buffer in loop.buffers():  # looked at before each round, and after the last
                 used[loop.first].append(buffer.root()[0])
                 used[loop.last - 1].append(buffer.root()[0])
+        for read in schedule.open.reads if schedule.open is not None else ():
+            used[max(read.call - 1, 0)].append(read.buffer.root()[0])
         last = {root: now for now, found in enumerate(used) for root in found}
         first = {root: now for now, found in reversed([*enumerate(used)]) for root in found}
         for loop in schedule.loops:
@@ -173,8 +175,10 @@ class _Places:
         """The places of all buffers, parts of others included."""
         places = dict(roots)
         calls = self.schedule.calls
+        reads = self.schedule.open.reads if self.schedule.open is not None else ()
         used = [*(b for c in calls for b in c.arguments), *self.schedule.outputs]
         used += [b for loop in self.schedule.loops for b in loop.buffers()]
+        used += [read.buffer for read in reads]
         for buffer in used:
             root, offset = buffer.root()
             place = roots[root]
@@ -204,6 +208,8 @@ class OpenMemory:
     largest: Largest | None
     """None where a size of an input has no bound."""
     stacks: tuple[Stack, ...] = ()
+    reads: int = 0
+    """How many numbers a run reads for sizes that data decide."""
 
 
 Stack = tuple[tuple[int, tuple[int, ...]], ...]
@@ -234,13 +240,21 @@ def assign_open_memory(schedule: Schedule, constants: ConstantPool | None = None
         found,
         tuple(places.constants.placed),
         places.constants.nbytes,
-        tuple(Temporary(*ends, root.nbytes) for root, ends in places.temporaries.items()),
+        tuple(Temporary(*ends, _room(root)) for root, ends in places.temporaries.items()),
         tuple(Copy(found[buffer], index, buffer.nbytes) for buffer, index in places.copied),
         _largest(schedule, places),
         tuple(dict.fromkeys(_stack(places, size) for size in STACKED))
         if len(places.temporaries) <= MOST_ORDERED
         else (),
+        len(schedule.open.reads) if schedule.open is not None else 0,
     )
+
+
+def _room(root: Buffer) -> int:
+    """Bytes that a run keeps for a buffer: the most where data decide how many it has."""
+    most = most_of(size_of(root.nbytes))
+    assert most is not None, root.nbytes
+    return stand_in(most)
 
 
 def _stack(places: _Places, size: int) -> Stack:
@@ -252,7 +266,7 @@ def _stack(places: _Places, size: int) -> Stack:
 
     ranges = []
     for root, (first, last) in places.temporaries.items():
-        nbytes = substitute(size_of(root.nbytes), typical)
+        nbytes = substitute(size_of(_room(root)), typical)
         assert isinstance(nbytes, int)
         ranges.append(_Range(first, last, _aligned(nbytes)))
     offsets, _ = _place(ranges, _most_live(ranges))
@@ -270,7 +284,7 @@ def _largest(schedule: Schedule, places: _Places) -> Largest | None:
         return None
     ranges = []
     for root, (first, last) in places.temporaries.items():
-        high = range_of(size_of(root.nbytes)).high
+        high = range_of(size_of(_room(root))).high
         if high is None:
             return None
         ranges.append(_Range(first, last, _aligned(high)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable
 
+from ....ir.symbolic.expressions import Atom
 from ....ir.tensor import Array
 from .blocked import Fill
 from .geometry import Counted, Geometry, Upsampling
@@ -311,6 +312,18 @@ class LoopOp(Operation):
         found += [outer for outer, _ in self.captured]
         first = self.proceeds[0] if self.proceeds is not None else None
         return [*found, *(t for t in (self.limit, first) if t is not None)]
+
+
+@dataclasses.dataclass(eq=False)
+class ReadSizesOp(Operation):
+    """Elements of a tensor, as numbers that sizes of later operations follow from."""
+
+    input: PlanTensor
+    sizes: dict[Atom, int]
+    """The place of each number in the tensor."""
+
+    def reads(self) -> list[PlanTensor]:
+        return [self.input]
 
 
 @dataclasses.dataclass

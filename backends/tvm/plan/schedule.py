@@ -44,11 +44,19 @@ class Buffer:
 
 @dataclasses.dataclass(frozen=True)
 class KernelCall:
-    """A call of a kernel: what it reads, then what it writes, and open sizes."""
+    """A call of a kernel: what it reads, then what it writes, and open sizes.
+
+    Where data decide sizes a run leaves out a call all of whose results, among the buffers
+    `written`, have no elements, and ends where the kernel isn't proven for operands without any
+    (`takes_empty`). `label` is the node's.
+    """
 
     kernel: str
     arguments: tuple[Buffer, ...]
     sizes: tuple[Atom, ...] = ()
+    written: tuple[Buffer, ...] = ()
+    takes_empty: bool = False
+    label: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +96,30 @@ class Schedule:
 class OpenShapes:
     """Shapes of a model's inputs and outputs some of whose sizes only a run fixes.
 
-    `elements` are how many such tensors on the way have, `equal` sizes that must be so.
+    `elements` are how many such tensors on the way have, `equal` sizes that must be so, `reads`
+    what data decide, in the order in which a run knows it.
     """
 
     inputs: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, ...], ...]
     equal: tuple[tuple[int, int], ...] = ()
     elements: dict[int, None] = dataclasses.field(default_factory=dict)
+    reads: list[SizeRead] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeRead:
+    """A number of sizes, `atom`, that a run reads from a buffer before the call of this number.
+
+    It is the element `index` of those of `dtype`; `label` says where it comes from.
+    """
+
+    atom: Atom
+    buffer: Buffer
+    index: int
+    dtype: str
+    call: int
+    label: str
 
 
 def nbytes(shape: Sequence[int], dtype: str) -> int:

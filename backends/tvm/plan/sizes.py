@@ -9,7 +9,9 @@ number itself) is an error, never a guess. Inside kernels one becomes an express
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TypeGuard, cast
 
@@ -26,6 +28,9 @@ COMPUTED = ("", "part", "floor", "min", "max", "less", "scaled", "dim")
 """Functions in sizes that an artifact computes; "" are the symbols themselves, "dim" a sum that
 is the size of an axis, or what is left of one, which kernels take as one number. What it is no
 greater than, if known, is another operand of it."""
+
+DECIDED = ("data", "checked", "choose", "equal", "div")
+"""Others that it computes of what data decide; "data" are numbers that a run reads."""
 
 
 class OpenSizeError(UnsupportedError):
@@ -206,8 +211,14 @@ def stand_in_of_axis(size: Size) -> int:
         atom.range.low is not None and atom.range.low > 0 for atom in term[1]
     ):
         return stand_in(size)
-    low, high = size.range
-    return _as_atom(size, Range(max(low or 1, 1), high))
+    if term is not None and is_decided(size) and e.is_nonnegative(size):
+        parts = (e.single(atom) for atom in term[1])
+        return math.prod([term[0], *(_as_atom(part, _from_1(part)) for part in parts)])
+    return _as_atom(size, _from_1(size))
+
+
+def _from_1(size: Expression) -> Range:
+    return Range(max(size.range.low or 1, 1), size.range.high)
 
 
 def _as_atom(size: Expression, bounds: Range, *most: Size, within: str = "") -> int:
@@ -280,10 +291,58 @@ def may_be_equal(a: int, b: int) -> bool:
 
 def uncomputable(size: Size) -> Atom | None:
     """A part of a size that an artifact can't compute from the sizes of its inputs."""
-    for atom in atoms([size]):
-        if atom.op not in COMPUTED:
-            return atom
-    return None
+    return next((atom for atom in atoms([size]) if not is_computable(atom)), None)
+
+
+def is_computable(atom: Atom) -> bool:
+    """Whether an artifact computes a part of a size, given those that it follows from."""
+    return atom.op in COMPUTED or (atom.op in DECIDED and is_decided(e.single(atom)))
+
+
+def is_decided(size: Size) -> bool:
+    """Whether data decide a size: no run knows it before it computes."""
+    return not isinstance(size, int) and e.mentions(size, "data")
+
+
+def most_of(size: Size) -> Size | None:
+    """What a size that data decide is no greater than, known before a run computes; None where
+    nothing says."""
+    if isinstance(size, int) or not is_decided(size):
+        return size
+    parts: list[Size] = []
+    for monomial, factor in size.terms.items():
+        if not is_decided(Expression({monomial: factor})):
+            parts.append(Expression({monomial: factor}) if monomial else factor)
+            continue
+        if any(atom.range.low is None or atom.range.low < 0 for atom in monomial):
+            return None
+        if factor > 0:
+            most = [_most_of_atom(atom) for atom in monomial]
+            known = [m for m in most if m is not None]
+            if len(known) < len(most):
+                return None
+            parts.append(e.multiply(factor, *known))
+    return e.add(*parts)
+
+
+def _most_of_atom(atom: Atom) -> Size | None:
+    size = e.single(atom)
+    if not is_decided(size):
+        return size
+    bounds: list[Size | None] = []
+    if atom.op in ("dim", "checked", "min"):
+        bounds = [most_of(operand) for operand in atom.operands]
+    elif atom.op == "max":
+        each = [most_of(operand) for operand in atom.operands]
+        known = [most for most in each if most is not None]
+        bounds = [functools.reduce(e.maximum, known)] if len(known) == len(each) else []
+    elif atom.op == "floor" and isinstance(atom.operands[1], int) and atom.operands[1] > 0:
+        most = most_of(atom.operands[0])
+        bounds = [] if most is None else [e.floor_divide(most, atom.operands[1])]
+    found = [bound for bound in bounds if bound is not None]
+    if atom.range.high is not None and atom.range.high < MOST:
+        found.append(atom.range.high)
+    return functools.reduce(e.minimum, found) if found else None
 
 
 def is_bounded(symbol: Atom) -> bool:
@@ -373,16 +432,24 @@ Polynomial = Sequence[tuple[int, Sequence[int]]]
 @dataclasses.dataclass(frozen=True)
 class SizeFacts:
     """What is known of the open sizes that a kernel takes after its buffers: the least and the
-    greatest that each may be, and sums of products of them that are at least 0."""
+    greatest that each may be, and sums of products of them that are at least 0. Where the least
+    may be 0 because data decide it (`with_empty`), it is no divisor, which is to be proven, too."""
 
     ranges: tuple[tuple[int, int], ...] = ()
     facts: tuple[Polynomial, ...] = ()
+    with_empty: bool = False
 
 
-def facts_of(parameters: Sequence[Atom], equal: Sequence[tuple[int, int]] = ()) -> SizeFacts:
+def facts_of(
+    parameters: Sequence[Atom],
+    equal: Sequence[tuple[int, int]] = (),
+    *,
+    with_empty: bool = False,
+) -> SizeFacts:
     """What is known of sizes that a kernel takes, among which are those that they follow from.
 
-    `equal` are sizes that are so in every run.
+    `equal` are sizes that are so in every run. With `with_empty` axes whose size data decide may
+    have none.
     """
     places = {atom: index for index, atom in enumerate(parameters)}
     facts: list[Polynomial] = []
@@ -401,7 +468,14 @@ def facts_of(parameters: Sequence[Atom], equal: Sequence[tuple[int, int]] = ()) 
                     for monomial, factor in sorted(e.terms_of(size).items(), key=str)
                 ]
             )
-    return SizeFacts(tuple(map(bounds_of, parameters)), tuple(facts))
+    bounds = least_with_empty if with_empty else bounds_of
+    return SizeFacts(tuple(map(bounds, parameters)), tuple(facts), with_empty)
+
+
+def least_with_empty(atom: Atom) -> tuple[int, int]:
+    """As `bounds_of`, where axes whose size data decide may have no elements."""
+    low, high = bounds_of(atom)
+    return (min(low, 0) if is_decided(e.single(atom)) else low), high
 
 
 def bounds_of(atom: Atom) -> tuple[int, int]:
@@ -412,7 +486,7 @@ def bounds_of(atom: Atom) -> tuple[int, int]:
 
 def _not_negative(atom: Atom, own: Size) -> list[Size]:
     """Sums and products of sizes that an atom's definition makes 0 or more."""
-    if atom.op == "dim":
+    if atom.op in ("dim", "checked"):
         difference = e.subtract(own, atom.operands[0])
         most = [e.subtract(whole, own) for whole in atom.operands[1:]]
         return [difference, e.negative(difference), *most]

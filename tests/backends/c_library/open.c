@@ -92,7 +92,8 @@ int main(int words, char **word) {
     for (size_t i = 0; i < call.output_count; i++) {
         const secateur_tensor *t = &THE_MODEL.outputs[i];
         if (fwrite(found[i], sizeof **found, t->rank, file) != t->rank) return 8;
-        if (fwrite(outputs[i].data, 1, outputs[i].bytes, file) != outputs[i].bytes) return 8;
+        size_t bytes = bytes_of(t, found[i]);
+        if (bytes > outputs[i].bytes || fwrite(outputs[i].data, 1, bytes, file) != bytes) return 8;
     }
     for (int i = 0; i < count; i++) free(blocks[i]);
     return fclose(file) == 0 ? 0 : 8;

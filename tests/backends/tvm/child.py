@@ -162,12 +162,17 @@ def _run_at_end(
         len(metadata["calls"]) + 1,
         *dimensions,
     )
+    if status == 0 and "data_sizes" in metadata:
+        sizes = iter(dimensions[1])
+        shapes = [[next(sizes) for _ in shape] for shape in shapes]
     results = [
-        np.frombuffer(m.read(), o["dtype"]).reshape(shape)
+        np.frombuffer(m.read(), o["dtype"])[: int(np.prod(shape))].reshape(shape)
         for m, o, shape in zip(outputs, metadata["outputs"], shapes, strict=True)
     ]
     for memory in (*inputs, *outputs, arena):
         memory.free()
+    if status & 255 == 6:
+        raise RefusedError(metadata["size_checks"][status >> 8]["text"])
     if status != 0:
         call = metadata["calls"][status >> 8]
         raise RefusedError(f"fault {status & 255} of '{call['operation']}' ({call['operator']})")
@@ -178,7 +183,7 @@ def _shapes(
     library: ctypes.CDLL, metadata: dict[str, Any], given: list[int]
 ) -> tuple[list[list[int]], int, tuple[Any, ...]]:
     """The outputs' shapes, the arena's bytes, and what the entry takes besides: for open sizes the
-    inputs' dimensions."""
+    inputs' dimensions, and where data decide sizes room for those of outputs."""
     shapes = [o["shape"] for o in metadata["outputs"]]
     if "size_checks" not in metadata:
         return shapes, metadata["arena_bytes"], ()
@@ -189,7 +194,8 @@ def _shapes(
     if status != 0:
         raise RefusedError(metadata["size_checks"][status >> 8]["text"])
     sizes = iter(found)
-    return [[next(sizes) for _ in shape] for shape in shapes], arena.value, (dimensions,)
+    room = ((ctypes.c_int64 * len(found))(),) if "data_sizes" in metadata else ()
+    return [[next(sizes) for _ in shape] for shape in shapes], arena.value, (dimensions, *room)
 
 
 class Guarded:

@@ -35,6 +35,20 @@ static inline secateur_size secateur_less(secateur_size a, secateur_size b) { re
 
 static inline secateur_size secateur_max(secateur_size a, secateur_size b) { return a > b ? a : b; }
 
+static inline secateur_size secateur_equal(secateur_size a, secateur_size b) { return a == b; }
+
+static inline secateur_size secateur_either(
+    secateur_size condition, secateur_size a, secateur_size b
+) {
+    return condition != 0 ? a : b;
+}
+
+/* A quotient rounded towards zero. */
+static inline secateur_size secateur_div(secateur_size a, secateur_size b, int *bad) {
+    if (b == 0) *bad = 1;
+    return *bad ? 0 : a / b;
+}
+
 /* The whole number of a size times a float, both given by 32 bits. */
 static inline secateur_size secateur_scaled(secateur_size a, secateur_size bits) {
     union {

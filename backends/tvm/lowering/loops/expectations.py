@@ -18,6 +18,7 @@ from .....ir.graph import normalize_domain
 from .....ir.model import Model
 from ...errors import UnsupportedNodesError
 from ...faults import Fault
+from ...graph.data_sizes import TOLD
 from ...plan.operations import LoopsOp
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr, PrimFunc
@@ -136,23 +137,22 @@ def expects(*op_types: str, operands: Sequence[int]) -> Callable[[Check], Check]
     return register
 
 
-_OF_SIZES = {"Loop": (0,), "Pad": (1, 3), "Slice": (1, 2, 3, 4)}
-"""Operands that give sizes to results of operators whose own kernels check them."""
+_OF_SIZES = {"Loop": (0,), "Pad": (3,), "Range": (2,), "Slice": (3, 4)}
+"""Operands that give sizes to results, of operators without a check, or whose others runs read."""
 
 _OF_AXES = frozenset({"Squeeze", "Unsqueeze"})
 """Operators whose operands name axes."""
 
 
 def refuse_sizes_of_inputs(model: Model) -> None:
-    """Raise UnsupportedNodesError where an input of the model gives a result its size.
-
-    A compiled model has one size for each result, and callers may give any.
-    """
+    """Raise UnsupportedNodesError where an input of the model gives a result its size, and of the
+    operator runs don't read it."""
     reasons = {}
     for node in model.graph.nodes:
         if normalize_domain(node.domain) != "" or node.op_type in _OF_AXES:
             continue
-        positions = _OF_SIZES.get(node.op_type) or _CHECKS.get(node.op_type, ((), None))[0]
+        told = () if node.op_type in TOLD else _CHECKS.get(node.op_type, ((), None))[0]
+        positions = _OF_SIZES.get(node.op_type, told)
         for value in map(node.input, positions):
             if value is not None and value.is_input and model.constant(value) is None:
                 reasons[node] = (

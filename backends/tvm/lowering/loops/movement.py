@@ -92,7 +92,10 @@ def expand(call: OperatorCall) -> None:
 def tile(call: OperatorCall) -> None:
     """How often each axis repeats shows in the result's shape."""
     given = call.shape(0)
+    told = call.lowering.told(call.node.input(1)) if is_open(*call.output_shape()) else None
     repeats = [o // s if s else 0 for o, s in zip(call.output_shape(), given, strict=True)]
+    if told is not None:
+        repeats = told.reshape(-1).tolist()
 
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         pairs = [size_ for pair in zip(repeats, given, strict=True) for size_ in pair]
@@ -186,7 +189,7 @@ def slice_(call: OperatorCall) -> None:
                 with when(k, equal(axis, a)):
                     begin, number_ = _sliced(k, start, end, step, size_)
                     first[a].set(begin)
-                    most = (size_ - 1) // max(out[a] - 1, 1)  # of those that lead to `out`
+                    most = size_ - 1 if is_open(out[a]) else _most_step(size_, out[a])
                     stride[a].set(maximum(minimum(step, most), -most))
                     length[a].set(number_)
         for own, declared in zip(length, out, strict=True):
@@ -203,6 +206,11 @@ def slice_(call: OperatorCall) -> None:
             ys[0].store(xs[0][source], index)
 
     call.loops(body, [0, *runtime])
+
+
+def _most_step(size_: int, length: int) -> int:
+    """The largest step that leads to so many elements."""
+    return (size_ - 1) // max(length - 1, 1)
 
 
 _FAR = 2**30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -246,7 +247,7 @@ def _max_unpool(call: OperatorCall) -> None:
 
 
 def _compress(call: OperatorCall) -> None:
-    _expect(call, 1, (int(np.prod(call.shape(1))),))
+    _expect(call, 1, (math.prod(call.shape(1)),))
 
 
 def _non_max_suppression(call: OperatorCall) -> None:

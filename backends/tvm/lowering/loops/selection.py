@@ -1,18 +1,27 @@
-"""Operators whose result's size depends on the data, where the model declares that size.
+"""Operators whose result's size depends on the data.
 
-The kernel checks that the data leads to the declared size; where it does not, the run
-fails instead of giving a wrong result.
+Where the model declares that size, the kernel checks that the data leads to it; where it does not,
+the run fails instead of giving a wrong result. Else a kernel before it counts the results.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
 from tvm import tirx
 
+from .....ir.symbolic import expressions as e
 from ...faults import Fault
+from ...plan.operations import LoopsOp
+from ...plan.sizes import most_of, size_of, stand_in, stand_in_of_axis
+from ...plan.tensors import PlanTensor
 from ...tensorir.builder import KernelBuilder
-from ...tensorir.types import Expr
+from ...tensorir.types import Expr, PrimFunc
 from .base import (
     Array,
+    Body,
+    Cell,
     OperatorCall,
     all_of,
     bind,
@@ -32,6 +41,46 @@ from .base import (
     without,
 )
 
+Counting = Callable[[KernelBuilder, list[Array], Cell], None]
+"""Builds a loop that counts results in a cell, from the inputs' arrays."""
+
+
+def _count(call: OperatorCall, axis: int, counting: Counting, inputs: Sequence[int]) -> int:
+    """The number of results: the declared one, or what a kernel finds that is called first."""
+
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+        found = cell(k, "int32", 0, "found")
+        counting(k, xs, found)
+        ys[0].put(found.get(), 0)
+
+    if not call.lowering.is_counted(call.node):
+        return _declared(call, axis)
+    _kernel_before(call, body, inputs, [_total(call)])
+    return call.output_shape()[axis]
+
+
+def _total(call: OperatorCall) -> PlanTensor:
+    """The number of results, where a kernel counts them."""
+    return PlanTensor(f"{call.node.label}/count", "int64", (1,))
+
+
+def _kernel_before(
+    call: OperatorCall, body: Body, inputs: Sequence[int], results: Sequence[PlanTensor]
+) -> None:
+    """A kernel that is called before the operator's own; its first result is the number of those of
+    the operator."""
+    tensors = [call.tensor(index) for index in inputs]
+
+    def build() -> PrimFunc:
+        k = KernelBuilder()
+        xs = [Array(k, f"X{i}", t.shape, t.dtype) for i, t in enumerate(tensors)]
+        ys = [Array(k, f"Y{i}", t.shape, t.dtype) for i, t in enumerate(results)]
+        body(k, xs, ys)
+        return k.finish()
+
+    call.lowering.add(LoopsOp(call.node.label, list(results), tensors, build))
+    call.lowering.read_sizes(call.node, call.node.label, results[0])
+
 
 def _declared(call: OperatorCall, axis: int) -> int:
     """The declared number of results."""
@@ -40,6 +89,24 @@ def _declared(call: OperatorCall, axis: int) -> int:
     if shape is None or not all(isinstance(d, int) for d in shape) or 0 in shape:
         call.fail("the result's size depends on the data, and the model declares none")
     return int(shape[axis])  # type: ignore[arg-type]
+
+
+def _emit_count(call: OperatorCall, counting: Counting, inputs: Sequence[int]) -> None:
+    """The kernel that counts results, and the number for those who need it."""
+    tensors = [call.tensor(index) for index in inputs]
+    total = PlanTensor(f"{call.node.label}/count", "int64", (1,))
+
+    def build() -> PrimFunc:
+        k = KernelBuilder()
+        arrays = [Array(k, f"X{i}", t.shape, t.dtype) for i, t in enumerate(tensors)]
+        y = Array(k, "Y", total.shape, total.dtype)
+        found = cell(k, "int32", 0, "found")
+        counting(k, arrays, found)
+        y.put(found.get(), 0)
+        return k.finish()
+
+    call.lowering.add(LoopsOp(call.node.label, [total], tensors, build))
+    call.lowering.read_sizes(call.node, call.node.label, total)
 
 
 def _is_set(value: Expr) -> Expr:
@@ -51,8 +118,13 @@ def _is_set(value: Expr) -> Expr:
 @rule("NonZero")
 def non_zero(call: OperatorCall) -> None:
     """Indices of the elements that aren't zero, [rank, count] in row-major order."""
-    count = _declared(call, 1)
     shape = call.shape()
+
+    def counting(k: KernelBuilder, xs: list[Array], found: Cell) -> None:
+        with nest(k, shape) as index:
+            found.add(select(_is_set(xs[0][index]), 1, 0))
+
+    count = _count(call, 1, counting, [0])
 
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         found = cell(k, "int32", 0, "found")
@@ -71,17 +143,23 @@ def compress(call: OperatorCall) -> None:
     shape = call.shape()
     given = call.node.get("axis")
     axis = 0 if given is None else call.axis(len(shape), 0)
-    count = _declared(call, axis)
     flat = given is None
+    whole = math.prod(shape) if flat else shape[axis]
+    length = stand_in(e.minimum(size_of(call.shape(1)[0]), size_of(whole)))
+
+    def counting(k: KernelBuilder, xs: list[Array], found: Cell) -> None:
+        with k.loop(length, "c") as i:
+            found.add(select(xs[0][[i]], 1, 0))
+
+    count = _count(call, axis, counting, [1])
     if call.output_shape() != ((count,) if flat else tuple(replaced(shape, axis, count))):
         call.fail(f"its result is declared as {list(call.output_shape())}")
-    length = call.shape(1)[0]
 
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, condition = xs
         y = ys[0]
         found = cell(k, "int32", 0, "found")
-        with k.loop(min(length, x.size if flat else shape[axis]), "c") as i:  # noqa: SIM117
+        with k.loop(length, "c") as i:  # noqa: SIM117
             with when(k, condition[[i]]):
                 at = within(k, found.get(), 0, count, Fault.COUNT)
                 if flat:
@@ -99,7 +177,8 @@ def compress(call: OperatorCall) -> None:
 def non_max_suppression(call: OperatorCall) -> None:
     """Greedily by score, per batch element and class; rows are (batch, class, box)."""
     batch, classes, boxes_count = call.shape(1)
-    count = _declared(call, 0)
+    is_counted = call.lowering.is_counted(call.node)
+    count = _most(call) if is_counted else _declared(call, 0)
     centered = bool(call.node.get("center_point_box", 0))
     present = [i for i in range(5) if call.has(i)]
 
@@ -126,7 +205,7 @@ def non_max_suppression(call: OperatorCall) -> None:
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         given = dict(zip(present, xs, strict=True))
         boxes, scores = given[0], given[1]
-        y, alive = ys
+        y, alive = ys[-2:]
         most = clamped(k, given[2].at(0), 0, boxes_count + 1) if 2 in given else 0
         if 3 in given:  # an overlap is a share
             limit = given[3].at(0)
@@ -137,7 +216,9 @@ def non_max_suppression(call: OperatorCall) -> None:
             with k.loop(boxes_count, "start") as i:
                 alive.put(1 if 4 not in given else scores[b, c, i] > given[4].at(0), i)
             taken = cell(k, "int32", 0, "taken")
-            with k.loop(boxes_count, "round") as _:
+            going = cell(k, "int32", 1, "going") if is_counted else None
+            goes_on = True if going is None else going.get() > 0
+            with k.loop(boxes_count, "round") as _, when(k, goes_on):
                 best = cell(k, "int32", -1, "best")
                 with k.loop(boxes_count, "i") as i:
                     at = clamped(k, best.get(), 0, boxes_count)
@@ -146,6 +227,8 @@ def non_max_suppression(call: OperatorCall) -> None:
                         best.set(i)
                 chosen = bind(k, best.get())
                 left = tirx.all(chosen >= 0, chosen < boxes_count)
+                if going is not None:
+                    going.set(to(tirx.all(left, taken.get() < most), "int32"))
                 with when(k, tirx.all(left, taken.get() < most)):
                     taken.add(1)
                     at = within(k, found.get(), 0, count, Fault.COUNT)
@@ -157,6 +240,30 @@ def non_max_suppression(call: OperatorCall) -> None:
                         limit = given[3].at(0) if 3 in given else number(0, boxes.dtype)
                         with when(k, overlap(boxes, k, b, chosen, j) > limit):
                             alive.put(0, j)
-        k.fail_if(tirx.NE(found.get(), count), Fault.COUNT)
+        if is_counted:
+            ys[0].put(found.get(), 0)
+        else:
+            k.fail_if(tirx.NE(found.get(), count), Fault.COUNT)
 
-    call.loops(body, present, key=tuple(present), scratch=[((boxes_count,), "int32")])
+    scratch = [((boxes_count,), "int32")]
+    if not is_counted:
+        call.loops(body, present, key=tuple(present), scratch=scratch)
+        return
+    label, dtype = call.node.label, call.output_dtype()
+    rows = PlanTensor(f"{label}/boxes", dtype, (count, 3))
+    alive = PlanTensor(f"{label}/alive", "int32", (boxes_count,))
+    _kernel_before(call, body, present, [_total(call), rows, alive])
+    call.loops(_copied, [rows], key=())
+
+
+def _copied(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+    """The first rows of a table."""
+    with nest(k, ys[0].shape) as index:
+        ys[0].store(xs[0][index], index)
+
+
+def _most(call: OperatorCall) -> int:
+    """The most rows that a result may have."""
+    most = most_of(size_of(call.output_shape()[0]))
+    assert most is not None
+    return stand_in_of_axis(most)

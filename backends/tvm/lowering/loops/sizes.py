@@ -6,7 +6,9 @@ import functools
 from collections.abc import Sequence
 
 from .....ir.graph import Node
+from .....ir.symbolic import expressions as e
 from ...plan.operations import LoopsOp
+from ...plan.sizes import is_decided, size_of, stand_in
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import PrimFunc
 from ..context import Lowering, Stored
@@ -31,6 +33,27 @@ def known_contents(lowering: Lowering, node: Node) -> bool:
         lowering.add(LoopsOp(node.label, [tensor], [], build, key))
         lowering.items[value] = Stored(tensor)
     return True
+
+
+def require_told(lowering: Lowering, node: Node) -> None:
+    """Let runs be refused in which an Expand is told a size that its operand can't be repeated to,
+    another one than 1 along an axis of more, and a TopK more elements than there are."""
+    told = lowering.sizes.contents(node.input(1)) if lowering.sizes is not None else None
+    result = node.output(0)
+    if node.op_type not in ("Expand", "TopK") or told is None or result is None:
+        return
+    if node.op_type == "TopK":
+        given = lowering.sizes.shape(node.input(0)) if lowering.sizes is not None else None
+        whole = given[int(node.get("axis", -1))] if given else 0
+        if is_decided(whole):
+            least = stand_in(e.minimum(whole, told.flat[0]))
+            lowering.require_equal(least, stand_in(told.flat[0]))
+        return
+    shape = lowering.shape(result)
+    for size, found in zip(told.flat[::-1], shape[::-1], strict=False):
+        if is_decided(size):
+            other = e.choose(e.equal(size, 1), size_of(found), size)
+            lowering.require_equal(stand_in(other), found)
 
 
 def _store(numbers: Sequence[int], dtype: str) -> PrimFunc:

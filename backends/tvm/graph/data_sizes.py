@@ -1,0 +1,219 @@
+"""Sizes that data decide: numbers that a run reads from tensors, and what follows from them.
+
+NonZero and the like count their results; a Slice, TopK or Range is told by an operand. Either is a
+`datum`, a symbol whose value a run reads from a tensor as soon as that is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from onnx import TensorProto
+
+from ....ir.graph import Node, Value, normalize_domain
+from ....ir.model import Model
+from ....ir.symbolic import expressions as e
+from ....ir.symbolic.analysis import Admitted, SizeAnalysis
+from ....ir.symbolic.expressions import Atom, Size, datum
+from ....ir.symbolic.facts import Contents, Shape
+from ....ir.symbolic.ranges import ANY, Range
+from ....ir.symbolic.registry import contents_rules
+from .loop_sizes import LoopAnalysis
+from .loops import LoopBody
+from .prepare import Prepared
+
+COUNTED = frozenset({"Compress", "NonMaxSuppression", "NonZero"})
+"""Operators whose kernels count their results."""
+
+TOLD = {
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "Pad": (1,),
+    "Range": (0, 1),
+    "Reshape": (1,),
+    "Slice": (1, 2),
+    "Tile": (1,),
+    "TopK": (1,),
+}
+"""Operands that tell operators the sizes of their results."""
+
+_UNKNOWN = ("unknown", "long")
+"""Parts of sizes of which nothing is known."""
+
+_READ_TYPES = (TensorProto.INT64, TensorProto.INT32)
+
+_READ = 8
+"""Elements of a tensor that a run reads as numbers: a shape's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Element:
+    """Where a datum comes from: an element of a value, or how many results a node has."""
+
+    source: Value | Node
+    index: int = 0
+
+    @property
+    def name(self) -> str:
+        """What `--size` calls an element of a value."""
+        if isinstance(self.source, Node):
+            return self.source.label
+        is_one = math.prod(s for s in self.source.shape or () if isinstance(s, int)) == 1
+        return self.source.name if is_one else f"{self.source.name}.{self.index}"
+
+
+class DataSizes(LoopAnalysis):
+    """The sizes of all values over those of the inputs and over what a run reads.
+
+    `roots` are values whose elements are read. `data` says where each datum comes from, in the
+    order in which a run knows them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        admitted: Mapping[str, Admitted],
+        roots: Mapping[Value, None],
+        kept: dict[Node, tuple[LoopBody, Prepared]] | None = None,
+    ) -> None:
+        super().__init__(model, admitted, kept=kept)
+        self._roots, self._bounds = roots, admitted
+        self._made: dict[Value, Contents] = {}
+        self.data: dict[Atom, Element] = {}
+
+    def counted(self, node: Node, most: Size) -> Size:
+        output = next(v for v in node.outputs if v is not None)
+        return e.checked(self._datum(f"count({_shown(output.name)})", Element(node), ANY), most)
+
+    def as_size(self, element: Size, most: Size | None = None) -> Size:
+        return e.checked(element, most) if self._is_read(element) else super().as_size(element)
+
+    def uncertain(self, size: Size, most: Size | None = None) -> Size:
+        return e.checked(size, most) if self._is_read(size) else self.unknown()
+
+    def contents(self, value: Value | None) -> Contents | None:
+        found = super().contents(value)
+        if found is not None or value is None or value not in self._roots:
+            return found
+        if value not in self._made:
+            self._made[value] = self._read(value)
+        return self._made[value]
+
+    def _is_read(self, size: Size) -> bool:
+        return e.mentions(size, "data") and not e.mentions(size, *_UNKNOWN)
+
+    def _read(self, value: Value) -> Contents:
+        shape = tuple(size for size in value.shape or () if isinstance(size, int))
+        found = np.empty(shape, object)
+        for index in range(found.size):
+            name = value.name if found.size == 1 else f"{value.name}.{index}"
+            given = self._bounds.get(name)
+            bounds = ANY if given is None else Range(given.low, given.high)
+            text = f"value({_shown(name)})"
+            found.flat[index] = self._datum(text, Element(value, index), bounds)
+        return found
+
+    def _datum(self, text: str, element: Element, bounds: Range) -> Size:
+        made = datum(text, bounds)
+        atom = made.atom
+        assert atom is not None
+        self.data.setdefault(atom, element)
+        return made
+
+    def named(self) -> dict[str, None]:
+        """What `--size` may bound: elements of values, by their names."""
+        return {d.name: None for d in self.data.values() if isinstance(d.source, Value)}
+
+    def new_roots(self) -> list[Value]:
+        """Values that decide sizes of which nothing is known yet, and that a run can read."""
+        found: dict[Value, None] = {}
+        for node in self.model.graph.nodes:
+            for value in told_by(node):
+                found |= dict.fromkeys(self._undecided(value))
+        return [value for value in found if value not in self._roots]
+
+    def _undecided(self, value: Value) -> Iterator[Value]:
+        contents = super().contents(value)
+        if contents is not None and not any(e.mentions(x, *_UNKNOWN) for x in contents.flat):
+            return
+        node = value.producer
+        if node is not None and node.op_type in contents_rules() and _is_standard(node):
+            own = [v for v in node.inputs if v is not None and v not in self._roots]
+            found = [root for v in own if _may_be_read(v) for root in self._undecided(v)]
+            if found:
+                yield from found
+                return
+        if _may_be_read(value):
+            yield value
+
+
+def told_by(node: Node) -> list[Value]:
+    """The operands of a node that tell it sizes."""
+    if not _is_standard(node):
+        return []
+    found = [node.input(index) for index in TOLD.get(node.op_type, ())]
+    return [value for value in found if value is not None]
+
+
+def has_counted(model: Model) -> bool:
+    """Whether a model has operators whose results are counted."""
+    return any(node.op_type in COUNTED and _is_standard(node) for node in model.graph.nodes)
+
+
+def may_be_decided(model: Model, shapes: SizeAnalysis | None) -> bool:
+    """Whether data decide sizes of which nothing else is known, or an input's elements do.
+
+    `shapes` are those known of models with open sizes; without, they have to be numbers.
+    """
+    for node in model.graph.nodes:
+        if any(value.is_input and model.constant(value) is None for value in told_by(node)):
+            return True
+        is_one = node.op_type in TOLD or node.op_type in COUNTED
+        if is_one and _is_standard(node) and not all(_is_known(v, shapes) for v in node.outputs):
+            return True
+    return False
+
+
+def _is_known(value: Value | None, shapes: SizeAnalysis | None) -> bool:
+    if value is None:
+        return True
+    shape: Shape | tuple[int | str | None, ...] | None
+    shape = value.shape if shapes is None else shapes.shape(value)
+    if shape is None:
+        return False
+    if shapes is None:
+        return all(isinstance(size, int) for size in shape)
+    return not any(isinstance(s, e.Expression) and e.mentions(s, *_UNKNOWN) for s in shape)
+
+
+def may_name_element(model: Model, name: str) -> bool:
+    """Whether a name is that of a tensor of integers, or of an element of one as `NAME.0`."""
+    whole, _, index = name.rpartition(".")
+    names = {name, whole} if index.isdecimal() else {name}
+    return any(v.name in names and v.dtype in _READ_TYPES for v in model.graph.values())
+
+
+def _is_standard(node: Node) -> bool:
+    return normalize_domain(node.domain) == ""
+
+
+def _may_be_read(value: Value) -> bool:
+    """Whether a value is a short tensor of integers whose number is known."""
+    shape = value.shape
+    if value.dtype not in _READ_TYPES or shape is None or len(shape) > 1:
+        return False
+    sizes = [size for size in shape if isinstance(size, int)]
+    return len(sizes) == len(shape) and 1 <= math.prod(sizes) <= _READ
+
+
+def _shown(name: str) -> str:
+    """A value's name in the text of sizes; of a long or strange one a part and its digest."""
+    if re.fullmatch(r"[\w./:\[\]-]{1,32}", name, re.ASCII):
+        return name
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+    return f"{re.sub(r'[^a-zA-Z0-9_]', '', name)[:16]}..{digest}"

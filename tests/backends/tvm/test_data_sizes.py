@@ -1,0 +1,326 @@
+"""Artifacts of models whose data decide sizes: what a run counts, or is told by an operand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.graph.open_sizes import read_admitted
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.errors import SecateurError, UnsupportedError
+from secateur.ir.model import Model
+from secateur.ir.reference import Session
+
+from .child import Child, RefusedError
+from .test_open_sizes import model_of, with_constants
+
+Array = Any
+Feeds = Mapping[str, Array]
+TARGET = parse_target("native")
+MOST = 2**63 - 1
+NEAR = (0, -1, 1, 2, 3, 5, 6, 7, -6, -7, 100)
+EXTREMES = (*NEAR, 2**31 - 1, 2**31, 2**32 + 1, -(2**31), -MOST)
+
+
+def compiled(model: Model, folder: Path, *sizes: str) -> Runtime:
+    compile_model(model, TARGET, folder / "m.so", sizes=read_admitted(sizes))
+    return Runtime(folder / "m.so")
+
+
+def alike(have: Mapping[str, Array], want: Mapping[str, Array]) -> None:
+    for name, array in want.items():
+        assert have[name].shape == array.shape, name
+        np.testing.assert_allclose(have[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def floats(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def ints(*values: int) -> Array:
+    return np.asarray(values, np.int64)
+
+
+# --- counted ---------------------------------------------------------------------------------
+
+AFTER = {
+    "again": ("%again = Mul(%g, %g)", "float[?]"),
+    "indices": ("%indices = Identity(%n)", "int64[2, ?]"),
+    "rows": ("%rows = Gather(%table, %which)", "float[?, 3]"),
+    "joined": ("%joined = Concat(%g, %ends, %g) {axis = 0}", "float[?]"),
+    "columns": ("%columns = Concat(%column, %column) {axis = 1}", "float[?, 2]"),
+    "sum": ("%sum = ReduceSum(%g, %first)", "float[1]"),
+    "mean": ("%mean = ReduceMean(%g, %first)", "float[1]"),
+    "largest": ("%largest = ReduceMax(%g, %first)", "float[1]"),
+    "whole_mean": ("%gi = Cast(%g) {to = 7}\n%whole_mean = ReduceMean(%gi, %first)", "int64[1]"),
+    "soft": ("%soft = Softmax(%g) {axis = 0}", "float[?]"),
+    "running": ("%running = CumSum(%g, %zero)", "float[?]"),
+    "put": ("%gg = Neg(%g)\n%put = ScatterND(%x, %t, %gg)", "float[n, m]"),
+    "dense": ("%h = MatMul(%rows3, %w)\n%r = Relu(%h)\n%dense = Add(%r, %bias)", "float[?, 5]"),
+    "normal": ("%normal = LayerNormalization(%dense, %bias) {axis = -1}", "float[?, 5]"),
+    "pairs": ("%pairs = MatMul(%column, %row)", "float[?, ?]"),
+    "scores": ("%scores = MatMul(%row, %column)", "float[1, 1]"),
+    "outer": ("%outer = Sub(%column, %row)", "float[?, ?]"),
+    "count": ("%count = Size(%g)", "int64[]"),
+    "shape": ("%shape = Shape(%t)", "int64[2]"),
+    "numbers": ("%numbers = Range(%zero, %count, %step)", "int64[?]"),
+    "ones": ("%one_of = Shape(%g)\n%ones = ConstantOfShape(%one_of)", "float[?]"),
+    "twice": ("%twice = Expand(%g, %two_rows)", "float[2, ?]"),
+    "tiled": ("%tiled = Tile(%g, %two)", "float[?]"),
+    "head": ("%head = Slice(%g, %first, %two)", "float[?]"),
+    "tail": ("%tail = Slice(%g, %last, %end)", "float[?]"),
+    "odd": ("%odd = Slice(%g, %first, %end, %first, %two)", "float[?]"),
+    "back": ("%back = Slice(%g, %last, %start, %first, %last)", "float[?]"),
+    "padded": ("%padded = Pad(%g, %pads)", "float[?]"),
+    "flat": ("%flat = Reshape(%rows3, %last)", "float[?]"),
+    "turned": ("%turned = Reshape(%rows3, %three_rows)", "float[3, ?]"),
+    "large": ("%big = Greater(%g, %half)\n%large = Compress(%g, %big) {axis = 0}", "float[?]"),
+    "sorted": ("%k = Unsqueeze(%count, %first)\n%sorted, %places = TopK(%g, %k)", "float[?]"),
+    "images": ("%images = Conv(%stack, %kernel) {pads = [1, 1, 1, 1]}", "float[?, 4, 5, 5]"),
+    "pooled": ("%p = GlobalAveragePool(%images)\n%pooled = Flatten(%p)", "float[?, 4]"),
+}  # fmt: skip
+"""Operators on what NonZero found of `x`: by an output's name, nodes and the output's type."""
+
+BEFORE = """%n = NonZero(%x)
+%t = Transpose(%n) {perm = [1, 0]}
+%g = GatherND(%x, %t)
+%column = Unsqueeze(%g, %second)
+%row = Unsqueeze(%g, %first)
+%rows3 = Expand(%column, %three)
+%cell = Unsqueeze(%g, %inner)
+%stack = Expand(%cell, %image)
+%which = Gather(%n, %zero) {axis = 0}
+"""
+
+CONSTANTS = {
+    "zero": "int64[] = [0]", "step": "int64[] = [1]", "half": "float[] = [0.5]",
+    "first": "int64[1] = [0]", "second": "int64[1] = [1]", "last": "int64[1] = [-1]",
+    "two": "int64[1] = [2]", "end": f"int64[1] = [{MOST}]", "start": f"int64[1] = [{-MOST}]",
+    "three": "int64[2] = [1, 3]", "two_rows": "int64[2] = [2, 1]", "pads": "int64[2] = [1, 2]",
+    "three_rows": "int64[2] = [3, -1]", "inner": "int64[3] = [1, 2, 3]",
+    "image": "int64[4] = [1, 3, 5, 5]", "ends": "float[2] = [1.5, 2.5]",
+    "table": "float[40, 3]", "w": "float[3, 5]", "bias": "float[5]", "kernel": "float[4, 3, 3, 3]",
+}  # fmt: skip
+
+
+def after(signature: str) -> Model:
+    outputs = ", ".join(f"%{name}: {kind}" for name, (_, kind) in AFTER.items())
+    body = BEFORE + "\n".join(nodes for nodes, _ in AFTER.values())
+    return model_of(f"({signature}) -> ({outputs})", with_constants(body, CONSTANTS))
+
+
+def masked(rows: int, columns: int, share: float, seed: int = 0) -> Array:
+    kept = np.random.default_rng(seed + 1).random((rows, columns)) < share
+    return np.where(kept, floats(rows, columns, seed=seed), 0).astype(np.float32)
+
+
+def test_what_follows_a_count(tmp_path: Path) -> None:
+    """For none, one, some and all, in memory between pages that nothing may touch."""
+    model = after("%x: float[5, 7]")
+    compiled(model, tmp_path)
+    session, child = Session(model, optimize=False), Child()
+    one = np.zeros((5, 7), np.float32)
+    one[3, 2] = np.nan
+    for x in (*(masked(5, 7, share) for share in (0, 0.1, 0.5, 1)), one):
+        have = child.run_guarded(tmp_path / "m.so", {"x": x})
+        alike(have, session.run({"x": x}))
+    child.close()
+
+
+@pytest.mark.slow
+def test_what_follows_a_count_of_open_sizes(tmp_path: Path) -> None:
+    model = after("%x: float[n, m]")
+    runtime, session = compiled(model, tmp_path, "n=1..", "m=1.."), Session(model, optimize=False)
+    for rows, columns, share in itertools.product((1, 2, 17, 40), (1, 9, 33), (0, 0.1, 1)):
+        feeds = {"x": masked(rows, columns, share)}
+        alike(runtime.run(feeds), session.run(feeds))
+
+
+def test_a_batch_stays_open(tmp_path: Path) -> None:
+    """Samples that NonZero counts together aren't computed one by one."""
+    model = model_of("(%x: float[n, 4]) -> (%y: int64[2, k])", "%r = Relu(%x)\n%y = NonZero(%r)")
+    runtime, session = compiled(model, tmp_path), Session(model, optimize=False)
+    for rows in (1, 3, 50):
+        feeds = {"x": floats(rows, 4, seed=rows)}
+        alike(runtime.run(feeds), session.run(feeds))
+
+
+DETECTOR = """
+%found = NonMaxSuppression(%boxes, %scores, %most, %overlap, %least)
+%class_of = Slice(%found, %second, %two, %second)
+%box_of = Slice(%found, %two, %three_, %second)
+%boxes_at = Squeeze(%box_of, %second)
+%classes64 = Squeeze(%class_of, %second)
+%classes = Cast(%classes64) {to = 6}
+%all_boxes = Squeeze(%boxes, %first)
+%kept = Gather(%all_boxes, %boxes_at)
+%by_box = Transpose(%scores) {perm = [0, 2, 1]}
+%by_box2 = Squeeze(%by_box, %first)
+%places = Concat(%box_of, %class_of) {axis = 1}
+%kept_scores = GatherND(%by_box2, %places)
+%score_column = Unsqueeze(%kept_scores, %second)
+%class_column = Cast(%class_of) {to = 1}
+%all = Concat(%kept, %score_column, %class_column) {axis = 1}
+%many = Shape(%kept_scores)
+%fewer = Min(%many, %four)
+%best, %order = TopK(%kept_scores, %fewer)
+%result = Gather(%all, %order)
+"""
+
+
+def test_a_detector(tmp_path: Path) -> None:
+    constants = {
+        "most": "int64[1] = [5]", "overlap": "float[1] = [0.4]", "first": "int64[1] = [0]",
+        "second": "int64[1] = [1]", "two": "int64[1] = [2]", "three_": "int64[1] = [3]",
+        "four": "int64[1] = [4]",
+    }  # fmt: skip
+    model = model_of(
+        "(%boxes: float[1, 30, 4], %scores: float[1, 3, 30], %least: float[1])"
+        " -> (%found: int64[?, 3], %all: float[?, 6], %classes: int32[?], %result: float[?, 6])",
+        with_constants(DETECTOR, constants),
+    )
+    compiled(model, tmp_path)
+    session, child = Session(model, optimize=False), Child()
+    for seed, least in itertools.product(range(3), (0.0, 0.5, 0.95, 0.99, 2.0)):
+        random = np.random.default_rng(seed)
+        boxes = random.random((1, 30, 4)).astype(np.float32)
+        boxes[..., 2:] += boxes[..., :2]
+        if seed == 2:
+            boxes[0, :3, 0] = np.nan, np.inf, -np.inf
+        feeds = {
+            "boxes": boxes,
+            "scores": random.random((1, 3, 30)).astype(np.float32),
+            "least": np.float32([least]),
+        }
+        have = child.run_guarded(tmp_path / "m.so", feeds)
+        if seed < 2:  # else ONNX Runtime depends on the order of comparisons
+            alike(have, session.run(feeds))
+        assert len(have["found"]) <= 15
+    child.close()
+
+
+# --- told ------------------------------------------------------------------------------------
+
+K1, K2 = "%k: int64[1]", "%k: int64[2]"
+TOLD_CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "TopK": (f"(%x: float[3, 6], {K1}) -> (%y: float[3, ?], %z: int64[3, ?])",
+             "%y, %z = TopK(%x, %k)", ()),
+    "Slice": (f"(%x: float[6, 2], {K2}) -> (%y: float[?, 2])",
+              "%a, %b = Split(%k) {num_outputs = 2}\n%y = Slice(%x, %a, %b)", ()),
+    "Slice of a head": (f"(%x: float[2, 6], {K1}) -> (%y: float[2, ?], %z: float[2, ?])",
+                        "%h = Slice(%x, %first, %k, %second)\n%y = Exp(%h)\n%z = Add(%h, %h)", ()),
+    "Range": ("(%k: int64[]) -> (%y: int64[?], %z: float[?])",
+              "%y = Range(%zero, %k, %step)\n%c = Cast(%y) {to = 1}\n%z = Sqrt(%c)", ("k=0..7",)),
+    "ConstantOfShape": (f"({K2}) -> (%y: float[?, ?])", "%y = ConstantOfShape(%k)",
+                        ("k.0=0..7", "k.1=0..7")),
+    "Expand": (f"(%x: float[3, 1], {K2}) -> (%y: float[?, ?])", "%y = Expand(%x, %k)",
+               ("k.0=0..7", "k.1=0..7")),
+    "Tile": (f"(%x: float[2, 3], {K2}) -> (%y: float[?, ?])", "%y = Tile(%x, %k)",
+             ("k.0=0..7", "k.1=0..7")),
+    "Reshape": (f"(%x: float[2, 3], {K2}) -> (%y: float[?, ?])", "%y = Reshape(%x, %k)", ()),
+    "Pad": (f"(%x: float[4], {K2}) -> (%y: float[?])", "%y = Pad(%x, %k)",
+            ("k.0=0..7", "k.1=0..7")),
+    "a computed number": (f"(%x: float[3, 6], {K2}) -> (%y: float[3, ?])",
+                          "%s = ReduceMax(%k, %first)\n%y, %z = TopK(%x, %s)", ()),
+    "lengths": (f"({K2}) -> (%y: bool[2, ?])",
+                "%s = ReduceMax(%k) {keepdims = 0}\n%r = Range(%zero, %s, %step)\n"
+                "%q = Unsqueeze(%k, %second)\n%y = Less(%r, %q)", ("k.0=0..7", "k.1=0..7")),
+}  # fmt: skip
+
+
+def told_case(name: str) -> tuple[Model, tuple[str, ...]]:
+    signature, body, sizes = TOLD_CASES[name]
+    return model_of(signature, with_constants(body, CONSTANTS)), sizes
+
+
+def told_feeds(model: Model) -> Iterator[dict[str, Array]]:
+    shapes = {v.name: [d for d in v.shape or () if isinstance(d, int)] for v in model.graph.inputs}
+    made = {name: floats(*shape) for name, shape in shapes.items()}
+    for numbers in itertools.product(EXTREMES, repeat=math.prod(shapes["k"])):
+        yield {**made, "k": np.asarray(numbers, np.int64).reshape(shapes["k"])}
+
+
+@pytest.mark.parametrize("name", TOLD_CASES)
+def test_sizes_that_an_operand_tells(name: str, tmp_path: Path) -> None:
+    """Whatever the operand holds: a result as ONNX Runtime's, or an error, and of numbers that
+    are admitted only where ONNX Runtime has one, too."""
+    model, sizes = told_case(name)
+    compiled(model, tmp_path, *sizes)
+    session, child, equal = Session(model, optimize=False), Child(), 0
+    for feeds in told_feeds(model):
+        try:
+            have = child.run_guarded(tmp_path / "m.so", feeds)
+        except RefusedError as error:
+            refused = str(error)
+        else:
+            alike(have, session.run(feeds))
+            equal += 1
+            continue
+        assert "must be" in refused or "fault" in refused
+        copies = name == "Reshape" and 0 in feeds["k"]  # an axis, which isn't known before
+        if all(0 <= n < 8 for n in feeds["k"].ravel()) and not copies:
+            with pytest.raises(SecateurError):
+                session.run(feeds)
+    assert equal >= 4
+    child.close()
+
+
+# --- refused ---------------------------------------------------------------------------------
+
+
+def test_what_has_no_bound_is_refused(tmp_path: Path) -> None:
+    """With the node, the size and the option; a bound on what decides nothing is refused, too."""
+    model, _ = told_case("Range")
+    with pytest.raises(UnsupportedError, match=r"node 'y' \(Range\): size 0 .*--size k=0\.\.N"):
+        compiled(model, tmp_path)
+    model, _ = told_case("TopK")
+    for sizes, message in (
+        ("j=1..3", "the model's open sizes are none"),
+        ("z=0..3", "no sizes follow from what 'z' holds; of k they do"),
+        ("k=0..6:2", "no numbers from 0 to 6 by 2"),
+        ("k=4..3", "no numbers from 4 to 3 by 1"),
+    ):
+        with pytest.raises(SecateurError, match=message):
+            compiled(model, tmp_path, sizes)
+
+
+def test_bounds_of_what_is_read(tmp_path: Path) -> None:
+    """They are checked, by the name of what holds the number."""
+    model, _ = told_case("TopK")
+    runtime = compiled(model, tmp_path, "k=1..3")
+    assert runtime.run({"x": floats(3, 6), "k": ints(3)})["y"].shape == (3, 3)
+    for number in (0, 4, -1):
+        with pytest.raises(SecateurError, match=r"input 'k': value\(k\) must be from 1 to 3"):
+            runtime.run({"x": floats(3, 6), "k": ints(number)})
+
+
+def test_an_operand_without_elements(tmp_path: Path) -> None:
+    """Where a kernel can't take that the run ends with an error, and the next one is as good."""
+    body = with_constants(
+        "%n = NonZero(%x)\n%c = Squeeze(%n, %first)\n%y = ArgMax(%c) {axis = 0}", CONSTANTS
+    )
+    model = model_of("(%x: float[4]) -> (%y: int64[1])", body)
+    runtime = compiled(model, tmp_path)
+    with pytest.raises(
+        SecateurError, match=r"node 'y': the data leave an operand without elements"
+    ):
+        runtime.run({"x": np.zeros(4, np.float32)})
+    assert runtime.run({"x": np.ones(4, np.float32)})["y"].tolist() == [3]
+
+
+def test_times_of_single_calls(tmp_path: Path) -> None:
+    """Calls that are made one by one find what earlier ones have read."""
+    model = after("%x: float[5, 7]")
+    runtime = compiled(model, tmp_path)
+    seconds = runtime._program.time_calls({"x": masked(5, 7, 0.5)})
+    assert len(seconds) == len(runtime._program.metadata["calls"])
