@@ -72,6 +72,17 @@ def is_loop(node: Node) -> bool:
     return normalize_domain(node.domain) == "" and node.op_type in LOOPED
 
 
+def stacks_rows(node: Node) -> bool:
+    """Whether somebody reads what a Loop stacks, which has as many rows as it makes steps."""
+    stacked = node.outputs[len(node.inputs) - 2 :]
+    return any(value is not None and is_read(value) for value in stacked)
+
+
+def is_read(value: Value) -> bool:
+    """Whether a node or the model's user reads a value."""
+    return value.is_graph_output or bool(value.uses)
+
+
 def extract_body(model: Model, node: Node, shape_of: ShapeOf) -> LoopBody:
     """The body of a Loop or Scan of the main graph. Raises UnsupportedError for other forms."""
     return (_loop if node.op_type == "Loop" else _scan)(_Extractor(model, node, shape_of))
@@ -97,6 +108,9 @@ class _Extractor:
         """Let an input of the body be one of the model, a row of `outer` where it has an axis."""
         if outer is None:
             raise self.refuse("an input is left out")
+        kind = None if outer.type is None else outer.type.WhichOneof("value")
+        if kind in ("sequence_type", "optional_type"):
+            raise self.refuse(f"only a run tells which tensors '{outer.name}' holds")
         shape = self.shape_of(outer)
         if shape is None or tensor_type(outer.type) is None or not outer.dtype:
             raise self.refuse(f"the rank or type of '{outer.name}' is unknown")

@@ -440,7 +440,7 @@ def _select(model: Model, node: Node) -> list[Node] | None:
         if result is None:
             continue
         shapes = [s.shape for s in sides]
-        if any(s is None or not all(isinstance(d, int) for d in s) for s in shapes):
+        if any(s is None or None in s or "" in s for s in shapes):
             return None
         if shapes[0] != shapes[1] or sides[0].dtype != sides[1].dtype:
             return None

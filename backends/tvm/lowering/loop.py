@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ....ir.errors import UnsupportedError
-from ....ir.graph import Node, Value
+from ....ir.graph import Node
 from ..errors import UnsupportedNodesError
 from ..graph.loop_sizes import OpenLoop
-from ..graph.loops import LoopBody, StepRows, extract_body
+from ..graph.loops import LoopBody, StepRows, extract_body, is_read
 from ..graph.open_sizes import OpenSizes
 from ..graph.prepare import Prepared, prepare_body
 from ..plan.operations import ElementwiseOp, LoopOp, Plan, Row, State
@@ -68,7 +68,7 @@ class _LoopLowering:
         body, plan, lowering = self.body, self.plan, self.lowering
         outputs = [tensor for _, tensor in plan.outputs]
         limit, proceeds = self.ends(outputs)
-        wanted = [rows for rows in body.made if rows.whole is not None]
+        wanted = [rows for rows in body.made if rows.whole is not None and is_read(rows.whole)]
         if wanted and (self.steps is None or self.tested):
             raise self.refuse(
                 "how many rows it stacks depends on data: its number of steps has to follow from "
@@ -89,7 +89,9 @@ class _LoopLowering:
         results = [*(state.last for state in states), *(row.whole for row in made)]
         label, steps = self.node.label, self.steps
         loop = LoopOp(label, results, plan, steps, limit, proceeds, states, read, made, captured)
-        wanted_states = [s for s, v in zip(states, body.results, strict=True) if _is_wanted(v)]
+        wanted_states = [
+            s for s, v in zip(states, body.results, strict=True) if v is not None and is_read(v)
+        ]
         _leave_out(loop, wanted_states)
         lowering.add(loop)
         for value, state in zip(body.results, states, strict=True):
@@ -168,10 +170,6 @@ class _LoopLowering:
         program = Program((tensor.dtype,))
         self.lowering.add(ElementwiseOp(self.node.label, [result], [view], program))
         return result
-
-
-def _is_wanted(value: Value | None) -> bool:
-    return value is not None and (value.is_graph_output or bool(value.uses))
 
 
 def _leave_out(loop: LoopOp, wanted: Sequence[State]) -> None:

@@ -25,6 +25,7 @@ from ...onnx_runtime import session_of
 from ..c_library import models
 from ..c_library.test_open_library import results, run
 from .child import Child
+from .random_loops import RandomLoops, difference
 
 Arrays = dict[str, Any]
 TARGET = parse_target("native")
@@ -281,3 +282,9 @@ def test_rows_of_no_step_are_refused_by_their_size(tmp_path: Path) -> None:
     np.testing.assert_array_equal(runtime.run({"x": x})["y"], x[:4])
     with pytest.raises(SecateurError, match="would not be within"):
         runtime.run({"x": x[:1]})
+
+
+@pytest.mark.slow
+def test_random_loops(tmp_path: Path) -> None:
+    for seed in range(25):
+        assert difference(RandomLoops(seed).model(), tmp_path, seed) is None, seed

@@ -19,6 +19,7 @@ from .....ir.model import Model
 from ...errors import UnsupportedNodesError
 from ...faults import Fault
 from ...graph.data_sizes import TOLD
+from ...graph.loops import stacks_rows
 from ...plan.operations import LoopsOp
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr, PrimFunc
@@ -150,6 +151,8 @@ def refuse_sizes_of_inputs(model: Model) -> None:
     reasons = {}
     for node in model.graph.nodes:
         if normalize_domain(node.domain) != "" or node.op_type in _OF_AXES:
+            continue
+        if node.op_type == "Loop" and not stacks_rows(node):
             continue
         told = () if node.op_type in TOLD else _CHECKS.get(node.op_type, ((), None))[0]
         positions = _OF_SIZES.get(node.op_type, told)
