@@ -162,11 +162,9 @@ class RandomLoops:
         assert not ends
         read = [self.name() for _ in range(self.random.randint(1, 2))]
         whole = [self.random.choice(["s", "computed", "t"]) for _ in read]
-        inner, found = self.operations(
-            [*states, *read, *pool], self.random.randint(1, 6), nested=False
-        )
-        taken: set[str] = set()
-        results = self.outputs(inner, found, len(states) + len(rows), taken)
+        count = self.random.randint(1, 6)
+        inner, found = self.operations([*states, *read, *pool], count, nested=False)
+        results = self.outputs(inner, found, len(states) + len(rows))
         attributes: dict[str, Any] = {
             "scan_input_axes": [int(name == "t") for name in whole],
             "scan_input_directions": [self.random.randint(0, 1) for _ in read],
