@@ -30,6 +30,7 @@ from .base import (
     dtype_of,
     inserted,
     is_float,
+    limited,
     nest,
     number,
     replaced,
@@ -177,8 +178,6 @@ def compress(call: OperatorCall) -> None:
 def non_max_suppression(call: OperatorCall) -> None:
     """Greedily by score, per batch element and class; rows are (batch, class, box)."""
     batch, classes, boxes_count = call.shape(1)
-    is_counted = call.lowering.is_counted(call.node)
-    count = _most(call) if is_counted else _declared(call, 0)
     centered = bool(call.node.get("center_point_box", 0))
     present = [i for i in range(5) if call.has(i)]
 
@@ -202,23 +201,81 @@ def non_max_suppression(call: OperatorCall) -> None:
         union = bind(k, areas[0] + areas[1] - shared)
         return select(union > zero, shared / union, zero)
 
+    def most_of_class(k: KernelBuilder, given: dict[int, Array]) -> Expr:
+        """The most boxes of a class; the run fails where the limit of overlaps is no share."""
+        most = clamped(k, given[2].at(0), 0, boxes_count + 1) if 2 in given else 0
+        if 3 in given:
+            limit, dtype = given[3].at(0), given[0].dtype
+            share = number(0, dtype), number(1, dtype)
+            k.fail_if(tirx.any(tirx.isnan(limit), limit < share[0], limit > share[1]), Fault.VALUE)
+        return most
+
+    def counted(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+        """By a list of the boxes that are left, which each that is taken makes shorter."""
+        given = dict(zip(present, xs, strict=True))
+        boxes, scores = given[0], given[1]
+        total, rows, left = ys
+        most = most_of_class(k, given)
+
+        def candidate(place: Expr) -> Expr:
+            return bind(k, limited(k, left.at(place), 0, boxes_count))
+
+        found = cell(k, "int32", 0, "found")
+        with nest(k, (batch, classes)) as (b, c):
+            length = cell(k, "int32", 0, "length")
+            with k.loop(boxes_count, "start") as i:
+                passes = True if 4 not in given else scores[b, c, i] > given[4].at(0)
+                with when(k, passes):
+                    left.put(i, limited(k, length.get(), 0, boxes_count))
+                    length.add(1)
+            taken = cell(k, "int32", 0, "taken")
+            goes_on = tirx.all(length.get() > 0, taken.get() < most)
+            with k.loop(boxes_count, "round") as _, when(k, goes_on):
+                count_left = limited(k, length.get(), 0, boxes_count + 1)
+                best = cell(k, "int32", 0, "best")
+                with k.loop(count_left, "i") as i:
+                    other = candidate(limited(k, best.get(), 0, boxes_count))
+                    with when(k, scores[b, c, candidate(i)] > scores[b, c, other]):
+                        best.set(i)
+                chosen = candidate(limited(k, best.get(), 0, boxes_count))
+                at = within(k, found.get(), 0, count, Fault.COUNT)
+                for column, value in enumerate((b, c, chosen)):
+                    rows.store(value, (at, column))
+                found.add(1)
+                taken.add(1)
+                length.set(0)
+                with k.loop(count_left, "j") as j:
+                    box = candidate(j)
+                    stays = cell(k, "int32", tirx.NE(j, best.get()), "stays")
+                    limit = given[3].at(0) if 3 in given else number(0, boxes.dtype)
+                    with when(k, overlap(boxes, k, b, chosen, box) > limit):
+                        stays.set(0)
+                    with when(k, stays.get() > 0):
+                        left.put(box, limited(k, length.get(), 0, boxes_count))
+                        length.add(1)
+        total.put(found.get(), 0)
+
+    if call.lowering.is_counted(call.node):
+        label, dtype = call.node.label, call.output_dtype()
+        count = _most(call)
+        rows = PlanTensor(f"{label}/boxes", dtype, (count, 3))
+        left = PlanTensor(f"{label}/left", "int32", (boxes_count,))
+        _kernel_before(call, counted, present, [_total(call), rows, left])
+        call.loops(_copied, [rows], key=())
+        return
+    count = _declared(call, 0)
+
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         given = dict(zip(present, xs, strict=True))
         boxes, scores = given[0], given[1]
-        y, alive = ys[-2:]
-        most = clamped(k, given[2].at(0), 0, boxes_count + 1) if 2 in given else 0
-        if 3 in given:  # an overlap is a share
-            limit = given[3].at(0)
-            share = number(0, boxes.dtype), number(1, boxes.dtype)
-            k.fail_if(tirx.any(tirx.isnan(limit), limit < share[0], limit > share[1]), Fault.VALUE)
+        y, alive = ys
+        most = most_of_class(k, given)
         found = cell(k, "int32", 0, "found")
         with nest(k, (batch, classes)) as (b, c):
             with k.loop(boxes_count, "start") as i:
                 alive.put(1 if 4 not in given else scores[b, c, i] > given[4].at(0), i)
             taken = cell(k, "int32", 0, "taken")
-            going = cell(k, "int32", 1, "going") if is_counted else None
-            goes_on = True if going is None else going.get() > 0
-            with k.loop(boxes_count, "round") as _, when(k, goes_on):
+            with k.loop(boxes_count, "round") as _:
                 best = cell(k, "int32", -1, "best")
                 with k.loop(boxes_count, "i") as i:
                     at = clamped(k, best.get(), 0, boxes_count)
@@ -227,8 +284,6 @@ def non_max_suppression(call: OperatorCall) -> None:
                         best.set(i)
                 chosen = bind(k, best.get())
                 left = tirx.all(chosen >= 0, chosen < boxes_count)
-                if going is not None:
-                    going.set(to(tirx.all(left, taken.get() < most), "int32"))
                 with when(k, tirx.all(left, taken.get() < most)):
                     taken.add(1)
                     at = within(k, found.get(), 0, count, Fault.COUNT)
@@ -240,20 +295,9 @@ def non_max_suppression(call: OperatorCall) -> None:
                         limit = given[3].at(0) if 3 in given else number(0, boxes.dtype)
                         with when(k, overlap(boxes, k, b, chosen, j) > limit):
                             alive.put(0, j)
-        if is_counted:
-            ys[0].put(found.get(), 0)
-        else:
-            k.fail_if(tirx.NE(found.get(), count), Fault.COUNT)
+        k.fail_if(tirx.NE(found.get(), count), Fault.COUNT)
 
-    scratch = [((boxes_count,), "int32")]
-    if not is_counted:
-        call.loops(body, present, key=tuple(present), scratch=scratch)
-        return
-    label, dtype = call.node.label, call.output_dtype()
-    rows = PlanTensor(f"{label}/boxes", dtype, (count, 3))
-    alive = PlanTensor(f"{label}/alive", "int32", (boxes_count,))
-    _kernel_before(call, body, present, [_total(call), rows, alive])
-    call.loops(_copied, [rows], key=())
+    call.loops(body, present, key=tuple(present), scratch=[((boxes_count,), "int32")])
 
 
 def _copied(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
