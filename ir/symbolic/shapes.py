@@ -209,7 +209,7 @@ def split(node: Node, facts: Facts) -> Sequence[Shape | None]:
             part = e.ceil_divide(size, count) if has_rest(node) else e.floor_divide(size, count)
             last = e.subtract(size, e.multiply(part, count - 1)) if has_rest(node) else part
             parts = [*[part] * (count - 1), last]
-    sizes = _sizes(parts, facts)
+    sizes = [facts.as_size(part, shape[axis]) for part in parts]
     return [(*shape[:axis], part, *shape[axis + 1 :]) for part in sizes]
 
 
@@ -323,6 +323,15 @@ def gather(node: Node, facts: Facts) -> Sequence[Shape | None]:
 @shape_rule("GatherElements")
 def gather_elements(node: Node, facts: Facts) -> Sequence[Shape | None]:
     return [facts.shape(node.input(1))]
+
+
+@shape_rule("OneHot")
+def one_hot(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    shape, depth = facts.shape(node.input(0)), facts.elements(node.input(1))
+    if shape is None or depth is None or len(depth) != 1:
+        return [None]
+    axis = position(node.get("axis", -1), len(shape) + 1)
+    return [(*shape[:axis], facts.as_size(depth[0]), *shape[axis:])]
 
 
 @shape_rule("TopK")

@@ -175,7 +175,8 @@ def resize(node: Node, facts: Facts) -> Sequence[Shape | None]:
     axes = [position(a, len(shape)) for a in node.get("axes") or range(len(shape))]
     sizes = facts.elements(node.input(3))
     if sizes is not None and len(sizes) == len(axes):
-        return [_replaced(shape, dict(zip(axes, sizes, strict=True)))]
+        told = [facts.as_size(s) if e.mentions(s, "data") else s for s in sizes]
+        return [_replaced(shape, dict(zip(axes, told, strict=True)))]
     is_new = node.op_type == "Resize" and facts.opset >= 11
     scales = node.get("scales") or facts.numbers(node.input(2 if is_new else 1))
     if scales is None or len(scales) != len(axes):

@@ -33,10 +33,13 @@ COUNTED = frozenset({"Compress", "NonMaxSuppression", "NonZero"})
 TOLD = {
     "ConstantOfShape": (0,),
     "Expand": (1,),
+    "OneHot": (1,),
     "Pad": (1,),
     "Range": (0, 1),
     "Reshape": (1,),
+    "Resize": (3,),
     "Slice": (1, 2),
+    "Split": (1,),
     "Tile": (1,),
     "TopK": (1,),
 }

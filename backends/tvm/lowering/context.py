@@ -150,6 +150,11 @@ class Lowering:
             )
         return tuple(int(d) for d in shape if isinstance(d, int))
 
+    def size(self, value: Value, axis: int) -> int:
+        """The size of an axis, which may be 0 where data decide it."""
+        found = self.sizes.shape(value) if self.sizes is not None else None
+        return self.shape(value)[axis] if found is None else stand_in(found[axis])
+
     def require_equal(self, a: int, b: int) -> None:
         """Let runs be refused in which two sizes differ."""
         if a != b:

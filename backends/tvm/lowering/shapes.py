@@ -190,18 +190,22 @@ def split(lowering: Lowering, node: Node) -> bool:
     first = 0
     outputs = [v for v in node.outputs if v is not None]
     sizes = [lowering.shape(v)[axis] for v in outputs]
-    if sum(sizes) != source.shape[axis] or 0 in sizes:
+    whole = source.shape[axis]
+    are_decided = any(is_decided(size_of(size)) for size in sizes)
+    if are_decided:
+        lowering.require_equal(sum(sizes), whole)
+    elif sum(sizes) != whole or 0 in sizes:
         return False
     with_rest = is_open(*sizes) and any(size != sizes[0] for size in sizes)
-    if with_rest and not outputs[-1].uses:
+    if with_rest and not are_decided and not outputs[-1].uses:
         return False  # no run would find its size to be negative
     for y, size in zip(outputs, sizes, strict=True):
         if y.uses:
             shape = (*source.shape[:axis], size, *source.shape[axis + 1 :])
-            begin = place_of(first, size, source.shape[axis]) if with_rest else first
+            begin = place_of(first, size, whole) if with_rest or are_decided else first
             part = View(source, shape, strides, begin * strides[axis])
             _copy(lowering, node, y, part, lowering.item(x))
-        first += size
+        first += lowering.size(y, axis) if are_decided else size
     return True
 
 
