@@ -503,7 +503,9 @@ def _function(op: str, operands: tuple[Size, ...], range: Range) -> Size:
         return range.low
     key = f"{op}({', '.join(map(str, operands))})"
     if len(key) > _LONGEST:
-        return _cut_off(key, range)
+        if not any(mentions(x, "data") for x in operands):
+            return _cut_off(key, range)
+        key = f"{op}#{_digest(key)}"  # it is to be computed, whatever its length
     return single(Atom(key, range, op, operands))
 
 
@@ -588,5 +590,8 @@ def _shortened(size: Expression) -> Expression:
 
 def _cut_off(text: str, range: Range) -> Expression:
     """An atom in the place of what is too long to go on with, equal only to its equals."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16)
-    return single(Atom(f"long({digest.hexdigest()})", range, "long"))
+    return single(Atom(f"long({_digest(text)})", range, "long"))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()

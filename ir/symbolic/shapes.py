@@ -83,6 +83,8 @@ def reshape(node: Node, facts: Facts) -> Sequence[Shape | None]:
     target = node.get("shape") or facts.elements(node.input(1))
     if target is None:
         return [None]
+    if shape is not None and any(e.mentions(size, "data") for size in target):
+        return [_told_reshape(shape, target, facts, copies=not node.get("allowzero", 0))]
     sizes: list[Size] = []
     for i, size in enumerate(target):
         if size == 0 and not node.get("allowzero", 0):
@@ -90,8 +92,7 @@ def reshape(node: Node, facts: Facts) -> Sequence[Shape | None]:
                 return [None]
             sizes.append(shape[i])
         else:
-            most = None if shape is None else e.multiply(*shape)
-            sizes.append(size if size == -1 else facts.as_size(size, most))
+            sizes.append(size if size == -1 else facts.as_size(size))
     if -1 in sizes:
         place = sizes.index(-1)
         rest = e.multiply(*(s for i, s in enumerate(sizes) if i != place))
@@ -102,6 +103,36 @@ def reshape(node: Node, facts: Facts) -> Sequence[Shape | None]:
     elif shape is not None:
         _solve(shape, sizes)
     return [tuple(sizes)]
+
+
+def _told_reshape(
+    shape: Shape, target: Sequence[Size], facts: Facts, *, copies: bool
+) -> Shape | None:
+    """What a reshape makes of numbers any of which data may decide: a size, 0 or -1."""
+    total, told = e.multiply(*shape), list(target)
+    for i, size in enumerate(told):
+        copied = shape[i] if i < len(shape) else -2  # no size
+        if copies and not _is_0_with(copied, size):
+            told[i] = e.choose(e.equal(size, 0), copied, size)
+    rest = e.multiply(*(s if _is_certain(s) else e.choose(e.equal(s, -1), 1, s) for s in told))
+    left = e.divide_exactly(total, rest)
+    if left is None:
+        left = e.floor_divide(total, e.maximum(rest, 1))
+    sizes = [s if _is_certain(s) else e.choose(e.equal(s, -1), left, s) for s in told]
+    return tuple(facts.as_size(size, total) for size in sizes)
+
+
+def _is_certain(size: Size) -> bool:
+    """Whether a number in a reshape's target isn't -1."""
+    return e.is_nonnegative(size)
+
+
+def _is_0_with(size: Size, other: Size) -> bool:
+    """Whether a size is 0 wherever another one is."""
+    term = e.single_term(other)
+    if other == 0 or term is None:
+        return False
+    return all(set(term[1]) <= set(product) for product in e.terms_of(size))
 
 
 def _solve(before: Shape, after: list[Size]) -> None:

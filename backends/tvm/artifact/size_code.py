@@ -11,10 +11,12 @@ most that a size may be counts.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 from ....ir.errors import UnsupportedError
+from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Atom, Expression, Size, atoms, leaves, single
 from ..faults import CALL_SHIFT, Fault
 from ..graph.open_sizes import MOST
@@ -116,11 +118,11 @@ class Sizes:
 
     def __init__(self, shapes: OpenShapes, extra: Sequence[Size]) -> None:
         every = [size_of(d) for shape in (*shapes.inputs, *shapes.outputs) for d in shape]
-        every += [_most_of(elements) for elements in shapes.elements]
-        every += [size_of(size) for pair in shapes.equal for size in pair]
-        every += [_most_of(d) for shape in shapes.outputs for d in shape]
-        every += [single(read.atom) for read in shapes.reads]
         self.shapes = shapes
+        every += [self._most_of(elements) for elements in shapes.elements]
+        every += [size_of(size) for pair in shapes.equal for size in pair]
+        every += [size for shape in shapes.outputs for size in self._most_sizes(shape)]
+        every += [single(read.atom) for read in shapes.reads]
         self.atoms = [atom for atom in atoms([*every, *extra]) if atom.op != "step"]
         self.numbers = {atom: index for index, atom in enumerate(self.atoms)}
         self.checks: list[SizeCheck] = []
@@ -143,10 +145,24 @@ class Sizes:
     def output_lines(self, to: str = "outputs", *, most: bool = False) -> str:
         """Lines that write the dimensions of all outputs, one after the other, to an array; with
         `most` the largest that data may decide."""
-        of = _most_of if most else size_of
-        sizes = [of(d) for shape in self.shapes.outputs for d in shape]
+        sizes = [size_of(d) for shape in self.shapes.outputs for d in shape]
+        if most:
+            sizes = [s for shape in self.shapes.outputs for s in self._most_sizes(shape)]
         lines = [f"    {to}[{index}] = {self.code(size)};" for index, size in enumerate(sizes)]
         return "\n".join(lines)
+
+    def _most_sizes(self, shape: Sequence[int]) -> list[Size]:
+        """Dimensions of as many elements as an output may have: the largest, but where fewer are
+        known to be all."""
+        if not shape:
+            return []
+        sizes, elements = [*map(self._most_of, shape)], self._most_of(math.prod(shape))
+        return sizes if e.multiply(*sizes) == elements else [elements, *[1] * (len(shape) - 1)]
+
+    def _most_of(self, size: int) -> Size:
+        most = most_of(size_of(size), self.shapes.equal)
+        assert most is not None, size
+        return most
 
     def read_after(self, size: Size) -> int:
         """The last number that a run reads before it knows a size, by its place; -1 if none."""
@@ -172,7 +188,8 @@ class Sizes:
                 text = f"{read.label}: {atom.operands[0]} must be from 0{up}"
                 yield self._in_range(atom, SizeCheck(text))
             else:  # a call for which it is too small is left out, or ends the run
-                text = f"{read.label}: size {atom.key} would be too large"
+                limit = most[0] if most else bounds_of(atom)[1]
+                text = f"{read.label}: size {atom.key} must be at most {limit}"
                 yield self._check(f"bad || {number} > {bounds_of(atom)[1]}", SizeCheck(text))
             for size in most:
                 yield self._check(f"{number} > {self.code(size)}", SizeCheck(text))
@@ -245,7 +262,7 @@ class Sizes:
             if self.read_after(size_of(a)) < 0 and self.read_after(size_of(b)) < 0:
                 yield self._equal(a, b)
         for elements in self.shapes.elements:
-            size = _most_of(elements)
+            size = self._most_of(elements)
             text = f"a tensor would have {size} elements, more than {MOST}"
             yield self._check(f"{self.code(size)} > {MOST}", SizeCheck(text))
         yield self._check("bad", SizeCheck("a size would be too large"))
@@ -273,12 +290,6 @@ class Sizes:
 
     def _position(self, index: int, axis: int) -> int:
         return sum(map(len, self.shapes.inputs[:index])) + axis
-
-
-def _most_of(size: int) -> Size:
-    most = most_of(size_of(size))
-    assert most is not None, size
-    return most
 
 
 def _admitted(symbol: Atom) -> str:

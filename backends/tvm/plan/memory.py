@@ -240,7 +240,7 @@ def assign_open_memory(schedule: Schedule, constants: ConstantPool | None = None
         found,
         tuple(places.constants.placed),
         places.constants.nbytes,
-        tuple(Temporary(*ends, _room(root)) for root, ends in places.temporaries.items()),
+        tuple(Temporary(*ends, _room(schedule, root)) for root, ends in places.temporaries.items()),
         tuple(Copy(found[buffer], index, buffer.nbytes) for buffer, index in places.copied),
         _largest(schedule, places),
         tuple(dict.fromkeys(_stack(places, size) for size in STACKED))
@@ -250,9 +250,10 @@ def assign_open_memory(schedule: Schedule, constants: ConstantPool | None = None
     )
 
 
-def _room(root: Buffer) -> int:
+def _room(schedule: Schedule, root: Buffer) -> int:
     """Bytes that a run keeps for a buffer: the most where data decide how many it has."""
-    most = most_of(size_of(root.nbytes))
+    assert schedule.open is not None
+    most = most_of(size_of(root.nbytes), schedule.open.equal)
     assert most is not None, root.nbytes
     return stand_in(most)
 
@@ -266,7 +267,7 @@ def _stack(places: _Places, size: int) -> Stack:
 
     ranges = []
     for root, (first, last) in places.temporaries.items():
-        nbytes = substitute(size_of(_room(root)), typical)
+        nbytes = substitute(size_of(_room(places.schedule, root)), typical)
         assert isinstance(nbytes, int)
         ranges.append(_Range(first, last, _aligned(nbytes)))
     offsets, _ = _place(ranges, _most_live(ranges))
@@ -284,7 +285,7 @@ def _largest(schedule: Schedule, places: _Places) -> Largest | None:
         return None
     ranges = []
     for root, (first, last) in places.temporaries.items():
-        high = range_of(size_of(_room(root))).high
+        high = range_of(size_of(_room(schedule, root))).high
         if high is None:
             return None
         ranges.append(_Range(first, last, _aligned(high)))

@@ -60,7 +60,7 @@ class OpenSize:
 
     def __init__(self, expression: Expression) -> None:
         self.expression = expression
-        self.expanded = _expanded(expression)
+        self.expanded = expanded(expression)
 
     def __repr__(self) -> str:
         return self.expression.text
@@ -233,9 +233,11 @@ _LONGEST = 96
 """Characters of a size above which it is named by its digest."""
 
 
-def _expanded(size: Expression) -> Size:
+def expanded(size: Size) -> Size:
     """A size without atoms that stand for sums."""
-    if not any(atom.op == "dim" for monomial in size.terms for atom in monomial):
+    if isinstance(size, int) or not any(
+        atom.op == "dim" for monomial in size.terms for atom in monomial
+    ):
         return size
     parts: list[Size] = []
     for monomial, factor in size.terms.items():
@@ -304,11 +306,22 @@ def is_decided(size: Size) -> bool:
     return not isinstance(size, int) and e.mentions(size, "data")
 
 
-def most_of(size: Size) -> Size | None:
+def most_of(size: Size, equal: Sequence[tuple[int, int]] = ()) -> Size | None:
     """What a size that data decide is no greater than, known before a run computes; None where
-    nothing says."""
+    nothing says. `equal` are sizes that are so in every run."""
     if isinstance(size, int) or not is_decided(size):
         return size
+    found = [_most_of_sum(size)]
+    for pair in equal:
+        for a, b in (pair, pair[::-1]):
+            times = e.divide_exactly(expanded(size), expanded(size_of(a)))
+            if isinstance(times, int) and times > 0 and not is_decided(size_of(b)):
+                found.append(e.multiply(size_of(b), times))
+    known = [most for most in found if most is not None]
+    return functools.reduce(e.minimum, known) if known else None
+
+
+def _most_of_sum(size: Expression) -> Size | None:
     parts: list[Size] = []
     for monomial, factor in size.terms.items():
         if not is_decided(Expression({monomial: factor})):
