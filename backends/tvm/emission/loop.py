@@ -13,7 +13,7 @@ from ..errors import UnprovenError
 from ..graph.open_sizes import MOST
 from ..plan.operations import LoopOp, Plan, Row, State
 from ..plan.schedule import Buffer, CallLoop, nbytes
-from ..plan.sizes import stand_in
+from ..plan.sizes import most_of, size_of, stand_in
 from ..plan.tensors import PlanTensor
 from .emission import Emission
 
@@ -120,7 +120,7 @@ class _Emitted:
     def part(self, whole: Buffer, row: Row) -> Buffer:
         """The row of the step."""
         size, steps = nbytes(row.inner.shape, row.inner.dtype), self.op.steps
-        if steps is None or whole.nbytes != steps * size:
+        if steps is None or not _holds(whole, steps * size):
             where = self.emission.where()
             raise UnprovenError(
                 self.op.label, f"{where}: '{row.whole.name}' may have other than {steps} rows"
@@ -135,3 +135,9 @@ class _Emitted:
         stand = PlanTensor(tensor.name, tensor.dtype, (tensor.elements,))
         self.emission.buffers[stand, None] = source
         return self.emission.copy(stand, None, into)
+
+
+def _holds(whole: Buffer, rows: int) -> bool:
+    """Whether a buffer has, or where data decide its bytes is given, as many as all rows."""
+    most = most_of(size_of(rows))
+    return whole.nbytes == rows or (most is not None and most_of(size_of(whole.nbytes)) == most)

@@ -24,7 +24,7 @@ from ....ir.symbolic.facts import Contents, Shape
 from ....ir.symbolic.ranges import ANY, Range
 from ....ir.symbolic.registry import contents_rules
 from .loop_sizes import LoopAnalysis
-from .loops import LoopBody
+from .loops import LoopBody, stacks_rows
 from .prepare import Prepared
 
 COUNTED = frozenset({"Compress", "NonMaxSuppression", "NonZero"})
@@ -33,6 +33,7 @@ COUNTED = frozenset({"Compress", "NonMaxSuppression", "NonZero"})
 TOLD = {
     "ConstantOfShape": (0,),
     "Expand": (1,),
+    "Loop": (0,),
     "OneHot": (1,),
     "Pad": (1,),
     "Range": (0, 1),
@@ -157,7 +158,7 @@ class DataSizes(LoopAnalysis):
 
 def told_by(node: Node) -> list[Value]:
     """The operands of a node that tell it sizes."""
-    if not _is_standard(node):
+    if not _is_standard(node) or (node.op_type == "Loop" and not stacks_rows(node)):
         return []
     found = [node.input(index) for index in TOLD.get(node.op_type, ())]
     return [value for value in found if value is not None]
@@ -165,7 +166,11 @@ def told_by(node: Node) -> list[Value]:
 
 def has_counted(model: Model) -> bool:
     """Whether a model has operators whose results are counted."""
-    return any(node.op_type in COUNTED and _is_standard(node) for node in model.graph.nodes)
+    return any(map(_is_counted, model.graph.nodes))
+
+
+def _is_counted(node: Node) -> bool:
+    return (node.op_type in COUNTED and _is_standard(node)) or stacks_rows(node)
 
 
 def may_be_decided(model: Model, shapes: SizeAnalysis | None) -> bool:
@@ -176,8 +181,8 @@ def may_be_decided(model: Model, shapes: SizeAnalysis | None) -> bool:
     for node in model.graph.nodes:
         if any(value.is_input and model.constant(value) is None for value in told_by(node)):
             return True
-        is_one = node.op_type in TOLD or node.op_type in COUNTED
-        if is_one and _is_standard(node) and not all(_is_known(v, shapes) for v in node.outputs):
+        is_one = (node.op_type in TOLD and _is_standard(node)) or _is_counted(node)
+        if is_one and not all(_is_known(v, shapes) for v in node.outputs):
             return True
     return False
 

@@ -17,10 +17,10 @@ from ....ir.symbolic import expressions as e
 from ....ir.symbolic.analysis import Admitted, SizeAnalysis
 from ....ir.symbolic.contents import elementwise
 from ....ir.symbolic.expressions import Atom, Expression, Size
-from ....ir.symbolic.facts import INTEGERS, Contents, Shape, unknown_elements
+from ....ir.symbolic.facts import INTEGERS, Contents, Shape, is_size, unknown_elements
 from ....ir.symbolic.ranges import Range
 from .equal_sizes import Pair, required_equal
-from .loops import LoopBody, extract_body, is_loop
+from .loops import LoopBody, extract_body, is_loop, is_read
 from .prepare import Prepared, prepare_body
 
 _FOLLOWED = 16
@@ -93,14 +93,25 @@ class LoopAnalysis(SizeAnalysis):
         body, inner = loop.body, loop.analysis
         for result, initial in zip(body.results, body.initial, strict=True):
             self._define(result, initial.dtype, self.shape(initial))
+        if not any(rows.whole is not None and is_read(rows.whole) for rows in body.made):
+            return
+        loop.steps = self._as_size(loop.steps)
+        count = loop.steps
+        if count is not None and loop.tested:
+            count = self.counted(node, count)
         for rows in body.made:
             output = body.model.graph.outputs[rows.place]
             shape = inner.shape(output)
-            if loop.steps is None or loop.tested or shape is None:
+            if count is None or shape is None:
                 continue
             axis = rows.axis + len(shape) + 1 if rows.axis < 0 else rows.axis
-            shape = (*shape[:axis], loop.steps, *shape[axis:])
-            self._define(rows.whole, output.dtype, shape)
+            self._define(rows.whole, output.dtype, (*shape[:axis], count, *shape[axis:]))
+
+    def _as_size(self, steps: Size | None) -> Size | None:
+        """A number of steps as one of rows: none where it is less than 0."""
+        if steps is None or is_size(steps):
+            return steps
+        return self.uncertain(e.maximum(steps, 0))
 
     def _define(self, value: Value | None, dtype: int, shape: Shape | None) -> None:
         if value is None or shape is None:

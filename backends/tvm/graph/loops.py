@@ -74,8 +74,16 @@ def is_loop(node: Node) -> bool:
 
 def stacks_rows(node: Node) -> bool:
     """Whether somebody reads what a Loop stacks, which has as many rows as it makes steps."""
+    if normalize_domain(node.domain) or node.op_type != "Loop":
+        return False
     stacked = node.outputs[len(node.inputs) - 2 :]
     return any(value is not None and is_read(value) for value in stacked)
+
+
+def has_declared_rows(node: Node) -> bool:
+    """Whether it is declared how many rows a Loop stacks: then it makes as many steps."""
+    shapes = [v.shape for v in node.outputs[len(node.inputs) - 2 :] if v is not None]
+    return stacks_rows(node) and any(s and isinstance(s[0], int) for s in shapes)
 
 
 def is_read(value: Value) -> bool:
@@ -194,7 +202,7 @@ def _loop(work: _Extractor) -> LoopBody:
         raise work.refuse("its body has another number of inputs or outputs")
     number, proceed = body.inputs[:2]
     states = list(zip(body.inputs[2:], initial, strict=True))
-    counts = bool(number.uses)
+    counts = bool(number.uses) or stacks_rows(node)
     for inner, outer in states:
         work.given(inner, outer)
     step = Value(number.name)

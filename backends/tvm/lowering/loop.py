@@ -69,10 +69,11 @@ class _LoopLowering:
         outputs = [tensor for _, tensor in plan.outputs]
         limit, proceeds = self.ends(outputs)
         wanted = [rows for rows in body.made if rows.whole is not None and is_read(rows.whole)]
-        if wanted and (self.steps is None or self.tested):
+        is_counted = lowering.is_counted(self.node)
+        if wanted and (self.steps is None or (self.tested and not is_counted)):
             raise self.refuse(
-                "how many rows it stacks depends on data: its number of steps has to follow from "
-                "the sizes of the inputs"
+                "nothing bounds how many rows it stacks: its trip count has to follow from sizes, "
+                "or --size says what may be the most"
             )
         states = [self.state(index, outputs[index]) for index in range(len(body.initial))]
         read = []
@@ -89,11 +90,12 @@ class _LoopLowering:
         results = [*(state.last for state in states), *(row.whole for row in made)]
         label, steps = self.node.label, self.steps
         loop = LoopOp(label, results, plan, steps, limit, proceeds, states, read, made, captured)
-        wanted_states = [
-            s for s, v in zip(states, body.results, strict=True) if v is not None and is_read(v)
-        ]
-        _leave_out(loop, wanted_states)
+        ends = zip(states, body.results, strict=True)
+        alive = [state for state, value in ends if value is not None and is_read(value)]
+        _leave_out(loop, [*alive, *states[-1:]] if is_counted else alive)
         lowering.add(loop)
+        if is_counted:
+            lowering.read_sizes(self.node, label, states[-1].last)
         for value, state in zip(body.results, states, strict=True):
             if value is not None:
                 lowering.items[value] = Stored(state.last)

@@ -145,7 +145,7 @@ class RandomLoops:
         initial = [self.random.choice(pool) for _ in states]
         build: Callable[..., onnx.NodeProto] = self.scan if kind == "Scan" else self.counted
         last = [self.name() for _ in states]
-        count = 0 if kind == "while" else self.random.randint(not states, 2)
+        count = self.random.randint(not states, 2)
         rows = [self.name() for _ in range(count)]
         return build(pool, states, initial, last, rows, ends=kind == "while"), last, rows
 
@@ -215,7 +215,7 @@ class RandomLoops:
         ends_in = [helper.make_tensor_value_info(number, one, [])]
         ends_in += [helper.make_tensor_value_info(on, truth, []), *map(floats, states)]
         ends_out = [helper.make_tensor_value_info(go, truth, []), *map(floats, results)]
-        trips = self.random.choice(["steps", "k"]) if ends else "steps"
+        trips = self.random.choice(["steps", "k"]) if ends and not rows else "steps"
         condition = "yes" if ends else self.random.choice(["", "yes"])
         body = graph(inner, ends_in, ends_out)
         return helper.make_node("Loop", [trips, condition, *initial], [*last, *rows], body=body)

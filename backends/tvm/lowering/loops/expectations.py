@@ -19,7 +19,7 @@ from .....ir.model import Model
 from ...errors import UnsupportedNodesError
 from ...faults import Fault
 from ...graph.data_sizes import TOLD
-from ...graph.loops import stacks_rows
+from ...graph.loops import has_declared_rows
 from ...plan.operations import LoopsOp
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr, PrimFunc
@@ -138,7 +138,7 @@ def expects(*op_types: str, operands: Sequence[int]) -> Callable[[Check], Check]
     return register
 
 
-_OF_SIZES = {"Loop": (0,), "Pad": (3,), "Range": (2,), "Slice": (3, 4)}
+_OF_SIZES = {"Pad": (3,), "Range": (2,), "Slice": (3, 4)}
 """Operands that give sizes to results, of operators without a check, or whose others runs read."""
 
 _OF_AXES = frozenset({"Squeeze", "Unsqueeze"})
@@ -152,10 +152,8 @@ def refuse_sizes_of_inputs(model: Model) -> None:
     for node in model.graph.nodes:
         if normalize_domain(node.domain) != "" or node.op_type in _OF_AXES:
             continue
-        if node.op_type == "Loop" and not stacks_rows(node):
-            continue
         told = () if node.op_type in TOLD else _CHECKS.get(node.op_type, ((), None))[0]
-        positions = _OF_SIZES.get(node.op_type, told)
+        positions = (0,) if has_declared_rows(node) else _OF_SIZES.get(node.op_type, told)
         for value in map(node.input, positions):
             if value is not None and value.is_input and model.constant(value) is None:
                 reasons[node] = (
