@@ -35,7 +35,8 @@ class _Emitted:
         number = len(emission.schedule.loops)
         taken = {loop.step.key for loop in emission.schedule.loops} | emission.open_steps
         key = next(k for n in itertools.count(number) if (k := f"step{n}") not in taken)
-        self.step = Atom(key, Range(0, MOST), "step")
+        last = op.steps - 1 if isinstance(op.steps, int) else MOST
+        self.step = Atom(key, Range(0, max(0, last)), "step")
 
     def emit(self, emit_plan: Callable[[Emission, Plan], None]) -> None:
         emission, op = self.emission, self.op

@@ -249,7 +249,7 @@ def _loop(work: _Extractor) -> LoopBody:
 def _scan(work: _Extractor) -> LoopBody:
     node, body = work.node, work.body
     if work.source.opset < 9:
-        raise work.refuse("of opset 8 it has no lowering where a run tells its steps")
+        raise work.refuse("of opset 8 it is unrolled, where that is known to become few nodes")
     count = int(node.get("num_scan_inputs"))
     initial = list(node.inputs[: len(node.inputs) - count])
     sequences = list(node.inputs[len(initial) :])

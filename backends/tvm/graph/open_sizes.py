@@ -111,9 +111,9 @@ class OpenSizes:
         """Those of the body of a loop."""
         return OpenSizes(loop.analysis, self._equal)
 
-    def resolved(self, size: Size) -> Size:
-        """A size by those that equal ones have in common."""
-        return self._equal.resolved(size)
+    def resolved_steps(self, loop: OpenLoop) -> Size | None:
+        """How many steps a loop makes, by the sizes that equal ones have in common."""
+        return None if loop.steps is None else self._equal.resolved(loop.steps)
 
     def shape(self, value: Value | None) -> Shape | None:
         """The shape; None where the rank is unknown."""

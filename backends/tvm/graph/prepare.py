@@ -42,13 +42,14 @@ def prepare(model: Model) -> Prepared:
     """
     refused: dict[Node, str] = {}
     bounds: dict[Value, RequiredRange] = {}
+    long: set[Node] = set()
     if FreezeDefaults().run(model).changed:  # an artifact's weights are its own
         _simplify(model)
     infer_shapes(model)
     for _ in range(_ROUNDS):
         changed = expand(model, refused, bounds)
         changed = resolve_sequences(model) or changed
-        changed = unroll(model, refused) or changed
+        changed = unroll(model, refused, long) or changed
         if not changed:
             break
         _simplify(model)

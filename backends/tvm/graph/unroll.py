@@ -17,16 +17,17 @@ from ....ir.tensor import Array, Tensor
 from ....passes.simplify.evaluate import evaluate
 
 NODE_LIMIT = 50_000
-"""Nodes that one loop may become."""
+"""Nodes that one loop may become; one of more stays."""
 
 _KEPT = 4096
 """Elements that a condition may depend on in one step, for these to be kept for the next."""
 
 
-def unroll(model: Model, refused: dict[Node, str]) -> bool:
+def unroll(model: Model, refused: dict[Node, str], long: set[Node]) -> bool:
     """Unroll the outermost loops of the main graph; whether there were any.
 
-    Loops whose number of steps is not known yet stay: folding may tell it later. Those
+    Loops whose number of steps is not known yet stay: folding may tell it later. So do `long` ones,
+    to which those are added that would become too many nodes. Those
     that can't be unrolled at all stay, with the reason in `refused`.
     """
     graph = model.graph
@@ -34,10 +35,12 @@ def unroll(model: Model, refused: dict[Node, str]) -> bool:
     changed = False
     for node in graph.nodes:
         made = None
-        if normalize_domain(node.domain) == "" and node not in refused:
+        if normalize_domain(node.domain) == "" and node not in refused and node not in long:
             try:
                 with blamed(node, model, _copies):
                     made = _copies(model, node)
+            except TooManyNodesError:
+                long.add(node)
             except UnsupportedError as error:
                 refused[node] = str(error)
         if made is None:
@@ -57,6 +60,10 @@ def _copies(model: Model, node: Node) -> list[Node] | None:
     """What a node of control flow becomes; None where it stays."""
     unroll = UNROLLED.get(node.op_type)
     return None if unroll is None else unroll(model, node)
+
+
+class TooManyNodesError(UnsupportedError):
+    """A loop would become more nodes than `NODE_LIMIT`."""
 
 
 class Unroller:
@@ -116,10 +123,17 @@ class Unroller:
     def check_size(self, steps: int) -> None:
         count = steps * max(1, sum(1 for _ in self.body.all_nodes()))
         if count > NODE_LIMIT:
-            raise UnsupportedError(
+            self.undo()
+            raise TooManyNodesError(
                 f"node '{self.node.label}' ({self.node.op_type}): {steps} steps would become "
                 f"{count} nodes"
             )
+
+    def undo(self) -> None:
+        """Take back all copies."""
+        for node in self.made:
+            node.detach_inputs()
+        self.made = []
 
     def define(self, index: int, value: Value, required: Sequence[Value] = ()) -> None:
         """Let output `index` of the node be `value`, where the truth values required hold."""
@@ -198,7 +212,7 @@ class _Loop(Unroller):
         while proceed is not False and (most is None or steps < most):
             uncertain = counted_at_run_time or isinstance(proceed, Value) or required
             if uncertain and declared is None:
-                self._undo()
+                self.undo()
                 return None
             if uncertain and declared is not None and steps >= declared:
                 break
@@ -333,11 +347,6 @@ class _Loop(Unroller):
         dtype = result.dtype or TensorProto.FLOAT
         array = np.zeros(shape, helper.tensor_dtype_to_np_dtype(dtype))
         self.define(index, self.constant(array), required)
-
-    def _undo(self) -> None:
-        for node in self.made:
-            node.detach_inputs()
-        self.made = []
 
 
 def _scan(model: Model, node: Node) -> list[Node] | None:

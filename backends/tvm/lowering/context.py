@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Node, Value
+from ....ir.infer import infer_shapes
 from ....ir.model import Model
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Atom, Expression, Size
 from ....ir.tensor import Array
+from ..graph.loop_sizes import LoopAnalysis, OpenLoop
 from ..graph.open_sizes import OpenSizes
 from ..plan.operations import ElementwiseOp, Plan, ReadSizesOp
 from ..plan.programs import Program, ProgramBuilder, compose, dequantize, simplify
@@ -92,6 +94,16 @@ class Lowering:
         for atom, element in sizes.data.items() if sizes is not None else ():
             self._read.setdefault(element.source, {})[atom] = element.index
         self._floats: dict[Quantized, PlanTensor] = {}
+        self._loops: LoopAnalysis | None = None
+
+    def static_loops(self) -> tuple[Mapping[Node, OpenLoop], Mapping[Node, str]]:
+        """The loops of a model without open sizes, and why others aren't followed."""
+        if self._loops is None:
+            self._loops = LoopAnalysis(self.model, {})
+            self._loops.run()
+            for loop in self._loops.loops.values():
+                infer_shapes(loop.body.model)
+        return self._loops.loops, self._loops.refused
 
     # --- values ---
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Node
+from ....ir.symbolic.expressions import Size
 from ..errors import UnsupportedNodesError
 from ..graph.loop_sizes import OpenLoop
-from ..graph.loops import LoopBody, StepRows, extract_body, is_read
+from ..graph.loops import LoopBody, StepRows, is_read
 from ..graph.open_sizes import OpenSizes
-from ..graph.prepare import Prepared, prepare_body
+from ..graph.prepare import Prepared
 from ..plan.operations import ElementwiseOp, LoopOp, Plan, Row, State
 from ..plan.programs import Program
 from ..plan.sizes import stand_in, uncomputable
@@ -36,17 +37,15 @@ class _LoopLowering:
         sizes = lowering.sizes
         self.steps: int | None = None
         self.tested = True
-        if sizes is None:
-            self.body = extract_body(lowering.model, node, lambda value: value.shape)
-            prepared, inner = prepare_body(self.body.model), None
-        else:
-            if node not in sizes.loops:
-                raise UnsupportedError(sizes.refused.get(node) or self.text("it isn't followed"))
-            loop = sizes.loops[node]
-            self.body, prepared, inner = loop.body, loop.prepared, sizes.inside(loop)
-            self.count(loop, sizes)
+        loops, refused = lowering.static_loops() if sizes is None else (sizes.loops, sizes.refused)
+        if node not in loops:
+            raise UnsupportedError(refused.get(node) or self.text("it isn't followed"))
+        loop = loops[node]
+        self.body = loop.body
+        self.count(loop, loop.steps if sizes is None else sizes.resolved_steps(loop))
+        inner = None if sizes is None else sizes.inside(loop)
         try:
-            self.plan = lower_body(lowering, self.body, prepared, inner)
+            self.plan = lower_body(lowering, self.body, loop.prepared, inner)
         except UnsupportedNodesError as error:
             raise UnsupportedError(self.text(f"in its body: {error}")) from None
 
@@ -56,12 +55,9 @@ class _LoopLowering:
     def refuse(self, why: str) -> UnsupportedError:
         return UnsupportedError(self.text(why))
 
-    def count(self, loop: OpenLoop, sizes: OpenSizes) -> None:
+    def count(self, loop: OpenLoop, steps: Size | None) -> None:
         """Take the number of steps where it follows from sizes."""
-        if loop.steps is None:
-            return
-        steps = sizes.resolved(loop.steps)
-        if uncomputable(steps) is None:
+        if steps is not None and uncomputable(steps) is None:
             self.steps, self.tested = stand_in(steps), loop.tested
 
     def add(self) -> None:

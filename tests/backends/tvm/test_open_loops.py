@@ -14,6 +14,7 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.graph import unroll
 from secateur.backends.tvm.graph.open_sizes import read_admitted
 from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.operations import LoopOp
@@ -246,6 +247,36 @@ def test_steps_that_data_give_of_static_sizes(name: str, tmp_path: Path, child: 
     for seed in range(5):
         feeds = feeds_of(model, {}, seed)
         check(child.run_guarded(tmp_path / "m.so", feeds), model, feeds)
+
+
+LONG = [
+    "a recurrent layer",
+    "axes and directions",
+    "a counter that is compared",
+    "states that change places",
+    "a loop in a loop",
+    "values of the graph around",
+]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_steps_that_would_become_too_many_nodes(
+    name: str, tmp_path: Path, child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a number that is known."""
+    monkeypatch.setattr(unroll, "NODE_LIMIT", 4)
+    model = model_of(name)
+    sizes = {"n": 9, "b": 2, "m": 3}
+    for value in model.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.dim_value = sizes.get(dim.dim_param, dim.dim_value)
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    plan = lower(from_proto(model), TARGET)
+    assert any(isinstance(op, LoopOp) and op.steps == 9 for op in plan.operations)
+    compile_model(from_proto(model), TARGET, tmp_path / "m.so")
+    feeds = feeds_of(model, {})
+    check(child.run_guarded(tmp_path / "m.so", feeds), model, feeds)
 
 
 REFUSED = {
