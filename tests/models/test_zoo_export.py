@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,17 @@ from secateur.models.zoo.export import build, export, to_onnx  # noqa: E402
 pytestmark = pytest.mark.torch
 
 
-@pytest.mark.parametrize("variant", ["folded", "kept", "dynamo"])
-@pytest.mark.parametrize("name", ["resnet8", "shufflenet_v1", "bert", "gru"])
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        *itertools.product(["resnet8", "shufflenet_v1", "bert", "gru"], ["folded", "kept"]),
+        ("resnet8", "dynamo"),
+        *(
+            pytest.param(n, "dynamo", marks=pytest.mark.slow)
+            for n in ("shufflenet_v1", "bert", "gru")
+        ),
+    ],
+)
 def test_writes_what_is_committed(name: str, variant: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     export(name, path, variant, "tiny")

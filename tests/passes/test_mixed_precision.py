@@ -108,7 +108,7 @@ def judge_by_noise(original: Model) -> Any:
     return judge
 
 
-@pytest.mark.parametrize("accuracy", ["fast", "good"])
+@pytest.mark.parametrize("accuracy", ["fast", pytest.param("good", marks=pytest.mark.slow)])
 def test_less_may_be_lost_with_more_operators_in_float(accuracy: str) -> None:
     left, before = [], -1
     start = quantized(Quantize(accuracy=accuracy, max_drop=1.0), network(), judge=judge_by_noise)

@@ -76,7 +76,9 @@ def comparable(case: Case) -> bool:
     return not case.name.startswith("test_attention")
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize(
+    "part", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow), 3]
+)
 def test_backend_cases(part: int) -> None:
     """Every eighth case, older and newer."""
     cases = [c for c in generated_cases() if comparable(c)][2 * part :: 8]

@@ -155,7 +155,7 @@ def assert_near(
             assert np.abs(found - want).max() <= share * max(np.abs(want).max(), 1.0)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=RELAXED)
+@settings(max_examples=50, deadline=None, suppress_health_check=RELAXED)
 @given(networks(), options)
 def test_networks(
     case: tuple[onnx.ModelProto, dict[str, np.ndarray]], options: QuantizeStatic
@@ -163,7 +163,7 @@ def test_networks(
     quantize_and_check(*case, options)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=RELAXED)
+@settings(max_examples=35, deadline=None, suppress_health_check=RELAXED)
 @given(models(), options)
 def test_any_graph(
     case: tuple[onnx.ModelProto, dict[str, np.ndarray]], options: QuantizeStatic
@@ -177,7 +177,7 @@ others = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=RELAXED)
+@settings(max_examples=25, deadline=None, suppress_health_check=RELAXED)
 @given(networks(), others)
 def test_other_schemes_on_networks(
     case: tuple[onnx.ModelProto, dict[str, np.ndarray]], options: Pass
@@ -186,7 +186,7 @@ def test_other_schemes_on_networks(
     assert_near(case[0], model, case[1], 0.03 if isinstance(options, StoreFloat16) else 0.6)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=RELAXED)
+@settings(max_examples=25, deadline=None, suppress_health_check=RELAXED)
 @given(models(), others)
 def test_other_schemes_on_any_graph(
     case: tuple[onnx.ModelProto, dict[str, np.ndarray]], options: Pass

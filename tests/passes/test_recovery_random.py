@@ -31,8 +31,15 @@ from tests.passes.nets import Net
 
 RUNS = 100
 
+TRIED = 8
+"""Random networks that are tried by default."""
+
 TOLERANCE = 0.03
 """Share of a target's variance: the ridge keeps weights that much nearer to the old ones."""
+
+
+def seeds(count):
+    return [pytest.param(k, marks=[pytest.mark.slow] if k >= TRIED else []) for k in range(count)]
 
 
 def load(seed):
@@ -98,7 +105,7 @@ def plant_copies(plan):
     return cut
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", seeds(24))
 def test_copies_of_others_are_made_up_for(seed):
     model, runs = load(seed)
     PassManager(simplify_pipeline()).run(model)  # so that weights are constants
@@ -191,7 +198,7 @@ def _same_for_all(net, value, rank):
     return net.add("Neg", value)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", seeds(24))
 def test_combinations_of_others_go_at_no_loss(seed):
     """All of them together: what is cut can be told from what is kept, where data spans it."""
     model, shape = combined(seed)
@@ -228,7 +235,7 @@ def _redundant(model, size):
     raise AssertionError(size)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", seeds(20))
 def test_nothing_pruned_changes_not_a_byte(seed):
     model, runs = load(seed)
     pruned = model.clone()
@@ -239,7 +246,7 @@ def test_nothing_pruned_changes_not_a_byte(seed):
     assert to_proto(pruned).SerializeToString() == before
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", seeds(20))
 def test_what_makes_outputs_worse_on_samples_held_back_is_undone(seed):
     model, runs = load(seed)
     arrays = {name: np.stack([run[name] for run in runs[:12]]) for name in runs[0]}

@@ -32,7 +32,9 @@ def expected_outputs(case: Case) -> tuple[dict, dict] | None:
         return None
 
 
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize(
+    "part", [*range(4), *(pytest.param(k, marks=pytest.mark.slow) for k in range(4, 8))]
+)
 def test_outputs_stay(part: int) -> None:
     assert compare_all(generated_cases()[part::8]) > 150
 

@@ -44,7 +44,7 @@ def check_equal(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(actual[name], reference, rtol=1e-4, atol=allowed, err_msg=name)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=RELAXED)
+@settings(max_examples=100, deadline=None, suppress_health_check=RELAXED)
 @given(models())
 def test_simplified_equals_original(case: tuple[onnx.ModelProto, dict[str, np.ndarray]]) -> None:
     check_equal(*case)

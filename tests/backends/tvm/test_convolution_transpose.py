@@ -54,7 +54,7 @@ def upsamplings(draw: Any) -> onnx.ModelProto:
     return net.model({"x": (batch, channels, *sizes)}, [value])
 
 
-@settings(SETTINGS, max_examples=12)
+@settings(SETTINGS, max_examples=8)
 @given(upsamplings(), st.sampled_from(TARGETS))
 def test_transposed_convolutions_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:
     inputs = feeds(model, 1)

@@ -26,7 +26,7 @@ TARGETS = [
     t for t in ("x86-64-v2", "x86-64-v3", "x86-64-v4", "znver4") if can_run_here(parse_target(t))
 ]
 SETTINGS = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     suppress_health_check=[
@@ -171,7 +171,7 @@ def test_float_networks_match(tmp_path: Path, model: onnx.ModelProto, target: st
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=2e-5 * scale)
 
 
-@settings(SETTINGS, max_examples=20)
+@settings(SETTINGS, max_examples=12)
 @given(networks(), st.sampled_from(TARGETS))
 def test_quantized_networks_are_bit_identical(
     tmp_path: Path, model: onnx.ModelProto, target: str
@@ -184,9 +184,17 @@ def test_quantized_networks_are_bit_identical(
         np.testing.assert_array_equal(found[name], array)
 
 
-@pytest.mark.parametrize("size", [14, 18, 27])
+@pytest.mark.parametrize("size", [14, pytest.param(18, marks=pytest.mark.slow), 27])
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("threads", "copies"), [(1, math.inf), (2, math.inf), (1, 0.1), (2, 0.1)])
+@pytest.mark.parametrize(
+    ("threads", "copies"),
+    [
+        (1, math.inf),
+        pytest.param(2, math.inf, marks=pytest.mark.slow),
+        pytest.param(1, 0.1, marks=pytest.mark.slow),
+        (2, 0.1),
+    ],
+)
 def test_winograd_convolutions_match(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

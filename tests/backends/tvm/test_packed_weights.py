@@ -81,7 +81,9 @@ def expected(proto: onnx.ModelProto, matrix: Array, x: Array) -> Array:
     return x @ matrix + numpy_helper.to_array(proto.graph.initializer[-1]).astype(np.float64)
 
 
-@pytest.mark.parametrize("target", ["native", "x86-64-v3", "x86-64-v2"])
+@pytest.mark.parametrize(
+    "target", ["native", pytest.param("x86-64-v3", marks=pytest.mark.slow), "x86-64-v2"]
+)
 @pytest.mark.parametrize(("bits", "block"), [(2, 32), (4, 16), (4, 128), (8, 64)])
 @pytest.mark.parametrize(("level", "zeros"), [(0, False), (0, True), (4, True)])
 def test_results(

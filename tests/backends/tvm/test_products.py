@@ -62,7 +62,7 @@ def products(draw: Any, *, quantized: bool) -> onnx.ModelProto:
     return net.model(inputs, [value])
 
 
-@settings(SETTINGS, max_examples=16)
+@settings(SETTINGS, max_examples=10)
 @given(products(quantized=False), st.sampled_from(TARGETS))
 def test_float_products_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:
     inputs = feeds(model, 1)
@@ -73,7 +73,7 @@ def test_float_products_match(tmp_path: Path, model: onnx.ModelProto, target: st
         np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=2e-6 * scale)
 
 
-@settings(SETTINGS, max_examples=16)
+@settings(SETTINGS, max_examples=10)
 @given(products(quantized=True), st.sampled_from(TARGETS), st.sampled_from(("uint8", "int8")))
 def test_quantized_products_are_bit_identical(
     tmp_path: Path, model: onnx.ModelProto, target: str, activation: str

@@ -55,7 +55,7 @@ def layers(draw: Any) -> onnx.ModelProto:
     return net.model(shapes, outputs)
 
 
-@settings(SETTINGS, max_examples=12)
+@settings(SETTINGS, max_examples=8)
 @given(layers(), st.sampled_from(TARGETS))
 def test_layers_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:
     inputs = feeds(model, 1)

@@ -50,7 +50,7 @@ def rows(draw: Any) -> onnx.ModelProto:
     return net.model({"x": tuple(shape)}, [value])
 
 
-@settings(SETTINGS, max_examples=20)
+@settings(SETTINGS, max_examples=12)
 @given(rows(), st.sampled_from(TARGETS))
 def test_rows_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:
     inputs = feeds(model, 1)

@@ -228,7 +228,19 @@ def faults_of(build: Build, ranges: dict[int, tuple[int, int]], kind: str) -> tu
     return len(used), unseen
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+FORMS_OF_WINOGRAD = {"winograd of fresh weights", "winograd of groups"}
+"""Families of the longest kernels, which "winograd" has most of."""
+
+
+def families(*without: str) -> list[Any]:
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if name in FORMS_OF_WINOGRAD else [])
+        for name in FAMILIES
+        if name not in without
+    ]
+
+
+@pytest.mark.parametrize("family", families())
 @pytest.mark.parametrize("kind", ["short", "shifted"])
 def test_faulty_buffers_are_found(family: str, kind: str) -> None:
     """Each operand a row or element shorter, each access to one moved on by one."""
@@ -238,7 +250,7 @@ def test_faulty_buffers_are_found(family: str, kind: str) -> None:
         assert not unseen
 
 
-@pytest.mark.parametrize("family", sorted({*FAMILIES} - {"transposition"}))
+@pytest.mark.parametrize("family", families("transposition"))
 def test_faulty_loops_are_found(family: str) -> None:
     """Each loop an iteration longer.
 

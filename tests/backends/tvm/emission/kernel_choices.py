@@ -2,7 +2,8 @@
 
 `tests/golden/kinds/kernel_choices.txt` has a line for each layer and target: the kernels in the
 order of their calls, with tiles, bytes of what they are called on and whether threads share them,
-then multiply-accumulates, and cycles by estimate at the layer's channels and at half as many.
+then multiply-accumulates, and cycles by estimate at the layer's channels and at half as many; of
+layers of open sizes the kernels alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from secateur.backends.tvm.emission.choices import Choices
 from secateur.backends.tvm.emission.emission import Emission
 from secateur.backends.tvm.emission.emit import emit
 from secateur.backends.tvm.emission.estimate import Estimator
+from secateur.backends.tvm.graph.open_sizes import read_admitted
 from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.layouts import choose_layouts
 from secateur.backends.tvm.plan.tensors import PlanTensor
@@ -33,6 +35,7 @@ TARGETS = ("x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "aarch64-cortex-a76
 """Without fused multiply-adds, with them, with VNNI; NEON without and with dot products."""
 
 Array = Any
+Shape = tuple[Any, ...]
 
 
 @dataclasses.dataclass
@@ -60,7 +63,7 @@ class Layers:
         numbers = np.arange(math.prod(shape), dtype=np.int64) % 255 - 127
         return self.restored(self.constant(numbers.astype(np.int8).reshape(shape)))
 
-    def model(self, inputs: dict[str, tuple[int, ...]], dtype: int, output: str) -> onnx.ModelProto:
+    def model(self, inputs: dict[str, Shape], dtype: int, output: str) -> onnx.ModelProto:
         graph = helper.make_graph(
             self.nodes,
             "layer",
@@ -72,7 +75,7 @@ class Layers:
         return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
-def packed(rows: int, bits: int, level: int) -> onnx.ModelProto:
+def packed(rows: int | str, bits: int, level: int) -> onnx.ModelProto:
     """A product by weights of a few bits in blocks."""
     layers, depth, columns, block = Layers(), 96, 40, 32
     bytes_ = np.zeros((columns, depth // block, block * bits // 8), np.uint8)
@@ -93,7 +96,7 @@ def of_bytes(op_type: str, shape: tuple[int, ...], **more: Any) -> onnx.ModelPro
 
 
 def convolution(
-    shape: tuple[int, ...], outputs: int, kernel: int = 3, *, quantized: bool = False, **more: Any
+    shape: Shape, outputs: int, kernel: int = 3, *, quantized: bool = False, **more: Any
 ) -> onnx.ModelProto:
     layers, groups = Layers(), more.get("group", 1)
     rank = len(shape) - 2
@@ -105,7 +108,9 @@ def convolution(
     return layers.model({"x": shape}, TensorProto.UINT8 if quantized else TensorProto.FLOAT, y)
 
 
-def product(rows: int, depth: int, columns: int, *, quantized: bool = False) -> onnx.ModelProto:
+def product(
+    rows: int | str, depth: int, columns: int, *, quantized: bool = False
+) -> onnx.ModelProto:
     layers = Layers()
     x = layers.restored("x") if quantized else "x"
     weights = layers.bytes_of(depth, columns) if quantized else layers.ones(depth, columns)
@@ -116,7 +121,7 @@ def product(rows: int, depth: int, columns: int, *, quantized: bool = False) -> 
     return layers.model({"x": (rows, depth)}, dtype, layers.node("Relu", y))
 
 
-def of(op_type: str, shapes: list[tuple[int, ...]], *constants: Array, **more: Any) -> Any:
+def of(op_type: str, shapes: list[Shape], *constants: Array, **more: Any) -> Any:
     """One node on inputs and then constants."""
     layers = Layers()
     inputs = {f"x{i}": shape for i, shape in enumerate(shapes)}
@@ -183,7 +188,24 @@ def layers() -> Iterator[tuple[str, onnx.ModelProto]]:
             yield f"{kind} {hidden}", of(kind, [(6, 1, 7)], w, r, hidden_size=hidden)
 
 
+def open_layers() -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Layers of sizes that only a run tells, of much work and of little."""
+    for channels in (3, 64):
+        yield f"Conv {channels}", convolution((1, channels, "h", "w"), 24, pads=[1, 1, 1, 1])
+        image = [(1, channels, "h", "w")]
+        yield f"MaxPool {channels}", of("MaxPool", image, kernel_shape=[3, 3], strides=[2, 2])
+        yield f"Relu {channels}", of("Relu", image)
+        yield f"Concat {channels}", of("Concat", [*image, (1, 8, "h", "w")], axis=1)
+    for depth, columns in ((16, 3), (64, 100)):
+        yield f"MatMul {depth} {columns}", product("n", depth, columns)
+        yield f"MatMul of two {depth}", of("MatMul", [("n", depth, 8), ("n", 8, "m")])
+        yield f"Softmax {columns}", of("Softmax", [("n", columns)])
+        yield f"ReduceMax {columns}", of("ReduceMax", [("n", columns)], axes=[1])
+    yield "MatMulNBits", packed("n", 4, 0)
+
+
 CASES = dict(layers())
+OPEN = {f"open {name}": model for name, model in open_layers()}
 
 
 def line_of(name: str, target_name: str) -> str:
@@ -207,6 +229,18 @@ def line_of(name: str, target_name: str) -> str:
     return f"{name} on {target_name}: " + " | ".join(words)
 
 
+def open_line_of(name: str, target_name: str) -> str:
+    """The file's line of a layer of open sizes: its kernels alone."""
+    target, model = parse_target(target_name), from_proto(OPEN[name])
+    names = {d for v in model.graph.inputs for d in v.shape or () if isinstance(d, str)}
+    sizes = read_admitted([f"{d}=1.." for d in sorted(names)])
+    emission = emit(lower(one_sample(model, sizes)[0], target, sizes), target)
+    keys = {kernel: key for key, kernel in emission.kernels.items()}
+    kernels = [call["kernel"] for call in emission.describe_calls()]
+    shown = [" ".join(_words(keys[kernel])) for kernel in kernels if kernel in keys]
+    return f"{name} on {target_name}: " + "; ".join(shown)
+
+
 def _halved(tensor: PlanTensor) -> tuple[int, ...]:
     """As if every axis of channels had lost half of them, or as many as that needs."""
     axis = 1 if len(tensor.shape) > 2 else len(tensor.shape) - 1
@@ -214,13 +248,16 @@ def _halved(tensor: PlanTensor) -> tuple[int, ...]:
 
 
 def _shown(key: tuple[Any, ...], emission: Emission, kernel: str) -> str:
+    call = next(c for c in emission.schedule.calls if c.kernel == kernel)
+    return " ".join([*_words(key), "bytes", *(str(b.nbytes) for b in call.arguments)])
+
+
+def _words(key: tuple[Any, ...]) -> list[str]:
     words = [str(key[0]) if isinstance(key[0], str) else type(key[0]).__name__.lower()]
     for part in key[1:]:
         if type(part).__name__ in ("Tile", "MatrixTile"):
             words += [f"{n} {v}" for n, v in dataclasses.asdict(part).items()]
-    words += ["shared"] if key[-1] is True else []
-    call = next(c for c in emission.schedule.calls if c.kernel == kernel)
-    return " ".join([*words, "bytes", *(str(b.nbytes) for b in call.arguments)])
+    return [*words, "shared"] if key[-1] is True else words
 
 
 def golden() -> dict[str, str]:
@@ -231,4 +268,5 @@ def golden() -> dict[str, str]:
 
 if __name__ == "__main__":
     lines = [line_of(name, target) for name in CASES for target in TARGETS]
+    lines += [open_line_of(name, target) for name in OPEN for target in TARGETS]
     PATH.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

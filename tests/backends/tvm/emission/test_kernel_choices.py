@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from .kernel_choices import CASES, TARGETS, golden, line_of
+from .kernel_choices import CASES, OPEN, TARGETS, golden, line_of, open_line_of
 
 GOLDEN = golden()
 
@@ -17,5 +17,11 @@ def test_layers_take_the_kernels_that_they_took(name: str) -> None:
         assert line_of(name, target) == GOLDEN[f"{name} on {target}"]
 
 
+@pytest.mark.parametrize("name", OPEN)
+def test_layers_of_open_sizes_take_the_kernels_that_they_took(name: str) -> None:
+    for target in TARGETS:
+        assert open_line_of(name, target) == GOLDEN[f"{name} on {target}"]
+
+
 def test_every_layer_is_written_down() -> None:
-    assert set(GOLDEN) == {f"{name} on {target}" for name in CASES for target in TARGETS}
+    assert set(GOLDEN) == {f"{name} on {target}" for name in (*CASES, *OPEN) for target in TARGETS}
