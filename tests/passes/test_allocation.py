@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from secateur.ir.axes.dims import Dim
+from secateur.ir.tensor import Tensor
 from secateur.passes.prune.allocation import (
     Goal,
     Terms,
@@ -103,3 +104,20 @@ def test_dims_that_no_reader_reads_compare_by_their_weights() -> None:
     np.testing.assert_allclose(found[dims[0]], weights[dims[0]] * np.mean(ratios))
     for dim in dims[1:]:
         np.testing.assert_array_equal(found[dim], whole[dim])
+
+
+def test_dims_of_zero_weights_say_nothing_of_the_others() -> None:
+    """Nothing divides by the sum of their weights."""
+    model = mlp(4, 24, 16, 3)
+    for name in ("w1", "w2"):
+        value = model.graph.initializers[name]
+        assert value.const is not None
+        value.const = Tensor.from_array(0 * value.const.numpy(), value.dtype)
+    infer_sizes(model)
+    plan = PruningPlan(model)
+    x = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    dims = [group.dims[0] for group in plan.free]
+    readers = find_readers(plan.analysis, dims, [{"x": row[None]} for row in x])
+    unread = [r for r in readers if dims[1] in r.labels]
+    for dim, scores in group_scores(plan.free, "activation", unread).items():
+        assert np.isfinite(scores).all(), dim

@@ -13,12 +13,13 @@ from secateur.ir.dependencies.analysis import Analysis, analyze
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
 from secateur.ir.text import parse_model
-from secateur.passes.prune import find_groups, inspect_groups, readers
+from secateur.passes.prune import find_groups, inspect_groups, readers, recovery
 from secateur.passes.prune.allocation import Allocation, Goal, allocate
 from secateur.passes.prune.budget import CostModel, shared_constants
 from secateur.passes.prune.groups import Group
 from secateur.passes.prune.importance import group_scores
 from secateur.passes.prune.readers import find_readers
+from secateur.passes.prune.scores import _softmax_follows
 
 Array = Any
 
@@ -254,3 +255,37 @@ def test_a_group_has_as_many_widths_as_its_steps_leave(
     while all(size - (steps + 1) * n >= 1 for size, n in zip(sizes, moves, strict=False)):
         steps += 1
     assert Group("g", move).size == steps + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "spread", "share"),
+    [(1.0, 4.0, 0.25), (0.0, 4.0, 0.0), (0.0, 0.0, 0.0), (1e-9, 0.0, 1.0), (np.nan, 1.0, np.inf),
+     (1.0, np.inf, np.inf)],
+)  # fmt: skip
+def test_the_share_of_an_error(error: float, spread: float, share: float) -> None:
+    """Of what doesn't vary nothing is missing, or all."""
+    assert recovery._share(error, spread) == share
+
+
+@pytest.mark.parametrize(
+    ("nodes", "follows"),
+    [
+        ("%y = Softmax(%s)", True),
+        ("%y = Softmax(%s) {axis = -1}", True),
+        ("%y = Softmax(%s) {axis = 2}", True),
+        ("%y = Softmax(%s) {axis = 1}", False),
+        ("%y = Softmax(%s) {axis = -2}", False),
+        ("%b = Div(%s, %number)\n%c = Add(%b, %mask)\n%y = Softmax(%c) {axis = 2}", True),
+        ("%b = Relu(%s)\n%y = Softmax(%b)", False),
+        ("%b = Softmax(%s)\n%y = Add(%b, %s)", False),
+        ("%y = Mul(%s, %number)", False),
+    ],
+)
+def test_which_products_a_softmax_over_the_last_axis_follows(nodes: str, follows: bool) -> None:
+    model = read(
+        "(%a: float[2, 3, 4], %z: float[2, 4, 5]) -> (%y: float[2, 3, 5])",
+        f"const %number: float[] = 2\n%s = MatMul(%a, %z)\n{nodes}",
+        mask=normal(3, 5),
+    )
+    product = next(node for node in model.graph.nodes if node.op_type == "MatMul")
+    assert _softmax_follows(product) == follows

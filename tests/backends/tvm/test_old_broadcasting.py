@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("tvm")
 
@@ -63,3 +63,30 @@ def test_an_operand_lies_at_its_axis(tmp_path: Path, op_type: str) -> None:
         second = feeds[f"b{i}"].reshape(*inner, *[1] * (len(shape) - axis - len(inner)))
         wanted = FUNCTIONS[op_type](x, second)
         np.testing.assert_allclose(found[f"y{i}"], wanted, rtol=1e-5, err_msg=str(inner))
+
+
+def test_slopes_of_one_axis_are_those_of_channels(tmp_path: Path) -> None:
+    """PRelu, of which channels are the second axis, or the only one there is."""
+    random = np.random.default_rng(0)
+    slopes = np.float32([0.1, 0.5, -2])
+    feeds = {
+        f"x{rank}": random.standard_normal(shape).astype(np.float32)
+        for rank, shape in enumerate([(3,), (3, 3), (3, 3, 3), (2, 3, 4, 5)], 1)
+    }
+    nodes = [helper.make_node("PRelu", [name, "s"], [f"y{name}"]) for name in feeds]
+    graph = helper.make_graph(
+        nodes,
+        "old",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in feeds.items()],
+        [
+            helper.make_tensor_value_info(f"y{n}", TensorProto.FLOAT, a.shape)
+            for n, a in feeds.items()
+        ],
+        [numpy_helper.from_array(slopes, "s")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 6)], ir_version=4)
+    compile_model(from_proto(model), parse_target("native"), tmp_path / "model.so")
+    found = Runtime(tmp_path / "model.so").run(feeds)
+    for name, x in feeds.items():
+        by_channel = slopes if x.ndim == 1 else slopes.reshape(-1, *[1] * (x.ndim - 2))
+        np.testing.assert_allclose(found[f"y{name}"], np.where(x < 0, x * by_channel, x), rtol=1e-6)

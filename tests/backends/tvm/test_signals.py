@@ -15,6 +15,7 @@ pytest.importorskip("tvm")
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import parse_target
+from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 
 Array = Any
@@ -97,3 +98,30 @@ def test_transforms_are_numpys(tmp_path: Path) -> None:
         (name,) = node.output
         what = f"{node.op_type} {feeds[node.input[0]].shape}"
         np.testing.assert_allclose(found[name], wanted[name], atol=1e-4, rtol=1e-4, err_msg=what)
+
+
+def test_an_axis_that_a_run_gives_leads_to_the_declared_size_or_fails(tmp_path: Path) -> None:
+    """Half a spectrum is that of two lengths."""
+    lengths = (6, 7)
+    x = numbers(1, 8, 3, 1)
+    graph = helper.make_graph(
+        [helper.make_node("DFT", ["x", f"n{n}", "axis"], [f"y{n}"], onesided=1) for n in lengths],
+        "signals",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape),
+            helper.make_tensor_value_info("axis", TensorProto.INT64, []),
+        ],
+        [helper.make_tensor_value_info(f"y{n}", TensorProto.FLOAT, (1, 4, 3, 2)) for n in lengths],
+        [numpy_helper.from_array(np.int64(n), f"n{n}") for n in lengths],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    target, path = parse_target("native"), tmp_path / "model.so"
+    compile_model(from_proto(model), target, path, declared_sizes=True)
+    runtime = Runtime(path)
+    for axis in (1, -3):
+        found = runtime.run({"x": x, "axis": np.int64(axis)})
+        for n in lengths:
+            wanted = as_pairs(np.fft.rfft(as_complex(x), n, 1))
+            np.testing.assert_allclose(found[f"y{n}"], wanted, atol=1e-4)
+    with pytest.raises(SecateurError, match=r"\(DFT\)"):
+        runtime.run({"x": x, "axis": np.int64(2)})

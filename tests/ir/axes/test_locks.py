@@ -11,6 +11,8 @@ from secateur.ir.onnx_io import from_proto
 from secateur.models import zoo
 from secateur.passes.prune import find_groups, inspect_groups
 
+from .test_zoo import by_default
+
 RNG = np.random.default_rng(0)
 WIDTH = 16
 
@@ -110,6 +112,6 @@ def test_a_lock_tells_node_and_reason(name):
     assert all(r.lock is None or (r.lock.node and r.lock.reason) for r in shown)
 
 
-@pytest.mark.parametrize(("name", "variant"), zoo.list_models())
+@pytest.mark.parametrize(("name", "variant"), by_default("dynamo"))
 def test_no_channel_of_the_zoo_is_hidden(name, variant):
     assert hidden_axes(zoo.load_tiny(name, variant)) == []

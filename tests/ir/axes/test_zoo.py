@@ -52,6 +52,14 @@ def test_the_floors_cover_the_zoo():
     assert set(LEAST) == set(ZOO) == {name for name, _ in list_models()}
 
 
+def by_default(which):
+    """All models of the zoo, those of one variant by default."""
+    return [
+        pytest.param(name, variant, marks=[] if variant == which else [pytest.mark.slow])
+        for name, variant in list_models()
+    ]
+
+
 @pytest.mark.parametrize("share", [None, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "variant"), list_models())
 def test_random_selections_are_exact(name, variant, share):
@@ -64,7 +72,7 @@ def test_random_selections_are_exact(name, variant, share):
     onnx.checker.check_model(to_proto(result.pruned), full_check=True)
 
 
-@pytest.mark.parametrize(("name", "variant"), list_models())
+@pytest.mark.parametrize(("name", "variant"), by_default("folded"))
 def test_half_of_every_group_removes_as_much_as_before(name, variant):
     model = load_tiny(name, variant)
     for step in simplify_pipeline():
