@@ -1,7 +1,8 @@
 """Dynamic quantization: int8 weights, and activations whose scale each run finds for itself.
 
 Products and convolutions, those in bodies of If, Loop and Scan, too, become DynamicQuantizeLinear
-and MatMulInteger or ConvInteger, and what scales their sums back; nothing else changes, and no
+and MatMulInteger or ConvInteger, and what scales their sums back; LSTMs DynamicQuantizeLSTM, and
+other recurrent layers keep int8 weights that they multiply as floats. Nothing else changes, and no
 samples are needed.
 """
 
@@ -27,7 +28,7 @@ from .opset import raise_opset
 from .parameters import ValueRange
 from .place import computes
 from .restore import ALREADY
-from .rules import Constants, Operands, Weight, plan
+from .rules import Constants, Operands, Role, Weight, plan
 from .static import kept_float
 from .weights import FULL_RANGE, REDUCED_RANGE, quantize_weight
 
@@ -83,6 +84,8 @@ class QuantizeDynamic(Pass):
         for node, operands in found.items():
             if operands is None:
                 writer.replace_recurrent(node)
+            elif operands.role is Role.RECURRENT:
+                writer.store_weights(node, operands)
             else:
                 writer.replace(node, operands)
         writer.finish()
@@ -121,21 +124,17 @@ def _raise_opset(model: Model, context: Context | None) -> bool:
 def _candidates(
     model: Model, kept: Mapping[Node, str]
 ) -> tuple[dict[Node, Operands | None], dict[Node, str]]:
-    """Nodes that become integer, recurrent ones without operands, and why others stay float."""
+    """Nodes that become integer, those that an operator of ONNX Runtime's stands for without
+    operands, and why others stay float."""
     constants = Constants(model)
     found: dict[Node, Operands | None] = {}
     reasons: dict[Node, str] = {}
     for node in model.graph.all_nodes():
-        if node.op_type == "LSTM" and node.domain in ("", "ai.onnx") and node not in kept:
-            problem = _recurrent_problem(node, constants)
-            if problem:
-                reasons[node] = problem
-            else:
-                found[node] = None
-            continue
         answer = kept.get(node) or plan(node, constants)
         if isinstance(answer, str):
             reasons[node] = answer
+        elif answer.role is Role.RECURRENT:
+            found[node] = None if _has_operator(node) else answer
         elif not answer.role.is_compute or node.op_type == "ConvTranspose":
             reasons[node] = OTHER
         elif answer.weight is None:
@@ -153,27 +152,20 @@ def _multiplies(node: Node) -> bool:
     return record is not None and record.macs is not None and computes(node)
 
 
-def _recurrent_problem(node: Node, constants: Constants) -> str | None:
-    """Why an LSTM can't become a DynamicQuantizeLSTM, if so."""
-    for position, what in ((4, "lengths of sequences"), (7, "peepholes")):
-        if node.input(position) is not None:
-            return f"it has {what}"
-    for name, usual in (("clip", 0.0), ("input_forget", 0), ("layout", 0)):
-        if node.get(name, usual) != usual:
-            return f"it has {name}"
+def _has_operator(node: Node) -> bool:
+    """Whether DynamicQuantizeLSTM computes a recurrent layer.
+
+    Compiled code spells its steps out, so that their number must be known.
+    """
+    if node.op_type != "LSTM" or any(node.input(position) is not None for position in (4, 7)):
+        return False
+    if any(node.get(name, 0) != 0 for name in ("clip", "input_forget", "layout")):
+        return False
     names = [str(name).lower() for name in node.get("activations", ())]
     if names and names != ["sigmoid", "tanh", "tanh"] * (len(names) // 3):
-        return "it has other activations than Sigmoid, Tanh and Tanh"
-    for position, what in ((1, "weights"), (2, "recurrent weights")):
-        tensor = constants.get(node.input(position))
-        if tensor is None or tensor.dtype != TensorProto.FLOAT:
-            return f"its {what} are no float32 constants"
+        return False
     source = node.input(0)
-    if source is None or source.dtype != TensorProto.FLOAT:
-        return "only float32 is quantized"
-    if not source.shape or not isinstance(source.shape[0], int):
-        return "its number of steps is open, and compiled code spells steps out"
-    return None
+    return bool(source is not None and source.shape and isinstance(source.shape[0], int))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,6 +252,22 @@ class _DynamicWriter:
             self.model.extra.opset_import.add(domain=MICROSOFT, version=1)
         for value in old:
             self.drop(value)
+
+    def store_weights(self, node: Node, operands: Operands) -> None:
+        """Let a recurrent layer that stays float read its weights from int8."""
+        assert node.graph is not None
+        self.graph, self.new = node.graph, []
+        self.in_place[node] = self.new
+        for weight in operands.weights:
+            source = node.input(weight.position)
+            assert source is not None
+            integers, scale = self.weight(node, weight)
+            floats = self.made("DequantizeLinear", [integers, scale], TensorProto.FLOAT, source)
+            if self.per_channel and weight.axis is not None:
+                assert floats.producer is not None
+                floats.producer.set("axis", weight.axis)
+            node.set_input(weight.position, floats)
+            self.drop(source)
 
     def take_over(self, node: Node, result: Value, scaled: Value) -> None:
         """Let `scaled` be what the node's result was, under its name."""

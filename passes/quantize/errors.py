@@ -120,20 +120,22 @@ def _probes(decision: Decision, joined: Model, quantized: Model) -> list[_Probe]
         node = own[place]
         operands = decision.placement.nodes[node]
         twin = quantized.graph.nodes[decision.places[place]]
-        result = node.output(0)
-        assert result is not None
-        inputs = [
-            _rounded(joined, twin.input(position), originals[place].input(position))
-            if position in operands.activations
-            else _constant(joined, twin.input(position))
-            for position in range(len(twin.inputs))
-        ]
+        index, result = next((i, v) for i, v in enumerate(node.outputs) if v is not None)
+
+        inputs: list[Value | None] = []
+        for position, given in enumerate(originals[place].inputs):
+            if position in operands.activations:
+                inputs.append(_rounded(joined, twin.input(position), given))
+            elif constants.get(node.input(position)) is None:
+                inputs.append(given)
+            else:
+                inputs.append(_constant(joined, twin.input(position)))
         names = [
             None if v is None else Value(joined.fresh_name("alone"), v.type) for v in node.outputs
         ]
         copy = Node(node.op_type, inputs, names, dict(twin.attributes), domain=node.domain)
         joined.graph.add_node(copy)
-        alone, together = names[0], twin.output(0)
+        alone, together = names[index], twin.output(index)
         assert alone is not None
         assert together is not None
         restored = _restored(together)

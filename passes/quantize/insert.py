@@ -158,8 +158,8 @@ class _PairWriter:
             assert source is not None
             self.replace(node, position, self.operand(source, affines.get(source), node))
         bias = self.bias_array(node, operands) if operands.bias is not None else None
-        if operands.weight is not None:
-            self.replace(node, operands.weight.position, self.weight(node, operands.weight, bias))
+        for weight in operands.weights:
+            self.replace(node, weight.position, self.weight(node, weight, bias))
         if operands.bias is not None:
             self.put_bias(node, operands, operands.bias, bias)
 

@@ -165,7 +165,9 @@ def _absorbed(nodes: Mapping[Node, Operands]) -> tuple[dict[Value, Node], dict[V
         while producer is not None and producer in nodes and nodes[producer].shares_parameters:
             first = producer
             producer = _sole_producer(producer) if _passes_on(producer) else None
-        if producer is None or producer not in nodes or nodes[producer].role is Role.CLIPPING:
+        if producer is None or producer not in nodes:
+            continue
+        if nodes[producer].role in (Role.CLIPPING, Role.RECURRENT):
             continue
         value, source, result = node.input(0), first.input(0), node.outputs[0]
         assert value is not None
@@ -206,7 +208,7 @@ def _quantized(
             if output is None:
                 continue
             value = behind_clip(output)
-            must = operands is not None and operands.role is not Role.MATMUL
+            must = operands is not None and not operands.role.may_leave_floats
             if must or value in read or (operands is not None and _would_become_gemm(node)):
                 values.append(value)
     return values

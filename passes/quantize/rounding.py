@@ -30,7 +30,7 @@ from ..linear.moments import Doubles, Joint, Moments, Solver
 from ..linear.walk import Walk
 from .calibrate import exposing
 from .place import Placement
-from .rules import Bias, Constants
+from .rules import Bias, Constants, Role
 
 ROWS = 16384
 """Rows that a layer is solved from, if there are as many."""
@@ -118,7 +118,9 @@ def give_biases(model: Model, constants: Constants, placement: Placement) -> Non
     """Give layers that will be integer and have no bias one of zeros, which can be solved for."""
     for node, operands in list(placement.nodes.items()):
         weights = constants.get(node.input(1)) if operands.weight is not None else None
-        if weights is None or operands.bias is not None or node.op_type == "MatMul":
+        if weights is None or operands.bias is not None:
+            continue
+        if operands.role is Role.RECURRENT or node.op_type == "MatMul":
             continue
         if node.op_type == "ConvTranspose":
             size = weights.shape[1] * int(node.get("group", 1))

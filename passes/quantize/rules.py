@@ -27,13 +27,19 @@ class Role(enum.Enum):
 
     CONVOLUTION = "multiplies by weights; needs its result quantized"
     MATMUL = "multiplies; may leave its result float, straight from the accumulators"
+    RECURRENT = "multiplies inputs as integers; states stay float, their weights are stored as int8"
     POOLING = "reduces data; integer wherever its input is"
     ELEMENTWISE = "cheap; integer only where an integer operator reads the result"
     CLIPPING = "absorbed by the quantization of its result"
 
     @property
     def is_compute(self) -> bool:
-        return self in (Role.CONVOLUTION, Role.MATMUL)
+        return self in (Role.CONVOLUTION, Role.MATMUL, Role.RECURRENT)
+
+    @property
+    def may_leave_floats(self) -> bool:
+        """Whether a result is quantized only where an integer operator reads it."""
+        return self in (Role.MATMUL, Role.RECURRENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Bias:
 @dataclasses.dataclass(frozen=True)
 class Operands:
     """Which inputs of a node take part: activations, constants stored as activations are,
-    a weight, a bias.
+    weights, a bias.
 
     Where `shares_parameters`, the results' elements are elements of the input or zero,
     so that its parameters serve for them too and the integers are only moved.
@@ -66,8 +72,13 @@ class Operands:
     activations: tuple[int, ...]
     constants: tuple[int, ...] = ()
     weight: Weight | None = None
+    recurrent_weight: Weight | None = None
     bias: Bias | None = None
     shares_parameters: bool = False
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        return tuple(w for w in (self.weight, self.recurrent_weight) if w is not None)
 
 
 class Constants:
@@ -144,9 +155,9 @@ def clip_bounds(node: Node, constants: Constants) -> ValueRange | None:
 
 def _check_types(node: Node, constants: Constants, operands: Operands) -> Plan:
     """Refuse what is not float32, and constants that a caller may override."""
-    weight = () if operands.weight is None else (operands.weight.position,)
+    weights = [weight.position for weight in operands.weights]
     bias = () if operands.bias is None else (operands.bias.position,)
-    for position in (*operands.activations, *operands.constants, *weight, *bias):
+    for position in (*operands.activations, *operands.constants, *weights, *bias):
         value = node.input(position)
         assert value is not None
         if value.dtype not in (TensorProto.FLOAT, TensorProto.UNDEFINED):
@@ -236,6 +247,16 @@ def _matmul(node: Node, constants: Constants) -> Plan:
     return Operands(Role.MATMUL, (0, 1))
 
 
+def _recurrent(node: Node, constants: Constants) -> Plan:
+    """Rows of both weights, one for each gate of a unit, have a scale for all directions."""
+    for position, what in ((1, "weight"), (2, "recurrent weight")):
+        if constants.get(node.input(position)) is None:
+            return _not_constant(what, node.input(position))
+    if constants.get(node.input(0)) is not None:
+        return "its inputs are a constant"
+    return Operands(Role.RECURRENT, (0,), weight=Weight(1, 1), recurrent_weight=Weight(2, 1))
+
+
 def _binary(node: Node, constants: Constants) -> Plan:
     fixed = tuple(i for i in (0, 1) if constants.get(node.input(i)) is not None)
     if len(fixed) == 2:
@@ -315,11 +336,14 @@ RULES: dict[str, Rule] = {
     "Gather": _gather,
     "Gemm": _gemm,
     "GlobalAveragePool": _pooling,
+    "GRU": _recurrent,
+    "LSTM": _recurrent,
     "LeakyRelu": _elementwise,
     "MatMul": _matmul,
     "MaxPool": _max_pool,
     "Mul": _binary,
     "Pad": _pad,
+    "RNN": _recurrent,
     "Relu": _clip,
     "Resize": _resize,
     "Sigmoid": _elementwise,

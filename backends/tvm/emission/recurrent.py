@@ -14,6 +14,8 @@ def emit(emission: Emission, op: RecurrentOp) -> None:
     target, layer = emission.target, op.layer
     arguments = [emission.read(t, None) for t in op.projections]
     arguments.append(emission.constant(layer.pack(target, op.weights)))
+    if op.scales is not None:
+        arguments.append(emission.constant(layer.arrange(target, op.scales).reshape(-1)))
     if op.late_bias is not None:
         width = layer.units(target) * target.lanes
         padded = np.zeros((len(layer.reverse), width), np.float32)

@@ -25,9 +25,9 @@ Rule = Callable[[list[Computed], Expr, Expr], None]
 def build(layer: Recurrent, target: Target) -> PrimFunc:
     """The kernel.
 
-    Arguments: projections [steps, batch, columns] of each direction, packed weights, for
-    `reset_after` the recurrent bias of the hidden gate, initial states where given; Y,
-    Y_h and (LSTM) Y_c; then the scratch buffers of `scratch`.
+    Arguments: projections [steps, batch, columns] of each direction, packed weights, of bytes
+    their scales, for `reset_after` the recurrent bias of the hidden gate, initial states where
+    given; Y, Y_h and (LSTM) Y_c; then the scratch buffers of `scratch`.
     """
     return _Recurrent(layer, target).build()
 
@@ -51,8 +51,11 @@ class _Recurrent:
         k = self.k = KernelBuilder()
         size = layer.steps * layer.batch * layer.columns(target)
         self.x = [k.parameter(f"X{d}", (size,), "float32") for d in range(directions)]
-        self.w = k.parameter("W", (directions * self.units, layer.hidden, self.width), "float32")
-        self.bias = None
+        packed = (directions * self.units, layer.hidden, self.width)
+        self.w = k.parameter("W", packed, layer.weight_dtype)
+        self.scale, self.bias = None, None
+        if layer.weight_dtype == "int8":
+            self.scale = k.parameter("WS", (directions * self.units * self.width,), "float32")
         if layer.reset_after:
             self.bias = k.parameter("B", (directions * self.padded,), "float32")
         count = directions * layer.batch * layer.hidden
@@ -161,9 +164,10 @@ class _Recurrent:
 
         for r in range(rows):
             for i, gate in enumerate(gates):
-                start = self.projected(first + r, at, unit, gate)
-                if self.bias is not None and gate == 2:
-                    start = load(self.bias, outer * lanes, lanes=lanes)
+                if self.scale is None:
+                    start = self.start_of(first + r, at, unit, gate)
+                else:
+                    start = constant(0.0, "float32", lanes)
                 k.store(acc, start, place(r, i), lanes=lanes)
         unroll = next(u for u in (8, 4, 2, 1) if layer.hidden % u == 0)
         with k.loop(layer.hidden // unroll, "k") as ko:
@@ -172,7 +176,9 @@ class _Recurrent:
                 weights = []
                 for gate in gates:
                     value = load(self.w, outer, step, gate * lanes, lanes=lanes)
-                    weights.append(self.fresh(value))
+                    weights.append(
+                        self.fresh(self.code.integer_as_float(value, layer.weight_dtype))
+                    )
                 for r in range(rows):
                     own = self.place(source, before, (first + r) * self.padded, step)
                     factor = splat(load(source, own), lanes)
@@ -180,8 +186,21 @@ class _Recurrent:
                         own = load(acc, place(r, i), lanes=lanes)
                         k.store(acc, own + factor * weights[i], place(r, i), lanes=lanes)
         for r in range(rows):
-            sums = [self.bind(load(acc, place(r, i), lanes=lanes)) for i in range(len(gates))]
+            sums = []
+            for i, gate in enumerate(gates):
+                value = load(acc, place(r, i), lanes=lanes)
+                if self.scale is not None:
+                    own = load(self.scale, outer * self.width + gate * lanes, lanes=lanes)
+                    value = self.start_of(first + r, at, unit, gate) + value * own
+                sums.append(self.bind(value))
             rule(sums, first + r, unit)
+
+    def start_of(self, n: Expr, at: Expr, unit: Expr, gate: int) -> Computed:
+        """What a gate's products with the state are added to."""
+        if self.bias is None or gate != 2:
+            return self.projected(n, at, unit, gate)
+        outer = self.direction * self.units + unit
+        return load(self.bias, outer * self.lanes, lanes=self.lanes)
 
     def fresh(self, value: Computed) -> Computed:
         variable = tirx.Var("w", f"float32x{self.lanes}")
@@ -189,7 +208,8 @@ class _Recurrent:
         return variable
 
     def bind(self, value: Computed) -> Computed:
-        return self.code.bind(value, "float32")
+        """Keep a value: in memory, since TVM would spell out what functions compare."""
+        return self.code.in_memory(value)
 
     def projected(self, n: Expr, at: Expr, unit: Expr, gate: int) -> Computed:
         """What the inputs contribute to a gate, its biases included."""

@@ -179,13 +179,15 @@ class RowsOp(Fused):
 class RecurrentOp(Operation):
     """A recurrent layer whose inputs are projected already, for each direction.
 
-    Outputs are Y, Y_h and for LSTM Y_c; `weights` [directions, gates * hidden, hidden];
-    `late_bias` [directions, hidden] is added before GRU's reset gate multiplies.
+    Outputs are Y, Y_h and for LSTM Y_c; `weights` [directions, gates * hidden, hidden], of bytes
+    with `scales` [directions, gates * hidden]; `late_bias` [directions, hidden] is added before
+    GRU's reset gate multiplies.
     """
 
     layer: Recurrent
     projections: list[PlanTensor]
     weights: Array
+    scales: Array | None
     late_bias: Array | None
     states: list[PlanTensor]
 

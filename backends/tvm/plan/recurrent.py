@@ -19,7 +19,8 @@ class Recurrent:
 
     Gates are in ONNX's order: input, output, forget, cell; update, reset, hidden.
     `activations` has a tuple for each direction. `initial_h` and `initial_c` say whether
-    these are given. `reset_after` is GRU's linear_before_reset.
+    these are given. `reset_after` is GRU's linear_before_reset. `weight_dtype` is that of the
+    recurrent weights, "float32" or "int8": of bytes each gate of a unit has a scale.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Recurrent:
     reset_after: bool
     initial_h: bool
     initial_c: bool
+    weight_dtype: str = "float32"
 
     @property
     def gates(self) -> int:
@@ -49,7 +51,7 @@ class Recurrent:
         """[..., gates * hidden] to [..., columns], zero past the last hidden unit."""
         lanes, units = target.lanes, self.units(target)
         lead = gates.shape[:-1]
-        padded = np.zeros((*lead, self.gates, units * lanes), np.float32)
+        padded = np.zeros((*lead, self.gates, units * lanes), gates.dtype)
         padded[..., : self.hidden] = gates.reshape(*lead, self.gates, self.hidden)
         split = padded.reshape(*lead, self.gates, units, lanes)
         return np.ascontiguousarray(np.moveaxis(split, -3, -2)).reshape(*lead, -1)

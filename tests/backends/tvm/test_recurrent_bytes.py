@@ -1,0 +1,138 @@
+"""Recurrent layers whose weights are bytes: as ONNX Runtime computes the same file, and small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.lowering.lower import lower
+from secateur.backends.tvm.plan.operations import BlockProductOp, LoopsOp, MatMulOp, RecurrentOp
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.model import Model
+from secateur.ir.reference import Session
+from secateur.passes.base import Context
+from secateur.passes.quantize import QuantizeDynamic, QuantizeStatic
+from tests.passes.recurrent_models import HIDDEN, STEPS, feed_of, recurrent_model, samples_of
+
+FORMS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "LSTM": ("LSTM", "bidirectional", {}),
+    "LSTM that clips": ("LSTM", "reverse", {"clip": 0.4}),
+    "GRU": ("GRU", "bidirectional", {}),
+    "GRU that resets later": ("GRU", "forward", {"linear_before_reset": 1}),
+    "RNN": ("RNN", "reverse", {}),
+}
+
+
+def in_bytes(model: Model, *, static: bool) -> Model:
+    copy = model.clone()
+    if static:
+        QuantizeStatic().run(copy, Context(samples_of(model)))
+    else:
+        QuantizeDynamic().run(copy, Context())
+    return copy
+
+
+def check(model: Model, runtime: Runtime, sizes: list[tuple[int, int]]) -> None:
+    for seed, (steps, batch) in enumerate(sizes):
+        feed = feed_of(model, seed, steps, batch)
+        want, have = Session(model).run(feed), runtime.run(feed)
+        for name, array in want.items():
+            np.testing.assert_allclose(have[name], array, rtol=2e-5, atol=1e-5, err_msg=name)
+
+
+def compiled(model: Model, folder: Path, target: str = "native") -> Runtime:
+    compile_model(model.clone(), parse_target(target), folder / "m.so")
+    return Runtime(folder / "m.so")
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_one_artifact_for_all_lengths_and_batches(form: str, static: bool, tmp_path: Path) -> None:
+    kind, direction, attributes = FORMS[form]
+    # An open batch of what reads no initial state is run sample by sample.
+    model = recurrent_model(kind, direction, inputs="x w r b _ i", batch="b", **attributes)
+    rounded = in_bytes(model, static=static)
+    runtime = compiled(rounded, tmp_path)
+    check(rounded, runtime, [(STEPS, 3), (1, 1), (2, 9), (33, 4)])
+
+
+def operations(model: Model) -> list[Any]:
+    return list(lower(model.clone(), parse_target("x86-64-v3")).operations)
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_no_weight_is_kept_as_a_float(kind: str, static: bool) -> None:
+    """Inputs as bytes are multiplied by bytes, floats by bytes, too, and states by bytes."""
+    attributes = {} if static or kind != "LSTM" else {"clip": 9.0}
+    model = recurrent_model(kind, steps=STEPS, **attributes)
+    found = operations(in_bytes(model, static=static))
+    (recurrence,) = (op for op in found if isinstance(op, RecurrentOp))
+    assert recurrence.weights.dtype == np.int8
+    (product,) = (op for op in found if isinstance(op, MatMulOp | BlockProductOp))
+    assert isinstance(product, MatMulOp) == static
+    assert not any(isinstance(op, LoopsOp) for op in found)
+    if static:
+        assert product.input.dtype == "uint8"
+
+
+PARAMETERS = {
+    "of all rows": ((), 0, np.int8),
+    "with a zero point": ((), 3, np.int8),
+    "of the whole range": ((4 * HIDDEN,), 0, np.int8),
+    "unsigned": ((), 128, np.uint8),
+    "unsigned, too wide": ((), 7, np.uint8),
+    "of columns": ((-1,), 0, np.int8),
+}
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS)
+def test_weights_as_other_tools_write_them(parameters: str, tmp_path: Path) -> None:
+    """One scale or several, zero points, -128: integers where these fit, else floats."""
+    shape, zero, dtype = PARAMETERS[parameters]
+    random = np.random.default_rng(4)
+    bounds = np.iinfo(dtype)
+    arrays: dict[str, Any] = {}
+    for name, width in (("w", 5), ("r", HIDDEN)):
+        numbers = random.integers(bounds.min, bounds.max + 1, (1, 4 * HIDDEN, width))
+        numbers[0, 0, 0] = bounds.min
+        size = tuple(width if d < 0 else d for d in shape)
+        arrays[f"{name}q"] = numbers.astype(dtype)
+        arrays[f"{name}s"] = random.uniform(0.002, 0.004, size).astype(np.float32)
+        arrays[f"{name}z"] = np.full(size, zero, dtype)
+    model = recurrent_model(
+        "LSTM", inputs="x wf rf b _ i", steps=STEPS, constants=arrays,
+        lead=("DequantizeLinear wq ws wz -> wf", "DequantizeLinear rq rs rz -> rf"),
+    )  # fmt: skip
+    for node in model.graph.nodes[:2]:
+        node.set("axis", 2 if shape == (-1,) else 1)
+    check(model, compiled(model, tmp_path), [(STEPS, 3)])
+
+
+@pytest.mark.parametrize("inputs", ["x w r b l", "x w r b _ i _ p"])
+def test_layers_of_plain_loops(inputs: str, tmp_path: Path) -> None:
+    """Lengths of sequences, and peepholes."""
+    model = recurrent_model("LSTM", inputs=inputs, steps=STEPS)
+    for static in (True, False):
+        rounded = in_bytes(model, static=static)
+        check(rounded, compiled(rounded, tmp_path), [(STEPS, 3)])
+
+
+def test_what_is_no_number_spreads_as_in_floats(tmp_path: Path) -> None:
+    model = recurrent_model("GRU", inputs="x w r b", steps=STEPS)
+    rounded = in_bytes(model, static=False)
+    runtime = compiled(rounded, tmp_path)
+    for odd in (np.nan, np.inf, -np.inf, 3e38):
+        feed = feed_of(rounded, 0)
+        feed["x"][2, 1, 3] = odd
+        want, have = Session(rounded).run(feed), runtime.run(feed)
+        for name, array in want.items():
+            np.testing.assert_array_equal(np.isnan(have[name]), np.isnan(array))
+            np.testing.assert_allclose(have[name], array, rtol=2e-5, atol=1e-5)
