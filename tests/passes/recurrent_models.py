@@ -48,7 +48,7 @@ def recurrent_model(
         direction=direction,
         **attributes,
     )
-    nodes = [*map(_node, lead), layer, *map(_node, tail)]
+    nodes = [*map(node_of, lead), layer, *map(node_of, tail)]
     read = {name for node in nodes for name in node.input}
     given = {
         "x": (TensorProto.FLOAT, [steps, batch, WIDTH]),
@@ -69,7 +69,8 @@ def recurrent_model(
     return model
 
 
-def _node(line: str) -> NodeProto:
+def node_of(line: str) -> NodeProto:
+    """A node of "Operator inputs -> output"."""
     op_type, *read, _, result = line.split()
     return helper.make_node(op_type, read, [result], result)
 

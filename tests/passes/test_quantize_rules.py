@@ -23,11 +23,14 @@ CONSTANTS = """
   const %none: float[2, 0] = []
   const %pads: int64[6] = [0, 0, 1, 0, 0, 1]
   const %scales: float[3] = [1, 1, 2]
+  const %rows: float[1, 2, 2] = [[[1, 2], [3, 4]]]
   const %places: int64[1] = [1]
   const %sizes: int64[2] = [2, -1]
 """
 
 CONV, MATMUL, ELEMENTWISE = Role.CONVOLUTION, Role.MATMUL, Role.ELEMENTWISE
+
+RECURRENT = Operands(Role.RECURRENT, (0,), weight=Weight(1, 1), recurrent_weight=Weight(2, 1))
 
 FORMS: dict[str, Operands | str] = {
     "Conv(%i, %kernel)": Operands(CONV, (0,), weight=Weight(1, 0)),
@@ -53,6 +56,11 @@ FORMS: dict[str, Operands | str] = {
     "MatMul(%two, %x)": Operands(MATMUL, (1,), constants=(0,)),
     "MatMul(%x, %y)": Operands(MATMUL, (0, 1)),
     "MatMul(%two, %two)": "both operands are constants",
+    "GRU(%i, %rows, %rows) {hidden_size = 2}": RECURRENT,
+    "LSTM(%i, %rows, %rows, _, _, %k) {hidden_size = 2}": RECURRENT,
+    "RNN(%i, %rows, %k) {hidden_size = 2}": "its recurrent weight is not a constant",
+    "RNN(%i, %k, %rows) {hidden_size = 2}": "its weight is not a constant",
+    "RNN(%rows, %rows, %rows) {hidden_size = 2}": "its inputs are a constant",
     "Add(%x, %y)": Operands(ELEMENTWISE, (0, 1)),
     "Add(%x, %two)": Operands(ELEMENTWISE, (0,), (1,)),
     "Mul(%two, %x)": Operands(ELEMENTWISE, (1,), (0,)),

@@ -68,6 +68,19 @@ class Constant:
 Item = Stored | Quantized | Constant
 
 
+def quantized(item: Item, name: str) -> Quantized | None:
+    """Bytes with one scale, in memory or of a constant; None for what is kept otherwise."""
+    if isinstance(item, Quantized):
+        return item
+    if not isinstance(item, Constant) or item.scale is None or item.zero is None:
+        return None
+    if item.scale.size != 1 or item.array.dtype not in (np.int8, np.uint8):
+        return None
+    array = np.ascontiguousarray(item.array)
+    tensor = PlanTensor(name, str(array.dtype), tuple(array.shape), const=array)
+    return Quantized(tensor, float(item.scale.reshape(())), int(item.zero.reshape(())))
+
+
 @dataclasses.dataclass(frozen=True)
 class QuantizeParameters:
     """Per-tensor parameters of a QuantizeLinear node and the value that it defines."""

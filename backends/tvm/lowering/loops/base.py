@@ -20,7 +20,7 @@ from ...plan.sizes import OpenSize, is_open
 from ...plan.tensors import PlanTensor
 from ...tensorir.builder import KernelBuilder, as_int, llvm, load
 from ...tensorir.types import Computed, Expr, PrimFunc
-from ..context import Constant, Lowering, Stored
+from ..context import Constant, Lowering, Quantized, Stored, quantized
 
 Rule = Callable[["OperatorCall"], None]
 
@@ -204,6 +204,21 @@ class OperatorCall:
         if y is not None:
             self.lowering.items[y] = Constant(np.asarray(array))
 
+    def moving_loops(self, body: Body) -> None:
+        """Emit a kernel whose result has elements of the first input and no others, by the
+        operator's attributes and the types alone: what is kept as integers stays so."""
+        item = self.lowering.item(self.value(0))
+        source = quantized(item, self.value(0).name)
+        y = self.node.output(0)
+        if source is None or y is None or 0 in self.lowering.shape(y):
+            self.loops(body, key=())
+            return
+        given = [i for i, v in enumerate(self.node.inputs) if i and v is not None]
+        self.loops(body, [source.tensor, *given], key=(), dtype=source.tensor.dtype)
+        made = self.lowering.item(y)
+        assert isinstance(made, Stored)
+        self.lowering.items[y] = Quantized(made.tensor, source.scale, source.zero)
+
     def loops(
         self,
         body: Body,
@@ -211,10 +226,12 @@ class OperatorCall:
         *,
         key: Hashable = None,
         scratch: Sequence[tuple[Sequence[int], str]] = (),
+        dtype: str | None = None,
     ) -> None:
         """Emit a kernel that reads inputs (by default all given) and defines the outputs.
 
-        `scratch` are (shape, dtype) of buffers that follow the outputs. With `key`, a
+        `dtype` is that of the outputs where it isn't the values' own. `scratch` are (shape, dtype)
+        of buffers that follow the outputs. With `key`, a
         hashable description of everything that `body` depends on besides the operator,
         its attributes and the types, equal kernels are built once.
         """
@@ -226,7 +243,7 @@ class OperatorCall:
             if value is None:
                 results.append(None)
                 continue
-            tensor = self.lowering.tensor(value)
+            tensor = self.lowering.tensor(value, dtype)
             results.append(tensor)
             self.lowering.items[value] = Stored(tensor)
             if tensor.elements == 0:

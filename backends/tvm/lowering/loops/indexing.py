@@ -35,7 +35,7 @@ def gather(call: OperatorCall) -> None:
             with nest(k, shape[axis + 1 :], "j") as inner:
                 ys[0].store(xs[0][[*index[:axis], chosen, *inner]], [*index, *inner])
 
-    call.loops(body, key=())
+    call.moving_loops(body)
 
 
 @rule("GatherElements")
@@ -49,7 +49,7 @@ def gather_elements(call: OperatorCall) -> None:
             at[axis] = checked(k, xs[1][index], shape[axis])
             ys[0].store(xs[0][at], index)
 
-    call.loops(body, key=())
+    call.moving_loops(body)
 
 
 @rule("GatherND")
@@ -65,7 +65,7 @@ def gather_nd(call: OperatorCall) -> None:
             with nest(k, ys[0].shape[outer:], "j") as inner:
                 ys[0].store(xs[0][[*index[:batch], *chosen, *inner]], [*index, *inner])
 
-    call.loops(body, key=())
+    call.moving_loops(body)
 
 
 def _combine(reduction: str, old: Expr, new: Expr) -> Expr:
