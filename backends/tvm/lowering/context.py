@@ -203,7 +203,7 @@ class Lowering:
 
     def may_read_nothing(self, node: Node) -> bool:
         """Whether data may leave an operand of a node without elements, and not its results."""
-        if self.sizes is None or not self.sizes.data:
+        if self.sizes is None or not self.sizes.data or node.op_type in ("Slice", "TopK"):
             return False
         results = [self.sizes.shape(v) for v in node.outputs if v is not None and v.uses]
         whole = [e.multiply(*shape) for shape in results if shape is not None]

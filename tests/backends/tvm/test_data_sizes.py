@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,10 @@ CONSTANTS = {
 }  # fmt: skip
 
 
-def after(signature: str) -> Model:
-    outputs = ", ".join(f"%{name}: {kind}" for name, (_, kind) in AFTER.items())
-    body = BEFORE + "\n".join(nodes for nodes, _ in AFTER.values())
+def after(signature: str, without: Sequence[str] = ()) -> Model:
+    kept = {name: found for name, found in AFTER.items() if name not in without}
+    outputs = ", ".join(f"%{name}: {kind}" for name, (_, kind) in kept.items())
+    body = BEFORE + "\n".join(nodes for nodes, _ in kept.values())
     return model_of(f"({signature}) -> ({outputs})", with_constants(body, CONSTANTS))
 
 
@@ -140,7 +141,7 @@ def test_what_follows_a_count(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_follows_a_count_of_open_sizes(tmp_path: Path) -> None:
-    model = after("%x: float[n, m]")
+    model = after("%x: float[n, m]", ["odd", "back"])  # slices by steps
     runtime, session = compiled(model, tmp_path, "n=1..", "m=1.."), Session(model, optimize=False)
     for rows, columns, share in itertools.product((1, 2, 17, 40), (1, 9, 33), (0, 0.1, 1)):
         feeds = {"x": masked(rows, columns, share)}
