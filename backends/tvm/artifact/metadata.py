@@ -12,6 +12,7 @@ from ....ir.graph import Node, Value
 from ....ir.model import Model
 from ..faults import LIMITS
 from ..plan.operations import Plan
+from ..plan.sizes import shown
 from ..plan.tensors import PlanTensor
 from ..targets import Target
 from .cpu_features import required_flags
@@ -47,7 +48,7 @@ def metadata_of(interface: Ends, target: Target, samples: Set[str]) -> dict[str,
 
 def library_interface(plan: Plan, quantized: Mapping[str, dict[str, Any]]) -> Ends:
     def describe(name: str, tensor: PlanTensor) -> dict[str, Any]:
-        shape = [d if isinstance(d, int) else str(d) for d in tensor.shape]
+        shape = [d if isinstance(d, int) else shown(d) for d in tensor.shape]
         fields = {"name": name, "dtype": tensor.dtype, "shape": shape}
         return {**fields, **quantized.get(name, {})}
 

@@ -306,6 +306,30 @@ def is_decided(size: Size) -> bool:
     return not isinstance(size, int) and e.mentions(size, "data")
 
 
+def shown(value: int) -> str:
+    """A size in words for users: of what data decide without its bounds."""
+    size = size_of(value)
+    return str(_unbounded(expanded(size)) if is_decided(size) else size)
+
+
+def _unbounded(size: Size) -> Size:
+    if isinstance(size, int):
+        return size
+    products = (
+        e.multiply(factor, *(_unbounded_atom(atom) for atom in monomial))
+        for monomial, factor in size.terms.items()
+    )
+    return e.add(*products)
+
+
+def _unbounded_atom(atom: Atom) -> Size:
+    if atom.op in ("checked", "dim"):
+        return _unbounded(atom.operands[0])
+    return (
+        e.FUNCTIONS[atom.op](*map(_unbounded, atom.operands)) if atom.operands else e.single(atom)
+    )
+
+
 def most_of(size: Size, equal: Sequence[tuple[int, int]] = ()) -> Size | None:
     """What a size that data decide is no greater than, known before a run computes; None where
     nothing says. `equal` are sizes that are so in every run."""

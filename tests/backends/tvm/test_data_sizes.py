@@ -373,6 +373,7 @@ def test_bounds_of_what_is_read(tmp_path: Path) -> None:
     model, _ = told_case("TopK")
     runtime = compiled(model, tmp_path, "k=1..3")
     assert runtime.run({"x": floats(3, 6), "k": ints(3)})["y"].shape == (3, 3)
+    assert runtime.outputs["y"] == ("float32", (3, "value(k)"))
     for number in (0, 4, -1):
         with pytest.raises(SecateurError, match=r"input 'k': value\(k\) must be from 1 to 3"):
             runtime.run({"x": floats(3, 6), "k": ints(number)})
