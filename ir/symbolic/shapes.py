@@ -512,6 +512,19 @@ def compress(node: Node, facts: Facts) -> Sequence[Shape | None]:
     return [(*shape[:axis], facts.counted(node, shape[axis]), *shape[axis + 1 :])]
 
 
+@shape_rule("Unique")
+def unique(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    shape = facts.shape(node.input(0))
+    given = node.get("axis")
+    if shape is None:
+        return [None] * len(node.outputs)
+    axis = 0 if given is None else position(given, len(shape))
+    length = e.multiply(*shape) if given is None else shape[axis]
+    count = facts.counted(node, length)
+    whole = (count,) if given is None else (*shape[:axis], count, *shape[axis + 1 :])
+    return [whole, (count,), (length,), (count,)][: len(node.outputs)]
+
+
 @shape_rule("NonMaxSuppression")
 def non_max_suppression(node: Node, facts: Facts) -> Sequence[Shape | None]:
     """At most so many boxes of each class as an operand says, or all of them."""

@@ -27,7 +27,7 @@ from .loop_sizes import LoopAnalysis
 from .loops import LoopBody, stacks_rows
 from .prepare import Prepared
 
-COUNTED = frozenset({"Compress", "NonMaxSuppression", "NonZero"})
+COUNTED = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
 """Operators whose kernels count their results."""
 
 TOLD = {

@@ -211,6 +211,23 @@ def test_a_detector(tmp_path: Path) -> None:
     child.close()
 
 
+def test_unique(tmp_path: Path) -> None:
+    """Of elements, and of rows or columns, in order or not."""
+    results = "float[?], %i: int64[?], %j: int64[12], %c: int64[?]"
+    model = model_of(
+        f"(%x: float[4, 3]) -> (%y: {results}, %rows: float[?, 3], %times: int64[?],"
+        " %columns: float[4, ?], %first: float[?])",
+        "%y, %i, %j, %c = Unique(%x)\n%rows, _, _, %times = Unique(%x) {axis = 0}\n"
+        "%columns = Unique(%x) {axis = 1}\n%first = Unique(%x) {sorted = 0}",
+    )
+    compiled(model, tmp_path)
+    session, child = Session(model, optimize=False), Child()
+    given = [np.ones(12), np.arange(12), [1, 1, 1, 2, 2, 2, 1, 1, 1, 0, 0, 0], [2, 2, 1] * 4]
+    for x in (np.float32(each).reshape(4, 3) for each in given):
+        alike(child.run_guarded(tmp_path / "m.so", {"x": x}), session.run({"x": x}))
+    child.close()
+
+
 MASKS = """
 %found = NonMaxSuppression(%boxes, %scores, %most, %overlap, %least)
 %column = Slice(%found, %two, %three_, %second)

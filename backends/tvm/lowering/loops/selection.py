@@ -56,16 +56,16 @@ def _count(call: OperatorCall, axis: int, counting: Counting, inputs: Sequence[i
 
     if not call.lowering.is_counted(call.node):
         return _declared(call, axis)
-    _kernel_before(call, body, inputs, [_total(call)])
+    kernel_before(call, body, inputs, [total_of(call)])
     return call.output_shape()[axis]
 
 
-def _total(call: OperatorCall) -> PlanTensor:
+def total_of(call: OperatorCall) -> PlanTensor:
     """The number of results, where a kernel counts them."""
     return PlanTensor(f"{call.node.label}/count", "int64", (1,))
 
 
-def _kernel_before(
+def kernel_before(
     call: OperatorCall, body: Body, inputs: Sequence[int], results: Sequence[PlanTensor]
 ) -> None:
     """A kernel that is called before the operator's own; its first result is the number of those of
@@ -260,7 +260,7 @@ def non_max_suppression(call: OperatorCall) -> None:
         count = _most(call)
         rows = PlanTensor(f"{label}/boxes", dtype, (count, 3))
         left = PlanTensor(f"{label}/left", "int32", (boxes_count,))
-        _kernel_before(call, counted, present, [_total(call), rows, left])
+        kernel_before(call, counted, present, [total_of(call), rows, left])
         call.loops(_copied, [rows], key=())
         return
     count = _declared(call, 0)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from tvm import tirx
 
+from .....ir.graph import Value
 from ...faults import Fault
+from ...plan.tensors import PlanTensor
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr
 from . import mathematics as m
@@ -27,13 +30,14 @@ from .base import (
     when,
     within,
 )
+from .selection import kernel_before, total_of
 
 
 @rule("Unique")
 def unique(call: OperatorCall) -> None:
     """By a merge sort of positions, which keeps equal slices in order. NaN is the largest number.
 
-    The model declares how many there are; a run that finds another number fails.
+    Where the model declares how many there are, a run that finds another number fails.
     """
     shape = call.shape()
     given = call.node.get("axis")
@@ -41,18 +45,13 @@ def unique(call: OperatorCall) -> None:
     length = math.prod(shape) if given is None else shape[axis]
     outer = 1 if given is None else math.prod(shape[:axis])
     inner = 1 if given is None else math.prod(shape[axis + 1 :])
-    count = _count(call, 0 if given is None else axis)
-    if count > length:
-        call.fail(f"{length} elements or slices have no {count} that differ")
     in_order = bool(call.node.get("sorted", 1))
 
-    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
-        x = xs[0]
-        y, indices, inverse, counts = (*ys[:-3], *[None] * 4)[:4]
-        order, head, place = ys[-3:]
+    def at(slice_: Expr, o: Expr, i: Expr) -> Expr:
+        return (o * length + slice_) * inner + i
 
-        def at(slice_: Expr, o: Expr, i: Expr) -> Expr:
-            return (o * length + slice_) * inner + i
+    def sort(k: KernelBuilder, x: Array, order: Array, head: Array) -> Callable[[Expr], Expr]:
+        """Fill `head` with the first slice that equals each; slices by their place in order."""
 
         def compared(a: Expr, b: Expr) -> Expr:
             """Below zero, zero, above: slice `a` against slice `b`, by their first difference."""
@@ -108,9 +107,23 @@ def unique(call: OperatorCall) -> None:
             with when(k, is_new.get() > 0):
                 last.set(slice_)
             head.put(last.get(), slice_)
+        return lambda place: entry(side, place)
+
+    if call.lowering.is_counted(call.node):
+        _counted(call, sort, (outer, length, inner), in_order=in_order)
+        return
+    count = _count(call, 0 if given is None else axis)
+    if count > length:
+        call.fail(f"{length} elements or slices have no {count} that differ")
+
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+        x = xs[0]
+        y, indices, inverse, counts = (*ys[:-3], *[None] * 4)[:4]
+        order, head, place = ys[-3:]
+        by_place = sort(k, x, order, head)
         found = cell(k, "int32", 0, "found")
         with k.loop(length, "t") as t:
-            slice_ = entry(side, t) if in_order else t
+            slice_ = by_place(t) if in_order else t
             with when(k, tirx.EQ(head.at(slice_), slice_)):
                 number_ = within(k, found.get(), 0, count, Fault.COUNT)
                 place.put(number_, slice_)
@@ -135,10 +148,69 @@ def unique(call: OperatorCall) -> None:
     call.loops(body, key=(), scratch=scratch)
 
 
+Sort = Callable[[KernelBuilder, Array, Array, Array], Callable[[Expr], Expr]]
+"""Sorts slices of an array by two others, and says which lies at a place."""
+
+
+def _counted(call: OperatorCall, sort: Sort, extents: Sequence[int], *, in_order: bool) -> None:
+    """With one kernel that numbers the slices that differ, and another one that writes them."""
+    outer, length, inner = extents
+
+    def numbering(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+        total, chosen, numbers, order, head, place = ys
+        by_place = sort(k, xs[0], order, head)
+        found = cell(k, "int32", 0, "found")
+        with k.loop(length, "t") as t:
+            slice_ = by_place(t) if in_order else t
+            with when(k, tirx.EQ(head.at(slice_), slice_)):
+                number_ = limited(k, found.get(), 0, length)
+                place.put(number_, slice_)
+                chosen.put(slice_, number_)
+                found.add(1)
+        with k.loop(length, "t") as t:
+            first = limited(k, head.at(t), 0, length)
+            numbers.put(limited(k, place.at(first), 0, length), t)
+        total.put(found.get(), 0)
+
+    label = call.node.label
+    named = [PlanTensor(f"{label}/{n}", "int32", (length,)) for n in ("chosen", "numbers")]
+    scratch = [PlanTensor("scratch", "int32", s) for s in ((2, length), (length,), (length,))]
+    kernel_before(call, numbering, [0], [total_of(call), *named, *scratch])
+    axis = call.axis(call.rank(), 0) if call.node.get("axis") is not None else 0
+    sizes = [call.lowering.shape(v)[p] for v, p in _results(call, axis) if v is not None]
+    count = next(iter(sizes), length)
+
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+        x, chosen, numbers = xs
+        y, indices, inverse, counts = (*ys, *[None] * 4)[:4]
+        with k.loop(count, "number") as number_:
+            slice_ = bind(k, limited(k, chosen.at(number_), 0, length))
+            if y is not None:
+                with nest(k, (outer, inner)) as (o, i):
+                    value = x.at((o * length + slice_) * inner + i)
+                    y.put(value, (o * count + number_) * inner + i)
+            if indices is not None:
+                indices.put(slice_, number_)
+            if counts is not None:
+                counts.put(0, number_)
+        with k.loop(length, "t") as t:
+            number_ = limited(k, numbers.at(t), 0, count)
+            if inverse is not None:
+                inverse.put(number_, t)
+            if counts is not None:
+                counts.put(counts.at(number_) + to(1, counts.dtype), number_)
+
+    call.loops(body, [0, *named])
+
+
+def _results(call: OperatorCall, axis: int) -> list[tuple[Value | None, int]]:
+    """Results whose size along an axis is the number of slices that differ, with that axis."""
+    return [(call.node.output(index), place) for index, place in ((0, axis), (1, 0), (3, 0))]
+
+
 def _count(call: OperatorCall, axis: int) -> int:
     """How many slices the model declares."""
-    values = [(call.node.output(index), place) for index, place in ((0, axis), (1, 0), (3, 0))]
-    shapes = [(v.shape, place) for v, place in values if v is not None]
+    shapes = [(v.shape, place) for v, place in _results(call, axis) if v is not None]
     sizes = [shape[place] for shape, place in shapes if shape]
     count = next((size for size in sizes if isinstance(size, int)), None)
     if count is None:
