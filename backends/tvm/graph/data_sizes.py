@@ -64,9 +64,9 @@ class Element:
 
     @property
     def name(self) -> str:
-        """What `--size` calls an element of a value."""
+        """What `--size` calls an element of a value, or the number of a node's results."""
         if isinstance(self.source, Node):
-            return self.source.label
+            return _first_result(self.source).name
         is_one = math.prod(s for s in self.source.shape or () if isinstance(s, int)) == 1
         return self.source.name if is_one else f"{self.source.name}.{self.index}"
 
@@ -91,8 +91,9 @@ class DataSizes(LoopAnalysis):
         self.data: dict[Atom, Element] = {}
 
     def counted(self, node: Node, most: Size) -> Size:
-        output = next(v for v in node.outputs if v is not None)
-        return e.checked(self._datum(f"count({_shown(output.name)})", Element(node), ANY), most)
+        name = _first_result(node).name
+        text = f"count({_shown(name)})"
+        return e.checked(self._datum(text, Element(node), self._bounds_of(name)), most)
 
     def as_size(self, element: Size, most: Size | None = None) -> Size:
         return e.checked(element, most) if self._is_read(element) else super().as_size(element)
@@ -116,11 +117,14 @@ class DataSizes(LoopAnalysis):
         found = np.empty(shape, object)
         for index in range(found.size):
             name = value.name if found.size == 1 else f"{value.name}.{index}"
-            given = self._bounds.get(name)
-            bounds = ANY if given is None else Range(given.low, given.high)
+            element = Element(value, index)
             text = f"value({_shown(name)})"
-            found.flat[index] = self._datum(text, Element(value, index), bounds)
+            found.flat[index] = self._datum(text, element, self._bounds_of(name))
         return found
+
+    def _bounds_of(self, name: str) -> Range:
+        given = self._bounds.get(name)
+        return ANY if given is None else Range(given.low, given.high)
 
     def _datum(self, text: str, element: Element, bounds: Range) -> Size:
         made = datum(text, bounds)
@@ -130,8 +134,8 @@ class DataSizes(LoopAnalysis):
         return made
 
     def named(self) -> dict[str, None]:
-        """What `--size` may bound: elements of values, by their names."""
-        return {d.name: None for d in self.data.values() if isinstance(d.source, Value)}
+        """What `--size` may bound, by name."""
+        return {element.name: None for element in self.data.values()}
 
     def new_roots(self) -> list[Value]:
         """Values that decide sizes of which nothing is known yet, and that a run can read."""
@@ -200,10 +204,17 @@ def _is_known(value: Value | None, shapes: SizeAnalysis | None) -> bool:
 
 
 def may_name_element(model: Model, name: str) -> bool:
-    """Whether a name is that of a tensor of integers, or of an element of one as `NAME.0`."""
+    """Whether a name is that of a tensor of integers, of an element of one as `NAME.0`, or of what
+    an operator counts."""
     whole, _, index = name.rpartition(".")
     names = {name, whole} if index.isdecimal() else {name}
-    return any(v.name in names and v.dtype in _READ_TYPES for v in model.graph.values())
+    found = [value for value in model.graph.values() if value.name in names]
+    makers = {v.producer.op_type for v in found if v.producer is not None}
+    return bool(makers & COUNTED) or any(v.dtype in _READ_TYPES for v in found)
+
+
+def _first_result(node: Node) -> Value:
+    return next(value for value in node.outputs if value is not None)
 
 
 def _is_standard(node: Node) -> bool:

@@ -19,6 +19,7 @@ from secateur.ir.reference import Session
 from ..tvm.graphs import Array
 from . import models
 from .calls import Call, Tensor, sizes_of, tensors_of
+from .test_emulated import tools
 from .test_open_library import results, run
 
 pytestmark = pytest.mark.skipif(not models.has("gcc", "readelf"), reason="needs gcc")
@@ -94,3 +95,21 @@ def test_statuses(tmp_path: Path) -> None:
     call.outputs = (Tensor * 4)(*asked)
     assert library.net_shapes(ctypes.byref(call)) == 0
     assert [tuple(sizes) for sizes in found] == list(shapes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["aarch64-cortex-a72", "armv7-a", "riscv64"])
+def test_other_machines(tmp_path: Path, target: str) -> None:
+    compiler, emulator, _ = tools(target)
+    model = models.text(MODEL.format(rows="5"))
+    folder = models.build(model, tmp_path, "net", target=target)
+    path = models.program(folder, "net", compiler, "-static", source=models.OPEN)
+    session = Session(from_proto(model), optimize=False)
+    for share, k in ((0.0, 1), (0.3, 6), (1.0, 0)):
+        inputs = feeds(5, share, k)
+        right = [*session.run(inputs).values()]
+        done = run(path, [*inputs.values()], emulator)
+        assert done.returncode == 0, (done.returncode, done.stdout)
+        for own, array in zip(results(path, right), right, strict=True):
+            np.testing.assert_allclose(own, array, rtol=1e-5)
+    assert run(path, [*feeds(5, 0.5, 7).values()], emulator).stdout.startswith("6 ")

@@ -396,6 +396,23 @@ def test_bounds_of_what_is_read(tmp_path: Path) -> None:
             runtime.run({"x": floats(3, 6), "k": ints(number)})
 
 
+def test_bounds_of_what_is_counted(tmp_path: Path) -> None:
+    """Fewer results than there may be take less memory; a run that finds more is refused."""
+    body = "%n = NonZero(%x)\n%t = Transpose(%n) {perm = [1, 0]}\n%y = GatherND(%x, %t)"
+    model = model_of("(%x: float[50, 40]) -> (%y: float[?])", body)
+    arenas = []
+    for sizes in ([], ["n=0..10"]):
+        runtime = compiled(model, tmp_path, *sizes)
+        arenas.append(runtime._program.metadata["arena_bytes"])
+    assert arenas[1] < arenas[0] / 10
+    x = np.zeros((50, 40), np.float32)
+    x[7, :10] = 1
+    assert runtime.run({"x": x})["y"].shape == (10,)
+    x[8, 8] = 1
+    with pytest.raises(SecateurError, match=r"'n' \(NonZero\): count\(n\) must be from 0 to 10"):
+        runtime.run({"x": x})
+
+
 def test_an_operand_without_elements(tmp_path: Path) -> None:
     """Where a kernel can't take that the run ends with an error, and the next one is as good."""
     body = with_constants(
