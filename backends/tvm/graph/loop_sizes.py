@@ -21,7 +21,7 @@ from ....ir.symbolic.facts import INTEGERS, Contents, Shape, is_size, unknown_el
 from ....ir.symbolic.ranges import Range
 from .equal_sizes import Pair, required_equal
 from .loops import LoopBody, extract_body, is_loop, is_read
-from .prepare import Prepared, prepare_body
+from .prepare import Prepared, choose_branches, prepare_body
 
 _FOLLOWED = 16
 """Elements of a state up to which it is asked how they change from step to step."""
@@ -138,7 +138,10 @@ class LoopAnalysis(SizeAnalysis):
             {i: found for i, o in captured if (found := self.contents(o)) is not None},
         )
         step = e.single(Atom(f"step({next(_STEPS)})", Range(0, None), "step"))
-        analysis = inside.analysis(self._moving(inside, step))
+        moving = self._moving(inside, step)
+        analysis = inside.analysis(moving)
+        while choose_branches(body.model, prepared.refused):
+            analysis = inside.analysis(moving)
         steps, tested = self._steps(body, analysis, step)
         return OpenLoop(body, prepared, analysis, steps, tested)
 

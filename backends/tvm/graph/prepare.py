@@ -69,6 +69,16 @@ def prepare_body(model: Model) -> Prepared:
     return prepare(model)
 
 
+def choose_branches(model: Model, refused: dict[Node, str]) -> bool:
+    """Compute both branches of each If whose results have sizes that are known by now, though
+    not when the model was prepared; whether there was any."""
+    others = {node for node in model.graph.nodes if node.op_type != "If"}
+    changed = unroll(model, refused, others)
+    if changed:
+        infer_shapes(model)
+    return changed
+
+
 def _name_parts(model: Model) -> bool:
     """Name the results of Split that nothing reads, whose sizes say where the others begin."""
     changed = False

@@ -23,7 +23,7 @@ from ..graph import sequences
 from ..graph.expand import RequiredRange
 from ..graph.loops import LoopBody, is_loop
 from ..graph.open_sizes import OpenSizes, follow_sizes
-from ..graph.prepare import Prepared, prepare
+from ..graph.prepare import Prepared, choose_branches, prepare
 from ..plan.fuse import fuse
 from ..plan.operations import ElementwiseOp, LoopsOp, Plan
 from ..plan.programs import Program
@@ -126,6 +126,8 @@ def lower(
     prepared = prepare(model)
     part_phases(model)
     sizes = follow_sizes(model, admitted or {}, declared=declared_sizes)
+    while sizes is not None and choose_branches(model, prepared.refused):
+        sizes = follow_sizes(model, admitted or {}, declared=declared_sizes)
     lowering = Lowering(model, target, sizes)
     for a, b in sizes.required if sizes is not None else ():
         lowering.require_equal(stand_in(a), stand_in(b))

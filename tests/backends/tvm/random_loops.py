@@ -72,7 +72,8 @@ class RandomLoops:
         pool = list(pool)
         for _ in range(count):
             kinds = [self.combined, self.changed, self.moved, self.product, self.branch]
-            kind = self.random.choice(kinds if nested else [*kinds, self.inner_scan])
+            loops = [] if nested else [self.inner_scan, self.inner_loop]
+            kind = self.random.choice([*kinds, *loops])
             kind(nodes, pool)
         return nodes, pool
 
@@ -126,6 +127,21 @@ class RandomLoops:
         scan = helper.make_node("Scan", [b, sequence], [last, rows], num_scan_inputs=1, body=body)
         nodes.append(scan)
         pool += [last, self.add(nodes, "ReduceMean", [rows], axes=[0], keepdims=0)]
+
+    def inner_loop(self, nodes: list[onnx.NodeProto], pool: list[str]) -> None:
+        """One that data end, after as many steps as an input says or earlier."""
+        number, on, state, go = (self.name() for _ in range(4))
+        inner, found = self.operations([state, self.random.choice(pool)], 2, nested=True)
+        after = self.add(inner, "Identity", [found[-1]])
+        most = self.add(inner, "ReduceMax", [after], keepdims=0)
+        inner.append(helper.make_node("Less", [most, "most"], [go]))
+        body = graph(
+            inner,
+            [scalar(number, "INT64"), scalar(on, "BOOL"), floats(state)],
+            [scalar(go, "BOOL"), floats(after)],
+        )
+        trips = self.random.choice(["k", "steps"])
+        pool.append(self.add(nodes, "Loop", [trips, "yes", self.random.choice(pool)], body=body))
 
     def outputs(self, nodes: list[onnx.NodeProto], pool: list[str], count: int) -> list[str]:
         """Results of a body: what its nodes make, or copies of anything, none of them twice."""
@@ -211,10 +227,8 @@ class RandomLoops:
             inner.append(helper.make_node("Less", [most, "most"], [go]))
         else:
             inner.append(helper.make_node("Identity", [on], [go]))
-        one, truth = onnx.TensorProto.INT64, onnx.TensorProto.BOOL
-        ends_in = [helper.make_tensor_value_info(number, one, [])]
-        ends_in += [helper.make_tensor_value_info(on, truth, []), *map(floats, states)]
-        ends_out = [helper.make_tensor_value_info(go, truth, []), *map(floats, results)]
+        ends_in = [scalar(number, "INT64"), scalar(on, "BOOL"), *map(floats, states)]
+        ends_out = [scalar(go, "BOOL"), *map(floats, results)]
         trips = self.random.choice(["steps", "k"]) if ends and not rows else "steps"
         condition = "yes" if ends else self.random.choice(["", "yes"])
         body = graph(inner, ends_in, ends_out)
@@ -247,6 +261,10 @@ class RandomLoops:
 
 def floats(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, WIDTH])
+
+
+def scalar(name: str, kind: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, onnx.TensorProto.DataType.Value(kind), [])
 
 
 def graph(

@@ -97,6 +97,23 @@ CASES = {
         y = Loop <body = step (int64 i, bool on, float[n] f) => (bool on2, float[n] f2)
         { on2 = Identity(on) g = Mul(f, half) h = CumSum(g, zero) f2 = Tanh(h) }> (k, , x)""",
     ),
+    "branches of sizes that loops tell": (
+        "(float[n, 3] x, float[3] h) => (float[3] last, float[k, 3] y)",
+        """last, rows = Scan <num_scan_inputs = 1, body = outer
+        (float[3] s, float[3] row) => (float[3] s2, float[3] sum)
+        { t, more = Scan <num_scan_inputs = 1, body = inner
+        (float[3] f, float[3] other) => (float[3] f2, float[3] g)
+        { p = Add(f, other) f2 = Tanh(p) g = Add(f2, s) }> (s, x)
+        c = ReduceSum <keepdims = 0> (t)
+        high = Less(half, c)
+        chosen = If (high) <then_branch = yes1 () => (float[i, 3] a) { a = Neg(more) },
+        else_branch = no1 () => (float[j, 3] b) { b = Tanh(more) }>
+        sum = ReduceSum <keepdims = 0> (chosen, zero1) s2 = Add(t, row) }> (h, x)
+        d = ReduceSum <keepdims = 0> (last)
+        low = Less(d, half)
+        y = If (low) <then_branch = yes2 () => (float[i, 3] a2) { a2 = Abs(rows) },
+        else_branch = no2 () => (float[j, 3] b2) { b2 = Neg(rows) }>""",
+    ),
     "rows of a number that data give": (
         "(float[n] x, int64 m) => (float[k, n] y, float[n] z, int64[2] shape)",
         """z, y = Loop <body = step (int64 i, bool on, float[n] f)
