@@ -7,7 +7,8 @@ DIR holds full-sized models as `python -m secateur.models.zoo -o DIR` writes the
 secateur's artifact, ONNX Runtime and, where it is installed, OpenVINO take turns of two runs
 each. The second runs are what the table's times are of, and two of one turn make one ratio:
 a device runs one model. The first runs of a turn find caches full of another's code and
-weights; the ratio of those is the one called cold.
+weights; the ratio of those is the one called cold. With `--precision bf16` (or fp16) the
+artifact multiplies in 16 bits, ONNX Runtime in float32, OpenVINO as it does by itself.
 
 `--kernels` adds what each kernel costs on one thread, with its share of the
 multiply-accumulates that the machine was measured to be capable of.
@@ -43,6 +44,7 @@ from secateur.passes.base import Context
 from secateur.passes.prune import PruneChannels
 from secateur.passes.quantize import QuantizeStatic
 from secateur.passes.simplify import simplify_pipeline
+from secateur.pipeline.precision import choose_precision, target_for
 
 MODELS = (
     "resnet50",
@@ -139,14 +141,19 @@ def compare(
 ) -> Row:
     """Measure `model` compiled against `against` elsewhere on the same inputs."""
     feeds = random_inputs(model, seed=0)
+    options: dict[str, Any] = {"copies": copies, "declared_sizes": False, "sizes": None}
+    in_halves = precision in ("bf16", "fp16")
+    if in_halves:
+        target = target_for(target.name, precision)
+        choose_precision(model, target, precision, None, 0, options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.so"
-        report = compile_model(model, target, path, copies=copies)
+        report = compile_model(model, target, path, **options)
         runtime = Runtime(path, threads)
         kernels = kernel_table(path, feeds, target) if by_kernel else ""
     session = Session(against, threads=threads)
     runners = [lambda: runtime.run(feeds), lambda: session.run(feeds)]
-    peer = open_peer(name, against, threads)
+    peer = open_peer(name, against, threads, exact=not in_halves)
     if peer is not None:
         runners.append(lambda: peer(feeds))
     warm, cold = interleave(runners, seconds)
@@ -167,12 +174,14 @@ def compare(
     )
 
 
-def open_peer(name: str, model: Model, threads: int) -> Callable[[Feeds], Feeds] | None:
+def open_peer(
+    name: str, model: Model, threads: int, *, exact: bool
+) -> Callable[[Feeds], Feeds] | None:
     """The model in OpenVINO; None, and a line on stderr where it fails, without it."""
     if not openvino_peer.is_installed():
         return None
     try:
-        return openvino_peer.open_model(model, threads)
+        return openvino_peer.open_model(model, threads, exact=exact)
     except RuntimeError as error:
         click.echo(f"{name}: OpenVINO: {' '.join(str(error).split())[:200]}", err=True)
         return None

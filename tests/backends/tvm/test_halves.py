@@ -108,9 +108,8 @@ def test_operands_are_rounded_and_sums_are_not(tmp_path: Path, case: str, dtype:
     build, inputs = CASES[case]
     proto = model(build, inputs)
     path = tmp_path / "m.so"
-    report = compile_model(
-        from_proto(proto), parse_target("native"), path, halves=halves(proto, dtype)
-    )
+    target = for_halves(parse_target("native"), dtype)
+    report = compile_model(from_proto(proto), target, path, halves=halves(proto, dtype))
     assert not report.float32
     found = next(iter(Runtime(path).run(samples(inputs)).values()))
     want = expected(build, inputs, dtype)
@@ -221,7 +220,8 @@ def test_nan_and_extremes_are_kept(tmp_path: Path) -> None:
         onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), proto.graph.initializer[0].name)
     )
     path = tmp_path / "m.so"
-    compile_model(from_proto(proto), parse_target("native"), path, halves=halves(proto, "bfloat16"))
+    target = for_halves(parse_target("native"), "bfloat16")
+    compile_model(from_proto(proto), target, path, halves=halves(proto, "bfloat16"))
     runtime = Runtime(path)
     patterns = (0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F7FFFFF, 0x3F808000, 0x3F818000, 0x80000001)
     for bits in patterns:
