@@ -101,7 +101,10 @@ class _Extractor:
 
     def __init__(self, model: Model, node: Node, shape_of: ShapeOf) -> None:
         self.source, self.node, self.shape_of = model, node, shape_of
-        self.body: Graph = node.get("body")
+        body = node.get("body")
+        if not isinstance(body, Graph):
+            raise self.refuse("it has no body")
+        self.body = body
         self.graph = Graph(f"{node.label}/body")
         self.copier = Copier()
         extra = ModelProto()
@@ -250,10 +253,12 @@ def _scan(work: _Extractor) -> LoopBody:
     node, body = work.node, work.body
     if work.source.opset < 9:
         raise work.refuse("of opset 8 it is unrolled, where that is known to become few nodes")
-    count = int(node.get("num_scan_inputs"))
+    count = int(node.get("num_scan_inputs", 0))
+    if not 1 <= count <= len(node.inputs):
+        raise work.refuse(f"{count} sequences of {len(node.inputs)} inputs")
     initial = list(node.inputs[: len(node.inputs) - count])
     sequences = list(node.inputs[len(initial) :])
-    if len(body.inputs) != len(node.inputs) or len(body.outputs) < len(initial) or count < 1:
+    if len(body.inputs) != len(node.inputs) or len(body.outputs) < len(initial):
         raise work.refuse("its body has another number of inputs or outputs")
     rows = len(body.outputs) - len(initial)
     axes = list(node.get("scan_input_axes", [0] * count))

@@ -355,7 +355,11 @@ def _scan(model: Model, node: Node) -> list[Node] | None:
         return _batched_scan(model, node)
     work = Unroller(model, node)
     body = work.body
-    inputs = int(node.get("num_scan_inputs"))
+    inputs = int(node.get("num_scan_inputs", 0))
+    if not 1 <= inputs <= len(node.inputs):
+        raise UnsupportedError(
+            f"node '{node.label}' (Scan): {inputs} sequences of {len(node.inputs)} inputs"
+        )
     states: list[Value] = [v for v in node.inputs[: len(node.inputs) - inputs] if v is not None]
     sequences = [v for v in node.inputs[len(node.inputs) - inputs :] if v is not None]
     rows_count = len(body.outputs) - len(states)

@@ -125,7 +125,8 @@ class _LoopLowering:
             if limit.elements != 1 or limit.dtype != "int64":
                 raise self.refuse("its number of steps isn't one int64")
         first = None if body.condition is None else lowering.stored(body.condition)
-        if outputs[-1].elements != 1 or (first is not None and first.elements != 1):
+        conditions = [tensor for tensor in (first, outputs[-1]) if tensor is not None]
+        if any(tensor.elements != 1 or tensor.dtype != "bool" for tensor in conditions):
             raise self.refuse("its condition isn't one truth value")
         return limit, (first, outputs[-1])
 

@@ -362,3 +362,44 @@ def test_rows_of_no_step_are_refused_by_their_size(tmp_path: Path) -> None:
 def test_random_loops(tmp_path: Path) -> None:
     for seed in range(25):
         assert difference(RandomLoops(seed).model(), tmp_path, seed) is None, seed
+
+
+def sequences(number: int) -> onnx.ModelProto:
+    """A recurrent layer whose Scan says that so many of its inputs are sequences."""
+    model = model_of("a recurrent layer")
+    for attribute in model.graph.node[0].attribute:
+        if attribute.name == "num_scan_inputs":
+            attribute.i = number
+    return model
+
+
+@pytest.mark.parametrize("number", [0, 3, -1, 2**40])
+def test_other_numbers_of_sequences_than_inputs(number: int, tmp_path: Path) -> None:
+    model = from_proto(sequences(number))
+    with pytest.raises(UnsupportedError, match=f"{number} sequences of 2 inputs"):
+        compile_model(model, TARGET, tmp_path / "m.so", sizes=read_admitted(["n=1..", "b=1.."]))
+
+
+def test_a_condition_that_is_no_truth_value(tmp_path: Path) -> None:
+    model = model_of("data that end it")
+    (loop,) = (node for node in model.graph.node if node.op_type == "Loop")
+    loop.attribute[0].g.output[0].name = "i"
+    with pytest.raises(UnsupportedError, match="condition isn't one truth value"):
+        compile_model(from_proto(model), TARGET, tmp_path / "m.so", sizes=read_admitted(["n=1.."]))
+
+
+def test_a_result_that_nobody_names(tmp_path: Path) -> None:
+    """A gap among the node's outputs."""
+    model = model_of("a counter that is compared")
+    (loop,) = (node for node in model.graph.node if node.op_type == "Loop")
+    whole = model_of("a counter that is compared")
+    loop.output[1] = ""
+    del model.graph.output[1]
+    sizes = read_admitted(["n=1..", "b=1.."])
+    compile_model(from_proto(model), TARGET, tmp_path / "m.so", sizes=sizes)
+    feeds = feeds_of(model, {"n": 7, "b": 2})
+    session = session_of(whole.SerializeToString())
+    (right,) = session.run(["y"], feeds)
+    found = Runtime(tmp_path / "m.so").run(feeds)
+    np.testing.assert_allclose(found["y"], right, rtol=1e-4, atol=1e-5)
+    assert set(found) == {"k", "y"}

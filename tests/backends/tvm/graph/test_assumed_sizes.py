@@ -92,7 +92,7 @@ def test_sizes_that_the_result_tells(
 
 
 def test_sizes_are_assumed_on_request_alone(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="not static"):
+    with pytest.raises(UnsupportedError, match="--declared-sizes compiles"):
         compile_model(parse(MIDDLE), parse_target("native"), tmp_path / "m.so")
 
 
