@@ -74,8 +74,8 @@ class Element:
 class DataSizes(LoopAnalysis):
     """The sizes of all values over those of the inputs and over what a run reads.
 
-    `roots` are values whose elements are read. `data` says where each datum comes from, in the
-    order in which a run knows them.
+    `roots` are values whose elements are read, `bounds` what is admitted of what runs read, by
+    name. `data` says where each datum comes from, in the order in which a run knows them.
     """
 
     def __init__(
@@ -83,10 +83,11 @@ class DataSizes(LoopAnalysis):
         model: Model,
         admitted: Mapping[str, Admitted],
         roots: Mapping[Value, None],
+        bounds: Mapping[str, Admitted],
         kept: dict[Node, tuple[LoopBody, Prepared]] | None = None,
     ) -> None:
         super().__init__(model, admitted, kept=kept)
-        self._roots, self._bounds = roots, admitted
+        self._roots, self._bounds = roots, bounds
         self._made: dict[Value, Contents] = {}
         self.data: dict[Atom, Element] = {}
 

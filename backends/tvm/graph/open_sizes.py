@@ -195,7 +195,7 @@ def _decided(
     roots: dict[Value, None] = {}
     kept = None if before is None else before.kept
     while True:
-        analysis = DataSizes(model, {**others, **bounded}, roots, kept)
+        analysis = DataSizes(model, bounded, roots, others, kept)
         _run(analysis)
         new = analysis.new_roots()
         if not new:

@@ -108,7 +108,8 @@ def slice_(lowering: Lowering, node: Node) -> bool:
         size = source.shape[axis]
         if step == 1 and any(is_decided(size_of(n)) for n in (start, end, size)):
             shape[axis] = lowering.shape(y)[axis]
-            offset += _decided_start(start, shape[axis], size) * strides[axis]
+            whole = lowering.size(x, axis)
+            offset += _decided_start(start, shape[axis], whole) * strides[axis]
             continue
         if is_open(start, end, size):
             first, shape[axis] = _open_range(start, end, step, size)

@@ -79,6 +79,7 @@ AFTER = {
     "tiled": ("%tiled = Tile(%g, %two)", "float[?]"),
     "head": ("%head = Slice(%g, %first, %two)", "float[?]"),
     "tail": ("%tail = Slice(%g, %last, %end)", "float[?]"),
+    "later": ("%later = Slice(%rows3, %second, %two, %first)", "float[?, 3]"),
     "odd": ("%odd = Slice(%g, %first, %end, %first, %two)", "float[?]"),
     "back": ("%back = Slice(%g, %last, %start, %first, %last)", "float[?]"),
     "padded": ("%padded = Pad(%g, %pads)", "float[?]"),
@@ -411,6 +412,14 @@ def test_bounds_of_what_is_counted(tmp_path: Path) -> None:
     x[8, 8] = 1
     with pytest.raises(SecateurError, match=r"'n' \(NonZero\): count\(n\) must be from 0 to 10"):
         runtime.run({"x": x})
+
+
+def test_names_of_sizes_and_of_values(tmp_path: Path) -> None:
+    """A bound of a symbol is none of a value that has its name."""
+    model = model_of("(%x: float[n, 4]) -> (%n: int64[2, ?])", "%n = NonZero(%x)")
+    runtime = compiled(model, tmp_path, "n=1..3")
+    assert runtime.run({"x": np.zeros((2, 4), np.float32)})["n"].shape == (2, 0)
+    assert runtime.run({"x": np.ones((3, 4), np.float32)})["n"].shape == (2, 12)
 
 
 def test_an_operand_without_elements(tmp_path: Path) -> None:
