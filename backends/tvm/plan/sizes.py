@@ -395,7 +395,7 @@ def greatest(value: int) -> int:
 
 
 def typical(value: int) -> int:
-    """A number that a size may well be, for estimates of how much is computed."""
+    """A number that a size may well be, not 0, for estimates of how much is computed."""
     size = size_of(value)
 
     def usual(atom: Atom) -> Size:
@@ -403,7 +403,7 @@ def typical(value: int) -> int:
         return max(low or 1, min(_USUAL, high if high is not None else _USUAL))
 
     found = e.substitute(size, usual)
-    return found if isinstance(found, int) else _USUAL
+    return max(1, found) if isinstance(found, int) else _USUAL
 
 
 _USUAL = 128

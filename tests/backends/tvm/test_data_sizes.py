@@ -95,13 +95,16 @@ AFTER = {
 BEFORE = """%n = NonZero(%x)
 %t = Transpose(%n) {perm = [1, 0]}
 %g = GatherND(%x, %t)
-%column = Unsqueeze(%g, %second)
+"""
+
+SHAPES = """%column = Unsqueeze(%g, %second)
 %row = Unsqueeze(%g, %first)
 %rows3 = Expand(%column, %three)
 %cell = Unsqueeze(%g, %inner)
 %stack = Expand(%cell, %image)
 %which = Gather(%n, %zero) {axis = 0}
 """
+"""Of what was found, `g`, and where, `n`: further shapes that operators may read."""
 
 CONSTANTS = {
     "zero": "int64[] = [0]", "step": "int64[] = [1]", "half": "float[] = [0.5]",
@@ -115,10 +118,10 @@ CONSTANTS = {
 }  # fmt: skip
 
 
-def after(signature: str, without: Sequence[str] = ()) -> Model:
+def after(signature: str, without: Sequence[str] = (), before: str = BEFORE) -> Model:
     kept = {name: found for name, found in AFTER.items() if name not in without}
     outputs = ", ".join(f"%{name}: {kind}" for name, (_, kind) in kept.items())
-    body = BEFORE + "\n".join(nodes for nodes, _ in kept.values())
+    body = before + SHAPES + "\n".join(nodes for nodes, _ in kept.values())
     return model_of(f"({signature}) -> ({outputs})", with_constants(body, CONSTANTS))
 
 
@@ -137,6 +140,25 @@ def test_what_follows_a_count(tmp_path: Path) -> None:
     for x in (*(masked(5, 7, share) for share in (0, 0.1, 0.5, 1)), one):
         have = child.run_guarded(tmp_path / "m.so", {"x": x})
         alike(have, session.run({"x": x}))
+    child.close()
+
+
+SLICED = """%n = Slice(%spots, %a, %b, %second)
+%t = Transpose(%n) {perm = [1, 0]}
+%g = Slice(%x, %a, %b)
+"""
+
+
+def test_what_follows_a_slice(tmp_path: Path) -> None:
+    """Whose size is a difference of two numbers that operands tell."""
+    signature = "%x: float[12], %spots: int64[1, 12], %a: int64[1], %b: int64[1]"
+    model = after(signature, ["put"], SLICED)
+    compiled(model, tmp_path)
+    session, child = Session(model, optimize=False), Child()
+    places = np.random.default_rng(0).integers(0, 40, (1, 12))
+    for first, last in ((0, 12), (3, 4), (5, 5), (9, 2), (-4, 100), (11, -100)):
+        feeds = {"x": floats(12), "spots": places, "a": ints(first), "b": ints(last)}
+        alike(child.run_guarded(tmp_path / "m.so", feeds), session.run(feeds))
     child.close()
 
 
