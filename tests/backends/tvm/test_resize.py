@@ -18,10 +18,13 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.artifact.library import Library
 from secateur.backends.tvm.emission import work
+from secateur.backends.tvm.emission.emit import emit
+from secateur.backends.tvm.kernels.image.resize import Resize as ResizeKernel
 from secateur.backends.tvm.lowering.lower import RULES, lower
 from secateur.backends.tvm.plan.operations import LoopsOp, ResizeOp
 from secateur.backends.tvm.plan.sampling import NEAREST_MODES, Axis, Sampling
 from secateur.backends.tvm.targets import parse_target
+from secateur.backends.tvm.tensorir.builder import SHARES
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 
@@ -313,6 +316,22 @@ def test_joined_with_what_was_skipped(tmp_path: Path, target: str, mode: str) ->
         inputs = feeds(source)
         check(run(source, target, tmp_path, inputs), reference(source, inputs), limit)
         assert calls_of(tmp_path / "model.so", "Resize") == ["resize"]
+
+
+@pytest.mark.parametrize("height", [7, 30, 64, 96, 130])
+def test_rows_are_shared_in_whole_parts(height: int) -> None:
+    """As long ones as leave enough for all threads; one row each where no part divides them."""
+    model = single("Resize", (1, 3, 5, 6), {"sizes": [1, 3, height, 9]}, ["", "", "sizes"])
+    graph, target = from_proto(model), parse_target(TARGETS[-1])
+    infer_shapes(graph)
+    emission = emit(lower(graph, target), target)
+    (kernel,) = (key[0] for key in emission.kernels if isinstance(key[0], ResizeKernel))
+    assert kernel.run(parallel=False) == height
+    rows = kernel.run(parallel=True)
+    assert height % rows == 0
+    longer = [n for n in range(rows + 1, height + 1) if height % n == 0]
+    assert all(height // n < SHARES for n in longer)
+    assert height // rows >= SHARES or rows == 1
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])

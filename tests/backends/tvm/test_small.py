@@ -17,6 +17,7 @@ from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_library, compile_model
 from secateur.backends.tvm.emission.choices import COPIES, Choices, limit_copies
 from secateur.backends.tvm.lowering.lower import lower
+from secateur.backends.tvm.plan.operations import ConvolutionOp
 from secateur.backends.tvm.targets import parse_target
 from secateur.cli import main
 from secateur.ir.onnx_io import from_proto
@@ -69,6 +70,18 @@ def test_copies_of_weights_take_a_share_of_their_bytes(tmp_path: Path) -> None:
         assert [plan.operations.index(op) for op in copied] == wanted
     report = compile_model(from_proto(proto), target, tmp_path / "m.so")
     assert 1.4 * weights < report.bytes < 1.6 * weights + 100_000
+
+
+@pytest.mark.parametrize("first", [(10, 40), (20, 20)])
+def test_the_convolution_of_most_pixels_has_copies_first(first: tuple[int, int]) -> None:
+    """Of as wide images the highest, of as high ones the widest, wherever it stands."""
+    net = Net(None, 0)
+    inputs = {"x": (1, 64, *first), "z": (1, 64, 20, 40)}
+    ends = [net.node("Conv", name, net.weight(64, 64, 3, 3), pads=[1] * 4) for name in inputs]
+    plan = lower(from_proto(net.model(inputs, ends)), parse_target("native"))
+    choices = limit_copies(plan, Choices(parse_target("native")), 1.6)
+    fresh = [op.output in choices.fresh for op in plan.operations if isinstance(op, ConvolutionOp)]
+    assert fresh == [True, False]
 
 
 @pytest.mark.parametrize(

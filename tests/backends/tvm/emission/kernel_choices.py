@@ -149,6 +149,9 @@ def layers() -> Iterator[tuple[str, onnx.ModelProto]]:
         yield f"Conv of {groups} groups of {channels}", grouped
         lowered = convolution(shape, channels, group=groups, quantized=True, **same)
         yield f"int8 Conv of {groups} groups of {channels}", lowered
+    for outputs, size in ((64, 20), (24, 32)):
+        wide = convolution((1, 64, size, 21), outputs, group=2, **same)
+        yield f"Conv of 2 wide groups to {outputs} {size}", wide
     for channels, size in ((8, 7), (20, 12)):
         weights, bias = np.ones((channels, 12, 4, 4), np.float32), np.ones(12, np.float32)
         transposed = of("ConvTranspose", [(1, channels, size, size)], weights, bias, strides=[2, 2])

@@ -2,7 +2,7 @@
 
 `tests/golden/kinds/plan_kinds.txt` has a line for each operator and sequence of kinds of
 operations that a node of it is lowered to, with the number of ONNX's cases, as they are and with
-constant operands, and of drawn graphs, that are; then one for each of `forms`.
+constant operands, and of drawn graphs, that are; then one for each of `forms` and `OPEN_FORMS`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.backends.tvm.compile import one_sample
+from secateur.backends.tvm.graph.open_sizes import read_admitted
 from secateur.backends.tvm.lowering.lower import lower
+from secateur.backends.tvm.plan.operations import Plan
 from secateur.backends.tvm.plan.text import print_plan
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.text import parse_model
 
 PATH = Path(__file__).parents[3] / "golden" / "kinds" / "plan_kinds.txt"
 TARGET = "x86-64-v3"
@@ -36,7 +39,69 @@ def kinds_of(proto: onnx.ModelProto) -> str:
         plan = lower(one_sample(from_proto(proto))[0], parse_target(TARGET))
     except SecateurError:
         return "refused"
+    return _kinds(plan)
+
+
+def _kinds(plan: Plan) -> str:
     return " ".join(re.findall(r"^%.* = (\w+)\(", print_plan(plan), re.MULTILINE)) or "nothing"
+
+
+OPEN_FORMS = {
+    "Add": ("(%x: float[1, n, 4], %z: float[n, 4])", "Add(%x, %z)"),
+    "Add of one": ("(%x: float[2, n, 4], %z: float[n, 1])", "Add(%x, %z)"),
+    "Concat": ("(%x: float[2, n, 4], %z: float[2, m, 4])", "Concat(%x, %z) {axis = 1}"),
+    "Conv": ("(%x: float[2, 4, n, m])",
+             "const %w: float[1, 4, 1, 1] = [1, 2, 3, 4]\n%y = Conv(%x, %w)"),
+    "Expand": ("(%x: float[2, 1, 4], %z: float[n, 4])",
+               "%a = Shape(%z)\n%y = Expand(%x, %a)"),
+    "Flatten": ("(%x: float[2, n, 4])", "Flatten(%x) {axis = 2}"),
+    "Gather": ("(%x: float[2, n, 4])",
+               "const %i: int64[2] = [1, 0]\n%y = Gather(%x, %i) {axis = 0}"),
+    "LayerNormalization": ("(%x: float[2, n, 4], %z: float[4])", "LayerNormalization(%x, %z)"),
+    "MatMul": ("(%x: float[2, n, 4], %z: float[2, 4, m])", "MatMul(%x, %z)"),
+    "MaxPool": ("(%x: float[2, 4, n, m])", "MaxPool(%x) {kernel_shape = [1, 2]}"),
+    "ReduceMean": ("(%x: float[2, n, 4])", "ReduceMean(%x) {axes = [-1]}"),
+    "ReduceMean of open": ("(%x: float[2, n, 4])", "ReduceMean(%x) {axes = [1]}"),
+    "Relu": ("(%x: float[2, n, 4])", "Relu(%x)"),
+    "Reshape": ("(%x: float[2, n, 4])", "const %s: int64[2] = [0, -1]\n%y = Reshape(%x, %s)"),
+    "Slice": ("(%x: float[2, n, 4])", "Slice(%x, %from, %to, %one)"),
+    "Slice of one": ("(%x: float[1, n, 4])", "Slice(%x, %from, %to, %one)"),
+    "Slice of bytes": (
+        "(%x: uint8[1, n, 4])",
+        "const %s: float[] = 0.5\n%d = DequantizeLinear(%x, %s)\n%y = Slice(%d, %from, %to, %one)",
+    ),
+    "Slice by steps": ("(%x: float[2, n, 4])", "Slice(%x, %from, %to, %one, %two)"),
+    "Slice backwards": ("(%x: float[2, n, 4])", "Slice(%x, %to, %from, %one, %back)"),
+    "Slice of what is known": ("(%x: float[2, n, 4])", "Slice(%x, %from, %to, %two)"),
+    "Softmax": ("(%x: float[2, n, 4])", "Softmax(%x)"),
+    "Softmax of open": ("(%x: float[2, 4, n])", "Softmax(%x)"),
+    "Split": ("(%x: float[2, n, 4])", "%y, %q = Split(%x) {axis = 2}"),
+    "Squeeze": ("(%x: float[1, n, 4])", "const %a: int64[1] = [0]\n%y = Squeeze(%x, %a)"),
+    "Transpose": ("(%x: float[2, n, 4])", "Transpose(%x) {perm = [1, 0, 2]}"),
+}  # fmt: skip
+"""Nodes of sizes that only a run tells: the interface, and what `%y` is."""
+
+
+def open_kinds_of(name: str) -> str:
+    """Kinds of the operations of an open form's plan, in order."""
+    interface, node = OPEN_FORMS[name]
+    body = node if "%y" in node else f"%y = {node}"
+    model = parse_model(f"""model <ir_version = 8, opset = ["" = 17]>
+graph g {interface} -> (%y: float[*]) {{
+  const %from: int64[1] = [1]
+  const %to: int64[1] = [-1]
+  const %one: int64[1] = [1]
+  const %two: int64[1] = [2]
+  const %back: int64[1] = [-1]
+  {body}
+}}""")
+    names = {d for v in model.graph.inputs for d in v.shape or () if isinstance(d, str)}
+    sizes = read_admitted([f"{d}=4.." for d in sorted(names)])
+    try:
+        plan = lower(one_sample(model, sizes)[0], parse_target(TARGET), sizes)
+    except SecateurError:
+        return "refused"
+    return _kinds(plan)
 
 
 def recurrent(kind: str, *more: str, **attributes: Any) -> onnx.ModelProto:
@@ -139,6 +204,11 @@ def lines_of(name: str) -> list[str]:
     return [f"{name}: {kinds}: {count}" for kinds, count in sorted(counts.items())]
 
 
+def open_line_of(name: str) -> str:
+    """The file's line of an open form."""
+    return f"open {name}: {open_kinds_of(name)}"
+
+
 def golden() -> dict[str, list[str]]:
     """The file's lines by operator or form."""
     found: dict[str, list[str]] = {}
@@ -149,4 +219,5 @@ def golden() -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     lines = [line for name in cases() for line in lines_of(name)]
+    lines += [open_line_of(name) for name in OPEN_FORMS]
     PATH.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -99,6 +99,23 @@ def test_layouts_change_in_parallel(
             np.testing.assert_allclose(found[name], array, rtol=limit, atol=limit)
 
 
+@pytest.mark.parametrize("target", TARGETS[::3])
+def test_images_of_one_channel_scale_all_others(tmp_path: Path, target: str) -> None:
+    """Both in blocks, of which those of the one channel hold nothing else; and one row or pixel."""
+    net = Net(None, 1)
+    whole = net.node("Conv", "x", net.weight(20, 5, 3, 3))
+    one = net.node("Conv", "x", net.weight(1, 5, 3, 3))
+    ends = [net.node("Mul", whole, net.node("Sigmoid", one))]
+    for axis in (2, 3):
+        ends.append(net.node("Add", whole, net.node("ReduceMax", whole, axes=[axis])))
+    ends.append(net.node("Mul", whole, net.node("GlobalAveragePool", whole)))
+    model = net.model({"x": (2, 5, 7, 9)}, ends)
+    inputs = feeds(model)
+    found = run(model, target, tmp_path, inputs)
+    for name, array in reference(model, inputs).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-4)
+
+
 SMALL_IMAGES = {
     "MaxPool<kernel_shape = [2, 3], pads = [1, 0, 0, 0]>(v)": (1, 3, 2),
     "AveragePool<kernel_shape = [2, 3], pads = [1, 0, 0, 0]>(v)": (1, 3, 2),

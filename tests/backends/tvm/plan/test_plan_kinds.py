@@ -12,18 +12,23 @@ from secateur.backends.tvm.plan.operations import ElementwiseOp, PoolingOp, Resh
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.text import parse_model
 
-from .plan_kinds import TARGET, cases, golden, lines_of
+from .plan_kinds import OPEN_FORMS, TARGET, cases, golden, lines_of, open_line_of
 
 GOLDEN = golden()
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", OPEN_FORMS)
+def test_fast_rules_take_the_open_forms_that_they_took(name: str) -> None:
+    assert [open_line_of(name)] == GOLDEN[f"open {name}"]
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if not name.startswith("open ")])
 def test_fast_rules_take_the_forms_that_they_took(name: str) -> None:
     assert lines_of(name) == GOLDEN[name]
 
 
 def test_every_form_is_written_down() -> None:
-    assert list(cases()) == list(GOLDEN)
+    assert [*cases(), *(f"open {name}" for name in OPEN_FORMS)] == list(GOLDEN)
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [("uint8", "sum"), ("int8", "sum"), (None, "average")])
