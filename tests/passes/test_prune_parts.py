@@ -289,3 +289,18 @@ def test_which_products_a_softmax_over_the_last_axis_follows(nodes: str, follows
     )
     product = next(node for node in model.graph.nodes if node.op_type == "MatMul")
     assert _softmax_follows(product) == follows
+
+
+def test_groups_are_named_after_their_weights() -> None:
+    """With a number where several have the same."""
+    found = [group.name for group in find_groups(analyze(perceptron(4, 6, 5, 3)))]
+    assert found == ["w1", "w2", "w0", "w2#2"]
+    model = read(
+        "(%x: float[1, 3, 6]) -> (%y: float[1, 3, 5])",
+        """%a = "com.microsoft"::Attention(%x, %w, %bias) {num_heads = 2}
+        %y = MatMul(%a, %v)""",
+        w=normal(6, 24),
+        bias=normal(24),
+        v=normal(8, 5),
+    )
+    assert [group.name for group in free(analyze(model))] == ["v", "v#2"]
