@@ -117,7 +117,7 @@ def test_latency_out_of_reach_says_what_can_be_reached():
 @pytest.mark.parametrize("scope", ["global", "uniform"])
 @pytest.mark.parametrize("pattern", ["w0", "layer0", "w[0]"])
 def test_limits_bound_what_groups_keep(pattern, scope):
-    for low, high in ((0.75, 1.0), (0.0, 0.25), (0.5, 0.5)):
+    for low, high in ((0.75, 1.0), (0.0, 0.25), (0.5, 0.5), (1.0, 1.0)):
         model = mlp(4, 32, 32, 3)
         limit = f"{pattern}={low}..{high}"
         PruneChannels(macs=0.45, scope=scope, limits=(limit,)).run(model)

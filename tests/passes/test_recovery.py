@@ -103,7 +103,9 @@ def test_nothing_pruned_changes_nothing(name):
     assert to_proto(pruned).SerializeToString() == before
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [*range(16), *(pytest.param(k, marks=pytest.mark.slow) for k in range(16, 40))]
+)
 def test_random_networks_stay_valid(seed):
     """Whatever a network consists of, recovery changes weights and nothing else of it."""
     proto, feeds = network(seed)

@@ -184,7 +184,7 @@ def test_quantized_networks_are_bit_identical(
         np.testing.assert_array_equal(found[name], array)
 
 
-@pytest.mark.parametrize("size", [14, pytest.param(18, marks=pytest.mark.slow), 27])
+@pytest.mark.parametrize("size", [*(pytest.param(n, marks=pytest.mark.slow) for n in (14, 18)), 27])
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("threads", "copies"),

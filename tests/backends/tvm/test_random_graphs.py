@@ -46,11 +46,7 @@ def check_findings(findings: Findings, count: int) -> None:
 
 def test_random_graphs(tmp_path: Path) -> None:
     """Of a few operator sets, some of them with a batch."""
-    seeds = [
-        *range(GROUP, 2 * GROUP),
-        *range(3 * GROUP, 4 * GROUP),
-        *range(12 * GROUP, 12 * GROUP + 8),
-    ]
+    seeds = [k * GROUP + n for k in (1, 3, 12) for n in range(8)]
     assert {settings(seed)[1] for seed in seeds} == {False, True}
     check_findings(check(seeds, tmp_path), len(seeds))
 

@@ -101,7 +101,7 @@ def check(found: dict[str, Any], expected: dict[str, Any], tolerance: float = 2e
         np.testing.assert_allclose(found[name], array, rtol=tolerance, atol=tolerance * scale)
 
 
-@settings(SETTINGS, max_examples=8)
+@settings(SETTINGS, max_examples=6)
 @given(networks(), st.sampled_from(TARGETS))
 def test_networks_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:
     """With one kernel for Resize and all that follows it, without changes of layout."""
@@ -208,7 +208,7 @@ def test_the_smaller_side_changes_its_layout(
     assert outputs == (["elementwise"] if kernels == ["resize"] else [])
 
 
-@settings(SETTINGS, max_examples=8)
+@settings(SETTINGS, max_examples=6)
 @given(st.data())
 def test_kernels_match_loops(tmp_path: Path, data: st.DataObject) -> None:
     """Also where ONNX Runtime isn't ONNX: fractions of pixels and corners, antialiasing."""
@@ -335,7 +335,7 @@ def test_rows_are_shared_in_whole_parts(height: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
-@pytest.mark.parametrize("channels", [5, 300])
+@pytest.mark.parametrize("channels", [5, pytest.param(300, marks=pytest.mark.slow)])
 def test_threads_share_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, channels: int
 ) -> None:
