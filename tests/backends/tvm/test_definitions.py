@@ -365,7 +365,7 @@ MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRA
 
 
 def forest(d: Draw, trees: int, depth: int, modes: tuple[str, ...]) -> dict[str, list[Any]]:
-    """Full trees over four features."""
+    """Full trees over four features, split at multiples of one half, as some of them are."""
     found: dict[str, list[Any]] = {}
 
     def add(**fields: Any) -> None:
@@ -379,7 +379,7 @@ def forest(d: Draw, trees: int, depth: int, modes: tuple[str, ...]) -> dict[str,
                 treeids=tree,
                 nodeids=node,
                 featureids=0 if leaf else int(d.integers(4)),
-                values=0.0 if leaf else round(float(d.floats()), 1),
+                values=0.0 if leaf else round(2 * float(d.floats())) / 2,
                 modes="LEAF" if leaf else modes[int(d.integers(len(modes)))],
                 truenodeids=0 if leaf else 2 * node + 1,
                 falsenodeids=0 if leaf else 2 * node + 2,
@@ -408,7 +408,7 @@ def leaves(d: Draw, nodes: dict[str, list[Any]], prefix: str, targets: list[int]
 
 def tree_cases() -> Iterator[Case]:
     d = Draw(9)
-    rows = d.floats(6, 4).round(1)
+    rows = (2 * d.floats(6, 4)).round() / 2
     rows[0, 0], rows[1, 1], rows[2] = np.nan, np.inf, 0
     for modes in (*((m,) for m in MODES), MODES):
         aggregates = ("SUM", "AVERAGE", "MIN", "MAX") if modes == MODES else ("SUM",)
