@@ -78,7 +78,12 @@ QUANTIZED = ["resnet8", "mobilenet_v3_small", "shufflenet_v2", "unet", "lenet5",
 @pytest.mark.parametrize("per_channel", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "form",
-    ["QDQ", "QOperator", "dynamic", "fused", pytest.param("dynamic fused", marks=pytest.mark.slow)],
+    [
+        "QDQ",
+        "QOperator",
+        "dynamic",
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ("fused", "dynamic fused")),
+    ],
 )
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_quantized(name, form, per_channel, tmp_path):

@@ -52,16 +52,16 @@ def test_the_floors_cover_the_zoo():
     assert set(LEAST) == set(ZOO) == {name for name, _ in list_models()}
 
 
-def by_default(which):
-    """All models of the zoo, those of one variant by default."""
+def by_default(*which):
+    """All models of the zoo, those of some variants by default."""
     return [
-        pytest.param(name, variant, marks=[] if variant == which else [pytest.mark.slow])
+        pytest.param(name, variant, marks=[] if variant in which else [pytest.mark.slow])
         for name, variant in list_models()
     ]
 
 
 @pytest.mark.parametrize("share", [None, pytest.param(1.0, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("name", "variant"), list_models())
+@pytest.mark.parametrize(("name", "variant"), by_default("folded", "dynamo"))
 def test_random_selections_are_exact(name, variant, share):
     model = load_tiny(name, variant)
     feeds = random_inputs(model)
