@@ -119,7 +119,8 @@ def _told_reshape(
     if left is None:
         left = e.floor_divide(total, e.maximum(rest, 1))
     sizes = [s if _is_certain(s) else e.choose(e.equal(s, -1), left, s) for s in told]
-    return tuple(facts.as_size(size, total) for size in sizes)
+    # Of an empty tensor sizes may be any, but for one that is 0.
+    return tuple(facts.as_size(size, None if total == 0 else total) for size in sizes)
 
 
 def _is_certain(size: Size) -> bool:

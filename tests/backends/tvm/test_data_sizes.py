@@ -408,6 +408,13 @@ def test_what_has_no_bound_is_refused(tmp_path: Path) -> None:
             compiled(model, tmp_path, sizes)
 
 
+def test_sizes_of_nothing_are_not_guessed(tmp_path: Path) -> None:
+    """An empty tensor may have any sizes but for one that is 0."""
+    model = model_of(f"(%x: float[0, 3], {K2}) -> (%y: float[?, ?])", "%y = Reshape(%x, %k)")
+    with pytest.raises(UnsupportedError, match=r"'y' \(Reshape\): size 0 of 'y' is .*nothing says"):
+        compiled(model, tmp_path)
+
+
 def test_bounds_of_what_is_read(tmp_path: Path) -> None:
     """They are checked, by the name of what holds the number."""
     model, _ = told_case("TopK")
