@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from ....ir.graph import Node, Value, normalize_domain
 from ....ir.model import Model
+from ....ir.ops import Trait, with_trait
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.analysis import Admitted, SizeAnalysis
 from ....ir.symbolic.expressions import Atom, Size, datum
@@ -27,7 +28,7 @@ from .loop_sizes import LoopAnalysis
 from .loops import LoopBody, stacks_rows
 from .prepare import Prepared
 
-COUNTED = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
+COUNTED = with_trait(Trait.COUNTED)
 """Operators whose kernels count their results."""
 
 TOLD = {

@@ -106,6 +106,7 @@ UNSEEN = {
     "BlockProduct",
     "GlobalLpPool",
     "If",
+    "OneHot",
     "RandomNormalLike",
     "RandomUniformLike",
     "Size",
