@@ -151,7 +151,7 @@ def compare(
         report = compile_model(model, target, path, **options)
         runtime = Runtime(path, threads)
         kernels = kernel_table(path, feeds, target) if by_kernel else ""
-    session = Session(against, threads=threads)
+    session = Session(against, threads=threads, fast=True)
     runners = [lambda: runtime.run(feeds), lambda: session.run(feeds)]
     peer = open_peer(name, against, threads, exact=not in_halves)
     if peer is not None:

@@ -108,7 +108,10 @@ def measure(path: Path, what: str, sizes: Sequence[int], threads: int, folder: P
     batches = {str(v.shape[0]): Admitted(1) for v in model.graph.inputs if v.shape}
     compile_model(model, target, folder / "open.so", sizes=batches if what == "batches" else None)
     seconds = time.perf_counter() - start
-    open_, session = Runtime(folder / "open.so", threads), Session(model, threads=threads)
+    open_, session = (
+        Runtime(folder / "open.so", threads),
+        Session(model, threads=threads, fast=True),
+    )
     for size in sizes:
         feeds = inputs_of(model, size, what)
         fixed = opened(path, what)

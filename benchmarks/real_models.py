@@ -151,7 +151,7 @@ def _compiled(
         model, target, folder / "direct.so", copies=0, fallback=fallback, declared_sizes=True
     )
     row.direct = small.bytes
-    session, runtime = Session(reference[0]), Runtime(path)
+    session, runtime = Session(reference[0], fast=True), Runtime(path)
     expected, found = session.run(reference[1]), runtime.run(feed)
     row.difference = max(
         (_difference(found[name], value) for name, value in expected.items()), default=0.0
@@ -177,7 +177,7 @@ def _quantized(model: Any, folder: Path, feed: dict[str, Any]) -> float:
     samples = {name: value[None] for name, value in feed.items()}  # one, with an axis in front
     QuantizeStatic().run(model, Context(calibration=samples))
     compile_model(model, parse_target("native"), folder / "int8.so", declared_sizes=True)
-    session, runtime = Session(model), Runtime(folder / "int8.so")
+    session, runtime = Session(model, fast=True), Runtime(folder / "int8.so")
     return _times(lambda: session.run(feed), lambda: runtime.run(feed))[1]
 
 

@@ -26,19 +26,30 @@ class Session:
 
     `optimize=False` runs the graph as written, so that intermediate values and
     roundings are those of the operators' definitions: what ONNX Runtime's own rewrites add
-    to a comparison is then not in it. A `trial` is of a model, or of inputs, that nobody has run
-    before: where it might end the process, it has another one (`ir/trials.py`).
+    to a comparison is then not in it. With `fast` it computes as it does by itself, which is what
+    its time is measured of; else it avoids sums of bytes that may saturate, which costs it half
+    of its speed, and roundings of its own. A `trial` is of a model, or of inputs, that nobody has
+    run before: where it might end the process, it has another one (`ir/trials.py`).
     """
 
     def __init__(
-        self, model: Model, *, optimize: bool = True, threads: int = 1, trial: bool = False
+        self,
+        model: Model,
+        *,
+        optimize: bool = True,
+        threads: int = 1,
+        trial: bool = False,
+        fast: bool = False,
     ) -> None:
-        open_: type[LocalSession | TrialSession] = LocalSession
-        if trial and may_end_process(model):
-            open_ = TrialSession
         try:
             with _session_source(_with_split_outputs(model)) as source:
-                self._session = open_(source, optimize=optimize, threads=threads)
+                self._session: LocalSession | TrialSession
+                if trial and may_end_process(model):
+                    self._session = TrialSession(source, optimize=optimize, threads=threads)
+                else:
+                    self._session = LocalSession(
+                        source, optimize=optimize, threads=threads, exact=not fast
+                    )
         except Exception as error:  # ONNX Runtime raises a family of unrelated types
             text = one_line(error)
             where = _where(model, text)

@@ -22,17 +22,20 @@ Interface = tuple[dict[str, str], list[str]]
 class LocalSession:
     """A serialized model, or the file of that name, in ONNX Runtime in this process."""
 
-    def __init__(self, source: bytes | str, *, optimize: bool, threads: int) -> None:
+    def __init__(
+        self, source: bytes | str, *, optimize: bool, threads: int, exact: bool = True
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         # Its threads look for work for some 50 ms after a run, and keep others off the CPUs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # On CPUs without VNNI its products of unsigned and signed bytes saturate, but for this.
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        # Beside weights of 4 and 8 bits it rounds float activations to 8 bits, but for this.
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        if exact:
+            # On CPUs without VNNI its products of unsigned and signed bytes saturate, but for this.
+            options.add_session_config_entry("session.x64quantprecision", "1")
+            # Beside weights of 4 and 8 bits it rounds float activations to 8 bits, but for this.
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

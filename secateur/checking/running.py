@@ -37,9 +37,11 @@ def open_model(
     return model
 
 
-def open_runner(path: Path, threads: int = 1, outputs: Sequence[str] = ()) -> Runner:
-    """A session of an ONNX file, perhaps up to some `outputs`, or the runtime of an artifact or a
-    C library (`.so`).
+def open_runner(
+    path: Path, threads: int = 1, outputs: Sequence[str] = (), *, fast: bool = False
+) -> Runner:
+    """A session of an ONNX file, perhaps up to some `outputs` and `fast`, or the runtime of an
+    artifact or a C library (`.so`).
 
     The latter has the module that was made with it beside it, which is code, too.
     """
@@ -52,7 +54,7 @@ def open_runner(path: Path, threads: int = 1, outputs: Sequence[str] = ()) -> Ru
         return Runtime(path, threads)
     model = load(path)
     CutOutputs(tuple(outputs)).run(model)
-    return Session(model, threads=threads)
+    return Session(model, threads=threads, fast=fast)
 
 
 def feeds_for(model: Model, data: DataSource | None, seed: int) -> Iterable[dict[str, Array]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from secateur.checking.runners import measure_latency
 from secateur.data.datasets import Dataset
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
-from secateur.ir.onnx_io import from_proto
+from secateur.ir.onnx_io import from_proto, save
 from secateur.ir.reference import Session
 from secateur.passes.samples import Samples
 
@@ -108,3 +109,20 @@ def test_latency_is_measured_in_turns() -> None:
         assert least <= found[name].min_ms <= found[name].median_ms <= found[name].max_ms
     with pytest.raises(SecateurError, match="at least one repeat"):
         measure_latency(runners, {}, repeats=0)
+
+
+def test_benchmarks_time_onnx_runtime_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the settings that make its products of bytes exact."""
+    from secateur.checking import comparison
+    from tests.ir.test_reference import setting
+
+    paths = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for path in paths:
+        save(identity(1, 4), path)
+    timed: dict[str, Any] = {}
+    monkeypatch.setattr(comparison, "latencies", lambda runners, feed: timed.update(runners))
+    comparison.benchmark_files(paths)
+    assert list(timed) == [str(path) for path in paths]
+    assert {setting(s, "session.x64quantprecision") for s in timed.values()} == {None}
