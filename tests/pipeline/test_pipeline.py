@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 import secateur
 from secateur.backends.tvm.targets import can_run_here, parse_target
 from secateur.ir.reference import Session
 from secateur.reporting.html import has_templates
 from secateur.reporting.report import Report
+from tests.ir.test_reference import setting
 
 SHARED = Path(__file__).parents[3] / "shared"
 FILES = {"model.onnx", "model.so", "report.json", "report.md"}
@@ -217,3 +219,39 @@ def test_resnet8(tmp_path: Path) -> None:
     assert stages["quantized"]["file_bytes"] < 0.4 * stages["original"]["file_bytes"]
     if report["artifact"]["ran"]:
         assert abs(stages["artifact"]["top1"] - stages["quantized"]["top1"]) <= 0.002
+
+
+def test_integers_are_timed_in_onnx_runtime_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the settings that make its products of bytes exact, which take it longer."""
+    node = helper.make_node("Gemm", ["x", "w"], ["y"])
+    weights = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", size])
+        for name, size in (("x", 8), ("y", 4))
+    ]
+    constants = [onnx.numpy_helper.from_array(weights, "w")]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], constants)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    samples = np.random.default_rng(1).standard_normal((16, 8)).astype(np.float32)
+    np.savez(tmp_path / "c.npz", x=samples)
+    timed: dict[str, Any] = {}
+
+    def measured(runners: Any, feed: Any) -> dict[str, Any]:
+        timed.update(runners)
+        return {}
+
+    monkeypatch.setattr("secateur.pipeline.optimize.latencies", measured)
+    secateur.optimize(
+        tmp_path / "m.onnx", tmp_path / "out", target="native", calibration=tmp_path / "c.npz",
+        quantize="int8",
+    )  # fmt: skip
+    found = {
+        name: setting(runner, "session.x64quantprecision")
+        for name, runner in timed.items()
+        if name != "artifact"
+    }
+    assert found["quantized"] is None
+    assert found["original"] == "1"  # of floats it changes nothing
