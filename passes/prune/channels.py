@@ -72,6 +72,7 @@ class PruneChannels(Pass):
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         goal = self._goal()
         inlined = InlineFunctions().run(model)
+        model.separate_names()
         infer_sizes(model)
         sizes, shape_of = CountedSizes.usual(model)
         before = count(model, shape_of)

@@ -174,6 +174,7 @@ def mask(model: Model, record: PruningRecord) -> Model:
     reads a dropped value reads the constant that stands for it.
     """
     masked = model.clone()
+    masked.separate_names()
     for value in list(masked.graph.values()):
         if value.name in record.dropped:
             constant = Tensor.from_array(record.dropped[value.name], value.dtype)
