@@ -1,4 +1,4 @@
-"""Values within the bodies of If, Loop and Scan, as runs of a model make them."""
+"""RunValues within the bodies of If, Loop and Scan, as runs of a model make them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ...ir.model import Model
 from ...ir.partition import extract
 from ...ir.reference import Session
 from ...ir.tensor import Array, Tensor
-from .walk import Values
+from .walk import RunValues
 
 BODIES = ("If", "Loop", "Scan")
 """Operators whose subgraphs are looked into."""
 
 
 class BodyError(SecateurError):
-    """Values of a body can't be had."""
+    """RunValues of a body can't be had."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Turn:
 class WholeBody:
     """A subgraph of a node of the main graph, as it runs where the node does.
 
-    Values are asked for by names that the model has for values of the body, or for what the
+    RunValues are asked for by names that the model has for values of the body, or for what the
     node reads; those that the body is given each time are there, too. Bodies within bodies
     aren't looked into.
     """
@@ -56,7 +56,7 @@ class WholeBody:
         """What the body is given each time."""
         return [value.name for value in self._graph.inputs]
 
-    def turns(self, values: Values, run: int) -> Iterator[Turn]:
+    def turns(self, values: RunValues, run: int) -> Iterator[Turn]:
         """One for each time that the body runs, given what the node reads in a run."""
         around = {name: values.value(name, run) for name in self.reads}
         if self._session is None:
@@ -120,7 +120,7 @@ class SingleBody:
         self._inside = [v for v in _named(graph, names, self.reads) if not v.is_input]
         self._session: Session | None = None
 
-    def turn(self, values: Values, run: int, number: int, given: Sequence[Array]) -> Turn:
+    def turn(self, values: RunValues, run: int, number: int, given: Sequence[Array]) -> Turn:
         """The values of one time, given what the body is then given.
 
         A Scan's slices are not taken from there but from what the node reads.
@@ -137,7 +137,7 @@ class SingleBody:
         found = self._session.run({name: arrays[name] for name in self._session.input_names})
         return Turn({**arrays, **found})
 
-    def _slices(self, values: Values, run: int, number: int) -> dict[str, Array]:
+    def _slices(self, values: RunValues, run: int, number: int) -> dict[str, Array]:
         """What each of the inputs that a Scan runs over gives the body, unless it is constant."""
         count = self._node.get("num_scan_inputs")
         axes = self._node.get("scan_input_axes", [0] * count)
@@ -158,12 +158,12 @@ def _parent(graph: Graph) -> Node:
 
 
 def _reads(model: Model, node: Node) -> list[str]:
-    """Values that a node and its subgraphs read and that aren't constants."""
+    """RunValues that a node and its subgraphs read and that aren't constants."""
     return [v.name for v in dict.fromkeys(outer_reads(node)) if model.constant(v) is None]
 
 
 def _named(graph: Graph, names: Collection[str], around: Collection[str]) -> list[Value]:
-    """Values of a graph by name; the others of these names have to be around it."""
+    """RunValues of a graph by name; the others of these names have to be around it."""
     inside = {value.name: value for value in graph.values()}
     missing = set(names) - set(inside) - set(around)
     if missing:

@@ -24,8 +24,8 @@ FOREVER = 2**62
 """A position after every node of a model: a value kept until then is kept to the end."""
 
 
-class Values(Protocol):
-    """Values of several runs, by name."""
+class RunValues(Protocol):
+    """RunValues of several runs, by name."""
 
     @property
     def runs(self) -> int: ...
@@ -102,7 +102,7 @@ class Walk:
 
 
 class Recording:
-    """Values of a model that doesn't change, for several passes over it in a row.
+    """RunValues of a model that doesn't change, for several passes over it in a row.
 
     Like `Walk`, but that a value which was asked for once is there at any time. What all of
     them take is bounded: `fits` tells whether it is less than `largest` bytes; where it isn't,

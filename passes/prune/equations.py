@@ -13,7 +13,7 @@ from ..linear.bodies import SingleBody, WholeBody
 from ..linear.find import Aim
 from ..linear.layers import Layer, Solvable
 from ..linear.recurrent import RecurrentLayer, Steps, kept_sums
-from ..linear.walk import Values
+from ..linear.walk import RunValues
 from .masking import Keep
 from .scores import ScoreProduct
 
@@ -45,18 +45,18 @@ class Equations(ABC):
     @property
     @abstractmethod
     def reads_before(self) -> list[str]:
-        """Values of the original that `rows` needs."""
+        """RunValues of the original that `rows` needs."""
 
     @property
     @abstractmethod
     def reads_now(self) -> list[str]:
-        """Values of the pruned model that `rows` needs."""
+        """RunValues of the pruned model that `rows` needs."""
 
     @abstractmethod
     def rows(
         self,
-        before: Values,
-        now: Values,
+        before: RunValues,
+        now: RunValues,
         run: int,
         generator: np.random.Generator,
         wanted: float,
@@ -102,8 +102,8 @@ class LayerEquations(Equations):
 
     def rows(
         self,
-        before: Values,
-        now: Values,
+        before: RunValues,
+        now: RunValues,
         run: int,
         generator: np.random.Generator,
         wanted: float,
@@ -120,7 +120,7 @@ class LayerEquations(Equations):
         beside = layer.targets(now.value(self._aim.beside.name, run), picked)
         yield EquationRows(rows, targets - beside, beside)
 
-    def _target(self, before: Values, run: int) -> Array:
+    def _target(self, before: RunValues, run: int) -> Array:
         name = self._aim.value.name
         whole = before.value(name, run)
         if self._product is not None and self._mixing is None:
@@ -132,7 +132,7 @@ class LayerEquations(Equations):
         found: Array = whole @ self._mixing.astype(whole.dtype)
         return found
 
-    def _source(self, before: Values, now: Values, run: int) -> Array:
+    def _source(self, before: RunValues, now: RunValues, run: int) -> Array:
         name = self._layer.source.name
         if not self._foreseen:
             return now.value(name, run)
@@ -159,8 +159,8 @@ class RecurrentEquations(Equations):
 
     def rows(
         self,
-        before: Values,
-        now: Values,
+        before: RunValues,
+        now: RunValues,
         run: int,
         generator: np.random.Generator,
         wanted: float,
@@ -207,8 +207,8 @@ class BodyEquations(Equations):
 
     def rows(
         self,
-        before: Values,
-        now: Values,
+        before: RunValues,
+        now: RunValues,
         run: int,
         generator: np.random.Generator,
         wanted: float,
