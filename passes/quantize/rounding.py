@@ -130,7 +130,7 @@ def give_biases(model: Model, constants: Constants, placement: Placement) -> Non
     """Give layers that will be integer and have no bias one of zeros, which can be solved for."""
     for node, operands in list(placement.nodes.items()):
         weights = constants.get(node.input(1)) if operands.weight is not None else None
-        if weights is None or operands.bias is not None:
+        if weights is None or operands.bias is not None or node.graph is not model.graph:
             continue
         if operands.role is Role.RECURRENT or node.op_type == "MatMul":
             continue
