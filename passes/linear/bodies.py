@@ -1,4 +1,4 @@
-"""RunValues within the bodies of If, Loop and Scan, as runs of a model make them."""
+"""Values within the bodies of If, Loop and Scan, as runs of a model make them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BODIES = ("If", "Loop", "Scan")
 
 
 class BodyError(SecateurError):
-    """RunValues of a body can't be had."""
+    """Values of a body can't be had."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Turn:
 class WholeBody:
     """A subgraph of a node of the main graph, as it runs where the node does.
 
-    RunValues are asked for by names that the model has for values of the body, or for what the
+    Values are asked for by names that the model has for values of the body, or for what the
     node reads; those that the body is given each time are there, too. Bodies within bodies
     aren't looked into.
     """
@@ -158,12 +158,12 @@ def _parent(graph: Graph) -> Node:
 
 
 def _reads(model: Model, node: Node) -> list[str]:
-    """RunValues that a node and its subgraphs read and that aren't constants."""
+    """Values that a node and its subgraphs read and that aren't constants."""
     return [v.name for v in dict.fromkeys(outer_reads(node)) if model.constant(v) is None]
 
 
 def _named(graph: Graph, names: Collection[str], around: Collection[str]) -> list[Value]:
-    """RunValues of a graph by name; the others of these names have to be around it."""
+    """Values of a graph by name; the others of these names have to be around it."""
     inside = {value.name: value for value in graph.values()}
     missing = set(names) - set(inside) - set(around)
     if missing:

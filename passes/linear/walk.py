@@ -25,7 +25,7 @@ FOREVER = 2**62
 
 
 class RunValues(Protocol):
-    """RunValues of several runs, by name."""
+    """Values of several runs, by name."""
 
     @property
     def runs(self) -> int: ...
@@ -102,7 +102,7 @@ class Walk:
 
 
 class Recording:
-    """RunValues of a model that doesn't change, for several passes over it in a row.
+    """Values of a model that doesn't change, for several passes over it in a row.
 
     Like `Walk`, but that a value which was asked for once is there at any time. What all of
     them take is bounded: `fits` tells whether it is less than `largest` bytes; where it isn't,

@@ -45,12 +45,12 @@ class Equations(ABC):
     @property
     @abstractmethod
     def reads_before(self) -> list[str]:
-        """RunValues of the original that `rows` needs."""
+        """Values of the original that `rows` needs."""
 
     @property
     @abstractmethod
     def reads_now(self) -> list[str]:
-        """RunValues of the pruned model that `rows` needs."""
+        """Values of the pruned model that `rows` needs."""
 
     @abstractmethod
     def rows(
