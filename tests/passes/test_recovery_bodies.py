@@ -14,6 +14,7 @@ from secateur.passes.linear.bodies import WholeBody
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import PruneChannels, Recover
 from secateur.passes.prune.masking import mask
+from secateur.passes.prune.names import name_values
 from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.readers import find_readers
 from secateur.passes.prune.recovery import recover
@@ -181,6 +182,7 @@ def test_branches_of_equal_names_are_pruned_each_in_its_own_way():
     original = model.clone()
     (pruned,) = PassManager([PruneChannels(ratio=1 / 3, scope="uniform")]).run(model)
     assert 1e-3 < errors(original, model, runs_of(16)) < 0.1
+    name_values(original)
     masked = mask(original, pruned.result.artifacts["selection"])
     assert errors(masked, model, runs_of(16)) < 1e-5
 
@@ -315,3 +317,44 @@ def test_recurrent_layers_in_a_branch_are_solved():
     assert [layer.op_type for layer in found.layers].count("LSTM") == 2
     assert not found.notes
     assert errors(model, plan.model, runs_of(8, 7)) < 0.7 * lost
+
+
+def test_a_function_that_is_called_twice_is_masked_like_it_is_pruned():
+    """Its body has an If whose branches use the same names, which are new ones in each call."""
+    random = np.random.default_rng(0)
+
+    def branch(name, activation):
+        nodes = [
+            helper.make_node("MatMul", ["X", "W"], ["h"]),
+            helper.make_node(activation, ["h"], ["a"]),
+            helper.make_node("MatMul", ["a", "U"], ["z"]),
+        ]
+        return helper.make_graph(nodes, name, [], [info("z")])
+
+    both = {"then_branch": branch("a", "Relu"), "else_branch": branch("b", "Tanh")}
+    opsets = [helper.make_opsetid("", 21)]
+    function = helper.make_function(
+        "own", "Block", list("XWUC"), ["Y"], [helper.make_node("If", ["C"], ["Y"], **both)], opsets
+    )
+    shapes = {"w": (WIDTH, 9), "u": (9, 8), "v": (8, 9), "t": (9, WIDTH)}
+    weights = [
+        numpy_helper.from_array(random.standard_normal(s).astype(np.float32), n)
+        for n, s in shapes.items()
+    ]
+    nodes, zero = branches(random, biased=False)
+    nodes[-1:] = [
+        helper.make_node("Block", ["x", "w", "u", "positive"], ["between"], domain="own"),
+        helper.make_node("Block", ["between", "v", "t", "positive"], ["y"], domain="own"),
+    ]
+    graph = helper.make_graph(
+        nodes, "net", [info("x", ["n", WIDTH])], [info("y", ["n", WIDTH])], [*zero, *weights]
+    )
+    imports = [*opsets, helper.make_opsetid("own", 1)]
+    proto = helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=10)
+    model = from_proto(proto)
+    pruned = model.clone()
+    (record,) = PassManager([PruneChannels(ratio=0.5)]).run(pruned)
+    name_values(model)
+    masked = mask(model, record.result.artifacts["selection"])
+    assert errors(model, pruned, runs_of(8)) > 0.1
+    assert errors(masked, pruned, runs_of(8)) < 1e-5
