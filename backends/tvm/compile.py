@@ -31,6 +31,7 @@ from .artifact.build import Kernels, build_library
 from .artifact.c_library import build_c_library
 from .artifact.container import PartFile, write_container
 from .artifact.metadata import (
+    caches_of,
     container_interface,
     library_interface,
     metadata_of,
@@ -443,6 +444,8 @@ class _Compiler:
         metadata = metadata_of(interface, target, samples)
         if plan.sequences:
             metadata["sequences"] = plan.sequences
+        if plan.caches:
+            metadata["caches"] = caches_of(plan)
         accesses = Accesses.of(emission.proofs.values())
         return _EmittedModel(emission, metadata, accesses, len(plan.operations), tuning, left)
 

@@ -486,6 +486,7 @@ FUNCTIONS: dict[str, Callable[..., Size]] = {
     "div": divide,
     "equal": equal,
     "floor": floor_divide,
+    "held": add,
     "less": less,
     "max": maximum,
     "min": minimum,
@@ -493,8 +494,9 @@ FUNCTIONS: dict[str, Callable[..., Size]] = {
     "part": _divided,
     "product": multiply,
     "scaled": _scaled,
+    "spare": lambda _: 0,
 }
-"""What the functions in atoms compute."""
+"""What the functions in atoms compute, `held` and `spare` of caches without room for more rows."""
 
 
 def _function(op: str, operands: tuple[Size, ...], range: Range) -> Size:

@@ -20,7 +20,6 @@ from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.tensor import Array, element_bits
 from ..samples import Samples
-from .bodies import computed_rows, is_inner, surface
 from .observers import MinMax, Observer
 from .parameters import ValueRange
 
@@ -47,18 +46,17 @@ def calibrate(
     observers: Mapping[Value, Callable[[], Observer]] | None = None,
     budget: int = BUDGET,
 ) -> dict[Value, ValueRange]:
-    """Ranges of float values, also of those in bodies, over all samples, by default the seen ones.
+    """Ranges of float values of the main graph over all samples, by default the seen ones.
 
     Raises SecateurError, naming value and sample, where one becomes NaN.
     """
     made = observers or {}
     watch = Watch({value: made.get(value, MinMax)() for value in values})
-    inputs = [value for value in values if value.is_input and not is_inner(model, value)]
+    inputs = [value for value in values if value.is_input]
     for start in range(0, len(samples) if inputs else 0, BLOCK):
         for value in inputs:
-            block = samples.arrays[value.name][start : start + BLOCK]
-            watch.update(value, block, range(start, start + len(block)))
-    watched = [v for v in values if v not in set(inputs)]
+            watch.update(value, samples.arrays[value.name][start : start + BLOCK], start)
+    watched = [v for v in values if not v.is_input]
     sweep(model, watched, samples, watch.update, budget=budget)
     return watch.ranges()
 
@@ -69,25 +67,18 @@ class Watch:
     def __init__(self, observers: dict[Value, Observer]) -> None:
         self._observers = observers
         self._samples: dict[Value, int] = {}
-        self._seen: set[Value] = set()
 
-    def update(self, value: Value, array: Array, samples: range) -> None:
-        """Take in what a run of these samples gave."""
+    def update(self, value: Value, array: Array, sample: int) -> None:
+        """Take in what a run of the samples from `sample` on gave."""
         self._observers[value].update(array)
-        if not array.size:
-            return
-        self._seen.add(value)
         if value not in self._samples:
-            count = len(samples) if array.ndim and len(array) == len(samples) else 1
-            rows = np.isfinite(array).reshape(count, -1).all(axis=1)
+            rows = np.isfinite(array).reshape(len(array) if array.ndim else 1, -1).all(axis=1)
             if not rows.all():
-                self._samples[value] = samples[int(np.argmin(rows))]
+                self._samples[value] = sample + int(np.argmin(rows))
 
     def ranges(self) -> dict[Value, ValueRange]:
         found = {
-            value: dataclasses.replace(
-                watcher.range(), broken=self._samples.get(value), seen=value in self._seen
-            )
+            value: dataclasses.replace(watcher.range(), broken=self._samples.get(value))
             for value, watcher in self._observers.items()
         }
         _refuse_nan(found)
@@ -98,11 +89,11 @@ def sweep(
     model: Model,
     values: Sequence[Value],
     samples: Samples,
-    visit: Callable[[Value, Array, range], None],
+    visit: Callable[[Value, Array, int], None],
     *,
     budget: int = BUDGET,
 ) -> None:
-    """Call `visit` with each of the computed values in every run, and the run's samples.
+    """Call `visit` with each of the computed values in every run, and the run's first sample.
 
     Runs over the samples as often as it takes to hand out no more than `budget` bytes at once.
     """
@@ -114,10 +105,9 @@ def _sweep(
     model: Model,
     values: Sequence[Value],
     samples: Samples,
-    visit: Callable[[Value, Array, range], None],
+    visit: Callable[[Value, Array, int], None],
 ) -> None:
     names = {value.name: value for value in values}
-    inner = {value for value in values if is_inner(model, value)}
     # ONNX Runtime fails to load where it folds what is an output, too.
     optimize = len(model.graph.nodes) <= LARGEST_OPTIMIZED and not any(map(_is_restored, values))
     session = Session(exposing(model, names), optimize=optimize, threads=ALL_CORES)
@@ -125,9 +115,7 @@ def _sweep(
     count = math.ceil(len(samples) / (samples.batch or BATCH))
     for feeds, valid in advanced(samples.feeds(BATCH), count):
         for name, array in session.run(feeds).items():
-            value = names[name]
-            own = computed_rows(array) if value in inner else array
-            visit(value, own, range(start, start + valid))
+            visit(names[name], array, start)
         start += valid
 
 
@@ -139,11 +127,10 @@ def _is_restored(value: Value) -> bool:
 
 
 def exposing(model: Model, names: Iterable[str]) -> Model:
-    """A copy of the model whose outputs are the named values; those in bodies as `surface` has
-    them."""
-    clone, wanted = model.clone(), list(names)
-    found = surface(clone, wanted)
-    return _with_outputs(clone, [found[name] for name in wanted])
+    """A copy of the model whose outputs are the named values of its main graph."""
+    clone = model.clone()
+    found = {value.name: value for value in clone.graph.values()}
+    return _with_outputs(clone, [found[name] for name in names])
 
 
 def _with_outputs(model: Model, outputs: Iterable[Value]) -> Model:
@@ -164,7 +151,7 @@ def _sizes(model: Model, values: Sequence[Value], samples: Samples) -> dict[Valu
     sizes: dict[Value, int] = {}
     open_sizes = []
     for value in values:
-        shape = value.shape if not is_inner(model, value) else None
+        shape = value.shape
         if shape is not None and all(isinstance(s, int) for s in shape):
             sizes[value] = math.prod(s for s in shape if isinstance(s, int)) * 4
         else:
@@ -177,7 +164,7 @@ def _sizes(model: Model, values: Sequence[Value], samples: Samples) -> dict[Valu
 def _measured_sizes(model: Model, values: Sequence[Value], samples: Samples) -> dict[Value, int]:
     """As `_sizes`, of values whose shape is not static: run once, reading shapes only."""
     clone = model.clone()
-    found = surface(clone, [value.name for value in values])
+    found = {value.name: value for value in clone.graph.values()}
     outputs: dict[str, Value] = {}
     for value in values:
         shape = Value(model.fresh_name("shape"))

@@ -442,7 +442,6 @@ class _Stages:
                 self.report.notes.append(UNLABELLED)
             evaluate_report(
                 self.report,
-                self.original,
                 self.runners,
                 self.evaluation,
                 self.calibration,

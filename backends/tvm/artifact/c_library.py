@@ -187,8 +187,8 @@ def _interface(
         target.name,
         tuple(level.name for level in target.variants),
         digest.hexdigest(),
-        tuple(of_metadata(entry) for entry in metadata["inputs"]),
-        tuple(of_metadata(entry) for entry in metadata["outputs"]),
+        of_metadata(metadata, "inputs"),
+        of_metadata(metadata, "outputs"),
         options.labels,
         None if arena is None else HEADER_BYTES + arena + scratch,
         scratch,
@@ -234,7 +234,8 @@ def _arrays_of_weights(constants: ConstantPool) -> list[tuple[int, Array]]:
 
 def _description_of(interface: Interface) -> dict[str, Any]:
     def tensor(t: CTensor) -> dict[str, Any]:
-        return {**dataclasses.asdict(t), "bytes": t.nbytes}
+        known = {key: value for key, value in dataclasses.asdict(t).items() if value is not None}
+        return {**known, "bytes": t.nbytes}
 
     return {
         "name": interface.name,

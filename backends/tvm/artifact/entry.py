@@ -71,7 +71,7 @@ GUARDED = f"""\
         CALL(i, call) \\
     }}
 """
-"""And where data decide sizes."""
+"""And where sizes may be 0 that kernels take for 1 or more."""
 
 CONSTANTS = "extern HIDDEN unsigned char secateur_constants[];"
 
@@ -153,6 +153,7 @@ def run_steps(
 ) -> tuple[str, str]:
     """A line `STEP(index, call)` for each call, and lines that copy outputs which need it.
 
+    Before the first call that needs it the rows of a cache are brought there, after `START(index)`.
     Around the calls of a loop is one of C, before whose first call stands `START(index)`; that call
     is a line `CALL(index, call)`.
 
@@ -178,10 +179,12 @@ def run_steps(
         begun = [loop for loop in reversed(schedule.loops) if loop.first == index]
         guard = sizes.guards[index] if sizes is not None and sizes.guards else None
         steps += read_lines(index, memory, sizes) if index else []
-        steps += [f"    START({index})"] if begun or guard is not None else []
+        kept = keep_lines(index, memory, sizes)
+        steps += [f"    START({index})"] if begun or kept or guard is not None else []
+        steps += kept
         steps += [_for(loop, pointer, code) for loop in begun]
         if guard is None:
-            steps.append(f"    {'CALL' if begun else 'STEP'}({index}, {made})")
+            steps.append(f"    {'CALL' if begun or kept else 'STEP'}({index}, {made})")
         else:
             rest = f"{guard.left_out}, {guard.refused}, {guard.check}, {made}"
             steps.append(f"    GUARDED({index}, {rest})")
@@ -236,6 +239,19 @@ def read_lines(call: int, memory: Memory | OpenMemory, sizes: Sizes | None) -> l
             pointer = _pointer(memory.places[read.buffer], _OPEN_ARENA, sizes.code)
             number = f"((const __{read.dtype.upper()}_TYPE__ *)({pointer}))[{read.index}]"
             lines.append(f"    READ({place}, {number})")
+    return lines
+
+
+def keep_lines(call: int, memory: Memory | OpenMemory, sizes: Sizes | None) -> list[str]:
+    """A line for each cache whose rows have to be in an output from this call on."""
+    lines = []
+    for cache in sizes.shapes.caches if sizes is not None else ():
+        if cache.call == call:
+            assert sizes is not None
+            output = _pointer(memory.places[cache.buffer], _OPEN_ARENA, sizes.code)
+            numbers = (cache.outer, cache.nbytes, cache.before, cache.after)
+            rest = ", ".join(sizes.code(size_of(number)) for number in numbers)
+            lines.append(f"    secateur_keep({output}, inputs[{cache.input}], {rest});")
     return lines
 
 

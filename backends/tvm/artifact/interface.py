@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,9 @@ class CTensor:
     is_batch: bool
     scale: float = 0.0
     zero_point: int = 0
+    continues: int | None = None
+    """The index of the input that an output continues, if it does."""
+    growing_axis: int | None = None
 
     @property
     def itemsize(self) -> int:
@@ -237,6 +240,9 @@ def _tensor_macros(prefix: str, tensor: CTensor) -> Iterator[str]:
         yield f"#define {prefix}_BYTES {tensor.nbytes}u"
     if tensor.is_batch:
         yield f"#define {prefix}_IS_BATCH 1"
+    if tensor.continues is not None:
+        yield f"#define {prefix}_CONTINUES {tensor.continues}"
+        yield f"#define {prefix}_GROWING_AXIS {tensor.growing_axis}"
     if tensor.scale:
         yield f"#define {prefix}_SCALE {tensor.scale!r}"
         yield f"#define {prefix}_ZERO_POINT {tensor.zero_point}"
@@ -334,8 +340,21 @@ def expected(
     return rows, sizes
 
 
-def of_metadata(entry: dict[str, Any]) -> CTensor:
-    """A tensor as an artifact's metadata describe it."""
+def of_metadata(metadata: Mapping[str, Any], kind: str) -> tuple[CTensor, ...]:
+    """The inputs or outputs, of this `kind`, as an artifact's metadata describe them."""
+    inputs = [entry["name"] for entry in metadata["inputs"]]
+    caches = {
+        cache["output"]: {"continues": inputs.index(cache["input"]), "growing_axis": cache["axis"]}
+        for cache in metadata.get("caches", ())
+        if kind == "outputs"
+    }
+    return tuple(
+        dataclasses.replace(_of_entry(entry), **caches.get(entry["name"], {}))
+        for entry in metadata[kind]
+    )
+
+
+def _of_entry(entry: dict[str, Any]) -> CTensor:
     return CTensor(
         entry["name"],
         entry["dtype"],

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ....ir.tensor import Array
 from ..faults import CALL_SHIFT, Fault, explain, refusal
 from ..plan.memory import ALIGNMENT
 from ..targets import missing_flags
+from .caches import HeldMemory
 
 _POINTERS = ctypes.POINTER(ctypes.c_void_p)
 _SIZES = ctypes.POINTER(ctypes.c_int64)
@@ -87,11 +88,16 @@ class Library:
         """Forget who runs this: in a new process nobody does."""
         self._lock = threading.Lock()
 
-    def invoke(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run on arrays of the right types and shapes. Raises SecateurError for what they hold."""
+    def invoke(
+        self, feeds: Mapping[str, Array], held: HeldMemory | None = None
+    ) -> dict[str, Array]:
+        """Run on arrays of the right types and shapes; of what is `held` results are where it is.
+
+        Raises SecateurError for what arrays hold.
+        """
         with self._lock:
             try:
-                _arrays, results = self._bind(feeds)
+                _arrays, results = self._bind(feeds, held)
             except MemoryError as error:
                 raise SecateurError(
                     f"inputs of these sizes take too much memory: {error}"
@@ -116,23 +122,37 @@ class Library:
             del kept
         return seconds
 
-    def _bind(self, feeds: Mapping[str, Array]) -> tuple[list[Array], dict[str, Array]]:
-        """Point at inputs and new results. What is returned must live as long as calls do."""
-        arrays = [np.asarray(feeds[name], order="C") for name in self._names]
+    def _bind(
+        self, feeds: Mapping[str, Array], held: HeldMemory | None = None
+    ) -> tuple[list[Array], dict[str, Array]]:
+        """Point at inputs and results. What is returned must live as long as calls do."""
+        inputs = {} if held is None else held.inputs
+        arrays = [
+            inputs[name][0] if name in inputs else np.asarray(feeds[name], order="C")
+            for name in self._names
+        ]
         for index, array in enumerate(arrays):
             self._input_pointers[index] = _address(array)
         shapes = [shape for _, shape, _ in self._outputs]
         if "size_checks" in self.metadata:
-            shapes = self._find_shapes(arrays)
+            pairs = zip(self._names, arrays, strict=True)
+            given = [inputs[name][1] if name in inputs else array.shape for name, array in pairs]
+            shapes = self._find_shapes(given, 0 if held is None else held.capacity)
         results = {}
         for index, ((name, _, dtype), shape) in enumerate(zip(self._outputs, shapes, strict=True)):
-            result = results[name] = np.empty(shape, dtype)
+            if held is not None and name in held.outputs:
+                result = results[name] = held.outputs[name][tuple(map(slice, shape))]
+            else:
+                result = results[name] = np.empty(shape, dtype)
             self._output_pointers[index] = _address(result)
         return arrays, results
 
-    def _find_shapes(self, arrays: list[Array]) -> list[tuple[int, ...]]:
+    def _find_shapes(
+        self, given: Sequence[tuple[int, ...]], capacity: int
+    ) -> list[tuple[int, ...]]:
         """The shapes of the outputs for those of the inputs, and memory for a run."""
-        sizes = [size for array in arrays for size in array.shape]
+        sizes = [size for shape in given for size in shape]
+        sizes += [capacity] * ("caches" in self.metadata)
         self._given = (ctypes.c_int64 * len(sizes))(*sizes)
         ranks = [len(shape) for _, shape, _ in self._outputs]
         found, arena = (ctypes.c_int64 * max(1, sum(ranks)))(), ctypes.c_int64()

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from ..faults import CALL_SHIFT
 from ..plan.memory import ALIGNMENT, Memory, OpenMemory
+from ..plan.schedule import CacheRows
+from ..plan.sizes import size_of
 from ..targets import Target
 from .build import Kernels
 from .convention import Signature
@@ -83,7 +85,7 @@ static int is_marked(const unsigned char *workspace) {{
 }}
 
 int {name}_run(const secateur_call *call) {{
-    if (call == NULL || call->version != SECATEUR_INTERFACE ||
+    if (call == NULL || call->version < 1 || call->version > SECATEUR_INTERFACE ||
         call->input_count != {input_count} || call->output_count != {output_count} ||
         (call->inputs == NULL && {input_count} > 0) ||
         (call->outputs == NULL && {output_count} > 0)) {{
@@ -101,7 +103,7 @@ int {name}_run(const secateur_call *call) {{
     if (status == 0) {{
         status = secateur_check_outputs(call->outputs, outputs_expected, {output_count}, samples);
     }}
-    if (status != 0) return status;
+{apart}    if (status != 0) return status;
     unsigned char *workspace = call->workspace;
 {place}    if (workspace == NULL || !secateur_is_aligned(workspace, {alignment}) ||
         call->workspace_bytes < {needed}) {{
@@ -246,7 +248,7 @@ size_t {name}_workspace_bytes(const secateur_call *call) {{
 _OPEN_TABLES = """\
 #include "sizes.h"
 #include "open_call.h"
-
+{caches}
 {size_functions}
 /* What is known before a run: dimensions, -1 where they are open, and the bytes of one element. */
 static const int64_t known_dimensions[] = {{{dimensions}}};
@@ -262,7 +264,7 @@ typedef struct {{
 }} CallSizes;
 
 static int is_call(const secateur_call *call) {{
-    return call != NULL && call->version == SECATEUR_INTERFACE &&
+    return call != NULL && call->version >= 1 && call->version <= SECATEUR_INTERFACE &&
            call->input_count == {input_count} && call->output_count == {output_count} &&
            (call->inputs != NULL || {input_count} == 0) &&
            (call->outputs != NULL || {output_count} == 0);
@@ -272,7 +274,8 @@ static int find_call_sizes(const secateur_call *call, CallSizes *s) {{
     int bad = 0;
     int status = secateur_read_dimensions(
         call->inputs, inputs_known, known_dimensions, {input_count}, s->dimensions);
-    if (status == 0) status = find_sizes(s->dimensions, s->n);
+    if (status == 0) status = find_sizes(
+        s->dimensions, secateur_capacity(call), s->n);
     if (status != 0) return status;
     const secateur_size *const n = s->n;
     int64_t *const outputs = s->dimensions + {first_output};
@@ -280,9 +283,11 @@ static int find_call_sizes(const secateur_call *call, CallSizes *s) {{
 {output_dimensions}
     status = secateur_count_bytes(
         inputs_known, s->dimensions, {input_count}, SECATEUR_BAD_INPUT, s->inputs);
-    if (status != 0) return status;
-    return secateur_count_bytes(
-        outputs_known, s->dimensions, {output_count}, SECATEUR_BAD_OUTPUT, s->outputs);
+    if (status == 0) {{
+        status = secateur_count_bytes(
+            outputs_known, s->dimensions, {output_count}, SECATEUR_BAD_OUTPUT, s->outputs);
+    }}
+{cache_bytes}    return status;
 }}
 """
 
@@ -337,6 +342,17 @@ _PLACE = """\
     secateur_size *const at = (secateur_size *)(workspace + {header_bytes});
     secateur_size *const bytes = at + {room};
     const secateur_size arena = place(sizes.n, at, bytes, (int *)(bytes + {room}));
+"""
+
+_APART = """\
+    if (status == 0) {{
+        const secateur_size *const n = sizes.n;
+        int bad = 0;
+        const secateur_cache caches[] = {{{caches}}};
+        (void)n, (void)bad;
+        status = secateur_check_apart(
+            call, inputs_expected, outputs_expected, caches, {count}, samples);
+    }}
 """
 
 _BUFFERS = """\
@@ -413,6 +429,7 @@ def library_source(
         "place": "",
         "guarded": "",
         "found": "",
+        "apart": "",
     }
     if interface.is_open:
         parts = _open_parts(levels[0], numbers, arena)
@@ -450,9 +467,11 @@ def _open_parts(
     memory, sizes = level.memory, level.sizes
     assert isinstance(memory, OpenMemory)
     assert sizes is not None
-    decided = {"guarded": "", "found": ""}
+    parts = {"guarded": GUARDED if sizes.guards else "", "found": "", "apart": ""}
+    if sizes.shapes.caches:
+        parts["apart"] = _apart(level, sizes)
     if sizes.shapes.reads:
-        decided = {
+        parts |= {
             "guarded": GUARDED + _READ,
             "found": _FOUND.format(**numbers, output_dimensions=sizes.output_lines()),
         }
@@ -463,8 +482,10 @@ def _open_parts(
             size_functions=size_functions(memory, sizes),
             atoms=max(1, len(sizes.atoms)),
             output_dimensions=sizes.output_lines(most=True),
+            cache_bytes=_cache_bytes(level, sizes),
+            caches='#include "caches.h"\n' if sizes.shapes.caches else "",
         ),
-        **decided,
+        **parts,
         "workspace_bytes": _OPEN_WORKSPACE.format(
             **numbers, **tables, largest=-1 if arena is None else arena
         ),
@@ -473,6 +494,36 @@ def _open_parts(
         "find_sizes": _FIND_SIZES,
         "place": _PLACE.format(**numbers, **tables),
     }
+
+
+def _caches(level: LibraryLevel, sizes: Sizes) -> list[tuple[CacheRows, int]]:
+    """Caches, each with the index of its output."""
+    outputs = level.kernels.schedule.outputs
+    return [(cache, outputs.index(cache.buffer)) for cache in sizes.shapes.caches]
+
+
+def _cache_bytes(level: LibraryLevel, sizes: Sizes) -> str:
+    """Lines that let caches have the bytes of all rows that there is memory for."""
+    lines = []
+    for cache, output in _caches(level, sizes):
+        for kind, index, run in (
+            ("input", cache.input, cache.before),
+            ("output", output, cache.after),
+        ):
+            nbytes = sizes.code(size_of(cache.outer * run))
+            bad = f"SECATEUR_BAD_{kind.upper()} | {index} << 8"
+            lines.append(
+                f"    if (status == 0 && (uint64_t)({nbytes}) > SIZE_MAX / 2) return {bad};"
+            )
+            lines.append(f"    s->{kind}s[{index}].bytes = (size_t)({nbytes});")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _apart(level: LibraryLevel, sizes: Sizes) -> str:
+    """Lines that refuse tensors in one memory that aren't caches in their own."""
+    caches = _caches(level, sizes)
+    each = [f"{{{c.input}, {output}, {sizes.code(size_of(c.outer))}}}" for c, output in caches]
+    return _APART.format(caches=", ".join(each), count=len(caches))
 
 
 def _sample(index: int, level: LibraryLevel) -> str:

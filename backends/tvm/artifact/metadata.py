@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import onnx
@@ -47,12 +47,25 @@ def metadata_of(interface: Ends, target: Target, samples: Set[str]) -> dict[str,
 
 
 def library_interface(plan: Plan, quantized: Mapping[str, dict[str, Any]]) -> Ends:
-    def describe(name: str, tensor: PlanTensor) -> dict[str, Any]:
-        shape = [d if isinstance(d, int) else shown(d) for d in tensor.shape]
-        fields = {"name": name, "dtype": tensor.dtype, "shape": shape}
+    def describe(name: str, tensor: PlanTensor, shape: Sequence[int]) -> dict[str, Any]:
+        sizes = [d if isinstance(d, int) else shown(d) for d in shape]
+        fields = {"name": name, "dtype": tensor.dtype, "shape": sizes}
         return {**fields, **quantized.get(name, {})}
 
-    return [describe(t.name, t) for t in plan.inputs], [describe(n, t) for n, t in plan.outputs]
+    outputs = zip(plan.outputs, plan.output_shapes(), strict=True)
+    return (
+        [describe(t.name, t, t.shape) for t in plan.inputs],
+        [describe(name, tensor, shape) for (name, tensor), shape in outputs],
+    )
+
+
+def caches_of(plan: Plan) -> list[dict[str, Any]]:
+    """Inputs that outputs continue, by their names, each with the axis along which it grows."""
+    names = {tensor: name for name, tensor in plan.outputs}
+    return [
+        {"input": cache.past.name, "output": names[cache.tensor], "axis": cache.axis}
+        for cache in plan.caches
+    ]
 
 
 def quantized_ends(model: Model) -> dict[str, dict[str, Any]]:

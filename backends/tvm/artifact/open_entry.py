@@ -4,7 +4,8 @@
     int secateur_run(void *const *inputs, void *const *outputs, void *arena,
                      int threads, int first, int last, const int64_t *dimensions)
 
-`dimensions` are those of all inputs, one after the other. `secateur_shapes` gives those of all
+`dimensions` are those of all inputs, one after the other, and, where the model has caches, how many
+rows these have room for, 0 for as many as they hold. `secateur_shapes` gives those of all
 outputs in the same way, and the bytes of the arena for one thread; `secateur_run` is as in
 `entry.py`, but that it takes them again, and that a fault with the code of `Fault.SIZE` has the
 number of one of the metadata's `size_checks`, by which inputs' sizes were refused, in the
@@ -50,7 +51,7 @@ _SOURCE = """\
 ) {{
     secateur_size n[{atoms}], at[{room}], bytes[{room}];
     int live[{room}], bad = 0;
-    const int status = find_sizes(given, n);
+    const int status = find_sizes(given, {capacity}, n);
     if (status != 0) return status;
 {outputs}
     (void)outputs, (void)bad;
@@ -91,11 +92,11 @@ _READ = """\
 
 _NUMBERS = """\
     secateur_size n[{atoms}];
-    const int status = find_sizes(given, n);"""
+    const int status = find_sizes(given, {capacity}, n);"""
 
 _KEPT_NUMBERS = """\
     secateur_size n[{atoms}], *const kept = (secateur_size *)((unsigned char *)arena + {kept});
-    int status = find_sizes(given, n);"""
+    int status = find_sizes(given, {capacity}, n);"""
 
 
 def open_source(
@@ -107,8 +108,11 @@ def open_source(
 ) -> str:
     """The source, as `entry.source`."""
     steps, copies = run_steps(schedule, memory, signatures, sizes)
+    inputs = sizes.shapes.inputs
+    capacity = f"given[{sum(map(len, inputs))}]" if sizes.shapes.caches else "0"
     return _SOURCE.format(
-        **_decided_parts(memory, sizes),
+        **_decided_parts(memory, sizes, capacity),
+        capacity=capacity,
         **level_fields(level),
         declarations=declarations(signatures),
         size_functions=size_functions(memory, sizes),
@@ -126,13 +130,17 @@ def open_source(
     )
 
 
-def _decided_parts(memory: OpenMemory, sizes: Sizes) -> dict[str, str]:
+def _decided_parts(memory: OpenMemory, sizes: Sizes, capacity: str) -> dict[str, str]:
     """What the source has where data decide sizes. The numbers that a run reads lie in the arena,
     where one of later calls finds those of earlier ones."""
     reads, atoms = sizes.shapes.reads, max(1, len(sizes.atoms))
     if not reads:
-        none = dict.fromkeys(("guarded", "found", "first_reads", "write_found"), "")
-        return {**none, "numbers": _NUMBERS.format(atoms=atoms)}
+        none = dict.fromkeys(("found", "first_reads", "write_found"), "")
+        return {
+            **none,
+            "guarded": GUARDED if sizes.guards else "",
+            "numbers": _NUMBERS.format(atoms=atoms, capacity=capacity),
+        }
     lines = read_lines(0, memory, sizes)
     for place, read in enumerate(reads):
         if read.call > 0:
@@ -140,7 +148,7 @@ def _decided_parts(memory: OpenMemory, sizes: Sizes) -> dict[str, str]:
     return {
         "guarded": GUARDED + _READ,
         "found": ", secateur_size *found",
-        "numbers": _KEPT_NUMBERS.format(atoms=atoms, kept=kept_from(memory)),
+        "numbers": _KEPT_NUMBERS.format(atoms=atoms, kept=kept_from(memory), capacity=capacity),
         "first_reads": "".join(f"{line}\n" for line in lines),
         "write_found": sizes.output_lines("found") + "\n",
     }

@@ -15,6 +15,7 @@ from ....ir.errors import SecateurError
 from ....ir.scratch import restore_interrupted
 from ....ir.tensor import Array
 from ..targets import missing_flags
+from .caches import Caches, GrowingInput, HeldMemory
 from .container import Container, is_container
 from .library import Library
 
@@ -69,13 +70,41 @@ class Runtime:
         }
         self.outputs = {**outputs, **dict.fromkeys(self.sequences, (None, None))}
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once.
+    def caches(self, capacity: int) -> Caches:
+        """Memory for the inputs that outputs continue, with room for so many rows of each.
+
+        Raises SecateurError where the model has none, or capacity is no size.
+        """
+        known = self._program.metadata.get("caches", ())
+        if not known:
+            raise SecateurError("no output of the model is an input and rows behind it")
+        if not 1 <= capacity < 2**31:
+            raise SecateurError(f"capacity: {capacity} is no number of rows")
+        growing = []
+        for each in known:
+            dtype, shape = self.inputs[each["input"]]
+            assert dtype is not None
+            assert shape is not None
+            growing.append(GrowingInput(each["input"], each["output"], each["axis"], dtype, shape))
+        return Caches(growing, capacity)
+
+    def run(self, feeds: Mapping[str, Array], caches: Caches | None = None) -> dict[str, Array]:
+        """Run once. What `caches` hold are inputs, too; the outputs that continue them are left
+        there and aren't among the results.
 
         Raises SecateurError for missing, unknown or ill-shaped inputs, and where a node can't
         take the values that it reads.
         """
-        results: dict[str, Any] = self._run_tensors(self._check(self._spread(feeds)))
+        given = self._spread(feeds)
+        if caches is not None:
+            shapes = {name: shape for name, (_, shape) in self.inputs.items()}
+            caches.take_memory(given, shapes)
+            given = {**given, **caches}
+        results: dict[str, Any] = self._run_tensors(self._check(given), caches)
+        if caches is not None:
+            caches.grow(results)
+            for name in caches.outputs:
+                del results[name]
         for name, names in self._sequences.items():
             results[name] = None if names is None else [results.pop(each) for each in names]
         return results
@@ -93,22 +122,32 @@ class Runtime:
             found.update(zip(_places(name), given, strict=False) if count else {name: given})
         return found
 
-    def _run_tensors(self, arrays: dict[str, Array]) -> dict[str, Array]:
+    def _run_tensors(
+        self, arrays: dict[str, Array], caches: Caches | None = None
+    ) -> dict[str, Array]:
         if not self._sliced:
-            return self._program.invoke(arrays)
+            return self._invoke(arrays, None if caches is None else caches.held())
         count = next(len(a) for n, a in arrays.items() if n in self._sliced)
         if count == 0:
             return self._run_no_sample(arrays)
-        runs = [self._run_sample(arrays, index) for index in range(count)]
+        runs = [self._run_sample(arrays, index, caches) for index in range(count)]
         return {
             name: np.concatenate([r[name] for r in runs]) if name in self._pieces else array
             for name, array in runs[0].items()
         }
 
-    def _run_sample(self, arrays: Mapping[str, Array], index: int) -> dict[str, Array]:
+    def _invoke(self, arrays: Mapping[str, Array], held: HeldMemory | None) -> dict[str, Array]:
+        if held is None:
+            return self._program.invoke(arrays)
+        assert isinstance(self._program, Library)
+        return self._program.invoke(arrays, held)
+
+    def _run_sample(
+        self, arrays: Mapping[str, Array], index: int, caches: Caches | None = None
+    ) -> dict[str, Array]:
         sample = {n: a[index : index + 1] if n in self._sliced else a for n, a in arrays.items()}
         try:
-            return self._program.invoke(sample)
+            return self._invoke(sample, None if caches is None else caches.held(index))
         except SecateurError as error:
             raise SecateurError(f"sample {index}: {error}") from None
 

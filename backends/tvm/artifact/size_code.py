@@ -23,11 +23,14 @@ from ..graph.open_sizes import MOST
 from ..plan.memory import OpenMemory
 from ..plan.schedule import Buffer, KernelCall, OpenShapes, Schedule
 from ..plan.sizes import (
+    ROOM,
     bounds_of,
+    empty_symbols,
+    expanded,
     is_bounded,
     is_computable,
-    is_decided,
     least_with_empty,
+    may_be_none,
     most_of,
     size_of,
 )
@@ -39,9 +42,11 @@ _SOURCE = """\
 #define REFUSE_IF(i, condition) \\
     if (condition) return {fault} | i << {shift};
 
-/* The sizes that all others follow from, of those of the inputs, which are checked. */
-static int find_sizes(const secateur_size *given, secateur_size *n) {{
+/* The sizes that all others follow from, of those of the inputs, which are checked; `capacity` is
+ * how many rows caches have room for, 0 for those that they hold. */
+static int find_sizes(const secateur_size *given, secateur_size capacity, secateur_size *n) {{
     int bad = 0;
+    (void)capacity;
 {sizes}
     return 0;
 }}
@@ -127,7 +132,7 @@ class Sizes:
         self.numbers = {atom: index for index, atom in enumerate(self.atoms)}
         self.checks: list[SizeCheck] = []
         self.guards: list[Guard | None] = []
-        """For each call, where data decide sizes."""
+        """For each call, where sizes may be 0 that plans take for 1 or more."""
         self._places = {read.atom: index for index, read in enumerate(shapes.reads)}
         self.lines = list(self._lines())
         self.read_lines = [list(self._read_lines(index)) for index in range(len(shapes.reads))]
@@ -203,23 +208,23 @@ class Sizes:
         return self._check(f"{self.code(size_of(a))} != {self.code(size_of(b))}", SizeCheck(text))
 
     def guard(self, call: KernelCall, results: AbstractSet[Buffer]) -> Guard | None:
-        """What a run finds out before a call whose sizes data decide; None for others.
+        """What a run finds out before a call of sizes that may be 0; None for others.
 
         `results` are the buffers that something reads after the call that writes them.
         """
         made = [size_of(b.nbytes) for b in call.written if b.root()[0] in results]
         left_out = ""
-        if made and all(is_decided(size) for size in made):
+        if made and all(may_be_none(size) for size in made):
             left_out = " && ".join(f"{self.code(size)} < 1" for size in dict.fromkeys(made))
         least = least_with_empty if call.takes_empty else bounds_of
         parts: list[tuple[Size, int]] = [(single(a), least(a)[0]) for a in call.sizes]
         if not call.takes_empty:
             parts += [(size_of(b.nbytes), 1) for b in call.arguments if b not in call.written]
-        needed = [(s, low) for s, low in dict.fromkeys(parts) if is_decided(s) and low > -MOST]
+        needed = [(s, low) for s, low in dict.fromkeys(parts) if may_be_none(s) and low > -MOST]
         refused = [f"{self.code(size)} < {low}" for size, low in needed]
         if not left_out and not refused:
             return None
-        text = "the data leave an operand without elements, which it isn't compiled for"
+        text = "an operand has no elements in this run, which it isn't compiled for"
         self.checks.append(SizeCheck(f"node '{call.label}': {text}"))
         return Guard(left_out or "0", " || ".join(refused) or "0", len(self.checks) - 1)
 
@@ -246,6 +251,8 @@ class Sizes:
             if not atom.op or self.read_after(single(atom)) >= 0:
                 continue
             text = f"size {atom.key} would not be within what the model can be run with"
+            if atom.op in ROOM:
+                text = f"the capacity must be from {atom.operands[0]} to {MOST}"
             yield f"    n[{self.numbers[atom]}] = {self._function(atom)};"
             yield self._in_range(atom, SizeCheck(text))
             if atom.op == "part":
@@ -269,6 +276,11 @@ class Sizes:
 
     def _in_range(self, atom: Atom, check: SizeCheck) -> str:
         number, (low, high) = f"n[{self.numbers[atom]}]", bounds_of(atom)
+        empty = [f"n[{self.numbers[symbol]}] == 0" for symbol in empty_symbols(single(atom))]
+        if atom.op and low == 1 and empty:
+            return self._check(
+                f"bad || {number} < !({' || '.join(empty)}) || {number} > {high}", check
+            )
         return self._check(f"bad || {number} < {low} || {number} > {high}", check)
 
     def _function(self, atom: Atom) -> str:
@@ -277,13 +289,14 @@ class Sizes:
             return operands[0]
         name = {"part": "floor", "choose": "either"}.get(atom.op, atom.op)
         rest = ", &bad" if name in ("floor", "div") else ""
+        operands = ["capacity"] * (atom.op in ROOM) + operands
         return f"secateur_{name}({', '.join(operands)}{rest})"
 
     def _given(self, symbol: Atom) -> tuple[int, int]:
         """An axis of an input whose size is a symbol, or a multiple of a part of it."""
         for index, shape in enumerate(self.shapes.inputs):
             for axis, dim in enumerate(shape):
-                found = atoms([size_of(dim)])
+                found = atoms([expanded(size_of(dim))])
                 if symbol in found and all(a == symbol or a.op == "part" for a in found):
                     return index, axis
         raise AssertionError(f"no input has the size {symbol}")
@@ -359,9 +372,10 @@ def sizes_of_run(schedule: Schedule, memory: OpenMemory) -> Sizes:
     extra += [size_of(c.nbytes) for c in memory.copies]
     extra += [Expression({(atom,): 1}) for call in schedule.calls for atom in call.sizes]
     extra += [size_of(place.offset) for place in memory.places.values()]
+    extra += [size_of(size) for cache in schedule.open.caches for size in cache.sizes]
     extra += [size_of(loop.steps) for loop in schedule.loops if loop.steps is not None]
     sizes = Sizes(schedule.open, extra)
-    if schedule.open.reads:
+    if any(may_be_none(single(atom)) for atom in sizes.atoms):
         results = _results(schedule)
         sizes.guards = [sizes.guard(call, results) for call in schedule.calls]
     unknown = [atom.key for atom in sizes.atoms if not is_computable(atom)]

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from ..kernels.movement import concat
 from ..plan.aliases import Alias, pieces
 from ..plan.blocked import Blocked
-from ..plan.operations import ConcatOp
-from ..plan.schedule import Buffer
+from ..plan.caches import rows_of_memory
+from ..plan.operations import AppendOp, ConcatOp
+from ..plan.schedule import Buffer, CacheRows, nbytes
+from ..plan.sizes import expanded, size_of, stand_in
 from ..plan.tensors import PlanTensor
 from .emission import Emission
 
@@ -65,4 +67,37 @@ def _rows(emission: Emission, op: ConcatOp) -> Buffer:
         [emission.read(t, None) for t in op.inputs],
         (op.output.elements,),
         dtype,
+    )
+
+
+def emit_append(emission: Emission, op: AppendOp) -> None:
+    """Copy what is new to where it lies in the cache, whose other rows the entry brings there."""
+    axis, dtype = op.axis, op.output.dtype
+    before = stand_in(expanded(size_of(op.past.shape[axis])))  # which proofs follow furthest
+    outer, inner = math.prod(op.output.shape[:axis]), op.output.shape[axis + 1 :]
+    first, run, whole = (
+        math.prod((rows, *inner)) for rows in (before, op.new.shape[axis], op.output.shape[axis])
+    )
+    new, call = emission.read(op.new, None), len(emission.schedule.calls)
+    buffer = emission.call(
+        ("append", outer, first, run, whole, dtype),
+        lambda: concat.build_append(outer, first, run, whole, dtype, emission.target),
+        [new],
+        op.output.shape,
+        dtype,
+    )
+    emission.define(op.output, buffer)
+    given = emission.buffers[op.past, None].input
+    assert given is not None
+    assert emission.schedule.open is not None
+    emission.schedule.open.caches.append(
+        CacheRows(
+            given,
+            buffer,
+            call,
+            outer,
+            nbytes([first], dtype),
+            nbytes((rows_of_memory(before), *inner), dtype),
+            nbytes([whole], dtype),
+        )
     )

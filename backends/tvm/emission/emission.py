@@ -22,10 +22,18 @@ from ..kernels.movement.sources import Elementwise, Source
 from ..plan.aliases import Alias
 from ..plan.blocked import Blocked, Fill
 from ..plan.layouts import choose_layouts
-from ..plan.operations import ElementwiseOp, Fused, LoopsOp, Plan, ReadSizesOp
+from ..plan.operations import (
+    AppendOp,
+    ConcatOp,
+    ElementwiseOp,
+    Fused,
+    LoopsOp,
+    Plan,
+    ReadSizesOp,
+)
 from ..plan.programs import Program
 from ..plan.schedule import Buffer, KernelCall, OpenShapes, Schedule, nbytes
-from ..plan.sizes import facts_of, is_decided, is_open
+from ..plan.sizes import facts_of, is_open, may_be_none
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
 from ..tensorir.digest import digest, kernel_name
@@ -85,7 +93,7 @@ class Emission:
         reads_sizes = any(isinstance(op, ReadSizesOp) for op in plan.operations)
         if reads_sizes or any(is_open(*tensor.shape) for tensor in plan.inputs):
             inputs = tuple(tensor.shape for tensor in plan.inputs)
-            outputs = tuple(tensor.shape for _, tensor in plan.outputs)
+            outputs = tuple(plan.output_shapes())
             elements = {t.elements: None for t in plan.inputs if is_open(t.elements)}
             self.schedule.open = OpenShapes(inputs, outputs, tuple(plan.equal), elements)
 
@@ -256,7 +264,8 @@ class Emission:
         sizes = sizes_of(function)
         equal = self.schedule.open.equal if self.schedule.open is not None else ()
         takes_empty, verdict = False, None
-        if isinstance(self.current, LoopsOp) and any(is_decided(single(atom)) for atom in sizes):
+        takes = isinstance(self.current, (AppendOp, ConcatOp, LoopsOp))
+        if takes and any(may_be_none(single(atom)) for atom in sizes):
             facts = facts_of(sizes, equal, with_empty=True)
             verdict = self.verdicts.of(function, self.digests[name], constants, facts)
             takes_empty = not verdict.unproven

@@ -10,6 +10,7 @@ from ..bounds import Verdicts
 from ..errors import UnprovenError
 from ..plan.aliases import is_in_place
 from ..plan.operations import (
+    AppendOp,
     BlockProductOp,
     ConcatOp,
     ConvolutionOp,
@@ -99,6 +100,7 @@ def _read_sizes(emission: Emission, op: ReadSizesOp) -> None:
 
 
 _RULES: dict[type[Operation], Callable[[Emission, Any], None]] = {
+    AppendOp: concat.emit_append,
     BlockProductOp: matmul.emit_blocks,
     ConcatOp: concat.emit,
     ConvolutionOp: convolution.emit,

@@ -84,8 +84,6 @@ def check_admitted(model: Model, admitted: Mapping[str, Admitted]) -> None:
         low, high, divisor = sizes
         most = MOST if high is None else high
         first = -(-low // divisor) * divisor
-        if low == 0 < most:
-            raise SecateurError(f"--size {name}: 0 is admitted by itself only; begin at 1")
         if not (0 <= low <= most <= MOST and divisor >= 1 and first <= most):
             raise SecateurError(f"--size {name}: no size from {low} to {most} by {divisor}")
 

@@ -18,7 +18,7 @@ from ..graph.loop_sizes import LoopAnalysis, OpenLoop
 from ..graph.open_sizes import OpenSizes
 from ..plan.operations import ElementwiseOp, Plan, ReadSizesOp
 from ..plan.programs import Program, ProgramBuilder, compose, dequantize, simplify
-from ..plan.sizes import is_decided, is_open, most_of, stand_in, stand_in_of_axis, uncomputable
+from ..plan.sizes import is_open, may_be_none, most_of, stand_in, stand_in_of_axis, uncomputable
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
 
@@ -202,15 +202,15 @@ class Lowering:
         return node in self._read
 
     def may_read_nothing(self, node: Node) -> bool:
-        """Whether data may leave an operand of a node without elements, and not its results."""
-        if self.sizes is None or not self.sizes.data or node.op_type in ("Slice", "TopK"):
+        """Whether an operand of a node may have no elements in some run though its results do."""
+        if self.sizes is None or node.op_type in ("Concat", "Slice", "TopK"):
             return False
         results = [self.sizes.shape(v) for v in node.outputs if v is not None and v.uses]
         whole = [e.multiply(*shape) for shape in results if shape is not None]
         for value in node.inputs:
             for size in self.sizes.shape(value) or ():
-                may_be_none = is_decided(size) and e.range_of(size).low == 0
-                if may_be_none and any(e.divide_exactly(each, size) is None for each in whole):
+                may_be_empty = may_be_none(size) and e.range_of(size).low == 0
+                if may_be_empty and any(e.divide_exactly(each, size) is None for each in whole):
                     return True
         return False
 

@@ -24,6 +24,7 @@ from ..graph.expand import RequiredRange
 from ..graph.loops import LoopBody, is_loop
 from ..graph.open_sizes import OpenSizes, follow_sizes
 from ..graph.prepare import Prepared, choose_branches, prepare
+from ..plan.caches import hold_caches
 from ..plan.fuse import fuse
 from ..plan.operations import ElementwiseOp, LoopsOp, Plan
 from ..plan.programs import Program
@@ -137,6 +138,7 @@ def lower(
     _check_names(lowering.plan)
     if before_fusion is not None:
         before_fusion(lowering.plan)
+    hold_caches(lowering.plan)
     fuse(lowering.plan)
     use_tables(lowering.plan, target)
     return lowering.plan
@@ -263,7 +265,8 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
     rule = None if _has_empty(lowering, node) else RULES.get(name)
     if name not in OPEN_RULES and lowering.is_open(node):
         rule = None
-    if rule is not None and lowering.may_read_nothing(node):
+    has_windows = name in convolution.RULES or name in pooling.RULES
+    if rule is not None and not has_windows and lowering.may_read_nothing(node):
         rule = None  # plain loops take operands without elements
     if rule is not None and _apply_fast(rule, lowering, node):
         log.debug("%s (%s): by %s.%s", node.label, name, rule.__module__, rule.__qualname__)

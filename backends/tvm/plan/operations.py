@@ -218,6 +218,21 @@ class ConcatOp(Operation):
 
 
 @dataclasses.dataclass(eq=False)
+class AppendOp(Operation):
+    """`new` written into a cache, the result, behind the rows of `past` along an axis.
+
+    Those are there already, and are left as they are.
+    """
+
+    past: PlanTensor
+    new: PlanTensor
+    axis: int
+
+    def reads(self) -> list[PlanTensor]:
+        return [self.new]
+
+
+@dataclasses.dataclass(eq=False)
 class ReshapeOp(Operation):
     """The same elements in row-major order under another shape."""
 
@@ -328,6 +343,26 @@ class ReadSizesOp(Operation):
         return [self.input]
 
 
+@dataclasses.dataclass(frozen=True)
+class GrowingCache:
+    """An output of the model that is one of its inputs, `past`, and more rows along an axis.
+
+    In memory both may have room for more rows than they hold: `tensor` is the output with that
+    room, and `rows` is how many it holds.
+    """
+
+    past: PlanTensor
+    tensor: PlanTensor
+    axis: int
+    rows: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The output's shape."""
+        shape = self.tensor.shape
+        return (*shape[: self.axis], self.rows, *shape[self.axis + 1 :])
+
+
 @dataclasses.dataclass
 class Plan:
     """Operations in execution order, with the graph's inputs and outputs.
@@ -343,6 +378,12 @@ class Plan:
     operators: dict[str, str] = dataclasses.field(default_factory=dict)
     equal: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     sequences: dict[str, list[str] | None] = dataclasses.field(default_factory=dict)
+    caches: list[GrowingCache] = dataclasses.field(default_factory=list)
+
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """Those of the model's outputs, of caches without the rows that nothing holds."""
+        held = {cache.tensor: cache.shape for cache in self.caches}
+        return [held.get(tensor, tensor.shape) for _, tensor in self.outputs]
 
     def link(self) -> None:
         """Recompute producers and readers, dropping operations whose results nothing reads."""

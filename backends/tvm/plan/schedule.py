@@ -97,7 +97,8 @@ class OpenShapes:
     """Shapes of a model's inputs and outputs some of whose sizes only a run fixes.
 
     `elements` are how many such tensors on the way have, `equal` sizes that must be so, `reads`
-    what data decide, in the order in which a run knows it.
+    what data decide, in the order in which a run knows it; `caches` are inputs that outputs
+    continue.
     """
 
     inputs: tuple[tuple[int, ...], ...]
@@ -105,6 +106,7 @@ class OpenShapes:
     equal: tuple[tuple[int, int], ...] = ()
     elements: dict[int, None] = dataclasses.field(default_factory=dict)
     reads: list[SizeRead] = dataclasses.field(default_factory=list)
+    caches: list[CacheRows] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +122,27 @@ class SizeRead:
     dtype: str
     call: int
     label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheRows:
+    """Rows of an input, by its index, which are in an output's buffer, too, from a call on.
+
+    They are `outer` runs of `nbytes`, `before` bytes apart in the input and `after` in the buffer.
+    """
+
+    input: int
+    buffer: Buffer
+    call: int
+    outer: int
+    nbytes: int
+    before: int
+    after: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All numbers of it that a run may fix."""
+        return (self.outer, self.nbytes, self.before, self.after)
 
 
 def nbytes(shape: Sequence[int], dtype: str) -> int:

@@ -24,7 +24,11 @@ from ....ir.symbolic.ranges import Range
 from ..graph.open_sizes import MOST
 from .numeric import Numeric
 
-COMPUTED = ("", "part", "floor", "min", "max", "less", "scaled", "dim")
+ROOM = ("spare", "held")
+"""Functions of the rows of a cache and of how many a call says that its memory has room for
+(`caches.py`): those beyond them, and all."""
+
+COMPUTED = ("", "part", "floor", "min", "max", "less", "scaled", "dim", *ROOM)
 """Functions in sizes that an artifact computes; "" are the symbols themselves, "dim" a sum that
 is the size of an axis, or what is left of one, which kernels take as one number. What it is no
 greater than, if known, is another operand of it."""
@@ -211,7 +215,7 @@ def stand_in_of_axis(size: Size) -> int:
         atom.range.low is not None and atom.range.low > 0 for atom in term[1]
     ):
         return stand_in(size)
-    if term is not None and is_decided(size) and e.is_nonnegative(size):
+    if term is not None and may_be_none(size) and e.is_nonnegative(size):
         parts = (e.single(atom) for atom in term[1])
         return math.prod([term[0], *(_as_atom(part, _from_1(part)) for part in parts)])
     return _as_atom(size, _from_1(size))
@@ -306,10 +310,25 @@ def is_decided(size: Size) -> bool:
     return not isinstance(size, int) and e.mentions(size, "data")
 
 
+def may_be_none(size: Size) -> bool:
+    """Whether a run may find that a size is 0, which plans take for 1 or more: data decide it, or
+    it follows from one of an input of which 0 is admitted."""
+    return not isinstance(size, int) and any(
+        atom.op == "data" or (not atom.op and atom.range.low == 0) for atom in atoms([size])
+    )
+
+
+def empty_symbols(size: Size) -> list[Atom]:
+    """The symbols in a size of which 0 is admitted."""
+    return [atom for atom in atoms([size]) if not atom.op and atom.range.low == 0]
+
+
 def shown(value: int) -> str:
     """A size in words for users: of what data decide without its bounds."""
-    size = size_of(value)
-    return str(_unbounded(expanded(size)) if is_decided(size) else size)
+    size, whole = size_of(value), expanded(size_of(value))
+    if isinstance(whole, Expression) and whole.atom is not None and not whole.atom.op:
+        return str(whole)
+    return str(_unbounded(whole) if is_decided(size) else size)
 
 
 def _unbounded(size: Size) -> Size:
@@ -470,7 +489,7 @@ Polynomial = Sequence[tuple[int, Sequence[int]]]
 class SizeFacts:
     """What is known of the open sizes that a kernel takes after its buffers: the least and the
     greatest that each may be, and sums of products of them that are at least 0. Where the least
-    may be 0 because data decide it (`with_empty`), it is no divisor, which is to be proven, too."""
+    may be 0 in some run (`with_empty`), it is no divisor, which is to be proven, too."""
 
     ranges: tuple[tuple[int, int], ...] = ()
     facts: tuple[Polynomial, ...] = ()
@@ -485,8 +504,8 @@ def facts_of(
 ) -> SizeFacts:
     """What is known of sizes that a kernel takes, among which are those that they follow from.
 
-    `equal` are sizes that are so in every run. With `with_empty` axes whose size data decide may
-    have none.
+    `equal` are sizes that are so in every run. With `with_empty` axes may have no elements, of
+    which a run may find that.
     """
     places = {atom: index for index, atom in enumerate(parameters)}
     facts: list[Polynomial] = []
@@ -510,9 +529,9 @@ def facts_of(
 
 
 def least_with_empty(atom: Atom) -> tuple[int, int]:
-    """As `bounds_of`, where axes whose size data decide may have no elements."""
+    """As `bounds_of`, where axes may have no elements of which a run may find that."""
     low, high = bounds_of(atom)
-    return (min(low, 0) if is_decided(e.single(atom)) else low), high
+    return (min(low, 0) if may_be_none(e.single(atom)) else low), high
 
 
 def bounds_of(atom: Atom) -> tuple[int, int]:

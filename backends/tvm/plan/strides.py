@@ -56,7 +56,11 @@ def compose(
     sizes, [walked] = collapse(inner_shape, [list(inner_strides)])
     steps = row_major(sizes)
     if is_open(*shape, *strides, offset, *sizes):
-        return _compose_open(shape, strides, offset, sizes, steps, walked, inner_offset)
+        if offset != 0:
+            return None
+        own = _compose_open(shape, strides, inner_shape, inner_strides)
+        own = own or _compose_open(shape, strides, sizes, walked)
+        return None if own is None else (own, inner_offset)
     first = [offset // step % size for step, size in zip(steps, sizes, strict=True)]
     furthest = list(first)
     result = []
@@ -77,24 +81,18 @@ def compose(
 
 
 def _compose_open(
-    shape: Sequence[int],
-    strides: Sequence[int],
-    offset: int,
-    sizes: Sequence[int],
-    steps: Sequence[int],
-    walked: Sequence[int],
-    inner_offset: int,
-) -> tuple[tuple[int, ...], int] | None:
-    """As `compose`, for a view that walks whole axes of the copy in another order."""
-    if offset != 0:
-        return None
-    result = []
+    shape: Sequence[int], strides: Sequence[int], sizes: Sequence[int], walked: Sequence[int]
+) -> tuple[int, ...] | None:
+    """As `compose`, for a view that walks whole axes of the copy in another order, each once."""
+    result, steps = [], row_major(sizes)
+    left = dict.fromkeys(range(len(sizes)))
     for size, stride in zip(shape, strides, strict=True):
         if size == 1 or stride == 0:
             result.append(0)
             continue
-        axis = next((a for a, s in enumerate(steps) if s == stride and sizes[a] == size), None)
+        axis = next((a for a in left if steps[a] == stride and sizes[a] == size), None)
         if axis is None:
             return None
+        del left[axis]
         result.append(walked[axis])
-    return tuple(result), inner_offset
+    return tuple(result)

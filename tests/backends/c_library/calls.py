@@ -35,6 +35,7 @@ class Call(ctypes.Structure):
         ("weights", ctypes.c_void_p),
         ("weights_bytes", ctypes.c_size_t),
         ("pool", ctypes.POINTER(Pool)),
+        ("capacity", ctypes.c_int64),
     ]
 
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GUARD = 64, MOST_BLOCKS = 130 };
+enum { GUARD = 64, MOST_BLOCKS = 160 };
 
 static unsigned char *blocks[MOST_BLOCKS];
 static size_t sizes[MOST_BLOCKS];

@@ -9,7 +9,8 @@ caches of all.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -144,25 +145,36 @@ class CachedDecoder:
 Arrays = Mapping[str, Any]
 
 
-def generate(
-    sizes: DecoderSizes,
-    prompt: Any,
-    count: int,
-    first: Callable[[Arrays], Arrays],
-    then: Callable[[Arrays], Arrays],
-) -> tuple[list[int], list[Any]]:
-    """The most likely tokens after a prompt [1, n], and the scores that each was chosen by.
-
-    `first` runs the model without anything before the prompt, `then` for each token after it.
-    """
+def steps(sizes: DecoderSizes, prompt: Any, run: Callable[[Arrays], Arrays]) -> Iterator[Any]:
+    """The scores that each token after a prompt [1, n] is chosen by, which are the highest."""
     shape = (1, sizes.kv_heads, 0, sizes.size)
     names = [f"{what}{index}" for index in range(sizes.depth) for what in ("keys", "values")]
     caches: dict[str, Any] = {name: np.zeros(shape, np.float32) for name in names}
-    ids, run, tokens, scores = prompt, first, list[int](), list[Any]()
-    for _ in range(count):
+    ids = prompt
+    while True:
         found = run({"ids": ids, **caches})
-        scores.append(found["logits"][0, -1])
-        tokens.append(int(scores[-1].argmax()))
-        ids, run = np.array([[tokens[-1]]]), then
+        scores = found["logits"][0, -1]
+        yield scores
+        ids = np.array([[scores.argmax()]])
         caches = {name: found[f"new_{name}"] for name in names}
-    return tokens, scores
+
+
+def generate(
+    sizes: DecoderSizes, prompt: Any, count: int, run: Callable[[Arrays], Arrays]
+) -> tuple[list[int], list[Any]]:
+    """The most likely tokens after a prompt, and the scores that each was chosen by."""
+    scores = list(itertools.islice(steps(sizes, prompt, run), count))
+    return [int(each.argmax()) for each in scores], scores
+
+
+class InPlace:
+    """Runs of a decoder whose caches stay in one memory, with room for `capacity` tokens."""
+
+    def __init__(self, runtime: Any, capacity: int) -> None:
+        self.runtime = runtime
+        self.caches = runtime.caches(capacity)
+
+    def __call__(self, feeds: Arrays) -> dict[str, Any]:
+        """Scores; the caches among what is given are those that are here."""
+        found: dict[str, Any] = self.runtime.run({"ids": feeds["ids"]}, self.caches)
+        return {**found, **{f"new_{name}": held for name, held in self.caches.items()}}

@@ -26,14 +26,18 @@ def _fresh_process() -> Iterator[None]:
         status = Path(path).stat()
         self._opened = (str(Path(path).absolute()), status.st_ino, status.st_mtime_ns)
 
-    def run_twice(self: Any, feeds: Any) -> Any:
-        found = run(self, feeds)
+    def run_twice(self: Any, feeds: Any, caches: Any = None) -> Any:
+        kept = {} if caches is None else {name: held.copy() for name, held in caches.items()}
+        found = run(self, feeds, caches)
+        if caches is not None and len(kept) < len(caches):
+            return found  # nothing was in them: the next run is the first that can be repeated
         identity = vars(self).pop("_opened", None)
         status = Path(identity[0]).stat() if identity and Path(identity[0]).exists() else None
         if status is None or (status.st_ino, status.st_mtime_ns) != identity[1:]:
             return found  # ran before, or the file is another by now
-        repeated = child.run(Path(identity[0]), dict(feeds), self.threads)
-        assert repeated.keys() == found.keys()
+        repeated = child.run(Path(identity[0]), {**feeds, **kept}, self.threads)
+        in_place = () if caches is None else caches.outputs
+        assert repeated.keys() == {*found, *in_place}
         for name, value in found.items():
             if not isinstance(value, list):
                 np.testing.assert_array_equal(repeated[name], value)

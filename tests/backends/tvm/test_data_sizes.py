@@ -458,9 +458,7 @@ def test_an_operand_without_elements(tmp_path: Path) -> None:
     )
     model = model_of("(%x: float[4]) -> (%y: int64[1])", body)
     runtime = compiled(model, tmp_path)
-    with pytest.raises(
-        SecateurError, match=r"node 'y': the data leave an operand without elements"
-    ):
+    with pytest.raises(SecateurError, match=r"node 'y': an operand has no elements in this run"):
         runtime.run({"x": np.zeros(4, np.float32)})
     assert runtime.run({"x": np.ones(4, np.float32)})["y"].tolist() == [3]
 

@@ -263,8 +263,6 @@ def test_what_cannot_be_open_is_named(tmp_path: Path) -> None:
             read_admitted([text])
     with pytest.raises(SecateurError, match="no size from 5 to 4"):
         compiled(model, tmp_path, "n=5..4")
-    with pytest.raises(SecateurError, match="0 is admitted by itself only"):
-        compiled(model, tmp_path, "n=0..4")
 
 
 @pytest.mark.parametrize("sizes", ["n=0", "n=4", "n=8..8:8"])
@@ -344,14 +342,18 @@ def test_hostile_dimensions(name: str, tmp_path: Path) -> None:
         given = [sizes.get(d, d) for i in metadata["inputs"] for d in i["shape"]]
         if random.random() < 0.3:
             given[random.integers(len(given))] = EXTREMES[random.integers(len(EXTREMES))]
+        rooms = [EXTREMES[random.integers(len(EXTREMES))] * (random.random() < 0.5)]
+        rooms *= "caches" in metadata
         found = (ctypes.c_int64 * sum(len(o["shape"]) for o in metadata["outputs"]))()
-        dimensions, arena = (ctypes.c_int64 * len(given))(*given), ctypes.c_int64(-1)
+        dimensions = (ctypes.c_int64 * (len(given) + len(rooms)))(*given, *rooms)
+        arena = ctypes.c_int64(-1)
         status = library.secateur_shapes(dimensions, found, ctypes.byref(arena))
         if status == 0:
             admitted += 1
             assert arena.value > 0
             assert all(1 <= size <= MOST for size in found)
             assert all(1 <= size <= MOST for size in given)
+            assert all(room == 0 or found[1] <= room <= MOST for room in rooms)
         else:
             assert status & 255 == Fault.SIZE
             assert status >> 8 < len(metadata["size_checks"])

@@ -1,6 +1,6 @@
 /* What all libraries that secateur makes have in common. One program may hold several. */
 #ifndef SECATEUR_INTERFACE
-#define SECATEUR_INTERFACE 1
+#define SECATEUR_INTERFACE 2
 
 #include <stddef.h>
 #include <stdint.h>
@@ -32,9 +32,10 @@ typedef struct {
 } secateur_pool;
 
 /* One run of a model. Set what isn't needed to zero. Outputs and the workspace overlap nothing
- * else that a call names: they are written while inputs and weights are read. */
+ * else that a call names: they are written while inputs and weights are read. An output that
+ * continues an input (NAME_OUTPUT_i_CONTINUES) may be the same memory as that. */
 typedef struct {
-    uint32_t version; /* SECATEUR_INTERFACE: which fields there are */
+    uint32_t version; /* SECATEUR_INTERFACE: which fields there are; of version 1 up to `pool` */
     uint32_t threads; /* of the library's own, where it has them; 0 and 1: the caller alone */
     const secateur_input *inputs;
     const secateur_output *outputs;
@@ -44,6 +45,10 @@ typedef struct {
     const void *weights; /* NULL: those in the library */
     size_t weights_bytes;
     const secateur_pool *pool; /* NULL: the caller alone, or `threads` */
+    /* How many rows, along the axis that grows, there is memory for in inputs that outputs continue
+     * and in these outputs, whatever their dimensions: rows lie as in a tensor of so many. 0: for as
+     * many as there are. */
+    int64_t capacity;
 } secateur_call;
 
 /* A status is 0, or one of these and, from bit 8 on, the number of what it is about. */
@@ -59,7 +64,7 @@ enum {
     /* Of the call. */
     SECATEUR_BAD_CALL = 64,      /* no call, another version, or another number of tensors */
     SECATEUR_BAD_INPUT = 65,     /* input: no or misaligned data, other dimensions, too few bytes */
-    SECATEUR_BAD_OUTPUT = 66,    /* output: likewise */
+    SECATEUR_BAD_OUTPUT = 66,    /* output: likewise, or memory of another tensor's */
     SECATEUR_BAD_WORKSPACE = 67, /* no, misaligned or too small memory */
     SECATEUR_BAD_WEIGHTS = 68,   /* weights are needed, or are those of another model */
     SECATEUR_BAD_CPU = 69,       /* the CPU lacks instructions that the library uses */
@@ -103,6 +108,6 @@ typedef struct {
     size_t weights_bytes; /* of the weights that each call is given; 0: they are in the library */
 } secateur_model;
 
-#elif SECATEUR_INTERFACE != 1
+#elif SECATEUR_INTERFACE != 2
 #error "headers of libraries with different interfaces: compile the older model anew"
 #endif

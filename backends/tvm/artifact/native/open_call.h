@@ -60,3 +60,8 @@ static int secateur_check_ranks(const secateur_output *outputs, const Expected *
     }
     return 0;
 }
+
+/* Rows that the memory of caches has room for, as far as the caller says; 0: those that they hold. */
+static int64_t secateur_capacity(const secateur_call *call) {
+    return call->version < 2 ? 0 : call->capacity;
+}

@@ -25,6 +25,10 @@ class secateur_open_runner : public secateur_base {
         ::std::span<::std::byte> workspace, const secateur_options &options) noexcept
         : secateur_base(model, digest, workspace, options), shapes_(shapes), grows_(false) {}
 
+    /* How many rows the memory of caches has room for, in all runs from now on; 0: those that they
+     * hold. An output that continues an input may then be the same memory as that. */
+    void set_capacity(::std::int64_t rows) noexcept { call_.capacity = rows; }
+
   protected:
     using inputs_type = ::std::array<secateur_input, Inputs>;
     using outputs_type = ::std::array<secateur_output, Outputs>;

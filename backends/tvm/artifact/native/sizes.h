@@ -59,6 +59,29 @@ static inline secateur_size secateur_scaled(secateur_size a, secateur_size bits)
     return product < (float)SECATEUR_MOST ? (secateur_size)product : SECATEUR_MOST;
 }
 
+/* Rows that a cache has room for beyond those that it holds, and all, by how many the caller says
+ * that there are: 0 for as many as it holds. */
+static inline secateur_size secateur_spare(secateur_size capacity, secateur_size rows) {
+    return capacity == 0 ? 0 : capacity - rows;
+}
+
+static inline secateur_size secateur_held(secateur_size capacity, secateur_size rows) {
+    return capacity == 0 ? rows : capacity;
+}
+
+/* Have the rows of a cache that are in an input, `outer` runs of `bytes`, in an output, too: nothing
+ * to do where both are the same memory, whose runs are as far apart or one. */
+static inline void secateur_keep(
+    void *output, const void *input, secateur_size outer, secateur_size bytes,
+    secateur_size before, secateur_size after
+) {
+    if (output == input || bytes < 1) return;
+    for (secateur_size i = 0; i < outer; i++) {
+        unsigned char *to = (unsigned char *)output + i * after;
+        __builtin_memcpy(to, (const unsigned char *)input + i * before, (__SIZE_TYPE__)bytes);
+    }
+}
+
 /* A buffer's calls, from the first that uses it to the last. */
 typedef struct {
     int first, last;

@@ -2,7 +2,8 @@
 
 As `product.py`, but for the edges: rows that are left over make tiles of fewer rows, columns that
 are left over vectors of their own, of which only the columns that there are get stored. Bytes come
-as floats, of whose products as many are added as a float holds exactly, then integers.
+as floats, of whose products as many are added as a float holds exactly, then integers. A few rows
+don't pay for packing the right operand: they read it as it is, as attention does its cache.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ...plan.sizes import cascade_of, is_open, typical
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
+from ..movement.transposition import transpose
 from . import product as static
 from .matmul import MatrixTile
 from .pack import Packer
@@ -24,6 +26,12 @@ from .reduction import multiply
 
 UNROLL = 4
 """Steps along the depth without a test in between."""
+
+FEW = 4
+"""Rows for which the right operand isn't packed."""
+
+VECTORS = 4
+"""Accumulators of a row that reads the right operand as it is, where its columns are neighbours."""
 
 
 EXACT = 256
@@ -59,6 +67,18 @@ def scratch(
         count = count * size
     width = tile.vectors * target.lanes
     return [((count * _groups(product, width), product.depth, width), "float32")]
+
+
+def reads_unpacked(product: BatchedProduct, target: Target) -> bool:
+    """Whether a few rows can read the right operand as it is: whole vectors of columns, or of the
+    depth along which both operands have neighbours."""
+    left, right, lanes = product.left, product.right, target.lanes
+    if product.adds_whole:
+        return False
+    if right.column == 1:
+        return not is_open(product.columns) and product.columns % lanes == 0
+    known = not is_open(product.depth) and product.depth % lanes == 0
+    return known and right.row == left.column == 1 and product.depth > 0
 
 
 def _groups(product: BatchedProduct, width: int) -> int:
@@ -99,6 +119,20 @@ class _OpenProduct:
         return not isinstance(self.rest, int) or self.rest != 0
 
     def build(self, *, parallel: bool) -> PrimFunc:
+        k, rows = self.k, self.product.rows
+        if not reads_unpacked(self.product, self.target):
+            self.build_packed(parallel=parallel)
+        elif not is_open(rows):
+            (self.build_few if rows <= FEW else self.build_packed)(parallel=parallel)
+        else:
+            with k.when(as_int(rows) <= FEW):
+                self.build_few(parallel=parallel)
+            with k.when(as_int(rows) > FEW):
+                self.build_packed(parallel=parallel)
+        return k.finish()
+
+    def build_packed(self, *, parallel: bool) -> None:
+        """Pack the right operand, then multiply tiles."""
         k = self.k
         groups = _groups(self.product, self.width)
         batched = any(size != 1 for size in self.product.batch)
@@ -113,7 +147,80 @@ class _OpenProduct:
                 shares = parallel and not batched and rows == self.tile.rows
                 with k.loop(count, "i", parallel=shares) as i:
                     self.compute(index, n * groups, start + i * rows, rows)
-        return k.finish()
+
+    def build_few(self, *, parallel: bool) -> None:
+        """Multiply row by row by what the right operand has in memory."""
+        batched = any(size != 1 for size in self.product.batch)
+        with (
+            self.matrices(parallel=parallel and batched) as (index, _),
+            self.k.loop(self.product.rows, "few") as row,
+        ):
+            if self.product.right.column != 1:
+                self.add_columns(index, row)
+                return
+            for count, vectors, start in cascade_of(self.product.columns // self.lanes, VECTORS):
+                with self.k.loop(count, "group") as group:
+                    self.add_rows(index, row, (group * vectors + start) * self.lanes, vectors)
+
+    def add_rows(self, index: Sequence[Expr], row: Expr, column: Expr, vectors: int) -> None:
+        """Some columns of a row: rows of the right operand times numbers of the left one."""
+        k, lanes = self.k, self.lanes
+        left, right = self.product.left, self.product.right
+        acc = k.local(vectors * lanes, "float32")
+        for v in range(vectors):
+            k.store(acc, constant(0, "float32", lanes), v * lanes, lanes=lanes)
+        base, start = left.base(index) + row * left.row, right.base(index) + column
+        with k.loop(self.product.depth, "k") as step:
+            factor = splat(load(self.x, base + step * left.column), lanes)
+            for v in range(vectors):
+                value = load(self.w, start + step * right.row + v * lanes, lanes=lanes)
+                total = load(acc, v * lanes, lanes=lanes) + factor * value
+                k.store(acc, total, v * lanes, lanes=lanes)
+        for v in range(vectors):
+            self.write(index, acc, v * lanes, row, column + v * lanes, lanes)
+
+    def add_columns(self, index: Sequence[Expr], row: Expr) -> None:
+        """All columns of a row: sums along the depth of as many columns as a vector has, then of
+        those that are left over."""
+        k, lanes = self.k, self.lanes
+        columns = self.product.columns
+        with k.loop(columns // lanes, "group") as group:
+            sums = self.along_depth(index, row, group * lanes, lanes)
+            parts = [load(sums, c * lanes, lanes=lanes) for c in range(lanes)]
+            turned = transpose(k, parts, "float32")
+            total = turned[0]
+            for part in turned[1:]:
+                total = total + part
+            acc = k.local(lanes, "float32", "total")
+            k.store(acc, total, 0, lanes=lanes)
+            self.write(index, acc, 0, row, group * lanes, lanes)
+        with k.loop(columns - columns // lanes * lanes, "last") as last:
+            column = columns // lanes * lanes + last
+            sums = self.along_depth(index, row, column, 1)
+            acc = k.local(1, "float32", "total")
+            k.store(acc, constant(0, "float32"), 0)
+            with k.loop(lanes, "t") as t:
+                k.store(acc, load(acc, 0) + load(sums, t), 0)
+            self.write(index, acc, 0, row, column, 1)
+
+    def along_depth(
+        self, index: Sequence[Expr], row: Expr, column: Expr, columns: int
+    ) -> BufferVar:
+        """A vector for each of some columns whose elements add up to the product."""
+        k, lanes = self.k, self.lanes
+        left, right = self.product.left, self.product.right
+        sums = k.local(columns * lanes, "float32", "sums")
+        for c in range(columns):
+            k.store(sums, constant(0, "float32", lanes), c * lanes, lanes=lanes)
+        base = left.base(index) + row * left.row
+        start = right.base(index) + column * right.column
+        with k.loop(self.product.depth // lanes, "k") as step:
+            factor = load(self.x, base + step * lanes, lanes=lanes)
+            for c in range(columns):
+                value = load(self.w, start + c * right.column + step * lanes, lanes=lanes)
+                total = load(sums, c * lanes, lanes=lanes) + factor * value
+                k.store(sums, total, c * lanes, lanes=lanes)
+        return sums
 
     @contextlib.contextmanager
     def matrices(self, *, parallel: bool) -> Iterator[tuple[list[Expr], Expr]]:

@@ -56,6 +56,22 @@ def _build_open(outer: int, runs: Sequence[int], dtype: str, target: Target) -> 
     return k.finish()
 
 
+def build_append(
+    outer: int, first: int, run: int, whole: int, dtype: str, target: Target
+) -> PrimFunc:
+    """Copy row-major runs into those of a result, from an element of each on. Arguments: runs,
+    result."""
+    k = KernelBuilder()
+    x = k.parameter("X", (outer, run), dtype)
+    result = k.parameter("Y", (outer, whole), dtype)
+    with k.loop(outer, "o") as o:
+        for count, lanes, start in cascade_of(run, target.lanes):
+            with k.loop(count, "v") as v:
+                at = v * lanes + start
+                k.store(result, load(x, o, at, lanes=lanes), o, at + first, lanes=lanes)
+    return k.finish()
+
+
 def build_blocked(
     inputs: Sequence[Blocked], output: Blocked, dtype: str, target: Target
 ) -> PrimFunc:

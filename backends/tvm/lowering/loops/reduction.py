@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from tvm import tirx
 
-from ...plan.sizes import is_decided, size_of
+from ...plan.sizes import may_be_none, size_of
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr
 from . import mathematics as m
@@ -86,7 +86,7 @@ _REDUCTIONS: dict[str, Reduction] = {
 def _over(total: Expr, count: int) -> Expr:
     """A mean, as ONNX Runtime's zero of no elements."""
     divisor = lit(max(count, 1), total)
-    if is_decided(size_of(count)):
+    if may_be_none(size_of(count)):
         divisor = tirx.max(divisor, lit(1, total))
     return total / divisor if is_float(dtype_of(total)) else tirx.truncdiv(total, divisor)
 
