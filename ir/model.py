@@ -89,6 +89,22 @@ class Model:
         self._names.add(name)
         return name
 
+    def separate_names(self) -> None:
+        """Give a value of a subgraph a name of its own where another value has its name, too.
+
+        Names are unique along a path of nested graphs only, so that the branches of an If may
+        use the same ones (ONNX IR, "Names Within a Graph"); what is noted by name needs to tell
+        them apart. Equal models get equal names.
+        """
+        seen: set[str] = set()
+        for graph in self.graph.all_graphs():
+            for value in graph.values():
+                if value.name in seen:
+                    value.name = self.fresh_name(value.name)
+                    value.info = None
+                seen.add(value.name)
+            graph.initializers = {value.name: value for value in graph.initializers.values()}
+
     def _repr_html_(self) -> str:
         """Inputs, outputs and what the model is made of, for notebooks."""
         counts = Counter(node.op_type for node in self.all_nodes())

@@ -142,6 +142,10 @@ def _separate_weights(graph: onnx.GraphProto) -> None:
     To multiply exactly, ONNX Runtime turns weights and their zero points into uint8. It makes
     a single zero point where channels have none, and stumbles over what it converted before.
     """
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                _separate_weights(body)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     names = {*constants, *(n for node in graph.node for n in (*node.input, *node.output))}
     readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}

@@ -92,7 +92,8 @@ class Recipe:
 
     `sizes` holds (epochs, size in pixels of the images they see), in order; `erased` is the side
     of the square that is blanked in each image, as a share of the image's; `half` has forward
-    and backward passes multiply bfloat16 (what is summed up and the weights stay float32);
+    and backward passes multiply bfloat16 (what is summed up and the weights stay float32) on a
+    CPU that does so by itself, where it is twice as fast and not many times slower;
     `top1` is the share of test images that the trained net is right about, at least.
     """
 
@@ -170,13 +171,14 @@ def train(
     parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
     run = f"{astuple(recipe)[1:]} with seed {seed} on {len(images)} images"
     done = _resume(checkpoint, run, parts, generator) if checkpoint else 0
+    half = recipe.half and _multiplies_bfloat16()
     sizes = [size for count, size in recipe.sizes for _ in range(count)]
     for epoch, size in enumerate(sizes[done:], done + 1):
         start, total = time.perf_counter(), 0.0
         order = torch.randperm(len(images), generator=generator)
         for chosen in order.split(recipe.batch)[:batches]:
             seen = _augmented(images[chosen].float(), size, generator, recipe.erased)
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.half):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 scores = net(seen).float()
             loss = functional.cross_entropy(scores, labels[chosen], label_smoothing=0.05)
             optimizer.zero_grad()
@@ -191,6 +193,11 @@ def train(
         if checkpoint:
             _keep(checkpoint, run, epoch, parts, generator)
     return net.eval()
+
+
+def _multiplies_bfloat16() -> bool:
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
 
 def _keep(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,11 @@ def give_biases(model: Model) -> list[Node]:
     return added
 
 
+def _nodes(model: Model) -> Iterator[Node]:
+    """Those of the main graph and of subgraphs."""
+    return (node for graph in model.graph.all_graphs() for node in graph.nodes)
+
+
 def _give_bias(model: Model, layer: Contraction) -> Node:
     node, weights, result = layer.node, layer.weights, layer.result
     hidden = Value(model.fresh_name(f"{result.name}_product"), result.type)
@@ -105,9 +110,12 @@ def drop_zero_biases(model: Model, added: list[Node]) -> None:
         result.producer, result.output_index = product, 0
         add.outputs = ()
         dead.append(add)
+        assert add.graph is not None
         if not zeros.uses:
-            del model.graph.initializers[zeros.name]
-    model.graph.remove_nodes(dead)
+            del add.graph.initializers[zeros.name]
+    for graph in dict.fromkeys(add.graph for add in dead):
+        assert graph is not None
+        graph.remove_nodes([add for add in dead if add.graph is graph])
 
 
 def find_aim(model: Model, layer: Layer, positions: Mapping[Node, int]) -> Aim:

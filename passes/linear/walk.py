@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +22,15 @@ LARGEST_RECORDING = 2**31
 
 FOREVER = 2**62
 """A position after every node of a model: a value kept until then is kept to the end."""
+
+
+class RunValues(Protocol):
+    """Values of several runs, by name."""
+
+    @property
+    def runs(self) -> int: ...
+
+    def value(self, name: str, run: int) -> Array: ...
 
 
 class Walk:

@@ -13,7 +13,6 @@ from ...ir.cost import ShapeOf, count
 from ...ir.errors import SecateurError
 from ...ir.model import Model
 from ..base import Context, Note, Pass, PassResult
-from ..inline import InlineFunctions
 from ..linear.threads import few_threads
 from ..samples import SampleArray
 from ..simplify.defaults import inputs_with_defaults
@@ -24,6 +23,7 @@ from .depth import drop_branches, kernels_left
 from .explanation import explain
 from .groups import Group, Limit
 from .importance import DEFAULT, DEFAULT_WITH_SAMPLES, find_criterion, group_scores
+from .names import name_values
 from .plan import Pruned, PruningPlan
 from .portfolio import Search, Trial, choose
 from .recovery import calibration_runs
@@ -71,7 +71,7 @@ class PruneChannels(Pass):
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         goal = self._goal()
-        inlined = InlineFunctions().run(model)
+        inlined = name_values(model)
         infer_sizes(model)
         sizes, shape_of = CountedSizes.usual(model)
         before = count(model, shape_of)

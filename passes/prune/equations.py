@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...ir.tensor import Array
+from ..linear.bodies import SingleBody, WholeBody
 from ..linear.find import Aim
 from ..linear.layers import Layer, Solvable
 from ..linear.recurrent import RecurrentLayer, Steps, kept_sums
-from ..linear.walk import Recording, Walk
+from ..linear.walk import RunValues
 from .masking import Keep
 from .scores import ScoreProduct
 
@@ -54,13 +55,13 @@ class Equations(ABC):
     @abstractmethod
     def rows(
         self,
-        before: Walk | Recording,
-        now: Walk,
+        before: RunValues,
+        now: RunValues,
         run: int,
         generator: np.random.Generator,
         wanted: float,
-    ) -> EquationRows:
-        """Those of a run, about as many as are wanted."""
+    ) -> Iterator[EquationRows]:
+        """Those of a run, about as many as are wanted, in any number of parts."""
 
 
 class LayerEquations(Equations):
@@ -101,12 +102,12 @@ class LayerEquations(Equations):
 
     def rows(
         self,
-        before: Walk | Recording,
-        now: Walk,
+        before: RunValues,
+        now: RunValues,
         run: int,
         generator: np.random.Generator,
         wanted: float,
-    ) -> EquationRows:
+    ) -> Iterator[EquationRows]:
         layer = self._layer
         target = self._target(before, run)
         source = self._source(before, now, run)
@@ -114,11 +115,12 @@ class LayerEquations(Equations):
         rows = layer.rows(source, target.shape, picked)
         targets = layer.targets(target, picked)
         if self._aim.beside is None:
-            return EquationRows(rows, targets)
+            yield EquationRows(rows, targets)
+            return
         beside = layer.targets(now.value(self._aim.beside.name, run), picked)
-        return EquationRows(rows, targets - beside, beside)
+        yield EquationRows(rows, targets - beside, beside)
 
-    def _target(self, before: Walk | Recording, run: int) -> Array:
+    def _target(self, before: RunValues, run: int) -> Array:
         name = self._aim.value.name
         whole = before.value(name, run)
         if self._product is not None and self._mixing is None:
@@ -130,7 +132,7 @@ class LayerEquations(Equations):
         found: Array = whole @ self._mixing.astype(whole.dtype)
         return found
 
-    def _source(self, before: Walk | Recording, now: Walk, run: int) -> Array:
+    def _source(self, before: RunValues, now: RunValues, run: int) -> Array:
         name = self._layer.source.name
         if not self._foreseen:
             return now.value(name, run)
@@ -157,12 +159,12 @@ class RecurrentEquations(Equations):
 
     def rows(
         self,
-        before: Walk | Recording,
-        now: Walk,
+        before: RunValues,
+        now: RunValues,
         run: int,
         generator: np.random.Generator,
         wanted: float,
-    ) -> EquationRows:
+    ) -> Iterator[EquationRows]:
         then = self._original.steps({name: before.value(name, run) for name in self.reads_before})
         count = len(then.inputs)
         picked = np.arange(count)
@@ -176,10 +178,47 @@ class RecurrentEquations(Equations):
         x = self._pruned.inputs_of({name: now.value(name, run) for name in self.reads_now})
         reset = None if then.reset is None else self._left(then.reset)
         rows = Steps(x[picked], self._left(then.states), reset)
-        return EquationRows(self._pruned.rows(rows), targets)
+        yield EquationRows(self._pruned.rows(rows), targets)
 
     def _left(self, states: Array) -> Array:
         return states if self._kept is None else np.compress(self._kept, states, axis=2)
+
+
+class BodyEquations(Equations):
+    """Those of a layer in a subgraph, each time that it runs.
+
+    What the subgraph of the pruned model is given each time, such as the states of a loop, is
+    what the original's was given, as far as it is left: what it would be given itself is far
+    off until all of its layers are solved.
+    """
+
+    def __init__(self, within: Equations, before: WholeBody, now: SingleBody, kept: Kept) -> None:
+        super().__init__(within.layer)
+        self.low, self.high = within.low, within.high
+        self._within, self._before, self._now, self._kept = within, before, now, kept
+
+    @property
+    def reads_before(self) -> list[str]:
+        return self._before.reads
+
+    @property
+    def reads_now(self) -> list[str]:
+        return self._now.reads
+
+    def rows(
+        self,
+        before: RunValues,
+        now: RunValues,
+        run: int,
+        generator: np.random.Generator,
+        wanted: float,
+    ) -> Iterator[EquationRows]:
+        turns = list(self._before.turns(before, run))
+        for number, then in enumerate(turns):
+            names = self._before.inputs
+            given = [take(then.value(name, 0), self._kept.get(name, ())) for name in names]
+            turn = self._now.turn(now, run, number, given)
+            yield from self._within.rows(then, turn, 0, generator, wanted / len(turns))
 
 
 def loses_sequences(layer: RecurrentLayer, kept: Kept) -> bool:

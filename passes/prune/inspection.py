@@ -10,11 +10,11 @@ from typing import Any
 from ...ir.axes.dims import Dim, Lock, dims_of
 from ...ir.axes.facts import Analysis
 from ...ir.model import Model
-from ..inline import InlineFunctions
 from ..sizes import CountedSizes, infer_sizes
 from .budget import CostModel
 from .computed_weights import analyze_folded
 from .groups import Group, find_groups
+from .names import name_values
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def inspect_groups(
     """Every group of a model, the locked ones too; those inside model-local functions as
     they are once calls are inlined. The model itself isn't changed."""
     model = model.clone()
-    InlineFunctions().run(model)
+    name_values(model)
     infer_sizes(model)
     analysis = analyze_folded(model, prune_normalized=prune_normalized)
     groups = find_groups(analysis, ignore)

@@ -169,6 +169,7 @@ def _zero_point(model: Model, parameter: Parameter) -> Array:
 def mask(model: Model, record: PruningRecord) -> Model:
     """A copy of the (unpruned) model in which removed indices are zero.
 
+    Its values have to be named as `name_values` does it (`names.py`).
     In every value that depends on the inputs, and in constants where there are no such
     values to mask: at operators with axes inside, and at those with integer results. What
     reads a dropped value reads the constant that stands for it.

@@ -5,9 +5,10 @@ One run of the original over the samples serves every criterion that looks at ac
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,8 @@ from ...ir.graph import Node, Use
 from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
-from ...ir.tensor import Array
+from ...ir.tensor import FLOAT_TYPES, Array
+from ..linear.bodies import BODIES, BodyError, WholeBody
 from ..linear.contraction import Contraction
 from ..linear.divergence import Divergence
 from ..linear.find import find_layer
@@ -86,36 +88,84 @@ def find_readers(
     """Every layer that reads some of the dims. `runs` are inputs of the analyzed model."""
     model = analysis.model
     wanted = set(dims)
-    plan: list[tuple[Layer, list[dict[Dim, Labels]]]] = []
-    for node in model.graph.nodes:
-        layer = find_layer(model, node)
-        if isinstance(layer, Layer):
-            labels = _labels(analysis, layer, wanted)
-            if any(labels):
-                plan.append((layer, labels))
     positions = {node: i for i, node in enumerate(model.graph.nodes)}
+    plan: list[_Place] = []
+    for node in model.graph.nodes:
+        for inner in (*(n for graph in node.subgraphs() for n in graph.nodes), node):
+            layer = find_layer(model, inner)
+            labels = _labels(analysis, layer, wanted) if isinstance(layer, Layer) else []
+            if isinstance(layer, Layer) and any(labels):
+                place = _place(model, layer, labels, node, positions)
+                plan += [] if place is None else [place]
     found: list[Reader] = []
     with scratch_folder() as folder:
         walk = Walk(model, runs, folder)
-        ends = [_end(layer, positions) for layer, _ in plan]
-        for (layer, _), end in zip(plan, ends, strict=True):
-            walk.keep(layer.source.name, end)
-            walk.keep(layer.result.name, end)
+        for place in plan:
+            for name in (*place.reads, place.noisy):
+                walk.keep(name, place.end)
         noise = _OutputNoise(model, walk, runs, len(plan), seed)
-        for (layer, labels), end in sorted(zip(plan, ends, strict=True), key=lambda p: p[1]):
-            walk.advance(end)
-            found += _measured(layer, labels, walk, noise, seed)
+        for place in sorted(plan, key=lambda place: place.end):
+            walk.advance(place.end)
+            with contextlib.suppress(BodyError):
+                found += _measured(place, walk, noise, seed)
     return found
 
 
-def _end(layer: Layer, positions: Mapping[Node, int]) -> int:
-    assert layer.result.producer is not None
-    return positions[layer.result.producer] + 1
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A layer that is measured once a walk has got to `end`, where `reads` are kept.
+
+    `labels` are those of each group of it. Noise is added to `noisy`: the layer's output, or
+    for one in a subgraph that of the node around it.
+    """
+
+    layer: Layer
+    labels: list[dict[Dim, Labels]]
+    end: int
+    reads: list[str]
+    noisy: str
+    body: WholeBody | None = None
+
+    def values(self, walk: Walk) -> Iterator[tuple[Array, Array, int]]:
+        """What the layer reads, what it puts out, and in how many pieces a run has that."""
+        source, result = self.layer.source.name, self.layer.result.name
+        for run in range(walk.runs):
+            if self.body is None:
+                yield walk.value(source, run), walk.value(result, run), 1
+                continue
+            turns = list(self.body.turns(walk, run))
+            for turn in turns:
+                yield turn.value(source, 0), turn.value(result, 0), len(turns)
 
 
-def _measured(
-    layer: Layer, labels: list[dict[Dim, Labels]], walk: Walk, noise: _OutputNoise, seed: int
-) -> list[Reader]:
+def _place(
+    model: Model,
+    layer: Layer,
+    labels: list[dict[Dim, Labels]],
+    node: Node,
+    positions: Mapping[Node, int],
+) -> _Place | None:
+    """That of a layer which is a node of the main graph, or lies in one of its subgraphs; None
+    where what it reads can't be had."""
+    names = [layer.source.name, layer.result.name]
+    if layer.node is node:
+        assert layer.result.producer is not None
+        end = positions[layer.result.producer] + 1
+        return _Place(layer, labels, end, names, layer.result.name)
+    results = [v for v in node.outputs if v is not None and v.uses]
+    floats = [v.name for v in results if v.dtype in FLOAT_TYPES]
+    if node.op_type not in BODIES or not floats:
+        return None
+    try:
+        assert layer.node.graph is not None
+        body = WholeBody(model, layer.node.graph, names)
+    except BodyError:
+        return None
+    return _Place(layer, labels, positions[node] + 1, body.reads, floats[0], body)
+
+
+def _measured(place: _Place, walk: Walk, noise: _OutputNoise, seed: int) -> list[Reader]:
+    layer, labels = place.layer, place.labels
     matrix, _ = layer.read()
     groups, width, out = matrix.shape
     taps = _taps(layer)
@@ -125,16 +175,16 @@ def _measured(
     magnitude, zeros = np.zeros((groups, width)), np.zeros((groups, width))
     generator = np.random.default_rng(seed)
     wanted = max(ROWS, ROWS_FOR_EACH * width) / walk.runs
-    for run in range(walk.runs):
-        result = walk.value(layer.result.name, run)
-        source = walk.value(layer.source.name, run)
-        picked = layer.pick(generator, result, wanted)
+    for source, result, pieces in place.values(walk):
+        picked = layer.pick(generator, result, wanted / pieces)
         rows = layer.rows(source, result.shape, picked)
         if together:
             rows = np.ascontiguousarray(rows.reshape(*rows.shape[:2], -1, taps).mean(axis=3))
         moments.add(rows, layer.targets(result, picked))
         magnitude += np.abs(rows).sum(axis=1, dtype=np.float64)
         zeros += (rows == 0).sum(axis=1)
+    if not moments.rows:  # of a branch that no sample takes
+        return []
     covariance, mean = moments.covariance(), moments.mean
     if not np.isfinite(covariance).all():
         node = layer.node
@@ -143,7 +193,7 @@ def _measured(
         )
     if together:
         matrix = matrix.reshape(groups, -1, taps, out).sum(axis=2)
-    importance = noise.sensitivity(layer) / max(moments.spread(), 1e-30)
+    importance = noise.sensitivity(place.noisy) / max(moments.spread(), 1e-30)
     found = []
     for group in range(groups):
         named = labels[group]
@@ -196,9 +246,8 @@ class _OutputNoise:
             self._runs.append((number, taken, outputs))
             samples -= size or 1
 
-    def sensitivity(self, layer: Layer) -> float:
-        """Divergence of the outputs per relative variance of noise at a layer's output."""
-        name = layer.result.name
+    def sensitivity(self, name: str) -> float:
+        """Divergence of the outputs per relative variance of noise that a value is given."""
         if name in self._outputs:
             return 1.0
         if self._count % self._every == 0:

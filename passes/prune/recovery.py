@@ -13,13 +13,14 @@ import numpy as np
 from ...ir.advance import advanced
 from ...ir.cost import count
 from ...ir.errors import SecateurError
-from ...ir.graph import Node, Value, outer_reads
+from ...ir.graph import Graph, Node, Value, outer_reads
 from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 from ..base import Context, Note, Pass, PassResult
 from ..linear import mixtures
+from ..linear.bodies import BODIES, BodyError, SingleBody, WholeBody
 from ..linear.find import drop_zero_biases, find_aim, find_layer, give_biases
 from ..linear.layers import Layer, Solvable
 from ..linear.levels import Levels
@@ -31,6 +32,7 @@ from ..linear.walk import Recording, Walk
 from ..samples import SampleArray, Samples
 from ..sizes import CountedSizes, infer_sizes
 from .equations import (
+    BodyEquations,
     EquationRows,
     Equations,
     LayerEquations,
@@ -262,6 +264,7 @@ class _Pass:
         self.before, self.now = walks
         self.recording = recording
         self.positions = {node: i for i, node in enumerate(pruned.graph.nodes)}
+        self.twins = {first_output(node): node for node in original.all_nodes()}
         self.made = {v.name: -1 for v in original.graph.inputs}
         for position, node in enumerate(original.graph.nodes):
             self.made.update((v.name, position) for v in node.outputs if v is not None)
@@ -272,8 +275,9 @@ class _Pass:
     def run(self, touched: set[Node]) -> Recovery:
         layers: list[Recovered] = []
         plan = self._plan(touched)
-        ends = [max(self.made[n] for e in uses for n in e.reads_before) + 1 for uses in plan]
-        waiting = Counter(name for uses in plan for e in uses for name in e.reads_before)
+        reads = [[name for e in uses for name in e.reads_before] for uses in plan]
+        ends = [max((self.made[name] for name in names), default=-1) + 1 for names in reads]
+        waiting = Counter(name for names in reads for name in names)
         if self.recording is not None and self.recording.record(waiting):
             self.before = self.recording
         for uses in plan:
@@ -281,16 +285,20 @@ class _Pass:
                 for name in equations.reads_before:
                     self.before.keep(name)
                 for name in equations.reads_now:
-                    self.now.keep(name, self.positions[uses[0].layer.node])
-        for uses, end in advanced(zip(plan, ends, strict=True), len(plan)):
+                    self.now.keep(name, self._position(uses[0].layer.node))
+        for uses, names, end in advanced(zip(plan, reads, ends, strict=True), len(plan)):
             node = uses[0].layer.node
-            self.now.advance(self.positions[node])
+            self.now.advance(self._position(node))
             self.before.advance(end)
-            found = self._rematch(uses) if self.rematch else self._solve(uses)
-            layers.append(found)
-            if found.remark:
-                self.notes.append(Note.at(node, found.remark))
-            for name in (name for equations in uses for name in equations.reads_before):
+            try:
+                found = self._rematch(uses) if self.rematch else self._solve(uses)
+            except BodyError as error:
+                self._leave(node, str(error))
+            else:
+                layers.append(found)
+                if found.remark:
+                    self.notes.append(Note.at(node, found.remark))
+            for name in names:
                 waiting[name] -= 1
                 if not waiting[name]:
                     self.before.release(name)
@@ -299,12 +307,7 @@ class _Pass:
     def _plan(self, touched: set[Node]) -> list[list[Equations]]:
         """What is solved, in order: equations of one layer, or of several that share weights."""
         layers: dict[Node, Solvable] = {}
-        for node in self.pruned.graph.nodes:
-            if node not in touched:
-                continue
-            for inner in (n for graph in node.subgraphs() for n in graph.all_nodes()):
-                if inner in touched and find_layer(self.pruned, inner) is not None:
-                    self._leave(inner, f"it lies in a subgraph of {node.label!r} ({node.op_type})")
+        for node in (n for n in self._in_order() if n in touched):
             layer = find_layer(self.pruned, node)
             if isinstance(layer, str):
                 self._leave(node, layer)
@@ -329,6 +332,20 @@ class _Pass:
                 found.append([e for e in equations if isinstance(e, Equations)])
         return found
 
+    def _in_order(self) -> Iterator[Node]:
+        for node in self.pruned.graph.nodes:
+            for graph in node.subgraphs():
+                yield from graph.all_nodes()
+            yield node
+
+    def _position(self, node: Node) -> int:
+        """That of a node among those of the main graph, or of the one that it lies in."""
+        while node not in self.positions:
+            assert node.graph is not None
+            assert node.graph.parent is not None
+            node = node.graph.parent
+        return self.positions[node]
+
     def _alike(self, layer: Solvable, layers: Mapping[Node, Solvable]) -> bool:
         """Whether all that reads a layer's weights multiplies by the same matrix."""
         matrix, _ = layer.read()
@@ -345,26 +362,52 @@ class _Pass:
 
     def _equations(self, layer: Solvable, *, foreseen: bool) -> Equations | str:
         """Those of a layer, or why there are none."""
-        found: Equations
+        graph = layer.node.graph
+        assert graph is not None
+        if graph.parent is None:
+            found = self._equations_of(layer, self.positions, foreseen=foreseen)
+        else:
+            positions = {node: i for i, node in enumerate(graph.nodes)}
+            found = self._equations_of(layer, positions, foreseen=foreseen)
+            if isinstance(found, Equations):
+                found = self._in_body(found, graph)
+        if isinstance(found, str) or all(name in self.made for name in found.reads_before):
+            return found
+        return "the original has no such value"
+
+    def _equations_of(
+        self, layer: Solvable, positions: Mapping[Node, int], *, foreseen: bool
+    ) -> Equations | str:
         if isinstance(layer, RecurrentLayer):
-            first = first_output(layer.node)
-            nodes = self.original.graph.nodes
-            twin = nodes[self.made[first]] if self.made.get(first, -1) >= 0 else None
+            twin = self.twins.get(first_output(layer.node))
             original = None if twin is None else find_layer(self.original, twin)
             if not isinstance(original, RecurrentLayer):
                 return "the original has no such node"
             if loses_sequences(original, self.record.values):
                 return "it loses some of its sequences"
-            found = RecurrentEquations(layer, original, self.record.values)
-        else:
-            assert isinstance(layer, Layer)
-            aim = find_aim(self.pruned, layer, {} if foreseen else self.positions)
-            product = None if foreseen or aim.beside else self.products.get(aim.value.name)
-            found = LayerEquations(
-                layer, aim, self.record.values, foreseen=foreseen, product=product
-            )
-        there = all(name in self.made for name in found.reads_before)
-        return found if there else "the original has no such value"
+            return RecurrentEquations(layer, original, self.record.values)
+        assert isinstance(layer, Layer)
+        aim = find_aim(self.pruned, layer, {} if foreseen else positions)
+        product = None if foreseen or aim.beside else self.products.get(aim.value.name)
+        return LayerEquations(layer, aim, self.record.values, foreseen=foreseen, product=product)
+
+    def _in_body(self, within: Equations, graph: Graph) -> Equations | str:
+        """Equations of a layer in a subgraph, for all times that it runs."""
+        parent = graph.parent
+        assert parent is not None
+        if parent not in self.positions or parent.op_type not in BODIES:
+            deeper = "" if parent in self.positions else ", itself in a subgraph"
+            return f"it lies in a subgraph of '{parent.label}' ({parent.op_type}){deeper}"
+        twin = self.twins.get(first_output(parent))
+        if twin is None or twin.graph is not self.original.graph:
+            return "the original has no such node"
+        own = twin.subgraphs()[parent.subgraphs().index(graph)]
+        try:
+            before = WholeBody(self.original, own, within.reads_before)
+            now = SingleBody(self.pruned, graph, within.reads_now)
+        except BodyError as error:
+            return str(error)
+        return BodyEquations(within, before, now, self.record.values)
 
     def _rematch(self, uses: Sequence[Equations]) -> Recovered:
         """Give each output channel its mean and deviation back; of weights that several nodes
@@ -393,6 +436,7 @@ class _Pass:
         for rows in self._rows(use, matrix.shape[1], uses):
             reached = rows.inputs @ matrix.astype(np.float32)
             levels.add(reached + bias[:, None].astype(np.float32), rows.targets)
+        _check_reached(levels.rows)
         return levels
 
     def _check_finite(self, node: Node, error: float) -> None:
@@ -412,6 +456,7 @@ class _Pass:
         for use, sums in zip(uses, moments.uses, strict=True):
             for rows in self._rows(use, width, len(uses)):
                 sums.add(rows.inputs, rows.targets)
+            _check_reached(sums.rows)
         spread = moments.spread()
         before = _share(moments.error(matrix, biases), spread)
 
@@ -446,7 +491,12 @@ class _Pass:
         generator = np.random.default_rng(self.seed)
         wanted = max(ROWS, ROWS_FOR_EACH * width) / self.now.runs / uses
         for run in range(self.now.runs):
-            yield equations.rows(self.before, self.now, run, generator, wanted)
+            yield from equations.rows(self.before, self.now, run, generator, wanted)
+
+
+def _check_reached(rows: int) -> None:
+    if not rows:
+        raise BodyError("no sample gets to the subgraph that it lies in")
 
 
 def _mean_share(levels: Sequence[Levels]) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ...ir.advance import advanced
 from ...ir.cost import count
+from ...ir.errors import UnsupportedError
 from ...ir.graph import Value
 from ...ir.model import Model
 from ...ir.reference import Session
@@ -31,7 +32,8 @@ from ..linear.layers import Layer
 from ..linear.mixtures import Mixtures, rows
 from ..linear.moments import Doubles, Moments
 from ..linear.walk import Walk
-from ..sizes import CountedSizes
+from ..opset import ConvertOpset
+from ..sizes import CountedSizes, infer_sizes
 from .features import Features, feature_of, squared_error, variance_of
 from .masking import Keep
 
@@ -55,6 +57,9 @@ NEGLIGIBLE = 1e-6
 
 MACS = 3e12
 """Multiply-accumulates that all steps may take: about three minutes of one processor core."""
+
+OLDEST_OPSET = 13
+"""Version of the operator set from which on gradients are made of the operators as they are."""
 
 SINGLE_RUNS = 2000
 """Runs of a model that takes one sample at a time."""
@@ -123,8 +128,10 @@ def refine(
     for_each = STEPS_FOR_EACH_MOVED if mixtures.moves else STEPS_FOR_EACH
     steps = min(steps, round(for_each * samples))
     wanted = [teacher.run(run) for run in held]
-    student = pruned.clone()
-    give_biases(student)
+    try:
+        student = _student(pruned)
+    except UnsupportedError as error:
+        return Refined(reason=f"it has no form that has gradients: {error}")
     state = _Learners(student, fitted, seed)
     features = Features(original, student, kept, state.features(), fitted)
     losses = {**_losses(student, wanted), **features.losses()}
@@ -132,7 +139,12 @@ def refine(
     state.hold(gradients.parameters)
     stopped = ", ".join(sorted(gradients.stopped))
     if not state.layers:
-        return Refined(reason=f"no gradient reaches any weights: {stopped or 'none'}")
+        why = (
+            f"none passes through {stopped}"
+            if stopped
+            else "none is of float32 outside of subgraphs"
+        )
+        return Refined(reason=f"no gradient reaches any weights: {why}")
     unrefined = Distances(wanted, student, held)
     before = unrefined.mean
     if before < NEGLIGIBLE:
@@ -153,13 +165,24 @@ def refine(
     if refined.is_worse(unrefined):
         return Refined(steps, before, before, reason="it made outputs on samples held out worse")
     added = give_biases(pruned)
-    for position, learner in state.layers.items():
-        layer = find_layer(pruned, pruned.graph.nodes[position])
-        assert isinstance(layer, Layer)
-        layer.write(learner.matrix, learner.bias)
+    for node in pruned.graph.nodes:
+        layer = find_layer(pruned, node)
+        if isinstance(layer, Layer) and layer.result.name in state.layers:
+            learner = state.layers[layer.result.name]
+            layer.write(learner.matrix, learner.bias)
     drop_zero_biases(pruned, added)
     reason = f"no gradient passes through {stopped}" if stopped else ""
     return Refined(steps, before, refined.mean, len(state.layers), reason)
+
+
+def _student(pruned: Model) -> Model:
+    """A copy in which each layer has a bias, in operators that gradients can be made of."""
+    student = pruned.clone()
+    give_biases(student)
+    if student.opset < OLDEST_OPSET:
+        ConvertOpset(OLDEST_OPSET).run(student)
+        infer_sizes(student)
+    return student
 
 
 def _course(step: int, steps: int) -> float:
@@ -176,26 +199,27 @@ class _Learners:
     """
 
     def __init__(self, model: Model, runs: Sequence[Mapping[str, Array]], seed: int) -> None:
-        self.layers: dict[int, _Learner] = {}
+        self.layers: dict[str, _Learner] = {}
+        """By the names of the values that they put out."""
         self._steps = 0
         plan = []
-        for position, node in enumerate(model.graph.nodes):
+        for node in model.graph.nodes:
             layer = find_layer(model, node)
             if isinstance(layer, Layer) and len(layer.stored.uses) == 1:
                 layer.write(*layer.read())  # so that there are constants of its own
-                plan.append((position, layer))
+                plan.append(layer)
         positions = {node: k for k, node in enumerate(model.graph.nodes)}
         with scratch_folder() as folder:
             walk = Walk(model, runs, folder)
             ends = []
-            for _, layer in plan:
+            for layer in plan:
                 assert layer.result.producer is not None
                 ends.append(positions[layer.result.producer] + 1)
                 walk.keep(layer.source.name, ends[-1])
                 walk.keep(layer.result.name, ends[-1])
-            for (position, layer), end in sorted(zip(plan, ends, strict=True), key=lambda p: p[1]):
+            for layer, end in sorted(zip(plan, ends, strict=True), key=lambda p: p[1]):
                 walk.advance(end)
-                self.layers[position] = _Learner(layer, _moments(layer, walk, seed))
+                self.layers[layer.result.name] = _Learner(layer, _moments(layer, walk, seed))
 
     def features(self) -> list[str]:
         """Names of what becomes of the layers' outputs."""

@@ -20,7 +20,7 @@ from ...ir.partition import extract
 from ...ir.reference import Session
 from ...ir.tensor import Array
 from ..linear.moments import RIDGE, Doubles
-from ..linear.walk import Recording, Walk
+from ..linear.walk import RunValues
 from .masking import Keep
 
 Kept = Mapping[str, Sequence[Keep | None]]
@@ -53,7 +53,7 @@ class ScoreProduct:
     def reads(self) -> list[str]:
         return [self.result.name, self.theirs.name]
 
-    def mixing(self, before: Walk | Recording, kept: Kept) -> Array | None:
+    def mixing(self, before: RunValues, kept: Kept) -> Array | None:
         """What the layer's output [.., all] is multiplied by to be what it should be [.., kept].
 
         None where heads can't be told from each other.

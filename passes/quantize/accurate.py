@@ -341,7 +341,7 @@ class _Static:
 
     def again(self, left: Collection[int], context: Context) -> _Static:
         model = self.decision.model.clone()
-        nodes, reasons = self.decision.model.graph.nodes, self.decision.placement.reasons
+        nodes, reasons = self.decision.nodes, self.decision.placement.reasons
         refused = {p: reasons[n] for p, n in enumerate(nodes) if reasons.get(n) in FROM_THE_START}
         refused |= dict.fromkeys(left, REASON)
         special = {nodes.index(node): each for node, each in self.decision.overrides.items()}

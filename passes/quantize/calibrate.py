@@ -20,6 +20,7 @@ from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.tensor import Array, element_bits
 from ..samples import Samples
+from .bodies import computed_rows, is_inner, surface
 from .observers import MinMax, Observer
 from .parameters import ValueRange
 
@@ -46,17 +47,18 @@ def calibrate(
     observers: Mapping[Value, Callable[[], Observer]] | None = None,
     budget: int = BUDGET,
 ) -> dict[Value, ValueRange]:
-    """Ranges of float values of the main graph over all samples, by default the seen ones.
+    """Ranges of float values, also of those in bodies, over all samples, by default the seen ones.
 
     Raises SecateurError, naming value and sample, where one becomes NaN.
     """
     made = observers or {}
     watch = Watch({value: made.get(value, MinMax)() for value in values})
-    inputs = [value for value in values if value.is_input]
+    inputs = [value for value in values if value.is_input and not is_inner(model, value)]
     for start in range(0, len(samples) if inputs else 0, BLOCK):
         for value in inputs:
-            watch.update(value, samples.arrays[value.name][start : start + BLOCK], start)
-    watched = [v for v in values if not v.is_input]
+            block = samples.arrays[value.name][start : start + BLOCK]
+            watch.update(value, block, range(start, start + len(block)))
+    watched = [v for v in values if v not in set(inputs)]
     sweep(model, watched, samples, watch.update, budget=budget)
     return watch.ranges()
 
@@ -67,18 +69,25 @@ class Watch:
     def __init__(self, observers: dict[Value, Observer]) -> None:
         self._observers = observers
         self._samples: dict[Value, int] = {}
+        self._seen: set[Value] = set()
 
-    def update(self, value: Value, array: Array, sample: int) -> None:
-        """Take in what a run of the samples from `sample` on gave."""
+    def update(self, value: Value, array: Array, samples: range) -> None:
+        """Take in what a run of these samples gave."""
         self._observers[value].update(array)
+        if not array.size:
+            return
+        self._seen.add(value)
         if value not in self._samples:
-            rows = np.isfinite(array).reshape(len(array) if array.ndim else 1, -1).all(axis=1)
+            count = len(samples) if array.ndim and len(array) == len(samples) else 1
+            rows = np.isfinite(array).reshape(count, -1).all(axis=1)
             if not rows.all():
-                self._samples[value] = sample + int(np.argmin(rows))
+                self._samples[value] = samples[int(np.argmin(rows))]
 
     def ranges(self) -> dict[Value, ValueRange]:
         found = {
-            value: dataclasses.replace(watcher.range(), broken=self._samples.get(value))
+            value: dataclasses.replace(
+                watcher.range(), broken=self._samples.get(value), seen=value in self._seen
+            )
             for value, watcher in self._observers.items()
         }
         _refuse_nan(found)
@@ -89,11 +98,11 @@ def sweep(
     model: Model,
     values: Sequence[Value],
     samples: Samples,
-    visit: Callable[[Value, Array, int], None],
+    visit: Callable[[Value, Array, range], None],
     *,
     budget: int = BUDGET,
 ) -> None:
-    """Call `visit` with each of the computed values in every run, and the run's first sample.
+    """Call `visit` with each of the computed values in every run, and the run's samples.
 
     Runs over the samples as often as it takes to hand out no more than `budget` bytes at once.
     """
@@ -105,9 +114,10 @@ def _sweep(
     model: Model,
     values: Sequence[Value],
     samples: Samples,
-    visit: Callable[[Value, Array, int], None],
+    visit: Callable[[Value, Array, range], None],
 ) -> None:
     names = {value.name: value for value in values}
+    inner = {value for value in values if is_inner(model, value)}
     # ONNX Runtime fails to load where it folds what is an output, too.
     optimize = len(model.graph.nodes) <= LARGEST_OPTIMIZED and not any(map(_is_restored, values))
     session = Session(exposing(model, names), optimize=optimize, threads=ALL_CORES)
@@ -115,7 +125,9 @@ def _sweep(
     count = math.ceil(len(samples) / (samples.batch or BATCH))
     for feeds, valid in advanced(samples.feeds(BATCH), count):
         for name, array in session.run(feeds).items():
-            visit(names[name], array, start)
+            value = names[name]
+            own = computed_rows(array) if value in inner else array
+            visit(value, own, range(start, start + valid))
         start += valid
 
 
@@ -127,10 +139,11 @@ def _is_restored(value: Value) -> bool:
 
 
 def exposing(model: Model, names: Iterable[str]) -> Model:
-    """A copy of the model whose outputs are the named values of its main graph."""
-    clone = model.clone()
-    found = {value.name: value for value in clone.graph.values()}
-    return _with_outputs(clone, [found[name] for name in names])
+    """A copy of the model whose outputs are the named values; those in bodies as `surface` has
+    them."""
+    clone, wanted = model.clone(), list(names)
+    found = surface(clone, wanted)
+    return _with_outputs(clone, [found[name] for name in wanted])
 
 
 def _with_outputs(model: Model, outputs: Iterable[Value]) -> Model:
@@ -151,7 +164,7 @@ def _sizes(model: Model, values: Sequence[Value], samples: Samples) -> dict[Valu
     sizes: dict[Value, int] = {}
     open_sizes = []
     for value in values:
-        shape = value.shape
+        shape = value.shape if not is_inner(model, value) else None
         if shape is not None and all(isinstance(s, int) for s in shape):
             sizes[value] = math.prod(s for s in shape if isinstance(s, int)) * 4
         else:
@@ -164,7 +177,7 @@ def _sizes(model: Model, values: Sequence[Value], samples: Samples) -> dict[Valu
 def _measured_sizes(model: Model, values: Sequence[Value], samples: Samples) -> dict[Value, int]:
     """As `_sizes`, of values whose shape is not static: run once, reading shapes only."""
     clone = model.clone()
-    found = {value.name: value for value in clone.graph.values()}
+    found = surface(clone, [value.name for value in values])
     outputs: dict[str, Value] = {}
     for value in values:
         shape = Value(model.fresh_name("shape"))

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 from ...ir.graph import Node, Value
 from ...ir.model import Model
+from .bodies import graphs
 from .overrides import Override
 from .parameters import QuantParams
 from .place import Placement
@@ -17,7 +18,8 @@ from .rules import Operands, Role
 class Decision:
     """A float model, what of it becomes integer, and the parameters of every source value.
 
-    `places` leads from the places of its nodes to those of the same nodes in the quantized model.
+    `places` leads from the places of its nodes, those of bodies too, to those of the same nodes in
+    the quantized model.
     """
 
     model: Model
@@ -39,25 +41,35 @@ class Decision:
 
     def follow(self, quantized: Model, placement: Placement) -> None:
         """Note where nodes of `placement`, which is of the quantized model, came to lie."""
-        places = {node: place for place, node in enumerate(quantized.graph.nodes)}
+        places = {node: place for place, node in enumerate(quantized.graph.all_nodes())}
         twins = zip(self.placement.nodes, placement.nodes, strict=True)
-        own = {node: place for place, node in enumerate(self.model.graph.nodes)}
+        own = {node: place for place, node in enumerate(self.nodes)}
         self.places = {own[node]: places[twin] for node, twin in twins}
+
+    @property
+    def nodes(self) -> list[Node]:
+        """What places count: nodes, and after each those of its bodies."""
+        return list(self.model.graph.all_nodes())
 
     def units(self) -> list[int]:
         """Places of the nodes that compute with rounded numbers, and don't only move them."""
         return [
             place
-            for place, node in enumerate(self.model.graph.nodes)
+            for place, node in enumerate(self.nodes)
             if node in self.placement.nodes and is_unit(self.placement.nodes[node])
         ]
 
     def part(self, places: Collection[int]) -> Decision:
         """On a copy of the model, only some of the nodes integer."""
         copy = self._on(self.model.clone())
-        nodes = {copy.model.graph.nodes[place] for place in places}
+        own = copy.nodes
+        nodes = {own[place] for place in places}
         old = copy.placement
         read = {node.input(p) for node in nodes for p in old.nodes[node].activations}
+
+        def reads(node: Node, value: Value) -> bool:
+            return any(node.input(p) is value for p in old.nodes[node].activations)
+
         made = {value for node in nodes for value in node.outputs}
         absorbed = {value: clip for value, clip in old.absorbed.items() if value in made}
         made |= {clip.outputs[0] for clip in absorbed.values()}
@@ -67,13 +79,15 @@ class Decision:
             [value for value in old.values if value in read or value in made],
             old.sources,
             {},
+            [(g, v) for g, v in old.captured if any(n.graph is g and reads(n, v) for n in nodes)],
         )
         return copy
 
     def _on(self, model: Model) -> Decision:
         """The same of a copy of the model."""
-        nodes = dict(zip(self.model.graph.nodes, model.graph.nodes, strict=True))
-        values = {value.name: value for value in model.graph.values()}
+        nodes = dict(zip(self.nodes, model.graph.all_nodes(), strict=True))
+        inside = dict(zip(graphs(self.model), graphs(model), strict=True))
+        values = {value.name: value for graph in inside.values() for value in graph.values()}
 
         def value(old: Value) -> Value:
             return values[old.name]
@@ -85,6 +99,7 @@ class Decision:
             [value(v) for v in old.values],
             {value(v): value(source) for v, source in old.sources.items()},
             {nodes[node]: why for node, why in old.reasons.items()},
+            [(inside[graph], value(v)) for graph, v in old.captured],
         )
         params = {value(v): params for v, params in self.params.items()}
         overrides = {nodes[n]: override for n, override in self.overrides.items() if n in nodes}

@@ -226,6 +226,8 @@ class _DynamicWriter:
 
     def replace_recurrent(self, node: Node) -> None:
         """Let ONNX Runtime's operator for it take an LSTM's place."""
+        assert node.graph is not None
+        self.graph = node.graph
         inputs: list[Value | None] = [node.input(i) for i in range(8)]
         ends: list[Value | None] = []
         for position in (1, 2):
@@ -304,7 +306,14 @@ class _DynamicWriter:
         transposed = node.op_type == "Gemm" and bool(node.get("transB", 0))
         axis = weight.axis if self.per_channel else None
         is_convolution = node.op_type == "Conv"
-        key = (Constants.origin(source), axis, transposed, weight.factor, is_convolution)
+        key = (
+            self.graph,
+            Constants.origin(source),
+            axis,
+            transposed,
+            weight.factor,
+            is_convolution,
+        )
         found = self.shared.get(key)
         if found is None:
             array = self.constants.finite(source, node) * np.float32(weight.factor)
@@ -324,7 +333,7 @@ class _DynamicWriter:
         return found
 
     def zero_point(self) -> Value:
-        key = "zero point"
+        key = (self.graph, "zero point")
         if key not in self.shared:
             value = self.initializer("zp128", np.asarray(128, np.uint8))
             self.shared[key] = (value, value)
@@ -338,7 +347,7 @@ class _DynamicWriter:
             weight = node.input(1)
             rank = 4 if weight is None or weight.shape is None else len(weight.shape)
             array = array.reshape(-1, *[1] * (rank - 2))
-        key = ("bias", Constants.origin(source), factor, array.shape)
+        key = (self.graph, "bias", Constants.origin(source), factor, array.shape)
         if key not in self.shared:
             value = self.initializer(f"b{len(self.shared) + 1}", array)
             self.shared[key] = (value, value)
@@ -347,9 +356,8 @@ class _DynamicWriter:
     # --- pieces ---
 
     def initializer(self, hint: str, array: Array) -> Value:
-        """In the main graph, whose constants bodies may read."""
-        graph = self.model.graph
-        return graph.add_initializer(self.model.fresh_name(hint), Tensor.from_array(array))
+        """Beside its reader: in the graph around a body ONNX Runtime would not find it."""
+        return self.graph.add_initializer(self.model.fresh_name(hint), Tensor.from_array(array))
 
     def made(
         self, op_type: str, inputs: list[Value | None] | list[Value], dtype: int, like: Value | None

@@ -132,7 +132,7 @@ def _measure(
                     own = found.setdefault(number, _Channels({}, np.zeros(region.size)))
                     own.values[value] = np.zeros(region.size)
 
-    def visit(value: Value, array: Array, sample: int) -> None:
+    def visit(value: Value, array: Array, samples: range) -> None:
         for number, indices, axis in wanted[value]:
             flat = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
             if flat.size:

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from ...ir.graph import Node, Value
+from ...ir.graph import Graph, Node, Value
 from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.tensor import Array
 from ..fidelity import FidelityTotals
 from ..samples import Samples
+from .bodies import hidden, is_inner
 from .calibrate import BUDGET, LARGEST_OPTIMIZED, exposing
 from .decision import Decision, clip_of
 from .parameters import QuantParams, ValueRange
@@ -71,10 +72,13 @@ class OperatorError:
 
 @dataclass
 class _Probe:
-    """An operator: its float result, that of rounding alone, that of the quantized model."""
+    """An operator: its float result, that of rounding alone, that of the quantized model.
+
+    `inner` tells of one in a body, whose results have no axes of their own."""
 
     node: Node
     wanted: Value
+    inner: bool
     bounds: ValueRange | None
     params: QuantParams | None
     alone: Value
@@ -112,35 +116,37 @@ def operator_errors(
 
 def _probes(decision: Decision, joined: Model, quantized: Model) -> list[_Probe]:
     """Adds each operator to `joined`, a copy of the float model, once more with rounding."""
-    own = decision.model.graph.nodes
-    originals = list(joined.graph.nodes)
+    own, originals = decision.nodes, list(joined.graph.all_nodes())
+    twins = list(quantized.graph.all_nodes())
     constants = Constants(decision.model)
     found = []
     for place in decision.units():
         node = own[place]
         operands = decision.placement.nodes[node]
-        twin = quantized.graph.nodes[decision.places[place]]
+        twin, graph = twins[decision.places[place]], originals[place].graph
+        assert graph is not None
         index, result = next((i, v) for i, v in enumerate(node.outputs) if v is not None)
-
+        if hidden(decision.model, result):
+            continue
         inputs: list[Value | None] = []
         for position, given in enumerate(originals[place].inputs):
             if position in operands.activations:
-                inputs.append(_rounded(joined, twin.input(position), given))
+                inputs.append(_rounded(joined, graph, twin.input(position), given))
             elif constants.get(node.input(position)) is None:
                 inputs.append(given)
             else:
-                inputs.append(_constant(joined, twin.input(position)))
+                inputs.append(_constant(joined, graph, twin.input(position)))
         names = [
             None if v is None else Value(joined.fresh_name("alone"), v.type) for v in node.outputs
         ]
         copy = Node(node.op_type, inputs, names, dict(twin.attributes), domain=node.domain)
-        joined.graph.add_node(copy)
+        graph.add_node(copy)
         alone, together = names[index], twin.output(index)
         assert alone is not None
         assert together is not None
         restored = _restored(together)
         if restored is not None:
-            alone, together = _rounded(joined, restored, alone), restored
+            alone, together = _rounded(joined, graph, restored, alone), restored
         clip = clip_of(decision.placement, node)
         sources = decision.placement.sources
         source = sources.get(result)
@@ -150,6 +156,7 @@ def _probes(decision: Decision, joined: Model, quantized: Model) -> list[_Probe]
             _Probe(
                 node,
                 result,
+                is_inner(decision.model, result),
                 None if clip is None else clip_bounds(clip, constants),
                 None if restored is None or source is None else decision.params[source],
                 alone,
@@ -161,23 +168,23 @@ def _probes(decision: Decision, joined: Model, quantized: Model) -> list[_Probe]
     return found
 
 
-def _rounded(joined: Model, restored: Value | None, source: Value | None) -> Value:
+def _rounded(joined: Model, graph: Graph, restored: Value | None, source: Value | None) -> Value:
     """`source` with the rounding that `restored`, of the quantized model, has gone through."""
     restore = restored.producer if restored is not None else None
     assert restore is not None
     assert source is not None
-    ends = [_constant(joined, restore.input(i)) for i in (1, 2)]
+    ends = [_constant(joined, graph, restore.input(i)) for i in (1, 2)]
     zero_point = restore.input(2)
     dtype = TensorProto.UINT8 if zero_point is None else zero_point.dtype
     integers, result = Value(joined.fresh_name("integers")), Value(joined.fresh_name("rounded"))
     integers.set_tensor_type(dtype, source.shape)
     result.set_tensor_type(TensorProto.FLOAT, source.shape)
-    joined.graph.add_node(Node("QuantizeLinear", [source, *ends], [integers]))
-    joined.graph.add_node(Node("DequantizeLinear", [integers, *ends], [result]))
+    graph.add_node(Node("QuantizeLinear", [source, *ends], [integers]))
+    graph.add_node(Node("DequantizeLinear", [integers, *ends], [result]))
     return result
 
 
-def _constant(joined: Model, value: Value | None) -> Value | None:
+def _constant(joined: Model, graph: Graph, value: Value | None) -> Value | None:
     """A constant of the quantized model, or one that is restored from integers there."""
     if value is None:
         return None
@@ -185,9 +192,9 @@ def _constant(joined: Model, value: Value | None) -> Value | None:
         return joined.graph.add_initializer(joined.fresh_name("constant"), value.const)
     restore = value.producer
     assert restore is not None
-    inputs = [_constant(joined, v) for v in restore.inputs]
+    inputs = [_constant(joined, graph, v) for v in restore.inputs]
     result = Value(joined.fresh_name("restored"), value.type)
-    joined.graph.add_node(
+    graph.add_node(
         Node(restore.op_type, inputs, [result], dict(restore.attributes), domain=restore.domain)
     )
     return result
@@ -231,7 +238,11 @@ def _add(probe: _Probe, exact: dict[str, Array], rounded: dict[str, Array]) -> N
         slack = probe.params.scale / 2
         beyond = (finite < ends[0] - slack) | (finite > ends[1] + slack)
         probe.clipped += int(np.count_nonzero(beyond))
-    if probe.node.op_type in _CHANNELS and whole.ndim > _CHANNELS[probe.node.op_type]:
+    if (
+        not probe.inner
+        and probe.node.op_type in _CHANNELS
+        and whole.ndim > _CHANNELS[probe.node.op_type]
+    ):
         along = _CHANNELS[probe.node.op_type] % whole.ndim
         others = tuple(axis for axis in range(whole.ndim) if axis != along)
         reach = np.stack([whole.min(axis=others), whole.max(axis=others)])

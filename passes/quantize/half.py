@@ -97,7 +97,9 @@ class StoreFloat16(Pass):
                 kept.setdefault(node, role)
             elif node not in kept:
                 roles[node] = role
-        reasons = notes_of(model, {n: why for n, why in kept.items() if _has_floats(n)})
+        reasons = notes_of(
+            model, {n: why for n, why in kept.items() if _has_floats(n)}, [model.graph]
+        )
         quantized = Counter(node.op_type for node in roles)
         casts = retype(model, roles, *TYPES, keep_io=self.keep_io) if roles else 0
         statistics = {

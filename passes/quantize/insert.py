@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ...ir.graph import Node, Value
+from ...ir.graph import Graph, Node, Value
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
+from .bodies import graph_of, graphs
 from .parameters import QuantParams, ValueRange, range_of
 from .place import Placement
 from .rules import Bias, Constants, Operands, Weight
@@ -37,11 +38,16 @@ def insert(
     per_channel: bool,
     channels: Mapping[Node, bool] | None = None,
 ) -> None:
-    """Rewrite the main graph. `affines` holds the parameters of every source value; `cover`
-    makes those of constants that are stored as activations are; `channels` says of some nodes
-    whether their weights have a scale per channel."""
+    """Rewrite the main graph and bodies. `affines` holds the parameters of every source value;
+    `cover` makes those of constants that are stored as activations are; `channels` says of some
+    nodes whether their weights have a scale per channel."""
     writer = _PairWriter(model, constants, cover, weight_limit, per_channel, channels or {})
     merged = writer.absorb_clips(placement)
+    for graph, value in placement.captured:
+        source = placement.sources[value]
+        writer.quantize_captured(
+            graph, merged.get(value, value), source, affines[source], placement.nodes
+        )
     for value in placement.values:
         source = placement.sources[value]
         writer.quantize(merged.get(value, value), source, affines[source], placement.nodes)
@@ -73,7 +79,6 @@ class _PairWriter:
     ) -> None:
         self.model = model
         self.channels = channels
-        self.graph = model.graph
         self.constants = constants
         self.cover = cover
         self.weight_limit = weight_limit
@@ -81,9 +86,9 @@ class _PairWriter:
         self.counts: dict[str, int] = {}
         self.parameters: dict[Value, _Parameters] = {}
         self.scale_of: dict[Value, NDArray[np.float32]] = {}
-        self.zero_points: dict[tuple[str, int, int | None], Value] = {}
+        self.zero_points: dict[tuple[Graph, str, int, int | None], Value] = {}
         self.shared: dict[object, Value] = {}
-        self.at_start: list[Node] = []
+        self.at_start: dict[Graph, list[Node]] = {}
         self.after: dict[Node, list[Node]] = {}
         self.before: dict[Node, list[Node]] = {}
         self.dead: set[Node] = set()
@@ -113,28 +118,56 @@ class _PairWriter:
         All readers of an integer operator's result see the rounded values, so that
         backends can keep the integers; of others only the integer operators do.
         """
+        graph = graph_of(value)
+        assert graph is not None
+        pair = self.pair(graph, value, source, affine, integer)
+        if value.producer is None:
+            self.at_start.setdefault(graph, []).extend(pair)
+        else:
+            self.after.setdefault(value.producer, []).extend(pair)
+
+    def quantize_captured(
+        self,
+        graph: Graph,
+        value: Value,
+        source: Value,
+        affine: QuantParams,
+        integer: Mapping[Node, Operands],
+    ) -> None:
+        """Put a QDQ pair between a value from outside and a body's integer operators."""
+        pair = self.pair(graph, value, source, affine, integer)
+        self.at_start.setdefault(graph, []).extend(pair)
+
+    def pair(
+        self,
+        graph: Graph,
+        value: Value,
+        source: Value,
+        affine: QuantParams,
+        integer: Mapping[Node, Operands],
+    ) -> list[Node]:
+        """The two nodes, in `graph`, whose readers read them."""
         name = self.name("a")
         parameters = self.parameters_of(source, affine, name)
         quantized = self.value(f"{name}.q", _code(affine.dtype), value)
         result = self.value(name, TensorProto.FLOAT, value)
         ends = [parameters.scale, parameters.zero_point]
-        restore = self.node("DequantizeLinear", [quantized, *ends], result)
-        if value.producer in integer:
+        restore = self.node(graph, "DequantizeLinear", [quantized, *ends], result)
+        producer = value.producer
+        if producer in integer and producer is not None and producer.graph is graph:
             value.replace_uses(result)
         else:
             for user, position in list(value.uses):
                 if (
                     isinstance(user, Node)
+                    and user.graph is graph
                     and user in integer
                     and position in integer[user].activations
                 ):
                     user.set_input(position, result)
-        reduce = self.node("QuantizeLinear", [value, *ends], quantized)
+        reduce = self.node(graph, "QuantizeLinear", [value, *ends], quantized)
         self.scale_of[result] = np.asarray(affine.scale, np.float32)
-        if value.producer is None:
-            self.at_start += [reduce, restore]
-        else:
-            self.after.setdefault(value.producer, []).extend([reduce, restore])
+        return [reduce, restore]
 
     def parameters_of(self, source: Value, affine: QuantParams, name: str) -> _Parameters:
         found = self.parameters.get(source)
@@ -165,7 +198,7 @@ class _PairWriter:
 
     def operand(self, source: Value, affine: QuantParams | None, node: Node) -> Value:
         """A constant stored as activations are; `affine` where others share its parameters."""
-        key = ("operand", self.constants.origin(source))
+        key = ("operand", node.graph, self.constants.origin(source))
         found = self.shared.get(key)
         if found is None:
             array = self.constants.finite(source, node)
@@ -175,7 +208,7 @@ class _PairWriter:
             integers = self.initializer(f"{name}.q", affine.quantize(array))
             found = self.shared[key] = self.value(name, TensorProto.FLOAT, source)
             ends = [parameters.scale, parameters.zero_point]
-            restore = self.node("DequantizeLinear", [integers, *ends], found)
+            restore = self.node(node.graph, "DequantizeLinear", [integers, *ends], found)
             self.before.setdefault(node, []).append(restore)
             self.scale_of[found] = np.asarray(affine.scale, np.float32)
         return found
@@ -189,6 +222,7 @@ class _PairWriter:
         explicit = node.op_type == "Gemm"  # ONNX Runtime's QGemm needs the zero point spelled out
         key = (
             "weight",
+            node.graph,
             self.constants.origin(source),
             axis,
             weight.factor,
@@ -253,13 +287,14 @@ class _PairWriter:
     ) -> Value:
         """Integers and scale as initializers, and the DequantizeLinear that reads them."""
         name = self.name(kind)
-        integers = self.initializer(f"{name}.q", quantized.integers)
-        inputs = [integers, self.initializer(f"{name}.s", quantized.scale)]
+        graph = node.graph
+        integers = self.initializer(f"{name}.q", quantized.integers, graph)
+        inputs = [integers, self.initializer(f"{name}.s", quantized.scale, graph)]
         if explicit:
             length = quantized.scale.size if quantized.scale.ndim else None
-            inputs.append(self.zero_point(quantized.integers.dtype, 0, length))
+            inputs.append(self.zero_point(quantized.integers.dtype, 0, length, graph))
         result = self.value(name, TensorProto.FLOAT, source)
-        restore = self.node("DequantizeLinear", inputs, result)
+        restore = self.node(graph, "DequantizeLinear", inputs, result)
         if quantized.axis is not None:
             restore.set("axis", quantized.axis)
         self.before.setdefault(node, []).append(restore)
@@ -280,22 +315,31 @@ class _PairWriter:
     def value(self, hint: str, dtype: int, like: Value) -> Value:
         return Value(self.model.fresh_name(hint), helper.make_tensor_type_proto(dtype, like.shape))
 
-    def node(self, op_type: str, inputs: list[Value], output: Value) -> Node:
+    def node(self, graph: Graph | None, op_type: str, inputs: list[Value], output: Value) -> Node:
         node = Node(op_type, inputs, [output])
-        node.graph = self.graph
+        node.graph = graph
         return node
 
-    def initializer(self, hint: str, array: Array) -> Value:
-        return self.graph.add_initializer(self.model.fresh_name(hint), Tensor.from_array(array))
+    def initializer(self, hint: str, array: Array, graph: Graph | None = None) -> Value:
+        """In the main graph, whose constants bodies may read, or where ONNX Runtime has to find
+        them, as it has weights, beside their reader."""
+        graph = graph or self.model.graph
+        return graph.add_initializer(self.model.fresh_name(hint), Tensor.from_array(array))
 
-    def zero_point(self, dtype: np.dtype[np.generic], value: int, length: int | None) -> Value:
-        """A zero point, one initializer for all that are equal."""
-        key = (dtype.name, value, length)
+    def zero_point(
+        self,
+        dtype: np.dtype[np.generic],
+        value: int,
+        length: int | None,
+        graph: Graph | None = None,
+    ) -> Value:
+        """A zero point, one initializer of a graph for all that are equal."""
+        key = (graph or self.model.graph, dtype.name, value, length)
         found = self.zero_points.get(key)
         if found is None:
             array = np.full(() if length is None else (length,), value, dtype)
             hint = f"zp{value}" if length is None else f"zp{value}x{length}"
-            found = self.zero_points[key] = self.initializer(hint, array)
+            found = self.zero_points[key] = self.initializer(hint, array, graph)
         return found
 
     def replace(self, node: Node, position: int, value: Value) -> None:
@@ -308,15 +352,18 @@ class _PairWriter:
 
     def finish(self) -> None:
         """Bring the new nodes into order, and drop constants that nothing reads any more."""
-        order = list(self.at_start)
-        for node in self.graph.nodes:
-            if node not in self.dead:
-                order += [*self.before.get(node, ()), node, *self.after.get(node, ())]
-        self.graph.nodes = order
+        inside = graphs(self.model)
+        for graph in inside:
+            order = list(self.at_start.get(graph, ()))
+            for node in graph.nodes:
+                if node not in self.dead:
+                    order += [*self.before.get(node, ()), node, *self.after.get(node, ())]
+            graph.nodes = order
         unused: set[Node] = set()
         for value in self.replaced:
             self.drop(value, unused)
-        self.graph.remove_nodes(unused)
+        for graph in inside:
+            graph.remove_nodes([node for node in unused if node.graph is graph])
         for node in self.dead:
             node.graph = None
 
@@ -329,8 +376,10 @@ class _PairWriter:
             value.producer.detach_inputs()
             if source is not None:
                 self.drop(source, unused)
-        elif not value.is_input and self.graph.initializers.get(value.name) is value:
-            del self.graph.initializers[value.name]
+        elif not value.is_input:
+            for graph in graphs(self.model):
+                if graph.initializers.get(value.name) is value:
+                    del graph.initializers[value.name]
 
 
 def _gemm_bias(array: Array, channels: int) -> Array:

@@ -97,7 +97,7 @@ def sensitivities(decision: Decision, context: Context, **options: Any) -> list[
                 channels=channels,
                 **options,
             )
-            node = decision.model.graph.nodes[place]
+            node = decision.nodes[place]
             share = noise(part.model)
             found.append(Sensitivity(place, node.label, node.op_type, decibels(share)))
     return by_harm(found)

@@ -21,12 +21,14 @@ SMALLEST_SCALE = 2.0**-60
 class ValueRange:
     """Real values that a tensor takes, both ends included.
 
-    `broken` is the first sample, counted from zero, that made it infinite or NaN.
+    `broken` is the first sample, counted from zero, that made it infinite or NaN. Without
+    elements it is not `seen`.
     """
 
     low: float
     high: float
     broken: int | None = None
+    seen: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.model import Model
 from ...ir.tensor import FLOAT_TYPES
 from ..base import Note
+from .bodies import graph_of, graphs
 from .rules import Constants, Operands, Role, plan
 
 UNREAD = "no integer operator reads its result"
@@ -24,11 +25,12 @@ UNFED = "no integer operator computes its input"
 
 @dataclasses.dataclass
 class Placement:
-    """The outcome for one graph.
+    """The outcome for the main graph and bodies of If, Loop and Scan.
 
     `nodes` become integer. `absorbed` maps values to the Relu or Clip behind them that
     disappears. `values` are quantized, in graph order, and `sources` says whose range
-    each takes. `reasons` tells, for nodes with a rule, why they stay float.
+    each takes. `captured` are those that a body reads from outside, which it quantizes for
+    itself. `reasons` tells, for nodes with a rule, why they stay float.
     """
 
     nodes: dict[Node, Operands]
@@ -36,19 +38,34 @@ class Placement:
     values: list[Value]
     sources: dict[Value, Value]
     reasons: dict[Node, str]
+    captured: list[tuple[Graph, Value]] = dataclasses.field(default_factory=list)
 
 
 def place(
     model: Model, constants: Constants, refused: Mapping[Node, str], standalone: Container[Node]
 ) -> Placement:
-    """Decide for the main graph.
+    """Decide for the main graph and the bodies within.
 
     `refused` nodes stay float, for the reasons given. `standalone` clips are not
     absorbed, since the integers behind them can tell what lies beyond the bounds.
     """
+    found = Placement({}, {}, [], {}, {})
+    for graph in graphs(model):
+        _place(graph, constants, refused, standalone, found)
+    return found
+
+
+def _place(
+    graph: Graph,
+    constants: Constants,
+    refused: Mapping[Node, str],
+    standalone: Container[Node],
+    found: Placement,
+) -> None:
+    """Decide for one graph; `found` has the decisions for those around it, and gets its own."""
     candidates: dict[Node, Operands] = {}
-    reasons: dict[Node, str] = {}
-    for node in model.graph.nodes:
+    reasons = found.reasons
+    for node in graph.nodes:
         answer = refused.get(node) or plan(node, constants)
         if isinstance(answer, str):
             reasons[node] = answer
@@ -56,13 +73,20 @@ def place(
             candidates[node] = dataclasses.replace(answer, role=Role.ELEMENTWISE)
         else:
             candidates[node] = answer
-    fed = _feed_forward(model.graph, candidates, _wanted(model.graph, candidates), reasons)
-    nodes, read = _prune_unread(model.graph, fed, reasons)
+    fed = _feed_forward(graph, candidates, _wanted(graph, candidates), reasons)
+    nodes, read = _prune_unread(graph, fed, reasons)
     absorbed, ranges = _absorbed(nodes)
     for node in absorbed.values():
         del nodes[node]
-    values = _quantized(model.graph, nodes, absorbed, read)
-    return Placement(nodes, absorbed, values, _sources(nodes, values, ranges), reasons)
+    values = _quantized(graph, nodes, absorbed, read)
+    captured = [value for value in read if graph_of(value) is not graph]
+    found.nodes.update(nodes)
+    found.absorbed.update(absorbed)
+    found.values += values
+    for value in sorted(captured, key=lambda value: value.name):
+        found.captured.append((graph, value))
+        found.sources.setdefault(value, value)
+    _add_sources(nodes, values, ranges, found.sources)
 
 
 def _wanted(graph: Graph, candidates: Mapping[Node, Operands]) -> set[Value]:
@@ -227,12 +251,14 @@ def _would_become_gemm(node: Node) -> bool:
     )
 
 
-def _sources(
-    nodes: Mapping[Node, Operands], values: Iterable[Value], ranges: Mapping[Value, Value]
-) -> dict[Value, Value]:
+def _add_sources(
+    nodes: Mapping[Node, Operands],
+    values: Iterable[Value],
+    ranges: Mapping[Value, Value],
+    sources: dict[Value, Value],
+) -> None:
     """Whose parameters each value takes: its own, those of what it was moved from, or those
     of what it is clipped to further on."""
-    sources: dict[Value, Value] = {}
     for value in values:
         producer = value.producer
         operands = nodes.get(producer) if producer is not None else None
@@ -242,7 +268,6 @@ def _sources(
             sources[value] = sources.get(moved, moved)
         else:
             sources[value] = ranges.get(value, value)
-    return sources
 
 
 def computes(node: Node) -> bool:
@@ -260,17 +285,19 @@ def _activations(node: Node, operands: Operands) -> list[Value]:
 
 def notes(model: Model, placement: Placement) -> list[Note]:
     """Why each node that computes with floats stays that way."""
-    return notes_of(model, placement.reasons)
+    return notes_of(model, placement.reasons, graphs(model))
 
 
-def notes_of(model: Model, reasons: Mapping[Node, str]) -> list[Note]:
-    """Of the nodes that have a reason, and compute with floats; those of subgraphs have one."""
+def notes_of(model: Model, reasons: Mapping[Node, str], inside: Iterable[Graph]) -> list[Note]:
+    """Of the nodes that have a reason, and compute with floats; those that lie in none of the
+    graphs `inside` have one."""
+    inside = set(inside)
     found = []
-    for node in model.graph.nodes:
-        reason = reasons.get(node)
-        if reason is not None and computes(node):
-            found.append(Note.at(node, reason))
-        for graph in node.subgraphs():
-            where = f"lies in a subgraph of '{node.label}' ({node.op_type})"
-            found.extend(Note.at(inner, where) for inner in graph.all_nodes() if computes(inner))
+    for graph in model.graph.all_graphs():
+        for node in graph.nodes:
+            reason = reasons.get(node)
+            if graph not in inside and graph.parent is not None:
+                reason = f"lies in a subgraph of '{graph.parent.label}' ({graph.parent.op_type})"
+            if reason is not None and computes(node):
+                found.append(Note.at(node, reason))
     return found

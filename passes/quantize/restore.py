@@ -47,10 +47,9 @@ ALREADY = "it is quantized already (--requantize begins with the floats that it 
 
 
 def already_quantized(model: Model) -> dict[Node, str]:
-    """Nodes of the main graph that are quantized, or compute between those, with the reason to
-    leave them alone."""
+    """Nodes that are quantized, or compute between those, with the reason to leave them alone."""
     found: dict[Node, str] = {}
-    for node in model.graph.nodes:
+    for node in model.graph.all_nodes():
         restored = [v.producer for v in node.inputs if v is not None and _is_restored(v)]
         constant = any(n is not None and _is_fixed(model, n.input(0)) for n in restored)
         readers = [user for v in node.outputs if v is not None for user in v.users]

@@ -92,6 +92,18 @@ def solve_weights(
     are inputs of both. Without `second_order` only biases change. Weights keep to
     [-limit, limit], and their scales.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not solved for
+        return _solve_all(original, quantized, runs, limit, second_order, seed)
+
+
+def _solve_all(
+    original: Model,
+    quantized: Model,
+    runs: Sequence[Mapping[str, Array]],
+    limit: int,
+    second_order: bool,
+    seed: int,
+) -> list[Solved]:
     made = {v.name: i for i, n in enumerate(original.graph.nodes) for v in n.outputs if v}
     tried = (_find(original, made, quantized, node) for node in quantized.graph.nodes)
     layers = [one for one in tried if one is not None]
@@ -118,7 +130,7 @@ def give_biases(model: Model, constants: Constants, placement: Placement) -> Non
     """Give layers that will be integer and have no bias one of zeros, which can be solved for."""
     for node, operands in list(placement.nodes.items()):
         weights = constants.get(node.input(1)) if operands.weight is not None else None
-        if weights is None or operands.bias is not None:
+        if weights is None or operands.bias is not None or node.graph is not model.graph:
             continue
         if operands.role is Role.RECURRENT or node.op_type == "MatMul":
             continue

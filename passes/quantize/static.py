@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Container, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..linear.threads import few_threads
 from ..matching import matches, refuse_unmatched
 from ..prune.recovery import HELD_OUT, calibration_runs
 from ..samples import Samples
+from .bodies import hidden, name_apart
 from .calibrate import at_sample, calibrate
 from .decision import Decision
 from .equalize import equalize
@@ -118,11 +119,13 @@ class QuantizeStatic(Pass):
         raised = raise_opset(model, feeds, OPSET_OF_16_BITS if wide else QDQ_OPSET)
         separate_initializers(model)
         infer_shapes(model)
+        name_apart(model)
         # Patterns are of the names that weights have before they change.
         own = overridden(model, self.nodes)
-        own |= {model.graph.nodes[place]: override for place, override in (special or {}).items()}
+        places = list(model.graph.all_nodes())
+        own |= {places[place]: override for place, override in (special or {}).items()}
         kept = kept_float(model, self.ignore, self.only, own)
-        kept |= {model.graph.nodes[place]: why for place, why in (refused or {}).items()}
+        kept |= {places[place]: why for place, why in (refused or {}).items()}
         even = equalize(model, samples, per_channel=self.per_channel) if self.equalize else []
         constants = Constants(model)
         ranges = {} if known is None else known
@@ -179,11 +182,15 @@ class QuantizeStatic(Pass):
         ranges: dict[Value, ValueRange] = {}
         while True:
             placement = place(model, constants, refused, standalone)
+            changing = _changing(model, placement, constants)
+            if changing:
+                refused.update(changing)
+                continue
             sources = list(dict.fromkeys(placement.sources.values()))
             ranges.update(self._measure(model, constants, sources, known, samples, special))
-            infinite = _infinite(placement, ranges)
-            if infinite:
-                refused.update(infinite)
+            unfit = _unseen(placement, ranges) or _infinite(placement, ranges)
+            if unfit:
+                refused.update(unfit)
                 continue
             affines = {value: self._params_of(value, model, ranges[value]) for value in sources}
             clipping = _still_clipping(placement, constants, affines)
@@ -343,6 +350,40 @@ def _samples(model: Model, context: Context | None) -> Samples:
         raise SecateurError(f"calibration: {error}") from None
 
 
+def _changing(model: Model, placement: Placement, constants: Constants) -> dict[Node, str]:
+    """Nodes that can't be integer since what they touch may change its size from step to step of a
+    loop, so that its steps are not seen from outside."""
+    sources = set(placement.sources.values())
+    unknown = {v for v in sources if constants.get(v) is None and hidden(model, v)}
+    bad = {v for v, source in placement.sources.items() if source in unknown}
+    return {
+        node: f"nothing tells that '{value.name}' has one size in all steps of a loop"
+        for node, value in _touching(placement, bad)
+    }
+
+
+def _unseen(placement: Placement, ranges: dict[Value, ValueRange]) -> dict[Node, str]:
+    """Nodes that can't be integer since they touch what no sample has elements of, as in a branch
+    that none of them takes."""
+    bad = {v for v, source in placement.sources.items() if not ranges[source].seen}
+    return {
+        node: f"no calibration sample shows values of '{value.name}'"
+        for node, value in _touching(placement, bad)
+    }
+
+
+def _touching(placement: Placement, bad: Container[Value]) -> Iterator[tuple[Node, Value]]:
+    """Nodes that become integer and read, or return, one of these values, perhaps clipped."""
+    for node, operands in placement.nodes.items():
+        results = [v for v in node.outputs if v is not None]
+        clips = [placement.absorbed[v] for v in results if v in placement.absorbed]
+        results += [v for clip in clips for v in clip.outputs if v is not None]
+        inputs = [node.input(position) for position in operands.activations]
+        for value in (*inputs, *results):
+            if value is not None and value in bad:
+                yield node, value
+
+
 def _infinite(placement: Placement, ranges: dict[Value, ValueRange]) -> dict[Node, str]:
     """Nodes that can't be integer since a value they touch becomes infinite.
 
@@ -351,23 +392,15 @@ def _infinite(placement: Placement, ranges: dict[Value, ValueRange]) -> dict[Nod
     """
     bad = {v for v, source in placement.sources.items() if not _is_finite(ranges[source])}
     refused: dict[Node, str] = {}
-    for node, operands in placement.nodes.items():
-        results = [v for v in node.outputs if v is not None]
-        clips = [placement.absorbed[v] for v in results if v in placement.absorbed]
-        results += [v for clip in clips for v in clip.outputs if v is not None]
-        inputs = [node.input(position) for position in operands.activations]
-        for value in (*inputs, *results):
-            if value not in bad:
-                continue
-            assert value is not None
-            if operands.role.is_compute:
-                sample = at_sample(ranges[placement.sources[value]])
-                raise SecateurError(
-                    f"calibration: value '{value.name}' at node '{node.label}' "
-                    f"({node.op_type}) becomes infinite{sample}; "
-                    "check the samples and the model"
-                )
-            refused[node] = f"'{value.name}' becomes infinite on the calibration samples"
+    for node, value in _touching(placement, bad):
+        if placement.nodes[node].role.is_compute:
+            sample = at_sample(ranges[placement.sources[value]])
+            raise SecateurError(
+                f"calibration: value '{value.name}' at node '{node.label}' "
+                f"({node.op_type}) becomes infinite{sample}; "
+                "check the samples and the model"
+            )
+        refused[node] = f"'{value.name}' becomes infinite on the calibration samples"
     return refused
 
 

@@ -66,7 +66,11 @@ class DataFindings:
     warnings: list[str]
 
 
-def suspicions(data: Dataset) -> list[str]:
+OTHER_REACH = 8.0
+"""Ratio of the largest magnitudes of calibration and evaluation samples that is worth a word."""
+
+
+def constant_inputs(data: Dataset) -> list[str]:
     """Of inputs that are the same everywhere."""
     found = []
     for name, array in data.samples.arrays.items():
@@ -75,6 +79,30 @@ def suspicions(data: Dataset) -> list[str]:
         ranges = channel_ranges(arrays, None)
         if len(array) > 1 and arrays[0].size > 1 and arrays[0].dtype.kind == "f":
             found += constant_warnings(name, ranges)
+    return found
+
+
+def suspicions(model: Model, data: Dataset) -> list[str]:
+    """Of inputs that are the same everywhere or, by what the first layers say, in another range
+    than the model was made for."""
+    constant = constant_inputs(data)
+    return constant or range_warnings(model, _looked_at(data))
+
+
+def other_ranges(calibration: Dataset, evaluation: Dataset) -> list[str]:
+    """Of inputs whose samples for calibration reach much further, or much less far, than those
+    for evaluation: integers are chosen for other numbers than they are measured on."""
+    found = []
+    feeds = [_looked_at(data) for data in (calibration, evaluation)]
+    for name, array in feeds[0][0].items():
+        if array.dtype.kind != "f" or name not in feeds[1][0]:
+            continue
+        reaches = [max(np.abs(feed[name]).max(initial=0) for feed in each) for each in feeds]
+        if max(reaches) > OTHER_REACH * min(reaches):
+            found.append(
+                f"input '{printable(name)}' reaches {reaches[0]:.3g} on calibration samples and "
+                f"{reaches[1]:.3g} on those for evaluation: one of them is in a wrong range"
+            )
     return found
 
 
@@ -89,10 +117,9 @@ def check_data_file(
 
 def check_data(model: Model, data: Dataset) -> DataFindings:
     """Ranges of the inputs, and what is wrong with them."""
-    indices = np.unique(np.linspace(0, len(data.samples) - 1, LOOKED_AT).astype(int))
-    feeds = [data.samples.take(int(index), data.samples.batch or 1) for index in indices]
+    feeds = _looked_at(data)
     found = DataFindings(
-        len(data.samples), len(indices), _labels_text(data), [], list(data.notes), []
+        len(data.samples), len(feeds), _labels_text(data), [], list(data.notes), []
     )
     for value in model_inputs(model):
         arrays = [feed[value.name] for feed in feeds]
@@ -110,6 +137,12 @@ def check_data(model: Model, data: Dataset) -> DataFindings:
         found.warnings += constant_warnings(value.name, ranges)
     found.warnings += range_warnings(model, feeds)
     return found
+
+
+def _looked_at(data: Dataset) -> list[dict[str, Array]]:
+    """Inputs of runs that are spread over all samples."""
+    indices = np.unique(np.linspace(0, len(data.samples) - 1, LOOKED_AT).astype(int))
+    return [data.samples.take(int(index), data.samples.batch or 1) for index in indices]
 
 
 def channel_axis(shape: Sequence[int]) -> int | None:

@@ -15,11 +15,12 @@ from typing import Any
 from ..data.datasets import Dataset
 from ..data.npz import DataError
 from ..ir.advance import advanced
+from ..ir.model import Model
 from ..ir.tensor import Array
 from ..passes.fidelity import FidelityTotals
 from ..passes.samples import Samples
 from ..reporting.report import Fidelity, MetricInfo, Report
-from .data_check import suspicions
+from .data_check import constant_inputs, other_ranges, suspicions
 from .fidelity import fidelity_warnings
 from .metrics.base import Metric
 from .metrics.catalogue import make_metrics
@@ -117,6 +118,7 @@ def _rows(feed: Mapping[str, Array]) -> int:
 
 def evaluate_report(
     report: Report,
+    model: Model,
     runners: Mapping[str, Runner],
     evaluation: Dataset | None,
     calibration: Dataset | None,
@@ -125,6 +127,7 @@ def evaluate_report(
 ) -> None:
     """Fill in metrics and fidelity of all stages of a report, and warn of what is suspicious.
 
+    `model` is the original, that all samples are for.
     Fidelity is measured on evaluation samples, else on those for calibration, else, and where
     these are the same everywhere, on `random` inputs; not at all where there are none.
     """
@@ -132,8 +135,10 @@ def evaluate_report(
     data, what = evaluation, "evaluation samples"
     for own, name in ((evaluation, "evaluation"), (calibration, "calibration")):
         if own is not None and not own.synthetic:
-            warnings += [f"{name}: {text}" for text in suspicions(own)]
-    if data is None and calibration is not None and not suspicions(calibration):
+            warnings += [f"{name}: {text}" for text in suspicions(model, own)]
+    if evaluation is not None and calibration is not None and not calibration.synthetic:
+        warnings += other_ranges(calibration, evaluation)
+    if data is None and calibration is not None and not constant_inputs(calibration):
         data, what = calibration, "calibration samples"
         if calibration.synthetic:
             what = "made-up samples"

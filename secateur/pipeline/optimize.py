@@ -442,6 +442,7 @@ class _Stages:
                 self.report.notes.append(UNLABELLED)
             evaluate_report(
                 self.report,
+                self.original,
                 self.runners,
                 self.evaluation,
                 self.calibration,

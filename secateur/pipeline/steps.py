@@ -11,6 +11,7 @@ from ..passes.base import Context, Note, Pass, PassResult
 from ..passes.manager import PassManager, PassRecord
 from ..passes.prune import PruneChannels, Recover, RotateStreams
 from ..passes.prune.masking import mask
+from ..passes.prune.names import name_values
 from ..passes.quantize import Quantize, schemes
 from ..passes.simplify import simplify_pipeline
 from ..passes.sizes import infer_sizes
@@ -87,6 +88,7 @@ def run_step(step: Step, model: Model, context: Context) -> StepResult:
     infer_sizes(model)
     selection = records[-1].result.artifacts.get("selection")
     if before is not None and selection is not None:
+        name_values(before)
         before = mask(before, selection)
     for record in records:
         context = context.after(record.result)

@@ -129,7 +129,13 @@ def transform_file(
                 check = _check_result(result.step, result.oracle, model, job.feeds)
                 report.checks.append(check)
         evaluate_report(
-            report, runners, labelled, samples, lambda: random_feeds(original, seed), metrics
+            report,
+            original,
+            runners,
+            labelled,
+            samples,
+            lambda: random_feeds(original, seed),
+            metrics,
         )
         job.save(model)
     return report

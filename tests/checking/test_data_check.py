@@ -111,6 +111,33 @@ def test_constant_inputs_are_seen(tmp_path: Path, pictures: Path) -> None:
     assert found.inputs[0]["channels"][1] == {"low": 0.5, "high": 0.5, "mean": 0.5, "std": 0.0}
 
 
+def test_quantization_says_what_data_check_does(tmp_path: Path, pictures: Path) -> None:
+    """Of calibration samples in a wrong range, also by what those for evaluation reach; outliers
+    end in a warning, and not in complaints of arithmetic."""
+    path = tmp_path / "model.onnx"
+    model = network(HOWS["raw"], pictures)
+    save(model, path)
+    right = load_dataset(FileSource(pictures, HOWS["raw"]), model).samples.arrays["x"]
+    right = np.stack([np.asarray(right[k]) for k in range(len(right))])
+    outlier = right.copy()
+    outlier[3, 0, 0, 0] = 1e30
+    arrays = {"right": right, "wrong": right / np.float32(255), "outlier": outlier}
+    said = {}
+    for name, array in arrays.items():
+        np.savez(tmp_path / f"{name}.npz", x=array)
+        words = ["quantize", str(path), "-o", str(tmp_path / "q.onnx"), "--calibration"]
+        words += [str(tmp_path / f"{name}.npz"), "--evaluation", str(tmp_path / "right.npz")]
+        run = CliRunner().invoke(main, words)
+        assert run.exit_code == 0, run.output
+        said[name] = " ".join(run.output.split())
+    assert "Warning: calibration: input" not in said["right"]
+    assert "wrong range" not in said["right"]
+    assert "calibration: input 'x': what the first layers read" in said["wrong"]
+    assert "on those for evaluation: one of them is in a wrong range" in said["wrong"]
+    assert "reaches 1e+30 on calibration" in said["outlier"]
+    assert "encountered" not in said["outlier"]
+
+
 def test_the_command(tmp_path: Path, pictures: Path) -> None:
     path = tmp_path / "model.onnx"
     save(network(HOWS["yolo"], pictures), path)
