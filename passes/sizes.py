@@ -15,16 +15,18 @@ from ..ir.graph import Value, tensor_type
 from ..ir.infer import infer_shapes
 from ..ir.model import Model
 from ..ir.symbolic.analysis import SizeAnalysis
+from .loop_states import infer_loop_states
 from .simplify.input_shapes import replace_symbols
 
 
 def infer_sizes(model: Model) -> None:
     """As `ir.infer.infer_shapes`; what that leaves open is followed symbolically.
 
-    ONNX's inference loses sizes behind chains such as Shape, Gather, Div, Slice, and with
-    them the cost of all that comes after.
+    ONNX's inference loses sizes behind chains such as Shape, Gather, Div, Slice, and in
+    Loops, and with them the cost of all that comes after.
     """
     infer_shapes(model)
+    infer_loop_states(model)
     if _leaves_sizes_open(model):
         SizeAnalysis(model).run()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,28 +66,25 @@ def give_biases(model: Model) -> list[Node]:
     Returns the nodes that this needed; those whose zeros stay can go again.
     """
     added = []
-    for node in list(model.graph.nodes):
+    for node in [node for graph in model.graph.all_graphs() for node in graph.nodes]:
         layer = find_layer(model, node)
         if isinstance(layer, Contraction) and layer.place is None:
             added.append(_give_bias(model, layer))
     return added
 
 
-def _nodes(model: Model) -> Iterator[Node]:
-    """Those of the main graph and of subgraphs."""
-    return (node for graph in model.graph.all_graphs() for node in graph.nodes)
-
-
 def _give_bias(model: Model, layer: Contraction) -> Node:
     node, weights, result = layer.node, layer.weights, layer.result
+    graph = node.graph
+    assert graph is not None
     hidden = Value(model.fresh_name(f"{result.name}_product"), result.type)
     node.outputs = (hidden,)
     hidden.producer, hidden.output_index = node, 0
     zeros = Tensor.from_array(np.zeros(layer.bias_shape, weights.numpy().dtype), weights.dtype)
-    bias = model.graph.add_initializer(model.fresh_name(f"{result.name}_bias"), zeros)
+    bias = graph.add_initializer(model.fresh_name(f"{result.name}_bias"), zeros)
     add = Node("Add", [hidden, bias], [result], name=model.fresh_name(f"{node.label}_bias"))
-    add.graph = model.graph
-    model.graph.nodes.insert(model.graph.nodes.index(node) + 1, add)
+    add.graph = graph
+    graph.nodes.insert(graph.nodes.index(node) + 1, add)
     return add
 
 

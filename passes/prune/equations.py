@@ -189,10 +189,12 @@ class BodyEquations(Equations):
 
     What the subgraph of the pruned model is given each time, such as the states of a loop, is
     what the original's was given, as far as it is left: what it would be given itself is far
-    off until all of its layers are solved.
+    off until all of its layers are solved. Without `now` nothing of the pruned model is read.
     """
 
-    def __init__(self, within: Equations, before: WholeBody, now: SingleBody, kept: Kept) -> None:
+    def __init__(
+        self, within: Equations, before: WholeBody, now: SingleBody | None, kept: Kept
+    ) -> None:
         super().__init__(within.layer)
         self.low, self.high = within.low, within.high
         self._within, self._before, self._now, self._kept = within, before, now, kept
@@ -203,7 +205,7 @@ class BodyEquations(Equations):
 
     @property
     def reads_now(self) -> list[str]:
-        return self._now.reads
+        return [] if self._now is None else self._now.reads
 
     def rows(
         self,
@@ -215,9 +217,11 @@ class BodyEquations(Equations):
     ) -> Iterator[EquationRows]:
         turns = list(self._before.turns(before, run))
         for number, then in enumerate(turns):
-            names = self._before.inputs
-            given = [take(then.value(name, 0), self._kept.get(name, ())) for name in names]
-            turn = self._now.turn(now, run, number, given)
+            turn = then
+            if self._now is not None:
+                names = self._before.inputs
+                given = [take(then.value(name, 0), self._kept.get(name, ())) for name in names]
+                turn = self._now.turn(now, run, number, given)
             yield from self._within.rows(then, turn, 0, generator, wanted / len(turns))
 
 

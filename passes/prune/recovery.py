@@ -404,7 +404,8 @@ class _Pass:
         own = twin.subgraphs()[parent.subgraphs().index(graph)]
         try:
             before = WholeBody(self.original, own, within.reads_before)
-            now = SingleBody(self.pruned, graph, within.reads_now)
+            reads = within.reads_now
+            now = SingleBody(self.pruned, graph, reads) if reads else None
         except BodyError as error:
             return str(error)
         return BodyEquations(within, before, now, self.record.values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from secateur.checking.measure import cost_of, describe_model
 from secateur.ir.cost import count
@@ -149,3 +149,25 @@ def test_nodes_of_unknown_shape_are_counted_as_such() -> None:
     cost = cost_of(model)
     assert (cost.macs, cost.uncounted) == (0, ["y (MatMul)"])
     assert "leave out 1 nodes" in uncounted_remark(len(cost.uncounted))
+
+
+LOOP = """<ir_version: 10, opset_import: ["" : 21]>
+net (float[n, 4] x, int64 k) => (float[n, 4] y, float[m, 4] grown) {
+  y, grown = Loop <body = step (int64 i, bool go, a, b) => (bool on, c, d) {
+    on = Identity (go)
+    c = %s
+    d = Concat <axis = 0> (b, x)
+  }> (k, , x, x)
+}
+"""
+
+
+@pytest.mark.parametrize(("operation", "shape"), [("Relu (a)", ("n", 4)), ("Squeeze (a)", None)])
+def test_states_of_loops_have_the_sizes_that_no_iteration_changes(operation, shape):
+    model = from_proto(parser.parse_model(LOOP % operation))
+    (loop,) = model.graph.nodes
+    state, grown = loop.get("body").inputs[2:]
+    infer_sizes(model)
+    assert state.shape == shape
+    assert grown.shape == (None, 4)
+    assert loop.get("body").outputs[1].rank == (None if shape is None else 2)
