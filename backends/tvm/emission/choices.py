@@ -24,7 +24,7 @@ from ....ir.errors import SecateurError
 from ....ir.files import read_regular
 from ....ir.onnx_io import atomic_files
 from ....ir.tensor import Array
-from ..kernels.convolution import depthwise, winograd
+from ..kernels.convolution import depthwise, transforms, winograd
 from ..kernels.convolution.tiles import Convolution, Tile, choose_tile
 from ..kernels.convolution.tiles import fits as tile_fits
 from ..kernels.matrix.matmul import MatMul, MatrixTile
@@ -86,7 +86,9 @@ class Choices:
 
     def by_winograd(self, op: Operation) -> bool:
         """Whether the operation is a convolution that takes the Winograd form."""
-        if not self.winograd or not isinstance(op, ConvolutionOp) or not may_be_winograd(op):
+        if not self.winograd or not isinstance(op, ConvolutionOp):
+            return False
+        if not may_be_winograd(op, self.target):
             return False
         fresh, choice = op.output in self.fresh, self.measured.get(describe(op))
         if choice is not None and not (fresh and choice.form == "winograd"):
@@ -142,7 +144,8 @@ def limit_copies(plan: Plan, choices: Choices, copies: float) -> Choices:
         return choices
     left = copies * _constant_bytes(plan) + _FEW
     fresh, copied = set[PlanTensor](), set[int]()
-    found = [op for op in plan.operations if isinstance(op, ConvolutionOp) and may_be_winograd(op)]
+    convolutions = (op for op in plan.operations if isinstance(op, ConvolutionOp))
+    found = [op for op in convolutions if may_be_winograd(op, choices.target)]
     for op in sorted(found, key=lambda op: -math.prod(map(typical, op.output.shape[2:]))):
         more = 0 if id(op.weights) in copied else winograd.MORE * op.weights.nbytes
         if more > left or not choices.by_winograd(op):
@@ -163,13 +166,13 @@ def _constant_bytes(plan: Plan) -> int:
     return sum(a.size * (1 if a.dtype == np.int16 else a.itemsize) for a in arrays.values())
 
 
-def may_be_winograd(op: ConvolutionOp) -> bool:
+def may_be_winograd(op: ConvolutionOp, target: Target) -> bool:
     """Whether the Winograd form computes the operation at all."""
-    if op.upsampling is not None:
+    dtype, shape = op.input.dtype, op.input.shape
+    if op.upsampling is not None or not transforms.multiplies(dtype, target):
         return False
-    return op.input.dtype == "float32" and winograd.computes(
-        op.input.shape, op.output.shape[1], op.geometry, op.groups
-    )
+    computes = winograd.computes(shape, op.output.shape[1], op.geometry, op.groups)
+    return computes and transforms.is_exact(dtype, op.weights)
 
 
 def describe(op: Operation) -> str:

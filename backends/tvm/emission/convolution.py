@@ -8,6 +8,7 @@ from ....ir.tensor import Array
 from ..kernels.convolution import depthwise, packing, winograd
 from ..kernels.convolution import direct as convolution
 from ..kernels.convolution.tiles import Convolution
+from ..kernels.convolution.transforms import transforms
 from ..kernels.matrix.reduction import weight_range, without_offset
 from ..plan.blocked import Blocked
 from ..plan.operations import ConvolutionOp
@@ -102,7 +103,8 @@ def _winograd(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked)
     y = emission.layouts[op.output]
     operands, arguments = emission.operands(op, y, y.padded_channels)
     fresh = op.output in emission.choices.fresh
-    kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands, op.groups, fresh)
+    by = transforms(op.input.dtype, op.weights if fresh else None)
+    kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands, op.groups, fresh, by)
     parallel = emission.is_parallel(op)
     emission.produce(
         op.output,
@@ -111,10 +113,10 @@ def _winograd(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked)
         [
             x,
             emission.constant(winograd.pack_weights(kernel, op.weights)),
-            emission.constant(padded(op.bias, y.padded_channels, "float32")),
+            emission.constant(padded(op.bias, y.padded_channels, by.accumulator)),
             *arguments,
         ],
-        scratch=[(shape, "float32") for shape in kernel.scratch],
+        scratch=kernel.scratch,
     )
 
 

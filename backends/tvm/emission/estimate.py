@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from ..kernels.convolution import tiles, winograd
+from ..kernels.convolution.transforms import transforms
 from ..kernels.matrix import matmul
 from ..kernels.matrix.reduction import weight_range
 from ..plan.blocked import Blocked, block_for
@@ -139,7 +140,8 @@ class Estimator:
             self.choices, fresh=frozenset({resized.output} if fresh else ())
         )
         if choices.by_winograd(resized):
-            kernel = winograd.Winograd(x, y, op.geometry, op.program, (), groups, fresh)
+            by = transforms(op.input.dtype)
+            kernel = winograd.Winograd(x, y, op.geometry, op.program, (), groups, fresh, by)
             return "winograd", winograd.estimate(kernel, self.target)
         pads = op.geometry.margins
         x = dataclasses.replace(x, top=pads[0], left=pads[1], bottom=pads[2], right=pads[3])

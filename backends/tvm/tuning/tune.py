@@ -150,7 +150,7 @@ def _measure_task(op: Operation, target: Target, cache: Cache, winograd: bool) -
     usual = _emit(op, Choices(target, winograd=winograd)).choice
     others: list[Choice] = []
     tiled = usual
-    if isinstance(op, ConvolutionOp) and winograd and may_be_winograd(op):
+    if isinstance(op, ConvolutionOp) and winograd and may_be_winograd(op, target):
         others.append(Choice("winograd"))
         tiled = Choice("direct")
     others += _tiles(_emit(op, Choices(target, {describe(op): tiled})), target)

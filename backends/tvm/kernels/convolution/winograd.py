@@ -1,13 +1,15 @@
 """Winograd convolution F(4x4, 3x3): 36 multiplications where the direct form has 144.
 
 After Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with
-interpolation points 0, 1, -1, 2, -2. Its rounding error is a few times that of the direct
-form (about 1e-5 relative). Weights are transformed while compiling, which takes four times their
-bytes, or by the kernel in each run, group by group, a tenth of its time or so (`fresh`).
+interpolation points 0, 1, -1, 2, -2. Its rounding error of floats is a few times that of the
+direct form (about 1e-5 relative); sums of bytes are exact, where 16-bit pairs are multiplied
+(`transforms.py`). Weights are transformed while compiling, which takes four times their bytes, or
+by the kernel in each run, group by group, a tenth of its time or so (`fresh`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -29,39 +31,14 @@ from ...tensorir.builder import (
     constant,
     load,
     smaller,
-    splat,
     tiles_of,
 )
 from ...tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
-from ..matrix.dot import bind
 from .open_columns import choose_widths, each_width
 from .tiles import divisors
+from .transforms import FLOATS, INPUT, Floats, combine, transform_weights
 
-_INPUT = (
-    (4, 0, -5, 0, 1, 0),
-    (0, -4, -4, 1, 1, 0),
-    (0, 4, -4, -1, 1, 0),
-    (0, -2, -1, 2, 1, 0),
-    (0, 2, -1, -2, 1, 0),
-    (0, 4, 0, -5, 0, 1),
-)
-_OUTPUT = (
-    (1, 1, 1, 1, 1, 0),
-    (0, 1, -1, 2, -2, 0),
-    (0, 1, 1, 4, 4, 0),
-    (0, 1, -1, 8, -8, 1),
-)
-_WEIGHTS = np.array(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ]
-)
 _SCRATCH = 2 * 2**20
 """Bytes of transformed input and products that are kept at a time, where that is enough for
 `_REUSE` tiles: a pass over them goes through one of their 36 parts after the other."""
@@ -78,6 +55,7 @@ class Winograd:
     operands: tuple[Operand, ...]
     groups: int = 1
     fresh: bool = False
+    by: Floats = FLOATS
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -94,7 +72,8 @@ class Winograd:
         """Rows of tiles that are transformed and multiplied at a time: few chunks, of which the
         last computes little again."""
         rows, columns = self.tiles
-        per_tile = 36 * 4 * (self.input.padded_channels + self.output.padded_channels)
+        moved = (self.input, self.by.element), (self.output, self.by.accumulator)
+        per_tile = 36 * sum(x.padded_channels * np.dtype(dtype).itemsize for x, dtype in moved)
         most = max(1, min(rows, max(_REUSE, _SCRATCH // per_tile) // columns))
         return min(range(1, most + 1), key=lambda r: -(-rows // r) * (r * columns + _CHUNK))
 
@@ -107,12 +86,12 @@ class Winograd:
         return self.chunk_rows * columns
 
     @property
-    def scratch(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of the transformed input and of the products."""
-        return (
-            (36, self.input.blocks * self.chunk, self.input.block),
-            (36, self.output.blocks * self.chunk, self.output.block),
-        )
+    def scratch(self) -> list[tuple[tuple[int, ...], str]]:
+        """Shapes and types of the transformed input and of the products."""
+        return [
+            ((36, self.input.blocks * self.chunk, self.input.block), self.by.element),
+            ((36, self.output.blocks * self.chunk, self.output.block), self.by.accumulator),
+        ]
 
     def vectors(self) -> int:
         """Blocks of output channels multiplied together."""
@@ -122,6 +101,11 @@ class Winograd:
     def depth(self) -> int:
         """Input channels, padding included, that are multiplied for an output channel."""
         return self.input.padded_channels // self.groups
+
+    @property
+    def steps(self) -> int:
+        """Multiplications for an output channel."""
+        return self.depth // self.by.together
 
 
 _REUSE = 64
@@ -188,12 +172,12 @@ def estimate(conv: Winograd, target: Target) -> float:
     tiles = rows * columns * x.batch
     per_vector = max(1, x.block // target.lanes)
     wide = target.vector_bytes == 64
-    products = 36 * tiles * y.blocks * per_vector * conv.depth / (1 if wide else 2)
+    products = 36 * tiles * y.blocks * per_vector * conv.steps / (1 if wide else 2)
     loads = products * (0.25 if conv.vectors() > 1 else 0.5)
     moved = per_vector * tiles * (x.blocks * 144 + y.blocks * (160 + 16 * FINISH))
     if conv.fresh:
         chunks = x.batch * -(-rows // conv.chunk_rows)
-        moved += chunks * per_vector * y.blocks * conv.depth * TRANSFORM
+        moved += chunks * per_vector * y.blocks * conv.steps * TRANSFORM
     return products + loads + moved
 
 
@@ -219,38 +203,37 @@ def needed_pads(
 
 
 def pack_weights(conv: Winograd, weights: Array) -> Array:
-    """[O, I / groups, 3, 3] to [36, group, I, vector * lane], transformed in double precision; or,
-    as they are, to [group, I, 9, vector * lane]."""
+    """[O, I / groups, 3, 3] to [36, group, step, vector * element], transformed in double
+    precision; or, as they are, to [group, step, 9, vector * element]."""
     out_channels, in_channels = weights.shape[:2]
-    y = conv.output
+    y, together, width = conv.output, conv.by.together, conv.vectors() * conv.output.block
+    groups = y.padded_channels // width
     if conv.fresh:
-        taps = np.zeros((y.padded_channels, conv.depth, 9), np.float32)
+        taps = np.zeros((y.padded_channels, conv.depth, 9), conv.by.taps)
         taps[:out_channels, :in_channels] = weights.reshape(out_channels, in_channels, 9)
-        grouped = taps.reshape(-1, conv.vectors() * y.block, conv.depth, 9)
-        return np.ascontiguousarray(grouped.transpose(0, 2, 3, 1))
-    transformed = np.einsum("ik,ockl,jl->ijoc", _WEIGHTS, weights.astype(np.float64), _WEIGHTS)
-    dense = np.zeros((36, y.padded_channels, conv.depth), np.float32)
-    dense[:, :out_channels, :in_channels] = transformed.reshape(36, out_channels, in_channels)
-    width = conv.vectors() * y.block
-    packed = dense.reshape(36, y.padded_channels // width, width, conv.depth)
-    return np.ascontiguousarray(packed.transpose(0, 1, 3, 2))
+        split = taps.reshape(groups, width, conv.steps, together, 9).transpose(0, 2, 4, 1, 3)
+        return np.ascontiguousarray(split).reshape(groups, conv.steps, 9, width * together)
+    dense = np.zeros((36, y.padded_channels, conv.depth), conv.by.element)
+    dense[:, :out_channels, :in_channels] = conv.by.transform(weights)
+    split = dense.reshape(36, groups, width, conv.steps, together).transpose(0, 1, 3, 2, 4)
+    return np.ascontiguousarray(split).reshape(36, groups, conv.steps, width * together)
 
 
 def build(conv: Winograd, target: Target, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, weights, bias, operands; results, two scratch buffers."""
-    x, y = conv.input, conv.output
+    x, y, by = conv.input, conv.output, conv.by
     width = conv.vectors() * y.block
     k = KernelBuilder()
-    source = k.parameter("X", x.shape, "float32")
-    groups = y.padded_channels // width
-    kept, taps = (36, groups, conv.depth, width), (groups, conv.depth, 9, width)
-    weights = k.parameter("W", taps if conv.fresh else kept, "float32")
-    bias = k.parameter("B", (y.padded_channels,), "float32")
+    source = k.parameter("X", x.shape, by.source)
+    groups, elements = y.padded_channels // width, width * by.together
+    kept, taps = (36, groups, conv.steps, elements), (groups, conv.steps, 9, elements)
+    weights = k.parameter("W", taps if conv.fresh else kept, by.taps if conv.fresh else by.element)
+    bias = k.parameter("B", (y.padded_channels,), by.accumulator)
     buffers = declare(k, conv.operands, y, y.padded_channels)
     result = k.parameter("Y", y.shape, conv.program.dtype)
-    first, second = conv.scratch
-    transformed = k.parameter("V", first, "float32")
-    products = k.parameter("M", second, "float32")
+    transformed, products = (
+        k.parameter(name, *kind) for name, kind in zip("VM", conv.scratch, strict=True)
+    )
     fill_border(k, result, y, conv.program.dtype)
     if conv.is_open:
         arguments = (products, bias, result, buffers)
@@ -326,7 +309,7 @@ def _open_chunks(
             _transform_input(k, conv, source, transformed, n, cb, row, tw, lambda: at)
 
         def each_tile(multiply: _Multiply, own: Any = own) -> None:
-            acc = k.local(size, "float32")
+            acc = k.local(size, conv.by.accumulator)
             for tiles in each_width(k, own, widths):
                 with k.loop(tiles_of(own, tiles), "tt") as tt:
                     first = tirx.min(tt * tiles, own - tiles) if tiles > 1 else tt
@@ -349,24 +332,6 @@ def _row(chunk: Expr, size: int, rows: int) -> Expr:
     return smaller(chunk * size, rows - size)
 
 
-def _combine(coefficients: Sequence[int], values: Sequence[Computed], lanes: int) -> Computed:
-    """The linear combination, without multiplications by one."""
-    total: Computed | None = None
-    for c, value in zip(coefficients, values, strict=True):
-        if c == 0:
-            continue
-        if total is None:
-            total = value if c == 1 else value * constant(float(c), "float32", lanes)
-        elif c == 1:
-            total = total + value
-        elif c == -1:
-            total = total - value
-        else:
-            total = total + value * constant(float(c), "float32", lanes)
-    assert total is not None  # no row of the transformations is zero
-    return total
-
-
 def _transform_input(
     k: KernelBuilder,
     conv: Winograd,
@@ -379,9 +344,9 @@ def _transform_input(
     at: Callable[[], Expr],
 ) -> None:
     """Transform one tile, to a place of the result."""
-    x, lanes = conv.input, conv.input.block
+    x, lanes, by = conv.input, conv.input.block, conv.by
     top, left = x.top - conv.geometry.pads[0], x.left - conv.geometry.pads[1]
-    half = k.local(36 * lanes, "float32", "half")
+    half = k.local(36 * lanes, by.element, "half")
     for j in range(6):
         values = []
         for i in range(6):
@@ -389,13 +354,14 @@ def _transform_input(
             place: Index = (h, tw * 4 + j + left)
             if not x.is_open:
                 place = h * x.columns + tw * 4 + j + left
-            values.append(load(source, n * x.blocks + cb, place, 0, lanes=lanes))
+            values.append(by.pixel(source, n * x.blocks + cb, place, 0, lanes=lanes))
         for i in range(6):
-            k.store(half, _combine(_INPUT[i], values, lanes), (i * 6 + j) * lanes, lanes=lanes)
+            value = combine(INPUT[i], values, by.element, lanes)
+            k.store(half, value, (i * 6 + j) * lanes, lanes=lanes)
     for i in range(6):
         values = [load(half, (i * 6 + j) * lanes, lanes=lanes) for j in range(6)]
         for j in range(6):
-            value = _combine(_INPUT[j], values, lanes)
+            value = combine(INPUT[j], values, by.element, lanes)
             k.store(transformed, value, i * 6 + j, at(), 0, lanes=lanes)
 
 
@@ -415,7 +381,8 @@ def _multiply_all(
     """The 36 matrix products of up to `count` tiles: transformed input, weights, products."""
     transformed, weights, products = factors
     pair = (transformed, products)
-    groups, lanes = conv.output.blocks // conv.vectors(), conv.output.block
+    groups, by = conv.output.blocks // conv.vectors(), conv.by
+    lanes = conv.output.block * by.together
     if not conv.fresh:
         with k.loop(36, "q", parallel=parallel) as q, k.loop(groups, "og") as group:
 
@@ -424,59 +391,20 @@ def _multiply_all(
 
             each_tile(functools.partial(_multiply, k, conv, pair, count, kept, (q, group)))
         return
-    depth, width = conv.depth, conv.vectors() * lanes
-    step = depth * width + _APART
+    width = conv.vectors() * lanes
+    step = conv.steps * width + _APART
     with k.loop(groups, "og", parallel=parallel) as group:
-        made = k.local(36 * step, "float32", "made")
-        with k.loop(depth, "c") as c:
+        made = k.local(36 * step, by.element, "made")
+        with k.loop(conv.steps, "c") as c:
             for v in range(conv.vectors()):
                 taps = [load(weights, group, c, t, v * lanes, lanes=lanes) for t in range(9)]
-                _transform_weights(k, taps, made, c * width + v * lanes, step, lanes)
+                transform_weights(k, by, taps, made, c * width + v * lanes, step, lanes)
         with k.loop(36, "q") as q:
 
             def fresh(c: Expr, v: int, q: Expr = q) -> Computed:
                 return load(made, q * step + c * width + v * lanes, lanes=lanes)
 
             each_tile(functools.partial(_multiply, k, conv, pair, count, fresh, (q, group)))
-
-
-def _transform_weights(
-    k: KernelBuilder,
-    taps: Sequence[Computed],
-    made: BufferVar,
-    first: Expr,
-    step: int,
-    lanes: int,
-) -> None:
-    """Vectors of 3 x 3 taps to 36, each of which lies `step` after the one before."""
-    half = k.local(18 * lanes, "float32", "half")
-
-    def six(values: Sequence[Computed]) -> list[Computed]:
-        """Three values by the matrix of weights, with what its rows share computed once."""
-
-        def times(value: Computed, factor: float) -> Computed:
-            return value * constant(factor, "float32", lanes)
-
-        a, b, c = values
-        ends = bind(k, times(a + c, -1 / 6), "float32", lanes)
-        others = bind(k, times(a, 1 / 24) + times(c, 1 / 6), "float32", lanes)
-        return [
-            times(a, 1 / 4),
-            ends + times(b, -1 / 6),
-            ends + times(b, 1 / 6),
-            others + times(b, 1 / 12),
-            others + times(b, -1 / 12),
-            c,
-        ]
-
-    taps = [bind(k, tap, "float32", lanes) for tap in taps]
-    for j in range(3):
-        for i, value in enumerate(six([taps[3 * r + j] for r in range(3)])):
-            k.store(half, value, (i * 3 + j) * lanes, lanes=lanes)
-    for i in range(6):
-        row = [load(half, (i * 3 + j) * lanes, lanes=lanes) for j in range(3)]
-        for j, value in enumerate(six(row)):
-            k.store(made, value, first + (i * 6 + j) * step, lanes=lanes)
 
 
 def _multiply(
@@ -493,27 +421,27 @@ def _multiply(
     """One of 36 matrix products, for one group of output channels and some of `count` tiles."""
     transformed, products = buffers
     q, group = at
-    lanes, vectors = conv.output.block, conv.vectors()
-    unroll = 4
+    lanes, vectors, by = conv.output.block, conv.vectors(), conv.by
+    steps = conv.input.block // by.together
+    unroll = min(4, steps)
     blocks = conv.input.blocks // conv.groups
     together = conv.output.blocks // conv.groups // vectors
     start: Expr = group // together * blocks if conv.groups > 1 else 0
     if acc is None:
-        acc = k.local(vectors * tiles * lanes, "float32")
+        acc = k.local(vectors * tiles * lanes, by.accumulator)
     for i in range(vectors * tiles):
-        k.store(acc, constant(0.0, "float32", lanes), i * lanes, lanes=lanes)
-    with (
-        k.loop(blocks, "ic") as ic,
-        k.loop(conv.input.block // unroll, "ko") as ko,
-    ):
+        k.store(acc, constant(0, by.accumulator, lanes), i * lanes, lanes=lanes)
+    with k.loop(blocks, "ic") as ic, k.loop(steps // unroll, "ko") as ko:
         for u in range(unroll):
             c = ko * unroll + u
-            w = [weight(ic * conv.input.block + c, v) for v in range(vectors)]
+            w = [weight(ic * steps + c, v) for v in range(vectors)]
             for t in range(tiles):
-                value = splat(load(transformed, q, (start + ic) * count + first + t, c), lanes)
+                place = (q, (start + ic) * count + first + t, c * by.together)
+                value = by.factor(transformed, *place, lanes=lanes)
                 for v in range(vectors):
                     own = (v * tiles + t) * lanes
-                    k.store(acc, load(acc, own, lanes=lanes) + value * w[v], own, lanes=lanes)
+                    total = by.step(load(acc, own, lanes=lanes), value, w[v], lanes)
+                    k.store(acc, total, own, lanes=lanes)
     for v in range(vectors):
         for t in range(tiles):
             value = load(acc, (v * tiles + t) * lanes, lanes=lanes)
@@ -532,12 +460,13 @@ def _transform_columns(
     k: KernelBuilder, conv: Winograd, products: BufferVar, at: Expr
 ) -> BufferVar:
     """A tile's products, their columns transformed to four rows."""
-    lanes = conv.output.block
-    half = k.local(24 * lanes, "float32", "half")
+    lanes, by = conv.output.block, conv.by
+    half = k.local(24 * lanes, by.accumulator, "half")
     for j in range(6):
         values = [load(products, i * 6 + j, at, 0, lanes=lanes) for i in range(6)]
         for i in range(4):
-            k.store(half, _combine(_OUTPUT[i], values, lanes), (i * 6 + j) * lanes, lanes=lanes)
+            value = combine(by.output[i], values, by.accumulator, lanes)
+            k.store(half, value, (i * 6 + j) * lanes, lanes=lanes)
     return half
 
 
@@ -556,31 +485,39 @@ def _transform_output(
 ) -> None:
     """Finish the pixels of a tile that lie inside; of images of open size all of them lie inside
     unless the tile is at the `edge`."""
-    y, lanes = conv.output, conv.output.block
+    y, lanes, by = conv.output, conv.output.block, conv.by
     rows, columns = conv.tiles
 
-    def pixel(i: int, j: int) -> None:
+    def pixels(i: int, first: int, count: int) -> None:
+        """Neighbours in a row."""
         values = [load(half, (i * 6 + c) * lanes, lanes=lanes) for c in range(6)]
-        value = _combine(_OUTPUT[j], values, lanes) + load(bias, cb * lanes, lanes=lanes)
-        h, w = row * 4 + i, tw * 4 + j
-        epilogue.finish([value], n, cb * lanes, h, w)
+        found = []
+        for j in range(first, first + count):
+            total = combine(by.output[j], values, by.accumulator, lanes)
+            value = by.finish(k, total, i, j, lanes)
+            found.append(value + load(bias, cb * lanes, lanes=lanes))
+        epilogue.finish(found, n, cb * lanes, row * 4 + i, tw * 4 + first)
+
+    def under(condition: Expr) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if condition is True else k.when(condition)
 
     for i in range(4):
-        for j in range(4):
-            conditions: list[Expr] = []
-            if y.is_open:
-                if edge and (i or j):
-                    conditions = [row * 4 + i < y.height, tw * 4 + j < y.width]
-            else:
-                if y.height % 4 and i >= y.height % 4:
-                    conditions.append(row < rows - 1)
-                if y.width % 4 and j >= y.width % 4:
-                    conditions.append(tw < columns - 1)
-            if any(c is False for c in conditions):
-                continue
-            conditions = [c for c in conditions if c is not True]
-            if conditions:
-                with k.when(conditions[0] if len(conditions) == 1 else tirx.all(*conditions)):
-                    pixel(i, j)
-            else:
-                pixel(i, j)
+        if y.is_open and edge:
+            for j in range(4):
+                inside = [row * 4 + i < y.height, tw * 4 + j < y.width] if i or j else []
+                with under(tirx.all(*inside) if inside else True):
+                    pixels(i, j, 1)
+            continue
+        ragged = 0 if y.is_open else y.width % 4
+        last = not y.is_open and y.height % 4 and i >= y.height % 4
+        above = row < rows - 1 if last else True
+        if above is False:
+            continue
+        with under(above):
+            whole = tw < columns - 1 if ragged else True
+            if whole is not False:
+                with under(whole):
+                    pixels(i, 0, 4)
+            if whole is not True:
+                with under(tw >= columns - 1 if whole is not False else True):
+                    pixels(i, 0, ragged)

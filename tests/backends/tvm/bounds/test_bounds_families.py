@@ -91,6 +91,9 @@ FAMILIES: dict[str, Callable[[], onnx.ModelProto]] = {
     "winograd of groups": lambda: model(
         [("Conv", "x w", {**SAME, "group": 2})], {"x": (1, 64, 17, 16)}, {"w": (32, 32, 3, 3)}
     ),
+    "winograd of bytes": lambda: quantize(
+        model([("Conv", "x w", SAME)], {"x": (1, 16, 17, 16)}, {"w": (16, 16, 3, 3)})
+    ),
     "transposed": lambda: model(
         [("ConvTranspose", "x w", {"strides": [2, 2]})], IMAGE, {"w": (8, 8, 3, 3)}
     ),
@@ -228,7 +231,11 @@ def faults_of(build: Build, ranges: dict[int, tuple[int, int]], kind: str) -> tu
     return len(used), unseen
 
 
-FORMS_OF_WINOGRAD = {"winograd of fresh weights", "winograd of groups"}
+FORMS_OF_WINOGRAD = {
+    "winograd of fresh weights",
+    "winograd of groups",
+    "winograd of bytes",
+}
 """Families of the longest kernels, which "winograd" has most of."""
 
 
