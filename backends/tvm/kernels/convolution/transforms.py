@@ -20,14 +20,12 @@ from ...tensorir.builder import (
     KernelBuilder,
     cast,
     constant,
-    llvm,
     load,
     reinterpret,
     splat,
-    vector_type,
 )
 from ...tensorir.types import BufferVar, Computed, Expr, Index
-from ..matrix.dot import MADD, bind
+from ..matrix.dot import bind, madd
 from ..matrix.reduction import weight_range
 
 INPUT = (
@@ -136,7 +134,7 @@ class Integers(Floats):
         return reinterpret(splat(pair, lanes), "int16", 2 * lanes)
 
     def step(self, total: Computed, factor: Computed, weights: Computed, lanes: int) -> Computed:
-        return total + llvm(MADD[lanes], vector_type("int32", lanes), factor, weights)
+        return madd(lanes, total, factor, weights)
 
     def finish(self, k: KernelBuilder, total: Computed, i: int, j: int, lanes: int) -> Computed:
         ninth = total * constant(_NINTH, "int32", lanes)

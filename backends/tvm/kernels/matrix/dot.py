@@ -296,10 +296,15 @@ class NeonPairs(NeonBytes):
         if not self.is_64_bit:
             return llvm("llvm.arm.neon.vpadals.v4i32.v8i16", "int32x4", accumulator, sums)
         total = accumulator + llvm("llvm.aarch64.neon.saddlp.v4i32.v8i16", "int32x4", sums)
-        # Lest LLVM adds all sums of a loop's body first, which then don't fit the registers.
-        bits = reinterpret(total, "float32", 4)
-        bits = llvm("llvm.arithmetic.fence.v4f32", "float32x4", bits)
-        return reinterpret(bits, "int32", 4)
+        return in_order(total, 4)
+
+
+def in_order(total: Computed, lanes: int) -> Computed:
+    """A sum of 32-bit integers that is computed before others: else LLVM adds all products of a
+    loop's body first, which then don't fit the registers."""
+    bits = reinterpret(total, "float32", lanes)
+    bits = llvm(f"llvm.arithmetic.fence.v{lanes}f32", vector_type("float32", lanes), bits)
+    return reinterpret(bits, "int32", lanes)
 
 
 def copies(vector: Computed, lanes: int, index: int, count: int) -> Computed:
@@ -320,6 +325,12 @@ MADD = {
 """Products of 16 bits, added in pairs, by the lanes of their sums."""
 
 
+def madd(lanes: int, total: Computed, first: Computed, second: Computed) -> Computed:
+    """The sum with what that x86 instruction makes of two vectors."""
+    products = llvm(MADD[lanes], vector_type("int32", lanes), first, second)
+    return in_order(total + products, lanes)
+
+
 @dataclasses.dataclass(frozen=True)
 class MaddDot(FourBytes):
     """x86 without VNNI: pmaddwd on 16-bit pairs, exact where pmaddubsw saturates.
@@ -330,6 +341,7 @@ class MaddDot(FourBytes):
 
     weight_dtype = "int16"
     parts = 2
+    multiplies = 4
 
     def pack(self, weights: Array) -> Array:
         pairs = np.stack([weights[..., 0::2], weights[..., 1::2]], axis=-3)
@@ -375,9 +387,8 @@ class MaddDot(FourBytes):
     def step(
         self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
     ) -> Computed:
-        dtype = vector_type("int32", self.lanes)
         for a, w in zip(activation, weights, strict=True):
-            accumulator = accumulator + llvm(MADD[self.lanes], dtype, a, w)
+            accumulator = madd(self.lanes, accumulator, a, w)
         return accumulator
 
 
