@@ -9,10 +9,12 @@ from ..kernels.convolution import depthwise, packing, winograd
 from ..kernels.convolution import direct as convolution
 from ..kernels.convolution.tiles import Convolution
 from ..kernels.convolution.transforms import transforms
+from ..kernels.matrix import paired
 from ..kernels.matrix.reduction import weight_range, without_offset
 from ..plan.blocked import Blocked
 from ..plan.operations import ConvolutionOp
 from ..plan.schedule import Buffer
+from ..plan.sizes import is_open
 from ..targets import Target
 from .emission import Emission, padded
 
@@ -41,6 +43,7 @@ def emit(emission: Emission, op: ConvolutionOp) -> None:
         operands,
         weight_range(op.weights),
         op.upsampling,
+        _joined(op, layout, emission.target),
     )
     tile = emission.choices.convolution(op, conv)
     dot = conv.dot(emission.target)
@@ -49,16 +52,27 @@ def emit(emission: Emission, op: ConvolutionOp) -> None:
         width = conv.phase_vectors(emission.target) * emission.target.lanes
         values, bias = (_padded_phases(a, op.upsampling.phases, width) for a in (values, bias))
     bias = padded(bias, conv.vectors(emission.target) * emission.target.lanes, dot.accumulator)
-    weights = packing.pack_weights(conv, emission.target, tile, values)
+    weights, *rest = packing.pack_weights(conv, emission.target, tile, values)
+    count = rest[0].shape[1] if rest else 0
     starts = convolution.start_table(conv, emission.target, tile)
-    extra = [emission.constant(starts)] if starts is not None else []
+    extra = [emission.constant(a) for a in (starts, *rest) if a is not None]
     parallel = emission.is_parallel(op)
     emission.produce(
         op.output,
-        (conv, tile, parallel),
-        lambda: convolution.build(conv, emission.target, tile, parallel),
+        (conv, tile, parallel, count),
+        lambda: convolution.build(conv, emission.target, tile, parallel, count),
         [x, emission.constant(weights), emission.constant(bias), *arguments, *extra],
     )
+
+
+def _joined(op: ConvolutionOp, x: Blocked, target: Target) -> int:
+    """Words of channels whose products are added in 16 bits."""
+    if op.upsampling is not None or is_open(*op.input.shape, *op.output.shape):
+        return 0
+    per_group = op.input.shape[1] // op.groups
+    if op.groups > 1 and per_group % x.block:
+        return 0
+    return paired.joined(target, op.input.dtype, np.moveaxis(op.weights, 1, -1), x.block)
 
 
 def grouped(op: ConvolutionOp, layout: Blocked, target: Target) -> bool:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..kernels.matrix import blocks, matmul
+from ..kernels.matrix import blocks, matmul, paired
 from ..kernels.matrix.dot import FourBytes
 from ..kernels.matrix.reduction import weight_range, without_offset
 from ..plan.operations import BlockProductOp, Fused, MatMulOp
@@ -33,6 +33,7 @@ def emit(emission: Emission, op: MatMulOp) -> None:
         operands,
         weight_range(op.weights),
         op.weight_zeros is not None,
+        0 if depth % 4 else paired.joined(emission.target, op.input.dtype, op.weights.T, depth),
     )
     tile = emission.choices.product(op, kernel)
     dot = kernel.dot(emission.target)
@@ -44,15 +45,18 @@ def emit(emission: Emission, op: MatMulOp) -> None:
         bias = (bias.astype(np.int64) + more).astype(np.int32)
         zeros = [emission.constant(padded(op.weight_zeros, width, dot.accumulator))]
     parallel = emission.is_parallel(op)
+    weights, *rest = matmul.pack_weights(kernel, emission.target, tile, op.weights)
+    count = rest[0].shape[1] if rest else 0
     buffer = emission.call(
-        (kernel, tile, parallel),
-        lambda: matmul.build(kernel, emission.target, tile, parallel),
+        (kernel, tile, parallel, count),
+        lambda: matmul.build(kernel, emission.target, tile, parallel, count),
         [
             emission.read(op.input, None),
-            emission.constant(matmul.pack_weights(kernel, emission.target, tile, op.weights)),
+            emission.constant(weights),
             emission.constant(padded(bias, width, dot.accumulator)),
             *zeros,
             *arguments,
+            *map(emission.constant, rest),
         ],
         (rows * columns,),
         op.output.dtype,

@@ -15,7 +15,7 @@ from ...targets import Target
 from ...tensorir.builder import KernelBuilder, as_int, constant, join, load, splat, tiles_of
 from ...tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, declare, fill_border
-from ..matrix.dot import bind
+from ..matrix.dot import PairedDot, bind
 from ..matrix.reduction import multiply, runs
 from .open_columns import each_width
 from .tiles import Convolution, Tile, flat_extent, open_widths
@@ -34,19 +34,24 @@ def _slope(starts: Sequence[int]) -> int | None:
     return slope if affine else None
 
 
-def build(conv: Convolution, target: Target, tile: Tile, parallel: bool = False) -> PrimFunc:
-    """The kernel. Arguments: input, weights, bias, operands, [block starts], output."""
-    return _DirectBuilder(conv, target, tile, parallel).build()
+def build(
+    conv: Convolution, target: Target, tile: Tile, parallel: bool = False, rest: int = 0
+) -> PrimFunc:
+    """The kernel. Arguments: input, weights, bias, operands, [block starts], output; before it, of
+    weights with so many steps for a rest, these and their places."""
+    return _DirectBuilder(conv, target, tile, parallel, rest).build()
 
 
 class _DirectBuilder:
     """One kernel being built."""
 
-    def __init__(self, conv: Convolution, target: Target, tile: Tile, parallel: bool) -> None:
+    def __init__(
+        self, conv: Convolution, target: Target, tile: Tile, parallel: bool, rest: int
+    ) -> None:
         if conv.is_flat and is_open(*conv.size):
             conv = as_rows(conv)
         self.conv, self.target, self.tile, self.parallel = conv, target, tile, parallel
-        self.dot = conv.dot(target)
+        self.dot, self.rest = conv.dot(target), rest
         self.lanes = target.lanes
         self.k = KernelBuilder()
         x = conv.input
@@ -76,6 +81,11 @@ class _DirectBuilder:
         operands = declare(k, conv.operands, conv.output, own)
         self.slope = _slope(self.starts)
         self.table = k.parameter("S", (groups,), "int32") if self.slope is None else None
+        if self.rest:
+            vectors = groups * tile.vectors
+            self.more = k.parameter("R", (vectors, self.rest, 4 * self.lanes), "int8")
+            self.places = [k.parameter(n, (vectors, self.rest), "int32") for n in "UVC"]
+            self.counts = k.parameter("N", (vectors,), "int32")
         self.y = k.parameter("Y", conv.output.shape, conv.program.dtype)
         fill_border(k, self.y, conv.output, conv.program.dtype)
         program, output = conv.program, conv.output
@@ -208,6 +218,34 @@ class _DirectBuilder:
         if last != steps:
             ic = self.count - 1
             self.reduce_block(acc, group, ic, block + ic, last, row, column)
+        if self.rest:
+            self.reduce_rest(acc, group, block, row, column)
+
+    def reduce_rest(
+        self, acc: BufferVar, group: Expr, block: Expr, row: Expr, column: Expr
+    ) -> None:
+        """Sum what was taken off the weights, by words of channels that a table tells."""
+        k, tile, x, (stride_h, stride_w) = self.k, self.tile, self.x, self.conv.geometry.strides
+        dot = PairedDot(self.lanes, self.conv.input_dtype)
+        top = self.conv.input.top - self.conv.geometry.pads[0]
+        left = self.conv.input.left - self.conv.geometry.pads[1]
+        pixels = tile.rows * tile.columns
+        for v in range(tile.vectors):
+            vector = k.named(as_int(group * tile.vectors + v), "vector")
+            with k.loop(load(self.counts, vector), "more") as number:
+                own, pixel, channel = (
+                    k.named(load(table, vector, number), name)
+                    for table, name in zip(self.places, ("block", "pixel", "channel"), strict=True)
+                )
+                factor = dot.weights(k, self.more, vector, number, 0)
+                for p in range(pixels):
+                    h = (row + p // tile.columns) * stride_h + top
+                    w = (column + p % tile.columns) * stride_w + left
+                    place = h * self.in_columns + w + pixel
+                    value = dot.read(k, 1, x, block + own, place, channel)
+                    at = (v * pixels + p) * self.lanes
+                    total = dot.step(load(acc, at, lanes=self.lanes), value, factor)
+                    k.store(acc, total, at, lanes=self.lanes)
 
     def reduce_block(
         self,

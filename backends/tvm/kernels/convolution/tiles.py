@@ -49,6 +49,7 @@ class Convolution:
     operands: tuple[Operand, ...]
     weight_range: tuple[int, int] = (-128, 127)
     upsampling: Upsampling | None = None
+    joined: int = 0
 
     @property
     def is_flat(self) -> bool:
@@ -64,7 +65,7 @@ class Convolution:
         return self.output.height, self.output.width
 
     def dot(self, target: Target) -> Dot:
-        return choose(target, self.input_dtype, *self.weight_range)
+        return choose(target, self.input_dtype, *self.weight_range, self.joined)
 
     def input_blocks(self, target: Target, tile: Tile) -> tuple[list[int], int]:
         """First input block that each group of output vectors reads, and how many."""

@@ -33,7 +33,7 @@ from ...tensorir.builder import (
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ...tensorir.vectors import VectorCode, folded
 from ..convolution.tiles import divisors
-from .dot import MADD, SIGN_BITS, bind, vpdpbusd
+from .dot import MADD, MADD_BYTES, SIGN_BITS, bind, vpdpbusd
 from .matmul import MatrixOperand, MatrixTile, each_tile, write
 
 WORD = 32
@@ -498,9 +498,8 @@ def _pairs(
 ) -> Computed:
     """Unsigned numbers of 4 bits by signed activations: sums of two products fit 16 bits, which
     are multiplied by a factor and added in pairs."""
-    name = {4: "ssse3.pmadd.ub.sw.128", 8: "avx2.pmadd.ub.sw", 16: "avx512.pmaddubs.w.512"}[lanes]
     sums = llvm(
-        f"llvm.x86.{name}",
+        MADD_BYTES[lanes],
         f"int16x{2 * lanes}",
         reinterpret(numbers, "uint8", 4 * lanes),
         reinterpret(activations, "int8", 4 * lanes),

@@ -392,6 +392,64 @@ class MaddDot(FourBytes):
         return accumulator
 
 
+MADD_BYTES = {
+    4: "llvm.x86.ssse3.pmadd.ub.sw.128",
+    8: "llvm.x86.avx2.pmadd.ub.sw",
+    16: "llvm.x86.avx512.pmaddubs.w.512",
+}
+"""Products of unsigned by signed bytes, added in pairs, by the lanes of 32-bit sums."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedDot(FourBytes):
+    """x86 without VNNI: pmaddubsw, whose 16-bit sums of `joined` words are widened together, by
+    weights that `paired.split` has made fit."""
+
+    joined: int = 1
+
+    @property
+    def depth(self) -> int:  # type: ignore[override]
+        return 4 * self.joined
+
+    @property
+    def parts(self) -> int:  # type: ignore[override]
+        return self.joined
+
+    def pack(self, weights: Array) -> Array:
+        words = weights.reshape(*weights.shape[:-1], self.joined, 4)
+        return super().pack(np.moveaxis(words, -2, -3).reshape(weights.shape))
+
+    def activation(
+        self, builder: KernelBuilder, buffer: BufferVar, *index: Index
+    ) -> list[Computed]:
+        *outer, last = index
+        assert not isinstance(last, tuple)
+        words = (super(PairedDot, self).activation(builder, buffer, *outer, last + 4 * i)
+                 for i in range(self.joined))  # fmt: skip
+        return [word for found in words for word in found]
+
+    def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
+        *outer, last = index
+        words = (super(PairedDot, self).weights(builder, buffer, *outer, last + 4 * self.lanes * i)
+                 for i in range(self.joined))  # fmt: skip
+        return [word for found in words for word in found]
+
+    def ones(self) -> list[Computed]:
+        return super().ones() * self.joined
+
+    def step(
+        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
+    ) -> Computed:
+        dtype = vector_type("int16", 2 * self.lanes)
+        first, *others = (
+            llvm(MADD_BYTES[self.lanes], dtype, a, w)
+            for a, w in zip(activation, weights, strict=True)
+        )
+        for other in others:
+            first = first + other
+        return madd(self.lanes, accumulator, first, constant(1, "int16", 2 * self.lanes))
+
+
 def bind(builder: KernelBuilder, value: Computed, dtype: str, lanes: int) -> Computed:
     """A name for a value that several steps use."""
     variable = tirx.Var("r", vector_type(dtype, lanes))

@@ -18,7 +18,8 @@ from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, spl
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..convolution.direct import _start
 from ..convolution.tiles import divisors
-from .dot import Dot, FourBytes
+from . import paired
+from .dot import Dot, FourBytes, PairedDot
 from .reduction import choose, instructions, multiply, runs, stays_in_registers, unrolled
 
 
@@ -51,9 +52,10 @@ class MatMul:
     operands: tuple[MatrixOperand, ...]
     weight_range: tuple[int, int] = (-128, 127)
     weight_zeros: bool = False
+    joined: int = 0
 
     def dot(self, target: Target) -> Dot:
-        return choose(target, self.input_dtype, *self.weight_range)
+        return choose(target, self.input_dtype, *self.weight_range, self.joined)
 
     def vectors(self, target: Target) -> int:
         return -(-self.columns // target.lanes)
@@ -119,17 +121,22 @@ def estimate(matmul: MatMul, target: Target) -> float:
     return steps * step + matmul.rows * finish * (columns // lanes + single)
 
 
-def pack_weights(matmul: MatMul, target: Target, tile: MatrixTile, weights: Array) -> Array:
-    """[depth, columns] to [group, step, vector * element]."""
+def pack_weights(matmul: MatMul, target: Target, tile: MatrixTile, weights: Array) -> list[Array]:
+    """[depth, columns] to [group, step, vector * element]; where joined words leave a rest, that,
+    its words, each [vector, number], and how many each vector has."""
     dot, lanes = matmul.dot(target), target.lanes
     steps = -(-matmul.depth // dot.depth)
     groups = matmul.vectors(target) // tile.vectors
     padded = np.zeros((steps * dot.depth, matmul.vectors(target) * lanes), weights.dtype)
     padded[: matmul.depth, : matmul.columns] = weights
-    packed = padded.reshape(steps, dot.depth, groups, tile.vectors, lanes).transpose(2, 0, 3, 4, 1)
-    return np.ascontiguousarray(
-        dot.pack(packed).reshape(groups, steps, tile.vectors * dot.weights_per_step)
-    )
+    dense = padded.reshape(steps, dot.depth, groups, tile.vectors, lanes).transpose(2, 0, 3, 4, 1)
+    rest: list[Array] = []
+    if isinstance(dot, PairedDot):
+        found = paired.split(dense)
+        assert found is not None  # since the words were joined
+        dense, rest = found.weights, [found.rest, found.words, found.counts]
+    packed = dot.pack(dense).reshape(groups, steps, tile.vectors * dot.weights_per_step)
+    return [np.ascontiguousarray(packed), *(rest if rest and rest[0].size else [])]
 
 
 def scratch(matmul: MatMul) -> list[tuple[tuple[int, ...], str]]:
@@ -137,9 +144,12 @@ def scratch(matmul: MatMul) -> list[tuple[tuple[int, ...], str]]:
     return [((matmul.rows,), "int32")] if matmul.weight_zeros else []
 
 
-def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = False) -> PrimFunc:
+def build(
+    matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = False, rest: int = 0
+) -> PrimFunc:
     """The kernel. Arguments: input, weights, bias, zero points of weights where they have any,
-    operands, output (row-major, flat), then `scratch`."""
+    operands, output (row-major, flat), then `scratch`; before the output, of weights with a rest of
+    up to so many words, that, its words and counts."""
     dot, lanes = matmul.dot(target), target.lanes
     steps = -(-matmul.depth // dot.depth)
     groups = matmul.vectors(target) // tile.vectors
@@ -151,6 +161,14 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
     if matmul.weight_zeros:
         zeros = k.parameter("Z", (matmul.vectors(target) * lanes,), dot.accumulator)
     buffers = [k.parameter(f"P{i}", (o.elements,), o.dtype) for i, o in enumerate(matmul.operands)]
+    apart: list[BufferVar] = []
+    if rest:
+        vectors = matmul.vectors(target)
+        apart = [
+            k.parameter("R", (vectors, rest, 4 * lanes), "int8"),
+            k.parameter("U", (vectors, rest), "int32"),
+            k.parameter("N", (vectors,), "int32"),
+        ]
     y = k.parameter("Y", (rows * columns,), matmul.program.dtype)
     sums: Computed | None = None
     if matmul.weight_zeros:
@@ -184,6 +202,8 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
                     reduce(ko * unroll + first, count, 0)
         if matmul.depth % dot.depth:
             reduce(full, 1, matmul.depth % dot.depth)
+        if apart:
+            _reduce_rest(k, matmul, lanes, tile, acc, x, apart, group, row)
         if sums is not None:
             for v in range(tile.vectors):
                 zero = load(zeros, (group * tile.vectors + v) * lanes, lanes=lanes)
@@ -196,6 +216,32 @@ def build(matmul: MatMul, target: Target, tile: MatrixTile, parallel: bool = Fal
 
     each_tile(k, tile, rows, groups, compute, parallel=parallel)
     return k.finish()
+
+
+def _reduce_rest(
+    k: KernelBuilder,
+    matmul: MatMul,
+    lanes: int,
+    tile: MatrixTile,
+    acc: BufferVar,
+    x: BufferVar,
+    apart: list[BufferVar],
+    group: Expr,
+    row: Expr,
+) -> None:
+    """Sum what was taken off the weights."""
+    rest, words, counts = apart
+    dot = PairedDot(lanes, matmul.input_dtype)
+    for v in range(tile.vectors):
+        vector = k.named(as_int(group * tile.vectors + v), "vector")
+        with k.loop(load(counts, vector), "more") as number:
+            word = k.named(load(words, vector, number), "word")
+            factor = dot.weights(k, rest, vector, number, 0)
+            for r in range(tile.rows):
+                value = dot.read(k, 1, x, (row + r) * matmul.depth + word * 4)
+                at = (v * tile.rows + r) * lanes
+                total = dot.step(load(acc, at, lanes=lanes), value, factor)
+                k.store(acc, total, at, lanes=lanes)
 
 
 def each_tile(

@@ -2,43 +2,38 @@
 
 Two products, or four of neighbouring words, fit where the weights of either sign are at most 128
 together. What passes that, of few weights as a rule, is taken off them and multiplied apart, in
-further steps of those words alone.
+further steps of those words alone, each of one vector.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 
 from .....ir.tensor import Array
 from ...targets import Target
-from .dot import PairedDot
 
 _LIMIT = 128
 """Sum of weights of one sign whose products with bytes up to 255 fit 16 bits."""
 
-_TOGETHER = 16
-"""Outputs that share a step, about."""
-
-_WITHOUT = 4.5
+_WITHOUT = 5.0
 """Instructions for each word and vector of the form that has no limit."""
+
+_REST = 4.0
+"""Those of a word of the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Weights [group, step, vector, lane, channel] within the limit, and what was taken off:
-    [group, number, vector, lane, 4] of the words [group, number], counted along the steps."""
+    """Weights [group, step, vector, lane, channel] within the limit, and what was taken off of each
+    vector: [vector, number, lane * 4], of the words [vector, number] counted along the steps, so
+    many `counts` [vector]."""
 
     weights: Array
     rest: Array
     words: Array
-
-    @property
-    def count(self) -> int:
-        """Steps of each group for the rest."""
-        return self.words.shape[1]
+    counts: Array
 
 
 def joined(target: Target, dtype: str, weights: Array, step: int) -> int:
@@ -52,62 +47,56 @@ def joined(target: Target, dtype: str, weights: Array, step: int) -> int:
     if not weights.size or weights.min() < -128 or weights.max() > 127:
         return 0
     best = (_WITHOUT, 0)
+    rows = weights.reshape(len(weights), -1, weights.shape[-1])
     for count in (1, 2):
         if 4 * count > step:
             continue
-        rows = weights.reshape(len(weights), -1, weights.shape[-1])
-        wide = -(-rows.shape[2] // (4 * count)) * 4 * count
-        rows = np.pad(rows, ((0, -len(rows) % _TOGETHER), (0, 0), (0, wide - rows.shape[2])))
-        dense = rows.reshape(len(rows) // _TOGETHER, 1, _TOGETHER, -1, 4 * count)
-        found = split(dense.transpose(0, 3, 1, 2, 4))
+        more = (-len(rows) % target.lanes, 0, -rows.shape[2] % (4 * count))
+        dense = np.pad(rows, [(0, n) for n in more]).reshape(-1, target.lanes, 1, 4 * count)
+        dense = dense.reshape(-(-len(rows) // target.lanes), target.lanes, -1, 4 * count)
+        found = split(dense.transpose(0, 2, 1, 3)[:, :, None])
         if found is not None:
-            more = 4 * found.count / max(1, found.weights.shape[1] * count)
-            best = min(best, (2 + 1 / count + more, count))
+            share = found.counts.mean() / (found.weights.shape[1] * count)
+            best = min(best, (2 + 1 / count + _REST * share, count))
     return best[1]
 
 
 def split(dense: Array) -> Split | None:
     """[group, step, vector, lane, channel] apart; None where what is taken off passes, too."""
-    groups, steps, *_, depth = dense.shape
-    kept = dense.astype(np.int16).reshape(*dense.shape[:4], depth // 4, 2, 2)
-    rest = np.zeros_like(kept)
+    groups, steps, vectors, lanes, depth = dense.shape
+    words = depth // 4
+    kept = dense.astype(np.int16).reshape(groups, steps, vectors, lanes, words, 2, 2)
+    pairs = np.ascontiguousarray(np.moveaxis(kept, -2, -3)).reshape(-1, 2 * words)
+    rest = np.zeros_like(pairs)
     for sign in (1, -1):
-        _take(kept, rest, sign)
-    sums = (np.maximum(sign * rest, 0).sum(-1) for sign in (1, -1))
-    if any((s > _LIMIT).any() for s in sums):
-        return None
-    words = rest.transpose(0, 1, 4, 2, 3, 5, 6).reshape(groups, steps * (depth // 4), -1)
-    used = words.any(-1)
-    count = int(used.sum(1).max(initial=0))
-    order = np.argsort(~used, axis=1, kind="stable")[:, :count]
-    taken = np.take_along_axis(words, order[..., None], axis=1)
+        _take(pairs, rest, sign)
+        if (np.maximum(sign * rest, 0).reshape(-1, 2).sum(1) > _LIMIT).any():
+            return None
+    shape = (groups, steps, vectors, lanes, 2, words, 2)
+    kept, rest = (np.moveaxis(a.reshape(shape), -2, -3) for a in (pairs, rest))
+    own = rest.transpose(0, 2, 1, 4, 3, 5, 6).reshape(groups * vectors, steps * words, lanes * 4)
+    used = own.any(-1)
+    counts = used.sum(1)
+    order = np.argsort(~used, axis=1, kind="stable")[:, : counts.max(initial=0)]
+    taken = np.take_along_axis(own, order[..., None], axis=1)
     return Split(
         kept.reshape(dense.shape).astype(dense.dtype),
-        taken.reshape(groups, count, *dense.shape[2:4], 4).astype(dense.dtype),
+        np.ascontiguousarray(taken.astype(np.int8)),
         order.astype(np.int32),
+        counts.astype(np.int32),
     )
 
 
-def _take(kept: Array, rest: Array, sign: int) -> None:
-    """Move what passes the limit of one sign, from the largest weights first."""
-    sized = np.moveaxis(np.maximum(sign * kept, 0), -2, -3)  # [..., pair, word, 2]
-    own = sized.reshape(*sized.shape[:-2], math.prod(sized.shape[-2:]))
-    left = np.maximum(own.sum(-1) - _LIMIT, 0)
-    moved = np.zeros_like(own)
-    while left.any():
-        largest = own.argmax(-1)[..., None]
-        amount = np.minimum(np.take_along_axis(own, largest, -1), left[..., None])
-        # half of the largest: lest that of one word passes the limit, too
-        np.put_along_axis(moved, largest, np.take_along_axis(moved, largest, -1) + amount, -1)
-        np.put_along_axis(own, largest, np.take_along_axis(own, largest, -1) - amount, -1)
-        left = left - amount[..., 0]
-    change = np.moveaxis(moved.reshape(sized.shape), -3, -2) * np.int16(sign)
-    kept -= change
-    rest += change
-
-
-def pack_rest(dot: PairedDot, found: Split) -> Array:
-    """The rest as [group, number, vector * element]."""
-    groups, count, vectors, lanes, _ = found.rest.shape
-    packed = found.rest.astype("int8")
-    return np.ascontiguousarray(packed.reshape(groups, count, vectors * lanes * 4))
+def _take(pairs: Array, rest: Array, sign: int) -> None:
+    """Move what passes the limit of one sign, from the largest weights first: [sum, weight]."""
+    sized = np.maximum(sign * pairs, 0)
+    left = sized.sum(1) - _LIMIT
+    (places,) = np.nonzero(left > 0)
+    while places.size:
+        largest = sized[places].argmax(1)
+        amount = np.minimum(sized[places, largest], left[places]).astype(np.int16)
+        sized[places, largest] -= amount
+        pairs[places, largest] -= sign * amount
+        rest[places, largest] += sign * amount
+        left[places] -= amount
+        places = places[left[places] > 0]

@@ -11,7 +11,7 @@ from ...targets import Target, multiplies_halves
 from ...tensorir.bfloat import BITS
 from ...tensorir.builder import KernelBuilder, load
 from ...tensorir.types import BufferVar, Computed
-from .dot import Dot, MaddDot, NeonDot, NeonFloat, NeonPairs, VnniDot, WideningDot
+from .dot import Dot, MaddDot, NeonDot, NeonFloat, NeonPairs, PairedDot, VnniDot, WideningDot
 from .halves import BfloatDot, BfloatPairs, HalfPairs, NeonHalf
 
 
@@ -79,12 +79,17 @@ def runs(steps: int, together: int) -> list[tuple[int, int]]:
     return [(i, size) for i in range(0, whole, size)] + [(i, 1) for i in range(whole, steps)]
 
 
-def choose(target: Target, input_dtype: str, low: int = -128, high: int = 127) -> Dot:
+def choose(
+    target: Target, input_dtype: str, low: int = -128, high: int = 127, joined: int = 0
+) -> Dot:
     """The fastest exact way to multiply inputs of a type by weights within [low, high].
 
-    Of 16-bit floats weights are of the same type, and products as exact as their sums.
+    Of 16-bit floats weights are of the same type, and products as exact as their sums. Products of
+    `joined` words may be added in 16 bits.
     """
     lanes = target.lanes
+    if joined:
+        return PairedDot(lanes, input_dtype, joined)
     if input_dtype == "float32":
         return (NeonFloat if "neon" in target.features else Dot)(lanes, input_dtype)
     if input_dtype == BITS:
