@@ -59,7 +59,7 @@ def emit(emission: Emission, op: ConvolutionOp) -> None:
     parallel = emission.is_parallel(op)
     emission.produce(
         op.output,
-        (conv, tile, parallel, count),
+        (conv, tile, count, parallel),
         lambda: convolution.build(conv, emission.target, tile, parallel, count),
         [x, emission.constant(weights), emission.constant(bias), *arguments, *extra],
     )

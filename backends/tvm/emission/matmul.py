@@ -48,7 +48,7 @@ def emit(emission: Emission, op: MatMulOp) -> None:
     weights, *rest = matmul.pack_weights(kernel, emission.target, tile, op.weights)
     count = rest[0].shape[1] if rest else 0
     buffer = emission.call(
-        (kernel, tile, parallel, count),
+        (kernel, tile, count, parallel),
         lambda: matmul.build(kernel, emission.target, tile, parallel, count),
         [
             emission.read(op.input, None),
