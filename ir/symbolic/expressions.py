@@ -155,9 +155,9 @@ def unknown(number: int, range: Range = NATURAL) -> Expression:
     return single(Atom(f"unknown({number})", range, "unknown"))
 
 
-def datum(text: str, range: Range = ANY) -> Expression:
+def datum(text: str, range: Range = ANY, of: object = None) -> Expression:
     """A number that a run reads from a tensor, which the text names."""
-    return single(Atom(text, range, "data"))
+    return single(Atom(text, range, "data", of=of))
 
 
 def is_unknown(size: Size) -> bool:

@@ -19,6 +19,7 @@ from ....ir.errors import UnsupportedError
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Atom, Expression, Size, atoms, leaves, single
 from ..faults import CALL_SHIFT, Fault
+from ..graph.data_sizes import SATURATES
 from ..graph.open_sizes import MOST
 from ..plan.memory import OpenMemory
 from ..plan.schedule import Buffer, KernelCall, OpenShapes, Schedule
@@ -177,7 +178,10 @@ class Sizes:
     def _read_lines(self, place: int) -> Iterator[str]:
         """What a run computes and checks once it has read a number."""
         read = self.shapes.reads[place]
-        yield f"    n[{self.numbers[read.atom]}] = given;"
+        taken = "given"
+        if read.atom.of == SATURATES:
+            taken = f"secateur_max(-{MOST}, secateur_min(given, {MOST}))"
+        yield f"    n[{self.numbers[read.atom]}] = {taken};"
         low, high = read.atom.range
         bounds = [f"from {low}"] * (low is not None) + [f"to {high}"] * (high is not None)
         text = f"{read.label}: {read.atom.key} must be {' '.join(bounds) or 'a size'}"

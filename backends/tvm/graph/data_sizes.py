@@ -47,6 +47,12 @@ TOLD = {
 }
 """Operands that tell operators the sizes of their results."""
 
+_MOVERS = ("Identity", "Reshape", "Squeeze", "Unsqueeze")
+"""Operators that let the elements of their first operand be as they are."""
+
+SATURATES = "saturates"
+"""What a datum is `of` that is cut off at the largest size instead of refused."""
+
 _UNKNOWN = ("unknown", "long")
 """Parts of sizes of which nothing is known."""
 
@@ -120,16 +126,34 @@ class DataSizes(LoopAnalysis):
         for index in range(found.size):
             name = value.name if found.size == 1 else f"{value.name}.{index}"
             element = Element(value, index)
-            text = f"value({_shown(name)})"
-            found.flat[index] = self._datum(text, element, self._bounds_of(name))
+            text, of = f"value({_shown(name)})", SATURATES if self._only_bounds(value) else None
+            found.flat[index] = self._datum(text, element, self._bounds_of(name), of)
         return found
 
     def _bounds_of(self, name: str) -> Range:
         given = self._bounds.get(name)
         return ANY if given is None else Range(given.low, given.high)
 
-    def _datum(self, text: str, element: Element, bounds: Range) -> Size:
-        made = datum(text, bounds)
+    def _only_bounds(self, value: Value) -> bool:
+        """Whether the elements of a value say nothing but where slices begin and end that go
+        forward: what is further off than any size is as good as the largest."""
+        return all(self._takes_bounds(node, value) for node in value.users)
+
+    def _takes_bounds(self, node: Node, value: Value) -> bool:
+        places = {index for index, own in enumerate(node.inputs) if own is value}
+        if not _is_standard(node):
+            return False
+        if node.op_type == "Slice":
+            steps = self.model.constant(node.input(4))
+            forward = node.input(4) is None or (
+                steps is not None and bool((steps.numpy() > 0).all())
+            )
+            return forward and places <= {1, 2}
+        moves = node.op_type == "Concat" or (node.op_type in _MOVERS and places == {0})
+        return moves and all(self._only_bounds(v) for v in node.outputs if v is not None)
+
+    def _datum(self, text: str, element: Element, bounds: Range, of: object = None) -> Size:
+        made = datum(text, bounds, of)
         atom = made.atom
         assert atom is not None
         self.data.setdefault(atom, element)

@@ -469,3 +469,41 @@ def test_times_of_single_calls(tmp_path: Path) -> None:
     runtime = compiled(model, tmp_path)
     seconds = runtime._program.time_calls({"x": masked(5, 7, 0.5)})
     assert len(seconds) == len(runtime._program.metadata["calls"])
+
+
+FAR = (*NEAR, 2**31, -(2**31) - 1, 2**62, MOST, -MOST, -MOST - 1)
+
+
+def test_bounds_of_slices_that_are_far_off(tmp_path: Path) -> None:
+    """Any number cuts as in ONNX Runtime, also where others join or reshape it."""
+    model = model_of(
+        "(%x: float[6, 5], %a: int64[1], %b: int64[1]) -> (%y: float[?, ?], %z: float[?, ?])",
+        "const %axes: int64[2] = [0, 1]\nconst %zero: int64[1] = [0]\nconst %steps: int64[1] = [2]\n"
+        "%both = Concat(%a, %a) {axis = 0}\n%ends = Concat(%b, %b) {axis = 0}\n"
+        "%y = Slice(%x, %both, %ends, %axes)\n%z = Slice(%x, %a, %b, %zero, %steps)",
+    )
+    runtime, session = compiled(model, tmp_path), Session(model)
+    x = floats(6, 5)
+    for start, end in itertools.product(FAR, FAR):
+        feeds = {"x": x, "a": ints(start), "b": ints(end)}
+        alike(runtime.run(feeds), session.run(feeds))
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "%r = Slice(%x, %zero, %a)\n%y = Neg(%r)\n%z = Add(%a, %a)\n%w = Slice(%x, %zero, %z)",
+        "%y = Slice(%x, %zero, %a, %zero, %back)\n%w = Neg(%x)",
+    ],
+)
+def test_numbers_that_are_more_than_bounds(nodes: str, tmp_path: Path) -> None:
+    """What is computed with, or goes backward, isn't cut off: it is refused."""
+    model = model_of(
+        "(%x: float[n], %a: int64[1]) -> (%y: float[?], %w: float[?])",
+        f"const %zero: int64[1] = [0]\nconst %back: int64[1] = [-1]\n{nodes}",
+    )
+    runtime, session = compiled(model, tmp_path), Session(model)
+    feeds = {"x": floats(7), "a": ints(3)}
+    alike(runtime.run(feeds), session.run(feeds))
+    with pytest.raises(SecateurError, match=r"must be a size|too large"):
+        runtime.run({"x": floats(7), "a": ints(MOST)})
