@@ -478,7 +478,8 @@ def test_bounds_of_slices_that_are_far_off(tmp_path: Path) -> None:
     """Any number cuts as in ONNX Runtime, also where others join or reshape it."""
     model = model_of(
         "(%x: float[6, 5], %a: int64[1], %b: int64[1]) -> (%y: float[?, ?], %z: float[?, ?])",
-        "const %axes: int64[2] = [0, 1]\nconst %zero: int64[1] = [0]\nconst %steps: int64[1] = [2]\n"
+        "const %axes: int64[2] = [0, 1]\nconst %zero: int64[1] = [0]\n"
+        "const %steps: int64[1] = [2]\n"
         "%both = Concat(%a, %a) {axis = 0}\n%ends = Concat(%b, %b) {axis = 0}\n"
         "%y = Slice(%x, %both, %ends, %axes)\n%z = Slice(%x, %a, %b, %zero, %steps)",
     )

@@ -25,6 +25,7 @@ from . import (  # noqa: F401  # each registers its rules
     selection,
     signal,
     sorting,
+    suppression,
     trees,
     unique,
 )

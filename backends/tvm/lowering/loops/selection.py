@@ -23,16 +23,11 @@ from .base import (
     Body,
     Cell,
     OperatorCall,
-    all_of,
-    bind,
     cell,
-    clamped,
     dtype_of,
     inserted,
     is_float,
-    limited,
     nest,
-    number,
     replaced,
     rule,
     select,
@@ -55,7 +50,7 @@ def _count(call: OperatorCall, axis: int, counting: Counting, inputs: Sequence[i
         ys[0].put(found.get(), 0)
 
     if not call.lowering.is_counted(call.node):
-        return _declared(call, axis)
+        return declared(call, axis)
     kernel_before(call, body, inputs, [total_of(call)])
     return call.output_shape()[axis]
 
@@ -83,31 +78,13 @@ def kernel_before(
     call.lowering.read_sizes(call.node, call.node.label, results[0])
 
 
-def _declared(call: OperatorCall, axis: int) -> int:
+def declared(call: OperatorCall, axis: int) -> int:
     """The declared number of results."""
     y = call.node.output(0)
     shape = None if y is None else y.shape
     if shape is None or not all(isinstance(d, int) for d in shape) or 0 in shape:
         call.fail("the result's size depends on the data, and the model declares none")
     return int(shape[axis])  # type: ignore[arg-type]
-
-
-def _emit_count(call: OperatorCall, counting: Counting, inputs: Sequence[int]) -> None:
-    """The kernel that counts results, and the number for those who need it."""
-    tensors = [call.tensor(index) for index in inputs]
-    total = PlanTensor(f"{call.node.label}/count", "int64", (1,))
-
-    def build() -> PrimFunc:
-        k = KernelBuilder()
-        arrays = [Array(k, f"X{i}", t.shape, t.dtype) for i, t in enumerate(tensors)]
-        y = Array(k, "Y", total.shape, total.dtype)
-        found = cell(k, "int32", 0, "found")
-        counting(k, arrays, found)
-        y.put(found.get(), 0)
-        return k.finish()
-
-    call.lowering.add(LoopsOp(call.node.label, [total], tensors, build))
-    call.lowering.read_sizes(call.node, call.node.label, total)
 
 
 def _is_set(value: Expr) -> Expr:
@@ -174,139 +151,7 @@ def compress(call: OperatorCall) -> None:
     call.loops(body, key=())
 
 
-@rule("NonMaxSuppression")
-def non_max_suppression(call: OperatorCall) -> None:
-    """Greedily by score, per batch element and class; rows are (batch, class, box)."""
-    batch, classes, boxes_count = call.shape(1)
-    centered = bool(call.node.get("center_point_box", 0))
-    present = [i for i in range(5) if call.has(i)]
-
-    def corners(boxes: Array, b: Expr, i: Expr) -> list[Expr]:
-        """(y1, x1, y2, x2) with the smaller coordinates first."""
-        p = [boxes[b, i, c] for c in range(4)]
-        if centered:
-            half = number(0.5, boxes.dtype)
-            x, y, w, h = p
-            return [y - h * half, x - w * half, y + h * half, x + w * half]
-        low = [tirx.min(p[0], p[2]), tirx.min(p[1], p[3])]
-        return [*low, tirx.max(p[0], p[2]), tirx.max(p[1], p[3])]
-
-    def overlap(boxes: Array, k: KernelBuilder, b: Expr, i: Expr, j: Expr) -> Expr:
-        one, other = corners(boxes, b, i), corners(boxes, b, j)
-        zero = number(0, boxes.dtype)
-        height = tirx.max(tirx.min(one[2], other[2]) - tirx.max(one[0], other[0]), zero)
-        width = tirx.max(tirx.min(one[3], other[3]) - tirx.max(one[1], other[1]), zero)
-        shared = bind(k, height * width)
-        areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (one, other)]
-        union = bind(k, areas[0] + areas[1] - shared)
-        return select(union > zero, shared / union, zero)
-
-    def most_of_class(k: KernelBuilder, given: dict[int, Array]) -> Expr:
-        """The most boxes of a class; the run fails where the limit of overlaps is no share."""
-        most = clamped(k, given[2].at(0), 0, boxes_count + 1) if 2 in given else 0
-        if 3 in given:
-            limit, dtype = given[3].at(0), given[0].dtype
-            share = number(0, dtype), number(1, dtype)
-            k.fail_if(tirx.any(tirx.isnan(limit), limit < share[0], limit > share[1]), Fault.VALUE)
-        return most
-
-    def counted(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
-        """By a list of the boxes that are left, which each that is taken makes shorter."""
-        given = dict(zip(present, xs, strict=True))
-        boxes, scores = given[0], given[1]
-        total, rows, left = ys
-        most = most_of_class(k, given)
-
-        def candidate(place: Expr) -> Expr:
-            return bind(k, limited(k, left.at(place), 0, boxes_count))
-
-        found = cell(k, "int32", 0, "found")
-        with nest(k, (batch, classes)) as (b, c):
-            length = cell(k, "int32", 0, "length")
-            with k.loop(boxes_count, "start") as i:
-                passes = True if 4 not in given else scores[b, c, i] > given[4].at(0)
-                with when(k, passes):
-                    left.put(i, limited(k, length.get(), 0, boxes_count))
-                    length.add(1)
-            taken = cell(k, "int32", 0, "taken")
-            goes_on = tirx.all(length.get() > 0, taken.get() < most)
-            with k.loop(boxes_count, "round") as _, when(k, goes_on):
-                count_left = limited(k, length.get(), 0, boxes_count + 1)
-                best = cell(k, "int32", 0, "best")
-                with k.loop(count_left, "i") as i:
-                    other = candidate(limited(k, best.get(), 0, boxes_count))
-                    with when(k, scores[b, c, candidate(i)] > scores[b, c, other]):
-                        best.set(i)
-                chosen = candidate(limited(k, best.get(), 0, boxes_count))
-                at = within(k, found.get(), 0, count, Fault.COUNT)
-                for column, value in enumerate((b, c, chosen)):
-                    rows.store(value, (at, column))
-                found.add(1)
-                taken.add(1)
-                length.set(0)
-                with k.loop(count_left, "j") as j:
-                    box = candidate(j)
-                    stays = cell(k, "int32", tirx.NE(j, best.get()), "stays")
-                    limit = given[3].at(0) if 3 in given else number(0, boxes.dtype)
-                    with when(k, overlap(boxes, k, b, chosen, box) > limit):
-                        stays.set(0)
-                    with when(k, stays.get() > 0):
-                        left.put(box, limited(k, length.get(), 0, boxes_count))
-                        length.add(1)
-        total.put(found.get(), 0)
-
-    if call.lowering.is_counted(call.node):
-        label, dtype = call.node.label, call.output_dtype()
-        count = _most(call)
-        rows = PlanTensor(f"{label}/boxes", dtype, (count, 3))
-        left = PlanTensor(f"{label}/left", "int32", (boxes_count,))
-        kernel_before(call, counted, present, [total_of(call), rows, left])
-        call.loops(_copied, [rows], key=())
-        return
-    count = _declared(call, 0)
-
-    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
-        given = dict(zip(present, xs, strict=True))
-        boxes, scores = given[0], given[1]
-        y, alive = ys
-        most = most_of_class(k, given)
-        found = cell(k, "int32", 0, "found")
-        with nest(k, (batch, classes)) as (b, c):
-            with k.loop(boxes_count, "start") as i:
-                alive.put(1 if 4 not in given else scores[b, c, i] > given[4].at(0), i)
-            taken = cell(k, "int32", 0, "taken")
-            with k.loop(boxes_count, "round") as _:
-                best = cell(k, "int32", -1, "best")
-                with k.loop(boxes_count, "i") as i:
-                    at = clamped(k, best.get(), 0, boxes_count)
-                    better = tirx.any(best.get() < 0, scores[b, c, i] > scores[b, c, at])
-                    with when(k, all_of(alive.at(i) > 0, better)):
-                        best.set(i)
-                chosen = bind(k, best.get())
-                left = tirx.all(chosen >= 0, chosen < boxes_count)
-                with when(k, tirx.all(left, taken.get() < most)):
-                    taken.add(1)
-                    at = within(k, found.get(), 0, count, Fault.COUNT)
-                    for column, value in enumerate((b, c, chosen)):
-                        y.store(value, (at, column))
-                    found.add(1)
-                    alive.put(0, chosen)
-                    with k.loop(boxes_count, "j") as j:
-                        limit = given[3].at(0) if 3 in given else number(0, boxes.dtype)
-                        with when(k, overlap(boxes, k, b, chosen, j) > limit):
-                            alive.put(0, j)
-        k.fail_if(tirx.NE(found.get(), count), Fault.COUNT)
-
-    call.loops(body, present, key=tuple(present), scratch=[((boxes_count,), "int32")])
-
-
-def _copied(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
-    """The first rows of a table."""
-    with nest(k, ys[0].shape) as index:
-        ys[0].store(xs[0][index], index)
-
-
-def _most(call: OperatorCall) -> int:
+def most_of_result(call: OperatorCall) -> int:
     """The most rows that a result may have."""
     most = most_of(size_of(call.output_shape()[0]))
     assert most is not None
