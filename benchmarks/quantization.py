@@ -1,9 +1,10 @@
 """Accuracy, size and speed of quantized models beside peers', same samples, over several draws.
 
     python -m benchmarks.quantization [--draws 5] [--calibration 128] [--test 1000]
-        [--models resnet8 ...] [--ways ours peers schemes] [--nncf PYTHON]
+        [--models resnet8 FILE ...] [--ways ours peers schemes] [--nncf PYTHON]
 
 Models and images are those beside the project (../shared); without them there is nothing to do.
+A FILE is that of a net which takes CIFAR-10's images in 0..255, as the zoo's trained ones do.
 Each draw calibrates with other samples. Noise is that of the outputs in front of a last Softmax,
 accuracy that on CIFAR-10's test images; both are means over draws, accuracy with the standard
 error of the difference to float. Latencies are medians of single runs in turns, in ONNX Runtime and
@@ -224,7 +225,7 @@ def latencies(files: dict[str, Path], judge: Judge, folder: Path) -> dict[str, t
 
 def measure(name: str, arguments: argparse.Namespace) -> None:
     """Print the rows of one model."""
-    model = load(SHARED / "models" / FILES[name])
+    model = load(SHARED / "models" / FILES[name] if name in FILES else Path(name))
     PassManager(simplify_pipeline()).run(model, Context())
     infer_sizes(model)
     count = arguments.calibration
@@ -276,7 +277,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--calibration", type=int, default=128)
     parser.add_argument("--test", type=int, default=1000)
-    parser.add_argument("--models", nargs="+", choices=FILES, default=list(FILES))
+    parser.add_argument("--models", nargs="+", metavar="NAME|FILE", default=list(FILES))
     kinds = ["ours", "peers", "schemes"]
     parser.add_argument("--ways", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--nncf", metavar="PYTHON")

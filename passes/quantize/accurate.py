@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Collection
 from typing import Any, Protocol
 
+import numpy as np
+
 from ...ir.errors import SecateurError
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
+from ...ir.tensor import Array
 from ..base import Context, Note, Pass, PassResult
 from ..inline import InlineFunctions
 from ..pipeline import format_pass
-from ..prune.recovery import HELD_OUT, calibration_runs
+from ..prune.recovery import calibration_runs
 from ..retype import widen
 from ..samples import Samples
 from .advice import advice
@@ -50,6 +52,15 @@ SLOW = (
     "the file is smaller, but runs are slower than without quantization"
 )
 
+TRIED = 256
+"""Samples that ways are tried on at most."""
+
+HELD_OUT = 4
+"""One sample in so many is held back, to judge ways by."""
+
+FEW = 16
+"""Samples below which none is held back."""
+
 AGAIN = (
     "the model was quantized before and is so anew, from what that has left of it; begin with its "
     "float original where there is one"
@@ -57,22 +68,29 @@ AGAIN = (
 
 _CALIBRATOR = "mse"
 
-_GOOD: tuple[dict[str, Any], ...] = (
-    {"equalize": True, "correct_biases": True},
-    {"correct_biases": True},
-)
 
 _STACKS: dict[str, tuple[dict[str, Any], ...]] = {
     "fast": ({},),
-    "good": _GOOD,
+    "good": (
+        {"equalize": True, "correct_biases": True},
+        {"correct_biases": True},
+        {},
+    ),
     "best": (
-        *_GOOD,
         {"equalize": True, "second_order": True},
         {"second_order": True},
+        {"equalize": True, "second_order": True, "headroom": 0.25},
+        {"second_order": True, "headroom": 0.25},
         {"equalize": True, "second_order": True, "calibrator": "min-max"},
         {"second_order": True, "calibrator": "min-max"},
+        {"correct_biases": True},
     ),
 }
+
+_TURNS = {"fast": 1, "good": 1, "best": 4}
+"""How often ways are judged, by other samples each time; after the first only finalists."""
+
+FINALISTS = 2
 
 ACCURACIES = tuple(_STACKS)
 """What `--accuracy` takes, the quickest first."""
@@ -83,8 +101,9 @@ class Quantize(Pass):
     """Quantize by a scheme, with methods that `accuracy` allows time for.
 
     "fast" only chooses ranges. "good" also equalizes channels and corrects biases, "best"
-    rounds weights by second moments. Where there are several ways, all are gone, and the one
-    whose outputs are nearest the original's on samples held back is taken. `calibrator` chooses
+    rounds weights by second moments and leaves headroom. Where there are several ways, all are
+    gone with some of the samples, and the one whose outputs are nearest the original's on those
+    held back is gone again with all of them. `calibrator` chooses
     ranges, by default by the least squared error. `activation`, `per_channel`, `reduce_range`,
     `symmetric` and `equalize` are those of `QuantizeStatic` where they differ from the scheme's,
     `float32` that of `StoreFloat16`, and with `half_io` inputs and outputs are float16, too.
@@ -177,30 +196,33 @@ class Quantize(Pass):
     def _best(self, model: Model, context: Context) -> _Done:
         """The model, quantized in the best of the ways."""
         ways = self._ways()
-        best: tuple[float, _Done] | None = None
-        tried: list[dict[str, Any]] = []
-        seen: set[tuple[str, ...]] = set()
-        for way in ways:
-            if not isinstance(way, QuantizeStatic):
-                return _Plain(way.prepared(model, context), way).again((), context)
-            if _without(way) in seen:
-                continue
-            candidate = model.clone()
-            known: dict[str, ValueRange] = {}
-            result = way.quantize(candidate, context, known=known)
-            done = _Static(candidate, result, way, known)
-            if way.equalize and not result.statistics["equalized"]:
-                seen.add(_without(way))
-            if len(ways) == 1:
-                return done
-            noise = _held_noise(model, candidate, context)
-            ratio = None if noise <= 0 or not math.isfinite(noise) else -10 * math.log10(noise)
-            tried.append({"way": format_pass(way), "sqnr": ratio})
-            if best is None or noise < best[0]:
-                best = noise, done
-        assert best is not None
-        best[1].result.statistics["tried"] = tried
-        return best[1]
+        (first, *others) = ways
+        if not isinstance(first, QuantizeStatic):
+            return _Plain(first.prepared(model, context), first).again((), context)
+        if not others:
+            return _quantized(model, first, context, judged=False)
+        noise: dict[QuantizeStatic, list[float]] = {}
+        same: set[QuantizeStatic] = set()
+        left = [way for way in ways if isinstance(way, QuantizeStatic)]
+        for turn in range(_TURNS[self.accuracy]):
+            fitted, held = _parted(model, context, turn)
+            for way in left:
+                if way in same:
+                    continue
+                done = _quantized(model, way, fitted, judged=fitted is not held)
+                if way.equalize and not done.result.statistics["equalized"]:
+                    same.add(dataclasses.replace(way, equalize=False))
+                noise.setdefault(way, []).append(_noise(model, done.model, held))
+            left = sorted(set(left) & set(noise), key=lambda way: np.mean(noise[way]))[:FINALISTS]
+            if fitted is held or len(left) == 1:
+                break
+        best = min(left, key=lambda way: np.mean(noise[way]))
+        done = _quantized(model, best, context, judged=fitted is not held)
+        done.result.statistics["tried"] = [
+            {"way": format_pass(way), "sqnr": decibels(float(np.mean(found)))}
+            for way, found in noise.items()
+        ]
+        return done
 
     def _within(self, most: float, original: Model, done: _Done, context: Context) -> _Done:
         """With as many operators left in float as it takes to lose no more than `most`."""
@@ -390,14 +412,34 @@ class _Plain:
         return by_harm(found)
 
 
-def _without(way: QuantizeStatic) -> tuple[str, ...]:
-    """What tells ways apart besides equalization."""
-    return way.calibrator, str(way.correct_biases), str(way.second_order)
+def _quantized(model: Model, way: QuantizeStatic, context: Context, *, judged: bool) -> _Static:
+    copy, known = model.clone(), dict[str, ValueRange]()
+    return _Static(copy, way.quantize(copy, context, known=known, judged=judged), way, known)
 
 
-def _held_noise(model: Model, candidate: Model, context: Context) -> float:
-    """Noise on samples held back, that nothing was solved for."""
+def _parted(model: Model, context: Context, turn: int) -> tuple[Context, Context]:
+    """Some of the samples to try ways on, and others, in each turn another part, to judge them by:
+    what neither ranges nor weights were chosen by shows what they leave out. Where samples are
+    few, all are for both."""
+    if context.calibration is None:
+        return context, context
+    arrays = Samples(model, context.calibration).arrays
+    count = min((len(array) for array in arrays.values()), default=0)
+    drawn = np.random.default_rng(context.seed).permutation(count)[:TRIED]
+    if len(drawn) < FEW:
+        return context, context
+    held = np.arange(len(drawn)) % HELD_OUT == turn
+
+    def part(chosen: Array) -> Context:
+        taken = {name: np.asarray(array[chosen]) for name, array in arrays.items()}
+        return dataclasses.replace(context, calibration=taken)
+
+    return part(drawn[~held]), part(drawn[held])
+
+
+def _noise(model: Model, candidate: Model, context: Context) -> float:
+    """How far a candidate is from a model on all samples."""
     assert context.calibration is not None
     original = model.clone()
     with calibration_runs([original, candidate], context.calibration, context.seed) as runs:
-        return Noise(original, runs[HELD_OUT - 1 :: HELD_OUT] or runs)(candidate)
+        return Noise(original, runs)(candidate)

@@ -77,11 +77,10 @@ class Watch:
         if not array.size:
             return
         self._seen.add(value)
-        if value not in self._samples:
+        if value not in self._samples and not np.isfinite([array.min(), array.max()]).all():
             count = len(samples) if array.ndim and len(array) == len(samples) else 1
             rows = np.isfinite(array).reshape(count, -1).all(axis=1)
-            if not rows.all():
-                self._samples[value] = samples[int(np.argmin(rows))]
+            self._samples[value] = samples[int(np.argmin(rows))]
 
     def ranges(self) -> dict[Value, ValueRange]:
         found = {

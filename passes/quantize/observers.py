@@ -20,6 +20,10 @@ from .parameters import ValueRange, range_of
 BINS = 4096
 """Bins of a histogram at most; 16 for each of the integers, so that none is resolved worse."""
 
+CHUNK = 1 << 16
+"""Elements that are counted at once: what is made of more leaves the caches, at a tenth of the
+speed."""
+
 LEVELS = 256
 """Integers of 8 bits, which calibrators divide a range among."""
 
@@ -52,7 +56,10 @@ class MinMax:
         self._high = -np.inf
 
     def update(self, array: Array) -> None:
-        seen = range_of(array)
+        self.include(range_of(array))
+
+    def include(self, seen: ValueRange) -> None:
+        """Take in what was seen elsewhere."""
         self._low = float(np.minimum(self._low, seen.low))
         self._high = float(np.maximum(self._high, seen.high))
 
@@ -98,19 +105,20 @@ class Histogram:
         self.zeros = 0
 
     def update(self, array: Array) -> None:
-        self._seen.update(array)
         seen = range_of(array)
+        self._seen.include(seen)
         if not array.size or not (math.isfinite(seen.low) and math.isfinite(seen.high)):
             return
         self._cover(seen.low, seen.high)
         flat = np.asarray(array, np.float32).reshape(-1)
-        zeros = int(np.count_nonzero(flat == 0))
-        indices = np.floor(flat * np.float32(2.0**-self.exponent)).astype(np.int64) - self.first
-        counts = np.bincount(indices, minlength=self.counts.size)
-        if zeros:
-            counts[-self.first] -= zeros
-            self.zeros += zeros
-        self.counts += counts
+        inverse, zeros = np.float32(2.0**-self.exponent), 0
+        for start in range(0, flat.size, CHUNK):
+            part = flat[start : start + CHUNK]
+            zeros += int(np.count_nonzero(part == 0))
+            places = np.floor(part * inverse).astype(np.int64) - self.first
+            self.counts += np.bincount(places, minlength=self.counts.size)
+        self.counts[-self.first] -= zeros
+        self.zeros += zeros
 
     def range(self) -> ValueRange:
         """What the calibrator makes of it; the seen range where that is not finite or a point."""

@@ -77,6 +77,13 @@ class QuantParams:
         return int(ends[0]) == limits.min and int(ends[1]) == limits.max
 
 
+def widened(range: ValueRange, share: float, possible: ValueRange) -> ValueRange:
+    """A range that reaches further on both sides of zero, within what is possible."""
+    low = max(range.low * (1 + share), min(possible.low, range.low))
+    high = min(range.high * (1 + share), max(possible.high, range.high))
+    return dataclasses.replace(range, low=min(low, range.low), high=max(high, range.high))
+
+
 def range_of(array: Array) -> ValueRange:
     """The values' range; zero alone for an empty array."""
     if array.size == 0:

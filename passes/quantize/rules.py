@@ -150,6 +150,25 @@ def clip_bounds(node: Node, constants: Constants) -> ValueRange | None:
     return ValueRange(limits[0], limits[1])
 
 
+def possible_range(value: Value, constants: Constants) -> ValueRange:
+    """What a value can take, whatever it is computed from."""
+    node = value.producer
+    if node is not None and node.op_type in ("Clip", "Relu"):
+        return clip_bounds(node, constants) or EVERYTHING
+    return _RANGES.get(node.op_type, EVERYTHING) if node is not None else EVERYTHING
+
+
+EVERYTHING = ValueRange(-np.inf, np.inf)
+
+_RANGES = {
+    "HardSigmoid": ValueRange(0.0, 1.0),
+    "Sigmoid": ValueRange(0.0, 1.0),
+    "Softmax": ValueRange(0.0, 1.0),
+    "Tanh": ValueRange(-1.0, 1.0),
+}
+"""What operators can put out, where that has ends."""
+
+
 # --- checks ----------------------------------------------------------------------
 
 

@@ -32,11 +32,11 @@ from .insert import insert
 from .observers import calibrator
 from .opset import QDQ_OPSET, raise_opset
 from .overrides import Override, channels_of, overrides_of, parse_override
-from .parameters import QuantParams, ValueRange, range_of
+from .parameters import QuantParams, ValueRange, range_of, widened
 from .place import Placement, notes, place
 from .restore import ALREADY, already_quantized, given_params
 from .rounding import Noise, give_biases, solve_weights
-from .rules import Constants, clip_bounds
+from .rules import Constants, clip_bounds, possible_range
 from .weights import FULL_RANGE, REDUCED_RANGE
 
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -62,9 +62,11 @@ class QuantizeStatic(Pass):
     otherwise. `ignore`: patterns (shell style) of nodes that stay float, by their names or those
     of their weights; `only`: patterns of those that may become integer, and no others; `nodes`:
     what else holds for some (`overrides.py`). `calibrator`: how ranges come from the samples
-    (`observers.CALIBRATORS`). `equalize`: scale channels first, so that one step suits them all
-    (`equalize.py`). `correct_biases`: let biases make up for what rounding changes of outputs'
-    means; `second_order`: round weights so that outputs change least, by the inputs' second
+    (`observers.CALIBRATORS`); `headroom`: by which share they reach further than samples show, as
+    others may, but not beyond what an operator can put out. `equalize`: scale channels first, so
+    that one step suits them all (`equalize.py`). `correct_biases`: let biases make up for what
+    rounding changes of outputs' means; `second_order`: round weights so that outputs change least,
+    by the inputs' second
     moments (`rounding.py`), which corrects biases, too.
 
     Statistics: counts by operator of `quantized`, `absorbed` and `skipped` nodes,
@@ -84,6 +86,7 @@ class QuantizeStatic(Pass):
     equalize: bool = False
     correct_biases: bool = False
     second_order: bool = False
+    headroom: float = 0.0
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         """Quantize `model` in place.
@@ -101,10 +104,12 @@ class QuantizeStatic(Pass):
         refused: Mapping[int, str] | None = None,
         known: MutableMapping[str, ValueRange] | None = None,
         special: Mapping[int, Override] | None = None,
+        judged: bool = False,
     ) -> PassResult:
         """As `run`. `refused` are nodes, by their place, that stay float, with the reason;
         `special` says what holds for some; `known` ranges, by the values' names, are not measured
-        again, and those that are come to them.
+        again, and those that are come to them. What is `judged` by other samples solves for
+        weights and biases with all that there are, and is not judged by some of them.
 
         The artifact "decision" tells what became of the float model's nodes.
         """
@@ -112,6 +117,8 @@ class QuantizeStatic(Pass):
             raise SecateurError(
                 f"activation type '{self.activation}': choose one of {', '.join(_TYPES)}"
             )
+        if not 0 <= self.headroom < np.inf:
+            raise SecateurError(f"headroom {self.headroom:g}: a share of the range from 0 on")
         calibrator(self.calibrator)
         samples = _samples(model, context)
         feeds, _ = next(samples.feeds(1))
@@ -149,7 +156,7 @@ class QuantizeStatic(Pass):
         statistics: dict[str, Any] = {}
         if self.correct_biases or self.second_order:
             assert context is not None
-            statistics["solved"] = self._solve(original, model, context)
+            statistics["solved"] = self._solve(original, model, context, judged)
         statistics |= {
             "quantized": dict(sorted(quantized.items())),
             "absorbed": dict(sorted(absorbed.items())),
@@ -192,7 +199,9 @@ class QuantizeStatic(Pass):
             if unfit:
                 refused.update(unfit)
                 continue
-            affines = {value: self._params_of(value, model, ranges[value]) for value in sources}
+            affines = {
+                value: self._params_of(value, model, constants, ranges[value]) for value in sources
+            }
             clipping = _still_clipping(placement, constants, affines)
             if not clipping:
                 seen = {v: r for v, r in ranges.items() if constants.get(v) is None}
@@ -240,8 +249,11 @@ class QuantizeStatic(Pass):
     def _limit(self) -> int:
         return REDUCED_RANGE if self.reduce_range else FULL_RANGE
 
-    def _solve(self, original: Model, model: Model, context: Context) -> list[dict[str, Any]]:
-        """Solve for integers; on samples held back, what it gives must be better, or it goes."""
+    def _solve(
+        self, original: Model, model: Model, context: Context, judged: bool
+    ) -> list[dict[str, Any]]:
+        """Solve for integers; on samples held back, what it gives must be better, or it goes,
+        unless it is judged elsewhere."""
         assert context.calibration is not None
         tried = model.clone()
         models = [original, model, tried]
@@ -249,24 +261,28 @@ class QuantizeStatic(Pass):
             few_threads(original),
             calibration_runs(models, context.calibration, context.seed) as runs,
         ):
-            held = runs[HELD_OUT - 1 :: HELD_OUT]
+            held = [] if judged else runs[HELD_OUT - 1 :: HELD_OUT]
             fitted = [run for k, run in enumerate(runs) if k % HELD_OUT != HELD_OUT - 1 or not held]
             order = self.second_order
             layers = solve_weights(
                 original, tried, fitted, limit=self._limit, second_order=order, seed=context.seed
             )
-            noise = Noise(original, held or runs)
-            before, after = noise(model), noise(tried)
-        if not after < before:
-            return []
+            if not judged:
+                noise = Noise(original, held or runs)
+                if not noise(tried) < noise(model):
+                    return []
         model.graph, model.extra, model.functions = tried.graph, tried.extra, tried.functions
         return [dataclasses.asdict(layer) for layer in layers]
 
-    def _params_of(self, value: Value, model: Model, range: ValueRange) -> QuantParams:
+    def _params_of(
+        self, value: Value, model: Model, constants: Constants, range: ValueRange
+    ) -> QuantParams:
         """Those by which the value is rounded anyway, if there are some of this type."""
         given = given_params(value, model)
         if given is not None and given.dtype == _TYPES[self.activation]:
             return given
+        if self.headroom and constants.get(value) is None:
+            range = widened(range, self.headroom, possible_range(value, constants))
         return self._params(range)
 
     def _params(self, range: ValueRange) -> QuantParams:

@@ -18,7 +18,7 @@ from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
 from secateur.passes.base import Context
 from secateur.passes.quantize import Quantize, QuantizeStatic
-from secateur.passes.quantize.accurate import ACCURACIES
+from secateur.passes.quantize.accurate import ACCURACIES, _parted
 from secateur.passes.quantize.rounding import Noise, round_second_order
 from secateur.passes.quantize.schemes import PROFILES, SCHEMES, scheme_of
 from secateur.pipeline.choices import Accuracy, ProfileName, SchemeName
@@ -142,9 +142,57 @@ def test_the_best_way_is_taken() -> None:
     good, result = quality(Quantize())
     best, more = quality(Quantize(accuracy="best"))
     plain, _ = quality(QuantizeStatic())
-    assert min(good, best) > plain
+    assert good > plain
+    assert best > plain - 1  # a few samples that others clip decide
     for found in (result, more):
-        assert 1 <= len(found.statistics["tried"]) <= 6
+        assert 2 <= len(found.statistics["tried"]) <= 7
+
+
+def test_ways_are_judged_by_samples_that_none_has_seen() -> None:
+    """Neither ranges nor weights are chosen by them, so that ranges that are too narrow show."""
+    arrays = {"x": np.arange(64 * 3 * 8 * 8, dtype=np.float32).reshape(64, 3, 8, 8)}
+    everything = set(arrays["x"][:, 0, 0, 0])
+    judging: set[float] = set()
+    for turn in range(4):
+        fitted, held = (part.calibration for part in _parted(network(), Context(arrays), turn))
+        assert fitted is not None
+        assert held is not None
+        firsts = [set(np.asarray(part["x"])[:, 0, 0, 0]) for part in (fitted, held)]
+        assert [len(part) for part in firsts] == [48, 16]
+        assert firsts[0] | firsts[1] == everything
+        judging |= firsts[1]
+    assert judging == everything
+    few = Context({"x": arrays["x"][:8]})
+    assert _parted(network(), few, 0) == (few, few)
+
+
+def test_headroom_goes_no_further_than_an_operator_does() -> None:
+    """A Relu stays without negative numbers, a Sigmoid below one, a Clip within its bounds."""
+    nodes = [
+        node("Conv", "x w", "a"),
+        node("Sigmoid", "a", "s"),
+        node("Conv", "s w", "b"),
+        node("Clip", "b low high", "c"),
+        node("Conv", "c w", "d"),
+        node("Relu", "d", "r"),
+        node("Conv", "r w", "y"),
+    ]
+    constants = {"w": random(1, 3, 3, 1, 1), "low": np.float32(-0.5), "high": np.float32(0.5)}
+    params = []
+    for headroom in (0.0, 0.25):
+        model = from_proto(build(nodes, constants, ["N", 3, 8, 8]))
+        way = QuantizeStatic(headroom=headroom)
+        decision = way.run(model, Context({"x": IMAGES})).artifacts["decision"]
+        params.append({value.name: p for value, p in decision.params.items()})
+    before, after = params
+    for name in ("x", "a", "r", "y"):
+        if name in before:
+            assert after[name].scale == pytest.approx(1.25 * before[name].scale, rel=0.01)
+    assert after["r"].zero_point == 0
+    assert after["c"] == before["c"]
+    assert after["s"].scale <= 1 / 255 + 1e-9
+    with pytest.raises(SecateurError, match="headroom -1"):
+        QuantizeStatic(headroom=-1.0).run(network(), Context({"x": IMAGES}))
 
 
 def test_one_sample_is_enough() -> None:
