@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir.graph import Node, Value, normalize_domain
+from ...ir.graph import Node, Value, node_reads, normalize_domain
 from ...ir.model import Model
 from ...ir.ops import operator_of
 from ...ir.tensor import FLOAT_TYPES, Array, Tensor
@@ -189,8 +189,10 @@ def _convolution(model: Model, node: Node, source: Value, result: Value) -> _Fou
 
 def _product(model: Model, node: Node, source: Value, result: Value) -> _Found:
     constants = [model.constant(value) for value in node.inputs[:2]]
+    if constants.count(None) == 2 and any(_is_fixed(model, v) for v in node.inputs[:2]):
+        return "its weights are computed"
     if len(constants) < 2 or constants.count(None) != 1:
-        return None  # of two values that are computed, or of constants alone
+        return None  # of two values that depend on the inputs, or of constants alone
     position = 0 if constants[0] is not None else 1
     weights, value = constants[position], node.input(1 - position)
     assert weights is not None
@@ -220,6 +222,24 @@ def _product(model: Model, node: Node, source: Value, result: Value) -> _Found:
     if bias is not None and not layer.is_bias(bias.shape):
         return "its bias differs from row to row"
     return layer
+
+
+FARTHEST = 64
+"""Nodes between constants and a weight that is computed from them, at most."""
+
+
+def _is_fixed(model: Model, value: Value | None) -> bool:
+    """Whether a value is computed from constants only, by a few nodes."""
+    waiting, seen = [value], set[Value]()
+    while waiting and len(seen) < FARTHEST:
+        current = waiting.pop()
+        if current is None or current in seen or model.constant(current) is not None:
+            continue
+        if current.producer is None:
+            return False
+        seen.add(current)
+        waiting += node_reads(current.producer)
+    return not waiting
 
 
 def _with_bias(model: Model, layer: Contraction) -> Contraction:

@@ -196,6 +196,16 @@ def test_what_is_not_solved_is_named_with_the_reason():
     assert "summed by itself" in notes["Einsum"]
 
 
+def test_products_with_computed_weights_are_named():
+    net = Net(0)
+    random = net.random
+    hidden = net.add("Relu", net.add("MatMul", "x", net.constant(random.standard_normal((6, 12)))))
+    weights = net.add("Transpose", net.constant(random.standard_normal((4, 12))), perm=[1, 0])
+    model = net.model([1, 5, 6], net.add("MatMul", hidden, weights))
+    x = random.standard_normal((64, 5, 6)).astype(np.float32)
+    assert "weights are computed" in recovered_notes(model, x)["MatMul"]
+
+
 def test_nothing_is_said_of_what_has_nothing_to_make_up_for():
     """Positions that are added to a stream lose what it loses, and no sum goes over them."""
     net = Net(0)
