@@ -161,13 +161,32 @@ def choose_tile(conv: Convolution, target: Target) -> Tile:
 def _keeps_weights(conv: Convolution, target: Target) -> bool:
     """Whether to pass over the image once, reading all weights again for each of its tiles.
 
-    They must stay cached. Where the reduction is so short that its weights stay in
-    registers from tile to tile, one group of channels after the other is faster.
+    They must stay cached, the more of them where taps lie so far apart that each reads the image
+    from memory again, for each group of channels. Where the reduction is so short that its weights
+    stay in registers from tile to tile, one group of channels after the other is faster.
     """
     dot = conv.dot(target)
     steps = _steps(conv, target)
     weights = steps * conv.vectors(target) * dot.weights_per_step
-    return steps >= 16 and weights * np.dtype(dot.weight_dtype).itemsize <= 128 * 1024
+    most = _MANY_WEIGHTS if _tap_distance(conv) > _FAR else _WEIGHTS
+    return steps >= 16 and weights * np.dtype(dot.weight_dtype).itemsize <= most
+
+
+_WEIGHTS, _MANY_WEIGHTS = 128 * 1024, 512 * 1024
+"""Bytes of weights that stay cached beside an image, and beside one that doesn't."""
+
+_FAR = 96 * 1024
+"""Bytes of the image between taps that no cache keeps from one to the next."""
+
+
+def _tap_distance(conv: Convolution) -> int:
+    """Bytes of the image that are read between those of one tap and of the next one."""
+    (kernel_h, kernel_w), dilations = conv.geometry.kernel, conv.geometry.dilations
+    pixel = conv.input.padded_channels // conv.groups * np.dtype(conv.input_dtype).itemsize
+    if is_open(*conv.input.shape):
+        return 0
+    rows = dilations[0] * conv.input.columns if kernel_h > 1 else 0
+    return pixel * max(rows, dilations[1] if kernel_w > 1 else 0)
 
 
 def _steps(conv: Convolution, target: Target, vectors: int = 1) -> int:

@@ -143,6 +143,9 @@ def layers() -> Iterator[tuple[str, onnx.ModelProto]]:
     yield "Conv dilated", convolution((1, 16, 20, 20), 16, dilations=[2, 2])
     yield "Conv 5x5", convolution((1, 16, 20, 20), 16, 5)
     yield "Conv of one row", convolution((1, 24, 50), 24)
+    for dilation in (4, 256):
+        far = convolution((1, 128, 2000), 128, dilations=[dilation])
+        yield f"Conv of one row with taps {dilation} apart", far
     for channels, groups in ((32, 32), (32, 16), (32, 8), (32, 2), (12, 3), (6, 6)):
         shape = (1, channels, 12, 13)
         grouped = convolution(shape, channels, group=groups, **same)
