@@ -286,9 +286,8 @@ class _RoundingNoise:
         found = np.zeros(len(squares))
         for largest, sums, count in self._writers:
             scale = (largest / factors).max() / STEPS_OF_WEIGHTS
-            relative = np.where(
-                sums > 0, scale**2 * factors**2 * count / np.maximum(sums, 1e-300), 0
-            )
+            noise = scale**2 * factors**2 * count
+            relative = np.divide(noise, sums, out=np.zeros_like(noise), where=sums > 0)
             found += squares @ (relative * self._power)
         return found
 
