@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -13,10 +14,8 @@ from ...ir.model import Model
 from ...ir.partition import extract
 from ...ir.reference import Session
 from ...ir.tensor import Array, Tensor
+from ..body_results import hand_out, name_all_results
 from .walk import RunValues
-
-BODIES = ("If", "Loop", "Scan")
-"""Operators whose subgraphs are looked into."""
 
 
 class BodyError(SecateurError):
@@ -85,28 +84,18 @@ class WholeBody:
         (node,) = part.graph.nodes
         position = self._node.subgraphs().index(self._graph)
         body = node.subgraphs()[position]
-        if node.op_type != "If":
-            _name_all_outputs(part, node, body)
-        else:
-            _drop_results(part, node, body)
-        wanted = [_copy_of(body, value) for value in self._inside]
-        marks = [_constant(part, body, np.array(True)), *(_forward(part, body, v) for v in wanted)]
-        outputs = [*node.outputs]
-        for value in marks:
-            body.add_output(value)
-            outputs.append(Value(part.fresh_name("probe"), make_tensor_type(value.dtype, None)))
         if node.op_type == "If":
-            (other,) = (graph for graph in node.subgraphs() if graph is not body)
-            other.add_output(_constant(part, other, np.array(False)))
-            for value in marks[1:]:
-                other.add_output(_nothing_like(part, other, value))
-        elif node.op_type == "Scan":
-            _extend_scan_axes(node, len(marks))
-        node.outputs = tuple(outputs)
-        for index, output in enumerate(outputs):
-            if output is not None:
-                output.producer, output.output_index = node, index
-        part.graph.replace_outputs([v for v in outputs[-len(marks) :] if v is not None])
+            _drop_results(part, node, body)
+        else:
+            name_all_results(part, node)
+        wanted = [_copy_of(body, value) for value in self._inside]
+        mark = _constant(part, body, np.array(True))
+        no_mark = partial(_constant, part, array=np.array(False))
+        results = [hand_out(part, node, body, mark, no_mark)]
+        for value in wanted:
+            same = _forward(part, body, value)
+            results.append(hand_out(part, node, body, same, partial(_nothing_like, part, value)))
+        part.graph.replace_outputs(results)
         return part
 
 
@@ -182,13 +171,6 @@ def _drop_results(part: Model, node: Node, body: Graph) -> None:
     node.outputs = ()
 
 
-def _name_all_outputs(part: Model, node: Node, body: Graph) -> None:
-    """Give a loop all of its results, so that others can follow them."""
-    count = len(body.outputs) - (node.op_type == "Loop")  # whose first tells whether it goes on
-    named = list(node.outputs) + [None] * (count - len(node.outputs))
-    node.outputs = tuple(v or Value(part.fresh_name("unused")) for v in named)
-
-
 def _copy_of(body: Graph, value: Value) -> Value:
     return next(own for own in body.values() if own.name == value.name)
 
@@ -207,16 +189,9 @@ def _constant(part: Model, graph: Graph, array: Array) -> Value:
     return value
 
 
-def _nothing_like(part: Model, graph: Graph, value: Value) -> Value:
+def _nothing_like(part: Model, value: Value, graph: Graph) -> Value:
     """What a branch returns where the other one would return the value."""
     empty = _constant(part, graph, np.zeros([0] * (value.rank or 0), np.float32))
     result = Value(part.fresh_name("nothing"), make_tensor_type(value.dtype, None))
     graph.add_node(Node("Cast", [empty], [result], {"to": Attribute.of("to", value.dtype)}))
     return result
-
-
-def _extend_scan_axes(node: Node, count: int) -> None:
-    for name in ("scan_output_axes", "scan_output_directions"):
-        given = node.get(name)
-        if given is not None:
-            node.set(name, [*given, *[0] * count])

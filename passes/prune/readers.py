@@ -21,7 +21,8 @@ from ...ir.model import Model
 from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import FLOAT_TYPES, Array
-from ..linear.bodies import BODIES, BodyError, WholeBody
+from ..body_results import WITH_BODIES
+from ..linear.bodies import BodyError, WholeBody
 from ..linear.contraction import Contraction
 from ..linear.divergence import Divergence
 from ..linear.find import find_layer
@@ -154,7 +155,7 @@ def _place(
         return _Place(layer, labels, end, names, layer.result.name)
     results = [v for v in node.outputs if v is not None and v.uses]
     floats = [v.name for v in results if v.dtype in FLOAT_TYPES]
-    if node.op_type not in BODIES or not floats:
+    if node.op_type not in WITH_BODIES or not floats:
         return None
     try:
         assert layer.node.graph is not None

@@ -19,8 +19,9 @@ from ...ir.reference import Session
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 from ..base import Context, Note, Pass, PassResult
+from ..body_results import WITH_BODIES
 from ..linear import mixtures
-from ..linear.bodies import BODIES, BodyError, SingleBody, WholeBody
+from ..linear.bodies import BodyError, SingleBody, WholeBody
 from ..linear.find import drop_zero_biases, find_aim, find_layer, give_biases
 from ..linear.layers import Layer, Solvable
 from ..linear.levels import Levels
@@ -395,7 +396,7 @@ class _Pass:
         """Equations of a layer in a subgraph, for all times that it runs."""
         parent = graph.parent
         assert parent is not None
-        if parent not in self.positions or parent.op_type not in BODIES:
+        if parent not in self.positions or parent.op_type not in WITH_BODIES:
             deeper = "" if parent in self.positions else ", itself in a subgraph"
             return f"it lies in a subgraph of '{parent.label}' ({parent.op_type}){deeper}"
         twin = self.twins.get(first_output(parent))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
 from onnx import TensorProto
@@ -15,9 +16,7 @@ from onnx import TensorProto
 from ...ir.graph import Graph, Node, Value, normalize_domain
 from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
-
-WITH_BODIES = ("If", "Loop", "Scan")
-"""Operators whose bodies are looked into."""
+from ..body_results import WITH_BODIES, hand_out, name_all_results
 
 
 def graphs(model: Model) -> list[Graph]:
@@ -52,18 +51,6 @@ def is_inner(model: Model, value: Value) -> bool:
     """Whether a value lies in a body."""
     graph = graph_of(value)
     return graph is not None and graph is not model.graph
-
-
-def name_apart(model: Model) -> None:
-    """Give values of bodies names that no other value of the model has."""
-    seen = {value.name for value in model.graph.values()}
-    for graph in graphs(model)[1:]:
-        for value in graph.values():
-            if value.name in seen:
-                old, value.name = value.name, model.fresh_name(value.name)
-                if graph.initializers.get(old) is value:
-                    graph.initializers[value.name] = graph.initializers.pop(old)
-            seen.add(value.name)
 
 
 def hidden(model: Model, value: Value) -> bool:
@@ -114,7 +101,7 @@ def surface(model: Model, names: Iterable[str]) -> Mapping[str, Value]:
         if flat is None:
             minus_one = Tensor.from_array(np.asarray([-1], np.int64))
             flat = model.graph.add_initializer(model.fresh_name("flat"), minus_one)
-        row = _like(model, value)
+        row = _flat(model, value.name)
         graph.add_node(Node("Reshape", [value, flat], [row]))
         repeated = any(node.op_type != "If" for node in _around(graph))
         size = math.prod(s for s in value.shape or () if isinstance(s, int)) if repeated else 0
@@ -123,37 +110,25 @@ def surface(model: Model, names: Iterable[str]) -> Mapping[str, Value]:
             node = graph.parent
             assert node is not None
             assert node.graph is not None
-            value = _hand_out(model, node, graph, value, size)
+            if node.op_type != "If":
+                name_all_results(model, node)
+            value = hand_out(model, node, graph, value, partial(_zeros, model, size))
             graph = node.graph
         value.name = name
         found[name] = value
     return found
 
 
-def _hand_out(model: Model, node: Node, graph: Graph, value: Value, size: int) -> Value:
-    """What a node returns of a value of its body; of another branch as many zeros."""
-    for body in node.subgraphs():
-        body.add_output(value if body is graph else _zeros(model, body, value, size))
-    if node.op_type == "Scan":
-        for name in ("scan_output_axes", "scan_output_directions"):
-            if node.get(name):
-                node.set(name, [*node.get(name), 0])
-    result = _like(model, value)
-    node.outputs = (*node.outputs, result)
-    result.producer, result.output_index = node, len(node.outputs) - 1
-    return result
-
-
-def _zeros(model: Model, body: Graph, value: Value, size: int) -> Value:
+def _zeros(model: Model, size: int, body: Graph) -> Value:
     """What another branch returns in a value's place."""
     zeros = Tensor.from_array(np.zeros(size, np.float32))
     source = model.graph.add_initializer(model.fresh_name("zeros"), zeros)
-    result = _like(model, value)
+    result = _flat(model, "zeros")
     body.add_node(Node("Identity", [source], [result]))
     return result
 
 
-def _like(model: Model, value: Value) -> Value:
-    result = Value(model.fresh_name(value.name))
+def _flat(model: Model, name: str) -> Value:
+    result = Value(model.fresh_name(name))
     result.set_tensor_type(TensorProto.FLOAT, None)
     return result

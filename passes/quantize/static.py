@@ -24,7 +24,7 @@ from ..linear.threads import few_threads
 from ..matching import matches, refuse_unmatched
 from ..prune.recovery import HELD_OUT, calibration_runs
 from ..samples import Samples
-from .bodies import hidden, name_apart
+from .bodies import hidden
 from .calibrate import at_sample, calibrate
 from .decision import Decision
 from .equalize import equalize
@@ -126,7 +126,7 @@ class QuantizeStatic(Pass):
         raised = raise_opset(model, feeds, OPSET_OF_16_BITS if wide else QDQ_OPSET)
         separate_initializers(model)
         infer_shapes(model)
-        name_apart(model)
+        model.separate_names()
         # Patterns are of the names that weights have before they change.
         own = overridden(model, self.nodes)
         places = list(model.graph.all_nodes())
