@@ -244,7 +244,7 @@ def test_quantization_parameters_of_inputs_and_outputs(tmp_path: Path) -> None:
 
 
 _WRONG: dict[str, tuple[int, Callable[[Call], None]]] = {
-    "version": (64, lambda c: setattr(c, "version", 2)),
+    "version": (64, lambda c: setattr(c, "version", 3)),
     "no inputs": (64, lambda c: setattr(c, "inputs", None)),
     "no outputs": (64, lambda c: setattr(c, "outputs", None)),
     "fewer inputs": (64, lambda c: setattr(c, "input_count", 1)),
