@@ -43,14 +43,10 @@ def insert(
     nodes whether their weights have a scale per channel."""
     writer = _PairWriter(model, constants, cover, weight_limit, per_channel, channels or {})
     merged = writer.absorb_clips(placement)
-    for graph, value in placement.captured:
+    for graph, value in (*placement.captured, *((graph_of(v), v) for v in placement.values)):
+        assert graph is not None
         source = placement.sources[value]
-        writer.quantize_captured(
-            graph, merged.get(value, value), source, affines[source], placement.nodes
-        )
-    for value in placement.values:
-        source = placement.sources[value]
-        writer.quantize(merged.get(value, value), source, affines[source], placement.nodes)
+        writer.quantize(graph, merged.get(value, value), source, affines[source], placement.nodes)
     for node, operands in placement.nodes.items():
         writer.quantize_constants(node, operands, placement, affines)
     writer.finish()
@@ -78,6 +74,7 @@ class _PairWriter:
         channels: Mapping[Node, bool],
     ) -> None:
         self.model = model
+        self.graphs = graphs(model)
         self.channels = channels
         self.constants = constants
         self.cover = cover
@@ -111,42 +108,18 @@ class _PairWriter:
         return merged
 
     def quantize(
-        self, value: Value, source: Value, affine: QuantParams, integer: Mapping[Node, Operands]
+        self,
+        graph: Graph,
+        value: Value,
+        source: Value,
+        affine: QuantParams,
+        integer: Mapping[Node, Operands],
     ) -> None:
-        """Put a QDQ pair behind `value`.
+        """Put a QDQ pair behind `value` in `graph`: its own, or a body that reads it from outside.
 
-        All readers of an integer operator's result see the rounded values, so that
-        backends can keep the integers; of others only the integer operators do.
+        All readers of an integer operator's result in its own graph see the rounded values, so
+        that backends can keep the integers; of others only the graph's integer operators do.
         """
-        graph = graph_of(value)
-        assert graph is not None
-        pair = self.pair(graph, value, source, affine, integer)
-        if value.producer is None:
-            self.at_start.setdefault(graph, []).extend(pair)
-        else:
-            self.after.setdefault(value.producer, []).extend(pair)
-
-    def quantize_captured(
-        self,
-        graph: Graph,
-        value: Value,
-        source: Value,
-        affine: QuantParams,
-        integer: Mapping[Node, Operands],
-    ) -> None:
-        """Put a QDQ pair between a value from outside and a body's integer operators."""
-        pair = self.pair(graph, value, source, affine, integer)
-        self.at_start.setdefault(graph, []).extend(pair)
-
-    def pair(
-        self,
-        graph: Graph,
-        value: Value,
-        source: Value,
-        affine: QuantParams,
-        integer: Mapping[Node, Operands],
-    ) -> list[Node]:
-        """The two nodes, in `graph`, whose readers read them."""
         name = self.name("a")
         parameters = self.parameters_of(source, affine, name)
         quantized = self.value(f"{name}.q", _code(affine.dtype), value)
@@ -154,7 +127,9 @@ class _PairWriter:
         ends = [parameters.scale, parameters.zero_point]
         restore = self.node(graph, "DequantizeLinear", [quantized, *ends], result)
         producer = value.producer
-        if producer in integer and producer is not None and producer.graph is graph:
+        if producer is not None and producer.graph is not graph:
+            producer = None  # nothing of this graph
+        if producer in integer:
             value.replace_uses(result)
         else:
             for user, position in list(value.uses):
@@ -167,7 +142,10 @@ class _PairWriter:
                     user.set_input(position, result)
         reduce = self.node(graph, "QuantizeLinear", [value, *ends], quantized)
         self.scale_of[result] = np.asarray(affine.scale, np.float32)
-        return [reduce, restore]
+        if producer is None:
+            self.at_start.setdefault(graph, []).extend([reduce, restore])
+        else:
+            self.after.setdefault(producer, []).extend([reduce, restore])
 
     def parameters_of(self, source: Value, affine: QuantParams, name: str) -> _Parameters:
         found = self.parameters.get(source)
@@ -352,8 +330,7 @@ class _PairWriter:
 
     def finish(self) -> None:
         """Bring the new nodes into order, and drop constants that nothing reads any more."""
-        inside = graphs(self.model)
-        for graph in inside:
+        for graph in self.graphs:
             order = list(self.at_start.get(graph, ()))
             for node in graph.nodes:
                 if node not in self.dead:
@@ -362,7 +339,7 @@ class _PairWriter:
         unused: set[Node] = set()
         for value in self.replaced:
             self.drop(value, unused)
-        for graph in inside:
+        for graph in self.graphs:
             graph.remove_nodes([node for node in unused if node.graph is graph])
         for node in self.dead:
             node.graph = None
@@ -377,7 +354,7 @@ class _PairWriter:
             if source is not None:
                 self.drop(source, unused)
         elif not value.is_input:
-            for graph in graphs(self.model):
+            for graph in self.graphs:
                 if graph.initializers.get(value.name) is value:
                     del graph.initializers[value.name]
 

@@ -84,6 +84,7 @@ def sensitivities(decision: Decision, context: Context, **options: Any) -> list[
     """
     assert context.calibration is not None
     found = []
+    nodes = decision.nodes
     with calibration_runs([decision.model], context.calibration, context.seed) as runs:
         noise = Noise(decision.model, runs[:RUNS])
         for place in decision.units():
@@ -97,7 +98,7 @@ def sensitivities(decision: Decision, context: Context, **options: Any) -> list[
                 channels=channels,
                 **options,
             )
-            node = decision.nodes[place]
+            node = nodes[place]
             share = noise(part.model)
             found.append(Sensitivity(place, node.label, node.op_type, decibels(share)))
     return by_harm(found)

@@ -13,12 +13,8 @@
 #include <string.h>
 
 #include "guarded.h"
+#include "named.h"
 
-#define JOIN(a, b) a##b
-#define NAMED(name, end) JOIN(name, end)
-#define RUN NAMED(MODEL, _run)
-#define WORKSPACE_BYTES NAMED(MODEL, _workspace_bytes)
-#define ERROR_TEXT NAMED(MODEL, _error_text)
 #define INPUTS NAMED(MODEL, _inputs)
 #define OUTPUTS NAMED(MODEL, _outputs)
 

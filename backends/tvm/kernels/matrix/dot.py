@@ -424,15 +424,17 @@ class PairedDot(FourBytes):
     ) -> list[Computed]:
         *outer, last = index
         assert not isinstance(last, tuple)
-        words = (super(PairedDot, self).activation(builder, buffer, *outer, last + 4 * i)
-                 for i in range(self.joined))  # fmt: skip
-        return [word for found in words for word in found]
+        words: list[Computed] = []
+        for i in range(self.joined):
+            words += super().activation(builder, buffer, *outer, last + 4 * i)
+        return words
 
     def weights(self, builder: KernelBuilder, buffer: BufferVar, *index: Expr) -> list[Computed]:
         *outer, last = index
-        words = (super(PairedDot, self).weights(builder, buffer, *outer, last + 4 * self.lanes * i)
-                 for i in range(self.joined))  # fmt: skip
-        return [word for found in words for word in found]
+        words: list[Computed] = []
+        for i in range(self.joined):
+            words += super().weights(builder, buffer, *outer, last + 4 * self.lanes * i)
+        return words
 
     def ones(self) -> list[Computed]:
         return super().ones() * self.joined
