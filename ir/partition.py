@@ -101,6 +101,7 @@ def extract(
         graph.add_output(output)
     extra = ModelProto()
     extra.CopyFrom(model.extra)
+    extra.ir_version = max(extra.ir_version, 4)  # before, constants had to be inputs, too
     functions = [Function(Copier().graph(f.graph), f.extra) for f in model.functions.values()]
     return Model(graph, extra, functions, model.path), origin
 

@@ -43,6 +43,8 @@ class WholeBody:
 
     def __init__(self, model: Model, graph: Graph, names: Collection[str]) -> None:
         self._model, self._graph, self._node = model, graph, _parent(graph)
+        if self._node.op_type == "Scan" and len(self._node.inputs) != len(graph.inputs):
+            raise BodyError("it lies in a Scan as before operator set 9, over batches")
         self.reads = _reads(model, self._node)
         wanted = _named(graph, [v.name for v in graph.inputs] + list(names), self.reads)
         if any(tensor_type(value.type) is None for value in wanted):
@@ -59,7 +61,7 @@ class WholeBody:
         """One for each time that the body runs, given what the node reads in a run."""
         around = {name: values.value(name, run) for name in self.reads}
         if self._session is None:
-            self._session = Session(self._probe(), threads=0)
+            self._session = _session(self._probe())
         try:
             found = self._session.run({n: around[n] for n in self._session.input_names})
         except SecateurError:
@@ -88,11 +90,11 @@ class WholeBody:
             _drop_results(part, node, body)
         else:
             name_all_results(part, node)
-        wanted = [_copy_of(body, value) for value in self._inside]
+        own = {value.name: value for value in body.values()}
         mark = _constant(part, body, np.array(True))
         no_mark = partial(_constant, part, array=np.array(False))
         results = [hand_out(part, node, body, mark, no_mark)]
-        for value in wanted:
+        for value in (own[value.name] for value in self._inside):
             same = _forward(part, body, value)
             results.append(hand_out(part, node, body, same, partial(_nothing_like, part, value)))
         part.graph.replace_outputs(results)
@@ -122,7 +124,7 @@ class SingleBody:
             return Turn(arrays)
         if self._session is None:
             part, _ = extract(self._model, self._graph.nodes, self._inside)
-            self._session = Session(part, threads=0)
+            self._session = _session(part)
         found = self._session.run({name: arrays[name] for name in self._session.input_names})
         return Turn({**arrays, **found})
 
@@ -137,8 +139,17 @@ class SingleBody:
             assert whole is not None
             if whole.name in self.reads:
                 array = np.moveaxis(values.value(whole.name, run), axes[k], 0)
+                if number >= len(array):
+                    raise BodyError("its subgraph runs less often than that of the original")
                 found[part.name] = array[-1 - number if backwards[k] else number]
         return found
+
+
+def _session(part: Model) -> Session:
+    try:
+        return Session(part, threads=0)
+    except SecateurError as error:
+        raise BodyError(f"its subgraph can't be run for its values: {error}") from None
 
 
 def _parent(graph: Graph) -> Node:
@@ -169,10 +180,6 @@ def _drop_results(part: Model, node: Node, body: Graph) -> None:
             graph.detach()
             graph.nodes, graph.initializers, graph.value_info = [], {}, []
     node.outputs = ()
-
-
-def _copy_of(body: Graph, value: Value) -> Value:
-    return next(own for own in body.values() if own.name == value.name)
 
 
 def _forward(part: Model, graph: Graph, value: Value) -> Value:

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.reference import Session
+from secateur.ir.tensor import Tensor
 from secateur.passes.base import Context
 from secateur.passes.linear.bodies import WholeBody
 from secateur.passes.manager import PassManager
@@ -381,3 +382,70 @@ def test_a_function_that_is_called_twice_is_masked_like_it_is_pruned():
     masked = mask(model, record.result.artifacts["selection"])
     assert errors(model, pruned, runs_of(8)) > 0.1
     assert errors(masked, pruned, runs_of(8)) < 1e-5
+
+
+def in_front(random):
+    """Two products of x of which the second reads redundant results, and their weights."""
+    front = redundant(random, KEPT, HIDDEN - KEPT, WIDTH).T
+    arrays = {"front": front, "back": random.standard_normal((HIDDEN, WIDTH))}
+    nodes = [
+        helper.make_node("MatMul", ["x", "front"], ["p"]),
+        helper.make_node("MatMul", ["p", "back"], ["q"], name="back"),
+    ]
+    return nodes, [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()]
+
+
+def test_a_scan_over_rows_that_data_choose_is_named_where_there_are_fewer():
+    """The rows whose sum is positive, of which the pruned model finds others."""
+    random = np.random.default_rng(0)
+    nodes, weights = in_front(random)
+    scanned, start = scan(random, biased=False)
+    nodes += [
+        helper.make_node("ReduceSum", ["q", "last"], ["total"], keepdims=0),
+        helper.make_node("Greater", ["total", "zero"], ["chosen"]),
+        helper.make_node("Compress", ["q", "chosen"], ["some"], axis=0),
+        *scanned,
+    ]
+    nodes[-1].input[1] = "some"
+    constants = [
+        numpy_helper.from_array(np.array([1]), "last"),
+        numpy_helper.from_array(np.float32(0), "zero"),
+    ]
+    model = assembled(nodes, [*weights, *start, *constants])
+    pruned, record = cut_hidden(model)
+    pruned.graph.initializers["zero"].const = Tensor.from_array(np.float32(2))
+    found = recover(model, pruned, record, runs_of(24))
+    assert [layer.node for layer in found.layers if layer.before > 0.01] == ["back"]
+    told = {n.node for n in found.notes if "runs less often" in n.reason}
+    assert told == {n.node for n in found.notes} == {"first", "second"}
+
+
+def test_a_scan_over_batches_is_named_in_a_model_whose_constants_are_inputs():
+    """Of operator set 8 and version 3 of the format, as exporters of 2018 wrote them."""
+    random = np.random.default_rng(0)
+    nodes, weights = layers(random, "row", "z", biased=False)
+    body = helper.make_graph(
+        [*nodes, helper.make_node("Add", ["z", "sum"], ["next"])],
+        "body",
+        [info("sum", [1, WIDTH]), info("row", [1, WIDTH])],
+        [info("next", [1, WIDTH])],
+    )
+    around, more = in_front(random)
+    weights += [*more, numpy_helper.from_array(np.zeros((1, 1, WIDTH), np.float32), "start")]
+    around += [
+        helper.make_node("Unsqueeze", ["q"], ["rows"], axes=[2]),
+        helper.make_node("Scan", ["", "start", "rows"], ["y"], body=body, num_scan_inputs=1),
+    ]
+    given = [info("x", [1, 5, WIDTH]), *(info(t.name, list(t.dims)) for t in weights)]
+    graph = helper.make_graph(around, "net", given, [info("y", [1, 1, WIDTH])], weights)
+    opsets = [helper.make_opsetid("", 8)]
+    model = from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=3))
+    infer_sizes(model)
+    random = np.random.default_rng(5)
+    runs = [{"x": random.standard_normal((1, 5, WIDTH)).astype(np.float32)} for _ in range(48)]
+    pruned, record = cut_hidden(model)
+    found = recover(model, pruned, record, runs)
+    assert [layer.node for layer in found.layers if layer.after < 0.01 < layer.before]
+    assert {n.reason for n in found.notes} == {
+        "not solved anew: it lies in a Scan as before operator set 9, over batches"
+    }
