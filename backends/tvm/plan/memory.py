@@ -293,6 +293,15 @@ def _largest(schedule: Schedule, places: _Places) -> Largest | None:
     return Largest(tuple(offsets), size)
 
 
+WASTEFUL = 1.1
+"""Bytes of an arena for each that has to be, beyond which more orders are tried."""
+
+TRIES = 8
+"""How often what lies highest comes first, from each of the orders."""
+
+MOST_TRIED = 200
+"""Buffers up to which that is done."""
+
 MOST_ORDERED = 1000
 """Buffers up to which several orders are tried, which takes time with their square."""
 
@@ -347,6 +356,24 @@ def _place(ranges: Sequence[_Range], least: int) -> tuple[list[int], int]:
             break
         found = _in_order(ranges, sorted(range(len(ranges)), key=lambda i: order(ranges[i])))
         best = min(best, found, key=lambda placed: placed[1])
+    if best[1] <= WASTEFUL * least or len(ranges) > MOST_TRIED:
+        return best
+    return _with_highest_first(ranges, least, best)
+
+
+def _with_highest_first(
+    ranges: Sequence[_Range], least: int, best: tuple[list[int], int]
+) -> tuple[list[int], int]:
+    """As `best`, or smaller, by orders in which what lay above `least` comes first."""
+    for order in _ORDERS:
+        indices = sorted(range(len(ranges)), key=lambda i: order(ranges[i]))
+        for _ in range(TRIES):
+            offsets, size = found = _in_order(ranges, indices)
+            best = min(best, found, key=lambda placed: placed[1])
+            if size <= WASTEFUL * least:
+                return best
+            above = {i for i in indices if offsets[i] + ranges[i].nbytes > least}
+            indices.sort(key=lambda i: i not in above)
     return best
 
 
