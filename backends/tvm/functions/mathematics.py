@@ -126,9 +126,10 @@ def tanh(e: VectorCode, x: Computed) -> Computed:
     x = e.opaque(x)
     magnitude = e.bind(e.magnitude(x), "float32")
     square = e.bind(x * x, "float32")
-    small = x + x * square * _polynomial(e, square, _TANH_P)
+    small = x + x * (square * _polynomial(e, square, _TANH_P))
     two = e.number(2.0)
-    limited = e.at_most(magnitude, e.number(44.0)) * two
+    # 1 - 2 / (e^20 + 1) is 1; of e^88 the reciprocal would be subnormal, which some CPUs take long for.
+    limited = e.at_most(magnitude, e.number(10.0)) * two
     large = e.number(1.0) - two * _reciprocal(e, _exp(e, limited) + e.number(1.0))
     large = tirx.Select(x < e.number(0.0), -large, large)
     return tirx.Select(magnitude < e.number(0.625), small, large)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tvm import tirx
 
@@ -81,15 +81,24 @@ class Epilogue:
 
         A long program is there once for all of them.
         """
-        single = ProgramCode(self.builder, self.target, self.lanes)
-        if self.width == 1 and len(values) > 1 and single.is_looped(self.program):
-            kept = single.kept(values, self.program.operands[0])
-            with self.builder.loop(len(values), "each") as number:
-                self._finish(kept(number), n, channel, h, w + number, 1)
+        if self.width == 1:
+            for number, value in self.each(values):
+                self._finish(value, n, channel, h, w + number, 1)
             return
         for first in range(0, len(values), self.width):
             run = values[first : first + self.width]
             self._finish(join(run, self.lanes), n, channel, h, w + first, len(run))
+
+    def each(self, values: Sequence[Computed]) -> Iterator[tuple[Expr, Computed]]:
+        """Numbers and values of pixels that are finished one by one: in a loop, so that what is
+        made between two is there once, where the program is long."""
+        single = ProgramCode(self.builder, self.target, self.lanes)
+        if self.width > 1 or len(values) == 1 or not single.is_looped(self.program):
+            yield from enumerate(values)
+            return
+        kept = single.kept(values, self.program.operands[0])
+        with self.builder.loop(len(values), "each") as number:
+            yield number, kept(number)
 
     def _finish(
         self, value: Computed, n: Expr, channel: Expr, h: Expr, w: Expr, pixels: int

@@ -178,7 +178,7 @@ class _DirectBuilder:
                     self.epilogue.finish(values, n, vector * self.lanes, row + r, column)
                     continue
                 channel = vector * self.lanes
-                for c, value in enumerate(values):
+                for c, value in self.epilogue.each(values):
                     self.write_phase(conv.upsampling, value, n, channel, row + r, column + c)
 
     def result(self, acc: BufferVar, vector: int, pixel: int, pixels: int) -> Computed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,15 @@ from onnx import helper
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.functions.definitions import FUNCTIONS, ScalarFunction, by_operator
 from secateur.backends.tvm.functions.tables import NumpyArithmetic, tabulate
 from secateur.backends.tvm.lowering.elementwise import PLAIN_FUNCTIONS, RULES
 from secateur.backends.tvm.lowering.loops import RULES as LOOPS
 from secateur.backends.tvm.plan.programs import dequantize, quantize
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.onnx_io import from_proto
 
 from ..graphs import Net, feeds, reference
 from ..test_networks import TARGETS, run
@@ -130,6 +136,27 @@ def test_scalars(tmp_path: Path, dtype: str) -> None:
     results = run_all(TARGETS[-1], tmp_path, x)
     for (function, parameters), found in zip(variants(dtype), results, strict=True):
         assert_near(found, exact(function, parameters, x), x, function)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads an x86 CPU's exception flags")
+@pytest.mark.parametrize("target", TARGETS)
+def test_saturated_functions_pass_through_no_subnormal_number(tmp_path: Path, target: str) -> None:
+    """CPUs take a hundred times as long for a vector with one; e^-86 is still a normal number.
+
+    Mish's is what e^-44 squared would be.
+    """
+    large = np.linspace(0.5, 86, 4000)
+    x = np.concatenate([large, -large]).astype(np.float32)
+    library, environment = ctypes.CDLL("libm.so.6"), (ctypes.c_uint32 * 8)()
+    subnormal, underflow = 0x02, 0x10
+    functions = [(f, p) for f, p in variants() if p == f.parameters and f.op_type != "Mish"]
+    model = model_of(functions, x, 24)
+    compile_model(from_proto(model), parse_target(target), tmp_path / "model.so")
+    runtime = Runtime(tmp_path / "model.so")
+    library.fesetenv(ctypes.c_void_p(-1))  # the default, with no flag set
+    runtime.run({"x": x})
+    library.fegetenv(environment)
+    assert not environment[7] & (subnormal | underflow)
 
 
 def test_zero_stays_where_onnx_says_so(tmp_path: Path) -> None:
