@@ -128,7 +128,7 @@ def tanh(e: VectorCode, x: Computed) -> Computed:
     square = e.bind(x * x, "float32")
     small = x + x * (square * _polynomial(e, square, _TANH_P))
     two = e.number(2.0)
-    # 1 - 2 / (e^20 + 1) is 1; of e^88 the reciprocal would be subnormal, which some CPUs take long for.
+    # 1 - 2 / (e^20 + 1) is 1. The reciprocal of e^88 is subnormal: some CPUs take long for it.
     limited = e.at_most(magnitude, e.number(10.0)) * two
     large = e.number(1.0) - two * _reciprocal(e, _exp(e, limited) + e.number(1.0))
     large = tirx.Select(x < e.number(0.0), -large, large)
