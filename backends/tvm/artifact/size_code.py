@@ -17,7 +17,17 @@ from collections.abc import Set as AbstractSet
 
 from ....ir.errors import UnsupportedError
 from ....ir.symbolic import expressions as e
-from ....ir.symbolic.expressions import Atom, Expression, Size, atoms, leaves, single
+from ....ir.symbolic.expressions import (
+    Atom,
+    Expression,
+    Size,
+    atoms,
+    divide_exactly,
+    is_nonnegative,
+    leaves,
+    single,
+    single_term,
+)
 from ..faults import CALL_SHIFT, Fault
 from ..graph.data_sizes import SATURATES
 from ..graph.open_sizes import MOST
@@ -216,21 +226,26 @@ class Sizes:
 
         `results` are the buffers that something reads after the call that writes them.
         """
-        made = [size_of(b.nbytes) for b in call.written if b.root()[0] in results]
-        left_out = ""
-        if made and all(may_be_none(size) for size in made):
-            left_out = " && ".join(f"{self.code(size)} < 1" for size in dict.fromkeys(made))
+        wanted = [size_of(b.nbytes) for b in call.written if b.root()[0] in results]
+        made = list(dict.fromkeys(wanted)) if all(map(may_be_none, wanted)) else []
+        left_out = " && ".join(f"{self.code(size)} < 1" for size in made)
         least = least_with_empty if call.takes_empty else bounds_of
         parts: list[tuple[Size, int]] = [(single(a), least(a)[0]) for a in call.sizes]
         if not call.takes_empty:
             parts += [(size_of(b.nbytes), 1) for b in call.arguments if b not in call.written]
-        needed = [(s, low) for s, low in dict.fromkeys(parts) if may_be_none(s) and low > -MOST]
+        needed = [
+            (size, low)
+            for size, low in dict.fromkeys(parts)
+            if may_be_none(size) and low > -MOST and not (low == 1 and _are_none_with(made, size))
+        ]
         refused = [f"{self.code(size)} < {low}" for size, low in needed]
         if not left_out and not refused:
             return None
-        text = "an operand has no elements in this run, which it isn't compiled for"
-        self.checks.append(SizeCheck(f"node '{call.label}': {text}"))
-        return Guard(left_out or "0", " || ".join(refused) or "0", len(self.checks) - 1)
+        if refused:
+            text = "an operand has no elements in this run, which it isn't compiled for"
+            self.checks.append(SizeCheck(f"node '{call.label}': {text}"))
+        check = len(self.checks) - 1 if refused else 0
+        return Guard(left_out or "0", " || ".join(refused) or "0", check)
 
     def _term(self, monomial: tuple[Atom, ...], factor: int) -> str:
         parts = [a.key if a.op == "step" else f"n[{self.numbers[a]}]" for a in monomial]
@@ -258,6 +273,8 @@ class Sizes:
             if atom.op in ROOM:
                 text = f"the capacity must be from {atom.operands[0]} to {MOST}"
             yield f"    n[{self.numbers[atom]}] = {self._function(atom)};"
+            if _is_symbol(atom):
+                continue
             yield self._in_range(atom, SizeCheck(text))
             if atom.op == "part":
                 whole, divisor = atom.operands
@@ -307,6 +324,21 @@ class Sizes:
 
     def _position(self, index: int, axis: int) -> int:
         return sum(map(len, self.shapes.inputs[:index])) + axis
+
+
+def _are_none_with(made: Sequence[Size], size: Size) -> bool:
+    """Whether results have no elements in every run in which a size, never negative, is 0."""
+    term = single_term(expanded(size))
+    if not made or term is None or not is_nonnegative(expanded(size)):
+        return False
+    factors = Expression({term[1]: 1})
+    return all(divide_exactly(expanded(result), factors) is not None for result in made)
+
+
+def _is_symbol(atom: Atom) -> bool:
+    """Whether an axis has the size of a symbol, which is checked."""
+    own = atom.operands[0] if atom.op == "dim" and len(atom.operands) == 1 else None
+    return isinstance(own, Expression) and own.atom is not None and not own.atom.op
 
 
 def _admitted(symbol: Atom) -> str:

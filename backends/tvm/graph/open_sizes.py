@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ....ir.errors import SecateurError
-from ....ir.graph import Value, tensor_type
+from ....ir.graph import Node, Value, tensor_type
 from ....ir.model import Model
+from ....ir.symbolic import expressions as e
 from ....ir.symbolic.analysis import Admitted
-from ....ir.symbolic.expressions import Size
+from ....ir.symbolic.expressions import Atom, Expression, Size, atoms
 from ....ir.symbolic.facts import Contents, Shape
 from .data_sizes import DataSizes, has_counted, may_be_decided, may_name_element, told_by
 from .equal_sizes import EqualSizes, divided
 from .loop_sizes import LoopAnalysis, OpenLoop, forget_results
+from .loops import LoopBody
+from .prepare import Prepared
 
 MOST = 2**31 - 2**16
 """Elements of a tensor with open sizes, and the largest size of an axis: kernels count in 32 bits,
 and round a little up."""
 
 ANY_SIZE = Admitted(1, MOST, 1)
-"""What is admitted of a size of which the user says nothing."""
+"""What is admitted of a size of which the user says nothing, and 0 where that is defined."""
 
+_Kept = dict[Node, tuple[LoopBody, Prepared]]
+"""Bodies of loops that were prepared before."""
 
 _ADMITTED = re.compile(r"(?P<low>\d+)(\.\.(?P<high>\d+)?)?(:(?P<step>\d+))?")
 
@@ -98,6 +103,7 @@ class OpenSizes:
 
     def __init__(self, analysis: LoopAnalysis, equal: EqualSizes | None = None) -> None:
         self._analysis = analysis
+        self.model = analysis.model
         self.data = analysis.data if isinstance(analysis, DataSizes) else {}
         """Where what data decide comes from, in the order in which a run knows it."""
         order = {atom: index for index, atom in enumerate(self.data)}
@@ -136,22 +142,48 @@ def follow_sizes(
     that data decide; None where there are none.
 
     Nothing that is declared of other values is believed: only what operators say. With `declared`
-    data decide no size: the declared ones are meant.
+    data decide no size: the declared ones are meant. A size of which nothing is admitted may be
+    0, too, where every operator that reads such a tensor makes one without elements of it.
     """
-    names = name_open_sizes(model)
+    names, kept = name_open_sizes(model), _Kept()
+    given = dict(admitted)
+    found = _followed(model, names, given, kept, declared=declared)
+    free = {_symbol(name): name for name in names if name not in admitted}
+    if found is None or not free:
+        return found
+    needed = set(_read_of_none(found, set(free)))
+    while True:
+        free = {symbol: name for symbol, name in free.items() if symbol not in needed}
+        given = {**admitted, **{name: ANY_SIZE._replace(low=0) for name in free.values()}}
+        tried = _followed(model, names, given, kept, declared=declared)
+        assert tried is not None
+        needed = set(_told_apart(found, tried, set(free)))
+        if not needed:
+            return tried
+
+
+def _followed(
+    model: Model,
+    names: Sequence[str],
+    admitted: Mapping[str, Admitted],
+    kept: _Kept,
+    *,
+    declared: bool,
+) -> OpenSizes | None:
+    """As `follow_sizes`, of what is admitted and of any other size from 1 on."""
     bounded = _bounded(names, admitted)
     found: LoopAnalysis | None = None
     if names:
-        found = _analysed(model, bounded)
+        found = _analysed(model, bounded, kept)
         also = divided(found.pairs(), bounded)
         if also:
             bounded |= also
-            found = _analysed(model, bounded, found)
+            found = _analysed(model, bounded, kept)
     others = {name: sizes for name, sizes in admitted.items() if name not in bounded}
     named: dict[str, None] = {}
     if not declared and may_be_decided(model, found):
         types = [(value, value.type) for value in model.graph.values()]
-        decided = _decided(model, bounded, others, found)
+        decided = _decided(model, bounded, others, kept)
         if decided.data:
             found, named = decided, decided.named()
         else:
@@ -170,11 +202,12 @@ def data_decide(model: Model, admitted: Mapping[str, Admitted]) -> bool:
         return False
     work = model.clone()
     bounded = _bounded(name_open_sizes(work), admitted)
-    shapes = _analysed(work, bounded) if bounded else None
+    kept = _Kept()
+    shapes = _analysed(work, bounded, kept) if bounded else None
     if not may_be_decided(work, shapes):
         return False
     others = {name: sizes for name, sizes in admitted.items() if name not in bounded}
-    return bool(_decided(work, bounded, others, shapes).data)
+    return bool(_decided(work, bounded, others, kept).data)
 
 
 def _bounded(names: Sequence[str], admitted: Mapping[str, Admitted]) -> dict[str, Admitted]:
@@ -187,24 +220,21 @@ def _decided(
     model: Model,
     bounded: Mapping[str, Admitted],
     others: Mapping[str, Admitted],
-    before: LoopAnalysis | None,
+    kept: _Kept,
 ) -> DataSizes:
     """Sizes with those that data decide; `others` are admitted of elements that a run reads."""
     roots: dict[Value, None] = {}
-    kept = None if before is None else before.kept
     while True:
         analysis = DataSizes(model, bounded, roots, others, kept)
         _run(analysis)
         new = analysis.new_roots()
         if not new:
             return analysis
-        roots, kept = {**roots, **dict.fromkeys(new)}, analysis.kept
+        roots = {**roots, **dict.fromkeys(new)}
 
 
-def _analysed(
-    model: Model, admitted: Mapping[str, Admitted], before: LoopAnalysis | None = None
-) -> LoopAnalysis:
-    analysis = LoopAnalysis(model, admitted, kept=None if before is None else before.kept)
+def _analysed(model: Model, admitted: Mapping[str, Admitted], kept: _Kept) -> LoopAnalysis:
+    analysis = LoopAnalysis(model, admitted, kept=kept)
     _run(analysis)
     return analysis
 
@@ -217,3 +247,78 @@ def _run(analysis: LoopAnalysis) -> None:
 def _given(model: Model) -> list[Value]:
     """The inputs that callers give."""
     return [v for v in model.graph.inputs if model.constant(v) is None]
+
+
+# --- sizes of 0 ------------------------------------------------------------------------------
+
+
+def sizes_of_none(sizes: OpenSizes, node: Node) -> Iterator[Size]:
+    """Sizes of a node's operands without which its results still have elements, where nothing
+    says that they are more than 0."""
+    if node.op_type in ("Shape", "Size"):
+        return
+    results = [sizes.shape(v) for v in node.outputs if v is not None and v.uses]
+    whole = [e.multiply(*shape) for shape in results if shape is not None]
+    for value in node.inputs:
+        for size in sizes.shape(value) or ():
+            if any(e.divide_exactly(each, size) is None for each in whole):
+                yield size
+
+
+def _read_of_none(sizes: OpenSizes, symbols: set[Atom]) -> Iterator[Atom]:
+    """Symbols that have to be 1 or more, since an operator reads elements along them, or divides
+    by them, and its results don't have them."""
+    for value, node in _values(sizes):
+        for atom in atoms([*(sizes.shape(value) or ()), *_elements(sizes, value)]):
+            if atom.op in _DIVISIONS:
+                yield from _those(atom.operands[1:], symbols)
+        if node is not None and node.op_type not in ("Concat", "Slice"):
+            yield from _those(sizes_of_none(sizes, node), symbols)
+    for loop in sizes.loops.values():
+        yield from _read_of_none(sizes.inside(loop), symbols)
+
+
+_DIVISIONS = ("div", "floor", "mod")
+
+
+def _told_apart(before: OpenSizes, after: OpenSizes, symbols: set[Atom]) -> Iterator[Atom]:
+    """Symbols with which sizes are other expressions where they may be 0: what is known only of
+    sizes from 1 on."""
+    for value, node in _values(before):
+        for a, b in zip(_followed_of(before, value), _followed_of(after, value), strict=False):
+            if a == b or e.mentions(a, "unknown", "step"):
+                continue
+            found = [] if e.mentions(b, "unknown") else list(_those([a, b], symbols))
+            read = node.inputs if node is not None else ()
+            operands = (size for v in read for size in _followed_of(before, v))
+            yield from found or _those(operands, symbols)
+    for node, loop in before.loops.items():
+        if node in after.loops:
+            yield from _told_apart(before.inside(loop), after.inside(after.loops[node]), symbols)
+
+
+def _values(sizes: OpenSizes) -> Iterator[tuple[Value, Node | None]]:
+    """All values of a model, with the nodes that make them."""
+    for value in sizes.model.graph.values():
+        yield value, value.producer
+
+
+def _followed_of(sizes: OpenSizes, value: Value | None) -> list[Size]:
+    """Sizes and elements of a value."""
+    return [*(sizes.shape(value) or ()), *_elements(sizes, value)]
+
+
+def _elements(sizes: OpenSizes, value: Value | None) -> list[Size]:
+    found = sizes.contents(value)
+    return [] if found is None else list(found.flat)
+
+
+def _those(sizes: Iterable[Size], symbols: set[Atom]) -> Iterator[Atom]:
+    """Symbols that sizes are made of."""
+    yield from (atom for atom in atoms(sizes) if atom in symbols)
+
+
+def _symbol(name: str) -> Atom:
+    found = e.symbol(name)
+    assert isinstance(found, Expression) and found.atom is not None
+    return found.atom

@@ -15,7 +15,7 @@ from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Atom, Expression, Size
 from ....ir.tensor import Array
 from ..graph.loop_sizes import LoopAnalysis, OpenLoop
-from ..graph.open_sizes import OpenSizes
+from ..graph.open_sizes import OpenSizes, sizes_of_none
 from ..plan.operations import ElementwiseOp, Plan, ReadSizesOp
 from ..plan.programs import Program, ProgramBuilder, compose, dequantize, simplify
 from ..plan.sizes import is_open, may_be_none, most_of, stand_in, stand_in_of_axis, uncomputable
@@ -205,14 +205,8 @@ class Lowering:
         """Whether an operand of a node may have no elements in some run though its results do."""
         if self.sizes is None or node.op_type in ("Concat", "Slice", "TopK"):
             return False
-        results = [self.sizes.shape(v) for v in node.outputs if v is not None and v.uses]
-        whole = [e.multiply(*shape) for shape in results if shape is not None]
-        for value in node.inputs:
-            for size in self.sizes.shape(value) or ():
-                may_be_empty = may_be_none(size) and e.range_of(size).low == 0
-                if may_be_empty and any(e.divide_exactly(each, size) is None for each in whole):
-                    return True
-        return False
+        found = sizes_of_none(self.sizes, node)
+        return any(may_be_none(size) and e.range_of(size).low == 0 for size in found)
 
     def broadcasts(self, shapes: Sequence[tuple[int, ...]], result: tuple[int, ...]) -> bool:
         """Whether shapes give a result by broadcasting; open sizes that have to be equal for

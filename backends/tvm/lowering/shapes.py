@@ -105,11 +105,10 @@ def slice_(lowering: Lowering, node: Node) -> bool:
     steps = [1] * len(starts) if steps is None else steps
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis %= rank
-        size = source.shape[axis]
+        size = lowering.size(x, axis)
         if step == 1 and any(is_decided(size_of(n)) for n in (start, end, size)):
             shape[axis] = lowering.shape(y)[axis]
-            whole = lowering.size(x, axis)
-            offset += _decided_start(start, shape[axis], whole) * strides[axis]
+            offset += _decided_start(start, shape[axis], size) * strides[axis]
             continue
         if is_open(start, end, size):
             first, shape[axis] = _open_range(start, end, step, size)

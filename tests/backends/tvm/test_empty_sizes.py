@@ -12,14 +12,19 @@ pytest.importorskip("tvm")
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.graph.open_sizes import read_admitted
+from secateur.backends.tvm.lowering.lower import lower
+from secateur.backends.tvm.plan.operations import Plan
+from secateur.backends.tvm.plan.sizes import size_of
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import to_proto
+from secateur.ir.symbolic.expressions import atoms
 from secateur.ir.text import parse_model
 
 from ...onnx_runtime import session_of
+from .child import Child, RefusedError
 from .graphs import Array
 
 TARGET = parse_target("native")
@@ -83,6 +88,7 @@ const %split: int64[3] = [-1, 2, 2]
 const %flat: int64[1] = [-1]
 const %three: int64[3] = [1, 3, 1]
 const %index: int64[2] = [3, 0]
+const %axes: int64[1] = [3]
 const %pads: int64[4] = [0, 1, 0, 2]
 const %times: int64[2] = [2, 3]
 """
@@ -162,3 +168,74 @@ def test_admitted_from_nothing(tmp_path: Path) -> None:
     for n, text in ((10, "'n' is from 0 to 8"), (3, "multiple of 2")):
         with pytest.raises(SecateurError, match=text):
             runtime.run({"x": np.zeros((n, 4), np.float32)})
+
+
+# --- without a word of the user --------------------------------------------------------------
+
+FROM_1 = {
+    "matmul of no depth", "sum of nothing", "sum of all", "product of nothing", "mean of nothing",
+    "largest of nothing", "norm of nothing", "position of nothing", "joined to nothing",
+    "quantized",
+}  # fmt: skip
+"""Where an operator reads elements along the open axis and makes a result without it."""
+
+
+def least(plan: Plan) -> dict[str, int | None]:
+    """The least that each open size of a plan's inputs may be."""
+    found = atoms([size_of(size) for tensor in plan.inputs for size in tensor.shape])
+    return {atom.key: atom.range.low for atom in found if not atom.op}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_what_is_admitted_by_default(name: str) -> None:
+    """0, where every operator on the way makes nothing of nothing, by the same operations."""
+    plan = lower(case(name), TARGET)
+    assert least(plan) == {"n": int(name in FROM_1)}
+    from_1 = lower(case(name), TARGET, read_admitted(["n=1.."]))
+    assert [type(op) for op in plan.operations] == [type(op) for op in from_1.operations]
+
+
+BEGINS = {
+    "a size that divides": (
+        "(%x: float[n, 4], %z: float[m]) -> (%y)",
+        "%s = Shape(%x) {end = 1}\n%t = Shape(%z)\n%d = Div(%t, %s)\n%y = Expand(%l1, %d)",
+        {"n": 1, "m": 0},
+    ),
+    "what is known from 1 on only": (
+        "(%x: float[n, 4]) -> (%y)",
+        "%e = Shape(%x) {end = 1}\n%y = Slice(%x, %one, %e, %zero)",
+        {"n": 1},
+    ),
+    "a size that another one has": (
+        "(%x: float[n, 4], %z: float[m, 4]) -> (%y)", "%y = Add(%x, %z)", {"m": 0},
+    ),
+    "an axis that is taken away": (
+        "(%x: float[n, 4]) -> (%y)", "%y = Squeeze(%x, %zero)", {"n": 1},
+    ),
+    "top": ("(%x: float[n, 4]) -> (%y)", "%y, %i = TopK(%x, %one) {axis = 0}", {"n": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BEGINS)
+def test_where_sizes_begin(name: str) -> None:
+    ends, nodes, wanted = BEGINS[name]
+    assert least(lower(model_of(nodes, ends), TARGET)) == wanted
+
+
+def test_runs_of_nothing_by_default(tmp_path: Path) -> None:
+    """An empty batch and an empty sequence, each in a process of its own; the axis that a mean is
+    taken of is refused by name, before anything is computed."""
+    nodes = "%h = MatMul(%x, %m)\n%r = Relu(%h)\n%y = Softmax(%r)\n%z = ReduceMean(%r, %axes)"
+    model = model_of(nodes, "(%x: float[2, t, b, k, 4]) -> (%y, %z)")
+    compile_model(model, TARGET, tmp_path / "m.so")
+    child = Child()
+    for t, b in ((0, 3), (3, 0), (0, 0), (2, 3)):
+        x = np.random.default_rng(0).standard_normal((2, t, b, 5, 4)).astype(np.float32)
+        found = child.run_guarded(tmp_path / "m.so", {"x": x})
+        wanted = child.refer(to_proto(model).SerializeToString(), {"x": x})
+        for value, array in wanted.items():
+            assert found[value].shape == array.shape
+            np.testing.assert_allclose(found[value], array, rtol=1e-5, atol=1e-5)
+    with pytest.raises(RefusedError, match="'k' is from 1 up"):
+        child.run_guarded(tmp_path / "m.so", {"x": np.ones((2, 2, 3, 0, 4), np.float32)})
+    child.close()
