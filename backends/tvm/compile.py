@@ -108,7 +108,8 @@ def compile_model(
     are independent samples (docs/axes.md): the artifact computes one sample, and `Runtime`
     runs it once for each. All other sizes that inputs leave open, and a batch that `sizes`
     names, stay open: the artifact computes each size that is admitted, by default any from 1
-    on, and 0 where that is defined. `sizes` are by the names of the model's symbols, or `input.axis` where there is none.
+    on, and 0 where that is defined. `sizes` are by the names of the model's symbols, or
+    `input.axis` where there is none.
 
     `copies` is how many times the weights' bytes transformed copies of them may take, by which
     convolutions of float32 are faster and round more: 0 makes none, infinity all that are worth it,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from ..element_count import element_count
-from ..graph import Node
+from ..graph import Node, Value
 from . import expressions as e
 from .expressions import Size
 from .facts import (
     INTEGERS,
+    LARGEST_SCALE,
     LIMIT,
     Contents,
     Facts,
@@ -99,12 +100,35 @@ def forward(node: Node, facts: Facts) -> Found:
 
 @contents_rule("Cast")
 def cast(node: Node, facts: Facts) -> Found:
-    data = facts.contents(node.input(0))
-    if data is None or node.get("to") not in INTEGERS:
+    if node.get("to") not in INTEGERS:
         return [None]
+    data = facts.contents(node.input(0))
+    if data is None:
+        return [None if node.get("to") == TensorProto.BOOL else _scaled(node.input(0), facts)]
     if node.get("to") == TensorProto.BOOL:
         return [elementwise(lambda x: _negated(e.equal(x, 0)), data)]
     return [data]
+
+
+def _scaled(value: Value | None, facts: Facts) -> Contents | None:
+    """Sizes that were multiplied as 32-bit floats, and lose their fractions."""
+    node = None if value is None else value.producer
+    while node is not None and node.op_type in ("Floor", "Identity"):
+        value = node.input(0)
+        node = None if value is None else value.producer
+    if node is None or node.op_type != "Mul" or value is None or value.dtype != TensorProto.FLOAT:
+        return None
+    for sizes, factors in (node.inputs, node.inputs[::-1]):
+        cast = None if sizes is None else sizes.producer
+        known, factor = None, facts.model.constant(factors)
+        if cast is not None and cast.op_type == "Cast":
+            known = facts.contents(cast.input(0))
+        if known is None or factor is None or factor.size != 1:
+            continue
+        scale = float(factor.numpy().reshape(()))
+        if 0 < scale < LARGEST_SCALE and all(e.is_nonnegative(size) for size in known.flat):
+            return elementwise(partial(e.scaled, scale=scale), known)
+    return None
 
 
 @contents_rule("Transpose")

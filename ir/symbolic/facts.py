@@ -34,6 +34,9 @@ LIMIT = 1024
 HEAVIEST = 256
 """Weight of an expression above which nothing is computed with it: sizes in models are short."""
 
+LARGEST_SCALE = 2.0**20
+"""Scales that are greater lead from no size to one that a tensor has."""
+
 INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 
 _COUNTER = itertools.count()
@@ -114,6 +117,10 @@ class Facts:
     def counted(self, node: Node, most: Size) -> Size:
         """How many results the data lead a node to, at most so many."""
         return self.unknown(Range(0, range_of(most).high))
+
+    def computed(self, node: Node, axis: int, most: Size | None = None) -> Size:
+        """The size of an axis of a node's result that it computes of data, at most so large."""
+        return self.unknown(Range(0, None if most is None else range_of(most).high))
 
     def as_size(self, element: Size, most: Size | None = None) -> Size:
         """A computed number as a size, at most so large; unknown if it may be none."""

@@ -8,7 +8,7 @@ from typing import Any
 from ..graph import Node
 from . import expressions as e
 from .expressions import Size
-from .facts import Facts, Misfit, Shape, position
+from .facts import LARGEST_SCALE, LIMIT, Facts, Misfit, Shape, position
 from .registry import shape_rule
 
 Attribute = Callable[[str, Any], Any]
@@ -168,29 +168,64 @@ def blocks(node: Node, facts: Facts) -> Sequence[Shape | None]:
 
 @shape_rule("Resize", "Upsample")
 def resize(node: Node, facts: Facts) -> Sequence[Shape | None]:
-    """To given sizes, or by scales."""
+    """To given sizes, or by scales, which data may decide."""
     shape = facts.shape(node.input(0))
-    if shape is None or node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+    if shape is None:
         return [None]
     axes = [position(a, len(shape)) for a in node.get("axes") or range(len(shape))]
     sizes = facts.elements(node.input(3))
     if sizes is not None and len(sizes) == len(axes):
+        if node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+            return [_fitted(node, facts, shape, dict(zip(axes, sizes, strict=True)))]
         told = [facts.as_size(s) if e.mentions(s, "data") else s for s in sizes]
         return [_replaced(shape, dict(zip(axes, told, strict=True)))]
-    is_new = node.op_type == "Resize" and facts.opset >= 11
-    scales = node.get("scales") or facts.numbers(node.input(2 if is_new else 1))
+    scales = node.get("scales") or scales_of(node, facts)
     if scales is None or len(scales) != len(axes):
         return [None]
     scaled: dict[int, Size] = {}
     for axis, scale in zip(axes, scales, strict=True):
-        if not 0 < scale < _LARGEST_SCALE:
+        if scale is None:
+            scaled[axis] = facts.computed(node, axis)
+        elif 0 < scale < LARGEST_SCALE:
+            scaled[axis] = e.scaled(shape[axis], scale)
+        else:
             return [None]
-        scaled[axis] = e.scaled(shape[axis], scale)
     return [_replaced(shape, scaled)]
 
 
-_LARGEST_SCALE = 2.0**20
-"""Scales that are greater lead from no size to one that a tensor has."""
+def _fitted(node: Node, facts: Facts, shape: Shape, sizes: Mapping[int, Size]) -> Shape | None:
+    """A shape whose aspect ratio is kept, by one scale that only a run computes."""
+    if all(isinstance(size, int) for size in (*shape, *sizes.values())):
+        return None  # ONNX's own inference computes it
+    is_most = node.get("keep_aspect_ratio_policy") == "not_larger"
+    found = {
+        axis: facts.computed(node, axis, size if is_most and e.is_nonnegative(size) else None)
+        for axis, size in sizes.items()
+    }
+    return _replaced(shape, found)
+
+
+def scales_at(node: Node, opset: int) -> int:
+    """Which operand of Resize or Upsample are the scales."""
+    return 2 if node.op_type == "Resize" and opset >= 11 else 1
+
+
+def scales_of(node: Node, facts: Facts) -> list[float | None] | None:
+    """The scales that an operand holds, None for those that only a run knows; None where not even
+    their number is known."""
+    value = node.input(scales_at(node, facts.opset))
+    joined = None if value is None else value.producer
+    parts = joined.inputs if joined is not None and joined.op_type == "Concat" else (value,)
+    scales: list[float | None] = []
+    for part in parts:
+        known, shape = facts.numbers(part), facts.shape(part)
+        if known is not None:
+            scales.extend(known)
+        elif shape is not None and len(shape) == 1 and isinstance(shape[0], int):
+            scales.extend([None] * min(shape[0], LIMIT))
+        else:
+            return None
+    return scales or None
 
 
 def _replaced(shape: Shape, sizes: Mapping[int, Size]) -> Shape:

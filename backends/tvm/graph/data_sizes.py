@@ -10,12 +10,12 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from onnx import TensorProto
 
-from ....ir.graph import Node, Value, normalize_domain
+from ....ir.graph import Dimension, Node, Value, normalize_domain
 from ....ir.model import Model
 from ....ir.ops import Trait, with_trait
 from ....ir.symbolic import expressions as e
@@ -24,6 +24,7 @@ from ....ir.symbolic.expressions import Atom, Size, datum
 from ....ir.symbolic.facts import Contents, Shape
 from ....ir.symbolic.ranges import ANY, Range
 from ....ir.symbolic.registry import contents_rules
+from ....ir.symbolic.spatial import scales_at
 from .loop_sizes import LoopAnalysis
 from .loops import LoopBody, stacks_rows
 from .prepare import Prepared
@@ -39,13 +40,17 @@ TOLD = {
     "Pad": (1,),
     "Range": (0, 1),
     "Reshape": (1,),
-    "Resize": (3,),
+    "Resize": (1, 2, 3),
     "Slice": (1, 2),
     "Split": (1,),
     "Tile": (1,),
     "TopK": (1,),
+    "Upsample": (1,),
 }
 """Operands that tell operators the sizes of their results."""
+
+SCALED = ("Resize", "Upsample")
+"""Operators that compute the sizes of their results of scales."""
 
 _MOVERS = ("Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Operators that let the elements of their first operand be as they are."""
@@ -73,7 +78,8 @@ class Element:
     def name(self) -> str:
         """What `--size` calls an element of a value, or the number of a node's results."""
         if isinstance(self.source, Node):
-            return _first_result(self.source).name
+            name = _first_result(self.source).name
+            return f"{name}.{self.index}" if self.source.op_type in SCALED else name
         is_one = math.prod(s for s in self.source.shape or () if isinstance(s, int)) == 1
         return self.source.name if is_one else f"{self.source.name}.{self.index}"
 
@@ -82,7 +88,9 @@ class DataSizes(LoopAnalysis):
     """The sizes of all values over those of the inputs and over what a run reads.
 
     `roots` are values whose elements are read, `bounds` what is admitted of what runs read, by
-    name. `data` says where each datum comes from, in the order in which a run knows them.
+    name. `data` says where each datum comes from, in the order in which a run knows them; `known`
+    are those that `bounds` leave one number, which runs compare. Where data decide the size of an
+    axis that is `declared` to stay as it is, it does, or the run ends.
     """
 
     def __init__(
@@ -92,16 +100,31 @@ class DataSizes(LoopAnalysis):
         roots: Mapping[Value, None],
         bounds: Mapping[str, Admitted],
         kept: dict[Node, tuple[LoopBody, Prepared]] | None = None,
+        declared: Mapping[Node, Sequence[Dimension]] | None = None,
     ) -> None:
         super().__init__(model, admitted, kept=kept)
-        self._roots, self._bounds = roots, bounds
+        self._roots, self._bounds, self._stated = roots, bounds, declared or {}
         self._made: dict[Value, Contents] = {}
         self.data: dict[Atom, Element] = {}
+        self.known: dict[str, None] = {}
 
     def counted(self, node: Node, most: Size) -> Size:
         name = _first_result(node).name
         text = f"count({_shown(name)})"
         return e.checked(self._datum(text, Element(node), self._bounds_of(name)), most)
+
+    def computed(self, node: Node, axis: int, most: Size | None = None) -> Size:
+        element = Element(node, axis)
+        stated, own = self._stated.get(node), self.shape(node.input(0))
+        bounds = self._bounds_of(element.name)
+        if bounds.low is not None and bounds.low == bounds.high:
+            self.known[element.name] = None
+            return bounds.low
+        if stated is not None and own is not None and len(stated) == len(own):
+            size = stated[axis]
+            if isinstance(size, int) and size == own[axis]:
+                return size
+        return e.checked(self._datum(f"size({_shown(element.name)})", element, bounds), most)
 
     def as_size(self, element: Size, most: Size | None = None) -> Size:
         return e.checked(element, most) if self._is_read(element) else super().as_size(element)
@@ -161,14 +184,15 @@ class DataSizes(LoopAnalysis):
 
     def named(self) -> dict[str, None]:
         """What `--size` may bound, by name."""
-        return {element.name: None for element in self.data.values()}
+        return {**self.known, **{element.name: None for element in self.data.values()}}
 
     def new_roots(self) -> list[Value]:
         """Values that decide sizes of which nothing is known yet, and that a run can read."""
         found: dict[Value, None] = {}
         for node in self.model.graph.nodes:
-            for value in told_by(node):
-                found |= dict.fromkeys(self._undecided(value))
+            for value in told_by(self.model, node):
+                if value.dtype in _READ_TYPES:
+                    found |= dict.fromkeys(self._undecided(value))
         return [value for value in found if value not in self._roots]
 
     def _undecided(self, value: Value) -> Iterator[Value]:
@@ -186,12 +210,25 @@ class DataSizes(LoopAnalysis):
             yield value
 
 
-def told_by(node: Node) -> list[Value]:
+def told_by(model: Model, node: Node) -> list[Value]:
     """The operands of a node that tell it sizes."""
     if not _is_standard(node) or (node.op_type == "Loop" and not stacks_rows(node)):
         return []
-    found = [node.input(index) for index in TOLD.get(node.op_type, ())]
+    places = TOLD.get(node.op_type, ())
+    if node.op_type in SCALED:  # a region of interest doesn't count
+        places = (scales_at(node, model.opset), 3)
+    found = [node.input(index) for index in places]
     return [value for value in found if value is not None]
+
+
+def stated_sizes(model: Model) -> dict[Node, Sequence[Dimension]]:
+    """What is declared of results whose sizes operators compute of scales."""
+    found: dict[Node, Sequence[Dimension]] = {}
+    for node in model.graph.nodes:
+        result = node.output(0)
+        if node.op_type in SCALED and result is not None and result.shape is not None:
+            found[node] = result.shape
+    return found
 
 
 def has_counted(model: Model) -> bool:
@@ -209,7 +246,8 @@ def may_be_decided(model: Model, shapes: SizeAnalysis | None) -> bool:
     `shapes` are those known of models with open sizes; without, they have to be numbers.
     """
     for node in model.graph.nodes:
-        if any(value.is_input and model.constant(value) is None for value in told_by(node)):
+        told = told_by(model, node)
+        if any(value.is_input and model.constant(value) is None for value in told):
             return True
         is_one = (node.op_type in TOLD and _is_standard(node)) or _is_counted(node)
         if is_one and not all(_is_known(v, shapes) for v in node.outputs):
@@ -236,7 +274,7 @@ def may_name_element(model: Model, name: str) -> bool:
     names = {name, whole} if index.isdecimal() else {name}
     found = [value for value in model.graph.values() if value.name in names]
     makers = {v.producer.op_type for v in found if v.producer is not None}
-    return bool(makers & COUNTED) or any(v.dtype in _READ_TYPES for v in found)
+    return bool(makers & {*COUNTED, *SCALED}) or any(v.dtype in _READ_TYPES for v in found)
 
 
 def _first_result(node: Node) -> Value:

@@ -8,13 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from ....ir.errors import SecateurError
-from ....ir.graph import Node, Value, tensor_type
+from ....ir.graph import Dimension, Node, Value, tensor_type
 from ....ir.model import Model
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.analysis import Admitted
 from ....ir.symbolic.expressions import Atom, Expression, Size, atoms
 from ....ir.symbolic.facts import Contents, Shape
-from .data_sizes import DataSizes, has_counted, may_be_decided, may_name_element, told_by
+from ....ir.symbolic.spatial import scales_of
+from .data_sizes import (
+    DataSizes,
+    has_counted,
+    may_be_decided,
+    may_name_element,
+    stated_sizes,
+    told_by,
+)
 from .equal_sizes import EqualSizes, divided
 from .loop_sizes import LoopAnalysis, OpenLoop, forget_results
 from .loops import LoopBody
@@ -124,6 +132,10 @@ class OpenSizes:
         found = self._analysis.shape(value)
         return None if found is None else tuple(map(self._equal.resolved, found))
 
+    def scales(self, node: Node) -> list[float | None] | None:
+        """The scales that an operand of a Resize holds, None for those that only a run knows."""
+        return scales_of(node, self._analysis)
+
     def contents(self, value: Value | None) -> Contents | None:
         """The elements of a short tensor of integers, where they follow from sizes."""
         found = self._analysis.contents(value)
@@ -171,7 +183,7 @@ def _followed(
     declared: bool,
 ) -> OpenSizes | None:
     """As `follow_sizes`, of what is admitted and of any other size from 1 on."""
-    bounded = _bounded(names, admitted)
+    bounded, stated = _bounded(names, admitted), stated_sizes(model)
     found: LoopAnalysis | None = None
     if names:
         found = _analysed(model, bounded, kept)
@@ -183,8 +195,8 @@ def _followed(
     named: dict[str, None] = {}
     if not declared and may_be_decided(model, found):
         types = [(value, value.type) for value in model.graph.values()]
-        decided = _decided(model, bounded, others, kept)
-        if decided.data:
+        decided = _decided(model, bounded, others, kept, stated)
+        if decided.data or decided.known:
             found, named = decided, decided.named()
         else:
             for value, type_ in types:
@@ -197,17 +209,18 @@ def _followed(
 
 def data_decide(model: Model, admitted: Mapping[str, Admitted]) -> bool:
     """Whether data decide sizes of a model (unchanged)."""
-    told = (v for node in model.graph.nodes for v in told_by(node))
+    told = (v for node in model.graph.nodes for v in told_by(model, node))
     if all(model.constant(v) is not None for v in told) and not has_counted(model):
         return False
     work = model.clone()
     bounded = _bounded(name_open_sizes(work), admitted)
-    kept = _Kept()
+    kept, stated = _Kept(), stated_sizes(work)
     shapes = _analysed(work, bounded, kept) if bounded else None
     if not may_be_decided(work, shapes):
         return False
     others = {name: sizes for name, sizes in admitted.items() if name not in bounded}
-    return bool(_decided(work, bounded, others, kept).data)
+    found = _decided(work, bounded, others, kept, stated)
+    return bool(found.data or found.known)
 
 
 def _bounded(names: Sequence[str], admitted: Mapping[str, Admitted]) -> dict[str, Admitted]:
@@ -221,11 +234,12 @@ def _decided(
     bounded: Mapping[str, Admitted],
     others: Mapping[str, Admitted],
     kept: _Kept,
+    stated: Mapping[Node, Sequence[Dimension]],
 ) -> DataSizes:
     """Sizes with those that data decide; `others` are admitted of elements that a run reads."""
     roots: dict[Value, None] = {}
     while True:
-        analysis = DataSizes(model, bounded, roots, others, kept)
+        analysis = DataSizes(model, bounded, roots, others, kept, stated)
         _run(analysis)
         new = analysis.new_roots()
         if not new:
@@ -320,5 +334,6 @@ def _those(sizes: Iterable[Size], symbols: set[Atom]) -> Iterator[Atom]:
 
 def _symbol(name: str) -> Atom:
     found = e.symbol(name)
-    assert isinstance(found, Expression) and found.atom is not None
+    assert isinstance(found, Expression)
+    assert found.atom is not None
     return found.atom

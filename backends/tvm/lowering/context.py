@@ -381,9 +381,8 @@ def _remedy(size: Size, sizes: OpenSizes) -> str:
     """How a user bounds a size that elements of values decide."""
     endless = [leaf for leaf in e.leaves(size) if leaf.range.high is None]
     read = [sizes.data[leaf] for leaf in endless if leaf in sizes.data]
-    named = [each for each in read if isinstance(each.source, Value)]
     others = "--input-value fixes an input, --declared-sizes compiles for the size that is declared"
-    return f"--size {named[0].name}=0..N does, {others}" if named else others
+    return f"--size {read[0].name}=0..N does, {others}" if read else others
 
 
 def _origin(value: Value) -> str:

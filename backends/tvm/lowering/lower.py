@@ -119,9 +119,9 @@ def lower(
     """The fused plan of a model whose shapes are inferred.
 
     `admitted` says of sizes that inputs leave open, by name, what they may be; any from 1 on
-    without, and 0 where that is defined. `before_fusion` may change the plan when every node has its operations. With
-    `declared_sizes` operands lead to the declared sizes, or a run fails. Raises
-    UnsupportedNodesError, naming every node that has no place in a compiled model.
+    without, and 0 where that is defined. `before_fusion` may change the plan when every node has
+    its operations. With `declared_sizes` operands lead to the declared sizes, or a run fails.
+    Raises UnsupportedNodesError, naming every node that has no place in a compiled model.
     """
     written = {n.label: n.op_type for n in model.graph.nodes}
     prepared = prepare(model)

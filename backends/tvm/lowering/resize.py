@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,15 +16,15 @@ from ..plan.tensors import PlanTensor
 from ..tensorir.builder import KernelBuilder
 from ..tensorir.types import PrimFunc
 from .context import Constant, Lowering, Quantized, Stored
-from .loops.base import Array, number
-from .loops.resize import SampledAxis, make_table, ratio, unchanged
+from .loops.base import Array, OperatorCall, bind, number
+from .loops.resize import SampledAxis, make_table, ratio, told_scales, unchanged
 
 
 def resize(lowering: Lowering, node: Node) -> bool:
     """Bytes stay bytes where the nearest is taken, and are interpolated as floats.
 
-    Everything else (other axes, types and ranks, regions of interest, scales computed at
-    run time) is for the plain loops of `lowering/loops/resize.py`.
+    Everything else (other axes, types and ranks, regions of interest) is for the plain loops of
+    `lowering/loops/resize.py`.
     """
     x, y = node.input(0), node.output(0)
     if x is None or y is None:
@@ -39,7 +40,8 @@ def resize(lowering: Lowering, node: Node) -> bool:
     if scales is None:
         return False
     stays = [_stays(*a) for a in zip(shape, out, scales, strict=True)]
-    if not all(stays[:2]):
+    axes = [Axis(*sizes) for sizes in zip(shape[2:], out[2:], strict=True)]
+    if not all(stays[:2]) or any(map(sampling.spreads, axes)):
         return False
     source = item.tensor
     element, dtype = Program((source.dtype,)), source.dtype
@@ -47,7 +49,8 @@ def resize(lowering: Lowering, node: Node) -> bool:
         if not isinstance(item, Quantized):
             return False  # ONNX Runtime has integer arithmetic of its own
         element, dtype = dequantize(dtype, item.scale, item.zero), "float32"
-    spatial = [_taps(lowering, node, sampling, a, scales[a]) for a in range(2, len(shape))]
+    told = told_scales(OperatorCall(lowering, node))
+    spatial = [_taps(lowering, node, sampling, a, scales[a], told) for a in range(2, len(shape))]
     rows, columns = [Taps.unchanged(1), *spatial][-2:]
     output = lowering.tensor(y, dtype)
     lowering.add(
@@ -70,15 +73,24 @@ def resize(lowering: Lowering, node: Node) -> bool:
     return True
 
 
+_COMPUTED = math.nan
+"""Stands for a scale that a run computes."""
+
+
 def _stays(size: int, out: int, scale: float | None) -> bool:
     """Whether an axis stays as it is."""
     return size == out and scale in (None, 1)
 
 
 def _taps(
-    lowering: Lowering, node: Node, sampling: Sampling, axis: int, scale: float | None
+    lowering: Lowering,
+    node: Node,
+    sampling: Sampling,
+    axis: int,
+    scale: float | None,
+    told: PlanTensor | None,
 ) -> Taps | OpenTaps:
-    """What an axis takes."""
+    """What an axis takes; `told` are the scales that a run computes, if it does."""
     x, y = node.input(0), node.output(0)
     assert x is not None
     assert y is not None
@@ -89,7 +101,7 @@ def _taps(
             return Taps.unchanged(own.out)
         if own.size != own.out or not is_open(*shape, *out):
             return sampling.table(own, scale)
-    return _open_taps(lowering, node, sampling, (shape, out), axis, scale)
+    return _open_taps(lowering, node, sampling, (shape, out), axis, scale, told)
 
 
 def _open_taps(
@@ -99,22 +111,26 @@ def _open_taps(
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
     axis: int,
     scale: float | None,
+    told: PlanTensor | None,
 ) -> OpenTaps:
     """Tables that a kernel before the operator's own fills."""
     shape, out = shapes
     own = Axis(shape[axis], out[axis])
     stays = _stays(own.size, own.out, scale)
+    is_told = scale is not None and math.isnan(scale)
     taps = 1 if stays else sampling.taps(own)
-    pattern = None if stays else sampling.pattern(own)
+    pattern = None if stays or is_told else sampling.pattern(own)
     table = (own.out, taps)
     names = [f"{node.label}/{kind}{axis}" for kind in ("places", "weights", "outside")]
     places = PlanTensor(names[0], "int32", table)
     weights = PlanTensor(names[1], "float32", table)
     outside = PlanTensor(names[2], "int32", (own.out,))
     tables = [places, weights, outside]
+    read = [told] if is_told and told is not None else []
 
     def build() -> PrimFunc:
         k = KernelBuilder()
+        given = [Array(k, "X", t.shape, t.dtype) for t in read]
         made = [Array(k, f"Y{i}", t.shape, t.dtype) for i, t in enumerate(tables)]
         if stays:
             with k.loop(own.out, "o") as o:
@@ -122,21 +138,23 @@ def _open_taps(
                 made[1].store(1.0, (o, 0))
             return k.finish()
         factor = ratio(own.size, own.out) if scale is None else number(scale, "float32")
+        if is_told:
+            factor = bind(k, given[0].at(axis))
         sampled = SampledAxis(axis, own, taps)
         window = [number(0.0, "float32"), number(1.0, "float32")]
         make_table(k, sampling, sampled, factor, window, made, unchanged(shape, out))
         return k.finish()
 
-    key = ("taps", sampling, scale, shape, out, axis)
-    lowering.add(LoopsOp(node.label, tables, [], build, key))
+    key = ("taps", sampling, None if is_told else scale, is_told, shape, out, axis)
+    lowering.add(LoopsOp(node.label, tables, read, build, key))
     return OpenTaps(taps, places, None if sampling.mode == "nearest" else weights, pattern)
 
 
 def _scales(
     lowering: Lowering, node: Node, shape: Sequence[int], out: Sequence[int]
 ) -> list[float | None] | None:
-    """The scale of every axis, None where it is computed at run time; that of an axis is None
-    where it is the ratio of sizes of which a run fixes one.
+    """The scale of every axis, None where no rule here takes it; that of an axis is None where it
+    is the ratio of sizes of which a run fixes one, and `_COMPUTED` where a run computes it.
 
     Where no axis changes its size ONNX Runtime copies, whatever the scales.
     """
@@ -150,7 +168,7 @@ def _scales(
         value = node.input(1 if old else 2)
         given = lowering.constant(value)
         if given is None and value is not None and value.shape != (0,):
-            return None
+            return _told(lowering, node, axes, out)
     found: list[float | None] = [1.0] * rank
     if given is not None and np.size(given):
         for axis, scale in zip(axes, np.reshape(given, -1).tolist(), strict=True):
@@ -159,7 +177,10 @@ def _scales(
         for a in axes:
             found[a] = None if is_open(shape[a], out[a]) else out[a] / shape[a]
     elif is_open(*shape, *out):
-        return None
+        if not all(is_open(out[a]) for a in axes):
+            return None
+        for a in axes:
+            found[a] = _COMPUTED
     else:
         sizes = lowering.constant(node.input(3))
         if sizes is None:
@@ -169,6 +190,21 @@ def _scales(
         for a in axes:
             found[a] = scale
     return found
+
+
+def _told(
+    lowering: Lowering, node: Node, axes: Sequence[int], out: Sequence[int]
+) -> list[float | None] | None:
+    """The scales of all axes, of which an operand that a run computes tells some."""
+    sizes = lowering.sizes
+    scales = None if sizes is None else sizes.scales(node)
+    if scales is None or len(scales) != len(axes):
+        return None
+    known = dict(zip(axes, scales, strict=True))
+    computed = [a for a in axes if known[a] is None]
+    if not all(is_open(out[a]) for a in computed):
+        return None
+    return [_COMPUTED if a in computed else known.get(a, 1.0) for a in range(len(out))]
 
 
 RULES: dict[str, Callable[[Lowering, Node], bool]] = {"Resize": resize, "Upsample": resize}

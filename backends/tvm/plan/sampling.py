@@ -208,14 +208,22 @@ class Sampling:
         """Whether weights are to be divided by their sum."""
         return self.exclude_outside or self.antialias
 
+    @property
+    def reach(self) -> int:
+        """How far from an element those lie that it is interpolated of, without antialiasing."""
+        return {"nearest": 0, "linear": 1, "cubic": 2}[self.mode]
+
+    def spreads(self, axis: Axis) -> bool:
+        """Whether only a run tells how many input elements one output element may take."""
+        return self.antialias and self.mode != "nearest" and is_open(axis.size, axis.out)
+
     def taps(self, axis: Axis) -> int:
         """Input elements that one output element may take."""
         if self.mode == "nearest":
             return 1
-        reach = 1 if self.mode == "linear" else 2
         if not self.antialias or axis.out >= axis.size:
-            return 2 * reach
-        return 2 * (math.ceil(reach * axis.size / max(axis.out, 1)) + 1)
+            return 2 * self.reach
+        return 2 * (math.ceil(self.reach * axis.size / max(axis.out, 1)) + 1)
 
     def coordinate(
         self,

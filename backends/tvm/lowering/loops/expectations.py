@@ -138,7 +138,7 @@ def expects(*op_types: str, operands: Sequence[int]) -> Callable[[Check], Check]
     return register
 
 
-_OF_SIZES = {"Pad": (3,), "Range": (2,), "Resize": (1, 2), "Slice": (3, 4)}
+_OF_SIZES = {"Pad": (3,), "Range": (2,), "Slice": (3, 4)}
 """Operands that give sizes to results, of operators without a check, or whose others runs read."""
 
 _OF_AXES = frozenset({"Squeeze", "Unsqueeze"})

@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from tvm import tirx
 
+from ...faults import Fault
+from ...graph.open_sizes import MOST
 from ...plan.sampling import Axis, Sampling, cubic, fitted_scale, is_old
-from ...plan.sizes import is_open, may_be_equal
+from ...plan.sizes import is_decided, is_open, may_be_equal, size_of
+from ...plan.tensors import PlanTensor
 from ...tensorir.builder import KernelBuilder, as_int
 from ...tensorir.types import Computed, Expr
 from . import mathematics as m
@@ -23,6 +26,7 @@ from .base import (
     cell,
     clamped,
     compute_type,
+    differ,
     guarded,
     is_float,
     limited,
@@ -33,18 +37,30 @@ from .base import (
     rule,
     select,
     to,
+    within,
 )
 from .convolution import inside
 from .mathematics import lit
+from .selection import kernel_before
 
 
 @dataclasses.dataclass(frozen=True)
 class SampledAxis:
-    """An axis of the tensor that is resized."""
+    """An axis of the tensor that is resized; `taps` is None where only a run tells how many input
+    elements an output element takes."""
 
     axis: int
     sampled: Axis
-    taps: int
+    taps: int | None
+
+    def tables(self) -> list[tuple[Sequence[int], str]]:
+        """Shapes and types of the tables of positions, of weights and of what lies outside.
+
+        Without taps these are the first positions, and coordinates with the sums of weights.
+        """
+        out, taps = self.sampled.out, self.taps
+        places, weights = (1, 2) if taps is None else (taps, taps)
+        return [((out, places), "int32"), ((out, weights), "float32"), ((out,), "int32")]
 
 
 _FAR = 2**28
@@ -53,7 +69,7 @@ _FAR = 2**28
 _LARGEST = 2.0**62
 """Places of GridSample beyond which, or NaN, are taken for the edge at -1."""
 
-_Scale = Callable[[dict[int, Array], int], Computed]
+_Scale = Callable[[dict[int | PlanTensor, Array], int], Computed]
 """The scale of an axis inside the kernel, from the arrays by input number."""
 
 
@@ -108,19 +124,22 @@ def resize(call: OperatorCall) -> None:
         call.fail("antialias of integers, which ONNX Runtime rounds after each axis")
     rank = len(shape)
     chosen = [int(a) % rank for a in node.get("axes", list(range(rank)))]
-    scale_of, whole = _scales(call, shape, out, chosen)
+    told = told_scales(call)
+    scale_of, whole = _scales(call, shape, out, chosen, told)
+    known = call.lowering.sizes.scales(node) if call.lowering.sizes is not None else None
+    kept = {a for a, scale in zip(chosen, known or (), strict=False) if scale == 1.0}
     crops = sampling.crops
     axes = []
     rounding = _rounding_axes(call, sampling)
     for a in chosen:
-        if crops or out[a] != shape[a] or not whole or a in rounding:
+        if crops or out[a] != shape[a] or (not whole and a not in kept) or a in rounding:
             sampled = Axis(shape[a], out[a])
-            axes.append(SampledAxis(a, sampled, sampling.taps(sampled)))
+            taps = None if sampling.spreads(sampled) else sampling.taps(sampled)
+            axes.append(SampledAxis(a, sampled, taps))
+    inputs: list[int | PlanTensor]
     inputs = [i for i, v in enumerate(node.inputs) if v is not None and 0 not in call.shape(i)]
-    scratch: list[tuple[Sequence[int], str]] = []
-    for axis in axes:
-        table = (axis.sampled.out, axis.taps)
-        scratch += [(table, "int32"), (table, "float32"), ((axis.sampled.out,), "int32")]
+    inputs += [told] if told is not None else []
+    scratch = [table for axis in axes for table in axis.tables()]
     value = float(node.get("extrapolation_value", 0.0))
 
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
@@ -128,15 +147,19 @@ def resize(call: OperatorCall) -> None:
         y, x = ys[0], xs[0]
         same = not crops and unchanged(shape, out)
         tables = {a.axis: ys[1 + 3 * i : 4 + 3 * i] for i, a in enumerate(axes)}
+        spreads = {}
         for axis in axes:
             place = chosen.index(axis.axis)
             scale = bind(k, scale_of(arrays, axis.axis))
+            if axis.taps is None:
+                spreads[axis.axis] = Spread(k, sampling, axis.sampled, scale)
             window = [number(0.0, "float32"), number(1.0, "float32")]
             if crops:
                 window = [to(arrays[1].at(place + n), "float32") for n in (0, len(chosen))]
-            make_table(k, sampling, axis, scale, window, tables[axis.axis], same)
+            spread = spreads.get(axis.axis)
+            make_table(k, sampling, axis, scale, window, tables[axis.axis], same, spread)
         with nest(k, out) as index:
-            result = _sample(k, x, index, axes, tables, sampling.mode)
+            result = _sample(k, x, index, axes, tables, sampling.mode, spreads)
             if crops:
                 marks = [tables[a.axis][2][[index[a.axis]]] > 0 for a in axes]
                 result = select(any_of(*marks), number(value, x.dtype), to(result, x.dtype))
@@ -157,8 +180,56 @@ def _rounding_axes(call: OperatorCall, sampling: Sampling) -> range:
     return range(rank - {2: 2, 3: 3, 4: 2, 5: 3}.get(rank, 0), rank)
 
 
+def told_scales(call: OperatorCall) -> PlanTensor | None:
+    """The scales of all axes of the node, where data decide sizes by them, which a kernel before
+    the operator's own computes with these sizes; None for other nodes."""
+    node, lowering = call.node, call.lowering
+    policy = node.get("keep_aspect_ratio_policy", "stretch")
+    at = 1 if is_old(node, call.opset) else 2
+    has_scales = call.has(at) and 0 not in call.shape(at)
+    by_scales = has_scales and call.constant(at) is None
+    by_fit = not has_scales and policy != "stretch" and "scales" not in node.attributes
+    shape, out = call.shape(), call.output_shape()
+    if lowering.sizes is None or not (by_scales or (by_fit and is_open(*shape, *out))):
+        return None
+    axes = [int(a) % len(shape) for a in node.get("axes", list(range(len(shape))))]
+    sizes = PlanTensor(f"{node.label}/sizes", "int64", (len(shape),))
+    scales = PlanTensor(f"{node.label}/scales", "float32", (len(shape),))
+    wanted = None if by_scales else call.constant(3)
+    inputs = [] if wanted is not None else [at if by_scales else 3]
+
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+        given: list[Computed] = []
+        for i, a in enumerate(axes):
+            size = xs[0].at(i) if wanted is None else number(wanted.reshape(-1)[i], "int64")
+            given.append(to(size, "float32"))
+            if not by_scales:
+                given[-1] = given[-1] / number(shape[a], "float32")
+        if not by_scales:
+            given = [fitted_scale(_Expressions(), given, policy)] * len(axes)
+        for i, a in enumerate(range(len(shape))):
+            scale = bind(k, given[axes.index(a)] if a in axes else number(1.0, "float32"))
+            # TVM negates comparisons as if there were no NaN.
+            k.fail_if(tirx.any(tirx.isnan(scale), scale <= number(0, "float32")), Fault.VALUE)
+            length = scale * number(shape[a], "float32")
+            if not by_scales:
+                length = length + number(0.5, "float32")
+            found = within(k, length, 0, MOST + 1, Fault.VALUE)
+            if not is_decided(size_of(out[a])):
+                k.fail_if(differ(found, as_int(out[a])), Fault.VALUE)
+            ys[0].put(found, i)
+            ys[1].put(scale, i)
+
+    kernel_before(call, body, inputs, [sizes, scales])
+    return scales
+
+
 def _scales(
-    call: OperatorCall, shape: tuple[int, ...], out: tuple[int, ...], axes: list[int]
+    call: OperatorCall,
+    shape: tuple[int, ...],
+    out: tuple[int, ...],
+    axes: list[int],
+    told: PlanTensor | None,
 ) -> tuple[_Scale, bool]:
     """How the kernel gets an axis's scale; whether axes of equal sizes stay as they are.
 
@@ -167,6 +238,8 @@ def _scales(
     node = call.node
     if shape == out:
         return lambda *_: number(1.0, "float32"), True
+    if told is not None:
+        return lambda arrays, axis: arrays[told].at(axis), False
     at = 1 if is_old(node, call.opset) else 2
     given = node.get("scales")
     constant = call.constant(at) if given is None else np.asarray(given)
@@ -180,7 +253,7 @@ def _scales(
     if policy == "stretch":
         return lambda _, axis: ratio(shape[axis], out[axis]), True
 
-    def kept(arrays: dict[int, Array], axis: int) -> Computed:
+    def kept(arrays: dict[int | PlanTensor, Array], axis: int) -> Computed:
         ratios = [
             to(arrays[3].at(i), "float32") / number(shape[a], "float32") for i, a in enumerate(axes)
         ]
@@ -204,6 +277,33 @@ def unchanged(shape: Sequence[int], out: Sequence[int]) -> Expr:
     return all_of(*(tirx.EQ(as_int(a), as_int(b)) for a, b in different))
 
 
+class Spread:
+    """Antialiasing along an axis of which only a run knows how far output elements reach."""
+
+    def __init__(self, k: KernelBuilder, sampling: Sampling, axis: Axis, scale: Computed) -> None:
+        self.k, self.sampling, self.axis = k, sampling, axis
+        self.shrink = bind(k, to(sampling.shrink(_Expressions(), scale), "float32"))
+        far = number(sampling.reach, "float32") / self.shrink
+        self.half = bind(k, clamped(k, m.libm("ceil", far), 1, _FAR) + 1)
+
+    def first(self, at: Computed) -> Expr:
+        """The first element that one at a coordinate takes."""
+        floor = clamped(self.k, m.libm("floor", at), -_FAR, _FAR)
+        return floor - (self.half - 1)
+
+    def weight(self, place: Expr, at: Computed) -> Computed:
+        """The weight of an element for one at a coordinate."""
+        xp, own = _Expressions(), to(place, "float32")
+        return self.sampling.weight(xp, self.axis, own, at, self.shrink)
+
+    def total(self, first: Expr, at: Computed) -> Computed:
+        """The sum of all weights."""
+        total = cell(self.k, "float32", 0, "total")
+        with self.k.loop(self.half * 2, "t") as t:
+            total.add(self.weight(first + t, at))
+        return total.get()
+
+
 def make_table(
     k: KernelBuilder,
     sampling: Sampling,
@@ -212,6 +312,7 @@ def make_table(
     window: Sequence[Computed],
     table: Sequence[Array],
     same: Expr,
+    spread: Spread | None = None,
 ) -> None:
     """Fill a table of positions, one of weights and one of what lies outside.
 
@@ -232,6 +333,13 @@ def make_table(
             positions.store(clamped(k, sampling.nearest(xp, at, scale), 0, last + 1), (o, 0))
             return
         at = bind(k, sampling.inside(xp, sampled, at))
+        if axis.taps is None:
+            assert spread is not None
+            first = bind(k, spread.first(at))
+            positions.store(first, (o, 0))
+            weights.store(at, (o, 0))
+            weights.store(spread.total(first, at), (o, 1))
+            return
         first = bind(k, clamped(k, xp.floor(at), -_FAR, _FAR) - (axis.taps // 2 - 1))
         shrink = sampling.shrink(xp, scale)
         total = cell(k, "float32", 0, "total")
@@ -253,6 +361,7 @@ def _sample(
     axes: Sequence[SampledAxis],
     tables: Mapping[int, Sequence[Array]],
     mode: str,
+    spreads: Mapping[int, Spread],
 ) -> Expr:
     """One output element."""
     place = list(index)
@@ -263,13 +372,19 @@ def _sample(
         return x[place]
     dtype = compute_type(x.dtype) if is_float(x.dtype) else "float32"
     total = cell(k, dtype, 0)
-    with nest(k, [a.taps for a in axes], "t") as taps:
+    counts = [spreads[a.axis].half * 2 if a.taps is None else a.taps for a in axes]
+    with nest(k, counts, "t") as taps:
         weight: Expr = number(1, dtype)
         for axis, tap in zip(axes, taps, strict=True):
             positions, weights, _ = tables[axis.axis]
-            position = positions[index[axis.axis], tap]
-            place[axis.axis] = limited(k, position, 0, x.shape[axis.axis])
-            weight = weight * to(weights[index[axis.axis], tap], dtype)
+            own = index[axis.axis]
+            if axis.taps is None:
+                element = limited(k, positions[own, 0], -2 * _FAR, _FAR) + tap
+                part = spreads[axis.axis].weight(element, weights[own, 0]) / weights[own, 1]
+            else:
+                element, part = positions[own, tap], weights[own, tap]
+            place[axis.axis] = limited(k, element, 0, x.shape[axis.axis])
+            weight = weight * to(part, dtype)
         product = to(x[place], dtype) * weight
         if not is_float(x.dtype):  # a sum at a whole number must round as in ONNX Runtime
             product = m.fence(product)
