@@ -114,7 +114,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "resnet20": Recipe(
-        resnet20, ((8, 24), (20, 32)), 64, 0.1, 5e-4, False, True, 0.84, erased=0.25
+        resnet20, ((8, 24), (28, 32)), 64, 0.1, 5e-4, False, True, 0.84, erased=0.25
     ),
     "mobilenet_v2": Recipe(mobilenet_v2, ((8, 32),), 128, 0.2, 2e-4, False, False, 0.72),
     "vit": Recipe(vit, ((14, 32),), 64, 1e-3, 0.05, True, True, 0.69),

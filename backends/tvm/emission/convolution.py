@@ -7,7 +7,7 @@ import numpy as np
 from ....ir.tensor import Array
 from ..kernels.convolution import depthwise, packing, winograd
 from ..kernels.convolution import direct as convolution
-from ..kernels.convolution.tiles import Convolution
+from ..kernels.convolution.tiles import Convolution, columns_as_rows
 from ..kernels.convolution.transforms import transforms
 from ..kernels.matrix import paired
 from ..kernels.matrix.reduction import weight_range, without_offset
@@ -45,9 +45,12 @@ def emit(emission: Emission, op: ConvolutionOp) -> None:
         op.upsampling,
         _joined(op, layout, emission.target),
     )
+    values = op.weights
+    if conv.is_column:
+        conv, values = columns_as_rows(conv), values.swapaxes(2, 3)
     tile = emission.choices.convolution(op, conv)
     dot = conv.dot(emission.target)
-    values, bias = op.weights, without_offset(op.bias, op.weights, dot.input_offset)
+    bias = without_offset(op.bias, op.weights, dot.input_offset)
     if op.upsampling is not None:
         width = conv.phase_vectors(emission.target) * emission.target.lanes
         values, bias = (_padded_phases(a, op.upsampling.phases, width) for a in (values, bias))

@@ -156,6 +156,7 @@ class Estimator:
             self._weight_range,
             op.upsampling,
         )
+        conv = tiles.columns_as_rows(conv) if conv.is_column else conv
         return "direct", min(cycles for cycles, _ in tiles.estimate_tiles(conv, self.target))
 
     def _blocked(self, tensor: PlanTensor, shape: Shape) -> Blocked:

@@ -70,8 +70,22 @@ class Blocked:
 
     @property
     def as_row(self) -> Blocked:
-        """The same memory as images of one row, where there is no padding."""
-        return dataclasses.replace(self, height=1, width=self.height * self.width)
+        """The same memory as images of one row: of images without padding, or of one column
+        without padding beside it."""
+        return dataclasses.replace(
+            self,
+            height=1,
+            width=self.height * self.width,
+            top=0,
+            left=self.top,
+            bottom=0,
+            right=self.bottom,
+        )
+
+    @property
+    def is_column(self) -> bool:
+        """Whether images are one column wide, and what lies around them too."""
+        return not self.is_open and self.columns == self.width == 1
 
     @property
     def padded_channels(self) -> int:

@@ -40,6 +40,17 @@ class Geometry:
         return sizes[0], sizes[1]
 
     @property
+    def transposed(self) -> Geometry:
+        """The window with rows for columns."""
+        top, left, bottom, right = self.pads
+        return Geometry(
+            (self.kernel[1], self.kernel[0]),
+            (self.strides[1], self.strides[0]),
+            (self.dilations[1], self.dilations[0]),
+            (left, top, right, bottom),
+        )
+
+    @property
     def is_pointwise(self) -> bool:
         return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.margins)
 

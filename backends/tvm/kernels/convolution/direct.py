@@ -18,7 +18,7 @@ from ..epilogue import Epilogue, declare, fill_border
 from ..matrix.dot import PairedDot, bind
 from ..matrix.reduction import multiply, runs
 from .open_columns import each_width
-from .tiles import Convolution, Tile, flat_extent, open_widths
+from .tiles import Convolution, Tile, as_rows, flat_extent, open_widths
 
 
 def start_table(conv: Convolution, target: Target, tile: Tile) -> Array | None:
@@ -322,19 +322,6 @@ class _DirectBuilder:
             own = tirx.Ramp(as_int(0), as_int(1), lanes) < splat(as_int(rest), lanes)
             value = tirx.Select(own, value, constant(0.0, "float32", lanes))
         return bind(self.k, value, "float32", lanes)
-
-
-def as_rows(conv: Convolution) -> Convolution:
-    """The same of images that are walked as one row."""
-    operands = tuple(
-        o
-        if o.layout is None or (o.layout.height, o.layout.width) == (1, 1)
-        else dataclasses.replace(o, layout=o.layout.as_row)
-        for o in conv.operands
-    )
-    return dataclasses.replace(
-        conv, input=conv.input.as_row, output=conv.output.as_row, operands=operands
-    )
 
 
 def _start(index: Expr, size: int, extent: int) -> Expr:

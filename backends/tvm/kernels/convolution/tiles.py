@@ -58,6 +58,14 @@ class Convolution:
         return whole and self.upsampling is None and _flat(self)
 
     @property
+    def is_column(self) -> bool:
+        """Whether images are one column wide, so that they are rows in memory, too."""
+        layouts = (o.layout for o in self.operands)
+        images = [y for y in layouts if y is not None and (y.height, y.width) != (1, 1)]
+        whole = all(layout.is_column for layout in (self.input, self.output, *images))
+        return whole and self.output.height > 1 and self.upsampling is None
+
+    @property
     def size(self) -> tuple[int, int]:
         """Rows and columns of positions that the kernel computes."""
         if self.upsampling is not None:
@@ -141,6 +149,24 @@ def flat_extent(conv: Convolution) -> tuple[int, int]:
     """Output rows and columns as the kernel walks them (one row where it can)."""
     height, width = conv.size
     return (1, height * width) if conv.is_flat else (height, width)
+
+
+def as_rows(conv: Convolution) -> Convolution:
+    """The same of images that are walked as one row."""
+    operands = tuple(
+        o
+        if o.layout is None or (o.layout.height, o.layout.width) == (1, 1)
+        else dataclasses.replace(o, layout=o.layout.as_row)
+        for o in conv.operands
+    )
+    return dataclasses.replace(
+        conv, input=conv.input.as_row, output=conv.output.as_row, operands=operands
+    )
+
+
+def columns_as_rows(conv: Convolution) -> Convolution:
+    """The same of images of one column: tiles of a row's pixels are finished together."""
+    return dataclasses.replace(as_rows(conv), geometry=conv.geometry.transposed)
 
 
 def divisors(n: int) -> Sequence[int]:
