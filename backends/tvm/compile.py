@@ -49,6 +49,7 @@ from .errors import UnprovenError, UnsupportedNodesError
 from .graph.assumed_sizes import assume_sizes
 from .graph.expand import expand_definitions
 from .graph.open_sizes import check_admitted, data_decide, name_open_sizes
+from .graph.subnormal import flush_subnormal
 from .lowering.loops.expectations import refuse_sizes_of_inputs
 from .lowering.lower import lower
 from .plan.memory import ArenaBlock, arena_blocks
@@ -72,7 +73,8 @@ class CompileReport:
     `accesses` what is proven of their accesses to memory. `left` are the nodes left to ONNX
     Runtime, each with the reason. `tuning` says what was measured, if anything was. `arena` is
     where the buffers of an artifact of one part lie over its calls of kernels. `float32` are nodes
-    that were to be computed in 16 bits and aren't, with the reason.
+    that were to be computed in 16 bits and aren't, with the reason. `subnormal` says by node how
+    many weights were too small for a normal float32, and count as zero.
     """
 
     seconds: float
@@ -85,6 +87,7 @@ class CompileReport:
     bytes: int
     arena: tuple[ArenaBlock, ...] = ()
     float32: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    subnormal: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def compile_model(
@@ -422,6 +425,12 @@ class _Compiler:
         _check_sizes(model)
         if not self.declared_sizes:
             refuse_sizes_of_inputs(model)
+        zeroed = flush_subnormal(model)
+        for label, count in zeroed.items():
+            log.debug("%s: %d weights below the smallest normal float32 made zero", label, count)
+        self.report = dataclasses.replace(
+            self.report, subnormal={**self.report.subnormal, **zeroed}
+        )
         first, *others = self.target.levels
         copies = [model.clone() for _ in others]
         made = [self._emit(model, samples, first)]  # whose errors name the model's own nodes

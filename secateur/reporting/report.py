@@ -396,6 +396,12 @@ def compiler_lines(compiler: Mapping[str, Any]) -> list[str]:
         lines.append(f"Left to ONNX Runtime, {count} node(s): " + "; ".join(compiler["left"]) + ".")
     if compiler.get("precision") is not None:
         lines += _precision_lines(compiler["precision"])
+    subnormal = compiler.get("subnormal")
+    if subnormal:
+        count, nodes = sum(subnormal.values()), counted(len(subnormal), "node")
+        lines.append(
+            f"{count:,} weights of {nodes} are too small for a normal float32 and count as zero."
+        )
     accesses = compiler["accesses"]
     lines.append(
         f"{accesses['proven']:,} accesses of its kernels to memory are proven to stay within "
