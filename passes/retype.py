@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto, defs, helper
 
-from ..ir.graph import Node, Use, Value, normalize_domain, tensor_type
+from ..ir.graph import Graph, Node, Use, Value, normalize_domain, tensor_type
 from ..ir.model import Model
 from ..ir.tensor import Tensor
 
@@ -28,7 +28,7 @@ def retyped(node: Node, model: Model, old: int, new: int) -> Retyped | str:
     if domain != "" or version is None or not defs.has(node.op_type, version, domain):
         return "it is no standard operator"
     if node.subgraphs():
-        return "it has subgraphs"
+        return "its states and results keep their types"
     schema = defs.get_schema(node.op_type, version, domain)
     allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
     variables: dict[int, str] = {}
@@ -68,10 +68,11 @@ def _is_of(value: Value | None, dtype: int) -> bool:
 def retype(
     model: Model, roles: Mapping[Node, Retyped], old: int, new: int, *, keep_io: bool = True
 ) -> int:
-    """Let nodes compute in type `new` in place of `old`, with casts where others are.
+    """Let nodes, those of bodies, too, compute in type `new` in place of `old`, with casts where
+    others are.
 
-    Inputs and outputs of the model keep their types, unless asked otherwise. Returns the number of
-    casts.
+    Inputs and outputs of bodies keep their types, and those of the model, unless asked otherwise.
+    Returns the number of casts.
     """
     return _CastWriter(model, roles, old, new, keep_io=keep_io).write()
 
@@ -111,12 +112,15 @@ class _CastWriter:
         self.old, self.new = old, new
         self.model = model
         self.graph = model.graph
+        self.graphs = list(model.graph.all_graphs())
         self.roles = roles
         self.keep_io = keep_io
         self.changed = {n.outputs[p] for n, role in roles.items() for p in role.outputs}
-        self.floats = [v for v in self.graph.values() if _is_of(v, old)]
+        self.floats = [
+            (v, graph) for graph in self.graphs for v in graph.values() if _is_of(v, old)
+        ]
         self.casts: dict[tuple[Value, int], Value] = {}
-        self.at_start: list[Node] = []
+        self.at_start: dict[Graph, list[Node]] = {}
         self.after: dict[Node, list[Node]] = {}
 
     def write(self) -> int:
@@ -124,23 +128,24 @@ class _CastWriter:
         inputs = [v for v in self.graph.inputs if _is_of(v, self.old)]
         if not self.keep_io:
             self.changed |= {v for v in inputs if v.const is None}
-        for value in self.floats:
+        for value, graph in self.floats:
             uses = list(value.uses)
             if self.model.constant(value) is not None:
-                self.constant(value, uses)
+                self.constant(value, graph, uses)
                 continue
             if value in self.changed:
                 value.set_tensor_type(self.new, value.shape)
             for use in uses:
-                self.convert(value, use)
+                self.convert(value, graph, use)
         names = {value.name for value in self.changed if value is not None}
-        self.graph.value_info = [
-            v for v in self.graph.value_info if isinstance(v, Value) or v.name not in names
-        ]
-        order = list(self.at_start)
-        for node in self.graph.nodes:
-            order += [node, *self.after.get(node, ())]
-        self.graph.nodes = order
+        for graph in self.graphs:
+            graph.value_info = [
+                v for v in graph.value_info if isinstance(v, Value) or v.name not in names
+            ]
+            order = self.at_start.get(graph, [])
+            for node in graph.nodes:
+                order += [node, *self.after.get(node, ())]
+            graph.nodes = order
         return len(self.casts)
 
     def wants_new(self, use: Use) -> bool:
@@ -149,22 +154,23 @@ class _CastWriter:
             return not self.keep_io
         return role is not None and use.position in role.inputs
 
-    def convert(self, value: Value, use: Use) -> None:
+    def convert(self, value: Value, graph: Graph, use: Use) -> None:
         new = self.wants_new(use)
         if new == (value in self.changed):
             return
         if use.user is self.graph:
-            cast = self.cast(value, new)
+            cast = self.cast(value, graph, new)
             if not cast.is_graph_output:
                 value.name, cast.name = cast.name, value.name
                 value.info, cast.info = cast.info, value.info
             self.graph.set_output(use.position, cast)
         elif isinstance(use.user, Node):
-            use.user.set_input(use.position, self.cast(value, new))
+            use.user.set_input(use.position, self.cast(value, graph, new))
         else:
-            use.user.set_output(use.position, self.cast(value, new))
+            use.user.set_output(use.position, self.cast(value, graph, new))
 
-    def cast(self, value: Value, new: bool) -> Value:
+    def cast(self, value: Value, graph: Graph, new: bool) -> Value:
+        """A value of a graph in the other type, there, so that bodies within share it."""
         dtype = self.new if new else self.old
         found = self.casts.get((value, dtype))
         if found is None:
@@ -172,16 +178,16 @@ class _CastWriter:
             found.set_tensor_type(dtype, value.shape)
             node = Node("Cast", [value], [found])
             node.set("to", dtype)
-            node.graph = self.graph
+            node.graph = graph
             if value.producer is None:
-                self.at_start.append(node)
+                self.at_start.setdefault(graph, []).append(node)
             else:
                 self.after.setdefault(value.producer, []).append(node)
         return found
 
-    def constant(self, value: Value, uses: Sequence[Use]) -> None:
+    def constant(self, value: Value, graph: Graph, uses: Sequence[Use]) -> None:
         """Give the nodes that want it a constant of the new type; all, where none wants another."""
-        wanting = [use for use in uses if self.wants_new(use) and use.user is not self.graph]
+        wanting = [use for use in uses if self.wants_new(use) and isinstance(use.user, Node)]
         tensor = self.model.constant(value)
         if not wanting or tensor is None:
             return
@@ -193,13 +199,13 @@ class _CastWriter:
             value.set_tensor_type(self.new, other.shape)
             return
         name = self.model.fresh_name(f"{value.name}_{array.dtype.name}")
-        new = self.graph.add_initializer(name, other)
+        new = graph.add_initializer(name, other)
         for use in wanting:
             assert isinstance(use.user, Node)
             use.user.set_input(use.position, new)
         if value.uses:
             return
         if value.producer is not None:
-            self.graph.remove_nodes({value.producer})
+            graph.remove_nodes({value.producer})
         elif not value.is_input:
-            del self.graph.initializers[value.name]
+            del graph.initializers[value.name]

@@ -1,8 +1,9 @@
 """Storage in float16: weights and activations in half the bytes, wherever their values allow it.
 
-Standard operators take float16 where their definition says so. Those that would leave its range
-on the calibration samples, or whose constants would, stay in float32, as do operators that are
-asked for; casts lie between.
+Standard operators take float16 where their definition says so, those in bodies of If, Loop and
+Scan, too, though not what passes into and out of these. Those that would leave its range on the
+calibration samples, or whose constants would, stay in float32, as do operators that are asked for;
+casts lie between.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..base import Context, Pass, PassResult
 from ..initializers import separate_initializers
 from ..retype import Retyped, retype, retyped
 from ..samples import Samples
+from .bodies import graphs, hidden
 from .calibrate import calibrate
 from .parameters import ValueRange
 from .place import notes_of
@@ -87,18 +89,19 @@ class StoreFloat16(Pass):
         """As `run`; `refused` and `known` are those of `QuantizeStatic`."""
         separate_initializers(model)
         infer_shapes(model)
+        model.separate_names()
         kept = self._kept(model, context, refused or {}, {} if known is None else known)
         given = None if context is None else context.calibration
         seen = 0 if given is None else len(Samples(model, given))
         roles: dict[Node, Retyped] = {}
-        for node in model.graph.nodes:
+        for node in self.nodes(model):
             role = retyped(node, model, *TYPES)
             if isinstance(role, str):
                 kept.setdefault(node, role)
             elif node not in kept:
                 roles[node] = role
         reasons = notes_of(
-            model, {n: why for n, why in kept.items() if _has_floats(n)}, [model.graph]
+            model, {n: why for n, why in kept.items() if _has_floats(n)}, graphs(model)
         )
         quantized = Counter(node.op_type for node in roles)
         casts = retype(model, roles, *TYPES, keep_io=self.keep_io) if roles else 0
@@ -115,15 +118,15 @@ class StoreFloat16(Pass):
         return model.clone()
 
     def nodes(self, model: Model) -> list[Node]:
-        """What places count."""
-        return model.graph.nodes
+        """What places count: nodes of the main graph, then those of each body."""
+        return [node for graph in graphs(model) for node in graph.nodes]
 
     def units(self, model: Model, context: Context | None) -> list[int]:
         """Places of the nodes that would compute, and not only move elements, in float16."""
         kept = self._kept(model, context, {}, {})
         return [
             place
-            for place, node in enumerate(model.graph.nodes)
+            for place, node in enumerate(self.nodes(model))
             if node not in kept
             and not isinstance(retyped(node, model, *TYPES), str)
             and Trait.MOVES not in traits(node)
@@ -138,7 +141,7 @@ class StoreFloat16(Pass):
         known: MutableMapping[str, ValueRange],
     ) -> dict[Node, str]:
         """Nodes that stay float32, and why."""
-        nodes = model.graph.nodes
+        nodes = self.nodes(model)
         unknown = set(self.float32) - {node.op_type for node in model.all_nodes()}
         if unknown:
             raise SecateurError(f"float32: the model has no operator {', '.join(sorted(unknown))}")
@@ -163,7 +166,7 @@ class StoreFloat16(Pass):
                 reason = _range_problem(value, range)
                 touched = [value.producer, *value.users] if reason else []
                 for user in touched:
-                    if user is not None and user.graph is model.graph:
+                    if user is not None:
                         found.setdefault(user, reason or "")
         return found
 
@@ -175,7 +178,8 @@ def _has_floats(node: Node) -> bool:
 def _ranges(
     model: Model, context: Context, known: MutableMapping[str, ValueRange]
 ) -> dict[Value, ValueRange]:
-    """Of all float32 values of the main graph that aren't constant."""
+    """Of all float32 values that aren't constant; of those whose sizes steps of a loop change,
+    everything."""
     assert context.calibration is not None
     try:
         samples = Samples(model, context.calibration)
@@ -183,16 +187,23 @@ def _ranges(
         raise SecateurError(f"calibration: {error}") from None
     values = [
         value
-        for value in model.graph.values()
+        for graph in graphs(model)
+        for value in graph.values()
         if _is_float(value) and value.const is None and model.constant(value) is None
     ]
-    new = [value for value in values if value.name not in known]
+    new = [value for value in values if value.name not in known and not hidden(model, value)]
     if new:
         known.update({v.name: r for v, r in calibrate(model, new, samples).items()})
-    return {value: known[value.name] for value in values}
+    return {value: known.get(value.name, UNSEEN) for value in values}
+
+
+UNSEEN = ValueRange(0.0, 0.0, seen=False)
+"""Of what no sample tells."""
 
 
 def _range_problem(value: Value, range: ValueRange) -> str | None:
+    if not range.seen:
+        return f"no calibration sample tells what '{value.name}' becomes"
     reach = max(-range.low, range.high)
     if math.isinf(reach):
         return f"'{value.name}' becomes infinite on the calibration samples"

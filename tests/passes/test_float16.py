@@ -166,8 +166,8 @@ def test_outputs_that_nodes_read_keep_names_and_types() -> None:
     np.testing.assert_array_equal(found["y"], np.maximum(found["f"], 0))
 
 
-def test_bodies_read_float32() -> None:
-    """What an If captures is cast for it; its own nodes stay as they are, and are named."""
+def test_branches_return_float32() -> None:
+    """What an If captures they read in float16, and cast what they return."""
     body = helper.make_graph(
         [helper.make_node("Relu", ["f"], ["r"], "inner")],
         "body",
@@ -199,8 +199,13 @@ def test_bodies_read_float32() -> None:
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     model = from_proto(proto)
-    result = stored(model)
-    assert any("subgraph of 'if'" in n.reason and n.node == "inner" for n in result.notes)
+    result = stored(model, None)
+    assert result.statistics["quantized"]["Relu"] == result.statistics["quantized"]["Neg"] == 1
+    assert model.graph.nodes[-2].op_type == "Sigmoid"
+    inner = [n for n in model.graph.all_nodes() if n.op_type in ("Relu", "Neg")]
+    assert {v.dtype for n in inner for v in (*n.inputs, *n.outputs)} == {HALF}
+    branches = [g for g in model.graph.all_graphs() if g is not model.graph]
+    assert [g.outputs[0].dtype for g in branches] == [FLOAT, FLOAT]
     want, have = (Session(m).run({"x": IMAGES[:4]})["y"] for m in (from_proto(proto), model))
     assert sqnr(want, have) > 45
 

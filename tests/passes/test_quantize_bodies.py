@@ -16,12 +16,13 @@ from secateur.ir.reference import Session
 from secateur.ir.tensor import Tensor
 from secateur.ir.verify import verify
 from secateur.passes.base import Context
-from secateur.passes.quantize import Quantize, QuantizeStatic
+from secateur.passes.quantize import Quantize, QuantizeStatic, StoreFloat16
 from secateur.passes.quantize.calibrate import exposing
 from tests.passes.test_equalization import sqnr
 from tests.passes.test_quantize_integer import random
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+FLOAT16 = TensorProto.FLOAT16
 OPSET = [helper.make_opsetid("", 17)]
 Info = onnx.ValueInfoProto
 
@@ -250,7 +251,61 @@ def test_infinity_in_a_body_names_the_sample() -> None:
         QuantizeStatic().run(branches(), Context({"x": samples}))
 
 
-@pytest.mark.parametrize("scheme", ["int8", "dynamic"])
+def in_float16(model: Model) -> set[str]:
+    """Products of which all operands and the result are in float16."""
+    return {
+        node.label
+        for node in model.graph.all_nodes()
+        if node.op_type == "MatMul"
+        and {v.dtype for v in (*node.inputs, *node.outputs) if v is not None} == {FLOAT16}
+    }
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize("name", MAKERS)
+def test_products_in_bodies_become_float16(name: str, calibrated: bool) -> None:
+    model = MAKERS[name]()
+    context = Context({"x": SAMPLES[name]}) if calibrated else None
+    result = StoreFloat16().run(model, context)
+    verify(model)
+    onnx.checker.check_model(to_proto(model), full_check=True)
+    assert in_float16(model) == PRODUCTS[name]
+    assert result.statistics["quantized"]["MatMul"] == len(PRODUCTS[name])
+    for graph in model.graph.all_graphs():
+        assert {v.dtype for v in (*graph.inputs, *graph.outputs)} <= {FLOAT, INT64, BOOL}
+    weights = [v for g in model.graph.all_graphs() for v in g.initializers.values()]
+    assert not [
+        v for v in weights if v.dtype == FLOAT and len(v.shape or ()) == 2 and v.shape[0] > 1
+    ]
+    first, second = Session(MAKERS[name]()), Session(model)
+    for index in range(6):
+        found, wanted = second.run(feed(name, index)), first.run(feed(name, index))
+        for output, array in wanted.items():
+            assert 45 < sqnr(array, found[output]) < 100
+
+
+def test_what_leaves_float16_in_a_body_stays_float32() -> None:
+    """By its values in any step, or since no sample shows any."""
+    model = loop()
+    big = model.graph.initializers["a1"]
+    assert big.const is not None
+    big.const = Tensor.from_array(big.const.numpy() * np.float32(1e5))
+    result = StoreFloat16().run(model, Context({"x": SAMPLES["loop"]}))
+    assert in_float16(model) == PRODUCTS["loop"] - {"a_first", "a_second"}
+    reasons = {note.node: note.reason for note in result.notes}
+    assert "beyond float16" in reasons["a_first"]
+    model, samples = branches(), SAMPLES["branches"]
+    result = StoreFloat16().run(model, Context({"x": samples[samples.mean(axis=1) > 0]}))
+    assert in_float16(model) == {"outside", "last", "a_first", "a_second"}
+    reasons = {note.node: note.reason for note in result.notes}
+    assert "no calibration sample tells" in reasons["b_first"]
+
+
+COMPILED = {"int8": 1e-5, "dynamic": 1e-5, "dynamic-per-token": 1e-5, "float16": 4e-3}
+"""Schemes, and how far apart results may be."""
+
+
+@pytest.mark.parametrize("scheme", COMPILED)
 @pytest.mark.parametrize("name", MAKERS)
 def test_compiled_bodies_equal_onnx_runtime(name: str, scheme: str, tmp_path: Path) -> None:
     """Which has to find weights beside their readers, to multiply without saturating."""
@@ -268,4 +323,4 @@ def test_compiled_bodies_equal_onnx_runtime(name: str, scheme: str, tmp_path: Pa
     for index in range(4):
         wanted, found = session.run(feed(name, index)), runtime.run(feed(name, index))
         for output, array in wanted.items():
-            np.testing.assert_allclose(found[output], array, atol=1e-5)
+            np.testing.assert_allclose(found[output], array, atol=COMPILED[scheme])
