@@ -152,6 +152,23 @@ def test_what_is_no_number_stays_with_its_sample(tmp_path: Path) -> None:
     np.testing.assert_allclose(have[~odd], want[~odd], rtol=2e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("steps", ["n", 1, 6])
+def test_infinities_meet_nothing_but_weights(steps: int | str, tmp_path: Path) -> None:
+    """Of an open number of rows, of few and of many: gates that they open or close are numbers."""
+    model = recurrent_model("GRU", inputs="x w r b", steps=steps, outputs="y")
+    rounded = in_bytes(model, static=False)
+    runtime = compiled(rounded, tmp_path)
+    stored = [v.const for v in rounded.graph.initializers.values() if v.shape == (1, 60, 5)]
+    assert stored[0] is not None
+    column = int(np.argmax((stored[0].numpy() != 0).all(axis=(0, 1))))  # times 0 it is NaN
+    feed = feed_of(rounded, 0, 4)
+    for value in (np.inf, -np.inf):
+        feed["x"][-1, -1, column] = value
+        want, have = Session(rounded).run(feed)["y"], runtime.run(feed)["y"]
+        assert np.isfinite(want).all()
+        np.testing.assert_allclose(have, want, rtol=2e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("operator", ["Gather", "GatherElements", "GatherND"])
 def test_tables_stay_bytes(operator: str, tmp_path: Path) -> None:
     """What is gathered of integers is restored behind it, of a constant or of what a run has."""

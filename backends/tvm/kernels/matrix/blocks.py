@@ -3,8 +3,9 @@
 Weights stay packed: 32-bit words, each of one column, are taken apart in registers. What all
 columns share is prepared first for each row: activations in the form that the numbers in the words
 take, and their sum over each block, by which zero points are taken off,
-sum(x * (q - z)) = sum(x * q) - z * sum(x). For many rows a group of columns is taken apart once
-instead, to floats that a product as any other multiplies (`spreads`).
+sum(x * (q - z)) = sum(x * q) - z * sum(x). Bytes without zero points are signed in their words, and
+need none of that. For many rows a group of columns is taken apart once instead, to floats that a
+product as any other multiplies (`spreads`).
 """
 
 from __future__ import annotations
@@ -77,6 +78,12 @@ class BlockProduct:
         return (1 << self.bits) - 1
 
     @property
+    def is_signed(self) -> bool:
+        """Whether words hold numbers less half of the range, so that an infinity among the
+        activations meets nothing but the weights."""
+        return self.bits == 8 and not self.zeros and not self.by_bytes
+
+    @property
     def spreads(self) -> bool:
         """Whether there are so many rows that each group of weights is made floats before."""
         return not self.by_bytes and not is_open(self.rows) and self.rows >= _MANY
@@ -108,7 +115,7 @@ def pack_weights(product: BlockProduct, target: Target, tile: MatrixTile, number
     """
     columns, blocks, _ = numbers.shape
     padded = np.zeros((product.vectors(target) * target.lanes, blocks, product.block), np.uint32)
-    padded[:columns] = numbers
+    padded[:columns] = numbers ^ 128 if product.is_signed else numbers
     words = padded.reshape(*padded.shape[:2], product.words, product.per_word)
     places = np.arange(product.per_word)
     if product.by_bytes:
@@ -180,6 +187,8 @@ def scratch(product: BlockProduct) -> list[tuple[tuple[int, ...], str]]:
         return []
     padded = product.blocks * product.block
     parts = (product.rows * product.blocks,)
+    if product.is_signed:
+        return [((product.rows * padded,), "float32")]
     if not product.by_bytes:
         return [((product.rows * padded,), "float32"), (parts, "float32")]
     return [((product.rows * padded,), "int8"), (parts, "float32"), (parts, "float32")]
@@ -245,8 +254,8 @@ def build(
             for v in range(tile.vectors):
                 scale = load(scales, group, block, v * lanes, lanes=lanes)
                 scale = bind(k, scale, "float32", lanes)
-                zero = bind(k, _negative_zero(product, target, zeros, group, block, v),
-                            "float32", lanes)  # fmt: skip
+                zero = _negative_zero(product, target, zeros, group, block, v)
+                zero = bind(k, zero, "float32", lanes)
                 for r in range(tile.rows):
                     own = (v * tile.rows + r) * lanes
                     part = load(parts, own, lanes=lanes)
@@ -255,7 +264,8 @@ def build(
                     if product.by_bytes:
                         part = cast(part, "float32", lanes)
                         factor = scale * splat(load(prepared[2], place), lanes)
-                    part = part + splat(load(prepared[1], place), lanes) * zero
+                    if not product.is_signed:
+                        part = part + splat(load(prepared[1], place), lanes) * zero
                     total = load(acc, own, lanes=lanes) + part * factor
                     k.store(acc, total, own, lanes=lanes)
         write(k, product, target, tile, acc, buffers, y, group, row)
@@ -315,25 +325,37 @@ def _floats_step(
     rows: Computed,
     at: list[Expr],
 ) -> None:
-    """All numbers of a word: each is masked where it lies in its half, which multiplies it by a
-    power of two that the prepared activations are divided by."""
+    """All numbers of a word: each is masked where it lies in its half, signed ones are moved to the
+    word's end, which multiplies them by powers of two that the prepared activations are divided
+    by."""
     lanes = target.lanes
+
+    def add(place: int, numbers: list[Computed]) -> None:
+        numbers = [bind(k, cast(n, "float32", lanes), "float32", lanes) for n in numbers]
+        for r, first in enumerate(at):
+            value = bind(k, splat(load(rows, first + place), lanes), "float32", lanes)
+            for v, number in enumerate(numbers):
+                own = (v * len(at) + r) * lanes
+                total = load(parts, own, lanes=lanes) + value * number
+                k.store(parts, total, own, lanes=lanes)
+
+    if product.is_signed:
+        for i in range(4):
+            add(i, [_byte_at_the_end(word, i, lanes) for word in words])
+        return
     for half in (0, 1):
         if half:
             sixteen = constant(16, "int32", lanes)
             words = [bind(k, word >> sixteen, "int32", lanes) for word in words]
         for i in range(_half(product)):
             mask = constant(product.mask << i * product.bits, "int32", lanes)
-            numbers = [
-                bind(k, cast(word & mask, "float32", lanes), "float32", lanes) for word in words
-            ]
-            for r, first in enumerate(at):
-                value = splat(load(rows, first + half * _half(product) + i), lanes)
-                value = bind(k, value, "float32", lanes)
-                for v, number in enumerate(numbers):
-                    own = (v * len(at) + r) * lanes
-                    total = load(parts, own, lanes=lanes) + value * number
-                    k.store(parts, total, own, lanes=lanes)
+            add(half * _half(product) + i, [word & mask for word in words])
+
+
+def _byte_at_the_end(word: Computed, place: int, lanes: int) -> Computed:
+    """A byte of a word times 2^24, signed."""
+    moved = word << constant(24 - 8 * place, "int32", lanes) if place < 3 else word
+    return moved & constant(-(2**24), "int32", lanes) if place else moved
 
 
 def _prepare_floats(
@@ -344,10 +366,17 @@ def _prepare_floats(
     first: Expr,
     place: Expr,
     rows: Computed,
-    sums: Computed,
+    sums: Computed | None = None,
 ) -> None:
     """A block of a row, which `source` has from `first` on, as block `place`."""
     lanes = code.lanes
+    if sums is None:
+        with k.loop(product.block // lanes, "v") as v:
+            value = load(source, first + v * lanes, lanes=lanes) * constant(
+                2.0**-24, "float32", lanes
+            )
+            k.store(rows, value, place * product.block + v * lanes, lanes=lanes)
+        return
     total = k.local(lanes, "float32", "total")
     k.store(total, constant(0.0, "float32", lanes), 0, lanes=lanes)
     period = max(_half(product), lanes)
@@ -388,8 +417,12 @@ def _spread(
                 words = load(w, group, block, word, v * lanes, lanes=lanes)
                 words = bind(k, words, "int32", lanes)
                 for i in range(product.per_word):
-                    numbers = words >> constant(i * product.bits, "int32", lanes) & mask
-                    value = (cast(numbers, "float32", lanes) + zero) * scale
+                    if product.is_signed:
+                        numbers = _byte_at_the_end(words, i, lanes) >> constant(24, "int32", lanes)
+                        value = cast(numbers, "float32", lanes) * scale
+                    else:
+                        numbers = words >> constant(i * product.bits, "int32", lanes) & mask
+                        value = (cast(numbers, "float32", lanes) + zero) * scale
                     at = block * product.block + word * product.per_word + i
                     k.store(made, value, at * width + v * lanes, lanes=lanes)
     return made
