@@ -18,12 +18,11 @@ from onnx import TensorProto
 
 from ...ir.graph import Graph, Node, Value
 from ...ir.model import Model
-from ...ir.reference import Session
 from ...ir.tensor import Array
 from ..fidelity import FidelityTotals
 from ..samples import Samples
 from .bodies import hidden, is_inner
-from .calibrate import BUDGET, LARGEST_OPTIMIZED, exposing
+from .calibrate import BUDGET, observing
 from .decision import Decision, clip_of
 from .parameters import QuantParams, ValueRange
 from .rules import Constants, clip_bounds
@@ -100,12 +99,11 @@ def operator_errors(
     """Of every operator that rounds, the one that loses most by itself first."""
     joined = decision.model.clone()
     probes = _probes(decision, joined, quantized)
-    optimize = len(joined.graph.nodes) <= LARGEST_OPTIMIZED
     for chunk in _chunks(probes, budget):
         names = [v.name for p in chunk for v in (p.wanted, p.alone)]
-        first = Session(exposing(joined, names), optimize=optimize, threads=0)
+        first = observing(joined, names)
         names = [p.together.name for p in chunk]
-        second = Session(exposing(quantized, names), optimize=optimize, threads=0)
+        second = observing(quantized, names)
         for feed, _ in itertools.islice(samples.feeds(1), SAMPLES):
             exact, rounded = first.run(feed), second.run(feed)
             for probe in chunk:
