@@ -277,7 +277,8 @@ class Quantize(Pass):
             return [StoreFloat16(float32=self.float32, keep_io=not self.half_io, **names)]
         if scheme.kind == "dynamic":
             channels, limit = self.per_channel, self.reduce_range
-            return [QuantizeDynamic(per_channel=channels, reduce_range=limit, **names)]
+            options = {**scheme.options, **names}
+            return [QuantizeDynamic(per_channel=channels, reduce_range=limit, **options)]
         options = {**scheme.options, **names, "nodes": self.nodes}
         if self.activation is not None:
             options["activation"] = self.activation

@@ -4,6 +4,10 @@ Products and convolutions, those in bodies of If, Loop and Scan, too, become Dyn
 and MatMulInteger or ConvInteger, and what scales their sums back; LSTMs DynamicQuantizeLSTM, and
 other recurrent layers keep int8 weights that they multiply as floats. Nothing else changes, and no
 samples are needed.
+
+Products may have a scale for each row of activations, as for each token of a text. No operator
+finds those: reductions do, rows times their reciprocals are rounded by a QuantizeLinear of scale 1
+around 128, and sums are multiplied by a column of scales.
 """
 
 from __future__ import annotations
@@ -38,16 +42,20 @@ COMPUTED = "both of its operands are computed; dynamic quantization is for const
 OTHER = "dynamic quantization is for products and convolutions with constant weights"
 TRANSPOSED = "its A is transposed"
 
+AXES_AS_INPUT = 18
+"""The first operator set in which ReduceMax has them so."""
+
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeDynamic(Pass):
     """Quantize products and convolutions, with activations' scales found at run time.
 
-    Options are those of `QuantizeStatic`. Statistics: counts by operator of `quantized` and
-    `skipped` nodes.
+    Options are those of `QuantizeStatic`; with `per_token` each row of what a product reads has
+    a scale of its own. Statistics: counts by operator of `quantized` and `skipped` nodes.
     """
 
     per_channel: bool = True
+    per_token: bool = False
     reduce_range: bool = False
     ignore: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -80,7 +88,9 @@ class QuantizeDynamic(Pass):
             if why == ALREADY or _multiplies(node)
         ]
         limit = REDUCED_RANGE if self.reduce_range else FULL_RANGE
-        writer = _DynamicWriter(model, limit, per_channel=self.per_channel)
+        writer = _DynamicWriter(
+            model, limit, per_channel=self.per_channel, per_token=self.per_token
+        )
         for node, operands in found.items():
             if operands is None:
                 writer.replace_recurrent(node)
@@ -170,24 +180,29 @@ def _has_operator(node: Node) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Activation:
-    """What DynamicQuantizeLinear gives: integers, their scale, their zero point."""
+    """Integers, their scale, one number or one for each row, and their zero point."""
 
     integers: Value
     scale: Value
     zero_point: Value
 
 
+SMALLEST_MAGNITUDE = 1e-30
+"""Of a row: what is smaller counts as zeros, whose scale is no zero."""
+
+
 class _DynamicWriter:
     """Puts integer operators in the place of float ones, with scales that a run computes."""
 
-    def __init__(self, model: Model, limit: int, *, per_channel: bool) -> None:
+    def __init__(self, model: Model, limit: int, *, per_channel: bool, per_token: bool) -> None:
         self.model = model
         self.graph = model.graph
         """Of the node at hand."""
         self.constants = Constants(model)
         self.per_channel = per_channel
+        self.per_token = per_token
         self.limit = limit
-        self.activations: dict[tuple[Value, Graph], _Activation] = {}
+        self.activations: dict[tuple[Value, Graph, bool], _Activation] = {}
         self.shared: dict[object, tuple[Value, Value]] = {}
         self.in_place: dict[Node, list[Node]] = {}
         self.new: list[Node] = []
@@ -203,11 +218,12 @@ class _DynamicWriter:
         self.graph, self.new = node.graph, []
         self.in_place[node] = self.new
         is_convolution = node.op_type == "Conv"
-        activation = self.activation(source)
+        by_rows = self.per_token and not is_convolution
+        activation = self.activation(source, by_rows=by_rows)
         integers, scale = self.weight(node, weight)
         inputs: list[Value | None] = [activation.integers, integers, activation.zero_point]
         if is_convolution:
-            inputs.append(self.zero_point())
+            inputs.append(self.fixed("zp128", np.uint8(128)))
         kind = "ConvInteger" if is_convolution else "MatMulInteger"
         sums = self.made(kind, inputs, TensorProto.INT32, result)
         if is_convolution:
@@ -217,8 +233,12 @@ class _DynamicWriter:
         floats = self.made("Cast", [sums], TensorProto.FLOAT, result)
         assert floats.producer is not None
         floats.producer.set("to", TensorProto.FLOAT)
-        factor = self.made("Mul", [activation.scale, scale], TensorProto.FLOAT, None)
-        scaled = self.made("Mul", [floats, factor], TensorProto.FLOAT, result)
+        if by_rows:  # the product of both scales would be as large as the result
+            scaled = self.made("Mul", [floats, scale], TensorProto.FLOAT, result)
+            scaled = self.made("Mul", [scaled, activation.scale], TensorProto.FLOAT, result)
+        else:
+            factor = self.made("Mul", [activation.scale, scale], TensorProto.FLOAT, None)
+            scaled = self.made("Mul", [floats, factor], TensorProto.FLOAT, result)
         if operands.bias is not None and operands.bias.factor != 0.0:
             bias = self.bias(node, operands.bias.position, operands.bias.factor)
             scaled = self.made("Add", [scaled, bias], TensorProto.FLOAT, result)
@@ -285,19 +305,50 @@ class _DynamicWriter:
         for value in old:
             self.drop(value)
 
-    def activation(self, source: Value) -> _Activation:
-        found = self.activations.get((source, self.graph))
+    def activation(self, source: Value, *, by_rows: bool) -> _Activation:
+        found = self.activations.get((source, self.graph, by_rows))
         if found is None:
             hint = f"a{len(self.activations) + 1}"
             integers = Value(self.model.fresh_name(f"{hint}.q"))
             integers.set_tensor_type(TensorProto.UINT8, source.shape)
-            scale = Value(self.model.fresh_name(f"{hint}.s"))
-            scale.set_tensor_type(TensorProto.FLOAT, ())
-            zero_point = Value(self.model.fresh_name(f"{hint}.zp"))
-            zero_point.set_tensor_type(TensorProto.UINT8, ())
-            self.add(Node("DynamicQuantizeLinear", [source], [integers, scale, zero_point]))
-            found = self.activations[source, self.graph] = _Activation(integers, scale, zero_point)
+            write = self.quantize_rows if by_rows else self.quantize_whole
+            found = self.activations[source, self.graph, by_rows] = write(source, integers, hint)
         return found
+
+    def quantize_whole(self, source: Value, integers: Value, hint: str) -> _Activation:
+        scale = Value(self.model.fresh_name(f"{hint}.s"))
+        scale.set_tensor_type(TensorProto.FLOAT, ())
+        zero_point = Value(self.model.fresh_name(f"{hint}.zp"))
+        zero_point.set_tensor_type(TensorProto.UINT8, ())
+        self.add(Node("DynamicQuantizeLinear", [source], [integers, scale, zero_point]))
+        return _Activation(integers, scale, zero_point)
+
+    def quantize_rows(self, source: Value, integers: Value, hint: str) -> _Activation:
+        """Each row's largest magnitude becomes 127, around a zero point of 128."""
+        ends = [self.reduced(kind, source) for kind in ("ReduceMax", "ReduceMin")]
+        ends[1] = self.made("Neg", [ends[1]], TensorProto.FLOAT, ends[1])
+        smallest = self.fixed("smallest", np.float32(SMALLEST_MAGNITUDE))
+        magnitude = self.made("Max", [*ends, smallest], TensorProto.FLOAT, ends[0])
+        limit = self.fixed("limit", np.float32(FULL_RANGE))
+        factor = self.made("Div", [limit, magnitude], TensorProto.FLOAT, magnitude)
+        scale = self.made("Div", [magnitude, limit], TensorProto.FLOAT, magnitude)
+        steps = self.made("Mul", [source, factor], TensorProto.FLOAT, source)
+        one, zero_point = self.fixed("one", np.float32(1)), self.fixed("zp128", np.uint8(128))
+        self.add(Node("QuantizeLinear", [steps, one, zero_point], [integers]))
+        return _Activation(integers, scale, zero_point)
+
+    def reduced(self, kind: str, source: Value) -> Value:
+        """The largest or smallest number of each row, as rows of one number."""
+        inputs = [source]
+        if self.model.opset >= AXES_AS_INPUT:
+            inputs.append(self.fixed("last", np.asarray([-1], np.int64)))
+        result = self.made(kind, inputs, TensorProto.FLOAT, None)
+        if source.shape:
+            result.set_tensor_type(TensorProto.FLOAT, (*source.shape[:-1], 1))
+        if len(inputs) == 1:
+            assert result.producer is not None
+            result.producer.set("axes", [-1])
+        return result
 
     def weight(self, node: Node, weight: Weight) -> tuple[Value, Value]:
         """Integers and scale, one for all or one for each output."""
@@ -332,10 +383,11 @@ class _DynamicWriter:
             )
         return found
 
-    def zero_point(self) -> Value:
-        key = (self.graph, "zero point")
+    def fixed(self, hint: str, array: Array | np.generic) -> Value:
+        """A constant that operators of a graph share."""
+        key = (self.graph, hint)
         if key not in self.shared:
-            value = self.initializer("zp128", np.asarray(128, np.uint8))
+            value = self.initializer(hint, np.asarray(array))
             self.shared[key] = (value, value)
         return self.shared[key][0]
 

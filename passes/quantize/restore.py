@@ -153,16 +153,12 @@ class _Restoring:
                 self.restored["products"] += 1
 
     def product(self, node: Node) -> bool:
-        source, weights = node.input(0), self.model.constant(node.input(1))
-        dynamic = source.producer if source is not None else None
-        if (
-            dynamic is None
-            or weights is None
-            or dynamic.op_type != "DynamicQuantizeLinear"
-            or node.input(2) is not dynamic.outputs[2]
-        ):
+        weights = self.model.constant(node.input(1))
+        rounded = self.rounded_whole(node) or self.rounded_by_rows(node)
+        if rounded is None or weights is None:
             return False
-        last, scale = self.scaled(node, dynamic.outputs[1])
+        source, rows = rounded
+        last, scale = self.scaled(node, rows)
         if last is None:
             return False
         matrix = weights.numpy().astype(np.float32)
@@ -180,30 +176,62 @@ class _Restoring:
         assert old is not None
         made = Value(self.model.fresh_name("product"), old.type)
         kind = "Conv" if node.op_type == "ConvInteger" else "MatMul"
-        product = Node(kind, [dynamic.input(0), new], [made], dict(node.attributes), name=node.name)
+        product = Node(kind, [source, new], [made], dict(node.attributes), name=node.name)
         self.put(last, product)
         _give_up(old, made)
         return True
 
-    def scaled(self, node: Node, scale: Value | None) -> tuple[Node | None, Array | None]:
+    def rounded_whole(self, node: Node) -> tuple[Value, Value] | None:
+        """The floats that DynamicQuantizeLinear rounds for a product, and their scale."""
+        made = _producer(node.input(0), "DynamicQuantizeLinear")
+        if made is None or node.input(2) is not made.outputs[2]:
+            return None
+        source, scale = made.input(0), made.outputs[1]
+        return None if source is None or scale is None else (source, scale)
+
+    def rounded_by_rows(self, node: Node) -> tuple[Value, Value] | None:
+        """As `rounded_whole`, of floats whose rows have a scale each, as `QuantizeDynamic` writes
+        them: rows by their reciprocals, rounded by a scale of 1."""
+        rounding = _producer(node.input(0), "QuantizeLinear")
+        steps = None if rounding is None else _producer(rounding.input(0), "Mul")
+        if rounding is None or steps is None:
+            return None
+        one, points = (self.model.constant(n.input(i)) for n, i in ((rounding, 1), (rounding, 2)))
+        source, divided = steps.input(0), _producer(steps.input(1), "Div")
+        magnitude = None if divided is None else divided.input(1)
+        largest = _producer(magnitude, "Max")
+        if source is None or magnitude is None or largest is None:
+            return None
+        ends = [_producer(v, "ReduceMax") for v in largest.inputs]
+        same = self.model.constant(node.input(2))
+        if (
+            not any(end is not None and end.input(0) is source for end in ends)
+            or one is None
+            or one.numpy().tolist() != 1
+            or points is None
+            or same is None
+            or points.numpy().tolist() != same.numpy().tolist()
+        ):
+            return None
+        scales = [u.outputs[0] for u in magnitude.users if u.op_type == "Div" and u is not divided]
+        return None if len(scales) != 1 or scales[0] is None else (source, scales[0])
+
+    def scaled(self, node: Node, scale: Value) -> tuple[Node | None, Array | None]:
         """The node behind which the sums of a product are floats, and the weights' scale there."""
         sums = node.outputs[0]
         casts = [] if sums is None else sums.users
         if len(casts) != 1 or casts[0].op_type != "Cast" or casts[0].get("to") != TensorProto.FLOAT:
             return None, None
-        floats = casts[0].outputs[0]
-        users = [] if floats is None else floats.users
-        if len(users) != 1 or users[0].op_type != "Mul":
-            return None, None
-        last = users[0]
-        factor = next((v for v in last.inputs if v is not floats), None)
-        if factor is scale:
+        last, factor = _sole_product(casts[0])
+        if last is None or factor is scale:
             return last, None
-        both = factor.producer if factor is not None else None
-        if both is None or both.op_type != "Mul" or scale not in both.inputs:
-            return None, None
-        other = self.model.constant(next((v for v in both.inputs if v is not scale), None))
-        return (None, None) if other is None else (last, other.numpy())
+        both = _producer(factor, "Mul")
+        if both is not None and scale in both.inputs:
+            other = self.model.constant(next((v for v in both.inputs if v is not scale), None))
+            return (None, None) if other is None else (last, other.numpy())
+        own = self.model.constant(factor)
+        last, factor = _sole_product(last)
+        return (None, None) if own is None or factor is not scale else (last, own.numpy())
 
     # --- pairs ---
 
@@ -299,6 +327,21 @@ class _Restoring:
             if not value.uses and not value.is_input:
                 del self.graph.initializers[name]
         self.graph.sort()
+
+
+def _producer(value: Value | None, op_type: str) -> Node | None:
+    """The node that computes a value, if it is of this operator."""
+    node = None if value is None else value.producer
+    return node if node is not None and node.op_type == op_type else None
+
+
+def _sole_product(node: Node) -> tuple[Node | None, Value | None]:
+    """The Mul that alone reads a node's result, and its other factor."""
+    result = node.outputs[0]
+    users = [] if result is None else result.users
+    if len(users) != 1 or users[0].op_type != "Mul":
+        return None, None
+    return users[0], next((v for v in users[0].inputs if v is not result), None)
 
 
 def _give_up(old: Value, new: Value) -> None:

@@ -39,6 +39,11 @@ SCHEMES = {
         {"activation": "uint16", "calibrator": "min-max"},
     ),
     "dynamic": Scheme("int8 weights; a run finds activations' scales", kind="dynamic"),
+    "dynamic-per-token": Scheme(
+        "as dynamic, with a scale for each row that a product reads",
+        {"per_token": True},
+        kind="dynamic",
+    ),
     "float16": Scheme("weights and activations in float16", kind="float16"),
 }
 """By the names that `--scheme` and `--quantize` take."""

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 @click.option(
     "--quantize",
     type=click.Choice(SCHEMES),
-    help="Quantize by this scheme; but for dynamic and float16 it needs --calibration.",
+    help="Quantize by this scheme; but for dynamic ones and float16 it needs --calibration.",
 )
 @quantization_options("ignore_quantize")
 @click.option(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SCHEMES: tuple[str, ...] = get_args(SchemeName)
 PROFILES: tuple[str, ...] = get_args(ProfileName)
 ACCURACIES: tuple[str, ...] = get_args(Accuracy)
-WITHOUT_SAMPLES = ("dynamic", "float16")
+WITHOUT_SAMPLES = ("dynamic", "dynamic-per-token", "float16")
 """Schemes that can do without calibration."""
 
 

@@ -13,6 +13,7 @@ SchemeName = Literal[
     "int8-symmetric",
     "int16",
     "dynamic",
+    "dynamic-per-token",
     "float16",
 ]
 ProfileName = Literal[

@@ -205,6 +205,11 @@ def _scale_integer(e: ProgramCode, s: Instruction, a: list[Computed], types: lis
     return e.fence(e.to_float(a[0]) * a[1])
 
 
+def _scale_again(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
+    """A product that rounds, whatever is added to it."""
+    return e.fence(a[0] * a[1])
+
+
 def _quantize_by(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     """QuantizeLinear by a scale and a zero point that a run computes; NaN becomes the lowest."""
     low, high = integer_range(s.dtype)
@@ -402,6 +407,7 @@ _RULES: dict[str, Rule] = {
     "quantize_by": _quantize_by,
     "scale_accumulator": _scale_accumulator,
     "scale_integer": _scale_integer,
+    "scale_again": _scale_again,
     "requantize": _requantize,
     "scale_sum": _scale_sum,
     "requantize_sum": _requantize_sum,

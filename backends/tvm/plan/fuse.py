@@ -99,7 +99,8 @@ def _length(producer: ElementwiseOp | Fused, op: ElementwiseOp) -> int:
 
 
 def _fits(producer: Fused, tensor: PlanTensor, shape: tuple[int, ...]) -> bool:
-    """Whether a kernel's epilogue can read a tensor: whole, one number, per column or channel.
+    """Whether a kernel's epilogue can read a tensor: whole, one number, per column or channel, of
+    products by constants also one number per row.
 
     Products of two run-time values read whatever broadcasts.
     """
@@ -112,6 +113,8 @@ def _fits(producer: Fused, tensor: PlanTensor, shape: tuple[int, ...]) -> bool:
     if isinstance(producer, RowsOp):
         row = producer.extents[1]
         return producer.extents[2] == 1 and tensor.elements == row == tensor.shape[-1]
+    if isinstance(producer, (BlockProductOp, MatMulOp)) and tensor.shape == (*shape[:-1], 1):
+        return True
     if isinstance(producer, (BlockProductOp, MatMulOp)) or len(shape) not in (3, 4):
         return tensor.elements == shape[-1] == tensor.shape[-1]
     own = (1,) * (len(shape) - len(tensor.shape)) + tensor.shape

@@ -176,8 +176,8 @@ def simplify(program: Program) -> Program:
       (input scale * weight scale) / output scale, as in QLinearConv
     - Add and Mul between dequantized operands, QuantizeLinear are `qlinear_add` and
       `qlinear_mul`
-    - a 32-bit integer as a float times a scale is `scale_integer`, whose product rounds before
-      anything is added to it
+    - a 32-bit integer as a float times a scale is `scale_integer`, and that times another scale
+      `scale_again`: products that round before anything is added to them
     """
     instructions: dict[int, Instruction] = {
         len(program.operands) + i: s for i, s in enumerate(program.instructions)
@@ -225,11 +225,14 @@ def simplify(program: Program) -> Program:
 def _scale_integer(
     product: Instruction, instructions: Mapping[int, Instruction], program: Program
 ) -> Instruction:
-    """`scale_integer` where a factor is an accumulator as a float, else the product itself."""
+    """`scale_integer` where a factor is an accumulator as a float, `scale_again` where it is that
+    product, else the product itself."""
     if product.dtype != "float32":
         return product
     for index, other in (product.arguments, product.arguments[::-1]):
         source = instructions.get(index)
+        if source is not None and source.name == "scale_integer":
+            return Instruction("scale_again", (index, other), "float32")
         if source is not None and source.name == "cast" and index != other:
             integer = source.arguments[0]
             if _dtype_of(integer, program, instructions) == "int32":

@@ -19,7 +19,8 @@ from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.lowering.lower import RULES
 from secateur.backends.tvm.targets import parse_target
-from secateur.ir.onnx_io import from_proto
+from secateur.ir.onnx_io import from_proto, to_proto
+from secateur.passes.quantize import QuantizeDynamic
 
 from ...onnx_runtime import session_of
 
@@ -296,3 +297,32 @@ def test_the_largest_element_counts_wherever_it_is(tmp_path: Path) -> None:
             feeds[name][min(16 * vector + 3, zeros.size - 1)] = vector + 1
         found = list(runtime.run(feeds).values())
         np.testing.assert_allclose(np.ravel(found), (vector + 1) / 255, rtol=1e-6)
+
+
+TOKENS = ([5, 24], [2, 7, 24], [1, 24], [3, 1, 24], [4, 24, 24])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rows_with_scales_of_their_own(target: str, tmp_path: Path) -> None:
+    """As the scheme writes them: what multiplies bytes also scales rows and columns back."""
+    parts = Parts(3)
+    weights = parts.random.standard_normal((24, 37)).astype(np.float32)
+    bias = parts.random.standard_normal(37).astype(np.float32)
+    for shape in TOKENS:
+        x = parts.random.standard_normal(shape) * 10 ** parts.random.normal(0, 2, [*shape[:-1], 1])
+        if len(shape) > 1:
+            x[-1] = 0
+        inputs = [parts.feed(x.astype(np.float32)), parts.constant(weights)]
+        (product,) = parts.node("MatMul", inputs)
+        parts.output(*parts.node("Add", [product, parts.constant(bias)]), dtype=TensorProto.FLOAT)
+    model = from_proto(parts.model())
+    QuantizeDynamic(per_token=True).run(model)
+    runtime, plan = compiled(to_proto(model), tmp_path, target)
+    assert "= loops" not in plan
+    products = [line.split("=")[0] for line in plan.splitlines() if "= matmul" in line]
+    assert len(products) == len(TOKENS)
+    assert all("Add_" in result and "float32" in result for result in products)
+    found = runtime.run(parts.feeds)
+    right = defined if target != "native" else expected
+    for name, value in right(to_proto(model), parts.feeds).items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)

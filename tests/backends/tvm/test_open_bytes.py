@@ -43,6 +43,22 @@ DYNAMIC = """%q, %s, %z = DynamicQuantizeLinear(%a)
 %m2 = MatMulInteger(%q2, %v, %z2)
 %f2 = Cast(%m2) {to = 1}
 %y = Mul(%f2, %s2)"""
+TOKENS = """const %t: float[] = 1e-30
+const %l: float[] = 127.0
+const %o: float[] = 1.0
+const %z: uint8[] = 128
+const %i: int64[1] = [-1]
+%h = ReduceMax(%a, %i)
+%b = ReduceMin(%a, %i)
+%n = Neg(%b)
+%g = Max(%h, %n, %t)
+%f = Div(%l, %g)
+%s = Div(%g, %l)
+%u = Mul(%a, %f)
+%q = QuantizeLinear(%u, %o, %z)
+%m = MatMulInteger(%q, %w, %z)
+%c = Cast(%m) {to = 1}
+%y = Mul(%c, %s)"""
 IMAGE = """%q, %s, %z = DynamicQuantizeLinear(%a)
 %m = ConvInteger(%q, %w, %z) {pads = [1, 1, 1, 1]}
 %f = Cast(%m) {to = 1}
@@ -57,11 +73,12 @@ def whole(shape: tuple[int, ...]) -> str:
 CASES = {
     "two values of a run": ("(%a: float[2, N, 20], %b: float[2, S, 20])", ATTENTION, {}),
     "dynamic": ("(%a: float[N, S, 40])", DYNAMIC, {"w": whole((40, 24)), "v": whole((24, 9))}),
+    "scales of rows": ("(%a: float[N, S, 40])", TOKENS, {"w": whole((40, 24))}),
     "an image": ("(%a: float[1, 8, N, S])", IMAGE, {"w": whole((20, 8, 3, 3))}),
 }
 
 
-QUICK = ("dynamic",)
+QUICK = ("dynamic", "scales of rows")
 
 
 @pytest.mark.parametrize(
