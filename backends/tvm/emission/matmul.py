@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..kernels.matrix import blocks, matmul, paired
+from ..kernels.matrix import blocks, matmul, packed_blocks, paired
 from ..kernels.matrix.dot import FourBytes
 from ..kernels.matrix.reduction import weight_range, without_offset
 from ..plan.operations import BlockProductOp, Fused, MatMulOp
@@ -96,7 +96,7 @@ def emit_blocks(emission: Emission, op: BlockProductOp) -> None:
     rows = math.prod(op.output.shape) // columns
     operands, arguments = matrix_operands(emission, op, columns)
     target = emission.target
-    kernel = blocks.BlockProduct(
+    kernel = packed_blocks.BlockProduct(
         rows,
         depth,
         columns,
@@ -105,16 +105,16 @@ def emit_blocks(emission: Emission, op: BlockProductOp) -> None:
         op.program,
         operands,
         "" if op.zeros is None else str(op.zeros.dtype),
-        op.rounds and blocks.multiplies_bytes(target),
+        op.rounds and packed_blocks.multiplies_bytes(target),
     )
-    tile = blocks.choose_tile(kernel, target)
+    tile = packed_blocks.choose_tile(kernel, target)
     parallel = emission.is_parallel(op)
     weights = [
-        blocks.pack_weights(kernel, target, tile, op.numbers),
-        blocks.pack_scales(kernel, target, tile, op.scales),
+        packed_blocks.pack_weights(kernel, target, tile, op.numbers),
+        packed_blocks.pack_scales(kernel, target, tile, op.scales),
     ]
     if op.zeros is not None:
-        pack = blocks.pack_zeros if op.zeros.dtype == np.uint8 else blocks.pack_scales
+        pack = packed_blocks.pack_zeros if op.zeros.dtype == np.uint8 else packed_blocks.pack_scales
         weights.append(pack(kernel, target, tile, op.zeros))
     buffer = emission.call(
         (kernel, tile, parallel),
