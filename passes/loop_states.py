@@ -17,24 +17,29 @@ def infer_loop_states(model: Model) -> None:
     them stay so. Exporters often declare none, and ONNX's inference assumes none, since a
     state may change its shape. Loops within bodies of other operators aren't looked at.
     """
-    found = [_infer(model, node) for node in model.graph.nodes if _is_loop(node)]
-    if any(found):
-        infer_shapes(model)
+    graph = model.graph
+    found = [value for n in graph.nodes if _is_loop(n) for value in _infer(model, n)]
+    if found:
+        declared = graph.value_info
+        results = (v for v in found if v.producer is not None and not v.is_graph_output)
+        graph.value_info = [*declared, *(v for v in results if v not in declared)]
+        infer_shapes(model)  # which follows what is declared
+        graph.value_info = declared
 
 
 def _is_loop(node: Node) -> bool:
     return node.op_type == "Loop" and normalize_domain(node.domain) == ""
 
 
-def _infer(model: Model, node: Node) -> bool:
-    """Whether there was something to find out about a Loop's states."""
+def _infer(model: Model, node: Node) -> list[Value]:
+    """States and results of a Loop of which something is known."""
     body = node.get("body")
     initial = node.inputs[2:]
     if not isinstance(body, Graph) or len(body.inputs) != 2 + len(initial):
-        return False
+        return []
     states = body.inputs[2:]
     if all(state.rank is not None or not _is_tensor(state) for state in states):
-        return False
+        return []
     shapes: list[Shape] = [None if v is None else v.shape for v in initial]
     kinds = [0 if v is None else v.dtype for v in initial]
     while any(shape is not None for shape in shapes):
@@ -44,11 +49,14 @@ def _infer(model: Model, node: Node) -> bool:
             break
         shapes = kept
     results = [*node.outputs[: len(states)], *[None] * len(states)]
+    found: list[Value] = []
     for state, result, shape, kind in zip(states, results, shapes, kinds, strict=False):
         for value in (state, result):
-            if value is not None and value.rank is None and shape is not None:
-                value.set_tensor_type(kind, shape)
-    return any(shape is not None for shape in shapes)
+            if value is not None and shape is not None:
+                found.append(value)
+                if value.rank is None:
+                    value.set_tensor_type(kind, shape)
+    return found
 
 
 def _is_tensor(value: Value) -> bool:

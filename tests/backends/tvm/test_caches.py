@@ -14,6 +14,7 @@ from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.graph.open_sizes import read_admitted
 from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.operations import AppendOp, ElementwiseOp, Plan
+from secateur.backends.tvm.plan.sizes import size_of
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError
 from secateur.ir.infer import infer_shapes
@@ -167,6 +168,63 @@ def test_what_is_no_cache(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(runtime.run(given)[key], array)
     with pytest.raises(SecateurError, match="no output of the model is an input and rows behind"):
         runtime.caches(5)
+
+
+CACHES = {
+    "first axis": ("n, 3, 5", "2, 3, 5", 0),
+    "an axis between others": ("4, n, 5", "4, 2, 5", 1),
+    "counted from behind": ("4, n, 5", "4, 2, 5", -2),
+    "last axis": ("4, 5, n", "4, 5, m", 2),
+    "an open batch": ("b, n, 5", "b, m, 5", 1),
+}
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_what_a_cache_is(name: str) -> None:
+    past, new, axis = CACHES[name]
+    model = model_of(
+        f"(%x: float[{past}], %z: float[{new}]) -> (%y: float[*])",
+        f"%y = Concat(%x, %z) {{axis = {axis}}}",
+    )
+    plan = plan_of(model)
+    (cache,) = plan.caches
+    place = axis % 3
+    rows = dict(plan.outputs)["y"]
+    assert rows is cache.tensor
+    assert (cache.axis, cache.past.name) == (place, "x")
+    (append,) = (op for op in plan.operations if isinstance(op, AppendOp))
+    assert (append.past, append.output, append.axis) == (cache.past, cache.tensor, place)
+    assert append.new.name == "z"
+    grown = cache.past.shape[place] + append.new.shape[place]
+    assert size_of(cache.rows - grown) == 0
+    assert cache.shape[place] is cache.rows
+    around = [shape[:place] + shape[place + 1 :] for shape in (cache.past.shape, cache.shape)]
+    assert around[0] == around[1]
+    assert size_of(cache.tensor.shape[place] - cache.rows) != 0
+
+
+NONE_EITHER = {
+    "open sizes behind": ("2, n, k", "2, m, k", "%y = Concat(%x, %z) {axis = 1}"),
+    "known rows": ("2, 4, 3", "2, m, 3", "%y = Concat(%x, %z) {axis = 1}"),
+    "what is computed of an input": (
+        "2, n, 3",
+        "2, m, 3",
+        "%a = Relu(%x)\n%y = Concat(%a, %z) {axis = 1}",
+    ),
+    "what no caller gets": (
+        "2, n, 3",
+        "2, m, 3",
+        "%a = Concat(%x, %z) {axis = 1}\nconst %k: int64[1] = [1]\n"
+        "%y = ReduceSum(%a, %k) {keepdims = 1}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NONE_EITHER)
+def test_what_else_is_no_cache(name: str) -> None:
+    past, new, nodes = NONE_EITHER[name]
+    model = model_of(f"(%x: float[{past}], %z: float[{new}]) -> (%y: float[*])", nodes)
+    assert not plan_of(model).caches
 
 
 def test_wrong_caches(tmp_path: Path) -> None:

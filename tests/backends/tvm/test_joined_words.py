@@ -26,7 +26,7 @@ def weights_of(kind: str, shape: tuple[int, ...], seed: int = 0) -> Any:
     random = np.random.default_rng(seed)
     if kind == "extremes":
         return random.choice(np.array([-128, 127], np.int8), shape)
-    spread = {"small": 6, "some": 36, "large": 60}[kind]
+    spread = {"small": 6, "few": 28, "some": 36, "large": 60}[kind]
     return np.clip(np.round(random.standard_normal(shape) * spread), -128, 127).astype(np.int8)
 
 
@@ -48,6 +48,8 @@ def test_what_is_split_fits_and_is_whole(kind: str, words: int) -> None:
         assert (
             np.maximum(sign * found.rest.reshape(-1, 2).astype(int), 0).sum(1).max(initial=0) <= 128
         )
+    assert found.weights.dtype == found.rest.dtype == np.int8
+    assert found.rest.shape[1] == found.counts.max()
     for vector, count in enumerate(found.counts):
         group, v = divmod(vector, 2)
         assert not found.rest[vector, count:].any()
@@ -57,6 +59,29 @@ def test_what_is_split_fits_and_is_whole(kind: str, words: int) -> None:
                 8, 4
             )
     np.testing.assert_array_equal(whole, before)
+
+
+@pytest.mark.parametrize(("words", "kind"), [(1, "some"), (2, "few")])
+def test_no_more_is_taken_off_than_has_to_be(words: int, kind: str) -> None:
+    """Of the largest weights, so that few words have a rest."""
+    dense = weights_of(kind, (3, 5, 2, 8, 4 * words))
+    found = paired.split(dense)
+    assert found is not None
+    assert found.counts.any()
+    pairs = dense.astype(int).reshape(3, 5, 2, 8, words, 2, 2)
+    left = found.weights.astype(int).reshape(pairs.shape)
+    for sign in (1, -1):
+        sums = np.maximum(sign * pairs, 0).sum((-3, -1))
+        np.testing.assert_array_equal(
+            np.maximum(sign * left, 0).sum((-3, -1)), np.minimum(sums, 128)
+        )
+        sized = np.sort(np.maximum(sign * np.moveaxis(pairs, -2, -3), 0).reshape(-1, 2 * words))
+        fewest = (np.cumsum(sized[:, ::-1], 1) < (sums.reshape(-1, 1) - 128)).sum(1)
+        fewest = np.where(sums.ravel() > 128, fewest + 1, 0)
+        changed = ((left != pairs) & (sign * pairs > 0)).sum((-3, -1)).ravel()
+        np.testing.assert_array_equal(changed, fewest)
+    with_rest = (left != pairs).any((3, 5, 6))  # [group, step, vector, word]
+    np.testing.assert_array_equal(with_rest.sum((1, 3)).ravel(), found.counts)
 
 
 def test_what_would_cost_more_is_not_joined() -> None:

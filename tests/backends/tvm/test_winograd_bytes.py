@@ -128,6 +128,8 @@ def test_what_multiplies_bytes_faster_does() -> None:
     for name, expected in (("znver4", False), ("x86-64-v3", True), ("x86-64-v2", False)):
         assert transforms.multiplies("uint8", parse_target(name)) == expected
     assert transforms.multiplies("float32", parse_target("znver4"))
+    assert not transforms.multiplies("uint8", parse_target("aarch64"))
+    assert not transforms.multiplies("int16", parse_target("x86-64-v3"))
 
 
 def test_limits_of_weights() -> None:
@@ -137,6 +139,37 @@ def test_limits_of_weights() -> None:
     most = np.full((1, 2**25 // 128 // 127 // 9, 3, 3), 127)
     assert transforms.is_exact("int8", most)
     assert not transforms.is_exact("uint8", most)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_weights_that_are_exact(sign: int) -> None:
+    """Transformed ones fit 16 bits, and the sums of every output 31 but for what is shifted out."""
+    weights = np.zeros((2, 40, 3, 3), np.int64)
+    for size, fits in ((668, True), (669, False)):
+        weights[1, 0, 0, 0] = sign * size
+        assert transforms.is_exact("uint8", weights) == fits
+    for source, most in (("int8", 2**25 // 128 - 1), ("uint8", (2**25 - 1) // 255)):
+        sums = np.full(360 * 2, 0)
+        sums[360:] = most // 360
+        sums[360 : 360 + most % 360] += 1
+        weights = sign * sums.reshape(2, 40, 3, 3)
+        if abs(weights).max() <= 668:
+            assert transforms.is_exact(source, weights)
+            weights[1, 0, 0, 0] += sign
+            assert not transforms.is_exact(source, weights)
+        assert transforms.is_exact(source, weights[:, :0])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "taps"), [(-128, 127, "int8"), (-129, 0, "int16"), (0, 128, "int16")]
+)
+def test_types_of_weights_that_a_run_transforms(low: int, high: int, taps: str) -> None:
+    weights = np.full((1, 1, 3, 3), low)
+    weights[0, 0, 1, 1] = high
+    found = transforms.transforms("int8", weights)
+    assert (found.source, found.taps, found.element) == ("int8", taps, "int16")
+    assert transforms.transforms("uint8").taps == "int8"
+    assert transforms.transforms("float32", weights) is transforms.FLOATS
 
 
 @pytest.mark.parametrize("by", [transforms.FLOATS, transforms.Integers("uint8")])
