@@ -16,16 +16,21 @@ from .records import MICROSOFT, ShapeOf, Trait, macs, rule
 @rule("Gemm", traits=Trait.WEIGHTED)
 @rule("FusedGemm", domain=MICROSOFT)
 def gemm(r: NodeAxes) -> None:
-    a, b = r.axes(0), r.axes(1)
+    r.set(gemm_axes(r, 1, 2))
+
+
+def gemm_axes(r: NodeAxes, second: int, added: int) -> tuple[Axis, Axis]:
+    """Those of the first operand by the `second`, to which the `added` one is broadcast."""
+    a, b = r.axes(0), r.axes(second)
     if len(a) != 2 or len(b) != 2:
         raise Opaque("operands have to be matrices")
     rows, inner = reversed(a) if r.get("transA", 0) else a
     inner_b, columns = reversed(b) if r.get("transB", 0) else b
     r.unify(inner, inner_b)
-    r.contract(inner, 0, 1)
-    if r.has(2):
-        broadcast(r, [(rows, columns), r.axes(2)])
-    r.set((rows, columns))
+    r.contract(inner, 0, second)
+    if r.has(added):
+        broadcast(r, [(rows, columns), r.axes(added)])
+    return rows, columns
 
 
 @rule("MatMul", traits=Trait.WEIGHTED)

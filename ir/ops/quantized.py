@@ -8,7 +8,7 @@ from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
 from .convolution import SPATIAL
 from .elementwise import broadcast
-from .matmul import gemm_macs, per_axis
+from .matmul import gemm_axes, gemm_macs, per_axis
 from .records import MICROSOFT, Trait, macs, rule
 from .reduction import normalized
 from .spatial import windowed
@@ -60,18 +60,10 @@ def qlinear_binary(r: NodeAxes) -> None:
 @rule("QGemm", domain=MICROSOFT)
 def qgemm(r: NodeAxes) -> None:
     """A, its scale and zero point, B with its (per column), C, output scale and zero point."""
-    a, b = r.axes(0), r.axes(3)
-    if len(a) != 2 or len(b) != 2:
-        raise Opaque("operands have to be matrices")
-    rows, inner = reversed(a) if r.get("transA", 0) else a
-    inner_b, columns = reversed(b) if r.get("transB", 0) else b
-    r.unify(inner, inner_b)
-    r.contract(inner, 0, 3)
+    rows, columns = gemm_axes(r, 3, 6)
     for index in (4, 5):
         if r.has(index):
             per_axis(r, r.axes(index), columns)
-    if r.has(6):
-        broadcast(r, [(rows, columns), r.axes(6)])
     r.set((rows, columns))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +13,7 @@ from secateur.ir.onnx_io import from_proto, to_proto
 from secateur.ir.reference import Session
 from secateur.ir.tensor import Tensor
 from secateur.passes.base import Context
-from secateur.passes.linear.bodies import WholeBody
+from secateur.passes.linear.bodies import BodyError, SingleBody, WholeBody
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import PruneChannels, Recover
 from secateur.passes.prune.masking import mask
@@ -80,8 +82,9 @@ def loop(random, **options):
     return [helper.make_node("Loop", ["trips", "", "x"], ["y"], body=body)], [trips]
 
 
-def scan(random, **options):
-    """Over the rows of x [n, 6], from the last one, with a sum that goes along."""
+def scan(random, *, columns=False, **options):
+    """Over the rows of x [n, 6], from the last one, with a sum that goes along; or over the columns
+    of x transposed, from the first."""
     nodes, weights = layers(random, "row", "z", **options)
     if options["biased"]:  # a Gemm reads matrices
         nodes.insert(0, helper.make_node("Unsqueeze", ["x_in", "zeroth"], ["row"]))
@@ -96,11 +99,16 @@ def scan(random, **options):
     body = helper.make_graph(nodes, "body", inputs, outputs, weights)
     start = numpy_helper.from_array(np.zeros(WIDTH, np.float32), "start")
     settings = {"num_scan_inputs": 1, "scan_input_directions": [1], "scan_output_directions": [1]}
-    node = helper.make_node("Scan", ["start", "x"], ["sum", "y"], body=body, **settings)
-    return [node], [start]
+    if columns:
+        settings = {"num_scan_inputs": 1, "scan_input_axes": [1]}
+    over = "turned" if columns else "x"
+    node = helper.make_node("Scan", ["start", over], ["sum", "y"], body=body, **settings)
+    turn = helper.make_node("Transpose", ["x"], ["turned"], perm=[1, 0])
+    return [turn, node] if columns else [node], [start]
 
 
 CASES = {"If": branches, "Loop": loop, "Scan": scan}
+CASES["Scan of columns"] = functools.partial(scan, columns=True)
 
 
 def built(kind, *, biased, seed=0):
@@ -256,6 +264,78 @@ def test_what_a_loop_reads_is_that_of_each_of_its_turns():
     np.testing.assert_allclose(reader.covariance, covariance, atol=1e-3)
     np.testing.assert_array_equal(reader.weights, u)
     assert reader.importance > 0
+
+
+class Values:
+    """One run of x, and what a Scan of columns reads of it."""
+
+    runs = 1
+
+    def __init__(self, x):
+        self.arrays = {"x": x, "turned": x.T}
+
+    def value(self, name, number):
+        return self.arrays[name]
+
+
+@pytest.mark.parametrize("kind", ["Scan", "Scan of columns"])
+def test_what_a_scan_reads_is_that_of_each_of_its_turns(kind):
+    """Of a body that is run by itself, too, whatever slices it is said to be given."""
+    model = built(kind, biased=False)
+    (node,) = (n for n in model.graph.nodes if n.op_type == "Scan")
+    (graph,) = node.subgraphs()
+    values = Values(runs_of(1)[0]["x"][:5])
+    rows = values.value("x", 0)[:: 1 if "columns" in kind else -1]
+    w, u = (graph.initializers[name].const.numpy() for name in ("w", "u"))
+    body = WholeBody(model, graph, ["row", "sum_in", "h"])
+    assert body.inputs == ["sum_in", "x_in"]
+    turns = list(body.turns(values, 0))
+    assert len(turns) == 5
+    single = SingleBody(model, graph, ["h", "sum_in"])
+    total = np.zeros(WIDTH, np.float32)
+    for number, (turn, row) in enumerate(zip(turns, rows, strict=True)):
+        given = [total, np.full(WIDTH, np.nan, np.float32)]
+        alone = single.turn(values, 0, number, given)
+        for found in (turn, alone):
+            np.testing.assert_array_equal(found.value("x_in", 0), row)
+            np.testing.assert_allclose(found.value("sum_in", 0), total, atol=1e-4)
+            np.testing.assert_allclose(found.value("h", 0), row @ w, atol=1e-4)
+        np.testing.assert_array_equal(turn.value("row", 0), row)
+        total = total + row @ w @ u
+    with pytest.raises(BodyError, match="less often"):
+        single.turn(values, 0, 5, [total, total])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_branch_has_a_turn_where_it_is_taken(sign):
+    model = built("If", biased=True)
+    (node,) = (n for n in model.graph.nodes if n.op_type == "If")
+    x = np.full((3, WIDTH), sign, np.float32)
+    for graph in node.subgraphs():
+        first = next(n.outputs[0].name for n in graph.nodes)
+
+        class Around:
+            def value(self, name, number):
+                return x if name == "x" else np.array(sign > 0)
+
+        turns = list(WholeBody(model, graph, [first]).turns(Around(), 0))
+        assert len(turns) == int((sign > 0) == (graph is node.get("then_branch")))
+        for turn in turns:
+            w = next(v.const.numpy() for v in graph.initializers.values() if v.const.shape[1] == 9)
+            np.testing.assert_allclose(turn.value(first, 0), x @ w, atol=1e-4)
+
+
+def test_what_is_asked_of_a_body_has_to_be_there():
+    model = built("Loop", biased=False)
+    (node,) = (n for n in model.graph.nodes if n.op_type == "Loop")
+    (graph,) = node.subgraphs()
+    with pytest.raises(BodyError, match="'elsewhere' is neither of its subgraph nor read by it"):
+        WholeBody(model, graph, ["z", "elsewhere"])
+    only = SingleBody(model, graph, ["state"])  # is given, so that nothing is run
+    x = runs_of(1)[0]["x"]
+    turn = only.turn(Values(x), 0, 0, [np.array(0), np.array(True), 2 * x])
+    np.testing.assert_array_equal(turn.value("state", 0), 2 * x)
+    assert turn.value("x", 0) is x
 
 
 @pytest.mark.parametrize("kind", CASES)
