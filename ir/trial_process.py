@@ -20,7 +20,11 @@ Interface = tuple[dict[str, str], list[str]]
 
 
 class LocalSession:
-    """A serialized model, or the file of that name, in ONNX Runtime in this process."""
+    """A serialized model, or the file of that name, in ONNX Runtime in this process.
+
+    Where its optimizer ends in an error, as where it folds integers that several nodes read or
+    that are outputs, an `exact` session runs the model as it is written, which computes the same.
+    """
 
     def __init__(
         self, source: bytes | str, *, optimize: bool, threads: int, exact: bool = True
@@ -37,13 +41,31 @@ class LocalSession:
             # Beside weights of 4 and 8 bits it rounds float activations to 8 bits, but for this.
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if not optimize:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            options.graph_optimization_level = _AS_WRITTEN
+        try:
+            session = _loaded(source, options)
+        except Exception:  # ONNX Runtime raises a family of unrelated types
+            if not (exact and optimize):
+                raise
+            try:
+                options.graph_optimization_level = _AS_WRITTEN
+                session = _loaded(source, options)
+            except Exception:
+                session = None
+            if session is None:
+                raise
         self.run = session.run
         self.interface: Interface = (
             {value.name: value.type for value in session.get_inputs()},
             [value.name for value in session.get_outputs()],
         )
+
+
+_AS_WRITTEN = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+
+def _loaded(source: bytes | str, options: Any) -> Any:
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def main() -> None:

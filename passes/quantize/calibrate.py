@@ -7,7 +7,6 @@ several sweeps of the data.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -130,16 +129,9 @@ def _sweep(
 
 
 def observing(model: Model, names: Iterable[str]) -> Session:
-    """The model in ONNX Runtime, handing out the named values.
-
-    Its optimizer ends in an error where it folds some of what are outputs now: then the model
-    runs as it is written.
-    """
-    exposed = exposing(model, names)
-    if len(model.graph.nodes) <= LARGEST_OPTIMIZED:
-        with contextlib.suppress(SecateurError):
-            return Session(exposed, threads=ALL_CORES)
-    return Session(exposed, optimize=False, threads=ALL_CORES)
+    """The model in ONNX Runtime, handing out the named values."""
+    optimize = len(model.graph.nodes) <= LARGEST_OPTIMIZED
+    return Session(exposing(model, names), optimize=optimize, threads=ALL_CORES)
 
 
 def exposing(model: Model, names: Iterable[str]) -> Model:
