@@ -178,20 +178,25 @@ def run_steps(
         made = _call(call.kernel, signatures[call.kernel], pointers, numbers)
         begun = [loop for loop in reversed(schedule.loops) if loop.first == index]
         guard = sizes.guards[index] if sizes is not None and sizes.guards else None
-        steps += read_lines(index, memory, sizes) if index else []
+        around = [loop.step.key for loop in schedule.loops if loop.first < index < loop.last]
+        steps += read_lines(index, memory, sizes, [*around, *[None] * (index > 0)])
         kept = keep_lines(index, memory, sizes)
         steps += [f"    START({index})"] if begun or kept or guard is not None else []
         steps += kept
-        steps += [_for(loop, pointer, code) for loop in begun]
+        for loop in begun:
+            steps.append(_for(loop, pointer, code))
+            steps += read_lines(index, memory, sizes, [loop.step.key])
         if guard is None:
             steps.append(f"    {'CALL' if begun or kept else 'STEP'}({index}, {made})")
         else:
             rest = f"{guard.left_out}, {guard.refused}, {guard.check}, {made}"
             steps.append(f"    GUARDED({index}, {rest})")
         for loop in schedule.loops:
-            steps += _end(loop, index, pointer) if loop.last == index + 1 else []
+            if loop.last == index + 1:
+                steps += read_lines(index + 1, memory, sizes, [loop.step.key])
+                steps += _end(loop, index, pointer)
     if schedule.calls:
-        steps += read_lines(len(schedule.calls), memory, sizes)
+        steps += read_lines(len(schedule.calls), memory, sizes, [None])
     copies = [
         f"    __builtin_memcpy(outputs[{c.output}], {_pointer(c.source, arena, code)}, "
         f"{code(size_of(c.nbytes))});"
@@ -230,11 +235,14 @@ def step_variables(schedule: Schedule) -> str:
 _OPEN_ARENA = "buffers + at[{0.index}] + {1}"
 
 
-def read_lines(call: int, memory: Memory | OpenMemory, sizes: Sizes | None) -> list[str]:
-    """A line `READ(place, number)` for each number of sizes that is read before a call."""
+def read_lines(
+    call: int, memory: Memory | OpenMemory, sizes: Sizes | None, steps: Sequence[str | None]
+) -> list[str]:
+    """A line `READ(place, number)` for each number of sizes that is read before a call, in a loop
+    of one of these steps, or with None in no loop."""
     lines = []
     for place, read in enumerate(sizes.shapes.reads if sizes is not None else ()):
-        if read.call == call:
+        if read.call == call and read.step in steps:
             assert sizes is not None
             pointer = _pointer(memory.places[read.buffer], _OPEN_ARENA, sizes.code)
             number = f"((const __{read.dtype.upper()}_TYPE__ *)({pointer}))[{read.index}]"

@@ -537,7 +537,7 @@ def _sample(index: int, level: LibraryLevel) -> str:
         if sizes.shapes.reads:
             taken = ", secateur_size *n, const secateur_size *at"
             used += "    int status = 0;\n"
-            used += "".join(f"{line}\n" for line in read_lines(0, memory, sizes))
+            used += "".join(f"{line}\n" for line in read_lines(0, memory, sizes, [None]))
     else:
         steps, copies = run_steps(schedule, memory, level.signatures)
         taken = used = ""

@@ -141,9 +141,13 @@ def _decided_parts(memory: OpenMemory, sizes: Sizes, capacity: str) -> dict[str,
             "guarded": GUARDED if sizes.guards else "",
             "numbers": _NUMBERS.format(atoms=atoms, capacity=capacity),
         }
-    lines = read_lines(0, memory, sizes)
+    lines = read_lines(0, memory, sizes, [None])
     for place, read in enumerate(reads):
-        if read.call > 0:
+        if read.step is not None:  # perhaps no round has read it
+            least = max(read.atom.range.low or 0, 0)
+            lines.append(f"    if (first == 0) kept[{place}] = {least};")
+            lines.append(f"    if (first > {read.call}) {{ READ({place}, kept[{place}]) }}")
+        elif read.call > 0:
             lines.append(f"    if (first >= {read.call}) {{ READ({place}, kept[{place}]) }}")
     return {
         "guarded": GUARDED + _READ,

@@ -57,7 +57,7 @@ class Emission:
     `origins` are the operations that the schedule's calls belong to. Of an operation's calls
     the last is its own kernel's; those before bring its operands into the layouts that it
     reads. What brings the model's outputs into theirs belongs to no operation. `open_steps` are
-    the names of the steps of loops whose bodies are being emitted.
+    the names of the steps of loops whose bodies are being emitted, from the outermost in.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Emission:
         self.layouts: dict[PlanTensor, Blocked] = {}
         self.aliases: dict[PlanTensor, Alias] = {}
         self.enter(plan)
-        self.open_steps: set[str] = set()
+        self.open_steps: list[str] = []
         self.shared: dict[PlanTensor, Buffer] = {}
         self.constants: dict[tuple[str, tuple[int, ...], bytes], Buffer] = {}
         self.buffers: dict[tuple[PlanTensor, Blocked | None], Buffer] = {

@@ -95,7 +95,8 @@ def _read_sizes(emission: Emission, op: ReadSizesOp) -> None:
     assert schedule.open is not None
     for atom, index in op.sizes.items():
         where = f"input '{op.label}'" if op.input.producer is None else emission.where()
-        read = SizeRead(atom, buffer, index, op.input.dtype, len(schedule.calls), where)
+        call, step = len(schedule.calls), emission.open_steps[-1] if emission.open_steps else None
+        read = SizeRead(atom, buffer, index, op.input.dtype, call, where, step)
         schedule.open.reads.append(read)
 
 

@@ -33,7 +33,7 @@ class _Emitted:
     def __init__(self, emission: Emission, op: LoopOp) -> None:
         self.emission, self.op = emission, op
         number = len(emission.schedule.loops)
-        taken = {loop.step.key for loop in emission.schedule.loops} | emission.open_steps
+        taken = {loop.step.key for loop in emission.schedule.loops} | set(emission.open_steps)
         key = next(k for n in itertools.count(number) if (k := f"step{n}") not in taken)
         last = op.steps - 1 if isinstance(op.steps, int) else MOST
         self.step = Atom(key, Range(0, max(0, last)), "step")
@@ -52,7 +52,7 @@ class _Emitted:
             emission.buffers[row.inner, None] = self.part(whole, row)
         known = {id(buffer.root()[0]) for buffer in emission.buffers.values()}
         first = len(calls)
-        emission.open_steps.add(self.step.key)
+        emission.open_steps.append(self.step.key)
         emission.enter(op.body)
         emit_plan(emission, op.body)
         emission.current = op
@@ -62,7 +62,7 @@ class _Emitted:
             assert op.proceeds is not None
             self.copy(emission.read(op.proceeds[1], None), op.proceeds[1], proceed)
         self.hand_on(own)
-        emission.open_steps.remove(self.step.key)
+        emission.open_steps.pop()
         if len(calls) > first:
             emission.schedule.loops.append(
                 CallLoop(first, len(calls), self.step, op.steps, limit, proceed)

@@ -25,7 +25,7 @@ from ....ir.symbolic.facts import Contents, Shape
 from ....ir.symbolic.ranges import ANY, Range
 from ....ir.symbolic.registry import contents_rules
 from ....ir.symbolic.spatial import scales_at
-from .loop_sizes import LoopAnalysis
+from .loop_sizes import LoopAnalysis, forget_results
 from .loops import LoopBody, stacks_rows
 from .prepare import Prepared
 
@@ -72,25 +72,18 @@ class Element:
     """Where a datum comes from: an element of a value, or how many results a node has."""
 
     source: Value | Node
-    index: int = 0
-
-    @property
-    def name(self) -> str:
-        """What `--size` calls an element of a value, or the number of a node's results."""
-        if isinstance(self.source, Node):
-            name = _first_result(self.source).name
-            return f"{name}.{self.index}" if self.source.op_type in SCALED else name
-        is_one = math.prod(s for s in self.source.shape or () if isinstance(s, int)) == 1
-        return self.source.name if is_one else f"{self.source.name}.{self.index}"
+    index: int
+    name: str
+    """What `--size` calls it."""
 
 
 class DataSizes(LoopAnalysis):
     """The sizes of all values over those of the inputs and over what a run reads.
 
     `roots` are values whose elements are read, `bounds` what is admitted of what runs read, by
-    name. `data` says where each datum comes from, in the order in which a run knows them; `known`
-    are those that `bounds` leave one number, which runs compare. Where data decide the size of an
-    axis that is `declared` to stay as it is, it does, or the run ends.
+    name. `data` says where each datum comes from, and `order` in which a run knows them and those
+    of bodies; `known` are those that `bounds` leave one number, which runs compare. Where data
+    decide the size of an axis that is `declared` to stay as it is, it does, or the run ends.
     """
 
     def __init__(
@@ -105,16 +98,21 @@ class DataSizes(LoopAnalysis):
         super().__init__(model, admitted, kept=kept)
         self._roots, self._bounds, self._stated = roots, bounds, declared or {}
         self._made: dict[Value, Contents] = {}
+        self._within = ""
+        self.order: dict[Atom, int] = {}
         self.data: dict[Atom, Element] = {}
         self.known: dict[str, None] = {}
 
     def counted(self, node: Node, most: Size) -> Size:
+        if node.graph is not self.model.graph:
+            return super().counted(node, most)
         name = _first_result(node).name
-        text = f"count({_shown(name)})"
-        return e.checked(self._datum(text, Element(node), self._bounds_of(name)), most)
+        return e.checked(self._datum("count", Element(node, 0, name)), most)
 
     def computed(self, node: Node, axis: int, most: Size | None = None) -> Size:
-        element = Element(node, axis)
+        if node.graph is not self.model.graph:
+            return super().computed(node, axis, most)
+        element = Element(node, axis, f"{_first_result(node).name}.{axis}")
         stated, own = self._stated.get(node), self.shape(node.input(0))
         bounds = self._bounds_of(element.name)
         if bounds.low is not None and bounds.low == bounds.high:
@@ -124,7 +122,7 @@ class DataSizes(LoopAnalysis):
             size = stated[axis]
             if isinstance(size, int) and size == own[axis]:
                 return size
-        return e.checked(self._datum(f"size({_shown(element.name)})", element, bounds), most)
+        return e.checked(self._datum("size", element), most)
 
     def as_size(self, element: Size, most: Size | None = None) -> Size:
         return e.checked(element, most) if self._is_read(element) else super().as_size(element)
@@ -148,9 +146,8 @@ class DataSizes(LoopAnalysis):
         found = np.empty(shape, object)
         for index in range(found.size):
             name = value.name if found.size == 1 else f"{value.name}.{index}"
-            element = Element(value, index)
-            text, of = f"value({_shown(name)})", SATURATES if self._only_bounds(value) else None
-            found.flat[index] = self._datum(text, element, self._bounds_of(name), of)
+            of = SATURATES if self._only_bounds(value) else None
+            found.flat[index] = self._datum("value", Element(value, index, name), of)
         return found
 
     def _bounds_of(self, name: str) -> Range:
@@ -175,16 +172,64 @@ class DataSizes(LoopAnalysis):
         moves = node.op_type == "Concat" or (node.op_type in _MOVERS and places == {0})
         return moves and all(self._only_bounds(v) for v in node.outputs if v is not None)
 
-    def _datum(self, text: str, element: Element, bounds: Range, of: object = None) -> Size:
-        made = datum(text, bounds, of)
+    def _datum(self, kind: str, element: Element, of: object = None) -> Size:
+        name = _shown(f"{self._within}{element.name}")
+        made = datum(f"{kind}({name})", self._bounds_of(element.name), of)
         atom = made.atom
         assert atom is not None
         self.data.setdefault(atom, element)
+        self.order.setdefault(atom, len(self.order))
         return made
+
+    def inside(
+        self,
+        body: LoopBody,
+        known: Mapping[str, Size],
+        contents: Mapping[Value, Contents],
+        kept: dict[Node, tuple[LoopBody, Prepared]],
+    ) -> DataSizes:
+        roots: dict[Value, None] = {}
+        while True:
+            forget_results(body.model)
+            analysis = DataSizes(body.model, self._admitted, roots, self._bounds, kept)
+            analysis.enter(self, f"{self._within}{body.model.graph.name}/", known, contents)
+            analysis.run()
+            new = analysis.new_roots()
+            if not new:
+                return analysis
+            roots = {**roots, **dict.fromkeys(new)}
+
+    def enter(
+        self,
+        outer: DataSizes,
+        within: str,
+        known: Mapping[str, Size],
+        contents: Mapping[Value, Contents],
+    ) -> None:
+        """Be the analysis of a body in a graph that is analysed."""
+        self.take(known, contents)
+        self._within, self.order = within, outer.order
+
+    def is_own(self, size: Size) -> bool:
+        return any(leaf in self.data for leaf in e.leaves(size))
+
+    def analyses(self) -> Iterator[DataSizes]:
+        """This one and those of all bodies."""
+        yield self
+        for loop in self.loops.values():
+            if isinstance(loop.analysis, DataSizes):
+                yield from loop.analysis.analyses()
+
+    def decides(self) -> bool:
+        """Whether data decide any size, here or in bodies."""
+        return any(each.data or each.known for each in self.analyses())
 
     def named(self) -> dict[str, None]:
         """What `--size` may bound, by name."""
-        return {**self.known, **{element.name: None for element in self.data.values()}}
+        found: dict[str, None] = {}
+        for each in self.analyses():
+            found |= {**each.known, **{element.name: None for element in each.data.values()}}
+        return found
 
     def new_roots(self) -> list[Value]:
         """Values that decide sizes of which nothing is known yet, and that a run can read."""
@@ -231,25 +276,29 @@ def stated_sizes(model: Model) -> dict[Node, Sequence[Dimension]]:
     return found
 
 
-def has_counted(model: Model) -> bool:
-    """Whether a model has operators whose results are counted."""
-    return any(map(_is_counted, model.graph.nodes))
+def is_told(model: Model, node: Node) -> bool:
+    """Whether operands that no constant is tell a node sizes."""
+    return any(model.constant(value) is None for value in told_by(model, node))
 
 
-def _is_counted(node: Node) -> bool:
+def is_counted(node: Node) -> bool:
     return (node.op_type in COUNTED and _is_standard(node)) or stacks_rows(node)
 
 
 def may_be_decided(model: Model, shapes: SizeAnalysis | None) -> bool:
     """Whether data decide sizes of which nothing else is known, or an input's elements do.
 
-    `shapes` are those known of models with open sizes; without, they have to be numbers.
+    `shapes` are those known of models with open sizes; without, they have to be numbers. What
+    bodies hold is not looked into.
     """
+    bodies = (graph for graph in model.graph.all_graphs() if graph is not model.graph)
+    if any(is_told(model, node) or is_counted(node) for body in bodies for node in body.nodes):
+        return True
     for node in model.graph.nodes:
         told = told_by(model, node)
         if any(value.is_input and model.constant(value) is None for value in told):
             return True
-        is_one = (node.op_type in TOLD and _is_standard(node)) or _is_counted(node)
+        is_one = (node.op_type in TOLD and _is_standard(node)) or is_counted(node)
         if is_one and not all(_is_known(v, shapes) for v in node.outputs):
             return True
     return False

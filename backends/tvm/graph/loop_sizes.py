@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Dimension, Node, Value, tensor_type
@@ -58,15 +58,19 @@ class LoopAnalysis(SizeAnalysis):
         kept: dict[Node, tuple[LoopBody, Prepared]] | None = None,
     ) -> None:
         super().__init__(model, admitted)
-        for name, size in (known or {}).items():
-            self._sizes[name] = size
-            if isinstance(size, Expression):
-                self._names.setdefault(size, name)
-        self._contents.update(contents or {})
+        self.take(known or {}, contents or {})
         self.kept = kept if kept is not None else {}
         self.loops: dict[Node, OpenLoop] = {}
         self.refused: dict[Node, str] = {}
         self.equal: list[Pair] = []
+
+    def take(self, known: Mapping[str, Size], contents: Mapping[Value, Contents]) -> None:
+        """Know what names stand for, and elements of inputs."""
+        for name, size in known.items():
+            self._sizes[name] = size
+            if isinstance(size, Expression):
+                self._names.setdefault(size, name)
+        self._contents.update(contents)
 
     def run(self) -> None:
         """As `SizeAnalysis.run`; names that inputs declare are those of sizes in bodies, too."""
@@ -102,7 +106,7 @@ class LoopAnalysis(SizeAnalysis):
         for rows in body.made:
             output = body.model.graph.outputs[rows.place]
             shape = inner.shape(output)
-            if count is None or shape is None:
+            if count is None or shape is None or any(map(inner.is_own, shape)):
                 continue
             axis = rows.axis + len(shape) + 1 if rows.axis < 0 else rows.axis
             self._define(rows.whole, output.dtype, (*shape[:axis], count, *shape[axis:]))
@@ -112,6 +116,23 @@ class LoopAnalysis(SizeAnalysis):
         if steps is None or is_size(steps):
             return steps
         return self.uncertain(e.maximum(steps, 0))
+
+    def is_own(self, size: Size) -> bool:
+        """Whether data of each run of the body that is analysed decide a size."""
+        return False
+
+    def inside(
+        self,
+        body: LoopBody,
+        known: Mapping[str, Size],
+        contents: Mapping[Value, Contents],
+        kept: dict[Node, tuple[LoopBody, Prepared]],
+    ) -> LoopAnalysis:
+        """The analysis of a body."""
+        forget_results(body.model)
+        analysis = LoopAnalysis(body.model, self._admitted, known, contents, kept)
+        analysis.run()
+        return analysis
 
     def _define(self, value: Value | None, dtype: int, shape: Shape | None) -> None:
         if value is None or shape is None:
@@ -133,7 +154,7 @@ class LoopAnalysis(SizeAnalysis):
         captured = zip(body.model.graph.inputs[first:], body.captured, strict=True)
         inside = _Inside(
             body,
-            self._admitted,
+            self.inside,
             known,
             {i: found for i, o in captured if (found := self.contents(o)) is not None},
         )
@@ -228,18 +249,14 @@ class _Inside:
     """What is known of the inputs of a body, whose nested bodies are prepared once."""
 
     body: LoopBody
-    admitted: Mapping[str, Admitted]
+    analyse: Callable[..., LoopAnalysis]
     known: Mapping[str, Size]
     contents: Mapping[Value, Contents]
     kept: dict[Node, tuple[LoopBody, Prepared]] = dataclasses.field(default_factory=dict)
 
     def analysis(self, more: Mapping[Value, Contents]) -> LoopAnalysis:
         """What follows from that, and from more of the states."""
-        model, contents = self.body.model, {**self.contents, **more}
-        forget_results(model)
-        analysis = LoopAnalysis(model, self.admitted, self.known, contents, self.kept)
-        analysis.run()
-        return analysis
+        return self.analyse(self.body, self.known, {**self.contents, **more}, self.kept)
 
 
 def _end(keep: Size, step: Size) -> list[Size] | None:

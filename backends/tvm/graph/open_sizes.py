@@ -17,11 +17,11 @@ from ....ir.symbolic.facts import Contents, Shape
 from ....ir.symbolic.spatial import scales_of
 from .data_sizes import (
     DataSizes,
-    has_counted,
+    is_counted,
+    is_told,
     may_be_decided,
     may_name_element,
     stated_sizes,
-    told_by,
 )
 from .equal_sizes import EqualSizes, divided
 from .loop_sizes import LoopAnalysis, OpenLoop, forget_results
@@ -114,7 +114,7 @@ class OpenSizes:
         self.model = analysis.model
         self.data = analysis.data if isinstance(analysis, DataSizes) else {}
         """Where what data decide comes from, in the order in which a run knows it."""
-        order = {atom: index for index, atom in enumerate(self.data)}
+        order = analysis.order if isinstance(analysis, DataSizes) else {}
         self._equal = EqualSizes(analysis.pairs(), order) if equal is None else equal
         self.required = self._equal.required
         self.loops, self.refused = analysis.loops, analysis.refused
@@ -196,7 +196,7 @@ def _followed(
     if not declared and may_be_decided(model, found):
         types = [(value, value.type) for value in model.graph.values()]
         decided = _decided(model, bounded, others, kept, stated)
-        if decided.data or decided.known:
+        if decided.decides():
             found, named = decided, decided.named()
         else:
             for value, type_ in types:
@@ -209,8 +209,8 @@ def _followed(
 
 def data_decide(model: Model, admitted: Mapping[str, Admitted]) -> bool:
     """Whether data decide sizes of a model (unchanged)."""
-    told = (v for node in model.graph.nodes for v in told_by(model, node))
-    if all(model.constant(v) is not None for v in told) and not has_counted(model):
+    nodes = [node for graph in model.graph.all_graphs() for node in graph.nodes]
+    if not any(is_told(model, node) or is_counted(node) for node in nodes):
         return False
     work = model.clone()
     bounded = _bounded(name_open_sizes(work), admitted)
@@ -219,8 +219,7 @@ def data_decide(model: Model, admitted: Mapping[str, Admitted]) -> bool:
     if not may_be_decided(work, shapes):
         return False
     others = {name: sizes for name, sizes in admitted.items() if name not in bounded}
-    found = _decided(work, bounded, others, kept, stated)
-    return bool(found.data or found.known)
+    return _decided(work, bounded, others, kept, stated).decides()
 
 
 def _bounded(names: Sequence[str], admitted: Mapping[str, Admitted]) -> dict[str, Admitted]:

@@ -113,7 +113,8 @@ class OpenShapes:
 class SizeRead:
     """A number of sizes, `atom`, that a run reads from a buffer before the call of this number.
 
-    It is the element `index` of those of `dtype`; `label` says where it comes from.
+    It is the element `index` of those of `dtype`; `label` says where it comes from. In a loop of
+    calls, whose `step` it is then, each round reads it, perhaps behind the last call.
     """
 
     atom: Atom
@@ -122,6 +123,7 @@ class SizeRead:
     dtype: str
     call: int
     label: str
+    step: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
