@@ -216,7 +216,8 @@ def _for(loop: CallLoop, pointer: Callable[[Buffer], str], code: Callable[[Size]
     if loop.limit is not None:
         conditions.append(f"{step} < *(const long long *)({pointer(loop.limit)})")
     if loop.proceed is not None:
-        conditions.append(f"*(const unsigned char *)({pointer(loop.proceed)})")
+        sign = "!" * loop.unless
+        conditions.append(f"{sign}*(const unsigned char *)({pointer(loop.proceed)})")
     return f"    for ({step} = 0; {' && '.join(conditions)}; {step}++) {{"
 
 

@@ -30,7 +30,7 @@ from ....ir.symbolic.expressions import (
 )
 from ..faults import CALL_SHIFT, Fault
 from ..graph.data_sizes import SATURATES
-from ..graph.open_sizes import MOST
+from ..graph.most import MOST
 from ..plan.memory import OpenMemory
 from ..plan.schedule import Buffer, KernelCall, OpenShapes, Schedule
 from ..plan.sizes import (

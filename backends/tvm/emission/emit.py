@@ -12,6 +12,7 @@ from ..plan.aliases import is_in_place
 from ..plan.operations import (
     AppendOp,
     BlockProductOp,
+    BranchOp,
     ConcatOp,
     ConvolutionOp,
     ElementwiseOp,
@@ -86,6 +87,10 @@ def _loop(emission: Emission, op: LoopOp) -> None:
     loop.emit_loop(emission, op, _emit_plan)
 
 
+def _branches(emission: Emission, op: BranchOp) -> None:
+    loop.emit_branches(emission, op, _emit_plan)
+
+
 def _reshape(emission: Emission, op: ReshapeOp) -> None:
     emission.define(op.output, emission.read(op.input, None))
 
@@ -103,6 +108,7 @@ def _read_sizes(emission: Emission, op: ReadSizesOp) -> None:
 _RULES: dict[type[Operation], Callable[[Emission, Any], None]] = {
     AppendOp: concat.emit_append,
     BlockProductOp: matmul.emit_blocks,
+    BranchOp: _branches,
     ConcatOp: concat.emit,
     ConvolutionOp: convolution.emit,
     ElementwiseOp: _elementwise,

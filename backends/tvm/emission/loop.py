@@ -10,8 +10,8 @@ import numpy as np
 from ....ir.symbolic.expressions import Atom, single
 from ....ir.symbolic.ranges import Range
 from ..errors import UnprovenError
-from ..graph.open_sizes import MOST
-from ..plan.operations import LoopOp, Plan, Row, State
+from ..graph.most import MOST
+from ..plan.operations import BranchOp, LoopOp, Plan, Row, State
 from ..plan.schedule import Buffer, CallLoop, nbytes
 from ..plan.sizes import most_of, size_of, stand_in
 from ..plan.tensors import PlanTensor
@@ -32,11 +32,7 @@ class _Emitted:
 
     def __init__(self, emission: Emission, op: LoopOp) -> None:
         self.emission, self.op = emission, op
-        number = len(emission.schedule.loops)
-        taken = {loop.step.key for loop in emission.schedule.loops} | set(emission.open_steps)
-        key = next(k for n in itertools.count(number) if (k := f"step{n}") not in taken)
-        last = op.steps - 1 if isinstance(op.steps, int) else MOST
-        self.step = Atom(key, Range(0, max(0, last)), "step")
+        self.step = new_step(emission, op.steps - 1 if isinstance(op.steps, int) else MOST)
 
     def emit(self, emit_plan: Callable[[Emission, Plan], None]) -> None:
         emission, op = self.emission, self.op
@@ -96,15 +92,7 @@ class _Emitted:
         return proceed
 
     def stack(self, row: Row, whole: Buffer, known: set[int]) -> None:
-        """Let a row lie where it is stacked, or copy it there if its buffer isn't its own."""
-        buffer = self.emission.read(row.inner, None)
-        into = self.part(whole, row)
-        plain = buffer.whole is None and buffer.array is None and buffer.input is None
-        if plain and id(buffer) not in known:
-            known.add(id(buffer))
-            buffer.whole, buffer.offset = into.whole, into.offset
-        else:
-            self.copy(buffer, row.inner, into)
+        put(self.emission, row.inner, self.part(whole, row), known)
 
     def hand_on(self, own: list[Buffer]) -> None:
         """Copy what states become to where the next step reads them, all as if at once."""
@@ -132,10 +120,60 @@ class _Emitted:
         return whole.part(step * size, size)
 
     def copy(self, source: Buffer, tensor: PlanTensor, into: Buffer | None) -> Buffer:
-        """Copy a row-major tensor that lies in `source`."""
-        stand = PlanTensor(tensor.name, tensor.dtype, (tensor.elements,))
-        self.emission.buffers[stand, None] = source
-        return self.emission.copy(stand, None, into)
+        return _copy(self.emission, source, tensor, into)
+
+
+def new_step(emission: Emission, last: int) -> Atom:
+    """What stands for the number of the round of one more loop of calls."""
+    taken = {loop.step.key for loop in emission.schedule.loops} | set(emission.open_steps)
+    number = len(emission.schedule.loops)
+    key = next(k for n in itertools.count(number) if (k := f"step{n}") not in taken)
+    return Atom(key, Range(0, max(0, last)), "step")
+
+
+def put(emission: Emission, tensor: PlanTensor, into: Buffer, known: set[int]) -> None:
+    """Let a tensor lie where it is to be, or copy it there if its buffer isn't its own."""
+    buffer = emission.read(tensor, None)
+    plain = buffer.whole is None and buffer.array is None and buffer.input is None
+    if plain and id(buffer) not in known:
+        known.add(id(buffer))
+        buffer.whole, buffer.offset = into.whole, into.offset
+    else:
+        _copy(emission, buffer, tensor, into)
+
+
+def _copy(emission: Emission, source: Buffer, tensor: PlanTensor, into: Buffer | None) -> Buffer:
+    """Copy a row-major tensor that lies in `source`."""
+    stand = PlanTensor(tensor.name, tensor.dtype, (tensor.elements,))
+    emission.buffers[stand, None] = source
+    return emission.copy(stand, None, into)
+
+
+def emit_branches(
+    emission: Emission, op: BranchOp, emit_plan: Callable[[Emission, Plan], None]
+) -> None:
+    """Call the kernels of one of two plans, each as a loop of one round at most, whose results lie
+    in the same buffers."""
+    calls = emission.schedule.calls
+    condition = emission.read(op.condition, None)
+    wholes = [emission.allocate(tensor.shape, tensor.dtype) for tensor in op.outputs]
+    for pairs in op.captured:
+        for outer, inner in pairs:
+            emission.buffers[inner, None] = emission.read(outer, None)
+    known = {id(buffer.root()[0]) for buffer in emission.buffers.values()}
+    for unless, plan in zip((False, True), op.plans, strict=True):
+        first, step = len(calls), new_step(emission, 0)
+        emission.open_steps.append(step.key)
+        emission.enter(plan)
+        emit_plan(emission, plan)
+        emission.current = op
+        for (_, tensor), whole in zip(plan.outputs, wholes, strict=True):
+            put(emission, tensor, whole.part(0, nbytes(tensor.shape, tensor.dtype)), known)
+        emission.open_steps.pop()
+        loop = CallLoop(first, len(calls), step, 1, None, condition, unless)
+        emission.schedule.loops.append(loop)
+    for tensor, whole in zip(op.outputs, wholes, strict=True):
+        emission.define(tensor, whole)
 
 
 def _holds(whole: Buffer, rows: int) -> bool:

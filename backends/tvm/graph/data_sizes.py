@@ -17,7 +17,6 @@ from onnx import TensorProto
 
 from ....ir.graph import Dimension, Node, Value, normalize_domain
 from ....ir.model import Model
-from ....ir.ops import Trait, with_trait
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.analysis import Admitted, SizeAnalysis
 from ....ir.symbolic.expressions import Atom, Size, datum
@@ -25,29 +24,9 @@ from ....ir.symbolic.facts import Contents, Shape
 from ....ir.symbolic.ranges import ANY, Range
 from ....ir.symbolic.registry import contents_rules
 from ....ir.symbolic.spatial import scales_at
-from .loop_sizes import LoopAnalysis, forget_results
-from .loops import LoopBody, stacks_rows
-from .prepare import Prepared
-
-COUNTED = with_trait(Trait.COUNTED)
-"""Operators whose kernels count their results."""
-
-TOLD = {
-    "ConstantOfShape": (0,),
-    "Expand": (1,),
-    "Loop": (0,),
-    "OneHot": (1,),
-    "Pad": (1,),
-    "Range": (0, 1),
-    "Reshape": (1,),
-    "Resize": (1, 2, 3),
-    "Slice": (1, 2),
-    "Split": (1,),
-    "Tile": (1,),
-    "TopK": (1,),
-    "Upsample": (1,),
-}
-"""Operands that tell operators the sizes of their results."""
+from .loop_sizes import Kept, LoopAnalysis, forget_results
+from .loops import LoopBody, is_branching, stacks_rows
+from .told import COUNTED, TOLD
 
 SCALED = ("Resize", "Upsample")
 """Operators that compute the sizes of their results of scales."""
@@ -92,7 +71,7 @@ class DataSizes(LoopAnalysis):
         admitted: Mapping[str, Admitted],
         roots: Mapping[Value, None],
         bounds: Mapping[str, Admitted],
-        kept: dict[Node, tuple[LoopBody, Prepared]] | None = None,
+        kept: Kept | None = None,
         declared: Mapping[Node, Sequence[Dimension]] | None = None,
     ) -> None:
         super().__init__(model, admitted, kept=kept)
@@ -123,6 +102,9 @@ class DataSizes(LoopAnalysis):
             if isinstance(size, int) and size == own[axis]:
                 return size
         return e.checked(self._datum("size", element), most)
+
+    def chosen(self, node: Node, place: int, name: str, most: Size | None) -> Size:
+        return e.checked(self._datum("size", Element(node, place, name)), most)
 
     def as_size(self, element: Size, most: Size | None = None) -> Size:
         return e.checked(element, most) if self._is_read(element) else super().as_size(element)
@@ -186,7 +168,7 @@ class DataSizes(LoopAnalysis):
         body: LoopBody,
         known: Mapping[str, Size],
         contents: Mapping[Value, Contents],
-        kept: dict[Node, tuple[LoopBody, Prepared]],
+        kept: Kept,
     ) -> DataSizes:
         roots: dict[Value, None] = {}
         while True:
@@ -216,9 +198,9 @@ class DataSizes(LoopAnalysis):
     def analyses(self) -> Iterator[DataSizes]:
         """This one and those of all bodies."""
         yield self
-        for loop in self.loops.values():
-            if isinstance(loop.analysis, DataSizes):
-                yield from loop.analysis.analyses()
+        for body in self.bodies():
+            if isinstance(body.analysis, DataSizes):
+                yield from body.analysis.analyses()
 
     def decides(self) -> bool:
         """Whether data decide any size, here or in bodies."""
@@ -292,13 +274,15 @@ def may_be_decided(model: Model, shapes: SizeAnalysis | None) -> bool:
     bodies hold is not looked into.
     """
     bodies = (graph for graph in model.graph.all_graphs() if graph is not model.graph)
-    if any(is_told(model, node) or is_counted(node) for body in bodies for node in body.nodes):
+    nodes = (node for body in bodies for node in body.nodes)
+    if any(is_told(model, n) or is_counted(n) or is_branching(n) for n in nodes):
         return True
     for node in model.graph.nodes:
         told = told_by(model, node)
         if any(value.is_input and model.constant(value) is None for value in told):
             return True
         is_one = (node.op_type in TOLD and _is_standard(node)) or is_counted(node)
+        is_one = is_one or is_branching(node)
         if is_one and not all(_is_known(v, shapes) for v in node.outputs):
             return True
     return False
@@ -323,7 +307,7 @@ def may_name_element(model: Model, name: str) -> bool:
     names = {name, whole} if index.isdecimal() else {name}
     found = [value for value in model.graph.values() if value.name in names]
     makers = {v.producer.op_type for v in found if v.producer is not None}
-    return bool(makers & {*COUNTED, *SCALED}) or any(v.dtype in _READ_TYPES for v in found)
+    return bool(makers & {*COUNTED, *SCALED, "If"}) or any(v.dtype in _READ_TYPES for v in found)
 
 
 def _first_result(node: Node) -> Value:

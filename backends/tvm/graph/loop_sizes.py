@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Mapping
 
 from ....ir.errors import UnsupportedError
-from ....ir.graph import Dimension, Node, Value, tensor_type
+from ....ir.graph import Dimension, Graph, Node, Value, tensor_type
 from ....ir.model import Model
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.analysis import Admitted, SizeAnalysis
@@ -20,7 +20,8 @@ from ....ir.symbolic.expressions import Atom, Expression, Size
 from ....ir.symbolic.facts import INTEGERS, Contents, Shape, is_size, unknown_elements
 from ....ir.symbolic.ranges import Range
 from .equal_sizes import Pair, required_equal
-from .loops import LoopBody, extract_body, is_loop, is_read
+from .loops import LoopBody, extract_body, extract_branch, is_branching, is_loop, is_read
+from .most import upper_bound
 from .prepare import Prepared, choose_branches, prepare_body
 
 _FOLLOWED = 16
@@ -32,8 +33,8 @@ _STEPS = itertools.count()
 
 @dataclasses.dataclass
 class OpenLoop:
-    """A loop with its body prepared and followed; `steps` is how many it makes, None where that
-    is no size, `tested` whether data may end it before."""
+    """A loop with its body prepared and followed, or a branch; `steps` is how many it makes, None
+    where that is no size, `tested` whether data may end it before."""
 
     body: LoopBody
     prepared: Prepared
@@ -42,8 +43,12 @@ class OpenLoop:
     tested: bool
 
 
+Kept = dict[Node | Graph, tuple[LoopBody, Prepared]]
+"""Bodies that were prepared before, of loops by the node, of branches by the graph."""
+
+
 class LoopAnalysis(SizeAnalysis):
-    """As `SizeAnalysis`, through the bodies of loops, too.
+    """As `SizeAnalysis`, through the bodies of loops, and through branches that a run chooses, too.
 
     `known` are sizes that names stand for, `contents` elements of inputs; `kept` are bodies that
     another analysis of the model prepared.
@@ -55,12 +60,13 @@ class LoopAnalysis(SizeAnalysis):
         admitted: Mapping[str, Admitted],
         known: Mapping[str, Size] | None = None,
         contents: Mapping[Value, Contents] | None = None,
-        kept: dict[Node, tuple[LoopBody, Prepared]] | None = None,
+        kept: Kept | None = None,
     ) -> None:
         super().__init__(model, admitted)
         self.take(known or {}, contents or {})
         self.kept = kept if kept is not None else {}
         self.loops: dict[Node, OpenLoop] = {}
+        self.branches: dict[Node, tuple[OpenLoop, OpenLoop]] = {}
         self.refused: dict[Node, str] = {}
         self.equal: list[Pair] = []
 
@@ -81,11 +87,22 @@ class LoopAnalysis(SizeAnalysis):
     def pairs(self) -> list[Pair]:
         """Sizes that have to be equal, here and in bodies."""
         found = [*required_equal(self), *self.equal]
-        for loop in self.loops.values():
+        for loop in self.bodies():
             found += loop.analysis.pairs()
         return found
 
+    def bodies(self) -> list[OpenLoop]:
+        """The bodies of loops and the branches that are followed here."""
+        branches = (branch for both in self.branches.values() for branch in both)
+        return [*self.loops.values(), *branches]
+
     def _visit(self, node: Node) -> None:
+        if is_branching(node) and node.graph is self.model.graph:
+            try:
+                self._visit_branches(node)
+            except UnsupportedError as error:
+                self.refused[node] = str(error)
+            return
         if not is_loop(node) or node.graph is not self.model.graph:
             super()._visit(node)
             return
@@ -117,6 +134,44 @@ class LoopAnalysis(SizeAnalysis):
             return steps
         return self.uncertain(e.maximum(steps, 0))
 
+    def _visit_branches(self, node: Node) -> None:
+        """Sizes of the results of an If: those of both branches, or one that a run reads of the
+        branch that it makes."""
+        yes, no = (self._follow_branch(node, name) for name in ("then_branch", "else_branch"))
+        where, place = f"node '{node.label}' (If)", 0
+        for index, result in enumerate(node.outputs):
+            values = [branch.body.model.graph.outputs[index] for branch in (yes, no)]
+            first, second = yes.analysis.shape(values[0]), no.analysis.shape(values[1])
+            if first is None or second is None:
+                raise UnsupportedError(
+                    f"{where}: a run decides it, and the rank of what a branch gives as result "
+                    f"{index} is unknown, or it is a sequence; --input-value fixes an input"
+                )
+            if len(first) != len(second):
+                raise UnsupportedError(
+                    f"{where}: a run decides it, and its branches give tensors of {len(first)} and "
+                    f"{len(second)} axes; --input-value fixes an input"
+                )
+            if values[0].dtype != values[1].dtype:
+                raise UnsupportedError(f"{where}: its branches give tensors of other types")
+            sizes: list[Size] = []
+            for axis, (a, b) in enumerate(zip(first, second, strict=True)):
+                if a == b and not yes.analysis.is_own(a) and not no.analysis.is_own(b):
+                    sizes.append(a)
+                    continue
+                bounds = [upper_bound(a), upper_bound(b)]
+                known = [bound for bound in bounds if bound is not None]
+                most = e.maximum(*known) if len(known) == len(bounds) else None
+                name = node.label if result is None else result.name
+                sizes.append(self.chosen(node, place + axis, f"{name}.{axis}", most))
+            place += len(sizes)
+            self._define(result, values[0].dtype, tuple(sizes))
+        self.branches[node] = yes, no
+
+    def chosen(self, node: Node, place: int, name: str, most: Size | None) -> Size:
+        """A size of a result of an If, at a place among those of all, at most so large."""
+        return self.unknown()
+
     def is_own(self, size: Size) -> bool:
         """Whether data of each run of the body that is analysed decide a size."""
         return False
@@ -126,7 +181,7 @@ class LoopAnalysis(SizeAnalysis):
         body: LoopBody,
         known: Mapping[str, Size],
         contents: Mapping[Value, Contents],
-        kept: dict[Node, tuple[LoopBody, Prepared]],
+        kept: Kept,
     ) -> LoopAnalysis:
         """The analysis of a body."""
         forget_results(body.model)
@@ -141,23 +196,39 @@ class LoopAnalysis(SizeAnalysis):
             value.set_tensor_type(dtype, None)
         self._take_shape(value, shape)
 
-    def _follow(self, node: Node) -> OpenLoop:
-        if node not in self.kept:
-            body = extract_body(self.model, node, self._named_shape)
-            self.kept[node] = body, prepare_body(body.model)
-        body, prepared = self.kept[node]
+    def _follow_branch(self, node: Node, name: str) -> OpenLoop:
+        graph: Graph = node.get(name)
+        if graph not in self.kept:
+            body = extract_branch(self.model, node, name, self._named_shape)
+            self.kept[graph] = body, prepare_body(body.model)
+        body, prepared = self.kept[graph]
+        inside = self._inside(body)
+        analysis = inside.analysis({})
+        while choose_branches(body.model, prepared.refused):
+            analysis = inside.analysis({})
+        return OpenLoop(body, prepared, analysis, None, False)
+
+    def _inside(self, body: LoopBody) -> _Inside:
+        """What is known of the inputs of a body."""
         known: dict[str, Size] = {}
         for inner, shape in zip(body.model.graph.inputs, self._shapes_inside(body), strict=True):
             pairs = zip(inner.shape or (), shape, strict=True)
             known.update((name, size) for name, size in pairs if isinstance(name, str))
         first = len(body.initial) + len(body.read)
         captured = zip(body.model.graph.inputs[first:], body.captured, strict=True)
-        inside = _Inside(
+        return _Inside(
             body,
             self.inside,
             known,
             {i: found for i, o in captured if (found := self.contents(o)) is not None},
         )
+
+    def _follow(self, node: Node) -> OpenLoop:
+        if node not in self.kept:
+            body = extract_body(self.model, node, self._named_shape)
+            self.kept[node] = body, prepare_body(body.model)
+        body, prepared = self.kept[node]
+        inside = self._inside(body)
         step = e.single(Atom(f"step({next(_STEPS)})", Range(0, None), "step"))
         moving = self._moving(inside, step)
         analysis = inside.analysis(moving)
@@ -252,7 +323,7 @@ class _Inside:
     analyse: Callable[..., LoopAnalysis]
     known: Mapping[str, Size]
     contents: Mapping[Value, Contents]
-    kept: dict[Node, tuple[LoopBody, Prepared]] = dataclasses.field(default_factory=dict)
+    kept: Kept = dataclasses.field(default_factory=dict)
 
     def analysis(self, more: Mapping[Value, Contents]) -> LoopAnalysis:
         """What follows from that, and from more of the states."""

@@ -1,4 +1,4 @@
-"""Loop and Scan whose number of steps only a run knows: the body as a model of its own.
+"""Loop, Scan and If that only a run decides: the body, or each branch, as a model of its own.
 
 A body reads states, which each step hands to the next, rows of sequences and values of the graph
 around it; it makes the next states, rows that are stacked and, of a Loop, whether to go on.
@@ -91,21 +91,51 @@ def is_read(value: Value) -> bool:
     return value.is_graph_output or bool(value.uses)
 
 
+def is_branching(node: Node) -> bool:
+    """Whether a run may make one of two branches of a node."""
+    return normalize_domain(node.domain) == "" and node.op_type == "If"
+
+
 def extract_body(model: Model, node: Node, shape_of: ShapeOf) -> LoopBody:
     """The body of a Loop or Scan of the main graph. Raises UnsupportedError for other forms."""
-    return (_loop if node.op_type == "Loop" else _scan)(_Extractor(model, node, shape_of))
+    work = _Extractor(model, node, shape_of)
+    return (_loop if node.op_type == "Loop" else _scan)(work)
+
+
+def extract_branch(model: Model, node: Node, name: str, shape_of: ShapeOf) -> LoopBody:
+    """A branch of an If of the main graph, by the attribute that it is: a body that is made once,
+    whose rows are the results."""
+    work = _Extractor(model, node, shape_of, name)
+    captured = work.captured()
+    work.copy()
+    for value in work.body.outputs:
+        work.output(value)
+    made = [StepRows(value, place, 0, False) for place, value in enumerate(node.outputs)]
+    return LoopBody(
+        node,
+        work.model,
+        [],
+        [],
+        [],
+        made,
+        captured,
+        None,
+        None,
+        proceeds=False,
+        counts=False,
+    )
 
 
 class _Extractor:
     """Copies the body of one node into a model."""
 
-    def __init__(self, model: Model, node: Node, shape_of: ShapeOf) -> None:
+    def __init__(self, model: Model, node: Node, shape_of: ShapeOf, name: str = "body") -> None:
         self.source, self.node, self.shape_of = model, node, shape_of
-        body = node.get("body")
+        body = node.get(name)
         if not isinstance(body, Graph):
             raise self.refuse("it has no body")
         self.body = body
-        self.graph = Graph(f"{node.label}/body")
+        self.graph = Graph(f"{node.label}/{name}")
         self.copier = Copier()
         extra = ModelProto()
         extra.CopyFrom(model.extra)
@@ -147,6 +177,8 @@ class _Extractor:
         """What the body reads of the graph around it; constants come along."""
         inner = {v for g in self.body.all_graphs() for v in g.values()}
         reads = [v for v in outer_reads(self.node) if v not in self.node.inputs]
+        if is_branching(self.node):
+            reads = [v for v in reads if _is_read(self.body, v)]
         reads += [v for v in self.node.inputs if v is not None and _is_read(self.body, v)]
         reads += [v for v in self.body.outputs if v not in inner]
         found = []

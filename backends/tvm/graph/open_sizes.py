@@ -24,19 +24,12 @@ from .data_sizes import (
     stated_sizes,
 )
 from .equal_sizes import EqualSizes, divided
-from .loop_sizes import LoopAnalysis, OpenLoop, forget_results
-from .loops import LoopBody
-from .prepare import Prepared
-
-MOST = 2**31 - 2**16
-"""Elements of a tensor with open sizes, and the largest size of an axis: kernels count in 32 bits,
-and round a little up."""
+from .loop_sizes import Kept, LoopAnalysis, OpenLoop, forget_results
+from .loops import is_branching
+from .most import MOST
 
 ANY_SIZE = Admitted(1, MOST, 1)
 """What is admitted of a size of which the user says nothing, and 0 where that is defined."""
-
-_Kept = dict[Node, tuple[LoopBody, Prepared]]
-"""Bodies of loops that were prepared before."""
 
 _ADMITTED = re.compile(r"(?P<low>\d+)(\.\.(?P<high>\d+)?)?(:(?P<step>\d+))?")
 
@@ -118,9 +111,14 @@ class OpenSizes:
         self._equal = EqualSizes(analysis.pairs(), order) if equal is None else equal
         self.required = self._equal.required
         self.loops, self.refused = analysis.loops, analysis.refused
+        self.branches = analysis.branches
+
+    def bodies(self) -> list[OpenLoop]:
+        """The bodies of loops, and branches, that are followed."""
+        return self._analysis.bodies()
 
     def inside(self, loop: OpenLoop) -> OpenSizes:
-        """Those of the body of a loop."""
+        """Those of the body of a loop, or of a branch."""
         return OpenSizes(loop.analysis, self._equal)
 
     def resolved_steps(self, loop: OpenLoop) -> Size | None:
@@ -157,7 +155,7 @@ def follow_sizes(
     data decide no size: the declared ones are meant. A size of which nothing is admitted may be
     0, too, where every operator that reads such a tensor makes one without elements of it.
     """
-    names, kept = name_open_sizes(model), _Kept()
+    names, kept = name_open_sizes(model), Kept()
     given = dict(admitted)
     found = _followed(model, names, given, kept, declared=declared)
     free = {_symbol(name): name for name in names if name not in admitted}
@@ -178,7 +176,7 @@ def _followed(
     model: Model,
     names: Sequence[str],
     admitted: Mapping[str, Admitted],
-    kept: _Kept,
+    kept: Kept,
     *,
     declared: bool,
 ) -> OpenSizes | None:
@@ -210,11 +208,11 @@ def _followed(
 def data_decide(model: Model, admitted: Mapping[str, Admitted]) -> bool:
     """Whether data decide sizes of a model (unchanged)."""
     nodes = [node for graph in model.graph.all_graphs() for node in graph.nodes]
-    if not any(is_told(model, node) or is_counted(node) for node in nodes):
+    if not any(is_told(model, n) or is_counted(n) or is_branching(n) for n in nodes):
         return False
     work = model.clone()
     bounded = _bounded(name_open_sizes(work), admitted)
-    kept, stated = _Kept(), stated_sizes(work)
+    kept, stated = Kept(), stated_sizes(work)
     shapes = _analysed(work, bounded, kept) if bounded else None
     if not may_be_decided(work, shapes):
         return False
@@ -232,7 +230,7 @@ def _decided(
     model: Model,
     bounded: Mapping[str, Admitted],
     others: Mapping[str, Admitted],
-    kept: _Kept,
+    kept: Kept,
     stated: Mapping[Node, Sequence[Dimension]],
 ) -> DataSizes:
     """Sizes with those that data decide; `others` are admitted of elements that a run reads."""
@@ -246,7 +244,7 @@ def _decided(
         roots = {**roots, **dict.fromkeys(new)}
 
 
-def _analysed(model: Model, admitted: Mapping[str, Admitted], kept: _Kept) -> LoopAnalysis:
+def _analysed(model: Model, admitted: Mapping[str, Admitted], kept: Kept) -> LoopAnalysis:
     analysis = LoopAnalysis(model, admitted, kept=kept)
     _run(analysis)
     return analysis
@@ -287,8 +285,8 @@ def _read_of_none(sizes: OpenSizes, symbols: set[Atom]) -> Iterator[Atom]:
                 yield from _those(atom.operands[1:], symbols)
         if node is not None and node.op_type not in ("Concat", "Slice"):
             yield from _those(sizes_of_none(sizes, node), symbols)
-    for loop in sizes.loops.values():
-        yield from _read_of_none(sizes.inside(loop), symbols)
+    for body in sizes.bodies():
+        yield from _read_of_none(sizes.inside(body), symbols)
 
 
 _DIVISIONS = ("div", "floor", "mod")
@@ -305,9 +303,9 @@ def _told_apart(before: OpenSizes, after: OpenSizes, symbols: set[Atom]) -> Iter
             read = node.inputs if node is not None else ()
             operands = (size for v in read for size in _followed_of(before, v))
             yield from found or _those(operands, symbols)
-    for node, loop in before.loops.items():
-        if node in after.loops:
-            yield from _told_apart(before.inside(loop), after.inside(after.loops[node]), symbols)
+    for own, other in zip(before.bodies(), after.bodies(), strict=True):
+        if own.body is other.body:
+            yield from _told_apart(before.inside(own), after.inside(other), symbols)
 
 
 def _values(sizes: OpenSizes) -> Iterator[tuple[Value, Node | None]]:

@@ -15,6 +15,10 @@ from ....ir.model import Model
 from ....ir.stand_ins import REQUIRE
 from ....ir.tensor import Array, Tensor
 from ....passes.simplify.evaluate import evaluate
+from .told import COUNTED, TOLD
+
+SIZES = ("Shape", "Size")
+"""Operators that tell sizes of what they read, and nothing else."""
 
 NODE_LIMIT = 50_000
 """Nodes that one loop may become; one of more stays."""
@@ -448,6 +452,8 @@ def _select(model: Model, node: Node) -> list[Node] | None:
     """
     condition = node.input(0)
     branches = (node.get("then_branch"), node.get("else_branch"))
+    if any(_decides_sizes(model, inner) for branch in branches for inner in branch.all_nodes()):
+        return None  # it is made by runs alone that take its branch
     for index, result in enumerate(node.outputs):
         sides = [b.outputs[index] for b in branches]
         if result is None:
@@ -479,6 +485,37 @@ def _select(model: Model, node: Node) -> list[Node] | None:
         if result is not None:
             made.append(Node("Where", [condition, yes, no], [result]))
     return made
+
+
+def _decides_sizes(model: Model, node: Node) -> bool:
+    """Whether the data that a node reads decide sizes: how many results it has, or what an operand
+    tells it that follows from no sizes."""
+    if normalize_domain(node.domain):
+        return False
+    told = (node.input(place) for place in TOLD.get(node.op_type, ()))
+    if any(v is not None and not _follows_from_sizes(model, v) for v in told):
+        return not all(_is_known(v) for v in node.outputs if v is not None)
+    return node.op_type in COUNTED
+
+
+def _is_known(value: Value) -> bool:
+    return value.shape is not None and all(isinstance(size, int) for size in value.shape)
+
+
+def _follows_from_sizes(model: Model, value: Value) -> bool:
+    """Whether a value is computed of nothing but constants and sizes."""
+    seen, left = {value}, [value]
+    while left:
+        each = left.pop()
+        node = each.producer
+        if model.constant(each) is not None or (node is not None and node.op_type in SIZES):
+            continue
+        if node is None or node.subgraphs():
+            return False
+        read = {v for v in node.inputs if v is not None} - seen
+        seen |= read
+        left += read
+    return True
 
 
 def _taken(work: Unroller, condition: Value | None, first: bool) -> Value:

@@ -21,7 +21,7 @@ from ..errors import UnsupportedNodesError
 from ..functions.tables import use_tables
 from ..graph import sequences
 from ..graph.expand import RequiredRange
-from ..graph.loops import LoopBody, is_loop
+from ..graph.loops import LoopBody, is_branching, is_loop
 from ..graph.open_sizes import OpenSizes, follow_sizes
 from ..graph.prepare import Prepared, choose_branches, prepare
 from ..plan.caches import hold_caches
@@ -45,6 +45,7 @@ from . import (
     rows,
     shapes,
 )
+from .branches import lower_branches
 from .context import Constant, Lowering, Stored
 from .loop import lower_loop
 from .loops import RULES as LOOPS
@@ -93,8 +94,6 @@ OPEN_RULES = frozenset(
 
 NOT_LOWERED = {
     "Constant": "constants are folded before",
-    "If": "a run decides it, and its branches give tensors of other shapes, or sequences of other "
-    "lengths; --input-value fixes an input",
     **dict.fromkeys(
         sequences.RULES.keys() - {"If", "Identity"},
         "which tensors its sequence or optional holds is known only at run time",
@@ -254,6 +253,9 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
         return
     if is_loop(node):
         _apply(lower_loop, lowering, node, lowering, node, _lower_body)
+        return
+    if is_branching(node):
+        _apply(lower_branches, lowering, node, lowering, node, _lower_body)
         return
     name = key(node.op_type, node.domain)
     if lowering.is_open(node) and _apply(known_contents, lowering, node, lowering, node):

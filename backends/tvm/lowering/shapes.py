@@ -9,11 +9,11 @@ from ....ir.graph import Node, Value
 from ....ir.ops import Trait, with_trait
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Size
+from ..graph.most import is_decided
 from ..plan.operations import ConcatOp, ElementwiseOp, ReshapeOp
 from ..plan.programs import Program, dequantize, quantize, simplify
 from ..plan.sizes import (
     OpenSizeError,
-    is_decided,
     is_open,
     place_of,
     size_of,

@@ -10,10 +10,10 @@ from __future__ import annotations
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Atom
 from ....ir.symbolic.ranges import Range
-from ..graph.open_sizes import MOST
+from ..graph.most import MOST, is_decided
 from .operations import AppendOp, ConcatOp, ElementwiseOp, GrowingCache, Plan
 from .programs import Program
-from .sizes import is_decided, is_open, size_of, stand_in, stand_in_of_axis
+from .sizes import is_open, size_of, stand_in, stand_in_of_axis
 from .strides import row_major
 from .tensors import Operation, PlanTensor, View
 

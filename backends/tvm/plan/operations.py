@@ -332,6 +332,19 @@ class LoopOp(Operation):
 
 
 @dataclasses.dataclass(eq=False)
+class BranchOp(Operation):
+    """One of two plans, the first where a truth value holds. Outputs are copies of what that has;
+    `captured` lead from tensors around it to the inputs of each that stand for them."""
+
+    condition: PlanTensor
+    plans: tuple[Plan, Plan]
+    captured: tuple[list[tuple[PlanTensor, PlanTensor]], list[tuple[PlanTensor, PlanTensor]]]
+
+    def reads(self) -> list[PlanTensor]:
+        return [self.condition, *(outer for pairs in self.captured for outer, _ in pairs)]
+
+
+@dataclasses.dataclass(eq=False)
 class ReadSizesOp(Operation):
     """Elements of a tensor, as numbers that sizes of later operations follow from."""
 

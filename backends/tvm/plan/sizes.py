@@ -21,7 +21,7 @@ from ....ir.errors import UnsupportedError
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Atom, Expression, Size, atoms
 from ....ir.symbolic.ranges import Range
-from ..graph.open_sizes import MOST
+from ..graph.most import MOST, is_decided, upper_bound
 from .numeric import Numeric
 
 ROOM = ("spare", "held")
@@ -305,11 +305,6 @@ def is_computable(atom: Atom) -> bool:
     return atom.op in COMPUTED or (atom.op in DECIDED and is_decided(e.single(atom)))
 
 
-def is_decided(size: Size) -> bool:
-    """Whether data decide a size: no run knows it before it computes."""
-    return not isinstance(size, int) and e.mentions(size, "data")
-
-
 def may_be_none(size: Size) -> bool:
     """Whether a run may find that a size is 0, which plans take for 1 or more: data decide it, or
     it follows from one of an input of which 0 is admitted."""
@@ -354,7 +349,7 @@ def most_of(size: Size, equal: Sequence[tuple[int, int]] = ()) -> Size | None:
     nothing says. `equal` are sizes that are so in every run."""
     if isinstance(size, int) or not is_decided(size):
         return size
-    found = [_most_of_sum(size)]
+    found = [upper_bound(size)]
     for pair in equal:
         for a, b in (pair, pair[::-1]):
             times = e.divide_exactly(expanded(size), expanded(size_of(a)))
@@ -362,43 +357,6 @@ def most_of(size: Size, equal: Sequence[tuple[int, int]] = ()) -> Size | None:
                 found.append(e.multiply(size_of(b), times))
     known = [most for most in found if most is not None]
     return functools.reduce(e.minimum, known) if known else None
-
-
-def _most_of_sum(size: Expression) -> Size | None:
-    parts: list[Size] = []
-    for monomial, factor in size.terms.items():
-        if not is_decided(Expression({monomial: factor})):
-            parts.append(Expression({monomial: factor}) if monomial else factor)
-            continue
-        if any(atom.range.low is None or atom.range.low < 0 for atom in monomial):
-            return None
-        if factor > 0:
-            most = [_most_of_atom(atom) for atom in monomial]
-            known = [m for m in most if m is not None]
-            if len(known) < len(most):
-                return None
-            parts.append(e.multiply(factor, *known))
-    return e.add(*parts)
-
-
-def _most_of_atom(atom: Atom) -> Size | None:
-    size = e.single(atom)
-    if not is_decided(size):
-        return size
-    bounds: list[Size | None] = []
-    if atom.op in ("dim", "checked", "min"):
-        bounds = [most_of(operand) for operand in atom.operands]
-    elif atom.op == "max":
-        each = [most_of(operand) for operand in atom.operands]
-        known = [most for most in each if most is not None]
-        bounds = [functools.reduce(e.maximum, known)] if len(known) == len(each) else []
-    elif atom.op == "floor" and isinstance(atom.operands[1], int) and atom.operands[1] > 0:
-        most = most_of(atom.operands[0])
-        bounds = [] if most is None else [e.floor_divide(most, atom.operands[1])]
-    found = [bound for bound in bounds if bound is not None]
-    if atom.range.high is not None and atom.range.high < MOST:
-        found.append(atom.range.high)
-    return functools.reduce(e.minimum, found) if found else None
 
 
 def is_bounded(symbol: Atom) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 
 from ....ir.tensor import Array
 from .operations import (
+    BranchOp,
     ElementwiseOp,
     Fused,
     LoopOp,
@@ -99,6 +100,8 @@ class _Printer:
     def operation(self, op: Operation, operators: Mapping[str, str]) -> list[str]:
         if isinstance(op, LoopOp):
             return self.loop(op)
+        if isinstance(op, BranchOp):
+            return self.branches(op)
         kind = type(op).__name__.removesuffix("Op").lower()
         read = ", ".join(self.reads(op))
         results = ", ".join(self.declare(t) for t in op.outputs)
@@ -135,6 +138,18 @@ class _Printer:
         if op.proceeds is not None:
             inner.append(f"while {self.tensor(op.proceeds[1])}")
         return [*lines, *(f"    {line}" for line in inner)]
+
+    def branches(self, op: BranchOp) -> list[str]:
+        """Both branches further in, with what they give."""
+        results = ", ".join(self.declare(t) for t in op.outputs)
+        lines = [f"{results} = if {self.tensor(op.condition)}  ; {op.label}"]
+        for word, plan, captured in zip(("then", "else"), op.plans, op.captured, strict=True):
+            inner = [f"from outside {self.declare(i)} = {self.tensor(o)}" for o, i in captured]
+            for operation in plan.operations:
+                inner += self.operation(operation, plan.operators)
+            inner.append(f"give {', '.join(self.tensor(t) for _, t in plan.outputs)}")
+            lines += [word, *(f"    {line}" for line in inner)]
+        return lines
 
     def _row(self, row: Row) -> str:
         return f"{self.tensor(row.whole)}{' backward' if row.backward else ''}"

@@ -18,7 +18,8 @@ from secateur.backends.tvm.artifact import size_code
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.faults import Fault
-from secateur.backends.tvm.graph.open_sizes import MOST, read_admitted
+from secateur.backends.tvm.graph.most import MOST
+from secateur.backends.tvm.graph.open_sizes import read_admitted
 from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError, UnsupportedError

@@ -18,8 +18,8 @@ from .....ir.graph import normalize_domain
 from .....ir.model import Model
 from ...errors import UnsupportedNodesError
 from ...faults import Fault
-from ...graph.data_sizes import TOLD
 from ...graph.loops import has_declared_rows
+from ...graph.told import TOLD
 from ...plan.operations import LoopsOp
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr, PrimFunc

@@ -10,9 +10,9 @@ import numpy as np
 from tvm import tirx
 
 from ...faults import Fault
-from ...graph.open_sizes import MOST
+from ...graph.most import MOST, is_decided
 from ...plan.sampling import Axis, Sampling, cubic, fitted_scale, is_old
-from ...plan.sizes import is_decided, is_open, may_be_equal, size_of
+from ...plan.sizes import is_open, may_be_equal, size_of
 from ...plan.tensors import PlanTensor
 from ...tensorir.builder import KernelBuilder, as_int
 from ...tensorir.types import Computed, Expr

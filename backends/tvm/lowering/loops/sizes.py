@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from .....ir.graph import Node
 from .....ir.symbolic import expressions as e
+from ...graph.most import is_decided
 from ...plan.operations import LoopsOp
-from ...plan.sizes import is_decided, size_of, stand_in
+from ...plan.sizes import size_of, stand_in
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import PrimFunc
 from ..context import Lowering, Stored
@@ -28,7 +29,7 @@ def known_contents(lowering: Lowering, node: Node) -> bool:
         assert elements is not None
         tensor = lowering.tensor(value)
         numbers = tuple(elements.reshape(-1).tolist())
-        build = functools.partial(_store, numbers, tensor.dtype)
+        build = functools.partial(store_sizes, numbers, tensor.dtype)
         key = ("sizes", tensor.dtype, numbers)
         lowering.add(LoopsOp(node.label, [tensor], [], build, key))
         lowering.items[value] = Stored(tensor)
@@ -56,7 +57,7 @@ def require_told(lowering: Lowering, node: Node) -> None:
             lowering.require_equal(stand_in(other), found)
 
 
-def _store(numbers: Sequence[int], dtype: str) -> PrimFunc:
+def store_sizes(numbers: Sequence[int], dtype: str) -> PrimFunc:
     """A kernel that writes sizes to memory."""
     k = KernelBuilder()
     y = Array(k, "Y", (len(numbers),), dtype)
