@@ -155,7 +155,8 @@ def run_steps(
 
     Before the first call that needs it the rows of a cache are brought there, after `START(index)`.
     Around the calls of a loop is one of C, before whose first call stands `START(index)`; that call
-    is a line `CALL(index, call)`.
+    is a line `CALL(index, call)`. Calls of a branch look at its condition, since one that is made
+    alone doesn't come from there.
 
     They refer to `inputs`, `outputs`, `constants`, `memory`, `scratch`, `fault` and `context`, to
     `step_variables`, and where a run places buffers, to `buffers` and `at` instead of `memory`.
@@ -178,22 +179,27 @@ def run_steps(
         made = _call(call.kernel, signatures[call.kernel], pointers, numbers)
         begun = [loop for loop in reversed(schedule.loops) if loop.first == index]
         guard = sizes.guards[index] if sizes is not None and sizes.guards else None
-        around = [loop.step.key for loop in schedule.loops if loop.first < index < loop.last]
-        steps += read_lines(index, memory, sizes, [*around, *[None] * (index > 0)])
+        around = [loop for loop in schedule.loops if loop.first < index < loop.last]
+        left = _left(around, pointer)
+        keys = [*(loop.step.key for loop in around), *[None] * (index > 0)]
+        read = read_lines(index, memory, sizes, keys)
+        steps += [*left, *read] if read else []
         kept = keep_lines(index, memory, sizes)
-        steps += [f"    START({index})"] if begun or kept or guard is not None else []
-        steps += kept
+        is_apart = begun or kept or left or guard is not None
+        steps += [f"    START({index})"] if is_apart else []
+        steps += [*left, *kept]
         for loop in begun:
             steps.append(_for(loop, pointer, code))
             steps += read_lines(index, memory, sizes, [loop.step.key])
         if guard is None:
-            steps.append(f"    {'CALL' if begun or kept else 'STEP'}({index}, {made})")
+            steps.append(f"    {'CALL' if is_apart else 'STEP'}({index}, {made})")
         else:
             rest = f"{guard.left_out}, {guard.refused}, {guard.check}, {made}"
             steps.append(f"    GUARDED({index}, {rest})")
         for loop in schedule.loops:
             if loop.last == index + 1:
-                steps += read_lines(index + 1, memory, sizes, [loop.step.key])
+                read = read_lines(index + 1, memory, sizes, [loop.step.key])
+                steps += [*_left([loop, *around], pointer), *read] if read else []
                 steps += _end(loop, index, pointer)
     if schedule.calls:
         steps += read_lines(len(schedule.calls), memory, sizes, [None])
@@ -216,9 +222,21 @@ def _for(loop: CallLoop, pointer: Callable[[Buffer], str], code: Callable[[Size]
     if loop.limit is not None:
         conditions.append(f"{step} < *(const long long *)({pointer(loop.limit)})")
     if loop.proceed is not None:
-        sign = "!" * loop.unless
-        conditions.append(f"{sign}*(const unsigned char *)({pointer(loop.proceed)})")
+        conditions.append(_is_made(loop, pointer(loop.proceed)))
     return f"    for ({step} = 0; {' && '.join(conditions)}; {step}++) {{"
+
+
+def _is_made(loop: CallLoop, proceed: str) -> str:
+    return f"{'!' if loop.unless else ''}*(const unsigned char *)({proceed})"
+
+
+def _left(loops: Sequence[CallLoop], pointer: Callable[[Buffer], str]) -> list[str]:
+    """Lines that leave loops that are branches which this run doesn't make."""
+    return [
+        f"    if (!({_is_made(loop, pointer(loop.proceed))})) break;"
+        for loop in loops
+        if loop.unless is not None and loop.proceed is not None
+    ]
 
 
 def _end(loop: CallLoop, index: int, pointer: Callable[[Buffer], str]) -> list[str]:

@@ -111,7 +111,7 @@ def open_source(
     inputs = sizes.shapes.inputs
     capacity = f"given[{sum(map(len, inputs))}]" if sizes.shapes.caches else "0"
     return _SOURCE.format(
-        **_decided_parts(memory, sizes, capacity),
+        **_decided_parts(schedule, memory, sizes, capacity),
         capacity=capacity,
         **level_fields(level),
         declarations=declarations(signatures),
@@ -130,7 +130,9 @@ def open_source(
     )
 
 
-def _decided_parts(memory: OpenMemory, sizes: Sizes, capacity: str) -> dict[str, str]:
+def _decided_parts(
+    schedule: Schedule, memory: OpenMemory, sizes: Sizes, capacity: str
+) -> dict[str, str]:
     """What the source has where data decide sizes. The numbers that a run reads lie in the arena,
     where one of later calls finds those of earlier ones."""
     reads, atoms = sizes.shapes.reads, max(1, len(sizes.atoms))
@@ -143,12 +145,14 @@ def _decided_parts(memory: OpenMemory, sizes: Sizes, capacity: str) -> dict[str,
         }
     lines = read_lines(0, memory, sizes, [None])
     for place, read in enumerate(reads):
-        if read.step is not None:  # perhaps no round has read it
-            least = max(read.atom.range.low or 0, 0)
-            lines.append(f"    if (first == 0) kept[{place}] = {least};")
-            lines.append(f"    if (first > {read.call}) {{ READ({place}, kept[{place}]) }}")
-        elif read.call > 0:
-            lines.append(f"    if (first >= {read.call}) {{ READ({place}, kept[{place}]) }}")
+        if read.step is not None:  # perhaps no round reads it
+            lines.append(f"    if (first == 0) kept[{place}] = {max(read.atom.range.low or 0, 0)};")
+        begins = any(
+            read.call == each.first for each in schedule.loops if each.step.key == read.step
+        )
+        after = f"first {'>' if begins else '>='} {read.call}"
+        if read.call > 0 or begins:
+            lines.append(f"    if ({after}) {{ READ({place}, kept[{place}]) }}")
     return {
         "guarded": GUARDED + _READ,
         "found": ", secateur_size *found",

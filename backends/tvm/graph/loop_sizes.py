@@ -123,7 +123,13 @@ class LoopAnalysis(SizeAnalysis):
         for rows in body.made:
             output = body.model.graph.outputs[rows.place]
             shape = inner.shape(output)
-            if count is None or shape is None or any(map(inner.is_own, shape)):
+            if shape is not None and any(map(inner.is_own, shape)):
+                self.refused[node] = (
+                    f"node '{node.label}' ({node.op_type}): data of each step decide the size of a "
+                    f"row of result {rows.place - len(body.initial) + len(body.results)}"
+                )
+                return
+            if count is None or shape is None:
                 continue
             axis = rows.axis + len(shape) + 1 if rows.axis < 0 else rows.axis
             self._define(rows.whole, output.dtype, (*shape[:axis], count, *shape[axis:]))
@@ -144,8 +150,8 @@ class LoopAnalysis(SizeAnalysis):
             first, second = yes.analysis.shape(values[0]), no.analysis.shape(values[1])
             if first is None or second is None:
                 raise UnsupportedError(
-                    f"{where}: a run decides it, and the rank of what a branch gives as result "
-                    f"{index} is unknown, or it is a sequence; --input-value fixes an input"
+                    f"{where}: a run decides it, and its branches give sequences, or tensors of "
+                    "unknown rank; --input-value fixes an input"
                 )
             if len(first) != len(second):
                 raise UnsupportedError(

@@ -28,8 +28,8 @@ def lower_branches(lowering: Lowering, node: Node, lower_body: LowerBody) -> Non
         found = sizes.refused.get(node) if sizes is not None else None
         raise UnsupportedError(
             found
-            or f"node '{node.label}' (If): a run decides it, and nothing tells the shapes of what "
-            "its branches give; --input-value fixes an input"
+            or f"node '{node.label}' (If): a run decides it, and its branches give sequences, or "
+            "tensors whose shapes nothing tells; --input-value fixes an input"
         )
     condition = node.input(0)
     assert condition is not None

@@ -38,7 +38,7 @@ class _LoopLowering:
         self.steps: int | None = None
         self.tested = True
         loops, refused = lowering.static_loops() if sizes is None else (sizes.loops, sizes.refused)
-        if node not in loops:
+        if node in refused or node not in loops:
             raise UnsupportedError(refused.get(node) or self.text("it isn't followed"))
         loop = loops[node]
         self.body = loop.body

@@ -65,8 +65,8 @@ class CallLoop:
 
     `step` is the number of the round, from 0 up, in offsets of what the calls read and write;
     there are as many as `steps` says, a size, or the number that `limit` holds, an int64. Where
-    there is a buffer `proceed`, its first byte says before each round whether it is made, or
-    `unless` it is set.
+    there is a buffer `proceed`, its first byte says before each round whether it is made. Of a
+    branch, which is one round, `unless` says whether it is made where that byte is 0.
     """
 
     first: int
@@ -75,7 +75,7 @@ class CallLoop:
     steps: int | None
     limit: Buffer | None = None
     proceed: Buffer | None = None
-    unless: bool = False
+    unless: bool | None = None
 
     def buffers(self) -> list[Buffer]:
         """What a run looks at before each round."""

@@ -36,6 +36,8 @@ CONSTANTS = {
     "last_axis": np.int64([1]),
     "order": np.int64([3, 1, 0, 0]),
     "flat": np.int64([-1]),
+    "zeros": np.int64([0]),
+    "width": np.int64([WIDTH]),
     "nothing": np.float32(0),
     "little": np.float32(0.01),
     "most": np.float32(0.9),
@@ -72,6 +74,7 @@ class RandomLoops:
         pool = list(pool)
         for _ in range(count):
             kinds = [self.combined, self.changed, self.moved, self.product, self.branch]
+            kinds += [self.selected, self.lengths, self.largest]
             loops = [] if nested else [self.inner_scan, self.inner_loop]
             kind = self.random.choice([*kinds, *loops])
             kind(nodes, pool)
@@ -114,6 +117,50 @@ class RandomLoops:
             sides[side] = helper.make_graph(inner, side, [], [floats(result)])
         condition = self.add(nodes, "Less", [total, "nothing"])
         pool.append(self.add(nodes, "If", [condition], **sides))
+
+    def selected(self, nodes: list[onnx.NodeProto], pool: list[str]) -> None:
+        """As many elements as the data lead to, and what is computed of them."""
+        a = self.random.choice(pool)
+        flat = self.add(nodes, "Reshape", [a, "flat"])
+        kept = self.add(nodes, "Greater", [flat, "nothing"])
+        if self.random.random() < 0.5:
+            found = self.add(nodes, "Compress", [flat, kept])
+        else:
+            places = self.add(nodes, "NonZero", [kept])
+            found = self.add(nodes, "Gather", [flat, self.add(nodes, "Squeeze", [places, "zeros"])])
+        total = self.add(nodes, "ReduceSum", [self.add(nodes, "Tanh", [found]), "zeros"])
+        pool.append(self.add(nodes, "Tanh", [self.add(nodes, "Add", [a, total])]))
+
+    def lengths(self, nodes: list[onnx.NodeProto], pool: list[str]) -> None:
+        """Branches that give other numbers of rows."""
+        a, b = self.random.choice(pool), self.random.choice(pool)
+        total = self.add(nodes, "ReduceSum", [b], keepdims=0)
+        twice: list[onnx.NodeProto] = []
+        both = self.add(twice, "Concat", [a, b], axis=0)
+        once: list[onnx.NodeProto] = []
+        if self.random.random() < 0.5:
+            some = self.add(once, "Identity", [a])
+        else:
+            row = self.add(once, "ReduceMax", [b], axes=[1], keepdims=0)
+            which = self.add(once, "Greater", [row, "nothing"])
+            some = self.add(once, "Compress", [a, which], axis=0)
+        sides = {
+            "then_branch": helper.make_graph(twice, "twice", [], [floats(both)]),
+            "else_branch": helper.make_graph(once, "once", [], [floats(some)]),
+        }
+        condition = self.add(nodes, "Less", [total, "nothing"])
+        chosen = self.add(nodes, "If", [condition], **sides)
+        row = self.add(nodes, "ReduceSum", [chosen, "zeros"], keepdims=1)
+        pool.append(self.add(nodes, "Tanh", [self.add(nodes, "Add", [a, row])]))
+
+    def largest(self, nodes: list[onnx.NodeProto], pool: list[str]) -> None:
+        """As many of each row as an input says."""
+        a = self.random.choice(pool)
+        count = self.add(nodes, "Min", [self.add(nodes, "Reshape", ["k", "flat"]), "width"])
+        values, places = self.name(), self.name()
+        nodes.append(helper.make_node("TopK", [a, count], [values, places], axis=1))
+        total = self.add(nodes, "ReduceSum", [values, "last_axis"], keepdims=1)
+        pool.append(self.add(nodes, "Tanh", [self.add(nodes, "Sub", [a, total])]))
 
     def inner_scan(self, nodes: list[onnx.NodeProto], pool: list[str]) -> None:
         state, row = self.name(), self.name()

@@ -326,9 +326,9 @@ REFUSED = {
     "an operator without a lowering": (
         "(float[n, 3] x, float[3] h) => (float[3] y)",
         """y = Scan <num_scan_inputs = 1, body = step (float[3] s, float[3] row) => (float[3] t)
-        { i = NonZero(row) j = Cast <to = 1> (i) k = ReduceSum <keepdims = 0> (j) t = Add(s, k) }>
+        { w = Cast <to = 8> (row) i = StringConcat(w, w) j = Cast <to = 1> (i) t = Add(s, j) }>
         (h, x)""",
-        "in its body: node 'i'",
+        "in its body: node 'w'",
     ),
 }
 
