@@ -218,7 +218,7 @@ class Sizes:
         yield self._check("bad", SizeCheck("a size would be too large"))
 
     def _equal(self, a: int, b: int) -> str:
-        text = f"{size_of(a)} and {size_of(b)} must be equal"
+        text = f"{expanded(size_of(a))} and {expanded(size_of(b))} must be equal"
         return self._check(f"{self.code(size_of(a))} != {self.code(size_of(b))}", SizeCheck(text))
 
     def guard(self, call: KernelCall, results: AbstractSet[Buffer]) -> Guard | None:
@@ -284,14 +284,14 @@ class Sizes:
             for axis, dim in enumerate(shape):
                 size = size_of(dim)
                 given = f"given[{self._position(position, axis)}]"
-                check = SizeCheck(f"must be {size}", position, axis)
+                check = SizeCheck(f"must be {expanded(size)}", position, axis)
                 yield self._check(f"{given} != {self.code(size)}", check)
         for a, b in self.shapes.equal:
             if self.read_after(size_of(a)) < 0 and self.read_after(size_of(b)) < 0:
                 yield self._equal(a, b)
         for elements in self.shapes.elements:
             size = self._most_of(elements)
-            text = f"a tensor would have {size} elements, more than {MOST}"
+            text = f"a tensor would have {expanded(size)} elements, more than {MOST}"
             yield self._check(f"{self.code(size)} > {MOST}", SizeCheck(text))
         yield self._check("bad", SizeCheck("a size would be too large"))
 
