@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from secateur.ir.model import Model
+from secateur.ir.ops.recurrent import GATES
 from secateur.models import zoo
 from secateur.passes.base import Context, Pass, PassResult
 from secateur.passes.manager import PassManager
@@ -25,7 +26,7 @@ from secateur.passes.prune import PruneChannels, Recover, RotateStreams
 from secateur.passes.prune.importance import CRITERIA
 from secateur.passes.prune.masking import PruningRecord
 from secateur.passes.sizes import infer_sizes
-from tests.passes import recurrent_models, test_recovery_bodies, test_rotation
+from tests.passes import test_recovery_bodies, test_rotation
 from tests.passes.nets import Net, redundant
 from tests.passes.test_budgets import mlp, stairs
 
@@ -122,6 +123,22 @@ def shared() -> Model:
     return net.model(["n", 8], net.add("MatMul", both, net.constant(np.ones((32, 3)))))
 
 
+def recurrent(kind: str) -> Model:
+    """A layer of 14 units in both directions, whose steps are read by another."""
+    net = Net(6)
+    rows = GATES[kind] * 14
+    weights = [
+        net.constant(net.random.standard_normal(shape) / 3)
+        for shape in ((2, rows, 5), (2, rows, 14), (2, 2 * rows))
+    ]
+    turned = net.add("Transpose", "x", perm=[1, 0, 2])
+    units = net.add(kind, turned, *weights, hidden_size=14, direction="bidirectional")
+    summed = net.add("ReduceSum", units, net.axes([1]), keepdims=0)
+    head = net.constant(net.random.standard_normal((14, 3)))
+    result = net.add("Transpose", net.add("MatMul", summed, head), perm=[1, 0, 2])
+    return net.model(["n", 6, 5], result)
+
+
 def cases() -> dict[str, Case]:
     layers = functools.partial(mlp, 6, 40, 20, 3)
     found = {
@@ -187,12 +204,15 @@ def cases() -> dict[str, Case]:
         [RotateStreams(), PruneChannels(macs=0.7), Recover(refine=False)],
         normal(32, 6, 5),
     )
-    for kind in ("LSTM", "GRU"):
+    for kind in GATES:
         found[kind] = Case(
-            functools.partial(recurrent_models.recurrent_model, kind, "bidirectional"),
-            [PruneChannels(ratio=0.3), Recover(refine=False)],
-            recurrent_models.samples_of,
+            functools.partial(recurrent, kind),
+            [PruneChannels(macs=0.6), Recover(refine=False)],
+            normal(48, 6, 5),
         )
+    found["nothing asked for"] = Case(
+        images, [PruneChannels(macs=1.0), Recover()], normal(64, 3, 8, 8)
+    )
     for kind in test_recovery_bodies.CASES:
         found[f"body of {kind}"] = Case(
             functools.partial(test_recovery_bodies.built, kind, biased=True),
@@ -234,7 +254,8 @@ def lines_of_result(result: PassResult) -> Iterator[str]:
     record = result.artifacts.get("selection")
     if isinstance(record, PruningRecord):
         yield from kept_lines(record)
-    for name in ("align", "macs_after", "parameters_after", "latency", "tied"):
+    yield f"changed {result.changed}"
+    for name in ("align", "macs_after", "parameters_after", "latency", "tied", "streams"):
         if statistics.get(name):
             yield f"{name} {statistics[name]}"
     for trial in statistics.get("candidates", ()):
