@@ -120,7 +120,7 @@ def _winograd(emission: Emission, op: ConvolutionOp, x: Buffer, layout: Blocked)
     y = emission.layouts[op.output]
     operands, arguments = emission.operands(op, y, y.padded_channels)
     fresh = op.output in emission.choices.fresh
-    by = transforms(op.input.dtype, op.weights if fresh else None)
+    by = transforms(op.input.dtype, emission.target, op.weights if fresh else None)
     kernel = winograd.Winograd(layout, y, op.geometry, op.program, operands, op.groups, fresh, by)
     parallel = emission.is_parallel(op)
     emission.produce(

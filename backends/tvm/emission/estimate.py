@@ -140,7 +140,7 @@ class Estimator:
             self.choices, fresh=frozenset({resized.output} if fresh else ())
         )
         if choices.by_winograd(resized):
-            by = transforms(op.input.dtype)
+            by = transforms(op.input.dtype, self.target)
             kernel = winograd.Winograd(x, y, op.geometry, op.program, (), groups, fresh, by)
             return "winograd", winograd.estimate(kernel, self.target)
         pads = op.geometry.margins

@@ -157,14 +157,15 @@ def build(
     name: str,
     target: str = "native",
     sizes: tuple[str, ...] = (),
+    copies: float = math.inf,
     **options: Any,
 ) -> Path:
-    """Compile a library into `folder`, with all copies of weights that are worth it."""
+    """Compile a library into `folder`, by default with all copies of weights that are worth it."""
     folder.mkdir(exist_ok=True)
     machine = parse_target(target)
     library = LibraryOptions(name, shared=machine.links, **options)
     admitted = read_admitted(sizes)
-    compile_library(from_proto(model), machine, folder, library, sizes=admitted, copies=math.inf)
+    compile_library(from_proto(model), machine, folder, library, sizes=admitted, copies=copies)
     return folder
 
 

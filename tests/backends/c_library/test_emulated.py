@@ -5,6 +5,7 @@ Needs Debian's packages qemu-user and gcc for each machine.
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 
 from ..tvm.graphs import feeds
+from ..tvm.test_winograd_bytes import convolution, draw, sums
 from . import models
 
 pytestmark = pytest.mark.slow
@@ -104,6 +106,25 @@ def test_lowest_numbers(tmp_path: Path, target: str, lowest: int) -> None:
         done = models.run(program, [*inputs.values()], emulator=emulator)
         assert done.returncode == 0, (done.stdout, done.stderr)
         assert program.with_name("out").read_bytes() == right
+
+
+@pytest.mark.parametrize("copies", [0.01, math.inf])
+@pytest.mark.parametrize("target", ["aarch64-cortex-a72", "armv7-a", "armv7-a-cortex-a7"])
+def test_sums_of_bytes_by_winograds_scheme(tmp_path: Path, target: str, copies: float) -> None:
+    """Extremes of both types, in runs along the channels: sums of a tile pass 32 bits."""
+    compiler, emulator, _ = tools(target)
+    random = np.random.default_rng(1)
+    weights = draw(random, np.int8, (33, 17, 3, 3))
+    for dtype in (np.uint8, np.int8):
+        model, x = convolution(weights, (16, 5), dtype, 3), draw(random, dtype, (2, 17, 16, 5))
+        folder = tmp_path / np.dtype(dtype).name
+        models.build(model, folder, "net", target=target, copies=copies, threads="none")
+        assert "winograd" in (folder / "libnet.a").read_bytes().decode("latin1")
+        program = models.program(folder, "net", compiler, "-static")
+        done = models.run(program, [x], emulator=emulator)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        found = np.fromfile(program.with_name("out"), np.int32)
+        np.testing.assert_array_equal(found, sums(x, weights, 3).reshape(-1))
 
 
 @pytest.mark.parametrize("target", MACHINES)

@@ -5,6 +5,7 @@ Needs binutils for the machine, as Debian's gcc-aarch64-linux-gnu and gcc-arm-li
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -41,7 +42,9 @@ def model(kind: str) -> onnx.ModelProto:
     return net.model({"x": (1, CHANNELS, 14, 14)}, [value])
 
 
-def disassembled(proto: onnx.ModelProto, target: str, folder: Path) -> tuple[str, int]:
+def disassembled(
+    proto: onnx.ModelProto, target: str, folder: Path, copies: float = 0
+) -> tuple[str, int]:
     """Code of the model's kernels, and how many bytes its weights and the rest of it take."""
     machine = parse_target(target).machine
     tool = {"aarch64": "aarch64-linux-gnu-objdump", "armv7l": "arm-linux-gnueabihf-objdump"}
@@ -49,14 +52,16 @@ def disassembled(proto: onnx.ModelProto, target: str, folder: Path) -> tuple[str
         pytest.skip(f"needs {tool[machine]}")
     options = LibraryOptions("net", threads="none")
     folder.mkdir()
-    compile_library(from_proto(proto), parse_target(target), folder, options, copies=0)
+    compile_library(from_proto(proto), parse_target(target), folder, options, copies=copies)
     done = subprocess.run(
         [tool[machine], "-d", "--no-show-raw-insn", folder / "libnet.a"],
         capture_output=True,
         text=True,
         check=True,
     )
-    parts = re.split(r"^[0-9a-f]+ <((?:convolution|matmul)_\w+)>:$", done.stdout, flags=re.M)
+    parts = re.split(
+        r"^[0-9a-f]+ <((?:convolution|matmul|winograd)_\w+)>:$", done.stdout, flags=re.M
+    )
     assert len(parts) == 3, "one kernel multiplies"
     return parts[2].split("\n\n")[0], (folder / "libnet.so").stat().st_size
 
@@ -115,3 +120,24 @@ def test_hot_loops(
     if precision == BYTES:
         weights = 96 * CHANNELS * (9 if kind == "convolution" else 1)
         assert size < weights + 45_000
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "multiply"),
+    [
+        ("aarch64", BYTES, r"smlal2?\s+v\d+\.4s, v\d+\.[48]h, v\d+\.h\["),
+        ("aarch64-cortex-a72", BYTES, r"smlal2?\s+v\d+\.4s, v\d+\.[48]h, v\d+\.h\["),
+        ("armv7-a", BYTES, r"vmlal\.s16\s+q\d+, d\d+, d\d+\["),
+        ("aarch64-cortex-a72", FLOAT, r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\["),
+        ("aarch64-cortex-a76", FLOAT, r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\["),
+    ],
+)
+def test_hot_loops_of_winograds_scheme(
+    tmp_path: Path, target: str, precision: str, multiply: str
+) -> None:
+    """Products by one element of a register; nothing is on the stack."""
+    proto = model("convolution")
+    proto = quantize(proto) if precision == BYTES else proto
+    body = hot_loop(disassembled(proto, target, tmp_path / "out", math.inf)[0], multiply)
+    assert sum(bool(re.match(multiply, text)) for text in body) >= 16, body
+    assert not [text for text in body if "[sp" in text and not re.match(r"ldr\s+(r|lr)", text)]

@@ -125,8 +125,17 @@ def test_sums_that_may_not_fit_take_another_form(tmp_path: Path) -> None:
 
 
 def test_what_multiplies_bytes_faster_does() -> None:
-    for name, expected in (("znver4", False), ("x86-64-v3", True), ("x86-64-v2", False)):
-        assert transforms.multiplies("uint8", parse_target(name)) == expected
+    expected = {
+        "znver4": False,
+        "x86-64-v3": True,
+        "x86-64-v2": False,
+        "aarch64-cortex-a72": True,
+        "aarch64-cortex-a76": False,
+        "armv7-a": True,
+        "riscv64-v": False,
+    }
+    for name, multiplies in expected.items():
+        assert transforms.multiplies("uint8", parse_target(name)) == multiplies, name
     assert transforms.multiplies("float32", parse_target("znver4"))
     assert not transforms.multiplies("uint8", parse_target("aarch64"))
     assert not transforms.multiplies("int16", parse_target("x86-64-v3"))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+from tvm import tirx
 
 from .....ir.tensor import Array
 from ...targets import Target
@@ -20,12 +21,13 @@ from ...tensorir.builder import (
     KernelBuilder,
     cast,
     constant,
+    join,
     load,
     reinterpret,
     splat,
 )
 from ...tensorir.types import BufferVar, Computed, Expr, Index
-from ..matrix.dot import bind, madd
+from ..matrix.dot import bind, copies, in_order, madd
 from ..matrix.reduction import weight_range
 
 INPUT = (
@@ -66,9 +68,12 @@ class Floats:
         """A pixel's channels, as they are transformed."""
         return load(buffer, *index, lanes=lanes)
 
-    def factor(self, buffer: BufferVar, *index: Index, lanes: int) -> Computed:
-        """A transformed number, or `together`, for all lanes."""
-        return splat(load(buffer, *index), lanes)
+    def factors(
+        self, k: KernelBuilder, buffer: BufferVar, *index: Expr, count: int, lanes: int
+    ) -> list[Computed]:
+        """Transformed numbers, `together` for each of so many steps, for all lanes."""
+        *outer, first = index
+        return [splat(load(buffer, *outer, first + i), lanes) for i in range(count)]
 
     def step(self, total: Computed, factor: Computed, weights: Computed, lanes: int) -> Computed:
         return total + factor * weights
@@ -101,6 +106,17 @@ class Floats:
 FLOATS = Floats()
 
 
+@dataclasses.dataclass(frozen=True)
+class NeonFloats(Floats):
+    """The same for AArch64, which multiplies by one element of any register."""
+
+    def factors(
+        self, k: KernelBuilder, buffer: BufferVar, *index: Expr, count: int, lanes: int
+    ) -> list[Computed]:
+        read = bind(k, load(buffer, *index, lanes=count), self.element, count)
+        return [copies(read, count, i, lanes) for i in range(count)]
+
+
 _NINTH = pow(9, -1, 2**32) - 2**32 * (pow(9, -1, 2**32) >= 2**31)
 """What 32-bit numbers are multiplied by to divide multiples of 9 by it."""
 
@@ -129,9 +145,13 @@ class Integers(Floats):
     def pixel(self, buffer: BufferVar, *index: Index, lanes: int) -> Computed:
         return cast(load(buffer, *index, lanes=lanes), "int16", lanes)
 
-    def factor(self, buffer: BufferVar, *index: Index, lanes: int) -> Computed:
-        pair = reinterpret(load(buffer, *index, lanes=2), "int32", 1)
-        return reinterpret(splat(pair, lanes), "int16", 2 * lanes)
+    def factors(
+        self, k: KernelBuilder, buffer: BufferVar, *index: Expr, count: int, lanes: int
+    ) -> list[Computed]:
+        *outer, first = index
+        pairs = [load(buffer, *outer, first + 2 * i, lanes=2) for i in range(count)]
+        words = (splat(reinterpret(pair, "int32", 1), lanes) for pair in pairs)
+        return [reinterpret(word, "int16", 2 * lanes) for word in words]
 
     def step(self, total: Computed, factor: Computed, weights: Computed, lanes: int) -> Computed:
         return madd(lanes, total, factor, weights)
@@ -141,20 +161,49 @@ class Integers(Floats):
         return ninth >> constant(_SHIFTS[i] + _SHIFTS[j], "int32", lanes)
 
 
-def transforms(source: str, weights: Array | None = None) -> Floats:
+@dataclasses.dataclass(frozen=True)
+class NeonIntegers(Integers):
+    """The same for ARM, which adds up products of 16 bits one channel at a time (smlal)."""
+
+    together = 1
+
+    def factors(
+        self, k: KernelBuilder, buffer: BufferVar, *index: Expr, count: int, lanes: int
+    ) -> list[Computed]:
+        read = bind(k, load(buffer, *index, lanes=count), "int16", count)
+        return [copies(read, count, i, _HALF) for i in range(count)]
+
+    def step(self, total: Computed, factor: Computed, weights: Computed, lanes: int) -> Computed:
+        products = []
+        for start in range(0, lanes, _HALF):
+            own = tirx.Shuffle([weights], list(range(start, start + _HALF)))
+            products.append(cast(own, "int32", _HALF) * cast(factor, "int32", _HALF))
+        return in_order(total + join(products, _HALF), lanes)
+
+
+_HALF = 4
+"""Numbers of 16 bits in half of ARM's registers, whose products fill one."""
+
+
+def transforms(source: str, target: Target, weights: Array | None = None) -> Floats:
     """Those of a type of input, and of the weights where a run transforms them."""
+    neon = "neon" in target.features
     if source == "float32":
-        return FLOATS
+        return NeonFloats() if neon and target.machine == "aarch64" else FLOATS
     low, high = (-128, 127) if weights is None else weight_range(weights)
-    return Integers(source, "int8" if low >= -128 and high <= 127 else "int16")
+    by = NeonIntegers if neon else Integers
+    return by(source, "int8" if low >= -128 and high <= 127 else "int16")
 
 
 def multiplies(source: str, target: Target) -> bool:
     """Whether the target has the instructions, and none that multiply bytes faster."""
     if source == "float32":
         return True
-    pairs = target.machine == "x86_64" and "vnni" not in target.features
-    return source in ("int8", "uint8") and pairs and target.lanes == target.block
+    if source not in ("int8", "uint8"):
+        return False
+    if target.machine == "x86_64":
+        return "vnni" not in target.features and target.lanes == target.block
+    return "neon" in target.features and "dotprod" not in target.features
 
 
 def is_exact(source: str, weights: Array) -> bool:

@@ -432,15 +432,24 @@ def _multiply(
     for i in range(vectors * tiles):
         k.store(acc, constant(0, by.accumulator, lanes), i * lanes, lanes=lanes)
     with k.loop(blocks, "ic") as ic, k.loop(steps // unroll, "ko") as ko:
+        factors = [
+            by.factors(
+                k,
+                transformed,
+                q,
+                (start + ic) * count + first + t,
+                ko * unroll * by.together,
+                count=unroll,
+                lanes=lanes,
+            )
+            for t in range(tiles)
+        ]
         for u in range(unroll):
-            c = ko * unroll + u
-            w = [weight(ic * steps + c, v) for v in range(vectors)]
-            for t in range(tiles):
-                place = (q, (start + ic) * count + first + t, c * by.together)
-                value = by.factor(transformed, *place, lanes=lanes)
+            w = [weight(ic * steps + ko * unroll + u, v) for v in range(vectors)]
+            for t, each in enumerate(factors):
                 for v in range(vectors):
                     own = (v * tiles + t) * lanes
-                    total = by.step(load(acc, own, lanes=lanes), value, w[v], lanes)
+                    total = by.step(load(acc, own, lanes=lanes), each[u], w[v], lanes)
                     k.store(acc, total, own, lanes=lanes)
     for v in range(vectors):
         for t in range(tiles):
