@@ -78,28 +78,30 @@ def retype(
 
 
 def widen(model: Model) -> bool:
-    """Let all nodes that compute in float16 do so in float32; whether there are any.
+    """Let all nodes that compute in float16, those of bodies, too, do so in float32; whether there
+    are any.
 
-    Inputs and outputs keep their types. Casts that then change nothing go.
+    Inputs and outputs keep their types, of bodies, too. Casts that then change nothing go.
     """
     old, new = TensorProto.FLOAT16, TensorProto.FLOAT
     roles: dict[Node, Retyped] = {}
-    for node in model.graph.nodes:
+    for node in model.graph.all_nodes():
         role = retyped(node, model, old, new)
         if not isinstance(role, str):
             roles[node] = role
     if not any(role.outputs for role in roles.values()):
         return False
     retype(model, roles, old, new)
-    idle = []
-    for node in model.graph.nodes:
-        source, result = node.input(0), node.output(0)
-        if node.op_type != "Cast" or source is None or result is None or source.dtype != new:
-            continue
-        if node.get("to") == new and result.can_be_replaced_by(source):
-            result.replace_uses(source)
-            idle.append(node)
-    model.graph.remove_nodes(idle)
+    for graph in model.graph.all_graphs():
+        idle = []
+        for node in graph.nodes:
+            source, result = node.input(0), node.output(0)
+            if node.op_type != "Cast" or source is None or result is None or source.dtype != new:
+                continue
+            if node.get("to") == new and result.can_be_replaced_by(source):
+                result.replace_uses(source)
+                idle.append(node)
+        graph.remove_nodes(idle)
     return True
 
 

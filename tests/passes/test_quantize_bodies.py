@@ -284,6 +284,22 @@ def test_products_in_bodies_become_float16(name: str, calibrated: bool) -> None:
             assert 45 < sqnr(array, found[output]) < 100
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_bodies_in_float16_become_integer(name: str) -> None:
+    model = MAKERS[name]()
+    StoreFloat16().run(model, None)
+    Quantize(accuracy="fast").run(model, Context({"x": SAMPLES[name]}))
+    verify(model)
+    onnx.checker.check_model(to_proto(model), full_check=True)
+    assert in_integers(model) == PRODUCTS[name]
+    assert not in_float16(model)
+    first, second = Session(MAKERS[name]()), Session(model)
+    for index in range(4):
+        found, wanted = second.run(feed(name, index)), first.run(feed(name, index))
+        for output, array in wanted.items():
+            assert sqnr(array, found[output]) > 25
+
+
 def test_what_leaves_float16_in_a_body_stays_float32() -> None:
     """By its values in any step, or since no sample shows any."""
     model = loop()

@@ -95,6 +95,19 @@ def test_no_weight_is_kept_as_a_float(kind: str, static: bool) -> None:
         assert product.input.dtype == "uint8"
 
 
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_states_that_a_run_rounds_are_multiplied_as_bytes(direction: str) -> None:
+    """DynamicQuantizeLSTM: for each direction a product of all inputs, and one of each step."""
+    model = recurrent_model("LSTM", direction, inputs="x w r b _ i", steps=STEPS)
+    rounded = in_bytes(model, static=False)
+    assert [node.op_type for node in rounded.graph.nodes] == ["DynamicQuantizeLSTM"]
+    found = operations(rounded)
+    products = [op for op in found if isinstance(op, MatMulOp)]
+    assert len(products) == (STEPS + 1) * (2 if direction == "bidirectional" else 1)
+    assert {op.input.dtype for op in products} == {"uint8"}
+    assert not any(isinstance(op, BlockProductOp | RecurrentOp) for op in found)
+
+
 PARAMETERS = {
     "of all rows": ((), 0, np.int8),
     "with a zero point": ((), 3, np.int8),
