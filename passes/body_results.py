@@ -36,7 +36,7 @@ def name_all_results(model: Model, node: Node) -> None:
     (body,) = node.subgraphs()
     count = len(body.outputs) - (node.op_type == "Loop")  # whose first tells whether it goes on
     named = list(node.outputs) + [None] * (count - len(node.outputs))
-    node.outputs = tuple(v or Value(model.fresh_name("unused")) for v in named)
-    for index, result in enumerate(node.outputs):
-        if result is not None:
-            result.producer, result.output_index = node, index
+    results = [v or Value(model.fresh_name("unused")) for v in named]
+    node.outputs = tuple(results)
+    for index, result in enumerate(results):
+        result.producer, result.output_index = node, index

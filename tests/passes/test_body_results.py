@@ -54,6 +54,10 @@ def ran(text: str, feeds: dict[str, Any]) -> dict[str, Any]:
     model: Model = from_proto(parser.parse_model(text))
     value = surface(model, ["inside"])["inside"]
     assert value.name == "inside"
+    for node in model.graph.nodes:
+        for index, result in enumerate(node.outputs):
+            assert result is not None
+            assert (result.producer, result.output_index) == (node, index)
     model.graph.replace_outputs([*model.graph.outputs, value])
     return Session(model).run(feeds)
 
