@@ -67,7 +67,7 @@ class Emission:
         choices: Choices | None = None,
         verdicts: Verdicts | None = None,
         *,
-        threads: bool = True,
+        threads: bool,
     ) -> None:
         self.target, self.threads = target, threads
         self.verdicts = verdicts or Verdicts()
