@@ -272,13 +272,15 @@ class Emission:
         if verdict is None or verdict.unproven:
             facts = facts_of(sizes, equal)
             verdict = self.verdicts.of(function, self.digests[name], constants, facts)
-        self.proofs[name] = verdict
         if verdict.unproven:
+            del self.functions[name], self.digests[name]
+            self.kernels = {key: own for key, own in self.kernels.items() if own != name}
             raise UnprovenError(
                 self.current.label if self.current is not None else "",
                 f"{self.where()}: kernel {name} can't be proven to stay within its buffers: "
                 f"{verdict.unproven[0]}",
             )
+        self.proofs[name] = verdict
         _check_sizes(f"{self.where()}: kernel {name}", function, verdict, arguments, equal)
         self.origins.append(self.current)
         written = tuple(arguments[index] for index in verdict.writes)

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
+from ..errors import UnprovenError
 from ..kernels.matrix import open_product, product
-from ..plan.operations import ProductOp
+from ..plan.operations import ElementwiseOp, ProductOp
+from ..plan.programs import Program
 from ..plan.strides import collapse, row_major
 from ..plan.tensors import PlanTensor, View, broadcast_strides
 from .emission import Emission
 
 
 def emit(emission: Emission, op: ProductOp) -> None:
+    """Call the product's kernel; one that isn't proven to stay within what it reads through strides
+    of open sizes reads copies."""
+    try:
+        _emit(emission, op)
+    except UnprovenError:
+        if op.left.is_whole and op.right.is_whole:
+            raise
+        left, right = (_copied(emission, view, op.label) for view in (op.left, op.right))
+        _emit(emission, dataclasses.replace(op, left=left, right=right))
+
+
+def _copied(emission: Emission, view: View, label: str) -> View:
+    """The elements of a view as a tensor of their own."""
+    if view.is_whole:
+        return view
+    tensor = PlanTensor(f"{view.tensor.name}/copy", view.tensor.dtype, view.shape)
+    copy = ElementwiseOp(label, [tensor], [view], Program((tensor.dtype,)))
+    emission.buffers[tensor, None] = emission.elementwise(copy, None)
+    return View.of(tensor)
+
+
+def _emit(emission: Emission, op: ProductOp) -> None:
     """Choose a tile, build the kernel where no call has, and call it."""
     target = emission.target
     kernel = describe(op)

@@ -97,6 +97,17 @@ CASES = {
     ),
     "attention": ("(%x: float[b, s, 2, 16], %z: float[b, n, 2, 16]) -> (%y: float[b, s, 2, 16])",
                   ATTENTION, {}),
+    "attention with time first": (
+        "(%x: float[n, b, 64]) -> (%y: float[n, b, 64])",
+        "%s = Shape(%x)\n%n = Slice(%s, %from, %one)\n%b = Slice(%s, %one, %two)\n"
+        "%many = Mul(%b, %four)\n%to = Concat(%n, %many, %dim) {axis = 0}\n"
+        "%h = Reshape(%x, %to)\n%q = Transpose(%h) {perm = [1, 0, 2]}\n"
+        "%k = Transpose(%h) {perm = [1, 2, 0]}\n%a = MatMul(%q, %k)\n%p = Softmax(%a)\n"
+        "%o = MatMul(%p, %q)\n%t = Transpose(%o) {perm = [1, 0, 2]}\n"
+        "%back = Concat(%n, %b, %whole) {axis = 0}\n%y = Reshape(%t, %back)",
+        {"from": "int64[1] = [0]", "one": "int64[1] = [1]", "two": "int64[1] = [2]",
+         "four": "int64[1] = [4]", "dim": "int64[1] = [16]", "whole": "int64[1] = [64]"},
+    ),
     "a dense layer": (
         "(%x: float[n, 40]) -> (%y: float[n, 24])",
         "%h = MatMul(%x, %w)\n%r = Relu(%h)\n%y = CumSum(%r, %zero)",
