@@ -295,6 +295,9 @@ _DIVISIONS = ("div", "floor", "mod")
 def _told_apart(before: OpenSizes, after: OpenSizes, symbols: set[Atom]) -> Iterator[Atom]:
     """Symbols with which sizes are other expressions where they may be 0: what is known only of
     sizes from 1 on."""
+    if before.refused.keys() != after.refused.keys():
+        yield from symbols
+        return
     for value, node in _values(before):
         for a, b in zip(_followed_of(before, value), _followed_of(after, value), strict=False):
             if a == b or e.mentions(a, "unknown", "step"):

@@ -108,6 +108,14 @@ CASES = {
         {"from": "int64[1] = [0]", "one": "int64[1] = [1]", "two": "int64[1] = [2]",
          "four": "int64[1] = [4]", "dim": "int64[1] = [16]", "whole": "int64[1] = [64]"},
     ),
+    "padding to a multiple": (
+        "(%x: float[2, n, 3]) -> (%y: float[2, m, 3])",
+        "%s = Shape(%x)\n%n = Slice(%s, %one, %two)\n%r = Mod(%n, %eight)\n"
+        "%p = Sub(%eight, %r)\n%q = Mod(%p, %eight)\n"
+        "%pads = Concat(%none, %none, %none, %none, %q, %none) {axis = 0}\n%y = Pad(%x, %pads)",
+        {"one": "int64[1] = [1]", "two": "int64[1] = [2]", "eight": "int64[1] = [8]",
+         "none": "int64[1] = [0]"},
+    ),
     "a dense layer": (
         "(%x: float[n, 40]) -> (%y: float[n, 24])",
         "%h = MatMul(%x, %w)\n%r = Relu(%h)\n%y = CumSum(%r, %zero)",
