@@ -233,6 +233,23 @@ def test_times_of_single_calls(name: str, tmp_path: Path) -> None:
         assert len(seconds) == len(runtime._program.metadata["calls"])
 
 
+def test_single_calls_of_a_branch_that_is_not_made(tmp_path: Path) -> None:
+    """They are left out: what nothing has computed there divides no number."""
+    model = models.text(
+        """agraph (float[n] x, int64[n] k, bool c) => (float[m] y) {
+        y = If (c) <then_branch = a () => (float[p] u)
+        { e = Exp(x) i = Cast <to = 7> (e) r = Div(k, i) u = Cast <to = 1> (r) },
+        else_branch = b () => (float[q] v) { v = Concat <axis = 0> (x, x) }> }"""
+    )
+    compile_model(from_proto(model), TARGET, tmp_path / "m.so")
+    runtime = Runtime(tmp_path / "m.so")
+    feeds = {"x": np.zeros(4, np.float32), "k": np.asarray([4, 3, 2, 1])}
+    for taken in (False, True):
+        assert len(runtime._program.time_calls({**feeds, "c": np.array(taken)})) > 2
+    with pytest.raises(SecateurError, match=r"'r' \(Div\): an integer is divided by zero"):
+        runtime._program.time_calls({**feeds, "x": feeds["x"] - 9, "c": np.array(True)})
+
+
 def test_bounds_of_what_bodies_decide(tmp_path: Path) -> None:
     """By the names in them, where nothing else says how large a size may be."""
     model = models.text(
