@@ -36,6 +36,7 @@ class Moments:
     energy: Doubles  # [groups, out], sums of squares of the targets
     centred: bool = True
     """Whether there is a bias; without one all moments are about zero."""
+    _covariance: Doubles | None = None
 
     @classmethod
     def zeros(cls, groups: int, width: int, outputs: int, *, centred: bool = True) -> Moments:
@@ -50,6 +51,7 @@ class Moments:
         )
 
     def add(self, inputs: Array, targets: Array) -> None:
+        self._covariance = None
         self.rows += inputs.shape[1]
         self.inputs += inputs.sum(axis=1, dtype=np.float64)
         self.squares += inputs.transpose(0, 2, 1) @ inputs
@@ -74,9 +76,12 @@ class Moments:
         return self.targets / self.rows if self.centred else np.zeros_like(self.targets)
 
     def covariance(self) -> Doubles:
-        """Of the inputs: [groups, in, in]."""
-        mean = self.mean
-        return self.squares / self.rows - mean[:, :, None] * mean[:, None, :]
+        """Of the inputs: [groups, in, in]; the same array until more is added."""
+        if self._covariance is None:
+            mean = self.mean
+            self._covariance = self.squares / self.rows
+            self._covariance -= mean[:, :, None] * mean[:, None, :]
+        return self._covariance
 
     def cross_covariance(self) -> Doubles:
         """Of inputs and targets: [groups, in, out]."""
@@ -141,9 +146,10 @@ class Joint:
 
 
 class Solver:
-    """The normal equations of some moments, factored once for any number of targets."""
+    """The normal equations of some moments, for any number of targets, or for those of `once`:
+    then there is no inverse, which takes three times as long."""
 
-    def __init__(self, moments: Joint, ridge: float = RIDGE) -> None:
+    def __init__(self, moments: Joint, ridge: float = RIDGE, *, once: bool = False) -> None:
         self._covariance = moments.covariance()
         width = self._covariance.shape[1]
         variance = np.einsum("gii->gi", self._covariance).mean(axis=1)
@@ -151,10 +157,16 @@ class Solver:
         self.ridge = ridge * scarce * variance
         """Added to the diagonal of each group's covariance."""
         floor = np.where(self.ridge > 0, self.ridge, 1.0)
-        self._inverse = np.linalg.inv(self._covariance + floor[:, None, None] * np.eye(width))
+        regular = self._covariance + floor[:, None, None] * np.eye(width)
+        self._regular = regular if once else None
+        self._inverse = None if once else np.linalg.inv(regular)
 
     def solve(self, moments: Joint, old: Doubles) -> tuple[Doubles, list[Doubles]]:
         """Weights [groups, in, out] near `old` with the least error, and a bias for each use."""
         residual = moments.cross_covariance() - self._covariance @ old
-        weights = old + self._inverse @ residual
+        if self._inverse is not None:
+            weights = old + self._inverse @ residual
+        else:
+            assert self._regular is not None
+            weights = old + np.linalg.solve(self._regular, residual)
         return weights, moments.biases(weights)

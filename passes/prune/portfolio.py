@@ -41,6 +41,9 @@ THOROUGH = 1e11
 """Multiply-accumulates of a run over all samples, up to which each half is fitted in turn, and
 targets behind activations are adapted, as in the end; else one half is, and they aren't."""
 
+FEW = 64
+"""Samples that are fitted, and as many that judge, where a run over all samples takes more."""
+
 LARGEST_EXCHANGE = 0.2
 """Share of a group's indices that an exchange takes at most."""
 
@@ -128,7 +131,9 @@ def choose(
     with contextlib.ExitStack() as stack:
         macs = count(plan.model, search.terms.shape_of).macs * sum(map(rows, runs))
         thorough = macs <= THOROUGH
-        pairs = [(fitted, judged), (judged, fitted)][: 2 if thorough else 1]
+        pairs: list[tuple[Runs, Runs]] = [(fitted, judged), (judged, fitted)]
+        if not thorough:
+            pairs = [(_few(fitted), _few(judged))]
         halves = [_Half(plan.model, *pair, stack.enter_context(scratch_folder())) for pair in pairs]
         judge = _Judge(plan.model, halves, seed, ROUNDS if thorough else 0, rematch=rematch)
         for trial in trials:
@@ -233,6 +238,16 @@ def _without(
     return dataclasses.replace(
         found[0], name=f"{name}, without {many}", branches=tuple(branches), dropped=dropped
     )
+
+
+def _few(runs: Runs) -> Runs:
+    """The first runs that have `FEW` samples together, or all."""
+    total = 0
+    for number, run in enumerate(runs):
+        total += rows(run)
+        if total >= FEW:
+            return runs[: number + 1]
+    return runs
 
 
 class _Half:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ...ir.axes.dims import Axis, Dim, product, resolve, term_size
 from ...ir.axes.facts import Analysis
+from ...ir.cost import count
 from ...ir.errors import SecateurError
 from ...ir.graph import Node, Use
 from ...ir.model import Model
@@ -29,6 +30,7 @@ from ..linear.find import find_layer
 from ..linear.layers import ConvolutionLayer, Layer
 from ..linear.moments import Doubles, Moments
 from ..linear.walk import Walk
+from ..sizes import CountedSizes
 
 ROWS = 8192
 """Rows, one for each position of an output, that a layer's statistics take if there are as many."""
@@ -48,6 +50,9 @@ NOISY_SAMPLES = 1024
 
 NOISY_LEAST, NOISY_MOST = 8, 64
 """Samples of one layer."""
+
+NOISY_MACS = 1e12
+"""Multiply-accumulates of the runs of all layers, unless `NOISY_LEAST` samples take more."""
 
 NOISY_LAYERS = 96
 """Layers that are measured at most; others are taken for what the nearest of these are."""
@@ -235,7 +240,11 @@ class _OutputNoise:
         self._seed = seed
         self._count = 0
         self._last = 1.0
-        samples = min(max(NOISY_SAMPLES // max(layers, 1), NOISY_LEAST), NOISY_MOST)
+        measured = max(min(layers, NOISY_LAYERS), 1)
+        _, shape_of = CountedSizes.usual(model)
+        behind = count(model, shape_of).macs / 2  # a layer, in the mean
+        most = min(NOISY_SAMPLES // max(layers, 1), int(NOISY_MACS / max(measured * behind, 1)))
+        samples = min(max(most, NOISY_LEAST), NOISY_MOST)
         session = Session(model, threads=0)
         self._runs: list[tuple[int, int, dict[str, Array]]] = []
         for number, run in enumerate(runs):

@@ -471,11 +471,13 @@ class _Pass:
         self._check_finite(layer.node, before)
         if before <= UNCHANGED:
             return report(before)
-        solver = Solver(moments)
+        clipped = any((use.low, use.high) != (-np.inf, np.inf) for use in uses)
+        rounds = self.rounds if clipped else 0
+        solver = Solver(moments, once=not rounds)
         new, shifts = solver.solve(moments, matrix)
         after = _share(moments.error(new, shifts), spread)
-        if any((use.low, use.high) != (-np.inf, np.inf) for use in uses):
-            for _ in range(self.rounds):
+        if rounds:
+            for _ in range(rounds):
                 for use, sums, shift in zip(uses, moments.uses, shifts, strict=True):
                     sums.reset_targets()
                     for rows in self._rows(use, width, len(uses)):

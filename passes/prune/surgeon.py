@@ -72,7 +72,7 @@ class _ReaderState:
         for unknowns, indices in self._blocks():
             blocks = self.inverse[unknowns[:, :, None], unknowns[:, None, :]]
             weights = self.weights[unknowns]
-            solved = np.linalg.solve(blocks, weights)
+            solved = np.linalg.inv(blocks) @ weights
             np.add.at(damage, indices, self.importance * (weights * solved).sum(axis=(1, 2)))
 
     def remove(self, gone: npt.NDArray[np.int64]) -> None:
