@@ -56,7 +56,8 @@ class Walk:
         self._until = dict(self._readers)
         self._store = _Store(folder, memory)
         for name in runs[0] if runs else ():
-            self._store.put(name, [run[name] for run in runs])
+            for run in runs:
+                self._store.add(name, run[name])
 
     def keep(self, name: str, position: int = FOREVER) -> None:
         """Keep a value until the walk has gone past a position, whoever reads it."""
@@ -81,13 +82,10 @@ class Walk:
         outputs = [value for value in made if self._until.get(value.name, -1) >= position]
         if outputs:
             session = Session(extract(self.model, nodes, outputs)[0], threads=0)
-            found: dict[str, list[Array]] = {value.name: [] for value in outputs}
             for run in range(self.runs):
                 feeds = {name: self._store.get(name, run) for name in session.input_names}
                 for name, array in session.run(feeds).items():
-                    found[name].append(array)
-            for name, arrays in found.items():
-                self._store.put(name, arrays)
+                    self._store.add(name, array)
         self.position = position
         for name in self._store.names():
             if self._until.get(name, -1) < position:
@@ -124,7 +122,8 @@ class Recording:
         self._inputs = runs
         self._store = _Store(folder, memory)
         for name in runs[0] if runs else ():
-            self._store.put(name, [run[name] for run in runs])
+            for run in runs:
+                self._store.add(name, run[name])
         self._left = largest
 
     def keep(self, name: str, position: int = FOREVER) -> None:
@@ -145,7 +144,6 @@ class Recording:
             return self.fits
         last = max(graph.nodes.index(v.producer) for v in outputs if v.producer is not None)
         session = Session(extract(self._model, graph.nodes[: last + 1], outputs)[0], threads=0)
-        found: dict[str, list[Array]] = {value.name: [] for value in outputs}
         for run in self._inputs:
             made = session.run({name: run[name] for name in session.input_names})
             if run is self._inputs[0]:
@@ -154,9 +152,7 @@ class Recording:
                 if not self.fits:
                     return False
             for name, array in made.items():
-                found[name].append(array)
-        for name, arrays in found.items():
-            self._store.put(name, arrays)
+                self._store.add(name, array)
         return True
 
     def value(self, name: str, run: int) -> Array:
@@ -165,41 +161,45 @@ class Recording:
 
 
 class _Store:
-    """Arrays by name and run; in files once there are more than fit in memory."""
+    """Arrays by name, one of each run; in files once there are more than fit in memory."""
 
     def __init__(self, folder: Path, memory: int) -> None:
         self._folder = folder
         self._memory = memory
-        self._arrays: dict[str, list[Array]] = {}
+        self._arrays: dict[str, list[Array | Path]] = {}
         self._used = 0
         self._files = 0
 
     def names(self) -> list[str]:
         return list(self._arrays)
 
-    def put(self, name: str, arrays: Sequence[Array]) -> None:
-        self.drop(name)
-        self._arrays[name] = [self._placed(array) for array in arrays]
+    def add(self, name: str, array: Array) -> None:
+        """Keep a value of the run behind those of which it is kept."""
+        self._arrays.setdefault(name, []).append(self._placed(array))
 
     def get(self, name: str, run: int) -> Array:
-        return self._arrays[name][run]
+        """A value; what lies in a file is read anew, so that it takes memory only while in use."""
+        kept = self._arrays[name][run]
+        if not isinstance(kept, Path):
+            return kept
+        loaded: Array = np.load(kept, allow_pickle=False)
+        return loaded
 
     def drop(self, name: str) -> None:
-        for array in self._arrays.pop(name, ()):
-            if isinstance(array, np.memmap):
-                Path(str(array.filename)).unlink(missing_ok=True)
+        for kept in self._arrays.pop(name, ()):
+            if isinstance(kept, Path):
+                kept.unlink(missing_ok=True)
             else:
-                self._used -= array.nbytes
+                self._used -= kept.nbytes
 
-    def _placed(self, array: Array) -> Array:
+    def _placed(self, array: Array) -> Array | Path:
         if self._used + array.nbytes <= self._memory or not array.nbytes:
             self._used += array.nbytes
             return array
         self._files += 1
         path = self._folder / f"{self._files}.npy"
         np.save(path, array, allow_pickle=False)
-        loaded: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-        return loaded
+        return path
 
 
 def last_readers(model: Model) -> dict[str, int]:
