@@ -2,7 +2,7 @@
 
 What pruning costs can only be measured on weights that have learned something. Architecture,
 schedule, seed and the accuracy to expect are fixed here; the weights are not kept, since one
-core trains each of the nets in 6 to 17 minutes where it multiplies bfloat16 by itself
+core trains each of the nets in 6 to 20 minutes where it multiplies bfloat16 by itself
 (AVX512-BF16, AMX), and in about half an hour elsewhere. A training that was interrupted goes on
 after the last whole epoch. Needs torch, and pillow where the images are JPEGs.
 """
