@@ -105,10 +105,23 @@ def estimate_tiles(matmul: MatMul, target: Target) -> list[tuple[float, MatrixTi
             if v > 16 or v * rows + extra > budget:
                 continue
             tiles = -(-matmul.rows // rows) * (matmul.vectors(target) // v)
-            loads = v * double + rows * double
-            cost = tiles * max(v * rows * double / 2, loads / 2, 4.0)
-            found.append((cost, MatrixTile(v, rows)))
+            loads = (v + rows) * double / 2
+            step = max(v * rows * double / 2, loads, 4.0)
+            if target.vector_bytes == 64:
+                group = -(-matmul.depth // dot.depth) * v * dot.weights_per_step
+                group *= np.dtype(dot.weight_dtype).itemsize
+                far = sum(group > size for size in _CACHES)
+                step = max(step, loads + far * v * double) + _BESIDE * loads
+            found.append((tiles * step, MatrixTile(v, rows)))
     return found
+
+
+_CACHES = (32 * 1024, 512 * 1024)
+"""Bytes of a group's weights that caches keep from one tile of rows to the next: beyond each a
+load of 64 bytes takes a cycle more."""
+
+_BESIDE = 0.1
+"""Share of a step's loads that its products don't hide."""
 
 
 def estimate(matmul: MatMul, target: Target) -> float:
