@@ -273,8 +273,8 @@ class Lowering:
                 )
             if most_of(size) is None:
                 raise UnsupportedError(
-                    f"{_origin(value)}: size {axis} of '{value.name}' is {size}, and nothing says "
-                    f"how large that may be; {_remedy(size, sizes)}"
+                    f"{_origin(value)}: only a run tells size {axis} of '{value.name}', and "
+                    f"nothing says how large that may be; {_remedy(size, sizes)}"
                 )
         return tuple(map(stand_in_of_axis, found))
 

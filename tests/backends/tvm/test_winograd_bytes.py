@@ -137,7 +137,6 @@ def test_what_multiplies_bytes_faster_does() -> None:
     for name, multiplies in expected.items():
         assert transforms.multiplies("uint8", parse_target(name)) == multiplies, name
     assert transforms.multiplies("float32", parse_target("znver4"))
-    assert not transforms.multiplies("uint8", parse_target("aarch64"))
     assert not transforms.multiplies("int16", parse_target("x86-64-v3"))
 
 
@@ -175,10 +174,13 @@ def test_the_largest_weights_that_are_exact(sign: int) -> None:
 def test_types_of_weights_that_a_run_transforms(low: int, high: int, taps: str) -> None:
     weights = np.full((1, 1, 3, 3), low)
     weights[0, 0, 1, 1] = high
-    found = transforms.transforms("int8", weights)
-    assert (found.source, found.taps, found.element) == ("int8", taps, "int16")
-    assert transforms.transforms("uint8").taps == "int8"
-    assert transforms.transforms("float32", weights) is transforms.FLOATS
+    x86, arm = parse_target(TARGET), parse_target("aarch64")
+    for target, together in ((x86, 2), (arm, 1)):
+        found = transforms.transforms("int8", target, weights)
+        assert (found.source, found.taps, found.element) == ("int8", taps, "int16")
+        assert found.together == together
+        assert transforms.transforms("uint8", target).taps == "int8"
+    assert transforms.transforms("float32", x86, weights) is transforms.FLOATS
 
 
 @pytest.mark.parametrize("by", [transforms.FLOATS, transforms.Integers("uint8")])
