@@ -44,16 +44,14 @@ class LocalSession:
             options.graph_optimization_level = _AS_WRITTEN
         try:
             session = _loaded(source, options)
-        except Exception:  # ONNX Runtime raises a family of unrelated types
+        except Exception as error:  # ONNX Runtime raises a family of unrelated types
             if not (exact and optimize):
                 raise
+            options.graph_optimization_level = _AS_WRITTEN
             try:
-                options.graph_optimization_level = _AS_WRITTEN
                 session = _loaded(source, options)
             except Exception:
-                session = None
-            if session is None:
-                raise
+                raise error from None
         self.run = session.run
         self.interface: Interface = (
             {value.name: value.type for value in session.get_inputs()},

@@ -7,8 +7,9 @@ those explain the targets they come out again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ class Moments:
     energy: Doubles  # [groups, out], sums of squares of the targets
     centred: bool = True
     """Whether there is a bias; without one all moments are about zero."""
-    _covariance: Doubles | None = None
+    _covariance: Doubles | None = field(default=None, init=False)
 
     @classmethod
     def zeros(cls, groups: int, width: int, outputs: int, *, centred: bool = True) -> Moments:
@@ -158,15 +159,13 @@ class Solver:
         """Added to the diagonal of each group's covariance."""
         floor = np.where(self.ridge > 0, self.ridge, 1.0)
         regular = self._covariance + floor[:, None, None] * np.eye(width)
-        self._regular = regular if once else None
-        self._inverse = None if once else np.linalg.inv(regular)
+        product, matrix = (
+            (np.linalg.solve, regular) if once else (np.matmul, np.linalg.inv(regular))
+        )
+        self._divided: Callable[[Doubles], Doubles] = partial(product, matrix)
 
     def solve(self, moments: Joint, old: Doubles) -> tuple[Doubles, list[Doubles]]:
         """Weights [groups, in, out] near `old` with the least error, and a bias for each use."""
         residual = moments.cross_covariance() - self._covariance @ old
-        if self._inverse is not None:
-            weights = old + self._inverse @ residual
-        else:
-            assert self._regular is not None
-            weights = old + np.linalg.solve(self._regular, residual)
+        weights = old + self._divided(residual)
         return weights, moments.biases(weights)

@@ -54,10 +54,7 @@ class Walk:
         self.runs = len(runs)
         self._readers = last_readers(model)
         self._until = dict(self._readers)
-        self._store = _Store(folder, memory)
-        for name in runs[0] if runs else ():
-            for run in runs:
-                self._store.add(name, run[name])
+        self._store = _Store(folder, memory, runs)
 
     def keep(self, name: str, position: int = FOREVER) -> None:
         """Keep a value until the walk has gone past a position, whoever reads it."""
@@ -120,10 +117,7 @@ class Recording:
         self.runs = len(runs)
         self._model = model
         self._inputs = runs
-        self._store = _Store(folder, memory)
-        for name in runs[0] if runs else ():
-            for run in runs:
-                self._store.add(name, run[name])
+        self._store = _Store(folder, memory, runs)
         self._left = largest
 
     def keep(self, name: str, position: int = FOREVER) -> None:
@@ -163,12 +157,15 @@ class Recording:
 class _Store:
     """Arrays by name, one of each run; in files once there are more than fit in memory."""
 
-    def __init__(self, folder: Path, memory: int) -> None:
+    def __init__(self, folder: Path, memory: int, runs: Sequence[Mapping[str, Array]]) -> None:
         self._folder = folder
         self._memory = memory
         self._arrays: dict[str, list[Array | Path]] = {}
         self._used = 0
         self._files = 0
+        for name in runs[0] if runs else ():
+            for run in runs:
+                self.add(name, run[name])
 
     def names(self) -> list[str]:
         return list(self._arrays)

@@ -131,9 +131,8 @@ def choose(
     with contextlib.ExitStack() as stack:
         macs = count(plan.model, search.terms.shape_of).macs * sum(map(rows, runs))
         thorough = macs <= THOROUGH
-        pairs: list[tuple[Runs, Runs]] = [(fitted, judged), (judged, fitted)]
-        if not thorough:
-            pairs = [(_few(fitted), _few(judged))]
+        both: list[tuple[Runs, Runs]] = [(fitted, judged), (judged, fitted)]
+        pairs = both if thorough else [(_few(fitted), _few(judged))]
         halves = [_Half(plan.model, *pair, stack.enter_context(scratch_folder())) for pair in pairs]
         judge = _Judge(plan.model, halves, seed, ROUNDS if thorough else 0, rematch=rematch)
         for trial in trials:

@@ -26,6 +26,7 @@ from secateur.passes.prune import PruneChannels, Recover, RotateStreams
 from secateur.passes.prune.importance import CRITERIA
 from secateur.passes.prune.masking import PruningRecord
 from secateur.passes.sizes import infer_sizes
+from tests.paragraphs import read_paragraphs
 from tests.passes import test_recovery_bodies, test_rotation
 from tests.passes.nets import Net, redundant
 from tests.passes.test_budgets import mlp, stairs
@@ -332,11 +333,7 @@ def agree(found: str, wanted: str) -> bool:
 
 def golden() -> dict[str, list[str]]:
     """What stands in the file, by case."""
-    found = {}
-    for paragraph in PATH.read_text(encoding="utf-8").strip().split("\n\n"):
-        name, *lines = paragraph.splitlines()
-        found[name] = lines
-    return found
+    return read_paragraphs(PATH)
 
 
 def main() -> None:

@@ -50,10 +50,10 @@ class LoopBody:
     read: list[StepRows]
     made: list[StepRows]
     captured: list[Value]
-    limit: Value | None
-    condition: Value | None
-    proceeds: bool
-    counts: bool
+    limit: Value | None = None
+    condition: Value | None = None
+    proceeds: bool = False
+    counts: bool = False
     """Whether the last state is the number of the step."""
 
     @property
@@ -119,10 +119,6 @@ def extract_branch(model: Model, node: Node, name: str, shape_of: ShapeOf) -> Lo
         [],
         made,
         captured,
-        None,
-        None,
-        proceeds=False,
-        counts=False,
     )
 
 
@@ -324,8 +320,4 @@ def _scan(work: _Extractor) -> LoopBody:
         read,
         made,
         captured,
-        None,
-        None,
-        proceeds=False,
-        counts=False,
     )

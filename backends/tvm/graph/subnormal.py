@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from ....ir.graph import Node, Value, normalize_domain
+from ....ir.graph import Value
 from ....ir.model import Model
 from ....ir.tensor import Array, Tensor
-from .widen import HEAVY
+from .widen import is_heavy
 
 _SMALLEST = np.finfo(np.float32).smallest_normal
 _TOGETHER = 1 << 20
@@ -30,7 +30,7 @@ def flush_subnormal(model: Model) -> dict[str, int]:
     seen: set[Value] = set()
     for graph in model.graph.all_graphs():
         for node in graph.nodes:
-            for value in node.inputs if _multiplies(node) else ():
+            for value in node.inputs if is_heavy(node) else ():
                 if value is None or value in seen or not isinstance(value.const, Tensor):
                     continue
                 seen.add(value)
@@ -38,15 +38,11 @@ def flush_subnormal(model: Model) -> dict[str, int]:
                     continue
                 array = value.const.numpy()
                 count = _count(array)
-                if count and all(_multiplies(user) for user in value.users):
+                if count and all(is_heavy(user) for user in value.users):
                     zeroed = np.where(np.abs(array) < _SMALLEST, np.float32(0), array)
                     value.const = Tensor.from_array(zeroed)
                     found[node.label] = found.get(node.label, 0) + count
     return found
-
-
-def _multiplies(node: Node) -> bool:
-    return node.op_type in HEAVY and normalize_domain(node.domain) == ""
 
 
 def _count(array: Array) -> int:

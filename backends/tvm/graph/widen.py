@@ -19,16 +19,16 @@ HEAVY = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RN
 
 def widen_halves(model: Model) -> bool:
     """Let nodes that compute in float16 do so in float32, where that gains something; whether."""
-    if not any(_is_heavy(node) for node in model.graph.nodes):
+    if not any(_is_half(node) for node in model.graph.nodes):
         return False
     return widen(model)
 
 
-def _is_heavy(node: Node) -> bool:
+def is_heavy(node: Node) -> bool:
+    """Whether a node has one of these operators."""
+    return node.op_type in HEAVY and normalize_domain(node.domain) == ""
+
+
+def _is_half(node: Node) -> bool:
     first = node.input(0)
-    return (
-        node.op_type in HEAVY
-        and normalize_domain(node.domain) == ""
-        and first is not None
-        and first.dtype == TensorProto.FLOAT16
-    )
+    return is_heavy(node) and first is not None and first.dtype == TensorProto.FLOAT16

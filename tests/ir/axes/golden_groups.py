@@ -21,6 +21,7 @@ from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.passes.prune.inspection import GroupReport, inspect_groups
 
+from ...paragraphs import read_paragraphs
 from .test_operators import CASES, OPERATORS, wrap
 
 PATH = Path(__file__).parents[2] / "golden" / "axes" / "groups.txt"
@@ -48,11 +49,7 @@ def line(group: GroupReport) -> str:
 
 def read() -> dict[str, list[str]]:
     """What stands in the file, by case."""
-    found = {}
-    for paragraph in PATH.read_text(encoding="utf-8").strip().split("\n\n"):
-        name, *lines = paragraph.splitlines()
-        found[name] = lines
-    return found
+    return read_paragraphs(PATH)
 
 
 def main() -> None:
