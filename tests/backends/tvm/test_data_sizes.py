@@ -395,7 +395,7 @@ def test_sizes_that_an_operand_tells(name: str, tmp_path: Path) -> None:
 def test_what_has_no_bound_is_refused(tmp_path: Path) -> None:
     """With the node, the size and the option; a bound on what decides nothing is refused, too."""
     model, _ = told_case("Range")
-    with pytest.raises(UnsupportedError, match=r"node 'y' \(Range\): size 0 .*--size k=0\.\.N"):
+    with pytest.raises(UnsupportedError, match=r"node 'y' \(Range\): .* size 0 .*--size k=0\.\.N"):
         compiled(model, tmp_path)
     model, _ = told_case("TopK")
     for sizes, message in (
@@ -411,7 +411,7 @@ def test_what_has_no_bound_is_refused(tmp_path: Path) -> None:
 def test_sizes_of_nothing_are_not_guessed(tmp_path: Path) -> None:
     """An empty tensor may have any sizes but for one that is 0."""
     model = model_of(f"(%x: float[0, 3], {K2}) -> (%y: float[?, ?])", "%y = Reshape(%x, %k)")
-    with pytest.raises(UnsupportedError, match=r"'y' \(Reshape\): size 0 of 'y' is .*nothing says"):
+    with pytest.raises(UnsupportedError, match=r"'y' \(Reshape\): .* size 0 of .*nothing says"):
         compiled(model, tmp_path)
 
 
