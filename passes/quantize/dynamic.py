@@ -2,8 +2,8 @@
 
 Products and convolutions, those in bodies of If, Loop and Scan, too, become DynamicQuantizeLinear
 and MatMulInteger or ConvInteger, and what scales their sums back; LSTMs DynamicQuantizeLSTM, and
-other recurrent layers keep int8 weights that they multiply as floats. Nothing else changes, and no
-samples are needed.
+other recurrent layers a Scan of such products where they are large enough. Nothing else changes,
+and no samples are needed.
 
 Products may have a scale for each row of activations, as for each token of a text. No operator
 finds those: reductions do, rows times their reciprocals are rounded by a QuantizeLinear of scale 1
@@ -31,6 +31,7 @@ from ..samples import Samples
 from .opset import raise_opset
 from .parameters import ValueRange
 from .place import computes
+from .recurrence import spell_out, why_not
 from .restore import ALREADY
 from .rules import Constants, Operands, Role, Weight, plan
 from .static import kept_float
@@ -42,6 +43,10 @@ COMPUTED = "both of its operands are computed; dynamic quantization is for const
 OTHER = "dynamic quantization is for products and convolutions with constant weights"
 TRANSPOSED = "its A is transposed"
 
+SCAN_FROM = 1 << 17
+"""Weights of a direction's states from which ONNX Runtime takes about as long for a Scan of integer
+products as for the float operator, or less; artifacts do from a tenth of that on."""
+
 AXES_AS_INPUT = 18
 """The first operator set in which ReduceMax has them so."""
 
@@ -51,12 +56,15 @@ class QuantizeDynamic(Pass):
     """Quantize products and convolutions, with activations' scales found at run time.
 
     Options are those of `QuantizeStatic`; with `per_token` each row of what a product reads has
-    a scale of its own. Statistics: counts by operator of `quantized` and `skipped` nodes.
+    a scale of its own. Recurrent layers that no operator stands for become a Scan where each step
+    multiplies at least `scan_from` weights. Statistics: counts by operator of `quantized` and
+    `skipped` nodes.
     """
 
     per_channel: bool = True
     per_token: bool = False
     reduce_range: bool = False
+    scan_from: int = SCAN_FROM
     ignore: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
 
@@ -80,7 +88,7 @@ class QuantizeDynamic(Pass):
         kept = kept_float(model, self.ignore, self.only, {})
         nodes = self.nodes(model)
         kept |= {nodes[place]: why for place, why in (refused or {}).items()}
-        found, reasons = _candidates(model, kept)
+        found, reasons = self._candidates(model, kept)
         counts = Counter(node.op_type for node in found)
         left = [
             Note.at(node, why)
@@ -95,7 +103,7 @@ class QuantizeDynamic(Pass):
             if operands is None:
                 writer.replace_recurrent(node)
             elif operands.role is Role.RECURRENT:
-                writer.store_weights(node, operands)
+                writer.replace_steps(node)
             else:
                 writer.replace(node, operands)
         writer.finish()
@@ -120,8 +128,38 @@ class QuantizeDynamic(Pass):
 
     def units(self, model: Model, context: Context | None) -> list[int]:
         """Places of the nodes that become integer."""
-        found, _ = _candidates(model, kept_float(model, self.ignore, self.only, {}))
+        found, _ = self._candidates(model, kept_float(model, self.ignore, self.only, {}))
         return [place for place, node in enumerate(self.nodes(model)) if node in found]
+
+    def _candidates(
+        self, model: Model, kept: Mapping[Node, str]
+    ) -> tuple[dict[Node, Operands | None], dict[Node, str]]:
+        """Nodes that become integer, those that an operator of ONNX Runtime's stands for without
+        operands, and why others stay float."""
+        constants = Constants(model)
+        found: dict[Node, Operands | None] = {}
+        reasons: dict[Node, str] = {}
+        for node in model.graph.all_nodes():
+            answer = kept.get(node) or plan(node, constants)
+            if isinstance(answer, str):
+                reasons[node] = answer
+            elif answer.role is Role.RECURRENT and _has_operator(node):
+                found[node] = None
+            elif answer.role is Role.RECURRENT:
+                why = why_not(node, constants, self.scan_from)
+                if why is None:
+                    found[node] = answer
+                else:
+                    reasons[node] = why
+            elif not answer.role.is_compute or node.op_type == "ConvTranspose":
+                reasons[node] = OTHER
+            elif answer.weight is None:
+                reasons[node] = COMPUTED
+            elif node.get("transA", 0):
+                reasons[node] = TRANSPOSED
+            else:
+                found[node] = answer
+        return found, reasons
 
 
 def _raise_opset(model: Model, context: Context | None) -> bool:
@@ -129,31 +167,6 @@ def _raise_opset(model: Model, context: Context | None) -> bool:
     if context is not None and context.calibration is not None:
         feeds, _ = next(Samples(model, context.calibration).feeds(1))
     return raise_opset(model, feeds)
-
-
-def _candidates(
-    model: Model, kept: Mapping[Node, str]
-) -> tuple[dict[Node, Operands | None], dict[Node, str]]:
-    """Nodes that become integer, those that an operator of ONNX Runtime's stands for without
-    operands, and why others stay float."""
-    constants = Constants(model)
-    found: dict[Node, Operands | None] = {}
-    reasons: dict[Node, str] = {}
-    for node in model.graph.all_nodes():
-        answer = kept.get(node) or plan(node, constants)
-        if isinstance(answer, str):
-            reasons[node] = answer
-        elif answer.role is Role.RECURRENT:
-            found[node] = None if _has_operator(node) else answer
-        elif not answer.role.is_compute or node.op_type == "ConvTranspose":
-            reasons[node] = OTHER
-        elif answer.weight is None:
-            reasons[node] = COMPUTED
-        elif node.get("transA", 0):
-            reasons[node] = TRANSPOSED
-        else:
-            found[node] = answer
-    return found, reasons
 
 
 def _multiplies(node: Node) -> bool:
@@ -275,21 +288,15 @@ class _DynamicWriter:
         for value in old:
             self.drop(value)
 
-    def store_weights(self, node: Node, operands: Operands) -> None:
-        """Let a recurrent layer that stays float read its weights from int8."""
-        assert node.graph is not None
-        self.graph, self.new = node.graph, []
-        self.in_place[node] = self.new
-        for weight in operands.weights:
-            source = node.input(weight.position)
-            assert source is not None
-            integers, scale = self.weight(node, weight)
-            floats = self.made("DequantizeLinear", [integers, scale], TensorProto.FLOAT, source)
-            if self.per_channel and weight.axis is not None:
-                assert floats.producer is not None
-                floats.producer.set("axis", weight.axis)
-            node.set_input(weight.position, floats)
-            self.drop(source)
+    def replace_steps(self, node: Node) -> None:
+        """Let a Scan, whose products are integer, take a recurrent layer's place."""
+        old = [value for value in node.inputs if value is not None]
+        for product in spell_out(self.model, node, self.constants):
+            operands = plan(product, self.constants)
+            assert isinstance(operands, Operands)
+            self.replace(product, operands)
+        for value in old:
+            self.drop(value)
 
     def take_over(self, node: Node, result: Value, scaled: Value) -> None:
         """Let `scaled` be what the node's result was, under its name."""

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from ...ir.errors import SecateurError
-from ...ir.graph import Node, Value, normalize_domain
+from ...ir.graph import Graph, Node, Value, normalize_domain
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.ops import Trait, traits
@@ -104,26 +104,29 @@ class RestoreFloat(Pass):
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
         infer_shapes(model)
-        work = _Restoring(model)
-        work.constants()
-        work.products()
-        work.pairs()
-        work.clean()
+        counts = Counter[str]()
+        for graph in list(model.graph.all_graphs()):
+            work = _Restoring(model, graph)
+            work.constants()
+            work.products()
+            work.pairs()
+            work.clean()
+            counts += work.restored
         notes = [
             Note.at(node, "has no float form that is known")
             for node in model.all_nodes()
             if is_integer(node)
         ]
-        restored = dict(sorted(work.restored.items()))
+        restored = dict(sorted(counts.items()))
         return PassResult(bool(restored), {"restored": restored}, notes)
 
 
 class _Restoring:
-    """Puts float operators in the place of integer ones, between dequantized values."""
+    """Puts float operators in the place of a graph's integer ones, between dequantized values."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, graph: Graph) -> None:
         self.model = model
-        self.graph = model.graph
+        self.graph = graph
         self.restored: Counter[str] = Counter()
         self.twins: dict[Value, Value | None] = {}
         self.before: dict[Node, list[Node]] = {}

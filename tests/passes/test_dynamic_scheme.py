@@ -168,31 +168,6 @@ def test_recurrent_layers(attributes: Any, per_channel: bool) -> None:
         assert sqnr(want[name], have[name]) > 25
 
 
-@pytest.mark.parametrize(
-    ("steps", "attributes"),
-    [("T", {}), (7, {"clip": 3.0}), (7, {"activations": ["Sigmoid", "Relu", "Tanh"]})],
-)
-def test_recurrent_layers_that_no_operator_stands_for_store_bytes(
-    steps: Any, attributes: Any
-) -> None:
-    model = from_proto(lstm(steps, **attributes))
-    result = QuantizeDynamic().run(model)
-    verify(model)
-    assert result.statistics["quantized"] == {"LSTM": 1}
-    assert [n.op_type for n in model.graph.nodes] == [
-        "DequantizeLinear",
-        "DequantizeLinear",
-        "LSTM",
-    ]
-    stored = {v.dtype for v in model.graph.initializers.values() if len(v.shape or ()) == 3}
-    assert stored == {TensorProto.INT8}
-    feed = {"x": random(4, 7, 2, 5)}
-    original = from_proto(lstm(steps, **attributes))
-    want, have = (Session(m).run(feed) for m in (original, model))
-    for name in ("y", "h"):
-        assert sqnr(want[name], have[name]) > 25
-
-
 def test_older_models_are_converted() -> None:
     model = from_proto(
         build([node("MatMul", "x w", "y")], {"w": random(1, 3, 4)}, ["N", 3], opset=9)

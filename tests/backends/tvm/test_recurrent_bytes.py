@@ -17,12 +17,16 @@ from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.operations import BlockProductOp, LoopsOp, MatMulOp, RecurrentOp
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.errors import SecateurError
+from secateur.ir.graph import Node, Value
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.ops.recurrent import GATES
 from secateur.ir.reference import Session
+from secateur.ir.tensor import Tensor
 from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeDynamic, QuantizeStatic
+from secateur.passes.quantize.weights import quantize_weight
 from tests.passes.recurrent_models import (
     HIDDEN,
     STEPS,
@@ -41,13 +45,40 @@ FORMS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def in_bytes(model: Model, *, static: bool) -> Model:
+STORED, STATIC, DYNAMIC = "stored", "static", "dynamic"
+"""Bytes as weights alone, of inputs, too, and of states, too."""
+
+
+def in_bytes(model: Model, how: str) -> Model:
     copy = model.clone()
-    if static:
+    if how == STATIC:
         QuantizeStatic().run(copy, Context(samples_of(model)))
+    elif how == DYNAMIC:  # of 7 bits: ONNX Runtime saturates products of 8 on a CPU without VNNI
+        QuantizeDynamic(scan_from=0, reduce_range=True).run(copy, Context())
     else:
-        QuantizeDynamic().run(copy, Context())
+        store_weights(copy)
     return copy
+
+
+def store_weights(model: Model) -> None:
+    """As other tools do: a scale for each row of the weights, in front of the layer."""
+    (layer,) = (node for node in model.graph.nodes if node.op_type in GATES)
+    for position in (1, 2):
+        source = layer.input(position)
+        assert source is not None
+        assert source.const is not None
+        quantized = quantize_weight(source.const.numpy(), 1, 127, 0.0)
+        inputs = [
+            model.graph.add_initializer(model.fresh_name(hint), Tensor.from_array(array))
+            for hint, array in (("q", quantized.integers), ("s", quantized.scale))
+        ]
+        floats = Value(model.fresh_name("floats"), source.type)
+        restore = Node("DequantizeLinear", inputs, [floats])
+        restore.set("axis", 1)
+        restore.graph = model.graph
+        model.graph.nodes.insert(0, restore)
+        layer.set_input(position, floats)
+        del model.graph.initializers[source.name]
 
 
 def check(model: Model, runtime: Runtime, sizes: list[tuple[int, int]]) -> None:
@@ -63,13 +94,14 @@ def compiled(model: Model, folder: Path, target: str = "native") -> Runtime:
     return Runtime(folder / "m.so")
 
 
-@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("how", [STORED, STATIC, DYNAMIC])
 @pytest.mark.parametrize("form", FORMS)
-def test_one_artifact_for_all_lengths_and_batches(form: str, static: bool, tmp_path: Path) -> None:
+def test_one_artifact_for_all_lengths_and_batches(form: str, how: str, tmp_path: Path) -> None:
     kind, direction, attributes = FORMS[form]
-    batch: int | str = "b" if form == "GRU that resets later" else 3  # takes LLVM seconds
+    later = form == "GRU that resets later" and how != DYNAMIC  # whose samples share a scale
+    batch: int | str = "b" if later else 3  # takes LLVM seconds
     model = recurrent_model(kind, direction, inputs="x w r b _ i", batch=batch, **attributes)
-    rounded = in_bytes(model, static=static)
+    rounded = in_bytes(model, how)
     runtime = compiled(rounded, tmp_path)
     sizes = [(STEPS, 3), (1, 1), (2, 9), (33, 4)]
     check(rounded, runtime, [(n, b if batch == "b" else 3) for n, b in sizes])
@@ -79,13 +111,12 @@ def operations(model: Model) -> list[Any]:
     return list(lower(model.clone(), parse_target("x86-64-v3")).operations)
 
 
-@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("how", [STORED, STATIC])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-def test_no_weight_is_kept_as_a_float(kind: str, static: bool) -> None:
+def test_no_weight_is_kept_as_a_float(kind: str, how: str) -> None:
     """Inputs as bytes are multiplied by bytes, floats by bytes, too, and states by bytes."""
-    attributes = {} if static or kind != "LSTM" else {"clip": 9.0}
-    model = recurrent_model(kind, steps=STEPS, **attributes)
-    found = operations(in_bytes(model, static=static))
+    static = how == STATIC
+    found = operations(in_bytes(recurrent_model(kind, steps=STEPS), how))
     (recurrence,) = (op for op in found if isinstance(op, RecurrentOp))
     assert recurrence.weights.dtype == np.int8
     (product,) = (op for op in found if isinstance(op, MatMulOp | BlockProductOp))
@@ -99,13 +130,41 @@ def test_no_weight_is_kept_as_a_float(kind: str, static: bool) -> None:
 def test_states_that_a_run_rounds_are_multiplied_as_bytes(direction: str) -> None:
     """DynamicQuantizeLSTM: for each direction a product of all inputs, and one of each step."""
     model = recurrent_model("LSTM", direction, inputs="x w r b _ i", steps=STEPS)
-    rounded = in_bytes(model, static=False)
+    rounded = in_bytes(model, DYNAMIC)
     assert [node.op_type for node in rounded.graph.nodes] == ["DynamicQuantizeLSTM"]
-    found = operations(rounded)
+    check_products(rounded, (STEPS + 1) * (2 if direction == "bidirectional" else 1))
+
+
+def check_products(model: Model, count: int) -> None:
+    """As many products, all of bytes."""
+    found = operations(model)
     products = [op for op in found if isinstance(op, MatMulOp)]
-    assert len(products) == (STEPS + 1) * (2 if direction == "bidirectional" else 1)
+    assert len(products) == count
     assert {op.input.dtype for op in products} == {"uint8"}
     assert not any(isinstance(op, BlockProductOp | RecurrentOp) for op in found)
+
+
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
+@pytest.mark.parametrize("form", ["GRU", "GRU that resets later", "RNN", "LSTM that clips"])
+def test_states_of_a_scan_are_multiplied_as_bytes(form: str, direction: str) -> None:
+    """One product of each step, of the GRU that resets first two."""
+    kind, _, attributes = FORMS[form]
+    rounded = in_bytes(recurrent_model(kind, direction, steps=STEPS, **attributes), DYNAMIC)
+    each = STEPS * (2 if form == "GRU" else 1) + 1
+    check_products(rounded, each * (2 if direction == "bidirectional" else 1))
+
+
+def test_rows_of_states_have_scales_of_their_own(tmp_path: Path) -> None:
+    """Then a batch may be open, and no sample changes another one."""
+    model = recurrent_model("GRU", inputs="x w r b", batch="b", linear_before_reset=1)
+    QuantizeDynamic(scan_from=0, per_token=True, reduce_range=True).run(model, Context())
+    runtime = compiled(model, tmp_path)
+    check(model, runtime, [(STEPS, 3), (1, 1), (33, 4)])
+    feed = feed_of(model, 0, STEPS, 4)
+    feed["x"][:, 2] *= 100
+    alone = runtime.run({"x": feed["x"][:, 1:2].copy()})
+    for name, array in runtime.run(feed).items():
+        np.testing.assert_array_equal(array[..., 1:2, :], alone[name])
 
 
 PARAMETERS = {
@@ -145,15 +204,15 @@ def test_weights_as_other_tools_write_them(parameters: str, tmp_path: Path) -> N
 def test_layers_of_plain_loops(inputs: str, tmp_path: Path) -> None:
     """Lengths of sequences, and peepholes."""
     model = recurrent_model("LSTM", inputs=inputs, steps=STEPS)
-    for static in (True, False):
-        rounded = in_bytes(model, static=static)
+    for how in (STORED, STATIC):
+        rounded = in_bytes(model, how)
         check(rounded, compiled(rounded, tmp_path), [(STEPS, 3)])
 
 
 def test_what_is_no_number_stays_with_its_sample(tmp_path: Path) -> None:
     """From its step on; ONNX Runtime's Sigmoid makes a number of it."""
     model = recurrent_model("GRU", inputs="x w r b", steps=STEPS, outputs="y")
-    rounded = in_bytes(model, static=False)
+    rounded = in_bytes(model, STORED)
     runtime = compiled(rounded, tmp_path)
     feed = feed_of(rounded, 0)
     want = Session(rounded).run(feed)["y"]
@@ -169,7 +228,7 @@ def test_what_is_no_number_stays_with_its_sample(tmp_path: Path) -> None:
 def test_infinities_meet_nothing_but_weights(steps: int | str, tmp_path: Path) -> None:
     """Of an open number of rows, of few and of many: gates that they open or close are numbers."""
     model = recurrent_model("GRU", inputs="x w r b", steps=steps, outputs="y")
-    rounded = in_bytes(model, static=False)
+    rounded = in_bytes(model, STORED)
     runtime = compiled(rounded, tmp_path)
     stored = [v.const for v in rounded.graph.initializers.values() if v.shape == (1, 60, 5)]
     assert stored[0] is not None
