@@ -55,7 +55,7 @@ def why_not(node: Node, constants: Constants, fewest: int) -> str | None:
 
 def spell_out(model: Model, node: Node, constants: Constants) -> list[Node]:
     """Put a Scan for each direction in a layer's place; the products in it and in front of it."""
-    return _Layer(model, node, constants).spell_out()
+    return _SpelledOut(model, node, constants).spell_out()
 
 
 def _activations(node: Node) -> list[str]:
@@ -64,7 +64,7 @@ def _activations(node: Node) -> list[str]:
     return [str(name) for name in node.get("activations", default)]
 
 
-class _Layer:
+class _SpelledOut:
     """One layer while nodes for it are written, into `graph` and `nodes`."""
 
     def __init__(self, model: Model, node: Node, constants: Constants) -> None:
