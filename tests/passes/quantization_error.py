@@ -79,7 +79,7 @@ def _node(node: Node, opset: int, values: Any, error: Any, slack: float) -> list
     if kind in LIPSCHITZ:
         return [off[0]]
     if kind in MOVES:
-        return _run(node, opset, [off[0], *ins[1:]])
+        return run_alone(node, opset, [off[0], *ins[1:]])
     if kind in PRODUCTS:
         return [_product(node, opset, ins, off)]
     if kind in ("Add", "Sub"):
@@ -96,18 +96,20 @@ def _node(node: Node, opset: int, values: Any, error: Any, slack: float) -> list
         return [np.concatenate(off, axis=node.get("axis"))]
     if kind == "BatchNormalization":
         zero = np.zeros_like(ins[2])
-        return _run(node, opset, [off[0], abs(ins[1]), zero, zero, ins[4]])
+        return run_alone(node, opset, [off[0], abs(ins[1]), zero, zero, ins[4]])
     return [np.inf] * len(node.outputs)
 
 
 def _product(node: Node, opset: int, ins: list[Array], off: list[Array]) -> Array:
     """|sum (x + dx) * (w + dw) - x * w| <= sum (|x| + |dx|) * (|w| + |dw|) - |x| * |w|"""
-    far = _run(node, opset, [abs(ins[0]) + off[0], abs(ins[1]) + off[1], *off[2:]])[0]
-    near = _run(node, opset, [abs(ins[0]), abs(ins[1]), *[np.zeros_like(o) for o in off[2:]]])[0]
+    far = run_alone(node, opset, [abs(ins[0]) + off[0], abs(ins[1]) + off[1], *off[2:]])[0]
+    near = run_alone(node, opset, [abs(ins[0]), abs(ins[1]), *[np.zeros_like(o) for o in off[2:]]])[
+        0
+    ]
     return (far - near) + 1e-5 * far
 
 
-def _run(node: Node, opset: int, inputs: list[Array]) -> list[Array]:
+def run_alone(node: Node, opset: int, inputs: list[Array]) -> list[Array]:
     """The node alone, on other inputs."""
     graph = Graph("one")
     values: list[Value | None] = []
