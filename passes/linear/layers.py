@@ -152,23 +152,11 @@ class ConvolutionLayer(Layer):
         return math.prod(output.shape[2:])
 
     def rows(self, source: Array, output: Sequence[int], picked: Positions) -> Array:
-        batch, channels = source.shape[:2]
         taps = self._taps(tuple(source.shape[2:]), tuple(output[2:]))[picked]
-        flat = source.reshape(batch, channels, -1)
-        if (taps < 0).any():
-            flat = np.concatenate([flat, np.zeros((batch, channels, 1), flat.dtype)], axis=2)
-        values = flat[:, :, taps]  # batch, channels, positions, taps
-        width = channels // self.groups
-        values = values.reshape(batch, self.groups, width, *taps.shape)
-        rows = values.transpose(1, 0, 3, 2, 4)
-        found: Array = np.ascontiguousarray(rows, np.float32)
-        return found.reshape(self.groups, batch * len(picked), width * taps.shape[1])
+        return _gathered(source, taps, self.groups)
 
     def targets(self, output: Array, picked: Positions) -> Array:
-        batch, channels = output.shape[:2]
-        values = output.reshape(batch, self.groups, channels // self.groups, -1)[..., picked]
-        found: Array = np.ascontiguousarray(values.transpose(1, 0, 3, 2), np.float32)
-        return found.reshape(self.groups, batch * len(picked), channels // self.groups)
+        return _gathered(output, picked[:, None], self.groups)
 
     def read(self) -> tuple[Doubles, Doubles]:
         matrix = self.arrange(np.asarray(self.weights.numpy(), np.float64))
@@ -255,6 +243,21 @@ class ConvolutionLayer(Layer):
             lower = auto != "SAME_UPPER" if self.transposed else auto == "SAME_LOWER"
             begins.append(total - smaller if lower else smaller)
         return begins
+
+
+def _gathered(images: Array, places: Positions, groups: int) -> Array:
+    """Elements of [batch, channels, ...] as rows [groups, batch * rows, channels * elements].
+
+    `places` [rows, elements] are places in a channel, -1 for a zero beside it.
+    """
+    batch, channels = images.shape[:2]
+    flat = np.zeros((channels, math.prod(images.shape[2:]) + 1), np.float32)
+    found = np.empty((groups, batch, len(places), channels // groups, places.shape[1]), np.float32)
+    for number, image in enumerate(images):
+        flat[:, :-1] = image.reshape(channels, -1)
+        picked = np.take(flat, places, axis=1).reshape(groups, -1, *places.shape)
+        found[:, number] = picked.transpose(0, 2, 1, 3)
+    return found.reshape(groups, batch * len(places), -1)
 
 
 class Normalization(Layer):

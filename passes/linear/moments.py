@@ -95,11 +95,15 @@ class Moments:
 
     def error(self, weights: Doubles, bias: Doubles) -> float:
         """Mean squared distance of `inputs @ weights + bias` from the targets, summed over them."""
+        moved = np.vdot(weights, self.covariance() @ weights)
+        return max(self.error_beside(weights, bias) + float(moved), 0.0)
+
+    def error_beside(self, weights: Doubles, bias: Doubles) -> float:
+        """The error but for the variance of `inputs @ weights`."""
         offset = np.einsum("gi,gio->go", self.mean, weights) + bias - self.target_mean
+        explained = np.vdot(weights, self.cross_covariance())
         variance = self.energy / self.rows - np.square(self.target_mean)
-        explained = np.einsum("gio,gio->go", weights, self.cross_covariance())
-        moved = np.einsum("gio,gio->go", weights, self.covariance() @ weights)
-        return max(float((variance - 2 * explained + moved + np.square(offset)).sum()), 0.0)
+        return float((variance + np.square(offset)).sum() - 2 * explained)
 
     def spread(self) -> float:
         """Variance of the targets, summed over them."""
@@ -128,9 +132,11 @@ class Joint:
         """The best bias of each use."""
         return [use.bias(weights) for use in self.uses]
 
-    def error(self, weights: Doubles, biases: Sequence[Doubles]) -> float:
-        errors = [use.error(weights, bias) for use, bias in zip(self.uses, biases, strict=True)]
-        return sum(self._shares(errors))
+    def error(self, weights: Doubles, biases: Sequence[Doubles], moved: Doubles) -> float:
+        """Mean squared distance from the targets; `moved` is `covariance() @ weights`."""
+        pairs = zip(self.uses, biases, strict=True)
+        beside = [use.error_beside(weights, bias) for use, bias in pairs]
+        return max(sum(self._shares(beside)) + float(np.vdot(weights, moved)), 0.0)
 
     def spread(self) -> float:
         return sum(self._shares([use.spread() for use in self.uses]))
@@ -157,15 +163,21 @@ class Solver:
         scarce = max(1.0, SCARCE * width / max(moments.rows, 1))
         self.ridge = ridge * scarce * variance
         """Added to the diagonal of each group's covariance."""
-        floor = np.where(self.ridge > 0, self.ridge, 1.0)
-        regular = self._covariance + floor[:, None, None] * np.eye(width)
+        self._floor = np.where(self.ridge > 0, self.ridge, 1.0)[:, None, None]
+        regular = self._covariance + self._floor * np.eye(width)
         product, matrix = (
             (np.linalg.solve, regular) if once else (np.matmul, np.linalg.inv(regular))
         )
         self._divided: Callable[[Doubles], Doubles] = partial(product, matrix)
 
-    def solve(self, moments: Joint, old: Doubles) -> tuple[Doubles, list[Doubles]]:
-        """Weights [groups, in, out] near `old` with the least error, and a bias for each use."""
-        residual = moments.cross_covariance() - self._covariance @ old
-        weights = old + self._divided(residual)
-        return weights, moments.biases(weights)
+    def solve(
+        self, moments: Joint, old: Doubles, moved: Doubles
+    ) -> tuple[Doubles, list[Doubles], Doubles]:
+        """Weights [groups, in, out] near `old` with the least error, and a bias for each use.
+
+        `moved` is `covariance() @ old`; the last result is that of the new weights.
+        """
+        residual = moments.cross_covariance() - moved
+        step = self._divided(residual)
+        weights = old + step
+        return weights, moments.biases(weights), moved + residual - self._floor * step

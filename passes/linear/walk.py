@@ -17,7 +17,7 @@ from ...ir.tensor import Array
 MEMORY = 2**29
 """Bytes of values that a walk keeps in memory; what is beyond lies in files."""
 
-LARGEST_RECORDING = 2**31
+LARGEST_RECORDING = 3 * 2**30
 """Bytes of values that are recorded, those in files included."""
 
 FOREVER = 2**62

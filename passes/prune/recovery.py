@@ -460,7 +460,8 @@ class _Pass:
                 sums.add(rows.inputs, rows.targets)
             _check_reached(sums.rows)
         spread = moments.spread()
-        before = _share(moments.error(matrix, biases), spread)
+        moved = moments.covariance() @ matrix
+        before = _share(moments.error(matrix, biases, moved), spread)
 
         def report(after: float, remark: str = "") -> Recovered:
             node = layer.node
@@ -474,18 +475,16 @@ class _Pass:
         clipped = any((use.low, use.high) != (-np.inf, np.inf) for use in uses)
         rounds = self.rounds if clipped else 0
         solver = Solver(moments, once=not rounds)
-        new, shifts = solver.solve(moments, matrix)
-        after = _share(moments.error(new, shifts), spread)
-        if rounds:
-            for _ in range(rounds):
-                for use, sums, shift in zip(uses, moments.uses, shifts, strict=True):
-                    sums.reset_targets()
-                    for rows in self._rows(use, width, len(uses)):
-                        reached = rows.inputs @ new.astype(np.float32)
-                        reached += shift[:, None].astype(np.float32)
-                        sums.add_targets(rows.inputs, _adapted(rows, reached, use))
-                new, shifts = solver.solve(moments, matrix)
-            after = _share(moments.error(new, shifts), spread)
+        new, shifts, reached = solver.solve(moments, matrix, moved)
+        for _ in range(rounds):
+            for use, sums, shift in zip(uses, moments.uses, shifts, strict=True):
+                sums.reset_targets()
+                for rows in self._rows(use, width, len(uses)):
+                    made = rows.inputs @ new.astype(np.float32)
+                    made += shift[:, None].astype(np.float32)
+                    sums.add_targets(rows.inputs, _adapted(rows, made, use))
+            new, shifts, reached = solver.solve(moments, matrix, moved)
+        after = _share(moments.error(new, shifts, reached), spread)
         for use, shift in zip(uses, shifts, strict=True):
             use.layer.write(new, shift)
         return report(after, _remark(moments, width + 1))

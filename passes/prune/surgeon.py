@@ -79,11 +79,12 @@ class _ReaderState:
         dead = np.isin(self.labels, gone)
         if not dead.any():
             return
-        rest = ~dead
+        rest = np.flatnonzero(~dead)
         across = self.inverse[np.ix_(dead, rest)]
         factors = np.linalg.solve(self.inverse[np.ix_(dead, dead)], across)
         self.weights = self.weights[rest] - factors.T @ self.weights[dead]
-        self.inverse = self.inverse[np.ix_(rest, rest)] - across.T @ factors
+        self.inverse = self.inverse.take(rest, axis=0).take(rest, axis=1)
+        self.inverse -= across.T @ factors
         self.labels = self.labels[rest]
 
     def _blocks(self) -> list[tuple[Labels, Labels]]:

@@ -265,7 +265,8 @@ def _solve(
     if second_order and width <= WIDEST:
         joint = Joint([moments])
         solver = Solver(joint)
-        wished, _ = solver.solve(joint, layer.read()[0])
+        old = layer.read()[0]
+        wished, *_ = solver.solve(joint, old, joint.covariance() @ old)
         new = np.stack(
             [
                 round_second_order(w, g, c + r * np.eye(width), limit)
