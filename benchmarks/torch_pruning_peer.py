@@ -19,7 +19,7 @@ import torch
 import torch_pruning
 from torch import nn
 
-from secateur.models.zoo.trained import RECIPES, Normalized
+from secateur.models.zoo.trained import TRAININGS, Normalized
 from secateur.models.zoo.transformers import FusedAttention
 
 Array = Any
@@ -50,7 +50,7 @@ class TorchPruning:
 
     def __init__(self, net: str, weights: Path, images: Array, labels: Array) -> None:
         torch.set_num_threads(1)
-        self.net: nn.Module = Normalized(RECIPES[net].build())
+        self.net: nn.Module = Normalized(TRAININGS[net].build())
         self.net.load_state_dict(torch.load(weights))
         self.net.eval()
         for module in self.net.modules():

@@ -87,7 +87,7 @@ def vit() -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Training:
     """A net and how it is trained.
 
     `sizes` holds (epochs, size in pixels of the images they see), in order; `erased` is the side
@@ -112,12 +112,12 @@ class Recipe:
         return sum(count for count, _ in self.sizes)
 
 
-RECIPES: dict[str, Recipe] = {
-    "resnet20": Recipe(
+TRAININGS: dict[str, Training] = {
+    "resnet20": Training(
         resnet20, ((8, 24), (28, 32)), 64, 0.1, 5e-4, False, True, 0.84, erased=0.25
     ),
-    "mobilenet_v2": Recipe(mobilenet_v2, ((8, 32),), 128, 0.2, 2e-4, False, False, 0.72),
-    "vit": Recipe(vit, ((14, 32),), 64, 1e-3, 0.05, True, True, 0.69),
+    "mobilenet_v2": Training(mobilenet_v2, ((8, 32),), 128, 0.2, 2e-4, False, False, 0.72),
+    "vit": Training(vit, ((14, 32),), 64, 1e-3, 0.05, True, True, 0.69),
 }
 
 
@@ -149,35 +149,35 @@ def _decode(data: Any, offsets: Any) -> Any:
 
 
 def train(
-    recipe: Recipe,
+    training: Training,
     images: torch.Tensor,
     labels: torch.Tensor,
     seed: int = SEED,
     checkpoint: Path | None = None,
 ) -> nn.Module:
-    """A net of the recipe, in evaluation mode, trained on flipped and shifted images.
+    """A net, in evaluation mode, trained as `training` says on flipped and shifted images.
 
     After each epoch everything that the next one needs is written to `checkpoint`; where that
     file is there, training starts from it and ends with the same weights.
     """
     torch.manual_seed(seed)
-    net = Normalized(recipe.build()).to(memory_format=torch.channels_last)
-    optimizer = _optimizer(recipe, net)
-    batches = len(images) // recipe.batch
+    net = Normalized(training.build()).to(memory_format=torch.channels_last)
+    optimizer = _optimizer(training, net)
+    batches = len(images) // training.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.rate, total_steps=recipe.epochs * batches, pct_start=WARM_UP
+        optimizer, training.rate, total_steps=training.epochs * batches, pct_start=WARM_UP
     )
     generator = torch.Generator().manual_seed(seed)
     parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
-    run = f"{astuple(recipe)[1:]} with seed {seed} on {len(images)} images"
+    run = f"{astuple(training)[1:]} with seed {seed} on {len(images)} images"
     done = _resume(checkpoint, run, parts, generator) if checkpoint else 0
-    half = recipe.half and _multiplies_bfloat16()
-    sizes = [size for count, size in recipe.sizes for _ in range(count)]
+    half = training.half and _multiplies_bfloat16()
+    sizes = [size for count, size in training.sizes for _ in range(count)]
     for epoch, size in enumerate(sizes[done:], done + 1):
         start, total = time.perf_counter(), 0.0
         order = torch.randperm(len(images), generator=generator)
-        for chosen in order.split(recipe.batch)[:batches]:
-            seen = _augmented(images[chosen].float(), size, generator, recipe.erased)
+        for chosen in order.split(training.batch)[:batches]:
+            seen = _augmented(images[chosen].float(), size, generator, training.erased)
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 scores = net(seen).float()
             loss = functional.cross_entropy(scores, labels[chosen], label_smoothing=0.05)
@@ -223,15 +223,15 @@ def _resume(path: Path, run: str, parts: dict[str, Any], generator: torch.Genera
     return int(states["epoch"])
 
 
-def _optimizer(recipe: Recipe, net: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(training: Training, net: nn.Module) -> torch.optim.Optimizer:
     """Weight decay falls on matrices and kernels, not on vectors."""
     groups = [
-        {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": recipe.decay},
+        {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": training.decay},
         {"params": [p for p in net.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    if recipe.adam:
-        return torch.optim.AdamW(groups, recipe.rate)
-    return torch.optim.SGD(groups, recipe.rate, momentum=0.9, nesterov=True)
+    if training.adam:
+        return torch.optim.AdamW(groups, training.rate)
+    return torch.optim.SGD(groups, training.rate, momentum=0.9, nesterov=True)
 
 
 def _augmented(
@@ -311,27 +311,27 @@ def main(names: tuple[str, ...], images: Path, test: Path, output: Path, threads
     """Train nets (by default all) on --images and write them to DIR/NAME.onnx and .pt.
 
     Says the top-1 on --test, which nothing is chosen by, and fails where it is below what
-    the recipe states. A net whose training was interrupted goes on where it was.
+    the training states. A net whose training was interrupted goes on where it was.
     """
-    unknown = [name for name in names if name not in RECIPES]
+    unknown = [name for name in names if name not in TRAININGS]
     if unknown:
-        raise click.UsageError(f"no net {unknown[0]!r}; there are {', '.join(RECIPES)}")
+        raise click.UsageError(f"no net {unknown[0]!r}; there are {', '.join(TRAININGS)}")
     torch.set_num_threads(threads)
     seen, labels = load_images(images)
     held_out, wanted = load_images(test)
     failed = False
-    for name in names or tuple(RECIPES):
-        recipe = RECIPES[name]
-        click.echo(f"{name}: {recipe.epochs} epochs of {len(seen)} images")
+    for name in names or tuple(TRAININGS):
+        training = TRAININGS[name]
+        click.echo(f"{name}: {training.epochs} epochs of {len(seen)} images")
         checkpoint = output / f"{name}.checkpoint"
-        net = train(recipe, seen, labels, checkpoint=checkpoint)
+        net = train(training, seen, labels, checkpoint=checkpoint)
         write(net, seen.shape[-1], output / f"{name}.onnx")
         checkpoint.unlink()
         reached = top1(net, held_out, wanted)
         count = sum(p.numel() for p in net.parameters())
         click.echo(f"{name}: {reached:.2%} of {len(held_out)} test images, {count} parameters")
-        if reached < recipe.top1:
-            click.echo(f"error: {name} should reach {recipe.top1:.0%}", err=True)
+        if reached < training.top1:
+            click.echo(f"error: {name} should reach {training.top1:.0%}", err=True)
             failed = True
     sys.exit(1 if failed else 0)
 

@@ -16,7 +16,7 @@ from PIL import Image  # noqa: E402
 from secateur.ir.errors import SecateurError  # noqa: E402
 from secateur.ir.onnx_io import load  # noqa: E402
 from secateur.models.zoo import trained  # noqa: E402
-from secateur.models.zoo.trained import RECIPES  # noqa: E402
+from secateur.models.zoo.trained import TRAININGS  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -29,13 +29,13 @@ def images():
     return torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", TRAININGS)
 def test_a_net_is_trained_and_written(name, images, tmp_path):
-    recipe = dataclasses.replace(
-        RECIPES[name], sizes=((1, 20),) if name == "resnet20" else ((1, 32),)
+    training = dataclasses.replace(
+        TRAININGS[name], sizes=((1, 20),) if name == "resnet20" else ((1, 32),)
     )
     pixels, labels = images
-    net = trained.train(recipe, pixels, labels)
+    net = trained.train(training, pixels, labels)
     assert 0 <= trained.top1(net, pixels, labels) <= 1
     path = tmp_path / f"{name}.onnx"
     trained.write(net, 32, path)
@@ -44,16 +44,16 @@ def test_a_net_is_trained_and_written(name, images, tmp_path):
     (found,) = session.run(None, {trained.INPUT: pixels[:5].float().numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(found, net(pixels[:5].float()).numpy(), atol=1e-3)
-    again = trained.Normalized(recipe.build()).eval()
+    again = trained.Normalized(training.build()).eval()
     again.load_state_dict(torch.load(path.with_suffix(".pt")))
     with torch.no_grad():
         torch.testing.assert_close(again(pixels[:5].float()), net(pixels[:5].float()))
 
 
 def test_an_interrupted_training_goes_on(images, tmp_path, monkeypatch):
-    recipe = dataclasses.replace(RECIPES["mobilenet_v2"], sizes=((2, 16),), batch=32)
+    training = dataclasses.replace(TRAININGS["mobilenet_v2"], sizes=((2, 16),), batch=32)
     pixels, labels = images
-    whole = trained.train(recipe, pixels, labels).state_dict()
+    whole = trained.train(training, pixels, labels).state_dict()
     keep = trained._keep
 
     def interrupted(*arguments):
@@ -64,12 +64,12 @@ def test_an_interrupted_training_goes_on(images, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(trained, "_keep", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            trained.train(recipe, pixels, labels, checkpoint=checkpoint)
-    resumed = trained.train(recipe, pixels, labels, checkpoint=checkpoint).state_dict()
+            trained.train(training, pixels, labels, checkpoint=checkpoint)
+    resumed = trained.train(training, pixels, labels, checkpoint=checkpoint).state_dict()
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
     with pytest.raises(SecateurError, match=r"a training with .* seed 0 .*, not with .* seed 1"):
-        trained.train(recipe, pixels, labels, seed=1, checkpoint=checkpoint)
+        trained.train(training, pixels, labels, seed=1, checkpoint=checkpoint)
 
 
 def test_shifted_images_keep_their_size_and_range(images):
