@@ -304,7 +304,15 @@ def _scaling(model: Model, node: Node, source: Value, result: Value) -> _Found:
         place = BiasPlace(add, 1 if add.input(0) is result else 0)
         result = add.outputs[0]  # type: ignore[assignment]
     return Normalization(
-        model, node, value, result, rank + axes[0], _as_it_is, position=position, place=place
+        model,
+        node,
+        value,
+        result,
+        rank + axes[0],
+        _as_it_is,
+        by_element=True,
+        position=position,
+        place=place,
     )
 
 
@@ -322,12 +330,12 @@ def _batch_normalization(model: Model, node: Node, source: Value, result: Value)
     mean, variance = (np.asarray(t.numpy(), np.float64) for t in tensors[1:] if t is not None)
     deviation = np.sqrt(variance + node.get("epsilon", 1e-5))
 
-    def normalized(x: Array) -> Array:
-        shape = [-1] + [1] * (x.ndim - 2)
-        found: Array = (x - mean.reshape(shape)) / deviation.reshape(shape)
+    def normalized(rows: Array) -> Array:
+        found: Array = (rows - mean[:, None, None]) / deviation[:, None, None]
         return found
 
-    return Normalization(model, node, source, result, 1, normalized, place=BiasPlace(node, 2))
+    place = BiasPlace(node, 2)
+    return Normalization(model, node, source, result, 1, normalized, by_element=True, place=place)
 
 
 def _layer_normalization(model: Model, node: Node, source: Value, result: Value) -> _Found:

@@ -264,7 +264,8 @@ class Normalization(Layer):
     """Scale and shift behind a normalization: each channel for itself.
 
     BatchNormalization is an affine function of its input; the others divide by statistics of
-    it, which `normalized` computes. `place` holds the shift, where there is one.
+    it, which `normalized` computes. Where it is `by_element`, it takes rows [channels, rows, 1] of
+    the input. `place` holds the shift, where there is one.
     """
 
     def __init__(
@@ -276,10 +277,12 @@ class Normalization(Layer):
         axis: int,
         normalized: Callable[[Array], Array],
         *,
+        by_element: bool = False,
         position: int = 1,
         place: BiasPlace | None = None,
     ) -> None:
         super().__init__(model, node, source, result, position)
+        self.by_element = by_element
         self.has_bias = place is not None
         self.place = place
         self.axis = axis  # of the channels
@@ -289,13 +292,13 @@ class Normalization(Layer):
         return math.prod(output.shape[1:]) // int(output.shape[self.axis])
 
     def rows(self, source: Array, output: Sequence[int], picked: Positions) -> Array:
+        if self.by_element:
+            return self.normalized(self.targets(source, picked)).astype(np.float32, copy=False)
         return self.targets(self.normalized(source), picked)
 
     def targets(self, output: Array, picked: Positions) -> Array:
         channels = output.shape[self.axis]
-        first = np.moveaxis(output, self.axis, 0).reshape(channels, output.shape[0], -1)
-        found: Array = np.ascontiguousarray(first[:, :, picked], np.float32)
-        return found.reshape(channels, -1, 1)
+        return _gathered(np.moveaxis(output, self.axis, 1), picked[:, None], channels)
 
     def read(self) -> tuple[Doubles, Doubles]:
         scale = np.asarray(self.weights.numpy(), np.float64)

@@ -12,6 +12,7 @@ from ...ir.graph import outer_reads
 from ...ir.model import Model
 from ...ir.partition import extract
 from ...ir.reference import Session
+from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 
 MEMORY = 2**29
@@ -131,22 +132,30 @@ class Recording:
 
     def record(self, names: Collection[str]) -> bool:
         """Compute values that are to be asked for, unless they don't fit."""
-        graph = self._model.graph
         missing = set(names) - set(self._store.names())
-        outputs = [v for node in graph.nodes for v in node.outputs if v and v.name in missing]
-        if not self.fits or not outputs:
+        if not self.fits or not missing:
             return self.fits
-        last = max(graph.nodes.index(v.producer) for v in outputs if v.producer is not None)
-        session = Session(extract(self._model, graph.nodes[: last + 1], outputs)[0], threads=0)
-        for run in self._inputs:
-            made = session.run({name: run[name] for name in session.input_names})
-            if run is self._inputs[0]:
-                self._left -= len(self._inputs) * sum(array.nbytes for array in made.values())
-                self.fits = self._left >= 0
+        with scratch_folder() as folder:
+            walk = Walk(self._model, self._inputs, folder, memory=MEMORY // 4)
+            for position, node in enumerate(self._model.graph.nodes, 1):
+                made = [v.name for v in node.outputs if v is not None and v.name in missing]
+                if made:
+                    for name in made:
+                        walk.keep(name, position)
+                    walk.advance(position)
+                    self.fits = all(self._take(walk, name) for name in made)
                 if not self.fits:
-                    return False
-            for name, array in made.items():
-                self._store.add(name, array)
+                    break
+        return self.fits
+
+    def _take(self, walk: Walk, name: str) -> bool:
+        """Keep a value that a walk has got to, if there is room left for it."""
+        for run in range(self.runs):
+            array = walk.value(name, run)
+            self._left -= array.nbytes
+            if self._left < 0:
+                return False
+            self._store.add(name, array)
         return True
 
     def value(self, name: str, run: int) -> Array:

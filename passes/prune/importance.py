@@ -19,7 +19,7 @@ from ...ir.errors import SecateurError
 from ...ir.plugins import imported, plugins
 from .groups import Group, Tie
 from .readers import Reader
-from .surgeon import surgeon_scores
+from .surgeon import Inverses, surgeon_scores
 
 Scores = npt.NDArray[np.float64]
 
@@ -202,12 +202,13 @@ def _random(groups: Sequence[Group], seed: int) -> dict[Dim, Scores]:
 def _by_readers(
     dims: Sequence[Dim], criterion: Criterion, readers: Readers
 ) -> Iterator[tuple[Dim, Scores]]:
+    inverses = Inverses(dims, readers)
     for dim in dims:
         those = [reader for reader in readers if dim in reader.labels]
         if not those:
             continue
         if criterion.by_reconstruction:
-            yield dim, surgeon_scores(dim, those)
+            yield dim, surgeon_scores(dim, those, inverses)
             continue
         assert criterion.of_reader is not None
         total = np.zeros(dim.size or 0)

@@ -23,14 +23,43 @@ BATCHES = 48
 """Rounds in which a wide group's channels go: several at once, with the same inverse."""
 
 
-def surgeon_scores(dim: Dim, readers: Sequence[Reader]) -> Doubles:
+class Inverses:
+    """Inverse covariances of readers of some dims.
+
+    Each is computed once, and kept as long as there is another dim that asks for it.
+    """
+
+    def __init__(self, dims: Sequence[Dim], readers: Sequence[Reader]) -> None:
+        wanted = set(dims)
+        self._asked = {id(reader): len(wanted & reader.labels.keys()) for reader in readers}
+        self._kept: dict[int, Doubles] = {}
+
+    def take(self, reader: Reader) -> Doubles:
+        """That of a reader, for one of its dims."""
+        key = id(reader)
+        kept = self._kept.pop(key, None)
+        found = _inverse(reader) if kept is None else kept
+        self._asked[key] -= 1
+        if self._asked[key] > 0:
+            self._kept[key] = found
+        return found
+
+
+def _inverse(reader: Reader) -> Doubles:
+    width = len(reader.covariance)
+    ridge = RIDGE * float(np.trace(reader.covariance)) / width
+    regular = reader.covariance + (ridge or 1.0) * np.eye(width)
+    return np.asarray(np.linalg.inv(regular), np.float64)
+
+
+def surgeon_scores(dim: Dim, readers: Sequence[Reader], inverses: Inverses) -> Doubles:
     """Damage of each index of a dim at the moment when it goes, never less than of those before.
 
-    So the least scores first is the order in which they go.
+    So the least scores first is the order in which they go. `readers` are those of the dim.
     """
     size = dim.size
     assert size is not None
-    states = [_ReaderState.of(reader, dim) for reader in readers]
+    states = [_ReaderState.of(reader, dim, inverses.take(reader)) for reader in readers]
     alive = np.arange(size)
     scores = np.zeros(size)
     floor = 0.0
@@ -52,7 +81,11 @@ def surgeon_scores(dim: Dim, readers: Sequence[Reader]) -> Doubles:
 
 @dataclasses.dataclass
 class _ReaderState:
-    """A reader after some indices have gone."""
+    """A reader after some indices of a dim have gone.
+
+    What is removed never changes the part of the inverse and of the weights which belongs to the
+    dim by anything outside of it, so that no more than that part is held.
+    """
 
     labels: Labels
     inverse: Doubles
@@ -60,12 +93,11 @@ class _ReaderState:
     importance: float
 
     @classmethod
-    def of(cls, reader: Reader, dim: Dim) -> _ReaderState:
-        width = len(reader.covariance)
-        ridge = RIDGE * float(np.trace(reader.covariance)) / width
-        regular = reader.covariance + (ridge or 1.0) * np.eye(width)
-        inverse = np.asarray(np.linalg.inv(regular), np.float64)
-        return cls(reader.labels[dim], inverse, reader.weights.copy(), reader.importance)
+    def of(cls, reader: Reader, dim: Dim, inverse: Doubles) -> _ReaderState:
+        labels = reader.labels[dim]
+        inside = np.flatnonzero(labels >= 0)
+        part = inverse.take(inside, axis=0).take(inside, axis=1)
+        return cls(labels[inside], part, reader.weights[inside], reader.importance)
 
     def add_damage(self, damage: Doubles) -> None:
         """trace(W_c' (A_cc)^-1 W_c) for the unknowns c of each index."""
@@ -94,7 +126,7 @@ class _ReaderState:
             self.labels[order], return_index=True, return_counts=True
         )
         found = []
-        for count in np.unique(counts[indices >= 0]):
-            same = (counts == count) & (indices >= 0)
+        for count in np.unique(counts):
+            same = counts == count
             found.append((order[starts[same][:, None] + np.arange(count)], indices[same]))
         return found

@@ -14,7 +14,7 @@ from secateur.passes.linear.moments import RIDGE
 from secateur.passes.prune.importance import CRITERIA, group_scores
 from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.readers import Reader, find_readers
-from secateur.passes.prune.surgeon import surgeon_scores
+from secateur.passes.prune.surgeon import Inverses, surgeon_scores
 from secateur.passes.sizes import infer_sizes
 
 Array = Any
@@ -123,24 +123,34 @@ def least_error(covariance: Array, weights: Array, gone: list[int]) -> float:
     return float(np.einsum("io,ij,jo->", change, covariance, change))
 
 
+@pytest.mark.parametrize("beside", [0, 3])
 @pytest.mark.parametrize(
     "kind", ["ordinary", "twins", "dead units", "nothing moves", "fewer rows than units"]
 )
-def test_reconstruction_is_what_the_best_other_weights_leave(kind: str) -> None:
-    """Index by index, the one that costs least at all readers together first."""
+def test_reconstruction_is_what_the_best_other_weights_leave(kind: str, beside: int) -> None:
+    """Index by index, the one that costs least at all readers together first; what a reader has
+    `beside` the dim's units makes up for them, too."""
     random = np.random.default_rng(1)
-    dim, readers, problems = Dim(HIDDEN), [], []
+    dim, other = Dim(HIDDEN), Dim(3)
+    readers, problems = [], []
     for importance in (1.0, 0.3):
-        covariance = np.cov(rows_of(kind, random).T, bias=True)
-        weights = random.standard_normal((HIDDEN, 3))
-        labels = {dim: np.arange(HIDDEN)}
-        unused = np.zeros(HIDDEN)
+        rows = rows_of(kind, random)
+        noise = random.standard_normal((len(rows), beside))
+        rows = np.concatenate([rows[:, :beside] + noise, rows], axis=1)
+        covariance = np.cov(rows.T, bias=True)
+        weights = random.standard_normal((len(covariance), 3))
+        places = np.arange(len(covariance))
+        labels = {dim: np.maximum(places - beside, -1)}
+        if beside:
+            labels[other] = np.where(places < beside, places, -1)
+        unused = np.zeros(len(covariance))
         readers.append(Reader(labels, covariance, unused, unused, unused, weights, importance))
         ridge = RIDGE * covariance.diagonal().mean() or 1.0
-        problems.append((covariance + ridge * np.eye(HIDDEN), weights, importance))
+        problems.append((covariance + ridge * np.eye(len(covariance)), weights, importance))
 
     def error(gone: list[int]) -> float:
-        return sum(factor * least_error(a, w, gone) for a, w, factor in problems)
+        places = [beside + index for index in gone]
+        return sum(factor * least_error(a, w, places) for a, w, factor in problems)
 
     expected, gone, floor = np.zeros(HIDDEN), list[int](), 0.0
     while len(gone) < HIDDEN - 1:
@@ -149,4 +159,7 @@ def test_reconstruction_is_what_the_best_other_weights_leave(kind: str) -> None:
         floor = expected[least] = max(floor, costs[least])
         gone.append(least)
     expected[[i for i in range(HIDDEN) if i not in gone]] = 2 * floor
-    np.testing.assert_allclose(surgeon_scores(dim, readers), expected, rtol=1e-6)
+    inverses = Inverses([other, dim], readers)
+    if beside:
+        surgeon_scores(other, readers, inverses)
+    np.testing.assert_allclose(surgeon_scores(dim, readers, inverses), expected, rtol=1e-6)
