@@ -184,12 +184,12 @@ class _Store:
         self._arrays.setdefault(name, []).append(self._placed(array))
 
     def get(self, name: str, run: int) -> Array:
-        """A value; what lies in a file is read anew, so that it takes memory only while in use."""
+        """A value; what lies in a file is mapped anew, and takes memory only while in use."""
         kept = self._arrays[name][run]
         if not isinstance(kept, Path):
             return kept
-        loaded: Array = np.load(kept, allow_pickle=False)
-        return loaded
+        mapped: Array = np.load(kept, mmap_mode="r", allow_pickle=False)
+        return mapped
 
     def drop(self, name: str) -> None:
         for kept in self._arrays.pop(name, ()):

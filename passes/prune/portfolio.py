@@ -41,8 +41,10 @@ THOROUGH = 1e11
 """Multiply-accumulates of a run over all samples, up to which each half is fitted in turn, and
 targets behind activations are adapted, as in the end; else one half is, and they aren't."""
 
-FEW = 64
-"""Samples that are fitted, and as many that judge, where a run over all samples takes more."""
+FEW = 32
+"""Samples that are fitted, and as many that judge, where a run over all samples takes more.
+
+On ResNet-20 they find the same best candidate as all samples, with half of the time of 64."""
 
 LARGEST_EXCHANGE = 0.2
 """Share of a group's indices that an exchange takes at most."""
