@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,8 @@ from .importance import DEFAULT_WITH_SAMPLES, Scores, find_criterion, group_scor
 from .plan import Cut, PruningPlan
 from .readers import Reader, find_readers
 from .recovery import ROUNDS, recover
+
+log = logging.getLogger(__name__)
 
 Runs = Sequence[Mapping[str, Array]]
 
@@ -276,6 +279,8 @@ class _Judge:
     def __call__(self, trial: Trial) -> None:
         found = [self._measured(trial, half) for half in self._halves]
         trial.cut_divergence, trial.divergence = np.mean(found, axis=0).tolist()
+        apart = trial.divergence, trial.cut_divergence
+        log.debug("%s: divergence %.3g, %.3g unrecovered", trial.name, *apart)
 
     def _measured(self, trial: Trial, half: _Half) -> tuple[float, float]:
         """The divergence of the cut model, and after recovery."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -26,6 +27,8 @@ NODE_LIMIT = 50_000
 _KEPT = 4096
 """Elements that a condition may depend on in one step, for these to be kept for the next."""
 
+log = logging.getLogger(__name__)
+
 
 def unroll(model: Model, refused: dict[Node, str], long: set[Node]) -> bool:
     """Unroll the outermost loops of the main graph; whether there were any.
@@ -43,13 +46,15 @@ def unroll(model: Model, refused: dict[Node, str], long: set[Node]) -> bool:
             try:
                 with blamed(node, model, _copies):
                     made = _copies(model, node)
-            except TooManyNodesError:
+            except TooManyNodesError as error:
+                log.debug("%s (%s): runs as a loop: %s", node.label, node.op_type, error)
                 long.add(node)
             except UnsupportedError as error:
                 refused[node] = str(error)
         if made is None:
             nodes.append(node)
             continue
+        log.debug("%s (%s): %d nodes instead of it", node.label, node.op_type, len(made))
         node.detach_inputs()
         node.graph = None
         nodes.extend(made)

@@ -6,6 +6,7 @@ import bisect
 import dataclasses
 import hashlib
 import heapq
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from ....ir.symbolic.expressions import Atom, atoms, range_of, substitute
 from ....ir.tensor import Array
 from .schedule import Buffer, Schedule
 from .sizes import is_bounded, most_of, size_of, stand_in
+
+log = logging.getLogger(__name__)
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector."""
@@ -112,6 +115,9 @@ def assign_memory(schedule: Schedule, constants: ConstantPool | None = None) -> 
     roots = dict(places.roots)
     for root, offset in zip(places.temporaries, offsets, strict=True):
         roots[root] = Place("arena", 0, offset)
+        first, last = places.temporaries[root]
+        log.debug("calls %d to %d: %d bytes at %d", first, last, root.nbytes, offset)
+    log.debug("arena: %d bytes, at least %d are live at once", size, live)
     found = places.of_all(roots)
     return Memory(
         found,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from ..plan.tensors import Operation
 from ..targets import Target, can_run_here
 from ..tensorir.types import PrimFunc
 from .measure import ROUNDS, time_functions
+
+log = logging.getLogger(__name__)
 
 TILES = 12
 """Tiles measured per kernel: those that the analytic model finds fastest."""
@@ -163,6 +166,8 @@ def _measure_task(op: Operation, target: Target, cache: Cache, winograd: bool) -
     if best != usual:  # the fastest of many may be so by chance
         times = _measure(op, target, cache, [usual, best], CONFIRMING * ROUNDS)
     default = times[usual]
+    for choice, took in sorted(times.items(), key=lambda item: item[1]):
+        log.debug("%s: %s takes %.3g us", describe(op), choice, took)
     if times[best] > default * (1 - GAIN):
         best = usual
     return Measured(best, round(float(times[best]), 3), round(float(default), 3))

@@ -67,6 +67,7 @@ def test_the_command_writes_the_plan(tmp_path: Path) -> None:
     assert (tmp_path / "dump" / "00-input.txt").exists()
     assert "secateur.backends.tvm.lowering.lower: y (Relu): by " in found.stderr
     assert "fused into ConvolutionOp" in found.stderr
+    assert "secateur.backends.tvm.plan.memory: arena: " in found.stderr
     again = CliRunner().invoke(main, [*arguments, "--target", target, "--no-cache"])
     assert again.exit_code == 0, again.output
     assert "secateur.backends" not in again.stderr
