@@ -95,6 +95,11 @@ class Target:
         return not {"vnni", "neon"}.isdisjoint(self.features)
 
     @property
+    def sums_products_of_bytes(self) -> bool:
+        """Whether what multiplies bytes adds up the products of four neighbours."""
+        return "neon" in self.features or self.machine == "x86_64"
+
+    @property
     def block(self) -> int:
         """Channels in one block of the blocked activation layout."""
         return max(self.lanes, 8)

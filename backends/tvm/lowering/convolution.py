@@ -15,6 +15,7 @@ from ..plan.programs import Program
 from ..plan.sizes import is_open
 from .accumulators import integer_accumulator, integer_weights
 from .context import Constant, Lowering, Quantized, Stored, check_int32
+from .one_channel import fold_taps
 
 
 def convolution(lowering: Lowering, node: Node) -> bool:
@@ -80,20 +81,19 @@ def _integer_convolution(
     values = image_weights(integer)
     sums = values.reshape(channels, -1).astype(np.int64).sum(1)
     output = lowering.tensor(y, "float32")
-    lowering.add(
-        ConvolutionOp(
-            label=node.label,
-            outputs=[output],
-            operands=operands,
-            program=program,
-            input=item.tensor,
-            weights=values,
-            bias=check_int32(bias - item.zero * sums),
-            geometry=geometry,
-            groups=groups,
-            fill=item.zero,
-        )
+    op = ConvolutionOp(
+        label=node.label,
+        outputs=[output],
+        operands=operands,
+        program=program,
+        input=item.tensor,
+        weights=values,
+        bias=check_int32(bias - item.zero * sums),
+        geometry=geometry,
+        groups=groups,
+        fill=item.zero,
     )
+    lowering.add(fold_taps(lowering, op))
     lowering.items[y] = Stored(output)
     return True
 

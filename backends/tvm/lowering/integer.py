@@ -20,6 +20,7 @@ from ..plan.sizes import is_open
 from ..plan.tensors import PlanTensor, View
 from .context import Constant, Lowering, Stored, check_int32
 from .convolution import image_weights, window
+from .one_channel import fold_taps
 from .product import aligned, widened
 
 _BYTES = ("uint8", "int8")
@@ -92,20 +93,19 @@ def conv_integer(lowering: Lowering, node: Node) -> bool:
     bias, program, operands = _without_zero(node, zero, sums, (1,) * (weights.ndim - 2))
     fill: Fill = zero
     output = lowering.tensor(y, "int32")
-    lowering.add(
-        ConvolutionOp(
-            label=node.label,
-            outputs=[output],
-            operands=operands,
-            program=program,
-            input=lowering.stored(x),
-            weights=values,
-            bias=bias,
-            geometry=window(node, shape, weights.shape[2:]),
-            groups=int(node.get("group", 1)),
-            fill=fill,
-        )
+    op = ConvolutionOp(
+        label=node.label,
+        outputs=[output],
+        operands=operands,
+        program=program,
+        input=lowering.stored(x),
+        weights=values,
+        bias=bias,
+        geometry=window(node, shape, weights.shape[2:]),
+        groups=int(node.get("group", 1)),
+        fill=fill,
     )
+    lowering.add(fold_taps(lowering, op))
     lowering.items[y] = Stored(output)
     return True
 
