@@ -51,5 +51,9 @@ class RuleError(SecateurError):
         )
 
 
+class RunError(SecateurError):
+    """ONNX Runtime took a model, but failed on inputs."""
+
+
 class UnsupportedError(SecateurError):
     """The model is valid, but a node can't be handled by the asked transformation."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .errors import SecateurError
+from .errors import RunError, SecateurError
 from .external import EMBED_LIMIT, constant_tensors
 from .graph import Value
 from .infer import VALUE_LIMIT
@@ -70,7 +70,7 @@ class Session:
         try:
             results = self._session.run(names, narrowed(feeds, self._halves))
         except Exception as error:
-            raise SecateurError(f"ONNX Runtime failed: {one_line(error)}") from None
+            raise RunError(f"ONNX Runtime failed: {one_line(error)}") from None
         return dict(zip(names, results, strict=True))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...ir.errors import SecateurError
+from ...ir.errors import RunError, SecateurError
 from ...ir.infer import infer_shapes
 from ...ir.model import Model
 from ...ir.tensor import Array
@@ -20,6 +20,7 @@ from ..prune.recovery import calibration_runs
 from ..retype import widen
 from ..samples import Samples
 from .advice import advice
+from .calibrate import check_runs
 from .decision import Decision
 from .dynamic import QuantizeDynamic
 from .errors import operator_errors
@@ -37,7 +38,7 @@ from .mixed import (
 from .observers import calibrator
 from .overrides import parse_override
 from .parameters import ValueRange
-from .restore import RestoreFloat
+from .restore import RestoreFloat, check_scales
 from .rounding import Noise
 from .schemes import SCHEMES, scheme_of
 from .static import FROM_THE_START, QuantizeStatic, expected_placement
@@ -142,11 +143,17 @@ class Quantize(Pass):
         original = model.clone()
         context = context or Context()
         InlineFunctions().run(model)  # what they hold is quantized, too
+        check_scales(model)
         restored = self.requantize and RestoreFloat().run(model, context).changed
         if self._kind != "float16":
             infer_shapes(model)
             widen(model)
-        done = self._best(model, context)
+        try:
+            done = self._best(model, context)
+        except RunError:
+            if context.calibration is not None:
+                check_runs(original, Samples(original, context.calibration))
+            raise
         if self.max_drop is not None:
             done = self._within(self.max_drop, original, done, context)
         statistics = done.result.statistics

@@ -18,7 +18,7 @@ from ...ir.errors import SecateurError
 from ...ir.graph import Graph, Node, Value
 from ...ir.model import Model
 from ...ir.reference import Session
-from ...ir.tensor import Array, element_bits
+from ...ir.tensor import Array, Tensor, element_bits
 from ..samples import Samples
 from .bodies import computed_rows, is_inner, surface
 from .observers import MinMax, Observer
@@ -128,6 +128,18 @@ def _sweep(
         start += valid
 
 
+def check_runs(model: Model, samples: Samples) -> None:
+    """Raise SecateurError, naming it, for the first sample that a model doesn't run on."""
+    session = Session(model, optimize=False)
+    start = 0
+    for feeds, valid in samples.feeds(BATCH):
+        try:
+            session.run(feeds)
+        except SecateurError as error:
+            raise SecateurError(f"calibration: sample {start}: {error}") from None
+        start += valid
+
+
 def observing(model: Model, names: Iterable[str]) -> Session:
     """The model in ONNX Runtime, handing out the named values."""
     optimize = len(model.graph.nodes) <= LARGEST_OPTIMIZED
@@ -209,12 +221,21 @@ def _refuse_nan(ranges: dict[Value, ValueRange]) -> None:
     value, limit = next((v, limit) for v, limit in limits if not math.isfinite(limit))
     where = f"input '{value.name}'"
     if value.producer is not None:
-        where = f"value '{value.name}' of node '{value.producer.label}' ({value.producer.op_type})"
+        node = f"node '{value.producer.label}' ({value.producer.op_type})"
+        for operand in value.producer.inputs:
+            if operand is not None and operand.const is not None and _is_broken(operand.const):
+                raise SecateurError(f"{node}: constant '{operand.name}' holds NaN or infinity")
+        where = f"value '{value.name}' of {node}"
     what = "NaN" if math.isnan(limit) else "infinite"
     raise SecateurError(
         f"calibration: {where} becomes {what}{at_sample(ranges[value])}; "
         "check the samples and the model"
     )
+
+
+def _is_broken(tensor: Tensor) -> bool:
+    array = tensor.numpy()
+    return array.dtype.kind == "f" and not bool(np.isfinite(array).all())
 
 
 def at_sample(range: ValueRange) -> str:

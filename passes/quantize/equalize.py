@@ -74,7 +74,8 @@ class _Channels:
         """Take in a value's elements [positions, rest]."""
         belongs = indices >= 0
         largest = np.abs(flat).max(axis=1).astype(np.float64)
-        np.maximum.at(self.values[value], indices[belongs], largest[belongs])
+        with np.errstate(invalid="ignore"):  # NaN stays
+            np.maximum.at(self.values[value], indices[belongs], largest[belongs])
         if read:
             squares = np.einsum("ij,ij->i", flat, flat, dtype=np.float64)
             np.add.at(self.squares, indices[belongs], squares[belongs])

@@ -212,7 +212,7 @@ class _PairWriter:
             if weight.factor != 1.0:
                 array = array * np.float32(weight.factor)
             quantized = quantize_weight(array, axis, self.weight_limit, least)
-            found = self.shared[key] = self.constant(node, "w", quantized, source, explicit)
+            found = self.shared[key] = self.constant(node, "w", quantized, explicit=explicit)
         if weight.factor != 1.0:
             del node.attributes["alpha"]
         return found
@@ -258,10 +258,10 @@ class _PairWriter:
         if weight_scale.ndim and weight_scale.size != array.shape[-1]:
             weight_scale = np.tile(weight_scale, array.shape[-1] // weight_scale.size)
         quantized = quantize_bias(array, float(self.scale(node.input(0))), weight_scale)
-        self.replace(node, bias.position, self.constant(node, "b", quantized, source, False))
+        self.replace(node, bias.position, self.constant(node, "b", quantized, explicit=False))
 
     def constant(
-        self, node: Node, kind: str, quantized: QuantizedWeight, source: Value, explicit: bool
+        self, node: Node, kind: str, quantized: QuantizedWeight, *, explicit: bool
     ) -> Value:
         """Integers and scale as initializers, and the DequantizeLinear that reads them."""
         name = self.name(kind)
@@ -271,7 +271,7 @@ class _PairWriter:
         if explicit:
             length = quantized.scale.size if quantized.scale.ndim else None
             inputs.append(self.zero_point(quantized.integers.dtype, 0, length, graph))
-        result = self.value(name, TensorProto.FLOAT, source)
+        result = self.value(name, TensorProto.FLOAT, integers)
         restore = self.node(graph, "DequantizeLinear", inputs, result)
         if quantized.axis is not None:
             restore.set("axis", quantized.axis)

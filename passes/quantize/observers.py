@@ -60,8 +60,9 @@ class MinMax:
 
     def include(self, seen: ValueRange) -> None:
         """Take in what was seen elsewhere."""
-        self._low = float(np.minimum(self._low, seen.low))
-        self._high = float(np.maximum(self._high, seen.high))
+        with np.errstate(invalid="ignore"):  # NaN stays
+            self._low = float(np.minimum(self._low, seen.low))
+            self._high = float(np.maximum(self._high, seen.high))
 
     def range(self) -> ValueRange:
         return ValueRange(self._low, self._high)

@@ -60,6 +60,27 @@ def already_quantized(model: Model) -> dict[Node, str]:
     return found
 
 
+def check_scales(model: Model) -> None:
+    """Raise SecateurError where a constant scale is none: it is NaN or infinite, or what it divides
+    becomes the ends of the integers only."""
+    for node in model.all_nodes():
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale = model.constant(node.input(1))
+        steps = None if scale is None else scale.numpy().astype(np.float64)
+        if steps is None or not steps.size:
+            continue
+        rounds = node.op_type == "QuantizeLinear"
+        wrong = ~np.isfinite(steps) | ((steps <= 0) & rounds)
+        if wrong.any():
+            which = node.input(1)
+            assert which is not None
+            raise SecateurError(
+                f"node '{node.label}' ({node.op_type}): scale '{which.name}' is "
+                f"{steps[wrong].flat[0]:g}; scales are numbers above zero"
+            )
+
+
 def _is_restored(value: Value) -> bool:
     return value.producer is not None and value.producer.op_type == "DequantizeLinear"
 

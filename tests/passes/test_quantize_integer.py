@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from secateur.ir.declarations import check_declarations
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, save, to_proto
 from secateur.ir.reference import Session
@@ -262,6 +263,16 @@ def test_gemm_factors_are_folded(
         assert np.all(np.abs(rounded - beta * bias) <= initializers["b1.s"] * 0.501)
     else:
         assert "b1.q" not in initializers
+
+
+def test_one_number_as_bias_is_declared_as_one_for_each_channel() -> None:
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])]
+    constants = {"w": random(1, 8, 5), "b": random(2, 1)}
+    model = quantize(build(nodes, constants, ["N", 8]), {"x": random(0, 64, 8)})
+    bias = model.graph.nodes[-1].input(2)
+    assert bias is not None
+    assert bias.shape == (5,)
+    check_declarations(model)
 
 
 def test_products_of_two_activations(tmp_path: Path) -> None:

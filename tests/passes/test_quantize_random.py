@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from secateur.ir.declarations import check_declarations
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto, to_proto
@@ -25,7 +26,8 @@ RELAXED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_
 options = st.builds(
     QuantizeStatic,
     per_channel=st.booleans(),
-    activation=st.sampled_from(["uint8", "uint8", "int8"]),
+    activation=st.sampled_from(["uint8", "uint8", "int8", "uint16"]),
+    symmetric=st.booleans(),
     reduce_range=st.booleans(),
 )
 
@@ -133,6 +135,7 @@ def changed(proto: onnx.ModelProto, feeds: dict[str, np.ndarray], options: Pass)
         files.append(to_proto(model).SerializeToString(deterministic=True))
     assert files[0] == files[1]
     verify(model)
+    check_declarations(model)
     onnx.checker.check_model(to_proto(model), full_check=True)
     return model
 
@@ -172,7 +175,12 @@ def test_any_graph(
 
 
 others = st.one_of(
-    st.builds(QuantizeDynamic, per_channel=st.booleans(), reduce_range=st.booleans()),
+    st.builds(
+        QuantizeDynamic,
+        per_channel=st.booleans(),
+        per_token=st.booleans(),
+        reduce_range=st.booleans(),
+    ),
     st.builds(StoreFloat16),
 )
 
