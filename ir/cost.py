@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .errors import MISFITS
-from .graph import Node, Value
+from .graph import Graph, Node, Value
 from .model import Model
 from .ops import operator_of
 
@@ -142,16 +142,18 @@ def count(model: Model, shape_of: ShapeOf = known_shape) -> Cost:
     """Count a model whose shapes have been inferred (`infer_shapes`).
 
     Nodes include those of subgraphs and functions; parameters are the elements of
-    initializers and of Constant nodes, each counted once.
+    initializers and of Constant nodes, each counted once. What a Scan's body computes counts for
+    every step, of a Loop, whose steps a run tells, for one.
     """
-    nodes = list(model.all_nodes())
-    per_node, uncounted = [], []
-    for node in nodes:
-        cost = node_macs(node, shape_of)
-        if cost is None:
-            uncounted.append(f"{node.label} ({node.op_type})")
-        elif cost:
-            per_node.append(NodeCost(node.label, node.op_type, cost))
+    nodes, per_node, uncounted = [], [], []
+    for root in (model.graph, *(function.graph for function in model.functions.values())):
+        for node, times in _repeated(root, model.opset, shape_of):
+            nodes.append(node)
+            cost = node_macs(node, shape_of)
+            if cost is None:
+                uncounted.append(f"{node.label} ({node.op_type})")
+            elif cost:
+                per_node.append(NodeCost(node.label, node.op_type, times * cost))
     constants = [v.const for g in model.all_graphs() for v in g.initializers.values()]
     constants += [model.constant(n.outputs[0]) for n in nodes if n.op_type == "Constant"]
     return Cost(
@@ -162,3 +164,28 @@ def count(model: Model, shape_of: ShapeOf = known_shape) -> Cost:
         per_node=per_node,
         uncounted=uncounted,
     )
+
+
+def _repeated(
+    graph: Graph, opset: int, shape_of: ShapeOf, times: int = 1
+) -> Iterator[tuple[Node, int]]:
+    """Nodes of a graph and its bodies, and how often a run computes them."""
+    for node in graph.nodes:
+        yield node, times
+        for body in node.subgraphs():
+            steps = _steps(node, opset, shape_of)
+            yield from _repeated(body, opset, shape_of, times * steps)
+
+
+_PLAIN_SCAN = 9
+"""The first operator set in which Scan has no axis of its own for a batch."""
+
+
+def _steps(node: Node, opset: int, shape_of: ShapeOf) -> int:
+    """Of a Scan the size of its sequences; else 1."""
+    count = node.get("num_scan_inputs", 0)
+    if node.op_type != "Scan" or opset < _PLAIN_SCAN or not 0 < count <= len(node.inputs):
+        return 1
+    shape = shape_of(node.inputs[-count])
+    axes = node.get("scan_input_axes") or [0]
+    return 1 if shape is None or not -len(shape) <= axes[0] < len(shape) else shape[axes[0]]

@@ -103,8 +103,13 @@ def _walk(model: Model, resolve: _Resolve) -> set[Value]:
 
 
 def _strip(graph: GraphProto) -> None:
-    """Drop the declared types of all but the inputs."""
+    """Drop the declared types of all but inputs and of what no node makes, as the weights of bodies
+    that are left out."""
+    made = {name for node in graph.node for name in node.output}
+    made |= {value.name for value in (*graph.input, *graph.initializer)}
+    left = [info for info in graph.value_info if info.name not in made]
     del graph.value_info[:]
+    graph.value_info.extend(left)
     for output in graph.output:
         output.ClearField("type")
     for node in graph.node:

@@ -104,13 +104,14 @@ def to_proto(model: Model) -> ModelProto:
 
 
 def to_proto_without_weights(model: Model, keep_elements: int) -> ModelProto:
-    """The model for tools that need types only: larger initializers become graph inputs.
+    """The model for tools that need types only: larger initializers become inputs of the main
+    graph, or what a body declares.
 
     Initializers of at most `keep_elements` elements keep their values, since shapes
     may be computed from them.
     """
 
-    return _write_model(model, _TypesOnly(keep_elements))
+    return _write_model(model, _TypesOnly(keep_elements, set(model.graph.initializers.values())))
 
 
 def to_proto_headers(model: Model) -> ModelProto:
@@ -477,16 +478,21 @@ def _field_bytes(size: int) -> int:
 
 @dataclasses.dataclass
 class _TypesOnly(_Embedded):
-    """Initializers of more than `keep_elements` elements as inputs, smaller ones with data."""
+    """Initializers of more than `keep_elements` elements without data, smaller ones with theirs.
+
+    Without data those of the main graph are inputs. Bodies have as many inputs as their node
+    says: theirs are declared only.
+    """
 
     keep_elements: int
+    main: set[Value]
 
     def initializer(self, value: Value, tensor: Tensor, graph: GraphProto) -> None:
         if tensor.size <= self.keep_elements and not tensor.is_sparse:
             graph.initializer.append(tensor.embedded(value.name))
         elif not value.is_input:
             info = helper.make_tensor_value_info(value.name, tensor.dtype, tensor.shape)
-            graph.input.append(info)
+            (graph.input if value in self.main else graph.value_info).append(info)
 
 
 def _write_model(model: Model, tensors: _TensorWriter) -> ModelProto:

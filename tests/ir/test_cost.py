@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.cost import count, known_shape
 from secateur.ir.graph import Value
 from secateur.ir.infer import infer_shapes
+from secateur.ir.onnx_io import from_proto
 from secateur.ir.text import parse_model
 
 
@@ -48,3 +52,43 @@ graph g (%x: float[2, 3]) -> (%y: float[*]) {{
 ''')
     infer_shapes(model)
     assert count(model).macs == macs
+
+
+@pytest.mark.parametrize("axis", [0, -3])
+def test_what_a_scan_computes_counts_for_each_step(axis: int) -> None:
+    """Also where its body holds weights that inference doesn't look at."""
+    for width in (4, 300):
+        proto = scan(width, axis)
+        model = from_proto(proto)
+        infer_shapes(model)
+        cost = count(model)
+        assert cost.uncounted == []
+        assert cost.macs == 7 * 2 * width * width
+        (body,) = model.graph.nodes[0].subgraphs()
+        assert [v.shape for v in body.outputs] == [(2, width)] * 2
+        assert model.graph.outputs[1].shape == (7, 2, width)
+
+
+def scan(width: int, axis: int) -> onnx.ModelProto:
+    def info(name: str, shape: list[int] | None) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["b", "w"], ["m"]),
+            helper.make_node("Add", ["m", "a"], ["c"]),
+            helper.make_node("Identity", ["c"], ["d"]),
+        ],
+        "body",
+        [info("a", [2, width]), info("b", [2, width])],
+        [info("c", None), info("d", None)],
+        [numpy_helper.from_array(np.zeros((width, width), np.float32), "w")],
+    )
+    attributes = {"num_scan_inputs": 1, "scan_input_axes": [axis], "body": body}
+    graph = helper.make_graph(
+        [helper.make_node("Scan", ["s", "x"], ["y", "z"], **attributes)],
+        "g",
+        [info("s", [2, width]), info("x", [7, 2, width])],
+        [info("y", None), info("z", None)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

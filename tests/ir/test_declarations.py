@@ -18,6 +18,8 @@ from secateur.passes.manager import PassManager
 from secateur.passes.simplify import simplify_pipeline
 from tests.backend_cases import Case, generated_cases
 
+from .test_cost import scan
+
 
 def _cases() -> Iterator[Case]:
     """One case of each operator with one node, and those whose nodes have bodies."""
@@ -214,3 +216,17 @@ def test_inside_bodies() -> None:
     )  # fmt: skip
     with pytest.raises(ModelError, match="in_branch"):
         check_declarations(from_proto(helper.make_model(graph)))
+
+
+@pytest.mark.parametrize("width", [4, 300])
+def test_contradictions_in_bodies_that_hold_weights(width: int) -> None:
+    """Small ones, and such as inference doesn't look at."""
+    proto = scan(width, 0)
+    check_declarations(from_proto(proto))
+    body = proto.graph.node[0].attribute
+    (steps,) = (each.g for each in body if each.HasField("g"))
+    steps.value_info.append(helper.make_tensor_value_info("m", TensorProto.FLOAT, [2, 5]))
+    with pytest.raises(
+        ModelError, match=rf"'m' is declared as .*\[2, 5\], but is .*\[2, {width}\]"
+    ):
+        check_declarations(from_proto(proto))
