@@ -65,13 +65,13 @@ class Reader:
     """A layer, or one group of it, whose inputs a dim's indices are.
 
     `labels` says for each input which index of the dim it belongs to, -1 for none. Of the
-    inputs [in]: `covariance` [in, in], `mean`, mean `magnitude`, and the share of `zeros`.
-    `weights` [in, out] are those of the original; `importance` is what a squared error of
+    inputs [in]: `covariance` [in, in], kept in float32 as there may be many, `mean`, mean
+    `magnitude`, and the share of `zeros`. `weights` [in, out] are those of the original; `importance` is what a squared error of
     the layer's output counts.
     """
 
     labels: dict[Dim, Labels]
-    covariance: Doubles
+    covariance: Array
     mean: Doubles
     magnitude: Doubles
     zeros: Doubles
@@ -80,7 +80,7 @@ class Reader:
 
     @property
     def variance(self) -> Doubles:
-        return np.maximum(np.diagonal(self.covariance), 0.0)
+        return np.maximum(np.diagonal(self.covariance).astype(np.float64), 0.0)
 
     @property
     def energy(self) -> Doubles:
@@ -208,7 +208,7 @@ def _measured(place: _Place, walk: Walk, noise: _OutputNoise, seed: int) -> list
         if named:
             reader = Reader(
                 named,
-                covariance[group],
+                covariance[group].astype(np.float32),
                 mean[group],
                 magnitude[group] / moments.rows,
                 zeros[group] / moments.rows,

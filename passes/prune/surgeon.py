@@ -46,9 +46,10 @@ class Inverses:
 
 
 def _inverse(reader: Reader) -> Doubles:
-    width = len(reader.covariance)
-    ridge = RIDGE * float(np.trace(reader.covariance)) / width
-    regular = reader.covariance + (ridge or 1.0) * np.eye(width)
+    covariance = reader.covariance.astype(np.float64)
+    width = len(covariance)
+    ridge = RIDGE * float(np.trace(covariance)) / width
+    regular = covariance + (ridge or 1.0) * np.eye(width)
     return np.asarray(np.linalg.inv(regular), np.float64)
 
 
