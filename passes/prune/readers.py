@@ -66,8 +66,8 @@ class Reader:
 
     `labels` says for each input which index of the dim it belongs to, -1 for none. Of the
     inputs [in]: `covariance` [in, in], kept in float32 as there may be many, `mean`, mean
-    `magnitude`, and the share of `zeros`. `weights` [in, out] are those of the original; `importance` is what a squared error of
-    the layer's output counts.
+    `magnitude`, and the share of `zeros`. `weights` [in, out] are those of the original;
+    `importance` is what a squared error of the layer's output counts.
     """
 
     labels: dict[Dim, Labels]
