@@ -5,7 +5,8 @@
 Every case of `onnx.backend.test` is read, given the static shapes of its test inputs,
 compiled for this machine and run, in one worker process that is replaced where a case
 crashes it or takes too long. Results are kept in a file, so that a run can be resumed;
-`--again wrong,crash` repeats those of a kind, `--every 10` takes a sample.
+`--again wrong,crash` repeats those of a kind, `--every 10` takes a sample, which `--first 3` begins
+with the fourth case.
 
     nice python benchmarks/coverage.py --registered --results registered.json -o table.md
 
@@ -395,6 +396,7 @@ def write_results(path: Path, results: dict[str, Outcome]) -> None:
 @click.option("--results", type=click.Path(path_type=Path), default=Path("coverage.json"))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the table here.")
 @click.option("--every", default=1, help="Take every Nth case.")
+@click.option("--first", default=0, help="Skip so many cases before.")
 @click.option("--filter", "pattern", default="*", help="Case names, as a shell pattern.")
 @click.option("--again", default="", help="Statuses to repeat, separated by commas, or all.")
 @click.option("--fallback", is_flag=True, help="Leave what can't be lowered to ONNX Runtime.")
@@ -406,6 +408,7 @@ def main(
     results: Path,
     output: Path | None,
     every: int,
+    first: int,
     pattern: str,
     again: str,
     fallback: bool,
@@ -428,7 +431,7 @@ def main(
         cases = [case for _, case in registered_cases()]
     else:
         cases = load_cases()
-    for case in cases[::every]:
+    for case in cases[first::every]:
         known = found.get(case.name)
         repeat = known is None or again == "all" or known.status in again.split(",")
         if fnmatch.fnmatch(case.name, pattern) and repeat:

@@ -257,9 +257,10 @@ def test_sizes_that_no_operand_leads_to_are_refused(case: Case) -> None:
         lower(from_proto(wrong.model(case.good[0])), parse_target("native"), declared_sizes=True)
 
 
-def test_regions_that_a_run_gives_have_the_declared_size_or_it_fails(tmp_path: Path) -> None:
-    """By the definition: ONNX Runtime takes sizes from scales alone, without the region."""
-    crop: dict[str, Any] = {"mode": "linear", "axes": [2, 3]}
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_regions_that_a_run_gives(mode: str, tmp_path: Path) -> None:
+    """As ONNX Runtime: sizes follow from scales alone, axes that aren't scaled stay whole."""
+    crop: dict[str, Any] = {"mode": mode, "axes": [2, 3], "extrapolation_value": 7.0}
     crop["coordinate_transformation_mode"] = "tf_crop_and_resize"
     node = helper.make_node("Resize", ["x", "region", "scales"], ["y"], **crop)
     inputs = [_info("x", F, [1, 1, 4, 4]), _info("region", F, [4]), _info("scales", F, [2])]
@@ -268,21 +269,16 @@ def test_regions_that_a_run_gives_have_the_declared_size_or_it_fails(tmp_path: P
     target, path = parse_target("native"), tmp_path / "model.so"
     compile_model(from_proto(model), target, path, declared_sizes=True)
     runtime, x = Runtime(path), floats(1, 1, 4, 4)
-    for region, scales in (([0, 0, 0.5, 1], [1, 1]), ([0.25, 0.5, 0.75, 1], [1, 2])):
-        feeds = {"x": x, "region": np.asarray(region, F), "scales": np.asarray(scales, F)}
-        wanted = x[0, 0]
-        for axis, size in enumerate((2, 4)):
-            places = 3 * np.linspace(region[axis], region[axis + 2], size)
-            wanted = np.apply_along_axis(
-                lambda line, at=places: np.interp(at, np.arange(4), line), axis, wanted
-            )
-        np.testing.assert_allclose(runtime.run(feeds)["y"][0, 0], wanted, atol=1e-5)
     for region, scales in (
-        ([0, 0, 1, 1], [1, 1]),
-        ([0, 0, 0.5, 1], [1, 2]),
-        ([0, np.nan, 0.5, 1], [1, 1]),
+        ([0.1, 0.2, 0.7, 0.8], [0.5, 1]),
+        ([-0.2, 0.3, 0.7, 1.2], [0.5, 1.05]),
+        ([0.25, 0.5, 0.75, 1.4], [0.6, 1.2]),
     ):
         feeds = {"x": x, "region": np.asarray(region, F), "scales": np.asarray(scales, F)}
+        expected = reference(model, feeds)["y"]
+        np.testing.assert_allclose(runtime.run(feeds)["y"], expected, atol=1e-5)
+    for scales in ([1, 1], [0.5, 2], [np.nan, 1]):
+        feeds = {"x": x, "region": F([0, 0, 0.5, 1]), "scales": np.asarray(scales, F)}
         with pytest.raises(SecateurError, match=r"\(Resize\)"):
             runtime.run(feeds)
 

@@ -428,6 +428,20 @@ def test_kernels_match_where_the_last_bit_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("scales", [(1, 1), (1, 2), (1.1, 2), (2, 1.1), (1.1, 1.1)])
+def test_axes_that_are_not_scaled_are_not_cropped(
+    tmp_path: Path, mode: str, scales: tuple[float, float]
+) -> None:
+    """As in ONNX Runtime, where none is, either, if no size changes."""
+    constants = {"roi": np.float32([0.2, 0.3, 0.7, 1.1]), "s": np.float32(scales)}
+    cropped = {"mode": mode, "axes": [2, 3], "extrapolation_value": 3.0}
+    cropped["coordinate_transformation_mode"] = "tf_crop_and_resize"
+    model = single("Resize", (1, 2, 4, 5), constants, ["roi", "s"], opset=19, **cropped)
+    inputs = feeds(model)
+    check(run(model, TARGETS[-1], tmp_path, inputs), reference(model, inputs))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 @pytest.mark.parametrize("shape", [(29, 29), (1, 3, 29, 29)])
 def test_copies_where_no_size_changes(tmp_path: Path, mode: str, shape: tuple[int, ...]) -> None:
     """As ONNX Runtime does, whatever the scales."""

@@ -131,7 +131,14 @@ WHOLE = {
         '%y = Resize(%x, %roi, %k) {mode = "linear", extrapolation_value = 7.0, '
         'coordinate_transformation_mode = "tf_crop_and_resize"}',
         ("y.2=0..20", "y.3=0..20"),
-        [(1, 1, 1.5, 3), (1, 1, 0.6, 2.2)],
+        [
+            (1, 1, 1.5, 3),
+            (1, 1, 0.6, 2.2),
+            (1, 1, 1, 2),
+            (1, 1, 1.1, 2),
+            (1, 1, 1, 1),
+            (1, 1, 1.1, 1),
+        ],
     ),
     "bytes": (
         "(%x: float[1, 2, 5, 6], %k: float[4]) -> (%y: uint8[1, 2, ?, ?])",

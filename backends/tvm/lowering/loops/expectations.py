@@ -320,7 +320,7 @@ def _reduction(e: ShapeCheck) -> None:
 
 @expects("Resize", "Upsample", operands=[1, 2, 3])
 def _resize(e: ShapeCheck) -> None:
-    from ...plan.sampling import Sampling, is_old
+    from ...plan.sampling import is_old
 
     node, shape = e.call.node, e.call.shape()
     old = is_old(node, e.call.opset)
@@ -342,14 +342,8 @@ def _resize(e: ShapeCheck) -> None:
             _require_floor(e, rounded, e.out[a])
         return
     e.require(len(scales) == len(axes))
-    crops = Sampling.of(node, e.call.opset).crops
-    roi = e.values(1) if crops else None
-    for i, (axis, scale) in enumerate(zip(axes, scales, strict=True)):
-        extent: Expr = number(shape[axis], "float32")
-        if roi is not None:
-            ends = [to(roi[n], "float32") for n in (i, i + len(axes))]
-            extent = extent * (ends[1] - ends[0])
-        _require_floor(e, to(scale, "float32") * extent, e.out[axis])
+    for axis, scale in zip(axes, scales, strict=True):
+        _require_floor(e, to(scale, "float32") * number(shape[axis], "float32"), e.out[axis])
     e.require(*_others_stay(shape, e.out, axes))
 
 

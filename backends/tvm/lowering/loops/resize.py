@@ -132,7 +132,7 @@ def resize(call: OperatorCall) -> None:
     axes = []
     rounding = _rounding_axes(call, sampling)
     for a in chosen:
-        if crops or out[a] != shape[a] or (not whole and a not in kept) or a in rounding:
+        if out[a] != shape[a] or (not whole and a not in kept) or a in rounding:
             sampled = Axis(shape[a], out[a])
             taps = None if sampling.spreads(sampled) else sampling.taps(sampled)
             axes.append(SampledAxis(a, sampled, taps))
@@ -145,7 +145,7 @@ def resize(call: OperatorCall) -> None:
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         arrays = dict(zip(inputs, xs, strict=True))
         y, x = ys[0], xs[0]
-        same = not crops and unchanged(shape, out)
+        same = unchanged(shape, out)
         tables = {a.axis: ys[1 + 3 * i : 4 + 3 * i] for i, a in enumerate(axes)}
         spreads = {}
         for axis in axes:
@@ -317,11 +317,11 @@ def make_table(
     """Fill a table of positions, one of weights and one of what lies outside.
 
     Elements stay where they are if a run finds that all axes are the `same`, or that this one
-    isn't scaled.
+    isn't scaled, as in ONNX Runtime, which crops no such axis.
     """
     positions, weights, outside = table
     sampled, xp = axis.sampled, _Expressions()
-    if is_open(sampled.size, sampled.out) and not sampling.crops:
+    if is_open(sampled.size, sampled.out) or sampling.crops:
         same = any_of(same, tirx.EQ(scale, number(1.0, "float32")))
     last = sampled.size - 1
     with k.loop(sampled.out, "o") as o:
