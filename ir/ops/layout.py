@@ -187,7 +187,8 @@ def _slice_axis(
     if size is None or start is None or stop is None or step is None:
         r.lock(whole, "sliced at bounds that are known only at run time")
         return start, _inferred(r, bound.axis), stop
-    first, last, stride = slice(start, stop, step).indices(size)
+    start_within = max(start, -size) if step < 0 else start  # not beyond the first, as ONNX has it
+    first, last, stride = slice(start_within, stop, step).indices(size)
     if stride != 1:
         r.lock(whole, f"sliced with step {stride}")
         count = len(range(first, last, stride))

@@ -118,7 +118,7 @@ class SizeAnalysis(Facts):
         for value, shape in zip(node.outputs, found, strict=False):
             if value is not None and shape is not None:
                 self._take_shape(value, shape)
-        if (not found or None in found) and self._may_learn(node):
+        if (len(found) < len(node.outputs) or None in found) and self._may_learn(node):
             self._infer(node)
         self._find_contents(node)
 

@@ -165,8 +165,9 @@ def slice_(node: Node, facts: Facts) -> Found:
             return [None]
         if step == 0 or axis >= data.ndim:
             raise Misfit(f"a step of {step} along axis {axis}")
-        stop = None if step < 0 and end < -data.shape[axis] else end
-        picked[axis] = slice(start, stop, step)
+        size = data.shape[axis]
+        stop = None if step < 0 and end < -size else end
+        picked[axis] = slice(max(start, -size) if step < 0 else start, stop, step)
     return [data[tuple(picked)]]
 
 

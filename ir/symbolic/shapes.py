@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ..graph import Node
 from ..stand_ins import BLOCK_PRODUCT, TREE_SUMS
 from . import expressions as e
-from .expressions import Size
+from .expressions import Expression, Size
 from .facts import Facts, Misfit, Shape, position
 from .registry import shape_rule
 
@@ -277,21 +277,34 @@ def sliced_size(size: Size, start: Size, end: Size, step: Size) -> Size | None:
     """How many indices `start:end:step` picks out of `size`; None where unclear."""
     if isinstance(start, int) and isinstance(end, int) and isinstance(step, int) and step:
         if isinstance(size, int):
-            return len(range(size)[slice(*_clamped(start, end, step))])
+            begin = max(start, -size) if step < 0 else start
+            return len(range(size)[slice(*_clamped(begin, end, step))])
     elif step == 0:
         raise Misfit("a step of 0")
-    if step != 1:
+    first, last = slice_range(start, end, step, size)
+    if first is None or last is None or not isinstance(step, int):
         return None
-    first, last = (_bound(x, size) for x in (start, end))
-    if first is None or last is None:
-        return None
-    length = e.subtract(last, first)
-    return length if e.is_nonnegative(length) or first == 0 else None
+    length = e.subtract(last, first) if step > 0 else e.subtract(first, last)
+    if first != 0 or step < 0:
+        length = e.maximum(length, 0)
+    return e.ceil_divide(length, abs(step))
+
+
+def slice_range(start: Size, end: Size, step: Size, size: Size) -> tuple[Size | None, Size | None]:
+    """Where a slice begins and before which index it ends, from the front of the axis; None where
+    the sign of a bound isn't known."""
+    if not isinstance(step, int) or step > 0:
+        return _bound(start, size), _bound(end, size)
+    first = _bound_backwards(start, size)
+    if first is not None and not (isinstance(start, int) and start >= -1):
+        first = e.maximum(first, _least_first(size))
+    return first, _bound_backwards(end, size)
 
 
 def _any_sliced_size(size: Size, start: Size, end: Size, step: int) -> Size:
     """The same of bounds of either sign."""
     first, last = (_from_front(x, size, step > 0) for x in (start, end))
+    first = first if step > 0 else e.maximum(first, _least_first(size))
     length = e.subtract(last, first) if step > 0 else e.subtract(first, last)
     return e.maximum(e.ceil_divide(length, abs(step)), 0)
 
@@ -316,7 +329,31 @@ def _bound(index: Size, size: Size) -> Size | None:
         if index < 0:
             return e.maximum(e.add(size, index), 0)
         return e.minimum(index, size) if index else 0
+    if _is_negative(index):
+        return e.maximum(e.add(size, index), 0)
     return e.minimum(index, size) if e.is_nonnegative(index) else None
+
+
+def _is_negative(index: Expression) -> bool:
+    return index.range.high is not None and index.range.high < 0
+
+
+def _least_first(size: Size) -> Size:
+    """The least index that a slice backwards begins at: the first one, if there is any."""
+    return e.minimum(0, e.subtract(size, 1))
+
+
+def _bound_backwards(index: Size, size: Size) -> Size | None:
+    """The same of a slice that goes backwards, to -1 where it takes the first index, too."""
+    last = e.subtract(size, 1)
+    if isinstance(index, int):
+        if index >= 2**31 - 1:
+            return last
+        if index < 0:
+            return -1 if index < -(2**30) else e.maximum(e.add(size, index), -1)
+    elif _is_negative(index):
+        return e.maximum(e.add(size, index), -1)
+    return e.minimum(index, last) if e.is_nonnegative(index) else None
 
 
 @shape_rule("Pad")

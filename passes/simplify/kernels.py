@@ -127,10 +127,8 @@ def _slice(node: Node, inputs: Sequence[Array | None]) -> Array | None:
         last = end + size if end < 0 else end
         if step > 0:
             index[axis] = slice(max(first, 0), max(last, 0), step)
-        elif first >= 0:
-            index[axis] = slice(first, last if last >= 0 else None, step)
         else:
-            index[axis] = slice(0, 0)
+            index[axis] = slice(max(first, 0), last if last >= 0 else None, step)
     return array[tuple(index)]
 
 

@@ -139,9 +139,7 @@ class Inequalities:
                 known = self.quantities[factor]
                 ends = [x * y for x in (low, high) for y in (known.low, known.high)]
                 low, high = min(ends), max(ends)
-            for whole, most in self._caps:
-                if not Counter(factors) - whole:
-                    high = min(high, most)
+            high = min([high, *(self._capped(factors, whole, most) for whole, most in self._caps)])
             data = any(self.quantities[f].data for f in factors)
             self.quantities.append(Quantity(low, high, data, factors=factors))
             found = self._products[factors] = len(self.quantities) - 1
@@ -169,8 +167,16 @@ class Inequalities:
                 continue
             self._caps.append((whole, most // coefficient))
             for index, known in enumerate(self.quantities):
-                if known.high > most // coefficient and not Counter(self.factors(index)) - whole:
-                    self.quantities[index] = dataclasses.replace(known, high=most // coefficient)
+                high = self._capped(self.factors(index), whole, most // coefficient)
+                if known.high > high:
+                    self.quantities[index] = dataclasses.replace(known, high=high)
+
+    def _capped(self, factors: Sequence[int], whole: Counter[int], most: int) -> int:
+        """What a part of a product of sizes is at most, where the whole is at most so much."""
+        own = Counter(factors)
+        if own - whole:
+            return _WIDEST[1]
+        return most // math.prod(self.quantities[f].low for f in (whole - own).elements())
 
     def cap_axes(self, sizes: Sequence[Linear], most: int) -> None:
         """No axis has more elements than its buffer, whose other axes have one or more."""

@@ -21,7 +21,7 @@ from tvm.ir.prim import expr as prim
 from tvm.tirx.buffer import BufferType
 from tvm_ffi import Object
 
-from ..plan.sizes import Polynomial, SizeFacts
+from ..plan.size_facts import Polynomial, SizeFacts
 from ..tensorir.builder import leaves
 from ..tensorir.types import BufferVar, Node, PrimFunc, Statement
 from .inequalities import Inequalities, Linear

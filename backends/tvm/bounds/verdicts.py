@@ -13,7 +13,7 @@ from typing import Any
 from ....ir.tensor import Array
 from ..cache import Cache
 from ..plan.schedule import Buffer
-from ..plan.sizes import SizeFacts
+from ..plan.size_facts import SizeFacts
 from ..tensorir.types import PrimFunc
 from .prover import Ranges, Verdict, prove
 

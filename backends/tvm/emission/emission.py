@@ -33,7 +33,8 @@ from ..plan.operations import (
 )
 from ..plan.programs import Program
 from ..plan.schedule import Buffer, KernelCall, OpenShapes, Schedule, nbytes
-from ..plan.sizes import facts_of, is_open, may_be_none
+from ..plan.size_facts import facts_of
+from ..plan.sizes import is_open, may_be_none
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
 from ..tensorir.digest import digest, kernel_name

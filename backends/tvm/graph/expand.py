@@ -39,12 +39,13 @@ _ROUNDS = 32
 
 @dataclasses.dataclass(frozen=True)
 class RequiredRange:
-    """What an operator requires of an operand: low <= number < high."""
+    """What an operator requires of an operand: low <= number < high plus the sizes of `axes`."""
 
     label: str
     op_type: str
     low: int
     high: int
+    axes: tuple[tuple[Value, int], ...] = ()
 
 
 def expand_definitions(model: Model) -> None:
@@ -153,18 +154,8 @@ def _bound(node: Node) -> tuple[Value, RequiredRange] | None:
         return None
     if value is None:
         return None
-    total = 0
-    for operand, axis in sizes:
-        if operand is None:
-            continue
-        size = operand.shape[axis] if operand.shape else None
-        if not isinstance(size, int):
-            raise UnsupportedError(
-                f"node '{node.label}' ({node.op_type}): the shape of '{operand.name}' is not static"
-            )
-        total += size
-    high = total + (node.op_type == "Attention")
-    return value, RequiredRange(node.label, node.op_type, 0, high)
+    axes = tuple((operand, axis) for operand, axis in sizes if operand is not None)
+    return value, RequiredRange(node.label, node.op_type, 0, int(node.op_type == "Attention"), axes)
 
 
 def _is_defined(node: Node) -> bool:

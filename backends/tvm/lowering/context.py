@@ -18,7 +18,15 @@ from ..graph.loop_sizes import LoopAnalysis, OpenLoop
 from ..graph.open_sizes import OpenSizes, sizes_of_none
 from ..plan.operations import ElementwiseOp, Plan, ReadSizesOp
 from ..plan.programs import Program, ProgramBuilder, compose, dequantize, simplify
-from ..plan.sizes import is_open, may_be_none, most_of, stand_in, stand_in_of_axis, uncomputable
+from ..plan.sizes import (
+    is_open,
+    may_be_none,
+    most_of,
+    size_of,
+    stand_in,
+    stand_in_of_axis,
+    uncomputable,
+)
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
 
@@ -162,6 +170,16 @@ class Lowering:
         """A new tensor for a value's result."""
         return PlanTensor(value.name, dtype or self.dtype(value), self.shape(value))
 
+    def define_empty(self, value: Value, tensor: PlanTensor) -> None:
+        """Let a value be a tensor that has no elements in any run."""
+        if not is_open(*tensor.shape):
+            self.items[value] = Constant(np.zeros(tensor.shape, tensor.dtype))
+            return
+        none = PlanTensor(f"{value.name}/none", tensor.dtype, (0,), const=np.zeros(0, tensor.dtype))
+        program = Program((tensor.dtype,))
+        self.add(ElementwiseOp(value.name, [tensor], [View.of(none)], program))
+        self.items[value] = Stored(tensor)
+
     def shape(self, value: Value) -> tuple[int, ...]:
         """The shape, of numbers and `OpenSize`s; raises UnsupportedError where it isn't known."""
         if self.sizes is not None:
@@ -184,6 +202,11 @@ class Lowering:
         """Let runs be refused in which two sizes differ."""
         if a != b:
             self.plan.equal.append((a, b))
+
+    def require_at_most(self, size: int, most: int) -> None:
+        """Let runs be refused in which a size is larger than another."""
+        if is_open(size, most):
+            self.require_equal(stand_in(e.minimum(size_of(size), size_of(most))), size)
 
     def read_sizes(
         self, source: Value | Node, label: str, tensor: PlanTensor | None = None

@@ -28,7 +28,7 @@ from ..plan.caches import hold_caches
 from ..plan.fuse import fuse
 from ..plan.operations import ElementwiseOp, LoopsOp, Plan
 from ..plan.programs import Program
-from ..plan.sizes import OpenSizeError, stand_in
+from ..plan.sizes import OpenSizeError, is_open, stand_in
 from ..plan.tensors import PlanTensor, View
 from ..targets import Target
 from ..tensorir.builder import KernelBuilder, load
@@ -350,25 +350,30 @@ def _lower_within(lowering: Lowering, node: Node, prepared: Prepared) -> None:
 def _require_within(lowering: Lowering, value: Value, bound: RequiredRange) -> None:
     """Let the value, from here on, be a copy that is made where its numbers are in range."""
     constant = lowering.constant(value)
+    high = bound.high + sum(lowering.shape(operand)[axis] for operand, axis in bound.axes)
     if constant is not None:
-        if constant.size and not bound.low <= constant.min() <= constant.max() < bound.high:
+        least, most = (constant.min(), constant.max()) if constant.size else (bound.low, -1)
+        is_within = bound.low <= least and (is_open(high) or most < high)
+        if not is_within:
             raise UnsupportedError(
                 f"node '{bound.label}' ({bound.op_type}): '{value.name}' is out of range"
             )
+        lowering.require_at_most(int(most) + 1, high)
         return
     source = lowering.stored(value)
     checked = lowering.tensor(value)
 
     def build() -> PrimFunc:
         k = KernelBuilder()
-        x = k.parameter("X", (max(1, source.elements),), source.dtype)
-        y = k.parameter("Y", (max(1, source.elements),), source.dtype)
-        with k.loop(source.elements, "i") as i:
-            number = within(k, load(x, i), bound.low, bound.high)
+        elements = source.elements
+        size = elements if is_open(elements) else max(1, elements)  # no parameter is empty
+        x, y = (k.parameter(name, (size,), source.dtype) for name in "XY")
+        with k.loop(elements, "i") as i:
+            number = within(k, load(x, i), bound.low, high)
             k.store(y, to(number, source.dtype), i)
         return k.finish()
 
-    key = ("within", bound.low, bound.high)
+    key = ("within", bound.low, high)
     lowering.add(LoopsOp(bound.label, [checked], [source], build, key))
     lowering.plan.operators[bound.label] = bound.op_type
     lowering.items[value] = Stored(checked)

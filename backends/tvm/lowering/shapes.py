@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from ....ir.graph import Node, Value
 from ....ir.ops import Trait, with_trait
 from ....ir.symbolic import expressions as e
-from ....ir.symbolic.expressions import Size
+from ....ir.symbolic.shapes import slice_range
 from ..graph.most import is_decided
 from ..plan.operations import ConcatOp, ElementwiseOp, ReshapeOp
 from ..plan.programs import Program, dequantize, quantize, simplify
@@ -18,7 +18,6 @@ from ..plan.sizes import (
     place_of,
     size_of,
     stand_in,
-    stand_in_of_axis,
 )
 from ..plan.tensors import PlanTensor, View
 from .context import Constant, Item, Lowering, Quantized, Stored
@@ -111,10 +110,15 @@ def slice_(lowering: Lowering, node: Node) -> bool:
             offset += _decided_start(start, shape[axis], size) * strides[axis]
             continue
         if is_open(start, end, size):
-            first, shape[axis] = _open_range(start, end, step, size)
+            shape[axis] = lowering.shape(y)[axis]
+            first = _first(start, end, step, source.shape[axis])
+            if e.mentions(size_of(first), "max", "min"):  # in the words of the length
+                first = _first(start, end, step, size)
             offset += first * strides[axis]
             strides[axis] *= step
             continue
+        if step < 0:  # not beyond the first, as ONNX Runtime has it
+            start = max(start, -source.shape[axis])
         chosen = range(*slice(_bound(start), _bound(end), step).indices(source.shape[axis]))
         if step < 0 and end < -source.shape[axis]:
             chosen = range(*slice(_bound(start), None, step).indices(source.shape[axis]))
@@ -127,13 +131,12 @@ def slice_(lowering: Lowering, node: Node) -> bool:
     return _copy(lowering, node, y, view, lowering.item(x))
 
 
-def _open_range(start: int, end: int, step: int, size: int) -> tuple[int, int]:
-    """The first index and the number of those from `start` up to before `end`."""
-    if is_open(step) or step < 1:
-        raise OpenSizeError("a slice backwards")
-    first, last = (_within(bound, size_of(size)) for bound in (start, end))
-    length = e.floor_divide(e.add(last, e.negative(first), step - 1), step)
-    return stand_in(first), stand_in_of_axis(length)
+def _first(start: int, end: int, step: int, size: int) -> int:
+    """The first index of those from `start` up to before `end`."""
+    first, _ = slice_range(size_of(start), size_of(end), size_of(step), size_of(size))
+    if first is None or is_open(step):
+        raise OpenSizeError("the sign of a slice's bound")
+    return stand_in(first)
 
 
 def _decided_start(start: int, length: int, size: int) -> int:
@@ -141,17 +144,6 @@ def _decided_start(start: int, length: int, size: int) -> int:
     whole, index = size_of(size), size_of(start)
     wrapped = e.choose(e.less(index, 0), e.add(index, whole), index)
     return place_of(stand_in(e.maximum(0, e.minimum(wrapped, whole))), length, size)
-
-
-def _within(bound: int, size: Size) -> Size:
-    """A bound of a slice as an index from 0 to the size; negative ones count from the end."""
-    index = size_of(bound)
-    low, high = e.range_of(index)
-    if low is None or (low < 0 and (high is None or high >= 0)):
-        raise OpenSizeError("the sign of a slice's bound")
-    if low < 0:
-        index = e.add(index, size)
-    return e.maximum(0, e.minimum(index, size))
 
 
 def _bound(value: int) -> int:

@@ -8,7 +8,6 @@ number itself) is an error, never a guess. Inside kernels one becomes an express
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import math
@@ -439,78 +438,13 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(result)
 
 
-Polynomial = Sequence[tuple[int, Sequence[int]]]
-"""A sum of products: each a factor and the indices of sizes that it multiplies."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SizeFacts:
-    """What is known of the open sizes that a kernel takes after its buffers: the least and the
-    greatest that each may be, and sums of products of them that are at least 0. Where the least
-    may be 0 in some run (`with_empty`), it is no divisor, which is to be proven, too."""
-
-    ranges: tuple[tuple[int, int], ...] = ()
-    facts: tuple[Polynomial, ...] = ()
-    with_empty: bool = False
-
-
-def facts_of(
-    parameters: Sequence[Atom],
-    equal: Sequence[tuple[int, int]] = (),
-    *,
-    with_empty: bool = False,
-) -> SizeFacts:
-    """What is known of sizes that a kernel takes, among which are those that they follow from.
-
-    `equal` are sizes that are so in every run. With `with_empty` axes may have no elements, of
-    which a run may find that.
-    """
-    places = {atom: index for index, atom in enumerate(parameters)}
-    facts: list[Polynomial] = []
-    known = [s for atom in parameters for s in _not_negative(atom, e.single(atom))]
-    for a, b in equal:
-        difference = e.subtract(size_of(a), size_of(b))
-        known += [difference, e.negative(difference)]
-        own = e.single_term(size_of(a))
-        if own is not None and own[0] == 1 and len(own[1]) == 1:
-            known += _not_negative(own[1][0], size_of(b))
-    for size in known:
-        if places.keys() >= set(atoms([size])):
-            facts.append(
-                [
-                    (factor, sorted(places[a] for a in monomial))
-                    for monomial, factor in sorted(e.terms_of(size).items(), key=str)
-                ]
-            )
-    bounds = least_with_empty if with_empty else bounds_of
-    return SizeFacts(tuple(map(bounds, parameters)), tuple(facts), with_empty)
-
-
-def least_with_empty(atom: Atom) -> tuple[int, int]:
-    """As `bounds_of`, where axes may have no elements of which a run may find that."""
-    low, high = bounds_of(atom)
-    return (min(low, 0) if may_be_none(e.single(atom)) else low), high
-
-
 def bounds_of(atom: Atom) -> tuple[int, int]:
     """The least and the greatest number that a part of a size is in any run that isn't refused."""
     low, high = atom.range
     return max(-MOST if low is None else low, -MOST), min(MOST if high is None else high, MOST)
 
 
-def _not_negative(atom: Atom, own: Size) -> list[Size]:
-    """Sums and products of sizes that an atom's definition makes 0 or more."""
-    if atom.op in ("dim", "checked"):
-        difference = e.subtract(own, atom.operands[0])
-        most = [e.subtract(whole, own) for whole in atom.operands[1:]]
-        return [difference, e.negative(difference), *most]
-    if atom.op in ("floor", "part"):
-        a, b = atom.operands
-        if isinstance(b, int) and b > 0:
-            rest = e.subtract(a, e.multiply(own, b))
-            exact = atom.op == "part"
-            return [rest, e.subtract(0 if exact else b - 1, rest)]
-    if atom.op in ("min", "max"):
-        differences = [e.subtract(operand, own) for operand in atom.operands]
-        return differences if atom.op == "min" else [e.negative(d) for d in differences]
-    return []
+def least_with_empty(atom: Atom) -> tuple[int, int]:
+    """As `bounds_of`, where axes may have no elements of which a run may find that."""
+    low, high = bounds_of(atom)
+    return (min(low, 0) if may_be_none(e.single(atom)) else low), high

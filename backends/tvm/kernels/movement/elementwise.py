@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from tvm import tirx
 
+from .....ir.symbolic import expressions as e
 from ...functions.program_code import ProgramCode
-from ...plan.sizes import cascade, is_open
+from ...plan.sizes import cascade, is_open, size_of, stand_in
 from ...plan.strides import collapse
 from ...plan.tensors import PlanTensor
 from ...targets import Target
@@ -241,7 +242,7 @@ def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
         for source, buffer, stride in zip(kernel.sources, buffers, strides, strict=True):
             base: Expr = source.offset + at * stride[-1]
             for i, s in zip(indices, stride[:-1], strict=True):
-                base = base + i * s
+                base = base + (i * s if source.strides is None else _times(i, s))
             if stride[-1] == 0:
                 values.append(splat(load(buffer, base), lanes))
             else:
@@ -273,6 +274,17 @@ def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
 
     nest([])
     return k.finish()
+
+
+def _times(index: Expr, stride: int) -> Expr:
+    """An index times a stride, its number first: a size times that may have more than 32 bits
+    where the axis has one element."""
+    found = e.single_term(size_of(stride)) if is_open(stride) else None
+    if found is None or abs(found[0]) == 1:
+        return index * stride
+    rest = e.divide_exactly(size_of(stride), found[0])
+    assert rest is not None
+    return index * found[0] * stand_in(rest)
 
 
 def _image_strides(source: Source) -> list[int]:

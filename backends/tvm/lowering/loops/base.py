@@ -190,10 +190,10 @@ class OperatorCall:
         elif math.prod(shape) != tensor.elements:
             self.fail(f"{list(tensor.shape)} can't become {list(shape)}")
         if tensor.elements == 0 or (tensor.const is not None and not is_open(*shape)):
-            const = np.zeros(shape, tensor.dtype)
-            if tensor.const is not None:
-                const = np.asarray(tensor.const).reshape(shape)
-            self.lowering.items[y] = Constant(const)
+            if tensor.const is None or is_open(*shape):
+                self.lowering.define_empty(y, PlanTensor(y.name, tensor.dtype, shape))
+            else:
+                self.lowering.items[y] = Constant(np.asarray(tensor.const).reshape(shape))
             return
         output = PlanTensor(y.name, tensor.dtype, shape)
         self.lowering.add(ReshapeOp(self.node.label, [output], tensor))
@@ -203,6 +203,19 @@ class OperatorCall:
         y = self.node.output(index)
         if y is not None:
             self.lowering.items[y] = Constant(np.asarray(array))
+
+    def fill(self, value: float, index: int = 0) -> None:
+        """Let an output be one number everywhere."""
+        shape, dtype = self.output_shape(index), self.output_dtype(index)
+        if not is_open(*shape):
+            self.define_constant(np.full(shape, value, dtype), index)
+            return
+
+        def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+            with k.loop(ys[0].size, "i") as i:
+                ys[0].put(number(value, dtype), i)
+
+        self.loops(body, [], outputs=[index], key=("fill", value, index))
 
     def moving_loops(self, body: Body) -> None:
         """Emit a kernel whose result has elements of the first input and no others, by the
@@ -225,10 +238,11 @@ class OperatorCall:
         inputs: Sequence[int | PlanTensor] | None = None,
         *,
         key: Hashable = None,
+        outputs: Sequence[int] | None = None,
         scratch: Sequence[tuple[Sequence[int], str]] = (),
         dtype: str | None = None,
     ) -> None:
-        """Emit a kernel that reads inputs (by default all given) and defines the outputs.
+        """Emit a kernel that reads inputs and defines outputs, by default all that there are.
 
         `dtype` is that of the outputs where it isn't the values' own. `scratch` are (shape, dtype)
         of buffers that follow the outputs. With `key`, a
@@ -239,7 +253,8 @@ class OperatorCall:
             inputs = [i for i, v in enumerate(self.node.inputs) if v is not None]
         tensors = [self.tensor(i) if isinstance(i, int) else i for i in inputs]
         results: list[PlanTensor | None] = []
-        for value in self.node.outputs:
+        every = range(len(self.node.outputs))
+        for value in map(self.node.output, every if outputs is None else outputs):
             if value is None:
                 results.append(None)
                 continue
@@ -247,7 +262,7 @@ class OperatorCall:
             results.append(tensor)
             self.lowering.items[value] = Stored(tensor)
             if tensor.elements == 0:
-                self.lowering.items[value] = Constant(np.zeros(tensor.shape, tensor.dtype))
+                self.lowering.define_empty(value, tensor)
         given = [t for t in results if t is not None]
         if not any(t.elements for t in given):
             return
@@ -550,6 +565,13 @@ def minimum(a: Expr, b: Expr) -> Expr:
 
 def maximum(a: Expr, b: Expr) -> Expr:
     return max(a, b) if isinstance(a, int) and isinstance(b, int) else tirx.max(a, b)
+
+
+def within_axis(index: Expr, size: int) -> Expr:
+    """The nearest index within an axis; of an open one in a form whose bounds proofs know."""
+    if is_open(size):
+        return minimum(maximum(index, 0), size - 1)
+    return maximum(minimum(index, size - 1), 0)
 
 
 def wrap(index: Expr, size: int) -> Expr:

@@ -170,9 +170,7 @@ def dropout(call: OperatorCall) -> None:
         call.fail("training mode draws random numbers")
     call.same(call.value(0))
     if call.wants(1):
-        import numpy as np
-
-        call.define_constant(np.ones(call.output_shape(1), call.output_dtype(1)), 1)
+        call.fill(1, 1)
 
 
 # --- conversions -----------------------------------------------------------------

@@ -29,15 +29,7 @@ def constant_of_shape(call: OperatorCall) -> None:
         from onnx import numpy_helper
 
         value = numpy_helper.to_array(given).reshape(()).item()
-    if is_open(*call.output_shape()):
-
-        def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
-            with k.loop(ys[0].size, "i") as i:
-                ys[0].put(number(value, ys[0].dtype), i)
-
-        call.loops(body, [], key=())
-        return
-    call.define_constant(np.full(call.output_shape(), value, call.output_dtype()))
+    call.fill(value)
 
 
 @rule("EyeLike")

@@ -37,6 +37,7 @@ from .base import (
     to,
     when,
     within,
+    within_axis,
 )
 
 
@@ -200,7 +201,7 @@ def slice_(call: OperatorCall) -> None:
         ]
         with nest(k, out) as index:
             source = [
-                maximum(minimum(begin + i * step, size_ - 1), 0)
+                within_axis(begin + i * step, size_)
                 for begin, i, step, size_ in zip(begins, index, strides, shape, strict=True)
             ]
             ys[0].store(xs[0][source], index)
@@ -225,7 +226,7 @@ def _sliced(k: KernelBuilder, start: Expr, end: Expr, step: Expr, size_: int) ->
     for bound in (start, end):
         bound = select(bound < 0, bound + size_, bound)
         bounds.append(held(k, maximum(minimum(bound, high), low)))
-    begin, stop = bounds
+    begin, stop = maximum(bounds[0], minimum(0, size_ - 1)), bounds[1]
     span = held(k, maximum(select(back, begin - stop, stop - begin), 0))
     stride = held(k, maximum(select(back, 0 - step, step), 1))
     return begin, held(k, divide(span + stride - 1, stride))
@@ -345,7 +346,7 @@ def _outside(
     else:
         index = held(k, maximum(index, 0 - index))
         index = minimum(index, 2 * (count - 1) - index)
-    return maximum(minimum(index + first, size_ - 1), 0)
+    return within_axis(index + first, size_)
 
 
 def _folded(k: KernelBuilder, index: Expr, period: Expr, reach: int) -> Expr:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ...plan.sizes import is_open
 from .base import OperatorCall
 
 Shape = tuple[int, ...]
@@ -203,10 +204,11 @@ def _within_data(call: OperatorCall) -> None:
     """Indices reach no further than the data on all axes but their own."""
     data, indices = call.shape(0), call.shape(1)
     axis = call.axis(len(data), 0)
-    if len(data) != len(indices) or any(
-        i > d for a, (i, d) in enumerate(zip(indices, data, strict=True)) if a != axis
-    ):
+    others = [pair for a, pair in enumerate(zip(indices, data, strict=False)) if a != axis]
+    if len(data) != len(indices) or any(i > d for i, d in others if not is_open(i, d)):
         _refuse(call, 1, f"one within {list(data)}")
+    for own, most in others:
+        call.lowering.require_at_most(own, most)
 
 
 def _gather_nd(call: OperatorCall) -> None:

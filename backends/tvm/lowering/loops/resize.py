@@ -38,6 +38,7 @@ from .base import (
     select,
     to,
     within,
+    within_axis,
 )
 from .convolution import inside
 from .mathematics import lit
@@ -407,7 +408,7 @@ def grid_sample(call: OperatorCall) -> None:
             element = to(x[[*outer, *place]], dtype)
             return guarded(inside(place, shape[2:]), element, number(0, dtype))
         if padding == "border":
-            place = [maximum(minimum(i, s - 1), 0) for i, s in zip(place, shape[2:], strict=True)]
+            place = [within_axis(i, s) for i, s in zip(place, shape[2:], strict=True)]
         else:
             place = [_reflect(i, s, corners) for i, s in zip(place, shape[2:], strict=True)]
         return to(x[[*outer, *place]], dtype)
@@ -422,7 +423,7 @@ def grid_sample(call: OperatorCall) -> None:
                 g = to(grid[[n, *out, rank - 1 - axis]], dtype)
                 size = shape[2 + axis]
                 if corners:
-                    at = (g + one) * number((size - 1) / 2, dtype)
+                    at = (g + one) * (number(size - 1, dtype) * number(0.5, dtype))
                 else:
                     at = ((g + one) * number(size, dtype) - one) * number(0.5, dtype)
                 at = bind(k, at)
@@ -470,11 +471,13 @@ def _reflect(index: Expr, size: int, corners: bool) -> Expr:
     if size == 1:
         return 0
     if corners:
-        period = 2 * (size - 1)
+        period = maximum(2 * (size - 1), 1)  # an axis of which a run finds that its size is 1
         folded = tirx.floormod(index, period)
-        return tirx.min(folded, period - folded)
-    folded = tirx.floormod(index, 2 * size)
-    return tirx.min(folded, 2 * size - 1 - folded)
+        place = tirx.min(folded, period - folded)
+    else:
+        folded = tirx.floormod(index, 2 * size)
+        place = tirx.min(folded, 2 * size - 1 - folded)
+    return within_axis(place, size) if is_open(size) else place
 
 
 @rule("AffineGrid")

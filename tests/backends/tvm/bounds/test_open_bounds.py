@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm.bounds import Verdict, prove
-from secateur.backends.tvm.plan.sizes import facts_of, stand_in, stand_in_of_axis
+from secateur.backends.tvm.plan.size_facts import facts_of
+from secateur.backends.tvm.plan.sizes import stand_in, stand_in_of_axis
 from secateur.backends.tvm.tensorir.builder import KernelBuilder, load
 from secateur.backends.tvm.tensorir.sizes import sizes_of
 from secateur.ir.symbolic.expressions import add, floor_divide, symbol

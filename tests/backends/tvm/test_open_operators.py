@@ -1,0 +1,201 @@
+"""Operators on open sizes: slices of all kinds, what lies outside, and indices into open axes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.ir.errors import SecateurError
+from secateur.ir.reference import Session
+
+from .child import Child
+from .test_open_sizes import check, compiled, model_of, with_constants
+
+FAR = 2**63 - 1
+SLICES = (
+    [(start, FAR, step) for start in (0, 1, 5) for step in (1, 2, 3)]
+    + [(start, end, step) for start, end in ((1, 9), (5, -1), (-5, -1), (-5, 9)) for step in (1, 2)]
+    + [(-1, -FAR, step) for step in (-1, -3)]
+    + [(20, 0, -1), (-2, 0, -1), (-1, 3, -2), (20, -FAR, -3), (-3, -9, -2)]
+)
+"""Where slices begin, before which element they end, and how they step."""
+
+
+def slices() -> str:
+    """A node for each, along the first axis of one input and the last one of another in turns."""
+    lines = []
+    for index, (start, end, step) in enumerate(SLICES):
+        bounds = {"s": start, "e": end, "a": index % 2, "t": step}
+        lines += [f"const %{n}{index}: int64[1] = [{v}]" for n, v in bounds.items()]
+        operands = ", ".join(f"%{n}{index}" for n in bounds)
+        lines.append(f"%y{index} = Slice(%{'xz'[index % 2]}, {operands})")
+    return "\n".join(lines)
+
+
+def test_slices(tmp_path: Path) -> None:
+    """As ONNX Runtime has them, but for a part without elements, which may be refused."""
+    results = ", ".join(f"%y{i}: float[?, ?]" for i in range(len(SLICES)))
+    model = model_of(f"(%x: float[n, 4], %z: float[3, m]) -> ({results})", slices())
+    runtime = compiled(model, tmp_path)
+    for sizes in ((10, 11), (9, 10), (12, 13), (13, 9)):
+        check(model, runtime, dict(zip("nm", sizes, strict=True)))
+
+
+@pytest.mark.parametrize("index", [2, 8, 12, 13, 15, 19, 21, 23])
+def test_slices_of_few_elements(index: int, tmp_path: Path) -> None:
+    start, end, step = SLICES[index]
+    constants = {"s": start, "e": end, "a": 0, "t": step}
+    lines = "".join(f"const %{n}: int64[1] = [{v}]\n" for n, v in constants.items())
+    text = lines + "%y = Slice(%x, %s, %e, %a, %t)\n%z = Relu(%y)"
+    model = model_of("(%x: float[n, 3]) -> (%z: float[?, 3])", text)
+    runtime, equal = compiled(model, tmp_path), 0
+    for size in range(1, 14):
+        x = np.arange(3.0 * size, dtype=np.float32).reshape(size, 3)
+        wanted = Session(model, optimize=False).run({"x": x})["z"]
+        try:
+            found = runtime.run({"x": x})["z"]
+        except SecateurError as error:
+            assert not wanted.size, error  # noqa: PT017
+            continue
+        np.testing.assert_array_equal(found, wanted)
+        equal += 1
+    assert equal >= 4
+
+
+def test_every_other_pixel(tmp_path: Path) -> None:
+    """An image's pixels of odd and even places, joined, which only even sizes have as many of."""
+    lines = ["const %m: int64[1] = [9223372036854775807]"]
+    lines += [f"const %c{i}: int64[1] = [{i}]" for i in range(4)]
+    for row in (0, 1):
+        lines.append(f"%r{row} = Slice(%x, %c{row}, %m, %c2, %c2)")
+        lines += [f"%p{row}{c} = Slice(%r{row}, %c{c}, %m, %c3, %c2)" for c in (0, 1)]
+    lines.append(
+        "%y = Concat(%p00, %p10, %p01, %p11) {axis = 1}\n%z = Conv(%y, %w) {pads = [1, 1, 1, 1]}"
+    )
+    text = with_constants("\n".join(lines), {"w": "float[8, 12, 3, 3]"})
+    model = model_of("(%x: float[1, 3, h, w]) -> (%z: float[1, 8, ?, ?])", text)
+    runtime = compiled(model, tmp_path)
+    for height, width in ((2, 2), (8, 14), (32, 20)):
+        check(model, runtime, {"h": height, "w": width})
+    with pytest.raises(SecateurError, match="h"):
+        check(model, runtime, {"h": 7, "w": 8})
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "wrap"])
+def test_padding_of_three_open_axes(mode: str, tmp_path: Path) -> None:
+    body = f'const %p: int64[8] = [0, 1, 2, 0, 0, 1, 0, 3]\n%y = Pad(%x, %p) {{mode = "{mode}"}}'
+    model = model_of("(%x: float[1, a, b, c]) -> (%y: float[1, ?, ?, ?])", body, 19)
+    compiled(model, tmp_path)
+    child, random = Child(), np.random.default_rng(0)
+    for sizes in ((4, 4, 4), (5, 3, 9), (2, 3, 4)):
+        feeds = {"x": random.standard_normal((1, *sizes)).astype(np.float32)}
+        want = Session(model, optimize=False).run(feeds)["y"]
+        np.testing.assert_array_equal(child.run_guarded(tmp_path / "m.so", feeds)["y"], want)
+    child.close()
+
+
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+def test_sampling_by_a_grid(padding: str, corners: int, tmp_path: Path) -> None:
+    attributes = f'align_corners = {corners}, padding_mode = "{padding}"'
+    body = "\n".join(
+        f'%{m[0]} = GridSample(%x, %g) {{mode = "{m}", {attributes}}}'
+        for m in ("linear", "nearest", "cubic")
+    )
+    signature = "(%x: float[2, 3, h, w], %g: float[2, a, b, 2])"
+    results = ", ".join(f"%{m}: float[2, 3, ?, ?]" for m in "lnc")
+    model = model_of(f"{signature} -> ({results})", body, 20)
+    compiled(model, tmp_path)
+    child, random = Child(), np.random.default_rng(1)
+    for h, w, a, b in ((5, 7, 3, 2), (1, 2, 2, 5), (4, 1, 1, 1)):
+        x, grid = random.standard_normal((2, 3, h, w)), random.uniform(-1.6, 1.6, (2, a, b, 2))
+        feeds = {"x": x.astype(np.float32), "g": grid.astype(np.float32)}
+        want = Session(model, optimize=False).run(feeds)
+        have = child.run_guarded(tmp_path / "m.so", feeds)
+        for name, array in want.items():
+            np.testing.assert_allclose(have[name], array, rtol=1e-3, atol=1e-4)
+    child.close()
+
+
+NORMALIZED = """%y, %mean, %deviation = LayerNormalization(%x, %s) {axis = -1}
+%d, %mask = Dropout(%y)"""
+
+
+def test_results_beside_the_first(tmp_path: Path) -> None:
+    """Their shapes follow from the operands, too, where the model declares none."""
+    results = "%d: float[?, ?, 8], %mean: float[?, ?, ?], %deviation: float[?, ?, ?]"
+    signature = f"(%x: float[n, m, 8], %s: float[8]) -> ({results}, %mask: bool[?, ?, ?])"
+    model = model_of(signature, NORMALIZED, 17)
+    runtime = compiled(model, tmp_path)
+    for n, m in ((1, 1), (3, 5), (2, 17)):
+        check(model, runtime, {"n": n, "m": m})
+
+
+@pytest.mark.parametrize("rows", ["3", "k"])
+@pytest.mark.parametrize("op_type", ["GatherElements", "ScatterElements"])
+def test_indices_of_part_of_an_open_axis(op_type: str, rows: str, tmp_path: Path) -> None:
+    """Data of fewer elements than the indices along another axis end the run."""
+    operands = "%x, %i" if op_type == "GatherElements" else "%x, %i, %u"
+    signature = f"(%x: float[n, m], %i: int64[{rows}, 2], %u: float[{rows}, 2])"
+    body = f"%y = {op_type}({operands}) {{axis = 1}}\n%z = Neg(%u)"
+    model = model_of(f"{signature} -> (%y: float[?, ?], %z: float[?, ?])", body)
+    compiled(model, tmp_path, "n=1..", *["k=1.."] * (rows == "k"))
+    child = Child()
+    for n, m, k in ((3, 4, 3), (7, 2, 3), (5, 9, 3)):
+        feeds: dict[str, Any] = {"x": np.arange(float(n * m), dtype=np.float32).reshape(n, m)}
+        feeds |= {"i": np.arange(2 * k).reshape(k, 2) % m, "u": np.ones((k, 2), np.float32)}
+        want = Session(model, optimize=False).run(feeds)
+        have = child.run_guarded(tmp_path / "m.so", feeds)
+        for name, array in want.items():
+            np.testing.assert_array_equal(have[name], array)
+    feeds["x"] = feeds["x"][:2]
+    with pytest.raises(Exception, match="equal"):
+        child.run_guarded(tmp_path / "m.so", feeds)
+    child.close()
+
+
+ROTARY = (
+    "(%x: float[b, 2, s, 8], %c: float[t, 4], %d: float[t, 4]{more}) -> (%y: float[?, 2, ?, 8])"
+)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_positions_in_open_tables(known: bool, tmp_path: Path) -> None:
+    """Tables of sines with fewer rows than a position end the run."""
+    body = "%y = RotaryEmbedding(%x, %c, %d, %p)"
+    signature = ROTARY.format(more="" if known else ", %p: int64[b, s]")
+    positions = np.array([[0, 3, 1, 4], [2, 2, 0, 1]])
+    if known:
+        body = f"const %p: int64[2, 4] = {positions.ravel().tolist()}\n{body}"
+        signature = signature.replace("[b, 2, s", "[2, 2, 4")
+    model = model_of(signature, body, 23)
+    runtime, random = compiled(model, tmp_path), np.random.default_rng(2)
+    for rows in (5, 9, 4):
+        shapes = {"x": (2, 2, 4, 8), "c": (rows, 4), "d": (rows, 4)}
+        feeds: dict[str, Any] = {
+            n: random.standard_normal(s).astype(np.float32) for n, s in shapes.items()
+        }
+        feeds |= {} if known else {"p": positions}
+        if rows < 5:
+            with pytest.raises(SecateurError):
+                runtime.run(feeds)
+            continue
+        want = Session(model, optimize=False).run(feeds)["y"]
+        np.testing.assert_allclose(runtime.run(feeds)["y"], want, rtol=1e-4, atol=1e-5)
+
+
+def test_results_known_to_be_empty(tmp_path: Path) -> None:
+    """An axis of 0 beside an open one: results have their shapes, and nothing is computed."""
+    body = "%y = Trilu(%x)\n%a = Mul(%x, %x)\n%s = Concat(%x, %a) {axis = 1}"
+    signature = (
+        "(%x: float[n, 0, m]) -> (%y: float[?, ?, ?], %a: float[?, ?, ?], %s: float[?, ?, ?])"
+    )
+    model = model_of(signature, body)
+    runtime = compiled(model, tmp_path)
+    for n, m in ((1, 1), (3, 5)):
+        check(model, runtime, {"n": n, "m": m})
