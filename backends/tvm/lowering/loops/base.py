@@ -204,19 +204,6 @@ class OperatorCall:
         if y is not None:
             self.lowering.items[y] = Constant(np.asarray(array))
 
-    def fill(self, value: float, index: int = 0) -> None:
-        """Let an output be one number everywhere."""
-        shape, dtype = self.output_shape(index), self.output_dtype(index)
-        if not is_open(*shape):
-            self.define_constant(np.full(shape, value, dtype), index)
-            return
-
-        def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
-            with k.loop(ys[0].size, "i") as i:
-                ys[0].put(number(value, dtype), i)
-
-        self.loops(body, [], outputs=[index], key=("fill", value, index))
-
     def moving_loops(self, body: Body) -> None:
         """Emit a kernel whose result has elements of the first input and no others, by the
         operator's attributes and the types alone: what is kept as integers stays so."""

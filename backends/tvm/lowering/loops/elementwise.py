@@ -29,6 +29,7 @@ from .base import (
     select,
     to,
 )
+from .generators import fill
 from .mathematics import lit
 
 Function = Callable[..., Expr]
@@ -170,7 +171,7 @@ def dropout(call: OperatorCall) -> None:
         call.fail("training mode draws random numbers")
     call.same(call.value(0))
     if call.wants(1):
-        call.fill(1, 1)
+        fill(call, 1, 1)
 
 
 # --- conversions -----------------------------------------------------------------

@@ -21,6 +21,20 @@ def range_(call: OperatorCall) -> None:
     call.loops(body, [0, 2], key=())
 
 
+def fill(call: OperatorCall, value: float, index: int = 0) -> None:
+    """Let an output be one number everywhere."""
+    shape, dtype = call.output_shape(index), call.output_dtype(index)
+    if not is_open(*shape):
+        call.define_constant(np.full(shape, value, dtype), index)
+        return
+
+    def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+        with k.loop(ys[0].size, "i") as i:
+            ys[0].put(number(value, dtype), i)
+
+    call.loops(body, [], outputs=[index], key=("fill", value, index))
+
+
 @rule("ConstantOfShape")
 def constant_of_shape(call: OperatorCall) -> None:
     given = call.node.get("value")
@@ -29,7 +43,7 @@ def constant_of_shape(call: OperatorCall) -> None:
         from onnx import numpy_helper
 
         value = numpy_helper.to_array(given).reshape(()).item()
-    call.fill(value)
+    fill(call, value)
 
 
 @rule("EyeLike")
