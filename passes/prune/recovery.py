@@ -50,6 +50,9 @@ SAMPLES = 512
 BATCH = 32
 """Samples in one run at most; there are several runs, half of which may be held back."""
 
+VALUES = 2**31
+"""Bytes of all values of a run together, beyond which it has fewer samples."""
+
 ROWS = 16384
 """Rows, one for each position of an output, that a layer is solved from if there are as many."""
 
@@ -147,8 +150,16 @@ def calibration_runs(
         if opened and not many:
             stack.close()  # none or all
         samples = Samples(models[0], drawn)
-        size = max(1, min(BATCH, len(samples) // 8)) if many else 1
-        yield [feeds for feeds, _ in samples.feeds(size)]
+        size = min(BATCH, len(samples) // 8, VALUES // _bytes_of_a_sample(models[0])) if many else 1
+        yield [feeds for feeds, _ in samples.feeds(max(1, size))]
+
+
+def _bytes_of_a_sample(model: Model) -> int:
+    """What all values of the main graph take of one sample, floats of 32 bits."""
+    _, shape_of = CountedSizes.usual(model)
+    made = [v for node in model.graph.nodes for v in node.outputs if v is not None]
+    shapes = [shape_of(value) for value in made]
+    return max(1, sum(4 * math.prod(shape) for shape in shapes if shape is not None))
 
 
 def _drawn(model: Model, arrays: Mapping[str, SampleArray], seed: int) -> dict[str, Array]:
