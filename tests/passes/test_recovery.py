@@ -19,7 +19,7 @@ from secateur.passes.linear.divergence import Divergence, divergence
 from secateur.passes.linear.opening import open_batch
 from secateur.passes.linear.walk import Recording
 from secateur.passes.manager import PassManager
-from secateur.passes.prune import PruneChannels, Recover, portfolio, recovery
+from secateur.passes.prune import PruneChannels, Recover, portfolio
 from secateur.passes.prune.allocation import allocate
 from secateur.passes.prune.importance import CRITERIA, group_scores
 from secateur.passes.prune.plan import PruningPlan
@@ -575,13 +575,13 @@ def test_too_few_samples_or_too_much_work_is_said():
 
 @pytest.mark.parametrize(("samples", "expected"), [(1000, 12), (5, 5), (0.5, 1)])
 def test_runs_of_large_models_have_fewer_samples(monkeypatch, samples, expected):
-    """So that the values of a run, here 11 numbers for each sample, fit in memory."""
+    """So that the values of a run, here 14 numbers for each sample, fit in memory."""
     net = Net(0)
     hidden = net.add("Relu", net.add("Gemm", "x", net.constant(np.ones((8, 4)))))
     out = net.add("Gemm", hidden, net.constant(np.ones((4, 3))))
     model = net.model(["n", 8], out)
     infer_sizes(model)
-    monkeypatch.setattr(recovery, "VALUES", int(samples * 4 * (4 + 4 + 3)))
+    monkeypatch.setattr("secateur.passes.prune.recovery.VALUES", int(samples * 4 * (4 + 4 + 3 + 3)))
     x = np.random.default_rng(0).standard_normal((96, 8)).astype(np.float32)
     with calibration_runs([model], {"x": x}, 0) as runs:
         assert {len(run["x"]) for run in runs[:-1]} == {expected}
