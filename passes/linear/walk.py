@@ -145,6 +145,7 @@ class Recording:
                     walk.advance(position)
                     self.fits = all(self._take(walk, name) for name in made)
                 if not self.fits:
+                    self._store.drop_all()
                     break
         return self.fits
 
@@ -197,6 +198,10 @@ class _Store:
                 kept.unlink(missing_ok=True)
             else:
                 self._used -= kept.nbytes
+
+    def drop_all(self) -> None:
+        for name in self.names():
+            self.drop(name)
 
     def _placed(self, array: Array) -> Array | Path:
         if self._used + array.nbytes <= self._memory or not array.nbytes:

@@ -71,7 +71,9 @@ def test_what_is_recorded_is_there_at_any_time(tmp_path: Path, memory: int) -> N
 
 
 def test_too_much_is_not_recorded(tmp_path: Path) -> None:
-    recording = Recording(chain(), RUNS, tmp_path, largest=5 * RUNS[0]["x"].nbytes)
+    largest = 5 * RUNS[0]["x"].nbytes
+    recording = Recording(chain(), RUNS, tmp_path, memory=0, largest=largest)
     assert recording.record(["a"])
     assert not recording.record(["c"])
     assert not recording.fits
+    assert not [*tmp_path.iterdir()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -11,11 +10,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm.kernels.convolution import direct
-from secateur.backends.tvm.kernels.convolution.tiles import Convolution
-
 from .graphs import Net, feeds, quantize, reference
-from .test_networks import TARGETS, run
+from .test_networks import TARGETS, built_convolutions, run
 
 
 def chain(seed: int) -> onnx.ModelProto:
@@ -56,14 +52,7 @@ def turned(model: onnx.ModelProto) -> onnx.ModelProto:
 def test_columns_are_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, target: str
 ) -> None:
-    built: list[Convolution] = []
-    build = direct.build
-
-    def record(conv: Convolution, *rest: Any) -> Any:
-        built.append(conv)
-        return build(conv, *rest)
-
-    monkeypatch.setattr(direct, "build", record)
+    built = built_convolutions(monkeypatch)
     model = chain(3)
     if dtype != "float32":
         model = quantize(model, dtype)

@@ -17,6 +17,8 @@ pytest.importorskip("tvm")
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.emission import work
+from secateur.backends.tvm.kernels.convolution import direct
+from secateur.backends.tvm.kernels.convolution.tiles import Convolution
 from secateur.backends.tvm.targets import can_run_here, parse_target
 from secateur.ir.onnx_io import from_proto
 
@@ -35,6 +37,19 @@ SETTINGS = settings(
         HealthCheck.data_too_large,
     ],
 )
+
+
+def built_convolutions(monkeypatch: pytest.MonkeyPatch) -> list[Convolution]:
+    """The list to which each convolution is added that is built directly from now on."""
+    built: list[Convolution] = []
+    build = direct.build
+
+    def record(conv: Convolution, *rest: Any) -> Any:
+        built.append(conv)
+        return build(conv, *rest)
+
+    monkeypatch.setattr(direct, "build", record)
+    return built
 
 
 def run(

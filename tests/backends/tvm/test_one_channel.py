@@ -11,11 +11,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm.kernels.convolution import direct
-from secateur.backends.tvm.kernels.convolution.tiles import Convolution
-
 from .graphs import Net, feeds, quantize, reference
-from .test_networks import TARGETS, run
+from .test_networks import TARGETS, built_convolutions, run
 
 WINDOWS = {
     "a spectrum": ((1, 1, 49, 10), (10, 4), {"pads": [4, 1, 5, 1], "strides": [2, 2]}),
@@ -53,14 +50,7 @@ def test_taps_become_channels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: str, dtype: str, target: str
 ) -> None:
     """Where there are a few of them; the results are ONNX Runtime's."""
-    built: list[Convolution] = []
-    build = direct.build
-
-    def record(conv: Convolution, *rest: Any) -> Any:
-        built.append(conv)
-        return build(conv, *rest)
-
-    monkeypatch.setattr(direct, "build", record)
+    built = built_convolutions(monkeypatch)
     model = quantize(convolution(*{**WINDOWS, **LONG}[window]), dtype)
     inputs = feeds(model)
     found = run(model, target, tmp_path, inputs)
