@@ -74,6 +74,12 @@ class Session:
         return dict(zip(names, results, strict=True))
 
 
+def detached(array: Array) -> Array:
+    """An array that may be kept: a session's outputs are views of a block of memory that holds
+    all values of its run, and goes only with the last of them."""
+    return array if array.flags.owndata else array.copy()
+
+
 def narrowed(feeds: Mapping[str, Array], names: Collection[str]) -> dict[str, Array]:
     """Inputs, those of these names in float16 where they are float32."""
     return {

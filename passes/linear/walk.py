@@ -11,7 +11,7 @@ import numpy as np
 from ...ir.graph import outer_reads
 from ...ir.model import Model
 from ...ir.partition import extract
-from ...ir.reference import Session
+from ...ir.reference import Session, detached
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 
@@ -206,7 +206,7 @@ class _Store:
     def _placed(self, array: Array) -> Array | Path:
         if self._used + array.nbytes <= self._memory or not array.nbytes:
             self._used += array.nbytes
-            return array
+            return detached(array)
         self._files += 1
         path = self._folder / f"{self._files}.npy"
         np.save(path, array, allow_pickle=False)

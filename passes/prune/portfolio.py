@@ -22,7 +22,7 @@ from ...ir.axes.dims import Dim
 from ...ir.cost import count
 from ...ir.errors import SecateurError
 from ...ir.model import Model
-from ...ir.reference import Session
+from ...ir.reference import Session, detached
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array
 from ..linear.divergence import divergence
@@ -261,7 +261,7 @@ class _Half:
         self.fitted, self.judged = fitted, judged
         self.recording = Recording(model, fitted, folder, memory=MEMORY // 2)
         session = Session(model, threads=0)
-        self.outputs = [session.run(run) for run in judged]
+        self.outputs = [{n: detached(a) for n, a in session.run(run).items()} for run in judged]
 
 
 class _Judge:

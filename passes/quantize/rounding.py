@@ -20,7 +20,7 @@ from onnx import TensorProto
 
 from ...ir.graph import Node, Value
 from ...ir.model import Model
-from ...ir.reference import Session
+from ...ir.reference import Session, detached
 from ...ir.scratch import scratch_folder
 from ...ir.tensor import Array, Tensor
 from ..linear.contraction import Contraction
@@ -156,7 +156,7 @@ class Noise:
         self._runs = runs
         session = Session(exposing(original, self._names), threads=0)
         self._wanted = [
-            {name: array for name, array in session.run(run).items() if array.dtype.kind == "f"}
+            {n: detached(a) for n, a in session.run(run).items() if a.dtype.kind == "f"}
             for run in runs
         ]
 

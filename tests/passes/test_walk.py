@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,29 @@ def test_too_much_is_not_recorded(tmp_path: Path) -> None:
     assert not recording.record(["c"])
     assert not recording.fits
     assert not [*tmp_path.iterdir()]
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_a_kept_value_does_not_hold_what_was_computed_on_the_way(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n, 1] x, int64[2] size) => (float[n, 1] y) {
+        wide = Expand(x, size)
+        wider = Exp(wide)
+        small = ReduceMax <axes = [1]> (wider)
+        y = Relu(small)
+    }"""
+    model = from_proto(onnx.parser.parse_model(text))
+    infer_shapes(model)
+    run = {"x": np.ones((64, 1), np.float32), "size": np.array([64, 2**18], np.int64)}
+    walks = []
+    before = resident()
+    for number in range(3):
+        walk = Walk(model, [run], tmp_path)
+        walk.advance(3)
+        walks.append(walk)
+        assert walk.value("small", 0).shape == (64, 1), number
+    assert resident() - before < 2**28, "of three walks with 128 MiB of values each"
