@@ -84,7 +84,7 @@ def hot_loop(code: str, multiply: str) -> list[str]:
     return max(loops(code), key=lambda body: sum(bool(re.match(multiply, t)) for t in body))
 
 
-FLOAT, BYTES = "float32", "int8"
+FLOAT, BYTES, SIGNED = "float32", "uint8", "int8"
 
 
 @pytest.mark.parametrize("kind", ["pointwise", "convolution", "matmul"])
@@ -98,6 +98,8 @@ FLOAT, BYTES = "float32", "int8"
         ("armv7-a-cortex-a7", BYTES, r"vmull\.s8", (r"vmlal\.s8", r"vpadal\.s16")),
         ("aarch64-cortex-a76", BYTES, r"sdot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[", ()),
         ("aarch64-neoverse-n1", BYTES, r"sdot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[", ()),
+        ("aarch64-neoverse-v1", SIGNED, r"smmla\s+v\d+\.4s, v\d+\.16b, v\d+\.16b", ()),
+        ("aarch64-neoverse-v2", BYTES, r"usmmla\s+v\d+\.4s, v\d+\.16b, v\d+\.16b", ()),
         ("aarch64-cortex-a72", FLOAT, r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[", ()),
         ("aarch64-cortex-a76", FLOAT, r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[", ()),
     ],
@@ -107,7 +109,7 @@ def test_hot_loops(
 ) -> None:
     """The instructions are there, nothing is on the stack, and weights are bytes."""
     proto = model(kind)
-    quantized = quantize(proto) if precision == BYTES else proto
+    quantized = quantize(proto, precision) if precision != FLOAT else proto
     code, size = disassembled(quantized, target, tmp_path / "out")
     body = hot_loop(code, multiply)
     count = sum(bool(re.match(multiply, text)) for text in body)
@@ -117,7 +119,7 @@ def test_hot_loops(
     # ARMv7 has 13 registers for addresses, one of which a product of many rows keeps there.
     spilled = [text for text in body if "[sp" in text and not re.match(r"(ldr|str)\s+(r|lr)", text)]
     assert not spilled
-    if precision == BYTES:
+    if precision != FLOAT:
         weights = 96 * CHANNELS * (9 if kind == "convolution" else 1)
         assert size < weights + 45_000
 

@@ -16,6 +16,7 @@ from ...tensorir.builder import KernelBuilder, as_int, constant, join, load, spl
 from ...tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, declare, fill_border
 from ..matrix.dot import PairedDot, bind
+from ..matrix.neon import NeonMatrix
 from ..matrix.reduction import multiply, runs
 from .open_columns import each_width
 from .tiles import Convolution, Tile, as_rows, flat_extent, open_widths
@@ -139,7 +140,7 @@ class _DirectBuilder:
         widths = open_widths(self.conv, self.target, tile.vectors)[1]
         with k.shares(batch, outer, parallel=self.parallel) as (n, group, piece, pieces):
             by_rows = 1 if self.height == 1 else pieces
-            size = tile.vectors * widths[0][0] * self.lanes
+            size = self.dot.accumulators(tile.vectors, widths[0][0]) * self.lanes
             self.acc = k.local(size, self.dot.accumulator)
             for width in each_width(k, self.width, widths):
                 self.tile = dataclasses.replace(tile, columns=width)
@@ -160,14 +161,17 @@ class _DirectBuilder:
         pixels = tile.rows * tile.columns
         acc = self.acc
         if acc is None:
-            acc = k.local(tile.vectors * pixels * self.lanes, self.dot.accumulator)
+            size = self.dot.accumulators(tile.vectors, pixels) * self.lanes
+            acc = k.local(size, self.dot.accumulator)
         phase = self.phase * conv.phase_vectors(self.target)
         for v in range(tile.vectors):
             channel = (phase + group * tile.vectors + v) * self.lanes
             start = load(self.bias, channel, lanes=self.lanes)
             for p in range(pixels):
                 k.store(acc, start, (v * pixels + p) * self.lanes, lanes=self.lanes)
+        self.dot.enter(k, acc, tile.vectors, pixels)
         self.reduce(acc, n, group, row, column)
+        self.dot.leave(k, acc, tile.vectors, pixels)
         for v in range(0, tile.vectors, self.joined):
             vector = group * tile.vectors + v
             for r in range(tile.rows):
@@ -297,11 +301,20 @@ class _DirectBuilder:
         top = x.top - geometry.pads[0]
         left = x.left - geometry.pads[1]
 
-        def read(p: int) -> list[Computed]:
+        def place(p: int) -> tuple[Expr, Index, Expr]:
             h = (row + p // tile.columns) * stride_h + kh * geometry.dilations[0] + top
             w = (column + p % tile.columns) * stride_w + kw * geometry.dilations[1] + left
             at: Index = (h, w) if x.is_open else h * self.in_columns + w
-            return dot.read(k, steps, self.x, block, at, step * dot.depth)
+            return block, at, step * dot.depth
+
+        def read(p: int) -> list[Computed]:
+            return dot.read(k, steps, self.x, *place(p))
+
+        def read_both(p: int) -> list[Computed] | None:
+            same_row = p % tile.columns + 1 < tile.columns
+            if isinstance(dot, NeonMatrix) and dot.adjacent and same_row:
+                return dot.read_both(k, self.x, *place(p))
+            return None
 
         def weights(i: int, v: int) -> list[Computed]:
             if self.is_close:
@@ -311,7 +324,8 @@ class _DirectBuilder:
                 place = (0, self.before + group * self.steps_of(self.window) + index + i)
             return dot.weights(k, self.w, *place, v * dot.weights_per_step)
 
-        multiply(k, dot, acc, steps, tile.vectors, tile.rows * tile.columns, read, weights)
+        pixels = tile.rows * tile.columns
+        multiply(k, dot, acc, steps, tile.vectors, pixels, read, weights, read_both)
 
     def close_weights(self, index: Expr, vector: int) -> Computed:
         """A vector of weights of a step, zero past the last channel."""

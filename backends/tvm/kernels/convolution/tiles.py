@@ -17,7 +17,7 @@ from ...plan.sizes import is_open, typical
 from ...targets import Target
 from ..epilogue import Epilogue, Operand
 from ..matrix.dot import Dot
-from ..matrix.reduction import choose, instructions, stays_in_registers
+from ..matrix.reduction import choose, stays_in_registers
 from .open_columns import Widths, choose_widths, samples
 
 
@@ -73,7 +73,10 @@ class Convolution:
         return self.output.height, self.output.width
 
     def dot(self, target: Target) -> Dot:
-        return choose(target, self.input_dtype, *self.weight_range, self.joined)
+        pairs = None
+        if self.input.block % 8 == 0 and flat_extent(self) != (1, 1):
+            pairs = self.input.block == 8 and self.geometry.strides[1] == 1
+        return choose(target, self.input_dtype, *self.weight_range, self.joined, pairs)
 
     def input_blocks(self, target: Target, tile: Tile) -> tuple[list[int], int]:
         """First input block that each group of output vectors reads, and how many."""
@@ -292,7 +295,7 @@ def _tiles_of_vectors(
         for columns in range(1, most_columns + 1):
             pixels = rows * columns
             tile = Tile(v, rows, columns)
-            if dot.together > 1:
+            if dot.by_instructions:
                 if not stays_in_registers(dot, target, v, pixels):
                     continue
                 joined = Epilogue.joined(target, conv.program.dtype, conv.output, v)
@@ -334,7 +337,7 @@ def _by_instructions(tile: Tile, dot: Dot, steps: int, finish: float) -> float:
     For CPUs whose issue width is what limits them.
     """
     pixels = tile.rows * tile.columns
-    step = instructions(dot, tile.vectors, pixels) + 1
+    step = dot.instructions(tile.vectors, pixels) + 1
     return steps * step + tile.vectors * pixels * finish + 2 * tile.vectors + 12
 
 

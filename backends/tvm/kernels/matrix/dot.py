@@ -47,12 +47,19 @@ class Dot:
     """Instructions that take the channels of one step from what was read."""
     parts = 1
     """Vectors that the weights of a step are, and its channels for each pixel."""
+    pixels = 1
+    """Pixels that an instruction takes at once."""
     temporaries = 1
     """Registers that a step takes besides accumulators, weights and what was read."""
     accumulator = "float32"
     weight_dtype = "float32"
     input_offset = 0
     """What the instruction adds to each input element: corrected in the bias."""
+
+    @property
+    def by_instructions(self) -> bool:
+        """Whether tiles are chosen by how many instructions they take."""
+        return self.together > 1
 
     @property
     def weights_per_step(self) -> int:
@@ -92,6 +99,43 @@ class Dot:
     def ones(self) -> list[Computed]:
         """An activation that is 1 in every channel: it sums the weights."""
         return [constant(1, self.accumulator, self.lanes)]
+
+    def accumulators(self, vectors: int, pixels: int) -> int:
+        """How many of them a tile has."""
+        return vectors * pixels
+
+    def registers(self, vectors: int, pixels: int) -> int:
+        """Registers that a tile's reduction takes: accumulators, weights of a step, what was read,
+        and temporary ones."""
+        return self.accumulators(vectors, pixels) + vectors + pixels + self.temporaries
+
+    def instructions(self, vectors: int, pixels: int) -> float:
+        """Instructions of one reduction step of a tile, where several steps are read together."""
+        reads = pixels * (self.reads + self.factors * self.together) / self.together
+        return vectors * pixels * self.multiplies + vectors + reads
+
+    def join(self, first: list[Computed], second: list[Computed], steps: int) -> list[Computed]:
+        """What was read of two pixels, where an instruction takes both."""
+        raise NotImplementedError
+
+    def shares(
+        self, vector: int, pixel: int, vectors: int, pixels: int, weights: list[Computed]
+    ) -> list[tuple[int, list[Computed]]]:
+        """Numbers of the accumulators that a step from `pixel` on adds to, each with its weights.
+
+        That of a vector and a pixel is `vector * pixels + pixel` outside of the reduction.
+        """
+        return [(vector * pixels + pixel, weights)]
+
+    def enter(
+        self, builder: KernelBuilder, accumulators: BufferVar, vectors: int, pixels: int
+    ) -> None:
+        """Rearrange a tile's accumulators before the reduction."""
+
+    def leave(
+        self, builder: KernelBuilder, accumulators: BufferVar, vectors: int, pixels: int
+    ) -> None:
+        """Undo `enter` after the reduction."""
 
     def pack_words(self, builder: KernelBuilder, words: Computed) -> list[Computed]:
         """Vectors to store as weights, from a 32-bit word of `depth` channels per lane."""
@@ -180,123 +224,6 @@ class VnniDot(FourBytes):
         self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
     ) -> Computed:
         return vpdpbusd(self.lanes, accumulator, activation[0], weights[0])
-
-
-@dataclasses.dataclass(frozen=True)
-class NeonFloat(Dot):
-    """Multiply-add by one of the elements of a register, which one load fills."""
-
-    together = 4
-
-    def read(
-        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Index
-    ) -> list[Computed]:
-        if steps == 1:
-            return [splat(load(buffer, *index), self.lanes)]
-        return [bind(builder, load(buffer, *index, lanes=steps), "float32", steps)]
-
-    def factor(self, read: list[Computed], steps: int, step: int) -> list[Computed]:
-        return read if steps == 1 else [copies(read[0], steps, step, self.lanes)]
-
-
-@dataclasses.dataclass(frozen=True)
-class NeonBytes(FourBytes):
-    """Base of ARM's instructions on 8-bit channels, both operands signed.
-
-    Channels of several steps are read at once, and each word of them is broadcast from there.
-    """
-
-    signed_input = True
-    together = 2
-
-    def activation(
-        self, builder: KernelBuilder, buffer: BufferVar, *index: Index
-    ) -> list[Computed]:
-        return self.factor(self.read(builder, 1, buffer, *index), 1, 0)
-
-    @property
-    def reads(self) -> int:  # type: ignore[override]
-        return 2 if self.input_offset else 1
-
-    def read(
-        self, builder: KernelBuilder, steps: int, buffer: BufferVar, *index: Index
-    ) -> list[Computed]:
-        words = reinterpret(load(buffer, *index, lanes=4 * steps), "int32", steps)
-        if self.input_offset:
-            words = words ^ splat(tirx.const(SIGN_BITS, "int32"), steps)
-        return [bind(builder, words, "int32", steps)]
-
-
-@dataclasses.dataclass(frozen=True)
-class NeonDot(NeonBytes):
-    """ARMv8.2 sdot, the word of channels by its place in a register."""
-
-    def factor(self, read: list[Computed], steps: int, step: int) -> list[Computed]:
-        word = copies(read[0], steps, step, self.lanes)
-        return [reinterpret(word, "int8", 4 * self.lanes)]
-
-    def step(
-        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
-    ) -> Computed:
-        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-        return llvm(name, "int32x4", accumulator, weights[0], activation[0])
-
-
-_PAIRS = (0, 2, 4, 6, 1, 3, 5, 7)
-"""Order of the pairs of channels of four outputs: the first ones, then the second ones."""
-
-
-@dataclasses.dataclass(frozen=True)
-class NeonPairs(NeonBytes):
-    """ARM without dot products: 8-bit products, two of which fit 16 bits, added in pairs.
-
-    Of a word of channels a, b, c, d one half of the weights is multiplied by a and b, the
-    other by c and d, into the same 16-bit sums unless two products of the lowest numbers
-    would pass them (`narrow` promises that no weight is -128); pairs of neighbours are then
-    added to the 32-bit accumulators.
-    """
-
-    narrow: bool = False
-    is_64_bit: bool = True
-
-    multiplies = 3
-    factors = 1
-    temporaries = 5
-
-    def pack(self, weights: Array) -> Array:
-        pairs = weights.reshape(*weights.shape[:-2], 2 * self.lanes, 2)[..., _PAIRS, :]
-        return super().pack(pairs.reshape(weights.shape))
-
-    def pack_words(self, builder: KernelBuilder, words: Computed) -> list[Computed]:
-        pairs = tirx.Shuffle([reinterpret(words, "int16", 2 * self.lanes)], list(_PAIRS))
-        return [bind(builder, reinterpret(pairs, "int8", 4 * self.lanes), "int8", 4 * self.lanes)]
-
-    def factor(self, read: list[Computed], steps: int, step: int) -> list[Computed]:
-        pairs = reinterpret(read[0], "int16", 2 * steps)
-        order = [2 * step + i // self.lanes for i in range(2 * self.lanes)]
-        return [reinterpret(shuffle(pairs, 2 * steps, order), "int8", 4 * self.lanes)]
-
-    def step(
-        self, accumulator: Computed, activation: list[Computed], weights: list[Computed]
-    ) -> Computed:
-        low, high = (self._products(activation[0], weights[0], half) for half in (0, 1))
-        for sums in [low + high] if self.narrow else [low, high]:
-            accumulator = self._add_pairs(accumulator, sums)
-        return accumulator
-
-    def _products(self, a: Computed, w: Computed, half: int) -> Computed:
-        lanes = 2 * self.lanes
-        own = list(range(half * lanes, (half + 1) * lanes))
-        first, second = (tirx.Shuffle([v], own) for v in (a, w))
-        if self.is_64_bit:
-            return llvm("llvm.aarch64.neon.smull.v8i16", "int16x8", first, second)
-        return cast(first, "int16", lanes) * cast(second, "int16", lanes)
-
-    def _add_pairs(self, accumulator: Computed, sums: Computed) -> Computed:
-        if not self.is_64_bit:
-            return llvm("llvm.arm.neon.vpadals.v4i32.v8i16", "int32x4", accumulator, sums)
-        total = accumulator + llvm("llvm.aarch64.neon.saddlp.v4i32.v8i16", "int32x4", sums)
-        return in_order(total, 4)
 
 
 def in_order(total: Computed, lanes: int) -> Computed:

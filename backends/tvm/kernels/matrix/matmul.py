@@ -20,7 +20,7 @@ from ..convolution.direct import _start
 from ..convolution.tiles import divisors
 from . import paired
 from .dot import Dot, FourBytes, PairedDot
-from .reduction import choose, instructions, multiply, runs, stays_in_registers, unrolled
+from .reduction import choose, multiply, runs, stays_in_registers, unrolled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,8 @@ class MatMul:
     joined: int = 0
 
     def dot(self, target: Target) -> Dot:
-        return choose(target, self.input_dtype, *self.weight_range, self.joined)
+        pairs = None if self.rows == 1 or self.depth <= 4 else False
+        return choose(target, self.input_dtype, *self.weight_range, self.joined, pairs)
 
     def vectors(self, target: Target) -> int:
         return -(-self.columns // target.lanes)
@@ -96,10 +97,10 @@ def estimate_tiles(matmul: MatMul, target: Target) -> list[tuple[float, MatrixTi
     found = []
     for v in divisors(matmul.vectors(target)):
         for rows in range(1, min(matmul.rows, 16) + 1):
-            if dot.together > 1:
+            if dot.by_instructions:
                 if stays_in_registers(dot, target, v, rows):
                     count = -(-matmul.rows // rows) * (matmul.vectors(target) // v)
-                    found.append((count * instructions(dot, v, rows), MatrixTile(v, rows)))
+                    found.append((count * dot.instructions(v, rows), MatrixTile(v, rows)))
                 continue
             extra = v * double + (double if target.registers < 32 else 0)
             if v > 16 or v * rows + extra > budget:
@@ -193,11 +194,12 @@ def build(
 
     def compute(tile: MatrixTile, group: Expr, row: Expr) -> None:
         """A tile of rows from `row` on."""
-        acc = k.local(tile.vectors * tile.rows * lanes, dot.accumulator)
+        acc = k.local(dot.accumulators(tile.vectors, tile.rows) * lanes, dot.accumulator)
         for v in range(tile.vectors):
             start = load(bias, (group * tile.vectors + v) * lanes, lanes=lanes)
             for r in range(tile.rows):
                 k.store(acc, start, (v * tile.rows + r) * lanes, lanes=lanes)
+        dot.enter(k, acc, tile.vectors, tile.rows)
 
         def reduce(step: Expr, count: int, tail: int) -> None:
             def read(r: int) -> list[Computed]:
@@ -215,6 +217,7 @@ def build(
                     reduce(ko * unroll + first, count, 0)
         if matmul.depth % dot.depth:
             reduce(full, 1, matmul.depth % dot.depth)
+        dot.leave(k, acc, tile.vectors, tile.rows)
         if apart:
             _reduce_rest(k, matmul, lanes, tile, acc, x, apart, group, row)
         if sums is not None:

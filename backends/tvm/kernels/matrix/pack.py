@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from ...tensorir.builder import KernelBuilder, cast, constant, load, reinterpret, splat
+from ...tensorir.builder import KernelBuilder, cast, constant, join, load, reinterpret, splat
 from ...tensorir.types import BufferVar, Computed, Expr
 from ..movement.transposition import transpose
 from .dot import SIGN_BITS, Dot
@@ -20,6 +20,8 @@ class Packer:
     def __init__(self, k: KernelBuilder, dot: Dot, dtype: str, row: int, column: int) -> None:
         self.k, self.dot, self.dtype, self.row, self.column = k, dot, dtype, row, column
         self.lanes = dot.lanes
+        self.words = dot.lanes * max(1, dot.depth // 4)
+        """32-bit elements of a step, of bytes and floats."""
 
     def pack(
         self,
@@ -59,7 +61,7 @@ class Packer:
                 return
             rows = [load(x, start + i * self.row, lanes=lanes) for i in range(dot.depth)]
             order = [i + r * lanes for i in range(lanes) for r in range(dot.depth)]
-            words = reinterpret(tirx.Shuffle(rows, order), "int32", lanes)
+            words = reinterpret(tirx.Shuffle(rows, order), "int32", self.words)
             self._store_words(words, result, outer, step, at)
 
     def _squares(
@@ -67,6 +69,13 @@ class Packer:
     ) -> None:
         """Squares of 32-bit elements, or words of smaller ones, transposed; the last overlaps."""
         k, lanes, dot = self.k, self.lanes, self.dot
+        if self.words > lanes:
+            with k.loop(full, "k") as step:
+                starts = (base + i * self.column + step * dot.depth for i in range(lanes))
+                parts = [load(x, start, lanes=dot.depth) for start in starts]
+                words = reinterpret(join(parts, dot.depth), "int32", self.words)
+                self._store_words(words, result, outer, step, at)
+            return
         dtype = "float32" if dot.depth == 1 else "int32"
         with k.loop(-(-full // lanes), "k") as block:
             first = block * lanes
@@ -87,7 +96,7 @@ class Packer:
         self, words: Computed, result: BufferVar, outer: Expr, step: Expr, at: int
     ) -> None:
         if self.dtype == "uint8":
-            words = words ^ splat(tirx.const(SIGN_BITS, "int32"), self.lanes)
+            words = words ^ splat(tirx.const(SIGN_BITS, "int32"), self.words)
         parts = self.dot.pack_words(self.k, words)
         width = self.dot.weights_per_step // len(parts)
         for i, part in enumerate(parts):
@@ -123,7 +132,7 @@ class Packer:
                 with k.when(inside):
                     k.store(own, cast(value, dtype, 1), c * dot.depth + d)
         if as_words:
-            words = reinterpret(load(own, 0, lanes=dot.depth * self.lanes), "int32", self.lanes)
+            words = reinterpret(load(own, 0, lanes=dot.depth * self.lanes), "int32", self.words)
             self._store_words(words, result, outer, step, at)
         else:
             value = load(own, 0, lanes=self.lanes)

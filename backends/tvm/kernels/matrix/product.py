@@ -22,7 +22,7 @@ from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from .dot import Dot, FourBytes
 from .matmul import MatrixTile
 from .pack import Packer
-from .reduction import choose, instructions, multiply, runs, stays_in_registers, unrolled
+from .reduction import choose, multiply, runs, stays_in_registers, unrolled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,8 @@ class BatchedProduct:
         return self.left.dtype == "float32" and self.program.operands[0] == "int32"
 
     def dot(self, target: Target) -> Dot:
-        return choose(target, self.left.dtype)
+        pairs = None if self.rows == 1 or self.depth <= 4 else False
+        return choose(target, self.left.dtype, pairs=pairs)
 
     def offsets(self, target: Target) -> tuple[int, int]:
         """What is added to the operands' bytes, as the instruction takes them."""
@@ -117,9 +118,9 @@ def choose_tile(product: BatchedProduct, target: Target) -> MatrixTile:
         for rows in range(1, min(product.rows, 16) + 1):
             groups = -(-product.columns // (vectors * target.lanes))
             tiles = groups * -(-product.rows // rows)
-            if dot.together > 1:
+            if dot.by_instructions:
                 if stays_in_registers(dot, target, vectors, rows):
-                    cost = tiles * instructions(dot, vectors, rows)
+                    cost = tiles * dot.instructions(vectors, rows)
                     found.append((cost, MatrixTile(vectors, rows)))
                 continue
             extra = vectors * double + (double if target.registers < 32 else 0)
@@ -234,16 +235,21 @@ class _Product:
         steps = -(-product.depth // dot.depth)
         fixed = splat(self.left_zero * self.right_zero * product.depth, self.lanes)
         for v in range(self.tile.vectors):
-            acc = k.local(self.lanes, "int32", "sums")
+            acc = k.local(dot.accumulators(1, 1) * self.lanes, "int32", "sums")
             k.store(acc, constant(0, "int32", self.lanes), 0, lanes=self.lanes)
+            dot.enter(k, acc, 1, 1)
+            at = v * dot.weights_per_step
             with k.loop(steps, "k") as step:
-                weights = dot.weights(k, self.packed, outer, step, v * dot.weights_per_step)
-                total = dot.step(load(acc, 0, lanes=self.lanes), dot.ones(), weights)
-                k.store(acc, total, 0, lanes=self.lanes)
+                weights = dot.weights(k, self.packed, outer, step, at)
+                for number, own in dot.shares(0, 0, 1, 1, weights):
+                    place = number * self.lanes
+                    total = dot.step(load(acc, place, lanes=self.lanes), dot.ones(), own)
+                    k.store(acc, total, place, lanes=self.lanes)
+            dot.leave(k, acc, 1, 1)
             sums = load(acc, 0, lanes=self.lanes)
             total = fixed - sums * splat(self.left_zero, self.lanes)
-            at = outer * self.width + v * self.lanes
-            k.store(self.column_sums, total, at, lanes=self.lanes)
+            first = outer * self.width + v * self.lanes
+            k.store(self.column_sums, total, first, lanes=self.lanes)
 
     def sum_rows(self) -> None:
         """What the right operand's zero point takes from each row, without the fixed part."""
@@ -263,8 +269,9 @@ class _Product:
         k, product, dot, tile = self.k, self.product, self.dot, self.tile
         row = smaller(i * tile.rows, product.rows - tile.rows)
         index = self.index(n)
-        acc = k.local(tile.vectors * tile.rows * self.lanes, dot.accumulator)
+        acc = k.local(dot.accumulators(tile.vectors, tile.rows) * self.lanes, dot.accumulator)
         self.start(acc, n, outer, row)
+        dot.enter(k, acc, tile.vectors, tile.rows)
         base = product.left.base(index) + row * product.left.row
 
         def reduce(at: Expr, count: int, tail: int) -> None:
@@ -286,6 +293,7 @@ class _Product:
                     reduce(ko * unroll + first, count, 0)
         if rest:
             reduce(full, 1, rest)
+        dot.leave(k, acc, tile.vectors, tile.rows)
         self.write(acc, index, self.column(group), row)
 
     def read(self, position: Expr, steps: int, tail: int) -> list[Computed]:

@@ -11,8 +11,9 @@ from ...targets import Target, multiplies_halves
 from ...tensorir.bfloat import BITS
 from ...tensorir.builder import KernelBuilder, load
 from ...tensorir.types import BufferVar, Computed
-from .dot import Dot, MaddDot, NeonDot, NeonFloat, NeonPairs, PairedDot, VnniDot, WideningDot
+from .dot import Dot, MaddDot, PairedDot, VnniDot, WideningDot
 from .halves import BfloatDot, BfloatPairs, HalfPairs, NeonHalf
+from .neon import NeonDot, NeonFloat, NeonMatrix, NeonPairs
 
 
 def multiply(
@@ -24,22 +25,34 @@ def multiply(
     pixels: int,
     read: Callable[[int], list[Computed]],
     weights: Callable[[int, int], list[Computed]],
+    read_both: Callable[[int], list[Computed] | None] = lambda _: None,
 ) -> None:
     """Some reduction steps of a tile of `vectors` times `pixels` accumulators.
 
     `read(pixel)` loads the channels of these steps, `weights(step, vector)` a vector of weights.
+    `read_both(pixel)` loads those of a pixel and the next one together, if it can.
     """
+
+    def both(p: int) -> list[Computed]:
+        last = p + 1 == pixels
+        found = None if last else read_both(p)
+        if found is not None:
+            return found
+        first = read(p)
+        return dot.join(first, first if last else read(p + 1), steps)
+
     known: list[list[Computed]] = []
     for step in range(steps):
         factors = [weights(step, v) for v in range(vectors)]
-        for p in range(pixels):
+        for p in range(0, pixels, dot.pixels):
             if step == 0:
-                known.append(read(p))
-            value = dot.factor(known[p], steps, step)
+                known.append(read(p) if dot.pixels == 1 else both(p))
+            value = dot.factor(known[p // dot.pixels], steps, step)
             for v in range(vectors):
-                at = (v * pixels + p) * dot.lanes
-                total = dot.step(load(accumulators, at, lanes=dot.lanes), value, factors[v])
-                builder.store(accumulators, total, at, lanes=dot.lanes)
+                for number, own in dot.shares(v, p, vectors, pixels, factors[v]):
+                    at = number * dot.lanes
+                    total = dot.step(load(accumulators, at, lanes=dot.lanes), value, own)
+                    builder.store(accumulators, total, at, lanes=dot.lanes)
 
 
 _SPARE = 5
@@ -47,19 +60,9 @@ _SPARE = 5
 
 
 def stays_in_registers(dot: Dot, target: Target, vectors: int, pixels: int) -> bool:
-    """Whether a loop over reduction steps that are read together keeps a tile in registers:
-
-    accumulators, weights of a step, what was read, and temporary ones.
-    """
-    results = vectors * pixels
-    held = results + vectors + pixels + dot.temporaries
-    return results == 1 or held <= target.registers - _SPARE
-
-
-def instructions(dot: Dot, vectors: int, pixels: int) -> float:
-    """Instructions of one reduction step of a tile, where several steps are read together."""
-    reads = pixels * (dot.reads + dot.factors * dot.together) / dot.together
-    return vectors * pixels * dot.multiplies + vectors + reads
+    """Whether a loop over reduction steps that are read together keeps a tile in registers."""
+    held = dot.registers(vectors, pixels)
+    return vectors * pixels == 1 or held <= target.registers - _SPARE
 
 
 def unrolled(dot: Dot, steps: int, most: int) -> int:
@@ -80,12 +83,18 @@ def runs(steps: int, together: int) -> list[tuple[int, int]]:
 
 
 def choose(
-    target: Target, input_dtype: str, low: int = -128, high: int = 127, joined: int = 0
+    target: Target,
+    input_dtype: str,
+    low: int = -128,
+    high: int = 127,
+    joined: int = 0,
+    pairs: bool | None = None,
 ) -> Dot:
     """The fastest exact way to multiply inputs of a type by weights within [low, high].
 
     Of 16-bit floats weights are of the same type, and products as exact as their sums. Products of
-    `joined` words may be added in 16 bits.
+    `joined` words may be added in 16 bits. `pairs` says that pixels may be taken two at a time, of
+    eight channels each, and whether those lie side by side.
     """
     lanes = target.lanes
     if joined:
@@ -101,8 +110,11 @@ def choose(
     fits = low >= -128 and high <= 127
     if "vnni" in target.features and fits:
         return VnniDot(lanes, input_dtype)
+    mixed = "i8mm" in target.features
+    if mixed and fits and pairs is not None:
+        return NeonMatrix(lanes, input_dtype, adjacent=pairs)
     if "dotprod" in target.features and fits:
-        return NeonDot(lanes, input_dtype)
+        return NeonDot(lanes, input_dtype, mixed)
     if "neon" in target.features and fits:
         is_64_bit = target.machine == "aarch64"
         return NeonPairs(lanes, input_dtype, low > -128, is_64_bit)

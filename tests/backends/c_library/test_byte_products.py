@@ -1,0 +1,161 @@
+"""Products and convolutions of bytes by ARM's extensions, under emulation, to the bit.
+
+Needs Debian's packages qemu-user and gcc-aarch64-linux-gnu.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("tvm")
+
+from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.onnx_io import from_proto
+
+from . import models
+from .test_open_library import results, run
+
+pytestmark = pytest.mark.slow
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", ("qemu-aarch64", "-cpu", "max")
+
+CONVOLUTIONS: tuple[dict[str, Any], ...] = (
+    {"weights": (24, 16, 1, 1), "size": (7, 5)},  # one row of 35 pixels
+    {"weights": (8, 5, 3, 3), "size": (6, 7), "pads": [1, 1, 1, 1]},
+    {"weights": (17, 21, 3, 2), "size": (9, 7), "strides": [2, 2], "pads": [1, 0, 1, 1]},
+    {"weights": (12, 9, 1, 3), "size": (1, 13), "dilations": [1, 2]},
+    {"weights": (9, 8, 3, 1), "size": (11, 1)},  # one column
+    {"weights": (16, 8, 2, 2), "size": (3, 3), "group": 2},
+    {"weights": (20, 12, 3, 3), "size": (3, 3)},  # one pixel
+    {"weights": (6, 3, 3, 3), "size": (5, 6)},
+)
+"""Odd numbers of pixels and channels, strides, dilations, groups."""
+
+PRODUCTS = ((1, 24, 9), (2, 16, 8), (3, 5, 7), (5, 37, 17), (8, 3, 4), (7, 64, 33))
+"""Rows, depth, columns."""
+
+
+def drawn(random: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    """Any bytes, the extremes among them."""
+    ends = np.iinfo(dtype)
+    values = random.integers(ends.min, ends.max, shape, endpoint=True)
+    return np.where(random.random(shape) < 0.2, random.choice([ends.min, ends.max]), values).astype(
+        dtype
+    )
+
+
+def model(dtype: str, batch: int = 2) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Every convolution and product of a type of bytes, whose results are sums; and inputs."""
+    make, kind = onnx.helper, np.dtype(dtype)
+    random = np.random.default_rng(3)
+    nodes, inputs, outputs, constants = [], {}, [], {"z": np.asarray(7, kind)}
+    for number, given in enumerate(CONVOLUTIONS):
+        options = dict(given)
+        weights, size = options.pop("weights"), options.pop("size")
+        channels = weights[1] * options.get("group", 1)
+        constants[f"w{number}"] = drawn(random, np.dtype("int8"), weights)
+        inputs[f"x{number}"] = drawn(random, kind, (batch, channels, *size))
+        names = [f"x{number}", f"w{number}", "z"]
+        nodes.append(make.make_node("ConvInteger", names, [f"y{number}"], **options))
+        outputs.append(f"y{number}")
+    for number, (rows, depth, columns) in enumerate(PRODUCTS):
+        inputs[f"a{number}"] = drawn(random, kind, (rows, depth))
+        constants[f"b{number}"] = drawn(random, np.dtype("int8"), (depth, columns))
+        constants[f"u{number}"] = drawn(random, np.dtype("int8"), (columns,))
+        own = [f"a{number}", f"b{number}", "z", f"u{number}"]
+        nodes.append(make.make_node("MatMulInteger", own, [f"p{number}"]))
+        nodes.append(make.make_node("MatMulInteger", own[:3], [f"o{number}"]))
+        outputs += [f"p{number}", f"o{number}"]
+        for name, other, by_depth in (("c", dtype, False), ("d", "int8", True)):
+            shape = (2, columns, depth) if by_depth else (2, depth, columns)
+            inputs[f"{name}{number}"] = drawn(random, np.dtype(other), shape)
+            inputs[f"l{name}{number}"] = drawn(random, kind, (2, rows, depth))
+            right = f"{name}{number}"
+            if by_depth:
+                right = f"t{number}"
+                nodes.append(make.make_node("Transpose", [f"d{number}"], [right], perm=[0, 2, 1]))
+            zeros = ["z", "z"] if other == dtype else ["z"]
+            result = f"r{name}{number}"
+            nodes.append(
+                make.make_node("MatMulInteger", [f"l{name}{number}", right, *zeros], [result])
+            )
+            outputs.append(result)
+    info = make.make_tensor_value_info
+    graph = make.make_graph(
+        nodes,
+        "bytes",
+        [info(n, make.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in inputs.items()],
+        [info(name, onnx.TensorProto.INT32, None) for name in outputs],
+        [onnx.numpy_helper.from_array(a, name) for name, a in constants.items()],
+    )
+    return make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9), inputs
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("target", ["aarch64-neoverse-v1", "aarch64-cortex-a76", "own"])
+def test_sums_are_exact(tmp_path: Path, target: str, dtype: str) -> None:
+    """Of a CPU with i8mm, one without, and a user's own target with it."""
+    if not models.has(COMPILER, EMULATOR[0]):
+        pytest.skip(f"needs {COMPILER} and {EMULATOR[0]}")
+    if target == "own":
+        board = tmp_path / "board.toml"
+        board.write_text(
+            'name = "board"\nbase = "aarch64"\ncpu = "cortex-a710"\n'
+            'extensions = ["dotprod", "i8mm"]\n'
+        )
+        target = str(board)
+    proto, inputs = model(dtype)
+    compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")
+    right = Runtime(tmp_path / "m.so").run(inputs)
+    folder = models.build(proto, tmp_path / "out", "net", target=target, threads="none")
+    program = models.program(folder, "net", COMPILER, "-static")
+    done = models.run(program, [*inputs.values()], emulator=EMULATOR)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    found = np.fromfile(program.with_name("out"), np.int32)
+    at = 0
+    for name, wanted in right.items():
+        own = found[at : at + wanted.size].reshape(wanted.shape)
+        np.testing.assert_array_equal(own, wanted, err_msg=name)
+        at += wanted.size
+    assert at == found.size
+
+
+@pytest.mark.parametrize("target", ["aarch64-neoverse-v1", "aarch64-cortex-a76"])
+def test_open_sizes(tmp_path: Path, target: str) -> None:
+    """Rows and columns that end in one pixel, and those of one alone."""
+    if not models.has(COMPILER, EMULATOR[0]):
+        pytest.skip(f"needs {COMPILER} and {EMULATOR[0]}")
+    random = np.random.default_rng(4)
+    weights = [drawn(random, np.dtype("int8"), s) for s in ((9, 8, 3, 3), (9, 8, 1, 1), (24, 5))]
+    k, q, b = (",".join(map(str, w.reshape(-1))) for w in weights)
+    proto = models.text(
+        f"""agraph (uint8[1, 8, h, w] x, uint8[n, 24] a)
+        => (int32[1, 9, h, w] y, int32[1, 9, h, w] p, int32[n, 5] z)
+        <int8[9, 8, 3, 3] k = {{{k}}}, int8[9, 8, 1, 1] q = {{{q}}}, int8[24, 5] b = {{{b}}},
+         uint8 v = {{7}}> {{
+        y = ConvInteger <pads = [1, 1, 1, 1]> (x, k, v)
+        p = ConvInteger (x, q, v)
+        z = MatMulInteger (a, b, v)
+        }}"""
+    )
+    compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")
+    native = Runtime(tmp_path / "m.so")
+    folder = models.build(proto, tmp_path / "out", "net", target=target, threads="none")
+    program = models.program(folder, "net", COMPILER, "-static", source=models.OPEN)
+    for height, width, rows in ((1, 1, 1), (3, 7, 3), (9, 4, 6), (2, 29, 11)):
+        inputs = {
+            "x": drawn(random, np.dtype("uint8"), (1, 8, height, width)),
+            "a": drawn(random, np.dtype("uint8"), (rows, 24)),
+        }
+        right = [*native.run(inputs).values()]
+        done = run(program, [*inputs.values()], EMULATOR)
+        assert done.returncode == 0, (done.returncode, done.stdout)
+        for own, wanted in zip(results(program, right), right, strict=True):
+            np.testing.assert_array_equal(own, wanted)
