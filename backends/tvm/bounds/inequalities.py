@@ -108,8 +108,10 @@ class Inequalities:
         self.sizes: set[int] = set()  # quantities that every run fixes before
         self._caps: list[tuple[Counter[int], int]] = []  # products and what they don't pass
         self._products: dict[tuple[int, ...], int] = {}  # by their factors
+        self._weights: dict[int, tuple[int, int]] = {}  # of quantities, once a proof asks
         self._tried = 0
         self._failed: dict[tuple[object, ...], int] = {}  # forms, and the depth of the attempt
+        self._proven: list[set[tuple[object, ...]]] = [set()]  # forms, by the `given` around them
         self._unreachable = False  # where a condition holds that never does
 
     def quantity(self, quantity: Quantity) -> Linear:
@@ -194,10 +196,12 @@ class Inequalities:
     def given(self, forms: Sequence[Linear]) -> Iterator[None]:
         """Within it, each of `forms` is at least 0."""
         before, unreachable = dict(self._ranges), self._unreachable
+        self._proven.append(set())
         for form in forms:
             self.add(form)
         yield
         self._ranges, self._unreachable = before, unreachable
+        self._proven.pop()
 
     def add(self, form: Linear) -> None:
         """`form` is at least 0, from here to the end of the innermost `given`."""
@@ -255,12 +259,23 @@ class Inequalities:
         return low, high
 
     def is_at_least_0(self, form: Linear) -> bool:
-        """Whether it is proven that a form isn't negative here."""
+        """Whether it is proven that a form isn't negative here.
+
+        What is known only grows until the innermost `given` ends, so that a proof holds as long.
+        """
+        if not self.sizes:
+            self._tried = 0
+            return self._proves(form, _DEPTH)
+        key = form.key()
+        if any(key in proven for proven in self._proven):
+            return True
         self._tried = 0
         self._failed = {}
-        if self.sizes:  # with which most proofs are short, and one that is sought can be long
-            return any(self._proves(form, depth) for depth in range(_DEPTH + 1))
-        return self._proves(form, _DEPTH)
+        # most proofs are short, and one that is sought can be long
+        found = any(self._proves(form, depth) for depth in range(_DEPTH + 1))
+        if found:
+            self._proven[-1].add(key)
+        return found
 
     def _proves(self, form: Linear, depth: int) -> bool:
         """As `is_at_least_0`, by so many further inequalities and cases."""
@@ -379,8 +394,12 @@ class Inequalities:
     def _weight(self, quantity: int) -> tuple[int, int]:
         """How many loops' variables, or others that a run doesn't fix, are in a product, and how
         many factors."""
-        factors = self.factors(quantity)
-        return sum(f not in self.sizes for f in factors), len(factors)
+        found = self._weights.get(quantity)
+        if found is None:
+            factors = self.factors(quantity)
+            found = sum(f not in self.sizes for f in factors), len(factors)
+            self._weights[quantity] = found
+        return found
 
     def _complexity(self, form: Linear) -> tuple[int, int, int]:
         """How far a form is from one of which bounds of its quantities tell the sign: variables

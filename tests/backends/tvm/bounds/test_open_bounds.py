@@ -57,6 +57,20 @@ def test_sizes_that_follow_from_others(factor: int) -> None:
     assert bool(verdict(k).unproven) == (factor == 3)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_a_condition_proves_ends_with_it(again: bool) -> None:
+    """The next element exists where there is one; the same access behind that isn't proven."""
+    k = KernelBuilder()
+    x = k.parameter("X", (N,), "float32")
+    y = k.parameter("Y", (N,), "float32")
+    with k.loop(N, "i") as i:
+        with k.when(i + 1 < N):
+            k.store(y, load(x, i + 1), i)
+        if again:
+            k.store(y, load(x, i + 1), i)
+    assert bool(verdict(k).unproven) == again
+
+
 def test_axes_of_different_sizes() -> None:
     """n by n is no bound for n by m."""
     k = KernelBuilder()
