@@ -74,14 +74,12 @@ def emit_append(emission: Emission, op: AppendOp) -> None:
     """Copy what is new to where it lies in the cache, whose other rows the entry brings there."""
     axis, dtype = op.axis, op.output.dtype
     before = stand_in(expanded(size_of(op.past.shape[axis])))  # which proofs follow furthest
-    outer, inner = math.prod(op.output.shape[:axis]), op.output.shape[axis + 1 :]
-    first, run, whole = (
-        math.prod((rows, *inner)) for rows in (before, op.new.shape[axis], op.output.shape[axis])
-    )
+    outer, row = math.prod(op.output.shape[:axis]), op.output.shape[axis + 1 :]
+    room, shape = op.output.shape[axis], (before, op.new.shape[axis], math.prod(row))
     new, call = emission.read(op.new, None), len(emission.schedule.calls)
     buffer = emission.call(
-        ("append", outer, first, run, whole, dtype),
-        lambda: concat.build_append(outer, first, run, whole, dtype, emission.target),
+        ("append", outer, shape, room, dtype),
+        lambda: concat.build_append(outer, shape, room, dtype, emission.target),
         [new],
         op.output.shape,
         dtype,
@@ -96,8 +94,8 @@ def emit_append(emission: Emission, op: AppendOp) -> None:
             buffer,
             call,
             outer,
-            nbytes([first], dtype),
-            nbytes((rows_of_memory(before), *inner), dtype),
-            nbytes([whole], dtype),
+            nbytes((before, *row), dtype),
+            nbytes((rows_of_memory(before), *row), dtype),
+            nbytes((room, *row), dtype),
         )
     )

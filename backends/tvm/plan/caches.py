@@ -47,8 +47,6 @@ def _continues(plan: Plan, op: Operation) -> bool:
     if not isinstance(op, ConcatOp) or len(op.inputs) != 2:
         return False
     past, new = op.inputs
-    if is_open(*past.shape[op.axis + 1 :]):
-        return False  # proofs don't follow where such rows lie
     own = [tensor for _, tensor in plan.outputs].count(op.output) == 1
     size = op.output.shape[op.axis]
     known = is_open(past.shape[op.axis]) and not is_decided(size_of(size))

@@ -176,7 +176,40 @@ CACHES = {
     "counted from behind": ("4, n, 5", "4, 2, 5", -2),
     "last axis": ("4, 5, n", "4, 5, m", 2),
     "an open batch": ("b, n, 5", "b, m, 5", 1),
+    "rows of an open size": ("b, n, h", "b, m, h", 1),
+    "rows of two open sizes": ("n, h, d", "2, h, d", 0),
 }
+
+
+def test_rows_of_open_sizes(tmp_path: Path) -> None:
+    """Heads, and how large each is, lie behind the rows: attention reads them where they are."""
+    heads = "b, {}, h, d"
+    model = model_of(
+        f"(%q: float[b, h, s, d], %k: float[{heads.format('past')}], "
+        f"%n: float[{heads.format('s')}]) -> (%y: float[*], %nk: float[*])",
+        """%nk = Concat(%k, %n) {axis = 1}
+        %t = Transpose(%nk) {perm = [0, 2, 3, 1]}
+        %w = MatMul(%q, %t)
+        %p = Softmax(%w) {axis = -1}
+        %v = Transpose(%nk) {perm = [0, 2, 1, 3]}
+        %y = MatMul(%p, %v)""",
+    )
+    runtime, session = compiled(model, tmp_path, "b=1..", "past=0.."), Session(model)
+    cases = [(1, 1, 1, 0), (2, 3, 5, 4), (3, 2, 40, 7), (1, 4, 17, 0), (2, 5, 16, 9)]
+    for seed, (b, h, d, past) in enumerate(cases):
+        caches = runtime.caches(past + 6)
+        for new in (3, 1, 2):
+            given = feeds(model, seed, b=b, h=h, d=d, s=new, past=past)
+            if past:
+                caches.fill({"k": given["k"]})
+            wanted = session.run(given)
+            alone = runtime.run(given)
+            found = runtime.run({n: given[n] for n in "qn"}, caches)
+            np.testing.assert_allclose(found["y"], wanted["y"], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(alone["y"], wanted["y"], rtol=1e-5, atol=1e-5)
+            np.testing.assert_array_equal(caches["k"], wanted["nk"])
+            np.testing.assert_array_equal(alone["nk"], wanted["nk"])
+            caches.reset()
 
 
 @pytest.mark.parametrize("name", CACHES)
@@ -188,7 +221,7 @@ def test_what_a_cache_is(name: str) -> None:
     )
     plan = plan_of(model)
     (cache,) = plan.caches
-    place = axis % 3
+    place = axis % len(past.split(","))
     rows = dict(plan.outputs)["y"]
     assert rows is cache.tensor
     assert (cache.axis, cache.past.name) == (place, "x")
@@ -204,7 +237,6 @@ def test_what_a_cache_is(name: str) -> None:
 
 
 NONE_EITHER = {
-    "open sizes behind": ("2, n, k", "2, m, k", "%y = Concat(%x, %z) {axis = 1}"),
     "known rows": ("2, 4, 3", "2, m, 3", "%y = Concat(%x, %z) {axis = 1}"),
     "what is computed of an input": (
         "2, n, 3",

@@ -57,18 +57,30 @@ def _build_open(outer: int, runs: Sequence[int], dtype: str, target: Target) -> 
 
 
 def build_append(
-    outer: int, first: int, run: int, whole: int, dtype: str, target: Target
+    outer: int, shape: tuple[int, int, int], room: int, dtype: str, target: Target
 ) -> PrimFunc:
-    """Copy row-major runs into those of a result, from an element of each on. Arguments: runs,
-    result."""
+    """Copy rows to where a result of `outer` times `room` rows goes on. `shape` is how many rows
+    the result holds before, how many are new, and the elements of one. Arguments: rows, result."""
+    before, rows, inner = shape
     k = KernelBuilder()
-    x = k.parameter("X", (outer, run), dtype)
-    result = k.parameter("Y", (outer, whole), dtype)
+    if is_open(inner):
+        x = k.parameter("X", (outer, rows, inner), dtype)
+        result = k.parameter("Y", (outer, room, inner), dtype)
+        with k.loop(outer, "o") as o, k.loop(rows, "r") as r:
+            for count, lanes, start in cascade_of(inner, target.lanes):
+                with k.loop(count, "v") as v:
+                    at = v * lanes + start
+                    value = load(x, o, r, at, lanes=lanes)
+                    k.store(result, value, o, r + before, at, lanes=lanes)
+        return k.finish()
+    x = k.parameter("X", (outer, rows * inner), dtype)
+    result = k.parameter("Y", (outer, room * inner), dtype)
     with k.loop(outer, "o") as o:
-        for count, lanes, start in cascade_of(run, target.lanes):
+        for count, lanes, start in cascade_of(rows * inner, target.lanes):
             with k.loop(count, "v") as v:
                 at = v * lanes + start
-                k.store(result, load(x, o, at, lanes=lanes), o, at + first, lanes=lanes)
+                value = load(x, o, at, lanes=lanes)
+                k.store(result, value, o, at + before * inner, lanes=lanes)
     return k.finish()
 
 
