@@ -51,6 +51,7 @@ class Moments:
             centred,
         )
 
+    @np.errstate(over="ignore", invalid="ignore")  # who reads sums that aren't finite names them
     def add(self, inputs: Array, targets: Array) -> None:
         self._covariance = None
         self.rows += inputs.shape[1]
@@ -58,6 +59,7 @@ class Moments:
         self.squares += inputs.transpose(0, 2, 1) @ inputs
         self.add_targets(inputs, targets)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def add_targets(self, inputs: Array, targets: Array) -> None:
         """Only what depends on the targets."""
         self.targets += targets.sum(axis=1, dtype=np.float64)
@@ -76,6 +78,7 @@ class Moments:
     def target_mean(self) -> Doubles:
         return self.targets / self.rows if self.centred else np.zeros_like(self.targets)
 
+    @np.errstate(invalid="ignore")
     def covariance(self) -> Doubles:
         """Of the inputs: [groups, in, in]; the same array until more is added."""
         if self._covariance is None:
@@ -120,6 +123,7 @@ class Joint:
     def rows(self) -> int:
         return sum(use.rows for use in self.uses)
 
+    @np.errstate(invalid="ignore")
     def covariance(self) -> Doubles:
         """Of the inputs within each use: [groups, in, in]."""
         return self._mean([use.covariance() for use in self.uses])

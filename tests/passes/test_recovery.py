@@ -284,9 +284,11 @@ def test_search_without_what_it_needs_is_refused(recovery):
         PassManager([pruning]).run(digits_like(), context)
 
 
-def test_values_that_are_not_finite_are_an_error():
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e37])
+def test_values_that_are_not_finite_are_an_error(number):
     model = digits_like()
-    x = np.full((64, 1, 8, 8), np.nan, np.float32)
+    x = np.full((64, 1, 8, 8), number, np.float32)
     with pytest.raises(SecateurError, match=r"not finite|NaN"):
         PassManager([PruneChannels(macs=0.5), Recover()]).run(model, Context({"x": x}))
 
