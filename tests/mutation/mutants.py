@@ -45,33 +45,39 @@ class Mutant:
     line: int
     before: str
     after: str
-    source: str
+
+    @property
+    def source(self) -> str:
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        end = lines[self.line - 1][len(self.before) :]
+        lines[self.line - 1] = self.after + end
+        return "".join(lines)
 
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
     """Every mutant of a file, or of the files in a folder."""
     for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
         source = file.read_text(encoding="utf-8")
-        tree = ast.parse(source)
         lines = source.splitlines()
-        for node in expressions(tree):
+        for node in expressions(ast.parse(source)):
             for changed in variants(node):
-                text = replaced(source, node, changed)
-                if text is not None:
-                    after = text.splitlines()[node.lineno - 1]  # type: ignore[attr-defined]
-                    yield Mutant(file, node.lineno, lines[node.lineno - 1], after, text)  # type: ignore[attr-defined]
+                if node.lineno == node.end_lineno:  # type: ignore[attr-defined]
+                    before = lines[node.lineno - 1]  # type: ignore[attr-defined]
+                    yield Mutant(file, node.lineno, before, replaced(before, node, changed))  # type: ignore[attr-defined]
 
 
 def expressions(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes whose change can be seen.
 
     Nobody sees that a class isn't frozen, that a loop over pairs doesn't ask for equal lengths, or
-    which negative number stands for the size that `reshape` isn't given.
+    which negative number stands for the size that `reshape` isn't given. Where an expression within
+    a format string stands isn't known.
     """
     for node in ast.iter_child_nodes(tree):
         declares = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("dataclass")
         strict = isinstance(node, ast.keyword) and node.arg == "strict"
-        if not (declares or strict or _is_open_size(tree, node)):
+        formatted = isinstance(node, ast.JoinedStr)
+        if not (declares or strict or formatted or _is_open_size(tree, node)):
             yield node
             yield from expressions(node)
 
@@ -116,19 +122,8 @@ def variants(node: ast.AST) -> Iterator[ast.expr]:
         yield ast.Call(ast.Name(NAMES[node.func.id]), node.args, node.keywords)
 
 
-def replaced(source: str, node: ast.AST, changed: ast.expr) -> str | None:
-    """The source with one expression replaced, where it stands on one line."""
-    line, end = node.lineno, node.end_lineno  # type: ignore[attr-defined]
-    if line != end:
-        return None
-    lines = source.splitlines(keepends=True)
-    encoded = lines[line - 1].encode()
+def replaced(line: str, node: ast.AST, changed: ast.expr) -> str:
+    """A line of source with one expression of it replaced."""
+    encoded = line.encode()
     start, stop = node.col_offset, node.end_col_offset  # type: ignore[attr-defined]
-    text = f"({ast.unparse(changed)})".encode()
-    lines[line - 1] = (encoded[:start] + text + encoded[stop:]).decode()
-    result = "".join(lines)
-    try:
-        ast.parse(result)
-    except SyntaxError:
-        return None  # within a format string, say
-    return result
+    return (encoded[:start] + f"({ast.unparse(changed)})".encode() + encoded[stop:]).decode()

@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 
 PRELOADED = (
@@ -92,6 +93,7 @@ def run(tests: list[str], limit: int) -> int:
         "-p",
         "no:cacheprovider",
         "--hypothesis-profile=fixed",
+        f"--basetemp={tempfile.gettempdir()}/mutant-{os.getppid()}",  # others' stay as they are
     ]
     try:
         return int(pytest.main([*options, *tests]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
 from ....ir.errors import SecateurError
 from ....ir.tensor import Array
+
+Shape: TypeAlias = tuple[int | str | None, ...]
+"""Sizes of a tensor; what is open by its name, what is unknown as None."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,7 @@ class GrowingInput:
     output: str
     axis: int
     dtype: str
-    shape: tuple[int | str | None, ...]
+    shape: Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Caches(Mapping[str, Array]):
         """Hold nothing, in the same memory."""
         self._rows = dict.fromkeys(self._growing, 0)
 
-    def take_memory(self, feeds: Mapping[str, Array], shapes: Mapping[str, Any]) -> None:
+    def take_memory(self, feeds: Mapping[str, Array], shapes: Mapping[str, Shape | None]) -> None:
         """Have memory for all, where open sizes are those of other inputs' `feeds`, which have
         these `shapes`. Raises SecateurError where nothing says how large one is."""
         sizes: dict[str | None, int] = {}

@@ -52,8 +52,8 @@ class Library:
         if "levels" in self.metadata:
             self._take_level(_LEVEL(_ctypes.dlsym(library._handle, "secateur_level"))())
         self._others = (threads - 1) * int(self.metadata["scratch_bytes"])
-        self._given: Any = None
-        self._found: Any = None
+        self._given: ctypes.Array[ctypes.c_int64] | None = None
+        self._found: ctypes.Array[ctypes.c_int64] | None = None
         self._arena: Array | None = None
         if "size_checks" in self.metadata:
             self._run = (_RUN_DECIDED if "data_sizes" in self.metadata else _RUN_OPEN)(run)
@@ -165,6 +165,7 @@ class Library:
 
     def _cut(self, results: dict[str, Array]) -> dict[str, Array]:
         """Results of the sizes that the run's data decided, without the memory for the largest."""
+        assert self._found is not None
         dims = iter(self._found)
         cut = {}
         for name, shape, _ in self._outputs:

@@ -15,7 +15,7 @@ from ....ir.errors import SecateurError
 from ....ir.scratch import restore_interrupted
 from ....ir.tensor import Array
 from ..targets import missing_flags
-from .caches import Caches, GrowingInput, HeldMemory
+from .caches import Caches, GrowingInput, HeldMemory, Shape
 from .container import Container, is_container
 from .library import Library
 
@@ -206,10 +206,6 @@ def _check_threads(threads: int) -> int:
 @functools.lru_cache(maxsize=64)
 def _type_name(dtype: np.dtype[Any]) -> str:
     return "object" if dtype.kind in "US" else str(dtype)
-
-
-Shape = tuple[int | str | None, ...]
-"""Sizes of a tensor; what is open by its name, what is unknown as None."""
 
 
 Described = tuple[str | None, Shape | None]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ....ir.graph import Node, Value
 from ..plan.operations import ElementwiseOp, QuantizedSoftmaxOp, ReshapeOp, RowsOp
@@ -145,7 +145,7 @@ def reduction(lowering: Lowering, node: Node) -> bool:
     if x is None or y is None or not lowering.is_float(x):
         return False
     shape = lowering.shape(x)
-    given: Any = node.get("axes")
+    given: npt.ArrayLike | None = node.get("axes")
     if given is None and node.input(1) is not None:
         given = lowering.constant(node.input(1))
         if given is None:

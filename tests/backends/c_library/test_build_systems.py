@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner, Result
 
 pytest.importorskip("tvm")
+
+from secateur.cli import main
 
 from ...onnx_runtime import session_of
 from ..tvm.graphs import Net, feeds
@@ -236,30 +239,29 @@ def test_bazel(tmp_path: Path, command: Path, recipe: bool) -> None:
     subprocess.run(["chmod", "-R", "u+w", tmp_path / "root"], check=True)
 
 
-def test_a_depfile_has_names_as_make_reads_them(tmp_path: Path, command: Path) -> None:
+def compiled(model: Path, folder: Path) -> Result:
+    """What the command says that compiles a model into `folder`/o and writes `folder`/d."""
+    words = ["compile", model, "-o", folder / "o", "--target", "native", "--depfile", folder / "d"]
+    return CliRunner().invoke(main, [*map(str, words)])
+
+
+def test_a_depfile_has_names_as_make_reads_them(tmp_path: Path) -> None:
     model = tmp_path / "a $b #c.onnx"
     onnx.save(classifier(), model)
     depfile = tmp_path / "d"
-    run(command, "compile", model, "-o", tmp_path / "o", "--target", "native", "--depfile", depfile)
+    done = compiled(model, tmp_path)
+    assert done.exit_code == 0, done.output
     name = f"{tmp_path}/a\\ $$b\\ \\#c.onnx"
     assert depfile.read_text() == f"{tmp_path}/o/model.so: {name}\n{name}:\n"
 
 
 @pytest.mark.parametrize("location", ["w;touch x", "a:b", "a=b", "%w", "w\tx", "$(x)", "w|x"])
-def test_names_that_mean_something_to_make_are_refused(
-    tmp_path: Path, command: Path, location: str
-) -> None:
+def test_names_that_mean_something_to_make_are_refused(tmp_path: Path, location: str) -> None:
     """And nothing is written."""
     external = {"save_as_external_data": True, "location": location, "size_threshold": 16}
     onnx.save(classifier(), tmp_path / "net.onnx", **external)
-    words = [command, "compile", tmp_path / "net.onnx", "-o", tmp_path / "o", "--target", "native"]
-    done = subprocess.run(
-        [*map(str, words), "--depfile", str(tmp_path / "d")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
+    done = compiled(tmp_path / "net.onnx", tmp_path)
+    assert done.exit_code == 1
     assert "Make can't have such a name" in done.stderr
     assert not (tmp_path / "d").exists()
     assert not (tmp_path / "o").exists()

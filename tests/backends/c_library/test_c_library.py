@@ -7,13 +7,13 @@ import json
 import math
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("tvm")
 
@@ -21,6 +21,7 @@ from secateur.backends.tvm.artifact.options import check_name, name_of_file
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import can_run_here, parse_target, targets
+from secateur.cli import main
 from secateur.ir.errors import SecateurError
 from secateur.ir.onnx_io import from_proto
 
@@ -121,9 +122,8 @@ def test_what_an_earlier_library_left_goes(tmp_path: Path) -> None:
     onnx.save(models.batch(), tmp_path / "net.onnx")
     words = ["compile", tmp_path / "net.onnx", "-o", tmp_path / "o", "--target", "native"]
     for more in (["--weights-apart"], []):
-        command = [sys.executable, "-m", "secateur", *words, "--format", "library", *more]
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(main, [*map(str, words), "--format", "library", *more])
+        assert done.exit_code == 0, done.output
         assert (tmp_path / "o" / "net.weights").exists() == bool(more)
 
 

@@ -45,8 +45,9 @@ def chain(step: str, length: int, dtype: str) -> Part:
 
 
 def test_chains(tmp_path: Path) -> None:
-    parts = [chain(step, 30, dtype) for dtype in ("float", "double") for step in STEPS]
-    parts += [chain(step, 30, "int32") for step in ("square", "line", "choice")]
+    parts = [chain(step, 30, "float") for step in STEPS]
+    parts += [chain(step, 16, "double") for step in STEPS]
+    parts += [chain(step, 16, "int32") for step in ("square", "line", "choice")]
     parts += [chain(step, 300, "float") for step in ("square", "line")]
     for joined in compile_parts(parts, tmp_path):
         found = joined.run({prefix: part.feeds for prefix, part in joined.parts.items()})

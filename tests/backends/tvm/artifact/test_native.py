@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +31,20 @@ from ..graphs import quantize
 from .test_threads import network
 
 
+def linked_targets() -> list[Any]:
+    """Targets whose artifacts are linked here; all but the first of a system and width of vectors,
+    whose code needs no more, run with the slow tests."""
+    found, kinds = [], set()
+    for name, target in targets().items():
+        if target.links:
+            kind = (target.llvm()["mtriple"], target.block)
+            found.append(pytest.param(name, marks=[pytest.mark.slow] if kind in kinds else []))
+            kinds.add(kind)
+    return found
+
+
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
-@pytest.mark.parametrize("target", [name for name, t in targets().items() if t.links])
+@pytest.mark.parametrize("target", linked_targets())
 def test_artifacts_need_nothing_but_libc(tmp_path: Path, target: str) -> None:
     compile_model(from_proto(quantize(network())), parse_target(target), tmp_path / "m.so")
     command = ["nm", "-D", "--undefined-only", "--format=just-symbols", tmp_path / "m.so"]
