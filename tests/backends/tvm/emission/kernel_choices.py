@@ -3,7 +3,8 @@
 `tests/golden/kinds/kernel_choices.txt` has a line for each layer and target: the kernels in the
 order of their calls, with tiles, bytes of what they are called on and whether threads share them,
 then multiply-accumulates, and cycles by estimate at the layer's channels and at half as many; of
-layers of open sizes the kernels alone.
+layers of open sizes the kernels alone. That kernels stay within their buffers is proven by a slow
+test (`proven`): it takes longer than to choose them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from secateur.backends.tvm.bounds import Verdict, Verdicts
 from secateur.backends.tvm.compile import one_sample
 from secateur.backends.tvm.emission.choices import Choices
 from secateur.backends.tvm.emission.emission import Emission
@@ -26,8 +28,9 @@ from secateur.backends.tvm.emission.estimate import Estimator
 from secateur.backends.tvm.graph.open_sizes import read_admitted
 from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.layouts import choose_layouts
+from secateur.backends.tvm.plan.operations import Plan
 from secateur.backends.tvm.plan.tensors import PlanTensor
-from secateur.backends.tvm.targets import parse_target
+from secateur.backends.tvm.targets import Target, parse_target
 from secateur.ir.onnx_io import from_proto
 
 PATH = Path(__file__).parents[3] / "golden" / "kinds" / "kernel_choices.txt"
@@ -214,11 +217,35 @@ CASES = dict(layers())
 OPEN = {f"open {name}": model for name, model in open_layers()}
 
 
+class Unasked(Verdicts):
+    """Verdicts that nothing is proven for."""
+
+    def of(self, *_: Any) -> Verdict:
+        return Verdict(0, 0, (), (), ())
+
+
+def planned(name: str, target: Target) -> Plan:
+    """The plan of a layer, whose sizes may be open."""
+    if name in CASES:
+        return lower(one_sample(from_proto(CASES[name]))[0], target)
+    model = from_proto(OPEN[name])
+    names = {d for v in model.graph.inputs for d in v.shape or () if isinstance(d, str)}
+    sizes = read_admitted([f"{d}=1.." for d in sorted(names)])
+    return lower(one_sample(model, sizes)[0], target, sizes)
+
+
+def proven(name: str, target_name: str) -> int:
+    """How many accesses of a layer's kernels are proven to lie within their buffers."""
+    target = parse_target(target_name)
+    emission = emit(planned(name, target), target)
+    return sum(verdict.accesses for verdict in emission.proofs.values())
+
+
 def line_of(name: str, target_name: str) -> str:
     """The file's line of a layer on a target."""
     target = parse_target(target_name)
-    plan = lower(one_sample(from_proto(CASES[name]))[0], target)
-    emission = emit(plan, target)
+    plan = planned(name, target)
+    emission = emit(plan, target, verdicts=Unasked())
     keys = {kernel: key for key, kernel in emission.kernels.items()}
     calls = emission.describe_calls()
     shown = [_shown(keys[call["kernel"]], emission, call["kernel"]) for call in calls]
@@ -237,10 +264,8 @@ def line_of(name: str, target_name: str) -> str:
 
 def open_line_of(name: str, target_name: str) -> str:
     """The file's line of a layer of open sizes: its kernels alone."""
-    target, model = parse_target(target_name), from_proto(OPEN[name])
-    names = {d for v in model.graph.inputs for d in v.shape or () if isinstance(d, str)}
-    sizes = read_admitted([f"{d}=1.." for d in sorted(names)])
-    emission = emit(lower(one_sample(model, sizes)[0], target, sizes), target)
+    target = parse_target(target_name)
+    emission = emit(planned(name, target), target, verdicts=Unasked())
     keys = {kernel: key for key, kernel in emission.kernels.items()}
     kernels = [call["kernel"] for call in emission.describe_calls()]
     shown = [" ".join(_words(keys[kernel])) for kernel in kernels if kernel in keys]
