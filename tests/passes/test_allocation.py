@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from secateur.ir.axes.dims import Dim
+from secateur.ir.errors import SecateurError
 from secateur.ir.tensor import Tensor
 from secateur.passes.prune.allocation import (
     Goal,
@@ -64,6 +65,23 @@ def test_a_goal_in_latency_is_met_and_a_table_finds_the_best_way(scope: str, kee
         assert damage(found.removed) == pytest.approx(least)
     if scope == "uniform" or (scope, keep) == ("global", 0.6):
         assert damage(found.removed) > 1.01 * least
+
+
+@pytest.mark.parametrize("scope", ["global", "uniform", "knapsack"])
+def test_the_least_that_can_be_reached_is_a_goal_and_what_is_below_is_none(scope: str) -> None:
+    plan = PruningPlan(mlp(4, *WIDTHS, 3))
+    scores = group_scores(plan.free)
+    kernels: Any = stairs(*PRICES, 0)
+    least, terms = cost((1, 1)), Terms(scope=scope, kernels=kernels)
+
+    def kept(left: int) -> tuple[int, ...]:
+        goal = Goal("latency", left / cost(WIDTHS))
+        removed = allocate(plan.analysis, plan.groups, scores, goal, terms).removed
+        return tuple(w - n for w, n in zip(WIDTHS, removed, strict=True))
+
+    assert cost(kept(least)) == least
+    with pytest.raises(SecateurError, match="can't be reached"):
+        kept(least - 1)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.9, 1.0])

@@ -219,6 +219,8 @@ APART = {
     "%c = Add(%s, %number)": 8,
     "%m = Greater(%s, %number)\n%c = Where(%m, %s, %number)": 8,
     "%c, %m = Dropout(%s)\n%o = Not(%m)": 8,
+    "%c = Reshape(%s, %flat)": 48,
+    "%t = Transpose(%s) {perm = [0, 2, 1]}\n%c = MatMul(%t, %s)": 8,
 }
 """Nodes behind a stream, and how many channels a layer reads then."""
 
@@ -237,6 +239,7 @@ graph g (%x: float[n, 6, 5]) -> (%y: float[*]{", %o: bool[*]" if "%o" in node el
   const %last: int64[1] = [-1]
   const %picked: int64[2] = [3, 5]
   const %number: float[] = 3
+  const %flat: int64[2] = [0, 48]
   %s = MatMul(%x, %w)
   {node}
   %y = MatMul(%c, %u)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import onnx
-import onnx.defs
 from onnx import FunctionProto, ModelProto, NodeProto, TypeProto
 
 from ....ir.errors import ModelError, UnsupportedError
@@ -209,7 +209,7 @@ def _standard(model: Model, node: Node) -> FunctionProto:
     return function
 
 
-def _definition(model: Model, node: Node, schema: onnx.defs.OpSchema) -> FunctionProto:
+def _definition(model: Model, node: Node, schema: Any) -> FunctionProto:
     """The schema's definition for the model's operator set; onnx's types leave those out."""
     versions = [*schema.function_opset_versions, *schema.context_dependent_function_opset_versions]
     usable = [v for v in versions if v <= model.opset]

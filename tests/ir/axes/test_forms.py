@@ -206,3 +206,40 @@ def test_every_result_that_is_followed_has_axes_of_its_own() -> None:
             assert axes is not None, f"{case.name}: {value.name}"
             assert len(axes) == len(value.shape), f"{case.name}: {value.name}"
     assert len(seen) > 120, len(seen)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "free"),
+    [(0, 0, True), (0, 2, True), (2, 0, True), (1, 1, True), (0, -1, False), (-1, 0, False)],
+)
+def test_padding_with_a_constant_on_either_side_leaves_an_axis_free(
+    before: int, after: int, free: bool
+) -> None:
+    """And cropping doesn't: what is cut off is no index of its own."""
+    width = 3 + before + after
+    model = read(
+        "(%x: float[2, 4]) -> (%y: float[*])",
+        f"""const %w: float[4, 3] = {[[1, 2, 3]] * 4}
+        const %u: float[{width}, 5] = {[[1, 2, 3, 4, 5]] * width}
+        const %p: int64[4] = [0, {before}, 0, {after}]
+        %a = MatMul(%x, %w)
+        %b = Pad(%a, %p)
+        %y = MatMul(%b, %u)""",
+    )
+    assert free_axes(analyze(model), "a")[1] == free
+
+
+@pytest.mark.parametrize(("length", "free"), [("1", True), ("k", False)])
+def test_a_scale_is_known_behind_as_many_as_a_run_computes(length: str, free: bool) -> None:
+    """Of scales in parts: where the first part's length isn't known, no place behind it is."""
+    model = read(
+        f"(%x: float[2, 4, 5], %s: float[{length}], %t: float[1]) -> (%y: float[*])",
+        f"""const %w: float[3, 4, 1] = {[[[1]] * 4] * 3}
+        const %u: float[2, 3, 1] = {[[[1]] * 3] * 2}
+        const %one: float[1] = [1]
+        %a = Conv(%x, %w)
+        %r = Concat(%s, %one, %t) {{axis = 0}}
+        %b = Resize(%a, _, %r)
+        %y = Conv(%b, %u)""",
+    )
+    assert free_axes(analyze(model), "a")[1] == free
