@@ -72,6 +72,10 @@ and tinted the second time; in more there are rows enough, and it would take too
 UNCHANGED = 1e-10
 """Error, as a share of the targets' variance, up to which a layer is left as it is."""
 
+ROUNDING = 1e-6
+"""Variance, as a share of the means' squares, that rounding to float32 leaves at most of values
+that are the same in all samples."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Recover(Pass):
@@ -519,7 +523,7 @@ def _mean_share(levels: Sequence[Levels]) -> float:
 
 def _remark(moments: Joint, unknowns: int) -> str:
     variance = np.einsum("gii->gi", moments.covariance()).sum()
-    if variance <= UNCHANGED * sum(np.square(use.mean).sum() for use in moments.uses):
+    if variance <= ROUNDING * sum(np.square(use.mean).sum() for use in moments.uses):
         return "what it reads is the same in all samples, so only its bias was adapted"
     if moments.rows < unknowns:
         return (

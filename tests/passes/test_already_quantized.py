@@ -246,3 +246,38 @@ def test_operators_that_hold_their_scales_are_spelled_out_on_request(tmp_path: P
     before, after = (output(load(tmp_path / f"{n}.onnx"), IMAGES[:1]) for n in "qd")
     np.testing.assert_allclose(after, before, atol=0.05)
     assert CliRunner().invoke(main, [*words, "--check"]).exit_code == 2
+
+
+@pytest.mark.parametrize("zero", [None, 3, [2, 0, 5, 1]])
+@pytest.mark.parametrize("op_type", ["MatMulInteger", "ConvInteger"])
+def test_weights_of_integer_products_are_less_their_zero_points(op_type: str, zero: Any) -> None:
+    """One for all, or one for each column or output channel."""
+    shape = (3, 4) if op_type == "MatMulInteger" else (4, 3, 2, 2)
+    integers = np.random.default_rng(0).integers(0, 9, shape, np.uint8)
+    constants = {"w": integers}
+    if zero is not None:
+        constants["wz"] = np.array(zero, np.uint8)
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node(op_type, ["q", "w", "z", *(["wz"] if zero is not None else [])], ["p"]),
+        helper.make_node("Cast", ["p"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["y"]),
+    ]
+    given = [2, 3] if op_type == "MatMulInteger" else [2, 3, 4, 4]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, given)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = restored(from_proto(proto))
+    (product,) = (n for n in model.graph.nodes if n.op_type in ("MatMul", "Conv"))
+    weights = product.inputs[1]
+    assert weights is not None
+    assert weights.const is not None
+    point = np.array(0 if zero is None else zero, np.float32)
+    if op_type == "ConvInteger" and point.ndim:
+        point = point.reshape(4, 1, 1, 1)
+    np.testing.assert_array_equal(weights.const.numpy(), integers - point)

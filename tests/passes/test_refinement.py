@@ -188,3 +188,21 @@ def test_what_is_left_of_values_is_compared(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(features, "LARGEST", 4 * 32 * (16 + 4))
         refine(model, plan.model, record.values, runs[:-2], runs[-2:])
     assert (with_masks, len(compared)) == (3, 2)  # 4 units and one of two layers of 16
+
+
+def test_only_real_numbers_inside_the_model_are_compared() -> None:
+    """No integers, no numbers without an axis, and no outputs, which are compared as such."""
+    model = parse_model("""model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: float[n, 3]) -> (%y: float[n, 2]) {
+  const %w: float[3, 2] = [[1, 2], [3, 4], [5, 6]]
+  %h = Relu(%x)
+  %i = Cast(%h) {to = 7}
+  %f = Cast(%i) {to = 1}
+  %s = ReduceSum(%h) {keepdims = 0}
+  %p = MatMul(%f, %w)
+  %y = Add(%p, %s)
+}""")
+    infer_sizes(model)
+    runs = [{"x": np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32) * 9}]
+    found = features.Features(model, model.clone(), {}, ["h", "i", "f", "s", "p", "y"], runs)
+    assert sorted(found.losses()) == ["f", "h", "p"]

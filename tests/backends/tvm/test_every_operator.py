@@ -187,7 +187,10 @@ OWN = [
     model_of("GlobalLpPool", {"x": _X}, p=2),
     model_of("Hardmax", {"x": _X}, opset=12, axis=1),
     model_of("Hardmax", {"x": _X}, opset=13, axis=1),
-    model_of("MaxRoiPool", {"x": _X}, {"r": np.float32([[0, 0, 0, 3, 4], [1, 1, 1, 4, 5]])},
+    model_of("Einsum", {"x": _X, "z": _X[:1, :1].reshape(1, 1, 5, 6)},
+         equation="...ij,...jk->...ik"),
+    model_of("MaxRoiPool", {"x": _X},
+         {"r": np.float32([[0, 0, 0, 3, 4], [1, 1, 1, 4, 5], [0, 9, 9, 12, 12]])},
          pooled_shape=[2, 2]),
     model_of("MelWeightMatrix", {},
          {"bins": np.int64(8), "length": np.int64(16), "rate": np.int64(8192),
@@ -196,7 +199,8 @@ OWN = [
          {"step": np.int64(8), "window": np.ones(16, np.float32), "length": np.int64(16)}),
 ]  # fmt: skip
 """Operators of which ONNX has no case of one node on tensors, or none whose sizes are constant, or
-which meant something else in older versions."""
+which meant something else in older versions; operands that broadcast, and regions beyond the image,
+of which it has none either."""
 
 
 @pytest.fixture(scope="module")
