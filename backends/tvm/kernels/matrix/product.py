@@ -16,6 +16,7 @@ from tvm import tirx
 
 from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
+from ...plan.sizes import is_open
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, load, smaller, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
@@ -71,7 +72,8 @@ class BatchedProduct:
         return self.left.dtype == "float32" and self.program.operands[0] == "int32"
 
     def dot(self, target: Target) -> Dot:
-        pairs = None if self.rows == 1 or self.depth <= 4 else False
+        few = self.rows == 1 or (not is_open(self.depth) and self.depth <= 4)
+        pairs = None if few else False
         return choose(target, self.left.dtype, pairs=pairs)
 
     def offsets(self, target: Target) -> tuple[int, int]:
