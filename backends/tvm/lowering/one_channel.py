@@ -42,7 +42,7 @@ def fold_taps(lowering: Lowering, op: ConvolutionOp) -> ConvolutionOp:
         return op
     if not isinstance(fill, int):  # what a run computes
         return op
-    if is_open(*source.shape, *geometry.pads) or 0 in source.shape:
+    if is_open(*source.shape[1:], *geometry.pads) or 0 in source.shape:
         return op
     place = len(source.shape) - 2 + axis
     margins = geometry.pads[axis], geometry.pads[axis + 2]
@@ -87,14 +87,29 @@ def _padded(
     for margin, first in zip(margins, (True, False), strict=True):
         if margin:
             shape = _with(source.shape, place, margin)
-            array: Array = np.full(shape, fill, source.dtype)
             name = f"{op.output.name}/{'before' if first else 'behind'}"
-            part = PlanTensor(name, source.dtype, shape, array)
+            part = _filled(lowering, op, name, shape, fill)
             parts.insert(0 if first else len(parts), part)
     shape = _with(source.shape, place, source.shape[place] + sum(margins))
     whole = PlanTensor(f"{op.output.name}/padded", source.dtype, shape)
     lowering.add(ConcatOp(op.label, [whole], parts, place))
     return whole
+
+
+def _filled(
+    lowering: Lowering, op: ConvolutionOp, name: str, shape: tuple[int, ...], fill: int
+) -> PlanTensor:
+    """A tensor of one number: a constant, unless a run fixes how many images there are."""
+    dtype, known = op.input.dtype, _with(shape, 0, 1)
+    own = known if is_open(shape[0]) else shape
+    array: Array = np.full(own, fill, dtype)
+    image = PlanTensor(name, dtype, own, array)
+    if own == shape:
+        return image
+    part = PlanTensor(f"{name} of all", dtype, shape)
+    view = View(image, shape, (0, *row_major(known)[1:]))
+    lowering.add(ElementwiseOp(op.label, [part], [view], Program((dtype,))))
+    return part
 
 
 def _along_the_other(geometry: Geometry, axis: int) -> Geometry:

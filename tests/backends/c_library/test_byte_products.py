@@ -35,8 +35,17 @@ CONVOLUTIONS: tuple[dict[str, Any], ...] = (
     {"weights": (16, 8, 2, 2), "size": (3, 3), "group": 2},
     {"weights": (20, 12, 3, 3), "size": (3, 3)},  # one pixel
     {"weights": (6, 3, 3, 3), "size": (5, 6)},
+    {"weights": (13, 1, 3, 3), "size": (5, 7), "group": 13, "pads": [1, 1, 1, 1]},
+    {"weights": (16, 1, 3, 3), "size": (9, 8), "group": 16, "strides": [2, 2]},
+    {"weights": (8, 1, 5, 5), "size": (6, 9), "group": 8, "pads": [2, 2, 2, 2]},
+    {"weights": (8, 1, 5, 5), "size": (6, 9), "group": 8, "strides": [1, 2]},
+    {"weights": (8, 1, 2, 4), "size": (5, 5), "group": 8, "dilations": [2, 1]},
+    {"weights": (8, 1, 3, 2), "size": (4, 6), "group": 8, "strides": [1, 3]},
+    {"weights": (8, 1, 3, 3), "size": (5, 3), "group": 8},  # one column of results
+    {"weights": (8, 1, 3, 3), "size": (4, 5), "group": 8, "pads": [1, 1, 1, 1]},
+    {"weights": (8, 1, 5, 5), "size": (7, 7), "group": 8},
 )
-"""Odd numbers of pixels and channels, strides, dilations, groups."""
+"""Odd numbers of pixels and channels, strides, dilations, groups; depthwise ones."""
 
 PRODUCTS = ((1, 24, 9), (2, 16, 8), (3, 5, 7), (5, 37, 17), (8, 3, 4), (7, 64, 33))
 """Rows, depth, columns."""

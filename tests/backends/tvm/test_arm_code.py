@@ -60,7 +60,7 @@ def disassembled(
         check=True,
     )
     parts = re.split(
-        r"^[0-9a-f]+ <((?:convolution|matmul|winograd)_\w+)>:$", done.stdout, flags=re.M
+        r"^[0-9a-f]+ <((?:convolution|depthwise|matmul|winograd)_\w+)>:$", done.stdout, flags=re.M
     )
     assert len(parts) == 3, "one kernel multiplies"
     return parts[2].split("\n\n")[0], (folder / "libnet.so").stat().st_size
@@ -122,6 +122,29 @@ def test_hot_loops(
     if precision != FLOAT:
         weights = 96 * CHANNELS * (9 if kind == "convolution" else 1)
         assert size < weights + 45_000
+
+
+@pytest.mark.parametrize(
+    ("target", "stride", "multiply", "count"),
+    [
+        ("aarch64-cortex-a76", 1, r"sdot\s+v\d+\.4s", 24),
+        ("aarch64-neoverse-v1", 2, r"usdot\s+v\d+\.4s", 24),
+        ("aarch64-cortex-a72", 1, r"s(mull|mlal|addw)\S*\s+v\d+\.", 36),
+    ],
+)
+def test_depthwise_loops(
+    tmp_path: Path, target: str, stride: int, multiply: str, count: int
+) -> None:
+    """Three taps of four channels by one dot product, where there are any."""
+    net = Net(None, 0)
+    weights = net.weight(CHANNELS, 1, 3, 3)
+    options = {"pads": [1, 1, 1, 1], "group": CHANNELS, "strides": [stride, stride]}
+    value = net.node("Conv", "x", weights, net.weight(CHANNELS), **options)
+    proto = quantize(net.model({"x": (1, CHANNELS, 16, 16)}, [value]))
+    code, _ = disassembled(proto, target, tmp_path / "out")
+    body = max(loops(code), key=len)
+    assert sum(bool(re.match(multiply, text)) for text in body) >= count, body
+    assert "-a72" in target or not any(re.match("s(mull|mlal)", text) for text in body)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,12 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.runtime import Runtime
+from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.graph.open_sizes import read_admitted
+from secateur.backends.tvm.targets import parse_target
+from secateur.ir.onnx_io import from_proto
+
 from .graphs import Net, feeds, quantize, reference
 from .test_networks import TARGETS, built_convolutions, run
 
@@ -43,6 +49,29 @@ CASES = [
     for number, window in enumerate([*WINDOWS, *LONG])
     for signed, dtype in enumerate(("uint8", "int8"))
 ]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("window", ["a spectrum", "an image", "the last rows unread", "a sound"])
+def test_batches_that_a_run_fixes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: str, dtype: str
+) -> None:
+    """Of padded windows, too."""
+    built = built_convolutions(monkeypatch)
+    model = quantize(convolution(*WINDOWS[window]), dtype)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    path, sizes = tmp_path / "m.so", read_admitted(("n=1..5",))
+    compile_model(from_proto(model), parse_target("native"), path, sizes=sizes)
+    assert [conv.input.channels == 1 for conv in built] == [False, False]
+    runtime, random = Runtime(path), np.random.default_rng(1)
+    for batch in (1, 2, 5):
+        x = random.standard_normal((batch, *WINDOWS[window][0][1:])).astype(np.float32)
+        found = runtime.run({"x": x})
+        for name, wanted in reference(model, {"x": x}).items():
+            np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("window", "dtype", "target"), CASES)

@@ -24,8 +24,10 @@ from ...tensorir.builder import KernelBuilder, cast, load, reinterpret, splat, t
 from ...tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
 from ..epilogue import Epilogue, Operand, declare, fill_border
 from ..matrix.dot import SIGN_BITS, vpdpbusd
+from ..matrix.neon import NeonDot
 from .direct import _start
 from .open_columns import Widths, choose_widths, each_width, samples
+from .windows import Windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,22 @@ class Depthwise:
             and high <= 127
         )
 
+    def windows(self, target: Target) -> Windows | None:
+        """How ARM's dot products take the taps of a row, where they do."""
+        taps, stride = self.geometry.kernel[1], self.geometry.strides[1]
+        if (
+            "dotprod" not in target.features
+            or not self.by_pairs(target)
+            or taps == 1
+            or self.geometry.dilations[1] != 1
+            or is_open(self.output.width)
+        ):
+            return None
+        return Windows(taps, stride)
+
+    def window_dot(self, target: Target) -> NeonDot:
+        return NeonDot(4, self.input_dtype, "i8mm" in target.features)
+
     def by_pairs(self, target: Target) -> bool:
         """Whether NEON multiplies bytes, eight channels and two taps at a time."""
         low, high = self.weight_range
@@ -74,6 +92,8 @@ class Depthwise:
         """What is added to each input element: corrected in the bias."""
         if self.by_dot_product(target):
             return 128 if self.input_dtype == "int8" else 0
+        if self.windows(target) is not None:
+            return self.window_dot(target).input_offset
         return -128 if self.by_pairs(target) and self.input_dtype == "uint8" else 0
 
 
@@ -98,6 +118,9 @@ def pack_weights(conv: Depthwise, target: Target, weights: Array) -> Array:
         dense[:channels, :, :kernel_w] = weights[:, 0]
         dense = dense.reshape(-1, block, kernel_h * groups, 4).transpose(0, 2, 1, 3)
         return np.ascontiguousarray(dense.reshape(-1, kernel_h * groups, 4 * block))
+    windows = conv.windows(target)
+    if windows is not None:
+        return windows.pack(weights, conv.output.padded_channels)
     dtype = "int8" if conv.by_pairs(target) else conv.accumulator
     packed = np.zeros((kernel_h * kernel_w * width, conv.output.padded_channels), dtype)
     packed[:, :channels] = weights.transpose(2, 3, 1, 0).reshape(-1, channels)
@@ -107,6 +130,7 @@ def pack_weights(conv: Depthwise, target: Target, weights: Array) -> Array:
 def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
     """The kernel. Arguments: input, weights, bias, operands, output."""
     dot, pairs = conv.by_dot_product(target), conv.by_pairs(target)
+    windows = conv.windows(target)
     x, y, geometry = conv.input, conv.output, conv.geometry
     kernel_h, kernel_w = geometry.kernel
     lanes = y.block if pairs else min(target.lanes, y.block)
@@ -116,6 +140,8 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
     groups = -(-kernel_w // 4)
     if dot:
         weights = k.parameter("W", (y.blocks, kernel_h * groups, 4 * y.block), "int8")
+    elif windows is not None:
+        weights = k.parameter("W", (y.blocks, windows.steps(kernel_h), 4 * y.block), "int8")
     else:
         dtype = "int8" if pairs else acc_dtype
         rows = kernel_h * kernel_w * conv.width
@@ -143,14 +169,28 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
             return n * x.blocks + cb, at
 
         taps = [(kh, tap) for kh in range(kernel_h) for tap in range(groups if dot else kernel_w)]
-        if pairs:
+        if windows is not None:
+            own_dot = conv.window_dot(target)
+            for kh in range(kernel_h):
+
+                def read(output: int, pixel: int, kh: int = kh) -> Computed:
+                    at = place(kh, pixel, output)
+                    return _read(source, *at, 16, own_dot.input_offset)
+
+                def factors(step: int) -> Computed:
+                    return load(weights, cb, step, 0, lanes=4 * y.block)
+
+                windows.multiply(k, own_dot, acc, columns, kh, read, factors)
+            taps = []
+        elif pairs:
             together = 2 if conv.weight_range[0] > -128 else 1
             for first in range(0, len(taps), together):
                 own = taps[first : first + together]
-                factors = [load(weights, kh * kernel_w + kw, channel, lanes=8) for kh, kw in own]
+                loaded = [load(weights, kh * kernel_w + kw, channel, lanes=8) for kh, kw in own]
+                offset = conv.input_offset(target)
                 for p in range(columns):
-                    values = [_signed(conv, source, *place(*tap, p)) for tap in own]
-                    total = load(acc, p * 8, lanes=8) + _products(values, factors)
+                    values = [_read(source, *place(*tap, p), 8, offset) for tap in own]
+                    total = load(acc, p * 8, lanes=8) + _products(values, loaded)
                     k.store(acc, total, p * 8, lanes=8)
             taps = []
         if conv.width > 1:
@@ -208,13 +248,15 @@ def build(conv: Depthwise, target: Target, parallel: bool = False) -> PrimFunc:
     return k.finish()
 
 
-def _signed(conv: Depthwise, source: BufferVar, block: Expr, position: Index) -> Computed:
-    """The eight channels of a pixel, as signed bytes."""
-    value = load(source, block, position, 0, lanes=8)
-    if conv.input_dtype == "int8":
-        return value
-    words = reinterpret(value, "int32", 2) ^ splat(tirx.const(SIGN_BITS, "int32"), 2)
-    return reinterpret(words, "int8", 8)
+def _read(
+    source: BufferVar, block: Expr, position: Index, lanes: int, input_offset: int
+) -> Computed:
+    """So many channels of pixels from one on, as the bytes that the instruction takes."""
+    value = load(source, block, position, 0, lanes=lanes)
+    if input_offset:
+        words = reinterpret(value, "int32", lanes // 4)
+        value = words ^ splat(tirx.const(SIGN_BITS, "int32"), lanes // 4)
+    return reinterpret(value, "int8", lanes)
 
 
 def _products(values: Sequence[Computed], factors: Sequence[Computed]) -> Computed:
@@ -236,6 +278,10 @@ def _four_taps(conv: Depthwise, source: BufferVar, block: Expr, position: Index)
     return tirx.Shuffle([flat], [(i % 4) * lanes + i // 4 for i in range(4 * lanes)])
 
 
+_MOST_OF_WINDOWS = 5
+"""Outputs of a tile whose sums and weights the registers hold."""
+
+
 def choose_columns(conv: Depthwise, target: Target) -> int:
     """Pixels per tile.
 
@@ -243,6 +289,9 @@ def choose_columns(conv: Depthwise, target: Target) -> int:
     together, small tiles are faster: the next one begins while the last one is finished.
     """
     width = conv.output.width
+    if conv.windows(target) is not None:
+        most = range(1, min(width, _MOST_OF_WINDOWS) + 1)
+        return min(most, key=lambda c: -(-width // c) * (c + 0.15 * (c % 2) + 0.6))
     if _packs(conv, target):
         return 2 * PACKED if width % (2 * PACKED) == 0 else min(width, PACKED)
     costs = _costs(conv, target)

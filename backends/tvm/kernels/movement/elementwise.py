@@ -145,7 +145,8 @@ def _interleave(
         k.store(result, tirx.Shuffle(vectors, order), n, y.position(h, w), 0, lanes=len(order))
 
     lanes = target.lanes
-    with k.outer(y.batch, y.height, parallel=parallel) as (n, h):
+
+    def row(n: Expr, h: Expr) -> None:
         if is_open(y.width):
             with k.when(as_int(y.width) >= lanes), k.loop(tiles_of(y.width, lanes), "v") as v:
                 pixels(n, h, tirx.min(v * lanes, as_int(y.width - lanes)), lanes)
@@ -161,6 +162,13 @@ def _interleave(
         else:
             with k.loop(y.width, "w") as w:
                 pixels(n, h, w, 1)
+
+    if is_open(y.batch):
+        with k.open_nest((y.batch, 1, y.height, 1), parallel=parallel) as (n, _, h, _):
+            row(n, h)
+    else:
+        with k.outer(y.batch, y.height, parallel=parallel) as (n, h):
+            row(n, h)
 
 
 def _mask(value: Computed, channel: Expr, channels: int, dtype: str, lanes: int) -> Computed:
