@@ -143,7 +143,7 @@ class QuantizeDynamic(Pass):
             answer = kept.get(node) or plan(node, constants)
             if isinstance(answer, str):
                 reasons[node] = answer
-            elif answer.role is Role.RECURRENT and _has_operator(node):
+            elif answer.role is Role.RECURRENT and self._has_operator(node):
                 found[node] = None
             elif answer.role is Role.RECURRENT:
                 why = why_not(node, constants, self.scan_from)
@@ -161,6 +161,25 @@ class QuantizeDynamic(Pass):
                 found[node] = answer
         return found, reasons
 
+    def _has_operator(self, node: Node) -> bool:
+        """Whether DynamicQuantizeLSTM computes a recurrent layer.
+
+        Compiled code spells its steps out, so that their number must be known. All samples of a
+        run share its scales, which rows that have scales of their own, and so an open batch,
+        rule out.
+        """
+        if node.op_type != "LSTM" or any(node.input(position) is not None for position in (4, 7)):
+            return False
+        if any(node.get(name, 0) != 0 for name in ("clip", "input_forget", "layout")):
+            return False
+        names = [str(name).lower() for name in node.get("activations", ())]
+        if names and names != ["sigmoid", "tanh", "tanh"] * (len(names) // 3):
+            return False
+        source = node.input(0)
+        if source is None or not source.shape or not isinstance(source.shape[0], int):
+            return False
+        return not self.per_token or isinstance(source.shape[1], int)
+
 
 def _raise_opset(model: Model, context: Context | None) -> bool:
     feeds = None
@@ -173,22 +192,6 @@ def _multiplies(node: Node) -> bool:
     """Whether a node is one that dynamic quantization might be for."""
     record = operator_of(node)
     return record is not None and record.macs is not None and computes(node)
-
-
-def _has_operator(node: Node) -> bool:
-    """Whether DynamicQuantizeLSTM computes a recurrent layer.
-
-    Compiled code spells its steps out, so that their number must be known.
-    """
-    if node.op_type != "LSTM" or any(node.input(position) is not None for position in (4, 7)):
-        return False
-    if any(node.get(name, 0) != 0 for name in ("clip", "input_forget", "layout")):
-        return False
-    names = [str(name).lower() for name in node.get("activations", ())]
-    if names and names != ["sigmoid", "tanh", "tanh"] * (len(names) // 3):
-        return False
-    source = node.input(0)
-    return bool(source is not None and source.shape and isinstance(source.shape[0], int))
 
 
 @dataclasses.dataclass(frozen=True)

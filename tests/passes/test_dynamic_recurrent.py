@@ -160,3 +160,17 @@ def test_steps_become_float_again(per_token: bool) -> None:
     assert kinds.count("MatMul") == 4
     assert not {"MatMulInteger", "DynamicQuantizeLinear", "QuantizeLinear"} & set(kinds)
     check(model, written, 40)
+
+
+@pytest.mark.parametrize(
+    ("batch", "per_token", "written"), [(3, True, 1), ("b", True, 0), ("b", False, 1)]
+)
+def test_an_lstm_of_an_open_batch_has_no_scales_that_samples_share(
+    batch: int | str, per_token: bool, written: int
+) -> None:
+    """Where rows have scales of their own; DynamicQuantizeLSTM has one for all."""
+    model = recurrent_model("LSTM", inputs="x w r b", steps=5, batch=batch)
+    QuantizeDynamic(per_token=per_token, scan_from=0).run(model)
+    kinds = [node.op_type for node in model.graph.nodes]
+    assert kinds.count("DynamicQuantizeLSTM") == written
+    assert kinds.count("Scan") == 1 - written

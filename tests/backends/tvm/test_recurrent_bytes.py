@@ -154,9 +154,11 @@ def test_states_of_a_scan_are_multiplied_as_bytes(form: str, direction: str) -> 
     check_products(rounded, each * (2 if direction == "bidirectional" else 1))
 
 
-def test_rows_of_states_have_scales_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_rows_of_states_have_scales_of_their_own(kind: str, tmp_path: Path) -> None:
     """Then a batch may be open, and no sample changes another one."""
-    model = recurrent_model("GRU", inputs="x w r b", batch="b", linear_before_reset=1)
+    attributes = {"linear_before_reset": 1} if kind == "GRU" else {}
+    model = recurrent_model(kind, inputs="x w r b", batch="b", **attributes)
     QuantizeDynamic(scan_from=0, per_token=True, reduce_range=True).run(model, Context())
     runtime = compiled(model, tmp_path)
     check(model, runtime, [(STEPS, 3), (1, 1), (33, 4)])
