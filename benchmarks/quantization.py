@@ -1,14 +1,18 @@
 """Accuracy, size and speed of quantized models beside peers', same samples, over several draws.
 
     python -m benchmarks.quantization [--draws 5] [--calibration 128] [--test 1000]
-        [--models resnet8 FILE ...] [--ways ours peers schemes] [--nncf PYTHON]
+        [--models resnet8 FILE ...] [--samples FITTED.npz JUDGED.npz] [--power 2]
+        [--ways ours peers schemes] [--peer nncf=PYTHON ...] [--latency]
 
 Models and images are those beside the project (../shared); without them there is nothing to do.
-A FILE is that of a net which takes CIFAR-10's images in 0..255, as the zoo's trained ones do.
-Each draw calibrates with other samples. Noise is that of the outputs in front of a last Softmax,
-accuracy that on CIFAR-10's test images; both are means over draws, accuracy with the standard
-error of the difference to float. Latencies are medians of single runs in turns, in ONNX Runtime and
-of the artifact, of the first draw's files. `--nncf` is an interpreter that has nncf.
+A FILE is that of a net which takes CIFAR-10's images in 0..255, as the zoo's trained ones do, or
+what `--samples` holds: arrays by the inputs' names, of those judged with `labels` where there are
+some. `--power` scales channels of consecutive layers by 10^-POWER..10^POWER, which leaves the
+function as it is. Each draw calibrates with other samples. Noise is that of the outputs in front of
+a last Softmax, accuracy the share that is classified as labelled; both are means over draws,
+accuracy with the standard error of the difference to float. Latencies are medians of single runs in
+turns, in ONNX Runtime and of the artifact, of the first draw's files. `--peer` names a worker in
+`quantization_workers/` and an interpreter that has what it runs; where a peer fails, that is said.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import numpy as np
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import parse_target
+from secateur.ir.dependencies.analysis import analyze
 from secateur.ir.errors import SecateurError
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import load, save
@@ -37,9 +42,24 @@ from secateur.passes.manager import PassManager
 from secateur.passes.opset import ConvertOpset
 from secateur.passes.quantize import Quantize, QuantizeStatic
 from secateur.passes.quantize.calibrate import exposing
+from secateur.passes.quantize.equalize import apply_factors
 from secateur.passes.quantize.opset import QDQ_OPSET
+from secateur.passes.quantize.regions import find_regions
 from secateur.passes.simplify import simplify_pipeline
 from secateur.passes.sizes import infer_sizes
+
+WORKERS = {
+    "nncf": ("NNCF", ("default", "accurate")),
+    "aimet": ("AIMET", ("default", "equalised", "AdaRound")),
+    "quark": ("Quark", ("default", "AdaRound", "AdaQuant")),
+    "neural_compressor": ("neural-compressor", ("default", "SmoothQuant")),
+}
+"""What peers are called, and the ways in which each quantizes; the first is its default."""
+
+
+class PeerError(Exception):
+    """A peer failed; the last line of what it said."""
+
 
 SHARED = Path(__file__).parents[2] / "shared"
 Array = Any
@@ -70,14 +90,34 @@ def spectra(count: int, seed: int) -> Array:
     return found.astype(np.float32)
 
 
-def data_of(model: str, calibration: int, test: int) -> tuple[Array, Array, Array | None]:
-    if model == "autoencoder":
-        return spectra(calibration, 1), spectra(test, 2), None
-    fitted, _ = images("train", calibration)
-    judged, labels = images("test", test)
-    if model == "vww":
-        return enlarged(fitted), enlarged(judged), None
-    return fitted, judged, labels
+def data_of(
+    model: str, arguments: argparse.Namespace, name: str
+) -> tuple[list[Array], Array, Array | None]:
+    """Samples of each draw, those that are judged by, and the labels of these."""
+    count, draws, test = arguments.calibration, arguments.draws, arguments.test
+    labels = None
+    if arguments.samples and model not in FILES:
+        fitted, judged = (np.load(path) for path in arguments.samples)
+        labels = judged["labels"][:test] if "labels" in judged.files else None
+        pool, judged = fitted[name], judged[name][:test]
+        if len(pool) < count * draws:
+            orders = [np.random.default_rng(draw).permutation(len(pool)) for draw in range(draws)]
+            return [pool[order[:count]] for order in orders], judged, labels
+    elif model == "autoencoder":
+        pool, judged = spectra(count * draws, 1), spectra(test, 2)
+    else:
+        pool, _ = images("train", count * draws)
+        judged, labels = images("test", test)
+        if model == "vww":
+            pool, judged, labels = enlarged(pool), enlarged(judged), None
+    return [pool[draw * count : (draw + 1) * count] for draw in range(draws)], judged, labels
+
+
+def scaled(model: Model, power: float) -> None:
+    """Scale channels by as much as that, at random; what the model computes stays."""
+    generator = np.random.default_rng(0)
+    for region in find_regions(analyze(model, prune_normalized=True)):
+        apply_factors(model, region, 10 ** generator.uniform(-power, power, region.size))
 
 
 FILES = {
@@ -115,7 +155,7 @@ class Judge:
         return float((found.argmax(axis=1) == self.labels).mean())
 
 
-def ways(model: Model, name: str, kinds: list[str], nncf: str | None) -> dict[str, Make]:
+def ways(model: Model, name: str, kinds: list[str], peers: dict[str, str]) -> dict[str, Make]:
     def ours(pass_: Any) -> Make:
         def make(samples: Array, path: Path) -> None:
             copy = model.clone()
@@ -135,8 +175,11 @@ def ways(model: Model, name: str, kinds: list[str], nncf: str | None) -> dict[st
     if "peers" in kinds:
         for method in ("MinMax", "Percentile", "Entropy"):
             found[f"ONNX Runtime, {method}"] = peer(model, name, method)
-        if nncf is not None:
-            found["NNCF"] = other_environment(model, name, nncf)
+        for worker, python in peers.items():
+            title, methods = WORKERS[worker]
+            for method in methods:
+                made = other_environment(model, name, worker, python, method)
+                found[f"{title}, {method}"] = made
     return found
 
 
@@ -175,27 +218,23 @@ def peer(model: Model, name: str, method: str) -> Make:
     return make
 
 
-NNCF = """
-import sys, numpy as np, onnx, nncf
-before, after, data, name = sys.argv[1:]
-samples = np.load(data)
-dataset = nncf.Dataset([{name: x[None]} for x in samples])
-onnx.save(nncf.quantize(onnx.load(before), dataset, subset_size=len(samples)), after)
-"""
+def other_environment(model: Model, name: str, worker: str, python: str, method: str) -> Make:
+    script = Path(__file__).parent / "quantization_workers" / f"{worker}_worker.py"
 
-
-def other_environment(model: Model, name: str, python: str) -> Make:
     def make(samples: Array, path: Path) -> None:
         before, data = path.with_name("float.onnx"), path.with_name("samples.npy")
         float_file(model, before)
         np.save(data, samples)
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        subprocess.run(
-            [python, "-c", NNCF, before, path, data, name],
-            check=True,
+        done = subprocess.run(
+            [python, script, before, path, data, name, method],
             env=environment,
+            cwd=path.parent,
             capture_output=True,
+            text=True,
         )
+        if done.returncode:
+            raise PeerError((done.stderr.strip().splitlines() or ["no message"])[-1])
 
     return make
 
@@ -228,8 +267,9 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
     model = load(SHARED / "models" / FILES[name] if name in FILES else Path(name))
     PassManager(simplify_pipeline()).run(model, Context())
     infer_sizes(model)
-    count = arguments.calibration
-    fitted, judged, labels = data_of(name, count * arguments.draws, arguments.test)
+    if arguments.power:
+        scaled(model, arguments.power)
+    fitted, judged, labels = data_of(name, arguments, model.graph.inputs[0].name)
     judge = Judge(model, judged, labels)
     with tempfile.TemporaryDirectory() as folder:
         files = {"float32": Path(folder) / "original.onnx"}
@@ -239,14 +279,19 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
         }
         if labels is not None:
             rows["float32"][1] = f"{100 * judge.right(judge.expected):.2f} %"
-        made = ways(model, judge.name, arguments.ways, arguments.nncf)
+        made = ways(model, judge.name, arguments.ways, dict(arguments.peer))
         for number, (way, make) in enumerate(made.items()):
             ratios, gains, seconds, sizes = [], [], [], []
-            for draw in range(arguments.draws):
+            failure = ""
+            for draw, samples in enumerate(fitted):
                 (Path(folder) / f"{number}_{draw}").mkdir()
                 path = Path(folder) / f"{number}_{draw}" / "quantized.onnx"
                 start = time.perf_counter()
-                make(fitted[draw * count : (draw + 1) * count], path)
+                try:
+                    make(samples, path)
+                except PeerError as refusal:
+                    failure = str(refusal)
+                    break
                 seconds.append(time.perf_counter() - start)
                 sizes.append(path.stat().st_size)
                 found = judge.run(load(path))
@@ -254,6 +299,9 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
                 if labels is not None:
                     gains.append(judge.right(found) - judge.right(judge.expected))
                 files.setdefault(way, path)
+            if failure:
+                print(f"{name}, {way}: fails: {failure}", file=sys.stderr, flush=True)
+                continue
             top1 = ""
             if gains:
                 error = np.std(gains, ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.nan
@@ -265,10 +313,9 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
                 f"{np.mean(sizes):,.0f}",
                 f"{np.mean(seconds):.1f} s",
             ]
-        times = latencies(files, judge, Path(folder))
+        times = latencies(files, judge, Path(folder)) if arguments.latency else {}
         for way, row in rows.items():
-            here, there = times[way]
-            cells = [name, way, *row, f"{here:.3f}", f"{there:.3f}"]
+            cells = [name, way, *row, *(f"{time:.3f}" for time in times.get(way, ()))]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -280,12 +327,22 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", metavar="NAME|FILE", default=list(FILES))
     kinds = ["ours", "peers", "schemes"]
     parser.add_argument("--ways", nargs="+", choices=kinds, default=kinds)
-    parser.add_argument("--nncf", metavar="PYTHON")
+    parser.add_argument("--samples", nargs=2, metavar="NPZ")
+    parser.add_argument("--power", type=float, default=0)
+    parser.add_argument("--latency", action="store_true")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        type=lambda text: text.split("=", 1),
+        metavar="PEER=PYTHON",
+    )
     arguments = parser.parse_args()
     if not SHARED.exists():
         parser.error("the models and images beside the project are missing")
-    header = ["model", "", "SQNR (range)", "top-1 to float", "bytes", "time", "ONNX Runtime, ms"]
-    print(f"| {' | '.join([*header, 'artifact, ms'])} |\n|{' --- |' * (len(header) + 1)}")
+    header = ["model", "", "SQNR (range)", "top-1 to float", "bytes", "time"]
+    header += ["ONNX Runtime, ms", "artifact, ms"] if arguments.latency else []
+    print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
     for name in arguments.models:
         measure(name, arguments)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from ...ir.model import Model
 from ...ir.tensor import Array
 from ..base import Context, Note, Pass, PassResult
 from ..inline import InlineFunctions
+from ..linear.moments import Doubles
 from ..pipeline import format_pass
 from ..prune.recovery import calibration_runs
 from ..retype import widen
@@ -85,8 +86,10 @@ _STACKS: dict[str, tuple[dict[str, Any], ...]] = {
         {"equalize": True, "second_order": True, "calibrator": "min-max"},
         {"second_order": True, "calibrator": "min-max"},
         {"correct_biases": True},
+        {},
     ),
 }
+"""Ways to try, the simplest last."""
 
 _TURNS = {"fast": 1, "good": 1, "best": 4}
 """How often ways are judged, by other samples each time; after the first only finalists."""
@@ -104,7 +107,8 @@ class Quantize(Pass):
     "fast" only chooses ranges. "good" also equalizes channels and corrects biases, "best"
     rounds weights by second moments and leaves headroom. Where there are several ways, all are
     gone with some of the samples, and the one whose outputs are nearest the original's on those
-    held back is gone again with all of them. `calibrator` chooses
+    held back, or a simpler one that is as near within the error of that, is gone again with all of
+    them. `calibrator` chooses
     ranges, by default by the least squared error. `activation`, `per_channel`, `reduce_range`,
     `symmetric` and `equalize` are those of `QuantizeStatic` where they differ from the scheme's,
     `float32` that of `StoreFloat16`, and with `half_io` inputs and outputs are float16, too.
@@ -208,7 +212,7 @@ class Quantize(Pass):
             return _Plain(first.prepared(model, context), first).again((), context)
         if not others:
             return _quantized(model, first, context, judged=False)
-        noise: dict[QuantizeStatic, list[float]] = {}
+        noise: dict[QuantizeStatic, list[Doubles]] = {}
         same: set[QuantizeStatic] = set()
         left = [way for way in ways if isinstance(way, QuantizeStatic)]
         for turn in range(_TURNS[self.accuracy]):
@@ -220,13 +224,16 @@ class Quantize(Pass):
                 if way.equalize and not done.result.statistics["equalized"]:
                     same.add(dataclasses.replace(way, equalize=False))
                 noise.setdefault(way, []).append(_noise(model, done.model, held))
-            left = sorted(set(left) & set(noise), key=lambda way: np.mean(noise[way]))[:FINALISTS]
+            left = [way for way in left if way in noise]
             if fitted is held or len(left) == 1:
                 break
-        best = min(left, key=lambda way: np.mean(noise[way]))
+            if turn + 1 < _TURNS[self.accuracy]:
+                best = sorted(left, key=lambda way: _mean(noise[way]))[:FINALISTS]
+                left = [way for way in left if way in best]
+        best = simplest({way: noise[way] for way in left})
         done = _quantized(model, best, context, judged=fitted is not held)
         done.result.statistics["tried"] = [
-            {"way": format_pass(way), "sqnr": decibels(float(np.mean(found)))}
+            {"way": format_pass(way), "sqnr": decibels(_mean(found))}
             for way, found in noise.items()
         ]
         return done
@@ -445,9 +452,26 @@ def _parted(model: Model, context: Context, turn: int) -> tuple[Context, Context
     return part(drawn[~held]), part(drawn[held])
 
 
-def _noise(model: Model, candidate: Model, context: Context) -> float:
-    """How far a candidate is from a model on all samples."""
+def _noise(model: Model, candidate: Model, context: Context) -> Doubles:
+    """How far a candidate is from a model on all samples, by runs of some of them."""
     assert context.calibration is not None
     original = model.clone()
     with calibration_runs([original, candidate], context.calibration, context.seed) as runs:
-        return Noise(original, runs)(candidate)
+        return Noise(original, runs).by_run(candidate)
+
+
+def _mean(turns: Sequence[Doubles]) -> float:
+    """Noise on all samples of a turn, of several in the mean."""
+    return float(np.mean([runs.sum() for runs in turns]))
+
+
+def simplest(noise: Mapping[QuantizeStatic, Sequence[Doubles]]) -> QuantizeStatic:
+    """Of ways, the simplest last, the last one that is within a standard error of the least noise:
+    on a few samples the best of several is often so by chance."""
+    best = min(noise, key=lambda way: _mean(noise[way]))
+    for way in reversed(noise):
+        further = np.concatenate(noise[way]) - np.concatenate(noise[best])
+        error = np.std(further, ddof=1) / np.sqrt(len(further)) if len(further) > 1 else 0.0
+        if np.mean(further) <= error:
+            break
+    return way

@@ -161,17 +161,22 @@ class Noise:
         ]
 
     def __call__(self, other: Model) -> float:
+        return float(self.by_run(other).sum())
+
+    def by_run(self, other: Model) -> Doubles:
+        """What each run adds to it."""
         session = Session(exposing(other, self._names), threads=0)
-        noise: dict[str, float] = {}
+        noise: dict[str, list[float]] = {}
         signal: dict[str, float] = {}
         for run, wanted in zip(self._runs, self._wanted, strict=True):
             found = session.run(run)
             for name, array in wanted.items():
                 square = np.square(array.astype(np.float64) - found[name]).sum()
-                noise[name] = noise.get(name, 0.0) + float(square)
+                noise.setdefault(name, []).append(float(square))
                 power = float(np.square(array, dtype=np.float64).sum())
                 signal[name] = signal.get(name, 0.0) + power
-        return float(np.mean([noise[n] / signal[n] for n in noise if signal[n] > 0] or [0.0]))
+        shares = [np.array(noise[n]) / signal[n] for n in noise if signal[n] > 0]
+        return np.asarray(np.mean(shares or [np.zeros(len(self._runs))], axis=0))
 
 
 def _decided(value: Value) -> Value:
@@ -253,8 +258,12 @@ def _solve(
     biased = one.bias is not None
     moments = Moments.zeros(groups, width, outputs, centred=biased)
     wanted = max(ROWS, ROWS_FOR_EACH * width) / now.runs
+    old, old_bias = layer.read()
+    offsets = []
     for rows, targets in _rows(one, before, now, wanted, seed):
         moments.add(rows, targets)
+        means = (array.mean(axis=1, dtype=np.float64) for array in (rows, targets))
+        offsets.append(_offset(*means, old) - old_bias)
     if not moments.rows:
         return None
     spread = moments.spread()
@@ -265,7 +274,6 @@ def _solve(
     if second_order and width <= WIDEST:
         joint = Joint([moments])
         solver = Solver(joint)
-        old = layer.read()[0]
         wished, *_ = solver.solve(joint, old, joint.covariance() @ old)
         new = np.stack(
             [
@@ -275,12 +283,32 @@ def _solve(
         )
         new = new if _error(moments, new, biased) < _error(moments, matrix, biased) else matrix
     if biased:
-        _write_bias(one, moments.bias(new))
+        chance = (1 - certain_share(offsets)) * np.mean(offsets, axis=0)
+        _write_bias(one, moments.bias(new) - chance)
     if new is not matrix:
         found = np.rint(layer.restore(new) / steps).astype(np.int8)
         one.integers.const = Tensor.from_array(found)
     after = moments.error(new, _bias_of(one) if biased else bias)
     return Solved(one.node.label, one.node.op_type, start / spread, after / spread)
+
+
+def _offset(inputs: Doubles, targets: Doubles, matrix: Doubles) -> Doubles:
+    """What targets [groups, out] are above the products of inputs [groups, in], in the mean."""
+    return np.asarray(targets - np.einsum("gi,gio->go", inputs, matrix))
+
+
+def certain_share(offsets: Sequence[Doubles]) -> Doubles:
+    """The share of the mean offset of runs that isn't due to which samples there are.
+
+    What moves biases by chance adds up from layer to layer. Each run has other samples, which tells
+    the error of the mean: the larger it is beside the mean, the less is left of that (James and
+    Stein, 1961). Of one run all is left.
+    """
+    if len(offsets) == 1:
+        return np.ones_like(offsets[0])
+    error = np.var(offsets, axis=0, ddof=1) / len(offsets)
+    square = np.square(np.mean(offsets, axis=0))
+    return 1 - np.divide(error, square, out=np.ones_like(error), where=square > error)
 
 
 def _error(moments: Moments, matrix: Doubles, biased: bool) -> float:

@@ -19,8 +19,8 @@ from secateur.ir.text import parse_model
 from secateur.models.zoo import load_tiny, random_inputs
 from secateur.passes.base import Context
 from secateur.passes.quantize import Quantize, QuantizeStatic
-from secateur.passes.quantize.accurate import ACCURACIES, _parted
-from secateur.passes.quantize.rounding import Noise, round_second_order
+from secateur.passes.quantize.accurate import ACCURACIES, _parted, simplest
+from secateur.passes.quantize.rounding import Noise, certain_share, round_second_order
 from secateur.passes.quantize.schemes import PROFILES, SCHEMES, scheme_of
 from secateur.pipeline.choices import Accuracy, ProfileName, SchemeName
 from secateur.pipeline.recipe import QuantizeSection
@@ -146,7 +146,7 @@ def test_the_best_way_is_taken() -> None:
     assert good > plain
     assert best > plain - 1  # a few samples that others clip decide
     for found in (result, more):
-        assert 2 <= len(found.statistics["tried"]) <= 7
+        assert 2 <= len(found.statistics["tried"]) <= 8
 
 
 def test_ways_are_judged_by_samples_that_none_has_seen() -> None:
@@ -165,6 +165,43 @@ def test_ways_are_judged_by_samples_that_none_has_seen() -> None:
     assert judging == everything
     few = Context({"x": arrays["x"][:8]})
     assert _parted(network(), few, 0) == (few, few)
+
+
+def test_a_simpler_way_is_taken_unless_another_is_nearer_beyond_chance() -> None:
+    """By the differences between runs: how hard a run is for both ways doesn't count."""
+    complicated, simple = QuantizeStatic(second_order=True), QuantizeStatic()
+    hard = np.array([1.0, 5.0, 20.0, 100.0])
+    for gain, taken in ((0.1 * hard, complicated), (np.array([3.0, -2.5, 3.0, -2.5]), simple)):
+        for noise in ([hard], [hard[:2], hard[2:]]):
+            parts = np.split(gain, len(noise))
+            less = [one - part for one, part in zip(noise, parts, strict=True)]
+            assert simplest({complicated: less, simple: noise}) == taken
+    assert simplest({complicated: [hard], simple: [hard]}) == simple
+    assert simplest({complicated: [hard[:1]], simple: [hard[:1] + 1]}) == complicated
+
+
+def test_biases_are_moved_by_what_runs_agree_on() -> None:
+    """Eight runs: an offset that all have, one that is chance, one in between, none at all."""
+    chance = np.array([1.0, -1, 1, -1, 1, -1, 1, -1])
+    offsets = np.stack([np.full(8, 3.0), chance, 1 + chance, np.zeros(8)], axis=1)
+    error = 8 / 7 / 8  # of the mean, squared
+    found = certain_share(list(offsets[:, None]))
+    np.testing.assert_allclose(found, [[1, 0, 1 - error, 0]])
+    np.testing.assert_array_equal(certain_share([offsets[:1]]), np.ones((1, 4)))
+
+
+def test_noise_of_runs_adds_up() -> None:
+    runs = [{"x": IMAGES[:3]}, {"x": 10 * IMAGES[3:4]}, {"x": IMAGES[4:9]}]
+    model, other = network(), network()
+    QuantizeStatic().run(other, Context({"x": IMAGES}))
+    noise = Noise(model, runs)
+    parts = noise.by_run(other)
+    assert len(parts) == 3
+    np.testing.assert_allclose(noise(other), parts.sum(), rtol=1e-12)
+    expected, found = (
+        np.concatenate([Session(m).run(r)["y"] for r in runs]) for m in (model, other)
+    )
+    np.testing.assert_allclose(10 * np.log10(1 / noise(other)), sqnr(expected, found), rtol=1e-6)
 
 
 def test_headroom_goes_no_further_than_an_operator_does() -> None:
