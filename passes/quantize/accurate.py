@@ -228,8 +228,8 @@ class Quantize(Pass):
             if fitted is held or len(left) == 1:
                 break
             if turn + 1 < _TURNS[self.accuracy]:
-                best = sorted(left, key=lambda way: _mean(noise[way]))[:FINALISTS]
-                left = [way for way in left if way in best]
+                finalists = sorted(left, key=lambda way: _mean(noise[way]))[:FINALISTS]
+                left = [way for way in left if way in finalists]
         best = simplest({way: noise[way] for way in left})
         done = _quantized(model, best, context, judged=fitted is not held)
         done.result.statistics["tried"] = [
@@ -469,9 +469,10 @@ def simplest(noise: Mapping[QuantizeStatic, Sequence[Doubles]]) -> QuantizeStati
     """Of ways, the simplest last, the last one that is within a standard error of the least noise:
     on a few samples the best of several is often so by chance."""
     best = min(noise, key=lambda way: _mean(noise[way]))
-    for way in reversed(noise):
+
+    def as_near(way: QuantizeStatic) -> bool:
         further = np.concatenate(noise[way]) - np.concatenate(noise[best])
         error = np.std(further, ddof=1) / np.sqrt(len(further)) if len(further) > 1 else 0.0
-        if np.mean(further) <= error:
-            break
-    return way
+        return bool(np.mean(further) <= error)
+
+    return next(way for way in reversed(list(noise)) if as_near(way))
