@@ -262,8 +262,7 @@ def _solve(
     offsets = []
     for rows, targets in _rows(one, before, now, wanted, seed):
         moments.add(rows, targets)
-        means = (array.mean(axis=1, dtype=np.float64) for array in (rows, targets))
-        offsets.append(_offset(*means, old) - old_bias)
+        offsets.append(_offset(rows, targets, old) - old_bias)
     if not moments.rows:
         return None
     spread = moments.spread()
@@ -292,9 +291,11 @@ def _solve(
     return Solved(one.node.label, one.node.op_type, start / spread, after / spread)
 
 
-def _offset(inputs: Doubles, targets: Doubles, matrix: Doubles) -> Doubles:
-    """What targets [groups, out] are above the products of inputs [groups, in], in the mean."""
-    return np.asarray(targets - np.einsum("gi,gio->go", inputs, matrix))
+def _offset(rows: Array, targets: Array, matrix: Doubles) -> Doubles:
+    """What targets [groups, rows, out] are above the products of rows, in the mean."""
+    mean = rows.mean(axis=1, dtype=np.float64)
+    product = np.einsum("gi,gio->go", mean, matrix)
+    return np.asarray(targets.mean(axis=1, dtype=np.float64) - product)
 
 
 def certain_share(offsets: Sequence[Doubles]) -> Doubles:
@@ -308,7 +309,7 @@ def certain_share(offsets: Sequence[Doubles]) -> Doubles:
         return np.ones_like(offsets[0])
     error = np.var(offsets, axis=0, ddof=1) / len(offsets)
     square = np.square(np.mean(offsets, axis=0))
-    return 1 - np.divide(error, square, out=np.ones_like(error), where=square > error)
+    return np.asarray(1 - np.divide(error, square, out=np.ones_like(error), where=square > error))
 
 
 def _error(moments: Moments, matrix: Doubles, biased: bool) -> float:
