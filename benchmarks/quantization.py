@@ -2,7 +2,8 @@
 
     python -m benchmarks.quantization [--draws 5] [--calibration 128] [--test 1000]
         [--models resnet8 FILE ...] [--samples FITTED.npz JUDGED.npz] [--power 2]
-        [--ways ours peers schemes] [--peer nncf=PYTHON ...] [--latency]
+        [--ways ours onnxruntime peers schemes] [--peer nncf=PYTHON ...] [--methods default ...]
+        [--latency]
 
 Models and images are those beside the project (../shared); without them there is nothing to do.
 A FILE is that of a net which takes CIFAR-10's images in 0..255, as the zoo's trained ones do, or
@@ -155,7 +156,9 @@ class Judge:
         return float((found.argmax(axis=1) == self.labels).mean())
 
 
-def ways(model: Model, name: str, kinds: list[str], peers: dict[str, str]) -> dict[str, Make]:
+def ways(
+    model: Model, name: str, kinds: list[str], peers: dict[str, str], methods: list[str] | None
+) -> dict[str, Make]:
     def ours(pass_: Any) -> Make:
         def make(samples: Array, path: Path) -> None:
             copy = model.clone()
@@ -172,12 +175,13 @@ def ways(model: Model, name: str, kinds: list[str], peers: dict[str, str]) -> di
     if "schemes" in kinds:
         for scheme in ("int8-7bit", "int8-per-tensor", "int8-symmetric", "dynamic", "float16"):
             found[f"secateur, scheme {scheme}"] = ours(Quantize(scheme=scheme))
-    if "peers" in kinds:
+    if "onnxruntime" in kinds:
         for method in ("MinMax", "Percentile", "Entropy"):
             found[f"ONNX Runtime, {method}"] = peer(model, name, method)
+    if "peers" in kinds:
         for worker, python in peers.items():
-            title, methods = WORKERS[worker]
-            for method in methods:
+            title, known = WORKERS[worker]
+            for method in (one for one in known if methods is None or one in methods):
                 made = other_environment(model, name, worker, python, method)
                 found[f"{title}, {method}"] = made
     return found
@@ -279,7 +283,7 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
         }
         if labels is not None:
             rows["float32"][1] = f"{100 * judge.right(judge.expected):.2f} %"
-        made = ways(model, judge.name, arguments.ways, dict(arguments.peer))
+        made = ways(model, judge.name, arguments.ways, dict(arguments.peer), arguments.methods)
         for number, (way, make) in enumerate(made.items()):
             ratios, gains, seconds, sizes = [], [], [], []
             failure = ""
@@ -325,8 +329,9 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=128)
     parser.add_argument("--test", type=int, default=1000)
     parser.add_argument("--models", nargs="+", metavar="NAME|FILE", default=list(FILES))
-    kinds = ["ours", "peers", "schemes"]
+    kinds = ["ours", "onnxruntime", "peers", "schemes"]
     parser.add_argument("--ways", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument("--methods", nargs="+", help="of the peers' ways only these")
     parser.add_argument("--samples", nargs=2, metavar="NPZ")
     parser.add_argument("--power", type=float, default=0)
     parser.add_argument("--latency", action="store_true")
