@@ -251,6 +251,32 @@ def test_unique(tmp_path: Path) -> None:
     child.close()
 
 
+def test_unique_of_open_sizes(tmp_path: Path) -> None:
+    """Elements and slices of as many as a run has, and of what is unique already."""
+    results = "%y: float[?], %i: int64[?], %j: int64[?], %c: int64[?]"
+    model = model_of(
+        f"(%x: float[n, m]) -> ({results}, %rows: float[?, ?], %times: int64[?],"
+        " %columns: float[?, ?], %again: float[?])",
+        "%y, %i, %j, %c = Unique(%x)\n%rows, _, _, %times = Unique(%x) {axis = 0}\n"
+        "%columns = Unique(%x) {axis = 1, sorted = 0}\n%s = Mul(%y, %y)\n%again = Unique(%s)",
+    )
+    compiled(model, tmp_path)
+    session, child, random = Session(model, optimize=False), Child(), np.random.default_rng(0)
+    for shape in ((1, 1), (2, 3), (5, 1), (3, 64), (65, 2), (17, 33), (300, 1)):
+        for most in (1, 3, 1000):
+            x = random.integers(-most, most, shape).astype(np.float32)
+            alike(child.run_guarded(tmp_path / "m.so", {"x": x}), session.run({"x": x}))
+    child.close()
+
+
+def test_unique_of_nothing(tmp_path: Path) -> None:
+    model = model_of("(%x: int64[n]) -> (%y: int64[?], %c: int64[?])", "%y, _, _, %c = Unique(%x)")
+    runtime = compiled(model, tmp_path, "n=0..")
+    for x in ([], [4, 4, -1], []):
+        given = {"x": np.array(x, np.int64)}
+        alike(runtime.run(given), Session(model, optimize=False).run(given))
+
+
 MASKS = """
 %found = NonMaxSuppression(%boxes, %scores, %most, %overlap, %least)
 %column = Slice(%found, %two, %three_, %second)

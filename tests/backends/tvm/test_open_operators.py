@@ -189,6 +189,30 @@ def test_positions_in_open_tables(known: bool, tmp_path: Path) -> None:
         np.testing.assert_allclose(runtime.run(feeds)["y"], want, rtol=1e-4, atol=1e-5)
 
 
+def test_attention_to_keys_that_count(tmp_path: Path) -> None:
+    """Of an open number of keys as many as an input says for each entry of the batch: alone, with
+    a mask, and where later ones don't count either."""
+    rest = "_, _, %n)"
+    body = f"""%y = Attention(%q, %k, %v, _, {rest}
+        %masked = Attention(%q, %k, %v, %m, {rest}
+        %causal = Attention(%q, %k, %v, _, {rest} {{is_causal = 1}}"""
+    signature = "%q: float[b, 4, s, 8], %k: float[b, 2, t, 8], %v: float[b, 2, t, 6]"
+    results = ", ".join(f"%{n}: float[b, 4, s, 6]" for n in ("y", "masked", "causal"))
+    model = model_of(f"({signature}, %m: float[s, t], %n: int64[b]) -> ({results})", body, 24)
+    runtime, random = compiled(model, tmp_path, "b=1.."), np.random.default_rng(0)
+    session = Session(model, optimize=False)
+    for s, t, counts in ((1, 1, [1]), (3, 5, [5, 2]), (4, 33, [1, 33, 17]), (5, 16, [3, 16])):
+        b = len(counts)
+        shapes = {"q": (b, 4, s, 8), "k": (b, 2, t, 8), "v": (b, 2, t, 6), "m": (s, t)}
+        feeds: dict[str, Any] = {
+            n: random.standard_normal(shape).astype(np.float32) for n, shape in shapes.items()
+        }
+        feeds["n"] = np.array(counts, np.int64)
+        want, have = session.run(feeds), runtime.run(feeds)
+        for name, array in want.items():
+            np.testing.assert_allclose(have[name], array, rtol=1e-5, atol=1e-6)
+
+
 def test_results_known_to_be_empty(tmp_path: Path) -> None:
     """An axis of 0 beside an open one: results have their shapes, and nothing is computed."""
     body = "%y = Trilu(%x)\n%a = Mul(%x, %x)\n%s = Concat(%x, %a) {axis = 1}"

@@ -272,9 +272,10 @@ def test_products_that_are_too_large(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_open_is_named(tmp_path: Path) -> None:
-    """A result whose size the data decide; the node and the reason are said."""
-    model = model_of("(%x: float[n]) -> (%y: float[k])", "%y = Unique(%x)")
-    with pytest.raises(UnsupportedError, match=r"'y' \(Unique\)"):
+    """What has to know a size while compiling; the node and the reason are said."""
+    text = "%y = DFT(%x) {onesided = 1}"
+    model = model_of("(%x: float[1, n, 1]) -> (%y: float[1, k, 2])", text)
+    with pytest.raises(UnsupportedError, match=r"'y' \(DFT\).* the number n "):
         compiled(model, tmp_path, "n=1..")
     with pytest.raises(SecateurError, match="the model's open sizes are 'n'"):
         compiled(model, tmp_path, "k=1..")

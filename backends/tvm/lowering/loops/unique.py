@@ -9,6 +9,7 @@ from tvm import tirx
 
 from .....ir.graph import Value
 from ...faults import Fault
+from ...plan.sizes import is_open
 from ...plan.tensors import PlanTensor
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr
@@ -31,6 +32,9 @@ from .base import (
     within,
 )
 from .selection import kernel_before, total_of
+
+_MOST_PASSES = 30
+"""As many as sort what two orders of fit in memory whose elements 31 bits count."""
 
 
 @rule("Unique")
@@ -68,18 +72,18 @@ def unique(call: OperatorCall) -> None:
             read = order.at(side * length + limited(k, position, 0, length))
             return limited(k, read, 0, length)
 
-        passes = max(length - 1, 0).bit_length()
         with k.loop(length, "t") as t:
             order.put(t, t)
         width_cell = cell(k, "int32", 1, "width")
         left, right = cell(k, "int32", 0, "left"), cell(k, "int32", 0, "right")
-        with k.loop(passes, "pass") as number_:
-            side = modulo(number_, 2)
+
+        def merge(side: Expr) -> None:
+            """Merge runs of `width_cell` slices of one half of `order` into the other half."""
             width = limited(k, width_cell.get(), 1, length + 1)
             with k.loop(length, "t") as t:
                 start = bind(k, divide(t, 2 * width) * (2 * width))
-                middle = bind(k, tirx.min(start + width, length))
-                end = bind(k, tirx.min(start + 2 * width, length))
+                middle = bind(k, start + tirx.min(width, length - start))
+                end = bind(k, start + tirx.min(2 * width, length - start))
                 with when(k, tirx.EQ(t, start)):
                     left.set(start)
                     right.set(middle)
@@ -96,7 +100,17 @@ def unique(call: OperatorCall) -> None:
                 with when(k, is_left.get() < 1):
                     right.set(limited(k, right.get(), 0, length) + 1)
             width_cell.set(width * 2)
-        side = passes % 2
+
+        if is_open(length):  # two passes at a time, so that the result is in the first half
+            with k.loop(_MOST_PASSES // 2, "passes"), when(k, width_cell.get() < length):
+                merge(0)
+                merge(1)
+            side = 0
+        else:
+            passes = max(length - 1, 0).bit_length()
+            with k.loop(passes, "pass") as number_:
+                merge(modulo(number_, 2))
+            side = passes % 2
         last = cell(k, "int32", 0, "last")
         with k.loop(length, "t") as t:
             slice_ = entry(side, t)
