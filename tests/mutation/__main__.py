@@ -3,7 +3,7 @@
     python -m tests.mutation --module passes/prune --count 40 --seed 0
 
 Tests run once without a mutant to record which lines each of them runs (minutes; `--record FILE`
-keeps that for the next time). For each mutant, those that run its line are run in a copy of the
+keeps that for the next time, `--tests FOLDER` records those alone). For each mutant, those that run its line are run in a copy of the
 tree, quickest first, until one fails. A mutant that none notices is printed with its place: look at
 it, and write the test that it lacks or, if it changes nothing, an entry with the reason in
 `tests/mutation/equivalent.txt`.
@@ -97,10 +97,18 @@ class Tests:
     help="What tests run; written where there is none yet; repeatable.",
 )
 @click.option(
+    "--tests", "folders", multiple=True, default=TESTS, help="What is recorded; repeatable."
+)
+@click.option(
     "--budget", default=BUDGET, show_default=True, help="Processor seconds of tests for a mutant."
 )
 def main(
-    modules: tuple[str, ...], count: int, seed: int, records: tuple[Path, ...], budget: int
+    modules: tuple[str, ...],
+    count: int,
+    seed: int,
+    records: tuple[Path, ...],
+    folders: tuple[str, ...],
+    budget: int,
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -108,7 +116,7 @@ def main(
         records = records or (folder / "record.json",)
         if not all(path.exists() for path in records):
             click.echo("recording which lines each test runs ...")
-            record(tree, records[0])
+            record(tree, records[0], folders)
         tests = Tests(records, budget)
         runner = Runner(tree, PATIENCE * budget)
         results = [examine(runner, tests, module, count, seed) for module in modules or MODULES]
@@ -181,11 +189,11 @@ def copy_tree(target: Path) -> Path:
     return target
 
 
-def record(tree: Path, path: Path) -> None:
+def record(tree: Path, path: Path, folders: tuple[str, ...]) -> None:
     """Run the tests once; those that fail notice no mutant."""
     environment = {**environment_of(tree), "SECATEUR_RECORD": str(path.absolute())}
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "tests.mutation.record"]
-    subprocess.run([*command, *TESTS], cwd=tree, env=environment, check=False)
+    subprocess.run([*command, *folders], cwd=tree, env=environment, check=False)
 
 
 def environment_of(tree: Path) -> dict[str, str]:

@@ -50,6 +50,21 @@ def rows(draw: Any) -> onnx.ModelProto:
     return net.model({"x": tuple(shape)}, [value])
 
 
+def test_scales_are_read_in_each_of_few_rows(tmp_path: Path) -> None:
+    """One row has as many elements as its scale, two and three have more."""
+    net = Net(None, 0)
+    shapes = {f"x{count}": (count, 5) for count in (1, 2, 3)}
+    made = [
+        net.node("LayerNormalization", name, net.weight(5), net.weight(5), axis=1)
+        for name in shapes
+    ]
+    model = net.model(shapes, made)
+    inputs = feeds(model, 1)
+    found = run(model, TARGETS[-1], tmp_path, inputs)
+    for name, array in reference(model, inputs).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=2e-5)
+
+
 @settings(SETTINGS, max_examples=12)
 @given(rows(), st.sampled_from(TARGETS))
 def test_rows_match(tmp_path: Path, model: onnx.ModelProto, target: str) -> None:

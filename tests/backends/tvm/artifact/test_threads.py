@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
@@ -55,12 +56,11 @@ def compiled(model: onnx.ModelProto, folder: Path) -> Path:
     return folder / "m.so"
 
 
-@given(model=networks())
-@SETTINGS
-@pytest.mark.parametrize("shares", [1, 16])
+@given(model=networks(), shares=st.sampled_from([1, 16]))
+@settings(SETTINGS, max_examples=10)
 @pytest.mark.usefixtures("split")
 def test_split_kernels_compute_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: int, model: onnx.ModelProto
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: onnx.ModelProto, shares: int
 ) -> None:
     monkeypatch.setattr(builder, "SHARES", shares)
     path = compiled(quantize(model), tmp_path)

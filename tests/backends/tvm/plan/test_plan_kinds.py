@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 pytest.importorskip("tvm")
@@ -80,3 +81,19 @@ graph g (%x: float[4, 6]) -> (%y: float[*]) {{
         ElementwiseOp,
         RowsOp,
     ]
+
+
+@pytest.mark.parametrize("op_type", ["Max", "Min"])
+@pytest.mark.parametrize(("shape", "views"), [([1], 1), ([1, 1], 1), ([6], 2), ([4, 1], 2)])
+def test_one_number_is_a_bound_and_several_are_an_operand(
+    op_type: str, shape: list[int], views: int
+) -> None:
+    values = np.full(shape, 0.5).tolist()
+    model = parse_model(f"""model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: float[4, 6]) -> (%y: float[4, 6]) {{
+  const %c: float{shape} = {values}
+  %y = {op_type}(%x, %c)
+}}""")
+    plan = lower(one_sample(model)[0], parse_target(TARGET))
+    (op,) = (op for op in plan.operations if isinstance(op, ElementwiseOp))
+    assert len(op.views) == views
