@@ -3,10 +3,10 @@
     python -m tests.mutation --module passes/prune --count 40 --seed 0
 
 Tests run once without a mutant to record which lines each of them runs (minutes; `--record FILE`
-keeps that for the next time, `--tests FOLDER` records those alone). For each mutant, those that run its line are run in a copy of the
-tree, quickest first, until one fails. A mutant that none notices is printed with its place: look at
-it, and write the test that it lacks or, if it changes nothing, an entry with the reason in
-`tests/mutation/equivalent.txt`.
+keeps that for the next time, `--tests FOLDER` records those alone). For each mutant, those that run
+its line are run in a copy of the tree, quickest first, until one fails. A mutant that none notices
+is printed with its place: look at it, and write the test that it lacks or, if it changes nothing,
+an entry with the reason in `tests/mutation/equivalent.txt`.
 """
 
 from __future__ import annotations
