@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -15,7 +16,13 @@ pytest.importorskip("tvm")
 from secateur.backends.tvm.artifact.options import LibraryOptions
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_library, compile_model
-from secateur.backends.tvm.emission.choices import COPIES, Choices, limit_copies
+from secateur.backends.tvm.emission.choices import (
+    COPIES,
+    Choice,
+    Choices,
+    describe,
+    limit_copies,
+)
 from secateur.backends.tvm.lowering.lower import lower
 from secateur.backends.tvm.plan.operations import ConvolutionOp
 from secateur.backends.tvm.targets import parse_target
@@ -108,6 +115,12 @@ def test_weights_are_transformed_where_that_pays(
         for name, choices in (("copied", copied), ("fresh", fresh))
     ]
     assert found == forms
+    for form in ("direct", "winograd"):  # measured with copies: what is faster even so is
+        measured = {describe(op): Choice(form)}
+        by_copies = dataclasses.replace(copied, measured=measured).by_winograd(op)
+        by_run = dataclasses.replace(fresh, measured=measured).by_winograd(op)
+        assert by_copies == (form == "winograd")
+        assert by_run == (form == "winograd" and forms[1] == "fresh")
 
 
 @pytest.mark.parametrize("target", ["native", "x86-64-v3"])
