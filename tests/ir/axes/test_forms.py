@@ -243,3 +243,52 @@ def test_a_scale_is_known_behind_as_many_as_a_run_computes(length: str, free: bo
         %y = Conv(%b, %u)""",
     )
     assert free_axes(analyze(model), "a")[1] == free
+
+
+@pytest.mark.parametrize(
+    ("stop", "whole"), [(2**63 - 1, True), (2**31 - 1, True), (10**9, True), (5, False)]
+)
+def test_a_slice_to_beyond_every_end_is_the_whole_axis(stop: int, whole: bool) -> None:
+    """However many indices a run has."""
+    model = read(
+        "(%x: float[N, 4]) -> (%y: float[*])",
+        f"""const %start: int64[1] = [0]
+        const %stop: int64[1] = [{stop}]
+        %a = Relu(%x)
+        %y = Slice(%a, %start, %stop, %start)""",
+    )
+    axes = analyze(model).axes
+    before, after = (
+        next(axes[v] for v in model.graph.values() if v.name == name) for name in ("a", "y")
+    )
+    assert before is not None
+    assert after is not None
+    assert (dims.resolve(before[0]) == dims.resolve(after[0])) == whole
+
+
+@pytest.mark.parametrize("operands", ["%x, %m", "%m, %x", "%x, %x"])
+def test_products_of_numbers_without_an_axis_are_not_followed(operands: str) -> None:
+    """ONNX has none, but a file may; it is said as of any other form that isn't followed."""
+    model = parse_model(f"""model <ir_version = 9, opset = ["" = 17]>
+graph g (%x: float[], %m: float[3, 3]) -> (%y: float[*]) {{
+  %y = MatMul({operands})
+}}""")
+    ((_, reason),) = analyze(model).unruled
+    assert "at least one axis" in reason
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_any_number_of_quantized_operands_is_joined(count: int) -> None:
+    operands = ", %s, %z, ".join(["%x"] * count)
+    model = read(
+        "(%x: uint8[2, 3]) -> (%y: uint8[*])",
+        f"""const %s: float[] = 0.5
+        const %z: uint8[] = 0
+        %y = "com.microsoft"::QLinearConcat(%s, %z, {operands}, %s, %z) {{axis = 1}}""",
+    )
+    analysis = analyze(model)
+    assert not analysis.unruled
+    value = next(v for v in model.graph.values() if v.name == "y")
+    axes = analysis.axes[value]
+    assert axes is not None
+    assert [dims.axis_size(axis) for axis in axes] == [2, 3 * count]
