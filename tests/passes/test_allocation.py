@@ -84,6 +84,19 @@ def test_the_least_that_can_be_reached_is_a_goal_and_what_is_below_is_none(scope
         kept(least - 1)
 
 
+def test_losses_are_the_last_score_that_goes_and_the_first_that_stays() -> None:
+    plan = PruningPlan(mlp(4, *WIDTHS, 3))
+    scores = group_scores(plan.free)
+    found = allocate(plan.analysis, plan.groups, scores, Goal("macs", 0.5), Terms())
+    losses = found.losses()
+    assert all(n > 2 for n in found.removed)
+    for group, removed in zip(plan.free, found.removed, strict=True):
+        ordered = np.sort(scores[group.dims[0]])
+        loss = losses[group.name]
+        assert (loss.removed, loss.kept) == (ordered[removed - 1], ordered[removed])
+        assert loss.share == pytest.approx(ordered[:removed].sum() / ordered.sum())
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("order", [1, -1])
 def test_groups_that_share_a_dim_leave_an_index_of_it(share: float, order: int) -> None:
