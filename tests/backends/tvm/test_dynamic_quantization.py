@@ -326,21 +326,3 @@ def test_rows_with_scales_of_their_own(target: str, tmp_path: Path) -> None:
     right = defined if target != "native" else expected
     for name, value in right(to_proto(model), parts.feeds).items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-
-
-def test_a_range_is_that_of_values_and_not_of_what_lies_around_them(tmp_path: Path) -> None:
-    """Around an image lies what the windows of a maximum must not find."""
-    text = """<ir_version: 9, opset_import: ["": 17]>
-        agraph (float[1, 16, 5, 5] x)
-        => (float[1, 16, 5, 5] p, uint8[1, 16, 5, 5] q, float s, uint8 z) {
-        a = MaxPool <kernel_shape = [1, 1]> (x)
-        p = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (a)
-        q, s, z = DynamicQuantizeLinear (a)
-        }"""
-    model = onnx.parser.parse_model(text)
-    feeds = {"x": np.random.default_rng(0).standard_normal((1, 16, 5, 5)).astype(np.float32)}
-    compile_model(from_proto(model), parse_target("native"), tmp_path / "m.so")
-    found = Runtime(tmp_path / "m.so").run(feeds)
-    names = ["p", "q", "s", "z"]
-    for name, want in zip(names, session_of(model).run(names, feeds), strict=True):
-        np.testing.assert_array_equal(found[name], want, err_msg=name)
