@@ -254,41 +254,91 @@ def _solve(
     grid = layer.arrange(steps)
     matrix = layer.arrange(integers * steps)
     groups, width, outputs = matrix.shape
-    bias = np.zeros((groups, outputs))
     biased = one.bias is not None
-    moments = Moments.zeros(groups, width, outputs, centred=biased)
-    wanted = max(ROWS, ROWS_FOR_EACH * width) / now.runs
-    old, old_bias = layer.read()
-    offsets = []
-    for rows, targets in _rows(one, before, now, wanted, seed):
-        moments.add(rows, targets)
-        offsets.append(_offset(rows, targets, old) - old_bias)
-    if not moments.rows:
+    orders = second_order and width <= WIDEST
+    if not (biased or orders):
         return None
-    spread = moments.spread()
-    start = moments.error(matrix, _bias_of(one) if biased else bias)
+    old, old_bias = layer.read()
+    sums: Moments | Residuals = Residuals.zeros(matrix)
+    if orders:
+        sums = Moments.zeros(groups, width, outputs, centred=biased)
+
+    def error(weights: Doubles) -> float:
+        bias = _bias_of(one) if biased else np.zeros((groups, outputs))
+        return sums.error(bias) if isinstance(sums, Residuals) else sums.error(weights, bias)
+
+    offsets = []
+    wanted = max(ROWS, ROWS_FOR_EACH * width) / now.runs
+    for rows, targets in _rows(one, before, now, wanted, seed):
+        sums.add(rows, targets)
+        offsets.append(_offset(rows, targets, old) - old_bias)
+    if not sums.rows:
+        return None
+    spread, start = sums.spread(), error(matrix)
     if not (math.isfinite(spread) and math.isfinite(start)) or spread <= 0:
         return None
     new = matrix
-    if second_order and width <= WIDEST:
-        joint = Joint([moments])
+    if isinstance(sums, Moments):
+        joint = Joint([sums])
         solver = Solver(joint)
         wished, *_ = solver.solve(joint, old, joint.covariance() @ old)
         new = np.stack(
             [
                 round_second_order(w, g, c + r * np.eye(width), limit)
-                for w, g, c, r in zip(wished, grid, moments.covariance(), solver.ridge, strict=True)
+                for w, g, c, r in zip(wished, grid, sums.covariance(), solver.ridge, strict=True)
             ]
         )
-        new = new if _error(moments, new, biased) < _error(moments, matrix, biased) else matrix
+        new = new if _error(sums, new, biased) < _error(sums, matrix, biased) else matrix
     if biased:
-        chance = (1 - certain_share(offsets)) * np.mean(offsets, axis=0)
-        _write_bias(one, moments.bias(new) - chance)
+        best = sums.bias() if isinstance(sums, Residuals) else sums.bias(new)
+        _write_bias(one, best - (1 - certain_share(offsets)) * np.mean(offsets, axis=0))
     if new is not matrix:
         found = np.rint(layer.restore(new) / steps).astype(np.int8)
         one.integers.const = Tensor.from_array(found)
-    after = moments.error(new, _bias_of(one) if biased else bias)
-    return Solved(one.node.label, one.node.op_type, start / spread, after / spread)
+    return Solved(one.node.label, one.node.op_type, start / spread, error(new) / spread)
+
+
+@dataclass
+class Residuals:
+    """What targets are above the products of rows and weights [groups, in, out], in sums.
+
+    All that biases are solved by; unlike of second moments there are no more sums than outputs.
+    """
+
+    weights: Doubles
+    rows: int
+    sums: Doubles  # [groups, out]
+    squares: Doubles  # [groups, out]
+    targets: Doubles  # [groups, out]
+    energy: Doubles  # [groups, out], sums of squares of the targets
+
+    @classmethod
+    def zeros(cls, weights: Doubles) -> Residuals:
+        groups, _, outputs = weights.shape
+        return cls(weights, 0, *(np.zeros((groups, outputs)) for _ in range(4)))
+
+    def add(self, inputs: Array, targets: Array) -> None:
+        """Take in rows [groups, rows, in] and targets [groups, rows, out]."""
+        left = targets - inputs @ self.weights.astype(np.float32)
+        self.rows += inputs.shape[1]
+        self.sums += left.sum(axis=1, dtype=np.float64)
+        self.squares += np.square(left, dtype=np.float64).sum(axis=1)
+        self.targets += targets.sum(axis=1, dtype=np.float64)
+        self.energy += np.square(targets, dtype=np.float64).sum(axis=1)
+
+    def bias(self) -> Doubles:
+        """The best one [groups, out]."""
+        return np.asarray(self.sums / self.rows)
+
+    def error(self, bias: Doubles) -> float:
+        """Mean squared distance from the targets with a bias, summed over outputs."""
+        moved = (self.squares - 2 * bias * self.sums) / self.rows + np.square(bias)
+        return float(np.maximum(moved, 0.0).sum())
+
+    def spread(self) -> float:
+        """Variance of the targets, summed over them."""
+        variance = self.energy / self.rows - np.square(self.targets / self.rows)
+        return float(np.maximum(variance, 0.0).sum())
 
 
 def _offset(rows: Array, targets: Array, matrix: Doubles) -> Doubles:

@@ -18,9 +18,15 @@ from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
 from secateur.models.zoo import load_tiny, random_inputs
 from secateur.passes.base import Context
+from secateur.passes.linear.moments import Moments
 from secateur.passes.quantize import Quantize, QuantizeStatic
 from secateur.passes.quantize.accurate import ACCURACIES, _parted, simplest
-from secateur.passes.quantize.rounding import Noise, certain_share, round_second_order
+from secateur.passes.quantize.rounding import (
+    Noise,
+    Residuals,
+    certain_share,
+    round_second_order,
+)
 from secateur.passes.quantize.schemes import PROFILES, SCHEMES, scheme_of
 from secateur.pipeline.choices import Accuracy, ProfileName, SchemeName
 from secateur.pipeline.recipe import QuantizeSection
@@ -188,6 +194,22 @@ def test_biases_are_moved_by_what_runs_agree_on() -> None:
     found = certain_share(list(offsets[:, None]))
     np.testing.assert_allclose(found, [[1, 0, 1 - error, 0]])
     np.testing.assert_array_equal(certain_share([offsets[:1]]), np.ones((1, 4)))
+
+
+def test_biases_alone_need_no_second_moments() -> None:
+    """What is left of targets tells the same as all moments do, of groups and parts of rows."""
+    weights, bias = random(1, 2, 5, 3).astype(np.float64), random(2, 2, 3).astype(np.float64)
+    inputs, targets = random(3, 2, 40, 5), 3 + random(4, 2, 40, 3)
+    residuals, moments = Residuals.zeros(weights), Moments.zeros(2, 5, 3)
+    for rows in (slice(0, 7), slice(7, 40)):
+        residuals.add(inputs[:, rows], targets[:, rows])
+        moments.add(inputs[:, rows], targets[:, rows])
+    np.testing.assert_allclose(residuals.bias(), moments.bias(weights), rtol=1e-5)
+    np.testing.assert_allclose(residuals.error(bias), moments.error(weights, bias), rtol=1e-5)
+    np.testing.assert_allclose(residuals.spread(), moments.spread(), rtol=1e-5)
+    least = residuals.error(residuals.bias())
+    for step in (-0.1, 0.1):
+        assert residuals.error(residuals.bias() + step) > least
 
 
 def test_noise_of_runs_adds_up() -> None:
