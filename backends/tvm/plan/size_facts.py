@@ -44,6 +44,9 @@ def facts_of(
         own = e.single_term(size_of(a))
         if own is not None and own[0] == 1 and len(own[1]) == 1:
             known += _not_negative(own[1][0], size_of(b))
+    least = [atom for atom in parameters if atom.op == "min"]
+    own_bounds = [s for atom in least for s in _not_negative(atom, e.single(atom))]
+    known += [_of_axes(size, parameters) for size in own_bounds]
     dims_first = sorted(parameters, key=lambda atom: atom.op != "dim")  # whose bounds are closer
     more = [s for a in dims_first if not with_empty for s in _not_cut_off(a, parameters)]
     rounded = [s for atom in parameters for s in _rounded_up(atom)]
@@ -138,6 +141,7 @@ def _not_cut_off(atom: Atom, parameters: Sequence[Atom]) -> Iterator[Size]:
         for own in atoms(atom.operands[:1]):
             if own.op == "max" and 0 in own.operands and _is_0_with(own, atom.operands[0]):
                 yield e.subtract(e.add(*own.operands), e.single(own))
+                yield e.add(*own.operands, -1)
 
 
 def _is_0_with(atom: Atom, size: Size) -> bool:

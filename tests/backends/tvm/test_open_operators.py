@@ -67,6 +67,30 @@ def test_slices_of_few_elements(index: int, tmp_path: Path) -> None:
     assert equal >= 4
 
 
+BEFORE = [(2, FAR, 2), (5, FAR, 3), (5, -1, 2), (5, FAR, 1), (1, FAR, 1), (-2, -FAR, -1)]
+"""Slices along the last axis but one: start, end and step."""
+
+
+def test_slices_before_an_open_axis(tmp_path: Path) -> None:
+    lines = []
+    for index, (start, end, step) in enumerate(BEFORE):
+        bounds = {"s": start, "e": end, "a": index % 2, "t": step}
+        lines += [f"const %{n}{index}: int64[1] = [{v}]" for n, v in bounds.items()]
+        operands = ", ".join(f"%{n}{index}" for n in bounds)
+        lines.append(f"%c{index} = Slice(%{'xz'[index % 2]}, {operands})")
+        lines.append(f"%y{index} = Relu(%c{index})")
+    results = ", ".join(f"%y{i}: float[*]" for i in range(len(BEFORE)))
+    model = model_of(f"(%x: float[n, m], %z: float[b, n, m]) -> ({results})", "\n".join(lines))
+    compiled(model, tmp_path, "b=1..")
+    child = Child()
+    for sizes in ((1, 8, 1), (2, 9, 33), (3, 14, 7)):
+        z = np.random.default_rng(0).standard_normal(sizes).astype(np.float32)
+        have = child.run_guarded(tmp_path / "m.so", {"x": z[0], "z": z})
+        for name, array in Session(model, optimize=False).run({"x": z[0], "z": z}).items():
+            np.testing.assert_array_equal(have[name], array, err_msg=name)
+    child.close()
+
+
 def test_every_other_pixel(tmp_path: Path) -> None:
     """An image's pixels of odd and even places, joined, which only even sizes have as many of."""
     lines = ["const %m: int64[1] = [9223372036854775807]"]
@@ -187,6 +211,19 @@ def test_positions_in_open_tables(known: bool, tmp_path: Path) -> None:
             continue
         want = Session(model, optimize=False).run(feeds)["y"]
         np.testing.assert_allclose(runtime.run(feeds)["y"], want, rtol=1e-4, atol=1e-5)
+
+
+def test_crop_or_padding_by_the_size(tmp_path: Path) -> None:
+    """Which of them it is, and how much, follows from the image of a run."""
+    body = "const %s: int64[2] = [6, 5]\n%y = CenterCropPad(%x, %s) {axes = [1, 2]}"
+    model = model_of("(%x: float[2, h, w]) -> (%y: float[2, 6, 5])", body, 18)
+    compiled(model, tmp_path)
+    child = Child()
+    for sizes in ((1, 1), (6, 5), (7, 4), (5, 6), (9, 16), (2, 3)):
+        x = np.random.default_rng(0).standard_normal((2, *sizes)).astype(np.float32)
+        want = Session(model, optimize=False).run({"x": x})["y"]
+        np.testing.assert_array_equal(child.run_guarded(tmp_path / "m.so", {"x": x})["y"], want)
+    child.close()
 
 
 def test_attention_to_keys_that_count(tmp_path: Path) -> None:

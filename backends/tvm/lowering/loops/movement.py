@@ -367,23 +367,29 @@ def _folded(k: KernelBuilder, index: Expr, period: Expr, reach: int) -> Expr:
 def center_crop_pad(call: OperatorCall) -> None:
     """Crops or pads with zeros around the middle, to the result's shape."""
     own, result = call.shape(), call.output_shape()
-    shift = []
-    for size_, wanted in zip(own, result, strict=True):
-        larger = wanted > size_
-        shift.append(-((wanted - size_) // 2) if larger else (size_ - wanted) // 2)
 
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
+        shift = [_shift(size_, wanted) for size_, wanted in zip(own, result, strict=True)]
         with nest(k, ys[0].shape) as index:
             at = [i + s for i, s in zip(index, shift, strict=True)]
             inside = [
                 c
                 for i, size_, wanted in zip(at, own, result, strict=True)
-                if wanted > size_
+                if size_ != wanted and (is_open(size_, wanted) or wanted > size_)
                 for c in (i >= 0, i < size_)
             ]
-            ys[0].store(guarded(all_of(*inside), xs[0][at], number(0, xs[0].dtype)), index)
+            read = [within_axis(i, n) if is_open(n) else i for i, n in zip(at, own, strict=True)]
+            ys[0].store(guarded(all_of(*inside), xs[0][read], number(0, xs[0].dtype)), index)
 
     call.loops(body, [0], key=())
+
+
+def _shift(size_: int, wanted: int) -> Expr:
+    """The position that the first element of a cropped or padded axis comes from."""
+    if size_ == wanted:
+        return 0
+    over = as_int(size_) - wanted if is_open(size_, wanted) else size_ - wanted
+    return select(over >= 0, divide(over, 2), -divide(-over, 2))
 
 
 # --- blocks ----------------------------------------------------------------------
