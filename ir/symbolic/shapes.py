@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..graph import Node
-from ..stand_ins import BLOCK_PRODUCT, TREE_SUMS
+from ..stand_ins import BLOCK_PRODUCT, REQUIRE, TREE_SUMS
 from . import expressions as e
 from .expressions import Expression, Size
 from .facts import Facts, Misfit, Shape, position
@@ -32,7 +32,7 @@ _BROADCAST = """
 """
 
 
-@shape_rule(*_SAME.split())
+@shape_rule(*_SAME.split(), REQUIRE[1])
 def same(node: Node, facts: Facts) -> Sequence[Shape | None]:
     """The first result has the shape of the first operand; other results are left to ONNX."""
     return [facts.shape(node.input(0))]

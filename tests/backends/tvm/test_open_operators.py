@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 pytest.importorskip("tvm")
 
 from secateur.ir.errors import SecateurError
+from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
 
 from .child import Child
@@ -211,6 +213,22 @@ def test_positions_in_open_tables(known: bool, tmp_path: Path) -> None:
             continue
         want = Session(model, optimize=False).run(feeds)["y"]
         np.testing.assert_allclose(runtime.run(feeds)["y"], want, rtol=1e-4, atol=1e-5)
+
+
+def test_numbers_that_are_required(tmp_path: Path) -> None:
+    """Features that have to be numbers, of as many rows and columns as a run has."""
+    node = helper.make_node("Binarizer", ["x"], ["y"], domain="ai.onnx.ml", threshold=0.5)
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["a", "b"]) for n in "xy"]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]
+    model = from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    runtime = compiled(model, tmp_path, "a=1..", "b=1..")
+    for sizes in ((1, 1), (3, 17), (40, 2)):
+        x = np.random.default_rng(0).standard_normal(sizes).astype(np.float32)
+        np.testing.assert_array_equal(runtime.run({"x": x})["y"], x > 0.5)
+    x[1, 1] = np.nan
+    with pytest.raises(SecateurError, match="y"):
+        runtime.run({"x": x})
 
 
 def test_crop_or_padding_by_the_size(tmp_path: Path) -> None:
