@@ -136,6 +136,11 @@ class Allocation:
     removed: tuple[int, ...]
     _space: _Space
 
+    @property
+    def scores(self) -> dict[Dim, Scores]:
+        """Those that order the indices of each dim."""
+        return self._space.scores
+
     def losses(self) -> dict[str, Loss]:
         """What every free group's cut takes of its score, by the group's name."""
         scores = self._space.scores

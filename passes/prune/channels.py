@@ -47,8 +47,10 @@ class PruneChannels(Pass):
     are the best of several candidates (`portfolio.py`), improved for `search` minutes. With
     `rematch` it only gives outputs their means and deviations back, in less time.
     `importance` names what orders channels (`importance.py`), by default the best that
-    there is data for. Residual branches are among what may go then (`depth.py`): up to
-    `depth` of them, by default as many as help on models that are small enough to try.
+    there is data for; it is estimated in so many `iterations`, cuts and recoveries between
+    them (`iterations.py`), by default three on models that are small enough to try. Residual
+    branches are among what may go then (`depth.py`): up to `depth` of them, by default as many
+    as help on such models.
 
     Raises SecateurError where the goal can't be reached, saying what can.
     """
@@ -67,6 +69,7 @@ class PruneChannels(Pass):
     recovery: bool = True
     rematch: bool = False
     search: float = 0.0
+    iterations: int | None = None
     depth: int | None = None
 
     def run(self, model: Model, context: Context | None = None) -> PassResult:
@@ -78,9 +81,10 @@ class PruneChannels(Pass):
         data = context if self.recovery and context is not None else None
         samples = None if data is None else data.calibration
         recovers = bool(samples)
-        if self.search and not recovers:
-            missing = "calibration samples" if self.recovery else "recovery, which is off"
-            raise SecateurError(f"prune-channels: search needs {missing}")
+        for option, given in (("search", self.search), ("iterations", (self.iterations or 1) > 1)):
+            if given and not recovers:
+                missing = "calibration samples" if self.recovery else "recovery, which is off"
+                raise SecateurError(f"prune-channels: {option} needs {missing}")
         plan = self._plan(model, recovers=recovers)
         trials: list[Trial] = []
         terms = self._terms(plan, goal, shape_of, context)
@@ -190,7 +194,7 @@ class PruneChannels(Pass):
                 own = dataclasses.replace(terms, shape_of=shape_of)
                 spared = [*self.ignore, *(limit.pattern for limit in terms.limits if limit.least)]
                 depth = self.depth if self.scope != "uniform" and goal.kind != "channels" else 0
-                search = Search(goal, own, self.search, depth, spared)
+                search = Search(goal, own, self.search, self.iterations, depth, spared)
                 return choose(
                     other,
                     search,
@@ -216,6 +220,8 @@ class PruneChannels(Pass):
             find_criterion(self.importance)
         if self.search < 0:
             raise SecateurError("prune-channels: search takes no negative number of minutes")
+        if self.iterations is not None and self.iterations < 1:
+            raise SecateurError("prune-channels: iterations is a number from 1 on")
         if self.depth is not None and self.depth < 0:
             raise SecateurError("prune-channels: depth takes no negative number of branches")
         if self.scope not in ("global", "uniform"):

@@ -32,6 +32,7 @@ from ..sizes import CountedSizes
 from .allocation import Allocation, Goal, Ranking, Terms, allocate, measure, noise_to_signal, plain
 from .depth import Branch, branch_means, drop_branches, find_branches, in_order, kernels_left
 from .importance import DEFAULT_WITH_SAMPLES, Scores, find_criterion, group_scores
+from .iterations import estimated_anew
 from .plan import Cut, PruningPlan
 from .readers import Reader, find_readers
 from .recovery import ROUNDS, recover
@@ -58,6 +59,12 @@ PATIENCE = 400
 FINE = 4
 """What widths are multiples of at most where a table has the latency of each."""
 
+ITERATIONS = 3
+"""Times that importance is estimated: once for the whole model, then on what cuts leave of it."""
+
+ITERATED = 2
+"""Candidates that are tried with scores that were estimated anew, the best ones."""
+
 DEPTH_FAILURES = 2
 """Branches in a row without which nothing gets better, after which no more are tried."""
 
@@ -68,15 +75,18 @@ EXCHANGED = ", exchanged"
 class Trial:
     """A candidate: its kept indices and how far its outputs are from the original's.
 
-    `plan` is that of the model which is cut: what was asked for, or without the branches for
-    which the `dropped` constants stand. `cut_divergence` is the divergence without recovery.
-    Both are on samples that weren't fitted.
+    `way` is how cuts are shared out, `iterations` how often importance was estimated. `plan` is
+    that of the model which is cut: what was asked for, or without the branches for which the
+    `dropped` constants stand. `cut_divergence` is the divergence without recovery. Both are on
+    samples that weren't fitted.
     """
 
     name: str
     cut: Cut
     allocation: Allocation
     plan: PruningPlan
+    way: str = ""
+    iterations: int = 1
     branches: tuple[Branch, ...] = ()
     dropped: Mapping[str, Array] = dataclasses.field(default_factory=dict)
     divergence: float = float("inf")
@@ -101,13 +111,15 @@ class Trial:
 class Search:
     """What candidates are allocated by, and for how long better ones are looked for.
 
-    Up to `depth` branches go whole, but for those with a name that a `spared` pattern matches;
-    with None as many as help, unless the model is too large to try.
+    Importance is estimated in so many `iterations`; with None in `ITERATIONS`, unless the model
+    is too large to try. Up to `depth` branches go whole, but for those with a name that a
+    `spared` pattern matches; with None as many as help, with the same exception.
     """
 
     goal: Goal
     terms: Terms
     minutes: float = 0.0
+    iterations: int | None = 1
     depth: int | None = 0
     spared: Sequence[str] = ()
 
@@ -143,6 +155,14 @@ def choose(
         for trial in trials:
             judge(trial)
         trials.sort(key=lambda trial: trial.divergence)
+        iterations = search.iterations or (ITERATIONS if thorough and not rematch else 1)
+        if iterations > 1:
+            ways = [trial.way for trial in trials[:ITERATED]]
+            more = candidates.anew(search, trials[0], iterations, ways)
+            more = [one for one in more if not any(_same(one.cut, t.cut) for t in trials)]
+            for trial in more:
+                judge(trial)
+            trials = sorted([*trials, *more], key=lambda trial: trial.divergence)
         if search.depth or (search.depth is None and thorough):
             trials += _shallower(plan, trials[0], candidates, judge, search, fitted)
             trials.sort(key=lambda trial: trial.divergence)
@@ -178,6 +198,27 @@ class _Candidates:
                 return trials
             readers = None  # of dims that are others now
 
+    def anew(
+        self, search: Search, trial: Trial, iterations: int, ways: Sequence[str]
+    ) -> list[Trial]:
+        """Candidates of some ways for a trial's model, by importance that is estimated again while
+        cuts by the trial's own way come nearer to the goal."""
+        plan, goal, scores = trial.plan, search.goal, trial.allocation.scores
+        for number in range(1, iterations):
+            share = dataclasses.replace(goal, keep=goal.keep ** (number / iterations))
+            (part,) = _candidates(plan, dataclasses.replace(search, goal=share), scores, trial.way)
+            scores = estimated_anew(
+                plan, part.cut, scores, self._fitted, self._importance, seed=self._seed
+            )
+        found: list[Trial] = []
+        for way in ways:
+            (one,) = _candidates(plan, search, scores, way)
+            copy = plan.copy()  # of which constants are tied that the cut would make larger
+            if goal.kind in ("params", "bytes") or not copy.tie(copy.selection(one.cut)):
+                one.name, one.iterations = f"{way}, in {iterations} iterations", iterations
+                found.append(one)
+        return found
+
 
 def _shallower(
     plan: PruningPlan,
@@ -203,7 +244,7 @@ def _shallower(
             break
         tried = [*gone, branch]
         dropped = {b.value: means[b.value].constant for b in tried}
-        trial = _without(plan, tried, dropped, candidates, search, best.name)
+        trial = _without(plan, tried, dropped, candidates, search, best)
         if trial is not None:
             judge(trial)
             found.append(trial)
@@ -220,9 +261,9 @@ def _without(
     dropped: Mapping[str, Array],
     candidates: _Candidates,
     search: Search,
-    name: str,
+    best: Trial,
 ) -> Trial | None:
-    """The candidate of a name without some branches; None where its goal is out of reach."""
+    """A candidate like the best one without some branches; None where its goal is out of reach."""
     model = plan.model.clone()
     drop_branches(model, dropped)
     other = PruningPlan(model, ignore=plan.ignore, normalized=plan.normalized)
@@ -235,12 +276,14 @@ def _without(
     goal = dataclasses.replace(search.goal, keep=keep)
     own = dataclasses.replace(search, goal=goal, terms=terms)
     try:
-        found = candidates.of(other, own, only=name)
+        found = candidates.of(other, own, only=best.way)
+        if best.iterations > 1:
+            found = candidates.anew(own, found[0], best.iterations, [best.way]) or found
     except SecateurError:
         return None
     many = f"{len(branches)} branch{'es' if len(branches) > 1 else ''}"
     return dataclasses.replace(
-        found[0], name=f"{name}, without {many}", branches=tuple(branches), dropped=dropped
+        found[0], name=f"{best.name}, without {many}", branches=tuple(branches), dropped=dropped
     )
 
 
@@ -365,7 +408,7 @@ def _candidates(
         )
         cut = plan.cut_of(found.selection)
         if not any(_same(cut, trial.cut) for trial in trials):
-            trials.append(Trial(name, cut, found, plan))
+            trials.append(Trial(name, cut, found, plan, name))
     return trials
 
 

@@ -198,6 +198,14 @@ def pruning_options(
             metavar="MINUTES",
             help="Look that long for better widths of layers; needs calibration samples.",
         ),
+        "iterations": click.option(
+            "--iterations",
+            type=click.IntRange(1),
+            metavar="COUNT",
+            help="Estimate so many times what channels are worth, with a part of the cuts and "
+            "recovery in between; needs calibration samples. [default: 3, once for models too "
+            "large to try]",
+        ),
         "depth": click.option(
             "--depth",
             type=click.IntRange(0),
@@ -270,6 +278,7 @@ def _check_recovery(pruning: dict[str, Any], calibration: DataSource | None, swe
     source = click.get_current_context().get_parameter_source("recovery")
     asked = {
         "--search": bool(pruning["search"]),
+        "--iterations": (pruning["iterations"] or 1) > 1,
         "--depth": bool(pruning["depth"]),
         "--rematch": pruning["rematch"],
         "--rotate": pruning["rotate"],
@@ -280,8 +289,8 @@ def _check_recovery(pruning: dict[str, Any], calibration: DataSource | None, swe
             raise click.UsageError(f"{name} needs a goal, one of {goal_names()}.")
         if calibration is None:
             raise click.UsageError(f"{name} needs samples: --calibration.")
-    for name in ("search", "depth", "rematch"):
-        if pruning[name] and not pruning["recovery"]:
+    for name in ("search", "iterations", "depth", "rematch"):
+        if asked[f"--{name}"] and not pruning["recovery"]:
             raise click.UsageError(f"Give --{name} or --no-recovery, not both.")
 
 

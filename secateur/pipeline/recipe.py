@@ -79,6 +79,7 @@ class PruneSection(_Section):
     scope: Literal["global", "uniform"] | None = None
     importance: str | None = None
     search: Minutes | None = None
+    iterations: Positive | None = None
     depth: Size | None = None
     align: Positive | None = None
     ignore: list[str] | None = None
@@ -184,6 +185,7 @@ EXAMPLES: dict[str, Any] = {
     "scope": "uniform",
     "importance": "reconstruction",
     "search": 5.0,
+    "iterations": 3,
     "depth": 2,
     "align": 8,
     "ignore": ["head*"],

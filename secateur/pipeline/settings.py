@@ -71,6 +71,7 @@ class Settings:
     rematch: bool = False
     rotate: bool = False
     search: float = 0.0
+    iterations: int | None = None
     depth: int | None = None
     tune: float = 0.0
     fallback: bool = False
@@ -139,7 +140,7 @@ class Settings:
         """The options of `PruneChannels`; empty where nothing is to be pruned."""
         if not self.goals():
             return {}
-        names = "scope importance limits normalized recovery rematch rotate search depth"
+        names = "scope importance limits normalized recovery rematch rotate search iterations depth"
         return {
             **self.goals(),
             **{name: getattr(self, name) for name in names.split()},

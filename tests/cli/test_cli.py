@@ -273,14 +273,15 @@ def test_options_of_recovery_that_nothing_could_come_of_are_refused(
     target = ("--target", "x86-64-v3") if command == "optimize" else ()
     start = (command, "model.onnx", "-o", "out.onnx", *target)
     goal, samples = ("--macs", "0.5"), ("--calibration", "data.npz")
-    for option, said in (("--search", "--search"), ("--recovery", "--recovery")):
-        value = ("1",) if option == "--search" else ()
-        assert f"{said} needs samples" in run(*start, *goal, option, *value, exit_code=2).stderr
+    for option in ("--search", "--iterations", "--recovery"):
+        value = () if option == "--recovery" else ("2",)
+        assert f"{option} needs samples" in run(*start, *goal, option, *value, exit_code=2).stderr
         if command == "optimize":
             result = run(*start, *samples, option, *value, exit_code=2)
-            assert f"{said} needs a goal" in result.stderr
-    both = (*goal, *samples, "--search", "1", "--no-recovery")
-    assert "not both" in run(*start, *both, exit_code=2).stderr
+            assert f"{option} needs a goal" in result.stderr
+    for option in ("--search", "--iterations"):
+        both = (*goal, *samples, option, "2", "--no-recovery")
+        assert "not both" in run(*start, *both, exit_code=2).stderr
     assert not Path("out.onnx").exists()
 
 
