@@ -95,6 +95,11 @@ class Target:
         return not {"vnni", "neon"}.isdisjoint(self.features)
 
     @property
+    def prefers_signed_bytes(self) -> bool:
+        """Whether bytes are multiplied as signed ones alone."""
+        return "neon" in self.features and "i8mm" not in self.features
+
+    @property
     def sums_products_of_bytes(self) -> bool:
         """Whether what multiplies bytes adds up the products of four neighbours."""
         return "neon" in self.features or self.machine == "x86_64"

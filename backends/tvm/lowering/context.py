@@ -29,6 +29,7 @@ from ..plan.sizes import (
 )
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
+from .signed import may_be_signed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -390,6 +391,9 @@ class Lowering:
         if dtype not in ("uint8", "int8"):
             return None
         number = 0 if zero is None else int(zero.reshape(()))
+        wants = dtype == "uint8" and self.target.prefers_signed_bytes
+        if wants and may_be_signed(node, self.model.graph, self.constant):
+            dtype, number = "int8", number - 128
         return QuantizeParameters(float(scale.reshape(())), number, dtype, output)
 
     def sole_quantize(self, value: Value) -> QuantizeParameters | None:

@@ -210,6 +210,8 @@ def dequantize_linear(lowering: Lowering, node: Node) -> bool:
     if item.tensor.dtype not in ("uint8", "int8", "int32", "int16", "uint16"):
         return False
     number = 0 if zero is None else int(np.asarray(zero).reshape(()))
+    if item.tensor.dtype == "int8" and lowering.dtype(x) == "uint8":
+        number -= 128  # kept so, as `quantize_parameters` says
     lowering.items[y] = Quantized(item.tensor, float(scale.reshape(())), number)
     return True
 

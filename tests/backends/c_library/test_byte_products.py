@@ -16,10 +16,14 @@ pytest.importorskip("tvm")
 
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
+from secateur.backends.tvm.lowering.lower import lower
+from secateur.backends.tvm.plan.operations import ConvolutionOp, Fused
 from secateur.backends.tvm.targets import parse_target
 from secateur.ir.onnx_io import from_proto
 
+from ..tvm.graphs import Net, feeds, quantize
 from . import models
+from .test_emulated import tools
 from .test_open_library import results, run
 
 pytestmark = pytest.mark.slow
@@ -134,6 +138,45 @@ def test_sums_are_exact(tmp_path: Path, target: str, dtype: str) -> None:
         np.testing.assert_array_equal(own, wanted, err_msg=name)
         at += wanted.size
     assert at == found.size
+
+
+def branches() -> onnx.ModelProto:
+    """Every neighbour of bytes that may be kept as signed ones or may not."""
+    net = Net(None, 5)
+    first = net.node("Conv", "x", net.weight(24, 3, 3, 3), net.weight(24), pads=[1, 1, 1, 1])
+    whole = net.node("MaxPool", net.node("Relu", first), kernel_shape=[2, 2], strides=[2, 2])
+    narrow = net.node("Conv", whole, net.weight(12, 24, 1, 1))
+    wide = net.node("Conv", whole, net.weight(24, 1, 3, 3), pads=[1, 1, 1, 1], group=24)
+    joined = net.node("Concat", narrow, net.node("Relu", wide), axis=1)
+    back = net.node("Conv", joined, net.weight(24, 36, 1, 1), net.weight(24))
+    added = net.node("Relu", net.node("Add", back, whole))
+    mean = net.node("AveragePool", added, kernel_shape=[2, 2])
+    pooled = net.node("GlobalAveragePool", net.node("Conv", mean, net.weight(16, 24, 1, 1)))
+    flat = net.node("Flatten", pooled)
+    last = net.node("Gemm", flat, net.weight(16, 10), net.weight(10))
+    return net.model({"x": (2, 3, 13, 14)}, [net.node("MatMul", last, net.weight(10, 4))])
+
+
+@pytest.mark.parametrize("target", ["aarch64-cortex-a72", "aarch64-cortex-a76", "armv7-a"])
+def test_unsigned_bytes_that_are_kept_as_signed_ones(tmp_path: Path, target: str) -> None:
+    """To the bit as x86 computes them, which keeps them as they are."""
+    compiler, emulator, _ = tools(target)
+    proto = quantize(branches())
+    plan = lower(from_proto(proto), parse_target(target))
+    fused = [op for op in plan.operations if isinstance(op, Fused)]
+    types = {step.name: step.dtype for op in fused for step in op.program.instructions}
+    assert types["qlinear_add"] == types["quantize_average"] == "uint8"
+    convolutions = [op for op in fused if isinstance(op, ConvolutionOp)]
+    assert [op.input.dtype for op in convolutions].count("int8") == 2
+    inputs = feeds(proto)
+    compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")
+    right = Runtime(tmp_path / "m.so").run(inputs)
+    folder = models.build(proto, tmp_path / "out", "net", target=target, threads="none")
+    program = models.program(folder, "net", compiler, "-static")
+    done = models.run(program, [*inputs.values()], emulator=emulator)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    found = np.fromfile(program.with_name("out"), np.float32)
+    np.testing.assert_array_equal(found, np.concatenate([a.reshape(-1) for a in right.values()]))
 
 
 @pytest.mark.parametrize("target", ["aarch64-neoverse-v1", "aarch64-cortex-a76"])
