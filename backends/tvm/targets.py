@@ -96,8 +96,8 @@ class Target:
 
     @property
     def prefers_signed_bytes(self) -> bool:
-        """Whether bytes are multiplied as signed ones alone."""
-        return "neon" in self.features and "i8mm" not in self.features
+        """Whether bytes are multiplied as signed ones alone, and tiles stay in registers so."""
+        return "dotprod" in self.features and "i8mm" not in self.features
 
     @property
     def sums_products_of_bytes(self) -> bool:
