@@ -16,6 +16,7 @@ from ....ir.symbolic.expressions import Atom, Expression, Size
 from ....ir.tensor import Array
 from ..graph.loop_sizes import LoopAnalysis, OpenLoop
 from ..graph.open_sizes import OpenSizes, sizes_of_none
+from ..graph.signed import may_be_signed
 from ..plan.operations import ElementwiseOp, Plan, ReadSizesOp
 from ..plan.programs import Program, ProgramBuilder, compose, dequantize, simplify
 from ..plan.sizes import (
@@ -29,7 +30,6 @@ from ..plan.sizes import (
 )
 from ..plan.tensors import Operation, PlanTensor, View
 from ..targets import Target
-from .signed import may_be_signed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
