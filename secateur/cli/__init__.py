@@ -97,6 +97,9 @@ class _Commands(click.Group):
                 raise
 
     def _run(self, ctx: click.Context) -> Any:
+        if 0 <= address_space() < LEAST_ADDRESS_SPACE:
+            least = f"at least {LEAST_ADDRESS_SPACE >> 20} MiB are needed"
+            raise click.ClickException(f"{memory_limit().lstrip('; ')}: {least}")
         try:
             return super().invoke(ctx)
         except (SecateurError, MemoryError, OSError) as error:
@@ -162,12 +165,20 @@ def log_to(ctx: click.Context, handler: logging.Handler, level: int) -> None:
     ctx.call_on_close(restore)
 
 
+LEAST_ADDRESS_SPACE = 400 * 2**20
+"""Bytes of address space below which NumPy or ONNX Runtime may end the process while they load."""
+
+
+def address_space() -> int:
+    """Bytes that the process's address space is limited to; -1 where it isn't."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return -1 if limit == resource.RLIM_INFINITY else limit
+
+
 def memory_limit() -> str:
     """What to say of a limit on the process's address space, which libraries bear badly."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return ""
-    return f"; the address space is limited to {limit >> 20} MiB (ulimit -v)"
+    limit = address_space()
+    return "" if limit < 0 else f"; the address space is limited to {limit >> 20} MiB (ulimit -v)"
 
 
 def _one_line(error: BaseException) -> str:
