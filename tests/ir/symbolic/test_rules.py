@@ -109,6 +109,7 @@ UNSEEN = {
     "OneHot",
     "RandomNormalLike",
     "RandomUniformLike",
+    "Require",
     "Size",
     "TreeSums",
     "Upsample",
