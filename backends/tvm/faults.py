@@ -41,7 +41,7 @@ CALL_SHIFT = 8
 
 def refusal(text: str, name: str | None, axis: int | None) -> str:
     """What is said of sizes that aren't admitted: those of an input of that name, or of several."""
-    return text if name is None else f"input '{name}': size {axis}: {text}"
+    return text if name is None else f"input '{name}': axis {axis}: {text}"
 
 
 def explain(status: int) -> tuple[int, str]:

@@ -109,8 +109,8 @@ def test_sizes_that_are_refused_are_named(tmp_path: Path) -> None:
     for inputs, text in (
         ([feeds(1, 68)["x"], w], "'length' is from 4 to 64"),
         ([feeds(1, 6)["x"], w[:, :6]], "multiple of 4"),
-        ([x, w[:, :4]], "input 'w': size 1: must be "),
-        ([x[:, :, :5], w], "input 'x': size 2: must be 6"),
+        ([x, w[:, :4]], "input 'w': axis 1: must be "),
+        ([x[:, :, :5], w], "input 'x': axis 2: must be 6"),
         ([x[:, :0], w[:, :0]], "'length' is from 4 to 64"),
     ):
         done = run(path, inputs)
@@ -255,7 +255,7 @@ def test_views_in_cpp(tmp_path: Path) -> None:
     first = wanted(
         models.sequence(), {"x": np.ones((2, 3, 6), np.float32), "w": np.ones((1, 3), np.float32)}
     )[0].ravel()[0]
-    assert done.stdout == f"24 36 {first:.6g} 2 6 input 'w': size 1: must be length"
+    assert done.stdout == f"24 36 {first:.6g} 2 6 input 'w': axis 1: must be length"
 
 
 def test_names_of_sizes_are_written_so_that_any_compiler_takes_them(tmp_path: Path) -> None:

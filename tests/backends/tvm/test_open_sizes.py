@@ -204,8 +204,8 @@ def test_no_access_passes_a_buffer(tmp_path: Path) -> None:
 
 
 def refusals() -> Iterator[tuple[str, dict[str, int], str]]:
-    yield "n=2..8", {"n": 9, "s": 4}, "input 'x': size 1: 'n' is from 2 to 8"
-    yield "n=2..8", {"n": 1, "s": 4}, "input 'x': size 1: 'n' is from 2 to 8"
+    yield "n=2..8", {"n": 9, "s": 4}, "input 'x': axis 1: 'n' is from 2 to 8"
+    yield "n=2..8", {"n": 1, "s": 4}, "input 'x': axis 1: 'n' is from 2 to 8"
     yield "n=4..32:4", {"n": 6, "s": 4}, "n must be a multiple of 4"
     yield "s=4", {"n": 4, "s": 5}, r"input 'z': shape \[5, 4\] given, \[4, 'n'\] expected"
 
@@ -255,7 +255,7 @@ def test_inputs_that_disagree(tmp_path: Path) -> None:
     feeds = feeds_of(model, {"n": 5, "m": 5})
     runtime.run(feeds)
     for name in ("z", "w"):
-        with pytest.raises(SecateurError, match=f"input '{name}': size 0: must be"):
+        with pytest.raises(SecateurError, match=f"input '{name}': axis 0: must be"):
             runtime.run({**feeds, name: feeds[name][:4]})
 
 
