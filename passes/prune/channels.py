@@ -115,6 +115,8 @@ class PruneChannels(Pass):
         notes = inlined.notes + _notes(plan.analysis, plan.groups)
         if trials and trials[0].helps is None:
             why = "one run of samples leaves none to hold back: widths were not compared"
+            if (self.iterations or 1) > 1:
+                why += ", and importance was estimated once"
             notes.append(Note("", self.name, why))
         record = plan.apply(selection, dropped)
         infer_sizes(model)

@@ -101,3 +101,10 @@ def test_they_are_candidates_beside_the_others(kind: str) -> None:
     assert {each["name"] for each in once} <= {each["name"] for each in many}
     best = [each[0]["divergence"] for each in (once, many)]
     assert best[1] <= best[0]
+
+
+def test_that_one_sample_allows_none_is_said() -> None:
+    x = np.zeros((1, 1, 8, 8), np.float32)
+    pruning = PruneChannels(macs=0.5, iterations=2)
+    (record,) = PassManager([pruning]).run(digits_like(), Context({"x": x}))
+    assert any("importance was estimated once" in note.reason for note in record.result.notes)
