@@ -97,9 +97,10 @@ class _Commands(click.Group):
                 raise
 
     def _run(self, ctx: click.Context) -> Any:
-        if 0 <= address_space() < LEAST_ADDRESS_SPACE:
+        limit = address_space()
+        if limit is not None and limit < LEAST_ADDRESS_SPACE:
             least = f"at least {LEAST_ADDRESS_SPACE >> 20} MiB are needed"
-            raise click.ClickException(f"{memory_limit().lstrip('; ')}: {least}")
+            raise click.ClickException(f"{_limited_to(limit)}: {least}")
         try:
             return super().invoke(ctx)
         except (SecateurError, MemoryError, OSError) as error:
@@ -107,8 +108,7 @@ class _Commands(click.Group):
                 raise
             text = "not enough memory" if isinstance(error, MemoryError) else _one_line(error)
             known = isinstance(error, SecateurError) and not isinstance(error, RuleError)
-            limit = "" if known else memory_limit()
-            raise click.ClickException(text + limit) from error
+            raise click.ClickException(text + ("" if known else memory_limit())) from error
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
         except Exception as error:
@@ -169,16 +169,20 @@ LEAST_ADDRESS_SPACE = 400 * 2**20
 """Bytes of address space below which NumPy or ONNX Runtime may end the process while they load."""
 
 
-def address_space() -> int:
-    """Bytes that the process's address space is limited to; -1 where it isn't."""
+def address_space() -> int | None:
+    """Bytes that the process's address space is limited to, if it is."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return -1 if limit == resource.RLIM_INFINITY else limit
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def memory_limit() -> str:
     """What to say of a limit on the process's address space, which libraries bear badly."""
     limit = address_space()
-    return "" if limit < 0 else f"; the address space is limited to {limit >> 20} MiB (ulimit -v)"
+    return "" if limit is None else f"; {_limited_to(limit)}"
+
+
+def _limited_to(limit: int) -> str:
+    return f"the address space is limited to {limit >> 20} MiB (ulimit -v)"
 
 
 def _one_line(error: BaseException) -> str:
