@@ -8,32 +8,22 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
 from onnx_neural_compressor import data_reader
 from onnx_neural_compressor.quantization import QuantFormat, config, quantize
+from samples import Samples
 
 
-class Reader(data_reader.CalibrationDataReader):
-    """The samples, one at a time."""
-
-    def __init__(self, feeds: list[dict[str, np.ndarray]]) -> None:
-        self.feeds = feeds
-        self.rewind()
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.left, None)
-
-    def rewind(self) -> None:
-        self.left = iter(self.feeds)
+class Reader(Samples, data_reader.CalibrationDataReader):
+    """The samples, of the type that the package asks for."""
 
 
 def main(source: str, target: str, samples: str, name: str, method: str) -> None:
-    arrays = np.load(samples)
+    reader = Reader(samples, name)
     chosen = config.StaticQuantConfig(
-        calibration_data_reader=Reader([{name: array[None]} for array in arrays]),
+        calibration_data_reader=reader,
         quant_format=QuantFormat.QDQ,
         per_channel=True,
-        calibration_sampling_size=len(arrays),
+        calibration_sampling_size=len(reader),
         extra_options={"SmoothQuant": method == "SmoothQuant"},
     )
     quantize(source, target, chosen)

@@ -8,36 +8,17 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
 from quark.onnx import ModelQuantizer
 from quark.onnx.quantization.config.config import Config
 from quark.onnx.quantization.config.custom_config import get_default_config
-
-
-class Reader:
-    """The samples, one at a time."""
-
-    def __init__(self, feeds: list[dict[str, np.ndarray]]) -> None:
-        self.feeds = feeds
-        self.rewind()
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.left, None)
-
-    def rewind(self) -> None:
-        self.left = iter(self.feeds)
-
-    reset_iter = rewind
-
-    def __len__(self) -> int:
-        return len(self.feeds)
+from samples import Samples
 
 
 def main(source: str, target: str, samples: str, name: str, method: str) -> None:
     ending = "" if method == "default" else f"_{method.upper()}"
     config = get_default_config(f"U8S8_AAWS{ending}")
     config.per_channel = True
-    reader = Reader([{name: array[None]} for array in np.load(samples)])
+    reader = Samples(samples, name)
     ModelQuantizer(Config(global_quant_config=config)).quantize_model(source, target, reader)
 
 
