@@ -162,16 +162,22 @@ def _constant_of_shape(node: Node, inputs: Sequence[Array | None]) -> Array | No
 @kernel("Cast")
 def _cast(node: Node, inputs: Sequence[Array | None]) -> Array | None:
     array, target = inputs[0], node.get("to")
-    if array is None or target == TensorProto.STRING or array.dtype.kind not in "biuf":
+    if array is None or target == TensorProto.STRING or not _is_plain(array.dtype):
         return None
     dtype = helper.tensor_dtype_to_np_dtype(target)
-    if dtype.kind not in "biuf" or array.nbytes > _LARGEST:
+    if not _is_plain(dtype) or array.nbytes > _LARGEST:
         return None
     if array.dtype.kind == "f" and dtype.kind in "iu":
         return _integers_of(array, dtype)
     if dtype == np.float16:
         array = array.astype(np.float32, copy=False)
     return array.astype(dtype)
+
+
+def _is_plain(dtype: np.dtype[Any]) -> bool:
+    """Whether NumPy itself has this type of numbers: float8e5m2, which it hasn't, says that it is
+    of the kind of floats, too, but what it doesn't hold saturates in ONNX."""
+    return dtype.kind in "biuf" and dtype.isbuiltin == 1
 
 
 def _integers_of(array: Array, dtype: np.dtype[Any]) -> Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 from secateur.ir.axes.dims import Dim
 from secateur.ir.text import parse_model
 from secateur.passes.linear.moments import RIDGE
+from secateur.passes.linear.walk import Walk
+from secateur.passes.prune import readers as noisy
 from secateur.passes.prune.importance import CRITERIA, group_scores
 from secateur.passes.prune.plan import PruningPlan
 from secateur.passes.prune.readers import Reader, find_readers
@@ -94,6 +98,38 @@ def test_criteria_of_weights(name: str, kind: str) -> None:
     if name == "lamp" and kind == "twins":  # of equal ones the first is the smaller
         expected[1] = 1 / (1 / expected[1] - 1)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+# --- noise at a layer ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "limit", "samples"),
+    [
+        (1, math.inf, noisy.NOISY_MOST),
+        (32, math.inf, 1024 // 32),
+        (1000, math.inf, noisy.NOISY_LEAST),
+        (2, 24.0, 24),  # a layer's run is one of half the model, over all layers
+        (4, 48.0, 24),
+        (32, 1e4, 1024 // 32),
+        (2, 1.0, noisy.NOISY_LEAST),
+    ],
+)
+def test_deep_and_costly_models_are_given_noise_on_fewer_samples(
+    layers: int, limit: float, samples: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`limit`: multiply-accumulates of all runs, in those of a whole run of one sample."""
+    random = np.random.default_rng(0)
+    model = parse_model(f"""model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: float[n, 4]) -> (%y: float[n, 3]) {{
+  const %w: float[4, 3] = {random.standard_normal((4, 3)).tolist()}
+  %y = MatMul(%x, %w)
+}}""")
+    infer_sizes(model)
+    monkeypatch.setattr(noisy, "NOISY_MACS", min(limit * 4 * 3, 1e12))
+    runs = [{"x": random.standard_normal((20, 4)).astype(np.float32)} for _ in range(5)]
+    noise = noisy._OutputNoise(model, Walk(model, runs, tmp_path), runs, layers, 0)
+    assert sum(taken for _, taken, _ in noise._runs) == samples
 
 
 # --- by reconstruction -------------------------------------------------------------------

@@ -288,3 +288,26 @@ def test_channels_that_nothing_is_put_out_by_hide_no_gain(dead: tuple[int, ...])
         value.const = Tensor.from_array(array)
     found = equalize(model, Samples(model, {"x": X}), per_channel=True)
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("unread", [False, True])
+def test_factors_make_activations_finer_in_any_unit(unread: bool, per_channel: bool) -> None:
+    """A channel of larger values than others, which decides how finely those are rounded, gets a
+    factor, even where it isn't read; in another unit of activations the gain is the same."""
+    gains = []
+    for unit in (1e-3, 1.0, 1e3):
+        model = model_of(CASES["relu"][0])
+        for name, factor in (("w", unit), ("b", unit), ("v", 1 / unit)):
+            value = model.graph.initializers[name]
+            assert value.const is not None
+            array = value.const.numpy() * factor
+            if name == "v":
+                array[:, 0] *= 0 if unread else 1e-2
+            else:
+                array[0] *= 100
+            value.const = Tensor.from_array(array.astype(np.float32))
+        (found,) = equalize(model, Samples(model, {"x": X}), per_channel=per_channel)
+        gains.append(found.before / found.after)
+    np.testing.assert_allclose(gains, gains[0], rtol=1e-3)
+    assert gains[0] > 1000

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper
 from secateur.ir.infer import infer_shapes
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
+from secateur.ir.text import parse_model
+from secateur.passes.prune import PruneChannels
 from secateur.passes.prune.kept_statistics import KeptStatistics, statistic_axes
 
 SHAPE = (2, 3, 6)
@@ -176,3 +178,27 @@ def test_other_nodes_have_no_statistics() -> None:
         )
         model = from_proto(helper.make_model(graph))
         assert statistic_axes(model, model.graph.nodes[0]) == []
+
+
+def test_only_statistics_over_axes_that_lose_indices_are_recorded() -> None:
+    """Not of a normalization of what stays whole, nor over an axis whose size a run knows."""
+    random = np.random.default_rng(0)
+    w, v = (random.standard_normal(shape).tolist() for shape in ((6, 16), (16, 3)))
+    model = parse_model(f"""model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: float[n, t, 6]) -> (%y: float[n, 3]) {{
+  const %w: float[6, 16] = {w}
+  const %v: float[16, 3] = {v}
+  const %six: float[6] = {[1.0] * 6}
+  const %sixteen: float[16] = {[1.0] * 16}
+  %whole = LayerNormalization(%x, %six)
+  %h = MatMul(%whole, %w)
+  %cut = LayerNormalization(%h, %sixteen)
+  %mean = ReduceMean(%cut) {{axes = [1], keepdims = 0}}
+  %y = MatMul(%mean, %v)
+}}""")
+    record = PruneChannels(ratio=0.5, normalized=True).run(model).artifacts["selection"]
+    assert record.statistics.keys() == {"cut"}
+    (mask,) = record.statistics["cut"].values()
+    (weights,) = (block for (node, _), (block, _) in record.constants.items() if node == "h")
+    assert 0 < mask.sum() < 16
+    np.testing.assert_array_equal(np.flatnonzero(mask), weights[0][1])

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.ir.cost import count
+from secateur.ir.graph import Value
 from secateur.ir.infer import infer_shapes
 from secateur.ir.model import Model
 from secateur.ir.onnx_io import from_proto
 from secateur.ir.reference import Session
+from secateur.ir.text import parse_model
 from secateur.passes.prune import PruneChannels, mask
+from secateur.passes.prune.plan import PruningPlan
+from secateur.passes.prune.sharing import LARGE, tie_costly
 
 OPSETS = [helper.make_opsetid("", 17)]
 
@@ -101,3 +108,59 @@ def test_a_constant_that_has_to_stay_whole_is_not_cut_besides() -> None:
     before = count(model).parameters
     PruneChannels(ratio=0.5).run(model)
     assert count(model).parameters <= before
+
+
+def branches(sizes: tuple[int, ...]) -> Model:
+    """Two branches for each of several weights, which they share, through that many channels."""
+    constants, nodes, outputs = [], [], []
+    for size in sizes:
+        constants.append(f"const %w{size}: float[1, {size}] = {[[1.0] * size]}")
+        for side in "ab":
+            value = f"{size}{side}"
+            constants.append(f"const %v{value}: float[{size}, 1] = {[[1.0]] * size}")
+            nodes.append(f"%h{value} = MatMul(%x, %w{size})")
+            nodes.append(f"%y{value} = MatMul(%h{value}, %v{value})")
+            outputs.append(f"%y{value}: float[4, 1]")
+    lines = "\n".join([*constants, *nodes])
+    model = parse_model(
+        f"""model <ir_version = 8, opset = ["" = 17]>
+graph g (%x: float[4, 1]) -> ({", ".join(outputs)}) {{
+{lines}
+}}"""
+    )
+    infer_shapes(model)
+    return model
+
+
+def all_widths() -> Iterator[dict[int, tuple[int, int]]]:
+    """By the size of a weight, how many channels each of its branches keeps."""
+    for pair in itertools.product((1, 2, 3), repeat=2):
+        yield {3: pair}
+    random = np.random.default_rng(0)
+    for _ in range(12):
+        yield {size: tuple(random.integers(size // 3, size + 1, 2)) for size in (3, 30, 400)}
+
+
+@pytest.mark.parametrize("widths", list(all_widths()), ids=str)
+def test_constants_are_tied_that_grow_while_all_together_do(
+    widths: dict[int, tuple[int, int]],
+) -> None:
+    """Those that grow by much are in any case; of the others the largest first."""
+    elements = total = 0
+    growths = {}
+    for size, pair in widths.items():
+        copies = sum(n for n in pair if n < size) + (size if size in pair else 0)
+        growths[size] = copies - size
+        elements += 3 * size
+        total += growths[size] - sum(size - n for n in pair)
+    expected = set()
+    for size, growth in sorted(growths.items(), key=lambda item: -item[1]):
+        if growth > 0 and (growth > LARGE * elements or total > 0):
+            expected.add(f"w{size}")
+            total -= growth
+    plan = PruningPlan(branches(tuple(widths)))
+    left = {size: list(pair) for size, pair in widths.items()}
+    kept = {dim: left[dim.size].pop() for group in plan.free for dim in group.dims if dim.size}
+    tied: set[Value] = set()
+    assert tie_costly(plan.analysis, kept, tied) == bool(expected)
+    assert {value.name for value in tied} == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -20,7 +21,7 @@ from secateur.models.zoo import load_tiny, random_inputs
 from secateur.passes.base import Context
 from secateur.passes.linear.moments import Moments
 from secateur.passes.quantize import Quantize, QuantizeStatic
-from secateur.passes.quantize.accurate import ACCURACIES, _parted, simplest
+from secateur.passes.quantize.accurate import _STACKS, ACCURACIES, _parted, simplest
 from secateur.passes.quantize.rounding import (
     Noise,
     Residuals,
@@ -143,6 +144,20 @@ def test_second_order_rounding_keeps_the_reduced_range() -> None:
     ]
     assert len(weights) == 6
     assert max(np.abs(w).max() for w in weights) <= 64
+
+
+@pytest.mark.parametrize("accuracy", ACCURACIES)
+def test_ways_state_what_they_do_alone(accuracy: str) -> None:
+    """No option as it is without, no two ways alike; ways that go on from rounding by second
+    moments do it, since equalization, headroom or ranges alone are what nobody has asked for."""
+    (simplest_way,) = Quantize(accuracy="fast")._ways()
+    defaults = dataclasses.asdict(simplest_way)
+    ways = _STACKS[accuracy]
+    for way in ways:
+        assert all(defaults[name] != value for name, value in way.items())
+        assert len(way) < 2 or way.keys() & {"second_order", "correct_biases"}
+    assert len({tuple(sorted(way.items())) for way in ways}) == len(ways)
+    assert ways[-1] == {}
 
 
 def test_the_best_way_is_taken() -> None:

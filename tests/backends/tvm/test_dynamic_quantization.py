@@ -299,6 +299,28 @@ def test_the_largest_element_counts_wherever_it_is(tmp_path: Path) -> None:
         np.testing.assert_allclose(np.ravel(found), (vector + 1) / 255, rtol=1e-6)
 
 
+def test_ranges_of_blocks_are_those_of_elements(tmp_path: Path) -> None:
+    """Not of the lanes behind the last channel, where exp makes ones of zeros, nor of a pooling's
+    padding, which is less than any element."""
+    parts = Parts()
+    image = parts.feed(parts.random.standard_normal((1, 3, 6, 6)).astype(np.float32))
+    for channels, pooled in ((5, False), (16, True)):
+        weights = 0.1 * parts.random.standard_normal((channels, 3, 3, 3)).astype(np.float32)
+        biases = [parts.constant(array) for array in (weights, np.full(channels, -5, np.float32))]
+        (value,) = parts.node("Exp", parts.node("Conv", [image, *biases], pads=[1] * 4))
+        if pooled:
+            window = {"kernel_shape": [3, 3], "pads": [1] * 4}
+            parts.output(*parts.node("MaxPool", [value], **window), dtype=TensorProto.FLOAT)
+        _, scale, _ = parts.node("DynamicQuantizeLinear", [value], 3)
+        parts.output(scale, dtype=TensorProto.FLOAT)
+    proto = parts.model()
+    runtime, plan = compiled(proto, tmp_path)
+    assert "= loops" not in plan
+    found = runtime.run(parts.feeds)
+    for name, right in expected(proto, parts.feeds).items():
+        np.testing.assert_allclose(found[name], right, rtol=1e-4, err_msg=name)
+
+
 TOKENS = ([5, 24], [2, 7, 24], [1, 24], [3, 1, 24], [4, 24, 24])
 
 

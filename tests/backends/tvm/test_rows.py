@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tvm")
 
+from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.emission import work
 from secateur.backends.tvm.targets import parse_target
@@ -63,6 +64,20 @@ def test_scales_are_read_in_each_of_few_rows(tmp_path: Path) -> None:
     found = run(model, TARGETS[-1], tmp_path, inputs)
     for name, array in reference(model, inputs).items():
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=2e-5)
+
+
+def test_what_is_fused_with_rows_is_read_where_each_element_lies(tmp_path: Path) -> None:
+    """An operand of the results' shape, along each axis."""
+    net = Net(None, 0)
+    made = [net.node("Mul", net.node("Softmax", "x", axis=axis), "z") for axis in range(3)]
+    model = net.model({"x": (2, 3, 5), "z": (2, 3, 5)}, made)
+    plan = tmp_path / "plan.txt"
+    compile_model(from_proto(model), parse_target(TARGETS[-1]), tmp_path / "m.so", dump_plan=plan)
+    assert "= elementwise" not in plan.read_text()
+    inputs = feeds(model, 1)
+    found = Runtime(tmp_path / "m.so").run(inputs)
+    for name, array in reference(model, inputs).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=5e-6)
 
 
 @settings(SETTINGS, max_examples=12)
