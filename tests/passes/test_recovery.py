@@ -16,7 +16,6 @@ from secateur.ir.reference import Session
 from secateur.models import zoo
 from secateur.passes.base import Context
 from secateur.passes.linear.divergence import Divergence, divergence
-from secateur.passes.linear.opening import open_batch
 from secateur.passes.linear.walk import Recording
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import PruneChannels, Recover, portfolio
@@ -294,25 +293,6 @@ def test_few_samples_are_enough_to_run(count):
     x = np.random.default_rng(0).standard_normal((count, 1, 8, 8)).astype(np.float32)
     PassManager([PruneChannels(macs=0.5), Recover()]).run(model, Context({"x": x}))
     Session(model).run({"x": x[:1]})
-
-
-def test_models_of_one_sample_are_opened_and_closed_again():
-    model = digits_like()
-    before = to_proto(model).SerializeToString()
-    x = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
-    with open_batch(model, {"x": x}) as opened:
-        assert opened
-        assert Session(model).run({"x": x})["y"].shape[0] == 4
-    assert to_proto(model).SerializeToString() == before
-
-
-def test_samples_that_mix_are_not_run_together():
-    net = Net(0)
-    mixed = net.add("Softmax", net.add("Relu", "x"), axis=0)
-    model = net.model([1, 4], mixed)
-    with open_batch(model, {"x": np.ones((4, 4), np.float32)}) as opened:
-        assert not opened
-    assert model.graph.inputs[0].shape == (1, 4)
 
 
 def test_analysis_of_redundant_layers_is_what_the_tests_take_it_for():
