@@ -199,12 +199,12 @@ def _refuse(node: Node, value: Value, found: TypeProto) -> None:
 
 def _contradiction(node: Node, value: Value, found: TypeProto) -> str:
     return (
-        f"{at(node)}: output '{value.name}' is declared as {_shown(value.type)}, but is "
-        f"{_shown(found)}"
+        f"{at(node)}: output '{value.name}' is declared as {shown_type(value.type)}, but is "
+        f"{shown_type(found)}"
     )
 
 
-def _shown(type: TypeProto | None) -> str:
+def shown_type(type: TypeProto | None) -> str:
     """A type as messages show it: `float[2, ?]`, or the kind of what is no tensor."""
     if type is not None and tensor_type(type) is None:
         return str(type.WhichOneof("value")).removesuffix("_type")

@@ -385,11 +385,14 @@ class Inequalities:
             for bound in self._bounds_of(factor, upper=coefficient < 0):
                 own = abs(bound.terms[factor])
                 common = math.gcd(own, coefficient)
-                product = self.multiply(bound, rest)
-                left = form.times(own // common).plus(product, -(abs(coefficient) // common))
-                after = self._complexity(left)
-                if after < before:
-                    yield len(left.terms), after, left
+                looser = [bound.shifted(-bound.const)] if bound.const < 0 < len(rest.terms) else []
+                for known in (bound, *looser):  # i < n leaves a product more than i <= n
+                    product = self.multiply(known, rest)
+                    left = form.times(own // common).plus(product, -(abs(coefficient) // common))
+                    after = self._complexity(left)
+                    if after < before:
+                        yield len(left.terms), after, left
+                        break
 
     def _weight(self, quantity: int) -> tuple[int, int]:
         """How many loops' variables, or others that a run doesn't fix, are in a product, and how

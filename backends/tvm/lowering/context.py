@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ....ir.declarations import shown_type
 from ....ir.errors import UnsupportedError
 from ....ir.graph import Node, Value
 from ....ir.infer import infer_shapes
@@ -316,7 +317,8 @@ class Lowering:
             )
         if name is None:
             raise UnsupportedError(
-                f"{_origin(value)}: value '{value.name}' has an unsupported type"
+                f"{_origin(value)}: value '{value.name}' is of type {shown_type(value.type)}, a type "
+                "that kernels lack"
             )
         return name
 

@@ -89,7 +89,6 @@ UNEQUAL_ON = {
 
 
 REASONS = (
-    "has an unsupported type",
     "a type that kernels lack",
     "computed at run time",
     "computed operands decide",

@@ -93,6 +93,27 @@ def test_slices_before_an_open_axis(tmp_path: Path) -> None:
     child.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", range(3))
+def test_slices_of_three_open_axes(axis: int, tmp_path: Path) -> None:
+    """What is cut off the first axis is multiplied by the sizes of the two others."""
+    lines = [f"const %a: int64[1] = [{axis}]"]
+    for index, (start, end, step) in enumerate(BEFORE):
+        bounds = {"s": start, "e": end, "t": step}
+        lines += [f"const %{n}{index}: int64[1] = [{v}]" for n, v in bounds.items()]
+        lines.append(f"%y{index} = Slice(%x, %s{index}, %e{index}, %a, %t{index})")
+    results = ", ".join(f"%y{i}: float[*]" for i in range(len(BEFORE)))
+    model = model_of(f"(%x: float[n, m, b]) -> ({results})", "\n".join(lines))
+    compiled(model, tmp_path, "n=1..")
+    child = Child()
+    for sizes in ((8, 9, 7), (9, 17, 33), (14, 7, 8)):
+        x = np.random.default_rng(0).standard_normal(sizes).astype(np.float32)
+        have = child.run_guarded(tmp_path / "m.so", {"x": x})
+        for name, array in Session(model, optimize=False).run({"x": x}).items():
+            np.testing.assert_array_equal(have[name], array, err_msg=name)
+    child.close()
+
+
 def test_every_other_pixel(tmp_path: Path) -> None:
     """An image's pixels of odd and even places, joined, which only even sizes have as many of."""
     lines = ["const %m: int64[1] = [9223372036854775807]"]

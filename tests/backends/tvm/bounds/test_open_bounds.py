@@ -11,10 +11,21 @@ from secateur.backends.tvm.plan.size_facts import facts_of
 from secateur.backends.tvm.plan.sizes import stand_in, stand_in_of_axis
 from secateur.backends.tvm.tensorir.builder import KernelBuilder, load
 from secateur.backends.tvm.tensorir.sizes import sizes_of
-from secateur.ir.symbolic.expressions import add, floor_divide, symbol
+from secateur.ir.symbolic.expressions import (
+    add,
+    floor_divide,
+    maximum,
+    minimum,
+    negative,
+    symbol,
+)
 
 N = stand_in(symbol("n", 1, 2**31 - 2**16))
 M = stand_in(symbol("m", 1, 2**31 - 2**16))
+K = stand_in(symbol("k", 1, 2**31 - 2**16))
+FIRST_FIVE = minimum(symbol("n", 1, 2**31 - 2**16), 5)
+FIVE = stand_in(FIRST_FIVE)
+REST = stand_in_of_axis(maximum(0, add(symbol("n", 1, 2**31 - 2**16), negative(FIRST_FIVE))))
 HALF = stand_in_of_axis(floor_divide(add(symbol("n", 1, 2**31 - 2**16), 1), 2))
 
 
@@ -89,3 +100,14 @@ def test_numbers_of_32_bits() -> None:
         k.store(x, load(x, i * M - i * M + i), i)
     k.store(y, load(y, 0), 0)
     assert verdict(k).unproven
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_first_of_three_axes_cut_off(more: int) -> None:
+    """The elements of five rows, or of as many as there are, fit 32 bits as those of all do."""
+    k = KernelBuilder()
+    x = k.parameter("X", (N * (M * K),), "float32")
+    y = k.parameter("Y", (REST * (M * K),), "float32")
+    with k.loop(REST * (M * K), "j") as j:
+        k.store(y, load(x, FIVE * (M * K) + j + more), j)
+    assert bool(verdict(k).unproven) == bool(more)
