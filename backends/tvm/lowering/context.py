@@ -317,8 +317,8 @@ class Lowering:
             )
         if name is None:
             raise UnsupportedError(
-                f"{_origin(value)}: value '{value.name}' is of type {shown_type(value.type)}, a type "
-                "that kernels lack"
+                f"{_origin(value)}: value '{value.name}' is of type {shown_type(value.type)}, "
+                "a type that kernels lack"
             )
         return name
 
