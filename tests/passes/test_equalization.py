@@ -19,7 +19,7 @@ from secateur.ir.reference import Session
 from secateur.ir.tensor import Tensor
 from secateur.passes.base import Context
 from secateur.passes.quantize import QuantizeStatic
-from secateur.passes.quantize.equalize import apply_factors, equalize
+from secateur.passes.quantize.equalize import MIXTURES, _RoundingNoise, apply_factors, equalize
 from secateur.passes.quantize.regions import Region, find_regions
 from secateur.passes.samples import Samples
 from tests.passes.test_quantize_integer import build, random
@@ -311,3 +311,27 @@ def test_factors_make_activations_finer_in_any_unit(unread: bool, per_channel: b
         gains.append(found.before / found.after)
     np.testing.assert_allclose(gains, gains[0], rtol=1e-3)
     assert gains[0] > 1000
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_channels_that_are_not_read_have_factors_in_every_mixture(
+    per_channel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the least read one: without, what they hold would decide how finely others are rounded."""
+    tried: list[Any] = []
+    normal = _RoundingNoise._normal
+
+    def record(noise: _RoundingNoise, factors: Any) -> Any:
+        tried.append(factors)
+        return normal(noise, factors)
+
+    monkeypatch.setattr(_RoundingNoise, "_normal", record)
+    model = model_of(CASES["relu"][0])
+    value = model.graph.initializers["v"]
+    assert value.const is not None
+    array = value.const.numpy().copy()
+    array[:, [0, 2]] = 0
+    value.const = Tensor.from_array(array)
+    equalize(model, Samples(model, {"x": X}), per_channel=per_channel)
+    assert len(tried) >= len(MIXTURES)
+    assert all(np.isfinite(factors).all() and (factors > 0).all() for factors in tried)

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm import targets
+from secateur.backends.tvm.artifact.description import describe_artifact
 from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.targets import can_run_here, parse_target
@@ -79,6 +80,9 @@ def test_every_architecture_links(tmp_path: Path, target: str, machine: int) -> 
     assert header[:4] == b"\x7fELF"
     assert struct.unpack("<H", header[18:20])[0] == machine
     assert report.bytes == path.stat().st_size
+    described = describe_artifact(path)
+    assert described is not None
+    assert described["target"] == target
     assert list(tmp_path.iterdir()) == [path]
 
 
