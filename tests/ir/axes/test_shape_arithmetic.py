@@ -10,7 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from secateur.ir.onnx_io import from_proto
+from secateur.ir.reference import Session
 from secateur.ir.text import parse_model
+from secateur.passes.prune import PruneChannels
 
 from .network import Network
 from .oracle import assert_equals_masked, check_seeds, prune_at_random
@@ -313,3 +315,25 @@ graph g (%x: float[n, 2, h, w]) -> (%y: float[n, 6]) {{
         for shape in ((1, 2, 4, 4), (3, 2, 1, 5)):
             x = rng.standard_normal(shape).astype(np.float32)
             assert_equals_masked(result, {"x": x})
+
+
+@pytest.mark.parametrize("node", ["BitwiseXor(%c, %one)", "Mod(%one, %c)", "CumSum(%c, %zero)"])
+def test_sizes_that_are_computed_with_as_data_are_written_down(node: str) -> None:
+    """Their axes may still lose channels."""
+    model = parse_model(f"""model <ir_version = 8, opset = ["" = 18]>
+graph g (%x: float[n, 6]) -> (%y: float[n, 3], %z: int64[1]) {{
+  const %w: float[6, 16] = {np.ones((6, 16)).tolist()}
+  const %v: float[16, 3] = {np.ones((16, 3)).tolist()}
+  const %zero: int64[] = 0
+  const %one: int64[1] = [1]
+  %h = MatMul(%x, %w)
+  %y = MatMul(%h, %v)
+  %s = Shape(%h)
+  %c = Gather(%s, %one)
+  %z = {node}
+}}""")
+    feeds = {"x": np.ones((2, 6), np.float32)}
+    expected = Session(model).run(feeds)["z"]
+    statistics = PruneChannels(ratio=0.5).run(model).statistics
+    assert statistics["parameters_after"] < statistics["parameters_before"]
+    np.testing.assert_array_equal(Session(model).run(feeds)["z"], expected)
