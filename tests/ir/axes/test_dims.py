@@ -198,6 +198,26 @@ def test_merged_axes_of_unknown_size_tie_their_factors():
     assert not is_locked(a)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("first", [True, False])
+def test_factors_of_unknown_size_in_common_leave_the_rest_free(first, count):
+    """At either end, one or several."""
+    common = [fresh(None, f"n{k}") for k in range(count)]
+    a, b = fresh(6, "a"), fresh(6, "b")
+    x, y = (product([*common, own] if first else [own, *common]) for own in (a, b))
+    assert unify(x, y, WHY)
+    assert resolve(a) == resolve(b)
+    assert not is_locked(a)
+    assert not any(is_locked(axis) for axis in common)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_product_with_nothing_is_nothing(place):
+    axes = [fresh(2, "a"), fresh(3, "b")]
+    axes.insert(place, ())
+    assert product(axes) == ()
+
+
 def test_unknown_sizes_in_other_places_lock_what_is_mixed_with_them():
     a, b = fresh(3, "a"), fresh(4, "b")
     unify(product([literal(None, WHY), a]), product([literal(None, WHY), b]), WHY)
