@@ -230,3 +230,28 @@ def scales_of(node: Node, facts: Facts) -> list[float | None] | None:
 
 def _replaced(shape: Shape, sizes: Mapping[int, Size]) -> Shape:
     return tuple(sizes.get(axis, size) for axis, size in enumerate(shape))
+
+
+# --- transforms of signals -------------------------------------------------------------------
+
+
+@shape_rule("DFT")
+def fourier(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    """Parts of complex numbers last; half of a spectrum, and one more, where that is asked for.
+
+    Half of one that is turned back is left to ONNX.
+    """
+    shape = facts.shape(node.input(0))
+    onesided = bool(node.get("onesided", 0))
+    if shape is None or len(shape) < 2 or (onesided and node.get("inverse", 0)):
+        return [None]
+    axes: Sequence[Size] | None = [node.get("axis", 1)] if facts.opset < 20 else [-2]
+    if facts.opset >= 20 and node.input(2) is not None:
+        axes = facts.integers(node.input(2))
+    given = None if node.input(1) is None else facts.integers(node.input(1))
+    if axes is None or not isinstance(axes[0], int) or (node.input(1) is not None and not given):
+        return [None]
+    axis = position(axes[0], len(shape))
+    length = given[0] if given else shape[axis]
+    own = e.add(e.floor_divide(length, 2), 1) if onesided else length
+    return [_replaced(shape, {axis: own, len(shape) - 1: 2})]

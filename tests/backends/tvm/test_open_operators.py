@@ -114,6 +114,48 @@ def test_slices_of_three_open_axes(axis: int, tmp_path: Path) -> None:
     child.close()
 
 
+TRANSFORMS = [
+    ("onesided = 1", 1, lambda z: np.fft.rfft(z, axis=1)),
+    ("", 1, lambda z: np.fft.fft(z, axis=1)),
+    ("", 2, lambda z: np.fft.fft(z, axis=1)),
+    ("inverse = 1", 2, lambda z: np.fft.ifft(z, axis=1)),
+]
+"""Attributes of a DFT, parts of its input's numbers, and what NumPy makes of them."""
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.parametrize("dtype", ["float", "double"])
+def test_transforms_along_an_open_axis(dtype: str, opset: int, tmp_path: Path) -> None:
+    """Of all their length, and of six elements, be there more or fewer."""
+    lines = ["const %six: int64[] = 6", "const %axis: int64[] = 1"]
+    inputs, results = {}, []
+    for index, (attributes, parts, _) in enumerate(TRANSFORMS):
+        inputs[f"x{index}"] = f"%x{index}: {dtype}[2, n, {parts}]"
+        for name, length in (("y", ""), ("z", ", %six")):
+            operands = f"%x{index}{length}"
+            if opset == 20:
+                operands = f"%x{index}{length or ', _'}, %axis"
+            lines.append(f"%{name}{index} = DFT({operands}) {{{attributes}}}")
+            results.append(f"%{name}{index}: {dtype}[*]")
+    text = f"({', '.join(inputs.values())}) -> ({', '.join(results)})"
+    compiled(model_of(text, "\n".join(lines), opset), tmp_path, "n=1..")
+    child, random = Child(), np.random.default_rng(0)
+    for size in (1, 2, 5, 6, 33):
+        shapes = {f"x{i}": (2, size, parts) for i, (_, parts, _) in enumerate(TRANSFORMS)}
+        kind = np.float32 if dtype == "float" else np.float64
+        feeds = {name: random.standard_normal(shape).astype(kind) for name, shape in shapes.items()}
+        found = child.run_guarded(tmp_path / "m.so", feeds)
+        for index, (_, parts, transform) in enumerate(TRANSFORMS):
+            x = feeds[f"x{index}"].astype(np.float64)
+            z = x[..., 0] + 1j * x[..., 1] if parts == 2 else x[..., 0]
+            six = np.concatenate([z, np.zeros((2, 6), z.dtype)], axis=1)[:, :6]
+            for name, given in (("y", z), ("z", six)):
+                want = transform(given)
+                have = found[f"{name}{index}"]
+                np.testing.assert_allclose(have[..., 0] + 1j * have[..., 1], want, atol=2e-5)
+    child.close()
+
+
 def test_every_other_pixel(tmp_path: Path) -> None:
     """An image's pixels of odd and even places, joined, which only even sizes have as many of."""
     lines = ["const %m: int64[1] = [9223372036854775807]"]

@@ -273,9 +273,9 @@ def test_products_that_are_too_large(tmp_path: Path) -> None:
 
 def test_what_cannot_be_open_is_named(tmp_path: Path) -> None:
     """What has to know a size while compiling; the node and the reason are said."""
-    text = "%y = DFT(%x) {onesided = 1}"
-    model = model_of("(%x: float[1, n, 1]) -> (%y: float[1, k, 2])", text)
-    with pytest.raises(UnsupportedError, match=r"'y' \(DFT\).* the number n "):
+    text = "%y = GatherND(%x, %i)"
+    model = model_of("(%x: float[4, 4, 4], %i: int64[2, n]) -> (%y: float[*])", text)
+    with pytest.raises(UnsupportedError, match=r"'y' \(GatherND\).* a size that only a run fixes"):
         compiled(model, tmp_path, "n=1..")
     with pytest.raises(SecateurError, match="the model's open sizes are 'n'"):
         compiled(model, tmp_path, "k=1..")

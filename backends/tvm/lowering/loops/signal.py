@@ -6,9 +6,10 @@ import numpy as np
 from tvm import tirx
 
 from ...faults import Fault
+from ...plan.sizes import is_open
 from ...plan.tensors import PlanTensor
 from ...tensorir.builder import KernelBuilder
-from ...tensorir.types import Expr
+from ...tensorir.types import Computed, Expr
 from .base import (
     Array,
     Cell,
@@ -23,6 +24,7 @@ from .base import (
     equal,
     limited,
     maximum,
+    minimum,
     nest,
     number,
     rule,
@@ -30,6 +32,7 @@ from .base import (
     to,
     when,
 )
+from .mathematics import libm
 
 
 def _twiddles(call: OperatorCall, size: int, dtype: str, sign: float) -> PlanTensor:
@@ -40,7 +43,8 @@ def _twiddles(call: OperatorCall, size: int, dtype: str, sign: float) -> PlanTen
 
 @rule("DFT")
 def dft(call: OperatorCall) -> None:
-    """By definition, with a table of roots of unity.
+    """By definition, with a table of roots of unity, which the kernel makes where only a run
+    tells how many there are.
 
     Where the axis is computed at run time, the kernel chooses among those that lead
     from the one shape to the other.
@@ -48,8 +52,9 @@ def dft(call: OperatorCall) -> None:
     inverse, onesided = bool(call.node.get("inverse", 0)), bool(call.node.get("onesided", 0))
     axes = _dft_axes(call)
     lengths = [_dft_length(call, a, inverse and onesided, onesided) for a in axes]
-    dtype = compute_type(call.dtype())
-    tables = [_twiddles(call, n, dtype, 1.0 if inverse else -1.0) for n in lengths]
+    dtype, sign = compute_type(call.dtype()), 1.0 if inverse else -1.0
+    tables = [_twiddles(call, n, dtype, sign) for n in lengths if not is_open(n)]
+    scratch = [((2, n), dtype) for n in lengths if is_open(n)]
     chosen = [2] if len(axes) > 1 else []
 
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
@@ -57,11 +62,22 @@ def dft(call: OperatorCall) -> None:
         if chosen:
             given = checked(k, xs[-1].at(0), call.rank())
             k.fail_if(tirx.Not(any_of(*(equal(given, axis) for axis in axes))), Fault.VALUE)
-        for axis, length, roots in zip(axes, lengths, xs[1:], strict=False):
+        known, made = iter(xs[1:]), iter(ys[1:])
+        for axis, length in zip(axes, lengths, strict=True):
             with when(k, equal(given, axis) if chosen else True):
+                roots = next(made if is_open(length) else known)
+                if is_open(length):
+                    _make_roots(k, roots, length, sign)
                 _transform(k, xs[0], ys[0], roots, axis, length, inverse, inverse and onesided)
 
-    call.loops(body, [0, *tables, *chosen])
+    call.loops(body, [0, *tables, *chosen], scratch=scratch)
+
+
+def _make_roots(k: KernelBuilder, roots: Array, length: int, sign: float) -> None:
+    with k.loop(length, "root") as i:
+        angle = to(i, roots.dtype) * number(2 * np.pi, roots.dtype) / number(length, roots.dtype)
+        roots.store(libm("cos", angle), [0, i])
+        roots.store(libm("sin", angle) * number(sign, roots.dtype), [1, i])
 
 
 def _dft_axes(call: OperatorCall) -> list[int]:
@@ -103,7 +119,8 @@ def _transform(
     with nest(k, y.shape[:-1]) as index:
         real, imaginary = cell(k, dtype, 0, "real"), cell(k, dtype, 0, "imaginary")
         turn = cell(k, "int32", 0, "turn")
-        with k.loop(length if mirrored else min(x.shape[axis], length), "t") as t:
+        terms = length if mirrored or length == x.shape[axis] else minimum(x.shape[axis], length)
+        with k.loop(terms, "t") as t:
             source, sign = t, number(1, dtype)
             if mirrored and not isinstance(t, int):
                 upper = t >= length // 2 + 1
@@ -121,10 +138,16 @@ def _transform(
                 real.add(a * c)
                 imaginary.add(a * s)
             _advance(turn, index[axis], length)
-        factor = number(1 / length if inverse else 1.0, dtype)
+        factor = _reciprocal(length if inverse else 1, dtype)
         y.store(real.get() * factor, [*index, 0])
         if y.shape[-1] == 2:
             y.store(imaginary.get() * factor, [*index, 1])
+
+
+def _reciprocal(length: int, dtype: str) -> Computed:
+    if isinstance(length, int):
+        return number(1 / length, dtype)
+    return number(1, dtype) / number(length, dtype)
 
 
 def _advance(turn: Cell, step: Expr, length: int) -> None:
