@@ -255,3 +255,16 @@ def fourier(node: Node, facts: Facts) -> Sequence[Shape | None]:
     length = given[0] if given else shape[axis]
     own = e.add(e.floor_divide(length, 2), 1) if onesided else length
     return [_replaced(shape, {axis: own, len(shape) - 1: 2})]
+
+
+@shape_rule("STFT")
+def framed_fourier(node: Node, facts: Facts) -> Sequence[Shape | None]:
+    """[N, samples, ...] -> [N, frames, frequencies, 2]: as many frames as fit."""
+    shape, window = facts.shape(node.input(0)), facts.shape(node.input(2))
+    step, given = facts.integers(node.input(1)), facts.integers(node.input(3))
+    length: Size | None = given[0] if given else window[0] if window else None
+    if shape is None or len(shape) < 2 or not step or step[0] < 1 or length is None:
+        return [None]
+    frames = e.add(e.floor_divide(e.subtract(shape[1], length), step[0]), 1)
+    bins = e.add(e.floor_divide(length, 2), 1) if node.get("onesided", 1) else length
+    return [(shape[0], frames, bins, 2)]

@@ -269,13 +269,10 @@ class Sizes:
         for atom in self.atoms:
             if not atom.op or self.read_after(single(atom)) >= 0:
                 continue
-            text = f"size {atom.key} would not be within what the model can be run with"
-            if atom.op in ROOM:
-                text = f"the capacity must be from {atom.operands[0]} to {MOST}"
             yield f"    n[{self.numbers[atom]}] = {self._function(atom)};"
             if _is_symbol(atom):
                 continue
-            yield self._in_range(atom, SizeCheck(text))
+            yield self._in_range(atom, self._derived(atom))
             if atom.op == "part":
                 whole, divisor = atom.operands
                 exact = f"{self.code(atom.operands[0])} % {divisor} != 0"
@@ -294,6 +291,23 @@ class Sizes:
             text = f"a tensor would have {expanded(size)} elements, more than {MOST}"
             yield self._check(f"{self.code(size)} > {MOST}", SizeCheck(text))
         yield self._check("bad", SizeCheck("a size would be too large"))
+
+    def _derived(self, atom: Atom) -> SizeCheck:
+        """What is said of a size that follows from others and isn't within its bounds. Where it
+        follows from one symbol it is said of the axis that has it, with the least it may be."""
+        if atom.op in ROOM:
+            return SizeCheck(f"the capacity must be from {atom.operands[0]} to {MOST}")
+        size = expanded(single(atom))
+        text = f"size {size} would not be within what the model can be run with"
+        symbols = {a for a in leaves(size) if not a.op}
+        if len(symbols) != 1:
+            return SizeCheck(text)
+        (symbol,) = symbols
+        grows = all(a.op in ("", "floor", "min", "max") for a in atoms([size]))
+        least = _least_within(size, symbol, bounds_of(atom)) if grows else None
+        if least is not None:
+            text = f"{text}; the least '{symbol.key}' is {least}"
+        return SizeCheck(text, *self._given(symbol))
 
     def _in_range(self, atom: Atom, check: SizeCheck) -> str:
         number, (low, high) = f"n[{self.numbers[atom]}]", bounds_of(atom)
@@ -339,6 +353,29 @@ def _is_symbol(atom: Atom) -> bool:
     """Whether an axis has the size of a symbol, which is checked."""
     own = atom.operands[0] if atom.op == "dim" and len(atom.operands) == 1 else None
     return isinstance(own, Expression) and own.atom is not None and not own.atom.op
+
+
+def _least_within(size: Size, symbol: Atom, bounds: tuple[int, int]) -> int | None:
+    """The least number for a symbol with which a size that grows with it is within bounds; None
+    where that is the symbol's own or isn't found."""
+
+    def fits(number: int) -> bool:
+        found = e.substitute(size, lambda atom: number)
+        return isinstance(found, int) and bounds[0] <= found <= bounds[1]
+
+    low = symbol.range.low or 0
+    if fits(low):
+        return None
+    step = 1
+    while not fits(low + step):
+        low, step = low + step, 2 * step
+        if step > MOST:
+            return None
+    least = low + step
+    while least - low > 1:
+        middle = (low + least) // 2
+        low, least = (low, middle) if fits(middle) else (middle, least)
+    return least
 
 
 def _admitted(symbol: Atom) -> str:

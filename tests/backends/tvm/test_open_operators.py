@@ -156,6 +156,32 @@ def test_transforms_along_an_open_axis(dtype: str, opset: int, tmp_path: Path) -
     child.close()
 
 
+@pytest.mark.parametrize("onesided", [0, 1])
+@pytest.mark.parametrize("step", [1, 3, 8])
+def test_frames_of_an_open_signal(step: int, onesided: int, tmp_path: Path) -> None:
+    window = np.hanning(8).astype(np.float32)
+    lines = [f"const %step: int64[] = {step}", "const %eight: int64[] = 8"]
+    lines.append(f"const %w: float[8] = [{', '.join(map(str, window))}]")
+    lines += [
+        f"%{y} = STFT({operands}) {{onesided = {onesided}}}"
+        for y, operands in (("y", "%x, %step, %w"), ("z", "%x, %step, _, %eight"))
+    ]
+    text = "(%x: float[2, n, 1]) -> (%y: float[*], %z: float[*])"
+    runtime = compiled(model_of(text, "\n".join(lines), 17), tmp_path, "n=1..")
+    child = Child()
+    transform = np.fft.rfft if onesided else np.fft.fft
+    for size in (8, 9, 18, 41):
+        x = np.random.default_rng(0).standard_normal((2, size, 1)).astype(np.float32)
+        found = child.run_guarded(tmp_path / "m.so", {"x": x})
+        frames = np.lib.stride_tricks.sliding_window_view(x[..., 0], 8, axis=1)[:, ::step]
+        for name, weights in (("y", window), ("z", 1)):
+            have = found[name][..., 0] + 1j * found[name][..., 1]
+            np.testing.assert_allclose(have, transform(frames * weights), atol=2e-5)
+    child.close()
+    with pytest.raises(SecateurError, match="input 'x': axis 1: .* the least 'n' is 8"):
+        runtime.run({"x": x[:, :7]})
+
+
 def test_every_other_pixel(tmp_path: Path) -> None:
     """An image's pixels of odd and even places, joined, which only even sizes have as many of."""
     lines = ["const %m: int64[1] = [9223372036854775807]"]

@@ -165,17 +165,13 @@ def stft(call: OperatorCall) -> None:
     dtype = compute_type(call.dtype())
     table = _twiddles(call, length, dtype, -1.0)
     complex_in = len(shape) == 3 and shape[2] == 2
+    given_step = 0  # of which the number of open frames follows
+    if is_open(frames):
+        given_step = int(call.known(1, "frame_step").reshape(()))
 
     def body(k: KernelBuilder, xs: list[Array], ys: list[Array]) -> None:
         x, roots = xs[0], xs[-1]
-        room = shape[1] - length
-        most = room // (frames - 1) if frames > 1 else room + 1
-        step = clamped(k, xs[1].at(0), 0, most + 2)
-        frames_found = divide(room, maximum(step, 1)) + 1
-        k.fail_if(step < 1, Fault.VALUE)
-        if frames > 1:
-            k.fail_if(step > most, Fault.VALUE)
-        k.fail_if(differ(frames_found, frames), Fault.VALUE)
+        step = given_step if is_open(frames) else _checked_step(k, xs[1], shape[1] - length, frames)
         with nest(k, (shape[0], frames, bins)) as (n, f, b):
             real, imaginary = cell(k, dtype, 0, "real"), cell(k, dtype, 0, "imaginary")
             turn = cell(k, "int32", 0, "turn")
@@ -199,6 +195,19 @@ def stft(call: OperatorCall) -> None:
             ys[0].store(imaginary.get(), (n, f, b, 1))
 
     call.loops(body, [0, 1, 2, table] if window else [0, 1, table])
+
+
+def _checked_step(k: KernelBuilder, given: Array, room: int, frames: int) -> Expr:
+    """How far a frame is behind the one before; the run ends where that leads to others than
+    `frames` within `room` and the length of one."""
+    most = room // (frames - 1) if frames > 1 else room + 1
+    step = clamped(k, given.at(0), 0, most + 2)
+    frames_found = divide(room, maximum(step, 1)) + 1
+    k.fail_if(step < 1, Fault.VALUE)
+    if frames > 1:
+        k.fail_if(step > most, Fault.VALUE)
+    k.fail_if(differ(frames_found, frames), Fault.VALUE)
+    return step
 
 
 @rule("MelWeightMatrix")
