@@ -178,7 +178,7 @@ def test_frames_of_an_open_signal(step: int, onesided: int, tmp_path: Path) -> N
             have = found[name][..., 0] + 1j * found[name][..., 1]
             np.testing.assert_allclose(have, transform(frames * weights), atol=2e-5)
     child.close()
-    with pytest.raises(SecateurError, match="input 'x': axis 1: .* the least 'n' is 8"):
+    with pytest.raises(SecateurError, match=r"input 'x': axis 1: .* the least 'n' is 8"):
         runtime.run({"x": x[:, :7]})
 
 
