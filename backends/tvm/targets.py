@@ -100,9 +100,19 @@ class Target:
         return "dotprod" in self.features and "i8mm" not in self.features
 
     @property
+    def prefers_signed_channels(self) -> bool:
+        """Whether bytes that are multiplied channel by channel are, if not all."""
+        return "neon" in self.features and "i8mm" not in self.features
+
+    @property
     def sums_products_of_bytes(self) -> bool:
         """Whether what multiplies bytes adds up the products of four neighbours."""
         return "neon" in self.features or self.machine == "x86_64"
+
+    @property
+    def looks_up_bytes(self) -> bool:
+        """Whether there are instructions that look up a vector of bytes in a table of 256."""
+        return "vbmi" in self.features or self.machine == "aarch64"
 
     @property
     def block(self) -> int:

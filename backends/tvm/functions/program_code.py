@@ -16,7 +16,7 @@ from tvm import tirx
 from ..plan.programs import Instruction, Program, integer_range
 from ..targets import Target
 from ..tensorir import bfloat
-from ..tensorir.builder import KernelBuilder, cast, constant, llvm, load, reinterpret
+from ..tensorir.builder import KernelBuilder, cast, constant, join, llvm, load, reinterpret
 from ..tensorir.types import Computed, Expr
 from ..tensorir.vectors import VectorCode
 from . import mathematics
@@ -30,6 +30,7 @@ class ProgramCode(VectorCode):
     def __init__(self, builder: KernelBuilder, target: Target, lanes: int) -> None:
         super().__init__(builder, target, lanes)
         self.floats: set[int] = set()
+        self.differences: set[int] = set()
 
     def evaluate(self, program: Program, operands: Sequence[Computed]) -> Computed:
         """The program's result; intermediate results used twice are computed once.
@@ -46,6 +47,7 @@ class ProgramCode(VectorCode):
             if i < len(values) and count > 1:
                 values[i] = self.bind(values[i], program.operands[i])
         self.floats = _only_floats(program)
+        self.differences = _differences(program, self.floats)
         types = list(program.operands)
         spelled = [1] * len(values)  # instructions that each value is, once spelled out
         self.deep = False
@@ -134,8 +136,9 @@ class ProgramCode(VectorCode):
 
         Adding 1.5 * 2^23 leaves the rounded number in the low bits; from above those bits
         grow with the number whatever its size, so that an integer minimum saturates.
-        Steps that are only read as floats (`self.floats`) stay floats. `bounded` promises
-        that values are below 2^31.
+        Steps that are only read as floats (`self.floats`) stay floats, without the zero point
+        where what reads them would take it off (`self.differences`). `bounded` promises that
+        values are below 2^31.
         """
         low, high = integer_range(instruction.dtype)
         floats = id(instruction) in self.floats
@@ -147,7 +150,8 @@ class ProgramCode(VectorCode):
         if floats:
             value = tirx.min(value, self.number(float(high - zero_point)))
             # Both sums are exact but for the rounding that is wanted.
-            return self.fence(value + self.number(MAGIC)) - self.number(MAGIC - zero_point)
+            added = 0 if id(instruction) in self.differences else zero_point
+            return self.fence(value + self.number(MAGIC)) - self.number(MAGIC - added)
         bits = reinterpret(value + self.number(MAGIC), "int32", self.lanes)
         offset = int(np.float32(MAGIC).view(np.int32)) - zero_point
         bits = bits - self.number(offset, "int32")
@@ -171,7 +175,9 @@ Rule = Callable[[ProgramCode, Instruction, list[Computed], list[str]], Computed]
 
 
 def _dequantize(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
-    if types[0] == "float32":
+    if id(s) in e.differences:
+        value = a[0]
+    elif types[0] == "float32":
         value = a[0] - e.number(float(s["zero_point"]))
     else:
         value = cast(a[0], "int32", e.lanes)
@@ -227,14 +233,53 @@ def _requantize(e: ProgramCode, s: Instruction, a: list[Computed], types: list[s
 
 
 def _table(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
-    """A function of a byte: two lookups by its low seven bits (AVX-512 VBMI), one chosen."""
+    """A function of a byte, looked up."""
+    values = [tirx.const(int(np.uint8(v & 255).view(np.int8)), "int8") for v in s["values"]]
+    index = a[0] if types[0] == "int8" else reinterpret(a[0], "int8", e.lanes)
+    look_up = _by_table_lookups if "neon" in e.target.features else _by_permutations
+    found = look_up(e, values, index)
+    return found if s.dtype == "int8" else reinterpret(found, "uint8", e.lanes)
+
+
+def _by_table_lookups(e: ProgramCode, values: Sequence[Computed], index: Computed) -> Computed:
+    """By NEON, 16 bytes at a time: four lookups in 64 values each, which leave others alone."""
+    count = -(-e.lanes // 16)
+    if e.lanes == 1:
+        index = tirx.Broadcast(index, 16)
+    elif e.lanes % 16:
+        repeated = [e.bind(index, "int8")] * -(-16 * count // e.lanes)
+        index = tirx.Shuffle(repeated, list(range(16 * count)))
+    wide = ProgramCode(e.builder, e.target, 16 * count)
+    index = wide.bind(index, "int8")
+    one = ProgramCode(e.builder, e.target, 16)
+    indices = [tirx.Shuffle([index], list(range(16 * i, 16 * i + 16))) for i in range(count)]
+    results: list[Computed] = []
+    for start in range(0, 256, 64):
+        parts = [
+            tirx.Shuffle(list(values[at : at + 16]), list(range(16)))
+            for at in range(start, start + 64, 16)
+        ]
+        if start == 0:
+            found = [llvm("llvm.aarch64.neon.tbl4.v16i8", "int8x16", *parts, at) for at in indices]
+        else:
+            high = constant(int(np.uint8(start).view(np.int8)), "int8", 16)
+            found = [
+                llvm("llvm.aarch64.neon.tbx4.v16i8", "int8x16", known, *parts, at ^ high)
+                for known, at in zip(results, indices, strict=True)
+            ]
+        results = [one.bind(value, "int8") for value in found]
+    whole = join(results, 16)
+    return whole if e.lanes == 16 * count else tirx.Shuffle([whole], list(range(e.lanes)))
+
+
+def _by_permutations(e: ProgramCode, values: Sequence[Computed], index: Computed) -> Computed:
+    """By AVX-512 VBMI: two lookups by the low seven bits, one of which is chosen."""
     lanes, parts = e.lanes, []
     for start in range(0, 256, 64):
-        values = s["values"][start : start + 64]
-        numbers = [tirx.const(int(np.uint8(v & 255).view(np.int8)), "int8") for v in values]
+        numbers = values[start : start + 64]
         vector = functools.partial(tirx.Shuffle, numbers, list(range(64)))
-        parts.append(e.builder.shared(("table", values), vector, "int8x64"))
-    index = a[0] if types[0] == "int8" else reinterpret(a[0], "int8", lanes)
+        key = ("table", tuple(int(number) for number in numbers))
+        parts.append(e.builder.shared(key, vector, "int8x64"))
     if lanes > 1:
         index = tirx.Shuffle([e.bind(index, "int8")] * -(-64 // lanes), list(range(64)))
     else:
@@ -244,8 +289,7 @@ def _table(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) 
     name = "llvm.x86.avx512.vpermi2var.qi.512"
     low, high = (llvm(name, "int8x64", parts[i], index, parts[i + 1]) for i in (0, 2))
     found = wide.bind(tirx.Select(index < constant(0, "int8", 64), high, low), "int8")
-    found = tirx.Shuffle([found], list(range(lanes)))
-    return found if s.dtype == "int8" else reinterpret(found, "uint8", lanes)
+    return tirx.Shuffle([found], list(range(lanes)))
 
 
 def _scale_sum(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
@@ -436,6 +480,19 @@ def _only_floats(program: Program) -> set[int]:
         and count + index != program.result
         and all(name in _FLOAT_READERS for name in readers.get(count + index, []))
     }
+
+
+def _differences(program: Program, floats: set[int]) -> set[int]:
+    """Steps that stay floats and, with them, what alone reads them: from the same zero point."""
+    found: set[int] = set()
+    for index, instruction in enumerate(program.instructions, len(program.operands)):
+        if id(instruction) not in floats or instruction.name not in ("quantize", "requantize"):
+            continue
+        readers = [s for s in program.instructions if index in s.arguments]
+        zero = instruction["zero_point"]
+        if all(s.name == "dequantize" and s["zero_point"] == zero for s in readers):
+            found.update(map(id, (instruction, *readers)))
+    return found
 
 
 _DEEP = frozenset(name for name, function in FUNCTIONS.items() if function.is_deep)

@@ -18,7 +18,7 @@ from ..plan.programs import Instruction, Program, integer_range, rebuild
 from ..targets import Target
 from .definitions import FUNCTIONS, ScalarFunction
 
-_LONG = 7
+_LONG, _LONG_FOR_NEON = 7, 3
 """Steps from which a table is faster than computing them."""
 
 _ANY = -1
@@ -27,15 +27,17 @@ _ANY = -1
 
 def use_tables(plan: Plan, target: Target) -> None:
     """Let the plan's programs look up what they can, if the target can."""
-    if "vbmi" not in target.features:
+    if not target.looks_up_bytes:
         return
+    long = _LONG_FOR_NEON if "neon" in target.features else _LONG
     for op in plan.operations:
         if isinstance(op, (ElementwiseOp, Fused)):
-            op.program = tabulate(op.program)
+            op.program = tabulate(op.program, long)
 
 
-def tabulate(program: Program) -> Program:
-    """Replace costly functions of one 8-bit operand or instruction by `table` instructions."""
+def tabulate(program: Program, long: int = _LONG) -> Program:
+    """Replace functions of one 8-bit operand or instruction by `table` instructions: costly
+    ones, and those of `long` steps and more."""
     count = len(program.operands)
     roots: list[int | None] = [
         i if dtype in ("uint8", "int8") else None for i, dtype in enumerate(program.operands)
@@ -52,7 +54,7 @@ def tabulate(program: Program) -> Program:
             roots[index] = index
             continue
         cone = _cone(instructions, index, root)
-        if not any(s.name in _COSTLY for s in cone.values()) and len(cone) < _LONG:
+        if not any(s.name in _COSTLY for s in cone.values()) and len(cone) < long:
             continue
         dtype = program.operands[root] if root < count else instructions[root].dtype
         values = _values(cone, root, dtype)

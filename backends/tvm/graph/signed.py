@@ -21,6 +21,8 @@ Constants = Callable[[Value | None], Array | None]
 _THROUGH = frozenset({"Relu", "Clip"})
 _EITHER = frozenset({"Conv", "MaxPool", "Concat", "GlobalAveragePool"}) | _THROUGH
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
+_FUNCTIONS = frozenset({"HardSigmoid", "HardSwish"})
+"""Of floats alone: no instruction computes them of bytes and a zero point."""
 
 
 def may_be_signed(node: Node, graph: Graph, constant: Constants) -> bool:
@@ -33,13 +35,29 @@ def may_be_signed(node: Node, graph: Graph, constant: Constants) -> bool:
     )
 
 
+def only_for_depthwise(node: Node) -> bool:
+    """Whether depthwise convolutions are all that reads what a QuantizeLinear makes."""
+    value = node.output(0)
+    readers = [] if value is None else value.users
+    read = [user.output(0) for user in readers]
+    users = [user for found in read if found is not None for user in found.users]
+    return bool(users) and all(map(_is_depthwise, users))
+
+
+def _is_depthwise(node: Node) -> bool:
+    if node.op_type != "Conv":
+        return False
+    shape = None if (weights := node.input(1)) is None else weights.shape
+    return shape is not None and len(shape) > 1 and shape[1] == 1 and node.get("group", 1) > 1
+
+
 def _is_made(value: Value | None) -> bool:
     """Whether what makes a float value rounds it by its difference from the zero point."""
     maker = None if value is None else value.producer
     while maker is not None and maker.op_type in _THROUGH:
         value = maker.input(0)
         maker = None if value is None else value.producer
-    return maker is None or maker.op_type in _EITHER | _PRODUCTS
+    return maker is None or maker.op_type in _EITHER | _PRODUCTS | _FUNCTIONS
 
 
 def _reads(value: Value, node: Node, graph: Graph, constant: Constants) -> bool:

@@ -17,7 +17,7 @@ from ....ir.symbolic.expressions import Atom, Expression, Size
 from ....ir.tensor import Array
 from ..graph.loop_sizes import LoopAnalysis, OpenLoop
 from ..graph.open_sizes import OpenSizes, sizes_of_none
-from ..graph.signed import may_be_signed
+from ..graph.signed import may_be_signed, only_for_depthwise
 from ..plan.operations import ElementwiseOp, Plan, ReadSizesOp
 from ..plan.programs import Program, ProgramBuilder, compose, dequantize, simplify
 from ..plan.sizes import (
@@ -393,10 +393,16 @@ class Lowering:
         if dtype not in ("uint8", "int8"):
             return None
         number = 0 if zero is None else int(zero.reshape(()))
-        wants = dtype == "uint8" and self.target.prefers_signed_bytes
-        if wants and may_be_signed(node, self.model.graph, self.constant):
+        if dtype == "uint8" and self._keeps_signed(node):
             dtype, number = "int8", number - 128
         return QuantizeParameters(float(scale.reshape(())), number, dtype, output)
+
+    def _keeps_signed(self, node: Node) -> bool:
+        """Whether a QuantizeLinear's unsigned bytes are kept as signed ones."""
+        wants = self.target.prefers_signed_bytes or (
+            self.target.prefers_signed_channels and only_for_depthwise(node)
+        )
+        return wants and may_be_signed(node, self.model.graph, self.constant)
 
     def sole_quantize(self, value: Value) -> QuantizeParameters | None:
         """The QuantizeLinear that alone reads a value, if there is one."""

@@ -183,6 +183,33 @@ def test_unsigned_bytes_that_are_kept_as_signed_ones(tmp_path: Path, target: str
     check(proto, feeds(proto), tmp_path, target, compiler, emulator)
 
 
+def gated(width: int) -> onnx.ModelProto:
+    """Functions of bytes before, behind and between convolutions, and gates of channels."""
+    net = Net(None, 8)
+    first = net.node("HardSwish", net.node("Conv", "x", net.weight(width, 3, 3, 3)))
+    deep = net.node("Conv", first, net.weight(width, 1, 5, 5), pads=[2, 2, 2, 2], group=width)
+    value = net.node("HardSwish", deep)
+    squeezed = net.node(
+        "Relu", net.node("Conv", net.node("GlobalAveragePool", value), net.weight(5, width, 1, 1))
+    )
+    gate = net.node("HardSigmoid", net.node("Conv", squeezed, net.weight(width, 5, 1, 1)))
+    joined = net.node("Conv", net.node("Mul", value, gate), net.weight(16, width, 1, 1))
+    rectified = net.node("Relu", joined)
+    plain = net.node("Conv", net.node("GlobalAveragePool", rectified), net.weight(16, 16, 1, 1))
+    scaled = net.node("Mul", rectified, net.node("Sigmoid", plain))
+    last = net.node("Conv", scaled, net.weight(7, 16, 1, 1))
+    return net.model({"x": (2, 3, 9, 19), "v": (3, 37)}, [last, net.node("HardSwish", "v")])
+
+
+@pytest.mark.parametrize("target", ["aarch64-cortex-a72", "aarch64-cortex-a76", "armv7-a"])
+@pytest.mark.parametrize(("width", "dtype"), [(16, "uint8"), (21, "uint8"), (24, "int8")])
+def test_functions_of_bytes(tmp_path: Path, target: str, width: int, dtype: str) -> None:
+    """To the bit as x86 computes them, which looks up none: of all widths, in ragged blocks."""
+    compiler, emulator, _ = tools(target)
+    proto = quantize(gated(width), dtype)
+    check(proto, feeds(proto), tmp_path, target, compiler, emulator)
+
+
 @pytest.mark.parametrize("target", ["aarch64-neoverse-v1", "aarch64-cortex-a76"])
 def test_open_sizes(tmp_path: Path, target: str) -> None:
     """Rows and columns that end in one pixel, and those of one alone."""

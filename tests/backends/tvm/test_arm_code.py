@@ -27,6 +27,8 @@ pytestmark = pytest.mark.slow
 
 CHANNELS = 160
 
+MULTIPLYING = ("convolution", "depthwise", "matmul", "winograd")
+
 BRANCH = re.compile(r"(?:b|cbn?z|tbn?z|b\.?[a-z]{2})(?:\.n)?\s+(?:\w+, )?(?:#\d+, )?([0-9a-f]+) <")
 
 
@@ -42,10 +44,10 @@ def model(kind: str) -> onnx.ModelProto:
     return net.model({"x": (1, CHANNELS, 14, 14)}, [value])
 
 
-def disassembled(
+def kernels(
     proto: onnx.ModelProto, target: str, folder: Path, copies: float = 0
-) -> tuple[str, int]:
-    """Code of the model's kernels, and how many bytes its weights and the rest of it take."""
+) -> list[tuple[str, str]]:
+    """Kind and code of each of a model's kernels."""
     machine = parse_target(target).machine
     tool = {"aarch64": "aarch64-linux-gnu-objdump", "armv7l": "arm-linux-gnueabihf-objdump"}
     if shutil.which(tool[machine]) is None:
@@ -59,11 +61,17 @@ def disassembled(
         text=True,
         check=True,
     )
-    parts = re.split(
-        r"^[0-9a-f]+ <((?:convolution|depthwise|matmul|winograd)_\w+)>:$", done.stdout, flags=re.M
-    )
-    assert len(parts) == 3, "one kernel multiplies"
-    return parts[2].split("\n\n")[0], (folder / "libnet.so").stat().st_size
+    parts = re.split(r"^[0-9a-f]+ <([a-z]+)_[0-9a-f]{16}>:$", done.stdout, flags=re.M)
+    return [(k, c.split("\n\n")[0]) for k, c in zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def disassembled(
+    proto: onnx.ModelProto, target: str, folder: Path, copies: float = 0
+) -> tuple[str, int]:
+    """Code of the kernel that multiplies, and how many bytes weights and the rest take."""
+    found = [code for kind, code in kernels(proto, target, folder, copies) if kind in MULTIPLYING]
+    assert len(found) == 1, "one kernel multiplies"
+    return found[0], (folder / "libnet.so").stat().st_size
 
 
 def loops(code: str) -> list[list[str]]:
@@ -166,3 +174,27 @@ def test_hot_loops_of_winograds_scheme(
     body = hot_loop(disassembled(proto, target, tmp_path / "out", math.inf)[0], multiply)
     assert sum(bool(re.match(multiply, text)) for text in body) >= 16, body
     assert not [text for text in body if "[sp" in text and not re.match(r"ldr\s+(r|lr)", text)]
+
+
+def test_what_surrounds_products_of_bytes(tmp_path: Path) -> None:
+    """As in squeeze-and-excite networks: images are interleaved by one instruction, functions of
+    bytes looked up, products rounded four vectors at a time."""
+    net = Net(None, 0)
+    value = net.node("Conv", "x", net.weight(32, 3, 3, 3), pads=[1, 1, 1, 1])
+    value = net.node(
+        "Relu", net.node("Conv", net.node("HardSwish", value), net.weight(32, 32, 1, 1))
+    )
+    gate = net.node("Conv", net.node("GlobalAveragePool", value), net.weight(32, 32, 1, 1))
+    value = net.node("Mul", value, net.node("HardSigmoid", gate, alpha=1 / 6))
+    value = net.node("Conv", value, net.weight(32, 32, 1, 1))
+    proto = quantize(net.model({"x": (1, 3, 32, 32)}, [value]))
+    found = kernels(proto, "aarch64-cortex-a72", tmp_path / "out")
+    own = [code for kind, code in found if kind == "elementwise" and "sqxtn" in code]
+    image, product = sorted(own, key=lambda code: "st4" not in code)
+    assert re.search(r"\sst4\s+{v\d+\.16b", image)
+    assert not re.search(r"\sumov\s", image)
+    narrowed = [sum("sqxtn2" in text for text in body) for body in loops(product)]
+    assert max(narrowed) == 2
+    looked_up = [code for kind, code in found if re.search(r"\stbx\s+v\d+\.16b, {v\d+", code)]
+    assert looked_up
+    assert not any("fdiv" in code for code in looked_up)

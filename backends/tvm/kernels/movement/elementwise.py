@@ -9,11 +9,21 @@ from tvm import tirx
 
 from .....ir.symbolic import expressions as e
 from ...functions.program_code import ProgramCode
+from ...functions.rounding import PACKED, packs
 from ...plan.sizes import cascade, is_open, size_of, stand_in
 from ...plan.strides import collapse
 from ...plan.tensors import PlanTensor
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, as_int, constant, load, splat, tiles_of
+from ...tensorir.builder import (
+    KernelBuilder,
+    as_int,
+    constant,
+    join,
+    load,
+    smaller,
+    splat,
+    tiles_of,
+)
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..epilogue import fill_border
 from . import permutation, squares
@@ -55,7 +65,10 @@ def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Computed
         body.build(parallel=parallel)
         return k.finish()
     lanes = 1 if by_lane else min(target.lanes, y.block)
-    code = ProgramCode(k, target, lanes)
+    together = 1 if by_lane else _together(kernel, target)
+    if together > 1:
+        lanes = y.block
+    code = ProgramCode(k, target, lanes * together)
     ragged = y.channels != y.padded_channels
     if by_lane and y.blocks == 1 and _interleaves(kernel, strides):
         _interleave(k, kernel, target, buffers, result, strides, parallel=parallel)
@@ -87,18 +100,33 @@ def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Computed
                         with k.when(channel >= y.channels):
                             k.store(result, constant(0, kernel.program.dtype), *at)
         else:
+            steps = -(-y.width // together) if together > 1 else y.width
             with (
                 k.loop(y.height, "h") as h,
-                k.loop(y.width, "w") as w,
+                k.loop(steps, "w") as step,
                 k.loop(y.block // lanes, "part") as part,
             ):
                 channel = cb * y.block + part * lanes
-                value = code.evaluate(kernel.program, values(n, channel, h, w))
+                first = step if together == 1 else smaller(step * together, y.width - together)
+                columns = [values(n, channel, h, first + i) for i in range(together)]
+                operands = [join(column, lanes) for column in zip(*columns, strict=True)]
+                value = code.evaluate(kernel.program, operands)
                 if ragged:
                     value = _mask(value, channel, y.channels, kernel.program.dtype, lanes)
-                at = (n * y.blocks + cb, y.position(h, w), part * lanes)
-                k.store(result, value, *at, lanes=lanes)
+                at = (n * y.blocks + cb, y.position(h, first), part * lanes)
+                k.store(result, value, *at, lanes=lanes * together)
     return k.finish()
+
+
+def _together(kernel: Elementwise, target: Target) -> int:
+    """Pixels of a row whose bytes are rounded together, where they fill a vector."""
+    y, dtype = kernel.layout, kernel.program.dtype
+    assert y is not None
+    if not packs(target, dtype) or is_open(y.width) or y.channels != y.padded_channels:
+        return 1
+    if ProgramCode.is_looped(kernel.program):
+        return 1
+    return max(1, min(PACKED * target.lanes // y.block, int(y.width)))
 
 
 def _interleaves(kernel: Elementwise, strides: Sequence[Sequence[int]]) -> bool:
@@ -145,6 +173,9 @@ def _interleave(
         k.store(result, tirx.Shuffle(vectors, order), n, y.position(h, w), 0, lanes=len(order))
 
     lanes = target.lanes
+    wide = PACKED * lanes
+    if "neon" in target.features and packs(target, dtype) and not is_open(y.width):
+        lanes = wide if y.width >= wide else lanes  # which one instruction interleaves
 
     def row(n: Expr, h: Expr) -> None:
         if is_open(y.width):
