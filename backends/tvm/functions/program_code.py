@@ -234,14 +234,18 @@ def _requantize(e: ProgramCode, s: Instruction, a: list[Computed], types: list[s
 
 def _table(e: ProgramCode, s: Instruction, a: list[Computed], types: list[str]) -> Computed:
     """A function of a byte, looked up."""
-    values = [tirx.const(int(np.uint8(v & 255).view(np.int8)), "int8") for v in s["values"]]
+    values = [int(np.uint8(v & 255).view(np.int8)) for v in s["values"]]
     index = a[0] if types[0] == "int8" else reinterpret(a[0], "int8", e.lanes)
     look_up = _by_table_lookups if "neon" in e.target.features else _by_permutations
     found = look_up(e, values, index)
     return found if s.dtype == "int8" else reinterpret(found, "uint8", e.lanes)
 
 
-def _by_table_lookups(e: ProgramCode, values: Sequence[Computed], index: Computed) -> Computed:
+def _vector(values: Sequence[int]) -> Computed:
+    return tirx.Shuffle([tirx.const(v, "int8") for v in values], list(range(len(values))))
+
+
+def _by_table_lookups(e: ProgramCode, values: Sequence[int], index: Computed) -> Computed:
     """By NEON, 16 bytes at a time: four lookups in 64 values each, which leave others alone."""
     count = -(-e.lanes // 16)
     if e.lanes == 1:
@@ -255,10 +259,7 @@ def _by_table_lookups(e: ProgramCode, values: Sequence[Computed], index: Compute
     indices = [tirx.Shuffle([index], list(range(16 * i, 16 * i + 16))) for i in range(count)]
     results: list[Computed] = []
     for start in range(0, 256, 64):
-        parts = [
-            tirx.Shuffle(list(values[at : at + 16]), list(range(16)))
-            for at in range(start, start + 64, 16)
-        ]
+        parts = [_vector(values[at : at + 16]) for at in range(start, start + 64, 16)]
         if start == 0:
             found = [llvm("llvm.aarch64.neon.tbl4.v16i8", "int8x16", *parts, at) for at in indices]
         else:
@@ -272,14 +273,13 @@ def _by_table_lookups(e: ProgramCode, values: Sequence[Computed], index: Compute
     return whole if e.lanes == 16 * count else tirx.Shuffle([whole], list(range(e.lanes)))
 
 
-def _by_permutations(e: ProgramCode, values: Sequence[Computed], index: Computed) -> Computed:
+def _by_permutations(e: ProgramCode, values: Sequence[int], index: Computed) -> Computed:
     """By AVX-512 VBMI: two lookups by the low seven bits, one of which is chosen."""
     lanes, parts = e.lanes, []
     for start in range(0, 256, 64):
         numbers = values[start : start + 64]
-        vector = functools.partial(tirx.Shuffle, numbers, list(range(64)))
-        key = ("table", tuple(int(number) for number in numbers))
-        parts.append(e.builder.shared(key, vector, "int8x64"))
+        vector = functools.partial(_vector, numbers)
+        parts.append(e.builder.shared(("table", tuple(numbers)), vector, "int8x64"))
     if lanes > 1:
         index = tirx.Shuffle([e.bind(index, "int8")] * -(-64 // lanes), list(range(64)))
     else:
