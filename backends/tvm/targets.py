@@ -110,11 +110,6 @@ class Target:
         return "neon" in self.features or self.machine == "x86_64"
 
     @property
-    def looks_up_bytes(self) -> bool:
-        """Whether there are instructions that look up a vector of bytes in a table of 256."""
-        return "vbmi" in self.features or self.machine == "aarch64"
-
-    @property
     def block(self) -> int:
         """Channels in one block of the blocked activation layout."""
         return max(self.lanes, 8)

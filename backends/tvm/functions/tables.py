@@ -27,7 +27,7 @@ _ANY = -1
 
 def use_tables(plan: Plan, target: Target) -> None:
     """Let the plan's programs look up what they can, if the target can."""
-    if not target.looks_up_bytes:
+    if "vbmi" not in target.features and target.machine != "aarch64":
         return
     long = _LONG_FOR_NEON if "neon" in target.features else _LONG
     for op in plan.operations:
