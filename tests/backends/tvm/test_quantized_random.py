@@ -48,6 +48,9 @@ WAYS |= {
 }
 STATIC = [w for w, options in WAYS.items() if SCHEMES[options.get("scheme", "int8")].needs_samples]
 
+SATURATING = () if "vnni" in parse_target("native").features else ("dynamic", "dynamic-per-token")
+"""Ways whose products of bytes saturate in ONNX Runtime on this machine, but for 7-bit weights."""
+
 SETTINGS = settings(
     max_examples=10,
     deadline=None,
@@ -68,6 +71,8 @@ def written(proto: onnx.ModelProto, feeds: Any, way: str, left: set[int]) -> Mod
     names = [node.name for node in model.graph.nodes if node.name]
     ignore = tuple(f"{names[place]}" for place in left if place < len(names))
     options = WAYS[way] | ({"accuracy": "fast"} if way in STATIC else {})
+    if way in SATURATING:
+        options |= {"reduce_range": True}
     try:
         Session(model, optimize=False).run(feeds)
         Quantize(**options, ignore=ignore, table=False).run(model, Context(feeds))
