@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,18 @@ SLICES = (
 """Where slices begin, before which element they end, and how they step."""
 
 
+def slice_of(source: str, operands: Sequence[int], result: str) -> list[str]:
+    """A node, behind its operands: start, end, axis and step."""
+    names = [f"{result}_{name}" for name in ("start", "end", "axis", "step")]
+    constants = [f"const %{n}: int64[1] = [{v}]" for n, v in zip(names, operands, strict=True)]
+    return [*constants, f"%{result} = Slice(%{source}, {', '.join(f'%{n}' for n in names)})"]
+
+
 def slices() -> str:
     """A node for each, along the first axis of one input and the last one of another in turns."""
     lines = []
     for index, (start, end, step) in enumerate(SLICES):
-        bounds = {"s": start, "e": end, "a": index % 2, "t": step}
-        lines += [f"const %{n}{index}: int64[1] = [{v}]" for n, v in bounds.items()]
-        operands = ", ".join(f"%{n}{index}" for n in bounds)
-        lines.append(f"%y{index} = Slice(%{'xz'[index % 2]}, {operands})")
+        lines += slice_of("xz"[index % 2], (start, end, index % 2, step), f"y{index}")
     return "\n".join(lines)
 
 
@@ -76,10 +81,7 @@ BEFORE = [(2, FAR, 2), (5, FAR, 3), (5, -1, 2), (5, FAR, 1), (1, FAR, 1), (-2, -
 def test_slices_before_an_open_axis(tmp_path: Path) -> None:
     lines = []
     for index, (start, end, step) in enumerate(BEFORE):
-        bounds = {"s": start, "e": end, "a": index % 2, "t": step}
-        lines += [f"const %{n}{index}: int64[1] = [{v}]" for n, v in bounds.items()]
-        operands = ", ".join(f"%{n}{index}" for n in bounds)
-        lines.append(f"%c{index} = Slice(%{'xz'[index % 2]}, {operands})")
+        lines += slice_of("xz"[index % 2], (start, end, index % 2, step), f"c{index}")
         lines.append(f"%y{index} = Relu(%c{index})")
     results = ", ".join(f"%y{i}: float[*]" for i in range(len(BEFORE)))
     model = model_of(f"(%x: float[n, m], %z: float[b, n, m]) -> ({results})", "\n".join(lines))
@@ -97,11 +99,9 @@ def test_slices_before_an_open_axis(tmp_path: Path) -> None:
 @pytest.mark.parametrize("axis", range(3))
 def test_slices_of_three_open_axes(axis: int, tmp_path: Path) -> None:
     """What is cut off the first axis is multiplied by the sizes of the two others."""
-    lines = [f"const %a: int64[1] = [{axis}]"]
+    lines = []
     for index, (start, end, step) in enumerate(BEFORE):
-        bounds = {"s": start, "e": end, "t": step}
-        lines += [f"const %{n}{index}: int64[1] = [{v}]" for n, v in bounds.items()]
-        lines.append(f"%y{index} = Slice(%x, %s{index}, %e{index}, %a, %t{index})")
+        lines += slice_of("x", (start, end, axis, step), f"y{index}")
     results = ", ".join(f"%y{i}: float[*]" for i in range(len(BEFORE)))
     model = model_of(f"(%x: float[n, m, b]) -> ({results})", "\n".join(lines))
     compiled(model, tmp_path, "n=1..")
