@@ -1,6 +1,6 @@
 """ONNX's backend test cases through the compile path, against ONNX Runtime.
 
-    nice python benchmarks/coverage.py --results coverage.json -o docs/tvm_coverage.md
+    nice python benchmarks/coverage.py --results coverage.json -o coverage.md
 
 Every case of `onnx.backend.test` is read, given the static shapes of its test inputs,
 compiled for this machine and run, in one worker process that is replaced where a case
