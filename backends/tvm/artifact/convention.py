@@ -32,9 +32,9 @@ from tvm import tirx
 from tvm.tirx.buffer import BufferType
 
 from ..tensorir.builder import fault_of
-from ..tensorir.types import BufferVar, Computed, Loop, PrimFunc, Statement
+from ..tensorir.types import BufferVar, Computed, Loop, Node, PrimFunc, Statement
 
-Scope = tuple[Statement | Computed, ...]
+Scope = tuple[Node, ...]
 """Variables, and statements that name values."""
 
 STACK_BYTES = 4096
@@ -120,7 +120,7 @@ class _Kernel:
         kind = tvm.ir.PrimType("int32")
         return tirx.PrimFunc(list(parameters), body, kind, self.attributes)
 
-    def around(self, statement: Statement, scope: Scope, own: _Local) -> Statement:
+    def around(self, statement: Node, scope: Scope, own: _Local) -> Statement:
         """What surrounds parallel loops; `scope` are variables and values defined further out."""
         if not _is_parallel_within(statement):
             return own.rewrite(statement)

@@ -23,7 +23,7 @@ from tvm_ffi import Object
 
 from ..plan.size_facts import Polynomial, SizeFacts
 from ..tensorir.builder import leaves
-from ..tensorir.types import BufferVar, Node, PrimFunc, Statement
+from ..tensorir.types import BufferVar, Node, PrimFunc
 from .inequalities import Inequalities, Linear
 from .pure import PURE
 from .values import LIMITS, Condition, Number, Values
@@ -112,7 +112,7 @@ class _Prover:
 
     # --- statements ---
 
-    def block(self, statement: Statement, given: tuple[Linear, ...]) -> None:
+    def block(self, statement: Node, given: tuple[Linear, ...]) -> None:
         """A statement where all of `given` are at least 0."""
         outer, self.scopes = self.scopes, contextlib.ExitStack()
         with self.scopes:
@@ -120,18 +120,18 @@ class _Prover:
             self.statement(statement)
         self.scopes = outer
 
-    def statement(self, s: Statement) -> None:
+    def statement(self, s: Node) -> None:
         rule = _STATEMENTS.get(type(s))
         if rule is None:
             self.fail(f"a {type(s).__name__} statement")
         else:
             rule(self, s)
 
-    def sequence(self, s: Statement) -> None:
+    def sequence(self, s: Node) -> None:
         for part in s.seq:
             self.statement(part)
 
-    def loop(self, s: Statement) -> None:
+    def loop(self, s: Node) -> None:
         first, extent = self.expression(s.min), self.expression(s.extent)
         if not isinstance(first, Number) or not isinstance(extent, Number):
             self.fail("a loop whose extent is no integer")
@@ -155,7 +155,7 @@ class _Prover:
         self.forget(written)
         self.concurrent = concurrent
 
-    def branch(self, s: Statement) -> None:
+    def branch(self, s: Node) -> None:
         condition = self.condition(s.condition)
         self.block(s.then_case, condition.true)
         if s.else_case is not None:
@@ -164,16 +164,16 @@ class _Prover:
         if leaves(s.then_case):
             self.scopes.enter_context(self.inequalities.given(condition.false))
 
-    def while_(self, s: Statement) -> None:
+    def while_(self, s: Node) -> None:
         written = self.stored(s.body)
         self.forget(written)
         self.block(s.body, self.condition(s.condition).true)
         self.forget(written)
 
-    def bind(self, s: Statement) -> None:
+    def bind(self, s: Node) -> None:
         self.variables[hash(s.var)] = self.expression(s.value)
 
-    def store(self, s: Statement) -> None:
+    def store(self, s: Node) -> None:
         value = self.expression(s.value)
         at = [self.index(i) for i in s.indices]
         buffer = self.access("store", s.buffer, s.indices, at)
@@ -183,10 +183,10 @@ class _Prover:
             if isinstance(value, Number) and buffer.is_cell and not self.shares(buffer):
                 buffer.contents[_key(at)] = value
 
-    def evaluate(self, s: Statement) -> None:
+    def evaluate(self, s: Node) -> None:
         self.expression(s.value)
 
-    def allocate(self, s: Statement) -> None:
+    def allocate(self, s: Node) -> None:
         self.declare(s.buffer, None)
 
     def forget(self, written: frozenset[int]) -> None:
@@ -490,13 +490,13 @@ class _Stored:
     def __init__(self) -> None:
         self.known: dict[int, frozenset[int]] = {}
 
-    def __call__(self, s: Statement) -> frozenset[int]:
+    def __call__(self, s: Node) -> frozenset[int]:
         found = self.known.get(hash(s))
         if found is None:
             found = self.known[hash(s)] = frozenset(self.of(s))
         return found
 
-    def of(self, s: Statement) -> Iterator[int]:
+    def of(self, s: Node) -> Iterator[int]:
         if isinstance(s, tirx.BufferStore):
             yield hash(s.buffer)
         elif isinstance(s, tirx.SeqStmt):
@@ -555,7 +555,7 @@ _PARTS = {
     prim.Shuffle: ("vectors", "indices"),
 }
 
-_STATEMENTS: dict[type[Statement], Callable[[_Prover, Any], None]] = {
+_STATEMENTS: dict[type[Node], Callable[[_Prover, Any], None]] = {
     tirx.SeqStmt: _Prover.sequence,
     tirx.For: _Prover.loop,
     tirx.IfThenElse: _Prover.branch,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 from ..plan.operations import LoopsOp
+from ..tensorir.types import PrimFunc
 from .emission import Emission
 
 
@@ -11,7 +15,7 @@ def emit(emission: Emission, op: LoopsOp) -> None:
     signature = tuple((t.shape, t.dtype) for t in (*op.inputs, *op.outputs))
     results = emission.call_all(
         ("loops", op.build if op.key is None else op.key, signature),
-        op.build,
+        cast(Callable[[], PrimFunc], op.build),
         [emission.read(t, None) for t in op.inputs],
         [(t.shape, t.dtype) for t in op.outputs],
     )

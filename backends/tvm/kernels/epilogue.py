@@ -32,7 +32,7 @@ class Operand:
 
 def declare(
     builder: KernelBuilder, operands: Sequence[Operand], output: Blocked, channels: int
-) -> list[Computed]:
+) -> list[BufferVar]:
     """Declare a kernel's operand parameters."""
     buffers = []
     for index, operand in enumerate(operands):
@@ -58,9 +58,9 @@ class Epilogue:
         target: Target,
         program: Program,
         operands: Sequence[Operand],
-        buffers: Sequence[Expr],
+        buffers: Sequence[BufferVar],
         output: Blocked,
-        result: Expr,
+        result: BufferVar,
         lanes: int,
     ) -> None:
         self.builder, self.target, self.program = builder, target, program

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -18,7 +17,7 @@ from ....ir.symbolic.expressions import Expression
 from ..faults import Fault
 from ..plan.sizes import OpenSize, is_open, size_of
 from .sizes import as_size, is_size, render, size_parameters
-from .types import BufferVar, Computed, Expr, Index, PrimFunc, Statement
+from .types import BufferVar, Computed, Expr, Index, Node, PrimFunc, Statement
 
 SHARES = 16
 """Iterations that a parallel loop should have: enough for threads to share evenly."""
@@ -37,20 +36,20 @@ class KernelBuilder:
         self._blocks: list[list[Statement]] = [[]]
         self._shared: list[dict[Hashable, Computed]] = [{}]
 
-    def parameter(self, name: str, shape: Sequence[int], dtype: str) -> Computed:
+    def parameter(self, name: str, shape: Sequence[int], dtype: str) -> BufferVar:
         """A buffer argument; arguments keep the order of these calls."""
         buffer = tirx.decl_buffer([_extent(d) for d in shape], dtype, name)
         self._sizes += [s for d in shape if isinstance(s := size_of(d), Expression)]
         self._parameters.append(buffer)
         return buffer
 
-    def local(self, size: int, dtype: str, name: str = "acc") -> Computed:
+    def local(self, size: int, dtype: str, name: str = "acc") -> BufferVar:
         """A buffer private to the innermost loop body; lives in registers where it fits."""
         buffer = tirx.decl_buffer([size], dtype, name, scope="local")
         self.statement(tirx.AllocBuffer(buffer))
         return buffer
 
-    def statement(self, statement: Expr) -> None:
+    def statement(self, statement: Statement) -> None:
         self._blocks[-1].append(statement)
 
     def _open(self) -> None:
@@ -224,16 +223,18 @@ class KernelBuilder:
         )
 
 
-def leaves(statement: Expr) -> bool:
+def leaves(statement: Statement) -> bool:
     """Whether a statement leaves the kernel, as what `fail_if` puts under its condition does."""
     last = statement.seq[-1] if isinstance(statement, tirx.SeqStmt) else statement
     value = last.value if isinstance(last, tirx.Evaluate) else None
     return getattr(getattr(value, "op", None), "name", "") == "tirx.tvm_throw_last_error"
 
 
-def fault_of(statement: Expr) -> int | None:
+def fault_of(statement: Statement) -> int | None:
     """The code of the fault that a statement notes, as `fail_if` has it do before it leaves."""
-    value: Any = statement.value if isinstance(statement, tirx.Evaluate) else None
+    if not isinstance(statement, tirx.Evaluate):
+        return None
+    value: Node = statement.value
     if getattr(getattr(value, "op", None), "name", "") != "tirx.call_extern":
         return None
     name, *arguments = value.args

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
 
 import tvm
 from tvm import tirx
@@ -12,7 +13,7 @@ class Computed(Protocol):
     """A scalar or a vector that a kernel computes; arithmetic makes further ones."""
 
     @property
-    def ty(self) -> Any: ...
+    def ty(self) -> Node: ...
 
     def __neg__(self) -> Computed: ...
     def __add__(self, other: Expr, /) -> Computed: ...
@@ -41,18 +42,47 @@ class Computed(Protocol):
 Expr: TypeAlias = Computed | int | float
 """A TensorIR expression, or a number known while the kernel is built."""
 
-BufferVar: TypeAlias = tirx.Buffer
-"""A buffer of a kernel: a parameter, or private to a loop's body."""
 
-Statement: TypeAlias = tirx.Stmt
+class BufferVar(Protocol):
+    """A buffer of a kernel: a parameter, or private to a loop's body."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> Sequence[Node]: ...
+    @property
+    def strides(self) -> Sequence[Node]: ...
+    @property
+    def elem_offset(self) -> Node: ...
+
+
+class Statement(Protocol):
+    """Part of a kernel's body."""
+
+    @property
+    def span(self) -> Node: ...
+
 
 Node: TypeAlias = tvm.ir.Expr
-"""An expression as what it is made of: for those who read kernels instead of writing them."""
+"""An expression or statement as what it is made of, untyped: for those who read kernels."""
 
 Loop: TypeAlias = tirx.For
 
-PrimFunc: TypeAlias = tirx.PrimFunc
-"""A kernel."""
+
+class PrimFunc(Protocol):
+    """A kernel."""
+
+    @property
+    def params(self) -> Sequence[Node]: ...
+    @property
+    def body(self) -> Statement: ...
+    @property
+    def attrs(self) -> Node: ...
+    def with_attr(self, key: str, value: object, /) -> PrimFunc: ...
+    def with_body(self, body: Statement, /) -> PrimFunc: ...
+
 
 Module: TypeAlias = tvm.IRModule
 """Functions by name, as TVM's passes take them."""

@@ -81,7 +81,8 @@ class _DirectBuilder:
         own = conv.phase_vectors(self.target) * self.lanes
         operands = declare(k, conv.operands, conv.output, own)
         self.slope = _slope(self.starts)
-        self.table = k.parameter("S", (groups,), "int32") if self.slope is None else None
+        if self.slope is None:
+            self.table = k.parameter("S", (groups,), "int32")
         if self.rest:
             vectors = groups * tile.vectors
             self.more = k.parameter("R", (vectors, self.rest, 4 * self.lanes), "int8")

@@ -15,6 +15,7 @@ import numpy as np
 from tvm import tirx
 
 from ...tensorir.builder import KernelBuilder, as_int, load, tiles_of
+from ...tensorir.types import Expr
 
 Widths = tuple[tuple[int, int], ...]
 """Widths of tiles in descending order, to 1, each with what a tile costs."""
@@ -60,7 +61,7 @@ def choose_widths(costs: tuple[float, ...], columns: tuple[int, ...]) -> tuple[f
     return mean, tuple(widths)
 
 
-def each_width(k: KernelBuilder, extent: int, widths: Widths) -> Iterator[int]:
+def each_width(k: KernelBuilder, extent: Expr, widths: Widths) -> Iterator[int]:
     """A branch for each width, which a run takes where it suits the extent best."""
     if len(widths) == 1:
         yield widths[0][0]

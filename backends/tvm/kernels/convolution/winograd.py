@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from tvm import tirx
@@ -308,7 +308,7 @@ def _open_chunks(
             at = k.named(as_int(cb * count + t), "at")
             _transform_input(k, conv, source, transformed, n, cb, row, tw, lambda: at)
 
-        def each_tile(multiply: _Multiply, own: Any = own) -> None:
+        def each_tile(multiply: _Multiply, own: Expr = own) -> None:
             acc = k.local(size, conv.by.accumulator)
             for tiles in each_width(k, own, widths):
                 with k.loop(tiles_of(own, tiles), "tt") as tt:
@@ -335,8 +335,8 @@ def _row(chunk: Expr, size: int, rows: int) -> Expr:
 def _transform_input(
     k: KernelBuilder,
     conv: Winograd,
-    source: Expr,
-    transformed: Expr,
+    source: BufferVar,
+    transformed: BufferVar,
     n: Expr,
     cb: Expr,
     row: Expr,

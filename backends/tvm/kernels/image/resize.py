@@ -100,10 +100,8 @@ class _ResizeBuilder:
         self.parts = y.block // self.lanes
         self.x = k.parameter("X", x.shape, kernel.input_dtype)
         self.rows = k.parameter("ROWS", (y.height * ty,), "int32")
-        self.columns = None
         if kernel.has_columns:
             self.columns = k.parameter("COLUMNS", (y.width * tx,), "int32")
-        self.row_weights = self.column_weights = None
         if kernel.order != "none":
             self.row_weights = k.parameter("ROW_WEIGHTS", (y.height * ty,), "float32")
             self.column_weights = k.parameter("COLUMN_WEIGHTS", (tx * y.width,), "float32")

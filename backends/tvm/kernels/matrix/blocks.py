@@ -60,7 +60,7 @@ def build(
     x = k.parameter("X", (product.rows * product.depth,), "float32")
     w = k.parameter("W", (groups, product.blocks, product.words, width), "int32")
     scales = k.parameter("S", (groups, product.blocks, width), "float32")
-    zeros: Computed | None = None
+    zeros: BufferVar | None = None
     if product.zeros:
         packed = product.zeros == "uint8"
         count = -(-product.blocks * product.bits // 8) if packed else product.blocks
@@ -141,7 +141,7 @@ def _unrolled(product: BlockProduct) -> int:
 def _negative_zero(
     product: BlockProduct,
     target: Target,
-    zeros: Computed | None,
+    zeros: BufferVar | None,
     group: Expr,
     block: Expr,
     vector: int,
@@ -177,7 +177,7 @@ def _floats_step(
     target: Target,
     parts: BufferVar,
     words: list[Computed],
-    rows: Computed,
+    rows: BufferVar,
     at: list[Expr],
 ) -> None:
     """All numbers of a word: each is masked where it lies in its half, signed ones are moved to the
@@ -220,8 +220,8 @@ def _prepare_floats(
     source: BufferVar,
     first: Expr,
     place: Expr,
-    rows: Computed,
-    sums: Computed | None = None,
+    rows: BufferVar,
+    sums: BufferVar | None = None,
 ) -> None:
     """A block of a row, which `source` has from `first` on, as block `place`."""
     lanes = code.lanes
@@ -254,7 +254,7 @@ def _spread(
     product: BlockProduct,
     target: Target,
     tile: MatrixTile,
-    packed: tuple[Computed, Computed, Computed | None],
+    packed: tuple[BufferVar, BufferVar, BufferVar | None],
     group: Expr,
 ) -> BufferVar:
     """A group's weights as floats, [number of the depth, vector * lane]."""
@@ -288,7 +288,7 @@ def _multiply_floats(
     product: BlockProduct,
     target: Target,
     tile: MatrixTile,
-    x: Computed,
+    x: BufferVar,
     made: BufferVar,
     row: Expr,
 ) -> BufferVar:
@@ -333,7 +333,7 @@ def _bytes_step(
     target: Target,
     parts: BufferVar,
     words: list[Computed],
-    rows: Computed,
+    rows: BufferVar,
     at: list[Expr],
 ) -> None:
     """All numbers of a word, four at a time; of 8 bits in two halves, where whole ones may make
@@ -410,9 +410,9 @@ def _prepare_bytes(
     source: BufferVar,
     first: Expr,
     place: Expr,
-    rows: Computed,
-    sums: Computed,
-    scales: Computed,
+    rows: BufferVar,
+    sums: BufferVar,
+    scales: BufferVar,
 ) -> None:
     """A block of a row, rounded to -127 ... 127 as ONNX Runtime does: by its largest magnitude."""
     lanes, one = code.lanes, VectorCode(k, code.target, 1)
@@ -449,7 +449,7 @@ def _prepare_row(
     k: KernelBuilder,
     product: BlockProduct,
     target: Target,
-    x: Computed,
+    x: BufferVar,
     row: Expr,
     prepare: Callable[[VectorCode, BufferVar, Expr, Expr], None],
 ) -> None:

@@ -184,7 +184,7 @@ def build(
             k.parameter("N", (vectors,), "int32"),
         ]
     y = k.parameter("Y", (rows * columns,), matmul.program.dtype)
-    sums: Computed | None = None
+    sums: BufferVar | None = None
     if matmul.weight_zeros:
         sums = k.parameter("S", (rows,), dot.accumulator)
         with k.loop(rows, "row", parallel=parallel) as row:
@@ -289,7 +289,7 @@ def each_tile(
 
 
 def _sum_row(
-    k: KernelBuilder, matmul: MatMul, dot: Dot, x: Computed, sums: Computed, row: Expr
+    k: KernelBuilder, matmul: MatMul, dot: Dot, x: BufferVar, sums: BufferVar, row: Expr
 ) -> None:
     """The sum of a row's bytes, as the instruction takes them."""
     assert isinstance(dot, FourBytes)
@@ -311,7 +311,7 @@ def _sum_row(
     k.store(sums, load(whole, 0), row)
 
 
-def _partial(k: KernelBuilder, dot: Dot, x: Computed, at: Expr, count: int) -> list[Computed]:
+def _partial(k: KernelBuilder, dot: Dot, x: BufferVar, at: Expr, count: int) -> list[Computed]:
     """The last `count` elements of a row, too few for a step, read without those past them."""
     last = k.local(dot.depth, dot.input_dtype, "last")
     for i in range(dot.depth):
@@ -337,8 +337,8 @@ def write(
     target: Target,
     tile: MatrixTile,
     acc: BufferVar,
-    buffers: list[Computed],
-    y: Expr,
+    buffers: list[BufferVar],
+    y: BufferVar,
     group: Expr,
     row: Expr,
 ) -> None:

@@ -25,11 +25,11 @@ class Packer:
 
     def pack(
         self,
-        x: Computed,
+        x: BufferVar,
         base: Expr,
         depth: int,
         columns: int,
-        result: Expr,
+        result: BufferVar,
         outer: Expr,
         at: int,
     ) -> None:
@@ -51,7 +51,9 @@ class Packer:
     def _vectorises(self) -> bool:
         return self.dtype == "float32" or self.dot.depth > 1
 
-    def _rows(self, x: Computed, base: Expr, full: int, result: Expr, outer: Expr, at: int) -> None:
+    def _rows(
+        self, x: BufferVar, base: Expr, full: int, result: BufferVar, outer: Expr, at: int
+    ) -> None:
         """Vectors of columns; of those that are multiplied as words, as many rows interleaved."""
         k, lanes, dot = self.k, self.lanes, self.dot
         with k.loop(full, "k") as step:
@@ -65,7 +67,7 @@ class Packer:
             self._store_words(words, result, outer, step, at)
 
     def _squares(
-        self, x: Computed, base: Expr, full: int, result: Expr, outer: Expr, at: int
+        self, x: BufferVar, base: Expr, full: int, result: BufferVar, outer: Expr, at: int
     ) -> None:
         """Squares of 32-bit elements, or words of smaller ones, transposed; the last overlaps."""
         k, lanes, dot = self.k, self.lanes, self.dot
@@ -104,12 +106,12 @@ class Packer:
 
     def _single(
         self,
-        x: Computed,
+        x: BufferVar,
         base: Expr,
         depth: int,
         columns: int,
         step: Expr,
-        result: Expr,
+        result: BufferVar,
         outer: Expr,
         at: int,
     ) -> None:

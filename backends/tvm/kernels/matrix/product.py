@@ -188,7 +188,7 @@ class _Product:
         with k.outer(count, self.groups, parallel=self.parallel) as (n, group):
             self.pack(n, group)
         if self.row_sums is not None:
-            self.sum_rows()
+            self.sum_rows(self.row_sums)
         tiles = -(-product.rows // self.tile.rows)
         with k.outer(count * self.groups, tiles, parallel=self.parallel) as (outer, i):
             self.multiply(outer // self.groups, outer, outer % self.groups, i)
@@ -253,7 +253,7 @@ class _Product:
             first = outer * self.width + v * self.lanes
             k.store(self.column_sums, total, first, lanes=self.lanes)
 
-    def sum_rows(self) -> None:
+    def sum_rows(self, sums: BufferVar) -> None:
         """What the right operand's zero point takes from each row, without the fixed part."""
         k, product = self.k, self.product
         count = math.prod(product.batch)
@@ -265,7 +265,7 @@ class _Product:
                 value = load(self.x, base + step * product.left.column)
                 k.store(total, load(total, 0) + cast(value, "int32", 1), 0)
             at = n * product.rows + row
-            k.store(self.row_sums, load(total, 0) * (0 - self.right_zero), at)
+            k.store(sums, load(total, 0) * (0 - self.right_zero), at)
 
     def multiply(self, n: Expr, outer: Expr, group: Expr, i: Expr) -> None:
         k, product, dot, tile = self.k, self.product, self.dot, self.tile

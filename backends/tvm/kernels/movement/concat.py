@@ -10,7 +10,7 @@ from ...plan.blocked import Blocked
 from ...plan.sizes import cascade_of, is_open
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, load
-from ...tensorir.types import Expr, PrimFunc
+from ...tensorir.types import BufferVar, Expr, PrimFunc
 from ..epilogue import fill_border
 
 
@@ -120,7 +120,7 @@ def build_blocked(
     return k.finish()
 
 
-def _zero_tail(k: KernelBuilder, result: Expr, output: Blocked, dtype: str) -> None:
+def _zero_tail(k: KernelBuilder, result: BufferVar, output: Blocked, dtype: str) -> None:
     """Lanes past the last channel hold zeros, not what was in memory before."""
     rest = output.padded_channels - output.channels
     if not rest:

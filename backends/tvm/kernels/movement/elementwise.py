@@ -40,14 +40,14 @@ def build(kernel: Elementwise, target: Target, parallel: bool = False) -> PrimFu
     return _plain(kernel, target, parallel)
 
 
-def _declare(k: KernelBuilder, kernel: Elementwise) -> list[Computed]:
+def _declare(k: KernelBuilder, kernel: Elementwise) -> list[BufferVar]:
     return [
         k.parameter(f"X{i}", axes_of(s, kernel) or s.buffer_shape, s.dtype)
         for i, s in enumerate(kernel.sources)
     ]
 
 
-def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
+def _to_blocked(kernel: Elementwise, target: Target, parallel: bool) -> PrimFunc:
     y = kernel.layout
     assert y is not None
     k = KernelBuilder()
@@ -143,8 +143,8 @@ def _interleave(
     k: KernelBuilder,
     kernel: Elementwise,
     target: Target,
-    buffers: Sequence[Expr],
-    result: Expr,
+    buffers: Sequence[BufferVar],
+    result: BufferVar,
     strides: Sequence[Sequence[int]],
     *,
     parallel: bool,
@@ -229,7 +229,7 @@ def _load_blocked(
     return load(buffer, outer, layout.position(h, w), lane, lanes=lanes)
 
 
-def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
+def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> PrimFunc:
     """Row-major output of inputs of which some are blocked."""
     k = KernelBuilder()
     buffers = _declare(k, kernel)
@@ -259,7 +259,7 @@ def _from_blocked(kernel: Elementwise, target: Target, parallel: bool) -> Comput
     return k.finish()
 
 
-def _plain(kernel: Elementwise, target: Target, parallel: bool) -> Computed:
+def _plain(kernel: Elementwise, target: Target, parallel: bool) -> PrimFunc:
     """Row-major throughout: adjacent axes with the same broadcasting are one."""
     k = KernelBuilder()
     buffers = _declare(k, kernel)

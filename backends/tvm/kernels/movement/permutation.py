@@ -35,7 +35,7 @@ def build(
     kernel: Elementwise,
     target: Target,
     buffer: BufferVar,
-    result: Expr,
+    result: BufferVar,
     sizes: Sequence[int],
     strides: Sequence[int],
     *,

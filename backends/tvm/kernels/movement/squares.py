@@ -57,8 +57,8 @@ class Squares:
         k: KernelBuilder,
         kernel: Elementwise,
         target: Target,
-        buffers: Sequence[Expr],
-        result: Expr,
+        buffers: Sequence[BufferVar],
+        result: BufferVar,
         strides: Sequence[Sequence[int]],
         size: tuple[int, int, int, int],
     ) -> None:

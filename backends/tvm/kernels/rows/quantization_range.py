@@ -9,7 +9,7 @@ from tvm import tirx
 from ...plan.sizes import cascade, is_open
 from ...targets import Target
 from ...tensorir.builder import KernelBuilder, cast, constant, load
-from ...tensorir.types import Computed, Expr, PrimFunc
+from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ...tensorir.vectors import VectorCode
 
 CHAINS = 4
@@ -75,7 +75,7 @@ def build(count: int, target: Target) -> PrimFunc:
     return k.finish()
 
 
-def _folded(k: KernelBuilder, buffer: Computed, join: Join, count: int) -> Computed:
+def _folded(k: KernelBuilder, buffer: BufferVar, join: Join, count: int) -> Computed:
     """One number of all in a buffer."""
     total = k.local(1, "float32", "total")
     k.store(total, load(buffer, 0), 0)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 from tvm import tirx
 
+from .....ir.tensor import Array
 from ...tensorir.builder import KernelBuilder, cast, constant, load, reinterpret
 from ...tensorir.types import Computed, Expr, PrimFunc
 
@@ -25,7 +26,7 @@ class QuantizedSoftmax:
     output_zero: int
 
 
-def exponentials(kernel: QuantizedSoftmax, input_scale: float) -> PrimFunc:
+def exponentials(kernel: QuantizedSoftmax, input_scale: float) -> Array:
     """exp of every 8-bit value below the largest, scaled so that sums fit 32 bits.
 
     The entries behind them are those of values above the largest, of which there are none:
