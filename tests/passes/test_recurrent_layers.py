@@ -165,3 +165,33 @@ def test_units_that_are_copies_of_others_are_made_up_for(op_type, attributes, ou
     assert np.sqrt(np.square(have - want).mean()) < 0.05 * want.std()
     assert {layer.op_type for layer in found.layers} == {op_type, "MatMul"}
     assert isinstance(find_layer(plan.model, plan.model.graph.nodes[0]), RecurrentLayer)
+
+
+@pytest.mark.parametrize("what", ["another name", "another operator"])
+def test_a_cell_that_the_original_has_otherwise_is_left_with_the_reason(what):
+    """Layers are found in the original by their results' names: what has no twin isn't solved."""
+    random = np.random.default_rng(1)
+    weights = weights_of("RNN", 1, random) | {"head": random.standard_normal((HIDDEN, 3))}
+    nodes = [
+        helper.make_node("RNN", ["x", "w", "r", "b"], ["h"], hidden_size=HIDDEN),
+        helper.make_node("MatMul", ["h", "head"], ["y"]),
+    ]
+    inputs = [("x", TensorProto.FLOAT, [STEPS, "n", IN])]
+    outputs = [("y", [STEPS, 1, "n", 3])]
+    model = build(nodes, inputs, outputs, weights)
+    runs = [{"x": random.standard_normal((STEPS, 64, IN)).astype(np.float32)} for _ in range(4)]
+    plan = PruningPlan(model.clone())
+    group = next(g for g in plan.free if g.size == HIDDEN)
+    record = plan.apply(plan.selection({group.name: [np.arange(HIDDEN - 2)] * len(group.dims)}))
+    infer_sizes(plan.model)
+    if what == "another name":
+        nodes[0].output[0] = nodes[1].input[0] = "other"
+    else:
+        nodes[:1] = [
+            helper.make_node("RNN", ["x", "w", "r", "b"], ["same"], hidden_size=HIDDEN),
+            helper.make_node("Identity", ["same"], ["h"]),
+        ]
+    before = plan.model.graph.initializers["w"].const.numpy().copy()
+    found = recover(build(nodes, inputs, outputs, weights), plan.model, record, runs)
+    assert "not solved anew: the original has no such node" in [n.reason for n in found.notes]
+    assert np.array_equal(plan.model.graph.initializers["w"].const.numpy(), before)
