@@ -2,8 +2,8 @@
 
     python -m benchmarks.quantization [--draws 5] [--calibration 128] [--test 1000]
         [--models resnet8 FILE ...] [--samples FITTED.npz JUDGED.npz] [--power 2]
-        [--ways ours onnxruntime peers schemes] [--peer nncf=PYTHON ...] [--methods default ...]
-        [--latency]
+        [--ways ours onnxruntime peers schemes equalization] [--peer nncf=PYTHON ...]
+        [--methods default ...] [--latency]
 
 Models and images are those beside the project (../shared); without them there is nothing to do.
 A FILE is that of a net which takes CIFAR-10's images in 0..255, as the zoo's trained ones do, or
@@ -19,6 +19,7 @@ turns, in ONNX Runtime and of the artifact, of the first draw's files. `--peer` 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -175,6 +176,11 @@ def ways(
     if "schemes" in kinds:
         for scheme in ("int8-7bit", "int8-per-tensor", "int8-symmetric", "dynamic", "float16"):
             found[f"secateur, scheme {scheme}"] = ours(Quantize(scheme=scheme))
+    if "equalization" in kinds:
+        for channels, equal in itertools.product((True, False), (False, True)):
+            title = f"{'per channel' if channels else 'per tensor'}{', equalized' * equal}"
+            options = {"calibrator": "mse", "correct_biases": True, "equalize": equal}
+            found[title] = ours(QuantizeStatic(per_channel=channels, **options))
     if "onnxruntime" in kinds:
         for method in ("MinMax", "Percentile", "Entropy"):
             found[f"ONNX Runtime, {method}"] = peer(model, name, method)
@@ -330,7 +336,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=1000)
     parser.add_argument("--models", nargs="+", metavar="NAME|FILE", default=list(FILES))
     kinds = ["ours", "onnxruntime", "peers", "schemes"]
-    parser.add_argument("--ways", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument("--ways", nargs="+", choices=[*kinds, "equalization"], default=kinds)
     parser.add_argument("--methods", nargs="+", help="of the peers' ways only these")
     parser.add_argument("--samples", nargs=2, metavar="NPZ")
     parser.add_argument("--power", type=float, default=0)

@@ -25,24 +25,27 @@ from ...ir.model import Model
 from ...ir.tensor import Array, Tensor
 from ..samples import Samples
 from .calibrate import sweep
+from .magnitudes import Magnitudes, RangeModel
 from .regions import ChannelAxis, Region, find_regions
 from .rules import Constants, Operands, plan
 
 Doubles = NDArray[np.float64]
 
-MIXTURES = tuple(np.linspace(0.0, 1.0, 9))
+MIXTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Exponents that are tried: 0 makes weights alike, 1 activations."""
+
+PARTS = (0.25, 0.5, 1.0)
+"""Exponents of all factors that are tried: of channels that are nearly alike a part may do."""
 
 LARGEST_FACTOR = 1e6
 """Ratio of a factor to the mean of all, up to which channels are evened out."""
 
-LEAST_GAIN = 0.1
+LEAST_GAIN = 0.2
 """Share of the noise that factors have to save for a region to be changed."""
 
 ROUNDS = 3
 """Times that regions are gone through where weights have one scale, which ties them together."""
 
-STEPS_OF_ACTIVATIONS = 255.0
 STEPS_OF_WEIGHTS = 127.0
 
 
@@ -58,43 +61,48 @@ class Equalized:
 
 @dataclass
 class _Channels:
-    """Of a region's activations, for each channel: the largest magnitude of each value that is
-    quantized, and the sum of squares of what consumers read."""
+    """Of a region's activations, for each channel: the magnitudes of each value that is quantized,
+    and the sum of squares of what consumers read."""
 
-    values: dict[Value, Doubles]
+    values: dict[Value, Magnitudes]
     squares: Doubles
     count: float = 0.0
 
     @property
     def largest(self) -> Doubles:
         """Over all values."""
-        return np.asarray(np.maximum.reduce(list(self.values.values())))
+        return np.asarray(np.maximum.reduce([one.largest for one in self.values.values()]))
 
     def add(self, value: Value, indices: NDArray[np.int64], flat: Array, *, read: bool) -> None:
         """Take in a value's elements [positions, rest]."""
-        belongs = indices >= 0
-        largest = np.abs(flat).max(axis=1).astype(np.float64)
-        with np.errstate(invalid="ignore"):  # NaN stays
-            np.maximum.at(self.values[value], indices[belongs], largest[belongs])
+        self.values[value].add(indices, flat)
         if read:
+            belongs = indices >= 0
             squares = np.einsum("ij,ij->i", flat, flat, dtype=np.float64)
             np.add.at(self.squares, indices[belongs], squares[belongs])
             self.count += flat.shape[1] * belongs.sum() / self.squares.size
 
     def scale(self, factors: Doubles) -> None:
         """Follow activations that were divided by factors."""
-        self.values = {value: largest / factors for value, largest in self.values.items()}
+        for magnitudes in self.values.values():
+            magnitudes.scale(factors)
         self.squares = self.squares / factors**2
 
 
 def equalize(
-    model: Model, samples: Samples, *, per_channel: bool, analysis: Analysis | None = None
+    model: Model,
+    samples: Samples,
+    *,
+    per_channel: bool,
+    ranges: RangeModel | None = None,
+    analysis: Analysis | None = None,
 ) -> list[Equalized]:
     """Scale channels of `model` in place; returns the regions that gained by it.
 
     Shapes must have been inferred. `per_channel` says whether output channels of weights
-    will have scales of their own.
+    will have scales of their own, `ranges` how those of activations will be chosen.
     """
+    ranges = ranges or RangeModel()
     analysis = analysis or analyze(model, prune_normalized=True)
     regions = find_regions(analysis)
     seen = _measure(model, analysis, regions, samples)
@@ -105,7 +113,9 @@ def equalize(
             channels = seen.get(number)
             if channels is None or not channels.largest.any():
                 continue
-            noise = _RoundingNoise(model, constants, region, channels, per_channel=per_channel)
+            noise = _RoundingNoise(
+                model, constants, region, channels, ranges, per_channel=per_channel
+            )
             factors = noise.best()
             if factors is None:
                 continue
@@ -131,7 +141,7 @@ def _measure(
                 if (indices >= 0).any() and value.dtype == TensorProto.FLOAT:
                     wanted.setdefault(value, []).append((number, indices, axis))
                     own = found.setdefault(number, _Channels({}, np.zeros(region.size)))
-                    own.values[value] = np.zeros(region.size)
+                    own.values[value] = Magnitudes(region.size)
 
     def visit(value: Value, array: Array, samples: range) -> None:
         for number, indices, axis in wanted[value]:
@@ -159,9 +169,11 @@ class _RoundingNoise:
         constants: Constants,
         region: Region,
         channels: _Channels,
+        ranges: RangeModel,
         *,
         per_channel: bool,
     ) -> None:
+        self._ranges = ranges
         self._per_channel = per_channel
         self._largest = channels.largest
         self._values = list(channels.values.values())
@@ -248,8 +260,10 @@ class _RoundingNoise:
         if not weights.any():
             return sources
         weights = np.where(weights > 0, weights, weights[weights > 0].min())
-        with np.errstate(divide="ignore"):
-            return [source**m * weights ** (m - 1) for source in sources for m in MIXTURES]
+        sources.append(np.sqrt(self._power))
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            whole = [source**m * weights ** (m - 1) for source in sources for m in MIXTURES]
+            return [factors**part for factors in whole for part in PARTS]
 
     def _normal(self, factors: Doubles) -> Doubles:
         """With a geometric mean of one, within limits; one for channels that are always zero."""
@@ -262,8 +276,7 @@ class _RoundingNoise:
 
     def __call__(self, factors: Doubles) -> float:
         """Geometric mean over what consumers put out of noise by signal, both as powers."""
-        reach = [(largest / factors)[self._alive].max() for largest in self._values]
-        step = math.sqrt(sum(r**2 for r in reach)) / STEPS_OF_ACTIVATIONS
+        made = sum(one.noise(factors, self._alive, self._ranges) for one in self._values)
         total, count = 0.0, 0
         for largest, squares, number in self._readers:
             signal = squares @ self._power
@@ -271,23 +284,23 @@ class _RoundingNoise:
             scale = (largest * factors).max(axis=1) / STEPS_OF_WEIGHTS
             if not self._per_channel:
                 scale = np.full_like(scale, scale.max())
-            rounded = scale**2 * number * (self._power / factors**2).sum()
-            noise = step**2 * (squares @ factors**2) + rounded + self._written(squares, factors)
+            rounded = scale**2 * number * (self._power / factors**2).sum() / 12
+            noise = squares @ made + rounded + self._written(squares, factors)
             total += float(np.log(noise[rows] / signal[rows]).sum())
             count += int(rows.sum())
         for squares in self._free:
             rows = self._alive & (squares > 0)
-            noise = step**2 * squares * factors**2 + self._written(np.diag(squares), factors)
+            noise = squares * made + self._written(np.diag(squares), factors)
             total += float(np.log(noise[rows] / (squares * self._power)[rows]).sum())
             count += int(rows.sum())
-        return math.exp(total / max(count, 1)) / 12
+        return math.exp(total / max(count, 1))
 
     def _written(self, squares: Doubles, factors: Doubles) -> Doubles:
         """Noise of the producers' weights, where one scale holds for all of their channels."""
         found = np.zeros(len(squares))
         for largest, sums, count in self._writers:
             scale = (largest / factors).max() / STEPS_OF_WEIGHTS
-            noise = scale**2 * factors**2 * count
+            noise = scale**2 * factors**2 * count / 12
             relative = np.divide(noise, sums, out=np.zeros_like(noise), where=sums > 0)
             found += squares @ (relative * self._power)
         return found

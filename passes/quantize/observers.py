@@ -285,3 +285,8 @@ def calibrator(name: str) -> Callable[[], Observer]:
     if colon or kind not in CALIBRATORS:
         raise SecateurError(f"calibrator '{name}' is unknown; there are: {', '.join(CALIBRATORS)}")
     return CALIBRATORS[kind]
+
+
+def holds_all(name: str) -> bool:
+    """Whether the ranges of a method hold all, or nearly all, that samples show."""
+    return name in ("min-max", "moving-average")

@@ -27,9 +27,10 @@ from ..samples import Samples
 from .bodies import hidden
 from .calibrate import at_sample, calibrate
 from .decision import Decision
-from .equalize import equalize
+from .equalize import Equalized, equalize
 from .insert import insert
-from .observers import calibrator
+from .magnitudes import RangeModel
+from .observers import calibrator, holds_all
 from .opset import QDQ_OPSET, raise_opset
 from .overrides import Override, channels_of, overrides_of, parse_override
 from .parameters import QuantParams, ValueRange, range_of, widened
@@ -133,7 +134,7 @@ class QuantizeStatic(Pass):
         own |= {places[place]: override for place, override in (special or {}).items()}
         kept = kept_float(model, self.ignore, self.only, own)
         kept |= {places[place]: why for place, why in (refused or {}).items()}
-        even = equalize(model, samples, per_channel=self.per_channel) if self.equalize else []
+        even = self._equalize(model, samples) if self.equalize else []
         constants = Constants(model)
         ranges = {} if known is None else known
         placement, affines, seen = self._decide(model, constants, samples, kept, ranges, own)
@@ -171,6 +172,16 @@ class QuantizeStatic(Pass):
             statistics["opset"] = model.opset
         changed = raised or bool(even) or bool(quantized)
         return PassResult(changed, statistics, left, {"decision": decision})
+
+    def _equalize(self, model: Model, samples: Samples) -> list[Equalized]:
+        limits = np.iinfo(_TYPES[self.activation])
+        ranges = RangeModel(
+            steps=float(limits.max) - float(limits.min),
+            clips=not holds_all(self.calibrator),
+            headroom=self.headroom,
+            symmetric=self.symmetric,
+        )
+        return equalize(model, samples, per_channel=self.per_channel, ranges=ranges)
 
     def _decide(
         self,

@@ -248,15 +248,17 @@ def test_channels_that_are_cut_off_keep_none_from_being_scaled(
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("case", [c for c, (_, sizes) in CASES.items() if sizes])
 def test_equalization_undoes_bad_scales(case: str, per_channel: bool) -> None:
+    """Judged by other samples than ranges were chosen by: those that show less count less."""
     model = model_of(CASES[case][0])
-    expected = run(model)
+    shown, others = {"x": random(9, 64, 3, 6, 6)}, {"x": random(99, 64, 3, 6, 6)}
+    expected = Session(model, optimize=False).run(others)["y"]
 
     def quality(model: Model, *, equalized: bool) -> float:
-        QuantizeStatic(per_channel=per_channel, equalize=equalized).run(model, Context({"x": X}))
-        return sqnr(expected, Session(model).run({"x": X})["y"])
+        QuantizeStatic(per_channel=per_channel, equalize=equalized).run(model, Context(shown))
+        return sqnr(expected, Session(model).run(others)["y"])
 
     plain = quality(model.clone(), equalized=False)
-    assert quality(model.clone(), equalized=True) > plain - 2.5
+    assert quality(model.clone(), equalized=True) > plain - 3
     assert quality(scaled(model.clone(), 1), equalized=False) < plain - 3
     assert quality(scaled(model.clone(), 1), equalized=True) > plain - 3
 
@@ -296,7 +298,7 @@ def test_factors_make_activations_finer_in_any_unit(unread: bool, per_channel: b
     """A channel of larger values than others, which decides how finely those are rounded, gets a
     factor, even where it isn't read; in another unit of activations the gain is the same."""
     gains = []
-    for unit in (1e-3, 1.0, 1e3):
+    for unit in (2.0**-10, 1.0, 2.0**10):
         model = model_of(CASES["relu"][0])
         for name, factor in (("w", unit), ("b", unit), ("v", 1 / unit)):
             value = model.graph.initializers[name]
@@ -310,7 +312,7 @@ def test_factors_make_activations_finer_in_any_unit(unread: bool, per_channel: b
         (found,) = equalize(model, Samples(model, {"x": X}), per_channel=per_channel)
         gains.append(found.before / found.after)
     np.testing.assert_allclose(gains, gains[0], rtol=1e-3)
-    assert gains[0] > 1000
+    assert gains[0] > (500 if unread else 50)
 
 
 @pytest.mark.parametrize("per_channel", [True, False])

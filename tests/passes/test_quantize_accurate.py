@@ -161,11 +161,13 @@ def test_ways_state_what_they_do_alone(accuracy: str) -> None:
 
 
 def test_the_best_way_is_taken() -> None:
-    good, result = quality(Quantize())
-    best, more = quality(Quantize(accuracy="best"))
-    plain, _ = quality(QuantizeStatic())
-    assert good > plain
-    assert best > plain - 1  # a few samples that others clip decide
+    """Of samples that weren't shown: what was, holding on to it is best for."""
+    others = np.maximum(random(99, 64, 3, 8, 8) + 0.7, 0)
+    good, result = quality(Quantize(), others)
+    best, more = quality(Quantize(accuracy="best"), others)
+    plain, _ = quality(QuantizeStatic(), others)
+    assert good > plain + 3
+    assert best > plain + 3
     for found in (result, more):
         assert 2 <= len(found.statistics["tried"]) <= 8
 
