@@ -4,8 +4,11 @@ The quantized model runs beside the original. Each layer sees its input as the i
 it have made it, and should put out what the original's does: least squares by the second
 moments that recovery after pruning uses. Second-order rounding then brings the weights onto
 their grid, one input after the other, and lets those to come make up for each error (Frantar
-et al., "Optimal Brain Compression", 2022, and "GPTQ", 2023); the bias takes what is left of
-the mean (Nagel et al., "Data-Free Quantization", 2019, section 4.2, measured).
+et al., "Optimal Brain Compression", 2022, and "GPTQ", 2023). From there single weights move to
+other multiples of their steps until none gains (Behdin et al., "QuantEase", 2023; Nair and
+Suggala, "CDQuant", 2024): AdaRound's own objective (Nagel et al., "Up or Down?", 2020, equation
+21), by exact moves in place of a relaxation. The bias takes what is left of the mean (Nagel et
+al., "Data-Free Quantization", 2019, section 4.2, measured).
 """
 
 from __future__ import annotations
@@ -43,6 +46,9 @@ WIDEST = 4608
 
 BLOCK = 128
 """Inputs that are rounded before what they leave over is spread to all others."""
+
+PASSES = 16
+"""Times that all weights of a layer are gone through at most, until none changes."""
 
 _Linear = ConvolutionLayer | Contraction
 
@@ -408,7 +414,34 @@ def round_second_order(wished: Doubles, grid: Doubles, moments: Doubles, limit: 
     placed = np.empty_like(found)
     placed[order] = found
     better = _weighed(placed - wished, moments) < _weighed(nearest - wished, moments)
-    return np.asarray(np.where(better, placed, nearest))
+    return descend(np.where(better, placed, nearest), wished, grid, moments, limit)
+
+
+def descend(
+    start: Doubles, wished: Doubles, grid: Doubles, moments: Doubles, limit: int
+) -> Doubles:
+    """Weights [in, out] on the grid that a change of any single one brings no nearer.
+
+    One input after the other takes the multiple of its step that is best beside all others, so
+    that the error by `moments`, positive on the diagonal, never grows.
+    """
+    found, diagonal = start.copy(), np.diagonal(moments)
+    gradient = moments @ (found - wished)
+    for _ in range(PASSES):
+        before = found.copy()
+        for first in range(0, len(found), BLOCK):
+            end = min(first + BLOCK, len(found))
+            inner, own = moments[first:end, first:end], gradient[first:end].copy()
+            for i in range(first, end):
+                pull = own[i - first]
+                step = _on_grid(found[i] - pull / diagonal[i], grid[i], limit) - found[i]
+                step[step * (2 * pull + diagonal[i] * step) >= 0] = 0.0
+                found[i] += step
+                own += inner[:, i - first, None] * step
+            gradient += moments[:, first:end] @ (found[first:end] - before[first:end])
+        if np.array_equal(found, before):
+            break
+    return found
 
 
 def _weighed(errors: Doubles, moments: Doubles) -> Doubles:

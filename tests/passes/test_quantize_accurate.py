@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, get_type_hints
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from secateur.cli.step_options import ACCURACIES as NAMED_ACCURACIES
 from secateur.cli.step_options import PROFILES as NAMED_PROFILES
@@ -26,6 +29,7 @@ from secateur.passes.quantize.rounding import (
     Noise,
     Residuals,
     certain_share,
+    descend,
     round_second_order,
 )
 from secateur.passes.quantize.schemes import PROFILES, SCHEMES, scheme_of
@@ -94,6 +98,55 @@ def test_second_order_rounding_stays_on_the_grid_and_never_loses(limit: int) -> 
 
     assert (error(found) <= error(nearest) * (1 + 1e-9)).all()
     assert error(found).sum() < 0.6 * error(nearest).sum()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(1, 150), st.integers(1, 60), st.sampled_from([127, 7, 1]))
+def test_descent_never_loses_and_ends_where_no_single_change_gains(
+    seed: int, width: int, rank: int, limit: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    wished = generator.normal(size=(width, 5))
+    grid = np.broadcast_to(np.abs(wished).max(axis=0) / limit, wished.shape)
+    factor = generator.normal(size=(width, rank)) * 10 ** generator.uniform(-2, 2, (width, 1))
+    moments = factor @ factor.T + 1e-9 * np.eye(width)
+    start = generator.integers(-limit, limit + 1, wished.shape) * grid
+
+    def error(rounded: Any) -> Any:
+        return np.einsum("io,ij,jo->o", rounded - wished, moments, rounded - wished)
+
+    found = descend(start, wished, grid, moments, limit)
+    integers = found / grid
+    np.testing.assert_allclose(integers, np.rint(integers), atol=1e-9)
+    assert np.abs(integers).max() <= limit + 1e-9
+    assert (error(found) <= error(start) * (1 + 1e-9)).all()
+    while not np.array_equal(after := descend(found, wished, grid, moments, limit), found):
+        found = after  # one call goes through all weights only so often
+    slack = 1e-9 * error(start)
+    for place, sign in itertools.product(range(width), (-1, 1)):
+        changed = found.copy()
+        changed[place] += sign * grid[place]
+        possible = np.abs(changed[place] / grid[place]) < limit + 0.5
+        assert (error(changed) >= error(found) - slack)[possible].all()
+
+
+def test_descent_comes_nearer_than_second_order_rounding_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = np.random.default_rng(0)
+    weights = generator.normal(size=(300, 8))
+    grid = np.broadcast_to(np.abs(weights).max(axis=0) / 7, weights.shape)
+    factor = np.maximum(generator.normal(size=(300, 200)), -0.5)
+    moments = factor @ factor.T / 200 + 0.01 * np.eye(300)
+    found = round_second_order(weights, grid, moments, 7)
+    monkeypatch.setattr("secateur.passes.quantize.rounding.descend", lambda start, *_: start)
+    alone = round_second_order(weights, grid, moments, 7)
+
+    def error(rounded: Any) -> Any:
+        return np.einsum("io,ij,jo->o", rounded - weights, moments, rounded - weights)
+
+    assert (error(found) <= error(alone) * (1 + 1e-9)).all()
+    assert error(found).sum() < 0.995 * error(alone).sum()
 
 
 def test_inputs_without_relation_round_to_the_nearest() -> None:
