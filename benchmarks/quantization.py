@@ -2,7 +2,7 @@
 
     python -m benchmarks.quantization [--draws 5] [--calibration 128] [--test 1000]
         [--models resnet8 FILE ...] [--samples FITTED.npz JUDGED.npz] [--power 2]
-        [--ways ours onnxruntime peers schemes equalization] [--peer nncf=PYTHON ...]
+        [--ways ours onnxruntime peers schemes equalization bound] [--peer nncf=PYTHON ...]
         [--methods default ...] [--latency]
 
 Models and images are those beside the project (../shared); without them there is nothing to do.
@@ -12,7 +12,8 @@ some. `--power` scales channels of consecutive layers by 10^-POWER..10^POWER, wh
 function as it is. Each draw calibrates with other samples. Noise is that of the outputs in front of
 a last Softmax, accuracy the share that is classified as labelled; both are means over draws,
 accuracy with the standard error of the difference to float. Latencies are medians of single runs in
-turns, in ONNX Runtime and of the artifact, of the first draw's files. `--peer` names a worker in
+turns, with the least and the most, in ONNX Runtime and of the artifact, one thread each, of the
+first draw's files. `--peer` names a worker in
 `quantization_workers/` and an interpreter that has what it runs; where a peer fails, that is said.
 """
 
@@ -47,6 +48,7 @@ from secateur.passes.quantize.calibrate import exposing
 from secateur.passes.quantize.equalize import apply_factors
 from secateur.passes.quantize.opset import QDQ_OPSET
 from secateur.passes.quantize.regions import find_regions
+from secateur.passes.quantize.schemes import SCHEMES
 from secateur.passes.simplify import simplify_pipeline
 from secateur.passes.sizes import infer_sizes
 
@@ -174,13 +176,15 @@ def ways(
         for accuracy in ("fast", "good", "best"):
             found[f"secateur, {accuracy}"] = ours(Quantize(accuracy=accuracy))
     if "schemes" in kinds:
-        for scheme in ("int8-7bit", "int8-per-tensor", "int8-symmetric", "dynamic", "float16"):
+        for scheme in SCHEMES:
             found[f"secateur, scheme {scheme}"] = ours(Quantize(scheme=scheme))
     if "equalization" in kinds:
         for channels, equal in itertools.product((True, False), (False, True)):
             title = f"{'per channel' if channels else 'per tensor'}{', equalized' * equal}"
             options = {"calibrator": "mse", "correct_biases": True, "equalize": equal}
             found[title] = ours(QuantizeStatic(per_channel=channels, **options))
+    if "bound" in kinds:
+        found["activations alone"] = activations_alone(model, name)
     if "onnxruntime" in kinds:
         for method in ("MinMax", "Percentile", "Entropy"):
             found[f"ONNX Runtime, {method}"] = peer(model, name, method)
@@ -191,6 +195,26 @@ def ways(
                 made = other_environment(model, name, worker, python, method)
                 found[f"{title}, {method}"] = made
     return found
+
+
+def activations_alone(model: Model, name: str) -> Make:
+    """Weights as they are, as no rounding of them can be better than."""
+
+    def make(samples: Array, path: Path) -> None:
+        copy = model.clone()
+        QuantizeStatic(calibrator="mse").run(copy, Context({name: samples}))
+        made = {v.name: node for node in model.graph.nodes for v in node.outputs if v is not None}
+        for node in copy.graph.nodes:
+            result, stored = node.output(0), node.input(1)
+            twin = made.get(result.name) if result is not None else None
+            weights = model.constant(twin.input(1)) if twin is not None else None
+            restored = stored is not None and stored.producer is not None
+            if weights is not None and restored and node.op_type in ("Conv", "Gemm", "MatMul"):
+                new = copy.graph.add_initializer(copy.fresh_name("float"), weights)
+                node.set_input(1, new)
+        save(copy, path)
+
+    return make
 
 
 def float_file(model: Model, path: Path) -> None:
@@ -249,8 +273,9 @@ def other_environment(model: Model, name: str, worker: str, python: str, method:
     return make
 
 
-def latencies(files: dict[str, Path], judge: Judge, folder: Path) -> dict[str, tuple[float, float]]:
-    """Milliseconds in ONNX Runtime and of the artifact, of all files in turns."""
+def latencies(files: dict[str, Path], judge: Judge, folder: Path) -> dict[str, list[str]]:
+    """Milliseconds in ONNX Runtime and of the artifact, of all files in turns: median, least and
+    most."""
     feed = {judge.name: judge.samples[:1]}
     runners: dict[tuple[str, int], Any] = {}
     for number, (way, path) in enumerate(files.items()):
@@ -268,8 +293,8 @@ def latencies(files: dict[str, Path], judge: Judge, folder: Path) -> dict[str, t
             start = time.perf_counter()
             runner.run(feed)
             times[key].append(1e3 * (time.perf_counter() - start))
-    medians = {key: float(np.median(t)) for key, t in times.items()}
-    return {way: (medians[way, 0], medians.get((way, 1), float("nan"))) for way in files}
+    cells = {key: f"{np.median(t):.3f} ({min(t):.3f}-{max(t):.3f})" for key, t in times.items()}
+    return {way: [cells[way, 0], cells.get((way, 1), "")] for way in files}
 
 
 def measure(name: str, arguments: argparse.Namespace) -> None:
@@ -325,7 +350,7 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
             ]
         times = latencies(files, judge, Path(folder)) if arguments.latency else {}
         for way, row in rows.items():
-            cells = [name, way, *row, *(f"{time:.3f}" for time in times.get(way, ()))]
+            cells = [name, way, *row, *times.get(way, [])]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -336,7 +361,9 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=1000)
     parser.add_argument("--models", nargs="+", metavar="NAME|FILE", default=list(FILES))
     kinds = ["ours", "onnxruntime", "peers", "schemes"]
-    parser.add_argument("--ways", nargs="+", choices=[*kinds, "equalization"], default=kinds)
+    parser.add_argument(
+        "--ways", nargs="+", choices=[*kinds, "equalization", "bound"], default=kinds
+    )
     parser.add_argument("--methods", nargs="+", help="of the peers' ways only these")
     parser.add_argument("--samples", nargs=2, metavar="NPZ")
     parser.add_argument("--power", type=float, default=0)
