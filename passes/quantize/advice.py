@@ -53,7 +53,27 @@ def advice(decision: Decision, errors: Sequence[OperatorError]) -> list[str]:
         )
     found += _unequal_operands(decision)
     found += _dear_conversions(decision)
-    return found
+    return [*_unfolded(decision), *found]
+
+
+def _unfolded(decision: Decision) -> list[str]:
+    """Normalizations behind integer layers, which would take them in."""
+    placement = decision.placement
+    names = [
+        f"'{node.label}'"
+        for node in placement.reasons
+        if node.op_type == "BatchNormalization"
+        and (source := node.input(0)) is not None
+        and source.producer in placement.nodes
+        and len(source.uses) == 1
+    ]
+    if not names:
+        return []
+    return [
+        f"BatchNormalization stays float behind integer layers, which costs accuracy and time: "
+        f"{_some(names)}; simplify the model first (secateur simplify, or optimize in the place of "
+        "quantize), which folds it into them"
+    ]
 
 
 def _unequal_operands(decision: Decision) -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from secateur.ir.onnx_io import from_proto
@@ -97,6 +98,21 @@ def test_work_for_what_is_converted(outputs: int) -> None:
     assert len(found) == (for_each < WORTHWHILE)
     if found:
         assert f"'y' ({for_each:.1f} for each of {converted:,})" in found[0]
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "Relu"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_normalizations_that_a_layer_would_take_in(op_type: str, shared: bool) -> None:
+    """Not behind what takes in none, as Relu, nor where others read the layer, too."""
+    constants = {"a": random(1, 4, CHANNELS, 3, 3), "s": np.ones(4, np.float32)}
+    normalized = node("BatchNormalization", "c s s s s", "y" if not shared else "n")
+    before = [node("Conv", "x a", "c")]
+    if op_type == "Relu":
+        before = [node("Conv", "x a", "b"), node("Relu", "b", "c")]
+    after = [node("Add", "n c", "y")] if shared else []
+    found = advice(decided([*before, normalized, *after], constants), [])
+    warned = [w for w in found if "BatchNormalization stays float" in w and "simplify" in w]
+    assert len(warned) == (op_type == "Conv" and not shared)
 
 
 def test_a_long_list_is_cut_off(plain: Decision) -> None:
