@@ -8,9 +8,13 @@ from .pruning_choices import agree, cases, golden, lines_of
 
 CASES = cases()
 GOLDEN = golden()
+SLOW = {"gqa_decoder by samples", "mobilenet_v2 by samples", "searched"}
+"""Cases that take many seconds each; `bert by samples` and `residual` are the like in less."""
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES]
+)
 def test_pruning_chooses_what_it_chose(name: str) -> None:
     found = lines_of(CASES[name])
     differing = [

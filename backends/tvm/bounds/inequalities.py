@@ -65,6 +65,10 @@ class Linear:
         """Equal for equal forms."""
         return (self.const, *sorted(self.terms.items()))
 
+    def variable_key(self) -> tuple[tuple[int, int], ...]:
+        """Equal for forms that differ by a number."""
+        return tuple(sorted(self.terms.items()))
+
     def direction(self) -> tuple[tuple[tuple[int, int], ...], int]:
         """The terms divided by the returned factor, so that multiples have the same ones."""
         items = sorted(self.terms.items())
@@ -105,13 +109,16 @@ class Inequalities:
         self.quantities: list[Quantity] = []
         self._ranges: dict[Direction, tuple[float, float]] = {}
         self._directions: dict[int, list[Direction]] = {}  # by the quantities in them
+        self._related: set[int] = set()  # quantities in those of more than one
         self.sizes: set[int] = set()  # quantities that every run fixes before
         self._caps: list[tuple[Counter[int], int]] = []  # products and what they don't pass
         self._products: dict[tuple[int, ...], int] = {}  # by their factors
         self._weights: dict[int, tuple[int, int]] = {}  # of quantities, once a proof asks
         self._tried = 0
-        self._failed: dict[tuple[object, ...], int] = {}  # forms, and the depth of the attempt
-        self._proven: list[set[tuple[object, ...]]] = [set()]  # forms, by the `given` around them
+        # by the variable part of forms: what isn't proven from what is known now, to which depth
+        # it was tried with which constant; and the constants that are, by the `given` around them
+        self._failed: dict[Direction, tuple[int, int]] = {}
+        self._proven: list[dict[Direction, int]] = [{}]
         self._unreachable = False  # where a condition holds that never does
 
     def quantity(self, quantity: Quantity) -> Linear:
@@ -195,27 +202,31 @@ class Inequalities:
     @contextlib.contextmanager
     def given(self, forms: Sequence[Linear]) -> Iterator[None]:
         """Within it, each of `forms` is at least 0."""
-        before, unreachable = dict(self._ranges), self._unreachable
-        self._proven.append(set())
+        before, unreachable, failed = dict(self._ranges), self._unreachable, self._failed
+        self._failed = {}
+        self._proven.append({})
         for form in forms:
             self.add(form)
         yield
-        self._ranges, self._unreachable = before, unreachable
+        self._ranges, self._unreachable, self._failed = before, unreachable, failed
         self._proven.pop()
 
     def add(self, form: Linear) -> None:
         """`form` is at least 0, from here to the end of the innermost `given`."""
+        self._failed = {}
         if not form.terms:
             self._unreachable |= form.const < 0
             return
         direction, factor = form.direction()
         found = self._ranges.get(direction)
         if found is None:
+            if len(direction) > 1:
+                self._related.update(quantity for quantity, _ in direction)
             for quantity, _ in direction:
                 known = self._directions.setdefault(quantity, [])
                 if direction not in known:
                     known.append(direction)
-        low, high = found or (-math.inf, math.inf)
+        low, high = found or _NOTHING
         if factor > 0:
             low = max(low, -(form.const // factor))  # the ceiling of -const / factor
         else:
@@ -263,19 +274,11 @@ class Inequalities:
 
         What is known only grows until the innermost `given` ends, so that a proof holds as long.
         """
-        if not self.sizes:
-            self._tried = 0
-            return self._proves(form, _DEPTH)
-        key = form.key()
-        if any(key in proven for proven in self._proven):
-            return True
         self._tried = 0
-        self._failed = {}
+        if not self.sizes:
+            return self._proves(form, _DEPTH)
         # most proofs are short, and one that is sought can be long
-        found = any(self._proves(form, depth) for depth in range(_DEPTH + 1))
-        if found:
-            self._proven[-1].add(key)
-        return found
+        return any(self._proves(form, depth) for depth in range(_DEPTH + 1))
 
     def _proves(self, form: Linear, depth: int) -> bool:
         """As `is_at_least_0`, by so many further inequalities and cases."""
@@ -287,21 +290,25 @@ class Inequalities:
         if not self.sizes:
             return self._combines(form, depth)
         form = self._without_free(form).reduced()
-        key = form.key()  # with products the same forms are met by many ways
-        if self._failed.get(key, 0) >= depth:
+        key = form.variable_key()  # with products the same forms are met by many ways
+        if any(proven.get(key, form.const + 1) <= form.const for proven in self._proven):
+            return True
+        tried, const = self._failed.get(key, (0, form.const))
+        if tried >= depth and const >= form.const:
             return False
-        found = self._combines(form, depth)
-        if not found:
-            self._failed[key] = depth
-        return found
+        if self._combines(form, depth):
+            self._proven[-1][key] = form.const
+            return True
+        if self._tried <= _MOST_TRIED:
+            self._failed[key] = depth, form.const
+        return False
 
     def _without_free(self, form: Linear) -> Linear:
         """A form with the bounds of quantities that nothing relates to others in their place."""
         const, terms = form.const, dict(form.terms)
         for quantity, coefficient in form.terms.items():
             known = self.quantities[quantity]
-            directions = self._directions.get(quantity, ())
-            if known.cases or known.factors or any(len(d) > 1 for d in directions):
+            if known.cases or known.factors or quantity in self._related:
                 continue
             low, high = self.bounds(quantity)
             if high - low < _FAR:
@@ -439,23 +446,24 @@ class Inequalities:
         value = case.value if not rest.terms else self.multiply(case.value, rest)
         replaced = form.plus(term, -1).plus(value, coefficient)
         given = [*case.given, _equal(quantity, case.value), _equal(quantity, case.value).times(-1)]
-        failed, self._failed = self._failed, {}  # more may hold here
         with self.given(given):
             never = any(self._most(g) < 0 for g in case.given)  # the case doesn't occur
-            found = never or self._proves(replaced, depth - 1)
-        self._failed = failed
-        return found
+            return never or self._proves(replaced, depth - 1)
 
     def _least(self, form: Linear) -> float:
         """A lower bound of a form, from what is known of each quantity."""
-        least: float = form.const
-        for quantity, coefficient in form.terms.items():
+        const, terms = form.const, form.terms
+        least: float = const
+        quantity = 0
+        for quantity, coefficient in terms.items():
             low, high = self.bounds(quantity)
             least += coefficient * (low if coefficient > 0 else high)
-        direct = -math.inf
-        if form.terms and self._ranges:
-            direct = self.narrow(form, *_WIDEST)[0]
-        return max(least, direct)
+        count = len(terms)
+        if count < 2 or all(len(d) != count for d in self._directions.get(quantity, ())):
+            return least  # nothing is known of these quantities together
+        direction, factor = form.direction()
+        known = self._ranges.get(direction, _NOTHING)
+        return max(least, const + factor * known[0 if factor > 0 else 1])
 
     def _most(self, form: Linear) -> float:
         return -self._least(form.times(-1))
@@ -473,6 +481,9 @@ _FAR = 1 << 24
 """Bounds from which on a product of a quantity is as good as unbounded."""
 
 _WIDEST = -(1 << 200), 1 << 200
+
+_NOTHING = -math.inf, math.inf
+"""The range of what nothing is known of."""
 
 
 def _equal(quantity: int, value: Linear) -> Linear:
