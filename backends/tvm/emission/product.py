@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from ..errors import UnprovenError
-from ..kernels.matrix import open_product, product
+from ..kernels.matrix import open_bytes, open_product, product
 from ..plan.operations import ElementwiseOp, ProductOp
 from ..plan.programs import Program
 from ..plan.strides import collapse, row_major
@@ -43,8 +43,10 @@ def _emit(emission: Emission, op: ProductOp) -> None:
     kernel = describe(op)
     is_open = open_product.has_open_sizes(kernel)
     tile = (open_product if is_open else product).choose_tile(kernel, target)
-    build = open_product.build if is_open else product.build
-    scratch = open_product.scratch if is_open else product.BatchedProduct.scratch
+    build, scratch = product.build, product.BatchedProduct.scratch
+    if is_open:
+        form = open_bytes if open_bytes.multiplies(kernel) else open_product
+        build, scratch = form.build, form.scratch
     parallel = emission.is_parallel(op)
     tensors = op.reads()
     buffer = emission.call(

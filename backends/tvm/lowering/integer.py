@@ -21,7 +21,7 @@ from ..plan.tensors import PlanTensor, View
 from .context import Constant, Lowering, Stored, check_int32
 from .convolution import image_weights, window
 from .one_channel import fold_taps
-from .product import aligned, widened
+from .product import aligned, keeps_bytes, widened
 
 _BYTES = ("uint8", "int8")
 
@@ -140,7 +140,7 @@ def _product(lowering: Lowering, node: Node, zero: int | PlanTensor) -> bool:
     shape = lowering.shape(y)
     output = lowering.tensor(y, "int32")
     tensors = [lowering.stored(value) for value in (a, b)]
-    if is_open(*shape, *tensors[0].shape):
+    if is_open(*shape, *tensors[0].shape) and not keeps_bytes(lowering, zero, right):
         zeros = zip(tensors, (zero, right), strict=True)
         tensors = [widened(lowering, node, tensor, point) for tensor, point in zeros]
         zero = right = 0

@@ -91,7 +91,11 @@ def _emit(
     assert y is not None
     shape = lowering.shape(y)
     open_ = is_open(*shape, *left.tensor.shape)
-    if open_ and left.tensor.dtype != "float32":
+    if (
+        open_
+        and left.tensor.dtype != "float32"
+        and not keeps_bytes(lowering, left.zero, right.zero)
+    ):
         left, right = (
             Quantized(widened(lowering, node, item.tensor, item.zero), item.scale, 0)
             for item in (left, right)
@@ -115,6 +119,11 @@ def _emit(
     )
     lowering.items[y] = Stored(output)
     return True
+
+
+def keeps_bytes(lowering: Lowering, *zeros: int | PlanTensor) -> bool:
+    """Whether kernels of open sizes multiply bytes as they are, whose zero points are known."""
+    return lowering.target.sums_open_products and all(isinstance(zero, int) for zero in zeros)
 
 
 def widened(

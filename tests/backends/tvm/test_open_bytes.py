@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from secateur.backends.tvm.artifact.runtime import Runtime
 from secateur.backends.tvm.compile import compile_model
 from secateur.backends.tvm.graph.open_sizes import read_admitted
 from secateur.backends.tvm.lowering.lower import lower
-from secateur.backends.tvm.plan.operations import LoopsOp
+from secateur.backends.tvm.plan.operations import LoopsOp, ProductOp
 from secateur.backends.tvm.targets import parse_target
 
 from .child import Child
@@ -120,3 +121,48 @@ def test_sums_of_any_depth_are_exact(tmp_path: Path) -> None:
         a[1], b[:, 3] = np.arange(n) % 256, 254
         want = a.astype(np.int64) @ (b.astype(np.int64) - 255)
         np.testing.assert_array_equal(runtime.run({"a": a, "b": b})["y"], want)
+
+
+KINDS = {
+    "unsigned": ("uint8", 131, "uint8", 7),
+    "signed": ("int8", -128, "int8", 127),
+    "weights signed": ("uint8", 0, "int8", 0),
+}
+EXTENTS = ((1, 1, 1), (2, 3, 17), (5, 4, 16), (9, 66, 33), (1, 35, 70), (40, 7, 5))
+"""Rows, depth and columns."""
+
+
+@pytest.mark.parametrize("target", ["native", "x86-64-v3"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("turned", [False, True], ids=["rows", "columns"])
+def test_products_of_any_extents_are_exact(
+    kind: str, target: str, turned: bool, tmp_path: Path
+) -> None:
+    """Of all bytes, rows of the right operand or its columns side by side, to the last number."""
+    first, zero, second, point = KINDS[kind]
+    shape = "b, m, k" if turned else "b, k, m"
+    turn = "%t = Transpose(%b) {perm = [0, 2, 1]}\n" if turned else ""
+    model = model_of(
+        f"(%a: {first}[b, n, k], %b: {second}[{shape}]) -> (%y: int32[b, n, m])",
+        f"const %z: {first}[] = {zero}\nconst %p: {second}[] = {point}\n{turn}"
+        f"%y = MatMulInteger(%a, %{'t' if turned else 'b'}, %z, %p)",
+    )
+    admitted = ("b=1..", "n=1..", "k=1..", "m=1..")
+    file, child = tmp_path / "m.so", Child()
+    compile_model(model, parse_target(target), file, sizes=read_admitted(admitted))
+    runtime = Runtime(file)
+    plan = lower(model, parse_target(target), read_admitted(list(admitted)))
+    (product,) = (op for op in plan.operations if isinstance(op, ProductOp))
+    assert (product.left.tensor.dtype, product.right.tensor.dtype) == (first, second)
+    random = np.random.default_rng(0)
+    for batch, (n, k, m) in itertools.product((1, 2), EXTENTS):
+        a, b = (
+            random.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, size).astype(dtype)
+            for dtype, size in ((first, (batch, n, k)), (second, (batch, k, m)))
+        )
+        a[:, 0], b[:, :, 0] = np.iinfo(first).max, np.iinfo(second).min
+        want = (a.astype(np.int64) - zero) @ (b.astype(np.int64) - point)
+        feeds = {"a": a, "b": np.ascontiguousarray(b.swapaxes(1, 2)) if turned else b}
+        np.testing.assert_array_equal(runtime.run(feeds)["y"], want)
+        np.testing.assert_array_equal(child.run_guarded(file, feeds)["y"], want)
+    child.close()

@@ -1,9 +1,10 @@
 """Products of two run-time tensors some of whose sizes only a run fixes.
 
 As `product.py`, but for the edges: rows that are left over make tiles of fewer rows, columns that
-are left over vectors of their own, of which only the columns that there are get stored. Bytes come
-as floats, of whose products as many are added as a float holds exactly, then integers. A few rows
-don't pay for packing the right operand: they read it as it is, as attention does its cache.
+are left over vectors of their own, of which only the columns that there are get stored. Bytes are
+multiplied by `open_bytes.py`, or come as floats, of whose products as many are added as a float
+holds exactly, then integers. A few rows don't pay for packing the right operand: they read it as it
+is, as attention does its cache.
 """
 
 from __future__ import annotations
@@ -62,11 +63,16 @@ def scratch(
     product: BatchedProduct, target: Target, tile: MatrixTile
 ) -> list[tuple[tuple[int, ...], str]]:
     """The packed right operand: [matrix * group of columns, depth, columns of a group]."""
+    width = tile.vectors * target.lanes
+    return [((matrices(product) * groups_of(product, width), product.depth, width), "float32")]
+
+
+def matrices(product: BatchedProduct) -> int:
+    """How many products of matrices there are."""
     count = 1
     for size in product.batch:
         count = count * size
-    width = tile.vectors * target.lanes
-    return [((count * _groups(product, width), product.depth, width), "float32")]
+    return count
 
 
 def reads_unpacked(product: BatchedProduct, target: Target) -> bool:
@@ -81,7 +87,8 @@ def reads_unpacked(product: BatchedProduct, target: Target) -> bool:
     return known and right.row == left.column == 1 and product.depth > 0
 
 
-def _groups(product: BatchedProduct, width: int) -> int:
+def groups_of(product: BatchedProduct, width: int) -> int:
+    """Groups of `width` columns, the last of which may be short."""
     return (product.columns + (width - 1)) // width
 
 
@@ -89,10 +96,10 @@ def build(
     product: BatchedProduct, target: Target, tile: MatrixTile, parallel: bool = False
 ) -> PrimFunc:
     """The kernel. Arguments: left, right, operands, output, scratch."""
-    return _OpenProduct(product, target, tile).build(parallel=parallel)
+    return OpenProduct(product, target, tile).build(parallel=parallel)
 
 
-class _OpenProduct:
+class OpenProduct:
     """One kernel being built."""
 
     def __init__(self, product: BatchedProduct, target: Target, tile: MatrixTile) -> None:
@@ -104,14 +111,23 @@ class _OpenProduct:
         rest = product.columns - self.whole * self.width
         self.rest: Expr = as_int(rest) if is_open(rest) else rest
         k = self.k = KernelBuilder()
-        self.x = k.parameter("X", (product.left.elements,), "float32")
-        self.w = k.parameter("W", (product.right.elements,), "float32")
+        self.x = k.parameter("X", (product.left.elements,), product.left.dtype)
+        self.w = k.parameter("W", (product.right.elements,), product.right.dtype)
         self.buffers = [
             k.parameter(f"P{i}", (o.elements,), o.dtype) for i, o in enumerate(product.operands)
         ]
         self.y = k.parameter("Y", (product.output.elements,), product.program.dtype)
-        ((shape, dtype),) = scratch(product, target, tile)
-        self.packed = k.parameter("S", shape, dtype)
+        self.declare_scratch()
+
+    def declare_scratch(self) -> None:
+        """The last arguments."""
+        ((shape, dtype),) = scratch(self.product, self.target, self.tile)
+        self.packed = self.k.parameter("S", shape, dtype)
+
+    @property
+    def reads_unpacked(self) -> bool:
+        """Whether a few rows read the right operand as it is."""
+        return reads_unpacked(self.product, self.target)
 
     @property
     def has_rest(self) -> bool:
@@ -120,7 +136,7 @@ class _OpenProduct:
 
     def build(self, *, parallel: bool) -> PrimFunc:
         k, rows = self.k, self.product.rows
-        if not reads_unpacked(self.product, self.target):
+        if not self.reads_unpacked:
             self.build_packed(parallel=parallel)
         elif not is_open(rows):
             (self.build_few if rows <= FEW else self.build_packed)(parallel=parallel)
@@ -134,7 +150,7 @@ class _OpenProduct:
     def build_packed(self, *, parallel: bool) -> None:
         """Pack the right operand, then multiply tiles."""
         k = self.k
-        groups = _groups(self.product, self.width)
+        groups = groups_of(self.product, self.width)
         batched = any(size != 1 for size in self.product.batch)
         with self.matrices(parallel=parallel and batched) as (index, n):
             with k.loop(self.whole, "group") as group:
@@ -142,11 +158,15 @@ class _OpenProduct:
             if self.has_rest:
                 with k.loop(groups - self.whole, "last"):
                     self.pack_rest(index, n * groups + self.whole)
+            self.prepare(index, n)
         with self.matrices(parallel=parallel and batched) as (index, n):
             for count, rows, start in cascade_of(self.product.rows, self.tile.rows):
                 shares = parallel and not batched and rows == self.tile.rows
                 with k.loop(count, "i", parallel=shares) as i:
-                    self.compute(index, n * groups, start + i * rows, rows)
+                    self.compute(index, n, start + i * rows, rows)
+
+    def prepare(self, index: Sequence[Expr], n: Expr) -> None:
+        """What else is made of a matrix before it is multiplied."""
 
     def build_few(self, *, parallel: bool) -> None:
         """Multiply row by row by what the right operand has in memory."""
@@ -275,12 +295,13 @@ class _OpenProduct:
 
     # --- multiplying ---
 
-    def compute(self, index: Sequence[Expr], outer: Expr, row: Expr, rows: int) -> None:
-        """All columns of some rows."""
+    def compute(self, index: Sequence[Expr], n: Expr, row: Expr, rows: int) -> None:
+        """All columns of some rows of the n-th matrix."""
         k = self.k
+        outer = n * groups_of(self.product, self.width)
         with k.loop(self.whole, "group") as group:
             tile = MatrixTile(self.tile.vectors, rows)
-            acc = self.accumulate(index, outer + group, row, tile, 0)
+            acc = self.accumulate(index, n, outer + group, row, tile, 0)
             for v in range(tile.vectors):
                 for r in range(rows):
                     at = (v * rows + r) * self.lanes
@@ -292,18 +313,23 @@ class _OpenProduct:
             if isinstance(self.rest, int) and self.rest <= v * self.lanes:
                 continue
             with self.k.when(as_int(self.rest) > v * self.lanes):
-                acc = self.accumulate(
-                    index, outer + self.whole, row, MatrixTile(1, rows), v * self.lanes
-                )
+                one = MatrixTile(1, rows)
+                acc = self.accumulate(index, n, outer + self.whole, row, one, v)
                 for r in range(rows):
                     with k.loop(self.lanes, "t") as t, k.when(t < self.rest - v * self.lanes):
                         column = self.whole * self.width + v * self.lanes + t
                         self.write(index, acc, r * self.lanes + t, row + r, column, 1)
 
     def accumulate(
-        self, index: Sequence[Expr], outer: Expr, row: Expr, tile: MatrixTile, first: int
+        self,
+        index: Sequence[Expr],
+        n: Expr,
+        outer: Expr,
+        row: Expr,
+        tile: MatrixTile,
+        first: int,
     ) -> BufferVar:
-        """A tile's sums: `rows` times `vectors` of the group's columns from `first` on."""
+        """A tile's sums: `rows` times `vectors` of the group's vectors from `first` on."""
         k, left, lanes = self.k, self.product.left, self.lanes
         parts = [part * lanes for part in range(tile.vectors * tile.rows)]
         acc = k.local(len(parts) * lanes, "float32")
@@ -314,7 +340,7 @@ class _OpenProduct:
                 return self.dot.read(k, 1, self.x, base + r * left.row + at * left.column)
 
             def weights(i: int, v: int) -> list[Computed]:
-                return self.dot.weights(k, self.packed, outer, at + i, first + v * lanes)
+                return self.dot.weights(k, self.packed, outer, at + i, (first + v) * lanes)
 
             multiply(k, self.dot, acc, 1, tile.vectors, tile.rows, read, weights)
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from ...tensorir.builder import KernelBuilder, cast, constant, join, load, reinterpret, splat
+from ...tensorir.builder import (
+    KernelBuilder,
+    as_int,
+    cast,
+    constant,
+    join,
+    load,
+    reinterpret,
+    splat,
+)
 from ...tensorir.types import BufferVar, Computed, Expr
 from ..movement.transposition import transpose
 from .dot import SIGN_BITS, Dot
@@ -47,6 +56,53 @@ class Packer:
         if done < steps:
             with self.k.loop(steps - done, "k") as rest:
                 self._single(x, base, depth, columns, rest + done, result, outer, at)
+
+    def pack_open(
+        self, x: BufferVar, base: Expr, depth: int, result: BufferVar, outer: Expr, at: int
+    ) -> None:
+        """A whole vector of columns of a depth that a run fixes, and one step for what is left
+        over of it."""
+        full = depth // self.dot.depth
+        if self.column == 1:
+            self._rows(x, base, full, result, outer, at)
+            self.pack_part(x, base, depth, self.lanes, as_int(full), result, outer, at)
+            return
+        with self.k.loop(full + 1, "k") as step:
+            self.pack_part(x, base, depth, self.lanes, step, result, outer, at)
+
+    def pack_part(
+        self,
+        x: BufferVar,
+        base: Expr,
+        depth: int,
+        columns: Expr,
+        step: Expr,
+        result: BufferVar,
+        outer: Expr,
+        at: int,
+    ) -> None:
+        """One step of a vector of columns of which a run has `columns`, all or fewer or none."""
+        k, dot = self.k, self.dot
+        nothing = 128 if self.dtype == "uint8" else 0
+        size = self.lanes * dot.depth
+        own = k.local(size, self.dtype, "own")
+        k.store(own, constant(nothing, self.dtype, size), 0, lanes=size)
+        for d in range(dot.depth):
+            place = step * dot.depth + d
+            # bounded by itself, so that proofs needn't follow where the step lies
+            row = k.named(tirx.min(place, as_int(depth) - 1), "row")
+            with k.when(place < as_int(depth)), k.loop(self.lanes, "c") as c:
+                if isinstance(columns, int) and columns >= self.lanes:
+                    k.store(
+                        own, load(x, base + row * self.row + c * self.column), c * dot.depth + d
+                    )
+                    continue
+                with k.when(c < columns):
+                    k.store(
+                        own, load(x, base + row * self.row + c * self.column), c * dot.depth + d
+                    )
+        words = reinterpret(load(own, 0, lanes=size), "int32", self.words)
+        self._store_words(words, result, outer, step, at)
 
     def _vectorises(self) -> bool:
         return self.dtype == "float32" or self.dot.depth > 1
