@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 _DEPTH = 4
 """Inequalities and cases that one proof may combine."""
 
-_MOST_TRIED = 20_000
+_MOST_TRIED = 40_000
 """Forms that one proof may look at: what takes more is given up."""
 
 _OPEN_DEPTH = 3

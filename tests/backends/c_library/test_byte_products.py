@@ -212,20 +212,21 @@ def test_functions_of_bytes(tmp_path: Path, target: str, width: int, dtype: str)
 
 @pytest.mark.parametrize("target", ["aarch64-neoverse-v1", "aarch64-cortex-a76"])
 def test_open_sizes(tmp_path: Path, target: str) -> None:
-    """Rows and columns that end in one pixel, and those of one alone."""
+    """Rows and columns that end in one pixel, and those of one alone; products of two values."""
     if not models.has(COMPILER, EMULATOR[0]):
         pytest.skip(f"needs {COMPILER} and {EMULATOR[0]}")
     random = np.random.default_rng(4)
     weights = [drawn(random, np.dtype("int8"), s) for s in ((9, 8, 3, 3), (9, 8, 1, 1), (24, 5))]
     k, q, b = (",".join(map(str, w.reshape(-1))) for w in weights)
     proto = models.text(
-        f"""agraph (uint8[1, 8, h, w] x, uint8[n, 24] a)
-        => (int32[1, 9, h, w] y, int32[1, 9, h, w] p, int32[n, 5] z)
+        f"""agraph (uint8[1, 8, h, w] x, uint8[n, 24] a, uint8[2, m, n] c)
+        => (int32[1, 9, h, w] y, int32[1, 9, h, w] p, int32[n, 5] z, int32[2, m, 24] o)
         <int8[9, 8, 3, 3] k = {{{k}}}, int8[9, 8, 1, 1] q = {{{q}}}, int8[24, 5] b = {{{b}}},
          uint8 v = {{7}}> {{
         y = ConvInteger <pads = [1, 1, 1, 1]> (x, k, v)
         p = ConvInteger (x, q, v)
         z = MatMulInteger (a, b, v)
+        o = MatMulInteger (c, a, v, v)
         }}"""
     )
     compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")
@@ -236,6 +237,7 @@ def test_open_sizes(tmp_path: Path, target: str) -> None:
         inputs = {
             "x": drawn(random, np.dtype("uint8"), (1, 8, height, width)),
             "a": drawn(random, np.dtype("uint8"), (rows, 24)),
+            "c": drawn(random, np.dtype("uint8"), (2, height, rows)),
         }
         right = [*native.run(inputs).values()]
         done = run(program, [*inputs.values()], EMULATOR)

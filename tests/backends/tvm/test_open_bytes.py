@@ -132,6 +132,7 @@ EXTENTS = ((1, 1, 1), (2, 3, 17), (5, 4, 16), (9, 66, 33), (1, 35, 70), (40, 7, 
 """Rows, depth and columns."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["native", "x86-64-v3"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("turned", [False, True], ids=["rows", "columns"])

@@ -287,12 +287,14 @@ class _Product:
             multiply(k, dot, acc, count, tile.vectors, tile.rows, read, weights)
 
         full, rest = divmod(product.depth, dot.depth)
-        unroll = unrolled(dot, full, tile.unroll)
+        unroll = unrolled(dot, full, tile.unroll, whole=False)
         together = dot.together if product.left.column == 1 else 1
         if full:
             with k.loop(full // unroll, "ko") as ko:
                 for first, count in runs(unroll, together):
                     reduce(ko * unroll + first, count, 0)
+            for first, count in runs(full % unroll, together):
+                reduce(full - full % unroll + first, count, 0)
         if rest:
             reduce(full, 1, rest)
         dot.leave(k, acc, tile.vectors, tile.rows)

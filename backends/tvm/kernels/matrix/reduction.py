@@ -65,14 +65,15 @@ def stays_in_registers(dot: Dot, target: Target, vectors: int, pixels: int) -> b
     return vectors * pixels == 1 or held <= target.registers - _SPARE
 
 
-def unrolled(dot: Dot, steps: int, most: int) -> int:
-    """Steps of a loop's body, a divisor of all of them.
+def unrolled(dot: Dot, steps: int, most: int, *, whole: bool = True) -> int:
+    """Steps of a loop's body: a divisor of all of them, if `whole` or there is one of some steps.
 
     Where each takes several instructions, more than are read together are too many for LLVM to
     keep a tile in registers.
     """
     most = dot.together if dot.multiplies > 1 else most
-    return max((u for u in range(1, most + 1) if steps % u == 0), default=1)
+    divisor = max((u for u in range(1, most + 1) if steps % u == 0), default=1)
+    return divisor if whole or 2 * divisor > most else min(most, steps)
 
 
 def runs(steps: int, together: int) -> list[tuple[int, int]]:
