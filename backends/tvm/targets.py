@@ -110,13 +110,6 @@ class Target:
         return "neon" in self.features or self.machine == "x86_64"
 
     @property
-    def sums_open_products(self) -> bool:
-        """Whether what multiplies bytes takes four neighbours of one row at a time, in 32 bits, so
-        that rows and depth may have any size."""
-        by_dot = "dotprod" in self.features and "i8mm" not in self.features
-        return by_dot or self.machine == "x86_64"
-
-    @property
     def block(self) -> int:
         """Channels in one block of the blocked activation layout."""
         return max(self.lanes, 8)

@@ -122,8 +122,11 @@ def _emit(
 
 
 def keeps_bytes(lowering: Lowering, *zeros: int | PlanTensor) -> bool:
-    """Whether kernels of open sizes multiply bytes as they are, whose zero points are known."""
-    return lowering.target.sums_open_products and all(isinstance(zero, int) for zero in zeros)
+    """Whether kernels of open sizes multiply bytes as they are: where zero points are known, and
+    an instruction takes four neighbours of one row, so that rows and depth may have any size."""
+    target = lowering.target
+    by_fours = target.machine == "x86_64" or target.prefers_signed_bytes
+    return by_fours and all(isinstance(zero, int) for zero in zeros)
 
 
 def widened(
