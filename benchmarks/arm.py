@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -64,13 +65,16 @@ EMULATORS = {
 }
 """Compiler and emulator of each machine."""
 
+PARTS = {"cortex-a53": "d03", "cortex-a72": "d08", "cortex-a76": "d0b", "neoverse-n1": "d0c"}
+"""What /proc/cpuinfo calls each of qemu's CPUs."""
+
 CPUINFO = """processor\t: 0
 BogoMIPS\t: 100.00
 Features\t: fp asimd evtstrm cpuid
 CPU implementer\t: 0x41
 CPU architecture: 8
 CPU variant\t: 0x0
-CPU part\t: 0xd08
+CPU part\t: 0x{part}
 CPU revision\t: 3
 
 """
@@ -110,11 +114,11 @@ class Counter:
             if shutil.which(program) is None:
                 raise click.ClickException(f"{program} is missing")
         self.plugin = folder / "count.so"
-        _call("gcc", "-shared", "-fPIC", "-O2", SOURCES / "count.c", "-o", self.plugin)
+        call("gcc", "-shared", "-fPIC", "-O2", SOURCES / "count.c", "-o", self.plugin)
         if library is not None:
             self.root = _root(folder / "root", Path("/usr/aarch64-linux-gnu"))
             self.peer_program = folder / "peer"
-            _call(
+            call(
                 self.compiler, "-O2", "-std=gnu11", SOURCES / "peer.c", "-ldl",
                 "-o", self.peer_program,
             )  # fmt: skip
@@ -126,7 +130,7 @@ class Counter:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         compile_library(model, self.target, folder, LibraryOptions("model", threads="none"))
         program = folder / "own"
-        _call(
+        call(
             self.compiler, "-O2", "-std=gnu11", '-DHEADER="model.h"', f"-I{folder}",
             f"-I{SOURCES}", SOURCES / "own.c", folder / "libmodel.a", "-lm", "-static",
             *(["-marm"] if self.target.machine == "armv7l" else []), "-o", program,
@@ -160,21 +164,29 @@ class Counter:
         return self.count(command, ("-L", self.root))
 
     def count(self, command: Sequence[str | Path], options: Sequence[str | Path]) -> Counts:
-        done = subprocess.run(
-            [self.emulator, "-cpu", self.cpu, *options, "-plugin", self.plugin, *command],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines = [line.split() for line in done.stderr.splitlines() if line.count(" ") == 2]
-        total = [line for line in lines if line[0] == "total"]
-        if done.returncode != 0 or not total:
-            raise click.ClickException(f"{command[0]}: {done.returncode}: {done.stderr[-500:]}")
-        functions = {name: (int(a), int(b)) for name, a, b in lines if name != "total"}
-        return Counts(int(total[0][1]), int(total[0][2]), functions)
+        return count([self.emulator, "-cpu", self.cpu, *options, "-plugin", self.plugin, *command])
 
 
-def _call(*command: str | Path) -> None:
+def count(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Counts:
+    """Counts of a program that runs under an emulator with the plugin `count.c`."""
+    done = subprocess.run(
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        env=os.environ | dict(environment or {}),
+    )
+    lines = [line.rsplit(" ", 2) for line in done.stderr.splitlines() if line.count(" ") >= 2]
+    lines = [line for line in lines if line[1].isdigit() and line[2].isdigit()]
+    total = [line for line in lines if line[0] == "total"]
+    if done.returncode != 0 or not total:
+        raise click.ClickException(f"{command[0]}: {done.returncode}: {done.stderr[-500:]}")
+    functions = {name: (int(a), int(b)) for name, a, b in lines if name != "total"}
+    return Counts(int(total[0][1]), int(total[0][2]), functions)
+
+
+def call(*command: str | Path) -> None:
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise click.ClickException(f"{command[0]}: {done.stderr[-500:]}")
@@ -182,14 +194,19 @@ def _call(*command: str | Path) -> None:
 
 def _root(folder: Path, libraries: Path) -> Path:
     """A root for emulated programs: libraries, and what they read of /proc and /sys."""
-    cpus = folder / "sys" / "devices" / "system" / "cpu"
-    cpus.mkdir(parents=True)
-    for name in ("possible", "present", "online"):
-        (cpus / name).write_text("0\n")
-    (folder / "proc").mkdir()
-    (folder / "proc" / "cpuinfo").write_text(CPUINFO)
+    add_system_files(folder)
     (folder / "lib").symlink_to(libraries / "lib")
     return folder
+
+
+def add_system_files(root: Path, cpu: str = "cortex-a72") -> None:
+    """What programs read of /proc and /sys of an ARM machine with one core of that kind."""
+    cpus = root / "sys" / "devices" / "system" / "cpu"
+    cpus.mkdir(parents=True, exist_ok=True)
+    for name in ("possible", "present", "online"):
+        (cpus / name).write_text("0\n")
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc" / "cpuinfo").write_text(CPUINFO.format(part=PARTS[cpu]))
 
 
 def _flat(feeds: Feeds) -> bytes:
