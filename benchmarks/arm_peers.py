@@ -36,8 +36,7 @@ from secateur.ir.onnx_io import load
 from secateur.models.zoo.inputs import random_inputs
 
 PEERS = ("ncnn", "mnn", "litert")
-EMULATOR = "qemu-aarch64"
-SOURCES = Path(__file__).with_name("arm_counts")
+COMPILER, EMULATOR = arm.EMULATORS["aarch64"]
 
 
 class Emulated:
@@ -46,11 +45,10 @@ class Emulated:
     def __init__(self, root: Path, converters: Path, cpu: str, folder: Path) -> None:
         self.root, self.converters, self.cpu, self.folder = root, converters, cpu, folder
         self.plugin, self.mark = folder / "count.so", folder / "mark.so"
-        arm.call("gcc", "-shared", "-fPIC", "-O2", SOURCES / "count.c", "-o", self.plugin)
+        arm.call("gcc", "-shared", "-fPIC", "-O2", arm.SOURCES / "count.c", "-o", self.plugin)
         source = folder / "mark.c"
         source.write_text('#include "mark.h"\nvoid mark(void) { MARK(); }\n')
-        compiler = arm.EMULATORS["aarch64"][0]
-        arm.call(compiler, "-shared", "-fPIC", f"-I{SOURCES}", source, "-o", self.mark)
+        arm.call(COMPILER, "-shared", "-fPIC", f"-I{arm.SOURCES}", source, "-o", self.mark)
         arm.add_system_files(root, cpu)
 
     def convert(self, peer: str, path: Path, name: str) -> dict[str, Path]:
@@ -67,7 +65,7 @@ class Emulated:
             options = ["-f", "ONNX", "--modelFile", path, "--MNNModel", file, "--bizCode", "x"]
             self.call(programs / "mnnconvert", *options)
             return {"float32": file}
-        self.call(programs / "python", SOURCES / "to_litert.py", name, self.folder)
+        self.call(programs / "python", arm.SOURCES / "to_litert.py", name, self.folder)
         return {
             "float32": made.with_suffix(".tflite"),
             "int8": made.with_suffix(".int8.tflite"),
@@ -94,7 +92,7 @@ class Emulated:
         return arm.count(
             [
                 EMULATOR, "-cpu", self.cpu, "-L", self.root, "-plugin", self.plugin,
-                self.root / "usr" / "bin" / "python3.11", SOURCES / "emulated.py",
+                self.root / "usr" / "bin" / "python3.11", arm.SOURCES / "emulated.py",
                 self.mark, peer, file, *inputs,
             ],
             environment,

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tvm import tirx
-
 from ...plan.sizes import is_open
 from ...targets import Target
-from ...tensorir.builder import as_int, cast, constant, load, splat
+from ...tensorir.builder import as_int, constant, load, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
-from .dot import Dot
 from .matmul import MatrixTile
 from .open_product import UNROLL, OpenProduct, groups_of, matrices
-from .pack import Packer
-from .product import BatchedProduct
+from .pack import Packer, steps_of
+from .product import BatchedProduct, sum_columns, sum_row
 from .reduction import multiply
 
 
@@ -37,7 +34,7 @@ def scratch(
     width = tile.vectors * target.lanes
     count = matrices(product)
     groups = count * groups_of(product, width)
-    packed = (groups, _steps(product, dot), tile.vectors * dot.weights_per_step)
+    packed = (groups, steps_of(product.depth, dot), tile.vectors * dot.weights_per_step)
     shapes: list[tuple[tuple[int, ...], str]] = [(packed, dot.weight_dtype)]
     left, right = product.corrects(target)
     if left:
@@ -45,16 +42,6 @@ def scratch(
     if right:
         shapes.append(((count, product.rows), "int32"))
     return shapes
-
-
-def _steps(product: BatchedProduct, dot: Dot) -> int:
-    whole = product.depth // dot.depth
-    return whole + 1 if _has_part(product, dot) else whole
-
-
-def _has_part(product: BatchedProduct, dot: Dot) -> bool:
-    """Whether the last step may be of fewer neighbours than others."""
-    return is_open(product.depth) or product.depth % dot.depth != 0
 
 
 def build(
@@ -79,7 +66,8 @@ class _OpenBytes(OpenProduct):
         both = zip(zeros, product.offsets(self.target), strict=True)
         self.left_zero, self.right_zero = (int(zero) + offset for zero, offset in both)
         self.full = product.depth // self.dot.depth
-        self.part = _has_part(product, self.dot)
+        w = product.right
+        self.packer = Packer(self.k, self.dot, w.dtype, w.row, w.column)
 
     @property
     def reads_unpacked(self) -> bool:
@@ -88,74 +76,48 @@ class _OpenBytes(OpenProduct):
     # --- packing ---
 
     def pack(self, index: Sequence[Expr], outer: Expr, column: Expr) -> None:
-        right, dot, depth = self.product.right, self.dot, self.product.depth
+        right, dot = self.product.right, self.dot
         base = right.base(index) + column * right.column
-        packer = Packer(self.k, dot, right.dtype, right.row, right.column)
         for v in range(self.tile.vectors):
             at = base + v * self.lanes * right.column
             first = v * dot.weights_per_step
-            if not is_open(depth):
-                packer.pack(self.w, at, depth, self.lanes, self.packed, outer, first)
-                continue
-            packer.pack_open(self.w, at, depth, self.packed, outer, first)
+            depth = self.product.depth
+            self.packer.pack(self.w, at, depth, self.lanes, self.packed, outer, first)
         self.sum_columns(outer)
 
     def pack_rest(self, index: Sequence[Expr], outer: Expr) -> None:
-        right, dot = self.product.right, self.dot
+        right, dot, depth = self.product.right, self.dot, self.product.depth
         base = right.base(index) + self.whole * self.width * right.column
-        packer = Packer(self.k, dot, right.dtype, right.row, right.column)
         for v in range(self.tile.vectors):
             at = base + v * self.lanes * right.column
             first = v * dot.weights_per_step
-            with self.k.loop(_steps(self.product, dot), "k") as step:
-                packer.pack_part(
-                    self.w,
-                    at,
-                    self.product.depth,
-                    self.rest - v * self.lanes,
-                    step,
-                    self.packed,
-                    outer,
-                    first,
-                )
+            columns = as_int(self.rest) - v * self.lanes
+            with self.k.loop(steps_of(depth, dot), "k") as step:
+                self.packer.pack_step(self.w, at, depth, columns, step, self.packed, outer, first)
         self.sum_columns(outer)
 
     def sum_columns(self, outer: Expr) -> None:
         """What the left operand's zero point adds to each column of a group."""
         if self.column_sums is None:
             return
-        k, dot, lanes = self.k, self.dot, self.lanes
-        fixed = splat(self.number(self.left_zero * self.right_zero) * self.depth(), lanes)
+        k, dot, lanes, depth = self.k, self.dot, self.lanes, self.product.depth
+        zeros = constant(self.left_zero * self.right_zero, "int32")
+        fixed = splat(zeros * as_int(depth), lanes)
+        left = splat(constant(self.left_zero, "int32"), lanes)
         for v in range(self.tile.vectors):
-            acc = k.local(lanes, "int32", "sums")
-            k.store(acc, constant(0, "int32", lanes), 0, lanes=lanes)
-            with k.loop(_steps(self.product, dot), "k") as step:
-                weights = dot.weights(k, self.packed, outer, step, v * dot.weights_per_step)
-                total = dot.step(load(acc, 0, lanes=lanes), dot.ones(), weights)
-                k.store(acc, total, 0, lanes=lanes)
-            total = fixed - load(acc, 0, lanes=lanes) * splat(self.number(self.left_zero), lanes)
-            k.store(self.column_sums, total, outer, v * lanes, lanes=lanes)
+            at = v * dot.weights_per_step
+            sums = sum_columns(k, dot, self.packed, outer, steps_of(depth, dot), at)
+            k.store(self.column_sums, fixed - sums * left, outer, v * lanes, lanes=lanes)
 
     def prepare(self, index: Sequence[Expr], n: Expr) -> None:
         """What the right operand's zero point takes from each row, without the fixed part."""
         if self.row_sums is None:
             return
         k, left = self.k, self.product.left
-        offset = self.dot.input_offset
         with k.loop(self.product.rows, "row") as row:
             base = left.base(index) + row * left.row
-            total = k.local(1, "int32", "total")
-            k.store(total, self.depth() * offset if offset else constant(0, "int32"), 0)
-            with k.loop(self.product.depth, "k") as step:
-                value = load(self.x, base + step * left.column)
-                k.store(total, load(total, 0) + cast(value, "int32", 1), 0)
-            k.store(self.row_sums, load(total, 0) * self.number(-self.right_zero), n, row)
-
-    def depth(self) -> Computed:
-        return as_int(self.product.depth)
-
-    def number(self, value: int) -> Computed:
-        return tirx.const(value, "int32")
+            total = sum_row(k, self.x, base, left.column, self.product.depth, self.dot)
+            k.store(self.row_sums, total * constant(-self.right_zero, "int32"), n, row)
 
     # --- multiplying ---
 
@@ -201,8 +163,8 @@ class _OpenBytes(OpenProduct):
                 reduce(ko * UNROLL + i)
         with k.loop(self.full - unrolled * UNROLL, "k") as step:
             reduce(unrolled * UNROLL + step)
-        if self.part:
-            reduce(self.full if isinstance(self.full, int) else as_int(self.full), part=True)
+        if steps_of(self.product.depth, dot) != self.full:
+            reduce(as_int(self.full) if is_open(self.full) else self.full, part=True)
         return acc
 
     def last(self, position: Expr, step: Expr) -> BufferVar:
@@ -212,6 +174,6 @@ class _OpenBytes(OpenProduct):
         own = k.local(dot.depth, dtype, "last")
         k.store(own, constant(0, dtype, dot.depth), 0, lanes=dot.depth)
         for i in range(dot.depth):
-            with k.when(step * dot.depth + i < self.depth()):
+            with k.when(step * dot.depth + i < as_int(self.product.depth)):
                 k.store(own, load(self.x, position + i), i)
         return own

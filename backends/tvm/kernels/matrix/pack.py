@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from tvm import tirx
 
+from ...plan.sizes import is_open
 from ...tensorir.builder import (
     KernelBuilder,
     as_int,
@@ -17,6 +20,13 @@ from ...tensorir.builder import (
 from ...tensorir.types import BufferVar, Computed, Expr
 from ..movement.transposition import transpose
 from .dot import SIGN_BITS, Dot
+
+
+def steps_of(depth: int, dot: Dot) -> int:
+    """Steps of a depth, the last of which may have fewer elements; of an open one always one more
+    than whole ones, so that their number is one expression."""
+    more = is_open(depth) and dot.depth > 1
+    return depth // dot.depth + 1 if more else -(-depth // dot.depth)
 
 
 class Packer:
@@ -44,33 +54,19 @@ class Packer:
     ) -> None:
         """Columns from `base` on to result[outer, step, at ...], zero past `columns`."""
         full = depth // self.dot.depth
-        steps = -(-depth // self.dot.depth)
         done = 0
         if columns == self.lanes and self._vectorises():
             if self.column == 1:
                 done = full
                 self._rows(x, base, full, result, outer, at)
-            elif self.row == 1 and full >= self.lanes:
+            elif self.row == 1 and not is_open(depth) and full >= self.lanes:
                 done = full
                 self._squares(x, base, full, result, outer, at)
-        if done < steps:
-            with self.k.loop(steps - done, "k") as rest:
-                self._single(x, base, depth, columns, rest + done, result, outer, at)
+        with self.k.loop(steps_of(depth, self.dot) - done, "k") as rest:
+            step = rest + (as_int(done) if is_open(done) else done)
+            self.pack_step(x, base, depth, columns, step, result, outer, at)
 
-    def pack_open(
-        self, x: BufferVar, base: Expr, depth: int, result: BufferVar, outer: Expr, at: int
-    ) -> None:
-        """A whole vector of columns of a depth that a run fixes, and one step for what is left
-        over of it."""
-        full = depth // self.dot.depth
-        if self.column == 1:
-            self._rows(x, base, full, result, outer, at)
-            self.pack_part(x, base, depth, self.lanes, as_int(full), result, outer, at)
-            return
-        with self.k.loop(full + 1, "k") as step:
-            self.pack_part(x, base, depth, self.lanes, step, result, outer, at)
-
-    def pack_part(
+    def pack_step(
         self,
         x: BufferVar,
         base: Expr,
@@ -81,28 +77,35 @@ class Packer:
         outer: Expr,
         at: int,
     ) -> None:
-        """One step of a vector of columns of which a run has `columns`, all or fewer or none."""
+        """One vector, element by element. Of columns that only a run knows there may be more than
+        a vector has, or less than none."""
         k, dot = self.k, self.dot
-        nothing = 128 if self.dtype == "uint8" else 0
+        as_words = dot.depth > 1
+        dtype = self.dtype if as_words else dot.weight_dtype
+        # What is past the edges counts zero: 128 of bytes whose sign bit is flipped.
+        nothing = 128 if as_words and self.dtype == "uint8" else 0
         size = self.lanes * dot.depth
-        own = k.local(size, self.dtype, "own")
-        k.store(own, constant(nothing, self.dtype, size), 0, lanes=size)
-        for d in range(dot.depth):
-            place = step * dot.depth + d
-            # bounded by itself, so that proofs needn't follow where the step lies
-            row = k.named(tirx.min(place, as_int(depth) - 1), "row")
-            with k.when(place < as_int(depth)), k.loop(self.lanes, "c") as c:
-                if isinstance(columns, int) and columns >= self.lanes:
-                    k.store(
-                        own, load(x, base + row * self.row + c * self.column), c * dot.depth + d
-                    )
-                    continue
-                with k.when(c < columns):
-                    k.store(
-                        own, load(x, base + row * self.row + c * self.column), c * dot.depth + d
-                    )
-        words = reinterpret(load(own, 0, lanes=size), "int32", self.words)
-        self._store_words(words, result, outer, step, at)
+        own = k.local(size, dtype, "own")
+        k.store(own, constant(nothing, dtype, size), 0, lanes=size)
+        known = isinstance(columns, int)
+        with k.loop(dot.depth, "d") as d, k.loop(columns if known else self.lanes, "c") as c:
+            row = step * dot.depth + d
+            inside = [row < as_int(depth) if is_open(depth) else row < depth]
+            if not known:
+                inside.append(c < columns)
+            if is_open(depth):  # bounded by itself, so that proofs needn't follow where it lies
+                row = k.named(tirx.min(row, as_int(depth) - 1), "row")
+            value = load(x, base + row * self.row + c * self.column)
+            with contextlib.ExitStack() as conditions:
+                for condition in inside:
+                    if not isinstance(condition, bool):
+                        conditions.enter_context(k.when(condition))
+                k.store(own, cast(value, dtype, 1), c * dot.depth + d)
+        if as_words:
+            words = reinterpret(load(own, 0, lanes=size), "int32", self.words)
+            self._store_words(words, result, outer, step, at)
+        else:
+            k.store(result, load(own, 0, lanes=self.lanes), outer, step, at, lanes=self.lanes)
 
     def _vectorises(self) -> bool:
         return self.dtype == "float32" or self.dot.depth > 1
@@ -159,39 +162,3 @@ class Packer:
         width = self.dot.weights_per_step // len(parts)
         for i, part in enumerate(parts):
             self.k.store(result, part, outer, step, at + i * width, lanes=width)
-
-    def _single(
-        self,
-        x: BufferVar,
-        base: Expr,
-        depth: int,
-        columns: int,
-        step: Expr,
-        result: BufferVar,
-        outer: Expr,
-        at: int,
-    ) -> None:
-        """One vector, element by element."""
-        k, dot = self.k, self.dot
-        as_words = dot.depth > 1
-        dtype = self.dtype if as_words else dot.weight_dtype
-        # What is past the edges counts zero: 128 of bytes whose sign bit is flipped.
-        nothing = 128 if as_words and self.dtype == "uint8" else 0
-        own = k.local(self.lanes * dot.depth, dtype, "own")
-        k.store(
-            own, constant(nothing, dtype, self.lanes * dot.depth), 0, lanes=self.lanes * dot.depth
-        )
-        with k.loop(dot.depth, "d") as d, k.loop(columns, "c") as c:
-            inside = step * dot.depth + d < depth
-            value = load(x, base + (step * dot.depth + d) * self.row + c * self.column)
-            if isinstance(inside, bool):
-                k.store(own, cast(value, dtype, 1), c * dot.depth + d)
-            else:
-                with k.when(inside):
-                    k.store(own, cast(value, dtype, 1), c * dot.depth + d)
-        if as_words:
-            words = reinterpret(load(own, 0, lanes=dot.depth * self.lanes), "int32", self.words)
-            self._store_words(words, result, outer, step, at)
-        else:
-            value = load(own, 0, lanes=self.lanes)
-            k.store(result, value, outer, step, at, lanes=self.lanes)

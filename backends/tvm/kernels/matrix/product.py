@@ -18,7 +18,7 @@ from ...functions.program_code import ProgramCode
 from ...plan.programs import Program
 from ...plan.sizes import is_open
 from ...targets import Target
-from ...tensorir.builder import KernelBuilder, cast, constant, load, smaller, splat
+from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, smaller, splat
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from .dot import Dot, FourBytes
 from .matmul import MatrixTile
@@ -237,18 +237,7 @@ class _Product:
         steps = -(-product.depth // dot.depth)
         fixed = splat(self.left_zero * self.right_zero * product.depth, self.lanes)
         for v in range(self.tile.vectors):
-            acc = k.local(dot.accumulators(1, 1) * self.lanes, "int32", "sums")
-            k.store(acc, constant(0, "int32", self.lanes), 0, lanes=self.lanes)
-            dot.enter(k, acc, 1, 1)
-            at = v * dot.weights_per_step
-            with k.loop(steps, "k") as step:
-                weights = dot.weights(k, self.packed, outer, step, at)
-                for number, own in dot.shares(0, 0, 1, 1, weights):
-                    place = number * self.lanes
-                    total = dot.step(load(acc, place, lanes=self.lanes), dot.ones(), own)
-                    k.store(acc, total, place, lanes=self.lanes)
-            dot.leave(k, acc, 1, 1)
-            sums = load(acc, 0, lanes=self.lanes)
+            sums = sum_columns(k, dot, self.packed, outer, steps, v * dot.weights_per_step)
             total = fixed - sums * splat(self.left_zero, self.lanes)
             first = outer * self.width + v * self.lanes
             k.store(self.column_sums, total, first, lanes=self.lanes)
@@ -259,13 +248,9 @@ class _Product:
         count = math.prod(product.batch)
         with k.outer(count, product.rows, parallel=self.parallel) as (n, row):
             base = product.left.base(self.index(n)) + row * product.left.row
-            total = k.local(1, "int32", "total")
-            k.store(total, constant(product.depth * self.dot.input_offset, "int32"), 0)
-            with k.loop(product.depth, "k") as step:
-                value = load(self.x, base + step * product.left.column)
-                k.store(total, load(total, 0) + cast(value, "int32", 1), 0)
+            total = sum_row(k, self.x, base, product.left.column, product.depth, self.dot)
             at = n * product.rows + row
-            k.store(sums, load(total, 0) * (0 - self.right_zero), at)
+            k.store(sums, total * (0 - self.right_zero), at)
 
     def multiply(self, n: Expr, outer: Expr, group: Expr, i: Expr) -> None:
         k, product, dot, tile = self.k, self.product, self.dot, self.tile
@@ -348,3 +333,34 @@ class _Product:
                 else:
                     with k.loop(product.columns - v * self.lanes, "t") as t:
                         one(v, r, 1, t)
+
+
+def sum_columns(
+    k: KernelBuilder, dot: Dot, packed: BufferVar, outer: Expr, steps: int, at: int
+) -> Computed:
+    """Sums along the depth of the columns of packed[outer, step, at ...], one in each lane."""
+    acc = k.local(dot.accumulators(1, 1) * dot.lanes, "int32", "sums")
+    k.store(acc, constant(0, "int32", dot.lanes), 0, lanes=dot.lanes)
+    dot.enter(k, acc, 1, 1)
+    with k.loop(steps, "k") as step:
+        weights = dot.weights(k, packed, outer, step, at)
+        for number, own in dot.shares(0, 0, 1, 1, weights):
+            place = number * dot.lanes
+            total = dot.step(load(acc, place, lanes=dot.lanes), dot.ones(), own)
+            k.store(acc, total, place, lanes=dot.lanes)
+    dot.leave(k, acc, 1, 1)
+    return load(acc, 0, lanes=dot.lanes)
+
+
+def sum_row(
+    k: KernelBuilder, x: BufferVar, base: Expr, stride: int, depth: int, dot: Dot
+) -> Computed:
+    """The sum of `depth` bytes from `base` on, as the instruction takes them."""
+    total = k.local(1, "int32", "total")
+    offset = dot.input_offset
+    first = as_int(depth) * offset if is_open(depth) else constant(depth * offset, "int32")
+    k.store(total, first, 0)
+    with k.loop(depth, "k") as step:
+        value = load(x, base + step * stride)
+        k.store(total, load(total, 0) + cast(value, "int32", 1), 0)
+    return load(total, 0)
