@@ -258,7 +258,7 @@ def test_equalization_undoes_bad_scales(case: str, per_channel: bool) -> None:
         return sqnr(expected, Session(model).run(others)["y"])
 
     plain = quality(model.clone(), equalized=False)
-    assert quality(model.clone(), equalized=True) > plain - 3
+    assert quality(model.clone(), equalized=True) > plain - 2.5
     assert quality(scaled(model.clone(), 1), equalized=False) < plain - 3
     assert quality(scaled(model.clone(), 1), equalized=True) > plain - 3
 
@@ -298,7 +298,7 @@ def test_factors_make_activations_finer_in_any_unit(unread: bool, per_channel: b
     """A channel of larger values than others, which decides how finely those are rounded, gets a
     factor, even where it isn't read; in another unit of activations the gain is the same."""
     gains = []
-    for unit in (2.0**-10, 1.0, 2.0**10):
+    for unit in (1.0, 2.0**-10, 2.0**10, 1e-3, 1e3):
         model = model_of(CASES["relu"][0])
         for name, factor in (("w", unit), ("b", unit), ("v", 1 / unit)):
             value = model.graph.initializers[name]
@@ -311,7 +311,8 @@ def test_factors_make_activations_finer_in_any_unit(unread: bool, per_channel: b
             value.const = Tensor.from_array(array.astype(np.float32))
         (found,) = equalize(model, Samples(model, {"x": X}), per_channel=per_channel)
         gains.append(found.before / found.after)
-    np.testing.assert_allclose(gains, gains[0], rtol=1e-3)
+    np.testing.assert_allclose(gains[:3], gains[0], rtol=1e-3)
+    np.testing.assert_allclose(gains, gains[0], rtol=2e-3)  # counted by quarters of an octave
     assert gains[0] > (500 if unread else 50)
 
 
