@@ -23,6 +23,7 @@ def recurrent_model(
     *,
     steps: int | str = "n",
     batch: int | str = BATCH,
+    hidden: int = HIDDEN,
     inputs: str = "x w r b _ i",
     tail: tuple[str, ...] = (),
     outputs: str = "y h",
@@ -33,10 +34,10 @@ def recurrent_model(
     """A layer that reads `inputs`, "_" for none, of which `w`, `r`, `b` and `p` are constants, and
     those in `constants`; `lead` are nodes in front of it as "Operator inputs -> output", `tail`
     those behind it."""
-    directions, rows = 1 + (direction == "bidirectional"), GATES[kind] * HIDDEN
+    directions, rows = 1 + (direction == "bidirectional"), GATES[kind] * hidden
     random = np.random.default_rng(0)
-    shapes = {"w": (directions, rows, WIDTH), "r": (directions, rows, HIDDEN)}
-    shapes |= {"b": (directions, 2 * rows), "p": (directions, 3 * HIDDEN)}
+    shapes = {"w": (directions, rows, WIDTH), "r": (directions, rows, hidden)}
+    shapes |= {"b": (directions, 2 * rows), "p": (directions, 3 * hidden)}
     arrays = {n: (random.standard_normal(s) / 3).astype(np.float32) for n, s in shapes.items()}
     arrays |= constants or {}
     layer = helper.make_node(
@@ -44,7 +45,7 @@ def recurrent_model(
         ["" if name == "_" else name for name in inputs.split()],
         ["y", "h"],
         "layer",
-        hidden_size=HIDDEN,
+        hidden_size=hidden,
         direction=direction,
         **attributes,
     )
@@ -52,7 +53,7 @@ def recurrent_model(
     read = {name for node in nodes for name in node.input}
     given = {
         "x": (TensorProto.FLOAT, [steps, batch, WIDTH]),
-        "i": (TensorProto.FLOAT, [directions, batch, HIDDEN]),
+        "i": (TensorProto.FLOAT, [directions, batch, hidden]),
         "l": (TensorProto.INT32, [batch]),
         "o": (TensorProto.FLOAT, [1]),
     }

@@ -6,6 +6,7 @@ same hidden units, so that the gates' arithmetic follows in registers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from tvm import tirx
@@ -15,8 +16,10 @@ from ..functions.program_code import ProgramCode, VectorArithmetic
 from ..plan.recurrent import Recurrent
 from ..plan.sizes import cascade_of, is_open
 from ..targets import Target
-from ..tensorir.builder import KernelBuilder, constant, load, splat
+from ..tensorir.builder import KernelBuilder, constant, load
 from ..tensorir.types import BufferVar, Computed, Expr, Index, PrimFunc
+from .matrix.dot import Dot
+from .matrix.neon import NeonFloat
 
 Rule = Callable[[list[Computed], Expr, Expr], None]
 """What follows the products of a tile: takes a vector of sums per gate, batch and unit."""
@@ -33,9 +36,27 @@ def build(layer: Recurrent, target: Target) -> PrimFunc:
 
 
 def scratch(layer: Recurrent, target: Target) -> list[tuple[int, ...]]:
-    """Float buffers: two hidden states in turn, the cell state, what the reset gate leaves."""
+    """Float buffers: two hidden states in turn, the cell state, what the reset gate leaves; and
+    a direction's weights as floats, where they are made of bytes once for all steps."""
     size = layer.batch * layer.units(target) * target.lanes
-    return [(2, size) if is_open(size) else (2 * size,), (size,), (size,)]
+    states: list[tuple[int, ...]] = [(2, size) if is_open(size) else (2 * size,), (size,), (size,)]
+    if converts_ahead(layer, target):
+        states.append((layer.units(target) * layer.hidden * layer.gates * target.lanes,))
+    return states
+
+
+def converts_ahead(layer: Recurrent, target: Target) -> bool:
+    """Whether weights of bytes become floats before the first step instead of in each one.
+
+    To convert four bytes takes NEON as many instructions as three products by them. Wider vectors
+    convert as they load, and what little room a target with `small` code has is for states.
+    """
+    many = is_open(layer.steps) or layer.steps >= _STEPS
+    return layer.weight_dtype == "int8" and "neon" in target.features and not target.small and many
+
+
+_STEPS = 3
+"""Steps from which on weights are converted ahead: floats have to be stored and loaded again."""
 
 
 class _Recurrent:
@@ -64,10 +85,12 @@ class _Recurrent:
         self.y = k.parameter("Y", (layer.steps * count,), "float32")
         self.last_h = k.parameter("YH", (count,), "float32")
         self.last_c = k.parameter("YC", (count,), "float32") if layer.kind == "LSTM" else None
-        self.h, self.c, self.reset = (
+        self.h, self.c, self.reset, *ahead = (
             k.parameter(f"S{i}", shape, "float32") for i, shape in enumerate(scratch(layer, target))
         )
+        self.floats: BufferVar | None = ahead[0] if ahead else None
         self.code = ProgramCode(k, target, lanes)
+        self.multiply = (NeonFloat if "neon" in target.features else Dot)(lanes, "float32")
         self.direction = 0
         accumulators = 4 if self.bias is not None else layer.gates
         self.rows = max(1, (target.registers - layer.gates - 2) // accumulators)
@@ -80,6 +103,8 @@ class _Recurrent:
         k, layer = self.k, self.layer
         for d, reverse in enumerate(layer.reverse):
             self.direction = d
+            if self.floats is not None:
+                self.convert(self.floats)
             self.start(self.h, self.initial[0])
             self.start(self.c, self.initial[1])
             with k.loop(layer.steps, "t") as t:
@@ -100,6 +125,27 @@ class _Recurrent:
         if state is self.h and is_open(self.layer.batch):
             return offset, row + at
         return offset + row + at
+
+    def convert(self, floats: BufferVar) -> None:
+        """The direction's weights as floats, without their scales."""
+        k, lanes = self.k, self.lanes
+        first = self.direction * self.units
+        with k.loop(self.units, "u") as unit, k.loop(self.layer.hidden, "k") as step:
+            row = (unit * self.layer.hidden + step) * self.width
+            for gate in range(self.layer.gates):
+                value = load(self.w, first + unit, step, gate * lanes, lanes=lanes)
+                value = self.code.integer_as_float(value, "int8")
+                k.store(floats, value, row + gate * lanes, lanes=lanes)
+
+    def weight(self, unit: Expr, step: Expr, gate: int) -> Computed:
+        """What the state's element of a step of the product is multiplied by, of all lanes."""
+        lanes = self.lanes
+        if self.floats is not None:
+            row = (unit * self.layer.hidden + step) * self.width
+            return load(self.floats, row + gate * lanes, lanes=lanes)
+        outer = self.direction * self.units + unit
+        value = load(self.w, outer, step, gate * lanes, lanes=lanes)
+        return self.code.integer_as_float(value, self.layer.weight_dtype)
 
     def start(self, state: BufferVar, initial: BufferVar | None) -> None:
         k, layer = self.k, self.layer
@@ -170,21 +216,21 @@ class _Recurrent:
                     start = constant(0.0, "float32", lanes)
                 k.store(acc, start, place(r, i), lanes=lanes)
         unroll = next(u for u in (8, 4, 2, 1) if layer.hidden % u == 0)
+        together = math.gcd(unroll, self.multiply.together)
         with k.loop(layer.hidden // unroll, "k") as ko:
-            for u in range(unroll):
+            for u in range(0, unroll, together):
                 step = ko * unroll + u
-                weights = []
-                for gate in gates:
-                    value = load(self.w, outer, step, gate * lanes, lanes=lanes)
-                    weights.append(
-                        self.fresh(self.code.integer_as_float(value, layer.weight_dtype))
-                    )
-                for r in range(rows):
-                    own = self.place(source, before, (first + r) * self.padded, step)
-                    factor = splat(load(source, own), lanes)
-                    for i in range(len(gates)):
-                        own = load(acc, place(r, i), lanes=lanes)
-                        k.store(acc, own + factor * weights[i], place(r, i), lanes=lanes)
+                places = [
+                    self.place(source, before, (first + r) * self.padded, step) for r in range(rows)
+                ]
+                read = [self.multiply.read(k, together, source, own) for own in places]
+                for s in range(together):
+                    weights = [self.fresh(self.weight(unit, step + s, gate)) for gate in gates]
+                    for r in range(rows):
+                        (factor,) = self.multiply.factor(read[r], together, s)
+                        for i in range(len(gates)):
+                            own = load(acc, place(r, i), lanes=lanes)
+                            k.store(acc, own + factor * weights[i], place(r, i), lanes=lanes)
         for r in range(rows):
             sums = []
             for i, gate in enumerate(gates):
