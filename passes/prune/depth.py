@@ -8,7 +8,8 @@ Feature Representations", 2018).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,13 +34,13 @@ class Branch:
     """A summand of an Add with all that computes it and nothing else.
 
     `value` is the summand's name, `add` the label of the Add, `nodes` those of what goes with
-    the branch; `macs` are their multiply-accumulates.
+    the branch; `cost` is theirs, in the measure of the goal.
     """
 
     value: str
     add: str
     nodes: tuple[str, ...]
-    macs: int
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,45 @@ class Mean:
     lost: float
 
 
-def find_branches(model: Model, shape_of: ShapeOf, spared: Sequence[str] = ()) -> list[Branch]:
+Cost = Callable[[Collection[Node]], float]
+"""What goes of a model's cost with some nodes."""
+
+
+def cost_of_nodes(
+    model: Model, kind: str, shape_of: ShapeOf, kernels: Sequence[KernelCost] = ()
+) -> Cost:
+    """By the kind of a goal: in latency what their kernels cost, in parameters and bytes their
+    weights' elements, in anything else their multiply-accumulates."""
+    times: Counter[str] = Counter()
+    if kind == "latency":
+        every = [v for node in model.graph.all_nodes() for v in (*node.outputs, *node_reads(node))]
+        shapes = {v.name: shape_of(v) or () for v in every if v is not None}
+        for kernel in kernels:
+            sizes = {name: (shapes[name],) * 2 for name in kernel.values if name in shapes}
+            times[kernel.node] += kernel.cost(sizes, None)
+
+    def cost(nodes: Collection[Node]) -> float:
+        if kind == "latency":
+            return sum(times[node.label] for node in nodes)
+        if kind in ("params", "bytes"):
+            weights = {v for node in nodes for v in node_reads(node) if v.const is not None}
+            return sum(
+                v.const.size
+                for v in weights
+                if v.const is not None and all(use.user in nodes for use in v.uses)
+            )
+        return sum(node_macs(node, shape_of) or 0 for node in nodes)
+
+    return cost
+
+
+def find_branches(model: Model, cost_of: Cost, spared: Sequence[str] = ()) -> list[Branch]:
     """The residual branches of a model's own graph, in its order.
 
     The other summand has the shape of the sum, and nothing that only the branch reads is an
     input of the model: no input is without effect once a branch is gone. Branches with a node
-    or weight whose name one of the `spared` patterns matches are left out, and those without
-    multiply-accumulates.
+    or weight whose name one of the `spared` patterns matches are left out, and those that cost
+    nothing.
     """
     found = []
     for add in model.graph.nodes:
@@ -69,10 +102,10 @@ def find_branches(model: Model, shape_of: ShapeOf, spared: Sequence[str] = ()) -
             nodes = _branch(model, add, value, other)
             if not nodes or any(matches(n, p) for n in _names(nodes) for p in spared):
                 continue
-            macs = sum(node_macs(node, shape_of) or 0 for node in nodes)
-            if macs and value is not None:
+            cost = cost_of(nodes)
+            if cost and value is not None:
                 labels = tuple(node.label for node in nodes)
-                found.append(Branch(value.name, add.label, labels, macs))
+                found.append(Branch(value.name, add.label, labels, cost))
     return found
 
 
@@ -218,7 +251,7 @@ def in_order(branches: Sequence[Branch], means: Mapping[str, Mean]) -> list[Bran
     that comes before or has one in it.
     """
     known = [branch for branch in branches if branch.value in means]
-    known.sort(key=lambda branch: means[branch.value].lost / branch.macs)
+    known.sort(key=lambda branch: means[branch.value].lost / branch.cost)
     found: list[Branch] = []
     sums: set[str] = set()
     gone: set[str] = set()

@@ -30,7 +30,15 @@ from ..linear.mixtures import rows
 from ..linear.walk import MEMORY, Recording
 from ..sizes import CountedSizes
 from .allocation import Allocation, Goal, Ranking, Terms, allocate, measure, noise_to_signal, plain
-from .depth import Branch, branch_means, drop_branches, find_branches, in_order, kernels_left
+from .depth import (
+    Branch,
+    branch_means,
+    cost_of_nodes,
+    drop_branches,
+    find_branches,
+    in_order,
+    kernels_left,
+)
 from .importance import DEFAULT_WITH_SAMPLES, Scores, find_criterion, group_scores
 from .iterations import estimated_anew
 from .plan import Cut, PruningPlan
@@ -238,10 +246,14 @@ def _shallower(
 ) -> list[Trial]:
     """The best candidate without one branch, two, ..., as long as another one less helps.
 
-    Each is cut by what its branches leave to be saved. The first branch that doesn't help may
-    be a bad one: the next one by itself is tried, too.
+    Each is cut by what its branches leave to be saved, the best candidate's way and by a
+    knapsack: with fewer layers the rest is cut less, where its table of widths tells more. The
+    first branch that doesn't help may be a bad one: the next one by itself is tried, too.
     """
-    branches = find_branches(plan.model, search.terms.shape_of, search.spared)
+    terms = search.terms
+    cost = cost_of_nodes(plan.model, search.goal.kind, terms.shape_of, terms.kernels)
+    branches = find_branches(plan.model, cost, search.spared)
+    ways = dict.fromkeys([best.way, "knapsack"] if terms.scope != "uniform" else [best.way])
     means = branch_means(plan.model, branches, runs)
     ordered = in_order(branches, means)
     found: list[Trial] = []
@@ -252,14 +264,19 @@ def _shallower(
             break
         tried = [*gone, branch]
         dropped = {b.value: means[b.value].constant for b in tried}
-        trial = _without(plan, tried, dropped, candidates, search, best)
-        if trial is not None:
-            judge(trial)
-            found.append(trial)
-        if trial is None or trial.divergence >= least:
+        trials: list[Trial] = []
+        for way in ways:
+            like = dataclasses.replace(best, way=way)
+            trial = _without(plan, tried, dropped, candidates, search, like)
+            if trial is not None and not any(_same(trial.cut, other.cut) for other in trials):
+                judge(trial)
+                trials.append(trial)
+        found += trials
+        nearest = min((trial.divergence for trial in trials), default=math.inf)
+        if nearest >= least:
             failed += 1
         else:
-            gone, failed, least = tried, 0, trial.divergence
+            gone, failed, least = tried, 0, nearest
     return found
 
 
@@ -291,7 +308,7 @@ def _without(
         return None
     many = f"{len(branches)} branch{'es' if len(branches) > 1 else ''}"
     return dataclasses.replace(
-        found[0], name=f"{best.name}, without {many}", branches=tuple(branches), dropped=dropped
+        found[0], name=f"{found[0].name}, without {many}", branches=tuple(branches), dropped=dropped
     )
 
 

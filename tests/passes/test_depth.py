@@ -17,7 +17,13 @@ from secateur.models import zoo
 from secateur.passes.base import Context
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import PruneChannels, Recover, mask, portfolio
-from secateur.passes.prune.depth import branch_means, drop_branches, find_branches, in_order
+from secateur.passes.prune.depth import (
+    branch_means,
+    cost_of_nodes,
+    drop_branches,
+    find_branches,
+    in_order,
+)
 from secateur.passes.prune.masking import PruningRecord
 from secateur.passes.prune.plan import Pruned
 from secateur.passes.simplify import simplify_pipeline
@@ -75,7 +81,7 @@ def outputs(model):
 
 
 def branches_of(model, spared=()):
-    return find_branches(model, CountedSizes.usual(model)[1], spared)
+    return find_branches(model, cost_of_nodes(model, "macs", CountedSizes.usual(model)[1]), spared)
 
 
 @pytest.mark.parametrize(
