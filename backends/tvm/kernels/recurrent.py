@@ -7,7 +7,7 @@ same hidden units, so that the gates' arithmetic follows in registers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tvm import tirx
 
@@ -32,34 +32,36 @@ def build(layer: Recurrent, target: Target) -> PrimFunc:
     their scales, for `reset_after` the recurrent bias of the hidden gate, initial states where
     given; Y, Y_h and (LSTM) Y_c; then the scratch buffers of `scratch`.
     """
-    return _Recurrent(layer, target).build()
+    return RecurrentKernel(layer, target).build()
 
 
-def scratch(layer: Recurrent, target: Target) -> list[tuple[int, ...]]:
-    """Float buffers: two hidden states in turn, the cell state, what the reset gate leaves; and
+def scratch(layer: Recurrent, target: Target) -> list[tuple[tuple[int, ...], str]]:
+    """Buffers of floats: two hidden states in turn, the cell state, what the reset gate leaves; and
     a direction's weights as floats, where they are made of bytes once for all steps."""
     size = layer.batch * layer.units(target) * target.lanes
-    states: list[tuple[int, ...]] = [(2, size) if is_open(size) else (2 * size,), (size,), (size,)]
+    shapes = [(2, size) if is_open(size) else (2 * size,), (size,), (size,)]
     if converts_ahead(layer, target):
-        states.append((layer.units(target) * layer.hidden * layer.gates * target.lanes,))
-    return states
+        shapes.append((layer.units(target) * layer.hidden * layer.gates * target.lanes,))
+    return [(shape, "float32") for shape in shapes]
 
 
 def converts_ahead(layer: Recurrent, target: Target) -> bool:
     """Whether weights of bytes become floats before the first step instead of in each one.
 
     To convert four bytes takes NEON as many instructions as three products by them. Wider vectors
-    convert as they load, and what little room a target with `small` code has is for states.
+    convert as they load, dot products take bytes (`recurrent_bytes`), and what little room a
+    target with `small` code has is for states.
     """
-    many = is_open(layer.steps) or layer.steps >= _STEPS
-    return layer.weight_dtype == "int8" and "neon" in target.features and not target.small and many
+    if layer.weight_dtype != "int8" or target.small or "dotprod" in target.features:
+        return False
+    return "neon" in target.features and (is_open(layer.steps) or layer.steps >= _STEPS)
 
 
 _STEPS = 3
 """Steps from which on weights are converted ahead: floats have to be stored and loaded again."""
 
 
-class _Recurrent:
+class RecurrentKernel:
     """One kernel being built."""
 
     def __init__(self, layer: Recurrent, target: Target) -> None:
@@ -72,11 +74,11 @@ class _Recurrent:
         k = self.k = KernelBuilder()
         size = layer.steps * layer.batch * layer.columns(target)
         self.x = [k.parameter(f"X{d}", (size,), "float32") for d in range(directions)]
-        packed = (directions * self.units, layer.hidden, self.width)
-        self.w = k.parameter("W", packed, layer.weight_dtype)
+        self.w = k.parameter("W", self.packed(), layer.weight_dtype)
         self.scale, self.bias = None, None
         if layer.weight_dtype == "int8":
             self.scale = k.parameter("WS", (directions * self.units * self.width,), "float32")
+        self.more_constants()
         if layer.reset_after:
             self.bias = k.parameter("B", (directions * self.padded,), "float32")
         count = directions * layer.batch * layer.hidden
@@ -86,9 +88,10 @@ class _Recurrent:
         self.last_h = k.parameter("YH", (count,), "float32")
         self.last_c = k.parameter("YC", (count,), "float32") if layer.kind == "LSTM" else None
         self.h, self.c, self.reset, *ahead = (
-            k.parameter(f"S{i}", shape, "float32") for i, shape in enumerate(scratch(layer, target))
+            k.parameter(f"S{i}", *buffer) for i, buffer in enumerate(scratch(layer, target))
         )
         self.floats: BufferVar | None = ahead[0] if ahead else None
+        self.more_scratch()
         self.code = ProgramCode(k, target, lanes)
         self.multiply = (NeonFloat if "neon" in target.features else Dot)(lanes, "float32")
         self.direction = 0
@@ -98,6 +101,16 @@ class _Recurrent:
             self.rows = 1 << (self.rows.bit_length() - 1)
         else:
             self.rows = min(layer.batch, self.rows)
+
+    def packed(self) -> tuple[int, ...]:
+        """The shape of the packed weights."""
+        return len(self.layer.reverse) * self.units, self.layer.hidden, self.width
+
+    def more_constants(self) -> None:
+        """Parameters of a subclass for constants."""
+
+    def more_scratch(self) -> None:
+        """Parameters of a subclass for scratch buffers, behind those of `scratch`."""
 
     def build(self) -> PrimFunc:
         k, layer = self.k, self.layer
@@ -183,12 +196,17 @@ class _Recurrent:
         source: BufferVar | None = None,
     ) -> None:
         """Some gates of all units: `rule(sums, n, unit)` takes a vector of sums per gate."""
-        k, layer = self.k, self.layer
         source = self.h if source is None else source
+        for unit, first, rows in self.tiles(self.rows):
+            self.tile(gates, before, at, rule, source, unit, first, rows)
+
+    def tiles(self, most: int) -> Iterator[tuple[Expr, Expr, int]]:
+        """A vector of units, its first row and how many rows, at most so many, in loops."""
+        k = self.k
         with k.loop(self.units, "u") as unit:
-            for count, rows, start in cascade_of(layer.batch, self.rows):
+            for count, rows, start in cascade_of(self.layer.batch, most):
                 with k.loop(count, "r") as r:
-                    self.tile(gates, before, at, rule, source, unit, start + r * rows, rows)
+                    yield unit, start + r * rows, rows
 
     def tile(
         self,
@@ -202,7 +220,6 @@ class _Recurrent:
         rows: int,
     ) -> None:
         k, layer, lanes = self.k, self.layer, self.lanes
-        outer = self.direction * self.units + unit
         acc = k.local(rows * len(gates) * lanes, "float32")
 
         def place(r: int, g: int) -> int:
@@ -236,10 +253,16 @@ class _Recurrent:
             for i, gate in enumerate(gates):
                 value = load(acc, place(r, i), lanes=lanes)
                 if self.scale is not None:
-                    own = load(self.scale, outer * self.width + gate * lanes, lanes=lanes)
-                    value = self.start_of(first + r, at, unit, gate) + value * own
+                    value = self.scaled(value, first + r, at, unit, gate)
                 sums.append(self.bind(value))
             rule(sums, first + r, unit)
+
+    def scaled(self, total: Computed, n: Expr, at: Expr, unit: Expr, gate: int) -> Computed:
+        """A gate's sum, of its products with weights that are bytes."""
+        assert self.scale is not None
+        outer = (self.direction * self.units + unit) * self.width
+        own = load(self.scale, outer + gate * self.lanes, lanes=self.lanes)
+        return self.start_of(n, at, unit, gate) + total * own
 
     def start_of(self, n: Expr, at: Expr, unit: Expr, gate: int) -> Computed:
         """What a gate's products with the state are added to."""

@@ -62,3 +62,13 @@ class Recurrent:
         units, width = self.units(target), self.gates * target.lanes
         split = arranged.reshape(len(self.reverse), self.hidden, units, width)
         return np.ascontiguousarray(split.transpose(0, 2, 1, 3)).reshape(-1, self.hidden, width)
+
+    def pack_words(self, target: Target, weights: Array) -> Array:
+        """The same, int8, to [direction, unit, word, lanes * 4]: a word is four neighbours of k."""
+        words = -(-self.hidden // 4)
+        padded = np.zeros((*weights.shape[:2], 4 * words), weights.dtype)
+        padded[..., : self.hidden] = weights
+        arranged = self.arrange(target, padded.transpose(0, 2, 1))
+        units, width = self.units(target), self.gates * target.lanes
+        split = arranged.reshape(len(self.reverse), words, 4, units, width)
+        return np.ascontiguousarray(split.transpose(0, 3, 1, 4, 2)).reshape(-1, words, 4 * width)

@@ -19,9 +19,11 @@ pytest.importorskip("tvm")
 from secateur.backends.tvm.artifact.options import LibraryOptions
 from secateur.backends.tvm.compile import compile_library
 from secateur.backends.tvm.targets import parse_target
-from secateur.ir.onnx_io import from_proto
+from secateur.ir.onnx_io import from_proto, to_proto
+from tests.passes.recurrent_models import recurrent_model
 
 from .graphs import Net, quantize
+from .test_recurrent_bytes import store_weights
 
 pytestmark = pytest.mark.slow
 
@@ -174,6 +176,29 @@ def test_hot_loops_of_winograds_scheme(
     body = hot_loop(disassembled(proto, target, tmp_path / "out", math.inf)[0], multiply)
     assert sum(bool(re.match(multiply, text)) for text in body) >= 16, body
     assert not [text for text in body if "[sp" in text and not re.match(r"ldr\s+(r|lr)", text)]
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "multiply", "most"),
+    [
+        ("aarch64-cortex-a72", FLOAT, r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[", 1.75),
+        ("aarch64-cortex-a72", SIGNED, r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[", 1.75),
+        ("aarch64-cortex-a76", SIGNED, r"sdot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[", 1.35),
+    ],
+)
+def test_hot_loops_of_recurrent_layers(
+    tmp_path: Path, target: str, precision: str, multiply: str, most: float
+) -> None:
+    """Little but products; nothing is on the stack."""
+    layer = recurrent_model("LSTM", steps=9, batch=1, hidden=256, inputs="x w r b")
+    if precision == SIGNED:
+        store_weights(layer)
+    found = dict(kernels(to_proto(layer), target, tmp_path / "out"))
+    body = hot_loop(found["recurrent"], multiply)
+    count = sum(bool(re.match(multiply, text)) for text in body)
+    assert count >= 32
+    assert len(body) <= most * count, body
+    assert not [text for text in body if "[sp" in text]
 
 
 def test_what_surrounds_products_of_bytes(tmp_path: Path) -> None:
