@@ -25,6 +25,7 @@ from .ranges import (
     range_of_quotient,
     scaled_number,
 )
+from .sums import range_of_sum
 from .terms import key_of, text_of, without
 
 Size: TypeAlias = "int | Expression"
@@ -114,7 +115,7 @@ class Expression:
     @property
     def range(self) -> Range:
         if self._range is None:
-            self._range = _range_of(self.terms)
+            self._range = range_of_sum(self.terms)
         return self._range
 
     def __repr__(self) -> str:
@@ -542,18 +543,6 @@ def is_nonnegative(size: Size) -> bool:
     """Whether a size is certainly not negative."""
     low = range_of(size).low
     return low is not None and low >= 0
-
-
-def _range_of(terms: dict[Monomial, int]) -> Range:
-    low: int | None = 0
-    high: int | None = 0
-    for monomial, factor in terms.items():
-        least, most = range_of_product([atom.range for atom in monomial])
-        if factor < 0:
-            least, most = most, least
-        low = None if low is None or least is None else low + factor * least
-        high = None if high is None or most is None else high + factor * most
-    return Range(low, high)
 
 
 # --- terms ---------------------------------------------------------------------

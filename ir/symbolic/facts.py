@@ -39,6 +39,9 @@ LARGEST_SCALE = 2.0**20
 
 INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 
+EXACT: dict[int, int] = {TensorProto.FLOAT: 2**24, TensorProto.DOUBLE: 2**53}
+"""Whole numbers up to which a type of floats holds each."""
+
 _COUNTER = itertools.count()
 """Numbers of unknown sizes, unique over all analyses so that names never meet again."""
 
@@ -89,6 +92,32 @@ class Facts:
         array = tensor.numpy()
         return [float(x) for x in array] if array.dtype.kind == "f" else None
 
+    def whole_numbers(self, value: Value | None) -> list[Size] | None:
+        """The elements, also where they are floats that sizes were cast to, or whole constants.
+
+        Floats hold sizes exactly up to `EXACT`, which `within` has to find out of each.
+        """
+        found = self.elements(value)
+        if found is not None or value is None or value.dtype not in EXACT:
+            return found
+        tensor, node = self.model.constant(value), value.producer
+        if tensor is not None:
+            array = tensor.numpy() if tensor.size <= LIMIT and not tensor.is_sparse else None
+            if (
+                array is None
+                or array.ndim > 1
+                or not np.all(np.abs(array) <= EXACT[TensorProto.FLOAT])
+            ):
+                return None
+            whole = [int(x) for x in array.ravel()]
+            return list(whole) if whole == array.ravel().tolist() else None
+        if node is None or node.op_type != "Cast":
+            return None
+        sizes = self.elements(node.input(0))
+        most = EXACT[value.dtype]
+        exact = sizes is not None and all(is_size(s) and self.within(s, most) for s in sizes)
+        return sizes if exact else None
+
     def axes(self, node: Node) -> list[int] | None:
         """The `axes` attribute, or input 1 in newer opsets."""
         axes = node.get("axes")
@@ -129,6 +158,11 @@ class Facts:
     def uncertain(self, size: Size, most: Size | None = None) -> Size:
         """What stands for a size, at most so large, that only a run can compute."""
         return self.unknown()
+
+    def within(self, size: Size, most: int) -> bool:
+        """Whether a size is at most so large in each run that isn't refused."""
+        high = range_of(size).high
+        return high is not None and high <= most
 
     def unknown(self, range: Range = NATURAL) -> Expression:
         """A size, or with another range a number, about which nothing is known."""

@@ -515,7 +515,7 @@ def size_of(node: Node, facts: Facts) -> Sequence[Shape | None]:
 
 @shape_rule("Range")
 def range_(node: Node, facts: Facts) -> Sequence[Shape | None]:
-    bounds = [facts.elements(v) for v in node.inputs]
+    bounds = [facts.whole_numbers(v) for v in node.inputs]
     known = [b[0] for b in bounds if b is not None and len(b) == 1]
     if len(known) != 3:
         return [(facts.unknown(),)]

@@ -270,9 +270,11 @@ class Emission:
             facts = facts_of(sizes, equal, with_empty=True)
             verdict = self.verdicts.of(function, self.digests[name], constants, facts)
             takes_empty = not verdict.unproven
-        if verdict is None or verdict.unproven:
-            facts = facts_of(sizes, equal)
-            verdict = self.verdicts.of(function, self.digests[name], constants, facts)
+        for further in (False, True):
+            if verdict is None or verdict.unproven:
+                facts = facts_of(sizes, equal, further=further)
+                verdict = self.verdicts.of(function, self.digests[name], constants, facts)
+        assert verdict is not None
         if verdict.unproven:
             del self.functions[name], self.digests[name]
             self.kernels = {key: own for key, own in self.kernels.items() if own != name}

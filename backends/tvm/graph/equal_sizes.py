@@ -22,7 +22,8 @@ _TRIED = 512
 
 
 def required_equal(analysis: SizeAnalysis) -> list[Pair]:
-    """Different sizes of values that are combined element by element, or joined along others."""
+    """Different sizes of values that are combined element by element, multiplied as matrices, or
+    joined along others."""
     pairs: dict[Pair, None] = {}
     for value in analysis.model.graph.values():
         for atom in atoms(analysis.shape(value) or ()):
@@ -33,6 +34,8 @@ def required_equal(analysis: SizeAnalysis) -> list[Pair]:
             pairs |= dict.fromkeys(_joined(analysis, node))
         elif node.op_type == "Split":
             pairs |= dict.fromkeys(_parts(analysis, node))
+        elif node.op_type in ("MatMul", "Gemm"):
+            pairs |= dict.fromkeys(_depths(analysis, node))
     return list(pairs)
 
 
@@ -44,6 +47,17 @@ def _joined(analysis: SizeAnalysis, node: Node) -> Iterator[Pair]:
     for index, sizes in enumerate(zip(*shapes, strict=True)):
         if index != axis:
             yield from ((sizes[0], size) for size in sizes[1:] if size != sizes[0])
+
+
+def _depths(analysis: SizeAnalysis, node: Node) -> Iterator[Pair]:
+    """Along what a product of matrices sums."""
+    a, b = analysis.shape(node.input(0)), analysis.shape(node.input(1))
+    if not a or not b:
+        return
+    depth = a[-2 if node.get("transA", 0) else -1]
+    other = b[-1 if len(b) == 1 or node.get("transB", 0) else -2]
+    if depth != other:
+        yield depth, other
 
 
 def _parts(analysis: SizeAnalysis, node: Node) -> Iterator[Pair]:
@@ -103,6 +117,12 @@ class EqualSizes:
         for a, b in pairs:
             self._unify(self.resolved(a), self.resolved(b))
 
+    def limit(self, limits: Iterable[tuple[Size, int]]) -> None:
+        """Let runs find out that sizes are at most so large."""
+        for size, most in limits:
+            own = self.resolved(size)
+            self.required.append((own, e.minimum(own, most)))
+
     def resolved(self, size: Size) -> Size:
         """The size with everything replaced of which another expression is known."""
         if isinstance(size, int) or self._known.keys().isdisjoint(atoms([size])):
@@ -121,7 +141,7 @@ class EqualSizes:
         return e.FUNCTIONS[atom.op](*map(self.resolved, atom.operands))
 
     def _unify(self, a: Size, b: Size) -> None:
-        if a == b:
+        if a == b or any(e.mentions(size, "unknown", "long") for size in (a, b)):
             return
         if e.mentions(a, "data") or e.mentions(b, "data"):
             self._require(a, b)

@@ -69,6 +69,7 @@ class LoopAnalysis(SizeAnalysis):
         self.branches: dict[Node, tuple[OpenLoop, OpenLoop]] = {}
         self.refused: dict[Node, str] = {}
         self.equal: list[Pair] = []
+        self._limits: dict[tuple[Size, int], None] = {}
 
     def take(self, known: Mapping[str, Size], contents: Mapping[Value, Contents]) -> None:
         """Know what names stand for, and elements of inputs."""
@@ -90,6 +91,18 @@ class LoopAnalysis(SizeAnalysis):
         for loop in self.bodies():
             found += loop.analysis.pairs()
         return found
+
+    def limits(self) -> list[tuple[Size, int]]:
+        """Sizes and the most that they may be in a run, here and in bodies."""
+        found = list(self._limits)
+        for loop in self.bodies():
+            found += loop.analysis.limits()
+        return found
+
+    def within(self, size: Size, most: int) -> bool:
+        if not super().within(size, most):
+            self._limits[size, most] = None
+        return True
 
     def bodies(self) -> list[OpenLoop]:
         """The bodies of loops and the branches that are followed here."""

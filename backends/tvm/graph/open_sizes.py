@@ -109,6 +109,8 @@ class OpenSizes:
         """Where what data decide comes from, in the order in which a run knows it."""
         order = analysis.order if isinstance(analysis, DataSizes) else {}
         self._equal = EqualSizes(analysis.pairs(), order) if equal is None else equal
+        if equal is None:
+            self._equal.limit(analysis.limits())
         self.required = self._equal.required
         self.loops, self.refused = analysis.loops, analysis.refused
         self.branches = analysis.branches

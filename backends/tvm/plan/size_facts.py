@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 from ....ir.symbolic import expressions as e
@@ -29,15 +30,20 @@ def facts_of(
     equal: Sequence[tuple[int, int]] = (),
     *,
     with_empty: bool = False,
+    further: bool = False,
 ) -> SizeFacts:
     """What is known of sizes that a kernel takes, among which are those that they follow from.
 
     `equal` are sizes that are so in every run. With `with_empty` axes may have no elements, of
-    which a run may find that.
+    which a run may find that. `further` are facts that follow from others in several steps: most
+    proofs find these by themselves, and are led astray by more.
     """
     places = {atom: index for index, atom in enumerate(parameters)}
     facts: list[Polynomial] = []
     known = [s for atom in parameters for s in _not_negative(atom, e.single(atom))]
+    if further:
+        known += _apart(parameters)
+        known += [s for atom in parameters for s in _less_than_whole(atom)]
     for a, b in equal:
         difference = e.subtract(size_of(a), size_of(b))
         known += [difference, e.negative(difference)]
@@ -66,6 +72,23 @@ def facts_of(
     for fact in facts:
         _narrow(ranges, fact)
     return SizeFacts(tuple(ranges), tuple(facts), with_empty)
+
+
+def _apart(parameters: Sequence[Atom]) -> Iterator[Size]:
+    """By how much sizes of axes differ, where that is a number and each is a sum."""
+    axes = [a for a in parameters if a.op == "dim" and len(e.terms_of(a.operands[0])) > 1]
+    for a, b in itertools.combinations(axes, 2):
+        if isinstance(apart := e.subtract(a.operands[0], b.operands[0]), int):
+            difference = e.subtract(e.subtract(e.single(a), e.single(b)), apart)
+            yield from (difference, e.negative(difference))
+
+
+def _less_than_whole(atom: Atom) -> Iterator[Size]:
+    """What a quotient is at most: what is divided."""
+    if atom.op == "floor":
+        a, b = atom.operands
+        if isinstance(b, int) and b > 1 and e.is_nonnegative(a):
+            yield e.subtract(a, e.single(atom))
 
 
 def _narrow(ranges: list[tuple[int, int]], fact: Polynomial) -> None:

@@ -4,6 +4,7 @@ from . import (  # noqa: F401  # each registers its definitions
     activations,
     attention,
     classical,
+    einsum,
     movement,
     normalizations,
     quantized,

@@ -6,7 +6,7 @@ import math
 import string
 from collections.abc import Callable
 
-from ...plan.sizes import broadcast_shapes
+from ...plan.sizes import broadcast_shapes, is_open
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr
 from . import mathematics as m
@@ -191,7 +191,11 @@ def einsum(call: OperatorCall) -> None:
         if len(term) != call.rank(i):
             call.fail(f"equation '{equation}': input {i} has rank {call.rank(i)}")
         for letter, size in zip(term, call.shape(i), strict=True):
-            sizes[letter] = max(sizes.get(letter, 1), size)
+            known = sizes.setdefault(letter, size)
+            if known == 1:
+                sizes[letter] = size
+            elif size != 1:
+                call.lowering.require_equal(known, size)
     summed = [c for c in sizes if c not in result]
     dtype = compute_type(call.output_dtype())
 
@@ -211,6 +215,6 @@ def einsum(call: OperatorCall) -> None:
                 total.add(product)
             ys[0].store(total.get(), outer)
 
-    if math.prod(sizes.values()) > 2**36:
+    if math.prod(size for size in sizes.values() if not is_open(size)) > 2**36:
         call.fail("too many products for one loop nest")
     call.loops(body, key=())

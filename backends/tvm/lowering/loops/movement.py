@@ -345,7 +345,8 @@ def _outside(
         index = _folded(k, index, count, reach)
     else:
         index = held(k, maximum(index, 0 - index))
-        index = minimum(index, 2 * (count - 1) - index)
+        beyond = held(k, maximum(index - (count - 1), 0))
+        index = held(k, index - beyond) - beyond  # twice the axis may be no number
     return within_axis(index + first, size_)
 
 
