@@ -5,13 +5,15 @@
 Calibration samples are drawn from POOL, whose labels are not looked at; TEST has labels, and
 nothing is chosen by it. The model is pruned to budgets of latency and to budgets of MACs, each
 result is recovered and compiled, and all artifacts are measured in turns. Printed are shares of
-the original's latency (median of all turns, with the least and greatest ratio of one turn) and
-top-1; and for each result by latency the top-1 that results by MACs have at its latency, on the
-straight lines between them. `--json` writes the numbers to a file.
+the original's latency (median of all turns, with the least and greatest ratio of one turn),
+top-1, and the divergence of the scores on TEST from the original's, which chance moves less; and
+for each result by latency what results by MACs have at its latency, on the straight lines
+between them, of divergences between their logarithms. `--json` writes the numbers to a file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 import time
@@ -31,6 +33,7 @@ from secateur.ir.model import Model
 from secateur.ir.onnx_io import load
 from secateur.ir.reference import Session
 from secateur.passes.base import Context
+from secateur.passes.linear.divergence import Divergence
 from secateur.passes.linear.opening import open_batch
 from secateur.pipeline.latency import Machine
 from secateur.pipeline.pruning import prune_model
@@ -38,6 +41,22 @@ from secateur.pipeline.steps import recover_step, run_step, simplify_step
 
 Array = Any
 BATCH = 100
+
+LEAST = 1e-4
+"""Divergence that the original counts with on lines between logarithms."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A model pruned to a share of `kind`; `ratios` of latency to the original's, and `latency`
+    their median."""
+
+    kind: str
+    share: float
+    latency: float
+    ratios: Array
+    top1: float
+    divergence: float
 
 
 @click.command()
@@ -85,27 +104,37 @@ def main(
             seconds = time.perf_counter() - start
             click.echo(f"pruned to {share:.0%} of {kind} in {seconds:.0f} s", err=True)
     times = measure(models, machine, one, turns)
+    whole = outputs(original, labelled.samples.arrays)
     rows = []
     for key, pruned in models.items():
         ratios = times[key] / times["original", 1.0]
-        right = top1(pruned, labelled.samples.arrays, labelled.labels)
-        rows.append((*key, float(np.median(ratios)), ratios, right))
-    by_macs = sorted((time, right) for kind, _, time, _, right in rows if kind != "latency")
-    click.echo("by        share  latency (least-greatest)  top-1  by MACs at that latency")
-    for kind, share, time_, ratios, right in rows:
-        low, high = np.percentile(ratios, [5, 95])
+        found = outputs(pruned, labelled.samples.arrays)
+        apart = Divergence()
+        apart.add(whole, found)
+        right = top1(found, labelled.labels)
+        rows.append(Row(*key, float(np.median(ratios)), ratios, right, apart.value))
+    by_macs = sorted((row for row in rows if row.kind != "latency"), key=lambda row: row.latency)
+    click.echo(
+        "by        share  latency (least-greatest)  top-1  divergence  by MACs at that latency"
+    )
+    for row in rows:
+        low, high = np.percentile(row.ratios, [5, 95])
         other = ""
-        if kind == "latency":
-            at = float(np.interp(time_, *zip(*by_macs, strict=True)))
-            other = f"{at:6.2f} ({right - at:+.2f})"
+        if row.kind == "latency":
+            places = [point.latency for point in by_macs]
+            at = float(np.interp(row.latency, places, [point.top1 for point in by_macs]))
+            logs = [np.log(max(point.divergence, LEAST)) for point in by_macs]
+            far = float(np.exp(np.interp(row.latency, places, logs)))
+            other = (
+                f"{at:6.2f} ({row.top1 - at:+.2f})  {far:.4f} ({row.divergence / far:.2f} of it)"
+            )
         click.echo(
-            f"{kind:9} {share:5.2f}  {time_:.3f} ({low:.3f}-{high:.3f})  {right:5.2f}  {other}"
+            f"{row.kind:9} {row.share:5.2f}  {row.latency:.3f} ({low:.3f}-{high:.3f})  "
+            f"{row.top1:5.2f}  {row.divergence:.4f}  {other}"
         )
     if file is not None:
-        found = [
-            {"by": kind, "share": share, "latency": time_, "top1": right}
-            for kind, share, time_, _, right in rows
-        ]
+        fields = ("kind", "share", "latency", "top1", "divergence")
+        found = [{name: getattr(row, name) for name in fields} for row in rows]
         file.write_text(json.dumps(found, indent=2))
 
 
@@ -132,17 +161,22 @@ def measure(
     return {key: np.array(own) for key, own in spent.items()}
 
 
-def top1(model: Model, arrays: Mapping[str, Array], labels: Array) -> float:
-    """Per cent of the samples whose largest score is the label's."""
+def outputs(model: Model, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The first output of all samples, scores [samples, classes]."""
     with open_batch(model, arrays) as opened:
         session = Session(model, threads=0)
-        size = BATCH if opened else 1
+        size, name = BATCH if opened else 1, session.output_names[0]
+        samples = len(next(iter(arrays.values())))
         scores = [
-            session.run({name: array[start : start + size] for name, array in arrays.items()})
-            for start in range(0, len(labels), size)
+            session.run({n: array[start : start + size] for n, array in arrays.items()})[name]
+            for start in range(0, samples, size)
         ]
-    first = np.concatenate([found[session.output_names[0]] for found in scores])
-    return 100 * float(np.mean(first.reshape(len(labels), -1).argmax(axis=1) == labels))
+    return {"scores": np.concatenate(scores).reshape(samples, -1)}
+
+
+def top1(scores: Mapping[str, Array], labels: Array) -> float:
+    """Per cent of the samples whose largest score is the label's."""
+    return 100 * float(np.mean(scores["scores"].argmax(axis=1) == labels))
 
 
 if __name__ == "__main__":
