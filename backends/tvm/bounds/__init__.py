@@ -1,7 +1,8 @@
 """Proofs that kernels stay within their buffers.
 
 `prover.py` walks a kernel's TensorIR, `values.py` knows what each integer in it may be,
-`inequalities.py` what holds where, `verdicts.py` keeps what was proven.
+`inequalities.py` what holds where, `assignments.py` finds integers by which a form is false, and
+`verdicts.py` keeps what was proven.
 """
 
 from .prover import Verdict, prove

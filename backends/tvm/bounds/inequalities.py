@@ -1,9 +1,4 @@
-"""Linear forms over quantities, and what is known of them: ranges, inequalities, cases.
-
-A quantity is an integer that the analysis doesn't look into: a loop's variable, an element of
-memory, a quotient. Everything is integers without limits here, in Python's own arithmetic;
-whether machine integers agree is for `values.py` to ask.
-"""
+"""What is known of quantities together: ranges, inequalities, cases; and what follows from it."""
 
 from __future__ import annotations
 
@@ -13,93 +8,20 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from .assignments import Assignment, find_assignments
+from .forms import Case, Direction, Linear, Quantity
+
 _DEPTH = 4
 """Inequalities and cases that one proof may combine."""
 
 _MOST_TRIED = 40_000
 """Forms that one proof may look at: what takes more is given up."""
 
+_LONG = 60
+"""Forms of a proof after which it seeks assignments, which refute others."""
+
 _OPEN_DEPTH = 3
 """As many after products with open sizes are gone, of which each goes by a step of its own."""
-
-
-class Linear:
-    """`const` + the sum of coefficient * quantity; coefficients aren't zero."""
-
-    __slots__ = ("const", "terms")
-
-    def __init__(self, const: int, terms: dict[int, int]) -> None:
-        self.const = const
-        self.terms = terms
-
-    def plus(self, other: Linear, factor: int = 1) -> Linear:
-        """self + factor * other."""
-        if not other.terms:
-            return Linear(self.const + factor * other.const, self.terms)
-        terms = dict(self.terms)
-        for quantity, coefficient in other.terms.items():
-            total = terms.get(quantity, 0) + factor * coefficient
-            if total:
-                terms[quantity] = total
-            else:
-                del terms[quantity]
-        return Linear(self.const + factor * other.const, terms)
-
-    def times(self, factor: int) -> Linear:
-        if factor == 0:
-            return Linear(0, {})
-        return Linear(self.const * factor, {a: c * factor for a, c in self.terms.items()})
-
-    def shifted(self, offset: int) -> Linear:
-        return Linear(self.const + offset, self.terms)
-
-    def reduced(self) -> Linear:
-        """A form without a common factor that, of integers, is at least 0 where this one is."""
-        common = math.gcd(*self.terms.values())
-        if common <= 1:
-            return self
-        terms = {quantity: c // common for quantity, c in self.terms.items()}
-        return Linear(self.const // common, terms)
-
-    def key(self) -> tuple[object, ...]:
-        """Equal for equal forms."""
-        return (self.const, *sorted(self.terms.items()))
-
-    def variable_key(self) -> tuple[tuple[int, int], ...]:
-        """Equal for forms that differ by a number."""
-        return tuple(sorted(self.terms.items()))
-
-    def direction(self) -> tuple[tuple[tuple[int, int], ...], int]:
-        """The terms divided by the returned factor, so that multiples have the same ones."""
-        items = sorted(self.terms.items())
-        factor = math.gcd(*(c for _, c in items))
-        if items[0][1] < 0:
-            factor = -factor
-        return tuple((a, c // factor) for a, c in items), factor
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """Where all of `given` are at least 0, the quantity is `value`."""
-
-    given: tuple[Linear, ...]
-    value: Linear
-
-
-@dataclasses.dataclass(frozen=True)
-class Quantity:
-    """`low` and `high` hold everywhere; one of `cases`, if any, does. `data` says that the
-    integer depends on what memory holds when the kernel runs. A product has the quantities
-    that it is made of as `factors`."""
-
-    low: int
-    high: int
-    data: bool = False
-    cases: tuple[Case, ...] = ()
-    factors: tuple[int, ...] = ()
-
-
-Direction = tuple[tuple[int, int], ...]
 
 
 class Inequalities:
@@ -113,6 +35,9 @@ class Inequalities:
         self.sizes: set[int] = set()  # quantities that every run fixes before
         self._caps: list[tuple[Counter[int], int]] = []  # products and what they don't pass
         self._products: dict[tuple[int, ...], int] = {}  # by their factors
+        self._pairs: dict[
+            tuple[int | None, int | None], int
+        ] = {}  # products of two, as `_products`
         self._weights: dict[int, tuple[int, int]] = {}  # of quantities, once a proof asks
         self._tried = 0
         # by the variable part of forms: what isn't proven from what is known now, to which depth
@@ -120,6 +45,7 @@ class Inequalities:
         self._failed: dict[Direction, tuple[int, int]] = {}
         self._proven: list[dict[Direction, int]] = [{}]
         self._unreachable = False  # where a condition holds that never does
+        self._assignments: list[Assignment] | None = None  # once sought
 
     def quantity(self, quantity: Quantity) -> Linear:
         """A new quantity."""
@@ -138,6 +64,12 @@ class Inequalities:
 
     def _product(self, p: int | None, q: int | None) -> int:
         """The quantity that is the product of two; of one where the other is None."""
+        known = self._pairs.get((p, q))
+        if known is None:
+            known = self._pairs[p, q] = self._product_of(p, q)
+        return known
+
+    def _product_of(self, p: int | None, q: int | None) -> int:
         factors = tuple(sorted((*self.factors(p), *self.factors(q))))
         if len(factors) == 1:
             return factors[0]
@@ -203,17 +135,21 @@ class Inequalities:
     def given(self, forms: Sequence[Linear]) -> Iterator[None]:
         """Within it, each of `forms` is at least 0."""
         before, unreachable, failed = dict(self._ranges), self._unreachable, self._failed
+        assignments = self._assignments
         self._failed = {}
         self._proven.append({})
         for form in forms:
             self.add(form)
         yield
         self._ranges, self._unreachable, self._failed = before, unreachable, failed
+        self._assignments = assignments
         self._proven.pop()
 
     def add(self, form: Linear) -> None:
         """`form` is at least 0, from here to the end of the innermost `given`."""
         self._failed = {}
+        if self._assignments is not None:
+            self._assignments = [a for a in self._assignments if a.admits(form)] or None
         if not form.terms:
             self._unreachable |= form.const < 0
             return
@@ -287,6 +223,8 @@ class Inequalities:
             return True
         if depth == 0 or self._tried > _MOST_TRIED:
             return False
+        if self._tried > _LONG and self._is_refuted(form):
+            return False
         if not self.sizes:
             return self._combines(form, depth)
         form = self._without_free(form).reduced()
@@ -302,6 +240,12 @@ class Inequalities:
         if self._tried <= _MOST_TRIED:
             self._failed[key] = depth, form.const
         return False
+
+    def _is_refuted(self, form: Linear) -> bool:
+        """Whether a form is negative by an assignment of which all that is known here holds."""
+        if self._assignments is None:
+            self._assignments = find_assignments(self.quantities, self._ranges)
+        return any(assignment.refutes(form) for assignment in self._assignments)
 
     def _without_free(self, form: Linear) -> Linear:
         """A form with the bounds of quantities that nothing relates to others in their place."""
@@ -414,9 +358,15 @@ class Inequalities:
     def _complexity(self, form: Linear) -> tuple[int, int, int]:
         """How far a form is from one of which bounds of its quantities tell the sign: variables
         in products, then factors of products, then how small the form may be."""
-        weights = [self._weight(q) for q in form.terms]
-        variables = sum(w[0] for w in weights)
-        return variables, sum(w[1] for w in weights if w[1] > 1), -self.widest(form)[0]
+        variables = factors = 0
+        least = form.const
+        for quantity, coefficient in form.terms.items():
+            own = self._weight(quantity)
+            variables += own[0]
+            factors += own[1] if own[1] > 1 else 0
+            known = self.quantities[quantity]
+            least += coefficient * (known.low if coefficient > 0 else known.high)
+        return variables, factors, -least
 
     def _bounds_of(self, quantity: int, *, upper: bool) -> Iterator[Linear]:
         """Forms at least 0 in which the quantity has a negative coefficient, if `upper`, or a
@@ -447,6 +397,7 @@ class Inequalities:
         replaced = form.plus(term, -1).plus(value, coefficient)
         given = [*case.given, _equal(quantity, case.value), _equal(quantity, case.value).times(-1)]
         with self.given(given):
+            self._assignments = self._assignments or []  # none are sought for a case
             never = any(self._most(g) < 0 for g in case.given)  # the case doesn't occur
             return never or self._proves(replaced, depth - 1)
 

@@ -24,7 +24,8 @@ from tvm_ffi import Object
 from ..plan.size_facts import Polynomial, SizeFacts
 from ..tensorir.builder import leaves
 from ..tensorir.types import BufferVar, Node, PrimFunc
-from .inequalities import Inequalities, Linear
+from .forms import Linear
+from .inequalities import Inequalities
 from .pure import PURE
 from .values import LIMITS, Condition, Number, Values
 

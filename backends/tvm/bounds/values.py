@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from .inequalities import Case, Inequalities, Linear, Quantity
+from .forms import Case, Linear, Quantity
+from .inequalities import Inequalities
 
 _BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
 LIMITS = {
