@@ -239,11 +239,11 @@ def _replaced(shape: Shape, sizes: Mapping[int, Size]) -> Shape:
 def fourier(node: Node, facts: Facts) -> Sequence[Shape | None]:
     """Parts of complex numbers last; half of a spectrum, and one more, where that is asked for.
 
-    Half of one that is turned back is left to ONNX.
+    Half of one that is turned back gives real numbers, an even number where nothing says how many.
     """
     shape = facts.shape(node.input(0))
-    onesided = bool(node.get("onesided", 0))
-    if shape is None or len(shape) < 2 or (onesided and node.get("inverse", 0)):
+    onesided, inverse = bool(node.get("onesided", 0)), bool(node.get("inverse", 0))
+    if shape is None or len(shape) < 2:
         return [None]
     axes: Sequence[Size] | None = [node.get("axis", 1)] if facts.opset < 20 else [-2]
     if facts.opset >= 20 and node.input(2) is not None:
@@ -252,6 +252,9 @@ def fourier(node: Node, facts: Facts) -> Sequence[Shape | None]:
     if axes is None or not isinstance(axes[0], int) or (node.input(1) is not None and not given):
         return [None]
     axis = position(axes[0], len(shape))
+    if onesided and inverse:
+        whole = given[0] if given else e.multiply(e.subtract(shape[axis], 1), 2)
+        return [_replaced(shape, {axis: whole, len(shape) - 1: 1})]
     length = given[0] if given else shape[axis]
     own = e.add(e.floor_divide(length, 2), 1) if onesided else length
     return [_replaced(shape, {axis: own, len(shape) - 1: 2})]

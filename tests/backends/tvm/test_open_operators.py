@@ -156,6 +156,22 @@ def test_transforms_along_an_open_axis(dtype: str, opset: int, tmp_path: Path) -
     child.close()
 
 
+@pytest.mark.parametrize("opset", [17, 20])
+def test_half_of_a_spectrum_turned_back(opset: int, tmp_path: Path) -> None:
+    """Into an even number of values where nothing says how many; a given one tells the half."""
+    body = """const %five: int64[] = [5]
+%y = DFT(%x) {inverse = 1, onesided = 1}
+%z = DFT(%h, %five) {inverse = 1, onesided = 1}"""
+    given = "(%x: float[b, n, 2], %h: float[b, m, 2])"
+    model = model_of(f"{given} -> (%y: float[?, ?, 1], %z: float[?, ?, 1])", body, opset)
+    runtime = compiled(model, tmp_path, "b=1..")
+    for n in (2, 3, 4, 9, 32):
+        check(model, runtime, {"b": 2, "n": n, "m": 3})
+    for sizes in ({"b": 2, "n": 1, "m": 3}, {"b": 2, "n": 3, "m": 4}, {"b": 2, "n": 3, "m": 2}):
+        with pytest.raises(SecateurError, match=r"'n' is 2|must be"):
+            check(model, runtime, sizes)
+
+
 @pytest.mark.parametrize("onesided", [0, 1])
 @pytest.mark.parametrize("step", [1, 3, 8])
 def test_frames_of_an_open_signal(step: int, onesided: int, tmp_path: Path) -> None:

@@ -52,6 +52,9 @@ def dft(call: OperatorCall) -> None:
     inverse, onesided = bool(call.node.get("inverse", 0)), bool(call.node.get("onesided", 0))
     axes = _dft_axes(call)
     lengths = [_dft_length(call, a, inverse and onesided, onesided) for a in axes]
+    if inverse and onesided:
+        for axis, length in zip(axes, lengths, strict=True):
+            _require_half(call, axis, length)
     dtype, sign = compute_type(call.dtype()), 1.0 if inverse else -1.0
     tables = [_twiddles(call, n, dtype, sign) for n in lengths if not is_open(n)]
     scratch = [((2, n), dtype) for n in lengths if is_open(n)]
@@ -71,6 +74,16 @@ def dft(call: OperatorCall) -> None:
                 _transform(k, xs[0], ys[0], roots, axis, length, inverse, inverse and onesided)
 
     call.loops(body, [0, *tables, *chosen], scratch=scratch)
+
+
+def _require_half(call: OperatorCall, axis: int, length: int) -> None:
+    """Of other spectra than half of what they are turned into, runtimes make different things."""
+    given, wanted = call.shape()[axis], length // 2 + 1
+    if given == wanted:
+        return
+    if not is_open(given, wanted):
+        call.fail(f"a spectrum of {given} values for {length} numbers, not of {wanted}")
+    call.lowering.require_equal(given, wanted)
 
 
 def _make_roots(k: KernelBuilder, roots: Array, length: int, sign: float) -> None:
@@ -126,6 +139,8 @@ def _transform(
                 upper = t >= length // 2 + 1
                 source = select(upper, length - t, t)
                 sign = select(upper, number(-1, dtype), number(1, dtype))
+                if is_open(x.shape[axis]):  # which has as many values as `_require_half` says
+                    source = limited(k, source, 0, x.shape[axis])
             place = [*index[:axis], source, *index[axis + 1 :]]
             angle = limited(k, turn.get(), 0, length)
             c, s = roots[0, angle], roots[1, angle]
