@@ -30,13 +30,16 @@ PLANES = 3
 UNIT = 2.0**-22
 """What a state's whole number counts. Added to `MAGIC` it is in the low bits of a float."""
 
+MOST = 2**15
+"""Units up to which sums of products of bytes, and what they begin with, fit 32 bits."""
+
 SIGN = 0x80
 """The bit by which unsigned and signed bytes that are meant to be 128 apart differ."""
 
 
 def multiplies_state(layer: Recurrent, target: Target) -> bool:
     """Whether a layer's kernel is this one: where an instruction adds up four products of bytes."""
-    if layer.weight_dtype != "int8" or target.small:
+    if layer.weight_dtype != "int8" or target.small or layer.hidden > MOST:
         return False
     return not {"vnni", "dotprod"}.isdisjoint(target.features)
 
