@@ -8,7 +8,7 @@ result is recovered and compiled, and all artifacts are measured in turns. Print
 the original's latency (median of all turns, with the least and greatest ratio of one turn),
 top-1, and the divergence of the scores on TEST from the original's, which chance moves less; and
 for each result by latency what results by MACs have at its latency, on the straight lines
-between them, of divergences between their logarithms. `--json` writes the numbers to a file.
+between them, which flatter least near a point. `--json` writes the numbers to a file.
 """
 
 from __future__ import annotations
@@ -41,9 +41,6 @@ from secateur.pipeline.steps import recover_step, run_step, simplify_step
 
 Array = Any
 BATCH = 100
-
-LEAST = 1e-4
-"""Divergence that the original counts with on lines between logarithms."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +120,7 @@ def main(
         if row.kind == "latency":
             places = [point.latency for point in by_macs]
             at = float(np.interp(row.latency, places, [point.top1 for point in by_macs]))
-            logs = [np.log(max(point.divergence, LEAST)) for point in by_macs]
-            far = float(np.exp(np.interp(row.latency, places, logs)))
+            far = float(np.interp(row.latency, places, [point.divergence for point in by_macs]))
             other = (
                 f"{at:6.2f} ({row.top1 - at:+.2f})  {far:.4f} ({row.divergence / far:.2f} of it)"
             )
