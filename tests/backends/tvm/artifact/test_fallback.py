@@ -252,6 +252,46 @@ def test_strings_go_in_and_out(tmp_path: Path) -> None:
         runtime.run({"text": np.zeros(2, np.float32)})
 
 
+def test_sequences_of_tensors_of_several_sizes_come_out(tmp_path: Path) -> None:
+    """And numbers between parts, which a session may give as scalars."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["text"], ["numbers"], to=TensorProto.FLOAT),
+            helper.make_node("Exp", ["numbers"], ["e"]),
+            helper.make_node("SplitToSequence", ["e", "lengths"], ["out"]),
+            helper.make_node("SplitToSequence", ["text", "lengths"], ["texts"]),
+            helper.make_node("Cast", ["one"], ["number"], to=TensorProto.FLOAT),
+            helper.make_node("Exp", ["number"], ["exp"]),
+        ],
+        "sequences",
+        [
+            helper.make_tensor_value_info("text", TensorProto.STRING, (5,)),
+            helper.make_tensor_value_info("one", TensorProto.STRING, ()),
+            helper.make_tensor_value_info("lengths", TensorProto.INT64, (2,)),
+        ],
+        [
+            helper.make_tensor_sequence_value_info("out", TensorProto.FLOAT, None),
+            helper.make_tensor_sequence_value_info("texts", TensorProto.STRING, None),
+            helper.make_tensor_value_info("exp", TensorProto.FLOAT, ()),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    compiled(model, tmp_path / "m.so")
+    feeds = {
+        "text": np.array(["0", "1", "2", "-1", "3"], object),
+        "one": np.array("2", object),
+        "lengths": np.array([4, 1]),
+    }
+    found = Runtime(tmp_path / "m.so").run(feeds)
+    assert isinstance(found["out"], list)
+    assert [part.shape for part in found["out"]] == [(4,), (1,)]
+    expected = session_of(model).run(None, feeds)
+    for part, other in zip(found["out"], expected[0], strict=True):
+        np.testing.assert_allclose(part, other, rtol=1e-6)
+    assert [list(part) for part in found["texts"]] == [["0", "1", "2", "-1"], ["3"]]
+    np.testing.assert_allclose(found["exp"], expected[2], rtol=1e-6)
+
+
 def test_batches_of_any_size_run(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Cast", ["x"], ["t"], to=TensorProto.STRING),

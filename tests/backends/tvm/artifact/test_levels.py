@@ -104,6 +104,23 @@ int main(int count, char **words) {
 """
 
 
+@pytest.mark.parametrize(
+    ("names", "asks"),
+    [
+        ("x86-64-v2", False),
+        ("x86-64-v3,x86-64-v2", False),
+        ("aarch64-neoverse-n1,aarch64", True),
+        ("armv7-a", True),
+        ("apple-m1", False),
+        ("riscv64", False),
+        ("riscv64-v", True),
+    ],
+)
+def test_linux_is_asked_of_features_on_other_machines_alone(names: str, asks: bool) -> None:
+    """Elsewhere, and where no level needs any, code must not use what a system may lack."""
+    assert ("#define SECATEUR_HWCAP" in cpu_levels(parse_target(names).levels)) == asks
+
+
 @needs_x86
 @needs_gcc
 def test_a_level_is_chosen_where_the_cpu_has_all_of_it(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from secateur.backends.tvm.artifact.metadata import quantized_ends
+from secateur.backends.tvm.artifact.metadata import container_interface, quantized_ends
 from secateur.ir.text import parse_model
 
 MODEL = """model <ir_version = 8, opset = ["" = 17]>
@@ -46,3 +46,24 @@ def test_scales_are_told_where_one_constant_holds_for_all_elements_and_readers()
         "q": {"scale": 0.5, "zero_point": 0},
         "r": {"scale": 0.25, "zero_point": -3},
     }
+
+
+def test_a_container_tells_sizes_and_types_as_far_as_they_are_known() -> None:
+    model = parse_model("""model <ir_version = 8, opset = ["" = 17]>
+graph g (
+  %a: float[2, n], %b: int8[], %c: string[0], %d: float16[*], %s: seq(float[1])
+) -> (%e: float[n], %f: uint8[2]) {
+  %e = Squeeze(%a)
+  %f = Cast(%b) {to = 2}
+}""")
+    inputs, outputs = container_interface(model)
+    known = [("a", "float32", [2, None]), ("b", "int8", []), ("c", "object", [0])]
+    assert [(v["name"], v["dtype"], v["shape"]) for v in inputs] == [
+        *known,
+        ("d", "float16", None),
+        ("s", None, None),
+    ]
+    assert [(v["name"], v["dtype"], v["shape"]) for v in outputs] == [
+        ("e", "float32", [None]),
+        ("f", "uint8", [2]),
+    ]

@@ -12,8 +12,10 @@ import pytest
 pytest.importorskip("tvm")
 
 from secateur.backends.tvm.artifact.objects import NATIVE
+from secateur.backends.tvm.artifact.size_code import _least_within
 from secateur.backends.tvm.artifact.toolchain import compile_source, link_shared
 from secateur.backends.tvm.targets import parse_target
+from secateur.ir.symbolic import expressions as e
 
 Array = Any
 VOID = ctypes.c_void_p
@@ -100,3 +102,22 @@ def test_sizes_that_are_too_large_are_noted(library: ctypes.CDLL) -> None:
         own = library.floor_(ctypes.c_int64(a), ctypes.c_int64(b), ctypes.byref(bad))
         assert bool(bad.value) == (b < 1)
         assert bad.value or own == a // b
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+@pytest.mark.parametrize("factor", [1, 3])
+@pytest.mark.parametrize("shift", [-40, -3, 0])
+@pytest.mark.parametrize("divisor", [1, 4])
+def test_the_least_number_with_which_a_size_is_one(
+    first: int, factor: int, shift: int, divisor: int
+) -> None:
+    symbol = e.symbol("n", first)
+    assert isinstance(symbol, e.Expression)
+    assert symbol.atom is not None
+    size = e.floor_divide(e.add(e.multiply(factor, symbol), shift), divisor)
+    for least in (0, 1, 7):
+        fitting = (n for n in range(first, 200) if (factor * n + shift) // divisor >= least)
+        expected = next(fitting)
+        found = _least_within(size, symbol.atom, (least, 1 << 31))
+        assert found == (None if expected == first else expected)
+    assert _least_within(size, symbol.atom, (-2000, -1000)) is None
