@@ -18,7 +18,7 @@ from .child import Child
 from .test_open_sizes import check, compiled, model_of
 
 TARGET = parse_target("x86-64-v3")
-SIZES = dict(zip("bhijkdw", (2, 3, 5, 4, 6, 8, 7), strict=True))
+SIZES = dict(zip("bhijkdwe", (2, 3, 5, 4, 6, 8, 7, 9), strict=True))
 
 PRODUCTS = (
     "bhid,bhjd->bhij",
@@ -26,7 +26,7 @@ PRODUCTS = (
     "bid,dhk->bihk",
     "bihk,hkd->bid",
     "bid,hkd->bhik",
-    "bhid,wid->bhwi",
+    "bhie,wie->bhwi",
     "ij,jk",
     "ij,kj->ik",
     "ij,ij->i",
