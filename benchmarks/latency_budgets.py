@@ -117,8 +117,10 @@ def main(
     for row in rows:
         low, high = np.percentile(row.ratios, [5, 95])
         other = ""
-        if row.kind == "latency":
-            places = [point.latency for point in by_macs]
+        places = [point.latency for point in by_macs]
+        if row.kind == "latency" and row.latency < places[0]:
+            other = "no result by MACs is as fast"
+        elif row.kind == "latency":
             at = float(np.interp(row.latency, places, [point.top1 for point in by_macs]))
             far = float(np.interp(row.latency, places, [point.divergence for point in by_macs]))
             other = (
