@@ -8,6 +8,7 @@ from collections import defaultdict
 from ..axes.dims import ONE, Axis
 from ..axes.facts import Axes
 from ..axes.node_axes import NodeAxes, Opaque
+from ..einsum import read_equation
 from ..graph import Node
 from .elementwise import broadcast
 from .records import MICROSOFT, ShapeOf, Trait, macs, rule
@@ -118,36 +119,17 @@ def matmul_axes(r: NodeAxes, a: Axes, b: Axes, operands: tuple[int, int]) -> Axe
     return batch + rows + columns
 
 
-def _ellipsis(rank: int) -> str:
-    """Labels for the axes of an ellipsis, which broadcast: counted from the last one."""
-    return "".join(map(chr, range(_NO_LETTER + max(rank, 0), _NO_LETTER, -1)))
-
-
-_NO_LETTER = 0xE000
-
-
 @rule("Einsum", traits=Trait.WEIGHTED)
 def einsum(r: NodeAxes) -> None:
-    equation = r.get("equation", "").replace(" ", "")
-    left, arrow, right = equation.partition("->")
-    operands = left.split(",")
-    if len(operands) != len(r.node.inputs):
-        raise Opaque(f"equation '{equation}' is not followed")
-    if not arrow:
-        labels = "".join(operands).replace(".", "")
-        right = "".join(sorted(c for c in set(labels) if labels.count(c) == 1))
-        right = "..." * ("..." in left) + right
-    ranks = [len(r.axes(index)) - len(o.replace("...", "")) for index, o in enumerate(operands)]
-    given = [rank for rank, o in zip(ranks, operands, strict=True) if "..." in o]
-    operands = [o.replace("...", _ellipsis(rank)) for rank, o in zip(ranks, operands, strict=True)]
-    right = right.replace("...", _ellipsis(max(given, default=0)))
+    try:
+        ranks = [len(r.axes(index)) for index in range(len(r.node.inputs))]
+        equation = read_equation(r.get("equation", ""), ranks)
+    except ValueError as error:
+        raise Opaque(str(error)) from None
     axes: dict[str, Axis] = {}
     having: dict[str, list[int]] = defaultdict(list)
-    for index, labels in enumerate(operands):
-        operand = r.axes(index)
-        if len(labels) != len(operand):
-            raise Opaque(f"operand {index} has rank {len(operand)}, the equation says '{labels}'")
-        for label, axis in zip(labels, operand, strict=True):
+    for index, labels in enumerate(equation.operands):
+        for label, axis in zip(labels, r.axes(index), strict=True):
             known = axes.get(label, ONE)
             if known == ONE:
                 axes[label] = axis
@@ -156,9 +138,9 @@ def einsum(r: NodeAxes) -> None:
             if axis != ONE:
                 having[label].append(index)
     for label, indices in having.items():
-        if label not in right:
+        if label not in equation.result:
             r.contract(axes[label], *indices)
-    r.set(tuple(axes[label] for label in right))
+    r.set(tuple(axes[label] for label in equation.result))
 
 
 @rule("Det")
@@ -202,15 +184,15 @@ def matmul_macs(node: Node, shape: ShapeOf) -> int:
 @macs("Einsum")
 def einsum_macs(node: Node, shape: ShapeOf) -> int:
     """Product of the sizes of all labels; exact for two operands."""
-    left = node.get("equation", "").replace(" ", "").partition("->")[0]
-    if "," not in left:
+    if len(node.inputs) < 2:
+        return 0
+    shapes = [shape(value) for value in node.inputs]
+    try:
+        equation = read_equation(node.get("equation", ""), [len(own) for own in shapes])
+    except ValueError:  # shapes that nothing is known of
         return 0
     sizes: dict[str, int] = {}
-    for labels, value in zip(left.split(","), node.inputs, strict=False):
-        own = shape(value)
-        named = labels.replace("...", "")
-        for label, size in zip(
-            labels.replace("...", _ellipsis(len(own) - len(named))), own, strict=False
-        ):
+    for labels, own in zip(equation.operands, shapes, strict=True):
+        for label, size in zip(labels, own, strict=True):
             sizes[label] = size if sizes.get(label, 1) == 1 else sizes[label]
     return math.prod(sizes.values())

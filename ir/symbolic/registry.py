@@ -72,7 +72,7 @@ def contents_rules() -> Mapping[str, ContentsRule]:
 
 
 def _load() -> None:
-    for module in ("contents", "shapes", "spatial"):
+    for module in ("contents", "products", "shapes", "spatial"):
         import_module(f".{module}", __package__)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..graph import Node
-from ..stand_ins import BLOCK_PRODUCT, REQUIRE, TREE_SUMS
+from ..stand_ins import REQUIRE
 from . import expressions as e
 from .expressions import Expression, Size
 from .facts import Facts, Misfit, Shape, position
@@ -423,37 +423,7 @@ def argument_of(node: Node, facts: Facts) -> Sequence[Shape | None]:
     return [(*shape[:axis], *kept, *shape[axis + 1 :])]
 
 
-# --- products and reductions ---------------------------------------------------------------
-
-
-@shape_rule("MatMul")
-def matmul(node: Node, facts: Facts) -> Sequence[Shape | None]:
-    a, b = facts.shape(node.input(0)), facts.shape(node.input(1))
-    if a is None or b is None or len(a) < 2 or len(b) < 2:
-        return [None]
-    if len(a) > 2 or len(b) > 2:
-        return [(*broadcast_shapes([a[:-2], b[:-2]]), a[-2], b[-1])]
-    return [(a[0], b[1])]
-
-
-@shape_rule(BLOCK_PRODUCT[1])
-def block_product(node: Node, facts: Facts) -> Sequence[Shape | None]:
-    shape = facts.shape(node.input(0))
-    return [None if not shape else (*shape[:-1], int(node.get("columns", 0)))]
-
-
-@shape_rule(TREE_SUMS[1])
-def tree_sums(node: Node, facts: Facts) -> Sequence[Shape | None]:
-    shape = facts.shape(node.input(0))
-    return [None if not shape else (shape[0], int(node.get("targets", 1)))]
-
-
-@shape_rule("Gemm")
-def gemm(node: Node, facts: Facts) -> Sequence[Shape | None]:
-    a, b = facts.shape(node.input(0)), facts.shape(node.input(1))
-    if a is None or b is None or len(a) != 2 or len(b) != 2:
-        return [None]
-    return [(a[1 if node.get("transA", 0) else 0], b[0 if node.get("transB", 0) else 1])]
+# --- reductions ----------------------------------------------------------------------------
 
 
 @shape_rule(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Sequence
 
 import numpy as np
 
+from .....ir.einsum import read_equation
 from .body import Body, Declined, definition
 
 Sizes = dict[str, "int | str | None"]
@@ -47,27 +47,15 @@ def _einsum(b: Body) -> list[str]:
 
 def _letters(b: Body) -> tuple[str, str, str]:
     """The letters of both operands and of the result, those of an ellipsis among them."""
-    equation = str(b.node.get("equation")).replace(" ", "")
-    given, arrow, result = equation.partition("->")
-    terms = given.split(",")
-    if len(terms) != 2:
+    try:
+        equation = read_equation(str(b.node.get("equation")), [b.rank(0), b.rank(1)])
+    except ValueError:
+        raise Declined from None
+    found = (*equation.operands, equation.result)
+    if any(len(set(letters)) < len(letters) for letters in found):
         raise Declined
-    spare = "".join(c for c in string.ascii_letters if c not in equation)
-    counts = [b.rank(i) - len(t) + 3 if "..." in t else 0 for i, t in enumerate(terms)]
-    if min(counts) < 0 or max(counts) > len(spare):
-        raise Declined
-    dots = spare[: max(counts)]
-    own = [t.replace("...", dots[len(dots) - n :]) for t, n in zip(terms, counts, strict=True)]
-    if not arrow:
-        both = "".join(own)
-        result = "..." + "".join(sorted(c for c in both if both.count(c) == 1 and c not in dots))
-    found = (own[0], own[1], result.replace("...", dots))
-    fits = all(len(letters) == b.rank(index) for index, letters in enumerate(own))
-    if not fits or any(len(set(letters)) < len(letters) for letters in found):
-        raise Declined
-    if not set(found[2]) <= set(found[0] + found[1]) or not "".join(found).isalpha():
-        raise Declined
-    return found
+    left, right, result = found
+    return left, right, result
 
 
 def _sizes(b: Body, terms: Sequence[str]) -> Sizes:

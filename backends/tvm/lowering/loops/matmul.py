@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Callable
 
+from .....ir.einsum import read_equation
 from ...plan.sizes import broadcast_shapes, is_open
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import Expr
@@ -165,31 +165,14 @@ def qlinear_matmul(call: OperatorCall) -> None:
 @rule("Einsum")
 def einsum(call: OperatorCall) -> None:
     """One loop per letter; every product is summed in one go."""
-    equation = str(call.node.get("equation")).replace(" ", "")
-    left, arrow, right = equation.partition("->")
-    terms = left.split(",")
-    if len(terms) != len(call.node.inputs):
-        call.fail(f"equation '{equation}' for {len(call.node.inputs)} inputs")
-    spare = [c for c in string.ascii_letters if c not in equation]
-    widest = 0
-    for i, term in enumerate(terms):
-        if "..." in term:
-            widest = max(widest, call.rank(i) - len(term) + 3)
-    dots = "".join(spare[:widest])
-    expanded = []
-    for i, term in enumerate(terms):
-        own = call.rank(i) - len(term) + 3
-        expanded.append(term.replace("...", dots[len(dots) - own :]) if "..." in term else term)
-    if arrow:
-        result = right.replace("...", dots)
-    else:
-        letters = "".join(expanded)
-        once = sorted(c for c in set(letters) if letters.count(c) == 1 and c not in dots)
-        result = dots + "".join(once)
+    try:
+        ranks = [call.rank(i) for i in range(len(call.node.inputs))]
+        equation = read_equation(str(call.node.get("equation")), ranks)
+    except ValueError as error:
+        call.fail(str(error))
+    terms, result = equation.operands, equation.result
     sizes: dict[str, int] = {}
-    for i, term in enumerate(expanded):
-        if len(term) != call.rank(i):
-            call.fail(f"equation '{equation}': input {i} has rank {call.rank(i)}")
+    for i, term in enumerate(terms):
         for letter, size in zip(term, call.shape(i), strict=True):
             known = sizes.setdefault(letter, size)
             if known == 1:
@@ -206,7 +189,7 @@ def einsum(call: OperatorCall) -> None:
             with nest(k, [sizes[c] for c in summed], "s") as inner:
                 place.update(zip(summed, inner, strict=True))
                 product: Expr = number(1, dtype)
-                for i, (x, term) in enumerate(zip(xs, expanded, strict=True)):
+                for i, (x, term) in enumerate(zip(xs, terms, strict=True)):
                     index = [
                         0 if size == 1 else place[c] for c, size in zip(term, x.shape, strict=True)
                     ]
