@@ -34,12 +34,13 @@ class Branch:
     """A summand of an Add with all that computes it and nothing else.
 
     `value` is the summand's name, `add` the label of the Add, `nodes` those of what goes with
-    the branch; `cost` is theirs, in the measure of the goal.
+    the branch; `macs` are their multiply-accumulates, `cost` is theirs in the goal's measure.
     """
 
     value: str
     add: str
     nodes: tuple[str, ...]
+    macs: int
     cost: float
 
 
@@ -67,9 +68,15 @@ def cost_of_nodes(
     if kind == "latency":
         every = [v for node in model.graph.all_nodes() for v in (*node.outputs, *node_reads(node))]
         shapes = {v.name: shape_of(v) or () for v in every if v is not None}
+        seconds = {node.label: node.input(1) for node in model.graph.all_nodes()}
+        second_shapes = {
+            label: v.const.shape
+            for label, v in seconds.items()
+            if v is not None and v.const is not None
+        }
         for kernel in kernels:
             sizes = {name: (shapes[name],) * 2 for name in kernel.values if name in shapes}
-            times[kernel.node] += kernel.cost(sizes, None)
+            times[kernel.node] += kernel.cost(sizes, second_shapes.get(kernel.node))
 
     def cost(nodes: Collection[Node]) -> float:
         if kind == "latency":
@@ -86,13 +93,15 @@ def cost_of_nodes(
     return cost
 
 
-def find_branches(model: Model, cost_of: Cost, spared: Sequence[str] = ()) -> list[Branch]:
+def find_branches(
+    model: Model, shape_of: ShapeOf, cost_of: Cost, spared: Sequence[str] = ()
+) -> list[Branch]:
     """The residual branches of a model's own graph, in its order.
 
     The other summand has the shape of the sum, and nothing that only the branch reads is an
     input of the model: no input is without effect once a branch is gone. Branches with a node
-    or weight whose name one of the `spared` patterns matches are left out, and those that cost
-    nothing.
+    or weight whose name one of the `spared` patterns matches are left out, and those without
+    multiply-accumulates.
     """
     found = []
     for add in model.graph.nodes:
@@ -102,10 +111,10 @@ def find_branches(model: Model, cost_of: Cost, spared: Sequence[str] = ()) -> li
             nodes = _branch(model, add, value, other)
             if not nodes or any(matches(n, p) for n in _names(nodes) for p in spared):
                 continue
-            cost = cost_of(nodes)
-            if cost and value is not None:
+            macs = sum(node_macs(node, shape_of) or 0 for node in nodes)
+            if macs and value is not None:
                 labels = tuple(node.label for node in nodes)
-                found.append(Branch(value.name, add.label, labels, cost))
+                found.append(Branch(value.name, add.label, labels, macs, cost_of(nodes)))
     return found
 
 
@@ -251,7 +260,7 @@ def in_order(branches: Sequence[Branch], means: Mapping[str, Mean]) -> list[Bran
     that comes before or has one in it.
     """
     known = [branch for branch in branches if branch.value in means]
-    known.sort(key=lambda branch: means[branch.value].lost / branch.cost)
+    known.sort(key=lambda branch: means[branch.value].lost / max(branch.cost, 1))
     found: list[Branch] = []
     sums: set[str] = set()
     gone: set[str] = set()

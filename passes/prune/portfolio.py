@@ -252,7 +252,7 @@ def _shallower(
     """
     terms = search.terms
     cost = cost_of_nodes(plan.model, search.goal.kind, terms.shape_of, terms.kernels)
-    branches = find_branches(plan.model, cost, search.spared)
+    branches = find_branches(plan.model, terms.shape_of, cost, search.spared)
     ways = dict.fromkeys([best.way, "knapsack"] if terms.scope != "uniform" else [best.way])
     means = branch_means(plan.model, branches, runs)
     ordered = in_order(branches, means)

@@ -81,7 +81,8 @@ def outputs(model):
 
 
 def branches_of(model, spared=()):
-    return find_branches(model, cost_of_nodes(model, "macs", CountedSizes.usual(model)[1]), spared)
+    shape_of = CountedSizes.usual(model)[1]
+    return find_branches(model, shape_of, cost_of_nodes(model, "macs", shape_of), spared)
 
 
 @pytest.mark.parametrize(
