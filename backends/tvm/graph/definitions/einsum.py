@@ -35,13 +35,12 @@ def _einsum(b: Body) -> list[str]:
         y = _spread(b, y, len(batch), len(rows))
         return [_ordered(b, b("Mul", x, y), batch + rows + columns, result)]
     merged = [rows] if batch or not rows else [*rows]  # each axis before the last is one of rows
-    p = _grouped(b, [(x, batch + rows + summed)], [*batch, *merged, summed], sizes)
-    q = _grouped(b, [(y, batch + summed + columns)], [*batch, summed, columns], sizes)
-    product = b("MatMul", p, q)
-    if [*batch, *merged, columns] != [*batch, *rows, *columns]:
-        operands = [(x, batch + rows + summed), (y, batch + summed + columns)]
-        groups = [*batch, *merged, columns]
-        product = _reshaped(b, product, groups, [*batch, *rows, *columns], operands, sizes)
+    operands = [(x, batch + rows + summed), (y, batch + summed + columns)]
+    given = [*operands[0][1]], [*operands[1][1]]
+    p = _reshaped(b, x, given[0], [*batch, *merged, summed], operands[:1], sizes)
+    q = _reshaped(b, y, given[1], [*batch, summed, columns], operands[1:], sizes)
+    groups, wanted = [*batch, *merged, columns], [*batch, *rows, *columns]
+    product = _reshaped(b, b("MatMul", p, q), groups, wanted, operands, sizes)
     return [_ordered(b, product, batch + rows + columns, result)]
 
 
@@ -89,25 +88,17 @@ def _spread(b: Body, x: str, place: int, count: int) -> str:
     return b.unsqueezed(x, *range(place, place + count)) if count else x
 
 
-def _grouped(
-    b: Body, operands: Sequence[tuple[str, str]], groups: Sequence[str], sizes: Sizes
-) -> str:
-    """An operand with an axis for each group of its letters."""
-    ((x, letters),) = operands
-    if [*letters] == [*groups]:
-        return x
-    return _reshaped(b, x, [*letters], groups, operands, sizes)
-
-
 def _reshaped(
     b: Body,
     x: str,
-    given: Sequence[str],
-    wanted: Sequence[str],
+    given: list[str],
+    wanted: list[str],
     operands: Sequence[tuple[str, str]],
     sizes: Sizes,
 ) -> str:
     """A tensor with axes for groups of letters, whose open sizes `operands` have."""
+    if given == wanted:
+        return x
     places: list[int | None] = []
     for place, group in enumerate(wanted):
         numbers = [size for c in group if isinstance(size := sizes[c], int)]
