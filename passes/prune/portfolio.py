@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +197,12 @@ class _Candidates:
         self._seed = seed
 
     def of(
-        self, plan: PruningPlan, search: Search | None = None, only: str | None = None
+        self,
+        plan: PruningPlan,
+        search: Search | None = None,
+        only: Collection[str] | None = None,
     ) -> list[Trial]:
-        """All of them, or that of one name. Ties constants in `plan` where that is needed."""
+        """All of them, or those of some ways. Ties constants in `plan` where that is needed."""
         search = search or self._search
         readers: list[Reader] | None = None
         while True:
@@ -215,23 +218,23 @@ class _Candidates:
             readers = None  # of dims that are others now
 
     def anew(
-        self, search: Search, trial: Trial, iterations: int, ways: Sequence[str]
+        self, search: Search, trial: Trial, iterations: int, ways: Collection[str]
     ) -> list[Trial]:
         """Candidates of some ways for a trial's model, by importance that is estimated again while
         cuts by the trial's own way come nearer to the goal."""
         plan, goal, scores = trial.plan, search.goal, trial.allocation.scores
         for number in range(1, iterations):
             share = dataclasses.replace(goal, keep=goal.keep ** (number / iterations))
-            (part,) = _candidates(plan, dataclasses.replace(search, goal=share), scores, trial.way)
+            nearer = dataclasses.replace(search, goal=share)
+            (part,) = _candidates(plan, nearer, scores, [trial.way])
             scores = estimated_anew(
                 plan, part.cut, scores, self._fitted, self._importance, seed=self._seed
             )
         found: list[Trial] = []
-        for way in ways:
-            (one,) = _candidates(plan, search, scores, way)
+        for one in _candidates(plan, search, scores, ways):
             copy = plan.copy()  # of which constants are tied that the cut would make larger
             if goal.kind in ("params", "bytes") or not copy.tie(copy.selection(one.cut)):
-                one.name, one.iterations = f"{way}, in {iterations} iterations", iterations
+                one.name, one.iterations = f"{one.way}, in {iterations} iterations", iterations
                 found.append(one)
         return found
 
@@ -264,13 +267,9 @@ def _shallower(
             break
         tried = [*gone, branch]
         dropped = {b.value: means[b.value].constant for b in tried}
-        trials: list[Trial] = []
-        for way in ways:
-            like = dataclasses.replace(best, way=way)
-            trial = _without(plan, tried, dropped, candidates, search, like)
-            if trial is not None and not any(_same(trial.cut, other.cut) for other in trials):
-                judge(trial)
-                trials.append(trial)
+        trials = _without(plan, tried, dropped, candidates, search, ways, best.iterations)
+        for trial in trials:
+            judge(trial)
         found += trials
         nearest = min((trial.divergence for trial in trials), default=math.inf)
         if nearest >= least:
@@ -286,9 +285,10 @@ def _without(
     dropped: Mapping[str, Array],
     candidates: _Candidates,
     search: Search,
-    best: Trial,
-) -> Trial | None:
-    """A candidate like the best one without some branches; None where its goal is out of reach."""
+    ways: Collection[str],
+    iterations: int,
+) -> list[Trial]:
+    """Candidates of some ways without some branches; none where the goal is out of reach."""
     model = plan.model.clone()
     drop_branches(model, dropped)
     other = PruningPlan(model, ignore=plan.ignore, normalized=plan.normalized)
@@ -301,15 +301,18 @@ def _without(
     goal = dataclasses.replace(search.goal, keep=keep)
     own = dataclasses.replace(search, goal=goal, terms=terms)
     try:
-        found = candidates.of(other, own, only=best.way)
-        if best.iterations > 1:
-            found = candidates.anew(own, found[0], best.iterations, [best.way]) or found
+        found = candidates.of(other, own, ways)
+        if iterations > 1:
+            found = candidates.anew(own, found[0], iterations, ways) or found
     except SecateurError:
-        return None
+        return []
     many = f"{len(branches)} branch{'es' if len(branches) > 1 else ''}"
-    return dataclasses.replace(
-        found[0], name=f"{found[0].name}, without {many}", branches=tuple(branches), dropped=dropped
-    )
+    return [
+        dataclasses.replace(
+            one, name=f"{one.name}, without {many}", branches=tuple(branches), dropped=dropped
+        )
+        for one in found
+    ]
 
 
 def _few(runs: Runs) -> Runs:
@@ -395,9 +398,12 @@ def _improve(best: Trial, judge: _Judge, minutes: float, seed: int) -> Trial:
 
 
 def _candidates(
-    plan: PruningPlan, search: Search, scores: dict[Dim, Scores], only: str | None = None
+    plan: PruningPlan,
+    search: Search,
+    scores: dict[Dim, Scores],
+    only: Collection[str] | None = None,
 ) -> list[Trial]:
-    """Different widths, of the same order of channels; of all ways, or of that of one name."""
+    """Different widths, of the same order of channels; of all ways, or of some, in their order."""
     magnitudes = group_scores(plan.free)
     ways: dict[str, tuple[str, Ranking | None]] = {
         "mean": ("global", plain(scores, magnitudes)),
@@ -417,9 +423,8 @@ def _candidates(
     if search.terms.scope == "uniform":
         ways = {"uniform": ways["uniform"]}
     trials: list[Trial] = []
-    for name, (scope, ranking) in ways.items():
-        if only not in (None, name):
-            continue
+    for name in ways if only is None else only:
+        scope, ranking = ways[name]
         terms = dataclasses.replace(search.terms, scope=scope)
         if scope == "knapsack" and by_latency:  # what widths cost is in the table
             terms = dataclasses.replace(terms, align=math.gcd(terms.align, FINE))
