@@ -24,6 +24,7 @@ from .data_sizes import (
     stated_sizes,
 )
 from .equal_sizes import EqualSizes, divided
+from .least_sizes import raised
 from .loop_sizes import Kept, LoopAnalysis, OpenLoop, forget_results
 from .loops import is_branching
 from .most import MOST
@@ -115,6 +116,10 @@ class OpenSizes:
         self.loops, self.refused = analysis.loops, analysis.refused
         self.branches = analysis.branches
 
+    def least(self, admitted: Mapping[str, Admitted]) -> dict[str, Admitted]:
+        """What is admitted of symbols that begin at more than they might."""
+        return raised(self._analysis, admitted)
+
     def bodies(self) -> list[OpenLoop]:
         """The bodies of loops, and branches, that are followed."""
         return self._analysis.bodies()
@@ -155,14 +160,30 @@ def follow_sizes(
 
     Nothing that is declared of other values is believed: only what operators say. With `declared`
     data decide no size: the declared ones are meant. A size of which nothing is admitted may be
-    0, too, where every operator that reads such a tensor makes one without elements of it.
+    0, too, where every operator that reads such a tensor makes one without elements of it; any
+    other begins where what is computed has elements.
     """
     names, kept = name_open_sizes(model), Kept()
-    given = dict(admitted)
-    found = _followed(model, names, given, kept, declared=declared)
+    found, given = _followed_from_0(model, names, admitted, kept, declared=declared)
+    least = found.least(_bounded(names, given)) if found is not None else {}
+    if not least:
+        return found
+    return _followed(model, names, {**given, **least}, kept, declared=declared)
+
+
+def _followed_from_0(
+    model: Model,
+    names: Sequence[str],
+    admitted: Mapping[str, Admitted],
+    kept: Kept,
+    *,
+    declared: bool,
+) -> tuple[OpenSizes | None, Mapping[str, Admitted]]:
+    """As `follow_sizes`, but for where sizes begin that aren't 0; and what is admitted."""
+    found = _followed(model, names, admitted, kept, declared=declared)
     free = {_symbol(name): name for name in names if name not in admitted}
     if found is None or not free:
-        return found
+        return found, admitted
     needed = set(_read_of_none(found, set(free)))
     while True:
         free = {symbol: name for symbol, name in free.items() if symbol not in needed}
@@ -171,7 +192,7 @@ def follow_sizes(
         assert tried is not None
         needed = set(_told_apart(found, tried, set(free)))
         if not needed:
-            return tried
+            return tried, given
 
 
 def _followed(

@@ -258,7 +258,7 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
         _apply(lower_branches, lowering, node, lowering, node, _lower_body)
         return
     name = key(node.op_type, node.domain)
-    if lowering.is_open(node) and _apply(known_contents, lowering, node, lowering, node):
+    if _apply(known_contents, lowering, node, lowering, node):
         return
     _apply(require_told, lowering, node, lowering, node)
     if _is_standard(node):

@@ -14,6 +14,7 @@ from ..plan.operations import ConcatOp, ElementwiseOp, ReshapeOp
 from ..plan.programs import Program, dequantize, quantize, simplify
 from ..plan.sizes import (
     OpenSizeError,
+    in_words_of,
     is_open,
     place_of,
     size_of,
@@ -114,7 +115,7 @@ def slice_(lowering: Lowering, node: Node) -> bool:
             first = _first(start, end, step, source.shape[axis])
             if e.mentions(size_of(first), "max", "min"):  # in the words of the length
                 first = _first(start, end, step, size)
-            offset += first * strides[axis]
+            offset += in_words_of(source.shape[axis], first) * strides[axis]
             strides[axis] *= step
             continue
         if step < 0:  # not beyond the first, as ONNX Runtime has it

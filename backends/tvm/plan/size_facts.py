@@ -75,12 +75,16 @@ def facts_of(
 
 
 def _apart(parameters: Sequence[Atom]) -> Iterator[Size]:
-    """By how much sizes of axes differ, where that is a number and each is a sum."""
+    """Sizes of axes, each a sum, of which one is a multiple of the other but for a number."""
     axes = [a for a in parameters if a.op == "dim" and len(e.terms_of(a.operands[0])) > 1]
-    for a, b in itertools.combinations(axes, 2):
-        if isinstance(apart := e.subtract(a.operands[0], b.operands[0]), int):
-            difference = e.subtract(e.subtract(e.single(a), e.single(b)), apart)
-            yield from (difference, e.negative(difference))
+    for a, b in itertools.permutations(axes, 2):
+        whole, part = (e.terms_of(atom.operands[0]) for atom in (a, b))
+        first = next(monomial for monomial in part if monomial)
+        times = whole.get(first, 0) // part[first]
+        apart = e.subtract(a.operands[0], e.multiply(b.operands[0], times))
+        if times and isinstance(apart, int) and (times > 1 or a.key < b.key):
+            found = e.add(e.single(a), e.multiply(e.single(b), -times), -apart)
+            yield from (found, e.negative(found))
 
 
 def _less_than_whole(atom: Atom) -> Iterator[Size]:
@@ -133,7 +137,8 @@ def _without_functions(size: Size, bounds: Sequence[Size]) -> Iterator[Size]:
 
 
 def _rounded_up(atom: Atom) -> Iterator[Size]:
-    """What the size of an axis from which a quotient is subtracted is less than, without that."""
+    """What the size of an axis from which a quotient is subtracted is at least, and at most,
+    without that: n - 6 * n // 7 times 7 is at least n and at most n + 6."""
     if atom.op != "dim":
         return
     own, size = e.single(atom), atom.operands[0]
@@ -143,8 +148,9 @@ def _rounded_up(atom: Atom) -> Iterator[Size]:
         a, b = monomial[0].operands
         if isinstance(b, int) and b > 0:
             rest = e.subtract(size, e.multiply(e.single(monomial[0]), factor))
-            most = e.add(e.multiply(rest, b), e.multiply(a, factor), -factor * (b - 1))
-            yield e.subtract(most, e.multiply(own, b))
+            least = e.add(e.multiply(rest, b), e.multiply(a, factor))
+            yield e.add(least, -factor * (b - 1), e.multiply(own, -b))
+            yield e.subtract(e.multiply(own, b), least)
 
 
 def _not_cut_off(atom: Atom, parameters: Sequence[Atom]) -> Iterator[Size]:

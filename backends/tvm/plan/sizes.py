@@ -19,6 +19,7 @@ import numpy as np
 from ....ir.errors import UnsupportedError
 from ....ir.symbolic import expressions as e
 from ....ir.symbolic.expressions import Atom, Expression, Size, atoms
+from ....ir.symbolic.factors import factors
 from ....ir.symbolic.ranges import Range
 from ..graph.most import MOST, is_decided, upper_bound
 from .numeric import Numeric
@@ -205,18 +206,19 @@ def stand_in(size: Size) -> int:
 def stand_in_of_axis(size: Size) -> int:
     """The size of an axis, which is 1 or more: a run is refused where it would be less.
 
-    A sum becomes one atom, so that what kernels compute are products of atoms.
+    A sum becomes one atom, so that what kernels compute are products of atoms. One that is a
+    product becomes several: of the windows of some images kernels know how many lie in a row.
     """
     if isinstance(size, int):
         return size
-    term = e.single_term(size)
-    if term is not None and all(
-        atom.range.low is not None and atom.range.low > 0 for atom in term[1]
-    ):
+    return math.prod(map(_factor_of_axis, factors(size)))
+
+
+def _factor_of_axis(size: Size) -> int:
+    """A factor of the size of an axis, which isn't negative, or the size itself."""
+    atom = size.atom if isinstance(size, Expression) else None
+    if isinstance(size, int) or (atom is not None and (atom.range.low or 0) > 0):
         return stand_in(size)
-    if term is not None and may_be_none(size) and e.is_nonnegative(size):
-        parts = (e.single(atom) for atom in term[1])
-        return math.prod([term[0], *(_as_atom(part, _from_1(part)) for part in parts)])
     return _as_atom(size, _from_1(size))
 
 
@@ -269,6 +271,13 @@ def within(value: int, low: int, high: int) -> int:
     if isinstance(size, int):
         return size
     return _as_atom(size, Range(low, high), within=f" from {low} to {high}")
+
+
+def in_words_of(whole: int, place: int) -> int:
+    """A place within a size as that and a number, where it is so far from its end in every run:
+    proofs needn't find out that it is."""
+    apart = e.subtract(expanded(size_of(place)), expanded(size_of(whole)))
+    return whole + apart if isinstance(apart, int) else place
 
 
 def place_of(first: int, size: int, whole: int) -> int:

@@ -168,7 +168,7 @@ def test_half_of_a_spectrum_turned_back(opset: int, tmp_path: Path) -> None:
     for n in (2, 3, 4, 9, 32):
         check(model, runtime, {"b": 2, "n": n, "m": 3})
     for sizes in ({"b": 2, "n": 1, "m": 3}, {"b": 2, "n": 3, "m": 4}, {"b": 2, "n": 3, "m": 2}):
-        with pytest.raises(SecateurError, match=r"'n' is 2|must be"):
+        with pytest.raises(SecateurError, match=r"'n' is from 2|must be"):
             check(model, runtime, sizes)
 
 
@@ -194,7 +194,7 @@ def test_frames_of_an_open_signal(step: int, onesided: int, tmp_path: Path) -> N
             have = found[name][..., 0] + 1j * found[name][..., 1]
             np.testing.assert_allclose(have, transform(frames * weights), atol=2e-5)
     child.close()
-    with pytest.raises(SecateurError, match=r"input 'x': axis 1: .* the least 'n' is 8"):
+    with pytest.raises(SecateurError, match="input 'x': axis 1: 'n' is from 8 up"):
         runtime.run({"x": x[:, :7]})
 
 

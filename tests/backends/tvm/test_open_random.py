@@ -58,7 +58,7 @@ def check_seed(seed: int, folder: Path, least: int = 1) -> str:
     return "equal"
 
 
-REFUSED = "has no elements in this run|would not be within|must be|out of range"
+REFUSED = "has no elements in this run|would not be within|is from|must be|out of range"
 """What is said of sizes of 0 that a model isn't compiled for."""
 
 

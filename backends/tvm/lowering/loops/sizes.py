@@ -4,36 +4,52 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
-from .....ir.graph import Node
+import numpy as np
+
+from .....ir.graph import Node, Value
 from .....ir.symbolic import expressions as e
+from .....ir.symbolic.expressions import Expression
 from ...graph.most import is_decided
 from ...plan.operations import LoopsOp
-from ...plan.sizes import size_of, stand_in
+from ...plan.sizes import is_open, size_of, stand_in
 from ...tensorir.builder import KernelBuilder
 from ...tensorir.types import PrimFunc
-from ..context import Lowering, Stored
+from ..context import Constant, Lowering, Stored
 from .base import Array
 
 
 def known_contents(lowering: Lowering, node: Node) -> bool:
     """Define the results of a node whose elements are all known as sizes, if it has but such.
 
-    The kernel stores them for those who need them in memory; nobody else pays for it.
+    A kernel stores them for those who need them in memory; nobody else pays for it. Elements that
+    are the same in every run are a constant.
     """
     results = [v for v in node.outputs if v is not None]
-    found = [lowering.contents(v) for v in results]
+    found = [_elements(lowering, v) for v in results]
     if not results or any(elements is None for elements in found):
         return False
     for value, elements in zip(results, found, strict=True):
         assert elements is not None
         tensor = lowering.tensor(value)
+        if not is_open(*elements.flat):
+            lowering.items[value] = Constant(elements.astype(tensor.dtype))
+            continue
         numbers = tuple(elements.reshape(-1).tolist())
         build = functools.partial(store_sizes, numbers, tensor.dtype)
         key = ("sizes", tensor.dtype, numbers)
         lowering.add(LoopsOp(node.label, [tensor], [], build, key))
         lowering.items[value] = Stored(tensor)
     return True
+
+
+def _elements(lowering: Lowering, value: Value) -> np.ndarray[Any, Any] | None:
+    """The elements of a value as sizes, where all of them are known."""
+    elements = lowering.sizes.contents(value) if lowering.sizes is not None else None
+    if elements is not None and not any(isinstance(size, Expression) for size in elements.flat):
+        return elements
+    return lowering.contents(value)
 
 
 def require_told(lowering: Lowering, node: Node) -> None:
