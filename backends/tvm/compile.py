@@ -437,6 +437,25 @@ class _Compiler:
         return [*made, *(self._emit(c, samples, o) for c, o in zip(copies, others, strict=True))]
 
     def _emit(self, model: Model, samples: Set[str], target: Target) -> _EmittedModel:
+        """Kernels and their schedule. Where it isn't proven for open sizes that a fast one stays
+        within its buffers, its node becomes plain loops. The model changes."""
+        is_open = name_open_sizes(model) or data_decide(model, self.sizes or {})
+        again = model.clone() if is_open and not self.declared_sizes else None
+        plain: dict[str, None] = {}
+        plans = list(self.plans)
+        while True:
+            try:
+                return self._emit_with(model, samples, target, plain.keys())
+            except UnprovenError as error:
+                if again is None or not error.label or error.label in plain:
+                    raise
+                log.debug("%s; plain loops take its place", error)
+                plain[error.label] = None
+                model, self.plans = again.clone(), list(plans)
+
+    def _emit_with(
+        self, model: Model, samples: Set[str], target: Target, plain: Set[str]
+    ) -> _EmittedModel:
         quantized = quantized_ends(model)
         left: dict[str, str] = {}
         plan = lower(
@@ -445,6 +464,7 @@ class _Compiler:
             self.sizes,
             lambda p: left.update(self._narrow(p, target)),
             declared_sizes=self.declared_sizes,
+            plain=plain,
         )
         if self.dumps:
             self.plans.append(print_plan(plan, target.name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .ranges import Range, greatest, least, range_of_product
@@ -37,20 +37,35 @@ def _without_quotients(terms: Terms) -> Iterator[Range]:
     if len(terms) < 2 or len(quotients) > _MOST_QUOTIENTS:
         return
     for monomial, factor in quotients:
-        whole, divisor = monomial[0].operands
-        if not isinstance(divisor, int) or divisor < 1:
-            continue
-        parts = {(): whole} if isinstance(whole, int) else whole.terms
-        found = {m: c * divisor for m, c in terms.items() if m != monomial}
-        for part, own in parts.items():
-            found[part] = found.get(part, 0) + own * factor
-        low, high = range_of_sum({m: c for m, c in found.items() if c})
-        lost = factor * (divisor - 1)  # at most, by rounding
-        if low is not None:
-            low = -((max(lost, 0) - low) // divisor)
-        if high is not None:
-            high = (high - min(lost, 0)) // divisor
-        yield Range(low, high)
+        for parts, divisor in _fractions(monomial[0], [m[0] for m, _ in quotients]):
+            found = {m: c * divisor for m, c in terms.items() if m != monomial}
+            for part, own in parts.items():
+                found[part] = found.get(part, 0) + own * factor
+            low, high = range_of_sum({m: c for m, c in found.items() if c})
+            lost = factor * (divisor - 1)  # at most, by rounding
+            if low is not None:
+                low = -((max(lost, 0) - low) // divisor)
+            if high is not None:
+                high = (high - min(lost, 0)) // divisor
+            yield Range(low, high)
+
+
+def _fractions(quotient: Any, others: Sequence[Any]) -> Iterator[tuple[Terms, int]]:
+    """What a quotient is, rounded down, as a sum and its divisor: n / 8 is n // 4 / 2, too."""
+    whole, divisor = quotient.operands
+    if not isinstance(divisor, int) or divisor < 1:
+        return
+    parts = {(): whole} if isinstance(whole, int) else whole.terms
+    yield parts, divisor
+    for other in others:
+        finer, own = other.operands
+        if isinstance(own, int) and 1 < own < divisor and divisor % own == 0:
+            apart = dict(parts)
+            for part, count in ({(): finer} if isinstance(finer, int) else finer.terms).items():
+                apart[part] = apart.get(part, 0) - count
+            number = apart.pop((), 0)
+            if not any(apart.values()) and number % own == 0:
+                yield {(other,): 1, (): number // own}, divisor // own
 
 
 def _on_grid(found: Range, terms: Terms) -> Range:

@@ -127,6 +127,8 @@ class Values:
     def floordiv(self, a: Number, b: Number) -> Number:
         if b.low < 1:
             return self.opaque(a, b)
+        if self.is_rest(a, b):
+            return dataclasses.replace(self.literal(0, a.kind), doubts=a.doubts + b.doubts)
         low, high = _quotients(_range(a), _range(b))
         form = self._derived("divide", (a, b), _quotients) if b.form.terms else self._quotient(a, b)
         return self.number(a.kind, form, low, high, a.doubts + b.doubts)
@@ -134,12 +136,19 @@ class Values:
     def floormod(self, a: Number, b: Number) -> Number:
         if b.low < 1:
             return self.opaque(a, b)
+        if self.is_rest(a, b):
+            return dataclasses.replace(a, doubts=a.doubts + b.doubts)
         low, high = _remainders(_range(a), _range(b))
         if b.form.terms:
             form = self._derived("modulo", (a, b), _remainders)
         else:
             form = a.form.plus(self._quotient(a, b), -b.form.const)
         return self.number(a.kind, form, low, high, a.doubts + b.doubts)
+
+    def is_rest(self, a: Number, b: Number) -> bool:
+        """Whether it is proven that a is from 0 to below b, a divisor that a run fixes."""
+        prove = self.inequalities.is_at_least_0
+        return bool(b.form.terms) and a.low >= 0 and prove(b.form.plus(a.form, -1).shifted(-1))
 
     def truncdiv(self, a: Number, b: Number) -> Number:
         return self.floordiv(a, b) if a.low >= 0 else self.opaque(a, b)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
@@ -104,13 +105,21 @@ class QuantizeParameters:
 class Lowering:
     """Collects operations while rules walk the graph.
 
-    `sizes` are the expressions of sizes that only a run fixes, where the model has any.
+    `sizes` are the expressions of sizes that only a run fixes, where the model has any. `plain` are
+    labels of nodes that no fast rule is to take.
     """
 
-    def __init__(self, model: Model, target: Target, sizes: OpenSizes | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        target: Target,
+        sizes: OpenSizes | None = None,
+        plain: AbstractSet[str] = frozenset(),
+    ) -> None:
         self.model = model
         self.target = target
         self.sizes = sizes
+        self.plain = plain
         self.items: dict[Value, Item] = {}
         self.plan = Plan([], [], [])
         self._read: dict[Value | Node, dict[Atom, int]] = {}

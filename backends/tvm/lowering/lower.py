@@ -114,12 +114,14 @@ def lower(
     before_fusion: Callable[[Plan], None] | None = None,
     *,
     declared_sizes: bool = False,
+    plain: AbstractSet[str] = frozenset(),
 ) -> Plan:
     """The fused plan of a model whose shapes are inferred.
 
     `admitted` says of sizes that inputs leave open, by name, what they may be; any from 1 on
     without, and 0 where that is defined. `before_fusion` may change the plan when every node has
-    its operations. With `declared_sizes` operands lead to the declared sizes, or a run fails.
+    its operations. With `declared_sizes` operands lead to the declared sizes, or a run fails. Of
+    nodes whose labels are in `plain` come plain loops.
     Raises UnsupportedNodesError, naming every node that has no place in a compiled model.
     """
     written = {n.label: n.op_type for n in model.graph.nodes}
@@ -128,7 +130,7 @@ def lower(
     sizes = follow_sizes(model, admitted or {}, declared=declared_sizes)
     while sizes is not None and choose_branches(model, prepared.refused):
         sizes = follow_sizes(model, admitted or {}, declared=declared_sizes)
-    lowering = Lowering(model, target, sizes)
+    lowering = Lowering(model, target, sizes, plain)
     for a, b in sizes.required if sizes is not None else ():
         lowering.require_equal(stand_in(a), stand_in(b))
     lowering.plan.operators.update((n.label, n.op_type) for n in model.graph.nodes)
@@ -147,7 +149,7 @@ def _lower_body(
     outer: Lowering, body: LoopBody, prepared: Prepared, sizes: OpenSizes | None
 ) -> Plan:
     """The fused plan of a loop's body."""
-    lowering = Lowering(body.model, outer.target, sizes)
+    lowering = Lowering(body.model, outer.target, sizes, outer.plain)
     lowering.plan.operators.update((n.label, n.op_type) for n in body.model.graph.nodes)
     _lower_graph(lowering, prepared, apart=False)
     fuse(lowering.plan)
@@ -265,7 +267,7 @@ def _lower_node(lowering: Lowering, node: Node, claims: AbstractSet[Value]) -> N
         _apply(_confirm, lowering, node, lowering, node, claims)
         _apply(check_operands, lowering, node, OperatorCall(lowering, node))
     rule = None if _has_empty(lowering, node) else RULES.get(name)
-    if name not in OPEN_RULES and lowering.is_open(node):
+    if (name not in OPEN_RULES and lowering.is_open(node)) or node.label in lowering.plain:
         rule = None
     has_windows = name in convolution.RULES or name in pooling.RULES
     if rule is not None and not has_windows and lowering.may_read_nothing(node):

@@ -78,9 +78,7 @@ def _apart(parameters: Sequence[Atom]) -> Iterator[Size]:
     """Sizes of axes, each a sum, of which one is a multiple of the other but for a number."""
     axes = [a for a in parameters if a.op == "dim" and len(e.terms_of(a.operands[0])) > 1]
     for a, b in itertools.permutations(axes, 2):
-        whole, part = (e.terms_of(atom.operands[0]) for atom in (a, b))
-        first = next(monomial for monomial in part if monomial)
-        times = whole.get(first, 0) // part[first]
+        times = _times(a.operands[0], b.operands[0])
         apart = e.subtract(a.operands[0], e.multiply(b.operands[0], times))
         if times and isinstance(apart, int) and (times > 1 or a.key < b.key):
             found = e.add(e.single(a), e.multiply(e.single(b), -times), -apart)
@@ -110,17 +108,29 @@ def _narrow(ranges: list[tuple[int, int]], fact: Polynomial) -> None:
 
 
 def _of_axes(size: Size, parameters: Sequence[Atom]) -> Size:
-    """A sum with sizes of axes in the place of the symbols that they are."""
+    """A sum with sizes of axes in the place of the symbols, or sums of these, that they are."""
     axes = {}
     for atom in parameters:
         whole = atom.operands[0] if atom.op == "dim" else 0
-        if isinstance(whole, Expression) and whole.atom is not None:
+        if not isinstance(whole, Expression):
+            continue
+        if whole.atom is not None:
             axes[whole.atom] = e.single(atom)
+        elif (times := _times(size, whole)) != 0:
+            other = e.add(size, e.multiply(e.subtract(e.single(atom), whole), times))
+            size = min(size, other, key=lambda x: len(e.terms_of(x)))
     products = (
         e.multiply(factor, *(axes.get(atom, e.single(atom)) for atom in monomial))
         for monomial, factor in e.terms_of(size).items()
     )
     return e.add(*products)
+
+
+def _times(size: Size, part: Size) -> int:
+    """How often a sum may hold another one, by one of its terms."""
+    first = next(monomial for monomial in e.terms_of(part) if monomial)
+    own, divisor = e.terms_of(size).get(first, 0), e.terms_of(part)[first]
+    return own // divisor if own % divisor == 0 else 0
 
 
 def _without_functions(size: Size, bounds: Sequence[Size]) -> Iterator[Size]:

@@ -204,7 +204,7 @@ BEGINS = {
     "what is known from 1 on only": (
         "(%x: float[n, 4]) -> (%y)",
         "%e = Shape(%x) {end = 1}\n%y = Slice(%x, %one, %e, %zero)",
-        {"n": 1},
+        {"n": 2},
     ),
     "a size that another one has": (
         "(%x: float[n, 4], %z: float[m, 4]) -> (%y)", "%y = Add(%x, %z)", {"m": 0},

@@ -166,3 +166,13 @@ def test_sums_and_products_without_end_are_cut_off() -> None:
     for step in range(200):
         again = e.bounded(e.multiply(again, e.add(e.symbol(f"s{step}"), again)), 256)
     assert again == size
+
+
+def test_ranges_of_quotients_of_the_same_size() -> None:
+    """Half of a quarter is less than the quarter: of images that are halved twice rows are left."""
+    for offset in (0, -4, 12):
+        size = e.add(e.symbol("rows", 4 - min(offset, 0)), offset)
+        quarter, eighth = e.floor_divide(size, 4), e.floor_divide(size, 8)
+        assert e.range_of(e.subtract(quarter, eighth)).low == (1 if offset <= 0 else 2)
+        windows = e.ceil_divide(e.subtract(quarter, eighth), 7)
+        assert e.range_of(windows).low == 1

@@ -111,3 +111,30 @@ def test_the_first_of_three_axes_cut_off(more: int) -> None:
     with k.loop(REST * (M * K), "j") as j:
         k.store(y, load(x, FIVE * (M * K) + j + more), j)
     assert bool(verdict(k).unproven) == bool(more)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_quotients_of_what_is_less_than_the_divisor(more: int) -> None:
+    """One group has all channels, however many: each is in group 0, and at its own place."""
+    k = KernelBuilder()
+    x = k.parameter("X", (1,), "float32")
+    y = k.parameter("Y", (N,), "float32")
+    with k.loop(N, "i") as i:
+        k.store(y, load(x, (i + more) // N), i % N)
+    assert bool(verdict(k).unproven) == bool(more)
+
+
+def test_windows_of_images_that_were_halved_twice() -> None:
+    """Rows of an image fit its windows, of which the image is that of a strided convolution."""
+    rows = floor_divide(symbol("h", 4, 2**31 - 2**16), 4)
+    half = add(rows, negative(floor_divide(rows, 2)))
+    windows = negative(floor_divide(negative(half), 7))
+    for size, wanted in ((half, True), (add(half, 1), False)):
+        k = KernelBuilder()
+        x = k.parameter("X", (N * (7 * stand_in_of_axis(windows)) * M,), "float32")
+        y = k.parameter("Y", (N * stand_in_of_axis(size) * M,), "float32")
+        lines = stand_in_of_axis(size)
+        with k.loop(N, "n") as n, k.loop(lines, "i") as i, k.loop(M, "j") as j:
+            at = (n * (7 * stand_in_of_axis(windows)) + i) * M + j
+            k.store(y, load(x, at), (n * lines + i) * M + j)
+        assert (not verdict(k).unproven) == wanted
