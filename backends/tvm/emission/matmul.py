@@ -60,7 +60,7 @@ def emit(emission: Emission, op: MatMulOp) -> None:
         ],
         (rows * columns,),
         op.output.dtype,
-        scratch=matmul.scratch(kernel),
+        scratch=matmul.scratch(kernel, tile),
     )
     emission.define(op.output, buffer)
 

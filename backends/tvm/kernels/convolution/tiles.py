@@ -294,7 +294,7 @@ def _tiles_of_vectors(
     for rows in range(1, most_rows + 1):
         for columns in range(1, most_columns + 1):
             pixels = rows * columns
-            tile = Tile(v, rows, columns)
+            tile = Tile(v, rows, columns, dot.unroll)
             if dot.by_instructions:
                 if not stays_in_registers(dot, target, v, pixels):
                     continue
@@ -337,7 +337,7 @@ def _by_instructions(tile: Tile, dot: Dot, steps: int, finish: float) -> float:
     For CPUs whose issue width is what limits them.
     """
     pixels = tile.rows * tile.columns
-    step = dot.instructions(tile.vectors, pixels) + 1
+    step = dot.instructions(tile.vectors, pixels) + 4 / tile.unroll
     return steps * step + tile.vectors * pixels * finish + 2 * tile.vectors + 12
 
 

@@ -51,6 +51,10 @@ class Dot:
     """Pixels that an instruction takes at once."""
     temporaries = 1
     """Registers that a step takes besides accumulators, weights and what was read."""
+    unroll = 4
+    """Steps that the body of the innermost loop takes where nothing else is chosen."""
+    spare = 5
+    """Registers that LLVM needs beside those that a tile holds, lest it keeps some on the stack."""
     accumulator = "float32"
     weight_dtype = "float32"
     input_offset = 0

@@ -18,7 +18,7 @@ from ...tensorir.builder import KernelBuilder, as_int, cast, constant, load, spl
 from ...tensorir.types import BufferVar, Computed, Expr, PrimFunc
 from ..convolution.direct import _start
 from ..convolution.tiles import divisors
-from . import paired
+from . import paired, panels
 from .dot import Dot, FourBytes, PairedDot
 from .reduction import choose, multiply, runs, stays_in_registers, unrolled
 
@@ -64,11 +64,12 @@ class MatMul:
 
 @dataclasses.dataclass(frozen=True)
 class MatrixTile:
-    """Register tile: `vectors` of columns times `rows`."""
+    """Register tile: `vectors` of columns times `rows`, which may be packed first."""
 
     vectors: int
     rows: int
     unroll: int = 4
+    packed: bool = False
 
 
 def choose_tile(matmul: MatMul, target: Target) -> MatrixTile:
@@ -84,11 +85,19 @@ def fits(matmul: MatMul, target: Target, tile: MatrixTile) -> bool:
         and tile.rows <= matmul.rows
         and tile.vectors * tile.rows <= 2 * target.registers
         and tile.unroll <= 16
+        and (not tile.packed or (_may_pack(matmul, target) and tile.rows % panels.WIDTH == 0))
     )
+
+
+def _may_pack(matmul: MatMul, target: Target) -> bool:
+    """Whether rows can be packed."""
+    known = not is_open(matmul.rows) and matmul.depth % panels.WIDTH == 0
+    return known and target.machine == "aarch64" and matmul.input_dtype == "float32"
 
 
 def estimate_tiles(matmul: MatMul, target: Target) -> list[tuple[float, MatrixTile]]:
     """As for convolutions: most multiply-adds per load that the registers hold."""
+    may_pack = _may_pack(matmul, target)
     if is_open(matmul.rows):
         matmul = dataclasses.replace(matmul, rows=typical(matmul.rows))
     dot = matmul.dot(target)
@@ -100,7 +109,13 @@ def estimate_tiles(matmul: MatMul, target: Target) -> list[tuple[float, MatrixTi
             if dot.by_instructions:
                 if stays_in_registers(dot, target, v, rows):
                     count = -(-matmul.rows // rows) * (matmul.vectors(target) // v)
-                    found.append((count * dot.instructions(v, rows), MatrixTile(v, rows)))
+                    tile = MatrixTile(v, rows, dot.unroll)
+                    found.append((count * dot.instructions(v, rows), tile))
+                fits_packed = panels.held(v, rows) <= target.registers
+                if may_pack and fits_packed and rows % panels.WIDTH == 0:
+                    groups = matmul.vectors(target) // v
+                    cost = groups * panels.instructions(matmul.rows, matmul.depth, v, rows, groups)
+                    found.append((cost, MatrixTile(v, rows, panels.UNROLL, packed=True)))
                 continue
             extra = v * double + (double if target.registers < 32 else 0)
             if v > 16 or v * rows + extra > budget:
@@ -153,8 +168,10 @@ def pack_weights(matmul: MatMul, target: Target, tile: MatrixTile, weights: Arra
     return [np.ascontiguousarray(packed), *(rest if rest and rest[0].size else [])]
 
 
-def scratch(matmul: MatMul) -> list[tuple[tuple[int, ...], str]]:
-    """Sums of the rows, where weights have zero points."""
+def scratch(matmul: MatMul, tile: MatrixTile) -> list[tuple[tuple[int, ...], str]]:
+    """Sums of the rows, where weights have zero points; or packed rows."""
+    if tile.packed:
+        return [(panels.shape(matmul.rows, matmul.depth, tile.rows), "float32")]
     return [((matmul.rows,), "int32")] if matmul.weight_zeros else []
 
 
@@ -184,6 +201,10 @@ def build(
             k.parameter("N", (vectors,), "int32"),
         ]
     y = k.parameter("Y", (rows * columns,), matmul.program.dtype)
+    if tile.packed:
+        packed = k.parameter("S", *scratch(matmul, tile)[0])
+        _each_packed(k, matmul, target, tile, (x, w, bias, buffers, y), packed, parallel=parallel)
+        return k.finish()
     sums: BufferVar | None = None
     if matmul.weight_zeros:
         sums = k.parameter("S", (rows,), dot.accumulator)
@@ -194,11 +215,7 @@ def build(
 
     def compute(tile: MatrixTile, group: Expr, row: Expr) -> None:
         """A tile of rows from `row` on."""
-        acc = k.local(dot.accumulators(tile.vectors, tile.rows) * lanes, dot.accumulator)
-        for v in range(tile.vectors):
-            start = load(bias, (group * tile.vectors + v) * lanes, lanes=lanes)
-            for r in range(tile.rows):
-                k.store(acc, start, (v * tile.rows + r) * lanes, lanes=lanes)
+        acc = _biased(k, dot, tile, bias, group)
         dot.enter(k, acc, tile.vectors, tile.rows)
 
         def reduce(step: Expr, count: int, tail: int) -> None:
@@ -232,6 +249,59 @@ def build(
 
     each_tile(k, tile, rows, groups, compute, parallel=parallel)
     return k.finish()
+
+
+def _biased(
+    k: KernelBuilder, dot: Dot, tile: MatrixTile, bias: BufferVar, group: Expr
+) -> BufferVar:
+    """A tile's accumulators, with the bias of their columns."""
+    lanes = dot.lanes
+    acc = k.local(dot.accumulators(tile.vectors, tile.rows) * lanes, dot.accumulator)
+    for v in range(tile.vectors):
+        start = load(bias, (group * tile.vectors + v) * lanes, lanes=lanes)
+        for r in range(tile.rows):
+            k.store(acc, start, (v * tile.rows + r) * lanes, lanes=lanes)
+    return acc
+
+
+def _each_packed(
+    k: KernelBuilder,
+    matmul: MatMul,
+    target: Target,
+    tile: MatrixTile,
+    buffers: tuple[BufferVar, BufferVar, BufferVar, list[BufferVar], BufferVar],
+    packed: BufferVar,
+    *,
+    parallel: bool,
+) -> None:
+    """All tiles, of panels that are packed some at a time; the last rows in a smaller tile."""
+    x, w, bias, operands, y = buffers
+    dot, depth = matmul.dot(target), matmul.depth
+    groups = matmul.vectors(target) // tile.vectors
+    squares = depth // panels.WIDTH
+    most = max(1, tile.unroll // panels.WIDTH)
+    unroll = max(u for u in range(1, most + 1) if squares % u == 0)
+    for first, rows, height in panels.parts(matmul.rows, tile.rows):
+        lower = dataclasses.replace(tile, rows=height)
+        tiles = -(-rows // height)
+        size = panels.at_a_time(tiles, depth, height)
+        with k.loop(-(-tiles // size), "chunk") as chunk:
+            start = _start(chunk, size, tiles)
+            with k.loop(size, "panel", parallel=parallel) as panel:
+                row = first + _start(start + panel, height, rows)
+                panels.pack(k, x, row, depth, height, packed, panel)
+            with k.outer(groups, size, parallel=parallel) as (group, panel):
+                acc = _biased(k, dot, lower, bias, group)
+
+                def weights(step: Expr, v: int, group: Expr = group) -> list[Computed]:
+                    return dot.weights(k, w, group, step, v * dot.weights_per_step)
+
+                with k.loop(squares // unroll, "ko") as ko:
+                    for u in range(unroll):
+                        at = (panel, ko * unroll + u)
+                        panels.reduce(k, dot, acc, (tile.vectors, height), packed, at, weights)
+                row = first + _start(start + panel, height, rows)
+                write(k, matmul, target, lower, acc, operands, y, group, row)
 
 
 def _reduce_rest(
@@ -345,10 +415,16 @@ def write(
     """Apply the program and store; columns past the last vector's end are left out."""
     lanes, columns = target.lanes, matmul.columns
     ragged = columns % lanes
+    results = acc
+    if looped := not ragged and tile.rows > 1 and ProgramCode.is_looped(matmul.program):
+        # What a loop reads can't be in registers, as sums have to be while they are made.
+        results = k.local(tile.vectors * tile.rows * lanes, matmul.program.operands[0], "kept")
+        for at in range(0, tile.vectors * tile.rows * lanes, lanes):
+            k.store(results, load(acc, at, lanes=lanes), at, lanes=lanes)
 
-    def one(v: int, r: int, column: Expr, width: int, lane: Expr) -> None:
+    def one(v: int, r: Expr, column: Expr, width: int, lane: Expr) -> None:
         code = ProgramCode(k, target, width)
-        values = [load(acc, (v * tile.rows + r) * lanes + lane, lanes=width)]
+        values = [load(results, (v * tile.rows + r) * lanes + lane, lanes=width)]
         for operand, buffer in zip(matmul.operands, buffers, strict=True):
             at = (row + r) * operand.row_stride + column * operand.column_stride
             if operand.column_stride == 0:
@@ -358,13 +434,18 @@ def write(
         value = code.evaluate(matmul.program, values)
         k.store(y, value, (row + r) * columns + column, lanes=width)
 
-    def vector(v: int, r: int) -> None:
+    def vector(v: int, r: Expr) -> None:
         one(v, r, (group * tile.vectors + v) * lanes, lanes, 0)
 
     def last(v: int, r: int) -> None:
         with k.loop(ragged, "t") as t:
             one(v, r, (group * tile.vectors + v) * lanes + t, 1, t)
 
+    if looped:
+        with k.loop(tile.rows, "each") as each:
+            for v in range(tile.vectors):
+                vector(v, each)
+        return
     groups = matmul.vectors(target) // tile.vectors
     for v in range(tile.vectors):
         for r in range(tile.rows):

@@ -37,6 +37,22 @@ class NeonFloat(Dot):
 
 
 @dataclasses.dataclass(frozen=True)
+class NeonWideFloat(NeonFloat):
+    """The same where 32 registers are filled two at a time (AArch64)."""
+
+    unroll = 8
+    spare = 1
+
+    def registers(self, vectors: int, pixels: int) -> int:
+        """LLVM reads eight steps of a pixel by one instruction, which fills two registers."""
+        return super().registers(vectors, pixels) + pixels
+
+    def instructions(self, vectors: int, pixels: int) -> float:
+        """One instruction reads two vectors of weights."""
+        return vectors * pixels + vectors / 2 + pixels / self.unroll
+
+
+@dataclasses.dataclass(frozen=True)
 class NeonBytes(FourBytes):
     """Base of ARM's instructions on 8-bit channels, both operands signed.
 

@@ -123,7 +123,7 @@ def choose_tile(product: BatchedProduct, target: Target) -> MatrixTile:
             if dot.by_instructions:
                 if stays_in_registers(dot, target, vectors, rows):
                     cost = tiles * dot.instructions(vectors, rows)
-                    found.append((cost, MatrixTile(vectors, rows)))
+                    found.append((cost, MatrixTile(vectors, rows, dot.unroll)))
                 continue
             extra = vectors * double + (double if target.registers < 32 else 0)
             if vectors * rows + extra > budget and vectors * rows > 1:

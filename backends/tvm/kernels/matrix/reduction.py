@@ -13,7 +13,7 @@ from ...tensorir.builder import KernelBuilder, load
 from ...tensorir.types import BufferVar, Computed
 from .dot import Dot, MaddDot, PairedDot, VnniDot, WideningDot
 from .halves import BfloatDot, BfloatPairs, HalfPairs, NeonHalf
-from .neon import NeonDot, NeonFloat, NeonMatrix, NeonPairs
+from .neon import NeonDot, NeonFloat, NeonMatrix, NeonPairs, NeonWideFloat
 
 
 def multiply(
@@ -55,14 +55,10 @@ def multiply(
                     builder.store(accumulators, total, at, lanes=dot.lanes)
 
 
-_SPARE = 5
-"""Registers that LLVM needs beside those that a tile holds, lest it keeps some on the stack."""
-
-
 def stays_in_registers(dot: Dot, target: Target, vectors: int, pixels: int) -> bool:
     """Whether a loop over reduction steps that are read together keeps a tile in registers."""
     held = dot.registers(vectors, pixels)
-    return vectors * pixels == 1 or held <= target.registers - _SPARE
+    return vectors * pixels == 1 or held <= target.registers - dot.spare
 
 
 def unrolled(dot: Dot, steps: int, most: int, *, whole: bool = True) -> int:
@@ -72,7 +68,8 @@ def unrolled(dot: Dot, steps: int, most: int, *, whole: bool = True) -> int:
     keep a tile in registers.
     """
     most = dot.together if dot.multiplies > 1 else most
-    divisor = max((u for u in range(1, most + 1) if steps % u == 0), default=1)
+    divisors = [u for u in range(1, most + 1) if steps % u == 0]
+    divisor = min(divisors, key=lambda u: (len(runs(u, dot.together)) / u, -u), default=1)
     return divisor if whole or 2 * divisor > most else min(most, steps)
 
 
@@ -101,7 +98,8 @@ def choose(
     if joined:
         return PairedDot(lanes, input_dtype, joined)
     if input_dtype == "float32":
-        return (NeonFloat if "neon" in target.features else Dot)(lanes, input_dtype)
+        wide = NeonWideFloat if target.machine == "aarch64" else NeonFloat
+        return (wide if "neon" in target.features else Dot)(lanes, input_dtype)
     if input_dtype == BITS:
         by_pairs = multiplies_halves(target, "bfloat16")
         return (BfloatDot if by_pairs else BfloatPairs)(lanes, input_dtype)

@@ -36,7 +36,7 @@ LIMITS = {
     "Tanh": 2e-7,
     "Log": 2e-7,
     "Softplus": 4e-7,
-    "Erf": 1.2e-7,
+    "Erf": 4e-7,
 }
 """Relative errors of the functions that are pieces of others."""
 
