@@ -62,6 +62,23 @@ def test_what_has_no_other_form_is_refused(tmp_path: Path, monkeypatch: pytest.M
         compiled(model_of(KNOWN.replace("b,", "2,"), BODY), tmp_path)
 
 
+def test_slices_that_step_back_along_all_axes(tmp_path: Path) -> None:
+    """From places that shorter axes don't have, too."""
+    lines = (
+        "from: int64[3] = [20, 10, 4]",
+        "to: int64[3] = [0, 0, 1]",
+        "by: int64[3] = [-1, -3, -2]",
+    )
+    body = "\n".join(
+        [*(f"const %{line}" for line in lines), "%y = Slice(%x, %from, %to, %axes, %by)"]
+    )
+    body = f"const %axes: int64[3] = [0, 1, 2]\n{body}"
+    model = model_of("(%x: float[n, m, k]) -> (%y: float[?, ?, ?])", body)
+    runtime = compiled(model, tmp_path, "n=1..", "m=1..", "k=1..")
+    for n, m, k in ((20, 10, 5), (3, 4, 3), (21, 11, 6), (43, 23, 13)):
+        check(model, runtime, {"n": n, "m": m, "k": k})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", ["d", "4"])
 def test_einsum_whose_batch_is_not_first(depth: str, tmp_path: Path) -> None:

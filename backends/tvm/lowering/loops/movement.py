@@ -201,12 +201,22 @@ def slice_(call: OperatorCall) -> None:
         ]
         with nest(k, out) as index:
             source = [
-                within_axis(begin + i * step, size_)
+                _place(begin, i, step, size_)
                 for begin, i, step, size_ in zip(begins, index, strides, shape, strict=True)
             ]
             ys[0].store(xs[0][source], index)
 
     call.loops(body, [0, *runtime])
+
+
+def _place(begin: Expr, index: Expr, step: Expr, size_: int) -> Expr:
+    """Where an element of a slice lies, within the axis; of an open one nothing says that 32 bits
+    hold how far steps may lead."""
+    if not is_open(size_):
+        return within_axis(begin + index * step, size_)
+    begin, index, step = (to(x, "int64") for x in (begin, index, step))
+    last = number(size_, "int64") - 1
+    return to(minimum(maximum(begin + index * step, number(0, "int64")), last), "int32")
 
 
 def _most_step(size_: int, length: int) -> int:
