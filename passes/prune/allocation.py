@@ -34,11 +34,16 @@ GIVE_BACK = 256
 """Attempts to undo a step that the goal doesn't need; large models don't need any."""
 
 
-NEAR = 0.95
-"""Share of a goal in latency that aligned widths have to come to, or they are aligned to less.
+NEAR = 0.9
+"""Share of a goal that aligned widths have to come to, or they are aligned to less.
 
-There the cost of every width is known, so that alignment is worth nothing by itself.
+In a small model a multiple of 16 may be half of a layer: to cut so much more than was asked for
+costs more accuracy than whole vectors are worth.
 """
+
+NEAR_IN_LATENCY = 0.95
+"""The same of a goal in latency, where the cost of every width is known: alignment is worth
+nothing by itself."""
 
 
 class Removal(Protocol):
@@ -69,7 +74,7 @@ class Terms:
     `scope` is global, uniform or knapsack. `shape_of` gives the sizes at which
     multiply-accumulates count, `kernels` what latency is
     counted by. Widths are multiples of `align`, or of the largest half, quarter, ... of it with
-    which the goal can be reached; `limits` bound single groups.
+    which the goal can be reached without cutting much more; `limits` bound single groups.
     """
 
     shape_of: ShapeOf = known_shape
@@ -235,6 +240,7 @@ def allocate(
         if terms.align == 1:
             return _Space(model, single, scores, target, 1).allocation(removed)
     align, best = terms.align, None
+    enough = NEAR_IN_LATENCY if goal.kind == "latency" else NEAR
     while True:
         steps = _all_steps(free, align, terms.limits)
         rank = damages
@@ -251,7 +257,7 @@ def allocate(
             space = _Space(model, steps, scores, target, align)
             if best is None or space.cost(found) > best[0].cost(best[1]):
                 best = space, found
-            if align == 1 or goal.kind != "latency" or space.cost(found) >= NEAR * target:
+            if align == 1 or space.cost(found) >= enough * target:
                 return best[0].allocation(best[1])
         elif align == 1:
             within = " within the limits" if terms.limits else ""

@@ -280,8 +280,7 @@ def alignment_remark(statistics: Mapping[str, Any]) -> str:
     align, asked = statistics.get("align", 1), statistics.get("align_asked", 1)
     if align >= asked:
         return ""
-    why = "come less near to the goal" if "latency" in statistics else "don't reach the goal"
-    return f"Widths are multiples of {align}: multiples of {asked} {why}."
+    return f"Widths are multiples of {align}: multiples of {asked} miss the goal or cut much more."
 
 
 def constant_remark(statistics: Mapping[str, Any]) -> str:
