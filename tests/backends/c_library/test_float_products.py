@@ -1,11 +1,9 @@
-"""Products of floats by AArch64's kernels, under emulation.
-
-Needs Debian's packages qemu-user and gcc-aarch64-linux-gnu.
-"""
+"""Products and convolutions of floats by ARM's kernels, under emulation."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +18,7 @@ from secateur.ir.onnx_io import from_proto
 
 from ..tvm.graphs import Net, feeds
 from . import models
-from .test_byte_products import COMPILER, EMULATOR
+from .test_emulated import tools
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +33,31 @@ PRODUCTS = (
     (9, 7, 24),  # a depth that isn't packed
 )
 """Rows, depth, columns."""
+
+
+CONVOLUTIONS: tuple[dict[str, Any], ...] = (
+    {"weights": (24, 3, 3, 3), "strides": [2, 2]},
+    {"weights": (16, 3, 7, 7), "strides": [2, 2], "pads": [3, 3, 3, 3]},
+    {"weights": (12, 1, 5, 5), "pads": [2, 2, 2, 2]},
+    {"weights": (8, 4, 3, 3), "pads": [1, 1, 1, 1]},
+    {"weights": (8, 2, 2, 3), "strides": [1, 2]},
+    {"weights": (8, 3, 3, 3), "dilations": [1, 2]},
+    {"weights": (20, 24, 1, 1)},
+    {"weights": (12, 13, 3, 3), "strides": [2, 2]},
+)
+"""Few channels, whose taps lie side by side, and more."""
+
+
+def images() -> onnx.ModelProto:
+    """Each convolution of an image."""
+    net = Net(None, 4)
+    inputs, outputs = {}, []
+    for number, given in enumerate(CONVOLUTIONS):
+        options = dict(given)
+        weights = options.pop("weights")
+        inputs[f"x{number}"] = (2, weights[1], 19, 17)
+        outputs.append(net.node("Conv", f"x{number}", net.weight(*weights), **options))
+    return net.model(inputs, outputs)
 
 
 def model(activation: str) -> onnx.ModelProto:
@@ -53,18 +76,25 @@ def model(activation: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("activation", ["", "Erf", "Relu"])
 @pytest.mark.parametrize("target", ["aarch64", "aarch64-cortex-a76"])
 def test_products(tmp_path: Path, target: str, activation: str) -> None:
+    check(model(activation), tmp_path, target)
+
+
+@pytest.mark.parametrize("target", ["aarch64", "armv7-a"])
+def test_convolutions(tmp_path: Path, target: str) -> None:
+    check(images(), tmp_path, target)
+
+
+def check(proto: onnx.ModelProto, folder: Path, target: str) -> None:
     """As this machine's artifact computes them, but for how sums round."""
-    if not models.has(COMPILER, EMULATOR[0]):
-        pytest.skip(f"needs {COMPILER} and {EMULATOR[0]}")
-    proto = model(activation)
+    compiler, emulator, _ = tools(target)
     inputs = feeds(proto)
-    for name in inputs:
-        inputs[name][0, 0, :3] = [np.inf, np.nan, 1e-40]
-    compile_model(from_proto(proto), parse_target("native"), tmp_path / "m.so")
-    right = Runtime(tmp_path / "m.so").run(inputs)
-    library = models.build(proto, tmp_path / "out", "net", target=target, threads="none")
-    program = models.program(library, "net", COMPILER, "-static")
-    done = models.run(program, [*inputs.values()], emulator=EMULATOR)
+    for array in inputs.values():
+        array.reshape(-1)[:3] = [np.inf, np.nan, 1e-40]
+    compile_model(from_proto(proto), parse_target("native"), folder / "m.so")
+    right = Runtime(folder / "m.so").run(inputs)
+    library = models.build(proto, folder / "out", "net", target=target, threads="none")
+    program = models.program(library, "net", compiler, "-static")
+    done = models.run(program, [*inputs.values()], emulator=emulator)
     assert done.returncode == 0, (done.stdout, done.stderr)
     content = program.with_name("out").read_bytes()
     for name, wanted in right.items():

@@ -134,6 +134,38 @@ def test_hot_loops(
         assert size < weights + 45_000
 
 
+@pytest.mark.parametrize("activation", ["", "Erf"])
+@pytest.mark.parametrize(("rows", "columns"), [(200, 96), (128, 64)])
+def test_rows_are_packed(tmp_path: Path, rows: int, columns: int, activation: str) -> None:
+    """Many rows of floats: an eighth of the hot loop is no product, and nothing is on the stack."""
+    net = Net(None, 0)
+    value = net.node("MatMul", "x", net.weight(CHANNELS, columns))
+    value = net.node(activation, value) if activation else value
+    proto = net.model({"x": (rows, CHANNELS)}, [value])
+    code, _ = disassembled(proto, "aarch64-cortex-a76", tmp_path / "out")
+    multiply = r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\["
+    body = hot_loop(code, multiply)
+    count = sum(bool(re.match(multiply, text)) for text in body)
+    assert count >= 24 * 12
+    assert len(body) <= 1.125 * count
+    assert not [text for text in body if "[sp" in text]
+    assert sum("st4" in text for text in code.splitlines()) >= 2
+
+
+def test_first_convolution_reads_taps_together(tmp_path: Path) -> None:
+    """Of three channels a row's taps lie side by side: few loads are of one number."""
+    net = Net(None, 0)
+    value = net.node("Conv", "x", net.weight(32, 3, 3, 3), strides=[2, 2])
+    proto = net.model({"x": (1, 3, 65, 65)}, [value])
+    code, _ = disassembled(proto, "aarch64-cortex-a76", tmp_path / "out")
+    multiply = r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\["
+    body = hot_loop(code, multiply)
+    count = sum(bool(re.match(multiply, text)) for text in body)
+    assert count >= 9 * 8
+    assert len(body) <= 1.35 * count, body
+    assert not [text for text in body if "[sp" in text]
+
+
 @pytest.mark.parametrize(
     ("target", "stride", "multiply", "count"),
     [

@@ -270,6 +270,13 @@ class _DirectBuilder:
         short = count < tile.unroll and kernel_w * count <= 6 * tile.unroll
         # Steps of several instructions each are too many for LLVM to keep a tile in registers.
         taps = kernel_w if short and kernel_w and self.dot.multiplies == 1 else 1
+        if taps > 1 and self.taps_adjoin(count):
+            with k.loop(kernel_h, "kh") as kh:
+                for first, together in runs(taps * count, self.dot.together):
+                    at = before + kh * kernel_w * count + first
+                    pixel = (row, column, top + kh, left + first // count)
+                    self.multiply(acc, together, group, at, block, first % count, *pixel)
+            return
         with (
             k.loop(kernel_h, "kh") as kh,
             k.loop(kernel_w // taps, "kw") as outer,
@@ -282,6 +289,11 @@ class _DirectBuilder:
                     index = before + (kh * kernel_w + kw) * count + step
                     place = (top + kh, left + kw)
                     self.multiply(acc, together, group, index, block, step, row, column, *place)
+
+    def taps_adjoin(self, count: int) -> bool:
+        """Whether a row's taps of `count` steps each lie side by side in the image."""
+        whole = count * self.dot.depth == self.conv.input.block
+        return whole and self.conv.geometry.dilations[1] == 1 and not self.conv.input.is_open
 
     def multiply(
         self,
