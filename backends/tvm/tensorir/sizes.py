@@ -18,11 +18,12 @@ from .types import Computed, Node, PrimFunc
 
 _VARIABLES: dict[str, tirx.Var] = {}
 _ATOMS: dict[str, Atom] = {}
-"""Both by the parameter's name, which is the same for equal parts of sizes in every kernel."""
+"""Both by the parameter's name, which is the same for equal parts of sizes in every kernel: those
+that are made of the same, within the same bounds."""
 
 
 def _variable(atom: Atom) -> tirx.Var:
-    text = f"{atom.key} {atom.range}"
+    text = " ".join(f"{part.key} {part.range}" for part in atoms([single(atom)]))
     name = f"n_{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
     if name not in _VARIABLES:
         _VARIABLES[name], _ATOMS[name] = tirx.Var(name, "int32"), atom

@@ -243,6 +243,14 @@ def test_other_sizes_are_refused(
     check(model, runtime, {"n": 8, "s": 4})
 
 
+def test_other_bounds_in_the_same_process(tmp_path: Path) -> None:
+    """What was admitted of a symbol of the same name before says nothing."""
+    model = model_of("(%x: float[n, 4]) -> (%y: float[n, 4])", "%y = Relu(%x)")
+    for least in (4, 1, 2):
+        runtime = compiled(model, tmp_path, f"n={least}..")
+        check(model, runtime, {"n": least})
+
+
 def test_inputs_that_disagree(tmp_path: Path) -> None:
     """A symbol has one size in all inputs, and sizes that are added are equal."""
     model = model_of(
