@@ -24,11 +24,11 @@ pytestmark = pytest.mark.slow
 
 PRODUCTS = (
     (8, 8, 12),
-    (13, 20, 96),  # five rows more than a panel
-    (28, 64, 64),  # panels of twelve rows, and one of four
-    (128, 16, 8),
+    (197, 64, 96),  # packed: panels of eight rows, the last of which overlaps
+    (100, 64, 192),  # packed: and four rows more
+    (128, 64, 64),  # packed: panels of twelve rows, and one of eight
+    (197, 260, 120),  # packed, some panels at a time
     (49, 100, 40),
-    (70, 2100, 12),  # too deep to be packed at once
     (31, 36, 30),  # columns that fill no vector
     (9, 7, 24),  # a depth that isn't packed
 )
