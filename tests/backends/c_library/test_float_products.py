@@ -79,12 +79,17 @@ def test_products(tmp_path: Path, target: str, activation: str) -> None:
     check(model(activation), tmp_path, target)
 
 
+def test_threads_share_panels(tmp_path: Path) -> None:
+    """Several pack and read the same ones, to the bit as one does."""
+    check(model("Relu"), tmp_path, "aarch64-cortex-a76", threads=3)
+
+
 @pytest.mark.parametrize("target", ["aarch64", "armv7-a"])
 def test_convolutions(tmp_path: Path, target: str) -> None:
     check(images(), tmp_path, target)
 
 
-def check(proto: onnx.ModelProto, folder: Path, target: str) -> None:
+def check(proto: onnx.ModelProto, folder: Path, target: str, threads: int = 1) -> None:
     """As this machine's artifact computes them, but for how sums round."""
     compiler, emulator, _ = tools(target)
     inputs = feeds(proto)
@@ -92,11 +97,16 @@ def check(proto: onnx.ModelProto, folder: Path, target: str) -> None:
         array.reshape(-1)[:3] = [np.inf, np.nan, 1e-40]
     compile_model(from_proto(proto), parse_target("native"), folder / "m.so")
     right = Runtime(folder / "m.so").run(inputs)
-    library = models.build(proto, folder / "out", "net", target=target, threads="none")
-    program = models.program(library, "net", compiler, "-static")
-    done = models.run(program, [*inputs.values()], emulator=emulator)
-    assert done.returncode == 0, (done.stdout, done.stderr)
-    content = program.with_name("out").read_bytes()
+    pool = "own" if threads > 1 else "none"
+    library = models.build(proto, folder / "out", "net", target=target, threads=pool)
+    program = models.program(library, "net", compiler, "-static", "-pthread")
+    found = {}
+    for number in {1, threads}:
+        done = models.run(program, [*inputs.values()], emulator=emulator, threads=number)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        found[number] = program.with_name("out").read_bytes()
+    assert found[1] == found[threads]
+    content = found[threads]
     for name, wanted in right.items():
         own = np.frombuffer(content, wanted.dtype, wanted.size).reshape(wanted.shape)
         np.testing.assert_allclose(own, wanted, rtol=1e-5, atol=2e-5, err_msg=name)
