@@ -158,7 +158,8 @@ coefficient is negative, so that nothing cancels."""
 
 
 def erf(e: VectorCode, x: Computed) -> Computed:
-    """erf(x), within six units in the last place, and never beyond 1."""
+    """erf(x), within six units in the last place, eight where multiply-adds aren't fused, and never
+    beyond 1."""
     x = e.at_least(e.opaque(x), e.number(-_ERF_LIMIT))
     x = e.bind(e.at_most(x, e.number(_ERF_LIMIT)), "float32")
     square = e.bind(x * x, "float32")
