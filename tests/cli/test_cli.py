@@ -150,7 +150,7 @@ def test_prune_to_latency(place: Path) -> None:
     arguments = ("prune", "model.onnx", "-o", "out.onnx", "--latency", "0.6")
     report = run_json(*arguments, "--target", "aarch64")
     latency = report["passes"][0]["statistics"]["latency"]
-    assert 0.3 * latency["before"] < latency["after"] <= 0.6 * latency["before"]
+    assert 0.25 * latency["before"] < latency["after"] <= 0.6 * latency["before"]
     assert "measured_after" not in latency
 
 
